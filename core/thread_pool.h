@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/functional/function_ref.h"
+
+namespace tandem::core {
+
+/// Threads of one rank. The calling thread is one of them (worker 0); with one thread nothing is
+/// started.
+///
+/// Workers wait by spinning briefly and then sleeping, so an idle engine uses no processor.
+/// Thread safety: one thread at a time may call ParallelFor, and never from within a body.
+class ThreadPool {
+ public:
+  /// threads >= 1. `spin_microseconds`: how long a worker spins before it sleeps (0 when ranks
+  /// outnumber cores).
+  explicit ThreadPool(int threads, int spin_microseconds = 30);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const;
+
+  /// Calls body(task, worker) once for every task in [0, tasks), tasks handed out by an atomic
+  /// counter, and returns when all are done. Results must not depend on which worker ran what.
+  void ParallelFor(int64_t tasks, absl::FunctionRef<void(int64_t task, int worker)> body);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace tandem::core

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/sampler.h"
+#include "core/status.h"
+
+namespace tandem::parallel {
+
+/// A request as the engine sees it: token ids in, token ids out. Text, stop strings and templates
+/// belong to frontend/.
+struct EngineRequest {
+  std::vector<int32_t> prompt;  // at least one token
+  int32_t max_tokens = 0;       // 0 = run the prompt only (for logits)
+  core::SamplingParams sampling;
+  std::vector<int32_t> stop_tokens;  // end-of-generation tokens; not reported as output
+  bool want_prompt_logits = false;   // every prompt token's logits are delivered
+};
+
+enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kFailed };
+
+struct Usage {
+  int32_t prompt_tokens = 0;
+  int32_t completion_tokens = 0;
+  int32_t reused_tokens = 0;  // nothing is reused yet
+  double queue_seconds = 0;
+  double prefill_seconds = 0;
+  double decode_seconds = 0;
+};
+
+struct Finish {
+  FinishReason reason = FinishReason::kStop;
+  absl::Status status;  // set when kFailed: what went wrong, naming rank and host where it was one
+  Usage usage;
+};
+
+/// Receives what a request produces, in order, from the engine's own thread; must return quickly
+/// and not call the engine.
+struct EngineSink {
+  std::function<void(std::span<const int32_t> tokens)> on_tokens;
+  /// logits: [vocab] of prompt position `position`, ascending. Only with want_prompt_logits.
+  std::function<void(int64_t position, std::span<const float> logits)> on_logits;
+  std::function<void(const Finish& finish)> on_finish;  // exactly once, last
+};
+
+using RequestId = uint64_t;
+
+struct RankStatus {
+  int rank = 0;
+  std::string host;
+  int64_t weight_bytes = 0;
+  std::string device;
+};
+
+struct EngineStatus {
+  std::vector<RankStatus> ranks;
+  int32_t running = 0;
+  int32_t waiting = 0;
+  int64_t blocks_total = 0;
+  int64_t blocks_used = 0;
+  uint64_t steps = 0;
+  uint64_t tokens_generated = 0;
+  uint64_t tokens_prefilled = 0;
+  double tokens_per_second = 0;  // generated, over the last ten seconds
+};
+
+/// The engine as the frontend sees it: the coordinator of this process, or one reached over ZeroMQ.
+/// Nobody above knows which. Thread safety: all methods may be called from any thread.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  /// Takes a request; the sink is called from now on. kInvalidArgument (bad token, empty prompt),
+  /// kOutOfRange (longer than the context), kResourceExhausted (queue full), kUnavailable (the
+  /// engine is dead, saying which rank and host).
+  virtual absl::StatusOr<RequestId> Submit(EngineRequest request, EngineSink sink) = 0;
+
+  /// Ends a request within a step; its sink gets on_finish with kCancelled. Unknown or ended ids
+  /// are ignored.
+  virtual void Cancel(RequestId id) = 0;
+
+  virtual absl::StatusOr<EngineStatus> Status() = 0;
+
+  /// OK while the engine can answer; otherwise why not. The first error sticks.
+  virtual absl::Status Health() = 0;
+};
+
+}  // namespace tandem::parallel
