@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+#include "core/status.h"
+
+namespace tandem::core {
+
+/// A regular file mapped read-only for as long as this lives. Pages are read from disk when they
+/// are touched. The file must not be shortened meanwhile (the kernel would raise SIGBUS); replace a
+/// model by renaming a new file over it. Thread safety: const after Open.
+class MappedFile {
+ public:
+  /// Errors name the path: missing, a directory, not readable, empty.
+  static absl::StatusOr<MappedFile> Open(const std::string& path);
+
+  MappedFile() = default;
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+
+ private:
+  explicit MappedFile(std::span<const std::byte> bytes) : bytes_(bytes) {}
+
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace tandem::core
