@@ -61,9 +61,9 @@ inline std::string Message(const absl::Status& status) { return std::string(stat
 
 #define TANDEM_ASSIGN_OR_RETURN(target, expression) \
   TANDEM_ASSIGN_OR_RETURN_INNER(TANDEM_CONCAT(tandem_or_, __LINE__), target, expression)
-#define TANDEM_ASSIGN_OR_RETURN_INNER(value, target, expression) \
-  auto value = (expression);                                     \
-  if (!value.ok()) {                                             \
-    return value.status();                                       \
-  }                                                              \
-  target = std::move(value).value()
+#define TANDEM_ASSIGN_OR_RETURN_INNER(result, target, expression) \
+  auto result = (expression);                                     \
+  if (!result.ok()) {                                             \
+    return result.status();                                       \
+  }                                                               \
+  target = std::move(result).value()
