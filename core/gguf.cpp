@@ -146,6 +146,12 @@ std::string PrintableText(std::string_view text, size_t max_length) {
   return out;
 }
 
+std::string GgufTensor::ShapeText() const {
+  std::string text = "[";
+  for (size_t i = rank; i > 0; --i) text += fmt::format("{}{}", dims[i - 1], i > 1 ? ", " : "]");
+  return text;
+}
+
 const GgufEntry* GgufFile::Find(std::string_view key) const {
   const auto found = entry_index_.find(key);
   return found == entry_index_.end() ? nullptr : &entries_[found->second];

@@ -56,6 +56,8 @@ struct GgufTensor {
   std::span<const std::byte> data;
 
   int64_t elements() const { return dims[0] * dims[1] * dims[2] * dims[3]; }
+  /// "[rows, columns]": slowest first, as messages show shapes.
+  std::string ShapeText() const;
 };
 
 /// A GGUF file of version 2 or 3, little endian.
