@@ -1,0 +1,151 @@
+#include "tests/support/tiny_model.h"
+
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+#include "core/config_gguf.h"
+#include "tests/support/random.h"
+
+namespace tandem::testing {
+namespace {
+
+using core::DType;
+using core::Family;
+
+/// Enough of a config to list the tensors.
+core::ModelConfig ConfigOf(const TinyModelSpec& spec) {
+  core::ModelConfig config;
+  config.family = spec.family;
+  config.layers = spec.layers;
+  config.dim = spec.dim;
+  config.ffn_dim = spec.ffn_dim;
+  config.heads = spec.heads;
+  config.kv_heads = spec.kv_heads;
+  config.head_dim = spec.head_dim;
+  config.vocab = spec.vocab;
+  config.qkv_bias = spec.family == Family::kQwen2;
+  config.query_key_norm = spec.family == Family::kQwen3 || spec.family == Family::kGemma3;
+  config.post_norms = spec.family == Family::kGemma3;
+  config.tied_head = spec.tied_head;
+  return config;
+}
+
+/// A code point as UTF-8; below 0x800.
+std::string Utf8(uint32_t code_point) {
+  if (code_point < 0x80) return std::string(1, static_cast<char>(code_point));
+  return {static_cast<char>(0xC0 | code_point >> 6), static_cast<char>(0x80 | (code_point & 0x3F))};
+}
+
+/// The visible character that byte-level BPE writes for a byte. Source: GPT-2's bytes_to_unicode.
+std::string VisibleByte(uint32_t byte, uint32_t& next_substitute) {
+  const bool visible = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) ||
+                       (byte >= 0xAE && byte <= 0xFF);
+  return Utf8(visible ? byte : 0x100 + next_substitute++);
+}
+
+void AddTokenizer(const TinyModelSpec& spec, GgufWriter& writer) {
+  constexpr int32_t kNormal = 1;
+  constexpr int32_t kControl = 3;
+  constexpr int32_t kUnused = 5;
+  constexpr int kMinVocab = 260;
+  if (spec.vocab < kMinVocab) throw std::invalid_argument("a tokenizer needs vocab >= 260");
+  std::vector<std::string> tokens;
+  std::vector<int32_t> types;
+  uint32_t next_substitute = 0;
+  for (uint32_t byte = 0; byte < 256; ++byte) {
+    tokens.push_back(VisibleByte(byte, next_substitute));
+    types.push_back(kNormal);
+  }
+  const uint32_t end_of_text = 256;
+  const uint32_t end_of_turn = 258;
+  for (const char* control : {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}) {
+    tokens.emplace_back(control);
+    types.push_back(kControl);
+  }
+  while (tokens.size() < static_cast<size_t>(spec.vocab)) {
+    tokens.push_back(fmt::format("<unused{}>", tokens.size()));
+    types.push_back(kUnused);
+  }
+  writer.AddString("tokenizer.ggml.model", "gpt2");
+  writer.AddString("tokenizer.ggml.pre", "smollm");
+  writer.AddStrings("tokenizer.ggml.tokens", tokens);
+  writer.AddInts("tokenizer.ggml.token_type", types);
+  writer.AddStrings("tokenizer.ggml.merges", std::vector<std::string>{});
+  writer.AddU32("tokenizer.ggml.bos_token_id", end_of_text);
+  writer.AddU32("tokenizer.ggml.eos_token_id", end_of_turn);
+  writer.AddBool("tokenizer.ggml.add_bos_token", false);
+  writer.AddString("tokenizer.chat_template",
+                   "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + "
+                   "message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if "
+                   "add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}");
+}
+
+void AddMetadata(const TinyModelSpec& spec, GgufWriter& writer) {
+  const std::string arch(core::FamilyName(spec.family));
+  const auto number = [&](const char* key, int value) {
+    writer.AddU32(arch + "." + key, static_cast<uint32_t>(value));
+  };
+  writer.AddString("general.architecture", arch);
+  writer.AddString("general.name", fmt::format("tiny random {}", arch));
+  number("block_count", spec.layers);
+  number("context_length", spec.context);
+  number("embedding_length", spec.dim);
+  number("feed_forward_length", spec.ffn_dim);
+  number("attention.head_count", spec.heads);
+  number("attention.head_count_kv", spec.kv_heads);
+  number("attention.key_length", spec.head_dim);
+  number("attention.value_length", spec.head_dim);
+  writer.AddFloat(arch + ".attention.layer_norm_rms_epsilon", 1e-6F);
+  if (spec.family == Family::kGemma3) {
+    number("attention.sliding_window", spec.window);
+    writer.AddFloat(arch + ".rope.freq_base", 1e6F);
+  }
+  if (spec.tokenizer) AddTokenizer(spec, writer);
+  if (spec.metadata) spec.metadata(writer);
+}
+
+DType MatrixDType(DType wanted, int64_t columns) {
+  for (const DType dtype : {wanted, DType::kQ8_0}) {
+    if (columns % core::BlockElements(dtype) == 0) return dtype;
+  }
+  return DType::kF16;
+}
+
+/// Norm weights around 1, biases around 0.
+std::vector<std::byte> RandomVector(std::string_view name, int64_t n, uint64_t seed) {
+  SplitMix random(seed);
+  std::vector<float> values(static_cast<size_t>(n));
+  const bool bias = name.ends_with(".bias");
+  for (float& value : values) value = random.Unit() - 0.5F + (bias ? 0.0F : 1.0F);
+  const auto bytes = std::as_bytes(std::span(values));
+  return {bytes.begin(), bytes.end()};
+}
+
+}  // namespace
+
+std::vector<std::byte> TinyModel(const TinyModelSpec& spec) {
+  GgufWriter writer;
+  AddMetadata(spec, writer);
+  SplitMix seeds(spec.seed);
+  for (const core::TensorShape& shape : core::ExpectedTensors(ConfigOf(spec))) {
+    const uint64_t seed = seeds.Next();
+    if (shape.rows == 0) {
+      const int64_t dims[] = {shape.columns};
+      writer.AddTensor(shape.name, DType::kF32, dims,
+                       RandomVector(shape.name, shape.columns, seed));
+      continue;
+    }
+    const bool table = shape.name == "token_embd.weight" || shape.name == "output.weight";
+    const DType dtype = MatrixDType(table ? spec.embedding_dtype : spec.dtype, shape.columns);
+    const int64_t dims[] = {shape.columns, shape.rows};
+    const float range = 1.0F / std::sqrt(static_cast<float>(shape.columns));
+    writer.AddTensor(shape.name, dtype, dims,
+                     RandomBlocks(dtype, shape.rows * shape.columns, range, seed));
+  }
+  return writer.Finish();
+}
+
+TempFile WriteTinyModel(const TinyModelSpec& spec) { return TempFile(TinyModel(spec)); }
+
+}  // namespace tandem::testing

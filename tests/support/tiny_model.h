@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "core/config.h"
+#include "core/dtype.h"
+#include "tests/support/gguf_writer.h"
+
+namespace tandem::testing {
+
+/// The shape of a random model. Any family with any of these numbers.
+struct TinyModelSpec {
+  core::Family family = core::Family::kLlama;
+  int layers = 2;
+  int dim = 64;
+  int ffn_dim = 160;
+  int heads = 4;
+  int kv_heads = 2;
+  int head_dim = 32;
+  int vocab = 100;
+  int context = 1024;
+  int window = 24;  // of gemma3; others have none
+  /// Of the matrices. Where rows are no whole blocks of it, Q8_0 is taken, or F16, as converters
+  /// do.
+  core::DType dtype = core::DType::kF32;
+  core::DType embedding_dtype = core::DType::kF32;  // of the embedding and the head
+  bool tied_head = true;
+  /// Adds a byte-level tokenizer: 256 bytes, then <|endoftext|>, <|im_start|>, <|im_end|>, then
+  /// unused tokens. vocab must be at least 260.
+  bool tokenizer = false;
+  uint64_t seed = 1;
+  /// Called last, to add metadata of one's own (RoPE scaling, a tokenizer).
+  std::function<void(GgufWriter&)> metadata;
+};
+
+/// A GGUF file with llama.cpp's names and random weights, the same for the same spec. Matrices are
+/// uniform within about 1 / sqrt(columns), so activations neither die nor explode; quantized types
+/// get random codes, scales and minimums of that range.
+std::vector<std::byte> TinyModel(const TinyModelSpec& spec);
+
+/// The same as a file on disk.
+TempFile WriteTinyModel(const TinyModelSpec& spec);
+
+/// Random valid blocks of `elements` values of about uniform distribution within [-range, range].
+std::vector<std::byte> RandomBlocks(core::DType dtype, int64_t elements, float range,
+                                    uint64_t seed);
+
+}  // namespace tandem::testing
