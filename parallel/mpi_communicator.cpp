@@ -1,0 +1,208 @@
+#include "parallel/mpi_communicator.h"
+
+#include <mpi.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+#include <utility>
+
+#include "absl/functional/function_ref.h"
+#include "parallel/one_rank_communicator.h"
+
+namespace tandem::parallel {
+namespace {
+
+constexpr int kHostBytes = 256;  // of a host name on the wire, padded with zeros
+
+class MpiCommunicator final : public Communicator {
+ public:
+  /// MPI is initialized. hosts() is empty until GatherHosts.
+  MpiCommunicator(int rank, int size, int64_t largest_count)
+      : rank_(rank), size_(size), largest_count_(largest_count) {
+    hosts_.assign(static_cast<size_t>(size), HostName());
+  }
+
+  ~MpiCommunicator() override {
+    if (!error_.ok()) {
+      // Finalizing would wait for ranks that may wait for us.
+      MPI_Abort(MPI_COMM_WORLD, 1);
+    }
+    MPI_Finalize();
+  }
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  const std::vector<std::string>& hosts() const override { return hosts_; }
+
+  absl::Status GatherHosts() {
+    std::array<char, kHostBytes> mine = {};
+    std::strncpy(mine.data(), HostName().c_str(), mine.size() - 1);
+    std::vector<char> all(mine.size() * static_cast<size_t>(size_));
+    TANDEM_RETURN_IF_ERROR(AllGather(std::as_bytes(std::span(mine)),
+                                     std::as_writable_bytes(std::span(all)), core::StepPhase{}));
+    for (size_t r = 0; r < hosts_.size(); ++r) hosts_[r] = all.data() + r * mine.size();
+    return absl::OkStatus();
+  }
+
+  absl::Status AllReduceSum(std::span<int64_t> values, const core::StepPhase& phase) override {
+    return Guarded("MPI_Allreduce", phase, [&]() -> int {
+      for (size_t begin = 0; begin < values.size(); begin += Piece()) {
+        const int count = static_cast<int>(std::min(Piece(), values.size() - begin));
+        const int code = MPI_Allreduce(MPI_IN_PLACE, values.data() + begin, count, MPI_INT64_T,
+                                       MPI_SUM, MPI_COMM_WORLD);
+        if (code != MPI_SUCCESS) return code;
+      }
+      return MPI_SUCCESS;
+    });
+  }
+
+  absl::Status AllGather(std::span<const std::byte> mine, std::span<std::byte> all,
+                         const core::StepPhase& phase) override {
+    if (all.size() != mine.size() * static_cast<size_t>(size_)) {
+      return Fail(Internal("all-gather of {} bytes on {}: room for {} bytes, expected {} times {}",
+                           mine.size(), RankOnHost(*this, rank_), all.size(), size_, mine.size()));
+    }
+    return Guarded("MPI_Allgather", phase, [&]() -> int {
+      if (mine.size() <= Piece()) {
+        const int count = static_cast<int>(mine.size());
+        return MPI_Allgather(mine.data(), count, MPI_BYTE, all.data(), count, MPI_BYTE,
+                             MPI_COMM_WORLD);
+      }
+      return GatherInPieces(mine, all);
+    });
+  }
+
+  absl::Status Barrier() override {
+    return Guarded("MPI_Barrier", {}, [] { return MPI_Barrier(MPI_COMM_WORLD); });
+  }
+
+  absl::Status Broadcast(std::span<std::byte> bytes) override {
+    return Guarded("MPI_Bcast", {}, [&]() -> int {
+      for (size_t begin = 0; begin < bytes.size(); begin += Piece()) {
+        const int count = static_cast<int>(std::min(Piece(), bytes.size() - begin));
+        const int code = MPI_Bcast(bytes.data() + begin, count, MPI_BYTE, 0, MPI_COMM_WORLD);
+        if (code != MPI_SUCCESS) return code;
+      }
+      return MPI_SUCCESS;
+    });
+  }
+
+  void Abort(const absl::Status& why) override {
+    std::fprintf(stderr, "tandem: %s ends the job: %s\n", RankOnHost(*this, rank_).c_str(),
+                 Message(why).c_str());
+    std::fflush(stderr);
+    MPI_Abort(MPI_COMM_WORLD, 1);
+  }
+
+ private:
+  size_t Piece() const { return static_cast<size_t>(largest_count_); }
+
+  /// Pieces of everyone's part arrive side by side and are put where they belong.
+  int GatherInPieces(std::span<const std::byte> mine, std::span<std::byte> all) {
+    std::vector<std::byte> pieces;
+    for (size_t begin = 0; begin < mine.size(); begin += Piece()) {
+      const size_t count = std::min(Piece(), mine.size() - begin);
+      pieces.resize(count * static_cast<size_t>(size_));
+      const int code =
+          MPI_Allgather(mine.data() + begin, static_cast<int>(count), MPI_BYTE, pieces.data(),
+                        static_cast<int>(count), MPI_BYTE, MPI_COMM_WORLD);
+      if (code != MPI_SUCCESS) return code;
+      for (size_t r = 0; r < static_cast<size_t>(size_); ++r) {
+        std::memcpy(all.data() + r * mine.size() + begin, pieces.data() + r * count, count);
+      }
+    }
+    return MPI_SUCCESS;
+  }
+
+  absl::Status Guarded(std::string_view name, const core::StepPhase& phase,
+                       absl::FunctionRef<int()> call) {
+    if (busy_.test_and_set(std::memory_order_acquire)) {
+      return Internal("{} on {}: another thread is in an MPI call; one at a time may call", name,
+                      RankOnHost(*this, rank_));
+    }
+    absl::Status status = error_;
+    if (status.ok()) {
+      ProgressMark mark(board(), rank_, phase);
+      const int code = call();
+      if (code != MPI_SUCCESS) status = Fail(MpiError(name, phase, code));
+    }
+    busy_.clear(std::memory_order_release);
+    return status;
+  }
+
+  absl::Status MpiError(std::string_view name, const core::StepPhase& phase, int code) const {
+    std::array<char, MPI_MAX_ERROR_STRING> text = {};
+    int length = 0;
+    MPI_Error_string(code, text.data(), &length);
+    return Unavailable("{} failed on {} in {}: {}", name, RankOnHost(*this, rank_),
+                       PhaseText(phase), text.data());
+  }
+
+  /// The first error sticks.
+  absl::Status Fail(absl::Status error) {
+    if (error_.ok()) error_ = std::move(error);
+    return error_;
+  }
+
+  const int rank_;
+  const int size_;
+  const int64_t largest_count_;
+  std::vector<std::string> hosts_;
+  std::atomic_flag busy_;
+  absl::Status error_;  // guarded by busy_
+};
+
+absl::Status CheckSize(int found, bool started_by_mpi, const MpiOptions& options) {
+  if (!options.expected_ranks.has_value() || *options.expected_ranks == found) {
+    return absl::OkStatus();
+  }
+  if (!started_by_mpi) {
+    return FailedPrecondition(
+        "{} ranks were asked for, but this process was started alone; start it as `mpirun -n {} "
+        "tandem ...`",
+        *options.expected_ranks, *options.expected_ranks);
+  }
+  return FailedPrecondition(
+      "{} ranks were asked for, but the MPI world has {}; start it as `mpirun -n {} tandem ...`",
+      *options.expected_ranks, found, *options.expected_ranks);
+}
+
+}  // namespace
+
+bool StartedByMpi() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"}) {
+    if (std::getenv(name) != nullptr) return true;
+  }
+  return false;
+}
+
+absl::StatusOr<std::unique_ptr<Communicator>> CreateWorld(const MpiOptions& options) {
+  if (!StartedByMpi()) {
+    TANDEM_RETURN_IF_ERROR(CheckSize(1, false, options));
+    return std::make_unique<OneRankCommunicator>();
+  }
+  int provided = 0;
+  // Serialized, not funneled: the step loop's thread calls after the main thread has started up.
+  // Open MPI takes no locks for either.
+  if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS ||
+      provided < MPI_THREAD_SERIALIZED) {
+    return Internal("MPI_Init_thread on host {} failed or gave thread level {}, needed {}",
+                    HostName(), provided, static_cast<int>(MPI_THREAD_SERIALIZED));
+  }
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  int rank = 0;
+  int size = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  auto world = std::make_unique<MpiCommunicator>(rank, size, options.largest_count);
+  TANDEM_RETURN_IF_ERROR(CheckSize(size, true, options));
+  TANDEM_RETURN_IF_ERROR(world->GatherHosts());
+  return world;
+}
+
+}  // namespace tandem::parallel

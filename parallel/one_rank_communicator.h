@@ -1,0 +1,29 @@
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "parallel/communicator.h"
+
+namespace tandem::parallel {
+
+/// The world of one rank: nobody to wait for, and no MPI started.
+class OneRankCommunicator final : public Communicator {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  const std::vector<std::string>& hosts() const override { return hosts_; }
+  absl::Status AllReduceSum(std::span<int64_t> values, const core::StepPhase& phase) override;
+  absl::Status AllGather(std::span<const std::byte> mine, std::span<std::byte> all,
+                         const core::StepPhase& phase) override;
+  absl::Status Barrier() override { return error_; }
+  absl::Status Broadcast(std::span<std::byte>) override { return error_; }
+  void Abort(const absl::Status& why) override;
+
+ private:
+  std::vector<std::string> hosts_ = {HostName()};
+  absl::Status error_;  // the first one sticks
+};
+
+}  // namespace tandem::parallel

@@ -1,0 +1,48 @@
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <string_view>
+#include <thread>
+
+#include "parallel/mpi_communicator.h"
+#include "tests/parallel/communicator_suite.h"
+
+/// Runs the communicator suite as one rank of an MPI job: communicator_check RANKS [largest count].
+/// Prints one line a failed case; rank 0 says how many passed. Exit status 1 on any failure.
+namespace tandem::parallel {
+namespace {
+
+int Check(const MpiOptions& options) {
+  absl::StatusOr<std::unique_ptr<Communicator>> world = CreateWorld(options);
+  if (!world.ok()) {
+    std::fprintf(stderr, "%s\n", Message(world.status()).c_str());
+    return 1;
+  }
+  int failed = 0;
+  const std::vector<CommunicatorCase> suite = CommunicatorSuite();
+  for (const CommunicatorCase& each : suite) {
+    const absl::Status status = each.run(**world);
+    if (status.ok()) continue;
+    ++failed;
+    std::fprintf(stderr, "%s: %s: %s\n", RankOnHost(**world, (*world)->rank()).c_str(),
+                 each.name.c_str(), Message(status).c_str());
+  }
+  // The step loop's thread may call while the main thread does not.
+  std::thread([&] {
+    if (suite.front().run(**world).ok()) return;
+    ++failed;
+    std::fprintf(stderr, "a second thread could not call\n");
+  }).join();
+  if ((*world)->rank() == 0) std::printf("%zu cases, %d failed\n", suite.size(), failed);
+  return failed == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace tandem::parallel
+
+int main(int argc, char** argv) {
+  tandem::parallel::MpiOptions options;
+  if (argc > 1) options.expected_ranks = std::atoi(argv[1]);
+  if (argc > 2) options.largest_count = std::atoi(argv[2]);
+  return tandem::parallel::Check(options);
+}
