@@ -24,14 +24,39 @@ struct HeadPages {
 /// Attention of one query position p over (p - window, p], or [0, p] where window is 0, chunk by
 /// chunk of absolute position.
 ///
-/// Every 256 absolute positions form a chunk with its own maximum, sum and output; chunks are
-/// combined in ascending order from the common maximum. Within a chunk lane = position mod 16 for
-/// scores and sums, head dimensions in the lanes for outputs. Masked positions are skipped, so
-/// blocks left behind by the window (kNoBlock) are never touched. The order is fixed by position
-/// alone: the same bits in prefill, decode and replay, and for every Isa. query: [head_dim],
-/// already rotated; scale multiplies scores; out: [head_dim]. Source: Milakov & Gimelshein 2018
-/// (softmax by chunks); order: numerics.md, rule 4.
+/// The order is fixed by position alone: the same bits in prefill, decode and replay, and for every
+/// Isa (numerics.md, rule 4). All in float32, `fma` rounding once, exp our own (elementwise.h):
+///
+///     for each chunk c of 256 absolute positions that holds a visible one, ascending:
+///       s[t] = (fma over d ascending of query[d] * key[t][d], from 0) * scale   for visible t
+///       m_c  = max of s[t]
+///       w[t] = exp(s[t] - m_c)
+///       l_c  = 16 lanes, lane = t mod 16, t ascending in each, folded i with i + 8, 4, 2, 1
+///       o_c[d] = fma over visible t ascending of w[t] * value[t][d], from 0
+///     M = max of m_c;  f_c = exp(m_c - M)
+///     out[d] = (fma over c ascending of f_c * o_c[d], from 0)
+///              / (fma over c ascending of f_c * l_c, from 0)
+///
+/// Positions that are not visible add nothing: what their slots hold, NaN included, never reaches
+/// the result, and blocks left behind by the window (kNoBlock) are never touched. A visible score
+/// that is NaN or +infinity makes the whole result NaN, for rule 3 to find.
+///
+/// query: [head_dim], already rotated; scale multiplies scores; out: [head_dim]; pages must cover
+/// the visible positions. Source: Milakov & Gimelshein 2018 (softmax by chunks).
 void AttendHead(Isa isa, std::span<const float> query, const HeadPages& pages, int64_t position,
                 int window, float scale, std::span<float> out);
+
+/// One query of one position, and where its result goes. query, out: [head_dim]
+struct AttentionQuery {
+  const float* query = nullptr;
+  float* out = nullptr;
+  int64_t position = 0;
+};
+
+/// AttendHead for several queries of one sequence that share a KV head: query heads of its group,
+/// positions of a prompt, or both. The same bits as one by one, but keys and values are read once
+/// for up to four of them: put queries of the same or neighbouring positions next to each other.
+void AttendQueries(Isa isa, std::span<const AttentionQuery> queries, const HeadPages& pages,
+                   int window, float scale);
 
 }  // namespace tandem::core

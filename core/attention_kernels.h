@@ -1,0 +1,253 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/kv_view.h"
+#include "core/lanes.h"
+#include "core/lanes_math.h"
+
+/// Private to attention*.cpp: one chunk of attention as templates over the lane type.
+namespace tandem::core {
+
+inline constexpr int kMaxTileQueries = 4;
+inline constexpr int kPagesPerChunk = kChunkTokens / kPageTokens;
+
+/// Up to four queries against one chunk of one KV head. All positions are relative to the chunk's
+/// first.
+struct AttentionTile {
+  int queries = 0;
+  int head_dim = 0;
+  float scale = 1.0F;
+  const void* keys[kPagesPerChunk] = {};     // [head_dim, 64] each; null where no query sees any
+  const void* values[kPagesPerChunk] = {};   // [64, head_dim] each
+  const float* query[kMaxTileQueries] = {};  // [head_dim] each
+  int first[kMaxTileQueries] = {};  // query i sees [first, last); empty where it sees nothing
+  int last[kMaxTileQueries] = {};
+
+  // Results; those of a query that sees nothing are not written.
+  float maximum[kMaxTileQueries] = {};
+  float sum[kMaxTileQueries] = {};
+  float* out[kMaxTileQueries] = {};  // [head_dim] each, not yet divided
+};
+
+struct AttentionKernels {
+  void (*chunk_f16)(AttentionTile& tile);
+  void (*chunk_f32)(AttentionTile& tile);
+  /// sum = fma(factor, chunk_sum, sum) of [n] elements.
+  void (*accumulate)(const float* chunk, float factor, int64_t n, float* sum);
+  void (*divide)(float* x, float divisor, int64_t n);
+};
+
+extern const AttentionKernels kAttentionAvx512;
+
+/// kAccumulators: how many sets of lanes fit into registers beside what is being read.
+template <typename Lanes, int kAccumulators>
+struct AttentionOf {
+  static int Min(int a, int b) { return a < b ? a : b; }
+  static int Max(int a, int b) { return a > b ? a : b; }
+
+  /// scores[q][t] of kGroups groups of 16 tokens from `token` on, within one page.
+  template <int kQueries, int kGroups, typename Element>
+  static void ScoreGroups(const AttentionTile& tile, int first_query, const Element* keys,
+                          float (*scores)[kChunkTokens], int token) {
+    Lanes sums[kQueries][kGroups];
+    for (auto& row : sums) {
+      for (Lanes& sum : row) sum = Lanes::Set(0.0F);
+    }
+    const Element* column = keys + token % kPageTokens;
+    for (int d = 0; d < tile.head_dim; ++d, column += kPageTokens) {
+      Lanes key[kGroups];
+      for (int g = 0; g < kGroups; ++g) key[g] = Lanes::Load(column + g * kLanes);
+      for (int q = 0; q < kQueries; ++q) {
+        const Lanes x = Lanes::Set(tile.query[first_query + q][d]);
+        for (int g = 0; g < kGroups; ++g) sums[q][g] = Lanes::Fma(x, key[g], sums[q][g]);
+      }
+    }
+    const Lanes scale = Lanes::Set(tile.scale);
+    for (int q = 0; q < kQueries; ++q) {
+      for (int g = 0; g < kGroups; ++g) {
+        (sums[q][g] * scale).Store(scores[first_query + q] + token + g * kLanes);
+      }
+    }
+  }
+
+  /// scores[q][t] for all t in [begin, end), whole groups of 16.
+  template <int kQueries, typename Element>
+  static void Scores(const AttentionTile& tile, float (*scores)[kChunkTokens], int begin, int end) {
+    constexpr int kGroups = kAccumulators / kQueries < 4 ? kAccumulators / kQueries : 4;
+    for (int token = begin; token < end;) {
+      const auto* keys = static_cast<const Element*>(tile.keys[token / kPageTokens]);
+      const int page_end = Min(end, (token / kPageTokens + 1) * kPageTokens);
+      if (keys == nullptr) token = page_end;
+      for (; token + kGroups * kLanes <= page_end; token += kGroups * kLanes) {
+        ScoreGroups<kQueries, kGroups>(tile, 0, keys, scores, token);
+      }
+      for (; token < page_end; token += kLanes) {
+        ScoreGroups<kQueries, 1>(tile, 0, keys, scores, token);
+      }
+    }
+  }
+
+  /// Turns one query's scores into weights; its maximum and sum.
+  static void Weights(AttentionTile& tile, int q, float* scores) {
+    const int first = tile.first[q], last = tile.last[q];
+    const int begin = first / kLanes * kLanes;
+    const float infinity = __builtin_inff();
+    Lanes maximum = Lanes::Set(-infinity);
+    for (int t = begin; t < last; t += kLanes) {
+      const Lanes visible =
+          Lanes::KeepRange(Lanes::Load(scores + t), first - t, last - t, -infinity);
+      maximum = Lanes::Max(visible, maximum);
+    }
+    tile.maximum[q] = Lanes::FoldMax(maximum);
+    const Lanes m = Lanes::Set(tile.maximum[q]);
+    Lanes sum = Lanes::Set(0.0F);
+    for (int t = begin; t < last; t += kLanes) {
+      const Lanes weight =
+          Lanes::KeepRange(LanesExp(Lanes::Load(scores + t) - m), first - t, last - t, 0.0F);
+      weight.Store(scores + t);
+      sum = sum + weight;
+    }
+    tile.sum[q] = Lanes::FoldSum(sum);
+  }
+
+  /// Adds the tokens [begin, end) of kQueries queries from first_query on to the kBlocks blocks of
+  /// 16 dimensions from `dim` on.
+  template <int kQueries, int kBlocks, typename Element>
+  static void AddValues(const AttentionTile& tile, int first_query,
+                        const float (*weights)[kChunkTokens], int dim, int begin, int end) {
+    Lanes sums[kQueries][kBlocks];
+    for (int q = 0; q < kQueries; ++q) {
+      for (int b = 0; b < kBlocks; ++b) {
+        sums[q][b] = Lanes::Load(tile.out[first_query + q] + dim + b * kLanes);
+      }
+    }
+    for (int token = begin; token < end;) {
+      const int page_end = Min(end, (token / kPageTokens + 1) * kPageTokens);
+      const Element* row = static_cast<const Element*>(tile.values[token / kPageTokens]) +
+                           static_cast<int64_t>(token % kPageTokens) * tile.head_dim + dim;
+      for (; token < page_end; ++token, row += tile.head_dim) {
+        Lanes value[kBlocks];
+        for (int b = 0; b < kBlocks; ++b) value[b] = Lanes::Load(row + b * kLanes);
+        for (int q = 0; q < kQueries; ++q) {
+          const Lanes weight = Lanes::Set(weights[first_query + q][token]);
+          for (int b = 0; b < kBlocks; ++b) {
+            sums[q][b] = Lanes::Fma(weight, value[b], sums[q][b]);
+          }
+        }
+      }
+    }
+    for (int q = 0; q < kQueries; ++q) {
+      for (int b = 0; b < kBlocks; ++b) {
+        sums[q][b].Store(tile.out[first_query + q] + dim + b * kLanes);
+      }
+    }
+  }
+
+  static float AsFloat(float x) { return x; }
+  static float AsFloat(uint16_t half) { return _cvtsh_ss(half); }
+
+  /// The dimensions after the last whole 16.
+  template <typename Element>
+  static void AddValuesOfRest(const AttentionTile& tile, int q, const float* weights, int dim,
+                              int begin, int end) {
+    for (; dim < tile.head_dim; ++dim) {
+      float sum = tile.out[q][dim];
+      for (int token = begin; token < end; ++token) {
+        const auto* page = static_cast<const Element*>(tile.values[token / kPageTokens]);
+        const int64_t slot = token % kPageTokens;
+        sum = __builtin_fmaf(weights[token], AsFloat(page[slot * tile.head_dim + dim]), sum);
+      }
+      tile.out[q][dim] = sum;
+    }
+  }
+
+  /// Tokens [begin, end) of queries [first_query, first_query + kQueries), which all see them.
+  template <int kQueries, typename Element>
+  static void Values(const AttentionTile& tile, int first_query,
+                     const float (*weights)[kChunkTokens], int begin, int end) {
+    if (begin >= end) return;
+    constexpr int kBlocks = kAccumulators / kQueries < 4 ? kAccumulators / kQueries : 4;
+    int dim = 0;
+    for (; dim + kBlocks * kLanes <= tile.head_dim; dim += kBlocks * kLanes) {
+      AddValues<kQueries, kBlocks, Element>(tile, first_query, weights, dim, begin, end);
+    }
+    for (; dim + kLanes <= tile.head_dim; dim += kLanes) {
+      AddValues<kQueries, 1, Element>(tile, first_query, weights, dim, begin, end);
+    }
+    for (int q = first_query; q < first_query + kQueries; ++q) {
+      AddValuesOfRest<Element>(tile, q, weights[q], dim, begin, end);
+    }
+  }
+
+  template <int kQueries, typename Element>
+  static void ChunkOf(AttentionTile& tile) {
+    float scores[kMaxTileQueries][kChunkTokens];
+    int first = kChunkTokens, last = 0;                // seen by any query
+    int common_first = 0, common_last = kChunkTokens;  // seen by all
+    for (int q = 0; q < kQueries; ++q) {
+      common_first = Max(common_first, tile.first[q]);
+      common_last = Min(common_last, tile.last[q]);
+      if (tile.first[q] >= tile.last[q]) continue;
+      first = Min(first, tile.first[q]);
+      last = Max(last, tile.last[q]);
+    }
+    if (first >= last) return;
+    Scores<kQueries, Element>(tile, scores, first / kLanes * kLanes,
+                              (last + kLanes - 1) / kLanes * kLanes);
+    for (int q = 0; q < kQueries; ++q) {
+      if (tile.first[q] >= tile.last[q]) continue;
+      Weights(tile, q, scores[q]);
+      for (int d = 0; d < tile.head_dim; ++d) tile.out[q][d] = 0.0F;
+    }
+    // Tokens go in ascending order for each query; those that all see are read once for all.
+    if (kQueries == 1 || common_first >= common_last) {
+      for (int q = 0; q < kQueries; ++q) {
+        Values<1, Element>(tile, q, scores, tile.first[q], tile.last[q]);
+      }
+      return;
+    }
+    for (int q = 0; q < kQueries; ++q) {
+      Values<1, Element>(tile, q, scores, tile.first[q], common_first);
+    }
+    Values<kQueries, Element>(tile, 0, scores, common_first, common_last);
+    for (int q = 0; q < kQueries; ++q) {
+      Values<1, Element>(tile, q, scores, common_last, tile.last[q]);
+    }
+  }
+
+  template <typename Element>
+  static void Chunk(AttentionTile& tile) {
+    switch (tile.queries) {
+      case 1:
+        return ChunkOf<1, Element>(tile);
+      case 2:
+        return ChunkOf<2, Element>(tile);
+      case 3:
+        return ChunkOf<3, Element>(tile);
+      default:
+        return ChunkOf<4, Element>(tile);
+    }
+  }
+
+  static void Accumulate(const float* chunk, float factor, int64_t n, float* sum) {
+    const Lanes f = Lanes::Set(factor);
+    for (int64_t i = 0; i < n; i += kLanes) {
+      const int count = n - i < kLanes ? static_cast<int>(n - i) : kLanes;
+      Lanes::Fma(f, Lanes::LoadPart(chunk + i, count), Lanes::LoadPart(sum + i, count))
+          .StorePart(sum + i, count);
+    }
+  }
+
+  static void Divide(float* x, float divisor, int64_t n) {
+    const Lanes d = Lanes::Set(divisor);
+    for (int64_t i = 0; i < n; i += kLanes) {
+      const int count = n - i < kLanes ? static_cast<int>(n - i) : kLanes;
+      (Lanes::LoadPart(x + i, count) / d).StorePart(x + i, count);
+    }
+  }
+
+  static constexpr AttentionKernels kTable = {Chunk<uint16_t>, Chunk<float>, Accumulate, Divide};
+};
+
+}  // namespace tandem::core
