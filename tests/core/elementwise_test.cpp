@@ -36,10 +36,9 @@ bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
 /// |value - exact| in units of the last place of float32 at `exact`.
 double Ulps(float value, double exact) {
   const float magnitude = std::fabs(static_cast<float>(exact));
-  const double ulp =
-      magnitude < std::numeric_limits<float>::min()
-          ? 0x1p-149
-          : std::ldexp(1.0, std::ilogb(static_cast<double>(magnitude)) - 23);
+  const double ulp = magnitude < std::numeric_limits<float>::min()
+                         ? 0x1p-149
+                         : std::ldexp(1.0, std::ilogb(static_cast<double>(magnitude)) - 23);
   return std::fabs(value - exact) / ulp;
 }
 
@@ -148,7 +147,8 @@ TEST(GatedActivation, AgreesWithDouble) {
     const double exact_gelu = 0.5 * g * (1.0 + std::tanh(inner)) * up[i];
     // 1 + tanh cancels for negative gates: the error of tanh, two units of 2^-24, and of its
     // argument stays absolute.
-    const double slope = std::fabs(inner) / std::pow(std::cosh(std::min(std::fabs(inner), 50.0)), 2);
+    const double slope =
+        std::fabs(inner) / std::pow(std::cosh(std::min(std::fabs(inner), 50.0)), 2);
     const double absolute = std::fabs(0.5 * g * up[i]) * (2.0 + 6.0 * slope) * 0x1p-24;
     ASSERT_NEAR(gelu[i], exact_gelu, absolute + 3 * 0x1p-24 * std::fabs(exact_gelu)) << g;
   }
@@ -183,17 +183,9 @@ TEST(LeafSumsToFloat, RoundsOnce) {
                                      (int64_t{1} << 24) + 3,
                                      std::numeric_limits<int64_t>::max(),
                                      std::numeric_limits<int64_t>::min()};
-  const std::vector<float> expected = {0.0F,
-                                       0x1p-32F,
-                                       -0x1p-32F,
-                                       1.0F,
-                                       -1.5F,
-                                       0x1.000002p+22F,
-                                       -0x1.000002p+22F,
-                                       0x1p-8F,
-                                       0x1.000004p-8F,
-                                       0x1p+31F,
-                                       -0x1p+31F};
+  const std::vector<float> expected = {0.0F,           0x1p-32F,        -0x1p-32F,        1.0F,
+                                       -1.5F,          0x1.000002p+22F, -0x1.000002p+22F, 0x1p-8F,
+                                       0x1.000004p-8F, 0x1p+31F,        -0x1p+31F};
   // Long enough for the vector loop to see every value too.
   std::vector<int64_t> repeated;
   for (int i = 0; i < 5; ++i) repeated.insert(repeated.end(), sums.begin(), sums.end());
@@ -269,7 +261,7 @@ TEST(Rotate, TurnsPairsOfEitherLayout) {
       for (const Isa isa : test::SupportedIsas()) {
         std::vector<float> again = x;
         Rotate(isa, layout, c, s, again);
-        EXPECT_TRUE(SameBits(again, turned)) << IsaName(isa) << " " << pairs;
+        EXPECT_TRUE(SameBits(again, turned)) << test::Name(isa) << " " << pairs;
       }
     }
   }
@@ -293,7 +285,7 @@ TEST(Elementwise, GivesTheSameBitsOnEveryIsa) {
       LeafSumsToFloat(isa, sums, b, results[5]);
       if (reference.empty()) reference = results;
       for (size_t i = 0; i < results.size(); ++i) {
-        EXPECT_TRUE(SameBits(results[i], reference[i])) << IsaName(isa) << " " << n << " " << i;
+        EXPECT_TRUE(SameBits(results[i], reference[i])) << test::Name(isa) << " " << n << " " << i;
       }
     }
   }
@@ -315,7 +307,7 @@ TEST(Elementwise, ActivationsGiveTheSameBitsForManyFloats) {
         // NaN (infinity times zero) is promised, its bits are not.
         if (std::isnan(reference[i]) && std::isnan(out[i])) out[i] = reference[i];
       }
-      EXPECT_TRUE(SameBits(out, reference)) << IsaName(isa);
+      EXPECT_TRUE(SameBits(out, reference)) << test::Name(isa);
     }
   }
 }
