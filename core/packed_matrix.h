@@ -10,6 +10,7 @@
 #include "core/shard.h"
 #include "core/status.h"
 #include "core/thread_pool.h"
+#include "core/tile_format.h"
 
 namespace tandem::core {
 
@@ -26,49 +27,40 @@ struct MatrixSource {
   int64_t columns = 0;
 };
 
-inline constexpr int kTileRows = 16;  // logical lanes (numerics.md, rule 1)
-inline constexpr int kBlockColumns = 32;
-
 /// A part of a matrix, packed into tiles of 16 rows x 32 columns for the kernels. Rows are padded
 /// with zeros to whole tiles. Immutable after Pack; safe to read from any thread.
 class PackedMatrix {
  public:
-  /// Layout of a tile's codes; see packed_matrix.cpp.
-  enum class Kind : uint8_t { kEmpty, kF32, kF16, kBF16, kU4, kU8 };
-
   PackedMatrix() = default;
 
   /// Packs rows x columns of the source into memory of `arena`, on all threads of the pool.
-  /// columns.begin must be a multiple of 32 (and columns.count too, for quantized types, unless it
-  /// reaches the end). With ActivationMode::kF32 quantized weights are expanded to F32. Either
-  /// range may be empty.
+  /// columns.begin must be a multiple of 32, and columns.count too unless it reaches the end. With
+  /// ActivationMode::kF32 quantized weights are expanded to F32. Either range may be empty. Errors
+  /// name the matrix: kInvalidArgument for a bad range or shape, kResourceExhausted for want of
+  /// memory.
   static absl::StatusOr<PackedMatrix> Pack(const MatrixSource& source, Range rows, Range columns,
                                            ActivationMode mode, Arena& arena, ThreadPool& pool);
 
   int64_t rows() const { return rows_; }
   int64_t columns() const { return columns_; }
-  Kind kind() const { return kind_; }
+  /// Of the tiles: the source's, or F32 where quantized weights were expanded.
+  DType dtype() const { return dtype_; }
   /// True if products with it take the 8-bit codes of Activations.
-  bool quantized() const { return kind_ == Kind::kU4 || kind_ == Kind::kU8; }
-  int64_t bytes() const { return bytes_; }
+  bool quantized() const { return TileFormatOf(dtype_).quantized(); }
+  /// Bytes of the tiles.
+  int64_t bytes() const { return tiles() * tile_bytes_; }
 
-  // Kernel's view; the meaning is in packed_matrix.cpp.
+  // Kernels' view; the meaning is in tile_format.h.
   int64_t tiles() const { return (rows_ + kTileRows - 1) / kTileRows; }
   int64_t blocks() const { return (columns_ + kBlockColumns - 1) / kBlockColumns; }
   const std::byte* tile(int64_t t) const { return data_ + t * tile_bytes_; }
-  int zero_point() const { return zero_point_; }
-  bool has_minimum() const { return has_minimum_; }
-  int scales_per_block() const { return scales_per_block_; }  // 1, or 2 for types with groups of 16
+  int64_t tile_bytes() const { return tile_bytes_; }
 
  private:
-  Kind kind_ = Kind::kEmpty;
-  bool has_minimum_ = false;
-  int zero_point_ = 0;
-  int scales_per_block_ = 1;
+  DType dtype_ = DType::kF32;
   int64_t rows_ = 0;
   int64_t columns_ = 0;
   int64_t tile_bytes_ = 0;
-  int64_t bytes_ = 0;
   std::byte* data_ = nullptr;  // owned by the arena
 };
 

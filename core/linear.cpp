@@ -1,0 +1,194 @@
+#include "core/linear.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cstring>
+
+#include "core/linear_kernel.h"
+
+namespace tandem::core {
+namespace {
+
+constexpr int64_t kGroup = Activations::kGroupTokens;
+
+TileKernels KernelsFor(Isa isa, DType dtype) {
+  switch (isa) {
+    case Isa::kAvx512:
+      return Avx512Kernels(dtype);
+    case Isa::kAvx2:
+      return Avx2Kernels(dtype);
+    case Isa::kScalar:
+      break;
+  }
+  return ScalarKernels(dtype);
+}
+
+/// How a product is cut into tasks: runs of tiles times runs of token groups. Sums are never cut.
+struct Cut {
+  int64_t tiles_per_task = 1;
+  int64_t groups_per_task = 1;
+  int64_t tile_runs = 0;
+  int64_t group_runs = 0;
+};
+
+Cut CutTasks(const PackedMatrix& weights, int64_t groups, int threads) {
+  // A task's activations should stay in a second-level cache while tiles stream past them.
+  constexpr int64_t kCacheBytes = 384 * 1024;
+  // Handing out a task costs about as much as reading this much.
+  constexpr int64_t kTaskBytes = 16 * 1024;
+  constexpr int64_t kTasksPerThread = 8;
+  Cut cut;
+  cut.groups_per_task = std::clamp<int64_t>(
+      kCacheBytes / (kGroup * std::max<int64_t>(weights.columns(), 1)), 1, groups);
+  cut.group_runs = (groups + cut.groups_per_task - 1) / cut.groups_per_task;
+  const int64_t worth_it =
+      kTaskBytes / std::max<int64_t>(weights.tile_bytes() * cut.groups_per_task, 1);
+  const int64_t even = weights.tiles() / (threads * kTasksPerThread);
+  cut.tiles_per_task = threads == 1 ? weights.tiles() : std::max<int64_t>({even, worth_it, 1});
+  cut.tile_runs = (weights.tiles() + cut.tiles_per_task - 1) / cut.tiles_per_task;
+  return cut;
+}
+
+/// Where a product goes: floats, or sums of leaves.
+struct Target {
+  float* out = nullptr;
+  int64_t out_stride = 0;
+  int64_t leaf_columns = 0;
+  int64_t* sums = nullptr;
+  int64_t sums_stride = 0;
+  int64_t* failed = nullptr;
+};
+
+/// The kernels' output for one tile and up to 8 tokens; `rows` of its 16 rows exist.
+class TileOutput {
+ public:
+  TileOutput(const Target& target, TileWork& work) : target_(target) {
+    if (target.sums != nullptr) {
+      std::memset(sums_, 0, sizeof(sums_));
+      std::memset(failed_rows_, 0, sizeof(failed_rows_));
+      work.leaf_sums = sums_;
+      work.failed_rows = failed_rows_;
+    } else {
+      work.out = floats_;
+    }
+  }
+
+  void Deliver(int64_t token, int64_t tokens, int64_t row, int64_t rows) const {
+    for (int64_t t = 0; t < tokens; ++t) {
+      const int64_t at = t * kTileRows;
+      if (target_.sums == nullptr) {
+        std::memcpy(target_.out + (token + t) * target_.out_stride + row, floats_ + at,
+                    static_cast<size_t>(rows) * sizeof(float));
+        continue;
+      }
+      int64_t* sums = target_.sums + (token + t) * target_.sums_stride + row;
+      for (int64_t r = 0; r < rows; ++r) sums[r] += sums_[at + r];
+      const uint32_t failed = failed_rows_[t] & ((1U << rows) - 1);
+      if (failed != 0) {
+        std::atomic_ref<int64_t>(target_.failed[token + t])
+            .fetch_add(std::popcount(failed), std::memory_order_relaxed);
+      }
+    }
+  }
+
+ private:
+  const Target& target_;
+  alignas(64) int64_t sums_[kGroup * kTileRows];
+  alignas(64) float floats_[kGroup * kTileRows];
+  uint32_t failed_rows_[kGroup];
+};
+
+/// The product as tasks for a pool.
+class Product {
+ public:
+  Product(Isa isa, const PackedMatrix& weights, const Activations& x, const Target& target,
+          int threads)
+      : weights_(weights),
+        x_(x),
+        target_(target),
+        kernels_(KernelsFor(isa, weights.dtype())),
+        cut_(CutTasks(weights, x.groups(), threads)) {}
+
+  int64_t tasks() const { return cut_.tile_runs * cut_.group_runs; }
+
+  void RunTask(int64_t task) const {
+    const int64_t first_group = task / cut_.tile_runs * cut_.groups_per_task;
+    const int64_t end_group = std::min(first_group + cut_.groups_per_task, x_.groups());
+    const int64_t first_tile = task % cut_.tile_runs * cut_.tiles_per_task;
+    const int64_t end_tile = std::min(first_tile + cut_.tiles_per_task, weights_.tiles());
+    for (int64_t tile = first_tile; tile < end_tile; ++tile) {
+      for (int64_t group = first_group; group < end_group; ++group) MultiplyGroup(tile, group);
+    }
+  }
+
+ private:
+  /// The largest kernels first; which ones does not change the bits.
+  void MultiplyGroup(int64_t tile, int64_t index) const {
+    const int64_t end = std::min((index + 1) * kGroup, x_.tokens());
+    const int64_t row = tile * kTileRows;
+    for (int64_t token = index * kGroup; token < end;) {
+      int size = TileKernels::kSizes - 1;
+      while (kernels_.by_size[size] == nullptr || (1 << size) > end - token) --size;
+      TileWork work = Work(tile, index, token);
+      TileOutput output(target_, work);
+      kernels_.by_size[size](work);
+      output.Deliver(token, int64_t{1} << size, row,
+                     std::min<int64_t>(kTileRows, weights_.rows() - row));
+      token += int64_t{1} << size;
+    }
+  }
+
+  TileWork Work(int64_t tile, int64_t index, int64_t token) const {
+    TileWork work;
+    work.tile = weights_.tile(tile);
+    work.columns = weights_.columns();
+    work.leaf_columns = target_.leaf_columns;
+    if (!weights_.quantized()) {
+      work.x = x_.row(token);
+      work.x_stride = x_.stride();
+      return work;
+    }
+    const Activations::Group group = x_.group(index);
+    const int64_t in_group = token - index * kGroup;
+    work.group_tokens = group.tokens;
+    work.codes = group.codes + in_group * kBlockColumns;
+    work.scales = group.scales + in_group;
+    work.sums = group.sums + in_group;
+    work.float_sums = group.float_sums + in_group;
+    return work;
+  }
+
+  const PackedMatrix& weights_;
+  const Activations& x_;
+  const Target& target_;
+  TileKernels kernels_;
+  Cut cut_;
+};
+
+void Multiply(Isa isa, const PackedMatrix& weights, const Activations& x, const Target& target,
+              ThreadPool& pool) {
+  if (weights.rows() == 0 || x.tokens() == 0) return;
+  const Product product(isa, weights, x, target, pool.threads());
+  pool.ParallelFor(product.tasks(), [&](int64_t task, int) { product.RunTask(task); });
+}
+
+}  // namespace
+
+void Linear(Isa isa, const PackedMatrix& weights, const Activations& x, float* out,
+            int64_t out_stride, ThreadPool& pool) {
+  Multiply(isa, weights, x,
+           {.out = out, .out_stride = out_stride, .leaf_columns = weights.columns()}, pool);
+}
+
+void LinearLeaves(Isa isa, const PackedMatrix& weights, const Activations& x, int64_t leaf_columns,
+                  int64_t* sums, int64_t sums_stride, int64_t* failed, ThreadPool& pool) {
+  Multiply(
+      isa, weights, x,
+      {.leaf_columns = leaf_columns, .sums = sums, .sums_stride = sums_stride, .failed = failed},
+      pool);
+}
+
+float LeafSumToFloat(int64_t sum) { return static_cast<float>(sum) * (1.0F / kLeafScale); }
+
+}  // namespace tandem::core

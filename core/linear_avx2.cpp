@@ -1,0 +1,122 @@
+#include <immintrin.h>
+
+#include "core/linear_template.h"
+
+namespace tandem::core {
+namespace {
+
+/// 16 lanes as two registers.
+struct Avx2 {
+  static constexpr int kMaxTokens = 2;  // more would not fit into 16 registers
+  static constexpr bool kReducesBy128 = true;
+  struct Int {
+    __m256i low;
+    __m256i high;
+  };
+  struct Float {
+    __m256 low;
+    __m256 high;
+  };
+
+  static TANDEM_INLINE Int Zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static TANDEM_INLINE Float FloatZero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+  static TANDEM_INLINE Int Load(const std::byte* at) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)),
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + 32))};
+  }
+  static TANDEM_INLINE Int ShiftRight(Int v, int bits) {
+    return {_mm256_srli_epi32(v.low, bits), _mm256_srli_epi32(v.high, bits)};
+  }
+  static TANDEM_INLINE Int Shift(Int v, int bits) {
+    if (bits < 0) return ShiftRight(v, -bits);
+    return {_mm256_slli_epi32(v.low, bits), _mm256_slli_epi32(v.high, bits)};
+  }
+  static TANDEM_INLINE Int And(Int v, uint32_t mask) {
+    const __m256i m = _mm256_set1_epi32(static_cast<int32_t>(mask));
+    return {_mm256_and_si256(v.low, m), _mm256_and_si256(v.high, m)};
+  }
+  static TANDEM_INLINE Int Or(Int v, Int w) {
+    return {_mm256_or_si256(v.low, w.low), _mm256_or_si256(v.high, w.high)};
+  }
+  /// Sums of two products fit into int16 for codes up to 63: 2 * 63 * 127 = 16002.
+  template <int kMaxCode>
+  static TANDEM_INLINE Int Dot(Int acc, Int w, int32_t a) {
+    static_assert(2 * kMaxCode * 127 <= 32767);
+    const __m256i activations = _mm256_set1_epi32(a);
+    const __m256i ones = _mm256_set1_epi16(1);
+    return {_mm256_add_epi32(acc.low,
+                             _mm256_madd_epi16(_mm256_maddubs_epi16(w.low, activations), ones)),
+            _mm256_add_epi32(acc.high,
+                             _mm256_madd_epi16(_mm256_maddubs_epi16(w.high, activations), ones))};
+  }
+  /// |w| and sign(w) * a, because unsigned 8-bit codes would saturate; the reduced ones do not:
+  /// 2 * 128 * 127 = 32512.
+  static TANDEM_INLINE Int DotExcess128(Int acc, Int w, int32_t a) {
+    return {DotSigned(acc.low, w.low, a), DotSigned(acc.high, w.high, a)};
+  }
+  template <int kShift>
+  static TANDEM_INLINE Int SubtractScaled(Int v, int32_t n) {
+    const __m256i scaled = _mm256_slli_epi32(_mm256_set1_epi32(n), kShift);
+    return {_mm256_sub_epi32(v.low, scaled), _mm256_sub_epi32(v.high, scaled)};
+  }
+  static TANDEM_INLINE Float ToFloat(Int v) {
+    return {_mm256_cvtepi32_ps(v.low), _mm256_cvtepi32_ps(v.high)};
+  }
+  static TANDEM_INLINE Float Broadcast(float value) {
+    return {_mm256_set1_ps(value), _mm256_set1_ps(value)};
+  }
+  static TANDEM_INLINE Float LoadF32(const std::byte* at) {
+    const auto* floats = reinterpret_cast<const float*>(at);
+    return {_mm256_loadu_ps(floats), _mm256_loadu_ps(floats + 8)};
+  }
+  static TANDEM_INLINE Float LoadF16(const std::byte* at) {
+    const auto* halves = reinterpret_cast<const __m128i*>(at);
+    return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
+  }
+  static TANDEM_INLINE Float LoadBF16(const std::byte* at) {
+    const auto* halves = reinterpret_cast<const __m128i*>(at);
+    return {Widen(_mm_loadu_si128(halves)), Widen(_mm_loadu_si128(halves + 1))};
+  }
+  static TANDEM_INLINE Float Multiply(Float a, Float b) {
+    return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+  }
+  static TANDEM_INLINE Float Fma(Float a, Float b, Float c) {
+    return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+  }
+  static TANDEM_INLINE void Store(float* at, Float v) {
+    _mm256_storeu_ps(at, v.low);
+    _mm256_storeu_ps(at + 8, v.high);
+  }
+  static TANDEM_INLINE uint32_t AddLeaf(Float v, int64_t* sums) {
+    float lanes[kTileRows];
+    Store(lanes, v);
+    uint32_t failed = 0;
+    for (int row = 0; row < kTileRows; ++row) {
+      const float leaf = lanes[row];
+      if (leaf < kLeafLimit && leaf > -kLeafLimit) {
+        sums[row] += _mm_cvtss_si64(_mm_set_ss(leaf * kLeafScale));
+      } else {
+        failed |= 1U << row;
+      }
+    }
+    return failed;
+  }
+
+ private:
+  static TANDEM_INLINE __m256i DotSigned(__m256i acc, __m256i w, int32_t a) {
+    const __m256i reduced = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+    const __m256i activations = _mm256_sign_epi8(_mm256_set1_epi32(a), reduced);
+    return _mm256_add_epi32(
+        acc, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(reduced), activations),
+                               _mm256_set1_epi16(1)));
+  }
+  static TANDEM_INLINE __m256 Widen(__m128i halves) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+  }
+};
+
+}  // namespace
+
+TileKernels Avx2Kernels(DType dtype) { return KernelsOf<Avx2>(dtype); }
+
+}  // namespace tandem::core

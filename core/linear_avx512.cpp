@@ -1,0 +1,68 @@
+#include <immintrin.h>
+
+#include "core/linear_template.h"
+
+namespace tandem::core {
+namespace {
+
+/// 16 lanes as one register.
+struct Avx512 {
+  static constexpr int kMaxTokens = 8;
+  static constexpr bool kReducesBy128 = false;
+  using Int = __m512i;
+  using Float = __m512;
+
+  static TANDEM_INLINE Int Zero() { return _mm512_setzero_si512(); }
+  static TANDEM_INLINE Float FloatZero() { return _mm512_setzero_ps(); }
+  static TANDEM_INLINE Int Load(const std::byte* at) { return _mm512_loadu_si512(at); }
+  static TANDEM_INLINE Int ShiftRight(Int v, int bits) {
+    return _mm512_srli_epi32(v, static_cast<unsigned>(bits));
+  }
+  static TANDEM_INLINE Int Shift(Int v, int bits) {
+    return bits < 0 ? ShiftRight(v, -bits) : _mm512_slli_epi32(v, static_cast<unsigned>(bits));
+  }
+  static TANDEM_INLINE Int And(Int v, uint32_t mask) {
+    return _mm512_and_si512(v, _mm512_set1_epi32(static_cast<int32_t>(mask)));
+  }
+  static TANDEM_INLINE Int Or(Int v, Int w) { return _mm512_or_si512(v, w); }
+  template <int kMaxCode>
+  static TANDEM_INLINE Int Dot(Int acc, Int w, int32_t a) {
+    return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(a));
+  }
+  static TANDEM_INLINE Int DotExcess128(Int acc, Int w, int32_t a) {
+    return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(a));
+  }
+  template <int kShift>
+  static TANDEM_INLINE Int SubtractScaled(Int v, int32_t n) {
+    return _mm512_sub_epi32(v, _mm512_slli_epi32(_mm512_set1_epi32(n), kShift));
+  }
+  static TANDEM_INLINE Float ToFloat(Int v) { return _mm512_cvtepi32_ps(v); }
+  static TANDEM_INLINE Float Broadcast(float value) { return _mm512_set1_ps(value); }
+  static TANDEM_INLINE Float LoadF32(const std::byte* at) { return _mm512_loadu_ps(at); }
+  static TANDEM_INLINE Float LoadF16(const std::byte* at) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+  }
+  static TANDEM_INLINE Float LoadBF16(const std::byte* at) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at))), 16));
+  }
+  static TANDEM_INLINE Float Multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }
+  static TANDEM_INLINE Float Fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+  static TANDEM_INLINE void Store(float* at, Float v) { _mm512_storeu_ps(at, v); }
+  static TANDEM_INLINE uint32_t AddLeaf(Float v, int64_t* sums) {
+    const __mmask16 good =
+        _mm512_cmp_ps_mask(_mm512_abs_ps(v), _mm512_set1_ps(kLeafLimit), _CMP_LT_OQ);
+    const __m512 scaled = _mm512_maskz_mul_ps(good, v, _mm512_set1_ps(kLeafScale));
+    const __m512i low = _mm512_cvtps_epi64(_mm512_castps512_ps256(scaled));
+    const __m512i high = _mm512_cvtps_epi64(_mm512_extractf32x8_ps(scaled, 1));
+    _mm512_storeu_si512(sums, _mm512_add_epi64(_mm512_loadu_si512(sums), low));
+    _mm512_storeu_si512(sums + 8, _mm512_add_epi64(_mm512_loadu_si512(sums + 8), high));
+    return static_cast<uint32_t>(static_cast<uint16_t>(~good));
+  }
+};
+
+}  // namespace
+
+TileKernels Avx512Kernels(DType dtype) { return KernelsOf<Avx512>(dtype); }
+
+}  // namespace tandem::core

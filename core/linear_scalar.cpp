@@ -1,0 +1,115 @@
+#include <immintrin.h>
+
+#include <cmath>
+
+#include "core/float_convert.h"
+#include "core/linear_template.h"
+
+namespace tandem::core {
+namespace {
+
+/// 16 lanes as plain loops.
+struct Scalar {
+  static constexpr int kMaxTokens = 4;
+  static constexpr bool kReducesBy128 = false;
+  struct Int {
+    uint32_t lane[kTileRows];
+  };
+  struct Float {
+    float lane[kTileRows];
+  };
+
+  template <typename Function>
+  static Int MapInt(Function function) {
+    Int result;
+    for (int row = 0; row < kTileRows; ++row) result.lane[row] = function(row);
+    return result;
+  }
+  template <typename Function>
+  static Float MapFloat(Function function) {
+    Float result;
+    for (int row = 0; row < kTileRows; ++row) result.lane[row] = function(row);
+    return result;
+  }
+
+  static Int Zero() { return {}; }
+  static Float FloatZero() { return {}; }
+  static Int Load(const std::byte* at) {
+    Int result;
+    std::memcpy(result.lane, at, sizeof(result.lane));
+    return result;
+  }
+  static Int ShiftRight(const Int& v, int bits) { return Shift(v, -bits); }
+  /// To the left where bits is positive.
+  static Int Shift(const Int& v, int bits) {
+    return MapInt([&](int row) { return bits >= 0 ? v.lane[row] << bits : v.lane[row] >> -bits; });
+  }
+  static Int And(const Int& v, uint32_t mask) {
+    return MapInt([&](int row) { return v.lane[row] & mask; });
+  }
+  static Int Or(const Int& v, const Int& w) {
+    return MapInt([&](int row) { return v.lane[row] | w.lane[row]; });
+  }
+  template <int kMaxCode>
+  static Int Dot(const Int& acc, const Int& w, int32_t a) {
+    const auto activations = static_cast<uint32_t>(a);
+    return MapInt([&](int row) {
+      auto sum = static_cast<int32_t>(acc.lane[row]);
+      for (int k = 0; k < 32; k += 8) {
+        sum += static_cast<int32_t>((w.lane[row] >> k) & 0xff) *
+               static_cast<int8_t>((activations >> k) & 0xff);
+      }
+      return static_cast<uint32_t>(sum);
+    });
+  }
+  static Int DotExcess128(const Int& acc, const Int& w, int32_t a) { return Dot<255>(acc, w, a); }
+  template <int kShift>
+  static Int SubtractScaled(const Int& v, int32_t n) {
+    return MapInt([&](int row) { return v.lane[row] - static_cast<uint32_t>(n * (1 << kShift)); });
+  }
+  static Float ToFloat(const Int& v) {
+    return MapFloat([&](int row) { return static_cast<float>(static_cast<int32_t>(v.lane[row])); });
+  }
+  static Float Broadcast(float value) {
+    return MapFloat([&](int) { return value; });
+  }
+  static Float LoadF32(const std::byte* at) {
+    Float result;
+    std::memcpy(result.lane, at, sizeof(result.lane));
+    return result;
+  }
+  static Float LoadF16(const std::byte* at) {
+    uint16_t halves[kTileRows];
+    std::memcpy(halves, at, sizeof(halves));
+    return MapFloat([&](int row) { return HalfToFloat(halves[row]); });
+  }
+  static Float LoadBF16(const std::byte* at) {
+    uint16_t halves[kTileRows];
+    std::memcpy(halves, at, sizeof(halves));
+    return MapFloat([&](int row) { return Bfloat16ToFloat(halves[row]); });
+  }
+  static Float Multiply(const Float& a, const Float& b) {
+    return MapFloat([&](int row) { return a.lane[row] * b.lane[row]; });
+  }
+  static Float Fma(const Float& a, const Float& b, const Float& c) {
+    return MapFloat([&](int row) { return std::fma(a.lane[row], b.lane[row], c.lane[row]); });
+  }
+  static void Store(float* at, const Float& v) { std::memcpy(at, v.lane, sizeof(v.lane)); }
+  static uint32_t AddLeaf(const Float& v, int64_t* sums) {
+    uint32_t failed = 0;
+    for (int row = 0; row < kTileRows; ++row) {
+      if (std::fabs(v.lane[row]) < kLeafLimit) {
+        sums[row] += _mm_cvtss_si64(_mm_set_ss(v.lane[row] * kLeafScale));
+      } else {
+        failed |= 1U << row;
+      }
+    }
+    return failed;
+  }
+};
+
+}  // namespace
+
+TileKernels ScalarKernels(DType dtype) { return KernelsOf<Scalar>(dtype); }
+
+}  // namespace tandem::core

@@ -1,0 +1,137 @@
+#include "core/packed_matrix.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "core/tile_packer.h"
+
+namespace tandem::core {
+namespace {
+
+/// What of a source goes into a matrix.
+struct Part {
+  const MatrixSource& source;
+  Range rows;
+  Range columns;
+
+  const std::byte* row(int64_t index) const {
+    return source.data + (rows.begin + index) * RowBytes(source.dtype, source.columns);
+  }
+};
+
+bool IsWithin(const Range& range, int64_t size) {
+  return range.begin >= 0 && range.count >= 0 && range.begin <= size &&
+         range.count <= size - range.begin;
+}
+
+absl::Status CheckPart(const MatrixSource& source, const Range& rows, const Range& columns) {
+  if (source.rows < 0 || source.columns < 0 || source.columns % BlockElements(source.dtype) != 0) {
+    return InvalidArgument("tensor {}: {} x {} is no shape for {}, whose blocks are {} columns",
+                           source.name, source.rows, source.columns, DTypeName(source.dtype),
+                           BlockElements(source.dtype));
+  }
+  if (!IsWithin(rows, source.rows) || !IsWithin(columns, source.columns)) {
+    return InvalidArgument(
+        "tensor {}: rows [{}, +{}) and columns [{}, +{}) asked for, but it is {} x {}", source.name,
+        rows.begin, rows.count, columns.begin, columns.count, source.rows, source.columns);
+  }
+  if (columns.begin % kBlockColumns != 0 ||
+      (columns.count % kBlockColumns != 0 && columns.end() != source.columns)) {
+    return InvalidArgument(
+        "tensor {}: columns [{}, +{}) asked for; cuts must be at multiples of {}", source.name,
+        columns.begin, columns.count, kBlockColumns);
+  }
+  return absl::OkStatus();
+}
+
+void PackQuantizedTile(const Part& part, int64_t first_row, int rows, std::byte* tile) {
+  const DType dtype = part.source.dtype;
+  const int64_t blocks = part.columns.count / kBlockColumns;
+  const int64_t first_block = part.columns.begin / kBlockColumns;
+  const int64_t block_bytes = TileFormatOf(dtype).block_bytes();
+  WeightBlock rows_of_block[kTileRows];
+  for (int64_t b = 0; b < blocks; ++b) {
+    for (int r = 0; r < rows; ++r) {
+      ReadWeightBlock(dtype, part.row(first_row + r), first_block + b, rows_of_block[r]);
+    }
+    WriteTileBlock(dtype, rows_of_block, tile + b * block_bytes);
+  }
+}
+
+/// F32, F16 and BF16: a transposition of elements.
+template <typename Element>
+void PackPlainTile(const Part& part, int64_t first_row, int rows, std::byte* tile) {
+  for (int r = 0; r < rows; ++r) {
+    const std::byte* from =
+        part.row(first_row + r) + part.columns.begin * static_cast<int64_t>(sizeof(Element));
+    std::byte* to = tile + r * sizeof(Element);
+    for (int64_t column = 0; column < part.columns.count; ++column) {
+      std::memcpy(to + column * kTileRows * sizeof(Element), from + column * sizeof(Element),
+                  sizeof(Element));
+    }
+  }
+}
+
+void PackExpandedTile(const Part& part, int64_t first_row, int rows, std::byte* tile) {
+  const DType dtype = part.source.dtype;
+  const int64_t unit = BlockElements(dtype);
+  const int64_t begin = part.columns.begin / unit * unit;
+  const int64_t end = (part.columns.end() + unit - 1) / unit * unit;
+  std::vector<float> row(static_cast<size_t>(end - begin));
+  for (int r = 0; r < rows; ++r) {
+    Dequantize(dtype, part.row(first_row + r) + RowBytes(dtype, begin), end - begin, row.data());
+    const float* from = row.data() + (part.columns.begin - begin);
+    std::byte* to = tile + r * sizeof(float);
+    for (int64_t column = 0; column < part.columns.count; ++column) {
+      std::memcpy(to + column * kTileRows * sizeof(float), from + column, sizeof(float));
+    }
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<PackedMatrix> PackedMatrix::Pack(const MatrixSource& source, Range rows,
+                                                Range columns, ActivationMode mode, Arena& arena,
+                                                ThreadPool& pool) {
+  TANDEM_RETURN_IF_ERROR(CheckPart(source, rows, columns));
+  const bool quantized = TileFormatOf(source.dtype).quantized();
+  const bool expand = quantized && mode == ActivationMode::kF32;
+
+  PackedMatrix matrix;
+  matrix.dtype_ = expand ? DType::kF32 : source.dtype;
+  matrix.rows_ = rows.count;
+  matrix.columns_ = columns.count;
+  int64_t bytes = 0;
+  if (__builtin_mul_overflow(matrix.blocks(), TileFormatOf(matrix.dtype_).block_bytes(),
+                             &matrix.tile_bytes_) ||
+      __builtin_mul_overflow(matrix.tiles(), matrix.tile_bytes_, &bytes)) {
+    return InvalidArgument("tensor {}: {} rows of {} columns are more than memory can address",
+                           source.name, rows.count, columns.count);
+  }
+  if (bytes == 0) return matrix;
+  absl::StatusOr<std::byte*> data = arena.Allocate(bytes);
+  if (!data.ok()) {
+    return ResourceExhausted("tensor {}: {}", source.name, Message(data.status()));
+  }
+  matrix.data_ = *data;
+
+  const Part part{source, rows, columns};
+  pool.ParallelFor(matrix.tiles(), [&](int64_t t, int) {
+    const int64_t first_row = t * kTileRows;
+    const auto tile_rows = static_cast<int>(std::min<int64_t>(kTileRows, rows.count - first_row));
+    std::byte* tile = matrix.data_ + t * matrix.tile_bytes_;
+    if (expand) {
+      PackExpandedTile(part, first_row, tile_rows, tile);
+    } else if (quantized) {
+      PackQuantizedTile(part, first_row, tile_rows, tile);
+    } else if (source.dtype == DType::kF32) {
+      PackPlainTile<uint32_t>(part, first_row, tile_rows, tile);
+    } else {
+      PackPlainTile<uint16_t>(part, first_row, tile_rows, tile);
+    }
+  });
+  return matrix;
+}
+
+}  // namespace tandem::core
