@@ -111,7 +111,26 @@ class LineCutter {
 
   bool Possible(double deadline) {
     if (!FindWindows(deadline)) return false;
-    return problem_.minimum_units == 0 || Cut(deadline).has_value();
+    return problem_.minimum_units == 0 || MinimumReached(deadline);
+  }
+
+  /// Whether some choice of cuts gives every rank its minimum: which cut points can be reached is
+  /// followed from rank to rank.
+  bool MinimumReached(double deadline) const {
+    std::vector<int64_t> reached = {0};  // possible values of cuts[rank], ascending
+    for (int64_t rank = 0; rank < ranks_ && !reached.empty(); ++rank) {
+      std::vector<int64_t> next;
+      int64_t end = 0;  // neither this nor what comes after it shrinks as begin grows
+      for (const int64_t begin : reached) {
+        const int64_t smallest = begin + problem_.minimum_units;
+        end = std::max(end, begin);
+        while (end < problem_.units && Fits(rank, begin, end + 1, deadline)) ++end;
+        const int64_t from = next.empty() ? smallest : std::max(smallest, next.back() + 1);
+        for (int64_t cut = from; cut <= end; ++cut) next.push_back(cut);
+      }
+      reached = std::move(next);
+    }
+    return !reached.empty() && reached.back() == problem_.units;
   }
 
   /// The best partition under the deadline by dynamic programming over the cut points, from the

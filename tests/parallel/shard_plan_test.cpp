@@ -309,7 +309,7 @@ TEST(ShardPlan, RefusesBadOptions) {
   EXPECT_THAT(message({2, {}, {1}}), HasSubstr("expected 2"));
 }
 
-TEST(ShardPlan, LargestWorldsArePlannedQuickly) {
+TEST(ShardPlan, LargestWorldsArePlanned) {
   const core::ModelConfig config = Config(512, 64, 128, 65536, 262144);
   for (const int ranks : {2, 100, 256, 511, 512}) {
     const ShardPlan plan = MustPlan(config, Costs(config), {ranks, {}, {}});

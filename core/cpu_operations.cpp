@@ -1,0 +1,218 @@
+#include "core/cpu_operations.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "core/attention.h"
+#include "core/elementwise.h"
+
+namespace tandem::core {
+namespace {
+
+class CpuWeight final : public Weight {
+ public:
+  explicit CpuWeight(PackedMatrix matrix) : matrix_(matrix) {}
+  int64_t rows() const override { return matrix_.rows(); }
+  int64_t columns() const override { return matrix_.columns(); }
+  int64_t bytes() const override { return matrix_.bytes(); }
+  const PackedMatrix& matrix() const { return matrix_; }
+
+ private:
+  PackedMatrix matrix_;
+};
+
+const PackedMatrix& MatrixOf(const Weight& weight) {
+  return static_cast<const CpuWeight&>(weight).matrix();
+}
+
+}  // namespace
+
+std::shared_ptr<std::byte> CpuOperations::HostMemory::Allocate(int64_t bytes) {
+  constexpr auto kAlignment = std::align_val_t{64};
+  auto* data = static_cast<std::byte*>(::operator new(static_cast<size_t>(bytes), kAlignment));
+  return {data, [](std::byte* p) { ::operator delete(p, kAlignment); }};
+}
+
+CpuOperations::CpuOperations(const ModelConfig& config, const Shard& shard,
+                             const CpuOptions& options)
+    : config_(config),
+      shard_(shard),
+      options_(options),
+      device_name_(fmt::format("cpu ({}, {} thread{})", IsaName(options.isa), options.threads,
+                               options.threads == 1 ? "" : "s")),
+      pool_(options.threads, options.spin_microseconds),
+      rope_(config.rope),
+      local_rope_(config.local_rope),
+      total_(memory_, config.dim) {}
+
+int CpuOperations::KvHeadOf(int query_head) const {
+  const int64_t in_model = (shard_.query_heads.begin + query_head) / config_.group_size();
+  return static_cast<int>(in_model - shard_.kv_heads.begin);
+}
+
+absl::StatusOr<std::unique_ptr<Weight>> CpuOperations::Pack(const MatrixSource& source, Range rows,
+                                                            Range columns) {
+  TANDEM_ASSIGN_OR_RETURN(
+      PackedMatrix matrix,
+      PackedMatrix::Pack(source, rows, columns, options_.activations, arena_, pool_));
+  return std::make_unique<CpuWeight>(matrix);
+}
+
+void CpuOperations::BeginStep(const Batch& batch) {
+  SetFloatEnvironment();
+  places_.resize(batch.tokens.size());
+  for (const SequenceSlice& sequence : batch.sequences) {
+    const int64_t end = int64_t{sequence.start_position} + sequence.tokens;
+    rope_.Prepare(sequence.start_position, end);
+    local_rope_.Prepare(sequence.start_position, end);
+    for (int32_t i = 0; i < sequence.tokens; ++i) {
+      places_[static_cast<size_t>(sequence.first_token + i)] = {
+          int64_t{sequence.start_position} + i, &sequence};
+    }
+  }
+}
+
+void CpuOperations::Embed(const MatrixSource& table, std::span<const int32_t> tokens, float scale,
+                          Tensor& out) {
+  out.SetRows(static_cast<int64_t>(tokens.size()));
+  const int64_t row_bytes = RowBytes(table.dtype, table.columns);
+  pool_.ParallelFor(out.rows(), [&](int64_t t, int) {
+    const std::span<float> row = out.row(t);
+    Dequantize(table.dtype, table.data + tokens[static_cast<size_t>(t)] * row_bytes, table.columns,
+               row.data());
+    if (scale != 1.0F) {
+      for (float& value : row) value *= scale;
+    }
+  });
+}
+
+void CpuOperations::RmsNorm(const Tensor& x, const WeightVector& weight, float epsilon,
+                            Tensor& out) {
+  if (&out != &x) out.SetRows(x.rows());
+  pool_.ParallelFor(x.rows(), [&](int64_t t, int) {
+    core::RmsNorm(options_.isa, x.row(t), weight, epsilon, out.row(t));
+  });
+}
+
+void CpuOperations::NormHeads(Tensor& x, const WeightVector& weight, float epsilon) {
+  const size_t n = weight.size();
+  pool_.ParallelFor(x.rows(), [&](int64_t t, int) {
+    const std::span<float> row = x.row(t);
+    for (size_t begin = 0; begin < row.size(); begin += n) {
+      const std::span<float> head = row.subspan(begin, n);
+      core::RmsNorm(options_.isa, head, weight, epsilon, head);
+    }
+  });
+}
+
+void CpuOperations::Linear(const Tensor& x, std::initializer_list<Projection> projections) {
+  const bool quantize = std::any_of(projections.begin(), projections.end(),
+                                    [](const auto& p) { return MatrixOf(*p.weight).quantized(); });
+  activations_.Assign(options_.isa, x.data(), x.rows(), x.columns(), x.columns(), quantize, pool_);
+  for (const Projection& p : projections) {
+    Tensor& out = *p.out;
+    out.SetRows(x.rows());
+    core::Linear(options_.isa, MatrixOf(*p.weight), activations_, out.data(), out.columns(), pool_);
+    if (p.bias == nullptr || p.bias->empty()) continue;
+    pool_.ParallelFor(out.rows(),
+                      [&](int64_t t, int) { AddInPlace(options_.isa, out.row(t), *p.bias); });
+  }
+}
+
+void CpuOperations::RotateAndStore(const AttentionLayer& layer, Tensor& query, Tensor& key,
+                                   const Tensor& value, const KvView& cache) {
+  const auto n = static_cast<size_t>(config_.head_dim);
+  const RopeTable& table = rope(layer);
+  const auto group = static_cast<size_t>(cache.group_of(layer.layer));
+  pool_.ParallelFor(query.rows(), [&](int64_t t, int) {
+    const TokenPlace& place = places_[static_cast<size_t>(t)];
+    const auto rotate = [&](std::span<float> head) {
+      Rotate(options_.isa, table.layout(), table.cosines(place.position),
+             table.sines(place.position), head);
+    };
+    for (size_t begin = 0; begin < query.row(t).size(); begin += n) {
+      rotate(query.row(t).subspan(begin, n));
+    }
+    const auto block_index = static_cast<size_t>(place.position / kPageTokens);
+    const BlockId block = place.sequence->block_tables[group][block_index];
+    const int slot = static_cast<int>(place.position % kPageTokens);
+    for (int head = 0; head < shard_.kv_heads.count; ++head) {
+      const size_t begin = static_cast<size_t>(head) * n;
+      const std::span<float> rotated = key.row(t).subspan(begin, n);
+      rotate(rotated);
+      StoreKeyValue(cache.geometry(), cache.Page(layer.layer, head, block), slot, rotated,
+                    value.row(t).subspan(begin, n));
+    }
+  });
+}
+
+void CpuOperations::Attend(const AttentionLayer& layer, const Tensor& query, const KvView& cache,
+                           Tensor& out) {
+  out.SetRows(query.rows());
+  const auto n = static_cast<size_t>(config_.head_dim);
+  const auto group = static_cast<size_t>(cache.group_of(layer.layer));
+  const int64_t heads = shard_.query_heads.count;
+  pool_.ParallelFor(query.rows() * heads, [&](int64_t task, int) {
+    const int64_t t = task / heads;
+    const auto head = static_cast<int>(task % heads);
+    const TokenPlace& place = places_[static_cast<size_t>(t)];
+    const size_t begin = static_cast<size_t>(head) * n;
+    const HeadPages pages{&cache, layer.layer, KvHeadOf(head), place.sequence->block_tables[group]};
+    AttendHead(options_.isa, query.row(t).subspan(begin, n), pages, place.position, layer.window,
+               config_.attention_scale, out.row(t).subspan(begin, n));
+  });
+}
+
+void CpuOperations::GatedActivation(Gate kind, const Tensor& gate, const Tensor& up, Tensor& out) {
+  if (&out != &gate) out.SetRows(gate.rows());
+  pool_.ParallelFor(gate.rows(), [&](int64_t t, int) {
+    core::GatedActivation(options_.isa, kind, gate.row(t), up.row(t), out.row(t));
+  });
+}
+
+void CpuOperations::LinearLeaves(const Weight& weight, const Tensor& x, int64_t leaf_columns,
+                                 LeafSums& out) {
+  out.SetTokens(x.rows());
+  std::fill(out.all().begin(), out.all().end(), 0);
+  const PackedMatrix& matrix = MatrixOf(weight);
+  activations_.Assign(options_.isa, x.data(), x.rows(), x.columns(), x.columns(),
+                      matrix.quantized(), pool_);
+  core::LinearLeaves(options_.isa, matrix, activations_, leaf_columns, out.sums(), out.dim(),
+                     out.failed(), pool_);
+}
+
+absl::Status CpuOperations::AllReduce(LeafSums& sums, Collective& collective,
+                                      const StepPhase& phase) {
+  return collective.AllReduceSum(sums.all(), phase);
+}
+
+void CpuOperations::AddLeafSums(const LeafSums& sums, const WeightVector& post_norm, float epsilon,
+                                Tensor& x, std::span<uint8_t> token_failed) {
+  total_.SetRows(x.rows());
+  pool_.ParallelFor(x.rows(), [&](int64_t t, int) {
+    const std::span<const int64_t> row(sums.sums() + t * sums.dim(),
+                                       static_cast<size_t>(sums.dim()));
+    LeafSumsToFloat(options_.isa, row, {}, total_.row(t));
+    if (!post_norm.empty()) {
+      core::RmsNorm(options_.isa, total_.row(t), post_norm, epsilon, total_.row(t));
+    }
+    AddInPlace(options_.isa, x.row(t), total_.row(t));
+    if (sums.failed()[t] != 0) token_failed[static_cast<size_t>(t)] = 1;
+  });
+}
+
+void CpuOperations::SelectRows(const Tensor& x, std::span<const int32_t> rows, Tensor& out) {
+  out.SetRows(static_cast<int64_t>(rows.size()));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const std::span<const float> row = x.row(rows[i]);
+    std::copy(row.begin(), row.end(), out.row(static_cast<int64_t>(i)).begin());
+  }
+}
+
+void CpuOperations::ReadRows(const Tensor& x, std::span<float> out) {
+  std::copy(x.data(), x.data() + x.rows() * x.columns(), out.begin());
+}
+
+}  // namespace tandem::core

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "core/arena.h"
+#include "core/linear.h"
+#include "core/operations.h"
+#include "core/rope_table.h"
+#include "core/thread_pool.h"
+
+namespace tandem::core {
+
+struct CpuOptions {
+  Isa isa = Isa::kScalar;
+  ActivationMode activations = ActivationMode::kQ8;
+  int threads = 1;
+  int spin_microseconds = 30;  // 0 where ranks outnumber cores
+};
+
+/// The operations on a CPU: a pool of threads that divides rows, tokens and heads, never sums.
+class CpuOperations final : public Operations {
+ public:
+  /// `config` must outlive the operations.
+  CpuOperations(const ModelConfig& config, const Shard& shard, const CpuOptions& options);
+
+  std::string_view device_name() const override { return device_name_; }
+  DeviceMemory& memory() override { return memory_; }
+  absl::StatusOr<std::unique_ptr<Weight>> Pack(const MatrixSource& source, Range rows,
+                                               Range columns) override;
+  void BeginStep(const Batch& batch) override;
+  void Embed(const MatrixSource& table, std::span<const int32_t> tokens, float scale,
+             Tensor& out) override;
+  void RmsNorm(const Tensor& x, const WeightVector& weight, float epsilon, Tensor& out) override;
+  void NormHeads(Tensor& x, const WeightVector& weight, float epsilon) override;
+  void Linear(const Tensor& x, std::initializer_list<Projection> projections) override;
+  void RotateAndStore(const AttentionLayer& layer, Tensor& query, Tensor& key, const Tensor& value,
+                      const KvView& cache) override;
+  void Attend(const AttentionLayer& layer, const Tensor& query, const KvView& cache,
+              Tensor& out) override;
+  void GatedActivation(Gate kind, const Tensor& gate, const Tensor& up, Tensor& out) override;
+  void LinearLeaves(const Weight& weight, const Tensor& x, int64_t leaf_columns,
+                    LeafSums& out) override;
+  absl::Status AllReduce(LeafSums& sums, Collective& collective, const StepPhase& phase) override;
+  void AddLeafSums(const LeafSums& sums, const WeightVector& post_norm, float epsilon, Tensor& x,
+                   std::span<uint8_t> token_failed) override;
+  void SelectRows(const Tensor& x, std::span<const int32_t> rows, Tensor& out) override;
+  void ReadRows(const Tensor& x, std::span<float> out) override;
+
+ private:
+  class HostMemory final : public DeviceMemory {
+   public:
+    std::shared_ptr<std::byte> Allocate(int64_t bytes) override;
+  };
+
+  /// Where one token of the step stands.
+  struct TokenPlace {
+    int64_t position = 0;
+    const SequenceSlice* sequence = nullptr;
+  };
+
+  const RopeTable& rope(const AttentionLayer& layer) const {
+    return layer.local_rope ? local_rope_ : rope_;
+  }
+  /// The rank's KV head that serves its query head (both counted within the rank).
+  int KvHeadOf(int query_head) const;
+
+  const ModelConfig& config_;
+  const Shard shard_;
+  const CpuOptions options_;
+  std::string device_name_;
+  HostMemory memory_;
+  ThreadPool pool_;
+  Arena arena_;
+  RopeTable rope_;
+  RopeTable local_rope_;
+  Activations activations_;
+  Tensor total_;                    // [tokens, dim] a reduced sum on its way to the residual
+  std::vector<TokenPlace> places_;  // [tokens of the step]
+};
+
+}  // namespace tandem::core
