@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+#include "parallel/digest.h"
+
+namespace tandem::parallel {
+
+/// A follower has done a step; digest as in StepResult.
+struct Acknowledgement {
+  int rank = 0;
+  uint64_t step = 0;
+  Digest digest{};
+};
+
+/// What rank 0 hears of its followers. Called from a thread of the channel, one at a time; must
+/// return quickly.
+struct ControlEvents {
+  std::function<void(const Acknowledgement&)> on_acknowledgement;
+  /// A follower is gone or has given up; the status names rank and host. May be called for several.
+  std::function<void(const absl::Status&)> on_lost;
+};
+
+/// Rank 0's end of the channel that plans travel on. Implementations: threads of one process
+/// (thread_control.h) and ZeroMQ (zmq_control.h). Plans arrive in the order in which they were
+/// sent, all or none after. Thread safety: one thread calls; events come from others.
+class ControlLeader {
+ public:
+  virtual ~ControlLeader() = default;
+
+  /// Starts events; before that they wait. Called once.
+  virtual void Listen(ControlEvents events) = 0;
+  /// An encoded plan to every follower. Does not wait for them.
+  virtual absl::Status Send(std::span<const std::byte> plan) = 0;
+  /// Ends the channel after what was sent has left; no event is delivered once it returns.
+  /// Followers that wait learn that rank 0 is gone.
+  virtual void Close() = 0;
+};
+
+/// A follower's end. Thread safety: one thread calls.
+class ControlFollower {
+ public:
+  virtual ~ControlFollower() = default;
+
+  /// The next plan; sleeps, using no processor, until there is one. kUnavailable, naming rank 0 and
+  /// its host, when rank 0 is gone.
+  virtual absl::StatusOr<std::vector<std::byte>> Receive() = 0;
+  virtual absl::Status Acknowledge(uint64_t step, const Digest& digest) = 0;
+  /// Tells rank 0 why this rank gives up.
+  virtual void Fail(const absl::Status& why) = 0;
+};
+
+/// "rank 2 on host n3 ...": what on_lost says.
+absl::Status LostRank(int rank, const std::string& host, const std::string& how);
+
+}  // namespace tandem::parallel

@@ -1,0 +1,211 @@
+#include "parallel/coordinator.h"
+
+#include <chrono>
+#include <utility>
+
+#include "core/isa.h"
+#include "parallel/step_plan_codec.h"
+
+namespace tandem::parallel {
+namespace {
+
+std::vector<std::string> HostsOf(const std::vector<RankStatus>& ranks) {
+  std::vector<std::string> hosts;
+  for (const RankStatus& rank : ranks) hosts.push_back(rank.host);
+  return hosts;
+}
+
+}  // namespace
+
+Coordinator::Coordinator(RankSetup setup, std::unique_ptr<ControlLeader> channel,
+                         CoordinatorOptions options)
+    : limits_(setup.scheduler),
+      options_(std::move(options)),
+      scheduler_(setup.scheduler),
+      setup_(std::move(setup)),
+      channel_(std::move(channel)),
+      agreement_(HostsOf(setup_.ranks)) {
+  status_.ranks = setup_.ranks;
+  status_.blocks_total = scheduler_.blocks_total();
+  channel_->Listen({.on_acknowledgement =
+                        [this](const Acknowledgement& acknowledgement) {
+                          const absl::Status agreed = agreement_.Follower(acknowledgement);
+                          if (!agreed.ok()) Die(agreed);
+                        },
+                    .on_lost = [this](const absl::Status& why) { Die(why); }});
+  thread_ = std::thread([this] { Loop(); });
+}
+
+Coordinator::~Coordinator() {
+  constexpr std::chrono::seconds kPatience{5};
+  {
+    std::unique_lock lock(mutex_);
+    stopping_ = true;
+    changed_.notify_all();
+    if (!changed_.wait_for(lock, kPatience, [&] { return loop_ended_; })) {
+      const absl::Status why =
+          health_.ok() ? Unavailable("the last step did not end within {} s", kPatience.count())
+                       : health_;
+      lock.unlock();
+      if (options_.abort_world) options_.abort_world(why);
+    }
+  }
+  thread_.join();
+  channel_->Close();
+  open_.FinishAll(FinishReason::kFailed, Unavailable("the engine was stopped"));
+}
+
+absl::StatusOr<RequestId> Coordinator::Submit(EngineRequest request, EngineSink sink) {
+  TANDEM_RETURN_IF_ERROR(Scheduler::Check(limits_, request));
+  const std::lock_guard lock(mutex_);
+  if (!health_.ok()) return health_;
+  if (stopping_) return Unavailable("the engine is being stopped");
+  const size_t most = static_cast<size_t>(limits_.max_running) + options_.max_waiting;
+  if (open_.size() >= most) {
+    return ResourceExhausted(
+        "{} requests are running or waiting, which is the limit; try again later", most);
+  }
+  const RequestId id = next_id_++;
+  open_.Add(id, std::move(sink), static_cast<int32_t>(request.prompt.size()));
+  inbox_.requests.emplace_back(id, std::move(request));
+  changed_.notify_all();
+  return id;
+}
+
+void Coordinator::Cancel(RequestId id) {
+  const std::lock_guard lock(mutex_);
+  inbox_.cancelled.push_back(id);
+  changed_.notify_all();
+}
+
+absl::StatusOr<EngineStatus> Coordinator::Status() {
+  const std::lock_guard lock(mutex_);
+  EngineStatus status = status_;
+  status.waiting += static_cast<int32_t>(inbox_.requests.size());
+  status.tokens_per_second = generated_rate_.PerSecond(RateMeter::Time::clock::now());
+  return status;
+}
+
+absl::Status Coordinator::Health() {
+  const std::lock_guard lock(mutex_);
+  return health_;
+}
+
+void Coordinator::Loop() {
+  core::SetFloatEnvironment();
+  while (WaitForWork()) {
+    if (const absl::Status status = Step(); !status.ok()) Die(BlameForStepFailure(status));
+  }
+  StopFollowers();
+  const std::lock_guard lock(mutex_);
+  loop_ended_ = true;
+  changed_.notify_all();
+}
+
+bool Coordinator::WaitForWork() {
+  std::unique_lock lock(mutex_);
+  const auto idle = [&] {
+    return !current_ && scheduler_.running() == 0 && scheduler_.waiting() == 0 && inbox_.empty();
+  };
+  changed_.wait(lock, [&] { return stopping_ || !health_.ok() || !idle(); });
+  return !stopping_ && health_.ok();
+}
+
+absl::Status Coordinator::Step() {
+  TakeInbox();
+  if (!current_) {
+    TANDEM_ASSIGN_OR_RETURN(current_, Schedule());
+  }
+  if (current_) {
+    std::optional<InFlight> ahead;
+    if (options_.plan_ahead) {
+      TANDEM_ASSIGN_OR_RETURN(ahead, Schedule());
+    }
+    TANDEM_ASSIGN_OR_RETURN(const StepResult result,
+                            setup_.runner->Execute(current_->step.plan, current_->hash));
+    TANDEM_RETURN_IF_ERROR(Commit(*current_, result));
+    current_ = std::move(ahead);
+  }
+  PublishStatus();
+  return absl::OkStatus();
+}
+
+void Coordinator::TakeInbox() {
+  Inbox inbox;
+  {
+    const std::lock_guard lock(mutex_);
+    std::swap(inbox, inbox_);
+  }
+  for (auto& [id, request] : inbox.requests) scheduler_.Add(id, std::move(request));
+  for (const RequestId id : inbox.cancelled) {
+    if (scheduler_.Cancel(id)) open_.Finish(id, FinishReason::kCancelled, absl::OkStatus());
+  }
+}
+
+absl::StatusOr<std::optional<Coordinator::InFlight>> Coordinator::Schedule() {
+  std::optional<ScheduledStep> step = scheduler_.Schedule();
+  if (!step) return std::nullopt;
+  for (const RequestId id : step->admitted) open_.Admitted(id);
+  const std::vector<std::byte> encoded = EncodeStepPlan(step->plan);
+  TANDEM_RETURN_IF_ERROR(channel_->Send(encoded));
+  return InFlight{.step = std::move(*step), .hash = StepPlanHash(encoded)};
+}
+
+absl::Status Coordinator::Commit(const InFlight& flight, const StepResult& result) {
+  TANDEM_RETURN_IF_ERROR(agreement_.Own(flight.step.plan.step, result.digest));
+  uint64_t generated = 0;
+  uint64_t prefilled = 0;
+  const auto vocab = static_cast<size_t>(limits_.vocab);
+  for (const RequestEvent& event : scheduler_.Commit(flight.step, result)) {
+    for (size_t row = 0; row * vocab < event.logits.size(); ++row) {
+      open_.Logits(event.id, event.first_logit_position + static_cast<int64_t>(row),
+                   event.logits.subspan(row * vocab, vocab));
+    }
+    if (event.token) {
+      open_.Token(event.id, *event.token);
+      ++generated;
+    }
+    prefilled += static_cast<uint64_t>(event.prefilled);
+    if (event.finish) open_.Finish(event.id, *event.finish, event.status);
+  }
+  const std::lock_guard lock(mutex_);
+  generated_rate_.Add(RateMeter::Time::clock::now(), generated);
+  ++status_.steps;
+  status_.tokens_generated += generated;
+  status_.tokens_prefilled += prefilled;
+  return absl::OkStatus();
+}
+
+void Coordinator::PublishStatus() {
+  const std::lock_guard lock(mutex_);
+  status_.running = scheduler_.running();
+  status_.waiting = scheduler_.waiting();
+  status_.blocks_used = scheduler_.blocks_used();
+}
+
+void Coordinator::Die(const absl::Status& why) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!health_.ok() || stopping_) return;
+    health_ = why;
+    inbox_ = {};
+    changed_.notify_all();
+  }
+  open_.FinishAll(FinishReason::kFailed, why);
+}
+
+absl::Status Coordinator::BlameForStepFailure(const absl::Status& own) {
+  std::unique_lock lock(mutex_);
+  if (status_.ranks.size() > 1) {
+    changed_.wait_for(lock, options_.blame_wait, [&] { return !health_.ok() || stopping_; });
+  }
+  return health_.ok() ? own : health_;
+}
+
+void Coordinator::StopFollowers() {
+  const absl::Status sent = channel_->Send(EncodeStepPlan(scheduler_.StopPlan()));
+  // A channel that is gone has ended the followers already.
+  static_cast<void>(sent);
+}
+
+}  // namespace tandem::parallel

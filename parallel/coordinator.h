@@ -1,0 +1,104 @@
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "parallel/agreement.h"
+#include "parallel/control_channel.h"
+#include "parallel/engine.h"
+#include "parallel/open_requests.h"
+#include "parallel/rank_setup.h"
+#include "parallel/rate_meter.h"
+#include "parallel/scheduler.h"
+
+namespace tandem::parallel {
+
+struct CoordinatorOptions {
+  int32_t max_waiting = 256;
+  /// Send the next plan while a step runs. Worth it where plans travel; a step is wasted when a
+  /// sequence ends with a stop token.
+  bool plan_ahead = false;
+  /// When this rank's own step fails, how long to wait for the channel to name the rank that died,
+  /// which says more.
+  std::chrono::milliseconds blame_wait{1000};
+  /// Ends the world when the step loop hangs in a collective at destruction (Communicator::Abort).
+  std::function<void(const absl::Status&)> abort_world;
+};
+
+/// The engine of rank 0: a thread that schedules, runs and commits steps as long as there is work,
+/// and sleeps otherwise.
+///
+/// The thread that constructs it must call the communicator no more: the step thread does, and it
+/// alone. When a rank dies or a step fails, all open requests end with that status and so does
+/// every later Submit; the process can then only be ended.
+/// Destruction ends open requests with kUnavailable, stops the followers, and joins the thread.
+/// Thread safety: as Engine.
+class Coordinator final : public Engine {
+ public:
+  Coordinator(RankSetup setup, std::unique_ptr<ControlLeader> channel, CoordinatorOptions options);
+  ~Coordinator() override;
+
+  absl::StatusOr<RequestId> Submit(EngineRequest request, EngineSink sink) override;
+  void Cancel(RequestId id) override;
+  absl::StatusOr<EngineStatus> Status() override;
+  absl::Status Health() override;
+
+  /// The most tokens of prompt and answer together: the model's context, or less if the KV pool
+  /// cannot hold that.
+  int32_t context() const { return limits_.context; }
+
+ private:
+  struct Inbox {
+    std::deque<std::pair<RequestId, EngineRequest>> requests;
+    std::vector<RequestId> cancelled;
+    bool empty() const { return requests.empty() && cancelled.empty(); }
+  };
+  struct InFlight {
+    ScheduledStep step;
+    Digest hash{};
+  };
+
+  void Loop();
+  bool WaitForWork();
+  absl::Status Step();
+  void TakeInbox();
+  absl::StatusOr<std::optional<InFlight>> Schedule();
+  absl::Status Commit(const InFlight& flight, const StepResult& result);
+  void PublishStatus();
+  void Die(const absl::Status& why);
+  absl::Status BlameForStepFailure(const absl::Status& own);
+  void StopFollowers();
+
+  const SchedulerOptions limits_;
+  const CoordinatorOptions options_;
+
+  // Used by the step thread alone.
+  Scheduler scheduler_;
+  RankSetup setup_;
+  std::optional<InFlight> current_;
+
+  std::unique_ptr<ControlLeader> channel_;
+  Agreement agreement_;
+  OpenRequests open_;
+
+  mutable std::mutex mutex_;         // guards all below
+  std::condition_variable changed_;  // inbox, stopping or health
+  Inbox inbox_;
+  bool stopping_ = false;
+  bool loop_ended_ = false;
+  absl::Status health_;
+  RequestId next_id_ = 1;
+  EngineStatus status_;
+  RateMeter generated_rate_;
+
+  std::thread thread_;
+};
+
+}  // namespace tandem::parallel

@@ -1,0 +1,195 @@
+#include "parallel/rank_runner.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "parallel/wire.h"
+
+namespace tandem::parallel {
+
+/// Which rows of the step's logits belong to which sequence of the plan.
+struct RankRunner::Rows {
+  std::vector<int64_t> first;  // [sequences]
+  int64_t total = 0;
+  int64_t gathered = 0;  // of sequences whose logits go to rank 0
+};
+
+namespace {
+
+int64_t RowsOf(const SequenceWork& work) {
+  if (work.gather_logits) return work.token_count();
+  return work.sample ? 1 : 0;
+}
+
+core::StepPhase VocabularyPhase(const StepPlan& plan) {
+  return {.step = plan.step, .layer = -1, .kind = core::StepPhase::Kind::kVocabulary};
+}
+
+}  // namespace
+
+RankRunner::RankRunner(core::Model& model, const core::KvView& cache, core::Collective& collective,
+                       SlotTable slots, std::vector<core::Range> vocab_shards)
+    : model_(model),
+      cache_(cache),
+      collective_(collective),
+      slots_(std::move(slots)),
+      vocab_shards_(std::move(vocab_shards)) {
+  for (const core::Range& rows : vocab_shards_)
+    largest_shard_ = std::max(largest_shard_, rows.count);
+}
+
+absl::StatusOr<StepResult> RankRunner::Execute(const StepPlan& plan, const Digest& plan_hash) {
+  TANDEM_RETURN_IF_ERROR(slots_.Apply(plan));
+  StepResult result;
+  result.sequences.resize(plan.sequences.size());
+  if (!plan.sequences.empty()) {
+    Rows rows;
+    TANDEM_RETURN_IF_ERROR(Forward(plan, rows));
+    NoteFailures(plan, result);
+    TANDEM_RETURN_IF_ERROR(GatherPromptLogits(plan, rows, result));
+    TANDEM_RETURN_IF_ERROR(Sample(plan, rows, result));
+  }
+  AddToDigest(plan_hash, result);
+  return result;
+}
+
+absl::Status RankRunner::Forward(const StepPlan& plan, Rows& rows) {
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> logit_tokens;
+  std::vector<core::SequenceSlice> slices;
+  for (const SequenceWork& work : plan.sequences) {
+    const SlotState& state = slots_.slot(work.slot);
+    core::SequenceSlice slice{.first_token = static_cast<int32_t>(tokens.size()),
+                              .tokens = work.token_count(),
+                              .start_position = work.start_position,
+                              .block_tables = {}};
+    for (const auto& table : state.tables) slice.block_tables.emplace_back(table);
+    const auto first = state.history.begin() + work.start_position;
+    tokens.insert(tokens.end(), first, first + slice.tokens);
+
+    rows.first.push_back(rows.total);
+    const int64_t wanted = RowsOf(work);
+    for (int64_t i = wanted; i > 0; --i) {
+      logit_tokens.push_back(static_cast<int32_t>(static_cast<int64_t>(tokens.size()) - i));
+    }
+    rows.total += wanted;
+    if (work.gather_logits) rows.gathered += wanted;
+    slices.push_back(std::move(slice));
+  }
+  const core::Batch batch{
+      .step = plan.step, .tokens = tokens, .sequences = slices, .logit_tokens = logit_tokens};
+  logits_.token_failed.clear();
+  TANDEM_RETURN_IF_ERROR(model_.Forward(batch, cache_, collective_, logits_));
+  const auto expected = static_cast<size_t>(rows.total * logits_.vocab_rows.count);
+  if (logits_.values.size() < expected ||
+      logits_.vocab_rows != vocab_shards_[static_cast<size_t>(collective_.rank())]) {
+    return Internal("step {}: the forward pass gave {} logits of {} rows, expected {}", plan.step,
+                    logits_.values.size(), logits_.vocab_rows.count, expected);
+  }
+  return absl::OkStatus();
+}
+
+void RankRunner::NoteFailures(const StepPlan& plan, StepResult& result) const {
+  size_t token = 0;
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    const SequenceWork& work = plan.sequences[s];
+    for (int32_t i = 0; i < work.token_count(); ++i, ++token) {
+      const bool failed = token < logits_.token_failed.size() && logits_.token_failed[token] != 0;
+      if (failed && !result.sequences[s].failure) {
+        result.sequences[s].failure =
+            NumericFailure{.position = int64_t{work.start_position} + i, .in_logits = false};
+      }
+    }
+  }
+}
+
+absl::Status RankRunner::GatherPromptLogits(const StepPlan& plan, const Rows& rows,
+                                            StepResult& result) {
+  if (rows.gathered == 0) return absl::OkStatus();
+  const int64_t mine_count = logits_.vocab_rows.count;
+  std::vector<float> mine(static_cast<size_t>(rows.gathered * largest_shard_), 0.0F);
+  int64_t to = 0;
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    if (!plan.sequences[s].gather_logits) continue;
+    for (int64_t i = 0; i < RowsOf(plan.sequences[s]); ++i, ++to) {
+      std::copy_n(logits_.values.begin() + (rows.first[s] + i) * mine_count, mine_count,
+                  mine.begin() + to * largest_shard_);
+    }
+  }
+  std::vector<float> all(mine.size() * static_cast<size_t>(collective_.size()));
+  TANDEM_RETURN_IF_ERROR(collective_.AllGather(std::as_bytes(std::span(mine)),
+                                               std::as_writable_bytes(std::span(all)),
+                                               VocabularyPhase(plan)));
+  if (collective_.rank() != 0) return absl::OkStatus();
+  const int64_t vocab = model_.config().vocab;
+  result.prompt_logits.resize(static_cast<size_t>(rows.gathered * vocab));
+  for (size_t rank = 0; rank < vocab_shards_.size(); ++rank) {
+    const core::Range& shard = vocab_shards_[rank];
+    const auto part = all.begin() + static_cast<int64_t>(rank * mine.size());
+    for (int64_t row = 0; row < rows.gathered; ++row) {
+      std::copy_n(part + row * largest_shard_, shard.count,
+                  result.prompt_logits.begin() + row * vocab + shard.begin);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RankRunner::Sample(const StepPlan& plan, const Rows& rows, StepResult& result) {
+  const int64_t shard_rows = logits_.vocab_rows.count;
+  std::vector<core::Candidate> mine;
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    const SequenceWork& work = plan.sequences[s];
+    if (!work.sample) continue;
+    const SlotState& state = slots_.slot(work.slot);
+    const std::span<float> row(
+        logits_.values.data() + (rows.first[s] + RowsOf(work) - 1) * shard_rows,
+        static_cast<size_t>(shard_rows));
+    core::ApplyPenalties(state.sampling, state.history, logits_.vocab_rows.begin, row);
+    const size_t at = mine.size();
+    mine.resize(at + static_cast<size_t>(state.candidates_per_rank));
+    core::SelectCandidates(row, logits_.vocab_rows.begin, std::span(mine).subspan(at));
+  }
+  if (mine.empty()) return absl::OkStatus();
+  std::vector<core::Candidate> all(mine.size() * static_cast<size_t>(collective_.size()));
+  TANDEM_RETURN_IF_ERROR(collective_.AllGather(std::as_bytes(std::span(mine)),
+                                               std::as_writable_bytes(std::span(all)),
+                                               VocabularyPhase(plan)));
+  size_t at = 0;
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    const SequenceWork& work = plan.sequences[s];
+    if (!work.sample) continue;
+    SlotState& state = slots_.slot(work.slot);
+    const auto count = static_cast<size_t>(state.candidates_per_rank);
+    std::vector<core::Candidate> candidates;
+    for (size_t rank = 0; rank < static_cast<size_t>(collective_.size()); ++rank) {
+      const auto first = all.begin() + static_cast<int64_t>(rank * mine.size() + at);
+      candidates.insert(candidates.end(), first, first + static_cast<int64_t>(count));
+    }
+    at += count;
+    SequenceResult& sequence = result.sequences[s];
+    const std::optional<int32_t> token =
+        core::SampleToken(state.sampling, state.next_token_index++, std::move(candidates));
+    if (!token && !sequence.failure) {
+      sequence.failure = NumericFailure{
+          .position = int64_t{work.start_position} + work.token_count() - 1, .in_logits = true};
+    }
+    if (!sequence.failure) sequence.token = token;
+    // A plan that left before this failure was known still runs the slot, on token 0.
+    state.history.push_back(token.value_or(0));
+  }
+  return absl::OkStatus();
+}
+
+void RankRunner::AddToDigest(const Digest& plan_hash, StepResult& result) {
+  WireWriter writer;
+  writer.Raw(std::as_bytes(std::span(plan_hash)));
+  for (const SequenceResult& sequence : result.sequences) {
+    writer.Number(sequence.token.value_or(core::kPaddingToken));
+    writer.Bool(sequence.failure.has_value());
+  }
+  digest_.Add(writer.bytes());
+  result.digest = digest_.value();
+}
+
+}  // namespace tandem::parallel

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "core/collective.h"
+#include "core/kv_view.h"
+#include "core/model.h"
+#include "core/status.h"
+#include "parallel/digest.h"
+#include "parallel/slot_table.h"
+#include "parallel/step_plan.h"
+
+namespace tandem::parallel {
+
+/// A sum or logit that was not finite or out of range (numerics.md, rule 3).
+struct NumericFailure {
+  int64_t position = 0;
+  bool in_logits = false;  // else in the layers
+};
+
+/// What a step gave for one sequence.
+struct SequenceResult {
+  std::optional<int32_t> token;           // sampled, if the plan asked and nothing failed
+  std::optional<NumericFailure> failure;  // the first one; the request fails
+};
+
+struct StepResult {
+  std::vector<SequenceResult> sequences;  // as in the plan
+  std::vector<float> prompt_logits;       // rank 0 only: [tokens of gathering sequences, vocab]
+  Digest digest{};                        // of all plans and results so far
+};
+
+/// What a rank does with a plan, the same on rank 0 and on followers.
+///
+/// Every collective that the plan implies is called, whatever the data: a numeric failure is a flag
+/// in the result. An error means that this rank can go on no more: a collective failed, or the plan
+/// did not fit (then no collective was called, on any rank).
+/// Thread safety: one thread calls.
+class RankRunner {
+ public:
+  /// vocab_shards: rows of every rank. [ranks] All references must outlive the runner.
+  RankRunner(core::Model& model, const core::KvView& cache, core::Collective& collective,
+             SlotTable slots, std::vector<core::Range> vocab_shards);
+
+  /// plan_hash: StepPlanHash of the plan as it travelled.
+  absl::StatusOr<StepResult> Execute(const StepPlan& plan, const Digest& plan_hash);
+
+ private:
+  struct Rows;
+
+  absl::Status Forward(const StepPlan& plan, Rows& rows);
+  void NoteFailures(const StepPlan& plan, StepResult& result) const;
+  absl::Status GatherPromptLogits(const StepPlan& plan, const Rows& rows, StepResult& result);
+  absl::Status Sample(const StepPlan& plan, const Rows& rows, StepResult& result);
+  void AddToDigest(const Digest& plan_hash, StepResult& result);
+
+  core::Model& model_;
+  const core::KvView& cache_;
+  core::Collective& collective_;
+  SlotTable slots_;
+  std::vector<core::Range> vocab_shards_;
+  int64_t largest_shard_ = 0;
+  core::ShardLogits logits_;
+  RollingDigest digest_;
+};
+
+}  // namespace tandem::parallel

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/kv_view.h"
+#include "core/model.h"
+#include "core/status.h"
+#include "kv_store/page_pool.h"
+#include "parallel/communicator.h"
+#include "parallel/engine.h"
+#include "parallel/rank_runner.h"
+#include "parallel/scheduler.h"
+#include "parallel/zmq_control.h"
+
+namespace tandem::parallel {
+
+/// Choices of whoever starts the ranks; the same on all of them (checked).
+struct RankOptions {
+  int32_t max_running = 16;     // requests in progress at once
+  int32_t max_waiting = 256;    // requests in the queue
+  int32_t prefill_chunk = 512;  // prompt tokens a step
+  int64_t kv_memory = 0;        // bytes of KV cache a rank; 0: chosen by free memory
+  core::KvDtype kv_dtype = core::KvDtype::kF16;
+  uint64_t epoch = 0;          // number of this life of the rank job
+  std::string device = "cpu";  // for status
+  ZmqControlOptions control;   // where plans travel, with more than one rank
+};
+
+/// What a rank needs to execute plans, and what all ranks told each other at the start.
+struct RankSetup {
+  SchedulerOptions scheduler;
+  std::vector<RankStatus> ranks;
+  std::unique_ptr<kv_store::PagePool> pool;
+  std::unique_ptr<RankRunner> runner;
+};
+
+/// Sizes and allocates the KV pool, the smallest any rank can hold, and makes the runner. Called by
+/// all ranks together; an error of one is an error of all and names it.
+absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& world,
+                                    core::Model& model);
+
+/// The first rank's error on all ranks, "rank 2 on host n3: ...", or OK. Called by all together.
+absl::Status AgreeOnStatus(Communicator& world, const absl::Status& mine);
+
+}  // namespace tandem::parallel

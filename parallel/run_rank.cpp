@@ -1,0 +1,38 @@
+#include "parallel/run_rank.h"
+
+#include <utility>
+
+#include "core/isa.h"
+#include "parallel/thread_control.h"
+#include "parallel/worker.h"
+
+namespace tandem::parallel {
+
+absl::StatusOr<std::unique_ptr<Coordinator>> RunLeader(const RankOptions& options,
+                                                       Communicator& world, core::Model& model,
+                                                       std::unique_ptr<ControlLeader> leader) {
+  TANDEM_ASSIGN_OR_RETURN(RankSetup setup, SetUpRank(options, world, model));
+  return std::make_unique<Coordinator>(
+      std::move(setup), std::move(leader),
+      CoordinatorOptions{.max_waiting = options.max_waiting,
+                         .plan_ahead = world.size() > 1,
+                         .abort_world = [&world](const absl::Status& why) { world.Abort(why); }});
+}
+
+absl::StatusOr<std::unique_ptr<Coordinator>> RunRank(const RankOptions& options,
+                                                     Communicator& world, core::Model& model) {
+  if (world.size() == 1) {
+    return RunLeader(options, world, model, MakeThreadControl(world.hosts()).leader);
+  }
+  return Unimplemented("plans between processes");
+}
+
+absl::Status RunFollower(const RankOptions& options, Communicator& world, core::Model& model,
+                         ControlFollower& follower) {
+  core::SetFloatEnvironment();
+  const absl::StatusOr<RankSetup> setup = SetUpRank(options, world, model);
+  TANDEM_RETURN_IF_ERROR(setup.status());
+  return FollowPlans(follower, *setup->runner, options.epoch);
+}
+
+}  // namespace tandem::parallel

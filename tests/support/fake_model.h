@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "core/model.h"
+
+namespace tandem::testing {
+
+/// Two layer groups (full attention, and a window), 6 query heads on 3 KV heads.
+core::ModelConfig FakeConfig();
+
+/// A model without weights for tests of everything around the forward pass.
+///
+/// Every layer writes a number made of (token, position, layer, KV head) into the pages and its
+/// heads read the numbers of all positions they see back, so a wrong block table, a lost page or a
+/// wrong position changes the logits. Query heads and vocabulary rows are sharded; the heads' parts
+/// meet in an all-reduce a layer. Exact integers all through: any rank count gives the same logits.
+class FakeModel final : public core::Model {
+ public:
+  FakeModel(core::ModelConfig config, core::Shard shard)
+      : config_(std::move(config)), shard_(shard) {}
+
+  const core::ModelConfig& config() const override { return config_; }
+  const core::Shard& shard() const override { return shard_; }
+  int64_t weight_bytes() const override { return 1000; }
+  absl::Status Forward(const core::Batch& batch, const core::KvView& cache,
+                       core::Collective& collective, core::ShardLogits& out) override;
+
+  /// A token whose sums "overflow" wherever it stands, and one after which logits are not finite.
+  void FailOnToken(int32_t token) { failing_token_ = token; }
+  void BreakLogitsOnToken(int32_t token) { broken_token_ = token; }
+  /// Called before each pass with the step's number.
+  void OnForward(std::function<absl::Status(uint64_t)> hook) { hook_ = std::move(hook); }
+
+ private:
+  core::ModelConfig config_;
+  core::Shard shard_;
+  int32_t failing_token_ = -1;
+  int32_t broken_token_ = -1;
+  std::function<absl::Status(uint64_t)> hook_;
+};
+
+/// Logits [vocab] after the last of `tokens`, computed without pages or ranks: what FakeModel must
+/// give.
+std::vector<float> FakeLogits(const core::ModelConfig& config, const std::vector<int32_t>& tokens);
+
+/// The greedy answer of `count` tokens to a prompt, by FakeLogits.
+std::vector<int32_t> FakeAnswer(const core::ModelConfig& config, std::vector<int32_t> prompt,
+                                int count);
+
+}  // namespace tandem::testing

@@ -1,0 +1,52 @@
+#include "tests/support/local_cluster.h"
+
+#include <utility>
+
+#include "parallel/thread_control.h"
+
+namespace tandem::testing {
+
+absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(Options options) {
+  std::unique_ptr<LocalCluster> cluster(new LocalCluster());
+  const auto ranks = static_cast<size_t>(options.ranks);
+  cluster->worlds_ = parallel::MakeThreadWorld(options.ranks, options.world);
+  cluster->models_.resize(ranks);
+  cluster->statuses_.resize(ranks);
+  parallel::ThreadControl control = parallel::MakeThreadControl(cluster->worlds_[0]->hosts());
+  for (size_t rank = 1; rank < ranks; ++rank) {
+    cluster->followers_.emplace_back([self = cluster.get(), rank, options,
+                                      follower = std::move(control.followers[rank - 1])]() mutable {
+      auto& world = self->worlds_[rank];
+      auto& model = self->models_[rank];
+      model = options.model(static_cast<int>(rank));
+      self->statuses_[rank] = options.zmq
+                                  ? parallel::RunRank(options.rank, *world, *model).status()
+                                  : parallel::RunFollower(options.rank, *world, *model, *follower);
+      follower.reset();
+      if (!self->statuses_[rank].ok()) world->Abort(self->statuses_[rank]);
+    });
+  }
+  cluster->models_[0] = options.model(0);
+  auto engine = options.zmq
+                    ? parallel::RunRank(options.rank, *cluster->worlds_[0], *cluster->models_[0])
+                    : parallel::RunLeader(options.rank, *cluster->worlds_[0], *cluster->models_[0],
+                                          std::move(control.leader));
+  if (!engine.ok()) {
+    control.leader.reset();
+    return engine.status();
+  }
+  cluster->engine_ = std::move(engine).value();
+  return cluster;
+}
+
+std::vector<absl::Status> LocalCluster::Stop() {
+  engine_.reset();
+  for (std::thread& follower : followers_) {
+    if (follower.joinable()) follower.join();
+  }
+  return {statuses_.begin() + 1, statuses_.end()};
+}
+
+LocalCluster::~LocalCluster() { Stop(); }
+
+}  // namespace tandem::testing
