@@ -1,0 +1,33 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "parallel/engine.h"
+#include "tests/support/local_cluster.h"
+
+namespace tandem::testing {
+
+/// An engine under test and whatever must live as long as it.
+struct EngineUnderTest {
+  std::unique_ptr<LocalCluster> cluster;
+  std::shared_ptr<void> between;  // what stands between the cluster and `engine`, if anything
+  parallel::Engine* engine = nullptr;
+};
+
+/// One way to have an engine: how many ranks, and how they are reached.
+struct EngineKind {
+  std::string name;
+  int ranks = 1;
+  bool zmq_plans = false;
+  bool remote = false;
+};
+
+/// An engine of FakeModels (or what options.model makes).
+EngineUnderTest MakeEngine(const EngineKind& kind, LocalCluster::Options options);
+
+/// A factory of FakeModel shards for `ranks` ranks.
+std::function<std::unique_ptr<core::Model>(int)> FakeShards(int ranks);
+
+}  // namespace tandem::testing
