@@ -1,0 +1,73 @@
+#pragma once
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <mutex>
+#include <span>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "parallel/engine.h"
+
+namespace tandem::frontend {
+
+/// Hands what the engine produces over to the thread that owns the sockets, and wakes it.
+///
+/// Held in shared ownership by the server and every sink, because an engine may call a sink after
+/// the server is gone. Memory is bounded by the tokens of the requests in progress. Thread safety:
+/// any thread may put and wake; one thread takes.
+class Mailbox {
+ public:
+  struct Event {
+    uint64_t key = 0;  // the server's number of the request
+    std::variant<std::vector<int32_t>, parallel::Finish> what;  // tokens, or the end
+  };
+
+  Mailbox() : wake_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
+  ~Mailbox() { close(wake_fd_); }
+  Mailbox(const Mailbox&) = delete;
+  Mailbox& operator=(const Mailbox&) = delete;
+
+  void PutTokens(uint64_t key, std::span<const int32_t> tokens) {
+    Put({.key = key, .what = std::vector<int32_t>(tokens.begin(), tokens.end())});
+  }
+  void PutFinish(uint64_t key, const parallel::Finish& finish) {
+    Put({.key = key, .what = finish});
+  }
+
+  /// Everything put so far, in order.
+  std::vector<Event> Take() {
+    uint64_t count = 0;
+    // Cleared before the events are taken, so that none is ever left without a wake-up.
+    (void)!read(wake_fd_, &count, sizeof(count));
+    const std::lock_guard lock(mutex_);
+    return std::exchange(events_, {});
+  }
+
+  /// Makes wake_fd() readable. Safe in a signal handler.
+  void Wake() {
+    const uint64_t one = 1;
+    (void)!write(wake_fd_, &one, sizeof(one));
+  }
+  int wake_fd() const { return wake_fd_; }
+
+ private:
+  void Put(Event event) {
+    bool first = false;
+    {
+      const std::lock_guard lock(mutex_);
+      first = events_.empty();
+      events_.push_back(std::move(event));
+    }
+    if (first) Wake();
+  }
+
+  const int wake_fd_;
+  std::mutex mutex_;
+  std::vector<Event> events_;  // guarded by mutex_
+};
+
+}  // namespace tandem::frontend

@@ -1,0 +1,103 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/status.h"
+#include "frontend/answer_frames.h"
+#include "frontend/mailbox.h"
+#include "frontend/protocol.h"
+#include "frontend/request_table.h"
+#include "frontend/router.h"
+#include "frontend/text_model.h"
+#include "parallel/engine.h"
+
+namespace tandem::frontend {
+
+struct ServerOptions {
+  std::string endpoint = "tcp://127.0.0.1:5555";
+  ProtocolLimits limits;
+  int64_t client_budget_bytes = int64_t{4} << 20;  // waiting for one client that reads slowly
+  int64_t open_requests = 1024;                    // of all clients
+  int64_t open_requests_per_client = 64;
+  int64_t kept_answers = 1024;  // finished, to answer a repeated id
+  int64_t kept_answer_bytes = int64_t{32} << 20;
+};
+
+/// Serves the ZeroMQ protocol, version 1, over an engine.
+///
+/// One thread, the one in Run, owns the socket and all requests; the engine's sinks hand over
+/// through a mailbox. Whatever a client sends or fails to read, it affects that client only.
+/// Thread safety: Run from one thread; Stop from any, and from a signal handler.
+class Server {
+ public:
+  /// Listens from now on; clients are answered once Run is called. Errors: Router::Bind. The engine
+  /// and the model must outlive the server.
+  static absl::StatusOr<std::unique_ptr<Server>> Create(ServerOptions options,
+                                                        parallel::Engine& engine,
+                                                        const TextModel& model);
+  ~Server();
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  /// Where clients connect, with the port that was picked for tcp://...:*.
+  const std::string& endpoint() const { return router_->endpoint(); }
+
+  /// Serves until Stop (OK) or until the engine is dead (its status). Before returning, every open
+  /// request is answered with `unavailable`.
+  absl::Status Run();
+  void Stop();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  Server(ServerOptions options, std::unique_ptr<Router> router, parallel::Engine& engine,
+         const TextModel& model);
+
+  std::chrono::milliseconds UntilNextTimer() const;
+  void TakeFromEngine();
+  void TakeFromClients();
+  void CheckDeadlines();
+  void CheckEngine();
+  void CancelVanished();
+
+  void Handle(Router::Incoming incoming);
+  void HandleGenerate(const std::string& client, Request request);
+  void HandleCancel(const std::string& client, const std::string& id);
+  void HandleStatus(const std::string& client, const std::string& id);
+  absl::Status Start(RequestRecord& record, GenerateRequest request);
+  void Replay(const RequestRecord& record);
+
+  /// A new delta of an answer. False if the record is gone, because its client is.
+  bool Deliver(RequestRecord& record, std::string_view text);
+  void Finish(RequestRecord& record, const parallel::Finish& finish);
+  /// Ends a request with an error frame and frees its id.
+  void Fail(RequestRecord& record, ErrorCode code, std::string_view message);
+  void FailAll(std::string_view message);
+  /// Frees everything of a client that is gone.
+  void Drop(const std::string& client);
+  void CancelSlow(const std::string& client);
+  void Refuse(const std::string& client, const std::optional<std::string>& id, ErrorCode code,
+              std::string_view message);
+  void EndSoon(absl::Status status);
+
+  const ServerOptions options_;
+  const std::unique_ptr<Router> router_;
+  parallel::Engine& engine_;
+  const TextModel& model_;
+  const std::shared_ptr<Mailbox> mailbox_ = std::make_shared<Mailbox>();
+  std::atomic<bool> stop_{false};
+
+  RequestTable requests_;
+  ServerStatus counts_;
+  const Clock::time_point started_ = Clock::now();
+  Clock::time_point next_engine_check_ = Clock::now();
+  std::optional<Clock::time_point> next_deadline_;  // of all open requests
+  std::optional<Clock::time_point> ends_at_;  // set: answering what is still coming in, then end
+  absl::Status ends_with_;
+};
+
+}  // namespace tandem::frontend

@@ -1,0 +1,42 @@
+#include "frontend/stop_strings.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace tandem::frontend {
+namespace {
+
+/// Length of the longest end of `text` that is a proper prefix of `stop`.
+size_t OpenPrefix(std::string_view text, std::string_view stop) {
+  for (size_t length = std::min(text.size(), stop.size() - 1); length > 0; --length) {
+    if (text.substr(text.size() - length) == stop.substr(0, length)) return length;
+  }
+  return 0;
+}
+
+}  // namespace
+
+StopStrings::StopStrings(std::vector<std::string> strings) : strings_(std::move(strings)) {
+  std::erase_if(strings_, [](const std::string& stop) { return stop.empty(); });
+}
+
+std::string StopStrings::Push(std::string_view text) {
+  if (matched_ || text.empty()) return "";
+  held_ += text;
+  size_t first = std::string::npos;
+  for (const std::string& stop : strings_) first = std::min(first, held_.find(stop));
+  if (first != std::string::npos) {
+    matched_ = true;
+    held_.resize(first);
+    return std::exchange(held_, "");
+  }
+  size_t open = 0;
+  for (const std::string& stop : strings_) open = std::max(open, OpenPrefix(held_, stop));
+  std::string ready = held_.substr(0, held_.size() - open);
+  held_.erase(0, ready.size());
+  return ready;
+}
+
+std::string StopStrings::Finish() { return std::exchange(held_, ""); }
+
+}  // namespace tandem::frontend

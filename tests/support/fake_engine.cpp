@@ -1,0 +1,149 @@
+#include "tests/support/fake_engine.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace tandem::testing {
+
+using parallel::FinishReason;
+using parallel::RequestId;
+
+FakeEngine::FakeEngine(Script script, std::chrono::microseconds step)
+    : script_(std::move(script)), step_(step), thread_([this] { Loop(); }) {}
+
+FakeEngine::~FakeEngine() {
+  {
+    const std::lock_guard lock(mutex_);
+    quit_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+absl::StatusOr<RequestId> FakeEngine::Submit(parallel::EngineRequest request,
+                                             parallel::EngineSink sink) {
+  const std::lock_guard lock(mutex_);
+  if (!health_.ok()) return health_;
+  if (running_.size() >= capacity_) return ResourceExhausted("the fake engine is full");
+  requests_.push_back(request);
+  Running running{.request = std::move(request), .sink = std::move(sink), .script = {}};
+  running.script = script_(running.request.prompt);
+  running_.emplace(next_id_, std::move(running));
+  changed_.notify_all();
+  return next_id_++;
+}
+
+void FakeEngine::Cancel(RequestId id) {
+  const std::lock_guard lock(mutex_);
+  const auto found = running_.find(id);
+  if (found != running_.end()) found->second.cancelled = true;
+  changed_.notify_all();
+}
+
+absl::StatusOr<parallel::EngineStatus> FakeEngine::Status() {
+  const std::lock_guard lock(mutex_);
+  parallel::EngineStatus status;
+  status.ranks.push_back({.rank = 0, .host = "fakehost", .weight_bytes = 42, .device = "none"});
+  status.running = static_cast<int32_t>(running_.size());
+  status.steps = steps_;
+  status.tokens_generated = generated_;
+  return status;
+}
+
+absl::Status FakeEngine::Health() {
+  const std::lock_guard lock(mutex_);
+  return health_;
+}
+
+void FakeEngine::Hold(bool held) {
+  const std::lock_guard lock(mutex_);
+  held_ = held;
+  changed_.notify_all();
+}
+
+void FakeEngine::Die(absl::Status status) {
+  const std::lock_guard lock(mutex_);
+  health_ = std::move(status);
+  changed_.notify_all();
+}
+
+void FakeEngine::set_capacity(size_t capacity) {
+  const std::lock_guard lock(mutex_);
+  capacity_ = capacity;
+}
+
+int FakeEngine::submitted() const {
+  const std::lock_guard lock(mutex_);
+  return static_cast<int>(requests_.size());
+}
+
+int FakeEngine::running() const {
+  const std::lock_guard lock(mutex_);
+  return static_cast<int>(running_.size());
+}
+
+std::vector<parallel::EngineRequest> FakeEngine::requests() const {
+  const std::lock_guard lock(mutex_);
+  return requests_;
+}
+
+void FakeEngine::Loop() {
+  std::unique_lock lock(mutex_);
+  while (!quit_) {
+    Step(lock);
+    if (running_.empty() || held_) {
+      changed_.wait_for(lock, std::chrono::milliseconds(20));
+    } else if (step_.count() > 0) {
+      lock.unlock();
+      std::this_thread::sleep_for(step_);
+      lock.lock();
+    }
+  }
+}
+
+void FakeEngine::Step(std::unique_lock<std::mutex>& lock) {
+  ++steps_;
+  std::vector<RequestId> ids;
+  for (const auto& [id, running] : running_) ids.push_back(id);
+  for (const RequestId id : ids) {
+    Running& running = running_.at(id);  // only this thread erases
+    if (!health_.ok()) {
+      End(id, FinishReason::kFailed, health_, lock);
+    } else if (running.cancelled) {
+      End(id, FinishReason::kCancelled, absl::OkStatus(), lock);
+    } else if (held_) {
+      continue;
+    } else if (running.made >= running.request.max_tokens || running.script.empty()) {
+      End(id, FinishReason::kLength, absl::OkStatus(), lock);
+    } else {
+      const int32_t token =
+          running.script[static_cast<size_t>(running.made) % running.script.size()];
+      const auto& stops = running.request.stop_tokens;
+      if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
+        End(id, FinishReason::kStop, absl::OkStatus(), lock);
+        continue;
+      }
+      ++running.made;
+      ++generated_;
+      const auto on_tokens = running.sink.on_tokens;
+      lock.unlock();
+      on_tokens(std::span(&token, 1));
+      lock.lock();
+    }
+  }
+}
+
+void FakeEngine::End(RequestId id, FinishReason reason, const absl::Status& status,
+                     std::unique_lock<std::mutex>& lock) {
+  const auto found = running_.find(id);
+  parallel::Finish finish{.reason = reason, .status = status, .usage = {}};
+  finish.usage.prompt_tokens = static_cast<int32_t>(found->second.request.prompt.size());
+  finish.usage.completion_tokens = found->second.made;
+  const auto on_finish = found->second.sink.on_finish;
+  running_.erase(found);
+  lock.unlock();
+  on_finish(finish);
+  lock.lock();
+}
+
+}  // namespace tandem::testing

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "frontend/text_model.h"
+
+namespace tandem::testing {
+
+/// A model whose tokens are bytes: token b is the byte b, kEnd ends an answer. A chat is
+/// "role:content\n" for each message, then "assistant:".
+class FakeTextModel final : public frontend::TextModel {
+ public:
+  static constexpr int32_t kEnd = 256;
+
+  explicit FakeTextModel(int context = 4096) : context_(context) {}
+
+  const std::string& name() const override { return name_; }
+  int vocab() const override { return kEnd + 1; }
+  int context() const override { return context_; }
+  /// Refuses a chat whose first message is from the assistant, as some templates do.
+  absl::StatusOr<std::vector<int32_t>> EncodeChat(
+      std::span<const frontend::ChatMessage> messages) const override;
+  absl::StatusOr<std::vector<int32_t>> EncodeText(std::string_view text) const override;
+  std::unique_ptr<frontend::TextStream> NewStream() const override;
+  std::span<const int32_t> end_tokens() const override { return end_tokens_; }
+  std::span<const std::string> chat_stop_strings() const override { return chat_stop_strings_; }
+
+  void set_chat_stop_strings(std::vector<std::string> strings) {
+    chat_stop_strings_ = std::move(strings);
+  }
+
+ private:
+  const int context_;
+  const std::string name_ = "bytes";
+  const std::vector<int32_t> end_tokens_{kEnd};
+  std::vector<std::string> chat_stop_strings_;
+};
+
+/// The bytes as tokens of FakeTextModel.
+std::vector<int32_t> ByteTokens(std::string_view text);
+
+}  // namespace tandem::testing

@@ -1,0 +1,57 @@
+#include "tests/support/served_engine.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+
+namespace tandem::testing {
+
+std::vector<int32_t> EchoScript(const std::vector<int32_t>& prompt) {
+  std::string text;
+  for (const int32_t token : prompt) text.push_back(static_cast<char>(token));
+  if (const size_t user = text.rfind("user:"); user != std::string::npos) {
+    text = text.substr(user + 5, text.rfind('\n') - user - 5);
+  }
+  if (text.starts_with("endless")) return ByteTokens("over and over ");
+  std::vector<int32_t> answer = ByteTokens("You said: " + text);
+  answer.push_back(FakeTextModel::kEnd);
+  return answer;
+}
+
+ServedEngine::ServedEngine(frontend::ServerOptions options, std::chrono::microseconds step,
+                           int context)
+    : model(context), engine(EchoScript, step) {
+  if (options.endpoint == frontend::ServerOptions{}.endpoint) {
+    options.endpoint = "tcp://127.0.0.1:*";
+  }
+  auto created = frontend::Server::Create(options, engine, model);
+  if (!created.ok()) {
+    ADD_FAILURE() << created.status();
+    std::abort();
+  }
+  server = *std::move(created);
+  thread = std::thread([this] { result = server->Run(); });
+}
+
+ServedEngine::~ServedEngine() {
+  if (thread.joinable()) {
+    server->Stop();
+    thread.join();
+  }
+}
+
+absl::Status ServedEngine::Join() {
+  thread.join();
+  return result;
+}
+
+bool Eventually(const std::function<bool()>& condition) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  return true;
+}
+
+}  // namespace tandem::testing

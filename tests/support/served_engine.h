@@ -1,0 +1,39 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "frontend/server.h"
+#include "tests/support/fake_engine.h"
+#include "tests/support/fake_text_model.h"
+
+namespace tandem::testing {
+
+/// What the served engine answers to the last user message (or raw text) Q: "You said: Q", and to
+/// one that begins with "endless" an answer without end.
+std::vector<int32_t> EchoScript(const std::vector<int32_t>& prompt);
+
+/// A server over a fake engine, on a free port, running in a thread.
+struct ServedEngine {
+  explicit ServedEngine(frontend::ServerOptions options = {},
+                        std::chrono::microseconds step = std::chrono::microseconds(200),
+                        int context = 4096);
+  ~ServedEngine();
+
+  const std::string& endpoint() const { return server->endpoint(); }
+  /// Waits for Run to return.
+  absl::Status Join();
+
+  FakeTextModel model;
+  FakeEngine engine;
+  std::unique_ptr<frontend::Server> server;
+  absl::Status result;
+  std::thread thread;
+};
+
+/// Waits until the condition holds, for at most ten seconds; whether it does.
+bool Eventually(const std::function<bool()>& condition);
+
+}  // namespace tandem::testing
