@@ -22,8 +22,8 @@ struct ModelCosts {
 
 struct PlanOptions {
   int ranks = 1;
-  std::vector<double> weights;  // [ranks] relative speeds, > 0; empty: equal
-  std::vector<int64_t> memory;  // [ranks] bytes of weights a rank can hold; empty: no limit
+  std::vector<double> weights = {};  // [ranks] relative speeds, > 0; empty: equal
+  std::vector<int64_t> memory = {};  // [ranks] bytes of weights a rank can hold; empty: no limit
 };
 
 /// Bytes of weights on one rank.

@@ -33,7 +33,7 @@ struct TinyModelSpec {
   bool tokenizer = false;
   uint64_t seed = 1;
   /// Called last, to add metadata of one's own (RoPE scaling, a tokenizer).
-  std::function<void(GgufWriter&)> metadata;
+  std::function<void(GgufWriter&)> metadata = {};
 };
 
 /// A GGUF file with llama.cpp's names and random weights, the same for the same spec. Matrices are

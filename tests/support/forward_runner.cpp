@@ -1,0 +1,151 @@
+#include "tests/support/forward_runner.h"
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "core/transformer.h"
+#include "parallel/shard_plan.h"
+#include "parallel/thread_communicator.h"
+
+namespace tandem::testing {
+namespace {
+
+using core::BlockId;
+
+/// A pool whose unwritten bytes are NaN in either dtype, for two sequences whose blocks alternate.
+class Cache {
+ public:
+  Cache(const core::ModelConfig& config, const core::Shard& shard, core::KvDtype dtype,
+        int64_t positions) {
+    core::KvGeometry geometry;
+    geometry.groups = core::LayerGroups(config);
+    geometry.layers = config.layers;
+    geometry.kv_heads = static_cast<int>(shard.kv_heads.count);
+    geometry.head_dim = config.head_dim;
+    geometry.dtype = dtype;
+    const auto blocks =
+        static_cast<BlockId>((positions + core::kPageTokens - 1) / core::kPageTokens);
+    std::vector<core::KvView::LayerPlace> places(static_cast<size_t>(config.layers));
+    memory_.resize(geometry.groups.size());
+    for (size_t g = 0; g < geometry.groups.size(); ++g) {
+      const int64_t stride = geometry.BlockBytes(g);
+      memory_[g].assign(static_cast<size_t>(2 * blocks * stride), std::byte{0xff});
+      for (size_t i = 0; i < geometry.groups[g].layers.size(); ++i) {
+        const auto layer = static_cast<size_t>(geometry.groups[g].layers[i]);
+        places[layer] = {
+            memory_[g].data() + static_cast<int64_t>(i) * geometry.PageBytes() * geometry.kv_heads,
+            stride, static_cast<int>(g)};
+      }
+    }
+    for (BlockId b = 0; b < blocks; ++b) {
+      tables_[0].push_back(2 * (blocks - 1 - b));
+      tables_[1].push_back(2 * b + 1);
+    }
+    groups_ = geometry.groups.size();
+    view_ = core::KvView(geometry, places);
+  }
+
+  const core::KvView& view() const { return view_; }
+  /// The tables of sequence 0 or 1, the same in every group.
+  std::vector<std::span<const BlockId>> tables(size_t sequence) const {
+    return std::vector<std::span<const BlockId>>(groups_, tables_[sequence]);
+  }
+
+ private:
+  std::vector<std::vector<std::byte>> memory_;
+  std::vector<BlockId> tables_[2];
+  size_t groups_ = 0;
+  core::KvView view_;
+};
+
+absl::Status RunRank(const core::ModelFile& file, std::span<const int32_t> tokens,
+                     const ForwardOptions& options, const core::Shard& shard,
+                     core::Collective& world, ForwardResult& result) {
+  core::CpuOperations operations(
+      file.config(), shard,
+      {.isa = options.isa, .activations = options.activations, .threads = options.threads});
+  TANDEM_ASSIGN_OR_RETURN(const auto model,
+                          core::Transformer::Load(file, shard, operations, nullptr));
+  const auto total = static_cast<int>(tokens.size());
+  const Cache cache(file.config(), shard, options.kv_dtype, total);
+  std::vector<int> chunks = options.chunks;
+  if (chunks.empty()) chunks = {total};
+
+  int position = 0;
+  size_t neighbour_done = 0;
+  const auto vocab = static_cast<size_t>(file.config().vocab);
+  for (size_t step = 0; position < total; ++step) {
+    const int count = std::min(chunks[std::min(step, chunks.size() - 1)], total - position);
+    std::vector<int32_t> ids;
+    std::vector<core::SequenceSlice> slices;
+    if (neighbour_done < options.neighbour.size()) {
+      const size_t n = std::min<size_t>(step % 3 + 1, options.neighbour.size() - neighbour_done);
+      slices.push_back(
+          {0, static_cast<int32_t>(n), static_cast<int32_t>(neighbour_done), cache.tables(1)});
+      ids.insert(ids.end(), options.neighbour.begin() + static_cast<int64_t>(neighbour_done),
+                 options.neighbour.begin() + static_cast<int64_t>(neighbour_done + n));
+      neighbour_done += n;
+    }
+    const auto first = static_cast<int32_t>(ids.size());
+    slices.push_back({first, count, position, cache.tables(0)});
+    const auto begin = tokens.begin() + position;
+    ids.insert(ids.end(), begin, begin + count);
+    std::vector<int32_t> wanted;
+    for (int32_t i = 0; i < count; ++i) wanted.push_back(first + i);
+
+    core::ShardLogits logits;
+    TANDEM_RETURN_IF_ERROR(
+        model->Forward({.step = step, .tokens = ids, .sequences = slices, .logit_tokens = wanted},
+                       cache.view(), world, logits));
+    const auto rows = static_cast<size_t>(logits.vocab_rows.count);
+    for (int i = 0; i < count && rows > 0; ++i) {
+      float* target = result.logits.data() + static_cast<size_t>(position + i) * vocab +
+                      static_cast<size_t>(logits.vocab_rows.begin);
+      std::memcpy(target, logits.values.data() + static_cast<size_t>(i) * rows,
+                  rows * sizeof(float));
+    }
+    if (world.rank() == 0) {
+      std::copy_n(logits.token_failed.begin() + first, count,
+                  result.token_failed.begin() + position);
+    }
+    position += count;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ForwardResult> RunForward(const core::ModelFile& file,
+                                         std::span<const int32_t> tokens,
+                                         const ForwardOptions& options) {
+  parallel::ModelCosts costs{.query_head = 3, .kv_head = 2, .ffn_column = 3, .vocab_row = 1};
+  TANDEM_ASSIGN_OR_RETURN(
+      const parallel::ShardPlan plan,
+      parallel::PlanShards(file.config(), costs,
+                           {.ranks = options.ranks, .weights = options.weights}));
+  ForwardResult result;
+  result.logits.resize(tokens.size() * static_cast<size_t>(file.config().vocab));
+  result.token_failed.resize(tokens.size());
+
+  auto worlds = parallel::MakeThreadWorld(options.ranks);
+  std::vector<absl::Status> statuses(worlds.size());
+  std::vector<std::thread> threads;
+  for (size_t r = 0; r < worlds.size(); ++r) {
+    threads.emplace_back([&, r] {
+      statuses[r] = RunRank(file, tokens, options, plan.shards[r], *worlds[r], result);
+      worlds[r].reset();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const absl::Status& status : statuses) TANDEM_RETURN_IF_ERROR(status);
+  return result;
+}
+
+std::string Describe(const ForwardOptions& options) {
+  return fmt::format("{} ranks, {} threads, {}, {} chunks{}", options.ranks, options.threads,
+                     core::IsaName(options.isa), options.chunks.size(),
+                     options.neighbour.empty() ? "" : ", with a neighbour");
+}
+
+}  // namespace tandem::testing
