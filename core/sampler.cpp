@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstddef>
+#include <cstring>
 
 #include "core/lanes.h"
 #include "core/lanes_math.h"
@@ -43,16 +44,21 @@ struct Weighted {
   int32_t token;
 };
 
-/// Heavier first, ties by token: the order of Better, since weights grow with logits, except where
-/// different logits round to one weight. That is why top_p sorts by logit.
+/// weight = exp((logit - best) / temperature).
 std::vector<Weighted> Weigh(std::span<const Candidate> candidates, float best, float temperature) {
+  static_assert(sizeof(Candidate) == 2 * sizeof(float) && offsetof(Candidate, token) == 4);
+  static_assert(sizeof(Weighted) == 2 * sizeof(float) && offsetof(Weighted, token) == 4);
   std::vector<Weighted> weighted(candidates.size());
   for (size_t i = 0; i < candidates.size(); i += kLanes) {
+    // Tokens only pass through: moved as floats, their bits stay.
     const size_t count = std::min<size_t>(kLanes, candidates.size() - i);
-    float x[kLanes] = {};
-    for (size_t j = 0; j < count; ++j) x[j] = (candidates[i + j].logit - best) / temperature;
-    LanesExp(Avx2Lanes::Load(x)).Store(x);
-    for (size_t j = 0; j < count; ++j) weighted[i + j] = {x[j], candidates[i + j].token};
+    float pairs[2 * kLanes] = {};
+    std::memcpy(pairs, &candidates[i], count * sizeof(Candidate));
+    Avx2Lanes logits, tokens;
+    Avx2Lanes::LoadPairs(pairs, logits, tokens);
+    const Avx2Lanes x = (logits - Avx2Lanes::Set(best)) / Avx2Lanes::Set(temperature);
+    Avx2Lanes::StorePairs(pairs, LanesExp(x), tokens);
+    std::memcpy(&weighted[i], pairs, count * sizeof(Weighted));
   }
   return weighted;
 }
@@ -68,10 +74,8 @@ std::vector<BlockSum> SumBlocks(std::span<const Weighted> weighted) {
   std::vector<BlockSum> blocks;
   for (size_t i = 0; i < weighted.size();) {
     BlockSum block = {i, i, 0.0};
-    const int32_t number = weighted[i].token / kBlockRows;
-    for (; i < weighted.size() && weighted[i].token / kBlockRows == number; ++i) {
-      block.sum += weighted[i].weight;
-    }
+    const int32_t next = (weighted[i].token / kBlockRows + 1) * kBlockRows;
+    for (; i < weighted.size() && weighted[i].token < next; ++i) block.sum += weighted[i].weight;
     block.end = i;
     blocks.push_back(block);
   }
@@ -85,27 +89,29 @@ double Total(std::span<const BlockSum> blocks) {
 }
 
 /// Keeps the shortest run of best candidates whose weights reach `share` of the sum of all.
-/// Sorts only as far as needed.
+/// candidates: ascending by token. Sorts no more than needed: slices of falling logits, each twice
+/// as deep as the one before.
 void KeepTopP(std::vector<Candidate>& candidates, float share, float best, float temperature) {
   const double wanted =
       static_cast<double>(share) * Total(SumBlocks(Weigh(candidates, best, temperature)));
+  constexpr float kDeepest = 128.0F;  // where exp has long been zero
   double reached = 0.0;
-  size_t sorted = 0;
-  for (size_t run = 128; sorted < candidates.size(); run *= 4) {
-    const size_t end = std::min(candidates.size(), sorted + run);
-    const auto first = candidates.begin() + static_cast<ptrdiff_t>(sorted);
-    const auto last = candidates.begin() + static_cast<ptrdiff_t>(end);
-    if (last != candidates.end()) std::nth_element(first, last, candidates.end(), Better);
+  auto first = candidates.begin();
+  for (float depth = 1.0F; first != candidates.end(); depth *= 2.0F) {
+    const float floor = best - depth * temperature;
+    const auto last =
+        depth > kDeepest ? candidates.end()
+                         : std::partition(first, candidates.end(),
+                                          [floor](const Candidate& c) { return c.logit >= floor; });
     std::sort(first, last, Better);
-    const std::vector<Weighted> weighted = Weigh({first, last}, best, temperature);
-    for (size_t i = 0; i < weighted.size(); ++i) {
-      reached += weighted[i].weight;
+    for (const Weighted& token : Weigh({first, last}, best, temperature)) {
+      reached += token.weight;
+      ++first;
       if (reached >= wanted) {
-        candidates.resize(sorted + i + 1);
+        candidates.erase(first, candidates.end());
         return;
       }
     }
-    sorted = end;
   }
 }
 
@@ -171,27 +177,35 @@ void SelectCandidates(std::span<const float> logits, int64_t first_row, std::spa
   // A heap whose top is the worst kept: most rows lose against it at the first look.
   const std::span<Candidate> kept = out.first(taken);
   std::make_heap(kept.begin(), kept.end(), Better);
-  for (size_t row = taken; row < logits.size(); ++row) {
+  for (size_t row = taken; row < logits.size();) {
     // A later row is a higher token, which loses ties.
-    if (!(logits[row] > kept.front().logit)) continue;
-    std::pop_heap(kept.begin(), kept.end(), Better);
-    kept.back() = candidate(row);
-    std::push_heap(kept.begin(), kept.end(), Better);
+    if (row + kLanes <= logits.size() &&
+        !(Avx2Lanes::FoldMax(Avx2Lanes::Load(&logits[row])) > kept.front().logit)) {
+      row += kLanes;
+      continue;
+    }
+    const size_t end = std::min(row + kLanes, logits.size());
+    for (; row < end; ++row) {
+      if (!(logits[row] > kept.front().logit)) continue;
+      std::pop_heap(kept.begin(), kept.end(), Better);
+      kept.back() = candidate(row);
+      std::push_heap(kept.begin(), kept.end(), Better);
+    }
   }
 }
 
 std::optional<int32_t> SampleToken(const SamplingParams& params, uint64_t token_index,
                                    std::vector<Candidate> candidates) {
-  const auto has_token = [](int32_t token) {
-    return [token](const Candidate& candidate) { return candidate.token == token; };
-  };
-  if (std::any_of(candidates.begin(), candidates.end(), has_token(kFailedToken))) {
-    return std::nullopt;
+  Candidate best;
+  size_t real = 0;
+  for (const Candidate& candidate : candidates) {
+    if (candidate.token == kFailedToken) return std::nullopt;
+    if (candidate.token == kPaddingToken) continue;
+    if (real == 0 || Better(candidate, best)) best = candidate;
+    candidates[real++] = candidate;
   }
-  std::erase_if(candidates, has_token(kPaddingToken));
-  if (candidates.empty()) return std::nullopt;
-
-  const Candidate best = *std::min_element(candidates.begin(), candidates.end(), Better);
+  if (real == 0) return std::nullopt;
+  candidates.resize(real);
   if (params.temperature == 0.0F) return best.token;
 
   const auto top_k = static_cast<size_t>(std::max(params.top_k, 0));
