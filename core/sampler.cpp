@@ -38,46 +38,57 @@ double Uniform(const SamplingParams& params, uint64_t token_index) {
   return static_cast<double>(bits >> 11) * 0x1p-53;
 }
 
-/// A candidate whose logit has become its weight.
-struct Weighted {
-  float weight;
-  int32_t token;
+/// What turns logits into weights: exp((logit - best) / temperature), or 0 where that is less than
+/// `smallest`.
+struct Softmax {
+  float best;
+  float temperature;
+  float smallest;
+
+  /// Calls visit(candidate, weight) for each in order, until it returns true; says whether it did.
+  template <typename Visit>
+  bool ForEach(std::span<const Candidate> candidates, Visit visit) const {
+    static_assert(sizeof(Candidate) == 2 * sizeof(float) && offsetof(Candidate, logit) == 0);
+    for (size_t i = 0; i < candidates.size(); i += kLanes) {
+      const std::span<const Candidate> some =
+          candidates.subspan(i, std::min<size_t>(kLanes, candidates.size() - i));
+      float pairs[2 * kLanes] = {};
+      std::memcpy(pairs, some.data(), some.size_bytes());
+      Avx2Lanes logits, tokens;
+      Avx2Lanes::LoadPairs(pairs, logits, tokens);
+      const Avx2Lanes w = LanesExp((logits - Avx2Lanes::Set(best)) / Avx2Lanes::Set(temperature));
+      float weights[kLanes];
+      Avx2Lanes::SelectLess(w, Avx2Lanes::Set(smallest), Avx2Lanes::Set(0.0F), w).Store(weights);
+      for (size_t j = 0; j < some.size(); ++j) {
+        if (visit(some[j], weights[j])) return true;
+      }
+    }
+    return false;
+  }
 };
 
-/// weight = exp((logit - best) / temperature).
-std::vector<Weighted> Weigh(std::span<const Candidate> candidates, float best, float temperature) {
-  static_assert(sizeof(Candidate) == 2 * sizeof(float) && offsetof(Candidate, token) == 4);
-  static_assert(sizeof(Weighted) == 2 * sizeof(float) && offsetof(Weighted, token) == 4);
-  std::vector<Weighted> weighted(candidates.size());
-  for (size_t i = 0; i < candidates.size(); i += kLanes) {
-    // Tokens only pass through: moved as floats, their bits stay.
-    const size_t count = std::min<size_t>(kLanes, candidates.size() - i);
-    float pairs[2 * kLanes] = {};
-    std::memcpy(pairs, &candidates[i], count * sizeof(Candidate));
-    Avx2Lanes logits, tokens;
-    Avx2Lanes::LoadPairs(pairs, logits, tokens);
-    const Avx2Lanes x = (logits - Avx2Lanes::Set(best)) / Avx2Lanes::Set(temperature);
-    Avx2Lanes::StorePairs(pairs, LanesExp(x), tokens);
-    std::memcpy(&weighted[i], pairs, count * sizeof(Weighted));
-  }
-  return weighted;
-}
-
-/// Sums by blocks of vocabulary rows. weighted: ascending by token.
+/// One block of vocabulary rows.
 struct BlockSum {
-  size_t begin = 0;  // into the weighted tokens
-  size_t end = 0;
+  std::span<const Candidate> candidates;
   double sum = 0.0;
 };
 
-std::vector<BlockSum> SumBlocks(std::span<const Weighted> weighted) {
+/// candidates: ascending by token.
+std::vector<BlockSum> SumBlocks(std::span<const Candidate> candidates, const Softmax& softmax) {
   std::vector<BlockSum> blocks;
-  for (size_t i = 0; i < weighted.size();) {
-    BlockSum block = {i, i, 0.0};
-    const int32_t next = (weighted[i].token / kBlockRows + 1) * kBlockRows;
-    for (; i < weighted.size() && weighted[i].token < next; ++i) block.sum += weighted[i].weight;
-    block.end = i;
-    blocks.push_back(block);
+  while (!candidates.empty()) {
+    const int32_t number = candidates.front().token / kBlockRows;
+    const auto end = std::partition_point(
+        candidates.begin(), candidates.end(),
+        [number](const Candidate& candidate) { return candidate.token / kBlockRows == number; });
+    const auto count = static_cast<size_t>(end - candidates.begin());
+    double sum = 0.0;
+    softmax.ForEach(candidates.first(count), [&sum](const Candidate&, float weight) {
+      sum += weight;
+      return false;
+    });
+    blocks.push_back({candidates.first(count), sum});
+    candidates = candidates.subspan(count);
   }
   return blocks;
 }
@@ -91,48 +102,53 @@ double Total(std::span<const BlockSum> blocks) {
 /// Keeps the shortest run of best candidates whose weights reach `share` of the sum of all.
 /// candidates: ascending by token. Sorts no more than needed: slices of falling logits, each twice
 /// as deep as the one before.
-void KeepTopP(std::vector<Candidate>& candidates, float share, float best, float temperature) {
-  const double wanted =
-      static_cast<double>(share) * Total(SumBlocks(Weigh(candidates, best, temperature)));
+void KeepTopP(std::vector<Candidate>& candidates, float share, const Softmax& softmax) {
+  const double wanted = static_cast<double>(share) * Total(SumBlocks(candidates, softmax));
   constexpr float kDeepest = 128.0F;  // where exp has long been zero
   double reached = 0.0;
-  auto first = candidates.begin();
-  for (float depth = 1.0F; first != candidates.end(); depth *= 2.0F) {
-    const float floor = best - depth * temperature;
+  size_t kept = 0;
+  for (float depth = 1.0F; kept < candidates.size(); depth *= 2.0F) {
+    const float floor = softmax.best - depth * softmax.temperature;
+    const auto first = candidates.begin() + static_cast<ptrdiff_t>(kept);
     const auto last =
         depth > kDeepest ? candidates.end()
                          : std::partition(first, candidates.end(),
                                           [floor](const Candidate& c) { return c.logit >= floor; });
     std::sort(first, last, Better);
-    for (const Weighted& token : Weigh({first, last}, best, temperature)) {
-      reached += token.weight;
-      ++first;
-      if (reached >= wanted) {
-        candidates.erase(first, candidates.end());
-        return;
-      }
+    if (softmax.ForEach({first, last}, [&](const Candidate&, float weight) {
+          reached += weight;
+          ++kept;
+          return reached >= wanted;
+        })) {
+      break;
     }
   }
+  candidates.resize(kept);
 }
 
-/// weighted: ascending by token, not empty, no weight zero.
-int32_t Draw(std::span<const Weighted> weighted, double uniform) {
-  const std::vector<BlockSum> blocks = SumBlocks(weighted);
+/// candidates: ascending by token, at least one of them with a weight.
+int32_t Draw(std::span<const Candidate> candidates, const Softmax& softmax, double uniform) {
+  const std::vector<BlockSum> blocks = SumBlocks(candidates, softmax);
   const double target = uniform * Total(blocks);
-  double before = 0.0;
-  for (const BlockSum& block : blocks) {
-    // The running sum of a block ends at exactly block.sum, so a token is found where this holds.
-    const double within = target - before;
-    if (within < block.sum) {
-      double running = 0.0;
-      for (size_t i = block.begin; i < block.end; ++i) {
-        running += weighted[i].weight;
-        if (within < running) return weighted[i].token;
-      }
-    }
-    before += block.sum;
+  // Where rounding pushes the target past every block, or past every token of one, the last that
+  // has a weight is drawn.
+  const BlockSum* block = nullptr;
+  double within = 0.0, before = 0.0;
+  for (const BlockSum& candidate : blocks) {
+    if (candidate.sum == 0.0) continue;
+    block = &candidate;
+    within = target - before;
+    if (within < candidate.sum) break;
+    before += candidate.sum;
   }
-  return weighted.back().token;  // rounding pushed the target to the very end
+  int32_t drawn = kPaddingToken;
+  double running = 0.0;
+  softmax.ForEach(block->candidates, [&](const Candidate& candidate, float weight) {
+    running += weight;
+    if (weight > 0.0F) drawn = candidate.token;
+    return weight > 0.0F && within < running;
+  });
+  return drawn;
 }
 
 }  // namespace
@@ -198,38 +214,33 @@ std::optional<int32_t> SampleToken(const SamplingParams& params, uint64_t token_
                                    std::vector<Candidate> candidates) {
   Candidate best;
   size_t real = 0;
+  bool sorted = true;
   for (const Candidate& candidate : candidates) {
     if (candidate.token == kFailedToken) return std::nullopt;
     if (candidate.token == kPaddingToken) continue;
     if (real == 0 || Better(candidate, best)) best = candidate;
+    sorted = sorted && (real == 0 || candidates[real - 1].token < candidate.token);
     candidates[real++] = candidate;
   }
   if (real == 0) return std::nullopt;
-  candidates.resize(real);
   if (params.temperature == 0.0F) return best.token;
+  candidates.resize(real);
 
+  const auto by_token = [](const Candidate& a, const Candidate& b) { return a.token < b.token; };
   const auto top_k = static_cast<size_t>(std::max(params.top_k, 0));
   if (top_k > 0 && top_k < candidates.size()) {
     std::nth_element(candidates.begin(), candidates.begin() + static_cast<ptrdiff_t>(top_k),
                      candidates.end(), Better);
     candidates.resize(top_k);
+    sorted = false;
   }
-  const auto by_token = [](const Candidate& a, const Candidate& b) { return a.token < b.token; };
-  const auto sort_by_token = [&] {
-    if (!std::is_sorted(candidates.begin(), candidates.end(), by_token)) {
-      std::sort(candidates.begin(), candidates.end(), by_token);
-    }
-  };
-  sort_by_token();
+  if (!sorted) std::sort(candidates.begin(), candidates.end(), by_token);
   if (params.top_p < 1.0F) {
-    KeepTopP(candidates, params.top_p, best.logit, params.temperature);
-    sort_by_token();
+    KeepTopP(candidates, params.top_p, {best.logit, params.temperature, 0.0F});
+    std::sort(candidates.begin(), candidates.end(), by_token);
   }
-  std::vector<Weighted> weighted = Weigh(candidates, best.logit, params.temperature);
-  std::erase_if(weighted, [&](const Weighted& token) {
-    return token.weight < params.min_p || token.weight == 0.0F;
-  });
-  return Draw(weighted, Uniform(params, token_index));
+  return Draw(candidates, {best.logit, params.temperature, params.min_p},
+              Uniform(params, token_index));
 }
 
 }  // namespace tandem::core

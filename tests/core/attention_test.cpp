@@ -172,7 +172,7 @@ TEST_P(AttentionTest, AgreesWithDoubleAndBetweenIsas) {
       ExpectNearDouble(cache, 1, 1, query, position, window, scale, out);
       for (const Isa isa : test::SupportedIsas()) {
         EXPECT_TRUE(SameBits(Attend(isa, cache, 1, 1, query, position, window, scale), out))
-            << test::Name(isa) << " position " << position << " window " << window;
+            << IsaName(isa) << " position " << position << " window " << window;
       }
     }
   }
@@ -203,7 +203,7 @@ TEST_P(AttentionTest, GivesTheSameBitsForManyQueriesAtOnce) {
         for (size_t q = 0; q < together.size(); ++q) {
           EXPECT_TRUE(SameBits(out[q], Attend(Isa::kScalar, cache, 0, 0, queries[q],
                                               together[q].position, window, scale)))
-              << test::Name(isa) << " window " << window << " query " << q << " of " << count;
+              << IsaName(isa) << " window " << window << " query " << q << " of " << count;
         }
       }
     }
@@ -231,7 +231,7 @@ TEST_P(AttentionTest, NeverLooksAtWhatIsNotVisible) {
     cache.blocks().resize(static_cast<size_t>(position / kPageTokens + 1));
     for (const Isa isa : test::SupportedIsas()) {
       EXPECT_TRUE(SameBits(Attend(isa, cache, 0, 0, query, position, kWindow, 0.125F), expected))
-          << test::Name(isa) << " position " << position;
+          << IsaName(isa) << " position " << position;
     }
   }
 }
@@ -251,8 +251,8 @@ TEST_P(AttentionTest, QueriesWithDistantWindowsSkipWhatLiesBetween) {
                                     {first.data(), out_first.data(), 70}};
   for (const Isa isa : test::SupportedIsas()) {
     AttendQueries(isa, queries, cache.Head(0, 0), 10, 0.2F);
-    EXPECT_TRUE(SameBits(out_first, expected_first)) << test::Name(isa);
-    EXPECT_TRUE(SameBits(out_second, expected_second)) << test::Name(isa);
+    EXPECT_TRUE(SameBits(out_first, expected_first)) << IsaName(isa);
+    EXPECT_TRUE(SameBits(out_second, expected_second)) << IsaName(isa);
   }
 }
 
@@ -281,7 +281,7 @@ TEST_P(AttentionTest, NanAmongVisibleKeysReachesTheResult) {
     cache.Poison(0, 0, poisoned);
     for (const Isa isa : test::SupportedIsas()) {
       for (const float x : Attend(isa, cache, 0, 0, query, 299, 0, 0.1F)) {
-        EXPECT_TRUE(std::isnan(x)) << test::Name(isa) << " position " << poisoned;
+        EXPECT_TRUE(std::isnan(x)) << IsaName(isa) << " position " << poisoned;
       }
     }
   }

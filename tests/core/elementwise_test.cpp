@@ -261,7 +261,7 @@ TEST(Rotate, TurnsPairsOfEitherLayout) {
       for (const Isa isa : test::SupportedIsas()) {
         std::vector<float> again = x;
         Rotate(isa, layout, c, s, again);
-        EXPECT_TRUE(SameBits(again, turned)) << test::Name(isa) << " " << pairs;
+        EXPECT_TRUE(SameBits(again, turned)) << IsaName(isa) << " " << pairs;
       }
     }
   }
@@ -285,7 +285,7 @@ TEST(Elementwise, GivesTheSameBitsOnEveryIsa) {
       LeafSumsToFloat(isa, sums, b, results[5]);
       if (reference.empty()) reference = results;
       for (size_t i = 0; i < results.size(); ++i) {
-        EXPECT_TRUE(SameBits(results[i], reference[i])) << test::Name(isa) << " " << n << " " << i;
+        EXPECT_TRUE(SameBits(results[i], reference[i])) << IsaName(isa) << " " << n << " " << i;
       }
     }
   }
@@ -307,7 +307,7 @@ TEST(Elementwise, ActivationsGiveTheSameBitsForManyFloats) {
         // NaN (infinity times zero) is promised, its bits are not.
         if (std::isnan(reference[i]) && std::isnan(out[i])) out[i] = reference[i];
       }
-      EXPECT_TRUE(SameBits(out, reference)) << test::Name(isa);
+      EXPECT_TRUE(SameBits(out, reference)) << IsaName(isa);
     }
   }
 }
