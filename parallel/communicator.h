@@ -30,6 +30,7 @@ class Communicator : public core::Collective {
 
   /// Ends the world because of `why`: nobody waits for this rank any more. Ranks that are threads
   /// return from their calls with an error that names this rank; MPI ends all processes of the job.
+  /// May be called from any thread, also while another one is in a call (a watchdog's).
   virtual void Abort(const absl::Status& why) = 0;
 
   /// From now on this rank's collectives are published on `board`, which must outlive the

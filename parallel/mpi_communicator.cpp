@@ -27,10 +27,10 @@ class MpiCommunicator final : public Communicator {
     hosts_.assign(static_cast<size_t>(size), HostName());
   }
 
-  ~MpiCommunicator() override {
+  ~MpiCommunicator() final {
     if (!error_.ok()) {
       // Finalizing would wait for ranks that may wait for us.
-      MPI_Abort(MPI_COMM_WORLD, 1);
+      Abort(error_);
     }
     MPI_Finalize();
   }

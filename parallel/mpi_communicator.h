@@ -12,7 +12,7 @@ struct MpiOptions {
   /// The number of ranks that was asked for; a world of another size is refused. None: any size.
   std::optional<int> expected_ranks;
   /// Largest count of one MPI call, whose counts are `int`; more is done in pieces. Tests make it
-  /// small.
+  /// small; at least 1.
   int64_t largest_count = int64_t{1} << 30;
 };
 

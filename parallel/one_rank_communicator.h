@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,13 +18,17 @@ class OneRankCommunicator final : public Communicator {
   absl::Status AllReduceSum(std::span<int64_t> values, const core::StepPhase& phase) override;
   absl::Status AllGather(std::span<const std::byte> mine, std::span<std::byte> all,
                          const core::StepPhase& phase) override;
-  absl::Status Barrier() override { return error_; }
-  absl::Status Broadcast(std::span<std::byte>) override { return error_; }
+  absl::Status Barrier() override { return Error(); }
+  absl::Status Broadcast(std::span<std::byte>) override { return Error(); }
   void Abort(const absl::Status& why) override;
 
  private:
+  absl::Status Error() const;
+  void Fail(const absl::Status& why);
+
   std::vector<std::string> hosts_ = {HostName()};
-  absl::Status error_;  // the first one sticks
+  mutable std::mutex mutex_;
+  absl::Status error_;  // guarded by mutex_; the first one sticks
 };
 
 }  // namespace tandem::parallel

@@ -9,6 +9,8 @@
 #include <numeric>
 #include <random>
 
+#include "tests/parallel/try_all_partitions.h"
+
 namespace tandem::parallel {
 namespace {
 
@@ -58,35 +60,6 @@ ShardPlan MustPlan(const core::ModelConfig& config, const ModelCosts& costs,
   return plan.ok() ? *std::move(plan) : ShardPlan{};
 }
 
-/// The slow, obvious way: every partition of `units` over the ranks, the slowest rank's time of the
-/// best one, and of those the fewest copies.
-struct BruteForce {
-  double time = std::numeric_limits<double>::infinity();
-  int64_t penalty = 0;
-};
-BruteForce TryAll(int64_t units, int64_t minimum, const std::vector<double>& speeds,
-                  const std::function<double(int64_t, int64_t)>& cost,
-                  const std::function<int64_t(int64_t, int64_t)>& penalty) {
-  BruteForce best;
-  const std::function<void(size_t, int64_t, double, int64_t)> place =
-      [&](size_t rank, int64_t begin, double slowest, int64_t penalties) {
-        if (rank == speeds.size()) {
-          if (begin != units) return;
-          if (slowest < best.time || (slowest == best.time && penalties < best.penalty)) {
-            best = {slowest, penalties};
-          }
-          return;
-        }
-        for (int64_t end = begin + minimum; end <= units; ++end) {
-          const double time = cost(begin, end) / speeds[rank];
-          if (time > best.time) break;
-          place(rank + 1, end, std::max(slowest, time), penalties + penalty(begin, end));
-        }
-      };
-  place(0, 0, 0, 0);
-  return best;
-}
-
 void ExpectFastest(const core::ModelConfig& config, const std::vector<double>& speeds) {
   const ModelCosts costs = Costs(config);
   const int ranks = static_cast<int>(speeds.size());
@@ -101,13 +74,16 @@ void ExpectFastest(const core::ModelConfig& config, const std::vector<double>& s
   const auto kv = [&](int64_t begin, int64_t end) {
     return KvHeadsOf(config, heads(begin, end)).count;
   };
-  const BruteForce attention = TryAll(
-      LargestRankCount(config), 1, speeds,
-      [&](int64_t begin, int64_t end) {
-        return static_cast<double>(heads(begin, end).count) * costs.query_head +
-               static_cast<double>(kv(begin, end)) * costs.kv_head;
-      },
-      kv);
+  LineProblem problem;
+  problem.units = LargestRankCount(config);
+  problem.minimum_units = 1;
+  problem.speeds = speeds;
+  problem.cost = [&](int64_t begin, int64_t end) {
+    return static_cast<double>(heads(begin, end).count) * costs.query_head +
+           static_cast<double>(kv(begin, end)) * costs.kv_head;
+  };
+  problem.penalty = kv;
+  const TriedPartition attention = TryAllPartitions(problem);
   EXPECT_EQ(plan.attention.slowest, attention.time)
       << config.heads << "/" << config.kv_heads << " on " << ranks;
   int64_t held = 0;
@@ -255,6 +231,15 @@ TEST(ShardPlan, AShortLastLeafGoesWhereItSavesTime) {
   const ShardPlan plan = MustPlan(config, Costs(config), {2, {}, {}});
   EXPECT_EQ(plan.shards[0].ffn_columns, (core::Range{0, 128}));
   EXPECT_EQ(plan.shards[1].ffn_columns, (core::Range{128, 160}));
+}
+
+TEST(ShardPlan, EvenWhereTheSlowestRankAllowsMore) {
+  // 24 leaves on 9 ranks take 3 leaves' time whatever the others do; none is left with less than 2.
+  const ShardPlan plan = MustPlan(SmolLm2(), Costs(SmolLm2()), {9, {}, {}});
+  for (const core::Shard& shard : plan.shards) {
+    EXPECT_GE(shard.ffn_columns.count, 2 * 64);
+    EXPECT_GE(shard.vocab_rows.count, 49152 / 9 / 16 * 16);
+  }
 }
 
 TEST(ShardPlan, LeavesOfSeveralHeadsAreKeptWhole) {

@@ -1,4 +1,4 @@
-#include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
@@ -7,8 +7,9 @@
 #include "parallel/mpi_communicator.h"
 #include "tests/parallel/communicator_suite.h"
 
-/// Runs the communicator suite as one rank of an MPI job: communicator_check RANKS [largest count].
+/// Runs the communicator suite as one rank of an MPI job: communicator_check RANKS [LARGEST COUNT].
 /// Prints one line a failed case; rank 0 says how many passed. Exit status 1 on any failure.
+/// `communicator_check RANKS abort` instead lets rank 0 end the job while all ranks hang.
 namespace tandem::parallel {
 namespace {
 
@@ -37,12 +38,33 @@ int Check(const MpiOptions& options) {
   return failed == 0 ? 0 : 1;
 }
 
+/// Rank 0's main thread hangs in a barrier to which nobody comes, the others sleep; a second thread
+/// of rank 0 ends it all, as a watchdog would.
+int CheckAbort(const MpiOptions& options) {
+  absl::StatusOr<std::unique_ptr<Communicator>> world = CreateWorld(options);
+  if (!world.ok() || !(*world)->Barrier().ok()) return 1;
+  if ((*world)->rank() != 0) {
+    std::this_thread::sleep_for(std::chrono::seconds(60));
+    return 1;
+  }
+  std::thread watchdog([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    (*world)->Abort(Unavailable("a rank is late"));
+  });
+  const absl::Status status = (*world)->Barrier();
+  watchdog.join();
+  return 1;
+}
+
 }  // namespace
 }  // namespace tandem::parallel
 
 int main(int argc, char** argv) {
   tandem::parallel::MpiOptions options;
   if (argc > 1) options.expected_ranks = std::atoi(argv[1]);
+  if (argc > 2 && std::string_view(argv[2]) == "abort") {
+    return tandem::parallel::CheckAbort(options);
+  }
   if (argc > 2) options.largest_count = std::atoi(argv[2]);
   return tandem::parallel::Check(options);
 }
