@@ -38,6 +38,7 @@ class Keys {
   Keys(const GgufFile& file, std::string_view architecture)
       : file_(file), architecture_(architecture) {}
 
+  const std::string& architecture() const { return architecture_; }
   std::string Full(std::string_view key) const { return fmt::format("{}.{}", architecture_, key); }
 
   /// A number from 1 to `high`. A value a layer is taken where all layers have the same.
@@ -198,12 +199,30 @@ absl::Status ReadGemma3(const GgufFile& file, const Keys& keys, ModelConfig& con
   return absl::OkStatus();
 }
 
-absl::Status CheckNoExperts(const GgufFile& file, const Keys& keys) {
-  const std::string key = keys.Full("expert_count");
-  TANDEM_ASSIGN_OR_RETURN(const uint32_t experts, file.U32Or(key, 0));
+/// Refuses files whose metadata asks for arithmetic that the forward pass does not have, rather
+/// than answer wrongly.
+absl::Status CheckPlainArithmetic(const GgufFile& file, const Keys& keys) {
+  const std::string experts_key = keys.Full("expert_count");
+  TANDEM_ASSIGN_OR_RETURN(const uint32_t experts, file.U32Or(experts_key, 0));
   if (experts > 0) {
     return Unimplemented("{}: key '{}' is {}: mixtures of experts are not supported", file.path(),
-                         key, experts);
+                         experts_key, experts);
+  }
+  const std::string causal_key = keys.Full("attention.causal");
+  TANDEM_ASSIGN_OR_RETURN(const bool causal, file.BoolOr(causal_key, true));
+  if (!causal) {
+    return Unimplemented("{}: key '{}' is false: only models that generate text are supported",
+                         file.path(), causal_key);
+  }
+  for (const char* name :
+       {"attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "residual_scale",
+        "embedding_scale", "attention.scale", "attention.clamp_kqv", "attention.max_alibi_bias"}) {
+    const std::string key = keys.Full(name);
+    TANDEM_ASSIGN_OR_RETURN(const float value, file.FloatOr(key, 0.0F));
+    if (value != 0.0F) {
+      return Unimplemented("{}: key '{}' is {}: this is not supported for {} models", file.path(),
+                           key, value, keys.architecture());
+    }
   }
   return absl::OkStatus();
 }
@@ -242,7 +261,7 @@ absl::StatusOr<ModelConfig> ReadConfig(const GgufFile& file) {
   config.family = *family;
   TANDEM_ASSIGN_OR_RETURN(const std::string_view name, file.StringOr("general.name", ""));
   config.name = PrintableText(name, 200);
-  TANDEM_RETURN_IF_ERROR(CheckNoExperts(file, keys));
+  TANDEM_RETURN_IF_ERROR(CheckPlainArithmetic(file, keys));
   TANDEM_RETURN_IF_ERROR(ReadShape(file, keys, config));
   TANDEM_RETURN_IF_ERROR(ReadVocabulary(file, config));
   TANDEM_RETURN_IF_ERROR(ReadEpsilon(file, keys, config));

@@ -231,6 +231,15 @@ TEST(ConfigGguf, OddFiles) {
   };
   EXPECT_EQ(ReadError(metadata),
             "m.gguf: key 'llama.rope.scaling.type' is \"longrope\", expected none, linear or yarn");
+  metadata.more = [](GgufWriter& writer) {
+    writer.AddFloat("llama.attn_logit_softcapping", 0.0F);  // 0 is none
+    writer.AddFloat("llama.final_logit_softcapping", 30.0F);
+  };
+  EXPECT_EQ(ReadError(metadata),
+            "m.gguf: key 'llama.final_logit_softcapping' is 30: this is not supported for llama "
+            "models");
+  metadata.more = [](GgufWriter& writer) { writer.AddBool("llama.attention.causal", false); };
+  EXPECT_THAT(ReadError(metadata), HasSubstr("only models that generate text"));
   metadata.more = [](GgufWriter& writer) { writer.AddFloat("llama.rope.freq_base", 0.0F); };
   EXPECT_THAT(ReadError(metadata), HasSubstr("key 'llama.rope.freq_base' is 0, expected"));
 }
