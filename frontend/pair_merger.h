@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
-#include <queue>
 #include <vector>
 
 #include "absl/functional/function_ref.h"

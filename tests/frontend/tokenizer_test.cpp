@@ -3,8 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
-#include <functional>
+#include <algorithm>
 #include <string>
 #include <thread>
 #include <vector>
