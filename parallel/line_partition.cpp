@@ -27,6 +27,7 @@ class LineCutter {
       : problem_(problem), ranks_(static_cast<int64_t>(problem.speeds.size())) {}
 
   std::optional<std::vector<int64_t>> Fastest() {
+    if (problem_.units < problem_.minimum_units * ranks_) return std::nullopt;
     double total_speed = 0;
     for (const double speed : problem_.speeds) total_speed += speed;
     const double total = problem_.cost(0, problem_.units);
