@@ -60,13 +60,15 @@ struct Target {
   int64_t* failed = nullptr;
 };
 
-/// The kernels' output for one tile and up to 8 tokens; `rows` of its 16 rows exist.
+/// The kernels' output for a few tiles and tokens.
 class TileOutput {
  public:
-  TileOutput(const Target& target, TileWork& work) : target_(target) {
+  TileOutput(const Target& target, const TileKernel& kernel, TileWork& work)
+      : target_(target), kernel_(kernel) {
     if (target.sums != nullptr) {
-      std::memset(sums_, 0, sizeof(sums_));
-      std::memset(failed_rows_, 0, sizeof(failed_rows_));
+      const auto pairs = static_cast<size_t>(kernel.tiles * kernel.tokens);
+      std::memset(sums_, 0, pairs * kTileRows * sizeof(int64_t));
+      std::memset(failed_rows_, 0, pairs * sizeof(uint32_t));
       work.leaf_sums = sums_;
       work.failed_rows = failed_rows_;
     } else {
@@ -74,29 +76,42 @@ class TileOutput {
     }
   }
 
-  void Deliver(int64_t token, int64_t tokens, int64_t row, int64_t rows) const {
-    for (int64_t t = 0; t < tokens; ++t) {
-      const int64_t at = t * kTileRows;
-      if (target_.sums == nullptr) {
-        std::memcpy(target_.out + (token + t) * target_.out_stride + row, floats_ + at,
-                    static_cast<size_t>(rows) * sizeof(float));
-        continue;
-      }
-      int64_t* sums = target_.sums + (token + t) * target_.sums_stride + row;
-      for (int64_t r = 0; r < rows; ++r) sums[r] += sums_[at + r];
-      const uint32_t failed = failed_rows_[t] & ((1U << rows) - 1);
-      if (failed != 0) {
-        std::atomic_ref<int64_t>(target_.failed[token + t])
-            .fetch_add(std::popcount(failed), std::memory_order_relaxed);
+  /// To rows from `row` on, of which `rows` exist, of tokens from `token` on.
+  void Deliver(int64_t token, int64_t row, int64_t rows) const {
+    for (int64_t tile = 0; tile < kernel_.tiles; ++tile) {
+      const int64_t first_row = row + tile * kTileRows;
+      const int64_t count = std::min<int64_t>(kTileRows, rows - tile * kTileRows);
+      for (int64_t t = 0; t < kernel_.tokens; ++t) {
+        DeliverRows(tile * kernel_.tokens + t, token + t, first_row, count);
       }
     }
   }
 
  private:
+  static constexpr int64_t kPairs = TileKernels::kMostTiles * TileKernels::kMostTokens;
+
+  void DeliverRows(int64_t pair, int64_t token, int64_t row, int64_t rows) const {
+    if (target_.sums == nullptr) {
+      std::memcpy(target_.out + token * target_.out_stride + row, floats_ + pair * kTileRows,
+                  static_cast<size_t>(rows) * sizeof(float));
+      return;
+    }
+    int64_t* sums = target_.sums + token * target_.sums_stride + row;
+    for (int64_t r = 0; r < rows; ++r) sums[r] += sums_[pair * kTileRows + r];
+    const uint32_t failed = failed_rows_[pair] & ((1U << rows) - 1);
+    if (failed != 0) {
+      std::atomic_ref<int64_t>(target_.failed[token])
+          .fetch_add(std::popcount(failed), std::memory_order_relaxed);
+    }
+  }
+
   const Target& target_;
-  alignas(64) int64_t sums_[kGroup * kTileRows];
-  alignas(64) float floats_[kGroup * kTileRows];
-  uint32_t failed_rows_[kGroup];
+  const TileKernel& kernel_;
+  union {
+    alignas(64) int64_t sums_[kPairs * kTileRows];
+    float floats_[kPairs * kTileRows];
+  };
+  uint32_t failed_rows_[kPairs];
 };
 
 /// The product as tasks for a pool.
@@ -117,31 +132,51 @@ class Product {
     const int64_t end_group = std::min(first_group + cut_.groups_per_task, x_.groups());
     const int64_t first_tile = task % cut_.tile_runs * cut_.tiles_per_task;
     const int64_t end_tile = std::min(first_tile + cut_.tiles_per_task, weights_.tiles());
-    for (int64_t tile = first_tile; tile < end_tile; ++tile) {
-      for (int64_t group = first_group; group < end_group; ++group) MultiplyGroup(tile, group);
+    // A few tiles at a time, so that they stay in the first-level cache for all tokens.
+    for (int64_t tile = first_tile; tile < end_tile; tile += TileKernels::kMostTiles) {
+      const int64_t tiles = std::min<int64_t>(end_tile - tile, TileKernels::kMostTiles);
+      for (int64_t group = first_group; group < end_group; ++group) {
+        const int64_t token = group * kGroup;
+        MultiplyPart(tile, tiles, token, std::min(kGroup, x_.tokens() - token));
+      }
     }
   }
 
  private:
-  /// The largest kernels first; which ones does not change the bits.
-  void MultiplyGroup(int64_t tile, int64_t index) const {
-    const int64_t end = std::min((index + 1) * kGroup, x_.tokens());
-    const int64_t row = tile * kTileRows;
-    for (int64_t token = index * kGroup; token < end;) {
-      int size = TileKernels::kSizes - 1;
-      while (kernels_.by_size[size] == nullptr || (1 << size) > end - token) --size;
-      TileWork work = Work(tile, index, token);
-      TileOutput output(target_, work);
-      kernels_.by_size[size](work);
-      output.Deliver(token, int64_t{1} << size, row,
-                     std::min<int64_t>(kTileRows, weights_.rows() - row));
-      token += int64_t{1} << size;
+  /// Some tiles with some tokens of one group, by the kernels that fit. Which ones does not change
+  /// the bits.
+  void MultiplyPart(int64_t tile, int64_t tiles, int64_t token, int64_t tokens) const {
+    while (tokens > 0) {
+      const TileKernel& kernel = Choose(tiles, tokens);
+      const int64_t whole = tiles / kernel.tiles * kernel.tiles;
+      for (int64_t first = 0; first < whole; first += kernel.tiles) {
+        Run(kernel, tile + first, token);
+      }
+      if (whole < tiles) MultiplyPart(tile + whole, tiles - whole, token, kernel.tokens);
+      token += kernel.tokens;
+      tokens -= kernel.tokens;
     }
   }
 
-  TileWork Work(int64_t tile, int64_t index, int64_t token) const {
+  void Run(const TileKernel& kernel, int64_t tile, int64_t token) const {
+    TileWork work = Work(tile, token);
+    const TileOutput output(target_, kernel, work);
+    kernel.run(work);
+    const int64_t row = tile * kTileRows;
+    output.Deliver(token, row, weights_.rows() - row);
+  }
+
+  /// The first kernel that is not too large.
+  const TileKernel& Choose(int64_t tiles, int64_t tokens) const {
+    const TileKernel* kernel = kernels_.kernels;
+    while (kernel->tiles > tiles || kernel->tokens > tokens) ++kernel;
+    return *kernel;
+  }
+
+  TileWork Work(int64_t tile, int64_t token) const {
     TileWork work;
     work.tile = weights_.tile(tile);
+    work.tile_stride = weights_.tile_bytes();
     work.columns = weights_.columns();
     work.leaf_columns = target_.leaf_columns;
     if (!weights_.quantized()) {
@@ -149,8 +184,8 @@ class Product {
       work.x_stride = x_.stride();
       return work;
     }
-    const Activations::Group group = x_.group(index);
-    const int64_t in_group = token - index * kGroup;
+    const Activations::Group group = x_.group(token / kGroup);
+    const int64_t in_group = token % kGroup;
     work.group_tokens = group.tokens;
     work.codes = group.codes + in_group * kBlockColumns;
     work.scales = group.scales + in_group;

@@ -7,7 +7,6 @@ namespace {
 
 /// 16 lanes as two registers.
 struct Avx2 {
-  static constexpr int kMaxTokens = 2;  // more would not fit into 16 registers
   static constexpr bool kReducesBy128 = true;
   struct Int {
     __m256i low;
@@ -17,6 +16,19 @@ struct Avx2 {
     __m256 low;
     __m256 high;
   };
+  using Codes = __m256i;
+
+  // 16 registers hold the sums of four pairs of tile and token, floats and integers.
+  template <DType kDtype>
+  static void AddKernels(TileKernels& kernels) {
+    if constexpr (TileFormatOf(kDtype).quantized()) {
+      AddKernel<Avx2, kDtype, 1, 2>(kernels);
+    } else {
+      AddKernel<Avx2, kDtype, 1, 4>(kernels);
+      AddKernel<Avx2, kDtype, 4, 1>(kernels);
+    }
+    AddKernel<Avx2, kDtype, 1, 1>(kernels);
+  }
 
   static TANDEM_INLINE Int Zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   static TANDEM_INLINE Float FloatZero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -38,11 +50,15 @@ struct Avx2 {
   static TANDEM_INLINE Int Or(Int v, Int w) {
     return {_mm256_or_si256(v.low, w.low), _mm256_or_si256(v.high, w.high)};
   }
+  static TANDEM_INLINE Codes LoadActivations(const int8_t* codes) {
+    int32_t four;
+    std::memcpy(&four, codes, sizeof(four));
+    return _mm256_set1_epi32(four);
+  }
   /// Sums of two products fit into int16 for codes up to 63: 2 * 63 * 127 = 16002.
   template <int kMaxCode>
-  static TANDEM_INLINE Int Dot(Int acc, Int w, int32_t a) {
+  static TANDEM_INLINE Int Dot(Int acc, Int w, Codes activations) {
     static_assert(2 * kMaxCode * 127 <= 32767);
-    const __m256i activations = _mm256_set1_epi32(a);
     const __m256i ones = _mm256_set1_epi16(1);
     return {_mm256_add_epi32(acc.low,
                              _mm256_madd_epi16(_mm256_maddubs_epi16(w.low, activations), ones)),
@@ -51,7 +67,7 @@ struct Avx2 {
   }
   /// |w| and sign(w) * a, because unsigned 8-bit codes would saturate; the reduced ones do not:
   /// 2 * 128 * 127 = 32512.
-  static TANDEM_INLINE Int DotExcess128(Int acc, Int w, int32_t a) {
+  static TANDEM_INLINE Int DotExcess128(Int acc, Int w, Codes a) {
     return {DotSigned(acc.low, w.low, a), DotSigned(acc.high, w.high, a)};
   }
   template <int kShift>
@@ -103,9 +119,9 @@ struct Avx2 {
   }
 
  private:
-  static TANDEM_INLINE __m256i DotSigned(__m256i acc, __m256i w, int32_t a) {
+  static TANDEM_INLINE __m256i DotSigned(__m256i acc, __m256i w, Codes a) {
     const __m256i reduced = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
-    const __m256i activations = _mm256_sign_epi8(_mm256_set1_epi32(a), reduced);
+    const __m256i activations = _mm256_sign_epi8(a, reduced);
     return _mm256_add_epi32(
         acc, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(reduced), activations),
                                _mm256_set1_epi16(1)));

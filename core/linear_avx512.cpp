@@ -7,10 +7,25 @@ namespace {
 
 /// 16 lanes as one register.
 struct Avx512 {
-  static constexpr int kMaxTokens = 8;
   static constexpr bool kReducesBy128 = false;
   using Int = __m512i;
   using Float = __m512;
+  using Codes = __m512i;
+
+  // Two tiles share each load of activations, which would else be the bottleneck. With few tokens,
+  // several tiles keep more sums in flight.
+  template <DType kDtype>
+  static void AddKernels(TileKernels& kernels) {
+    if constexpr (TileFormatOf(kDtype).quantized()) {
+      AddKernel<Avx512, kDtype, 2, 4>(kernels);
+      AddKernel<Avx512, kDtype, 1, 4>(kernels);
+    } else {
+      AddKernel<Avx512, kDtype, 2, 8>(kernels);
+      AddKernel<Avx512, kDtype, 4, 1>(kernels);
+    }
+    AddKernel<Avx512, kDtype, 1, 2>(kernels);
+    AddKernel<Avx512, kDtype, 1, 1>(kernels);
+  }
 
   static TANDEM_INLINE Int Zero() { return _mm512_setzero_si512(); }
   static TANDEM_INLINE Float FloatZero() { return _mm512_setzero_ps(); }
@@ -25,12 +40,17 @@ struct Avx512 {
     return _mm512_and_si512(v, _mm512_set1_epi32(static_cast<int32_t>(mask)));
   }
   static TANDEM_INLINE Int Or(Int v, Int w) { return _mm512_or_si512(v, w); }
-  template <int kMaxCode>
-  static TANDEM_INLINE Int Dot(Int acc, Int w, int32_t a) {
-    return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(a));
+  static TANDEM_INLINE Codes LoadActivations(const int8_t* codes) {
+    int32_t four;
+    std::memcpy(&four, codes, sizeof(four));
+    return _mm512_set1_epi32(four);
   }
-  static TANDEM_INLINE Int DotExcess128(Int acc, Int w, int32_t a) {
-    return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(a));
+  template <int kMaxCode>
+  static TANDEM_INLINE Int Dot(Int acc, Int w, Codes a) {
+    return _mm512_dpbusd_epi32(acc, w, a);
+  }
+  static TANDEM_INLINE Int DotExcess128(Int acc, Int w, Codes a) {
+    return _mm512_dpbusd_epi32(acc, w, a);
   }
   template <int kShift>
   static TANDEM_INLINE Int SubtractScaled(Int v, int32_t n) {

@@ -10,36 +10,45 @@
 /// instruction sets. Nobody else includes this.
 namespace tandem::core {
 
-/// One tile times T tokens that lie together in one group of activations.
+/// R tiles times T tokens that lie together in one group of activations.
 struct TileWork {
   const std::byte* tile = nullptr;
+  int64_t tile_stride = 0;  // bytes from tile to tile
   int64_t columns = 0;
-  int64_t leaf_columns = 0;  // columns, rounded up, where there are no leaves
+  int64_t leaf_columns = 0;  // columns, where there are no leaves
 
-  // Codes of these tokens (quantized weights). Strides from block to block follow from
-  // group_tokens.
+  // Codes of these tokens (quantized weights); see Activations::Group.
   int64_t group_tokens = 0;           // tokens that lie together
   const int8_t* codes = nullptr;      // [blocks][group_tokens][32]
   const float* scales = nullptr;      // [blocks][group_tokens]
-  const int32_t* sums = nullptr;      // [blocks][3][group_tokens], see Activations
+  const int32_t* sums = nullptr;      // [blocks][3][group_tokens]
   const float* float_sums = nullptr;  // the same, as floats
 
   // Floats of these tokens (float weights).
   const float* x = nullptr;  // [T, columns]
   int64_t x_stride = 0;
 
-  float* out = nullptr;             // [T][16]; null: leaves are wanted
-  int64_t* leaf_sums = nullptr;     // [T][16], added to
-  uint32_t* failed_rows = nullptr;  // [T], bit r is set where a leaf of row r failed
+  float* out = nullptr;             // [R][T][16]; null: leaves are wanted
+  int64_t* leaf_sums = nullptr;     // [R][T][16], added to
+  uint32_t* failed_rows = nullptr;  // [R][T], bit r is set where a leaf of row r failed
 };
 
-using TileKernel = void (*)(const TileWork&);
+using TileFunction = void (*)(const TileWork&);
 
-/// Kernels of one instruction set for one dtype: entry i takes 2^i tokens at once; null where there
-/// is none that large.
+struct TileKernel {
+  int tiles = 0;   // R
+  int tokens = 0;  // T
+  TileFunction run = nullptr;
+};
+
+/// Kernels of one instruction set for one dtype, those to be preferred first; the last one takes a
+/// single tile and a single token, so that any number of each can be done.
 struct TileKernels {
-  static constexpr int kSizes = 4;
-  TileKernel by_size[kSizes] = {};
+  static constexpr int kMost = 6;
+  static constexpr int kMostTiles = 4;
+  static constexpr int kMostTokens = 8;
+  TileKernel kernels[kMost] = {};
+  int count = 0;
 };
 
 TileKernels ScalarKernels(DType dtype);

@@ -10,7 +10,6 @@ namespace {
 
 /// 16 lanes as plain loops.
 struct Scalar {
-  static constexpr int kMaxTokens = 4;
   static constexpr bool kReducesBy128 = false;
   struct Int {
     uint32_t lane[kTileRows];
@@ -18,6 +17,13 @@ struct Scalar {
   struct Float {
     float lane[kTileRows];
   };
+  using Codes = uint32_t;
+
+  template <DType kDtype>
+  static void AddKernels(TileKernels& kernels) {
+    AddKernel<Scalar, kDtype, 1, 4>(kernels);
+    AddKernel<Scalar, kDtype, 1, 1>(kernels);
+  }
 
   template <typename Function>
   static Int MapInt(Function function) {
@@ -50,9 +56,13 @@ struct Scalar {
   static Int Or(const Int& v, const Int& w) {
     return MapInt([&](int row) { return v.lane[row] | w.lane[row]; });
   }
+  static Codes LoadActivations(const int8_t* codes) {
+    Codes four;
+    std::memcpy(&four, codes, sizeof(four));
+    return four;
+  }
   template <int kMaxCode>
-  static Int Dot(const Int& acc, const Int& w, int32_t a) {
-    const auto activations = static_cast<uint32_t>(a);
+  static Int Dot(const Int& acc, const Int& w, uint32_t activations) {
     return MapInt([&](int row) {
       auto sum = static_cast<int32_t>(acc.lane[row]);
       for (int k = 0; k < 32; k += 8) {
@@ -62,7 +72,7 @@ struct Scalar {
       return static_cast<uint32_t>(sum);
     });
   }
-  static Int DotExcess128(const Int& acc, const Int& w, int32_t a) { return Dot<255>(acc, w, a); }
+  static Int DotExcess128(const Int& acc, const Int& w, uint32_t a) { return Dot<255>(acc, w, a); }
   template <int kShift>
   static Int SubtractScaled(const Int& v, int32_t n) {
     return MapInt([&](int row) { return v.lane[row] - static_cast<uint32_t>(n * (1 << kShift)); });

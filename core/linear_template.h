@@ -5,6 +5,7 @@
 //     V::Int, V::Float                    16 lanes of 32 bits
 //     Zero(), FloatZero(), Load(bytes)    integer vectors; Load reads 64 bytes
 //     ShiftRight<n>, ShiftLeft<n>, And(v, mask), Or(v, w)   on 32-bit lanes
+//     V::Codes, LoadActivations(int8_t*)  four activation codes for all lanes
 //     Dot<kMaxCode>(acc, w, a)            acc + four unsigned times four signed bytes
 //     DotExcess128(acc, w, a)             the same, exactly, with codes of w reduced by 128 if
 //                                         kReducesBy128, else unreduced
@@ -14,6 +15,7 @@
 //     Multiply(a, b), Fma(a, b, c)
 //     Store(float*, v)
 //     AddLeaf(v, int64_t*)                rule 3; returns the bits of rows that failed
+//     AddKernels<dtype>(TileKernels&)     which sizes suit its registers
 //
 // Everything has internal linkage, so that no code of a wider instruction set can be picked by the
 // linker for use elsewhere.
@@ -74,10 +76,16 @@ TANDEM_INLINE typename V::Float LoadScale(const std::byte* at) {
   }
 }
 
-/// acc[t] += the products of one block (rule 2).
-template <class V, DType kDtype, int kTokens>
+/// Sums of some tiles' rows with some tokens.
+template <class V, int kTiles, int kTokens>
+struct Sums {
+  typename V::Float of[kTiles][kTokens];
+};
+
+/// sums += the products of one block (rule 2). `block` is the first tile's.
+template <class V, DType kDtype, int kTiles, int kTokens>
 TANDEM_INLINE void MultiplyBlock(const std::byte* block, const TileWork& work, int64_t b,
-                                 typename V::Float (&acc)[kTokens]) {
+                                 Sums<V, kTiles, kTokens>& sums) {
   constexpr TileFormat kFormat = TileFormatOf(kDtype);
   constexpr int kSteps = kFormat.scales_per_block;
   constexpr int64_t kScaleBytes = kFormat.scale_vector_bytes();
@@ -88,111 +96,147 @@ TANDEM_INLINE void MultiplyBlock(const std::byte* block, const TileWork& work, i
 
 #pragma GCC unroll 2
   for (int step = 0; step < kSteps; ++step) {
-    typename V::Int dot[kTokens];
+    typename V::Int dot[kTiles][kTokens];
+#pragma GCC unroll 2
+    for (int tile = 0; tile < kTiles; ++tile) {
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) dot[t] = V::Zero();
-      // Half by half in either case: the integer sum does not care.
+      for (int t = 0; t < kTokens; ++t) dot[tile][t] = V::Zero();
+    }
 #pragma GCC unroll 4
     for (int group = 0; group < 4; ++group) {
 #pragma GCC unroll 2
       for (int half = kSteps == 2 ? step : 0; half < (kSteps == 2 ? step + 1 : 2); ++half) {
-        const typename V::Int w = LoadCodes<V, kFormat.code_bits>(block, half, group);
+        typename V::Int w[kTiles];
+#pragma GCC unroll 2
+        for (int tile = 0; tile < kTiles; ++tile) {
+          w[tile] = LoadCodes<V, kFormat.code_bits>(block + tile * work.tile_stride, half, group);
+        }
 #pragma GCC unroll 8
         for (int t = 0; t < kTokens; ++t) {
-          int32_t a;
-          std::memcpy(&a, codes + t * kBlockColumns + 16 * half + 4 * group, sizeof(a));
-          if constexpr (kFormat.code_bits == 8) {
-            dot[t] = V::DotExcess128(dot[t], w, a);
-          } else {
-            dot[t] = V::template Dot<(1 << kFormat.code_bits) - 1>(dot[t], w, a);
+          const typename V::Codes a =
+              V::LoadActivations(codes + t * kBlockColumns + 16 * half + 4 * group);
+#pragma GCC unroll 2
+          for (int tile = 0; tile < kTiles; ++tile) {
+            if constexpr (kFormat.code_bits == 8) {
+              dot[tile][t] = V::DotExcess128(dot[tile][t], w[tile], a);
+            } else {
+              constexpr int kMaxCode = (1 << kFormat.code_bits) - 1;
+              dot[tile][t] = V::template Dot<kMaxCode>(dot[tile][t], w[tile], a);
+            }
           }
         }
       }
     }
     // Which sum of activation codes: of this half, or of the block.
     const int64_t which = (3 * b + (kSteps == 2 ? step : 2)) * stride;
-    const typename V::Float scale = LoadScale<V, kFormat.half_scales>(at);
-    at += kScaleBytes;
-    typename V::Float offset = V::FloatZero();
-    if constexpr (kFormat.has_offset) {
-      offset = LoadScale<V, kFormat.half_scales>(at);
-      at += kScaleBytes;
+    typename V::Float scale[kTiles];
+    typename V::Float offset[kTiles];
+#pragma GCC unroll 2
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const std::byte* from = at + tile * work.tile_stride;
+      scale[tile] = LoadScale<V, kFormat.half_scales>(from);
+      offset[tile] = kFormat.has_offset ? LoadScale<V, kFormat.half_scales>(from + kScaleBytes)
+                                        : V::FloatZero();
     }
+    at += kScaleBytes * (kFormat.has_offset ? 2 : 1);
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) {
       const typename V::Float activation_scale = V::Broadcast(scales[t]);
-      typename V::Int sum = dot[t];
-      if constexpr (kFormat.zero_point != 0 && !(kFormat.zero_point == 128 && V::kReducesBy128)) {
-        sum = V::template SubtractScaled<Log2(kFormat.zero_point)>(sum, work.sums[which + t]);
-      }
-      acc[t] = V::Fma(V::Multiply(scale, activation_scale), V::ToFloat(sum), acc[t]);
-      if constexpr (kFormat.has_offset) {
-        acc[t] = V::Fma(V::Multiply(offset, activation_scale),
-                        V::Broadcast(work.float_sums[which + t]), acc[t]);
+#pragma GCC unroll 2
+      for (int tile = 0; tile < kTiles; ++tile) {
+        typename V::Float& sum = sums.of[tile][t];
+        typename V::Int product = dot[tile][t];
+        if constexpr (kFormat.zero_point != 0 && !(kFormat.zero_point == 128 && V::kReducesBy128)) {
+          product =
+              V::template SubtractScaled<Log2(kFormat.zero_point)>(product, work.sums[which + t]);
+        }
+        sum = V::Fma(V::Multiply(scale[tile], activation_scale), V::ToFloat(product), sum);
+        if constexpr (kFormat.has_offset) {
+          sum = V::Fma(V::Multiply(offset[tile], activation_scale),
+                       V::Broadcast(work.float_sums[which + t]), sum);
+        }
       }
     }
   }
 }
 
-/// acc[t] += the products of `columns` columns of one block of float weights (rule 1).
-template <class V, DType kDtype, int kTokens>
-TANDEM_INLINE void MultiplyColumns(const std::byte* block, const float* x, int64_t x_stride,
-                                   int64_t columns, typename V::Float (&acc)[kTokens]) {
+/// sums += the products of `columns` columns of one block of float weights (rule 1).
+template <class V, DType kDtype, int kTiles, int kTokens>
+TANDEM_INLINE void MultiplyColumns(const std::byte* block, const TileWork& work, int64_t first,
+                                   int64_t columns, Sums<V, kTiles, kTokens>& sums) {
   constexpr int64_t kColumnBytes = int64_t{kTileRows} * TileFormatOf(kDtype).element_bytes;
+  const float* x = work.x + first;
   for (int64_t column = 0; column < columns; ++column) {
-    typename V::Float w;
-    if constexpr (kDtype == DType::kF32) {
-      w = V::LoadF32(block + column * kColumnBytes);
-    } else if constexpr (kDtype == DType::kF16) {
-      w = V::LoadF16(block + column * kColumnBytes);
-    } else {
-      w = V::LoadBF16(block + column * kColumnBytes);
+    typename V::Float w[kTiles];
+#pragma GCC unroll 4
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const std::byte* from = block + tile * work.tile_stride + column * kColumnBytes;
+      if constexpr (kDtype == DType::kF32) {
+        w[tile] = V::LoadF32(from);
+      } else if constexpr (kDtype == DType::kF16) {
+        w[tile] = V::LoadF16(from);
+      } else {
+        w[tile] = V::LoadBF16(from);
+      }
     }
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) {
-      acc[t] = V::Fma(w, V::Broadcast(x[t * x_stride + column]), acc[t]);
+      const typename V::Float value = V::Broadcast(x[t * work.x_stride + column]);
+#pragma GCC unroll 4
+      for (int tile = 0; tile < kTiles; ++tile) {
+        sums.of[tile][t] = V::Fma(w[tile], value, sums.of[tile][t]);
+      }
     }
   }
 }
 
-template <class V, DType kDtype, int kTokens>
-void MultiplyTile(const TileWork& work) {
+template <class V, DType kDtype, int kTiles, int kTokens>
+void MultiplyTiles(const TileWork& work) {
   constexpr TileFormat kFormat = TileFormatOf(kDtype);
   const std::byte* block = work.tile;
   int64_t column = 0;
   do {
-    typename V::Float acc[kTokens];
+    Sums<V, kTiles, kTokens> sums;
+#pragma GCC unroll 4
+    for (int tile = 0; tile < kTiles; ++tile) {
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) acc[t] = V::FloatZero();
+      for (int t = 0; t < kTokens; ++t) sums.of[tile][t] = V::FloatZero();
+    }
     const int64_t end =
         work.columns - column > work.leaf_columns ? column + work.leaf_columns : work.columns;
     for (; column < end; column += kBlockColumns) {
       if constexpr (kFormat.quantized()) {
-        MultiplyBlock<V, kDtype, kTokens>(block, work, column / kBlockColumns, acc);
+        MultiplyBlock<V, kDtype>(block, work, column / kBlockColumns, sums);
       } else {
         const int64_t columns = end - column < kBlockColumns ? end - column : kBlockColumns;
-        MultiplyColumns<V, kDtype, kTokens>(block, work.x + column, work.x_stride, columns, acc);
+        MultiplyColumns<V, kDtype>(block, work, column, columns, sums);
       }
       block += kFormat.block_bytes();
     }
+#pragma GCC unroll 4
+    for (int tile = 0; tile < kTiles; ++tile) {
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) {
-      if (work.out != nullptr) {
-        V::Store(work.out + t * kTileRows, acc[t]);
-      } else {
-        work.failed_rows[t] |= V::AddLeaf(acc[t], work.leaf_sums + t * kTileRows);
+      for (int t = 0; t < kTokens; ++t) {
+        const int at = tile * kTokens + t;
+        if (work.out != nullptr) {
+          V::Store(work.out + at * kTileRows, sums.of[tile][t]);
+        } else {
+          work.failed_rows[at] |= V::AddLeaf(sums.of[tile][t], work.leaf_sums + at * kTileRows);
+        }
       }
     }
   } while (column < work.columns);
 }
 
+template <class V, DType kDtype, int kTiles, int kTokens>
+void AddKernel(TileKernels& kernels) {
+  kernels.kernels[kernels.count++] = {kTiles, kTokens, MultiplyTiles<V, kDtype, kTiles, kTokens>};
+}
+
 template <class V, DType kDtype>
 TileKernels KernelsOf() {
   TileKernels kernels;
-  kernels.by_size[0] = MultiplyTile<V, kDtype, 1>;
-  if constexpr (V::kMaxTokens >= 2) kernels.by_size[1] = MultiplyTile<V, kDtype, 2>;
-  if constexpr (V::kMaxTokens >= 4) kernels.by_size[2] = MultiplyTile<V, kDtype, 4>;
-  if constexpr (V::kMaxTokens >= 8) kernels.by_size[3] = MultiplyTile<V, kDtype, 8>;
+  V::template AddKernels<kDtype>(kernels);
   return kernels;
 }
 

@@ -10,7 +10,9 @@ namespace tandem::core {
 /// Threads of one rank. The calling thread is one of them (worker 0); with one thread nothing is
 /// started.
 ///
-/// Workers wait by spinning briefly and then sleeping, so an idle engine uses no processor.
+/// Workers wait by spinning briefly and then sleeping, so an idle engine uses no processor. A
+/// worker that has not woken up yet is not waited for. All of them, and the thread that makes the
+/// pool, get the float environment of numerics.md, rule 6.
 /// Thread safety: one thread at a time may call ParallelFor, and never from within a body.
 class ThreadPool {
  public:

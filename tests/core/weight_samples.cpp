@@ -23,7 +23,8 @@ class Writer {
 
 class Maker {
  public:
-  Maker(WeightSample& sample, uint32_t seed) : s_(sample), random_(seed) {}
+  Maker(WeightSample& sample, uint32_t seed, CodeChoice choice)
+      : s_(sample), random_(seed), choice_(choice) {}
 
   void Make() {
     s_.bytes.resize(static_cast<size_t>(s_.rows * RowBytes(s_.dtype, s_.columns)));
@@ -112,7 +113,10 @@ class Maker {
   std::vector<int> Codes(int64_t first, int64_t count, int bits, int zero_point) {
     std::vector<int> codes(static_cast<size_t>(count));
     for (int64_t i = 0; i < count; ++i) {
-      codes[static_cast<size_t>(i)] = Int(0, (1 << bits) - 1);
+      const int largest = (1 << bits) - 1;
+      codes[static_cast<size_t>(i)] = choice_ == CodeChoice::kRandom    ? Int(0, largest)
+                                      : choice_ == CodeChoice::kLargest ? largest
+                                                                        : 0;
       s_.codes[static_cast<size_t>(first + i)] = codes[static_cast<size_t>(i)] - zero_point;
     }
     return codes;
@@ -254,16 +258,18 @@ class Maker {
 
   WeightSample& s_;
   std::mt19937 random_;
+  CodeChoice choice_;
 };
 
 }  // namespace
 
-WeightSample MakeWeights(DType dtype, int64_t rows, int64_t columns, uint32_t seed) {
+WeightSample MakeWeights(DType dtype, int64_t rows, int64_t columns, uint32_t seed,
+                         CodeChoice choice) {
   WeightSample sample;
   sample.dtype = dtype;
   sample.rows = rows;
   sample.columns = columns;
-  Maker(sample, seed).Make();
+  Maker(sample, seed, choice).Make();
   return sample;
 }
 

@@ -37,6 +37,9 @@ struct WeightSample {
   }
 };
 
-WeightSample MakeWeights(DType dtype, int64_t rows, int64_t columns, uint32_t seed);
+enum class CodeChoice { kRandom, kSmallest, kLargest };
+
+WeightSample MakeWeights(DType dtype, int64_t rows, int64_t columns, uint32_t seed,
+                         CodeChoice choice = CodeChoice::kRandom);
 
 }  // namespace tandem::core

@@ -1,0 +1,154 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "core/linear.h"
+#include "linear_reference.h"
+#include "weight_samples.h"
+
+namespace tandem::core {
+namespace {
+
+class LeavesOfDType : public testing::TestWithParam<DType> {};
+
+std::string ParamName(const testing::TestParamInfo<DType>& info) {
+  return std::string(DTypeName(info.param));
+}
+INSTANTIATE_TEST_SUITE_P(All, LeavesOfDType, testing::ValuesIn(kAllDTypes), ParamName);
+
+TEST_P(LeavesOfDType, LeavesHaveTheSumsOfTheReference) {
+  const WeightSample w = MakeWeights(GetParam(), 35, 512, 18);
+  for (const int threads : {1, 2}) {
+    Rig rig(threads);
+    const PackedMatrix matrix = rig.Pack(w);
+    for (const int64_t tokens : {1, 2, 5, 8, 11}) {
+      const std::vector<float> x = RandomFloats(tokens * w.columns, 19);
+      for (const int64_t leaf : {32, 64, 192, 256, 1024}) {
+        std::vector<int64_t> sums;
+        std::vector<int64_t> failed(static_cast<size_t>(tokens));
+        for (int64_t t = 0; t < tokens; ++t) {
+          for (int64_t r = 0; r < w.rows; ++r) {
+            sums.push_back(LeavesReference(w, r, {0, w.columns}, x.data() + t * w.columns, leaf,
+                                           failed[static_cast<size_t>(t)]));
+          }
+        }
+        for (const Isa isa : AllIsas()) {
+          const Rig::Leaves found = rig.ProductLeaves(isa, matrix, x, tokens, leaf);
+          ASSERT_EQ(found.sums, sums) << IsaName(isa) << " tokens " << tokens << " leaf " << leaf;
+          ASSERT_EQ(found.failed, failed);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(LeavesOfDType, LeavesAddUpToTheSameOverAnyCut) {
+  const WeightSample w = MakeWeights(GetParam(), 24, 768, 20);
+  constexpr int64_t kLeaf = 64;
+  Rig rig(2);
+  const std::vector<float> x = RandomFloats(3 * w.columns, 21);
+  const Rig::Leaves whole = rig.ProductLeaves(BestIsa(), rig.Pack(w), x, 3, kLeaf);
+  for (const std::vector<int64_t>& borders :
+       {std::vector<int64_t>{0, 6, 12}, {0, 1, 5, 12}, {0, 0, 4, 7, 7, 11, 12}}) {
+    std::vector<int64_t> total(whole.sums.size());
+    for (size_t rank = 0; rank + 1 < borders.size(); ++rank) {
+      const Range columns{borders[rank] * kLeaf, (borders[rank + 1] - borders[rank]) * kLeaf};
+      std::vector<float> part;
+      for (int64_t t = 0; t < 3; ++t) {
+        const float* row = x.data() + t * w.columns + columns.begin;
+        part.insert(part.end(), row, row + columns.count);
+      }
+      const Rig::Leaves leaves = rig.ProductLeaves(
+          AllIsas()[rank % AllIsas().size()], rig.Pack(w, {0, w.rows}, columns), part, 3, kLeaf);
+      for (size_t i = 0; i < total.size(); ++i) total[i] += leaves.sums[i];
+    }
+    EXPECT_EQ(total, whole.sums);
+  }
+}
+
+TEST(LinearLeaves, AddToWhatStandsThere) {
+  const WeightSample w = MakeWeights(DType::kF32, 16, 32, 22);
+  Rig rig;
+  const PackedMatrix matrix = rig.Pack(w);
+  const std::vector<float> x = RandomFloats(32, 23);
+  const Rig::Leaves once = rig.ProductLeaves(BestIsa(), matrix, x, 1, 32);
+  for (const Isa isa : AllIsas()) {
+    Activations activations;
+    activations.Assign(isa, x.data(), 1, 32, 32, false, rig.pool);
+    std::vector<int64_t> sums = once.sums;
+    int64_t failed = 5;
+    LinearLeaves(isa, matrix, activations, 32, sums.data(), 16, &failed, rig.pool);
+    for (size_t i = 0; i < 16; ++i) EXPECT_EQ(sums[i], 2 * once.sums[i]);
+    EXPECT_EQ(failed, 5);
+  }
+}
+
+/// A 1-row float matrix whose product with one-hot activations is `value`.
+Rig::Leaves LeafOf(Isa isa, float value) {
+  WeightSample w = MakeWeights(DType::kF32, 1, 32, 24);
+  std::fill(w.bytes.begin(), w.bytes.end(), std::byte{0});
+  std::memcpy(w.bytes.data(), &value, 4);
+  std::vector<float> x(32);
+  x[0] = 1.0F;
+  Rig rig;
+  return rig.ProductLeaves(isa, rig.Pack(w), x, 1, 32);
+}
+
+TEST(LinearLeaves, RoundToNearestEvenOnceAndFlagWhatIsOutOfRange) {
+  for (const Isa isa : AllIsas()) {
+    const float quantum = std::ldexp(1.0F, -32);
+    EXPECT_EQ(LeafOf(isa, 0.5F * quantum).sums[0], 0);
+    EXPECT_EQ(LeafOf(isa, 1.5F * quantum).sums[0], 2);
+    EXPECT_EQ(LeafOf(isa, 2.5F * quantum).sums[0], 2);
+    EXPECT_EQ(LeafOf(isa, -2.5F * quantum).sums[0], -2);
+    EXPECT_EQ(LeafOf(isa, -3.5F * quantum).sums[0], -4);
+    EXPECT_EQ(LeafOf(isa, std::numeric_limits<float>::denorm_min()).sums[0], 0);
+    EXPECT_EQ(LeafOf(isa, 1.0F).sums[0], int64_t{1} << 32);
+
+    const float largest = std::nextafter(4194304.0F, 0.0F);
+    EXPECT_EQ(LeafOf(isa, -largest).sums[0], -static_cast<int64_t>(largest * 4294967296.0));
+    EXPECT_EQ(LeafOf(isa, largest).failed[0], 0);
+    for (const float bad : {4194304.0F, -4194304.0F, kInfinity, -kInfinity, kNan, 3e38F}) {
+      EXPECT_EQ(LeafOf(isa, bad).failed[0], 1) << bad;
+      EXPECT_EQ(LeafOf(isa, bad).sums[0], 0) << bad;
+    }
+  }
+}
+
+TEST(LinearLeaves, NonFiniteInputFailsItsTokenOnly) {
+  for (const DType dtype : kAllDTypes) {
+    const WeightSample w = MakeWeights(dtype, 19, 256, 25);
+    Rig rig(2);
+    const PackedMatrix matrix = rig.Pack(w);
+    for (const float bad : {kNan, kInfinity, -kInfinity}) {
+      std::vector<float> x = RandomFloats(9 * 256, 26);
+      x[4 * 256 + 77] = bad;
+      for (const Isa isa : AllIsas()) {
+        const Rig::Leaves leaves = rig.ProductLeaves(isa, matrix, x, 9, 64);
+        for (size_t t = 0; t < 9; ++t) {
+          // 19 rows, one leaf each; the padding of the second tile does not count.
+          EXPECT_EQ(leaves.failed[t], t == 4 ? 19 : 0) << DTypeName(dtype) << IsaName(isa);
+        }
+        const std::vector<float> out = rig.Product(isa, matrix, x, 9);
+        for (size_t i = 0; i < out.size(); ++i) EXPECT_EQ(std::isfinite(out[i]), i / 19 != 4);
+      }
+    }
+  }
+}
+
+TEST(LinearLeaves, SumBecomesFloatWithOneRounding) {
+  EXPECT_EQ(LeafSumToFloat(0), 0.0F);
+  EXPECT_EQ(LeafSumToFloat(1), std::ldexp(1.0F, -32));
+  EXPECT_EQ(LeafSumToFloat(-3), std::ldexp(-3.0F, -32));
+  // Just above the middle of two floats: through double it would round twice, down.
+  const int64_t tricky = (int64_t{1} << 62) + (int64_t{1} << 38) + 1;
+  EXPECT_EQ(LeafSumToFloat(tricky), std::ldexp(1.0F + std::ldexp(1.0F, -23), 30));
+  EXPECT_EQ(LeafSumToFloat(tricky - 1), std::ldexp(1.0F, 30));
+  EXPECT_EQ(LeafSumToFloat(-tricky), -LeafSumToFloat(tricky));
+}
+
+}  // namespace
+}  // namespace tandem::core
