@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -54,6 +55,24 @@ class ControlFollower {
   virtual absl::Status Acknowledge(uint64_t step, const Digest& digest) = 0;
   /// Tells rank 0 why this rank gives up.
   virtual void Fail(const absl::Status& why) = 0;
+};
+
+/// Delivers events one at a time, keeps losses until somebody listens, and lets nothing through once
+/// closed. For implementations of ControlLeader. Thread safety: all methods.
+class ControlEventGate {
+ public:
+  void Listen(ControlEvents events);
+  void Acknowledged(const Acknowledgement& acknowledgement);
+  void Lost(const absl::Status& why);
+  /// No event is under way or will come once this returns.
+  void Close();
+
+ private:
+  std::mutex mutex_;  // guards all below; held while an event is delivered
+  ControlEvents events_;
+  bool listening_ = false;
+  bool closed_ = false;
+  std::vector<absl::Status> early_;
 };
 
 /// "rank 2 on host n3 ...": what on_lost says.

@@ -42,7 +42,4 @@ struct RankSetup {
 absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& world,
                                     core::Model& model);
 
-/// The first rank's error on all ranks, "rank 2 on host n3: ...", or OK. Called by all together.
-absl::Status AgreeOnStatus(Communicator& world, const absl::Status& mine);
-
 }  // namespace tandem::parallel

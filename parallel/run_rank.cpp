@@ -24,7 +24,10 @@ absl::StatusOr<std::unique_ptr<Coordinator>> RunRank(const RankOptions& options,
   if (world.size() == 1) {
     return RunLeader(options, world, model, MakeThreadControl(world.hosts()).leader);
   }
-  return Unimplemented("plans between processes");
+  TANDEM_ASSIGN_OR_RETURN(ControlEnd end, ConnectZmqControl(options.control, world));
+  if (world.rank() == 0) return RunLeader(options, world, model, std::move(end.leader));
+  TANDEM_RETURN_IF_ERROR(RunFollower(options, world, model, *end.follower));
+  return nullptr;
 }
 
 absl::Status RunFollower(const RankOptions& options, Communicator& world, core::Model& model,

@@ -8,8 +8,7 @@
 namespace tandem::parallel {
 namespace {
 
-/// What both ends share. `mutex` guards all members but the event lock's; events are called under
-/// `event_mutex`, never under `mutex`.
+/// What both ends share; `mutex` guards the queues and `closed`.
 struct Shared {
   explicit Shared(std::vector<std::string> names) : hosts(std::move(names)), queues(hosts.size()) {}
 
@@ -18,24 +17,7 @@ struct Shared {
   std::condition_variable changed;
   std::vector<std::deque<std::vector<std::byte>>> queues;  // [ranks]
   bool closed = false;
-
-  std::mutex event_mutex;
-  ControlEvents events;  // guarded by event_mutex, as the next two
-  bool listening = false;
-  std::vector<absl::Status> early;  // losses before Listen
-
-  void Acknowledged(const Acknowledgement& acknowledgement) {
-    const std::lock_guard lock(event_mutex);
-    if (listening) events.on_acknowledgement(acknowledgement);
-  }
-  void Lost(const absl::Status& status) {
-    const std::lock_guard lock(event_mutex);
-    if (listening) {
-      events.on_lost(status);
-    } else {
-      early.push_back(status);
-    }
-  }
+  ControlEventGate events;
 };
 
 class ThreadLeader final : public ControlLeader {
@@ -43,14 +25,7 @@ class ThreadLeader final : public ControlLeader {
   explicit ThreadLeader(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
   ~ThreadLeader() override { Close(); }
 
-  void Listen(ControlEvents events) override {
-    const std::lock_guard lock(shared_->event_mutex);
-    shared_->events = std::move(events);
-    shared_->listening = true;
-    for (const absl::Status& status : std::exchange(shared_->early, {})) {
-      shared_->events.on_lost(status);
-    }
-  }
+  void Listen(ControlEvents events) override { shared_->events.Listen(std::move(events)); }
 
   absl::Status Send(std::span<const std::byte> plan) override {
     const std::lock_guard lock(shared_->mutex);
@@ -63,11 +38,7 @@ class ThreadLeader final : public ControlLeader {
   }
 
   void Close() override {
-    {
-      const std::lock_guard lock(shared_->event_mutex);
-      shared_->listening = false;
-      shared_->events = {};
-    }
+    shared_->events.Close();
     const std::lock_guard lock(shared_->mutex);
     shared_->closed = true;
     shared_->changed.notify_all();
@@ -82,7 +53,7 @@ class ThreadFollower final : public ControlFollower {
   ThreadFollower(std::shared_ptr<Shared> shared, int rank)
       : shared_(std::move(shared)), rank_(rank) {}
   ~ThreadFollower() override {
-    if (!failed_) shared_->Lost(LostRank(rank_, host(), "ended"));
+    if (!failed_) shared_->events.Lost(LostRank(rank_, host(), "ended"));
   }
 
   absl::StatusOr<std::vector<std::byte>> Receive() override {
@@ -96,13 +67,13 @@ class ThreadFollower final : public ControlFollower {
   }
 
   absl::Status Acknowledge(uint64_t step, const Digest& digest) override {
-    shared_->Acknowledged({.rank = rank_, .step = step, .digest = digest});
+    shared_->events.Acknowledged({.rank = rank_, .step = step, .digest = digest});
     return absl::OkStatus();
   }
 
   void Fail(const absl::Status& why) override {
     failed_ = true;
-    shared_->Lost(LostRank(rank_, host(), "failed: " + Message(why)));
+    shared_->events.Lost(LostRank(rank_, host(), "failed: " + Message(why)));
   }
 
  private:

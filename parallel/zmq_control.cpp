@@ -1,0 +1,158 @@
+#include "parallel/zmq_control.h"
+
+#include <sodium.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "parallel/agree_on_status.h"
+#include "parallel/control_address.h"
+#include "parallel/zmq_control_follower.h"
+#include "parallel/zmq_control_leader.h"
+
+namespace tandem::parallel {
+namespace {
+
+constexpr size_t kMostAddresses = 16;
+
+/// What every rank tells the others, as it lies in memory: all ranks run the same build.
+struct Card {
+  struct Address {
+    char interface[16];
+    char text[46];
+    uint8_t ipv6;
+    uint8_t bytes[16];
+    int32_t prefix;
+  };
+  char public_key[41];
+  char network[128];
+  int32_t address_count;
+  Address addresses[kMostAddresses];
+};
+
+template <size_t size>
+void CopyText(const std::string& from, char (&to)[size]) {
+  std::memcpy(to, from.data(), std::min(from.size(), size - 1));
+}
+
+Card MakeCard(const CurveKeys& keys) {
+  Card card{};
+  CopyText(keys.public_key, card.public_key);
+  CopyText(LocalNetworkIdentity(), card.network);
+  for (const NetworkAddress& address : ListNetworkAddresses()) {
+    if (static_cast<size_t>(card.address_count) == kMostAddresses) break;
+    Card::Address& to = card.addresses[card.address_count++];
+    CopyText(address.interface, to.interface);
+    CopyText(address.text, to.text);
+    to.ipv6 = address.ipv6 ? 1 : 0;
+    std::copy(address.bytes.begin(), address.bytes.end(), to.bytes);
+    to.prefix = address.prefix;
+  }
+  return card;
+}
+
+std::vector<NetworkAddress> AddressesOf(const Card& card) {
+  std::vector<NetworkAddress> addresses;
+  for (int32_t i = 0; i < card.address_count; ++i) {
+    const Card::Address& from = card.addresses[i];
+    NetworkAddress address{.interface = from.interface,
+                           .text = from.text,
+                           .ipv6 = from.ipv6 != 0,
+                           .bytes = {},
+                           .prefix = from.prefix};
+    std::copy(std::begin(from.bytes), std::end(from.bytes), address.bytes.begin());
+    addresses.push_back(std::move(address));
+  }
+  return addresses;
+}
+
+/// What rank 0 binds: an abstract Unix socket (it leaves no file behind, and is private to the
+/// network namespace) where nobody is elsewhere, else TCP with ports the system chooses.
+absl::StatusOr<std::vector<std::string>> EndpointsToBind(const ZmqControlOptions& options,
+                                                         const std::vector<Card>& cards) {
+  std::vector<std::vector<NetworkAddress>> elsewhere;
+  for (const Card& card : cards) {
+    if (std::strcmp(card.network, cards[0].network) != 0) elsewhere.push_back(AddressesOf(card));
+  }
+  if (elsewhere.empty() && options.interface.empty()) {
+    return std::vector<std::string>{
+        fmt::format("ipc://@tandem-control-{:08x}{:08x}", randombytes_random(), randombytes_random())};
+  }
+  TANDEM_ASSIGN_OR_RETURN(
+      const std::vector<NetworkAddress> addresses,
+      ChooseControlAddresses(options.interface, AddressesOf(cards[0]), elsewhere));
+  std::vector<std::string> endpoints;
+  for (const NetworkAddress& address : addresses) {
+    endpoints.push_back(fmt::format(address.ipv6 ? "tcp://[{}]:*" : "tcp://{}:*", address.text));
+  }
+  return endpoints;
+}
+
+absl::StatusOr<std::unique_ptr<ZmqControlLeader>> OpenLeader(const ZmqControlOptions& options,
+                                                             const CurveKeys& keys,
+                                                             const std::vector<Card>& cards,
+                                                             const Communicator& world) {
+  TANDEM_ASSIGN_OR_RETURN(std::vector<std::string> endpoints, EndpointsToBind(options, cards));
+  std::vector<std::string> public_keys;
+  for (const Card& card : cards) public_keys.emplace_back(card.public_key);
+  return ZmqControlLeader::Create({.hosts = world.hosts(),
+                                   .public_keys = std::move(public_keys),
+                                   .keys = keys,
+                                   .endpoints = std::move(endpoints),
+                                   .limits = options.limits});
+}
+
+std::vector<std::string> Lines(const std::string& text) {
+  std::vector<std::string> lines;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    lines.push_back(text.substr(at, end - at));
+    at = end + 1;
+  }
+  return lines;
+}
+
+}  // namespace
+
+absl::StatusOr<ControlEnd> ConnectZmqControl(const ZmqControlOptions& options,
+                                             Communicator& world) {
+  const CurveKeys keys = MakeCurveKeys();
+  const Card mine = MakeCard(keys);
+  std::vector<Card> cards(static_cast<size_t>(world.size()));
+  TANDEM_RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(&mine, 1)),
+                                         std::as_writable_bytes(std::span(cards)), {}));
+  absl::Status status;
+  std::string endpoints;
+  std::unique_ptr<ZmqControlLeader> leader;
+  if (world.rank() == 0) {
+    auto opened = OpenLeader(options, keys, cards, world);
+    status = opened.status();
+    if (opened.ok()) {
+      leader = std::move(opened).value();
+      for (const std::string& endpoint : leader->endpoints()) endpoints += endpoint + "\n";
+    }
+  }
+  TANDEM_RETURN_IF_ERROR(AgreeOnStatus(world, status));
+  TANDEM_RETURN_IF_ERROR(BroadcastString(world, endpoints));
+
+  ControlEnd end;
+  if (leader) {
+    status = leader->WaitForFollowers(options.patience);
+    end.leader = std::move(leader);
+  } else {
+    auto follower = ZmqControlFollower::Connect({.rank = world.rank(),
+                                                 .leader_host = world.hosts()[0],
+                                                 .leader_key = cards[0].public_key,
+                                                 .keys = keys,
+                                                 .endpoints = Lines(endpoints),
+                                                 .patience = options.patience,
+                                                 .limits = options.limits});
+    status = follower.status();
+    if (follower.ok()) end.follower = std::move(follower).value();
+  }
+  TANDEM_RETURN_IF_ERROR(AgreeOnStatus(world, status));
+  return end;
+}
+
+}  // namespace tandem::parallel

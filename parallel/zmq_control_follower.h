@@ -1,0 +1,46 @@
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "parallel/control_channel.h"
+#include "parallel/zmq_tools.h"
+
+namespace tandem::parallel {
+
+/// A follower's end over ZeroMQ.
+class ZmqControlFollower final : public ControlFollower {
+ public:
+  struct Options {
+    int rank = 0;
+    std::string leader_host;
+    std::string leader_key;  // Z85
+    CurveKeys keys;
+    std::vector<std::string> endpoints;  // to try, best first
+    std::chrono::milliseconds patience{30000};  // over all endpoints
+    SocketLimits limits;
+  };
+
+  /// Connects to the first endpoint where the right rank 0 answers.
+  static absl::StatusOr<std::unique_ptr<ZmqControlFollower>> Connect(Options options);
+  ~ZmqControlFollower() override;
+
+  absl::StatusOr<std::vector<std::byte>> Receive() override;
+  absl::Status Acknowledge(uint64_t step, const Digest& digest) override;
+  void Fail(const absl::Status& why) override;
+
+ private:
+  explicit ZmqControlFollower(Options options) : options_(std::move(options)) {}
+
+  bool TryEndpoint(const std::string& endpoint, std::chrono::milliseconds patience);
+  absl::Status LeaderGone() const;
+
+  const Options options_;
+  zmq::context_t context_;
+  zmq::socket_t dealer_;
+  std::unique_ptr<DisconnectMonitor> monitor_;
+};
+
+}  // namespace tandem::parallel

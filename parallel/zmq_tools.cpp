@@ -1,0 +1,141 @@
+#include "parallel/zmq_tools.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+#include "zmq_addon.hpp"
+
+namespace tandem::parallel {
+
+CurveKeys MakeCurveKeys() {
+  char public_key[41] = {};
+  char secret_key[41] = {};
+  if (zmq_curve_keypair(public_key, secret_key) != 0) throw zmq::error_t();
+  return {.public_key = public_key, .secret_key = secret_key};
+}
+
+void SetSafeOptions(zmq::socket_t& socket, const SocketLimits& limits) {
+  socket.set(zmq::sockopt::linger, 0);
+  socket.set(zmq::sockopt::maxmsgsize, limits.largest_message);
+  socket.set(zmq::sockopt::sndhwm, limits.queued_messages);
+  socket.set(zmq::sockopt::rcvhwm, limits.queued_messages);
+  socket.set(zmq::sockopt::heartbeat_ivl, static_cast<int>(limits.heartbeat.count()));
+  socket.set(zmq::sockopt::heartbeat_timeout, static_cast<int>(limits.silence.count()));
+  socket.set(zmq::sockopt::heartbeat_ttl, static_cast<int>(limits.silence.count()));
+  socket.set(zmq::sockopt::reconnect_ivl, -1);
+  socket.set(zmq::sockopt::ipv6, 1);
+}
+
+void BeCurveServer(zmq::socket_t& socket, const CurveKeys& keys) {
+  socket.set(zmq::sockopt::curve_server, true);
+  socket.set(zmq::sockopt::curve_secretkey, keys.secret_key);
+}
+
+void BeCurveClient(zmq::socket_t& socket, const CurveKeys& keys, const std::string& server_key) {
+  socket.set(zmq::sockopt::curve_serverkey, server_key);
+  socket.set(zmq::sockopt::curve_publickey, keys.public_key);
+  socket.set(zmq::sockopt::curve_secretkey, keys.secret_key);
+}
+
+AllowList::AllowList(zmq::context_t& context, std::map<std::string, std::string> users)
+    : socket_(context, zmq::socket_type::rep), users_(std::move(users)) {
+  socket_.set(zmq::sockopt::linger, 0);
+  socket_.bind("inproc://zeromq.zap.01");
+}
+
+void AllowList::Answer() {
+  for (;;) {
+    std::vector<zmq::message_t> request;
+    if (!zmq::recv_multipart(socket_, std::back_inserter(request), zmq::recv_flags::dontwait)) {
+      return;
+    }
+    // version, request id, domain, address, identity, mechanism, the client's key (32 bytes)
+    std::string user;
+    if (request.size() == 7 && request[5].to_string_view() == "CURVE" && request[6].size() == 32) {
+      char key[41] = {};
+      zmq_z85_encode(key, request[6].data<uint8_t>(), 32);
+      const auto found = users_.find(key);
+      if (found != users_.end()) user = found->second;
+    }
+    const std::string id = request.size() > 1 ? request[1].to_string() : std::string();
+    const std::string frames[] = {"1.0", id,   user.empty() ? "400" : "200",
+                                  user.empty() ? "not on the list" : "OK", user, ""};
+    for (size_t i = 0; i < 6; ++i) {
+      socket_.send(zmq::buffer(frames[i]),
+                   i < 5 ? zmq::send_flags::sndmore : zmq::send_flags::none);
+    }
+  }
+}
+
+std::string UserOf(zmq::message_t& message) {
+  const char* user = zmq_msg_gets(message.handle(), ZMQ_MSG_PROPERTY_USER_ID);
+  return user == nullptr ? std::string() : std::string(user);
+}
+
+DisconnectMonitor::DisconnectMonitor(zmq::context_t& context, zmq::socket_t& watched,
+                                     const std::string& name)
+    : watched_(watched), socket_(context, zmq::socket_type::pair) {
+  const std::string endpoint = "inproc://monitor-" + name;
+  if (zmq_socket_monitor(watched_.handle(), endpoint.c_str(), ZMQ_EVENT_DISCONNECTED) != 0) {
+    throw zmq::error_t();
+  }
+  socket_.set(zmq::sockopt::linger, 0);
+  socket_.connect(endpoint);
+}
+
+DisconnectMonitor::~DisconnectMonitor() { zmq_socket_monitor(watched_.handle(), nullptr, 0); }
+
+bool DisconnectMonitor::TakeDisconnected() {
+  bool disconnected = false;
+  for (;;) {
+    std::vector<zmq::message_t> event;
+    if (!zmq::recv_multipart(socket_, std::back_inserter(event), zmq::recv_flags::dontwait)) {
+      return disconnected;
+    }
+    disconnected = true;  // nothing else was asked for
+  }
+}
+
+WakeUp::WakeUp() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+  if (fd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
+}
+
+WakeUp::~WakeUp() { close(fd_); }
+
+void WakeUp::Signal() const {
+  // Fails only when the counter is at its end, and then it is signalled anyway.
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = write(fd_, &one, sizeof(one));
+}
+
+void WakeUp::Clear() const {
+  uint64_t count = 0;
+  [[maybe_unused]] const ssize_t got = read(fd_, &count, sizeof(count));
+}
+
+SendOutcome TrySend(zmq::socket_t& socket, std::string_view routing_id,
+                    std::span<const std::byte> frame) {
+  try {
+    if (!routing_id.empty() &&
+        !socket.send(zmq::buffer(routing_id),
+                     zmq::send_flags::sndmore | zmq::send_flags::dontwait)) {
+      return SendOutcome::kFull;
+    }
+    const auto sent =
+        socket.send(zmq::buffer(frame.data(), frame.size()), zmq::send_flags::dontwait);
+    return sent ? SendOutcome::kSent : SendOutcome::kFull;
+  } catch (const zmq::error_t& error) {
+    if (error.num() == EHOSTUNREACH || error.num() == ENOTCONN) return SendOutcome::kGone;
+    throw;
+  }
+}
+
+std::span<const std::byte> BytesOf(const zmq::message_t& message) {
+  return {static_cast<const std::byte*>(message.data()), message.size()};
+}
+
+}  // namespace tandem::parallel
