@@ -49,8 +49,9 @@ std::vector<NetworkAddress> ListNetworkAddresses() {
     address.interface = entry->ifa_name;
     address.ipv6 = family == AF_INET6;
     std::memcpy(address.bytes.data(), RawBytes(entry->ifa_addr), AddressBytes(address));
-    const bool link_local = address.ipv6 ? address.bytes[0] == 0xfe && (address.bytes[1] & 0xc0) == 0x80
-                                         : address.bytes[0] == 169 && address.bytes[1] == 254;
+    const bool link_local = address.ipv6
+                                ? address.bytes[0] == 0xfe && (address.bytes[1] & 0xc0) == 0x80
+                                : address.bytes[0] == 169 && address.bytes[1] == 254;
     if (link_local) continue;
     for (size_t i = 0; i < AddressBytes(address); ++i) {
       address.prefix += std::popcount(RawBytes(entry->ifa_netmask)[i]);

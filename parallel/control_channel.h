@@ -57,8 +57,8 @@ class ControlFollower {
   virtual void Fail(const absl::Status& why) = 0;
 };
 
-/// Delivers events one at a time, keeps losses until somebody listens, and lets nothing through once
-/// closed. For implementations of ControlLeader. Thread safety: all methods.
+/// Delivers events one at a time, keeps losses until somebody listens, and lets nothing through
+/// once closed. For implementations of ControlLeader. Thread safety: all methods.
 class ControlEventGate {
  public:
   void Listen(ControlEvents events);

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <string>
 
+#include "fmt/format.h"
+
 namespace tandem::parallel {
 
 inline constexpr uint16_t kControlVersion = 1;
@@ -18,6 +20,6 @@ enum class ControlFrame : uint8_t {
 };
 
 /// Where in the ZeroMQ ROUTER a rank is found.
-inline std::string RoutingIdOf(int rank) { return "rank-" + std::to_string(rank); }
+inline std::string RoutingIdOf(int rank) { return fmt::format("rank-{}", rank); }
 
 }  // namespace tandem::parallel

@@ -96,6 +96,7 @@ void Coordinator::Loop() {
   while (WaitForWork()) {
     if (const absl::Status status = Step(); !status.ok()) Die(BlameForStepFailure(status));
   }
+  FinishPlanAhead();
   StopFollowers();
   const std::lock_guard lock(mutex_);
   loop_ended_ = true;
@@ -200,6 +201,13 @@ absl::Status Coordinator::BlameForStepFailure(const absl::Status& own) {
     changed_.wait_for(lock, options_.blame_wait, [&] { return !health_.ok() || stopping_; });
   }
   return health_.ok() ? own : health_;
+}
+
+void Coordinator::FinishPlanAhead() {
+  // The followers have this plan already and wait for this rank in its collectives.
+  if (!current_ || !Health().ok()) return;
+  const auto result = setup_.runner->Execute(current_->step.plan, current_->hash);
+  if (!result.ok()) Die(result.status());
 }
 
 void Coordinator::StopFollowers() {

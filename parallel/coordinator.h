@@ -74,6 +74,7 @@ class Coordinator final : public Engine {
   void PublishStatus();
   void Die(const absl::Status& why);
   absl::Status BlameForStepFailure(const absl::Status& own);
+  void FinishPlanAhead();
   void StopFollowers();
 
   const SchedulerOptions limits_;

@@ -76,15 +76,15 @@ absl::StatusOr<std::vector<std::string>> EndpointsToBind(const ZmqControlOptions
     if (std::strcmp(card.network, cards[0].network) != 0) elsewhere.push_back(AddressesOf(card));
   }
   if (elsewhere.empty() && options.interface.empty()) {
-    return std::vector<std::string>{
-        fmt::format("ipc://@tandem-control-{:08x}{:08x}", randombytes_random(), randombytes_random())};
+    return std::vector<std::string>{fmt::format("ipc://@tandem-control-{:08x}{:08x}",
+                                                randombytes_random(), randombytes_random())};
   }
   TANDEM_ASSIGN_OR_RETURN(
       const std::vector<NetworkAddress> addresses,
       ChooseControlAddresses(options.interface, AddressesOf(cards[0]), elsewhere));
   std::vector<std::string> endpoints;
   for (const NetworkAddress& address : addresses) {
-    endpoints.push_back(fmt::format(address.ipv6 ? "tcp://[{}]:*" : "tcp://{}:*", address.text));
+    endpoints.push_back("tcp://" + (address.ipv6 ? "[" + address.text + "]" : address.text) + ":*");
   }
   return endpoints;
 }

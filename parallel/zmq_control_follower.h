@@ -18,7 +18,7 @@ class ZmqControlFollower final : public ControlFollower {
     std::string leader_host;
     std::string leader_key;  // Z85
     CurveKeys keys;
-    std::vector<std::string> endpoints;  // to try, best first
+    std::vector<std::string> endpoints;         // to try, best first
     std::chrono::milliseconds patience{30000};  // over all endpoints
     SocketLimits limits;
   };

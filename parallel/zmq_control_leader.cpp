@@ -201,8 +201,8 @@ void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
       const auto version = reader.Number<uint16_t>();
       const auto claimed = reader.Number<int32_t>();
       if (!reader.Finish().ok() || version != kControlVersion || claimed != rank) {
-        return Lost(rank, fmt::format("speaks control version {}, expected {}", version,
-                                      kControlVersion));
+        return Lost(
+            rank, fmt::format("speaks control version {}, expected {}", version, kControlVersion));
       }
       SendTo(rank, FrameOf(ControlFrame::kWelcome));
       const std::lock_guard lock(mutex_);
@@ -211,7 +211,8 @@ void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
       return;
     }
     case ControlFrame::kAck: {
-      Acknowledgement acknowledgement{.rank = rank, .step = reader.Number<uint64_t>(), .digest = {}};
+      Acknowledgement acknowledgement{
+          .rank = rank, .step = reader.Number<uint64_t>(), .digest = {}};
       for (uint8_t& byte : acknowledgement.digest) byte = reader.Number<uint8_t>();
       if (reader.Finish().ok()) return events_.Acknowledged(acknowledgement);
       break;

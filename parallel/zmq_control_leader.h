@@ -21,10 +21,10 @@ namespace tandem::parallel {
 class ZmqControlLeader final : public ControlLeader {
  public:
   struct Options {
-    std::vector<std::string> hosts;                // [ranks]
-    std::vector<std::string> public_keys;          // [ranks] Z85; nobody else may connect
-    CurveKeys keys;                                // rank 0's
-    std::vector<std::string> endpoints;            // to bind; tcp ports may be "*"
+    std::vector<std::string> hosts;        // [ranks]
+    std::vector<std::string> public_keys;  // [ranks] Z85; nobody else may connect
+    CurveKeys keys;                        // rank 0's
+    std::vector<std::string> endpoints;    // to bind; tcp ports may be "*"
     SocketLimits limits;
   };
 

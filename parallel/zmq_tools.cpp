@@ -62,8 +62,8 @@ void AllowList::Answer() {
       if (found != users_.end()) user = found->second;
     }
     const std::string id = request.size() > 1 ? request[1].to_string() : std::string();
-    const std::string frames[] = {"1.0", id,   user.empty() ? "400" : "200",
-                                  user.empty() ? "not on the list" : "OK", user, ""};
+    const std::string frames[] = {
+        "1.0", id, user.empty() ? "400" : "200", user.empty() ? "not on the list" : "OK", user, ""};
     for (size_t i = 0; i < 6; ++i) {
       socket_.send(zmq::buffer(frames[i]),
                    i < 5 ? zmq::send_flags::sndmore : zmq::send_flags::none);
@@ -72,7 +72,7 @@ void AllowList::Answer() {
 }
 
 std::string UserOf(zmq::message_t& message) {
-  const char* user = zmq_msg_gets(message.handle(), ZMQ_MSG_PROPERTY_USER_ID);
+  const char* user = zmq_msg_gets(message.handle(), "User-Id");
   return user == nullptr ? std::string() : std::string(user);
 }
 
@@ -120,9 +120,8 @@ void WakeUp::Clear() const {
 SendOutcome TrySend(zmq::socket_t& socket, std::string_view routing_id,
                     std::span<const std::byte> frame) {
   try {
-    if (!routing_id.empty() &&
-        !socket.send(zmq::buffer(routing_id),
-                     zmq::send_flags::sndmore | zmq::send_flags::dontwait)) {
+    if (!routing_id.empty() && !socket.send(zmq::buffer(routing_id),
+                                            zmq::send_flags::sndmore | zmq::send_flags::dontwait)) {
       return SendOutcome::kFull;
     }
     const auto sent =

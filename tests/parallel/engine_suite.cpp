@@ -1,16 +1,35 @@
 #include "tests/parallel/engine_suite.h"
 
+#include <stdexcept>
+
+#include "parallel/engine_server.h"
+#include "parallel/remote_engine.h"
 #include "parallel/shard_plan.h"
 #include "tests/support/fake_model.h"
 
 namespace tandem::testing {
+namespace {
+
+/// Both ends of a link in one process.
+struct Link {
+  std::unique_ptr<parallel::EngineServer> server;
+  std::unique_ptr<parallel::RemoteEngine> remote;
+};
+
+template <typename T>
+T OrThrow(absl::StatusOr<T> value) {
+  if (!value.ok()) throw std::runtime_error(Message(value.status()));
+  return std::move(value).value();
+}
+
+}  // namespace
 
 std::function<std::unique_ptr<core::Model>(int)> FakeShards(int ranks) {
-  const auto plan = parallel::PlanShards(
-      FakeConfig(), {.query_head = 1, .kv_head = 1, .ffn_column = 1, .vocab_row = 1},
-      {.ranks = ranks, .weights = {}, .memory = {}});
-  if (!plan.ok()) throw std::runtime_error(Message(plan.status()));
-  return [shards = plan->shards](int rank) {
+  const auto plan = OrThrow(parallel::PlanShards(
+      FakeConfig(),
+      {.query_head = 1, .kv_head = 1, .ffn_column = 1, .vocab_row = 1, .every_rank = 0},
+      {.ranks = ranks, .weights = {}, .memory = {}}));
+  return [shards = plan.shards](int rank) {
     return std::make_unique<FakeModel>(FakeConfig(), shards[static_cast<size_t>(rank)]);
   };
 }
@@ -19,11 +38,27 @@ EngineUnderTest MakeEngine(const EngineKind& kind, LocalCluster::Options options
   options.ranks = kind.ranks;
   options.zmq = kind.zmq_plans;
   if (!options.model) options.model = FakeShards(kind.ranks);
-  auto cluster = LocalCluster::Start(std::move(options));
-  if (!cluster.ok()) throw std::runtime_error(Message(cluster.status()));
   EngineUnderTest under_test;
-  under_test.cluster = std::move(cluster).value();
+  under_test.cluster = OrThrow(LocalCluster::Start(std::move(options)));
   under_test.engine = &under_test.cluster->engine();
+  if (kind.remote) {
+    const parallel::EngineLinkKeys keys = parallel::MakeEngineLinkKeys();
+    auto link = std::make_shared<Link>();
+    link->server = OrThrow(
+        parallel::EngineServer::Create({.address = {.endpoint = parallel::MakeLocalEndpoint(),
+                                                    .keys = keys.server,
+                                                    .client_key = keys.client.public_key}},
+                                       *under_test.engine));
+    link->remote =
+        OrThrow(parallel::RemoteEngine::Connect({.endpoint = link->server->endpoint(),
+                                                 .server_key = keys.server.public_key,
+                                                 .keys = keys.client,
+                                                 .limits = {},
+                                                 .reason_wait = std::chrono::milliseconds(300)},
+                                                {}));
+    under_test.engine = link->remote.get();
+    under_test.between = std::move(link);
+  }
   return under_test;
 }
 

@@ -12,7 +12,7 @@ namespace tandem::testing {
 /// An engine under test and whatever must live as long as it.
 struct EngineUnderTest {
   std::unique_ptr<LocalCluster> cluster;
-  std::shared_ptr<void> between;  // what stands between the cluster and `engine`, if anything
+  std::shared_ptr<void> between;  // what stands between the cluster and `engine`; ends first
   parallel::Engine* engine = nullptr;
 };
 

@@ -1,0 +1,217 @@
+#include "parallel/engine_link_codec.h"
+
+#include <utility>
+
+#include "parallel/sampling_codec.h"
+#include "parallel/wire.h"
+
+namespace tandem::parallel {
+namespace {
+
+constexpr size_t kMostTokens = 1 << 24;
+constexpr size_t kMostLogits = 1 << 24;
+constexpr size_t kMostRanks = 1 << 16;
+constexpr size_t kLongestText = 1 << 16;
+constexpr int kHighestCode = 16;  // absl::StatusCode::kUnauthenticated
+
+void WriteStatus(const absl::Status& status, WireWriter& writer) {
+  writer.Number(static_cast<int32_t>(status.code()));
+  writer.Text(Message(status).substr(0, kLongestText));
+}
+
+absl::Status ReadStatus(WireReader& reader) {
+  const auto code = reader.Number<int32_t>();
+  const std::string text = reader.Text(kLongestText, "bytes of a status");
+  if (code < 0 || code > kHighestCode) {
+    reader.Fail(InvalidArgument("engine link: {} is no status code", code));
+    return absl::OkStatus();
+  }
+  return absl::Status(static_cast<absl::StatusCode>(code), text);
+}
+
+// One pair of functions a message: fields in the order of the struct.
+
+void Write(const LinkHello&, WireWriter&) {}
+void Write(const LinkWelcome&, WireWriter&) {}
+void Write(const LinkPing&, WireWriter&) {}
+void Write(const LinkStop&, WireWriter&) {}
+void Read(LinkHello&, WireReader&) {}
+void Read(LinkWelcome&, WireReader&) {}
+void Read(LinkPing&, WireReader&) {}
+void Read(LinkStop&, WireReader&) {}
+
+void Write(const LinkSubmit& message, WireWriter& writer) {
+  const EngineRequest& request = message.request;
+  writer.Number(message.id);
+  writer.Numbers(std::span(request.prompt));
+  writer.Number(request.max_tokens);
+  WriteSampling(request.sampling, writer);
+  writer.Numbers(std::span(request.stop_tokens));
+  writer.Bool(request.want_prompt_logits);
+}
+void Read(LinkSubmit& message, WireReader& reader) {
+  EngineRequest& request = message.request;
+  message.id = reader.Number<RequestId>();
+  request.prompt = reader.Numbers<int32_t>(kMostTokens, "prompt tokens");
+  request.max_tokens = reader.Number<int32_t>();
+  request.sampling = ReadSampling(reader);
+  request.stop_tokens = reader.Numbers<int32_t>(kMostTokens, "stop tokens");
+  request.want_prompt_logits = reader.Bool();
+}
+
+void Write(const LinkCancel& message, WireWriter& writer) { writer.Number(message.id); }
+void Read(LinkCancel& message, WireReader& reader) { message.id = reader.Number<RequestId>(); }
+
+void Write(const LinkAccepted& message, WireWriter& writer) { writer.Number(message.id); }
+void Read(LinkAccepted& message, WireReader& reader) { message.id = reader.Number<RequestId>(); }
+
+void Write(const LinkRefused& message, WireWriter& writer) {
+  writer.Number(message.id);
+  WriteStatus(message.status, writer);
+}
+void Read(LinkRefused& message, WireReader& reader) {
+  message.id = reader.Number<RequestId>();
+  message.status = ReadStatus(reader);
+}
+
+void Write(const LinkTokens& message, WireWriter& writer) {
+  writer.Number(message.id);
+  writer.Numbers(std::span(message.tokens));
+}
+void Read(LinkTokens& message, WireReader& reader) {
+  message.id = reader.Number<RequestId>();
+  message.tokens = reader.Numbers<int32_t>(kMostTokens, "tokens");
+}
+
+void Write(const LinkLogits& message, WireWriter& writer) {
+  writer.Number(message.id);
+  writer.Number(message.position);
+  writer.Numbers(std::span(message.logits));
+}
+void Read(LinkLogits& message, WireReader& reader) {
+  message.id = reader.Number<RequestId>();
+  message.position = reader.Number<int64_t>();
+  message.logits = reader.Numbers<float>(kMostLogits, "logits");
+}
+
+void Write(const LinkFinish& message, WireWriter& writer) {
+  const Usage& usage = message.finish.usage;
+  writer.Number(message.id);
+  writer.Number(static_cast<uint8_t>(message.finish.reason));
+  WriteStatus(message.finish.status, writer);
+  writer.Number(usage.prompt_tokens);
+  writer.Number(usage.completion_tokens);
+  writer.Number(usage.reused_tokens);
+  writer.Number(usage.queue_seconds);
+  writer.Number(usage.prefill_seconds);
+  writer.Number(usage.decode_seconds);
+}
+void Read(LinkFinish& message, WireReader& reader) {
+  Usage& usage = message.finish.usage;
+  message.id = reader.Number<RequestId>();
+  const auto reason = reader.Number<uint8_t>();
+  if (reason > static_cast<uint8_t>(FinishReason::kFailed)) {
+    reader.Fail(InvalidArgument("engine link: {} is no finish reason", reason));
+    return;
+  }
+  message.finish.reason = static_cast<FinishReason>(reason);
+  message.finish.status = ReadStatus(reader);
+  usage.prompt_tokens = reader.Number<int32_t>();
+  usage.completion_tokens = reader.Number<int32_t>();
+  usage.reused_tokens = reader.Number<int32_t>();
+  usage.queue_seconds = reader.Number<double>();
+  usage.prefill_seconds = reader.Number<double>();
+  usage.decode_seconds = reader.Number<double>();
+}
+
+void Write(const LinkStatusQuery& message, WireWriter& writer) { writer.Number(message.query); }
+void Read(LinkStatusQuery& message, WireReader& reader) {
+  message.query = reader.Number<uint64_t>();
+}
+
+void Write(const LinkStatus& message, WireWriter& writer) {
+  const EngineStatus& status = message.status;
+  writer.Number(message.query);
+  WriteStatus(message.error, writer);
+  writer.Count(status.ranks.size());
+  for (const RankStatus& rank : status.ranks) {
+    writer.Number<int32_t>(rank.rank);
+    writer.Text(rank.host);
+    writer.Number(rank.weight_bytes);
+    writer.Text(rank.device);
+  }
+  writer.Number(status.running);
+  writer.Number(status.waiting);
+  writer.Number(status.blocks_total);
+  writer.Number(status.blocks_used);
+  writer.Number(status.steps);
+  writer.Number(status.tokens_generated);
+  writer.Number(status.tokens_prefilled);
+  writer.Number(status.tokens_per_second);
+}
+void Read(LinkStatus& message, WireReader& reader) {
+  EngineStatus& status = message.status;
+  message.query = reader.Number<uint64_t>();
+  message.error = ReadStatus(reader);
+  status.ranks.resize(reader.Count(kMostRanks, 20, "ranks"));
+  for (RankStatus& rank : status.ranks) {
+    rank.rank = reader.Number<int32_t>();
+    rank.host = reader.Text(kLongestText, "bytes of a host name");
+    rank.weight_bytes = reader.Number<int64_t>();
+    rank.device = reader.Text(kLongestText, "bytes of a device name");
+  }
+  status.running = reader.Number<int32_t>();
+  status.waiting = reader.Number<int32_t>();
+  status.blocks_total = reader.Number<int64_t>();
+  status.blocks_used = reader.Number<int64_t>();
+  status.steps = reader.Number<uint64_t>();
+  status.tokens_generated = reader.Number<uint64_t>();
+  status.tokens_prefilled = reader.Number<uint64_t>();
+  status.tokens_per_second = reader.Number<double>();
+}
+
+void Write(const LinkDead& message, WireWriter& writer) { WriteStatus(message.why, writer); }
+void Read(LinkDead& message, WireReader& reader) { message.why = ReadStatus(reader); }
+
+/// The empty message of a kind, or nothing if there is no such kind.
+template <size_t kind = 0>
+bool MakeKind(size_t wanted, LinkMessage& message) {
+  if constexpr (kind == std::variant_size_v<LinkMessage>) {
+    return false;
+  } else {
+    if (wanted != kind) return MakeKind<kind + 1>(wanted, message);
+    message.emplace<kind>();
+    return true;
+  }
+}
+
+}  // namespace
+
+std::vector<std::byte> EncodeLinkMessage(const LinkMessage& message) {
+  WireWriter writer;
+  writer.Number(kLinkVersion);
+  writer.Number(static_cast<uint8_t>(message.index()));
+  std::visit([&](const auto& fields) { Write(fields, writer); }, message);
+  return writer.Take();
+}
+
+absl::StatusOr<LinkMessage> DecodeLinkMessage(std::span<const std::byte> bytes) {
+  WireReader reader("engine link", bytes);
+  const auto version = reader.Number<uint8_t>();
+  const auto kind = reader.Number<uint8_t>();
+  if (reader.ok() && version != kLinkVersion) {
+    return InvalidArgument(
+        "engine link: version {}, this program knows {}; start gateway and ranks from the same "
+        "build",
+        version, kLinkVersion);
+  }
+  LinkMessage message;
+  if (reader.ok() && !MakeKind(kind, message)) {
+    return InvalidArgument("engine link: {} is no kind of message", kind);
+  }
+  if (reader.ok()) std::visit([&](auto& fields) { Read(fields, reader); }, message);
+  TANDEM_RETURN_IF_ERROR(reader.Finish());
+  return message;
+}
+
+}  // namespace tandem::parallel
