@@ -111,6 +111,8 @@ void ZmqControlLeader::Run() {
     monitor_.reset();
     router_.set(zmq::sockopt::linger, static_cast<int>(kLinger.count()));
     router_.close();
+    allowed_.socket().close();
+    context_.close();  // waits for what lingers; without it connections stay open
   } catch (const std::exception& error) {
     EndWith(Internal("control channel: {}", error.what()));
   }
