@@ -51,6 +51,10 @@ absl::StatusOr<Json> ParseJson(std::string_view text, int depth_limit) {
     return InvalidArgument("the frame nests {} levels deep, at most {} are allowed", depth,
                            depth_limit);
   }
+  // The parser takes a zero byte for the end of the text.
+  if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
+    return InvalidArgument("the frame is not JSON in UTF-8: byte {} is zero", zero + 1);
+  }
   try {
     return Json::parse(text);
   } catch (const Json::parse_error& error) {

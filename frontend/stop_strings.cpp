@@ -23,11 +23,23 @@ StopStrings::StopStrings(std::vector<std::string> strings) : strings_(std::move(
 std::string StopStrings::Push(std::string_view text) {
   if (matched_ || text.empty()) return "";
   held_ += text;
-  size_t first = std::string::npos;
-  for (const std::string& stop : strings_) first = std::min(first, held_.find(stop));
-  if (first != std::string::npos) {
+  // The string that is complete first counts (the longest of several), as if the text had come byte
+  // by byte: what is delivered must not depend on where its tokens end.
+  constexpr size_t kNone = std::string::npos;
+  size_t first_end = kNone;
+  size_t first_begin = kNone;
+  for (const std::string& stop : strings_) {
+    const size_t begin = held_.find(stop);
+    if (begin == kNone) continue;
+    const size_t end = begin + stop.size();
+    if (end < first_end || (end == first_end && begin < first_begin)) {
+      first_end = end;
+      first_begin = begin;
+    }
+  }
+  if (first_begin != kNone) {
     matched_ = true;
-    held_.resize(first);
+    held_.resize(first_begin);
     return std::exchange(held_, "");
   }
   size_t open = 0;

@@ -6,7 +6,8 @@
 
 namespace tandem::frontend {
 
-/// Finds stop strings in text that arrives in pieces.
+/// Finds stop strings in text that arrives in pieces. The one that is complete first ends the text,
+/// where it begins; the pieces make no difference.
 ///
 /// Invariant: what is held back is always a proper prefix of some stop string and the end of the
 /// text so far. Stop strings are valid UTF-8, so no character is ever split by holding back.

@@ -1,0 +1,21 @@
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <variant>
+
+#include "frontend/answer_frames.h"
+#include "frontend/protocol.h"
+
+/// Any frame is parsed or refused with an answer that is valid JSON.
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace tandem::frontend;
+  const std::string_view frame(reinterpret_cast<const char*>(data), size);
+  const auto parsed = ParseRequest(frame, {});
+  const auto* error = std::get_if<RequestError>(&parsed);
+  if (error == nullptr) return 0;
+  const std::string answer = ErrorFrame(error->id, error->code, error->message);
+  if (error->message.empty() || !nlohmann::json::accept(answer)) std::abort();
+  return 0;
+}
