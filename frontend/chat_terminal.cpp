@@ -46,8 +46,14 @@ class InterruptGuard {
     action.sa_handler = &OnInterrupt;
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, &before_);
+    // Whoever composed this may have blocked it for threads of its own.
+    sigset_t interrupt;
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    pthread_sigmask(SIG_UNBLOCK, &interrupt, &mask_before_);
   }
   ~InterruptGuard() {
+    pthread_sigmask(SIG_SETMASK, &mask_before_, nullptr);
     sigaction(SIGINT, &before_, nullptr);
     interrupted_client.store(nullptr);
     interrupted_fd.store(-1);
@@ -65,6 +71,7 @@ class InterruptGuard {
  private:
   const int fd_;
   struct sigaction before_ {};
+  sigset_t mask_before_{};
 };
 
 double SecondsSince(Clock::time_point start) {

@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "core/model_file.h"
 #include "core/status.h"
 
 namespace tandem::frontend {
@@ -51,5 +53,17 @@ class TextModel {
   /// Strings that end a chat's answer, because the template has no token for it.
   virtual std::span<const std::string> chat_stop_strings() const = 0;
 };
+
+struct TextModelOptions {
+  /// "chatml", "zephyr", or a file with a Jinja template; none: the model's own, else zephyr.
+  std::optional<std::string> chat_template;
+  int context = 0;  // what the engine can hold; 0: what the model was made for
+};
+
+/// The text side of a model file: its tokenizer and template. Says in the log where it had to
+/// choose a template. The file may be closed afterwards. Errors name the file and what in it is
+/// wrong.
+absl::StatusOr<std::unique_ptr<TextModel>> LoadTextModel(const core::ModelFile& file,
+                                                         const TextModelOptions& options = {});
 
 }  // namespace tandem::frontend
