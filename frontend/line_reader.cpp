@@ -147,6 +147,9 @@ class EditedLines final : public LineReader {
       const ssize_t got = read(self->input_fd_, &byte, 1);
       if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
       if (got <= 0) return static_cast<int>(got);
+      // A Ctrl-D that was typed before libedit had the terminal to itself arrives as a zero byte.
+      constexpr char kEndOfTransmission = 4;
+      if (byte == '\0') byte = kEndOfTransmission;
       const size_t used = std::mbrtowc(out, &byte, 1, &state);
       if (used == static_cast<size_t>(-2)) continue;  // a character of several bytes
       if (used == static_cast<size_t>(-1)) {

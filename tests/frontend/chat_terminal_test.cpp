@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <filesystem>
@@ -114,13 +115,18 @@ class TypedChat {
     options_.input = fdopen(slave, "r");
     options_.output = fdopen(dup(slave), "w");
     options_.errors = options_.output;
-    thread_ = std::thread([this] { status_ = RunChatTerminal(*client_, options_); });
+    thread_ = std::thread([this] {
+      status_ = RunChatTerminal(*client_, options_);
+      ended_ = true;
+    });
   }
   ~TypedChat() {
-    if (thread_.joinable()) thread_.join();
+    if (thread_.joinable()) {
+      EXPECT_TRUE(Join().ok());
+    }
     std::fclose(options_.input);
     std::fclose(options_.output);
-    close(master_);
+    if (master_ >= 0) close(master_);
   }
   void Type(std::string_view text) {
     EXPECT_EQ(write(master_, text.data(), text.size()), static_cast<ssize_t>(text.size()));
@@ -144,6 +150,10 @@ class TypedChat {
     });
   }
   absl::Status Join() {
+    if (!Eventually([&] { return ended_.load(); })) {
+      ADD_FAILURE() << "the program does not end; it has shown: " << seen_;
+      close(std::exchange(master_, -1));  // hangs up
+    }
     thread_.join();
     return status_;
   }
@@ -154,6 +164,7 @@ class TypedChat {
   std::unique_ptr<Client> client_;
   ChatTerminalOptions options_;
   absl::Status status_;
+  std::atomic<bool> ended_{false};
   std::thread thread_;
   std::string seen_;
   size_t from_ = 0;
