@@ -6,6 +6,7 @@
 #include <limits>
 #include <utility>
 
+#include "frontend/jinja_check.h"
 #include "frontend/jinja_interpreter.h"
 #include "frontend/jinja_parser.h"
 #include "frontend/jinja_sandbox.h"
@@ -196,8 +197,9 @@ absl::StatusOr<ChatTemplate> ChatTemplate::FromJinja(std::string_view source, st
                            kMaxTemplateBytes);
   }
   absl::StatusOr<jinja::Body> body = jinja::Parse(source);
-  if (!body.ok()) {
-    return InvalidArgument("{}, {}", name, Message(body.status()));
+  const absl::Status status = body.ok() ? jinja::CheckNames(*body) : body.status();
+  if (!status.ok()) {
+    return InvalidArgument("{}, {}", name, Message(status));
   }
   ChatTemplate chat(Form::kJinja, std::move(name));
   chat.bos_token_ = std::move(bos_token);

@@ -66,10 +66,4 @@ absl::StatusOr<Value> Strip(Interpreter& interpreter, const Value& text, const V
 /// str.replace; a negative count replaces all.
 absl::StatusOr<Value> Replace(Interpreter& interpreter, const Value& text, const Value& from,
                               const Value& to, int64_t count);
-/// str.splitlines.
-std::vector<Text> SplitLines(const Text& text, bool keep_ends);
-/// separator.join(items) of texts.
-absl::StatusOr<Value> Join(Interpreter& interpreter, const Text& separator,
-                           const std::vector<Text>& items, bool markup);
-
 }  // namespace tandem::frontend::jinja

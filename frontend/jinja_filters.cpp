@@ -6,6 +6,7 @@
 #include "frontend/jinja_format.h"
 #include "frontend/jinja_numbers.h"
 #include "frontend/jinja_operators.h"
+#include "frontend/jinja_pieces.h"
 #include "frontend/jinja_print.h"
 #include "frontend/jinja_unicode.h"
 
@@ -160,15 +161,15 @@ Result FilterIndent(Interpreter& interpreter, const Value& subject, const Argume
   if (bound.Truth(1, false)) {
     out.Append(indention);
   }
-  const std::vector<Text> lines = SplitLines(source, false);
+  const std::vector<Piece> lines = SplitLines(source.bytes(), false);
   for (size_t index = 0; index < lines.size(); ++index) {
     if (index != 0) {
       out.Append("\n", true);
-      if (blank || !lines[index].empty()) {
+      if (blank || lines[index].end > lines[index].begin) {
         out.Append(indention);
       }
     }
-    out.Append(lines[index]);
+    out.Append(source, lines[index].begin, lines[index].end);
     TANDEM_RETURN_IF_ERROR(interpreter.sandbox().CheckStringSize(out.size()));
   }
   return interpreter.sandbox().String(std::move(out), subject.markup());

@@ -37,95 +37,6 @@ absl::Status CheckWidth(int64_t width, std::optional<int> precision) {
   return absl::OkStatus();
 }
 
-std::string Grouped(const std::string& digits, char separator, size_t group) {
-  std::string result;
-  for (size_t index = 0; index < digits.size(); ++index) {
-    if (index != 0 && (digits.size() - index) % group == 0) {
-      result += separator;
-    }
-    result += digits[index];
-  }
-  return result;
-}
-
-// The digits of |value| in a base, without sign or prefix.
-std::string IntegerDigits(int64_t value, char type) {
-  const uint64_t magnitude =
-      value < 0 ? 0 - static_cast<uint64_t>(value) : static_cast<uint64_t>(value);
-  switch (type) {
-    case 'b':
-      return fmt::format("{:b}", magnitude);
-    case 'o':
-      return fmt::format("{:o}", magnitude);
-    case 'x':
-      return fmt::format("{:x}", magnitude);
-    case 'X':
-      return fmt::format("{:X}", magnitude);
-    default:
-      return std::to_string(magnitude);
-  }
-}
-
-// The digits of |value| as type e, f, g, % or none has them.
-std::string FloatDigits(double value, const FormatSpec& spec) {
-  const double magnitude = std::fabs(value);
-  const bool upper = spec.type == 'E' || spec.type == 'F' || spec.type == 'G';
-  if (!std::isfinite(value)) {
-    return std::string(std::isnan(value) ? (upper ? "NAN" : "nan") : (upper ? "INF" : "inf")) +
-           (spec.type == '%' ? "%" : "");
-  }
-  const int precision = spec.precision.value_or(6);
-  switch (spec.type) {
-    case 'e':
-      return spec.alternate ? fmt::format("{:#.{}e}", magnitude, precision)
-                            : fmt::format("{:.{}e}", magnitude, precision);
-    case 'E':
-      return spec.alternate ? fmt::format("{:#.{}E}", magnitude, precision)
-                            : fmt::format("{:.{}E}", magnitude, precision);
-    case 'f':
-    case 'F':
-      return spec.alternate ? fmt::format("{:#.{}f}", magnitude, precision)
-                            : fmt::format("{:.{}f}", magnitude, precision);
-    case '%':
-      return fmt::format("{:.{}f}%", magnitude * 100, precision);
-    case 'g':
-    case 'n':
-      return spec.alternate ? fmt::format("{:#.{}g}", magnitude, precision)
-                            : fmt::format("{:.{}g}", magnitude, precision);
-    case 'G':
-      return spec.alternate ? fmt::format("{:#.{}G}", magnitude, precision)
-                            : fmt::format("{:.{}G}", magnitude, precision);
-    default:
-      break;
-  }
-  if (!spec.precision) {
-    return FloatRepr(magnitude);
-  }
-  std::string digits = fmt::format("{:.{}g}", magnitude, std::max(precision, 1));
-  if (digits.find_first_of(".e") == std::string::npos) {
-    digits += ".0";
-  }
-  return digits;
-}
-
-size_t CodePoints(std::string_view text) { return CountCodePoints(text); }
-
-// Pads a text of `columns` code points to the width of the field; nothing is cut.
-void AppendPadded(Text& out, const Text& body, const FormatSpec& spec, char default_align) {
-  const auto width = static_cast<size_t>(spec.width);
-  const size_t columns = CodePoints(body.bytes());
-  const size_t padding = width > columns ? width - columns : 0;
-  const char align = spec.align == '\0' ? default_align : spec.align;
-  const size_t left = align == '<' ? 0 : align == '^' ? padding / 2 : padding;
-  for (size_t index = 0; index < left; ++index) {
-    out.Append(spec.fill, true);
-  }
-  out.Append(body);
-  for (size_t index = left; index < padding; ++index) {
-    out.Append(spec.fill, true);
-  }
-}
-
 absl::StatusOr<FormatSpec> ParseSpec(std::string_view text) {
   FormatSpec spec;
   size_t offset = 0;
@@ -363,65 +274,6 @@ class BraceFormatter {
 
 }  // namespace
 
-absl::StatusOr<std::string> FormatNumber(const Value& value, const FormatSpec& spec) {
-  constexpr std::string_view kIntegerTypes = "bdoxXnc";
-  constexpr std::string_view kFloatTypes = "eEfFgGn%";
-  const bool integer = value.IsIntegral() &&
-                       (spec.type == '\0' || kIntegerTypes.find(spec.type) != std::string::npos);
-  if (!integer && spec.type != '\0' && kFloatTypes.find(spec.type) == std::string::npos) {
-    return InvalidArgument("unknown format code '{}' for an object of type '{}'", spec.type,
-                           TypeName(value));
-  }
-  const double number = value.number();
-  const bool negative = integer ? value.integer() < 0 : std::signbit(number) && !std::isnan(number);
-  std::string prefix = negative ? "-" : spec.sign == '-' ? "" : std::string(1, spec.sign);
-  std::string digits;
-  if (integer && spec.type == 'c') {
-    if (value.integer() < 0 || value.integer() > 0x10FFFF) {
-      return InvalidArgument("%c needs the number of a character, not {}", value.integer());
-    }
-    AppendUtf8(digits, static_cast<char32_t>(value.integer()));
-  } else if (integer) {
-    if (spec.precision && spec.type != '\0' && spec.type != 'd') {
-      return InvalidArgument("a precision is not allowed for an integer");
-    }
-    digits = IntegerDigits(value.integer(), spec.type);
-    if (spec.alternate &&
-        (spec.type == 'b' || spec.type == 'o' || spec.type == 'x' || spec.type == 'X')) {
-      prefix += std::string("0") + spec.type;
-    }
-  } else {
-    digits = FloatDigits(number, spec);
-  }
-  std::string fraction;
-  if (spec.grouping != '\0') {
-    const size_t whole =
-        std::min(digits.find_first_not_of("0123456789abcdefABCDEF"), digits.size());
-    const bool decimal = !integer || spec.type == '\0' || spec.type == 'd' || spec.type == 'n';
-    const size_t end =
-        decimal ? std::min(digits.find_first_not_of("0123456789"), digits.size()) : whole;
-    fraction = digits.substr(end);
-    digits = Grouped(digits.substr(0, end), spec.grouping, decimal ? 3 : 4);
-  }
-  digits += fraction;
-  FormatSpec padding = spec;
-  if (spec.zero && spec.align == '\0') {
-    padding.align = '=';
-    padding.fill.assign(1, '0');
-  }
-  if (padding.align == '=') {
-    const auto width = static_cast<size_t>(spec.width);
-    std::string result = prefix;
-    for (size_t size = CodePoints(prefix) + CodePoints(digits); size < width; ++size) {
-      result += padding.fill;
-    }
-    return result + digits;
-  }
-  Text out;
-  AppendPadded(out, Text(prefix + digits, true), padding, '>');
-  return out.bytes();
-}
-
 namespace {
 
 // Reads "%..." conversions.
@@ -554,7 +406,7 @@ class PercentFormatter {
                                                             : ToText(sandbox_, value));
       return AppendString(out, text, spec);
     }
-    if (spec.type == 'c' && value.IsString() && CodePoints(value.bytes()) == 1) {
+    if (spec.type == 'c' && value.IsString() && CountCodePoints(value.bytes()) == 1) {
       return AppendString(out, value.text(), spec);
     }
     spec.type = spec.type == 'i' || spec.type == 'u' ? 'd' : spec.type;
@@ -577,19 +429,12 @@ class PercentFormatter {
     if (spec.zero && spec.align != '<') {
       spec.align = '\0';
     }
-    std::string minimum;
-    if (number.IsIntegral() && spec.precision && spec.type != 'c') {
-      const auto digits = static_cast<size_t>(*spec.precision);
-      const size_t size = IntegerDigits(number.integer(), spec.type).size();
-      if (kTypes.substr(0, 4).find(spec.type) != std::string_view::npos) {
-        minimum = std::string(digits > size ? digits - size : 0, '0');
-        spec.precision.reset();
-      }
+    constexpr std::string_view kIntegerTypes = "dxXo";
+    if (number.IsIntegral() && kIntegerTypes.find(spec.type) != std::string_view::npos) {
+      spec.minimum_digits = static_cast<size_t>(spec.precision.value_or(0));
+      spec.precision.reset();
     }
     TANDEM_ASSIGN_OR_RETURN(std::string text, FormatNumber(number, spec));
-    if (!minimum.empty()) {
-      text.insert(std::min(text.find_first_of("0123456789abcdefABCDEF"), text.size()), minimum);
-    }
     out.Append(text, value.trusted());
     return absl::OkStatus();
   }

@@ -29,8 +29,13 @@ struct FormatSpec {
   int64_t width = 0;
   char grouping = '\0';  // , or _
   std::optional<int> precision;
+  size_t minimum_digits = 0;  // of an integer, zeros in front
   char type = '\0';
 };
+
+/// Pads a text to the width of the field; nothing is cut. `default_align` holds if the
+/// specification has none.
+void AppendPadded(Text& out, const Text& body, const FormatSpec& spec, char default_align);
 
 /// A number under a specification whose type is one of b c d e f g n o s x % or none. Fails on
 /// types that the value does not take.

@@ -222,21 +222,21 @@ absl::StatusOr<Interpreter::Flow> Interpreter::RunLoop(const Statement& statemen
       outer->captured = true;
     }
   }
-  bool entered = false;
+  bool completed = false;  // jinja2 runs "else" also where the first pass ends with "break"
   Flow flow = Flow::kNext;
   while (flow != Flow::kBreak) {
     TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, loop.Advance());
     if (!item) {
       break;
     }
-    entered = true;
     LocalScope inner(*this, scope);
     inner->Set("loop", loop_value);
     TANDEM_RETURN_IF_ERROR(Assign(*statement.targets[0], *item, *inner));
     TANDEM_ASSIGN_OR_RETURN(flow, ExecuteBody(statement.body, *inner, out));
+    completed |= flow == Flow::kNext;
   }
   loop.Finish();
-  if (!entered) {
+  if (!completed) {
     LocalScope inner(*this, scope);
     return ExecuteBody(statement.otherwise, *inner, out);
   }

@@ -170,12 +170,14 @@ absl::StatusOr<Value> Repeat(Sandbox& sandbox, const Value& sequence, int64_t co
   const auto times = static_cast<uint64_t>(std::max<int64_t>(count, 0));
   const uint64_t size =
       sequence.IsString() ? sequence.text().size() : sequence.as<Sequence>().items.size();
-  const uint64_t limit = sandbox.limits().string_bytes;
-  if (size != 0 && times > limit / size) {
-    return ResourceExhausted("repeating a {} {} times makes it longer than {}", TypeName(sequence),
-                             count, limit);
+  // A product that leaves 64 bits becomes the largest number, which no limit allows.
+  uint64_t total = 0;
+  if (__builtin_mul_overflow(size, times, &total)) {
+    total = std::numeric_limits<uint64_t>::max();
   }
-  TANDEM_RETURN_IF_ERROR(sandbox.Charge(static_cast<int64_t>(size * times / 16)));
+  TANDEM_RETURN_IF_ERROR(sequence.IsString() ? sandbox.CheckStringSize(total)
+                                             : sandbox.CheckListSize(total));
+  TANDEM_RETURN_IF_ERROR(sandbox.Charge(static_cast<int64_t>(total / 16)));
   if (sequence.IsString()) {
     Text text;
     for (uint64_t time = 0; size != 0 && time < times; ++time) {
@@ -184,7 +186,6 @@ absl::StatusOr<Value> Repeat(Sandbox& sandbox, const Value& sequence, int64_t co
     return sandbox.String(std::move(text), sequence.markup());
   }
   const std::vector<Value>& items = sequence.as<Sequence>().items;
-  TANDEM_RETURN_IF_ERROR(sandbox.Charge(static_cast<int64_t>(size * times)));
   std::vector<Value> repeated;
   for (uint64_t time = 0; size != 0 && time < times; ++time) {
     repeated.insert(repeated.end(), items.begin(), items.end());

@@ -194,6 +194,11 @@ class Parser : private ExpressionParser {
     TANDEM_ASSIGN_OR_RETURN(macro.body, ParseWholeBody(end));
     open_loops_ = outer_loops;
     open_macros_.pop_back();
+    for (const MacroParameter& parameter : macro.parameters) {
+      if (macro.uses_caller && parameter.name == "caller" && !parameter.default_value) {
+        return stream_.Error("the parameter 'caller' of macro '{}' needs a default", macro.name);
+      }
+    }
     return absl::OkStatus();
   }
 

@@ -40,6 +40,13 @@ absl::Status Sandbox::CheckDepth(int depth) const {
   return absl::OkStatus();
 }
 
+absl::Status Sandbox::CheckListSize(uint64_t items) const {
+  if (items > limits_.live_bytes / sizeof(Value)) {
+    return ResourceExhausted("the template makes a list of {} items, which is too long", items);
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Value> Sandbox::String(Text text, bool markup) {
   TANDEM_RETURN_IF_ERROR(CheckStringSize(text.size()));
   TANDEM_RETURN_IF_ERROR(Charge(static_cast<int64_t>(text.size() / kBytesPerStep)));

@@ -13,11 +13,11 @@ namespace tandem::frontend::jinja {
 
 /// What one rendering may use before it is ended with an error.
 struct Limits {
-  int64_t steps = 20'000'000;       // expressions, statements and items touched
-  size_t string_bytes = 16u << 20;  // of one string, the output included
-  size_t live_bytes = 256u << 20;   // of all strings and containers together
-  int depth = 400;                  // nested expressions, statements and macro calls
-  int value_depth = 100;            // nested lists and dicts
+  int64_t steps = 20'000'000;      // expressions, statements and items touched
+  size_t string_bytes = 8u << 20;  // of one string, the output included
+  size_t live_bytes = 128u << 20;  // of all strings and containers together
+  int depth = 400;                 // nested expressions, statements and macro calls
+  int value_depth = 100;           // nested lists and dicts
 };
 
 /// The heap and the budget of one rendering. Not thread-safe. Must outlive its values.
@@ -62,6 +62,9 @@ class Sandbox {
 
   /// Accounts for `bytes` more that live until the end.
   absl::Status Reserve(size_t bytes);
+
+  /// Fails if a list of `items` could not be made: asked before it is filled.
+  absl::Status CheckListSize(uint64_t items) const;
 
   /// Fails if a string of `bytes` could not be made: asked before work that builds one.
   absl::Status CheckStringSize(size_t bytes) const;

@@ -5,6 +5,7 @@
 #include "frontend/jinja_builtins.h"
 #include "frontend/jinja_operators.h"
 #include "frontend/jinja_print.h"
+#include "frontend/jinja_sort.h"
 #include "frontend/jinja_unicode.h"
 
 // Filters of lists, dicts and whatever else can be iterated.
@@ -69,40 +70,11 @@ absl::StatusOr<std::vector<Value>> Keys(const std::vector<Value>& items, const K
   return keys;
 }
 
-// Sorts the indices of `keys` stably; an order that fails ends it.
-absl::StatusOr<std::vector<size_t>> SortedOrder(Interpreter& interpreter,
-                                                const std::vector<Value>& keys, bool reverse) {
-  std::vector<size_t> order(keys.size());
-  for (size_t index = 0; index < order.size(); ++index) {
-    order[index] = index;
-  }
-  std::vector<size_t> merged(order.size());
-  for (size_t width = 1; width < order.size(); width *= 2) {
-    for (size_t begin = 0; begin < order.size(); begin += 2 * width) {
-      const size_t middle = std::min(begin + width, order.size());
-      const size_t end = std::min(begin + 2 * width, order.size());
-      size_t left = begin;
-      size_t right = middle;
-      for (size_t out = begin; out < end; ++out) {
-        bool take_right = left == middle;
-        if (left < middle && right < end) {
-          const Value& one = keys[order[left]];
-          const Value& other = keys[order[right]];
-          TANDEM_ASSIGN_OR_RETURN(const Order compared, Compare(interpreter.sandbox(), other, one));
-          take_right = compared == (reverse ? Order::kGreater : Order::kLess);
-        }
-        merged[out] = order[take_right ? right++ : left++];
-      }
-    }
-    order.swap(merged);
-  }
-  return order;
-}
-
 Result Sorted(Interpreter& interpreter, const std::vector<Value>& items, const Key& key,
               bool reverse) {
   TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> keys, Keys(items, key));
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<size_t> order, SortedOrder(interpreter, keys, reverse));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<size_t> order,
+                          SortedOrder(interpreter.sandbox(), keys, reverse));
   std::vector<Value> sorted;
   for (const size_t index : order) {
     sorted.push_back(items[index]);
@@ -172,7 +144,8 @@ Result FilterGroupBy(Interpreter& interpreter, const Value& subject, const Argum
   const Key plain = AttributeKey(interpreter, bound.Get(0), bound.Get(1));
   const Key key = Folded(interpreter, plain, bound.Truth(2, false));
   TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> keys, Keys(items, key));
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<size_t> order, SortedOrder(interpreter, keys, false));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<size_t> order,
+                          SortedOrder(interpreter.sandbox(), keys, false));
   std::vector<Value> groups;
   for (size_t begin = 0; begin < order.size();) {
     std::vector<Value> members;
@@ -242,17 +215,21 @@ Result FilterJoin(Interpreter& interpreter, const Value& subject, const Argument
                           Bind("join", arguments, {"d", "attribute"}, 0));
   TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(interpreter.sandbox(), subject));
   const Key key = AttributeKey(interpreter, bound.Get(1), Value());
-  std::vector<Text> parts;
-  for (const Value& item : items) {
-    TANDEM_ASSIGN_OR_RETURN(const Value value, key(item));
-    TANDEM_ASSIGN_OR_RETURN(Text part, ToText(interpreter.sandbox(), value));
-    parts.push_back(std::move(part));
-  }
   Text separator;
   if (bound.Has(0)) {
     TANDEM_ASSIGN_OR_RETURN(separator, ToText(interpreter.sandbox(), bound.Get(0)));
   }
-  return Join(interpreter, separator, parts, false);
+  Text joined;
+  for (size_t index = 0; index < items.size(); ++index) {
+    TANDEM_ASSIGN_OR_RETURN(const Value value, key(items[index]));
+    TANDEM_ASSIGN_OR_RETURN(const Text part, ToText(interpreter.sandbox(), value));
+    if (index != 0) {
+      joined.Append(separator);
+    }
+    joined.Append(part);
+    TANDEM_RETURN_IF_ERROR(interpreter.sandbox().CheckStringSize(joined.size()));
+  }
+  return interpreter.sandbox().String(std::move(joined));
 }
 
 Result FilterFirst(Interpreter& interpreter, const Value& subject, const Arguments&) {

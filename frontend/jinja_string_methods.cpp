@@ -6,6 +6,7 @@
 #include "frontend/jinja_builtins.h"
 #include "frontend/jinja_format.h"
 #include "frontend/jinja_operators.h"
+#include "frontend/jinja_pieces.h"
 #include "frontend/jinja_print.h"
 #include "frontend/jinja_unicode.h"
 
@@ -47,77 +48,7 @@ Result StringMap(Interpreter& interpreter, const Value& self, const Arguments& a
   return interpreter.sandbox().String(Map(self.text()), self.markup());
 }
 
-using Pieces = std::vector<std::pair<size_t, size_t>>;  // begin and end offsets
-
-Pieces SplitAtSpace(std::string_view bytes, int64_t most, bool from_right) {
-  Pieces pieces;
-  if (from_right) {
-    size_t end = SkipSpaceBack(bytes, 0, bytes.size());
-    while (end > 0) {
-      size_t begin = 0;
-      if (most-- != 0) {
-        begin = end;
-        // Walks back over a word, one code point at a time.
-        while (begin > 0 && SkipSpaceBack(bytes, 0, begin) == begin) {
-          --begin;
-          while (begin > 0 && (static_cast<unsigned char>(bytes[begin]) & 0xC0) == 0x80) {
-            --begin;
-          }
-        }
-      }
-      pieces.emplace_back(begin, end);
-      end = SkipSpaceBack(bytes, 0, begin);
-    }
-    std::reverse(pieces.begin(), pieces.end());
-    return pieces;
-  }
-  size_t begin = SkipSpace(bytes, 0, bytes.size());
-  while (begin < bytes.size()) {
-    size_t end = begin;
-    if (most-- == 0) {
-      end = bytes.size();
-    }
-    while (end < bytes.size() && !IsSpace(DecodeAt(bytes, end).value)) {
-      end += DecodeAt(bytes, end).length;
-    }
-    pieces.emplace_back(begin, end);
-    begin = SkipSpace(bytes, end, bytes.size());
-  }
-  return pieces;
-}
-
-Pieces SplitAtText(std::string_view bytes, std::string_view separator, int64_t most,
-                   bool from_right) {
-  Pieces pieces;
-  if (from_right) {
-    size_t end = bytes.size();
-    while (most-- != 0) {
-      const size_t found = end < separator.size() ? std::string_view::npos
-                                                  : bytes.rfind(separator, end - separator.size());
-      if (found == std::string_view::npos) {
-        break;
-      }
-      pieces.emplace_back(found + separator.size(), end);
-      end = found;
-    }
-    pieces.emplace_back(0, end);
-    std::reverse(pieces.begin(), pieces.end());
-    return pieces;
-  }
-  size_t begin = 0;
-  while (most-- != 0) {
-    const size_t found = bytes.find(separator, begin);
-    if (found == std::string_view::npos) {
-      break;
-    }
-    pieces.emplace_back(begin, found);
-    begin = found + separator.size();
-  }
-  pieces.emplace_back(begin, bytes.size());
-  return pieces;
-}
-
-Result PieceList(Interpreter& interpreter, const Value& self, const Pieces& pieces) {
+Result PieceList(Interpreter& interpreter, const Value& self, const std::vector<Piece>& pieces) {
   std::vector<Value> parts;
   for (const auto& [begin, end] : pieces) {
     TANDEM_ASSIGN_OR_RETURN(Value part, Part(interpreter, self, begin, end));
@@ -154,13 +85,7 @@ Result StringRightSplit(Interpreter& interpreter, const Value& self, const Argum
 Result StringSplitLines(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("splitlines", arguments, {"keepends"}, 0));
-  std::vector<Value> lines;
-  for (Text& line : SplitLines(self.text(), bound.Truth(0, false))) {
-    TANDEM_ASSIGN_OR_RETURN(Value value,
-                            interpreter.sandbox().String(std::move(line), self.markup()));
-    lines.push_back(std::move(value));
-  }
-  return interpreter.sandbox().List(std::move(lines));
+  return PieceList(interpreter, self, SplitLines(self.bytes(), bound.Truth(0, false)));
 }
 
 Result Partition(Interpreter& interpreter, const Value& self, const Arguments& arguments,
@@ -337,17 +262,21 @@ Result StringJoin(Interpreter& interpreter, const Value& self, const Arguments& 
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("join", arguments, {"iterable"}, 1));
   TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items,
                           Items(interpreter.sandbox(), bound.Get(0)));
-  std::vector<Text> parts;
-  for (const Value& item : items) {
-    TANDEM_RETURN_IF_ERROR(NeedString("join", item));
-    if (self.markup()) {
-      TANDEM_ASSIGN_OR_RETURN(Text escaped, EscapedText(interpreter.sandbox(), item));
-      parts.push_back(std::move(escaped));
-    } else {
-      parts.push_back(item.text());
+  Text joined;
+  for (size_t index = 0; index < items.size(); ++index) {
+    TANDEM_RETURN_IF_ERROR(NeedString("join", items[index]));
+    if (index != 0) {
+      joined.Append(self.text());
     }
+    if (self.markup()) {
+      TANDEM_ASSIGN_OR_RETURN(const Text escaped, EscapedText(interpreter.sandbox(), items[index]));
+      joined.Append(escaped);
+    } else {
+      joined.Append(items[index].text());
+    }
+    TANDEM_RETURN_IF_ERROR(interpreter.sandbox().CheckStringSize(joined.size()));
   }
-  return Join(interpreter, self.text(), parts, self.markup());
+  return interpreter.sandbox().String(std::move(joined), self.markup());
 }
 
 Result StringFormat(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
@@ -560,40 +489,6 @@ Result Replace(Interpreter& interpreter, const Value& text, const Value& from, c
   }
   out.Append(text.text(), begin, bytes.size());
   return interpreter.sandbox().String(std::move(out), text.markup());
-}
-
-std::vector<Text> SplitLines(const Text& text, bool keep_ends) {
-  const std::string& bytes = text.bytes();
-  std::vector<Text> lines;
-  size_t begin = 0;
-  size_t offset = 0;
-  while (offset < bytes.size()) {
-    const CodePoint point = DecodeAt(bytes, offset);
-    size_t end = offset + point.length;
-    if (IsLineBreak(point.value)) {
-      end += point.value == '\r' && end < bytes.size() && bytes[end] == '\n';
-      lines.push_back(text.Slice(begin, keep_ends ? end : offset));
-      begin = end;
-    }
-    offset = end;
-  }
-  if (begin < bytes.size()) {
-    lines.push_back(text.Slice(begin, bytes.size()));
-  }
-  return lines;
-}
-
-Result Join(Interpreter& interpreter, const Text& separator, const std::vector<Text>& items,
-            bool markup) {
-  Text out;
-  for (size_t index = 0; index < items.size(); ++index) {
-    if (index != 0) {
-      out.Append(separator);
-    }
-    out.Append(items[index]);
-    TANDEM_RETURN_IF_ERROR(interpreter.sandbox().CheckStringSize(out.size()));
-  }
-  return interpreter.sandbox().String(std::move(out), markup);
 }
 
 }  // namespace tandem::frontend::jinja

@@ -17,8 +17,8 @@ import hf_jinja
 
 BOS, EOS = "<s>", "</s>"
 FULL = [("SmolLM2-135M-Instruct", "one"), ("SmolLM2-135M-Instruct", "hard_text"), ("SmolLM2-135M-Instruct", "lookalike"),
-        ("meta-llama-Llama-3.1-8B-Instruct", "tool_result"), ("Qwen-Qwen3-0.6B", "tool_round"),
-        ("google-gemma-2-2b-it", "turns_no_system"), ("openai-gpt-oss-120b", "tools_system")]
+        ("meta-llama-Llama-3.1-8B-Instruct", "tool_result"), ("Qwen-Qwen3-0.6B", "call_empty_content"),
+        ("google-gemma-2-2b-it", "turns_no_system"), ("openai-gpt-oss-120b", "turns")]
 
 
 def templates(folder, model):
