@@ -11,6 +11,8 @@ using Clock = std::chrono::steady_clock;
 // As in the control channel: how long a disconnection is followed up.
 constexpr std::chrono::seconds kSuspicion{1};
 constexpr std::chrono::milliseconds kSoon{5};
+// Frames sent or received in a row: neither direction may starve the other.
+constexpr int kFramesInARow = 64;
 // How often the engine is asked whether it lives.
 constexpr std::chrono::milliseconds kHealthInterval{200};
 constexpr std::chrono::milliseconds kLinger{1000};
@@ -154,7 +156,7 @@ void EngineServer::Run() {
       const std::lock_guard lock(mutex_);
       if (closing_) break;
     }
-    Flush();
+    FlushAll();
     monitor_.reset();
     router_.set(zmq::sockopt::linger, static_cast<int>(kLinger.count()));
     router_.close();
@@ -169,8 +171,14 @@ void EngineServer::PollOnce() {
                              {allowed_.socket().handle(), 0, ZMQ_POLLIN, 0},
                              {monitor_->socket().handle(), 0, ZMQ_POLLIN, 0}};
   const bool suspicious = Clock::now() < suspicious_until_;
-  const bool busy = suspicious || ((!replies_.empty() || !outbox_->empty()) && !client_.empty());
-  zmq::poll(items, std::size(items), busy ? kSoon : kHealthInterval);
+  const bool unsent = !client_.empty() && (!replies_.empty() || !outbox_->empty());
+  auto timeout = kHealthInterval;
+  if (unsent && !client_is_full_) {
+    timeout = std::chrono::milliseconds(0);
+  } else if (unsent || suspicious) {
+    timeout = kSoon;
+  }
+  zmq::poll(items, std::size(items), timeout);
   if (Readable(items[0])) outbox_->wake().Clear();
   if (Readable(items[2])) allowed_.Answer();
   if (Readable(items[1])) Receive();
@@ -183,7 +191,7 @@ void EngineServer::PollOnce() {
 }
 
 void EngineServer::Receive() {
-  for (;;) {
+  for (int frames = 0; frames < kFramesInARow; ++frames) {
     zmq::message_t routing_id;
     if (!router_.recv(routing_id, zmq::recv_flags::dontwait)) return;
     zmq::message_t frame;
@@ -270,7 +278,8 @@ void EngineServer::Flush() {
     replies_.clear();
     return outbox_->Clear();
   }
-  for (;;) {
+  client_is_full_ = false;
+  for (int frames = 0; frames < kFramesInARow; ++frames) {
     const bool reply = !replies_.empty();
     std::vector<std::byte> frame = reply ? replies_.front() : outbox_->Take();
     if (frame.empty()) return;
@@ -280,6 +289,7 @@ void EngineServer::Flush() {
         break;
       case SendOutcome::kFull:
         if (!reply) outbox_->PutBack(std::move(frame));
+        client_is_full_ = true;
         return;
       case SendOutcome::kGone:
         return ClientGone();
@@ -287,15 +297,21 @@ void EngineServer::Flush() {
   }
 }
 
+void EngineServer::FlushAll() {
+  do {
+    Flush();
+  } while (!client_.empty() && !client_is_full_ && (!replies_.empty() || !outbox_->empty()));
+}
+
 void EngineServer::CheckEngine() {
   if (told_dead_) return;
   const absl::Status health = engine_.Health();
   if (health.ok()) return;
   // The requests' own ends go first.
-  Flush();
+  FlushAll();
   told_dead_ = true;
   Reply(LinkDead{.why = health});
-  Flush();
+  FlushAll();
   End(health);
 }
 

@@ -53,6 +53,7 @@ class EngineServer {
   void Reply(const LinkMessage& message);
   void EndOverflown();
   void Flush();
+  void FlushAll();
   void CheckEngine();
   void ClientGone();
   void End(const absl::Status& why);
@@ -71,6 +72,7 @@ class EngineServer {
   std::deque<std::vector<std::byte>> replies_;  // go before what is in the outbox
   std::unordered_map<RequestId, RequestId> engine_ids_;  // client's number -> engine's
   std::chrono::steady_clock::time_point suspicious_until_{};
+  bool client_is_full_ = false;  // it has not read what was sent
   bool told_dead_ = false;
 
   std::mutex mutex_;  // guards all below

@@ -1,6 +1,6 @@
 #include "parallel/remote_engine.h"
 
-#include <algorithm>
+#include <limits>
 #include <utility>
 
 namespace tandem::parallel {
@@ -11,6 +11,8 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kConnectInterval{50};
 constexpr std::chrono::milliseconds kRetryInterval{5};
 constexpr int kLingerMilliseconds = 500;
+// Frames received in a row: a flood of tokens must not keep a cancel from being sent.
+constexpr int kFramesInARow = 64;
 
 template <typename... Visitors>
 struct Overloaded : Visitors... {
@@ -175,11 +177,11 @@ void RemoteEngine::PollOnce() {
   }
   zmq::poll(items, std::size(items), timeout);
   if (Readable(items[0])) wake_.Clear();
-  if (Readable(items[1])) Receive();
+  if (Readable(items[1])) Receive(kFramesInARow);
   SendQueued();
   if (Readable(items[2]) && monitor_->TakeDisconnected() && !broken_since_) {
     broken_since_ = Clock::now();
-    Receive();  // what came before the end
+    Receive(std::numeric_limits<int>::max());  // what came before the end
     const std::lock_guard lock(mutex_);
     broken_ = true;
   }
@@ -201,8 +203,8 @@ void RemoteEngine::SendQueued() {
   }
 }
 
-void RemoteEngine::Receive() {
-  for (;;) {
+void RemoteEngine::Receive(int most_frames) {
+  for (int frames = 0; frames < most_frames; ++frames) {
     zmq::message_t frame;
     if (!dealer_.recv(frame, zmq::recv_flags::dontwait)) return;
     absl::StatusOr<LinkMessage> message = DecodeLinkMessage(BytesOf(frame));

@@ -70,7 +70,7 @@ class RemoteEngine final : public Engine {
   void Run();
   void PollOnce();
   void SendQueued();
-  void Receive();
+  void Receive(int most_frames);
   void Handle(LinkMessage message);
   std::shared_ptr<Request> Find(RequestId id);
   void MaybeDie();
