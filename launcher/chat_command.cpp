@@ -1,0 +1,68 @@
+#include <unistd.h>
+
+#include <thread>
+
+#include "frontend/chat_terminal.h"
+#include "frontend/client.h"
+#include "frontend/server.h"
+#include "launcher/commands.h"
+#include "launcher/rank_job.h"
+#include "launcher/text_side.h"
+#include "parallel/mpi_communicator.h"
+
+namespace tandem::launcher {
+namespace {
+
+absl::Status ChatAt(const std::string& endpoint, const ChatOptions& options) {
+  frontend::ClientOptions client_options;
+  client_options.endpoint = endpoint;
+  TANDEM_ASSIGN_OR_RETURN(const auto client, frontend::Client::Connect(client_options));
+  frontend::ChatTerminalOptions terminal;
+  terminal.system = options.system;
+  terminal.params = options.generation;
+  return frontend::RunChatTerminal(*client, terminal);
+}
+
+/// A server for this chat alone, behind a socket that no other user can open: abstract sockets have
+/// no permissions, so it stands in a folder of mode 0700.
+absl::Status ChatWith(parallel::Engine& engine, const core::ModelFile& file,
+                      const ChatOptions& options) {
+  TANDEM_ASSIGN_OR_RETURN(const auto text_model, LoadTextSide(file, false));
+  std::string folder = "/tmp/tandem-chat-XXXXXX";
+  if (mkdtemp(folder.data()) == nullptr) return Internal("cannot make a folder in /tmp");
+  frontend::ServerOptions server_options;
+  server_options.endpoint = "ipc://" + folder + "/server";
+  auto server = frontend::Server::Create(server_options, engine, *text_model);
+  absl::Status chat_status = server.status();
+  absl::Status server_status;
+  if (server.ok()) {
+    std::thread serving([&] { server_status = (*server)->Run(); });
+    chat_status = ChatAt((*server)->endpoint(), options);
+    (*server)->Stop();
+    serving.join();
+    server->reset();
+  }
+  unlink((folder + "/server").c_str());
+  rmdir(folder.c_str());
+  return server_status.ok() ? chat_status : server_status;
+}
+
+}  // namespace
+
+absl::Status Chat(const ChatOptions& options) {
+  if (options.connect.empty() == options.model.model.empty()) {
+    return InvalidArgument("chat takes either a MODEL or --connect ENDPOINT");
+  }
+  if (!options.connect.empty()) return ChatAt(options.connect, options);
+  if (parallel::StartedByMpi()) {
+    return InvalidArgument(
+        "chat cannot run under mpirun, which keeps the terminal to itself; use "
+        "tandem chat MODEL -n RANKS");
+  }
+  return WithEngine(options.model, options.launch,
+                    [&](parallel::Engine& engine, const core::ModelFile& file) {
+                      return ChatWith(engine, file, options);
+                    });
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+
+/// Values of flags that CLI11 does not read itself. A malformed value is a CLI::ValidationError
+/// that names it and what is expected.
+namespace tandem::launcher {
+
+/// "1024", "64KiB", "512M", "2GiB" in bytes. kInvalidArgument otherwise.
+absl::StatusOr<int64_t> ParseSize(const std::string& text);
+/// "1,2,3", spaces allowed, as ids; also the JSON that `tandem tokenize --json` writes.
+/// kInvalidArgument naming the bad entry.
+absl::StatusOr<std::vector<int32_t>> ParseTokens(const std::string& text);
+
+std::function<void(const std::string&)> SizeParser(int64_t& target);
+std::function<void(const std::string&)> SizesParser(std::vector<int64_t>& target);
+std::function<void(const std::string&)> TokensParser(std::vector<int32_t>& target, bool& given);
+
+}  // namespace tandem::launcher

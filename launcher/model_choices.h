@@ -1,0 +1,22 @@
+#pragma once
+
+#include "core/isa.h"
+#include "core/kv_view.h"
+#include "core/packed_matrix.h"
+#include "core/status.h"
+#include "launcher/options.h"
+
+namespace tandem::launcher {
+
+/// The named choices of ModelOptions, understood.
+struct ModelChoices {
+  core::Isa isa = core::Isa::kScalar;
+  core::ActivationMode activations = core::ActivationMode::kQ8;
+  core::KvDtype kv_dtype = core::KvDtype::kF16;
+
+  /// kInvalidArgument, naming the flag and what it takes; kUnimplemented for a device that this
+  /// program has no kernels for.
+  static absl::StatusOr<ModelChoices> From(const ModelOptions& options);
+};
+
+}  // namespace tandem::launcher

@@ -1,0 +1,115 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "frontend/generation.h"
+
+namespace tandem::launcher {
+
+/// Exit statuses of the program.
+inline constexpr int kExitDone = 0;
+inline constexpr int kExitFailed = 1;
+inline constexpr int kExitUsage = 2;
+
+/// How a model is run, wherever a forward pass runs.
+struct ModelOptions {
+  std::string model;               // path of a GGUF file
+  int threads = 0;                 // a rank; 0: the host's processors divided by its ranks
+  std::string isa = "auto";        // auto, scalar, avx2, avx512
+  std::string activations = "q8";  // q8, f32
+  std::string kv_dtype;            // f16, f32; empty: f16, or f32 with activations f32
+  std::string device = "auto";     // auto, cpu, cuda
+  std::vector<double> weights;     // relative speeds of the ranks; empty: equal
+  int64_t kv_memory = 0;           // bytes a rank; 0: chosen by free memory
+  int prefill_chunk = 512;         // prompt tokens a step
+  int max_running = 16;            // requests in progress at once
+  int max_waiting = 256;           // requests in the queue
+  std::string control_interface;   // where rank 0 sends plans from; empty: chosen
+  double collective_timeout = 60;  // seconds until a meeting of the ranks counts as hanging
+};
+
+/// How many ranks, and where.
+struct LaunchOptions {
+  int ranks = 0;                 // 0: one, or as many as mpirun started
+  std::string hostfile;          // for mpirun
+  std::string mpirun_arguments;  // passed on, split at spaces
+};
+
+struct ServeOptions {
+  ModelOptions model;
+  LaunchOptions launch;
+  std::string listen = "tcp://127.0.0.1:5555";
+  int64_t max_message = int64_t{1} << 20;  // bytes of a request frame
+};
+
+struct ChatOptions {
+  ModelOptions model;
+  LaunchOptions launch;
+  std::string connect;  // endpoint of a server; empty: an engine of our own
+  std::string system;
+  frontend::GenerationParams generation;
+};
+
+struct GenerateOptions {
+  ModelOptions model;
+  LaunchOptions launch;
+  std::optional<std::string> prompt;
+  std::vector<int32_t> tokens;
+  bool tokens_given = false;
+  std::string logits_file;
+  bool json = false;
+  frontend::GenerationParams generation;
+};
+
+struct PlanCommandOptions {
+  std::string model;
+  int ranks = 1;
+  std::vector<double> weights;
+  std::vector<int64_t> memory;
+  bool json = false;
+};
+
+struct WorkerOptions {
+  ModelOptions model;
+  int ranks = 0;
+};
+
+struct InspectOptions {
+  std::string model;
+  bool json = false;
+};
+
+struct TokenizeOptions {
+  std::string model;
+  std::optional<std::string> text;  // none: standard input
+  bool special = false;
+  bool bos = false;
+  bool json = false;
+};
+
+struct DetokenizeOptions {
+  std::string model;
+  std::optional<std::string> tokens;  // none: standard input
+  bool special = false;
+  bool json = false;
+};
+
+struct TemplateOptions {
+  std::string model;
+  std::string messages;       // a file, or "-"
+  std::string chat_template;  // chatml, zephyr, a file; empty: the model's own
+  std::optional<std::string> bos_token;
+  std::optional<std::string> eos_token;
+  bool generation_prompt = true;
+  bool json = false;
+};
+
+struct StatusOptions {
+  std::string connect = "tcp://127.0.0.1:5555";
+  bool json = false;
+};
+
+}  // namespace tandem::launcher

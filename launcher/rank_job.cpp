@@ -1,0 +1,173 @@
+#include "launcher/rank_job.h"
+
+#include <sched.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <thread>
+
+#include "core/cpu_operations.h"
+#include "core/transformer.h"
+#include "launcher/model_choices.h"
+#include "launcher/progress_display.h"
+#include "launcher/reported.h"
+#include "launcher/supervised_engine.h"
+#include "launcher/version.h"
+#include "parallel/model_costs.h"
+#include "parallel/mpi_communicator.h"
+#include "parallel/run_rank.h"
+#include "parallel/shard_plan.h"
+#include "parallel/watchdog.h"
+#include "parallel/world_check.h"
+
+namespace tandem::launcher {
+namespace {
+
+using parallel::Communicator;
+
+/// An error that all ranks have: rank 0 reports it.
+absl::Status Agreed(const Communicator& world, absl::Status status) {
+  if (status.ok() || world.rank() == 0) return status;
+  return ReportedElsewhere(std::move(status));
+}
+
+int ProcessorsOfThisProcess() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
+
+core::CpuOptions CpuOptionsOf(const ModelOptions& options, const ModelChoices& choices,
+                              const Communicator& world) {
+  const int processors = ProcessorsOfThisProcess();
+  const int ranks_here = world.local_size();
+  core::CpuOptions cpu{.isa = choices.isa, .activations = choices.activations};
+  cpu.threads = options.threads > 0 ? options.threads : std::max(1, processors / ranks_here);
+  if (cpu.threads * ranks_here > processors) cpu.spin_microseconds = 0;
+  return cpu;
+}
+
+absl::Status CheckSameEverywhere(Communicator& world, const core::ModelFile& file,
+                                 const parallel::ShardPlan& plan, const ModelOptions& options,
+                                 const ModelChoices& choices) {
+  const parallel::EngineIdentity identity{
+      .program_version = kVersion,
+      .numerics_version = kNumericsVersion,
+      .model_fingerprint = file.fingerprint(),
+      .plan_hash = parallel::PlanHash(plan.shards),
+      .options = {{"--activations", options.activations},
+                  {"--kv-dtype", choices.kv_dtype == core::KvDtype::kF16 ? "f16" : "f32"},
+                  {"--kv-memory", fmt::format("{}", options.kv_memory)},
+                  {"--prefill-chunk", fmt::format("{}", options.prefill_chunk)},
+                  {"--max-running", fmt::format("{}", options.max_running)}}};
+  return parallel::CheckWorld(world, parallel::FactsOf(identity));
+}
+
+/// Everything of one rank, in the order in which it comes to be.
+class Rank {
+ public:
+  Rank(const ModelOptions& options, Communicator& world)
+      : options_(options), world_(world), board_(world.hosts()) {}
+
+  absl::Status Load() {
+    TANDEM_ASSIGN_OR_RETURN(choices_, ModelChoices::From(options_));
+    TANDEM_ASSIGN_OR_RETURN(file_, core::ModelFile::Open(options_.model));
+    TANDEM_ASSIGN_OR_RETURN(const parallel::ModelCosts costs, parallel::CostsOf(*file_));
+    TANDEM_ASSIGN_OR_RETURN(
+        plan_, parallel::PlanShards(file_->config(), costs,
+                                    {.ranks = world_.size(), .weights = options_.weights}));
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckWorld() {
+    return CheckSameEverywhere(world_, *file_, plan_, options_, choices_);
+  }
+
+  absl::Status LoadShard() {
+    const auto begin = std::chrono::steady_clock::now();
+    const core::Shard& shard = plan_.shards[static_cast<size_t>(world_.rank())];
+    operations_ = std::make_unique<core::CpuOperations>(file_->config(), shard,
+                                                        CpuOptionsOf(options_, choices_, world_));
+    ProgressDisplay display;
+    TANDEM_ASSIGN_OR_RETURN(
+        model_, core::Transformer::Load(*file_, shard, *operations_,
+                                        world_.rank() == 0 ? display.callback() : nullptr));
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    spdlog::info(
+        "rank {} of {} on {}: query heads {}-{}, {} bytes of weights, {}, loaded in {:.2f} s",
+        world_.rank(), world_.size(), world_.host(), shard.query_heads.begin,
+        shard.query_heads.end() - 1, model_->weight_bytes(), operations_->device_name(),
+        seconds.count());
+    return absl::OkStatus();
+  }
+
+  absl::Status Run(const EngineBody& body) {
+    const auto hanging = [this](const parallel::StuckMeeting& meeting) {
+      spdlog::error("{}; ending the job", meeting.text);
+      world_.Abort(absl::DeadlineExceededError(meeting.text));
+      std::_Exit(kExitFailed);
+    };
+    const parallel::Watchdog watchdog(
+        board_,
+        std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+            std::chrono::duration<double>(options_.collective_timeout)),
+        hanging);
+    world_.PublishTo(&board_);
+    const parallel::RankOptions rank_options{.max_running = options_.max_running,
+                                             .max_waiting = options_.max_waiting,
+                                             .prefill_chunk = options_.prefill_chunk,
+                                             .kv_memory = options_.kv_memory,
+                                             .kv_dtype = choices_.kv_dtype,
+                                             .device = std::string(operations_->device_name()),
+                                             .control = {.interface = options_.control_interface}};
+    auto engine = parallel::RunRank(rank_options, world_, *model_);
+    absl::Status status = engine.status();
+    if (engine.ok() && *engine != nullptr) {
+      status = body(**engine, *file_);
+      if (status.ok()) status = (*engine)->Health();
+      engine->reset();
+    }
+    world_.PublishTo(nullptr);
+    return status;
+  }
+
+ private:
+  const ModelOptions& options_;
+  Communicator& world_;
+  parallel::ProgressBoard board_;
+  ModelChoices choices_;
+  std::unique_ptr<core::ModelFile> file_;
+  parallel::ShardPlan plan_;
+  std::unique_ptr<core::CpuOperations> operations_;
+  std::unique_ptr<core::Transformer> model_;
+};
+
+}  // namespace
+
+absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const EngineBody& body) {
+  parallel::MpiOptions mpi;
+  if (expected_ranks > 0) mpi.expected_ranks = expected_ranks;
+  TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> world, parallel::CreateWorld(mpi));
+  Rank rank(options, *world);
+  TANDEM_RETURN_IF_ERROR(Agreed(*world, parallel::AgreeOnStatus(*world, rank.Load())));
+  TANDEM_RETURN_IF_ERROR(Agreed(*world, rank.CheckWorld()));
+  TANDEM_RETURN_IF_ERROR(Agreed(*world, parallel::AgreeOnStatus(*world, rank.LoadShard())));
+  absl::Status status = rank.Run(body);
+  if (absl::IsUnavailable(status) && world->size() > 1) {
+    // A rank is gone: nobody can wait for the others in an orderly end.
+    spdlog::error("{}", Message(status));
+    std::_Exit(kExitFailed);
+  }
+  return status;
+}
+
+absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
+                        const EngineBody& body) {
+  if (launch.ranks > 1 && !parallel::StartedByMpi()) return RunSupervised(model, launch, body);
+  return RunRankJob(model, launch.ranks, body);
+}
+
+}  // namespace tandem::launcher

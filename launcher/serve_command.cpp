@@ -1,0 +1,49 @@
+#include <signal.h>
+#include <spdlog/spdlog.h>
+
+#include <chrono>
+#include <thread>
+
+#include "frontend/server.h"
+#include "launcher/commands.h"
+#include "launcher/rank_job.h"
+#include "launcher/stop_signals.h"
+#include "launcher/text_side.h"
+#include "parallel/mpi_communicator.h"
+
+namespace tandem::launcher {
+namespace {
+
+/// mpirun ends all ranks with SIGTERM when one dies: wait for the news of who it was, which clients
+/// should hear.
+void AwaitDeathNotice(parallel::Engine& engine) {
+  for (int i = 0; i < 50 && engine.Health().ok(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+}
+
+}  // namespace
+
+absl::Status Serve(const ServeOptions& options) {
+  StopSignals signals;
+  return WithEngine(options.model, options.launch,
+                    [&](parallel::Engine& engine, const core::ModelFile& file) -> absl::Status {
+                      TANDEM_ASSIGN_OR_RETURN(const auto text_model, LoadTextSide(file, false));
+                      frontend::ServerOptions server_options;
+                      server_options.endpoint = options.listen;
+                      server_options.limits.frame_bytes = options.max_message;
+                      TANDEM_ASSIGN_OR_RETURN(
+                          const auto server,
+                          frontend::Server::Create(server_options, engine, *text_model));
+                      signals.Watch([&](int signal) {
+                        if (signal == SIGTERM && parallel::StartedByMpi()) AwaitDeathNotice(engine);
+                        if (engine.Health().ok()) server->Stop();
+                      });
+                      spdlog::info("serving {} on {}", text_model->name(), server->endpoint());
+                      const absl::Status status = server->Run();
+                      signals.Unwatch();
+                      return status;
+                    });
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,53 @@
+#include "launcher/text_side.h"
+
+#include "frontend/load_text_model.h"
+
+namespace tandem::launcher {
+namespace {
+
+/// A model whose file has no tokenizer.
+class TokensOnly final : public frontend::TextModel {
+ public:
+  explicit TokensOnly(const core::ModelConfig& config) : config_(config) {}
+
+  const std::string& name() const override { return config_.name; }
+  int vocab() const override { return config_.vocab; }
+  int context() const override { return config_.context; }
+  absl::StatusOr<std::vector<int32_t>> EncodeChat(
+      std::span<const frontend::ChatMessage>) const override {
+    return NoTokenizer();
+  }
+  absl::StatusOr<std::vector<int32_t>> EncodeText(std::string_view) const override {
+    return NoTokenizer();
+  }
+  std::unique_ptr<frontend::TextStream> NewStream() const override {
+    return std::make_unique<NoText>();
+  }
+  std::span<const int32_t> end_tokens() const override { return {}; }
+  std::span<const std::string> chat_stop_strings() const override { return {}; }
+
+ private:
+  class NoText final : public frontend::TextStream {
+   public:
+    std::string Append(int32_t) override { return ""; }
+    std::string Finish() override { return ""; }
+  };
+
+  static absl::Status NoTokenizer() {
+    return FailedPrecondition("the model file has no tokenizer; give --tokens");
+  }
+
+  const core::ModelConfig& config_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<frontend::TextModel>> LoadTextSide(const core::ModelFile& file,
+                                                                  bool tokens_suffice) {
+  if (tokens_suffice && !file.gguf().Has("tokenizer.ggml.model")) {
+    return std::make_unique<TokensOnly>(file.config());
+  }
+  return frontend::LoadTextModel(file);
+}
+
+}  // namespace tandem::launcher
