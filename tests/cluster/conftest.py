@@ -1,0 +1,137 @@
+"""What the tests with real processes share: the program, the models, servers that end with their test."""
+import contextlib
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TANDEM = os.environ.get("TANDEM_PROGRAM", str(ROOT / "build/release/bin/tandem"))
+MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
+LAB = str(ROOT / "cluster/lab")
+
+
+def model(file):
+    folder = os.environ.get("TANDEM_MODELS") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "tandem/models")
+    path = os.path.join(folder, file)
+    assert os.path.exists(path), f"{path} is missing: run tests/run, which fetches it"
+    return path
+
+
+SMOLLM2 = model("SmolLM2-135M-Instruct.Q4_1.gguf")
+GEMMA3 = model("gemma-3-270m-q4_k_m.gguf")
+
+
+def run(command, timeout=300, **options):
+    """Runs to the end; the result has text stdout and stderr."""
+    options.setdefault("stdin", subprocess.DEVNULL if "input" not in options else None)
+    if options["stdin"] is None:
+        del options["stdin"]
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True,
+                          timeout=timeout, check=False, **options)
+
+
+def generate(*arguments, prefix=()):
+    result = run([*prefix, TANDEM, "generate", *arguments])
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def generate_json(*arguments, prefix=()):
+    return json.loads(generate(*arguments, "--json", prefix=prefix))
+
+
+class Server:
+    """A running `tandem serve` and the endpoint that it told in its log."""
+
+    def __init__(self, command):
+        self.command = [str(word) for word in command]
+        self.log = []
+        self.endpoint = None
+        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                                        start_new_session=True)
+
+    def wait_until_ready(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+            if match := re.search(r"serving .* on (\S+)$", line):
+                self.endpoint = match[1]
+                return self
+        raise AssertionError(f"{self.command} ended before it served:\n{''.join(self.log)}")
+
+    def ranks(self):
+        """Process ids of the ranks, whoever started them."""
+        found = []
+        for entry in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                environment = (entry / "environ").read_bytes()
+                if words[0].endswith(b"tandem") and b"OMPI_COMM_WORLD_RANK=" in environment \
+                        and os.getsid(int(entry.name)) == os.getsid(self.process.pid):
+                    rank = int(re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", environment)[1])
+                    found.append((rank, int(entry.name)))
+        return [pid for _, pid in sorted(found)]
+
+    def rest_of_log(self):
+        self.log += self.process.stderr.read().splitlines(keepends=True)
+        return "".join(self.log)
+
+    def stop(self, signal_number=signal.SIGTERM, timeout=20):
+        if self.process.poll() is None:
+            self.process.send_signal(signal_number)
+        return self.process.wait(timeout)
+
+
+def session_processes(session):
+    """Processes of a session that are alive, for tests that look for leftovers."""
+    alive = []
+    for entry in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            if int(state[3]) == session and state[0] != "Z":
+                alive.append((int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ")))
+    return alive
+
+
+def assert_no_leftovers(server, seconds=10):
+    end = time.monotonic() + seconds
+    while (alive := session_processes(server.process.pid)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not alive
+
+
+@pytest.fixture
+def start_server():
+    """start_server(*command) gives a ready server; all of them are gone after the test."""
+    servers = []
+
+    def start(*command):
+        servers.append(Server(command))
+        return servers[-1].wait_until_ready()
+
+    yield start
+    for server in servers:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.process.wait(10)
+        for pid, _ in session_processes(server.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        server.process.wait()
+
+
+@pytest.fixture
+def lab():
+    """Three hosts; lab("exec", 2, ...) gives the command line."""
+    up = run([LAB, "up", 3])
+    assert up.returncode == 0, up.stderr
+    yield lambda *words: [LAB, *map(str, words)]
+    run([LAB, "down"])

@@ -1,0 +1,59 @@
+"""Chats with the real model: from a pipe, from three hosts, through a server."""
+from conftest import GEMMA3, ROOT, SMOLLM2, TANDEM, generate_json, run
+
+QUESTION = "What is the capital of France?\n"
+
+
+def test_chat_answers_each_line_of_a_pipe():
+    result = run([TANDEM, "chat", SMOLLM2, "-n", 2], input=QUESTION + "And of Italy?\n")
+    assert result.returncode == 0, result.stderr
+    assert "Paris" in result.stdout
+    assert "Rome" in result.stdout
+
+
+def test_chat_has_the_same_answer_at_any_number_of_ranks():
+    answers = {run([TANDEM, "chat", SMOLLM2, "-n", n, "--max-tokens", 40], input=QUESTION).stdout
+               for n in (1, 2, 3)}
+    assert len(answers) == 1 and "Paris" in answers.pop()
+
+
+def test_quickstart_answers_a_pipe():
+    result = run([ROOT / "launcher/quickstart"], input=QUESTION, timeout=600)
+    assert result.returncode == 0, result.stderr
+    assert "Paris" in result.stdout
+
+
+def test_generate_goes_on_from_raw_text():
+    answer = generate_json(SMOLLM2, "-p", "The capital of France is", "--max-tokens", 5)
+    assert answer["tokens"][0] == 7042
+    assert answer["text"].startswith(" Paris")
+    assert answer["finish_reason"] == "length"
+    assert answer["usage"]["prompt_tokens"] == 5
+    assert answer["usage"]["completion_tokens"] == 5
+
+
+def test_generate_adds_the_start_token_where_the_file_wants_one():
+    answer = generate_json(GEMMA3, "-p", "The capital of France is", "--max-tokens", 8)
+    assert answer["usage"]["prompt_tokens"] == 6
+
+
+def test_sampling_repeats_with_its_seed():
+    def sample(seed, *more):
+        return generate_json(SMOLLM2, "-p", "Once upon a time", "--max-tokens", 20,
+                             "--temperature", 1.2, "--seed", seed, *more)["tokens"]
+    first = sample(5)
+    assert sample(5, "-n", 3) == first
+    assert sample(6) != first
+
+
+def test_a_server_on_three_hosts_chats(lab, start_server):
+    server = start_server(*lab("mpirun", "-n", 3, "--", TANDEM, "serve", SMOLLM2, "--listen",
+                               "tcp://10.97.0.1:5555"))
+    chat = run(lab("exec", 2, TANDEM, "chat", "--connect", "tcp://10.97.0.1:5555"), input=QUESTION)
+    assert chat.returncode == 0, chat.stderr
+    assert "Paris" in chat.stdout
+    status = run(lab("exec", 3, TANDEM, "status", "--connect", "tcp://10.97.0.1:5555"))
+    assert status.returncode == 0, status.stderr
+    for i in (1, 2, 3):
+        assert f"tandem-lab-{i}" in status.stdout
+    assert server.process.poll() is None

@@ -1,0 +1,78 @@
+"""The real models against an independent float32 pass, and the same bytes from every way of running them."""
+import pathlib
+
+import numpy as np
+import pytest
+from conftest import GEMMA3, MPIRUN, SMOLLM2, generate
+
+GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden/logits"
+MODELS = {"smollm2": SMOLLM2, "gemma3": GEMMA3}
+PROSE = (0, 1, 3)  # of the golden prompts; 2 is program text, 4 a rendered chat
+
+
+def logits(path, tokens, out, *arguments, prefix=()):
+    generate(path, "--tokens", ",".join(map(str, tokens)), "--logits", out, "--max-tokens", "0",
+             *arguments, prefix=prefix)
+    return out
+
+
+def distance(path, golden, number, out, *arguments):
+    """Mean difference of the oracle's 32 best log-probabilities, and whether the best one is the same: [positions] each."""
+    tokens = golden[f"tokens_{number}"]
+    found = np.load(logits(path, tokens, out, *arguments)).astype(np.float64)
+    assert found.shape[0] == len(tokens)
+    found -= found.max(-1, keepdims=True)
+    found -= np.log(np.exp(found).sum(-1, keepdims=True))
+    top = golden[f"top_{number}"]
+    difference = np.abs(np.take_along_axis(found, top, -1) - golden[f"logp_{number}"])
+    return difference.mean(-1), found.argmax(-1) == top[:, 0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_float_activations_agree_with_the_oracle_at_every_position(name, tmp_path):
+    golden = np.load(GOLDEN / f"{name}.npz")
+    for number in range(5):
+        difference, same = distance(MODELS[name], golden, number, tmp_path / "l.npy",
+                                    "--activations", "f32")
+        assert difference.max() < 0.005 / 10  # ten times better than asked for: seen were 4e-5
+        assert same.all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_8_bit_activations_stay_close(name, tmp_path):
+    golden = np.load(GOLDEN / f"{name}.npz")
+    differences, same = zip(*(distance(MODELS[name], golden, n, tmp_path / "l.npy") for n in PROSE))
+    assert np.concatenate(differences).mean() < 0.12
+    assert np.concatenate(same).mean() >= 0.93
+
+
+def same_bytes(path, tokens, tmp_path, ways):
+    expected = logits(path, tokens, tmp_path / "one.npy").read_bytes()
+    for number, (prefix, arguments) in enumerate(ways):
+        found = logits(path, tokens, tmp_path / f"way{number}.npy", *arguments, prefix=prefix)
+        assert found.read_bytes() == expected, (prefix, arguments)
+
+
+@pytest.mark.parametrize("name,ranks", [("smollm2", (2, 3, 5, 7, 9)), ("gemma3", (2, 3, 4))])
+def test_any_number_of_ranks_writes_the_same_bytes(name, ranks, tmp_path):
+    tokens = np.load(GOLDEN / f"{name}.npz")["tokens_1"]
+    same_bytes(MODELS[name], tokens, tmp_path,
+               [([*MPIRUN, "-n", str(n)], ["--threads", str(threads)])
+                for n in ranks for threads in (1, 2)])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_chunks_threads_and_instruction_sets_write_the_same_bytes(name, tmp_path):
+    tokens = np.load(GOLDEN / f"{name}.npz")["tokens_2"]
+    flags = pathlib.Path("/proc/cpuinfo").read_text()
+    sets = ["scalar", "avx2"] + (["avx512"] if "avx512_vnni" in flags else [])
+    ways = [["--isa", isa] for isa in sets]
+    ways += [["--prefill-chunk", n] for n in ("1", "7", "32")]
+    ways += [["--threads", n] for n in ("1", "2", "3")]
+    ways += [["--prefill-chunk", "5", "-n", "2", "--threads", "1", "--isa", "avx2"]]
+    same_bytes(MODELS[name], tokens, tmp_path, [((), way) for way in ways])
+
+
+def test_three_hosts_write_the_same_bytes(lab, tmp_path):
+    tokens = np.load(GOLDEN / "smollm2.npz")["tokens_3"]
+    same_bytes(SMOLLM2, tokens, tmp_path, [(lab("mpirun", "-n", n, "--"), ()) for n in (3, 5)])
