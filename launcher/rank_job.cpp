@@ -15,6 +15,7 @@
 #include "launcher/reported.h"
 #include "launcher/supervised_engine.h"
 #include "launcher/version.h"
+#include "parallel/agree_on_status.h"
 #include "parallel/model_costs.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/run_rank.h"
@@ -116,13 +117,14 @@ class Rank {
             std::chrono::duration<double>(options_.collective_timeout)),
         hanging);
     world_.PublishTo(&board_);
-    const parallel::RankOptions rank_options{.max_running = options_.max_running,
-                                             .max_waiting = options_.max_waiting,
-                                             .prefill_chunk = options_.prefill_chunk,
-                                             .kv_memory = options_.kv_memory,
-                                             .kv_dtype = choices_.kv_dtype,
-                                             .device = std::string(operations_->device_name()),
-                                             .control = {.interface = options_.control_interface}};
+    parallel::RankOptions rank_options;
+    rank_options.max_running = options_.max_running;
+    rank_options.max_waiting = options_.max_waiting;
+    rank_options.prefill_chunk = options_.prefill_chunk;
+    rank_options.kv_memory = options_.kv_memory;
+    rank_options.kv_dtype = choices_.kv_dtype;
+    rank_options.device = std::string(operations_->device_name());
+    rank_options.control.interface = options_.control_interface;
     auto engine = parallel::RunRank(rank_options, world_, *model_);
     absl::Status status = engine.status();
     if (engine.ok() && *engine != nullptr) {
