@@ -27,7 +27,7 @@ absl::Status ChatAt(const std::string& endpoint, const ChatOptions& options) {
 /// no permissions, so it stands in a folder of mode 0700.
 absl::Status ChatWith(parallel::Engine& engine, const core::ModelFile& file,
                       const ChatOptions& options) {
-  TANDEM_ASSIGN_OR_RETURN(const auto text_model, LoadTextSide(file, false));
+  TANDEM_ASSIGN_OR_RETURN(const auto text_model, LoadTextSide(file, options.chat_template, false));
   std::string folder = "/tmp/tandem-chat-XXXXXX";
   if (mkdtemp(folder.data()) == nullptr) return Internal("cannot make a folder in /tmp");
   frontend::ServerOptions server_options;

@@ -68,6 +68,11 @@ void AddLaunchOptions(CLI::App& app, LaunchOptions& o) {
   Add(app, "--mpirun-arguments", o.mpirun_arguments, "further arguments for mpirun, in one string");
 }
 
+void AddChatTemplate(CLI::App& app, std::string& choice) {
+  Add(app, "--chat-template", choice,
+      "chatml, zephyr, or a file with a Jinja template (default: the model's own)");
+}
+
 void AddGenerationOptions(CLI::App& app, frontend::GenerationParams& o) {
   Add(app, "--max-tokens", o.max_tokens,
       "longest answer in tokens (default: the rest of the context)")
@@ -168,6 +173,7 @@ class CommandLine {
     Add(app, "--listen", serve_.listen, "ZeroMQ endpoint for clients");
     WithEnvironment(app.add_option_function<std::string>(
         "--max-message", SizeParser(serve_.max_message), "largest request frame (default 1MiB)"));
+    AddChatTemplate(app, serve_.chat_template);
     AddLaunchOptions(app, serve_.launch);
     AddModelOptions(app, serve_.model);
   }
@@ -179,6 +185,7 @@ class CommandLine {
     app.add_option("MODEL", chat_.model.model, "model file (.gguf), for an engine of its own");
     Add(app, "--connect", chat_.connect, "endpoint of a running server, instead of MODEL");
     Add(app, "--system", chat_.system, "system message");
+    AddChatTemplate(app, chat_.chat_template);
     AddGenerationOptions(app, chat_.generation);
     AddLaunchOptions(app, chat_.launch);
     AddModelOptions(app, chat_.model);

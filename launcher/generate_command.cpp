@@ -38,7 +38,7 @@ ordered_json AnswerJson(const frontend::Answer& answer) {
 
 absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
                           const GenerateOptions& options) {
-  TANDEM_ASSIGN_OR_RETURN(const auto text_model, LoadTextSide(file, options.tokens_given));
+  TANDEM_ASSIGN_OR_RETURN(const auto text_model, LoadTextSide(file, "", options.tokens_given));
   std::vector<int32_t> prompt = options.tokens;
   if (!options.tokens_given) {
     TANDEM_ASSIGN_OR_RETURN(prompt, text_model->EncodeText(*options.prompt));

@@ -43,12 +43,14 @@ struct ServeOptions {
   LaunchOptions launch;
   std::string listen = "tcp://127.0.0.1:5555";
   int64_t max_message = int64_t{1} << 20;  // bytes of a request frame
+  std::string chat_template;               // chatml, zephyr, a file; empty: the model's own
 };
 
 struct ChatOptions {
   ModelOptions model;
   LaunchOptions launch;
-  std::string connect;  // endpoint of a server; empty: an engine of our own
+  std::string connect;        // endpoint of a server; empty: an engine of our own
+  std::string chat_template;  // chatml, zephyr, a file; empty: the model's own
   std::string system;
   frontend::GenerationParams generation;
 };

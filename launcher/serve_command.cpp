@@ -28,7 +28,8 @@ absl::Status Serve(const ServeOptions& options) {
   StopSignals signals;
   return WithEngine(options.model, options.launch,
                     [&](parallel::Engine& engine, const core::ModelFile& file) -> absl::Status {
-                      TANDEM_ASSIGN_OR_RETURN(const auto text_model, LoadTextSide(file, false));
+                      TANDEM_ASSIGN_OR_RETURN(const auto text_model,
+                                              LoadTextSide(file, options.chat_template, false));
                       frontend::ServerOptions server_options;
                       server_options.endpoint = options.listen;
                       server_options.limits.frame_bytes = options.max_message;

@@ -5,7 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/gguf.h"
-#include "frontend/load_text_model.h"
+#include "frontend/chat_template.h"
+#include "frontend/tokenizer.h"
 #include "launcher/commands.h"
 #include "launcher/flag_parsers.h"
 
@@ -88,13 +89,22 @@ absl::Status Detokenize(const DetokenizeOptions& options) {
 absl::Status Template(const TemplateOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const OpenTokenizer open, Open(options.model));
   TANDEM_ASSIGN_OR_RETURN(const ordered_json messages, ReadMessages(options.messages));
-  frontend::SpecialTexts texts = frontend::SpecialTextsOf(open.tokenizer->vocabulary());
-  if (options.bos_token) texts.bos = *options.bos_token;
-  if (options.eos_token) texts.eos = *options.eos_token;
+  const frontend::Vocabulary& vocabulary = open.tokenizer->vocabulary();
+  const auto spelling = [&](std::optional<int32_t> id) {
+    return id ? std::string(vocabulary.text(*id)) : std::string();
+  };
   std::optional<std::string> choice;
   if (!options.chat_template.empty()) choice = options.chat_template;
-  TANDEM_ASSIGN_OR_RETURN(const frontend::SelectedTemplate selected,
-                          frontend::SelectTemplateOf(*open.file, choice, std::move(texts)));
+  std::optional<std::string> own;
+  if (open.file->Has("tokenizer.chat_template")) {
+    TANDEM_ASSIGN_OR_RETURN(const std::string_view text,
+                            open.file->String("tokenizer.chat_template"));
+    own = std::string(text);
+  }
+  TANDEM_ASSIGN_OR_RETURN(
+      const frontend::SelectedTemplate selected,
+      frontend::SelectTemplate(choice, own, options.bos_token.value_or(spelling(vocabulary.bos())),
+                               options.eos_token.value_or(spelling(vocabulary.eos()))));
   if (!selected.note.empty()) fmt::print(stderr, "tandem: {}\n", selected.note);
   TANDEM_ASSIGN_OR_RETURN(const std::vector<frontend::TextSegment> segments,
                           selected.chat.Render(messages, options.generation_prompt));

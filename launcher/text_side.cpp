@@ -1,7 +1,5 @@
 #include "launcher/text_side.h"
 
-#include "frontend/load_text_model.h"
-
 namespace tandem::launcher {
 namespace {
 
@@ -43,11 +41,14 @@ class TokensOnly final : public frontend::TextModel {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<frontend::TextModel>> LoadTextSide(const core::ModelFile& file,
+                                                                  const std::string& chat_template,
                                                                   bool tokens_suffice) {
   if (tokens_suffice && !file.gguf().Has("tokenizer.ggml.model")) {
     return std::make_unique<TokensOnly>(file.config());
   }
-  return frontend::LoadTextModel(file);
+  frontend::TextModelOptions options;
+  if (!chat_template.empty()) options.chat_template = chat_template;
+  return frontend::LoadTextModel(file, options);
 }
 
 }  // namespace tandem::launcher

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "core/model_file.h"
 #include "core/status.h"
@@ -8,9 +9,11 @@
 
 namespace tandem::launcher {
 
-/// The tokenizer and template of a model file. Where `tokens_suffice`, a file without a tokenizer
-/// is taken too: its answers have token ids and no text.
+/// The tokenizer and template of a model file; `chat_template` (chatml, zephyr, a file) instead of
+/// its own, if not empty. Where `tokens_suffice`, a file without a tokenizer is taken too: its
+/// answers have token ids and no text.
 absl::StatusOr<std::unique_ptr<frontend::TextModel>> LoadTextSide(const core::ModelFile& file,
+                                                                  const std::string& chat_template,
                                                                   bool tokens_suffice);
 
 }  // namespace tandem::launcher
