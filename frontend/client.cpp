@@ -16,6 +16,7 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
 constexpr const char* kMonitor = "inproc://monitor";
+constexpr milliseconds kReconnectTime{2000};  // for a server that was restarted in between
 constexpr int kLingerMillis = 200;
 constexpr int kHeartbeatMillis = 5000;
 constexpr int kHeartbeatTimeoutMillis = 15000;
@@ -87,7 +88,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& opt
     socket.set(zmq::sockopt::heartbeat_ivl, kHeartbeatMillis);
     socket.set(zmq::sockopt::heartbeat_timeout, kHeartbeatTimeoutMillis);
     socket.set(zmq::sockopt::ipv6, options.endpoint.find('[') != std::string::npos);
-    if (zmq_socket_monitor(socket.handle(), kMonitor, ZMQ_EVENT_DISCONNECTED) != 0) {
+    if (zmq_socket_monitor(socket.handle(), kMonitor,
+                           ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED) != 0) {
       return Internal("cannot watch the connection: {}", zmq_strerror(zmq_errno()));
     }
     zmq::socket_t monitor(*context, zmq::socket_type::pair);
@@ -133,7 +135,15 @@ bool Client::TakeInterrupt() {
 bool Client::TakeDisconnect() {
   bool any = false;
   zmq::message_t part;
-  while (zmq_msg_recv(part.handle(), monitor_.handle(), ZMQ_DONTWAIT) >= 0) any = true;
+  while (zmq_msg_recv(part.handle(), monitor_.handle(), ZMQ_DONTWAIT) >= 0) {
+    uint16_t event = 0;
+    if (part.more() && part.size() >= sizeof(event)) {
+      std::memcpy(&event, part.data(), sizeof(event));
+      disconnected_ = event == ZMQ_EVENT_DISCONNECTED;
+      any = any || disconnected_;
+    }
+    part.rebuild();
+  }
   return any;
 }
 
@@ -164,13 +174,13 @@ absl::StatusOr<std::optional<Json>> Client::Receive(const std::string& id, bool 
       continue;
     }
     if (interruptible && TakeInterrupt()) return std::nullopt;
-    if (TakeDisconnect()) {
+    const Clock::time_point now = Clock::now();
+    if (TakeDisconnect() || (disconnected_ && now - heard >= kReconnectTime)) {
       return Unavailable(
           "the connection to the server at {} was lost: it has ended, or the network "
           "is down",
           options_.endpoint);
     }
-    const Clock::time_point now = Clock::now();
     if (now - heard >= options_.timeout) {
       return Unavailable(
           "no answer from {} within {:.1f} s: is a server running there? Start one with tandem "

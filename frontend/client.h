@@ -69,6 +69,7 @@ class Client {
   absl::StatusOr<Answer> WaitForAnswer(nlohmann::json request, const GenerationParams& params,
                                        const OnText& on_text);
   bool TakeInterrupt();
+  /// Reads what the monitor has seen; true if the connection was lost since the last call.
   bool TakeDisconnect();
 
   const ClientOptions options_;
@@ -76,6 +77,7 @@ class Client {
   zmq::socket_t socket_;
   zmq::socket_t monitor_;
   const int interrupt_fd_;
+  bool disconnected_ = false;  // was connected, and is not now
   uint64_t next_id_ = 1;
 };
 

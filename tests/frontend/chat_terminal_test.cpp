@@ -217,7 +217,8 @@ TEST_F(ChatOnATerminal, ArrowKeysRecallEarlierLinesOfEarlierRunsToo) {
 }
 
 TEST_F(ChatOnATerminal, ControlCStopsTheAnswerAndGivesUpALineButNotTheProgram) {
-  ServedEngine served;
+  // Slow enough that this side keeps up with reading, long enough not to end by itself.
+  ServedEngine served({}, std::chrono::milliseconds(5), /*context=*/1 << 20);
   TypedChat chat(served, "");
   EXPECT_TRUE(chat.Shows("> "));
   chat.Type("endless\r");

@@ -128,8 +128,7 @@ TEST(Server, StopStringsEndTheAnswerAndTheEnginesWork) {
 }
 
 TEST(Server, TheTemplatesStopStringsHoldForChatsOnly) {
-  ServedEngine served;
-  served.model.set_chat_stop_strings({"said"});
+  ServedEngine served({}, std::chrono::microseconds(200), /*context=*/4096, {"said"});
   FrameClient client(served.endpoint());
   client.Send(ChatFrame("r1", "x"));
   EXPECT_EQ(client.ReceiveAnswer("r1").back()["text"], "You ");

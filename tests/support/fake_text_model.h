@@ -14,7 +14,8 @@ class FakeTextModel final : public frontend::TextModel {
  public:
   static constexpr int32_t kEnd = 256;
 
-  explicit FakeTextModel(int context = 4096) : context_(context) {}
+  explicit FakeTextModel(int context = 4096, std::vector<std::string> chat_stop_strings = {})
+      : context_(context), chat_stop_strings_(std::move(chat_stop_strings)) {}
 
   const std::string& name() const override { return name_; }
   int vocab() const override { return kEnd + 1; }
@@ -27,15 +28,11 @@ class FakeTextModel final : public frontend::TextModel {
   std::span<const int32_t> end_tokens() const override { return end_tokens_; }
   std::span<const std::string> chat_stop_strings() const override { return chat_stop_strings_; }
 
-  void set_chat_stop_strings(std::vector<std::string> strings) {
-    chat_stop_strings_ = std::move(strings);
-  }
-
  private:
   const int context_;
   const std::string name_ = "bytes";
   const std::vector<int32_t> end_tokens_{kEnd};
-  std::vector<std::string> chat_stop_strings_;
+  const std::vector<std::string> chat_stop_strings_;
 };
 
 /// The bytes as tokens of FakeTextModel.

@@ -19,8 +19,8 @@ std::vector<int32_t> EchoScript(const std::vector<int32_t>& prompt) {
 }
 
 ServedEngine::ServedEngine(frontend::ServerOptions options, std::chrono::microseconds step,
-                           int context)
-    : model(context), engine(EchoScript, step) {
+                           int context, std::vector<std::string> chat_stop_strings)
+    : model(context, std::move(chat_stop_strings)), engine(EchoScript, step) {
   if (options.endpoint == frontend::ServerOptions{}.endpoint) {
     options.endpoint = "tcp://127.0.0.1:*";
   }

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "frontend/server.h"
 #include "tests/support/fake_engine.h"
@@ -19,7 +20,7 @@ std::vector<int32_t> EchoScript(const std::vector<int32_t>& prompt);
 struct ServedEngine {
   explicit ServedEngine(frontend::ServerOptions options = {},
                         std::chrono::microseconds step = std::chrono::microseconds(200),
-                        int context = 4096);
+                        int context = 4096, std::vector<std::string> chat_stop_strings = {});
   ~ServedEngine();
 
   const std::string& endpoint() const { return server->endpoint(); }
