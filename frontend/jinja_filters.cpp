@@ -219,21 +219,48 @@ Result FilterWordCount(Interpreter& interpreter, const Value& subject, const Arg
   return Value::Int(words);
 }
 
-Result FilterUrlEncode(Interpreter& interpreter, const Value& subject, const Arguments&) {
-  if (subject.is(Type::kDict) || subject.is(Type::kList)) {
-    return InvalidArgument("urlencode: takes a str, not {}", TypeName(subject));
-  }
-  TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(interpreter.sandbox(), subject));
-  Text out;
+// urllib.parse.quote: in queries a slash is quoted too, and a space becomes a plus sign.
+void AppendQuoted(Text& out, const Text& text, bool query) {
   for (size_t offset = 0; offset < text.size(); ++offset) {
     const auto byte = static_cast<unsigned char>(text.bytes()[offset]);
     const bool plain = (byte >= '0' && byte <= '9') || (byte >= 'A' && byte <= 'Z') ||
                        (byte >= 'a' && byte <= 'z') || byte == '_' || byte == '.' || byte == '-' ||
-                       byte == '~' || byte == '/';
-    out.Append(plain ? std::string(1, static_cast<char>(byte)) : fmt::format("%{:02X}", byte),
+                       byte == '~' || (byte == '/' && !query);
+    out.Append(plain                  ? std::string(1, static_cast<char>(byte))
+               : byte == ' ' && query ? "+"
+                                      : fmt::format("%{:02X}", byte),
                text.TrustedAt(offset));
   }
-  return interpreter.sandbox().String(std::move(out));
+}
+
+Result FilterUrlEncode(Interpreter& interpreter, const Value& subject, const Arguments&) {
+  Sandbox& sandbox = interpreter.sandbox();
+  Text out;
+  if (subject.IsString() || !IsIterable(subject)) {
+    TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(sandbox, subject));
+    AppendQuoted(out, text, false);
+    return sandbox.String(std::move(out));
+  }
+  Value pairs = subject;
+  if (subject.is(Type::kDict)) {
+    TANDEM_ASSIGN_OR_RETURN(pairs,
+                            sandbox.Make<DictView>(subject.as<Dict>(), DictView::Part::kItems));
+  }
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(sandbox, pairs));
+  for (const Value& item : items) {
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> parts, Items(sandbox, item));
+    if (parts.size() != 2) {
+      return InvalidArgument("urlencode: takes a str, a dict or pairs");
+    }
+    TANDEM_ASSIGN_OR_RETURN(const Text key, ToText(sandbox, parts[0]));
+    TANDEM_ASSIGN_OR_RETURN(const Text value, ToText(sandbox, parts[1]));
+    out.Append(out.empty() ? "" : "&", true);
+    AppendQuoted(out, key, true);
+    out.Append("=", true);
+    AppendQuoted(out, value, true);
+    TANDEM_RETURN_IF_ERROR(sandbox.CheckStringSize(out.size()));
+  }
+  return sandbox.String(std::move(out));
 }
 
 Result FilterDefault(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {

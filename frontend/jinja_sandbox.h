@@ -16,7 +16,7 @@ struct Limits {
   int64_t steps = 20'000'000;      // expressions, statements and items touched
   size_t string_bytes = 8u << 20;  // of one string, the output included
   size_t live_bytes = 128u << 20;  // of all strings and containers together
-  int depth = 400;                 // nested expressions, statements and macro calls
+  int depth = 1000;                // nested expressions, statements and macro calls
   int value_depth = 100;           // nested lists and dicts
 };
 

@@ -264,7 +264,12 @@ Result FilterItems(Interpreter& interpreter, const Value& subject, const Argumen
     return IterateOver(interpreter, {}, subject);
   }
   if (!subject.is(Type::kDict)) {
-    return InvalidArgument("items: takes a mapping, not {}", TypeName(subject));
+    // A generator complains when it is read.
+    return interpreter.sandbox().Iterator(
+        [subject]() -> absl::StatusOr<std::optional<Value>> {
+          return InvalidArgument("items: takes a mapping, not {}", TypeName(subject));
+        },
+        subject);
   }
   TANDEM_ASSIGN_OR_RETURN(const Value view, interpreter.sandbox().Make<DictView>(
                                                 subject.as<Dict>(), DictView::Part::kItems));
