@@ -1,5 +1,6 @@
 #include "parallel/zmq_control_leader.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "parallel/control_frames.h"
@@ -14,7 +15,7 @@ using Clock = std::chrono::steady_clock;
 // followers are pinged to find out.
 constexpr std::chrono::seconds kSuspicion{1};
 constexpr std::chrono::milliseconds kPingInterval{10};
-// A last plan may take this long to leave when the channel is closed.
+// When the channel is closed, followers have this long to read the last plan and hang up.
 constexpr std::chrono::milliseconds kLinger{1000};
 constexpr size_t kLongestReason = 1 << 16;
 
@@ -108,6 +109,7 @@ void ZmqControlLeader::Run() {
       const std::lock_guard lock(mutex_);
       if (closing_ && outgoing_.empty()) break;
     }
+    AwaitHangUp();
     monitor_.reset();
     router_.set(zmq::sockopt::linger, static_cast<int>(kLinger.count()));
     router_.close();
@@ -115,6 +117,20 @@ void ZmqControlLeader::Run() {
     context_.close();  // waits for what lingers; without it connections stay open
   } catch (const std::exception& error) {
     EndWith(Internal("control channel: {}", error.what()));
+  }
+}
+
+void ZmqControlLeader::AwaitHangUp() {
+  // A broken connection takes along what the other side has not read yet, the plan that ends it
+  // too.
+  const auto deadline = Clock::now() + kLinger;
+  const auto all_left = [this] {
+    const std::lock_guard lock(mutex_);
+    return std::includes(lost_.begin(), lost_.end(), connected_.begin(), connected_.end());
+  };
+  while (Clock::now() < deadline && !all_left()) {
+    suspicious_until_ = Clock::now() + kSuspicion;
+    PollOnce();
   }
 }
 

@@ -46,6 +46,8 @@ class ZmqControlLeader final : public ControlLeader {
 
   void Run();
   void PollOnce();
+  /// Gives the followers time to hang up first.
+  void AwaitHangUp();
   void SendQueued();
   void Receive();
   void HandleFrame(int rank, std::span<const std::byte> frame);
