@@ -297,9 +297,12 @@ class PercentFormatter {
       }
       TANDEM_RETURN_IF_ERROR(sandbox_.CheckStringSize(out.size()));
     }
-    if (values_.is(Type::kTuple)
-            ? used_ < values_.as<Sequence>().items.size()
-            : used_ == 0 && !values_.is(Type::kDict) && !values_.is(Type::kList)) {
+    // What could be indexed passes for a mapping, of which not all need be used.
+    const bool unused = values_.is(Type::kTuple)
+                            ? used_ < values_.as<Sequence>().items.size()
+                            : used_ == 0 && !values_.is(Type::kDict) && !values_.is(Type::kList) &&
+                                  !values_.is(Type::kRange) && !values_.IsUndefined();
+    if (unused) {
       return InvalidArgument("not all arguments were converted during string formatting");
     }
     return sandbox_.String(std::move(out), format_.markup());

@@ -219,8 +219,8 @@ bool IsCaseIgnorable(char32_t value) {
 
 // Greek capital sigma is a final sigma when a cased letter stands before it and none after it,
 // case-ignorable characters aside (Unicode 3.13, Final_Sigma).
-bool IsFinalSigma(std::string_view text, size_t offset, char32_t previous_cased_or_zero) {
-  if (previous_cased_or_zero == 0) {
+bool IsFinalSigma(std::string_view text, size_t offset, bool after_cased) {
+  if (!after_cased) {
     return false;
   }
   size_t next = offset + DecodeAt(text, offset).length;
@@ -242,12 +242,12 @@ template <typename Map>
 Text MapCharacters(const Text& text, Map map) {
   Text result;
   const std::string_view bytes = text.bytes();
-  char32_t previous_cased = 0;  // the last character not ignorable, if it was cased
+  bool after_cased = false;  // of the last character that is not ignorable
   for (size_t offset = 0; offset < bytes.size();) {
     const CodePoint point = DecodeAt(bytes, offset);
     std::string lower;
     if (point.value == kCapitalSigma) {
-      lower = Encoded(IsFinalSigma(bytes, offset, previous_cased) ? 0x3C2 : 0x3C3);
+      lower = Encoded(IsFinalSigma(bytes, offset, after_cased) ? 0x3C2 : 0x3C3);
     } else if (point.value == kCapitalIWithDot) {
       lower = "i\u0307";
     } else {
@@ -256,7 +256,7 @@ Text MapCharacters(const Text& text, Map map) {
     }
     result.Append(map(point.value, std::move(lower)), text.TrustedAt(offset));
     if (!IsCaseIgnorable(point.value)) {
-      previous_cased = IsCased(point.value) ? point.value : 0;
+      after_cased = IsCased(point.value);
     }
     offset += point.length;
   }
