@@ -101,7 +101,8 @@ void Server::CheckEngine() {
   if (ends_at_ || Clock::now() < next_engine_check_) return;
   next_engine_check_ = Clock::now() + kEngineCheckInterval;
   absl::Status health = engine_.Health();
-  if (health.ok()) return;
+  // While the reason is being found out, the engine itself ends the open requests, with the reason.
+  if (health.ok() || absl::IsUnknown(health)) return;
   spdlog::error("the engine is dead: {}", Message(health));
   FailAll(Message(health));
   EndSoon(std::move(health));

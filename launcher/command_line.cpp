@@ -75,7 +75,7 @@ void AddChatTemplate(CLI::App& app, std::string& choice) {
 
 void AddGenerationOptions(CLI::App& app, frontend::GenerationParams& o) {
   Add(app, "--max-tokens", o.max_tokens,
-      "longest answer in tokens (default: the rest of the context)")
+      "longest answer in tokens (default: chat 1024, else the rest of the context)")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 31));
   Add(app, "--temperature", o.sampling.temperature, "0: always the likeliest token")
       ->check(CLI::Range(0.0, 100.0));
@@ -120,6 +120,10 @@ class CommandLine {
       return app_.exit(e);
     } catch (const CLI::ParseError& e) {
       const auto commands = app_.get_subcommands();
+      if (commands.empty() && argc > 1 && argv[1][0] != '-') {
+        std::fprintf(stderr, "tandem: unknown command '%s'; see tandem --help\n", argv[1]);
+        return kExitUsage;
+      }
       const std::string command = commands.empty() ? "" : " " + commands.front()->get_name();
       std::fprintf(stderr, "tandem: %s; see tandem%s --help\n", e.what(), command.c_str());
       return kExitUsage;

@@ -52,7 +52,8 @@ struct ChatOptions {
   std::string connect;        // endpoint of a server; empty: an engine of our own
   std::string chat_template;  // chatml, zephyr, a file; empty: the model's own
   std::string system;
-  frontend::GenerationParams generation;
+  frontend::GenerationParams generation = {
+      .max_tokens = 1024, .sampling = {}, .seed = {}, .stop = {}};
 };
 
 struct GenerateOptions {

@@ -136,8 +136,9 @@ absl::StatusOr<EngineStatus> RemoteEngine::Status() {
 
 absl::Status RemoteEngine::Health() {
   const std::lock_guard lock(mutex_);
-  if (health_.ok() && broken_)
-    return Unavailable("the engine is gone; the reason is not known yet");
+  if (health_.ok() && broken_) {
+    return absl::UnknownError("the engine is gone; the reason is not known yet");
+  }
   return health_;
 }
 

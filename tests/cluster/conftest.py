@@ -135,3 +135,17 @@ def lab():
     assert up.returncode == 0, up.stderr
     yield lambda *words: [LAB, *map(str, words)]
     run([LAB, "down"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def endpoint_of_protocol_test(request):
+    """test_protocol.py knows nothing of how servers are started: it finds one in TANDEM_ENDPOINT."""
+    if request.module.__name__ != "test_protocol" or "TANDEM_ENDPOINT" in os.environ:
+        yield
+        return
+    server = Server([TANDEM, "serve", SMOLLM2, "-n", 2, "--listen", "tcp://127.0.0.1:*"])
+    os.environ["TANDEM_ENDPOINT"] = server.wait_until_ready().endpoint
+    yield
+    del os.environ["TANDEM_ENDPOINT"]
+    status = server.stop()
+    assert status == 0, server.rest_of_log()
