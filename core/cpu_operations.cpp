@@ -1,6 +1,7 @@
 #include "core/cpu_operations.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -10,6 +11,9 @@
 
 namespace tandem::core {
 namespace {
+
+constexpr int64_t kRunTokens = 8;        // neighbouring tokens whose attention is one task
+constexpr size_t kQueriesTogether = 32;  // of them and their heads, handed over at once
 
 class CpuWeight final : public Weight {
  public:
@@ -47,9 +51,11 @@ CpuOperations::CpuOperations(const ModelConfig& config, const Shard& shard,
       local_rope_(config.local_rope),
       total_(memory_, config.dim) {}
 
-int CpuOperations::KvHeadOf(int query_head) const {
-  const int64_t in_model = (shard_.query_heads.begin + query_head) / config_.group_size();
-  return static_cast<int>(in_model - shard_.kv_heads.begin);
+Range CpuOperations::QueryHeadsOf(int kv_head) const {
+  const int64_t group = config_.group_size();
+  const int64_t first = (shard_.kv_heads.begin + kv_head) * group - shard_.query_heads.begin;
+  const int64_t begin = std::max<int64_t>(first, 0);
+  return {begin, std::min(first + group, shard_.query_heads.count) - begin};
 }
 
 absl::StatusOr<std::unique_ptr<Weight>> CpuOperations::Pack(const MatrixSource& source, Range rows,
@@ -63,6 +69,7 @@ absl::StatusOr<std::unique_ptr<Weight>> CpuOperations::Pack(const MatrixSource& 
 void CpuOperations::BeginStep(const Batch& batch) {
   SetFloatEnvironment();
   places_.resize(batch.tokens.size());
+  runs_.clear();
   for (const SequenceSlice& sequence : batch.sequences) {
     const int64_t end = int64_t{sequence.start_position} + sequence.tokens;
     rope_.Prepare(sequence.start_position, end);
@@ -70,6 +77,9 @@ void CpuOperations::BeginStep(const Batch& batch) {
     for (int32_t i = 0; i < sequence.tokens; ++i) {
       places_[static_cast<size_t>(sequence.first_token + i)] = {
           int64_t{sequence.start_position} + i, &sequence};
+    }
+    for (int64_t i = 0; i < sequence.tokens; i += kRunTokens) {
+      runs_.push_back({sequence.first_token + i, std::min(kRunTokens, sequence.tokens - i)});
     }
   }
 }
@@ -151,17 +161,31 @@ void CpuOperations::RotateAndStore(const AttentionLayer& layer, Tensor& query, T
 void CpuOperations::Attend(const AttentionLayer& layer, const Tensor& query, const KvView& cache,
                            Tensor& out) {
   out.SetRows(query.rows());
-  const auto n = static_cast<size_t>(config_.head_dim);
   const auto group = static_cast<size_t>(cache.group_of(layer.layer));
-  const int64_t heads = shard_.query_heads.count;
-  pool_.ParallelFor(query.rows() * heads, [&](int64_t task, int) {
-    const int64_t t = task / heads;
-    const auto head = static_cast<int>(task % heads);
-    const TokenPlace& place = places_[static_cast<size_t>(t)];
-    const size_t begin = static_cast<size_t>(head) * n;
-    const HeadPages pages{&cache, layer.layer, KvHeadOf(head), place.sequence->block_tables[group]};
-    AttendHead(options_.isa, query.row(t).subspan(begin, n), pages, place.position, layer.window,
-               config_.attention_scale, out.row(t).subspan(begin, n));
+  const int64_t kv_heads = shard_.kv_heads.count;
+  pool_.ParallelFor(static_cast<int64_t>(runs_.size()) * kv_heads, [&](int64_t task, int) {
+    const TokenRun& run = runs_[static_cast<size_t>(task / kv_heads)];
+    const auto kv_head = static_cast<int>(task % kv_heads);
+    const Range heads = QueryHeadsOf(kv_head);
+    const HeadPages pages{&cache, layer.layer, kv_head,
+                          places_[static_cast<size_t>(run.first)].sequence->block_tables[group]};
+    // Queries that share pages go together, as many as fit.
+    std::array<AttentionQuery, kQueriesTogether> queries;
+    size_t count = 0;
+    const auto attend = [&] {
+      AttendQueries(options_.isa, std::span(queries).first(count), pages, layer.window,
+                    config_.attention_scale);
+      count = 0;
+    };
+    for (int64_t t = run.first; t < run.first + run.count; ++t) {
+      for (int64_t head = heads.begin; head < heads.end(); ++head) {
+        const int64_t begin = head * config_.head_dim;
+        queries[count++] = {query.row(t).data() + begin, out.row(t).data() + begin,
+                            places_[static_cast<size_t>(t)].position};
+        if (count == queries.size()) attend();
+      }
+    }
+    if (count > 0) attend();
   });
 }
 

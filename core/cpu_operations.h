@@ -59,11 +59,17 @@ class CpuOperations final : public Operations {
     const SequenceSlice* sequence = nullptr;
   };
 
+  /// Neighbouring tokens of one sequence.
+  struct TokenRun {
+    int64_t first = 0;
+    int64_t count = 0;
+  };
+
   const RopeTable& rope(const AttentionLayer& layer) const {
     return layer.local_rope ? local_rope_ : rope_;
   }
-  /// The rank's KV head that serves its query head (both counted within the rank).
-  int KvHeadOf(int query_head) const;
+  /// The rank's query heads that its KV head serves (both counted within the rank).
+  Range QueryHeadsOf(int kv_head) const;
 
   const ModelConfig& config_;
   const Shard shard_;
@@ -77,6 +83,7 @@ class CpuOperations final : public Operations {
   Activations activations_;
   Tensor total_;                    // [tokens, dim] a reduced sum on its way to the residual
   std::vector<TokenPlace> places_;  // [tokens of the step]
+  std::vector<TokenRun> runs_;      // all of them, in order
 };
 
 }  // namespace tandem::core
