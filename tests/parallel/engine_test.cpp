@@ -307,8 +307,10 @@ TEST_P(EngineTest, SmallPoolLimitsTheContextNotTheAnswer) {
   EXPECT_THAT(Message(longer), HasSubstr("192"));
 }
 
-TEST_P(EngineTest, DeadRankAnswersEveryRequestByName) {
-  if (GetParam().ranks == 1) GTEST_SKIP() << "there is no other rank";
+/// Kinds with a rank that can die while rank 0 lives.
+class EngineOfRanksTest : public EngineTest {};
+
+TEST_P(EngineOfRanksTest, DeadRankAnswersEveryRequestByName) {
   LocalCluster::Options options;
   const int victim = GetParam().ranks - 1;
   options.model = [make = FakeShards(GetParam().ranks), victim](int rank) {
@@ -365,6 +367,16 @@ INSTANTIATE_TEST_SUITE_P(
         EngineKind{.name = "Zmq3", .ranks = 3, .zmq_plans = true},
         EngineKind{.name = "ZmqRemote1", .ranks = 1, .remote = true},
         EngineKind{.name = "ZmqRemote2", .ranks = 2, .zmq_plans = true, .remote = true}),
+    [](const auto& kind) { return kind.param.name; });
+
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, EngineOfRanksTest,
+    ::testing::Values(EngineKind{.name = "Threads2", .ranks = 2},
+                      EngineKind{.name = "Threads3", .ranks = 3},
+                      EngineKind{.name = "Threads5", .ranks = 5},
+                      EngineKind{.name = "Zmq3", .ranks = 3, .zmq_plans = true},
+                      EngineKind{
+                          .name = "ZmqRemote2", .ranks = 2, .zmq_plans = true, .remote = true}),
     [](const auto& kind) { return kind.param.name; });
 
 }  // namespace
