@@ -92,7 +92,7 @@ absl::StatusOr<std::unique_ptr<TextModel>> LoadTextModel(const core::ModelFile& 
       SelectedTemplate selected,
       SelectTemplate(options.chat_template, own_template, Spelling(vocabulary, vocabulary.bos()),
                      Spelling(vocabulary, vocabulary.eos())));
-  if (!selected.note.empty()) spdlog::info("{}: {}", file.path(), selected.note);
+  if (!selected.note.empty()) spdlog::warn("{}: {}", file.path(), selected.note);
   const core::ModelConfig& config = file.config();
   const int context =
       options.context > 0 ? std::min(options.context, config.context) : config.context;
