@@ -128,18 +128,16 @@ class CommandLine {
       std::fprintf(stderr, "tandem: %s; see tandem%s --help\n", e.what(), command.c_str());
       return kExitUsage;
     }
-    if (absl::Status status = SetUpLog(); !status.ok()) return Report(status);
-    if (absl::Status status = core::CheckProcessor(); !status.ok()) return Report(status);
+    if (absl::Status status = SetUpLog(); !status.ok()) return ExitWith(status);
+    if (absl::Status status = core::CheckProcessor(); !status.ok()) return ExitWith(status);
     core::SetFloatEnvironment();
-    return Report(command_());
+    return ExitWith(command_());
   }
 
  private:
-  static int Report(const absl::Status& status) {
+  static int ExitWith(const absl::Status& status) {
     if (status.ok()) return kExitDone;
-    if (!IsReportedElsewhere(status)) {
-      std::fprintf(stderr, "tandem: %s\n", Message(status).c_str());
-    }
+    if (!IsReportedElsewhere(status)) Report(status);
     const bool usage = absl::IsInvalidArgument(status) || absl::IsOutOfRange(status);
     return usage ? kExitUsage : kExitFailed;
   }

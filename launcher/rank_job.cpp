@@ -28,9 +28,13 @@ namespace {
 
 using parallel::Communicator;
 
-/// An error that all ranks have: rank 0 reports it.
-absl::Status Agreed(const Communicator& world, absl::Status status) {
-  if (status.ok() || world.rank() == 0) return status;
+/// An error that all ranks have. Rank 0 reports it before any of them ends, since mpirun ends all
+/// when the first one does.
+absl::Status Agreed(Communicator& world, absl::Status status) {
+  if (status.ok()) return status;
+  if (world.rank() == 0) Report(status);
+  // If the barrier fails too, there is nothing more to tell.
+  static_cast<void>(world.Barrier());
   return ReportedElsewhere(std::move(status));
 }
 
