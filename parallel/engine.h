@@ -87,8 +87,8 @@ class Engine {
 
   virtual absl::StatusOr<EngineStatus> Status() = 0;
 
-  /// OK while the engine can answer; otherwise why not. The first error sticks, except kUnknown: the
-  /// engine is gone, and why is being found out.
+  /// OK while the engine can answer; otherwise why not. The first error sticks, except kUnknown:
+  /// the engine is gone, and why is being found out.
   virtual absl::Status Health() = 0;
 };
 
