@@ -25,7 +25,7 @@ void Activations::Assign(Isa isa, const float* x, int64_t tokens, int64_t column
   if (scales_.size() < cells) {
     codes_.resize(cells * kBlockColumns);
     scales_.resize(cells);
-    sums_.resize(cells * 3);
+    negative_sums_.resize(cells * 3);
     float_sums_.resize(cells * 3);
   }
   const QuantizeKernel kernel = isa == Isa::kAvx512 ? QuantizeAvx512
@@ -38,7 +38,7 @@ void Activations::Assign(Isa isa, const float* x, int64_t tokens, int64_t column
     row.group_tokens = std::min(kGroupTokens, tokens - first);
     row.codes = codes_.data() + (first * blocks_ + in_group) * kBlockColumns;
     row.scales = scales_.data() + first * blocks_ + in_group;
-    row.sums = sums_.data() + first * blocks_ * 3 + in_group;
+    row.negative_sums = negative_sums_.data() + first * blocks_ * 3 + in_group;
     row.float_sums = float_sums_.data() + first * blocks_ * 3 + in_group;
     kernel(x + token * stride, columns, row);
   };
@@ -53,7 +53,7 @@ Activations::Group Activations::group(int64_t index) const {
   const int64_t first = index * kGroupTokens;
   const int64_t at = first * blocks_;
   return {std::min(kGroupTokens, tokens_ - first), codes_.data() + at * kBlockColumns,
-          scales_.data() + at, sums_.data() + at * 3, float_sums_.data() + at * 3};
+          scales_.data() + at, negative_sums_.data() + at * 3, float_sums_.data() + at * 3};
 }
 
 }  // namespace tandem::core

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
-#include <cstring>
 
 #include "core/linear_kernel.h"
 
@@ -52,66 +51,11 @@ Cut CutTasks(const PackedMatrix& weights, int64_t groups, int threads) {
 
 /// Where a product goes: floats, or sums of leaves.
 struct Target {
-  float* out = nullptr;
-  int64_t out_stride = 0;
   int64_t leaf_columns = 0;
+  int64_t stride = 0;  // elements from token to token
+  float* out = nullptr;
   int64_t* sums = nullptr;
-  int64_t sums_stride = 0;
   int64_t* failed = nullptr;
-};
-
-/// The kernels' output for a few tiles and tokens.
-class TileOutput {
- public:
-  TileOutput(const Target& target, const TileKernel& kernel, TileWork& work)
-      : target_(target), kernel_(kernel) {
-    if (target.sums != nullptr) {
-      const auto pairs = static_cast<size_t>(kernel.tiles * kernel.tokens);
-      std::memset(sums_, 0, pairs * kTileRows * sizeof(int64_t));
-      std::memset(failed_rows_, 0, pairs * sizeof(uint32_t));
-      work.leaf_sums = sums_;
-      work.failed_rows = failed_rows_;
-    } else {
-      work.out = floats_;
-    }
-  }
-
-  /// To rows from `row` on, of which `rows` exist, of tokens from `token` on.
-  void Deliver(int64_t token, int64_t row, int64_t rows) const {
-    for (int64_t tile = 0; tile < kernel_.tiles; ++tile) {
-      const int64_t first_row = row + tile * kTileRows;
-      const int64_t count = std::min<int64_t>(kTileRows, rows - tile * kTileRows);
-      for (int64_t t = 0; t < kernel_.tokens; ++t) {
-        DeliverRows(tile * kernel_.tokens + t, token + t, first_row, count);
-      }
-    }
-  }
-
- private:
-  static constexpr int64_t kPairs = TileKernels::kMostTiles * TileKernels::kMostTokens;
-
-  void DeliverRows(int64_t pair, int64_t token, int64_t row, int64_t rows) const {
-    if (target_.sums == nullptr) {
-      std::memcpy(target_.out + token * target_.out_stride + row, floats_ + pair * kTileRows,
-                  static_cast<size_t>(rows) * sizeof(float));
-      return;
-    }
-    int64_t* sums = target_.sums + token * target_.sums_stride + row;
-    for (int64_t r = 0; r < rows; ++r) sums[r] += sums_[pair * kTileRows + r];
-    const uint32_t failed = failed_rows_[pair] & ((1U << rows) - 1);
-    if (failed != 0) {
-      std::atomic_ref<int64_t>(target_.failed[token])
-          .fetch_add(std::popcount(failed), std::memory_order_relaxed);
-    }
-  }
-
-  const Target& target_;
-  const TileKernel& kernel_;
-  union {
-    alignas(64) int64_t sums_[kPairs * kTileRows];
-    float floats_[kPairs * kTileRows];
-  };
-  uint32_t failed_rows_[kPairs];
 };
 
 /// The product as tasks for a pool.
@@ -160,10 +104,52 @@ class Product {
 
   void Run(const TileKernel& kernel, int64_t tile, int64_t token) const {
     TileWork work = Work(tile, token);
-    const TileOutput output(target_, kernel, work);
-    kernel.run(work);
     const int64_t row = tile * kTileRows;
-    output.Deliver(token, row, weights_.rows() - row);
+    const int64_t rows = std::min<int64_t>(kernel.tiles * kTileRows, weights_.rows() - row);
+    if (target_.sums == nullptr) {
+      RunInto(kernel, work, target_.out + token * target_.stride + row, rows, work.out);
+      return;
+    }
+    uint32_t failed[TileKernels::kMostTiles * TileKernels::kMostTokens];
+    std::fill_n(failed, kernel.tiles * kernel.tokens, 0);
+    work.failed_rows = failed;
+    RunInto(kernel, work, target_.sums + token * target_.stride + row, rows, work.leaf_sums);
+    for (int64_t t = 0; t < kernel.tokens; ++t) {
+      int64_t count = 0;
+      for (int64_t first = 0; first < rows; first += kTileRows) {
+        // Rows past the last one do not count.
+        const uint32_t present = (1U << std::min<int64_t>(rows - first, kTileRows)) - 1;
+        count += std::popcount(failed[first / kTileRows * kernel.tokens + t] & present);
+      }
+      if (count == 0) continue;
+      std::atomic_ref<int64_t>(target_.failed[token + t])
+          .fetch_add(count, std::memory_order_relaxed);
+    }
+  }
+
+  /// Runs the kernel with its output at `target` (`output` is where `work` says so), by way of a
+  /// buffer where the kernel's tiles have more rows than there are.
+  template <typename Element>
+  void RunInto(const TileKernel& kernel, TileWork& work, Element* target, int64_t rows,
+               Element*& output) const {
+    const int64_t kernel_rows = int64_t{kernel.tiles} * kTileRows;
+    if (rows == kernel_rows) {
+      work.out_stride = target_.stride;
+      output = target;
+      kernel.run(work);
+      return;
+    }
+    alignas(64) Element buffer[TileKernels::kMostTiles * TileKernels::kMostTokens * kTileRows];
+    std::fill_n(buffer, kernel_rows * kernel.tokens, Element{});
+    work.out_stride = kernel_rows;
+    output = buffer;
+    kernel.run(work);
+    for (int64_t t = 0; t < kernel.tokens; ++t) {
+      for (int64_t r = 0; r < rows; ++r) {
+        Element& to = target[t * target_.stride + r];
+        to = buffer[t * kernel_rows + r] + (work.leaf_sums == nullptr ? Element{} : to);
+      }
+    }
   }
 
   /// The first kernel that is not too large.
@@ -178,6 +164,7 @@ class Product {
     work.tile = weights_.tile(tile);
     work.tile_stride = weights_.tile_bytes();
     work.columns = weights_.columns();
+    work.first_block = weights_.first_block();
     work.leaf_columns = target_.leaf_columns;
     if (!weights_.quantized()) {
       work.x = x_.row(token);
@@ -189,7 +176,7 @@ class Product {
     work.group_tokens = group.tokens;
     work.codes = group.codes + in_group * kBlockColumns;
     work.scales = group.scales + in_group;
-    work.sums = group.sums + in_group;
+    work.negative_sums = group.negative_sums + in_group;
     work.float_sums = group.float_sums + in_group;
     return work;
   }
@@ -212,16 +199,15 @@ void Multiply(Isa isa, const PackedMatrix& weights, const Activations& x, const 
 
 void Linear(Isa isa, const PackedMatrix& weights, const Activations& x, float* out,
             int64_t out_stride, ThreadPool& pool) {
-  Multiply(isa, weights, x,
-           {.out = out, .out_stride = out_stride, .leaf_columns = weights.columns()}, pool);
+  Multiply(isa, weights, x, {.leaf_columns = weights.columns(), .stride = out_stride, .out = out},
+           pool);
 }
 
 void LinearLeaves(Isa isa, const PackedMatrix& weights, const Activations& x, int64_t leaf_columns,
                   int64_t* sums, int64_t sums_stride, int64_t* failed, ThreadPool& pool) {
-  Multiply(
-      isa, weights, x,
-      {.leaf_columns = leaf_columns, .sums = sums, .sums_stride = sums_stride, .failed = failed},
-      pool);
+  Multiply(isa, weights, x,
+           {.leaf_columns = leaf_columns, .stride = sums_stride, .sums = sums, .failed = failed},
+           pool);
 }
 
 float LeafSumToFloat(int64_t sum) { return static_cast<float>(sum) * (1.0F / kLeafScale); }

@@ -27,9 +27,10 @@ class Activations {
     int64_t tokens = 0;
     const int8_t* codes = nullptr;  // [blocks][tokens][32]
     const float* scales = nullptr;  // [blocks][tokens]
-    // Sums of codes: of columns 0 to 15 of the block, of 16 to 31, of all.
-    const int32_t* sums = nullptr;      // [blocks][3][tokens]
-    const float* float_sums = nullptr;  // [blocks][3][tokens]
+    // Sums of codes: of columns 0 to 15 of the block, of 16 to 31, of all. As integers they are
+    // negated, because kernels begin with them to remove zero points.
+    const int32_t* negative_sums = nullptr;  // [blocks][3][tokens]
+    const float* float_sums = nullptr;       // [blocks][3][tokens]
   };
   static constexpr int64_t kGroupTokens = 8;
 
@@ -57,7 +58,7 @@ class Activations {
   bool quantized_ = false;
   std::vector<int8_t> codes_;
   std::vector<float> scales_;
-  std::vector<int32_t> sums_;
+  std::vector<int32_t> negative_sums_;
   std::vector<float> float_sums_;
 };
 

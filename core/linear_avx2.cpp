@@ -71,9 +71,9 @@ struct Avx2 {
     return {DotSigned(acc.low, w.low, a), DotSigned(acc.high, w.high, a)};
   }
   template <int kShift>
-  static TANDEM_INLINE Int SubtractScaled(Int v, int32_t n) {
-    const __m256i scaled = _mm256_slli_epi32(_mm256_set1_epi32(n), kShift);
-    return {_mm256_sub_epi32(v.low, scaled), _mm256_sub_epi32(v.high, scaled)};
+  static TANDEM_INLINE Int StartDot(const int32_t* n) {
+    const __m256i scaled = _mm256_slli_epi32(_mm256_set1_epi32(*n), kShift);
+    return {scaled, scaled};
   }
   static TANDEM_INLINE Float ToFloat(Int v) {
     return {_mm256_cvtepi32_ps(v.low), _mm256_cvtepi32_ps(v.high)};
@@ -93,6 +93,15 @@ struct Avx2 {
     const auto* halves = reinterpret_cast<const __m128i*>(at);
     return {Widen(_mm_loadu_si128(halves)), Widen(_mm_loadu_si128(halves + 1))};
   }
+  static TANDEM_INLINE Int LoadInt8(const std::byte* at) {
+    const auto* bytes = reinterpret_cast<const __m128i*>(at);
+    return {_mm256_cvtepi8_epi32(_mm_loadl_epi64(bytes)),
+            _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at + 8)))};
+  }
+  static TANDEM_INLINE Int LowNibbles(const std::byte* at) { return And(LoadInt8(at), 15); }
+  static TANDEM_INLINE Int HighNibbles(const std::byte* at) {
+    return And(ShiftRight(LoadInt8(at), 4), 15);
+  }
   static TANDEM_INLINE Float Multiply(Float a, Float b) {
     return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
   }
@@ -103,22 +112,38 @@ struct Avx2 {
     _mm256_storeu_ps(at, v.low);
     _mm256_storeu_ps(at + 8, v.high);
   }
-  static TANDEM_INLINE uint32_t AddLeaf(Float v, int64_t* sums) {
-    float lanes[kTileRows];
-    Store(lanes, v);
-    uint32_t failed = 0;
-    for (int row = 0; row < kTileRows; ++row) {
-      const float leaf = lanes[row];
-      if (leaf < kLeafLimit && leaf > -kLeafLimit) {
-        sums[row] += _mm_cvtss_si64(_mm_set_ss(leaf * kLeafScale));
-      } else {
-        failed |= 1U << row;
-      }
-    }
-    return failed;
+  static TANDEM_INLINE Int LargerMagnitude(Int m, Float v) {
+    const Int magnitude =
+        And({_mm256_castps_si256(v.low), _mm256_castps_si256(v.high)}, 0x7fffffff);
+    return {_mm256_max_epu32(m.low, magnitude.low), _mm256_max_epu32(m.high, magnitude.high)};
+  }
+  static TANDEM_INLINE bool ReachesLeafLimit(Int m) {
+    // Magnitudes have no sign bit, so the signed comparison will do.
+    const __m256i reached =
+        _mm256_cmpgt_epi32(_mm256_max_epu32(m.low, m.high), _mm256_set1_epi32(kLeafLimitBits - 1));
+    return _mm256_testz_si256(reached, reached) == 0;
+  }
+  static TANDEM_INLINE void AddLeaf(Float v, int64_t* sums) {
+    AddHalfLeaf(v.low, sums);
+    AddHalfLeaf(v.high, sums + 8);
   }
 
  private:
+  /// v * 2^32 rounded, in two steps that are exact but for the last: the multiples of 2^24 in it,
+  /// cut off towards zero, and the nearest integer to the rest. Both fit into int32.
+  static TANDEM_INLINE void AddHalfLeaf(__m256 v, int64_t* sums) {
+    const __m256i large = _mm256_cvttps_epi32(_mm256_mul_ps(v, _mm256_set1_ps(0x1p8F)));
+    const __m256 rest = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(large), _mm256_set1_ps(0x1p-8F), v);
+    const __m256i small = _mm256_cvtps_epi32(_mm256_mul_ps(rest, _mm256_set1_ps(kLeafScale)));
+    AddFourLeaves(_mm256_castsi256_si128(large), _mm256_castsi256_si128(small), sums);
+    AddFourLeaves(_mm256_extracti128_si256(large, 1), _mm256_extracti128_si256(small, 1), sums + 4);
+  }
+  static TANDEM_INLINE void AddFourLeaves(__m128i large, __m128i small, int64_t* sums) {
+    auto* to = reinterpret_cast<__m256i*>(sums);
+    const __m256i leaf = _mm256_add_epi64(_mm256_slli_epi64(_mm256_cvtepi32_epi64(large), 24),
+                                          _mm256_cvtepi32_epi64(small));
+    _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), leaf));
+  }
   static TANDEM_INLINE __m256i DotSigned(__m256i acc, __m256i w, Codes a) {
     const __m256i reduced = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
     const __m256i activations = _mm256_sign_epi8(a, reduced);

@@ -17,6 +17,7 @@ struct Avx512 {
   template <DType kDtype>
   static void AddKernels(TileKernels& kernels) {
     if constexpr (TileFormatOf(kDtype).quantized()) {
+      AddKernel<Avx512, kDtype, 1, 8>(kernels);
       AddKernel<Avx512, kDtype, 2, 4>(kernels);
       AddKernel<Avx512, kDtype, 1, 4>(kernels);
     } else {
@@ -53,8 +54,8 @@ struct Avx512 {
     return _mm512_dpbusd_epi32(acc, w, a);
   }
   template <int kShift>
-  static TANDEM_INLINE Int SubtractScaled(Int v, int32_t n) {
-    return _mm512_sub_epi32(v, _mm512_slli_epi32(_mm512_set1_epi32(n), kShift));
+  static TANDEM_INLINE Int StartDot(const int32_t* n) {
+    return _mm512_slli_epi32(_mm512_set1_epi32(*n), kShift);
   }
   static TANDEM_INLINE Float ToFloat(Int v) { return _mm512_cvtepi32_ps(v); }
   static TANDEM_INLINE Float Broadcast(float value) { return _mm512_set1_ps(value); }
@@ -66,18 +67,31 @@ struct Avx512 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(
         _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at))), 16));
   }
+  static TANDEM_INLINE Int LoadInt8(const std::byte* at) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+  }
+  static TANDEM_INLINE Int LowNibbles(const std::byte* at) { return And(LoadInt8(at), 15); }
+  static TANDEM_INLINE Int HighNibbles(const std::byte* at) {
+    return And(ShiftRight(LoadInt8(at), 4), 15);
+  }
   static TANDEM_INLINE Float Multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }
   static TANDEM_INLINE Float Fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
   static TANDEM_INLINE void Store(float* at, Float v) { _mm512_storeu_ps(at, v); }
-  static TANDEM_INLINE uint32_t AddLeaf(Float v, int64_t* sums) {
-    const __mmask16 good =
-        _mm512_cmp_ps_mask(_mm512_abs_ps(v), _mm512_set1_ps(kLeafLimit), _CMP_LT_OQ);
-    const __m512 scaled = _mm512_maskz_mul_ps(good, v, _mm512_set1_ps(kLeafScale));
+  static TANDEM_INLINE Int LargerMagnitude(Int m, Float v) {
+    return _mm512_max_epu32(m, And(_mm512_castps_si512(v), 0x7fffffff));
+  }
+  static TANDEM_INLINE bool ReachesLeafLimit(Int m) {
+    return _mm512_cmpge_epu32_mask(m, _mm512_set1_epi32(kLeafLimitBits)) != 0;
+  }
+  static TANDEM_INLINE void AddLeaf(Float v, int64_t* sums) {
+    // Times 2^32 as an addition to the exponent, which leaves the multipliers to the products.
+    // Zeros and denormals become something that rounds to zero too.
+    const __m512 scaled = _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(kLeafExponent << 23)));
     const __m512i low = _mm512_cvtps_epi64(_mm512_castps512_ps256(scaled));
     const __m512i high = _mm512_cvtps_epi64(_mm512_extractf32x8_ps(scaled, 1));
     _mm512_storeu_si512(sums, _mm512_add_epi64(_mm512_loadu_si512(sums), low));
     _mm512_storeu_si512(sums + 8, _mm512_add_epi64(_mm512_loadu_si512(sums + 8), high));
-    return static_cast<uint32_t>(static_cast<uint16_t>(~good));
   }
 };
 

@@ -15,21 +15,24 @@ struct TileWork {
   const std::byte* tile = nullptr;
   int64_t tile_stride = 0;  // bytes from tile to tile
   int64_t columns = 0;
+  int64_t first_block = 0;   // of the tile, within a super-block of the file (K-quants)
   int64_t leaf_columns = 0;  // columns, where there are no leaves
 
   // Codes of these tokens (quantized weights); see Activations::Group.
-  int64_t group_tokens = 0;           // tokens that lie together
-  const int8_t* codes = nullptr;      // [blocks][group_tokens][32]
-  const float* scales = nullptr;      // [blocks][group_tokens]
-  const int32_t* sums = nullptr;      // [blocks][3][group_tokens]
-  const float* float_sums = nullptr;  // the same, as floats
+  int64_t group_tokens = 0;                // tokens that lie together
+  const int8_t* codes = nullptr;           // [blocks][group_tokens][32]
+  const float* scales = nullptr;           // [blocks][group_tokens]
+  const int32_t* negative_sums = nullptr;  // [blocks][3][group_tokens]
+  const float* float_sums = nullptr;       // [blocks][3][group_tokens]
 
   // Floats of these tokens (float weights).
   const float* x = nullptr;  // [T, columns]
   int64_t x_stride = 0;
 
-  float* out = nullptr;             // [R][T][16]; null: leaves are wanted
-  int64_t* leaf_sums = nullptr;     // [R][T][16], added to
+  // [T][R * 16] with out_stride elements from token to token.
+  int64_t out_stride = 0;
+  float* out = nullptr;             // null: leaves are wanted
+  int64_t* leaf_sums = nullptr;     // added to
   uint32_t* failed_rows = nullptr;  // [R][T], bit r is set where a leaf of row r failed
 };
 
@@ -56,6 +59,8 @@ TileKernels Avx2Kernels(DType dtype);
 TileKernels Avx512Kernels(DType dtype);
 
 inline constexpr float kLeafScale = 4294967296.0F;  // 2^32: leaves are multiples of 2^-32
-inline constexpr float kLeafLimit = 4194304.0F;     // 2^22
+inline constexpr int kLeafExponent = 32;
+inline constexpr float kLeafLimit = 4194304.0F;        // 2^22
+inline constexpr int32_t kLeafLimitBits = 0x4a800000;  // of the float
 
 }  // namespace tandem::core

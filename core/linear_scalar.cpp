@@ -1,5 +1,7 @@
 #include <immintrin.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "core/float_convert.h"
@@ -74,8 +76,8 @@ struct Scalar {
   }
   static Int DotExcess128(const Int& acc, const Int& w, uint32_t a) { return Dot<255>(acc, w, a); }
   template <int kShift>
-  static Int SubtractScaled(const Int& v, int32_t n) {
-    return MapInt([&](int row) { return v.lane[row] - static_cast<uint32_t>(n * (1 << kShift)); });
+  static Int StartDot(const int32_t* n) {
+    return MapInt([&](int) { return static_cast<uint32_t>(*n) << kShift; });
   }
   static Float ToFloat(const Int& v) {
     return MapFloat([&](int row) { return static_cast<float>(static_cast<int32_t>(v.lane[row])); });
@@ -98,6 +100,15 @@ struct Scalar {
     std::memcpy(halves, at, sizeof(halves));
     return MapFloat([&](int row) { return Bfloat16ToFloat(halves[row]); });
   }
+  static Int LoadInt8(const std::byte* at) {
+    return MapInt([&](int row) { return static_cast<uint32_t>(static_cast<int8_t>(at[row])); });
+  }
+  static Int LowNibbles(const std::byte* at) {
+    return MapInt([&](int row) { return static_cast<uint32_t>(at[row]) & 15; });
+  }
+  static Int HighNibbles(const std::byte* at) {
+    return MapInt([&](int row) { return static_cast<uint32_t>(at[row]) >> 4; });
+  }
   static Float Multiply(const Float& a, const Float& b) {
     return MapFloat([&](int row) { return a.lane[row] * b.lane[row]; });
   }
@@ -105,16 +116,20 @@ struct Scalar {
     return MapFloat([&](int row) { return std::fma(a.lane[row], b.lane[row], c.lane[row]); });
   }
   static void Store(float* at, const Float& v) { std::memcpy(at, v.lane, sizeof(v.lane)); }
-  static uint32_t AddLeaf(const Float& v, int64_t* sums) {
-    uint32_t failed = 0;
+  static Int LargerMagnitude(const Int& m, const Float& v) {
+    return MapInt([&](int row) {
+      const uint32_t magnitude = std::bit_cast<uint32_t>(v.lane[row]) & 0x7fffffff;
+      return std::max(m.lane[row], magnitude);
+    });
+  }
+  static bool ReachesLeafLimit(const Int& m) {
+    return std::any_of(m.lane, m.lane + kTileRows,
+                       [](uint32_t magnitude) { return magnitude >= kLeafLimitBits; });
+  }
+  static void AddLeaf(const Float& v, int64_t* sums) {
     for (int row = 0; row < kTileRows; ++row) {
-      if (std::fabs(v.lane[row]) < kLeafLimit) {
-        sums[row] += _mm_cvtss_si64(_mm_set_ss(v.lane[row] * kLeafScale));
-      } else {
-        failed |= 1U << row;
-      }
+      sums[row] += _mm_cvtss_si64(_mm_set_ss(v.lane[row] * kLeafScale));
     }
-    return failed;
   }
 };
 

@@ -9,17 +9,23 @@
 //     Dot<kMaxCode>(acc, w, a)            acc + four unsigned times four signed bytes
 //     DotExcess128(acc, w, a)             the same, exactly, with codes of w reduced by 128 if
 //                                         kReducesBy128, else unreduced
-//     SubtractScaled<shift>(v, n)         v - (n << shift)
+//     StartDot<shift>(int32_t* n)         *n << shift, in all lanes
 //     ToFloat(v), Broadcast(float)
 //     LoadF32/F16/BF16(bytes)             16 floats
+//     LoadInt8(bytes), LowNibbles(bytes), HighNibbles(bytes)
+//                                         16 integers: int8, or the low or high bits of bytes
 //     Multiply(a, b), Fma(a, b, c)
 //     Store(float*, v)
-//     AddLeaf(v, int64_t*)                rule 3; returns the bits of rows that failed
+//     LargerMagnitude(m, v)               max(m, |v|) as bits, whose order is theirs, NaN last
+//     ReachesLeafLimit(m)                 whether any lane fails by rule 3
+//     AddLeaf(v, int64_t*)                rule 3, where none fails
 //     AddKernels<dtype>(TileKernels&)     which sizes suit its registers
 //
 // Everything has internal linkage, so that no code of a wider instruction set can be picked by the
 // linker for use elsewhere.
 #pragma once
+
+#include <immintrin.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -67,12 +73,34 @@ TANDEM_INLINE typename V::Int LoadCodes(const std::byte* block, int half, int gr
   }
 }
 
-template <class V, bool kHalf>
-TANDEM_INLINE typename V::Float LoadScale(const std::byte* at) {
-  if constexpr (kHalf) {
-    return V::LoadF16(at);
+/// Scale and offset of 16 rows for a half of a block, or all of it.
+template <class V>
+struct ScaleOffset {
+  typename V::Float scale;
+  typename V::Float offset;
+};
+
+/// scales: what the block has after its codes. header: of the super-block (K-quants only).
+template <class V, DType kDtype>
+TANDEM_INLINE ScaleOffset<V> LoadScale(const std::byte* scales, const std::byte* header, int half) {
+  constexpr TileFormat kFormat = TileFormatOf(kDtype);
+  constexpr int64_t kNext = TileFormat::kHalfVectorBytes;
+  if constexpr (!kFormat.super_blocks) {
+    return {V::LoadF16(scales), kFormat.has_offset ? V::LoadF16(scales + kNext) : V::FloatZero()};
   } else {
-    return V::LoadF32(at);
+    const std::byte* factors = scales + half * kFormat.factor_bytes();
+    const typename V::Int scale_factor =
+        kFormat.nibble_factors ? V::LowNibbles(factors) : V::LoadInt8(factors);
+    ScaleOffset<V> of_rows;
+    of_rows.scale = V::Multiply(V::LoadF16(header), V::ToFloat(scale_factor));
+    if constexpr (kFormat.has_offset) {
+      const typename V::Int offset_factor =
+          kFormat.nibble_factors ? V::HighNibbles(factors) : V::LoadInt8(factors + kTileRows);
+      of_rows.offset = V::Multiply(V::LoadF16(header + kNext), V::ToFloat(offset_factor));
+    } else {
+      of_rows.offset = V::FloatZero();
+    }
+    return of_rows;
   }
 }
 
@@ -82,40 +110,49 @@ struct Sums {
   typename V::Float of[kTiles][kTokens];
 };
 
-/// sums += the products of one block (rule 2). `block` is the first tile's.
+/// sums += the products of one block (rule 2). `block` is the first tile's, and `header` the one of
+/// its super-block.
 template <class V, DType kDtype, int kTiles, int kTokens>
-TANDEM_INLINE void MultiplyBlock(const std::byte* block, const TileWork& work, int64_t b,
-                                 Sums<V, kTiles, kTokens>& sums) {
+TANDEM_INLINE void MultiplyBlock(const std::byte* block, const std::byte* header,
+                                 const TileWork& work, int64_t b, Sums<V, kTiles, kTokens>& sums) {
   constexpr TileFormat kFormat = TileFormatOf(kDtype);
   constexpr int kSteps = kFormat.scales_per_block;
-  constexpr int64_t kScaleBytes = kFormat.scale_vector_bytes();
   const int64_t stride = work.group_tokens;
   const int8_t* codes = work.codes + b * stride * kBlockColumns;
   const float* scales = work.scales + b * stride;
-  const std::byte* at = block + kFormat.code_bytes();
 
 #pragma GCC unroll 2
   for (int step = 0; step < kSteps; ++step) {
+    // Which sum of activation codes: of this half, or of the block.
+    const int64_t which = (3 * b + (kSteps == 2 ? step : 2)) * stride;
+    // The zero point leaves with what a sum of products begins with.
+    constexpr bool kCorrect =
+        kFormat.zero_point != 0 && !(kFormat.zero_point == 128 && V::kReducesBy128);
     typename V::Int dot[kTiles][kTokens];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int tile = 0; tile < kTiles; ++tile) {
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) dot[tile][t] = V::Zero();
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) {
+        dot[tile][t] =
+            kCorrect
+                ? V::template StartDot<Log2(kFormat.zero_point)>(work.negative_sums + which + t)
+                : V::Zero();
+      }
     }
 #pragma GCC unroll 4
     for (int group = 0; group < 4; ++group) {
 #pragma GCC unroll 2
       for (int half = kSteps == 2 ? step : 0; half < (kSteps == 2 ? step + 1 : 2); ++half) {
         typename V::Int w[kTiles];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int tile = 0; tile < kTiles; ++tile) {
           w[tile] = LoadCodes<V, kFormat.code_bits>(block + tile * work.tile_stride, half, group);
         }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int t = 0; t < kTokens; ++t) {
           const typename V::Codes a =
               V::LoadActivations(codes + t * kBlockColumns + 16 * half + 4 * group);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
           for (int tile = 0; tile < kTiles; ++tile) {
             if constexpr (kFormat.code_bits == 8) {
               dot[tile][t] = V::DotExcess128(dot[tile][t], w[tile], a);
@@ -127,32 +164,18 @@ TANDEM_INLINE void MultiplyBlock(const std::byte* block, const TileWork& work, i
         }
       }
     }
-    // Which sum of activation codes: of this half, or of the block.
-    const int64_t which = (3 * b + (kSteps == 2 ? step : 2)) * stride;
-    typename V::Float scale[kTiles];
-    typename V::Float offset[kTiles];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int tile = 0; tile < kTiles; ++tile) {
-      const std::byte* from = at + tile * work.tile_stride;
-      scale[tile] = LoadScale<V, kFormat.half_scales>(from);
-      offset[tile] = kFormat.has_offset ? LoadScale<V, kFormat.half_scales>(from + kScaleBytes)
-                                        : V::FloatZero();
-    }
-    at += kScaleBytes * (kFormat.has_offset ? 2 : 1);
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) {
-      const typename V::Float activation_scale = V::Broadcast(scales[t]);
-#pragma GCC unroll 2
-      for (int tile = 0; tile < kTiles; ++tile) {
+      const int64_t at = tile * work.tile_stride;
+      const ScaleOffset<V> rows =
+          LoadScale<V, kDtype>(block + at + kFormat.code_bytes(), header + at, step);
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) {
+        const typename V::Float activation_scale = V::Broadcast(scales[t]);
         typename V::Float& sum = sums.of[tile][t];
-        typename V::Int product = dot[tile][t];
-        if constexpr (kFormat.zero_point != 0 && !(kFormat.zero_point == 128 && V::kReducesBy128)) {
-          product =
-              V::template SubtractScaled<Log2(kFormat.zero_point)>(product, work.sums[which + t]);
-        }
-        sum = V::Fma(V::Multiply(scale[tile], activation_scale), V::ToFloat(product), sum);
+        sum = V::Fma(V::Multiply(rows.scale, activation_scale), V::ToFloat(dot[tile][t]), sum);
         if constexpr (kFormat.has_offset) {
-          sum = V::Fma(V::Multiply(offset[tile], activation_scale),
+          sum = V::Fma(V::Multiply(rows.offset, activation_scale),
                        V::Broadcast(work.float_sums[which + t]), sum);
         }
       }
@@ -179,7 +202,7 @@ TANDEM_INLINE void MultiplyColumns(const std::byte* block, const TileWork& work,
         w[tile] = V::LoadBF16(from);
       }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int t = 0; t < kTokens; ++t) {
       const typename V::Float value = V::Broadcast(x[t * work.x_stride + column]);
 #pragma GCC unroll 4
@@ -190,39 +213,88 @@ TANDEM_INLINE void MultiplyColumns(const std::byte* block, const TileWork& work,
   }
 }
 
+/// Adds a leaf (rule 3) in which some lanes may fail: those add nothing. Returns their bits.
+template <class V>
+__attribute__((noinline)) uint32_t AddFailedLeaf(const float* leaf, int64_t* sums) {
+  uint32_t failed = 0;
+  for (int row = 0; row < kTileRows; ++row) {
+    if (leaf[row] < kLeafLimit && leaf[row] > -kLeafLimit) {
+      sums[row] += _mm_cvtss_si64(_mm_set_ss(leaf[row] * kLeafScale));
+    } else {
+      failed |= 1U << row;
+    }
+  }
+  return failed;
+}
+
+template <class V, int kTiles, int kTokens>
+TANDEM_INLINE void AddLeaves(const Sums<V, kTiles, kTokens>& sums, const TileWork& work) {
+  typename V::Int magnitude = V::Zero();
+#pragma GCC unroll 4
+  for (int tile = 0; tile < kTiles; ++tile) {
+#pragma GCC unroll 16
+    for (int t = 0; t < kTokens; ++t) magnitude = V::LargerMagnitude(magnitude, sums.of[tile][t]);
+  }
+  const bool failed = V::ReachesLeafLimit(magnitude);
+#pragma GCC unroll 4
+  for (int tile = 0; tile < kTiles; ++tile) {
+#pragma GCC unroll 16
+    for (int t = 0; t < kTokens; ++t) {
+      int64_t* to = work.leaf_sums + t * work.out_stride + tile * kTileRows;
+      if (!failed) {
+        V::AddLeaf(sums.of[tile][t], to);
+      } else {
+        float leaf[kTileRows];
+        V::Store(leaf, sums.of[tile][t]);
+        work.failed_rows[tile * kTokens + t] |= AddFailedLeaf<V>(leaf, to);
+      }
+    }
+  }
+}
+
 template <class V, DType kDtype, int kTiles, int kTokens>
 void MultiplyTiles(const TileWork& work) {
   constexpr TileFormat kFormat = TileFormatOf(kDtype);
   const std::byte* block = work.tile;
+  const std::byte* header = block;
+  block += kFormat.header_bytes();
+  int64_t blocks_to_header = kSuperBlocks - work.first_block;
   int64_t column = 0;
   do {
     Sums<V, kTiles, kTokens> sums;
 #pragma GCC unroll 4
     for (int tile = 0; tile < kTiles; ++tile) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int t = 0; t < kTokens; ++t) sums.of[tile][t] = V::FloatZero();
     }
     const int64_t end =
         work.columns - column > work.leaf_columns ? column + work.leaf_columns : work.columns;
     for (; column < end; column += kBlockColumns) {
+      if constexpr (kFormat.super_blocks) {
+        if (blocks_to_header == 0) {
+          header = block;
+          block += kFormat.header_bytes();
+          blocks_to_header = kSuperBlocks;
+        }
+        --blocks_to_header;
+      }
       if constexpr (kFormat.quantized()) {
-        MultiplyBlock<V, kDtype>(block, work, column / kBlockColumns, sums);
+        MultiplyBlock<V, kDtype>(block, header, work, column / kBlockColumns, sums);
       } else {
         const int64_t columns = end - column < kBlockColumns ? end - column : kBlockColumns;
         MultiplyColumns<V, kDtype>(block, work, column, columns, sums);
       }
       block += kFormat.block_bytes();
     }
+    if (work.out == nullptr) {
+      AddLeaves(sums, work);
+      continue;
+    }
 #pragma GCC unroll 4
     for (int tile = 0; tile < kTiles; ++tile) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int t = 0; t < kTokens; ++t) {
-        const int at = tile * kTokens + t;
-        if (work.out != nullptr) {
-          V::Store(work.out + at * kTileRows, sums.of[tile][t]);
-        } else {
-          work.failed_rows[at] |= V::AddLeaf(sums.of[tile][t], work.leaf_sums + at * kTileRows);
-        }
+        V::Store(work.out + t * work.out_stride + tile * kTileRows, sums.of[tile][t]);
       }
     }
   } while (column < work.columns);

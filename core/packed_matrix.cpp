@@ -49,13 +49,18 @@ void PackQuantizedTile(const Part& part, int64_t first_row, int rows, std::byte*
   const DType dtype = part.source.dtype;
   const int64_t blocks = part.columns.count / kBlockColumns;
   const int64_t first_block = part.columns.begin / kBlockColumns;
-  const int64_t block_bytes = TileFormatOf(dtype).block_bytes();
+  const TileFormat format = TileFormatOf(dtype);
   WeightBlock rows_of_block[kTileRows];
   for (int64_t b = 0; b < blocks; ++b) {
     for (int r = 0; r < rows; ++r) {
       ReadWeightBlock(dtype, part.row(first_row + r), first_block + b, rows_of_block[r]);
     }
-    WriteTileBlock(dtype, rows_of_block, tile + b * block_bytes);
+    if (format.super_blocks && (b == 0 || (first_block + b) % kSuperBlocks == 0)) {
+      WriteTileHeader(dtype, rows_of_block, tile);
+      tile += format.header_bytes();
+    }
+    WriteTileBlock(dtype, rows_of_block, tile);
+    tile += format.block_bytes();
   }
 }
 
@@ -102,8 +107,13 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(const MatrixSource& source, Rang
   matrix.dtype_ = expand ? DType::kF32 : source.dtype;
   matrix.rows_ = rows.count;
   matrix.columns_ = columns.count;
+  const TileFormat format = TileFormatOf(matrix.dtype_);
+  const int64_t first_block = columns.begin / kBlockColumns;
+  matrix.first_block_ = first_block % kSuperBlocks;
   int64_t bytes = 0;
-  if (__builtin_mul_overflow(matrix.blocks(), TileFormatOf(matrix.dtype_).block_bytes(),
+  if (__builtin_mul_overflow(matrix.blocks(), format.block_bytes(), &matrix.tile_bytes_) ||
+      __builtin_add_overflow(matrix.tile_bytes_,
+                             format.headers(first_block, matrix.blocks()) * format.header_bytes(),
                              &matrix.tile_bytes_) ||
       __builtin_mul_overflow(matrix.tiles(), matrix.tile_bytes_, &bytes)) {
     return InvalidArgument("tensor {}: {} rows of {} columns are more than memory can address",

@@ -55,12 +55,15 @@ class PackedMatrix {
   int64_t blocks() const { return (columns_ + kBlockColumns - 1) / kBlockColumns; }
   const std::byte* tile(int64_t t) const { return data_ + t * tile_bytes_; }
   int64_t tile_bytes() const { return tile_bytes_; }
+  /// Where a tile begins within a super-block of the file: 0 to 7 blocks after its beginning.
+  int64_t first_block() const { return first_block_; }
 
  private:
   DType dtype_ = DType::kF32;
   int64_t rows_ = 0;
   int64_t columns_ = 0;
   int64_t tile_bytes_ = 0;
+  int64_t first_block_ = 0;
   std::byte* data_ = nullptr;  // owned by the arena
 };
 

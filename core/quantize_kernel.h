@@ -12,7 +12,7 @@ struct QuantizedRow {
   int64_t group_tokens = 0;  // from block to block: that many times 32 codes, 1 scale, 3 sums
   int8_t* codes = nullptr;
   float* scales = nullptr;
-  int32_t* sums = nullptr;
+  int32_t* negative_sums = nullptr;
   float* float_sums = nullptr;
 };
 

@@ -35,11 +35,11 @@ inline __attribute__((always_inline)) void WriteScaleAndSums(float scale, int32_
                                                              const QuantizedRow& row) {
   const int64_t stride = row.group_tokens;
   row.scales[block * stride] = scale;
-  int32_t* sums = row.sums + 3 * block * stride;
+  int32_t* negative_sums = row.negative_sums + 3 * block * stride;
   float* float_sums = row.float_sums + 3 * block * stride;
-  sums[0] = first;
-  sums[stride] = second;
-  sums[2 * stride] = first + second;
+  negative_sums[0] = -first;
+  negative_sums[stride] = -second;
+  negative_sums[2 * stride] = -(first + second);
   float_sums[0] = static_cast<float>(first);
   float_sums[stride] = static_cast<float>(second);
   float_sums[2 * stride] = static_cast<float>(first + second);

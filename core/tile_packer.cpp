@@ -2,8 +2,6 @@
 
 #include <cstring>
 
-#include "core/float_convert.h"
-
 namespace tandem::core {
 namespace {
 
@@ -16,6 +14,8 @@ uint16_t HalfAt(const std::byte* data) {
   std::memcpy(&half, data, sizeof(half));
   return half;
 }
+
+uint16_t Negated(uint16_t half) { return half ^ 0x8000; }
 
 /// 16 bytes: columns 0..15 in the low nibbles, 16..31 in the high ones.
 void ReadNibbles(const std::byte* quants, WeightBlock& block) {
@@ -39,12 +39,12 @@ void AddFifthBits(const std::byte* high, WeightBlock& block) {
 void ReadQ2K(const std::byte* data, int sub, WeightBlock& block) {
   const std::byte* scales = data;
   const std::byte* quants = data + 16 + kBlockColumns * (sub / 4);
-  const float d = HalfToFloat(HalfAt(data + 80));
-  const float minimum = HalfToFloat(HalfAt(data + 82));
+  block.half_scale = HalfAt(data + 80);
+  block.half_offset = Negated(HalfAt(data + 82));
   for (int half = 0; half < 2; ++half) {
     const int packed = Byte(scales, 2 * sub + half);
-    block.scale[half] = d * static_cast<float>(packed & 15);
-    block.offset[half] = -(minimum * static_cast<float>(packed >> 4));
+    block.scale_factor[half] = static_cast<int8_t>(packed & 15);
+    block.offset_factor[half] = static_cast<int8_t>(packed >> 4);
   }
   for (int i = 0; i < kBlockColumns; ++i) {
     block.codes[i] = Byte(quants, i) >> (2 * (sub % 4)) & 3;
@@ -55,12 +55,12 @@ void ReadQ3K(const std::byte* data, int sub, WeightBlock& block) {
   const std::byte* high = data;
   const std::byte* quants = data + 32 + kBlockColumns * (sub / 4);
   const std::byte* scales = data + 96;
-  const float d = HalfToFloat(HalfAt(data + 108));
+  block.half_scale = HalfAt(data + 108);
   for (int half = 0; half < 2; ++half) {
     const int k = 2 * sub + half;
     const int low = k < 8 ? Byte(scales, k) & 15 : Byte(scales, k - 8) >> 4;
     const int top = Byte(scales, 8 + k % 4) >> (2 * (k / 4)) & 3;
-    block.scale[half] = d * static_cast<float>((low | top << 4) - 32);
+    block.scale_factor[half] = static_cast<int8_t>((low | top << 4) - 32);
   }
   for (int i = 0; i < kBlockColumns; ++i) {
     const int low = Byte(quants, i) >> (2 * (sub % 4)) & 3;
@@ -80,8 +80,10 @@ void ReadScaleMinimum(const std::byte* data, int sub, WeightBlock& block) {
     scale = (Byte(packed, sub + 4) & 15) | Byte(packed, sub - 4) >> 6 << 4;
     minimum = Byte(packed, sub + 4) >> 4 | Byte(packed, sub) >> 6 << 4;
   }
-  block.scale[0] = HalfToFloat(HalfAt(data)) * static_cast<float>(scale);
-  block.offset[0] = -(HalfToFloat(HalfAt(data + 2)) * static_cast<float>(minimum));
+  block.half_scale = HalfAt(data);
+  block.half_offset = Negated(HalfAt(data + 2));
+  block.scale_factor[0] = static_cast<int8_t>(scale);
+  block.offset_factor[0] = static_cast<int8_t>(minimum);
 }
 
 /// 32 bytes hold the nibbles of two blocks.
@@ -105,10 +107,9 @@ void ReadQ6K(const std::byte* data, int sub, WeightBlock& block) {
   const int quarter = sub % 4;
   const std::byte* low = data + 64 * (sub / 4) + kBlockColumns * (quarter % 2);
   const std::byte* high = data + 128 + kBlockColumns * (sub / 4);
-  const float d = HalfToFloat(HalfAt(data + 208));
+  block.half_scale = HalfAt(data + 208);
   for (int half = 0; half < 2; ++half) {
-    block.scale[half] =
-        d * static_cast<float>(static_cast<int8_t>(Byte(data, 192 + 2 * sub + half)));
+    block.scale_factor[half] = static_cast<int8_t>(Byte(data, 192 + 2 * sub + half));
   }
   for (int i = 0; i < kBlockColumns; ++i) {
     const int nibble = Byte(low, i) >> (quarter / 2 * 4) & 15;
@@ -180,6 +181,14 @@ void WriteCodes(int bits, const WeightBlock& block, int row, std::byte* out) {
   }
 }
 
+void WriteHalves(const TileFormat& format, const WeightBlock (&blocks)[kTileRows], std::byte* out) {
+  for (int row = 0; row < kTileRows; ++row) {
+    std::memcpy(out + 2 * row, &blocks[row].half_scale, 2);
+    if (!format.has_offset) continue;
+    std::memcpy(out + TileFormat::kHalfVectorBytes + 2 * row, &blocks[row].half_offset, 2);
+  }
+}
+
 }  // namespace
 
 void ReadWeightBlock(DType dtype, const std::byte* row, int64_t index, WeightBlock& block) {
@@ -227,26 +236,26 @@ void ReadWeightBlock(DType dtype, const std::byte* row, int64_t index, WeightBlo
 
 void WriteTileBlock(DType dtype, const WeightBlock (&blocks)[kTileRows], std::byte* out) {
   const TileFormat format = TileFormatOf(dtype);
-  for (int row = 0; row < kTileRows; ++row) {
-    const WeightBlock& block = blocks[row];
-    WriteCodes(format.code_bits, block, row, out);
-    std::byte* scales = out + format.code_bytes();
-    for (int half = 0; half < format.scales_per_block; ++half) {
-      if (format.half_scales) {
-        std::memcpy(scales + 2 * row, &block.half_scale, 2);
+  std::byte* scales = out + format.code_bytes();
+  for (int row = 0; row < kTileRows; ++row) WriteCodes(format.code_bits, blocks[row], row, out);
+  if (!format.super_blocks) return WriteHalves(format, blocks, scales);
+  for (int half = 0; half < format.scales_per_block; ++half) {
+    for (int row = 0; row < kTileRows; ++row) {
+      const int8_t scale = blocks[row].scale_factor[half];
+      const int8_t offset = blocks[row].offset_factor[half];
+      if (format.nibble_factors) {
+        scales[row] = static_cast<std::byte>(scale | offset << 4);
       } else {
-        std::memcpy(scales + 4 * row, &block.scale[half], 4);
+        scales[row] = static_cast<std::byte>(scale);
+        if (format.has_offset) scales[kTileRows + row] = static_cast<std::byte>(offset);
       }
-      scales += format.scale_vector_bytes();
-      if (!format.has_offset) continue;
-      if (format.half_scales) {
-        std::memcpy(scales + 2 * row, &block.half_offset, 2);
-      } else {
-        std::memcpy(scales + 4 * row, &block.offset[half], 4);
-      }
-      scales += format.scale_vector_bytes();
     }
+    scales += format.factor_bytes();
   }
+}
+
+void WriteTileHeader(DType dtype, const WeightBlock (&blocks)[kTileRows], std::byte* out) {
+  WriteHalves(TileFormatOf(dtype), blocks, out);
 }
 
 }  // namespace tandem::core

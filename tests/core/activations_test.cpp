@@ -49,7 +49,7 @@ TEST(Activations, HaveTheCodesOfTheReferenceOnEveryIsa) {
           ASSERT_TRUE(group.scales[cell] == expected.scale ||
                       (std::isnan(group.scales[cell]) && std::isnan(expected.scale)));
           for (int64_t i = 0; i < 3; ++i) {
-            ASSERT_EQ(group.sums[(3 * b + i) * group.tokens + in_group], sums[i]);
+            ASSERT_EQ(group.negative_sums[(3 * b + i) * group.tokens + in_group], -sums[i]);
             ASSERT_EQ(group.float_sums[(3 * b + i) * group.tokens + in_group],
                       static_cast<float>(sums[i]));
           }

@@ -62,7 +62,8 @@ TEST(PackedMatrix, TakesNoMoreMemoryThanItsFormatSays) {
     ASSERT_TRUE(packed.ok()) << packed.status();
     EXPECT_EQ(packed->dtype(), dtype);
     EXPECT_EQ(packed->tiles(), 3);
-    EXPECT_EQ(packed->bytes(), 3 * 8 * TileFormatOf(dtype).block_bytes());
+    // 3 tiles of 8 blocks; 3.7 % more than the file at most.
+    EXPECT_LE(packed->bytes() * 1000, 48 * RowBytes(dtype, 256) * 1037) << DTypeName(dtype);
     // Rows past the end are zeros: they multiply to nothing.
     if (dtype == DType::kF32) {
       for (int64_t column = 0; column < 256; ++column) {
