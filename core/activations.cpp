@@ -42,10 +42,15 @@ void Activations::Assign(Isa isa, const float* x, int64_t tokens, int64_t column
     row.float_sums = float_sums_.data() + first * blocks_ * 3 + in_group;
     kernel(x + token * stride, columns, row);
   };
+  // By groups: tokens of one share lines of memory.
+  const auto quantize_group = [&](int64_t group, int) {
+    const int64_t end = std::min((group + 1) * kGroupTokens, tokens);
+    for (int64_t token = group * kGroupTokens; token < end; ++token) quantize_token(token);
+  };
   if (tokens * columns < kParallelValues) {
-    for (int64_t token = 0; token < tokens; ++token) quantize_token(token);
+    for (int64_t group = 0; group < groups(); ++group) quantize_group(group, 0);
   } else {
-    pool.ParallelFor(tokens, [&](int64_t token, int) { quantize_token(token); });
+    pool.ParallelFor(groups(), quantize_group);
   }
 }
 

@@ -117,18 +117,33 @@ void CpuOperations::NormHeads(Tensor& x, const WeightVector& weight, float epsil
   });
 }
 
-void CpuOperations::Linear(const Tensor& x, std::initializer_list<Projection> projections) {
-  const bool quantize = std::any_of(projections.begin(), projections.end(),
-                                    [](const auto& p) { return MatrixOf(*p.weight).quantized(); });
+void CpuOperations::Quantize(const Tensor& x, bool quantize) {
   activations_.Assign(options_.isa, x.data(), x.rows(), x.columns(), x.columns(), quantize, pool_);
+}
+
+void CpuOperations::Linear(const Tensor& x, std::initializer_list<Projection> projections) {
+  Quantize(x, std::any_of(projections.begin(), projections.end(),
+                          [](const auto& p) { return MatrixOf(*p.weight).quantized(); }));
+  std::array<LinearJob, kMostLinearJobs> jobs;
+  size_t count = 0;
   for (const Projection& p : projections) {
-    Tensor& out = *p.out;
-    out.SetRows(x.rows());
-    core::Linear(options_.isa, MatrixOf(*p.weight), activations_, out.data(), out.columns(), pool_);
-    if (p.bias == nullptr || p.bias->empty()) continue;
-    pool_.ParallelFor(out.rows(),
-                      [&](int64_t t, int) { AddInPlace(options_.isa, out.row(t), *p.bias); });
+    p.out->SetRows(x.rows());
+    jobs[count++] = {&MatrixOf(*p.weight), p.out->data(), p.out->columns()};
   }
+  core::Linear(options_.isa, std::span(jobs).first(count), activations_, pool_);
+  for (const Projection& p : projections) {
+    if (p.bias == nullptr || p.bias->empty()) continue;
+    pool_.ParallelFor(x.rows(),
+                      [&](int64_t t, int) { AddInPlace(options_.isa, p.out->row(t), *p.bias); });
+  }
+}
+
+void CpuOperations::GatedLinear(const Tensor& x, Gate kind, const Weight& gate, const Weight& up,
+                                Tensor& out) {
+  out.SetRows(x.rows());
+  Quantize(x, MatrixOf(gate).quantized() || MatrixOf(up).quantized());
+  core::GatedLinear(options_.isa, kind, MatrixOf(gate), MatrixOf(up), activations_, out.data(),
+                    out.columns(), pool_);
 }
 
 void CpuOperations::RotateAndStore(const AttentionLayer& layer, Tensor& query, Tensor& key,
@@ -189,20 +204,12 @@ void CpuOperations::Attend(const AttentionLayer& layer, const Tensor& query, con
   });
 }
 
-void CpuOperations::GatedActivation(Gate kind, const Tensor& gate, const Tensor& up, Tensor& out) {
-  if (&out != &gate) out.SetRows(gate.rows());
-  pool_.ParallelFor(gate.rows(), [&](int64_t t, int) {
-    core::GatedActivation(options_.isa, kind, gate.row(t), up.row(t), out.row(t));
-  });
-}
-
 void CpuOperations::LinearLeaves(const Weight& weight, const Tensor& x, int64_t leaf_columns,
                                  LeafSums& out) {
   out.SetTokens(x.rows());
   std::fill(out.all().begin(), out.all().end(), 0);
   const PackedMatrix& matrix = MatrixOf(weight);
-  activations_.Assign(options_.isa, x.data(), x.rows(), x.columns(), x.columns(),
-                      matrix.quantized(), pool_);
+  Quantize(x, matrix.quantized());
   core::LinearLeaves(options_.isa, matrix, activations_, leaf_columns, out.sums(), out.dim(),
                      out.failed(), pool_);
 }

@@ -38,7 +38,8 @@ class CpuOperations final : public Operations {
                       const KvView& cache) override;
   void Attend(const AttentionLayer& layer, const Tensor& query, const KvView& cache,
               Tensor& out) override;
-  void GatedActivation(Gate kind, const Tensor& gate, const Tensor& up, Tensor& out) override;
+  void GatedLinear(const Tensor& x, Gate kind, const Weight& gate, const Weight& up,
+                   Tensor& out) override;
   void LinearLeaves(const Weight& weight, const Tensor& x, int64_t leaf_columns,
                     LeafSums& out) override;
   absl::Status AllReduce(LeafSums& sums, Collective& collective, const StepPhase& phase) override;
@@ -65,6 +66,7 @@ class CpuOperations final : public Operations {
     int64_t count = 0;
   };
 
+  void Quantize(const Tensor& x, bool quantize);
   const RopeTable& rope(const AttentionLayer& layer) const {
     return layer.local_rope ? local_rope_ : rope_;
   }

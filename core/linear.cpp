@@ -1,9 +1,12 @@
 #include "core/linear.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
+#include <cstring>
 
+#include "core/elementwise.h"
 #include "core/linear_kernel.h"
 
 namespace tandem::core {
@@ -23,131 +26,159 @@ TileKernels KernelsFor(Isa isa, DType dtype) {
   return ScalarKernels(dtype);
 }
 
-/// How a product is cut into tasks: runs of tiles times runs of token groups. Sums are never cut.
+/// How products that share their input are cut into tasks: runs of tiles times runs of token
+/// groups. Sums are never cut.
 struct Cut {
   int64_t tiles_per_task = 1;
   int64_t groups_per_task = 1;
-  int64_t tile_runs = 0;
   int64_t group_runs = 0;
 };
 
-Cut CutTasks(const PackedMatrix& weights, int64_t groups, int threads) {
+/// tiles, tile_bytes: of all products together; the bytes of the largest.
+Cut CutTasks(int64_t tiles, int64_t tile_bytes, const Activations& x, int threads) {
   // A task's activations should stay in a second-level cache while tiles stream past them.
   constexpr int64_t kCacheBytes = 384 * 1024;
   // Handing out a task costs about as much as reading this much.
-  constexpr int64_t kTaskBytes = 16 * 1024;
-  constexpr int64_t kTasksPerThread = 8;
+  constexpr int64_t kTaskBytes = 8 * 1024;
+  constexpr int64_t kTasksPerThread = 16;
   Cut cut;
   cut.groups_per_task = std::clamp<int64_t>(
-      kCacheBytes / (kGroup * std::max<int64_t>(weights.columns(), 1)), 1, groups);
-  cut.group_runs = (groups + cut.groups_per_task - 1) / cut.groups_per_task;
-  const int64_t worth_it =
-      kTaskBytes / std::max<int64_t>(weights.tile_bytes() * cut.groups_per_task, 1);
-  const int64_t even = weights.tiles() / (threads * kTasksPerThread);
-  cut.tiles_per_task = threads == 1 ? weights.tiles() : std::max<int64_t>({even, worth_it, 1});
-  cut.tile_runs = (weights.tiles() + cut.tiles_per_task - 1) / cut.tiles_per_task;
+      kCacheBytes / (kGroup * std::max<int64_t>(x.columns(), 1)), 1, x.groups());
+  cut.group_runs = (x.groups() + cut.groups_per_task - 1) / cut.groups_per_task;
+  if (threads == 1) {
+    cut.tiles_per_task = tiles;
+    return cut;
+  }
+  const int64_t worth_it = kTaskBytes / std::max<int64_t>(tile_bytes * cut.groups_per_task, 1);
+  const int64_t even = tiles * cut.group_runs / (threads * kTasksPerThread);
+  cut.tiles_per_task = std::max<int64_t>({even, worth_it, 1});
   return cut;
 }
 
-/// Where a product goes: floats, or sums of leaves.
+/// Where a product goes: floats, or sums of leaves, of rows from first_row and tokens from
+/// first_token on.
 struct Target {
-  int64_t leaf_columns = 0;
-  int64_t stride = 0;  // elements from token to token
   float* out = nullptr;
+  int64_t leaf_columns = 0;
   int64_t* sums = nullptr;
-  int64_t* failed = nullptr;
+  int64_t stride = 0;         // elements from token to token, of either
+  int64_t* failed = nullptr;  // [tokens]
+  int64_t first_token = 0;
+  int64_t first_row = 0;
+
+  int64_t At(int64_t token, int64_t row) const {
+    return (token - first_token) * stride + (row - first_row);
+  }
 };
 
-/// The product as tasks for a pool.
+/// What a task of a product does: tiles [tile, tile + tiles) with the tokens of groups
+/// [group, end_group).
+struct Piece {
+  int64_t tile = 0;
+  int64_t tiles = 0;
+  int64_t group = 0;
+  int64_t end_group = 0;
+};
+
 class Product {
  public:
-  Product(Isa isa, const PackedMatrix& weights, const Activations& x, const Target& target,
-          int threads)
-      : weights_(weights),
-        x_(x),
-        target_(target),
-        kernels_(KernelsFor(isa, weights.dtype())),
-        cut_(CutTasks(weights, x.groups(), threads)) {}
+  Product() = default;
+  Product(Isa isa, const PackedMatrix& weights, const Activations& x)
+      : weights_(&weights), x_(&x), kernels_(KernelsFor(isa, weights.dtype())) {}
 
-  int64_t tasks() const { return cut_.tile_runs * cut_.group_runs; }
+  const PackedMatrix& weights() const { return *weights_; }
 
-  void RunTask(int64_t task) const {
-    const int64_t first_group = task / cut_.tile_runs * cut_.groups_per_task;
-    const int64_t end_group = std::min(first_group + cut_.groups_per_task, x_.groups());
-    const int64_t first_tile = task % cut_.tile_runs * cut_.tiles_per_task;
-    const int64_t end_tile = std::min(first_tile + cut_.tiles_per_task, weights_.tiles());
+  /// All of a piece.
+  void Multiply(const Piece& piece, const Target& target) const {
     // A few tiles at a time, so that they stay in the first-level cache for all tokens.
-    for (int64_t tile = first_tile; tile < end_tile; tile += TileKernels::kMostTiles) {
-      const int64_t tiles = std::min<int64_t>(end_tile - tile, TileKernels::kMostTiles);
-      for (int64_t group = first_group; group < end_group; ++group) {
-        const int64_t token = group * kGroup;
-        MultiplyPart(tile, tiles, token, std::min(kGroup, x_.tokens() - token));
+    const int64_t end = piece.tile + piece.tiles;
+    for (int64_t tile = piece.tile; tile < end; tile += TileKernels::kMostTiles) {
+      const int64_t tiles = std::min<int64_t>(end - tile, TileKernels::kMostTiles);
+      for (int64_t group = piece.group; group < piece.end_group; ++group) {
+        MultiplyGroup(tile, tiles, group, target);
       }
     }
   }
 
+  /// Tiles with the tokens of one group.
+  void MultiplyGroup(int64_t tile, int64_t tiles, int64_t group, const Target& target) const {
+    const int64_t token = group * kGroup;
+    MultiplyPart(tile, tiles, token, std::min(kGroup, x_->tokens() - token), target);
+  }
+
  private:
+  static constexpr int64_t kMostPairs = TileKernels::kMostTiles * TileKernels::kMostTokens;
+
   /// Some tiles with some tokens of one group, by the kernels that fit. Which ones does not change
   /// the bits.
-  void MultiplyPart(int64_t tile, int64_t tiles, int64_t token, int64_t tokens) const {
+  void MultiplyPart(int64_t tile, int64_t tiles, int64_t token, int64_t tokens,
+                    const Target& target) const {
     while (tokens > 0) {
       const TileKernel& kernel = Choose(tiles, tokens);
       const int64_t whole = tiles / kernel.tiles * kernel.tiles;
       for (int64_t first = 0; first < whole; first += kernel.tiles) {
-        Run(kernel, tile + first, token);
+        Run(kernel, tile + first, token, target);
       }
-      if (whole < tiles) MultiplyPart(tile + whole, tiles - whole, token, kernel.tokens);
+      if (whole < tiles) MultiplyPart(tile + whole, tiles - whole, token, kernel.tokens, target);
       token += kernel.tokens;
       tokens -= kernel.tokens;
     }
   }
 
-  void Run(const TileKernel& kernel, int64_t tile, int64_t token) const {
-    TileWork work = Work(tile, token);
+  void Run(const TileKernel& kernel, int64_t tile, int64_t token, const Target& target) const {
+    TileWork work = Work(tile, token, target);
     const int64_t row = tile * kTileRows;
-    const int64_t rows = std::min<int64_t>(kernel.tiles * kTileRows, weights_.rows() - row);
-    if (target_.sums == nullptr) {
-      RunInto(kernel, work, target_.out + token * target_.stride + row, rows, work.out);
-      return;
+    const int64_t rows = weights_->rows() - row;
+    if (rows < kernel.tiles * kTileRows) return RunPadded(kernel, work, token, row, target);
+    const int64_t at = target.At(token, row);
+    work.out_stride = target.stride;
+    if (target.sums == nullptr) {
+      work.out = target.out + at;
+      return kernel.run(work);
     }
-    uint32_t failed[TileKernels::kMostTiles * TileKernels::kMostTokens];
-    std::fill_n(failed, kernel.tiles * kernel.tokens, 0);
-    work.failed_rows = failed;
-    RunInto(kernel, work, target_.sums + token * target_.stride + row, rows, work.leaf_sums);
-    for (int64_t t = 0; t < kernel.tokens; ++t) {
-      int64_t count = 0;
-      for (int64_t first = 0; first < rows; first += kTileRows) {
-        // Rows past the last one do not count.
-        const uint32_t present = (1U << std::min<int64_t>(rows - first, kTileRows)) - 1;
-        count += std::popcount(failed[first / kTileRows * kernel.tokens + t] & present);
-      }
-      if (count == 0) continue;
-      std::atomic_ref<int64_t>(target_.failed[token + t])
-          .fetch_add(count, std::memory_order_relaxed);
-    }
+    uint32_t failed_rows[kMostPairs] = {};
+    work.leaf_sums = target.sums + at;
+    work.failed_rows = failed_rows;
+    kernel.run(work);
+    CountFailures(kernel, failed_rows, token, kernel.tiles * kTileRows, target);
   }
 
-  /// Runs the kernel with its output at `target` (`output` is where `work` says so), by way of a
-  /// buffer where the kernel's tiles have more rows than there are.
-  template <typename Element>
-  void RunInto(const TileKernel& kernel, TileWork& work, Element* target, int64_t rows,
-               Element*& output) const {
-    const int64_t kernel_rows = int64_t{kernel.tiles} * kTileRows;
-    if (rows == kernel_rows) {
-      work.out_stride = target_.stride;
-      output = target;
-      kernel.run(work);
-      return;
-    }
-    alignas(64) Element buffer[TileKernels::kMostTiles * TileKernels::kMostTokens * kTileRows];
-    std::fill_n(buffer, kernel_rows * kernel.tokens, Element{});
-    work.out_stride = kernel_rows;
-    output = buffer;
+  /// The last rows, which do not fill their tile: what the padding gives goes nowhere.
+  void RunPadded(const TileKernel& kernel, TileWork& work, int64_t token, int64_t row,
+                 const Target& target) const {
+    alignas(64) float floats[kMostPairs * kTileRows];
+    alignas(64) int64_t sums[kMostPairs * kTileRows] = {};
+    uint32_t failed_rows[kMostPairs] = {};
+    const int64_t rows = weights_->rows() - row;
+    work.out_stride = kernel.tiles * kTileRows;
+    work.out = target.sums == nullptr ? floats : nullptr;
+    work.leaf_sums = sums;
+    work.failed_rows = failed_rows;
     kernel.run(work);
     for (int64_t t = 0; t < kernel.tokens; ++t) {
+      const int64_t at = target.At(token + t, row);
       for (int64_t r = 0; r < rows; ++r) {
-        Element& to = target[t * target_.stride + r];
-        to = buffer[t * kernel_rows + r] + (work.leaf_sums == nullptr ? Element{} : to);
+        const int64_t from = t * work.out_stride + r;
+        if (target.sums == nullptr) {
+          target.out[at + r] = floats[from];
+        } else {
+          target.sums[at + r] += sums[from];
+        }
+      }
+    }
+    CountFailures(kernel, failed_rows, token, rows, target);
+  }
+
+  /// failed_rows: [tiles][tokens] of the kernel; rows: how many of them exist.
+  static void CountFailures(const TileKernel& kernel, const uint32_t* failed_rows, int64_t token,
+                            int64_t rows, const Target& target) {
+    for (int64_t tile = 0; tile < kernel.tiles; ++tile) {
+      const int64_t count = std::min<int64_t>(kTileRows, rows - tile * kTileRows);
+      for (int64_t t = 0; t < kernel.tokens; ++t) {
+        const uint32_t failed = failed_rows[tile * kernel.tokens + t] & ((1U << count) - 1);
+        if (failed == 0) continue;
+        std::atomic_ref<int64_t>(target.failed[token + t])
+            .fetch_add(std::popcount(failed), std::memory_order_relaxed);
       }
     }
   }
@@ -159,19 +190,19 @@ class Product {
     return *kernel;
   }
 
-  TileWork Work(int64_t tile, int64_t token) const {
+  TileWork Work(int64_t tile, int64_t token, const Target& target) const {
     TileWork work;
-    work.tile = weights_.tile(tile);
-    work.tile_stride = weights_.tile_bytes();
-    work.columns = weights_.columns();
-    work.first_block = weights_.first_block();
-    work.leaf_columns = target_.leaf_columns;
-    if (!weights_.quantized()) {
-      work.x = x_.row(token);
-      work.x_stride = x_.stride();
+    work.tile = weights_->tile(tile);
+    work.tile_stride = weights_->tile_bytes();
+    work.columns = weights_->columns();
+    work.first_block = weights_->first_block();
+    work.leaf_columns = target.leaf_columns;
+    if (!weights_->quantized()) {
+      work.x = x_->row(token);
+      work.x_stride = x_->stride();
       return work;
     }
-    const Activations::Group group = x_.group(token / kGroup);
+    const Activations::Group group = x_->group(token / kGroup);
     const int64_t in_group = token % kGroup;
     work.group_tokens = group.tokens;
     work.codes = group.codes + in_group * kBlockColumns;
@@ -181,33 +212,102 @@ class Product {
     return work;
   }
 
-  const PackedMatrix& weights_;
-  const Activations& x_;
-  const Target& target_;
+  const PackedMatrix* weights_ = nullptr;
+  const Activations* x_ = nullptr;
   TileKernels kernels_;
-  Cut cut_;
 };
 
-void Multiply(Isa isa, const PackedMatrix& weights, const Activations& x, const Target& target,
-              ThreadPool& pool) {
-  if (weights.rows() == 0 || x.tokens() == 0) return;
-  const Product product(isa, weights, x, target, pool.threads());
-  pool.ParallelFor(product.tasks(), [&](int64_t task, int) { product.RunTask(task); });
+/// The task-th piece of `tiles` tiles and all tokens of x.
+Piece PieceOf(const Cut& cut, int64_t tiles, const Activations& x, int64_t task) {
+  const int64_t group = task % cut.group_runs * cut.groups_per_task;
+  const int64_t tile = task / cut.group_runs * cut.tiles_per_task;
+  return {.tile = tile,
+          .tiles = std::min(cut.tiles_per_task, tiles - tile),
+          .group = group,
+          .end_group = std::min(group + cut.groups_per_task, x.groups())};
+}
+
+int64_t Tasks(const Cut& cut, int64_t tiles) {
+  return (tiles + cut.tiles_per_task - 1) / cut.tiles_per_task * cut.group_runs;
 }
 
 }  // namespace
 
-void Linear(Isa isa, const PackedMatrix& weights, const Activations& x, float* out,
-            int64_t out_stride, ThreadPool& pool) {
-  Multiply(isa, weights, x, {.leaf_columns = weights.columns(), .stride = out_stride, .out = out},
-           pool);
+void Linear(Isa isa, std::span<const LinearJob> jobs, const Activations& x, ThreadPool& pool) {
+  if (x.tokens() == 0) return;
+  int64_t tiles = 0;
+  int64_t tile_bytes = 0;
+  for (const LinearJob& job : jobs) {
+    tiles += job.weights->tiles();
+    tile_bytes = std::max(tile_bytes, job.weights->tile_bytes());
+  }
+  if (tiles == 0) return;
+  const Cut cut = CutTasks(tiles, tile_bytes, x, pool.threads());
+
+  std::array<Product, kMostLinearJobs> products;
+  std::array<int64_t, kMostLinearJobs + 1> first_task = {};
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    products[i] = Product(isa, *jobs[i].weights, x);
+    first_task[i + 1] = first_task[i] + Tasks(cut, jobs[i].weights->tiles());
+  }
+  pool.ParallelFor(first_task[jobs.size()], [&](int64_t task, int) {
+    size_t i = 0;
+    while (task >= first_task[i + 1]) ++i;
+    const Target target{.out = jobs[i].out,
+                        .leaf_columns = jobs[i].weights->columns(),
+                        .stride = jobs[i].out_stride};
+    products[i].Multiply(PieceOf(cut, jobs[i].weights->tiles(), x, task - first_task[i]), target);
+  });
+}
+
+void GatedLinear(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatrix& up,
+                 const Activations& x, float* out, int64_t out_stride, ThreadPool& pool) {
+  if (gate.rows() == 0 || x.tokens() == 0) return;
+  const Product gate_product(isa, gate, x);
+  const Product up_product(isa, up, x);
+  const Cut cut = CutTasks(gate.tiles(), gate.tile_bytes() + up.tile_bytes(), x, pool.threads());
+  pool.ParallelFor(Tasks(cut, gate.tiles()), [&](int64_t task, int) {
+    constexpr int64_t kTiles = TileKernels::kMostTiles;
+    constexpr int64_t kRows = kTiles * kTileRows;
+    const Piece piece = PieceOf(cut, gate.tiles(), x, task);
+    const int64_t end = piece.tile + piece.tiles;
+    for (int64_t tile = piece.tile; tile < end; tile += kTiles) {
+      const int64_t row = tile * kTileRows;
+      const int64_t tiles = std::min(kTiles, end - tile);
+      const auto rows = static_cast<size_t>(std::min(tiles * kTileRows, gate.rows() - row));
+      for (int64_t group = piece.group; group < piece.end_group; ++group) {
+        alignas(64) float gates[kGroup * kRows];
+        alignas(64) float ups[kGroup * kRows];
+        const int64_t token = group * kGroup;
+        Target target{.out = gates,
+                      .leaf_columns = x.columns(),
+                      .stride = kRows,
+                      .first_token = token,
+                      .first_row = row};
+        gate_product.MultiplyGroup(tile, tiles, group, target);
+        target.out = ups;
+        up_product.MultiplyGroup(tile, tiles, group, target);
+        const int64_t tokens = std::min(kGroup, x.tokens() - token);
+        for (int64_t t = 0; t < tokens; ++t) {
+          GatedActivation(isa, kind, std::span(gates + t * kRows, rows),
+                          std::span(ups + t * kRows, rows),
+                          std::span(out + (token + t) * out_stride + row, rows));
+        }
+      }
+    }
+  });
 }
 
 void LinearLeaves(Isa isa, const PackedMatrix& weights, const Activations& x, int64_t leaf_columns,
                   int64_t* sums, int64_t sums_stride, int64_t* failed, ThreadPool& pool) {
-  Multiply(isa, weights, x,
-           {.leaf_columns = leaf_columns, .stride = sums_stride, .sums = sums, .failed = failed},
-           pool);
+  if (weights.rows() == 0 || x.tokens() == 0) return;
+  const Product product(isa, weights, x);
+  const Target target{
+      .leaf_columns = leaf_columns, .sums = sums, .stride = sums_stride, .failed = failed};
+  const Cut cut = CutTasks(weights.tiles(), weights.tile_bytes(), x, pool.threads());
+  pool.ParallelFor(Tasks(cut, weights.tiles()), [&](int64_t task, int) {
+    product.Multiply(PieceOf(cut, weights.tiles(), x, task), target);
+  });
 }
 
 float LeafSumToFloat(int64_t sum) { return static_cast<float>(sum) * (1.0F / kLeafScale); }

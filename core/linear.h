@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "core/config.h"
 #include "core/isa.h"
 #include "core/packed_matrix.h"
 #include "core/thread_pool.h"
@@ -62,6 +63,16 @@ class Activations {
   std::vector<float> float_sums_;
 };
 
+/// One of several products with the same input. out: [tokens, weights->rows()] with out_stride
+/// floats from row to row.
+struct LinearJob {
+  const PackedMatrix* weights = nullptr;
+  float* out = nullptr;
+  int64_t out_stride = 0;
+};
+inline constexpr size_t kMostLinearJobs = 4;
+
+/// For each of up to kMostLinearJobs jobs, together:
 /// out[token, row] = sum over columns of weights[row, column] * x[token, column], in the order of
 /// numerics.md, rules 1 and 2.
 ///
@@ -74,10 +85,14 @@ class Activations {
 ///     acc = fma(o * sa, float(A), acc),   A = sum of a; only for formats with an offset
 ///
 /// The bits are the same for every Isa, thread count and number of tokens (NaN is NaN, of whatever
-/// payload). out: [tokens, weights.rows()] with out_stride floats from row to row. x.columns() ==
-/// weights.columns(), and x has codes if the weights are quantized.
-void Linear(Isa isa, const PackedMatrix& weights, const Activations& x, float* out,
-            int64_t out_stride, ThreadPool& pool);
+/// payload). x.columns() == weights->columns(), and x has codes if any weights are quantized.
+void Linear(Isa isa, std::span<const LinearJob> jobs, const Activations& x, ThreadPool& pool);
+
+/// out[token, row] = activation(gate x)[token, row] * (up x)[token, row], bit for bit what two
+/// products and GatedActivation (elementwise.h) give, without a pass over memory between them. gate
+/// and up have the same shape. out: [tokens, gate.rows()] with out_stride floats from row to row.
+void GatedLinear(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatrix& up,
+                 const Activations& x, float* out, int64_t out_stride, ThreadPool& pool);
 
 /// The same product, summed leaf by leaf: every `leaf_columns` columns (a multiple of 32; the last
 /// leaf may be short) give a float32, which is rounded to nearest even to a multiple of 2^-32 and

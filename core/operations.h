@@ -104,8 +104,9 @@ class Operations {
   /// ones in the model.
   virtual void Attend(const AttentionLayer& layer, const Tensor& query, const KvView& cache,
                       Tensor& out) = 0;
-  /// out = activation(gate) * up
-  virtual void GatedActivation(Gate kind, const Tensor& gate, const Tensor& up, Tensor& out) = 0;
+  /// out = activation(gate * x) * (up * x); gate and up have the same shape. Sets the rows of out.
+  virtual void GatedLinear(const Tensor& x, Gate kind, const Weight& gate, const Weight& up,
+                           Tensor& out) = 0;
   /// This rank's part of a row-split product, leaf by leaf, into zeroed sums.
   virtual void LinearLeaves(const Weight& weight, const Tensor& x, int64_t leaf_columns,
                             LeafSums& out) = 0;

@@ -50,9 +50,8 @@ absl::Status Transformer::FeedForward(const Layer& layer, Collective& collective
                                       std::span<uint8_t> token_failed) {
   Scratch& s = scratch_;
   ops_.RmsNorm(s.x, layer.feed_forward_norm, config_.norm_epsilon, s.normed);
-  ops_.Linear(s.normed, {{layer.gate.get(), nullptr, &s.gate}, {layer.up.get(), nullptr, &s.up}});
-  ops_.GatedActivation(config_.gate, s.gate, s.up, s.gate);
-  ops_.LinearLeaves(*layer.down, s.gate, config_.ffn_leaf(), s.sums);
+  ops_.GatedLinear(s.normed, config_.gate, *layer.gate, *layer.up, s.gated);
+  ops_.LinearLeaves(*layer.down, s.gated, config_.ffn_leaf(), s.sums);
   TANDEM_RETURN_IF_ERROR(ops_.AllReduce(s.sums, collective, phase));
   ops_.AddLeafSums(s.sums, layer.post_feed_forward_norm, config_.norm_epsilon, s.x, token_failed);
   return absl::OkStatus();

@@ -57,8 +57,7 @@ class Transformer final : public Model {
     Tensor key;       // [kv_heads * head_dim]
     Tensor value;     // [kv_heads * head_dim]
     Tensor attended;  // [heads * head_dim]
-    Tensor gate;      // [ffn_columns]
-    Tensor up;        // [ffn_columns]
+    Tensor gated;     // [ffn_columns]
     LeafSums sums;    // [dim]
     Tensor chosen;    // [dim] rows whose logits are wanted
     Tensor logits;    // [vocab_rows]

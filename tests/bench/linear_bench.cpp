@@ -83,7 +83,8 @@ void BM_Linear(benchmark::State& state) {
   activations.Assign(isa, x.data(), tokens, columns, columns, matrix.quantized(), pool);
   std::vector<float> out(static_cast<size_t>(tokens * rows));
   for (auto _ : state) {
-    Linear(isa, matrix, activations, out.data(), rows, pool);
+    const LinearJob job = {&matrix, out.data(), rows};
+    Linear(isa, {&job, 1}, activations, pool);
     benchmark::DoNotOptimize(out.data());
   }
   const auto rate = benchmark::Counter::kIsIterationInvariantRate;

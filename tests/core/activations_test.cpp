@@ -69,7 +69,8 @@ TEST(Activations, ShrinkAndGrow) {
     const std::vector<float> x = RandomFloats(tokens * 256, 17);
     activations.Assign(BestIsa(), x.data(), tokens, 256, 256, true, pool);
     std::vector<float> out(static_cast<size_t>(tokens * 16));
-    Linear(BestIsa(), matrix, activations, out.data(), 16, pool);
+    const LinearJob job = {&matrix, out.data(), 16};
+    Linear(BestIsa(), {&job, 1}, activations, pool);
     ExpectSameBits(out, ProductReference(w, {0, 16}, {0, 256}, x, tokens), "reused");
   }
 }

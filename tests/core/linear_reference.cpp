@@ -121,7 +121,8 @@ std::vector<float> Rig::Product(Isa isa, const PackedMatrix& matrix, const std::
   activations.Assign(isa, x.data(), tokens, matrix.columns(), matrix.columns(), matrix.quantized(),
                      pool);
   std::vector<float> out(static_cast<size_t>(tokens * matrix.rows()), -1.0F);
-  Linear(isa, matrix, activations, out.data(), matrix.rows(), pool);
+  const LinearJob job = {&matrix, out.data(), matrix.rows()};
+  Linear(isa, {&job, 1}, activations, pool);
   return out;
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/elementwise.h"
 #include "linear_reference.h"
 #include "weight_samples.h"
 
@@ -163,6 +164,66 @@ TEST(Linear, EmptyRangesAreProductsToo) {
   }
 }
 
+TEST(Linear, SeveralJobsGiveWhatEachGivesAlone) {
+  const WeightSample samples[] = {MakeWeights(DType::kQ4_1, 100, 96, 31),
+                                  MakeWeights(DType::kQ8_0, 33, 96, 32),
+                                  MakeWeights(DType::kF16, 16, 96, 33)};
+  for (const int threads : {1, 3}) {
+    Rig rig(threads);
+    for (const int64_t tokens : {1, 5, 19}) {
+      const std::vector<float> x = RandomFloats(tokens * 96, 34);
+      for (const Isa isa : AllIsas()) {
+        Activations activations;
+        activations.Assign(isa, x.data(), tokens, 96, 96, true, rig.pool);
+        std::vector<PackedMatrix> matrices;
+        std::vector<std::vector<float>> outs;
+        std::vector<LinearJob> jobs;
+        for (const WeightSample& w : samples) {
+          matrices.push_back(rig.Pack(w));
+          outs.emplace_back(static_cast<size_t>(tokens * matrices.back().rows()));
+        }
+        for (size_t i = 0; i < matrices.size(); ++i) {
+          jobs.push_back({&matrices[i], outs[i].data(), matrices[i].rows()});
+        }
+        Linear(isa, jobs, activations, rig.pool);
+        for (size_t i = 0; i < matrices.size(); ++i) {
+          ExpectSameBits(outs[i], rig.Product(Isa::kScalar, matrices[i], x, tokens), "together");
+        }
+      }
+    }
+  }
+}
+
+TEST(Linear, GatedProductsAreTwoProductsAndTheActivation) {
+  const WeightSample gate = MakeWeights(DType::kQ4_0, 200, 64, 35);
+  const WeightSample up = MakeWeights(DType::kQ5_1, 200, 64, 36);
+  for (const int threads : {1, 3}) {
+    Rig rig(threads);
+    const PackedMatrix gate_matrix = rig.Pack(gate);
+    const PackedMatrix up_matrix = rig.Pack(up);
+    for (const int64_t tokens : {1, 7, 20}) {
+      const std::vector<float> x = RandomFloats(tokens * 64, 37);
+      const std::vector<float> gates = rig.Product(Isa::kScalar, gate_matrix, x, tokens);
+      const std::vector<float> ups = rig.Product(Isa::kScalar, up_matrix, x, tokens);
+      for (const Gate kind : {Gate::kSilu, Gate::kGeluTanh}) {
+        std::vector<float> expected(gates.size());
+        for (size_t t = 0; t < static_cast<size_t>(tokens); ++t) {
+          GatedActivation(Isa::kScalar, kind, std::span(gates).subspan(t * 200, 200),
+                          std::span(ups).subspan(t * 200, 200),
+                          std::span(expected).subspan(t * 200, 200));
+        }
+        for (const Isa isa : AllIsas()) {
+          Activations activations;
+          activations.Assign(isa, x.data(), tokens, 64, 64, true, rig.pool);
+          std::vector<float> out(expected.size());
+          GatedLinear(isa, kind, gate_matrix, up_matrix, activations, out.data(), 200, rig.pool);
+          ExpectSameBits(out, expected, "gated");
+        }
+      }
+    }
+  }
+}
+
 TEST(Linear, StridesLeaveTheirGapsAlone) {
   const WeightSample w = MakeWeights(DType::kQ4_0, 20, 64, 13);
   Rig rig;
@@ -172,7 +233,8 @@ TEST(Linear, StridesLeaveTheirGapsAlone) {
     Activations activations;
     activations.Assign(isa, x.data(), 3, 64, 70, true, rig.pool);
     std::vector<float> out(3 * 25, 77.0F);
-    Linear(isa, matrix, activations, out.data(), 25, rig.pool);
+    const LinearJob job = {&matrix, out.data(), 25};
+    Linear(isa, {&job, 1}, activations, rig.pool);
     for (int64_t t = 0; t < 3; ++t) {
       for (int64_t r = 0; r < 25; ++r) {
         const float found = out[static_cast<size_t>(25 * t + r)];
