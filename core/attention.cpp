@@ -32,89 +32,29 @@ int64_t FirstVisible(int64_t position, int window) {
   return window == 0 ? 0 : std::max<int64_t>(0, position - window + 1);
 }
 
-/// Results of one tile's chunks, until the common maximum is known.
-class ChunkResults {
- public:
-  ChunkResults(int64_t chunks, int head_dim)
-      : head_dim_(head_dim),
-        values_(static_cast<size_t>(chunks * kMaxTileQueries * (head_dim + 2))) {}
-
-  /// [head_dim] of one query and chunk.
-  float* out(int64_t chunk, int query) {
-    return values_.data() + (chunk * kMaxTileQueries + query) * (head_dim_ + 2);
-  }
-  float& maximum(int64_t chunk, int query) { return out(chunk, query)[head_dim_]; }
-  float& sum(int64_t chunk, int query) { return out(chunk, query)[head_dim_ + 1]; }
-
- private:
-  int head_dim_;
-  std::vector<float> values_;  // [chunks, 4, head_dim + 2]
-};
+/// Where the result of one query and chunk stands among those of a tile: [head_dim] of output, then
+/// the maximum, then the sum.
+template <typename Float>
+Float* ResultOf(Float* results, int64_t chunk, size_t query, int head_dim) {
+  return results + (chunk * kMostTileQueries + static_cast<int64_t>(query)) * (head_dim + 2);
+}
 
 /// Combines the chunks [first, last] of one query into its result.
-void Combine(const AttentionKernels& kernels, ChunkResults& results, int query, int64_t first,
+void Combine(const AttentionKernels& kernels, const float* results, size_t query, int64_t first,
              int64_t last, int head_dim, float* out) {
   float maximum = -std::numeric_limits<float>::infinity();
   for (int64_t c = first; c <= last; ++c) {
-    maximum = std::max(maximum, results.maximum(c, query));
+    maximum = std::max(maximum, ResultOf(results, c, query, head_dim)[head_dim]);
   }
   float sum = 0.0F;
   std::fill_n(out, head_dim, 0.0F);
   for (int64_t c = first; c <= last; ++c) {
-    const float factor = Exp(results.maximum(c, query) - maximum);
-    sum = __builtin_fmaf(factor, results.sum(c, query), sum);
-    kernels.accumulate(results.out(c, query), factor, head_dim, out);
+    const float* result = ResultOf(results, c, query, head_dim);
+    const float factor = Exp(result[head_dim] - maximum);
+    sum = __builtin_fmaf(factor, result[head_dim + 1], sum);
+    kernels.accumulate(result, factor, head_dim, out);
   }
   kernels.divide(out, sum, head_dim);
-}
-
-/// Up to kMaxTileQueries queries.
-void AttendTile(const AttentionKernels& kernels, std::span<const AttentionQuery> queries,
-                const HeadPages& pages, int window, float scale) {
-  const KvGeometry& geometry = pages.cache->geometry();
-  int64_t first = queries[0].position, last = 0;
-  for (const AttentionQuery& query : queries) {
-    first = std::min(first, FirstVisible(query.position, window));
-    last = std::max(last, query.position);
-  }
-  const int64_t first_chunk = first / kChunkTokens, last_chunk = last / kChunkTokens;
-  ChunkResults results(last_chunk - first_chunk + 1, geometry.head_dim);
-
-  AttentionTile tile;
-  tile.queries = static_cast<int>(queries.size());
-  tile.head_dim = geometry.head_dim;
-  tile.scale = scale;
-  for (int64_t chunk = first_chunk; chunk <= last_chunk; ++chunk) {
-    const int64_t start = chunk * kChunkTokens;
-    for (int i = 0; i < kPagesPerChunk; ++i) {
-      const int64_t page_start = start + i * kPageTokens;
-      tile.keys[i] = tile.values[i] = nullptr;
-      if (page_start > last || page_start + kPageTokens <= first) continue;
-      const BlockId block = pages.blocks[static_cast<size_t>(page_start / kPageTokens)];
-      if (block == kNoBlock) continue;
-      const KvPage page = pages.cache->Page(pages.layer, pages.kv_head, block);
-      tile.keys[i] = page.keys;
-      tile.values[i] = page.values;
-    }
-    for (size_t q = 0; q < queries.size(); ++q) {
-      const int64_t from = FirstVisible(queries[q].position, window) - start;
-      const int64_t to = queries[q].position + 1 - start;
-      tile.query[q] = queries[q].query;
-      tile.first[q] = static_cast<int>(std::clamp<int64_t>(from, 0, kChunkTokens));
-      tile.last[q] = static_cast<int>(std::clamp<int64_t>(to, 0, kChunkTokens));
-      tile.out[q] = results.out(chunk - first_chunk, static_cast<int>(q));
-    }
-    (geometry.dtype == KvDtype::kF16 ? kernels.chunk_f16 : kernels.chunk_f32)(tile);
-    for (int q = 0; q < tile.queries; ++q) {
-      results.maximum(chunk - first_chunk, q) = tile.maximum[q];
-      results.sum(chunk - first_chunk, q) = tile.sum[q];
-    }
-  }
-  for (size_t q = 0; q < queries.size(); ++q) {
-    const int64_t from = FirstVisible(queries[q].position, window) / kChunkTokens - first_chunk;
-    const int64_t to = queries[q].position / kChunkTokens - first_chunk;
-    Combine(kernels, results, static_cast<int>(q), from, to, geometry.head_dim, queries[q].out);
-  }
 }
 
 }  // namespace
@@ -140,12 +80,82 @@ void StoreKeyValue(const KvGeometry& geometry, const KvPage& page, int slot,
   }
 }
 
+QueryTile QueryTile::Of(std::span<const AttentionQuery> some, const HeadPages& their_pages,
+                        int their_window, float score_scale) {
+  QueryTile tile{.queries = some,
+                 .pages = their_pages,
+                 .window = their_window,
+                 .scale = score_scale,
+                 .first_position = some[0].position,
+                 .last_position = 0};
+  for (const AttentionQuery& query : some) {
+    tile.first_position = std::min(tile.first_position, FirstVisible(query.position, their_window));
+    tile.last_position = std::max(tile.last_position, query.position);
+  }
+  return tile;
+}
+
+int64_t QueryTile::ResultFloats() const {
+  return chunks() * kMostTileQueries * (pages.cache->geometry().head_dim + 2);
+}
+
+void AttendChunk(Isa isa, const QueryTile& work, int64_t index, float* results) {
+  const KvGeometry& geometry = work.pages.cache->geometry();
+  AttentionTile tile;
+  tile.queries = static_cast<int>(work.queries.size());
+  tile.head_dim = geometry.head_dim;
+  tile.scale = work.scale;
+  const int64_t start = (work.first_chunk() + index) * kChunkTokens;
+  for (int i = 0; i < kPagesPerChunk; ++i) {
+    const int64_t page_start = start + i * kPageTokens;
+    if (page_start > work.last_position || page_start + kPageTokens <= work.first_position) {
+      continue;
+    }
+    const BlockId block = work.pages.blocks[static_cast<size_t>(page_start / kPageTokens)];
+    if (block == kNoBlock) continue;
+    const KvPage page = work.pages.cache->Page(work.pages.layer, work.pages.kv_head, block);
+    tile.keys[i] = page.keys;
+    tile.values[i] = page.values;
+  }
+  for (size_t q = 0; q < work.queries.size(); ++q) {
+    const AttentionQuery& query = work.queries[q];
+    const int64_t from = FirstVisible(query.position, work.window) - start;
+    const int64_t to = query.position + 1 - start;
+    tile.query[q] = query.query;
+    tile.first[q] = static_cast<int>(std::clamp<int64_t>(from, 0, kChunkTokens));
+    tile.last[q] = static_cast<int>(std::clamp<int64_t>(to, 0, kChunkTokens));
+    tile.out[q] = ResultOf(results, index, q, geometry.head_dim);
+  }
+  const AttentionKernels& kernels = Kernels(isa);
+  (geometry.dtype == KvDtype::kF16 ? kernels.chunk_f16 : kernels.chunk_f32)(tile);
+  for (size_t q = 0; q < work.queries.size(); ++q) {
+    tile.out[q][geometry.head_dim] = tile.maximum[q];
+    tile.out[q][geometry.head_dim + 1] = tile.sum[q];
+  }
+}
+
+void CombineChunks(Isa isa, const QueryTile& work, const float* results) {
+  const int head_dim = work.pages.cache->geometry().head_dim;
+  for (size_t q = 0; q < work.queries.size(); ++q) {
+    const AttentionQuery& query = work.queries[q];
+    const int64_t from = FirstVisible(query.position, work.window) / kChunkTokens;
+    const int64_t to = query.position / kChunkTokens;
+    Combine(Kernels(isa), results, q, from - work.first_chunk(), to - work.first_chunk(), head_dim,
+            query.out);
+  }
+}
+
 void AttendQueries(Isa isa, std::span<const AttentionQuery> queries, const HeadPages& pages,
                    int window, float scale) {
-  const AttentionKernels& kernels = Kernels(isa);
+  std::vector<float> results;
   while (!queries.empty()) {
-    const size_t count = std::min<size_t>(queries.size(), kMaxTileQueries);
-    AttendTile(kernels, queries.first(count), pages, window, scale);
+    const size_t count = std::min<size_t>(queries.size(), kMostTileQueries);
+    const QueryTile tile = QueryTile::Of(queries.first(count), pages, window, scale);
+    results.resize(std::max(results.size(), static_cast<size_t>(tile.ResultFloats())));
+    for (int64_t chunk = 0; chunk < tile.chunks(); ++chunk) {
+      AttendChunk(isa, tile, chunk, results.data());
+    }
+    CombineChunks(isa, tile, results.data());
     queries = queries.subspan(count);
   }
 }

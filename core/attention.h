@@ -53,6 +53,33 @@ struct AttentionQuery {
   int64_t position = 0;
 };
 
+inline constexpr int kMostTileQueries = 4;
+
+/// Up to kMostTileQueries queries of one sequence that share a KV head, and the chunks that any of
+/// them sees: what can run on different threads. With `results` of ResultFloats() floats,
+/// AttendChunk for each chunk in any order, and then CombineChunks, are AttendHead for each query,
+/// bit for bit; keys and values are read once for all queries.
+struct QueryTile {
+  /// some: at least one; must outlive the tile.
+  static QueryTile Of(std::span<const AttentionQuery> some, const HeadPages& their_pages,
+                      int their_window, float score_scale);
+
+  int64_t first_chunk() const { return first_position / kChunkTokens; }
+  int64_t chunks() const { return last_position / kChunkTokens - first_chunk() + 1; }
+  int64_t ResultFloats() const;
+
+  std::span<const AttentionQuery> queries;
+  HeadPages pages;
+  int window = 0;
+  float scale = 1.0F;
+  int64_t first_position = 0;  // seen by any query
+  int64_t last_position = 0;
+};
+
+/// chunk: in [0, tile.chunks()).
+void AttendChunk(Isa isa, const QueryTile& tile, int64_t chunk, float* results);
+void CombineChunks(Isa isa, const QueryTile& tile, const float* results);
+
 /// AttendHead for several queries of one sequence that share a KV head: query heads of its group,
 /// positions of a prompt, or both. The same bits as one by one, but keys and values are read once
 /// for up to four of them: put queries of the same or neighbouring positions next to each other.

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "core/attention.h"
 #include "core/kv_view.h"
 #include "core/lanes.h"
 #include "core/lanes_math.h"
@@ -9,7 +10,6 @@
 /// Private to attention*.cpp: one chunk of attention as templates over the lane type.
 namespace tandem::core {
 
-inline constexpr int kMaxTileQueries = 4;
 inline constexpr int kPagesPerChunk = kChunkTokens / kPageTokens;
 
 /// Up to four queries against one chunk of one KV head. All positions are relative to the chunk's
@@ -18,16 +18,16 @@ struct AttentionTile {
   int queries = 0;
   int head_dim = 0;
   float scale = 1.0F;
-  const void* keys[kPagesPerChunk] = {};     // [head_dim, 64] each; null where no query sees any
-  const void* values[kPagesPerChunk] = {};   // [64, head_dim] each
-  const float* query[kMaxTileQueries] = {};  // [head_dim] each
-  int first[kMaxTileQueries] = {};  // query i sees [first, last); empty where it sees nothing
-  int last[kMaxTileQueries] = {};
+  const void* keys[kPagesPerChunk] = {};      // [head_dim, 64] each; null where no query sees any
+  const void* values[kPagesPerChunk] = {};    // [64, head_dim] each
+  const float* query[kMostTileQueries] = {};  // [head_dim] each
+  int first[kMostTileQueries] = {};  // query i sees [first, last); empty where it sees nothing
+  int last[kMostTileQueries] = {};
 
   // Results; those of a query that sees nothing are not written.
-  float maximum[kMaxTileQueries] = {};
-  float sum[kMaxTileQueries] = {};
-  float* out[kMaxTileQueries] = {};  // [head_dim] each, not yet divided
+  float maximum[kMostTileQueries] = {};
+  float sum[kMostTileQueries] = {};
+  float* out[kMostTileQueries] = {};  // [head_dim] each, not yet divided
 };
 
 struct AttentionKernels {
@@ -182,7 +182,7 @@ struct AttentionOf {
 
   template <int kQueries, typename Element>
   static void ChunkOf(AttentionTile& tile) {
-    float scores[kMaxTileQueries][kChunkTokens];
+    float scores[kMostTileQueries][kChunkTokens];
     int first = kChunkTokens, last = 0;                // seen by any query
     int common_first = 0, common_last = kChunkTokens;  // seen by all
     for (int q = 0; q < kQueries; ++q) {

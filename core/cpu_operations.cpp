@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kRunTokens = 8;        // neighbouring tokens whose attention is one task
 constexpr size_t kQueriesTogether = 32;  // of them and their heads, handed over at once
+constexpr int64_t kTasksPerThread = 8;   // below this, attention is cut by chunks too
 
 class CpuWeight final : public Weight {
  public:
@@ -177,31 +178,48 @@ void CpuOperations::Attend(const AttentionLayer& layer, const Tensor& query, con
                            Tensor& out) {
   out.SetRows(query.rows());
   const auto group = static_cast<size_t>(cache.group_of(layer.layer));
-  const int64_t kv_heads = shard_.kv_heads.count;
-  pool_.ParallelFor(static_cast<int64_t>(runs_.size()) * kv_heads, [&](int64_t task, int) {
-    const TokenRun& run = runs_[static_cast<size_t>(task / kv_heads)];
-    const auto kv_head = static_cast<int>(task % kv_heads);
+  // Hands over one run's queries of one KV head, as many together as fit.
+  const auto for_queries = [&](const TokenRun& run, int kv_head, auto attend) {
     const Range heads = QueryHeadsOf(kv_head);
     const HeadPages pages{&cache, layer.layer, kv_head,
                           places_[static_cast<size_t>(run.first)].sequence->block_tables[group]};
-    // Queries that share pages go together, as many as fit.
     std::array<AttentionQuery, kQueriesTogether> queries;
     size_t count = 0;
-    const auto attend = [&] {
-      AttendQueries(options_.isa, std::span(queries).first(count), pages, layer.window,
-                    config_.attention_scale);
-      count = 0;
-    };
     for (int64_t t = run.first; t < run.first + run.count; ++t) {
       for (int64_t head = heads.begin; head < heads.end(); ++head) {
         const int64_t begin = head * config_.head_dim;
         queries[count++] = {query.row(t).data() + begin, out.row(t).data() + begin,
                             places_[static_cast<size_t>(t)].position};
-        if (count == queries.size()) attend();
+        if (count < queries.size()) continue;
+        attend(std::span<const AttentionQuery>(queries), pages);
+        count = 0;
       }
     }
-    if (count > 0) attend();
-  });
+    if (count > 0) attend(std::span<const AttentionQuery>(queries).first(count), pages);
+  };
+
+  const auto kv_heads = static_cast<int>(shard_.kv_heads.count);
+  const int64_t tasks = static_cast<int64_t>(runs_.size()) * kv_heads;
+  if (pool_.threads() == 1 || tasks >= kTasksPerThread * pool_.threads()) {
+    pool_.ParallelFor(tasks, [&](int64_t task, int) {
+      for_queries(runs_[static_cast<size_t>(task / kv_heads)], static_cast<int>(task % kv_heads),
+                  [&](std::span<const AttentionQuery> queries, const HeadPages& pages) {
+                    AttendQueries(options_.isa, queries, pages, layer.window,
+                                  config_.attention_scale);
+                  });
+    });
+    return;
+  }
+  by_chunks_.Clear();
+  for (const TokenRun& run : runs_) {
+    for (int kv_head = 0; kv_head < kv_heads; ++kv_head) {
+      for_queries(run, kv_head,
+                  [&](std::span<const AttentionQuery> queries, const HeadPages& pages) {
+                    by_chunks_.Add(queries, pages, layer.window, config_.attention_scale);
+                  });
+    }
+  }
+  by_chunks_.Run(options_.isa, pool_);
 }
 
 void CpuOperations::LinearLeaves(const Weight& weight, const Tensor& x, int64_t leaf_columns,

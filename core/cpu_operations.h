@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/arena.h"
+#include "core/attention_by_chunks.h"
 #include "core/linear.h"
 #include "core/operations.h"
 #include "core/rope_table.h"
@@ -83,6 +84,7 @@ class CpuOperations final : public Operations {
   RopeTable rope_;
   RopeTable local_rope_;
   Activations activations_;
+  AttentionByChunks by_chunks_;
   Tensor total_;                    // [tokens, dim] a reduced sum on its way to the residual
   std::vector<TokenPlace> places_;  // [tokens of the step]
   std::vector<TokenRun> runs_;      // all of them, in order

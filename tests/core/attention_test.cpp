@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "core/attention_by_chunks.h"
 #include "core/float_convert.h"
 #include "tests/support/isas.h"
 
@@ -199,11 +200,23 @@ TEST_P(AttentionTest, GivesTheSameBitsForManyQueriesAtOnce) {
           const int64_t position = i == 3 ? 699 : start + i / 2 * 7;
           together.push_back({queries[q].data(), out[q].data(), position});
         }
+        const auto expect_all = [&](const char* how) {
+          for (size_t q = 0; q < together.size(); ++q) {
+            EXPECT_TRUE(SameBits(out[q], Attend(Isa::kScalar, cache, 0, 0, queries[q],
+                                                together[q].position, window, scale)))
+                << IsaName(isa) << " window " << window << " query " << q << " of " << count << how;
+            std::fill(out[q].begin(), out[q].end(), -1.0F);
+          }
+        };
         AttendQueries(isa, together, cache.Head(0, 0), window, scale);
-        for (size_t q = 0; q < together.size(); ++q) {
-          EXPECT_TRUE(SameBits(out[q], Attend(Isa::kScalar, cache, 0, 0, queries[q],
-                                              together[q].position, window, scale)))
-              << IsaName(isa) << " window " << window << " query " << q << " of " << count;
+        expect_all(" together");
+        for (const int threads : {1, 3}) {
+          ThreadPool pool(threads);
+          AttentionByChunks by_chunks;
+          by_chunks.Clear();
+          by_chunks.Add(together, cache.Head(0, 0), window, scale);
+          by_chunks.Run(isa, pool);
+          expect_all(" by chunks");
         }
       }
     }
