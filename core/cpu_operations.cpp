@@ -225,7 +225,6 @@ void CpuOperations::Attend(const AttentionLayer& layer, const Tensor& query, con
 void CpuOperations::LinearLeaves(const Weight& weight, const Tensor& x, int64_t leaf_columns,
                                  LeafSums& out) {
   out.SetTokens(x.rows());
-  std::fill(out.all().begin(), out.all().end(), 0);
   const PackedMatrix& matrix = MatrixOf(weight);
   Quantize(x, matrix.quantized());
   core::LinearLeaves(options_.isa, matrix, activations_, leaf_columns, out.sums(), out.dim(),

@@ -305,8 +305,16 @@ void LinearLeaves(Isa isa, const PackedMatrix& weights, const Activations& x, in
   const Target target{
       .leaf_columns = leaf_columns, .sums = sums, .stride = sums_stride, .failed = failed};
   const Cut cut = CutTasks(weights.tiles(), weights.tile_bytes(), x, pool.threads());
+  std::fill_n(failed, x.tokens(), 0);
   pool.ParallelFor(Tasks(cut, weights.tiles()), [&](int64_t task, int) {
-    product.Multiply(PieceOf(cut, weights.tiles(), x, task), target);
+    const Piece piece = PieceOf(cut, weights.tiles(), x, task);
+    const int64_t row = piece.tile * kTileRows;
+    const int64_t rows = std::min(piece.tiles * kTileRows, weights.rows() - row);
+    const int64_t end_token = std::min(piece.end_group * kGroup, x.tokens());
+    for (int64_t token = piece.group * kGroup; token < end_token; ++token) {
+      std::fill_n(sums + target.At(token, row), rows, 0);
+    }
+    product.Multiply(piece, target);
   });
 }
 

@@ -96,8 +96,8 @@ void GatedLinear(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatri
 
 /// The same product, summed leaf by leaf: every `leaf_columns` columns (a multiple of 32; the last
 /// leaf may be short) give a float32, which is rounded to nearest even to a multiple of 2^-32 and
-/// ADDED to sums[token, row] (rule 3). failed[token] is incremented for every row in which a leaf
-/// is not finite or its magnitude reaches 2^22; such a leaf adds 0. sums: [tokens, weights.rows()]
+/// added up in sums[token, row] (rule 3). failed[token] is the number of rows in which a leaf is
+/// not finite or its magnitude reaches 2^22; such a leaf adds 0. sums: [tokens, weights.rows()]
 /// with sums_stride elements from row to row; failed: [tokens].
 void LinearLeaves(Isa isa, const PackedMatrix& weights, const Activations& x, int64_t leaf_columns,
                   int64_t* sums, int64_t sums_stride, int64_t* failed, ThreadPool& pool);

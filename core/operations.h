@@ -107,7 +107,7 @@ class Operations {
   /// out = activation(gate * x) * (up * x); gate and up have the same shape. Sets the rows of out.
   virtual void GatedLinear(const Tensor& x, Gate kind, const Weight& gate, const Weight& up,
                            Tensor& out) = 0;
-  /// This rank's part of a row-split product, leaf by leaf, into zeroed sums.
+  /// This rank's part of a row-split product, leaf by leaf. Sets the tokens of out.
   virtual void LinearLeaves(const Weight& weight, const Tensor& x, int64_t leaf_columns,
                             LeafSums& out) = 0;
   virtual absl::Status AllReduce(LeafSums& sums, Collective& collective,
