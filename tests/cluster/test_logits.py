@@ -38,11 +38,14 @@ def test_float_activations_agree_with_the_oracle_at_every_position(name, tmp_pat
         assert same.all()
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_8_bit_activations_stay_close(name, tmp_path):
+@pytest.mark.parametrize("name,all_prompts", [("smollm2", 0.13), ("gemma3", 0.12)])
+def test_8_bit_activations_stay_close(name, all_prompts, tmp_path):
     golden = np.load(GOLDEN / f"{name}.npz")
-    differences, same = zip(*(distance(MODELS[name], golden, n, tmp_path / "l.npy") for n in PROSE))
-    assert np.concatenate(differences).mean() < 0.12
+    differences, same = zip(*(distance(MODELS[name], golden, n, tmp_path / "l.npy") for n in range(5)))
+    assert differences[0].mean() < 0.12  # "The capital of France is", and the like
+    assert np.concatenate([differences[n] for n in PROSE]).mean() < 0.12
+    # A NumPy trial of the same arithmetic gives these distances (docs/accuracy.md): a kernel that loses more is wrong.
+    assert np.concatenate(differences).mean() < all_prompts
     assert np.concatenate(same).mean() >= 0.93
 
 
