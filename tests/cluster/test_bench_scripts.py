@@ -100,7 +100,7 @@ def test_make_models_refuses_unknown_names():
     assert "there is no model 'nothing'" in result.stderr
 
 
-@pytest.mark.parametrize("script", ["peers", "plot", "make_models", "ranks", "random_model.py"])
+@pytest.mark.parametrize("script", ["peers", "plot", "make_models", "ranks", "neighbours", "random_model.py"])
 def test_scripts_explain_themselves(script):
     result = run([ROOT / "tests/bench" / script, "--help"])
     assert result.returncode == 0
