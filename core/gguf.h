@@ -81,6 +81,8 @@ class GgufFile {
   uint32_t version() const { return version_; }
   /// The whole file, and the part of it before the tensor data.
   std::span<const std::byte> bytes() const { return bytes_; }
+  /// What bytes() is mapped from; null for OpenBuffer.
+  const MappedFile* mapping() const { return mapping_.bytes().empty() ? nullptr : &mapping_; }
   std::span<const std::byte> header() const { return header_; }
 
   /// All metadata in the file's order.

@@ -8,6 +8,7 @@ namespace {
 /// 16 lanes as two registers.
 struct Avx2 {
   static constexpr bool kReducesBy128 = true;
+  static constexpr bool kAddsLeavesBetweenProducts = false;
   struct Int {
     __m256i low;
     __m256i high;

@@ -8,6 +8,7 @@ namespace {
 /// 16 lanes as one register.
 struct Avx512 {
   static constexpr bool kReducesBy128 = false;
+  static constexpr bool kAddsLeavesBetweenProducts = true;
   using Int = __m512i;
   using Float = __m512;
   using Codes = __m512i;

@@ -13,6 +13,7 @@ namespace {
 /// 16 lanes as plain loops.
 struct Scalar {
   static constexpr bool kReducesBy128 = false;
+  static constexpr bool kAddsLeavesBetweenProducts = false;
   struct Int {
     uint32_t lane[kTileRows];
   };

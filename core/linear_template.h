@@ -19,6 +19,7 @@
 //     LargerMagnitude(m, v)               max(m, |v|) as bits, whose order is theirs, NaN last
 //     ReachesLeafLimit(m)                 whether any lane fails by rule 3
 //     AddLeaf(v, int64_t*)                rule 3, where none fails
+//     kAddsLeavesBetweenProducts          whether its registers have room for leaves that wait
 //     AddKernels<dtype>(TileKernels&)     which sizes suit its registers
 //
 // Everything has internal linkage, so that no code of a wider instruction set can be picked by the
@@ -37,6 +38,7 @@ namespace tandem::core {
 namespace {
 
 #define TANDEM_INLINE inline __attribute__((always_inline))
+#define TANDEM_INLINE_LAMBDA __attribute__((always_inline))
 
 constexpr int Log2(int value) { return value <= 1 ? 0 : 1 + Log2(value / 2); }
 
@@ -108,13 +110,25 @@ TANDEM_INLINE ScaleOffset<V> LoadScale(const std::byte* scales, const std::byte*
 template <class V, int kTiles, int kTokens>
 struct Sums {
   typename V::Float of[kTiles][kTokens];
+
+  TANDEM_INLINE Sums() {
+#pragma GCC unroll 4
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) of[tile][t] = V::FloatZero();
+    }
+  }
 };
 
+/// Steps of MultiplyBlock, after each of which it calls `between`: four columns of each half.
+constexpr int kBlockSteps = 8;
+
 /// sums += the products of one block (rule 2). `block` is the first tile's, and `header` the one of
-/// its super-block.
-template <class V, DType kDtype, int kTiles, int kTokens>
+/// its super-block. between(step): other work, for units of the processor that products leave idle.
+template <class V, DType kDtype, int kTiles, int kTokens, typename Between>
 TANDEM_INLINE void MultiplyBlock(const std::byte* block, const std::byte* header,
-                                 const TileWork& work, int64_t b, Sums<V, kTiles, kTokens>& sums) {
+                                 const TileWork& work, int64_t b, Sums<V, kTiles, kTokens>& sums,
+                                 const Between& between) {
   constexpr TileFormat kFormat = TileFormatOf(kDtype);
   constexpr int kSteps = kFormat.scales_per_block;
   const int64_t stride = work.group_tokens;
@@ -162,6 +176,7 @@ TANDEM_INLINE void MultiplyBlock(const std::byte* block, const std::byte* header
             }
           }
         }
+        between(kSteps == 2 ? 4 * step + group : 2 * group + half);
       }
     }
 #pragma GCC unroll 4
@@ -227,67 +242,114 @@ __attribute__((noinline)) uint32_t AddFailedLeaf(const float* leaf, int64_t* sum
   return failed;
 }
 
+/// Leaves that are complete, on their way into the int64 sums. None of them fails.
 template <class V, int kTiles, int kTokens>
-TANDEM_INLINE void AddLeaves(const Sums<V, kTiles, kTokens>& sums, const TileWork& work) {
-  typename V::Int magnitude = V::Zero();
-#pragma GCC unroll 4
-  for (int tile = 0; tile < kTiles; ++tile) {
-#pragma GCC unroll 16
-    for (int t = 0; t < kTokens; ++t) magnitude = V::LargerMagnitude(magnitude, sums.of[tile][t]);
+class Leaves {
+ public:
+  static constexpr int kPairs = kTiles * kTokens;
+
+  explicit Leaves(const TileWork& work) : work_(work) {}
+
+  /// Takes leaves over, to be added later; those that fail at once. All before must be added.
+  TANDEM_INLINE void Take(const Sums<V, kTiles, kTokens>& sums) {
+    typename V::Int magnitude = V::Zero();
+#pragma GCC unroll 32
+    for (int pair = 0; pair < kPairs; ++pair) {
+      waiting_.of[pair / kTokens][pair % kTokens] = sums.of[pair / kTokens][pair % kTokens];
+      magnitude = V::LargerMagnitude(magnitude, sums.of[pair / kTokens][pair % kTokens]);
+    }
+    any_ = !V::ReachesLeafLimit(magnitude);
+    if (any_) return;
+#pragma GCC unroll 32
+    for (int pair = 0; pair < kPairs; ++pair) {
+      float leaf[kTileRows];
+      V::Store(leaf, sums.of[pair / kTokens][pair % kTokens]);
+      work_.failed_rows[pair] |= AddFailedLeaf<V>(leaf, Target(pair));
+    }
   }
-  const bool failed = V::ReachesLeafLimit(magnitude);
-#pragma GCC unroll 4
-  for (int tile = 0; tile < kTiles; ++tile) {
-#pragma GCC unroll 16
-    for (int t = 0; t < kTokens; ++t) {
-      int64_t* to = work.leaf_sums + t * work.out_stride + tile * kTileRows;
-      if (!failed) {
-        V::AddLeaf(sums.of[tile][t], to);
-      } else {
-        float leaf[kTileRows];
-        V::Store(leaf, sums.of[tile][t]);
-        work.failed_rows[tile * kTokens + t] |= AddFailedLeaf<V>(leaf, to);
+
+  TANDEM_INLINE bool any() const { return any_; }
+
+  /// Adds those pairs that are due after a step of a block.
+  TANDEM_INLINE void Add(int step) const {
+    AddPairs(step * kPairs / kBlockSteps, (step + 1) * kPairs / kBlockSteps);
+  }
+  TANDEM_INLINE void AddAll() {
+    if (any_) AddPairs(0, kPairs);
+    any_ = false;
+  }
+
+ private:
+  TANDEM_INLINE int64_t* Target(int pair) const {
+    return work_.leaf_sums + pair % kTokens * work_.out_stride + pair / kTokens * kTileRows;
+  }
+  TANDEM_INLINE void AddPairs(int begin, int end) const {
+#pragma GCC unroll 32
+    for (int pair = begin; pair < end; ++pair) {
+      V::AddLeaf(waiting_.of[pair / kTokens][pair % kTokens], Target(pair));
+    }
+  }
+  const TileWork& work_;
+  Sums<V, kTiles, kTokens> waiting_;
+  bool any_ = false;
+};
+
+/// The blocks of a tile, one after the other.
+template <DType kDtype>
+struct TileWalk {
+  static constexpr TileFormat kFormat = TileFormatOf(kDtype);
+  const std::byte* block;
+  const std::byte* header;
+  int64_t blocks_to_header;
+
+  TANDEM_INLINE explicit TileWalk(const TileWork& work)
+      : block(work.tile + kFormat.header_bytes()),
+        header(work.tile),
+        blocks_to_header(kSuperBlocks - work.first_block) {}
+
+  TANDEM_INLINE void Next() {
+    block += kFormat.block_bytes();
+    if constexpr (kFormat.super_blocks) {
+      if (--blocks_to_header == 0) {
+        header = block;
+        block += kFormat.header_bytes();
+        blocks_to_header = kSuperBlocks;
       }
     }
   }
-}
+};
 
 template <class V, DType kDtype, int kTiles, int kTokens>
 void MultiplyTiles(const TileWork& work) {
-  constexpr TileFormat kFormat = TileFormatOf(kDtype);
-  const std::byte* block = work.tile;
-  const std::byte* header = block;
-  block += kFormat.header_bytes();
-  int64_t blocks_to_header = kSuperBlocks - work.first_block;
+  constexpr bool kQuantized = TileFormatOf(kDtype).quantized();
+  TileWalk<kDtype> walk(work);
+  Leaves<V, kTiles, kTokens> leaves(work);
   int64_t column = 0;
   do {
     Sums<V, kTiles, kTokens> sums;
-#pragma GCC unroll 4
-    for (int tile = 0; tile < kTiles; ++tile) {
-#pragma GCC unroll 16
-      for (int t = 0; t < kTokens; ++t) sums.of[tile][t] = V::FloatZero();
-    }
     const int64_t end =
         work.columns - column > work.leaf_columns ? column + work.leaf_columns : work.columns;
-    for (; column < end; column += kBlockColumns) {
-      if constexpr (kFormat.super_blocks) {
-        if (blocks_to_header == 0) {
-          header = block;
-          block += kFormat.header_bytes();
-          blocks_to_header = kSuperBlocks;
-        }
-        --blocks_to_header;
+    if constexpr (kQuantized && V::kAddsLeavesBetweenProducts) {
+      if (leaves.any()) {
+        MultiplyBlock<V, kDtype>(walk.block, walk.header, work, column / kBlockColumns, sums,
+                                 [&](int step) TANDEM_INLINE_LAMBDA { leaves.Add(step); });
+        walk.Next();
+        column += kBlockColumns;
       }
-      if constexpr (kFormat.quantized()) {
-        MultiplyBlock<V, kDtype>(block, header, work, column / kBlockColumns, sums);
+    }
+    for (; column < end; column += kBlockColumns) {
+      if constexpr (kQuantized) {
+        MultiplyBlock<V, kDtype>(walk.block, walk.header, work, column / kBlockColumns, sums,
+                                 [](int) {});
       } else {
         const int64_t columns = end - column < kBlockColumns ? end - column : kBlockColumns;
-        MultiplyColumns<V, kDtype>(block, work, column, columns, sums);
+        MultiplyColumns<V, kDtype>(walk.block, work, column, columns, sums);
       }
-      block += kFormat.block_bytes();
+      walk.Next();
     }
     if (work.out == nullptr) {
-      AddLeaves(sums, work);
+      leaves.Take(sums);
+      if constexpr (!kQuantized || !V::kAddsLeavesBetweenProducts) leaves.AddAll();
       continue;
     }
 #pragma GCC unroll 4
@@ -298,6 +360,7 @@ void MultiplyTiles(const TileWork& work) {
       }
     }
   } while (column < work.columns);
+  leaves.AddAll();
 }
 
 template <class V, DType kDtype, int kTiles, int kTokens>

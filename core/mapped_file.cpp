@@ -60,6 +60,22 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
   return MappedFile({static_cast<const std::byte*>(data), size});
 }
 
+namespace {
+
+void Advise(std::span<const std::byte> part, int advice) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(part.data()) / page * page;
+  const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size());
+  // A failure costs speed or memory, never correctness.
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, advice);
+}
+
+}  // namespace
+
+void MappedFile::WillNeed(std::span<const std::byte> part) const { Advise(part, MADV_WILLNEED); }
+
+void MappedFile::Release(std::span<const std::byte> part) const { Advise(part, MADV_DONTNEED); }
+
 MappedFile::~MappedFile() {
   if (!bytes_.empty()) munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }

@@ -25,6 +25,12 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return bytes_; }
 
+  /// Hints about a part of bytes(): it will be read soon, so that the disk may begin; it will not
+  /// be read soon, so that its pages need not count as this process's memory (they are found again
+  /// when touched).
+  void WillNeed(std::span<const std::byte> part) const;
+  void Release(std::span<const std::byte> part) const;
+
  private:
   explicit MappedFile(std::span<const std::byte> bytes) : bytes_(bytes) {}
 

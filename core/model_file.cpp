@@ -84,6 +84,8 @@ absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::FromGguf(std::unique_ptr<G
   TANDEM_ASSIGN_OR_RETURN(file->config_, ReadConfig(*gguf));
   TANDEM_RETURN_IF_ERROR(CheckTensors(*gguf, file->config_));
   file->fingerprint_ = Fingerprint(*gguf);
+  // The samples were a few bytes of every tensor, for which the system has mapped many pages.
+  if (gguf->mapping() != nullptr) gguf->mapping()->Release(gguf->bytes());
   file->gguf_ = std::move(gguf);
   return file;
 }
@@ -98,7 +100,8 @@ absl::StatusOr<MatrixSource> ModelFile::Matrix(std::string_view name, int64_t ro
   if (tensor->dims != std::array<int64_t, kGgufMaxDims>{columns, rows, 1, 1}) {
     return WrongShape(*gguf_, *tensor, expected);
   }
-  return MatrixSource{tensor->name, tensor->dtype, tensor->data.data(), rows, columns};
+  return MatrixSource{tensor->name, tensor->dtype, tensor->data.data(),
+                      rows,         columns,       gguf_->mapping()};
 }
 
 absl::StatusOr<std::vector<float>> ModelFile::Vector(std::string_view name, int64_t n) const {

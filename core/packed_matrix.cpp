@@ -2,12 +2,16 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "core/tile_packer.h"
 
 namespace tandem::core {
 namespace {
+
+// Bytes of a file that are mapped at a time: enough work between two meetings of the threads.
+constexpr int64_t kRunBytes = int64_t{4} << 20;
 
 /// What of a source goes into a matrix.
 struct Part {
@@ -46,30 +50,29 @@ absl::Status CheckPart(const MatrixSource& source, const Range& rows, const Rang
 }
 
 void PackQuantizedTile(const Part& part, int64_t first_row, int rows, std::byte* tile) {
+  TileRows of_rows = {};
+  for (int r = 0; r < rows; ++r) of_rows[r] = part.row(first_row + r);
   const DType dtype = part.source.dtype;
-  const int64_t blocks = part.columns.count / kBlockColumns;
   const int64_t first_block = part.columns.begin / kBlockColumns;
-  const TileFormat format = TileFormatOf(dtype);
-  WeightBlock rows_of_block[kTileRows];
-  for (int64_t b = 0; b < blocks; ++b) {
-    for (int r = 0; r < rows; ++r) {
-      ReadWeightBlock(dtype, part.row(first_row + r), first_block + b, rows_of_block[r]);
-    }
-    if (format.super_blocks && (b == 0 || (first_block + b) % kSuperBlocks == 0)) {
-      WriteTileHeader(dtype, rows_of_block, tile);
-      tile += format.header_bytes();
-    }
-    WriteTileBlock(dtype, rows_of_block, tile);
-    tile += format.block_bytes();
-  }
+  const int64_t blocks = part.columns.count / kBlockColumns;
+  if (rows == kTileRows && PackWholeTile(dtype, of_rows, first_block, blocks, tile)) return;
+  PackTileByRows(dtype, of_rows, first_block, blocks, tile);
 }
 
 /// F32, F16 and BF16: a transposition of elements.
 template <typename Element>
 void PackPlainTile(const Part& part, int64_t first_row, int rows, std::byte* tile) {
+  TileRows of_rows = {};
   for (int r = 0; r < rows; ++r) {
-    const std::byte* from =
+    of_rows[r] =
         part.row(first_row + r) + part.columns.begin * static_cast<int64_t>(sizeof(Element));
+  }
+  if (rows == kTileRows) {
+    constexpr auto kPackWhole = sizeof(Element) == 4 ? PackWholeTile32 : PackWholeTile16;
+    return kPackWhole(of_rows, part.columns.count, tile);
+  }
+  for (int r = 0; r < rows; ++r) {
+    const std::byte* from = of_rows[r];
     std::byte* to = tile + r * sizeof(Element);
     for (int64_t column = 0; column < part.columns.count; ++column) {
       std::memcpy(to + column * kTileRows * sizeof(Element), from + column * sizeof(Element),
@@ -127,7 +130,7 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(const MatrixSource& source, Rang
   matrix.data_ = *data;
 
   const Part part{source, rows, columns};
-  pool.ParallelFor(matrix.tiles(), [&](int64_t t, int) {
+  const auto pack_tile = [&](int64_t t) {
     const int64_t first_row = t * kTileRows;
     const auto tile_rows = static_cast<int>(std::min<int64_t>(kTileRows, rows.count - first_row));
     std::byte* tile = matrix.data_ + t * matrix.tile_bytes_;
@@ -140,7 +143,24 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(const MatrixSource& source, Rang
     } else {
       PackPlainTile<uint16_t>(part, first_row, tile_rows, tile);
     }
-  });
+  };
+  // A run of tiles at a time, after which its pages of the file leave this process again: else file
+  // and tiles would both be in memory.
+  const int64_t run_tiles =
+      std::max<int64_t>(kRunBytes / (kTileRows * RowBytes(source.dtype, source.columns)), 1);
+  const auto bytes_of_run = [&](int64_t first) {
+    const int64_t end = std::min((first + run_tiles) * kTileRows, rows.count);
+    return std::span(part.row(first * kTileRows), part.row(end));
+  };
+  if (source.file != nullptr) source.file->WillNeed(bytes_of_run(0));
+  for (int64_t first = 0; first < matrix.tiles(); first += run_tiles) {
+    const int64_t next = first + run_tiles;
+    const bool last = next >= matrix.tiles();
+    if (source.file != nullptr && !last) source.file->WillNeed(bytes_of_run(next));
+    pool.ParallelFor(std::min(run_tiles, matrix.tiles() - first),
+                     [&](int64_t t, int) { pack_tile(first + t); });
+    if (source.file != nullptr) source.file->Release(bytes_of_run(first));
+  }
   return matrix;
 }
 

@@ -7,6 +7,7 @@
 
 #include "core/arena.h"
 #include "core/dtype.h"
+#include "core/mapped_file.h"
 #include "core/shard.h"
 #include "core/status.h"
 #include "core/thread_pool.h"
@@ -25,6 +26,7 @@ struct MatrixSource {
   const std::byte* data = nullptr;
   int64_t rows = 0;
   int64_t columns = 0;
+  const MappedFile* file = nullptr;  // where data is mapped from, if it is
 };
 
 /// A part of a matrix, packed into tiles of 16 rows x 32 columns for the kernels. Rows are padded
@@ -35,9 +37,9 @@ class PackedMatrix {
 
   /// Packs rows x columns of the source into memory of `arena`, on all threads of the pool.
   /// columns.begin must be a multiple of 32, and columns.count too unless it reaches the end. With
-  /// ActivationMode::kF32 quantized weights are expanded to F32. Either range may be empty. Errors
-  /// name the matrix: kInvalidArgument for a bad range or shape, kResourceExhausted for want of
-  /// memory.
+  /// ActivationMode::kF32 quantized weights are expanded to F32. Either range may be empty. Pages
+  /// of source.file do not stay in memory. Errors name the matrix: kInvalidArgument for a bad range
+  /// or shape, kResourceExhausted for want of memory.
   static absl::StatusOr<PackedMatrix> Pack(const MatrixSource& source, Range rows, Range columns,
                                            ActivationMode mode, Arena& arena, ThreadPool& pool);
 

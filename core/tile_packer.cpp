@@ -258,4 +258,21 @@ void WriteTileHeader(DType dtype, const WeightBlock (&blocks)[kTileRows], std::b
   WriteHalves(TileFormatOf(dtype), blocks, out);
 }
 
+void PackTileByRows(DType dtype, const TileRows& rows, int64_t first_block, int64_t blocks,
+                    std::byte* tile) {
+  const TileFormat format = TileFormatOf(dtype);
+  WeightBlock rows_of_block[kTileRows];
+  for (int64_t block = first_block; block < first_block + blocks; ++block) {
+    for (int r = 0; r < kTileRows; ++r) {
+      if (rows[r] != nullptr) ReadWeightBlock(dtype, rows[r], block, rows_of_block[r]);
+    }
+    if (format.super_blocks && (block == first_block || block % kSuperBlocks == 0)) {
+      WriteTileHeader(dtype, rows_of_block, tile);
+      tile += format.header_bytes();
+    }
+    WriteTileBlock(dtype, rows_of_block, tile);
+    tile += format.block_bytes();
+  }
+}
+
 }  // namespace tandem::core
