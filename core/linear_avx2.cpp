@@ -56,21 +56,47 @@ struct Avx2 {
     std::memcpy(&four, codes, sizeof(four));
     return _mm256_set1_epi32(four);
   }
-  /// Sums of two products fit into int16 for codes up to 63: 2 * 63 * 127 = 16002.
-  template <int kMaxCode>
-  static TANDEM_INLINE Int Dot(Int acc, Int w, Codes activations) {
-    static_assert(2 * kMaxCode * 127 <= 32767);
-    const __m256i ones = _mm256_set1_epi16(1);
-    return {_mm256_add_epi32(acc.low,
-                             _mm256_madd_epi16(_mm256_maddubs_epi16(w.low, activations), ones)),
-            _mm256_add_epi32(acc.high,
-                             _mm256_madd_epi16(_mm256_maddubs_epi16(w.high, activations), ones))};
-  }
-  /// |w| and sign(w) * a, because unsigned 8-bit codes would saturate; the reduced ones do not:
-  /// 2 * 128 * 127 = 32512.
-  static TANDEM_INLINE Int DotExcess128(Int acc, Int w, Codes a) {
-    return {DotSigned(acc.low, w.low, a), DotSigned(acc.high, w.high, a)};
-  }
+  /// Sums of products stay int16, of two columns each, for as many steps as fit: 2 * 127 times the
+  /// largest code a step. Codes of 8 bits go reduced by 128, as |w| and sign(w) * a, because
+  /// unsigned they would saturate: 2 * 128 * 127 = 32512.
+  template <int kBits>
+  class Products {
+   public:
+    TANDEM_INLINE void Begin(Int from) { total_ = from; }
+    TANDEM_INLINE void Add(Int w, Codes a) {
+      const Int next = {Pairs(w.low, a), Pairs(w.high, a)};
+      pairs_ = steps_ == 0 ? next
+                           : Int{_mm256_add_epi16(pairs_.low, next.low),
+                                 _mm256_add_epi16(pairs_.high, next.high)};
+      if (++steps_ == kMostSteps) AddPairs();
+    }
+    TANDEM_INLINE Int Total() {
+      if (steps_ != 0) AddPairs();
+      return total_;
+    }
+
+   private:
+    static constexpr int kMostSteps = kBits == 8 ? 1 : 32767 / (2 * 127 * ((1 << kBits) - 1));
+
+    static TANDEM_INLINE __m256i Pairs(__m256i w, Codes a) {
+      if constexpr (kBits == 8) {
+        const __m256i reduced = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+        return _mm256_maddubs_epi16(_mm256_abs_epi8(reduced), _mm256_sign_epi8(a, reduced));
+      } else {
+        return _mm256_maddubs_epi16(w, a);
+      }
+    }
+    TANDEM_INLINE void AddPairs() {
+      const __m256i ones = _mm256_set1_epi16(1);
+      total_ = {_mm256_add_epi32(total_.low, _mm256_madd_epi16(pairs_.low, ones)),
+                _mm256_add_epi32(total_.high, _mm256_madd_epi16(pairs_.high, ones))};
+      steps_ = 0;
+    }
+
+    Int total_;
+    Int pairs_;
+    int steps_ = 0;  // known to the compiler once the loops are unrolled
+  };
   template <int kShift>
   static TANDEM_INLINE Int StartDot(const int32_t* n) {
     const __m256i scaled = _mm256_slli_epi32(_mm256_set1_epi32(*n), kShift);
@@ -144,13 +170,6 @@ struct Avx2 {
     const __m256i leaf = _mm256_add_epi64(_mm256_slli_epi64(_mm256_cvtepi32_epi64(large), 24),
                                           _mm256_cvtepi32_epi64(small));
     _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), leaf));
-  }
-  static TANDEM_INLINE __m256i DotSigned(__m256i acc, __m256i w, Codes a) {
-    const __m256i reduced = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
-    const __m256i activations = _mm256_sign_epi8(a, reduced);
-    return _mm256_add_epi32(
-        acc, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(reduced), activations),
-                               _mm256_set1_epi16(1)));
   }
   static TANDEM_INLINE __m256 Widen(__m128i halves) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));

@@ -47,13 +47,13 @@ struct Avx512 {
     std::memcpy(&four, codes, sizeof(four));
     return _mm512_set1_epi32(four);
   }
-  template <int kMaxCode>
-  static TANDEM_INLINE Int Dot(Int acc, Int w, Codes a) {
-    return _mm512_dpbusd_epi32(acc, w, a);
-  }
-  static TANDEM_INLINE Int DotExcess128(Int acc, Int w, Codes a) {
-    return _mm512_dpbusd_epi32(acc, w, a);
-  }
+  template <int kBits>
+  struct Products {
+    Int sum;
+    TANDEM_INLINE void Begin(Int from) { sum = from; }
+    TANDEM_INLINE void Add(Int w, Codes a) { sum = _mm512_dpbusd_epi32(sum, w, a); }
+    TANDEM_INLINE Int Total() const { return sum; }
+  };
   template <int kShift>
   static TANDEM_INLINE Int StartDot(const int32_t* n) {
     return _mm512_slli_epi32(_mm512_set1_epi32(*n), kShift);

@@ -64,7 +64,6 @@ struct Scalar {
     std::memcpy(&four, codes, sizeof(four));
     return four;
   }
-  template <int kMaxCode>
   static Int Dot(const Int& acc, const Int& w, uint32_t activations) {
     return MapInt([&](int row) {
       auto sum = static_cast<int32_t>(acc.lane[row]);
@@ -75,7 +74,13 @@ struct Scalar {
       return static_cast<uint32_t>(sum);
     });
   }
-  static Int DotExcess128(const Int& acc, const Int& w, uint32_t a) { return Dot<255>(acc, w, a); }
+  template <int kBits>
+  struct Products {
+    Int sum;
+    void Begin(const Int& from) { sum = from; }
+    void Add(const Int& w, Codes a) { sum = Dot(sum, w, a); }
+    Int Total() const { return sum; }
+  };
   template <int kShift>
   static Int StartDot(const int32_t* n) {
     return MapInt([&](int) { return static_cast<uint32_t>(*n) << kShift; });

@@ -6,9 +6,9 @@
 //     Zero(), FloatZero(), Load(bytes)    integer vectors; Load reads 64 bytes
 //     ShiftRight<n>, ShiftLeft<n>, And(v, mask), Or(v, w)   on 32-bit lanes
 //     V::Codes, LoadActivations(int8_t*)  four activation codes for all lanes
-//     Dot<kMaxCode>(acc, w, a)            acc + four unsigned times four signed bytes
-//     DotExcess128(acc, w, a)             the same, exactly, with codes of w reduced by 128 if
-//                                         kReducesBy128, else unreduced
+//     Products<kBits>                     a sum of four unsigned times four signed bytes, of codes
+//                                         of that many bits: Begin(v), Add(w, a), Total(). Codes of
+//                                         8 bits are reduced by 128 if kReducesBy128
 //     StartDot<shift>(int32_t* n)         *n << shift, in all lanes
 //     ToFloat(v), Broadcast(float)
 //     LoadF32/F16/BF16(bytes)             16 floats
@@ -142,15 +142,14 @@ TANDEM_INLINE void MultiplyBlock(const std::byte* block, const std::byte* header
     // The zero point leaves with what a sum of products begins with.
     constexpr bool kCorrect =
         kFormat.zero_point != 0 && !(kFormat.zero_point == 128 && V::kReducesBy128);
-    typename V::Int dot[kTiles][kTokens];
+    typename V::template Products<kFormat.code_bits> products[kTiles][kTokens];
 #pragma GCC unroll 4
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma GCC unroll 16
       for (int t = 0; t < kTokens; ++t) {
-        dot[tile][t] =
-            kCorrect
-                ? V::template StartDot<Log2(kFormat.zero_point)>(work.negative_sums + which + t)
-                : V::Zero();
+        products[tile][t].Begin(kCorrect ? V::template StartDot<Log2(kFormat.zero_point)>(
+                                               work.negative_sums + which + t)
+                                         : V::Zero());
       }
     }
 #pragma GCC unroll 4
@@ -167,14 +166,7 @@ TANDEM_INLINE void MultiplyBlock(const std::byte* block, const std::byte* header
           const typename V::Codes a =
               V::LoadActivations(codes + t * kBlockColumns + 16 * half + 4 * group);
 #pragma GCC unroll 4
-          for (int tile = 0; tile < kTiles; ++tile) {
-            if constexpr (kFormat.code_bits == 8) {
-              dot[tile][t] = V::DotExcess128(dot[tile][t], w[tile], a);
-            } else {
-              constexpr int kMaxCode = (1 << kFormat.code_bits) - 1;
-              dot[tile][t] = V::template Dot<kMaxCode>(dot[tile][t], w[tile], a);
-            }
-          }
+          for (int tile = 0; tile < kTiles; ++tile) products[tile][t].Add(w[tile], a);
         }
         between(kSteps == 2 ? 4 * step + group : 2 * group + half);
       }
@@ -188,7 +180,8 @@ TANDEM_INLINE void MultiplyBlock(const std::byte* block, const std::byte* header
       for (int t = 0; t < kTokens; ++t) {
         const typename V::Float activation_scale = V::Broadcast(scales[t]);
         typename V::Float& sum = sums.of[tile][t];
-        sum = V::Fma(V::Multiply(rows.scale, activation_scale), V::ToFloat(dot[tile][t]), sum);
+        sum = V::Fma(V::Multiply(rows.scale, activation_scale),
+                     V::ToFloat(products[tile][t].Total()), sum);
         if constexpr (kFormat.has_offset) {
           sum = V::Fma(V::Multiply(rows.offset, activation_scale),
                        V::Broadcast(work.float_sums[which + t]), sum);

@@ -133,7 +133,7 @@ constexpr int64_t Number(Isa isa) { return static_cast<int64_t>(isa); }
 
 void DecodeArguments(benchmark::internal::Benchmark* benchmark) {
   for (const DType dtype : {DType::kQ4_0, DType::kQ4_1, DType::kQ8_0, DType::kQ5_0, DType::kQ4_K,
-                            DType::kQ6_K, DType::kF16, DType::kF32}) {
+                            DType::kQ5_K, DType::kQ6_K, DType::kF16, DType::kF32}) {
     const int64_t rows = dtype == DType::kF32 ? 16384 : 65536;
     benchmark->Args({Number(dtype), 1, 1, Number(Isa::kAvx512), rows, 1536});
   }
@@ -143,7 +143,7 @@ void DecodeArguments(benchmark::internal::Benchmark* benchmark) {
 
 void PrefillArguments(benchmark::internal::Benchmark* benchmark) {
   for (const DType dtype : {DType::kQ4_0, DType::kQ4_1, DType::kQ8_0, DType::kQ5_0, DType::kQ4_K,
-                            DType::kQ6_K, DType::kF16}) {
+                            DType::kQ5_K, DType::kQ6_K, DType::kF16}) {
     benchmark->Args({Number(dtype), 512, 1, Number(Isa::kAvx512), 1536, 768});
   }
   for (const int64_t tokens : {2, 4, 8, 16, 64}) {
