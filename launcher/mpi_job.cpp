@@ -29,9 +29,6 @@ std::vector<std::string> MpirunArguments(
     arguments.push_back("--hostfile");
     arguments.push_back(launch.hostfile);
   }
-  if (launch.ranks > static_cast<int>(std::thread::hardware_concurrency())) {
-    for (const char* word : {"--mca", "mpi_yield_when_idle", "1"}) arguments.push_back(word);
-  }
   for (const auto& [name, value] : environment) {
     arguments.push_back("-x");
     arguments.push_back(name);

@@ -8,6 +8,7 @@
 
 #include "core/collective.h"
 #include "core/status.h"
+#include "parallel/host_meeting.h"
 #include "parallel/progress_board.h"
 
 namespace tandem::parallel {
@@ -32,6 +33,14 @@ class Communicator : public core::Collective {
   /// return from their calls with an error that names this rank; MPI ends all processes of the job.
   /// May be called from any thread, also while another one is in a call (a watchdog's).
   virtual void Abort(const absl::Status& why) = 0;
+
+  /// How long ranks poll in a collective before they sleep, where they can sleep at all (MPI and
+  /// the network always poll). All ranks call it together, on the processors where they stay: how
+  /// they meet best is measured here too.
+  virtual absl::Status SetPatience(const MeetingPatience& patience) {
+    static_cast<void>(patience);
+    return absl::OkStatus();
+  }
 
   /// From now on this rank's collectives are published on `board`, which must outlive the
   /// communicator or be taken away with null. Called by the rank's own thread.

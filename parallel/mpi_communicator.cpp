@@ -1,6 +1,7 @@
 #include "parallel/mpi_communicator.h"
 
 #include <mpi.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <array>
@@ -12,7 +13,9 @@
 #include <utility>
 
 #include "absl/functional/function_ref.h"
+#include "parallel/host_meeting.h"
 #include "parallel/one_rank_communicator.h"
+#include "parallel/shared_memory.h"
 
 namespace tandem::parallel {
 namespace {
@@ -49,15 +52,30 @@ class MpiCommunicator final : public Communicator {
     return absl::OkStatus();
   }
 
+  /// Lets the ranks of each host meet in shared memory, if all hosts can.
+  absl::Status MeetInSharedMemory(const MeetingOptions& options) {
+    return Guarded("setting up shared memory", {}, [&] { return SetUpMeeting(options); });
+  }
+
+  absl::Status SetPatience(const MeetingPatience& patience) override {
+    if (meeting_ == nullptr) return absl::OkStatus();
+    return Exclusively("trying ways to meet", {}, [&] {
+      meeting_->set_patience(patience);
+      return meeting_->ChooseStores();
+    });
+  }
+
   absl::Status AllReduceSum(std::span<int64_t> values, const core::StepPhase& phase) override {
-    return Guarded("MPI_Allreduce", phase, [&]() -> int {
-      for (size_t begin = 0; begin < values.size(); begin += Piece()) {
-        const int count = static_cast<int>(std::min(Piece(), values.size() - begin));
-        const int code = MPI_Allreduce(MPI_IN_PLACE, values.data() + begin, count, MPI_INT64_T,
-                                       MPI_SUM, MPI_COMM_WORLD);
-        if (code != MPI_SUCCESS) return code;
-      }
-      return MPI_SUCCESS;
+    if (meeting_ == nullptr) {
+      return Guarded("MPI_Allreduce", phase,
+                     [&] { return AllReducePieces(values, MPI_COMM_WORLD); });
+    }
+    return Exclusively("all-reduce", phase, [&]() -> absl::Status {
+      if (!several_hosts_) return meeting_->AllReduceSum(values);
+      return meeting_->AllReduceSum(values, owners_, [&](std::span<int64_t> sums) {
+        const int code = AllReducePieces(sums, owners_comm_);
+        return code == MPI_SUCCESS ? absl::OkStatus() : MpiError("MPI_Allreduce", phase, code);
+      });
     });
   }
 
@@ -66,6 +84,9 @@ class MpiCommunicator final : public Communicator {
     if (all.size() != mine.size() * static_cast<size_t>(size_)) {
       return Fail(Internal("all-gather of {} bytes on {}: room for {} bytes, expected {} times {}",
                            mine.size(), RankOnHost(*this, rank_), all.size(), size_, mine.size()));
+    }
+    if (meeting_ != nullptr && !several_hosts_) {
+      return Exclusively("all-gather", phase, [&] { return meeting_->AllGather(mine, all); });
     }
     return Guarded("MPI_Allgather", phase, [&]() -> int {
       if (mine.size() <= Piece()) {
@@ -119,17 +140,101 @@ class MpiCommunicator final : public Communicator {
     return MPI_SUCCESS;
   }
 
+  int AllReducePieces(std::span<int64_t> values, MPI_Comm comm) {
+    for (size_t begin = 0; begin < values.size(); begin += Piece()) {
+      const int count = static_cast<int>(std::min(Piece(), values.size() - begin));
+      const int code =
+          MPI_Allreduce(MPI_IN_PLACE, values.data() + begin, count, MPI_INT64_T, MPI_SUM, comm);
+      if (code != MPI_SUCCESS) return code;
+    }
+    return MPI_SUCCESS;
+  }
+
+  /// Returns MPI's code. Without memory it leaves all as it was, and says so.
+  int SetUpMeeting(const MeetingOptions& options) {
+    MPI_Comm host_comm = MPI_COMM_NULL;
+    if (const int code = MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_,
+                                             MPI_INFO_NULL, &host_comm);
+        code != MPI_SUCCESS) {
+      return code;
+    }
+    int local_rank = 0;
+    int local_size = 0;
+    MPI_Comm_rank(host_comm, &local_rank);
+    MPI_Comm_size(host_comm, &local_size);
+
+    absl::StatusOr<SharedMemory> memory = ShareMemory(host_comm, local_rank, local_size, options);
+    // The world's: can all, the fewest and (negative) the most ranks of a host.
+    int facts[3] = {memory.ok() ? 1 : 0, local_size, -local_size};
+    int code = MPI_Allreduce(MPI_IN_PLACE, facts, 3, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+    if (code == MPI_SUCCESS) code = MPI_Comm_free(&host_comm);
+    if (!memory.ok()) {
+      spdlog::warn("{}: {}; the ranks meet by MPI instead", RankOnHost(*this, rank_),
+                   Message(memory.status()));
+    }
+    const bool all_can = facts[0] == 1;
+    const int most_ranks_of_a_host = -facts[2];
+    if (code != MPI_SUCCESS || !all_can || most_ranks_of_a_host == 1) return code;
+    memory->RemoveName();
+
+    owners_ = facts[1];
+    several_hosts_ = local_size < size_;
+    if (several_hosts_) {
+      const int color = local_rank < owners_ ? local_rank : MPI_UNDEFINED;
+      code = MPI_Comm_split(MPI_COMM_WORLD, color, rank_, &owners_comm_);
+      if (code != MPI_SUCCESS) return code;
+    }
+    memory_ = std::move(memory).value();
+    meeting_ = std::make_unique<HostMeeting>(memory_.data(), local_rank, local_size, options);
+    return MPI_SUCCESS;
+  }
+
+  /// Memory that the ranks of `host_comm` map, each with its own slots reserved. An MPI error here
+  /// shows again in the agreement that follows.
+  absl::StatusOr<SharedMemory> ShareMemory(MPI_Comm host_comm, int local_rank, int local_size,
+                                           const MeetingOptions& options) {
+    const int64_t bytes = HostMeeting::BytesNeeded(local_size, options);
+    absl::StatusOr<SharedMemory> memory =
+        Unavailable("the first rank of this host could not create shared memory");
+    if (local_rank == 0) {
+      memory = SharedMemory::Create(bytes);
+      if (memory.ok()) {
+        const int64_t places = HostMeeting::SlotsOf(0, local_size, options).begin;
+        if (absl::Status room = memory->Reserve(0, places); !room.ok()) memory = std::move(room);
+      }
+    }
+    std::array<char, 64> name = {};
+    if (memory.ok()) std::strncpy(name.data(), memory->name().c_str(), name.size() - 1);
+    if (MPI_Bcast(name.data(), static_cast<int>(name.size()), MPI_CHAR, 0, host_comm) !=
+        MPI_SUCCESS) {
+      return Unavailable("MPI_Bcast failed");
+    }
+    if (local_rank != 0 && name[0] != 0) memory = SharedMemory::Open(name.data(), bytes);
+    TANDEM_RETURN_IF_ERROR(memory.status());
+    const HostMeeting::Part slots = HostMeeting::SlotsOf(local_rank, local_size, options);
+    TANDEM_RETURN_IF_ERROR(memory->Reserve(slots.begin, slots.count));
+    return memory;
+  }
+
   absl::Status Guarded(std::string_view name, const core::StepPhase& phase,
                        absl::FunctionRef<int()> call) {
+    return Exclusively(name, phase, [&] {
+      const int code = call();
+      return code == MPI_SUCCESS ? absl::OkStatus() : MpiError(name, phase, code);
+    });
+  }
+
+  absl::Status Exclusively(std::string_view name, const core::StepPhase& phase,
+                           absl::FunctionRef<absl::Status()> call) {
     if (busy_.test_and_set(std::memory_order_acquire)) {
-      return Internal("{} on {}: another thread is in an MPI call; one at a time may call", name,
+      return Internal("{} on {}: another thread is in a collective; one at a time may call", name,
                       RankOnHost(*this, rank_));
     }
     absl::Status status = error_;
     if (status.ok()) {
       ProgressMark mark(board(), rank_, phase);
-      const int code = call();
-      if (code != MPI_SUCCESS) status = Fail(MpiError(name, phase, code));
+      status = call();
+      if (!status.ok()) status = Fail(std::move(status));
     }
     busy_.clear(std::memory_order_release);
     return status;
@@ -155,6 +260,12 @@ class MpiCommunicator final : public Communicator {
   std::vector<std::string> hosts_;
   std::atomic_flag busy_;
   absl::Status error_;  // guarded by busy_
+  // Set once, before the first collective of others.
+  SharedMemory memory_;
+  std::unique_ptr<HostMeeting> meeting_;  // null: all goes by MPI
+  bool several_hosts_ = false;
+  int owners_ = 1;                        // ranks of each host that reduce a slice between hosts
+  MPI_Comm owners_comm_ = MPI_COMM_NULL;  // those of one slice; null on the others
 };
 
 absl::Status CheckSize(int found, bool started_by_mpi, const MpiOptions& options) {
@@ -186,6 +297,9 @@ absl::StatusOr<std::unique_ptr<Communicator>> CreateWorld(const MpiOptions& opti
     TANDEM_RETURN_IF_ERROR(CheckSize(1, false, options));
     return std::make_unique<OneRankCommunicator>();
   }
+  // Open MPI polls while it waits. It shall offer its processor to others meanwhile: measured on idle
+  // processors that costs nothing, and without it ranks that share processors stall each other.
+  setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
   int provided = 0;
   // Serialized, not funneled: the step loop's thread calls after the main thread has started up.
   // Open MPI takes no locks for either.
@@ -202,6 +316,9 @@ absl::StatusOr<std::unique_ptr<Communicator>> CreateWorld(const MpiOptions& opti
   auto world = std::make_unique<MpiCommunicator>(rank, size, options.largest_count);
   TANDEM_RETURN_IF_ERROR(CheckSize(size, true, options));
   TANDEM_RETURN_IF_ERROR(world->GatherHosts());
+  if (options.shared_memory && size > 1) {
+    TANDEM_RETURN_IF_ERROR(world->MeetInSharedMemory(options.meeting));
+  }
   return world;
 }
 

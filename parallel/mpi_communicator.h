@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "parallel/communicator.h"
+#include "parallel/host_meeting.h"
 
 namespace tandem::parallel {
 
@@ -14,6 +15,9 @@ struct MpiOptions {
   /// Largest count of one MPI call, whose counts are `int`; more is done in pieces. Tests make it
   /// small; at least 1.
   int64_t largest_count = int64_t{1} << 30;
+  /// Ranks of one host meet in shared memory. False, or where the system gives none: by MPI.
+  bool shared_memory = true;
+  MeetingOptions meeting = {};
 };
 
 /// True if a launcher (mpirun, srun with PMIx or PMI) started this process as a rank of a job.
@@ -22,6 +26,8 @@ bool StartedByMpi();
 /// The world that this process was started in: MPI's if a launcher started it, otherwise a world of
 /// one rank, which does not touch MPI and so costs nothing.
 ///
+/// Reductions and gathers within a host go through shared memory (HostMeeting); over several hosts,
+/// reductions first within each host, then between them by MPI; all else is MPI.
 /// Call once a process. MPI calls may come from any thread, but from one at a time (a second one is
 /// refused with an error); create and destroy on the same thread. Destroying it finalizes MPI,
 /// which waits for the other ranks; after an error it ends the job instead, so that nobody waits

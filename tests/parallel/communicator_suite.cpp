@@ -105,6 +105,17 @@ absl::Status ManyOperationsStayInStep(Communicator& world) {
   return absl::OkStatus();
 }
 
+/// Sums of sizes that go up and down, so that what is left of one must not show in the next. Most
+/// are small, as in decode; some longer than any piece.
+absl::Status SumsOfRandomSizes(Communicator& world) {
+  std::mt19937 random(23);
+  for (int i = 0; i < 400; ++i) {
+    const size_t most = i % 20 == 0 ? 50000 : i % 5 == 0 ? 5000 : 700;
+    TANDEM_RETURN_IF_ERROR(SumsAreExact(world, random() % most));
+  }
+  return absl::OkStatus();
+}
+
 /// Leaves up to 2^22 in multiples of 2^-32 need 54 bits and a sign; their sums must not saturate.
 absl::Status LargeSumsAreExact(Communicator& world) {
   const int64_t leaf = int64_t{1} << 54;
@@ -146,9 +157,11 @@ std::vector<CommunicatorCase> CommunicatorSuite() {
   };
   cases.push_back({"Barrier", [](Communicator& world) { return world.Barrier(); }});
   cases.push_back({"Places", PlacesAreConsistent});
-  add_sizes("Sum", {0, 1, 2, 3, 64, 576, 577, 4096, 100000}, SumsAreExact);
+  add_sizes("Sum", {0, 1, 2, 3, 64, 255, 256, 576, 577, 4096, 16383, 16384, 16385, 100000},
+            SumsAreExact);
+  cases.push_back({"SumsOfRandomSizes", SumsOfRandomSizes});
   cases.push_back({"LargeSums", LargeSumsAreExact});
-  add_sizes("Gather", {0, 1, 3, 8, 1000, 65537}, GatherIsInRankOrder);
+  add_sizes("Gather", {0, 1, 3, 8, 1000, 65537, 131072, 131073}, GatherIsInRankOrder);
   add_sizes("Broadcast", {0, 1, 1000, 100001}, BroadcastIsFromRankZero);
   cases.push_back({"Strings", StringsTakeRankZerosSize});
   cases.push_back({"Many", ManyOperationsStayInStep});

@@ -7,19 +7,24 @@
 #include "parallel/mpi_communicator.h"
 #include "tests/parallel/communicator_suite.h"
 
-/// Runs the communicator suite as one rank of an MPI job: communicator_check RANKS [LARGEST COUNT].
-/// Prints one line a failed case; rank 0 says how many passed. Exit status 1 on any failure.
+/// Runs the communicator suite as one rank of an MPI job: communicator_check RANKS [WAY]. Ways:
+/// `pieces` cuts all messages small, `mpi` shares no memory, `mpi_pieces` both, `sleep` never
+/// polls. Prints one line a failed case; rank 0 says how many passed. Exit status 1 on any failure.
 /// `communicator_check RANKS abort` instead lets rank 0 end the job while all ranks hang.
 namespace tandem::parallel {
 namespace {
 
-int Check(const MpiOptions& options) {
+int Check(const MpiOptions& options, bool poll) {
   absl::StatusOr<std::unique_ptr<Communicator>> world = CreateWorld(options);
   if (!world.ok()) {
     std::fprintf(stderr, "%s\n", Message(world.status()).c_str());
     return 1;
   }
+  const std::chrono::microseconds none(0);
   int failed = 0;
+  if (!(*world)->SetPatience(poll ? MeetingPatience() : MeetingPatience{.spin = none}).ok()) {
+    ++failed;
+  }
   const std::vector<CommunicatorCase> suite = CommunicatorSuite();
   for (const CommunicatorCase& each : suite) {
     const absl::Status status = each.run(**world);
@@ -62,9 +67,12 @@ int CheckAbort(const MpiOptions& options) {
 int main(int argc, char** argv) {
   tandem::parallel::MpiOptions options;
   if (argc > 1) options.expected_ranks = std::atoi(argv[1]);
-  if (argc > 2 && std::string_view(argv[2]) == "abort") {
-    return tandem::parallel::CheckAbort(options);
+  const std::string_view way = argc > 2 ? argv[2] : "";
+  if (way == "abort") return tandem::parallel::CheckAbort(options);
+  if (way == "pieces" || way == "mpi_pieces") {
+    options.largest_count = 1000;
+    options.meeting = {.slot_bytes = 8192, .one_shot_bytes = 4096};
   }
-  if (argc > 2) options.largest_count = std::atoi(argv[2]);
-  return tandem::parallel::Check(options);
+  options.shared_memory = way != "mpi" && way != "mpi_pieces";
+  return tandem::parallel::Check(options, way != "sleep");
 }
