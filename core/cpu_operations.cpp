@@ -47,7 +47,7 @@ CpuOperations::CpuOperations(const ModelConfig& config, const Shard& shard,
       options_(options),
       device_name_(fmt::format("cpu ({}, {} thread{})", IsaName(options.isa), options.threads,
                                options.threads == 1 ? "" : "s")),
-      pool_(options.threads, options.spin_microseconds),
+      pool_(options.threads, options.spin_microseconds, options.on_thread_start),
       rope_(config.rope),
       local_rope_(config.local_rope),
       total_(memory_, config.dim) {}

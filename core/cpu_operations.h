@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -16,7 +17,8 @@ struct CpuOptions {
   Isa isa = Isa::kScalar;
   ActivationMode activations = ActivationMode::kQ8;
   int threads = 1;
-  int spin_microseconds = 30;  // 0 where ranks outnumber cores
+  int spin_microseconds = 30;                                 // 0 where ranks outnumber cores
+  std::function<void(int worker)> on_thread_start = nullptr;  // ThreadPool's
 };
 
 /// The operations on a CPU: a pool of threads that divides rows, tokens and heads, never sums.

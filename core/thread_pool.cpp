@@ -159,13 +159,16 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(int threads, int spin_microseconds)
+ThreadPool::ThreadPool(int threads, int spin_microseconds, std::function<void(int)> on_start)
     : state_(std::make_unique<State>(threads)) {
   state_->spin = std::chrono::microseconds(spin_microseconds);
   SetFloatEnvironment();
   for (int worker = 1; worker < threads; ++worker) {
     state_->workers[static_cast<size_t>(worker)].thread =
-        std::thread([state = state_.get(), worker] { state->Work(worker); });
+        std::thread([state = state_.get(), worker, on_start] {
+          if (on_start) on_start(worker);
+          state->Work(worker);
+        });
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "absl/functional/function_ref.h"
@@ -17,8 +18,10 @@ namespace tandem::core {
 class ThreadPool {
  public:
   /// threads >= 1. `spin_microseconds`: how long a worker spins before it sleeps (0 when ranks
-  /// outnumber cores).
-  explicit ThreadPool(int threads, int spin_microseconds = 30);
+  /// outnumber cores). `on_start`: called first by each thread that the pool starts, with its
+  /// worker number (from 1), e.g. to bind it to a processor.
+  explicit ThreadPool(int threads, int spin_microseconds = 30,
+                      std::function<void(int worker)> on_start = nullptr);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

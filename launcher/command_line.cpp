@@ -34,8 +34,11 @@ void AddModelArgument(CLI::App& app, std::string& model) {
 }
 
 void AddModelOptions(CLI::App& app, ModelOptions& o) {
-  Add(app, "--threads", o.threads, "threads a rank; 0: the host's processors over its ranks")
+  Add(app, "--threads", o.threads, "threads a rank; 0: the host's cores over its ranks")
       ->check(CLI::Range(0, 1024));
+  Add(app, "--pin", o.pin,
+      "where threads stay: auto (each rank on a NUMA node of its own, if there are several), cores "
+      "(each thread on a core of its own) or none");
   Add(app, "--isa", o.isa,
       "instruction set: auto, scalar, avx2 or avx512 (all give the same bits)");
   Add(app, "--activations", o.activations,

@@ -23,6 +23,13 @@ absl::StatusOr<ModelChoices> ModelChoices::From(const ModelOptions& options) {
   } else if (options.kv_dtype != "f16" && !options.kv_dtype.empty()) {
     return InvalidArgument("--kv-dtype {}: expected f16 or f32", options.kv_dtype);
   }
+  if (options.pin == "none") {
+    choices.pinning = parallel::Pinning::kNone;
+  } else if (options.pin == "cores") {
+    choices.pinning = parallel::Pinning::kCores;
+  } else if (options.pin != "auto") {
+    return InvalidArgument("--pin {}: expected auto, none or cores", options.pin);
+  }
   return choices;
 }
 

@@ -5,6 +5,7 @@
 #include "core/packed_matrix.h"
 #include "core/status.h"
 #include "launcher/options.h"
+#include "parallel/cpu_placement.h"
 
 namespace tandem::launcher {
 
@@ -13,6 +14,7 @@ struct ModelChoices {
   core::Isa isa = core::Isa::kScalar;
   core::ActivationMode activations = core::ActivationMode::kQ8;
   core::KvDtype kv_dtype = core::KvDtype::kF16;
+  parallel::Pinning pinning = parallel::Pinning::kNodes;
 
   /// kInvalidArgument, naming the flag and what it takes; kUnimplemented for a device that this
   /// program has no kernels for.

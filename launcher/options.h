@@ -17,7 +17,8 @@ inline constexpr int kExitUsage = 2;
 /// How a model is run, wherever a forward pass runs.
 struct ModelOptions {
   std::string model;               // path of a GGUF file
-  int threads = 0;                 // a rank; 0: the host's processors divided by its ranks
+  int threads = 0;                 // a rank; 0: the cores of this rank
+  std::string pin = "auto";        // auto, none, cores
   std::string isa = "auto";        // auto, scalar, avx2, avx512
   std::string activations = "q8";  // q8, f32
   std::string kv_dtype;            // f16, f32; empty: f16, or f32 with activations f32

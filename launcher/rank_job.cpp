@@ -1,6 +1,5 @@
 #include "launcher/rank_job.h"
 
-#include <sched.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include "launcher/supervised_engine.h"
 #include "launcher/version.h"
 #include "parallel/agree_on_status.h"
+#include "parallel/cpu_placement.h"
 #include "parallel/model_costs.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/run_rank.h"
@@ -38,21 +38,32 @@ absl::Status Agreed(Communicator& world, absl::Status status) {
   return ReportedElsewhere(std::move(status));
 }
 
-int ProcessorsOfThisProcess() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
+/// Binding is a matter of speed: where the system refuses, that is told and no more.
+void Bind(const parallel::CpuSet& cpus) {
+  if (cpus.empty()) return;
+  if (const absl::Status status = parallel::BindThisThread(cpus); !status.ok()) {
+    spdlog::warn("{}", Message(status));
+  }
 }
 
-core::CpuOptions CpuOptionsOf(const ModelOptions& options, const ModelChoices& choices,
-                              const Communicator& world) {
-  const int processors = ProcessorsOfThisProcess();
-  const int ranks_here = world.local_size();
+core::CpuOptions CpuOptionsOf(const ModelChoices& choices,
+                              const parallel::CpuPlacement& placement) {
   core::CpuOptions cpu{.isa = choices.isa, .activations = choices.activations};
-  cpu.threads = options.threads > 0 ? options.threads : std::max(1, processors / ranks_here);
-  if (cpu.threads * ranks_here > processors) cpu.spin_microseconds = 0;
+  cpu.threads = placement.threads;
+  if (!placement.may_poll) cpu.spin_microseconds = 0;
+  if (!placement.thread_cpus.empty()) {
+    cpu.on_thread_start = [thread_cpus = placement.thread_cpus](int worker) {
+      Bind(thread_cpus[static_cast<size_t>(worker)]);
+    };
+  }
   return cpu;
+}
+
+/// Ranks wait for each other as threads wait for work: without polling where they have no
+/// processors of their own.
+parallel::MeetingPatience PatienceOf(const parallel::CpuPlacement& placement) {
+  if (placement.may_poll) return {};
+  return {.spin = std::chrono::microseconds(0)};
 }
 
 absl::Status CheckSameEverywhere(Communicator& world, const core::ModelFile& file,
@@ -94,18 +105,24 @@ class Rank {
   absl::Status LoadShard() {
     const auto begin = std::chrono::steady_clock::now();
     const core::Shard& shard = plan_.shards[static_cast<size_t>(world_.rank())];
+    TANDEM_ASSIGN_OR_RETURN(placement_,
+                            parallel::AgreeOnPlacement(world_, choices_.pinning, options_.threads));
+    // Before any thread starts and any weight is written: what is touched first by a thread of a
+    // NUMA node lies there.
+    Bind(placement_.cpus);
+    TANDEM_RETURN_IF_ERROR(world_.SetPatience(PatienceOf(placement_)));
     operations_ = std::make_unique<core::CpuOperations>(file_->config(), shard,
-                                                        CpuOptionsOf(options_, choices_, world_));
+                                                        CpuOptionsOf(choices_, placement_));
     ProgressDisplay display;
     TANDEM_ASSIGN_OR_RETURN(
         model_, core::Transformer::Load(*file_, shard, *operations_,
                                         world_.rank() == 0 ? display.callback() : nullptr));
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     spdlog::info(
-        "rank {} of {} on {}: query heads {}-{}, {} bytes of weights, {}, loaded in {:.2f} s",
+        "rank {} of {} on {}: query heads {}-{}, {} bytes of weights, {}{}, loaded in {:.2f} s",
         world_.rank(), world_.size(), world_.host(), shard.query_heads.begin,
         shard.query_heads.end() - 1, model_->weight_bytes(), operations_->device_name(),
-        seconds.count());
+        placement_.text.empty() ? "" : ", " + placement_.text, seconds.count());
     return absl::OkStatus();
   }
 
@@ -128,6 +145,9 @@ class Rank {
     rank_options.kv_memory = options_.kv_memory;
     rank_options.kv_dtype = choices_.kv_dtype;
     rank_options.device = std::string(operations_->device_name());
+    if (!placement_.thread_cpus.empty()) {
+      rank_options.on_step_thread = [this] { Bind(placement_.thread_cpus.front()); };
+    }
     rank_options.control.interface = options_.control_interface;
     auto engine = parallel::RunRank(rank_options, world_, *model_);
     absl::Status status = engine.status();
@@ -147,6 +167,7 @@ class Rank {
   ModelChoices choices_;
   std::unique_ptr<core::ModelFile> file_;
   parallel::ShardPlan plan_;
+  parallel::CpuPlacement placement_;
   std::unique_ptr<core::CpuOperations> operations_;
   std::unique_ptr<core::Transformer> model_;
 };

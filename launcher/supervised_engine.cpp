@@ -41,6 +41,7 @@ std::vector<std::string> WorkerCommand(const ModelOptions& o, int ranks) {
   };
   add("--expected-ranks", fmt::format("{}", ranks));
   add("--threads", fmt::format("{}", o.threads));
+  add("--pin", o.pin);
   add("--isa", o.isa);
   add("--activations", o.activations);
   add("--device", o.device);

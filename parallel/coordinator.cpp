@@ -93,6 +93,7 @@ absl::Status Coordinator::Health() {
 
 void Coordinator::Loop() {
   core::SetFloatEnvironment();
+  if (options_.on_step_thread) options_.on_step_thread();
   while (WaitForWork()) {
     if (const absl::Status status = Step(); !status.ok()) Die(BlameForStepFailure(status));
   }

@@ -28,6 +28,8 @@ struct CoordinatorOptions {
   /// When this rank's own step fails, how long to wait for the channel to name the rank that died,
   /// which says more.
   std::chrono::milliseconds blame_wait{1000};
+  /// Called by the step loop's thread before its first step.
+  std::function<void()> on_step_thread = nullptr;
   /// Ends the world when the step loop hangs in a collective at destruction (Communicator::Abort).
   std::function<void(const absl::Status&)> abort_world;
 };

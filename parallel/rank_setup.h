@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -24,9 +25,10 @@ struct RankOptions {
   int32_t prefill_chunk = 512;  // prompt tokens a step
   int64_t kv_memory = 0;        // bytes of KV cache a rank; 0: chosen by free memory
   core::KvDtype kv_dtype = core::KvDtype::kF16;
-  uint64_t epoch = 0;          // number of this life of the rank job
-  std::string device = "cpu";  // for status
-  ZmqControlOptions control;   // where plans travel, with more than one rank
+  uint64_t epoch = 0;                    // number of this life of the rank job
+  std::string device = "cpu";            // for status
+  std::function<void()> on_step_thread;  // called by the thread that runs the steps, first
+  ZmqControlOptions control;             // where plans travel, with more than one rank
 };
 
 /// What a rank needs to execute plans, and what all ranks told each other at the start.

@@ -16,6 +16,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> RunLeader(const RankOptions& option
       std::move(setup), std::move(leader),
       CoordinatorOptions{.max_waiting = options.max_waiting,
                          .plan_ahead = world.size() > 1,
+                         .on_step_thread = options.on_step_thread,
                          .abort_world = [&world](const absl::Status& why) { world.Abort(why); }});
 }
 
@@ -35,6 +36,7 @@ absl::Status RunFollower(const RankOptions& options, Communicator& world, core::
   core::SetFloatEnvironment();
   const absl::StatusOr<RankSetup> setup = SetUpRank(options, world, model);
   TANDEM_RETURN_IF_ERROR(setup.status());
+  if (options.on_step_thread) options.on_step_thread();
   return FollowPlans(follower, *setup->runner, options.epoch);
 }
 

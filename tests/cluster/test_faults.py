@@ -19,6 +19,7 @@ WRONG_USE = {
     "token is no number": (["generate", SMOLLM2, "--tokens", "1,two"], "two"),
     "token out of vocabulary": (["generate", SMOLLM2, "--tokens", "1,99999999"], "99999999"),
     "instruction set": (["generate", SMOLLM2, "-p", "x", "--isa", "mmx"], "mmx"),
+    "pinning": (["generate", SMOLLM2, "-p", "x", "--pin", "tight"], "tight"),
     "activations": (["generate", SMOLLM2, "-p", "x", "--activations", "q3"], "q3"),
     "negative tokens": (["generate", SMOLLM2, "-p", "x", "--max-tokens", "-1"], "--max-tokens"),
     "temperature": (["generate", SMOLLM2, "-p", "x", "--temperature", "hot"], "--temperature"),
