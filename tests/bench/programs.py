@@ -56,6 +56,11 @@ class Tandem:
                 "read_gb_per_second": document["ceilings"]["read_gb_per_second"],
                 "weight_bytes": document["model"]["weight_bytes_per_token"]}
 
+    def can_be_cut(self, model, ranks):
+        """Whether the model can be run on so many ranks."""
+        return subprocess.run([str(self.program), "plan", str(model), "-n", str(ranks)], stdin=subprocess.DEVNULL,
+                              capture_output=True, check=False).returncode == 0
+
 
 class LlamaCpp:
     """A build of llama.cpp, or of a program descended from it: a folder with llama-bench and llama-batched-bench."""

@@ -1,5 +1,6 @@
 """The scripts of tests/bench that measure nothing: the writer of random models, the drawing of plots, checks of arguments."""
 import json
+import os
 import xml.etree.ElementTree
 
 import pytest
@@ -98,6 +99,80 @@ def test_make_models_refuses_unknown_names():
     result = run([ROOT / "tests/bench/make_models", "nothing"])
     assert result.returncode == 2
     assert "there is no model 'nothing'" in result.stderr
+
+
+# Programs that only answer as the real ones do, with speeds that follow from what they are asked for.
+FAKE_TANDEM = """#!/usr/bin/env python3
+import json, sys
+if sys.argv[1] == "plan":
+    sys.exit(0 if int(sys.argv[sys.argv.index("-n") + 1]) <= 2 else 2)
+flag = dict(zip(sys.argv[3::2], sys.argv[4::2]))
+ranks, context = int(flag["--ranks"]), int(flag["--context"])
+batches = [{"sequences": int(b), "tokens_per_second": 100.0 * int(b)} for b in flag["--batch"].split(",")]
+print(json.dumps({"prefill": {"tokens_per_second": 1000.0 * ranks}, "decode": {"tokens_per_second": 200.0 * ranks - context / 100},
+                  "batches": batches, "ceilings": {"read_gb_per_second": 40.0}, "model": {"weight_bytes_per_token": 100000000}}))
+"""
+FAKE_BENCH = """#!/usr/bin/env python3
+import sys
+print("a line of its own")
+flag = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+assert flag["-extra"] == "1"
+print('[\\n  {"avg_ts": %f}\\n]' % (500 if flag["-p"] != "0" else 50))
+"""
+FAKE_BATCHED = """#!/usr/bin/env python3
+import sys
+flag = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+print("|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |")
+print("|-------|--------|------|--------|----------|----------|----------|----------|----------|----------|")
+print(f"|     1 |    128 | {flag['-npl']} |   2064 |    1.558 |    10.27 |   36.718 |    40.00 |   38.276 |     7.11 |")
+"""
+
+
+@pytest.fixture
+def fakes(tmp_path):
+    for name, source in {"tandem": FAKE_TANDEM, "llama-bench": FAKE_BENCH, "llama-batched-bench": FAKE_BATCHED}.items():
+        (tmp_path / name).write_text(source)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "random-1b.Q4_0.gguf").touch()
+    return tmp_path
+
+
+def test_peers_prints_speeds_and_ratios(fakes):
+    result = run([ROOT / "tests/bench/peers", "--program", fakes / "tandem", "--no-llama-cpp", "--peer", f"fork={fakes}",
+                  "--bench-flags", "fork=-extra 1", "--ranks", "1,2", "--rounds", 3, "--models", fakes / "random-1b.Q4_0.gguf",
+                  "--even-if-busy", "--json", fakes / "out.json"])
+    assert result.returncode == 0, result.stderr
+    assert "| tokens/s | Tandem | Tandem, 2 ranks | Tandem / Tandem, 2 ranks | fork | Tandem / fork |" in result.stdout
+    assert "| random-1b.Q4_0.gguf, prefill 512 | 1000 | 2000 | 0.50 | 500 | 2.00 |" in result.stdout
+    assert "| random-1b.Q4_0.gguf, decode 128 | 200 | 400 | 0.50 | 50 | 4.00 |" in result.stdout
+    assert "| random-1b.Q4_0.gguf, 16 sequences together | 1600 | 1600 | 1.00 | 40 | 40.00 |" in result.stdout
+    # 200 tokens a second of 0.1 GB each, of 40 GB/s.
+    assert "| random-1b.Q4_0.gguf, Tandem | 20.0 | 40.0 | 50 % |" in result.stdout
+    samples = json.loads((fakes / "out.json").read_text())["samples"]["random-1b.Q4_0.gguf"]
+    assert {name: len(rounds) for name, rounds in samples.items()} == {"Tandem": 3, "Tandem, 2 ranks": 3, "fork": 3}
+
+
+def test_plot_collects_what_it_draws(fakes):
+    result = run([ROOT / "tests/bench/plot", "--program", fakes / "tandem", "--no-llama-cpp", "--models", "random-1b",
+                  "--collect", "--rounds", 1, "--even-if-busy", "--data", fakes / "speed.json", "--out", fakes],
+                 env=dict(os.environ, TANDEM_MODELS=str(fakes)))
+    assert result.returncode == 0, result.stderr
+    data = {part: content["measured"]["1B-shaped Q4_0"] for part, content in
+            json.loads((fakes / "speed.json").read_text()).items()}
+    # Three ranks are more than the program takes.
+    assert data["ranks"]["prefill"][0] == [1, 1000] and 3 not in [ranks for ranks, _ in data["ranks"]["prefill"]]
+    assert data["batch"] == {"Tandem": [[batch, 100.0 * batch] for batch in (1, 2, 4, 8, 16, 32, 64)]}
+    assert data["context"]["prefill"]["Tandem"][0] == [128, 1.0]
+    assert data["context"]["decode"]["Tandem"][-1] == [4096, 159.04]
+    assert {path.name for path in fakes.glob("*.svg")} == {f"speed_by_{part}.svg" for part in ("ranks", "batch", "context")}
+
+
+def test_neighbours_prints_shares(fakes):
+    result = run([ROOT / "tests/bench/neighbours", fakes / "random-1b.Q4_0.gguf", "--program", fakes / "tandem", "--no-llama-cpp",
+                  "--rounds", 1, "--even-if-busy"])
+    assert result.returncode == 0, result.stderr
+    assert "| decode, tokens/s | quiet | 1 loops | of quiet | 2 loops | of quiet |" in result.stdout
+    assert "| Tandem | 200 | 200 | 100 % | 200 | 100 % |" in result.stdout
 
 
 @pytest.mark.parametrize("script", ["peers", "plot", "make_models", "ranks", "neighbours", "random_model.py"])
