@@ -260,7 +260,13 @@ void CpuOperations::SelectRows(const Tensor& x, std::span<const int32_t> rows, T
 }
 
 void CpuOperations::ReadRows(const Tensor& x, std::span<float> out) {
-  std::copy(x.data(), x.data() + x.rows() * x.columns(), out.begin());
+  // On all threads: a vocabulary's logits are a megabyte, and each copies what it likely computed.
+  constexpr int64_t kPart = 16384;
+  const int64_t size = x.rows() * x.columns();
+  pool_.ParallelFor((size + kPart - 1) / kPart, [&](int64_t part, int) {
+    const int64_t begin = part * kPart;
+    std::copy_n(x.data() + begin, std::min(kPart, size - begin), out.begin() + begin);
+  });
 }
 
 }  // namespace tandem::core
