@@ -297,8 +297,9 @@ absl::StatusOr<std::unique_ptr<Communicator>> CreateWorld(const MpiOptions& opti
     TANDEM_RETURN_IF_ERROR(CheckSize(1, false, options));
     return std::make_unique<OneRankCommunicator>();
   }
-  // Open MPI polls while it waits. It shall offer its processor to others meanwhile: measured on idle
-  // processors that costs nothing, and without it ranks that share processors stall each other.
+  // Open MPI polls while it waits. It shall offer its processor to others meanwhile: measured on
+  // idle processors that costs nothing, and without it ranks that share processors stall each
+  // other.
   setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
   int provided = 0;
   // Serialized, not funneled: the step loop's thread calls after the main thread has started up.
