@@ -7,6 +7,7 @@
 #include "core/collective.h"
 #include "core/config.h"
 #include "core/kv_view.h"
+#include "core/phase_times.h"
 #include "core/shard.h"
 #include "core/status.h"
 
@@ -27,6 +28,7 @@ struct Batch {
   std::span<const int32_t> tokens;  // [n] ids, sequence after sequence
   std::span<const SequenceSlice> sequences;
   std::span<const int32_t> logit_tokens;  // ascending indices into `tokens` whose logits are wanted
+  PhaseClock* phases = nullptr;           // where to keep the time of each phase, if anywhere
 };
 
 /// What comes out of a step on one rank.

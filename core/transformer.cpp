@@ -8,8 +8,10 @@ absl::Status Transformer::Forward(const Batch& batch, const KvView& cache, Colle
   out.vocab_rows = shard_.vocab_rows;
   out.token_failed.assign(batch.tokens.size(), 0);
 
+  phases_ = batch.phases;
   ops_.BeginStep(batch);
   ops_.Embed(embedding_, batch.tokens, config_.embedding_scale, s.x);
+  Lap(Phase::kVocabulary);
   for (const Layer& layer : layers_) {
     StepPhase phase{.step = batch.step, .layer = layer.attention.layer};
     phase.kind = StepPhase::Kind::kAttention;
@@ -20,9 +22,12 @@ absl::Status Transformer::Forward(const Batch& batch, const KvView& cache, Colle
 
   ops_.SelectRows(s.x, batch.logit_tokens, s.chosen);
   ops_.RmsNorm(s.chosen, output_norm_, config_.norm_epsilon, s.chosen);
+  Lap(Phase::kVocabulary);
   ops_.Linear(s.chosen, {{head_.get(), nullptr, &s.logits}});
+  LapProduct(Phase::kVocabulary);
   out.values.resize(batch.logit_tokens.size() * static_cast<size_t>(shard_.vocab_rows.count));
   ops_.ReadRows(s.logits, out.values);
+  Lap(Phase::kVocabulary);
   return absl::OkStatus();
 }
 
@@ -30,19 +35,25 @@ absl::Status Transformer::Attention(const Layer& layer, const KvView& cache, Col
                                     StepPhase phase, std::span<uint8_t> token_failed) {
   Scratch& s = scratch_;
   ops_.RmsNorm(s.x, layer.attention_norm, config_.norm_epsilon, s.normed);
+  Lap(Phase::kAttention);
   ops_.Linear(s.normed, {{layer.query.get(), &layer.query_bias, &s.query},
                          {layer.key.get(), &layer.key_bias, &s.key},
                          {layer.value.get(), &layer.value_bias, &s.value}});
+  LapProduct(Phase::kAttention);
   if (config_.query_key_norm) {
     ops_.NormHeads(s.query, layer.query_norm, config_.norm_epsilon);
     ops_.NormHeads(s.key, layer.key_norm, config_.norm_epsilon);
   }
   ops_.RotateAndStore(layer.attention, s.query, s.key, s.value, cache);
   ops_.Attend(layer.attention, s.query, cache, s.attended);
+  Lap(Phase::kAttention);
   ops_.LinearLeaves(*layer.attention_output, s.attended,
                     int64_t{config_.heads_per_leaf()} * config_.head_dim, s.sums);
+  LapProduct(Phase::kAttention);
   TANDEM_RETURN_IF_ERROR(ops_.AllReduce(s.sums, collective, phase));
+  Lap(Phase::kAllReduce);
   ops_.AddLeafSums(s.sums, layer.post_attention_norm, config_.norm_epsilon, s.x, token_failed);
+  Lap(Phase::kAttention);
   return absl::OkStatus();
 }
 
@@ -50,10 +61,15 @@ absl::Status Transformer::FeedForward(const Layer& layer, Collective& collective
                                       std::span<uint8_t> token_failed) {
   Scratch& s = scratch_;
   ops_.RmsNorm(s.x, layer.feed_forward_norm, config_.norm_epsilon, s.normed);
+  Lap(Phase::kFeedForward);
   ops_.GatedLinear(s.normed, config_.gate, *layer.gate, *layer.up, s.gated);
+  LapProduct(Phase::kFeedForward);
   ops_.LinearLeaves(*layer.down, s.gated, config_.ffn_leaf(), s.sums);
+  LapProduct(Phase::kFeedForward);
   TANDEM_RETURN_IF_ERROR(ops_.AllReduce(s.sums, collective, phase));
+  Lap(Phase::kAllReduce);
   ops_.AddLeafSums(s.sums, layer.post_feed_forward_norm, config_.norm_epsilon, s.x, token_failed);
+  Lap(Phase::kFeedForward);
   return absl::OkStatus();
 }
 

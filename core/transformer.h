@@ -67,6 +67,12 @@ class Transformer final : public Model {
   absl::Status LoadWeights(const Progress& progress);
   absl::StatusOr<Layer> LoadLayer(int index);
 
+  void Lap(Phase phase) {
+    if (phases_ != nullptr) phases_->Lap(phase);
+  }
+  void LapProduct(Phase phase) {
+    if (phases_ != nullptr) phases_->LapProduct(phase);
+  }
   absl::Status Attention(const Layer& layer, const KvView& cache, Collective& collective,
                          StepPhase phase, std::span<uint8_t> token_failed);
   absl::Status FeedForward(const Layer& layer, Collective& collective, StepPhase phase,
@@ -82,6 +88,7 @@ class Transformer final : public Model {
   std::unique_ptr<Weight> head_;  // [vocab_rows, dim]
   int64_t weight_bytes_ = 0;
   Scratch scratch_;
+  PhaseClock* phases_ = nullptr;  // of the step under way
 };
 
 }  // namespace tandem::core

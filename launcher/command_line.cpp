@@ -109,6 +109,7 @@ class CommandLine {
     AddServe();
     AddChat();
     AddGenerate();
+    AddBench();
     AddPlan();
     AddInspect();
     AddText();
@@ -213,6 +214,31 @@ class CommandLine {
     AddModelOptions(app, o.model);
   }
 
+  void AddBench() {
+    BenchOptions& o = bench_;
+    CLI::App& app = Command(
+        "bench", "measure speed, beside what this machine can do at most",
+        [this] { return Bench(bench_); }, true);
+    AddModelArgument(app, o.model.model);
+    Add(app, "--prompt", o.prompt, "tokens of the prompt whose prefill is measured")
+        ->check(CLI::Range(1, 1 << 24));
+    Add(app, "--gen", o.generated, "tokens that each sequence gets while decoding is measured")
+        ->check(CLI::Range(2, 1 << 24));
+    Add(app, "--batch", o.batches, "how many sequences to decode together, e.g. 1,4,16,64")
+        ->delimiter(',')
+        ->check(CLI::Range(1, 4096));
+    Add(app, "--context", o.context, "tokens of each sequence in the cache before decoding")
+        ->check(CLI::Range(1, 1 << 24));
+    Add(app, "--rounds", o.rounds, "interleaved rounds, of which medians are told")
+        ->check(CLI::Range(1, 1000));
+    WithEnvironment(app.add_option_function<std::string>(
+        "--read-memory", SizeParser(o.read_memory),
+        "memory a host that is read to measure the bandwidth (default 1GiB)"));
+    app.add_flag("--json", o.json, "one JSON document on standard output");
+    AddLaunchOptions(app, o.launch);
+    AddModelOptions(app, o.model);
+  }
+
   void AddPlan() {
     PlanCommandOptions& o = plan_;
     CLI::App& app = Command(
@@ -293,6 +319,7 @@ class CommandLine {
   ServeOptions serve_;
   ChatOptions chat_;
   GenerateOptions generate_;
+  BenchOptions bench_;
   PlanCommandOptions plan_;
   InspectOptions inspect_;
   TokenizeOptions tokenize_;

@@ -40,8 +40,8 @@ std::vector<std::string> MpirunArguments(
 }
 
 /// Never returns. Only what is safe between fork and exec.
-[[noreturn]] void BecomeMpirun(char* const* arguments, char* const* environment, int error_pipe,
-                               int exec_failed_pipe) {
+[[noreturn]] void BecomeMpirun(char* const* arguments, char* const* environment, JobOutput output,
+                               int error_pipe, int exec_failed_pipe) {
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   sigset_t none;
@@ -49,7 +49,7 @@ std::vector<std::string> MpirunArguments(
   sigprocmask(SIG_SETMASK, &none, nullptr);
   const int null = open("/dev/null", O_RDWR);
   dup2(null, STDIN_FILENO);
-  dup2(error_pipe, STDOUT_FILENO);
+  if (output == JobOutput::kStandardError) dup2(error_pipe, STDOUT_FILENO);
   dup2(error_pipe, STDERR_FILENO);
   execvpe("mpirun", arguments, environment);
   const int error = errno;
@@ -93,7 +93,8 @@ std::string ReasonFromMpirun(const std::string& notices) {
 
 absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(
     const LaunchOptions& launch, const std::vector<std::string>& command,
-    const std::vector<std::pair<std::string, std::string>>& environment, OnEnd on_end) {
+    const std::vector<std::pair<std::string, std::string>>& environment, OnEnd on_end,
+    JobOutput output) {
   if (!launch.hostfile.empty() && access(launch.hostfile.c_str(), R_OK) != 0) {
     return InvalidArgument("--hostfile {}: {}", launch.hostfile, std::strerror(errno));
   }
@@ -110,7 +111,8 @@ absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(
   const pid_t pid = fork();
   if (pid < 0) return Internal("cannot start a process: {}", std::strerror(errno));
   if (pid == 0) {
-    BecomeMpirun(argument_pointers.data(), variable_pointers.data(), errors[1], exec_failed[1]);
+    BecomeMpirun(argument_pointers.data(), variable_pointers.data(), output, errors[1],
+                 exec_failed[1]);
   }
   setpgid(pid, pid);
   close(errors[1]);

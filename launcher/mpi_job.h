@@ -16,6 +16,9 @@
 
 namespace tandem::launcher {
 
+/// Where what the ranks write to standard output goes.
+enum class JobOutput { kStandardError, kStandardOutput };
+
 /// A rank job as a child process: mpirun and the ranks it starts.
 ///
 /// mpirun's own notices are read, not shown: of them comes the reason for the job's end, with rank
@@ -31,7 +34,8 @@ class MpiJob {
   /// mpirun, no hostfile.
   static absl::StatusOr<std::unique_ptr<MpiJob>> Start(
       const LaunchOptions& launch, const std::vector<std::string>& command,
-      const std::vector<std::pair<std::string, std::string>>& environment, OnEnd on_end);
+      const std::vector<std::pair<std::string, std::string>>& environment, OnEnd on_end,
+      JobOutput output = JobOutput::kStandardError);
   /// Stops the job.
   ~MpiJob();
   MpiJob(const MpiJob&) = delete;

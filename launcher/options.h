@@ -68,6 +68,18 @@ struct GenerateOptions {
   frontend::GenerationParams generation;
 };
 
+struct BenchOptions {
+  ModelOptions model;
+  LaunchOptions launch;
+  int prompt = 512;                           // tokens of the prefill
+  int generated = 128;                        // tokens of each sequence while decoding
+  std::vector<int> batches = {1, 4, 16, 64};  // sequences decoded together
+  int context = 1;                            // tokens in the cache before decoding
+  int rounds = 5;                             // medians are of so many
+  int64_t read_memory = int64_t{1} << 30;     // bytes a host for the read bandwidth
+  bool json = false;
+};
+
 struct PlanCommandOptions {
   std::string model;
   int ranks = 1;

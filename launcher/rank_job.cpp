@@ -28,16 +28,6 @@ namespace {
 
 using parallel::Communicator;
 
-/// An error that all ranks have. Rank 0 reports it before any of them ends, since mpirun ends all
-/// when the first one does.
-absl::Status Agreed(Communicator& world, absl::Status status) {
-  if (status.ok()) return status;
-  if (world.rank() == 0) Report(status);
-  // If the barrier fails too, there is nothing more to tell.
-  static_cast<void>(world.Barrier());
-  return ReportedElsewhere(std::move(status));
-}
-
 /// Binding is a matter of speed: where the system refuses, that is told and no more.
 void Bind(const parallel::CpuSet& cpus) {
   if (cpus.empty()) return;
@@ -111,8 +101,8 @@ class Rank {
     // NUMA node lies there.
     Bind(placement_.cpus);
     TANDEM_RETURN_IF_ERROR(world_.SetPatience(PatienceOf(placement_)));
-    operations_ = std::make_unique<core::CpuOperations>(file_->config(), shard,
-                                                        CpuOptionsOf(choices_, placement_));
+    cpu_ = CpuOptionsOf(choices_, placement_);
+    operations_ = std::make_unique<core::CpuOperations>(file_->config(), shard, cpu_);
     ProgressDisplay display;
     TANDEM_ASSIGN_OR_RETURN(
         model_, core::Transformer::Load(*file_, shard, *operations_,
@@ -126,7 +116,7 @@ class Rank {
     return absl::OkStatus();
   }
 
-  absl::Status Run(const EngineBody& body) {
+  absl::Status Run(const RankBody& body) {
     const auto hanging = [this](const parallel::StuckMeeting& meeting) {
       spdlog::error("{}; ending the job", meeting.text);
       world_.Abort(absl::DeadlineExceededError(meeting.text));
@@ -138,24 +128,18 @@ class Rank {
             std::chrono::duration<double>(options_.collective_timeout)),
         hanging);
     world_.PublishTo(&board_);
-    parallel::RankOptions rank_options;
-    rank_options.max_running = options_.max_running;
-    rank_options.max_waiting = options_.max_waiting;
-    rank_options.prefill_chunk = options_.prefill_chunk;
-    rank_options.kv_memory = options_.kv_memory;
-    rank_options.kv_dtype = choices_.kv_dtype;
-    rank_options.device = std::string(operations_->device_name());
+    LoadedRank rank{.world = world_, .file = *file_, .model = *model_, .cpu = cpu_, .options = {}};
+    rank.options.max_running = options_.max_running;
+    rank.options.max_waiting = options_.max_waiting;
+    rank.options.prefill_chunk = options_.prefill_chunk;
+    rank.options.kv_memory = options_.kv_memory;
+    rank.options.kv_dtype = choices_.kv_dtype;
+    rank.options.device = std::string(operations_->device_name());
     if (!placement_.thread_cpus.empty()) {
-      rank_options.on_step_thread = [this] { Bind(placement_.thread_cpus.front()); };
+      rank.options.on_step_thread = [this] { Bind(placement_.thread_cpus.front()); };
     }
-    rank_options.control.interface = options_.control_interface;
-    auto engine = parallel::RunRank(rank_options, world_, *model_);
-    absl::Status status = engine.status();
-    if (engine.ok() && *engine != nullptr) {
-      status = body(**engine, *file_);
-      if (status.ok()) status = (*engine)->Health();
-      engine->reset();
-    }
+    rank.options.control.interface = options_.control_interface;
+    const absl::Status status = body(rank);
     world_.PublishTo(nullptr);
     return status;
   }
@@ -168,20 +152,36 @@ class Rank {
   std::unique_ptr<core::ModelFile> file_;
   parallel::ShardPlan plan_;
   parallel::CpuPlacement placement_;
+  core::CpuOptions cpu_;
   std::unique_ptr<core::CpuOperations> operations_;
   std::unique_ptr<core::Transformer> model_;
 };
 
 }  // namespace
 
-absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const EngineBody& body) {
+absl::Status ReportOnce(Communicator& world, absl::Status status) {
+  if (status.ok()) return status;
+  if (world.rank() == 0) Report(status);
+  // If the barrier fails too, there is nothing more to tell.
+  static_cast<void>(world.Barrier());
+  return ReportedElsewhere(std::move(status));
+}
+
+absl::Status RunEngine(const LoadedRank& rank, const EngineBody& body) {
+  TANDEM_ASSIGN_OR_RETURN(auto engine, parallel::RunRank(rank.options, rank.world, rank.model));
+  if (engine == nullptr) return absl::OkStatus();
+  const absl::Status status = body(*engine, rank.file);
+  return status.ok() ? engine->Health() : status;
+}
+
+absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const RankBody& body) {
   parallel::MpiOptions mpi;
   if (expected_ranks > 0) mpi.expected_ranks = expected_ranks;
   TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> world, parallel::CreateWorld(mpi));
   Rank rank(options, *world);
-  TANDEM_RETURN_IF_ERROR(Agreed(*world, parallel::AgreeOnStatus(*world, rank.Load())));
-  TANDEM_RETURN_IF_ERROR(Agreed(*world, rank.CheckWorld()));
-  TANDEM_RETURN_IF_ERROR(Agreed(*world, parallel::AgreeOnStatus(*world, rank.LoadShard())));
+  TANDEM_RETURN_IF_ERROR(ReportOnce(*world, parallel::AgreeOnStatus(*world, rank.Load())));
+  TANDEM_RETURN_IF_ERROR(ReportOnce(*world, rank.CheckWorld()));
+  TANDEM_RETURN_IF_ERROR(ReportOnce(*world, parallel::AgreeOnStatus(*world, rank.LoadShard())));
   absl::Status status = rank.Run(body);
   if (absl::IsUnavailable(status) && world->size() > 1) {
     // A rank is gone: nobody can wait for the others in an orderly end.
@@ -189,6 +189,11 @@ absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const E
     std::_Exit(kExitFailed);
   }
   return status;
+}
+
+absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const EngineBody& body) {
+  return RunOnRanks(options, expected_ranks,
+                    [&](const LoadedRank& rank) { return RunEngine(rank, body); });
 }
 
 absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,

@@ -22,6 +22,16 @@ int64_t RowsOf(const SequenceWork& work) {
   return work.sample ? 1 : 0;
 }
 
+void BeginPhases(const StepPlan& plan, core::PhaseClock& phases) {
+  bool prompts = false;
+  int64_t tokens = 0;
+  for (const SequenceWork& work : plan.sequences) {
+    prompts = prompts || !work.tokens.empty();
+    tokens += work.token_count();
+  }
+  phases.BeginStep(prompts ? 0 : static_cast<int64_t>(plan.sequences.size()), tokens);
+}
+
 core::StepPhase VocabularyPhase(const StepPlan& plan) {
   return {.step = plan.step, .layer = -1, .kind = core::StepPhase::Kind::kVocabulary};
 }
@@ -29,17 +39,20 @@ core::StepPhase VocabularyPhase(const StepPlan& plan) {
 }  // namespace
 
 RankRunner::RankRunner(core::Model& model, const core::KvView& cache, core::Collective& collective,
-                       SlotTable slots, std::vector<core::Range> vocab_shards)
+                       SlotTable slots, std::vector<core::Range> vocab_shards,
+                       core::PhaseClock* phases)
     : model_(model),
       cache_(cache),
       collective_(collective),
       slots_(std::move(slots)),
-      vocab_shards_(std::move(vocab_shards)) {
+      vocab_shards_(std::move(vocab_shards)),
+      phases_(phases) {
   for (const core::Range& rows : vocab_shards_)
     largest_shard_ = std::max(largest_shard_, rows.count);
 }
 
 absl::StatusOr<StepResult> RankRunner::Execute(const StepPlan& plan, const Digest& plan_hash) {
+  if (phases_ != nullptr && !plan.sequences.empty()) BeginPhases(plan, *phases_);
   TANDEM_RETURN_IF_ERROR(slots_.Apply(plan));
   StepResult result;
   result.sequences.resize(plan.sequences.size());
@@ -49,6 +62,7 @@ absl::StatusOr<StepResult> RankRunner::Execute(const StepPlan& plan, const Diges
     NoteFailures(plan, result);
     TANDEM_RETURN_IF_ERROR(GatherPromptLogits(plan, rows, result));
     TANDEM_RETURN_IF_ERROR(Sample(plan, rows, result));
+    if (phases_ != nullptr) phases_->Lap(core::Phase::kSampling);
   }
   AddToDigest(plan_hash, result);
   return result;
@@ -77,8 +91,11 @@ absl::Status RankRunner::Forward(const StepPlan& plan, Rows& rows) {
     if (work.gather_logits) rows.gathered += wanted;
     slices.push_back(std::move(slice));
   }
-  const core::Batch batch{
-      .step = plan.step, .tokens = tokens, .sequences = slices, .logit_tokens = logit_tokens};
+  const core::Batch batch{.step = plan.step,
+                          .tokens = tokens,
+                          .sequences = slices,
+                          .logit_tokens = logit_tokens,
+                          .phases = phases_};
   logits_.token_failed.clear();
   TANDEM_RETURN_IF_ERROR(model_.Forward(batch, cache_, collective_, logits_));
   const auto expected = static_cast<size_t>(rows.total * logits_.vocab_rows.count);

@@ -7,6 +7,7 @@
 #include "core/collective.h"
 #include "core/kv_view.h"
 #include "core/model.h"
+#include "core/phase_times.h"
 #include "core/status.h"
 #include "parallel/digest.h"
 #include "parallel/slot_table.h"
@@ -40,9 +41,11 @@ struct StepResult {
 /// Thread safety: one thread calls.
 class RankRunner {
  public:
-  /// vocab_shards: rows of every rank. [ranks] All references must outlive the runner.
+  /// vocab_shards: rows of every rank. [ranks] phases: where to keep the time of each phase, or
+  /// null. All references must outlive the runner.
   RankRunner(core::Model& model, const core::KvView& cache, core::Collective& collective,
-             SlotTable slots, std::vector<core::Range> vocab_shards);
+             SlotTable slots, std::vector<core::Range> vocab_shards,
+             core::PhaseClock* phases = nullptr);
 
   /// plan_hash: StepPlanHash of the plan as it travelled.
   absl::StatusOr<StepResult> Execute(const StepPlan& plan, const Digest& plan_hash);
@@ -62,6 +65,7 @@ class RankRunner {
   SlotTable slots_;
   std::vector<core::Range> vocab_shards_;
   int64_t largest_shard_ = 0;
+  core::PhaseClock* const phases_;
   core::ShardLogits logits_;
   RollingDigest digest_;
 };

@@ -71,8 +71,10 @@ absl::StatusOr<std::vector<int64_t>> ChooseBlocks(const RankOptions& options,
                                                   const Communicator& world,
                                                   const core::ModelConfig& config,
                                                   const core::KvGeometry& geometry) {
+  const int32_t longest =
+      options.kv_sequence_tokens > 0 ? options.kv_sequence_tokens : std::min(config.context, 8192);
   const kv_store::PoolWish wish{.sequences = options.max_running,
-                                .sequence_tokens = std::min(config.context, 8192),
+                                .sequence_tokens = longest,
                                 .step_tokens = options.prefill_chunk};
   const int64_t bytes = options.kv_memory > 0 ? options.kv_memory : KvMemoryShare(world);
   std::vector<int64_t> blocks = kv_store::BlocksForBytes(geometry, wish, bytes);
@@ -176,7 +178,7 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
   setup.runner = std::make_unique<RankRunner>(
       model, setup.pool->view(), world,
       SlotTable(options.max_running, geometry.groups, blocks, config.vocab),
-      std::move(vocab_shards));
+      std::move(vocab_shards), options.phases);
   return setup;
 }
 

@@ -8,6 +8,7 @@
 
 #include "core/kv_view.h"
 #include "core/model.h"
+#include "core/phase_times.h"
 #include "core/status.h"
 #include "kv_store/page_pool.h"
 #include "parallel/communicator.h"
@@ -24,11 +25,16 @@ struct RankOptions {
   int32_t max_waiting = 256;    // requests in the queue
   int32_t prefill_chunk = 512;  // prompt tokens a step
   int64_t kv_memory = 0;        // bytes of KV cache a rank; 0: chosen by free memory
+  /// Tokens of a sequence for which max_running of them should fit into the cache, as far as memory
+  /// allows; 0: the model's context, or 8192 where that is longer.
+  int32_t kv_sequence_tokens = 0;
   core::KvDtype kv_dtype = core::KvDtype::kF16;
   uint64_t epoch = 0;                    // number of this life of the rank job
   std::string device = "cpu";            // for status
   std::function<void()> on_step_thread;  // called by the thread that runs the steps, first
   ZmqControlOptions control;             // where plans travel, with more than one rank
+  /// Where this rank keeps the time of each phase, or null; must outlive the rank's part.
+  core::PhaseClock* phases = nullptr;
 };
 
 /// What a rank needs to execute plans, and what all ranks told each other at the start.

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "core/linear.h"
-#include "peak.h"
+#include "core/machine_peak.h"
 
 namespace tandem::core {
 namespace {
@@ -29,7 +29,7 @@ void BM_ReadBandwidth(benchmark::State& state) {
   constexpr int64_t kPart = 1 << 20;
   for (auto _ : state) {
     pool.ParallelFor(kReadBytes / kPart, [&](int64_t part, int) {
-      benchmark::DoNotOptimize(bench::SumBytes(data + part * kPart, kPart));
+      benchmark::DoNotOptimize(SumBytes(data + part * kPart, kPart));
     });
   }
   state.counters["GB/s"] = benchmark::Counter(static_cast<double>(kReadBytes) * 1e-9,
@@ -42,7 +42,7 @@ void BM_Int8Peak(benchmark::State& state) {
     return;
   }
   int64_t operations = 0;
-  for (auto _ : state) operations += bench::Int8PeakAvx512(100000);
+  for (auto _ : state) operations += MultiplyAddInt8(Isa::kAvx512, 100000);
   state.counters["Gmac/s"] =
       benchmark::Counter(static_cast<double>(operations) * 1e-9, benchmark::Counter::kIsRate);
 }

@@ -5,6 +5,15 @@
 #include "parallel/thread_control.h"
 
 namespace tandem::testing {
+namespace {
+
+parallel::RankOptions OptionsOf(const LocalCluster::Options& options, size_t rank) {
+  parallel::RankOptions own = options.rank;
+  if (!options.phases.empty()) own.phases = options.phases[rank];
+  return own;
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(Options options) {
   std::unique_ptr<LocalCluster> cluster(new LocalCluster());
@@ -19,18 +28,18 @@ absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(Options option
       auto& world = self->worlds_[rank];
       auto& model = self->models_[rank];
       model = options.model(static_cast<int>(rank));
-      self->statuses_[rank] = options.zmq
-                                  ? parallel::RunRank(options.rank, *world, *model).status()
-                                  : parallel::RunFollower(options.rank, *world, *model, *follower);
+      const parallel::RankOptions own = OptionsOf(options, rank);
+      self->statuses_[rank] = options.zmq ? parallel::RunRank(own, *world, *model).status()
+                                          : parallel::RunFollower(own, *world, *model, *follower);
       follower.reset();
       if (!self->statuses_[rank].ok()) world->Abort(self->statuses_[rank]);
     });
   }
   cluster->models_[0] = options.model(0);
-  auto engine = options.zmq
-                    ? parallel::RunRank(options.rank, *cluster->worlds_[0], *cluster->models_[0])
-                    : parallel::RunLeader(options.rank, *cluster->worlds_[0], *cluster->models_[0],
-                                          std::move(control.leader));
+  const parallel::RankOptions own = OptionsOf(options, 0);
+  auto engine = options.zmq ? parallel::RunRank(own, *cluster->worlds_[0], *cluster->models_[0])
+                            : parallel::RunLeader(own, *cluster->worlds_[0], *cluster->models_[0],
+                                                  std::move(control.leader));
   if (!engine.ok()) {
     control.leader.reset();
     return engine.status();

@@ -19,7 +19,8 @@ class LocalCluster {
     int ranks = 1;
     parallel::RankOptions rank;
     parallel::ThreadWorldOptions world;
-    bool zmq = false;  // plans travel over ZeroMQ instead of a queue
+    std::vector<core::PhaseClock*> phases;  // [ranks]; empty: none
+    bool zmq = false;                       // plans travel over ZeroMQ instead of a queue
     /// Makes a rank's model; called on the rank's thread.
     std::function<std::unique_ptr<core::Model>(int rank)> model;
   };

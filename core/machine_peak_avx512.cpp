@@ -1,8 +1,8 @@
-#include "peak.h"
+#include "core/machine_peak_kernels.h"
 
-namespace tandem::bench {
+namespace tandem::core {
 
-int64_t Int8PeakAvx512(int64_t rounds) {
+int64_t MultiplyAddInt8Avx512(int64_t rounds) {
   constexpr int kChains = 16;
   // As assembly on fixed registers, so that the compiler neither sees through the loop nor moves
   // the sums to memory.
@@ -23,4 +23,4 @@ int64_t Int8PeakAvx512(int64_t rounds) {
   return rounds * kChains * 64;
 }
 
-}  // namespace tandem::bench
+}  // namespace tandem::core

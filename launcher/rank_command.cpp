@@ -1,0 +1,45 @@
+#include "launcher/rank_command.h"
+
+#include <filesystem>
+
+#include "launcher/model_choices.h"
+#include "parallel/model_costs.h"
+#include "parallel/shard_plan.h"
+
+namespace tandem::launcher {
+
+absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& model, int ranks) {
+  TANDEM_RETURN_IF_ERROR(ModelChoices::From(model).status());
+  TANDEM_ASSIGN_OR_RETURN(auto file, core::ModelFile::Open(model.model));
+  TANDEM_ASSIGN_OR_RETURN(const parallel::ModelCosts costs, parallel::CostsOf(*file));
+  TANDEM_RETURN_IF_ERROR(
+      parallel::PlanShards(file->config(), costs, {.ranks = ranks, .weights = model.weights})
+          .status());
+  return file;
+}
+
+std::vector<std::string> CommandOfRanks(const std::string& name, const ModelOptions& o) {
+  std::error_code error;
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe", error).string();
+  std::vector<std::string> command = {program, name, std::filesystem::absolute(o.model).string()};
+  const auto add = [&command](const char* flag, std::string value) {
+    command.push_back(flag);
+    command.push_back(std::move(value));
+  };
+  add("--threads", fmt::format("{}", o.threads));
+  add("--pin", o.pin);
+  add("--isa", o.isa);
+  add("--activations", o.activations);
+  add("--device", o.device);
+  add("--kv-memory", fmt::format("{}", o.kv_memory));
+  add("--prefill-chunk", fmt::format("{}", o.prefill_chunk));
+  add("--max-running", fmt::format("{}", o.max_running));
+  add("--max-waiting", fmt::format("{}", o.max_waiting));
+  add("--collective-timeout", fmt::format("{}", o.collective_timeout));
+  if (!o.kv_dtype.empty()) add("--kv-dtype", o.kv_dtype);
+  if (!o.weights.empty()) add("--weights", fmt::format("{}", fmt::join(o.weights, ",")));
+  if (!o.control_interface.empty()) add("--control-interface", o.control_interface);
+  return command;
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/model_file.h"
+#include "core/status.h"
+#include "launcher/options.h"
+
+namespace tandem::launcher {
+
+/// Finds, before anything is started, whatever is wrong with the model, the flags or the number of
+/// ranks.
+absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& model, int ranks);
+
+/// This program with a command (worker, bench), the model and all of ModelOptions as flags: what
+/// mpirun starts, wherever it does.
+std::vector<std::string> CommandOfRanks(const std::string& name, const ModelOptions& model);
+
+}  // namespace tandem::launcher
