@@ -47,7 +47,7 @@ class Tandem:
         "weight_bytes": read a token}."""
         batches = sorted({1, *work.batches})
         command = [self.program, "bench", model, "--rounds", 1, "--prompt", work.prompt, "--gen", work.generated, "--context",
-                   work.context, "--batch", ",".join(map(str, batches)), "--ranks", self.ranks, "--threads",
+                   max(1, work.context), "--batch", ",".join(map(str, batches)), "--ranks", self.ranks, "--threads",
                    work.threads // self.ranks, "--log-level", "error", "--json"]
         document = json.loads(run(command))
         speeds = {entry["sequences"]: entry["tokens_per_second"] for entry in document["batches"]}
