@@ -24,14 +24,14 @@ class Work:
     threads: int = 2
 
 
-def run(command):
-    """Standard output; ends the program with the command and what it said if it fails."""
+def run(command, with_errors=False):
+    """Standard output, and error output behind it if wanted; ends the program with the command and what it said if it fails."""
     words = [str(word) for word in command]
     result = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         sys.exit(f"{result.stdout[-1000:]}{result.stderr[-3000:]}'{shlex.join(words)}' failed with status "
                  f"{result.returncode}; its output stands above")
-    return result.stdout
+    return result.stdout + (result.stderr if with_errors else "")
 
 
 class Tandem:
@@ -93,7 +93,7 @@ class LlamaCpp:
         # As many tokens as all sequences hold, a multiple of 256 for each.
         room = batch * (-(-(prompt + work.generated) // 256) * 256)
         output = run([self.batched, "-m", model, "-c", room, "-npp", prompt, "-ntg", work.generated, "-npl", batch, "-t",
-                      work.threads, *self.batched_flags])
+                      work.threads, *self.batched_flags], with_errors=True)  # where forks print the table
         # | PP | TG | B | N_KV | T_PP s | S_PP t/s | T_TG s | S_TG t/s | T s | S t/s |
         for line in output.splitlines():
             columns = line.split("|")
