@@ -31,7 +31,6 @@ TileKernels KernelsFor(Isa isa, DType dtype) {
 struct Cut {
   int64_t tiles_per_task = 1;
   int64_t groups_per_task = 1;
-  int64_t group_runs = 0;
 };
 
 /// tiles, tile_bytes: of all products together; the bytes of the largest.
@@ -41,16 +40,24 @@ Cut CutTasks(int64_t tiles, int64_t tile_bytes, const Activations& x, int thread
   // Handing out a task costs about as much as reading this much.
   constexpr int64_t kTaskBytes = 8 * 1024;
   constexpr int64_t kTasksPerThread = 16;
+  constexpr int64_t kOwnGroups = 4;
   Cut cut;
   cut.groups_per_task = std::clamp<int64_t>(
       kCacheBytes / (kGroup * std::max<int64_t>(x.columns(), 1)), 1, x.groups());
-  cut.group_runs = (x.groups() + cut.groups_per_task - 1) / cut.groups_per_task;
   if (threads == 1) {
     cut.tiles_per_task = tiles;
     return cut;
   }
+  // With enough tokens each thread has its own, in all products of a layer and between them: what
+  // it reads is then in its own cache, which may be far from the others'.
+  const bool own_tokens = x.groups() >= kOwnGroups * threads;
+  if (own_tokens) {
+    cut.groups_per_task =
+        std::min(cut.groups_per_task, (x.groups() + 2 * threads - 1) / (2 * threads));
+  }
+  const int64_t group_runs = (x.groups() + cut.groups_per_task - 1) / cut.groups_per_task;
   const int64_t worth_it = kTaskBytes / std::max<int64_t>(tile_bytes * cut.groups_per_task, 1);
-  const int64_t even = tiles * cut.group_runs / (threads * kTasksPerThread);
+  const int64_t even = tiles * group_runs / (threads * kTasksPerThread);
   cut.tiles_per_task = std::max<int64_t>({even, worth_it, 1});
   return cut;
 }
@@ -217,18 +224,33 @@ class Product {
   TileKernels kernels_;
 };
 
-/// The task-th piece of `tiles` tiles and all tokens of x.
-Piece PieceOf(const Cut& cut, int64_t tiles, const Activations& x, int64_t task) {
-  const int64_t group = task % cut.group_runs * cut.groups_per_task;
-  const int64_t tile = task / cut.group_runs * cut.tiles_per_task;
+int64_t TileRuns(const Cut& cut, int64_t tiles) {
+  return (tiles + cut.tiles_per_task - 1) / cut.tiles_per_task;
+}
+
+int64_t GroupRuns(const Cut& cut, const Activations& x) {
+  return (x.groups() + cut.groups_per_task - 1) / cut.groups_per_task;
+}
+
+Piece PieceOf(const Cut& cut, int64_t tiles, const Activations& x, int64_t tile_run,
+              int64_t group_run) {
+  const int64_t tile = tile_run * cut.tiles_per_task;
+  const int64_t group = group_run * cut.groups_per_task;
   return {.tile = tile,
           .tiles = std::min(cut.tiles_per_task, tiles - tile),
           .group = group,
           .end_group = std::min(group + cut.groups_per_task, x.groups())};
 }
 
-int64_t Tasks(const Cut& cut, int64_t tiles) {
-  return (tiles + cut.tiles_per_task - 1) / cut.tiles_per_task * cut.group_runs;
+/// Runs body(piece) on the pool for all pieces of `tiles` tiles: tokens ascending, so that a
+/// thread's share of the tasks, which lie together, has as few of them as can be.
+template <typename Body>
+void ForPieces(const Cut& cut, int64_t tiles, const Activations& x, ThreadPool& pool,
+               const Body& body) {
+  const int64_t runs = TileRuns(cut, tiles);
+  pool.ParallelFor(runs * GroupRuns(cut, x), [&](int64_t task, int) {
+    body(PieceOf(cut, tiles, x, task % runs, task / runs));
+  });
 }
 
 }  // namespace
@@ -245,18 +267,22 @@ void Linear(Isa isa, std::span<const LinearJob> jobs, const Activations& x, Thre
   const Cut cut = CutTasks(tiles, tile_bytes, x, pool.threads());
 
   std::array<Product, kMostLinearJobs> products;
-  std::array<int64_t, kMostLinearJobs + 1> first_task = {};
+  std::array<int64_t, kMostLinearJobs + 1> first_run = {};  // of each job's tiles
   for (size_t i = 0; i < jobs.size(); ++i) {
     products[i] = Product(isa, *jobs[i].weights, x);
-    first_task[i + 1] = first_task[i] + Tasks(cut, jobs[i].weights->tiles());
+    first_run[i + 1] = first_run[i] + TileRuns(cut, jobs[i].weights->tiles());
   }
-  pool.ParallelFor(first_task[jobs.size()], [&](int64_t task, int) {
+  const int64_t runs = first_run[jobs.size()];
+  // Tokens ascending, as in ForPieces.
+  pool.ParallelFor(runs * GroupRuns(cut, x), [&](int64_t task, int) {
+    const int64_t run = task % runs;
     size_t i = 0;
-    while (task >= first_task[i + 1]) ++i;
+    while (run >= first_run[i + 1]) ++i;
     const Target target{.out = jobs[i].out,
                         .leaf_columns = jobs[i].weights->columns(),
                         .stride = jobs[i].out_stride};
-    products[i].Multiply(PieceOf(cut, jobs[i].weights->tiles(), x, task - first_task[i]), target);
+    products[i].Multiply(PieceOf(cut, jobs[i].weights->tiles(), x, run - first_run[i], task / runs),
+                         target);
   });
 }
 
@@ -266,10 +292,9 @@ void GatedLinear(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatri
   const Product gate_product(isa, gate, x);
   const Product up_product(isa, up, x);
   const Cut cut = CutTasks(gate.tiles(), gate.tile_bytes() + up.tile_bytes(), x, pool.threads());
-  pool.ParallelFor(Tasks(cut, gate.tiles()), [&](int64_t task, int) {
+  ForPieces(cut, gate.tiles(), x, pool, [&](const Piece& piece) {
     constexpr int64_t kTiles = TileKernels::kMostTiles;
     constexpr int64_t kRows = kTiles * kTileRows;
-    const Piece piece = PieceOf(cut, gate.tiles(), x, task);
     const int64_t end = piece.tile + piece.tiles;
     for (int64_t tile = piece.tile; tile < end; tile += kTiles) {
       const int64_t row = tile * kTileRows;
@@ -306,8 +331,7 @@ void LinearLeaves(Isa isa, const PackedMatrix& weights, const Activations& x, in
       .leaf_columns = leaf_columns, .sums = sums, .stride = sums_stride, .failed = failed};
   const Cut cut = CutTasks(weights.tiles(), weights.tile_bytes(), x, pool.threads());
   std::fill_n(failed, x.tokens(), 0);
-  pool.ParallelFor(Tasks(cut, weights.tiles()), [&](int64_t task, int) {
-    const Piece piece = PieceOf(cut, weights.tiles(), x, task);
+  ForPieces(cut, weights.tiles(), x, pool, [&](const Piece& piece) {
     const int64_t row = piece.tile * kTileRows;
     const int64_t rows = std::min(piece.tiles * kTileRows, weights.rows() - row);
     const int64_t end_token = std::min(piece.end_group * kGroup, x.tokens());
