@@ -1,5 +1,7 @@
 #include "core/linear.h"
 
+#include <immintrin.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -99,8 +101,12 @@ class Product {
   void Multiply(const Piece& piece, const Target& target) const {
     // A few tiles at a time, so that they stay in the first-level cache for all tokens.
     const int64_t end = piece.tile + piece.tiles;
+    FetchInput();
+    FetchTarget(piece.tile, target);
     for (int64_t tile = piece.tile; tile < end; tile += TileKernels::kMostTiles) {
       const int64_t tiles = std::min<int64_t>(end - tile, TileKernels::kMostTiles);
+      // Behind the piece, too: the next one is most likely this thread's.
+      if (tile + tiles < weights_->tiles()) FetchTarget(tile + tiles, target);
       for (int64_t group = piece.group; group < piece.end_group; ++group) {
         MultiplyGroup(tile, tiles, group, target);
       }
@@ -113,7 +119,48 @@ class Product {
     MultiplyPart(tile, tiles, token, std::min(kGroup, x_->tokens() - token), target);
   }
 
+  /// What another core wrote or read last comes line by line, each taking longer than the products
+  /// of a tile with one token if it is waited for; asked for together, they come together. With
+  /// many tokens there is enough to do meanwhile.
+  void FetchInput() const {
+    if (x_->tokens() > kFewTokens || !weights_->quantized()) return;
+    const Activations::Group group = x_->group(0);
+    const int64_t cells = group.tokens * x_->blocks();
+    Fetch(group.codes, cells * kBlockColumns);
+    Fetch(group.scales, cells * static_cast<int64_t>(sizeof(float)));
+    Fetch(group.negative_sums, 3 * cells * static_cast<int64_t>(sizeof(int32_t)));
+    Fetch(group.float_sums, 3 * cells * static_cast<int64_t>(sizeof(float)));
+  }
+
+  void FetchTarget(int64_t tile, const Target& target) const {
+    if (x_->tokens() > kFewTokens) return;
+    const int64_t row = tile * kTileRows;
+    const int64_t rows =
+        std::min<int64_t>(TileKernels::kMostTiles * kTileRows, weights_->rows() - row);
+    for (int64_t token = 0; token < x_->tokens(); ++token) {
+      const int64_t at = target.At(token, row);
+      if (target.sums == nullptr) {
+        FetchToWrite(target.out + at, rows * static_cast<int64_t>(sizeof(float)));
+      } else {
+        FetchToWrite(target.sums + at, rows * static_cast<int64_t>(sizeof(int64_t)));
+      }
+    }
+  }
+
  private:
+  static constexpr int64_t kFewTokens = 2;
+  static constexpr int64_t kLine = 64;
+
+  static void Fetch(const void* data, int64_t bytes) {
+    const auto* begin = static_cast<const char*>(data);
+    for (int64_t i = 0; i < bytes; i += kLine) _mm_prefetch(begin + i, _MM_HINT_T0);
+  }
+  static void FetchToWrite(void* data, int64_t bytes) {
+    auto* begin = static_cast<char*>(data);
+    // An instruction of its own, which processors without it take for none.
+    for (int64_t i = 0; i < bytes; i += kLine) asm volatile("prefetchw %0" : : "m"(begin[i]));
+  }
+
   static constexpr int64_t kMostPairs = TileKernels::kMostTiles * TileKernels::kMostTokens;
 
   /// Some tiles with some tokens of one group, by the kernels that fit. Which ones does not change
