@@ -82,14 +82,14 @@ Watchdog::~Watchdog() {
 void Watchdog::Watch() {
   const Clock::duration pause =
       std::clamp<Clock::duration>(deadline_ / 8, milliseconds(1), milliseconds(1000));
-  std::optional<std::pair<int, uint64_t>> reported;  // rank and meeting
+  // By meeting, not by who waits: the one that waited longest may leave first when the laggard has
+  // come, and another still stand in the same meeting.
+  std::optional<uint64_t> reported;
   std::unique_lock lock(mutex_);
   while (!changed_.wait_for(lock, pause, [this] { return stopping_; })) {
     const std::optional<StuckMeeting> stuck = FindStuckMeeting(board_, deadline_, Clock::now());
-    if (!stuck.has_value()) continue;
-    const std::pair<int, uint64_t> meeting = {stuck->waiting_rank, stuck->meeting};
-    if (reported == meeting) continue;
-    reported = meeting;
+    if (!stuck.has_value() || reported == stuck->meeting) continue;
+    reported = stuck->meeting;
     lock.unlock();
     report_(*stuck);
     lock.lock();

@@ -116,7 +116,7 @@ TEST(Watchdog, ReportsTheLaggardOnceWhileTheRanksHang) {
   for (const auto& world : worlds) world->PublishTo(&board);
   std::promise<StuckMeeting> first;
   std::atomic<int> reports{0};
-  Watchdog watchdog(board, milliseconds(40), [&](const StuckMeeting& stuck) {
+  Watchdog watchdog(board, milliseconds(200), [&](const StuckMeeting& stuck) {
     if (reports.fetch_add(1) == 0) first.set_value(stuck);
   });
   std::future<StuckMeeting> report = first.get_future();
@@ -126,7 +126,7 @@ TEST(Watchdog, ReportsTheLaggardOnceWhileTheRanksHang) {
     if (world.rank() == 1) {
       report.wait();
       // Longer than another deadline: the meeting must not be reported again.
-      std::this_thread::sleep_for(milliseconds(100));
+      std::this_thread::sleep_for(milliseconds(500));
     }
     return world.AllReduceSum(values, kFeedForward);
   });
