@@ -95,8 +95,6 @@ class Product {
   Product(Isa isa, const PackedMatrix& weights, const Activations& x)
       : weights_(&weights), x_(&x), kernels_(KernelsFor(isa, weights.dtype())) {}
 
-  const PackedMatrix& weights() const { return *weights_; }
-
   /// All of a piece.
   void Multiply(const Piece& piece, const Target& target) const {
     // A few tiles at a time, so that they stay in the first-level cache for all tokens.
@@ -117,6 +115,20 @@ class Product {
   void MultiplyGroup(int64_t tile, int64_t tiles, int64_t group, const Target& target) const {
     const int64_t token = group * kGroup;
     MultiplyPart(tile, tiles, token, std::min(kGroup, x_->tokens() - token), target);
+  }
+
+ private:
+  static constexpr int64_t kFewTokens = 2;
+  static constexpr int64_t kLine = 64;
+
+  static void Fetch(const void* data, int64_t bytes) {
+    const auto* begin = static_cast<const char*>(data);
+    for (int64_t i = 0; i < bytes; i += kLine) _mm_prefetch(begin + i, _MM_HINT_T0);
+  }
+  static void FetchToWrite(void* data, int64_t bytes) {
+    auto* begin = static_cast<char*>(data);
+    // An instruction of its own, which processors without it take for none.
+    for (int64_t i = 0; i < bytes; i += kLine) asm volatile("prefetchw %0" : : "m"(begin[i]));
   }
 
   /// What another core wrote or read last comes line by line, each taking longer than the products
@@ -145,20 +157,6 @@ class Product {
         FetchToWrite(target.sums + at, rows * static_cast<int64_t>(sizeof(int64_t)));
       }
     }
-  }
-
- private:
-  static constexpr int64_t kFewTokens = 2;
-  static constexpr int64_t kLine = 64;
-
-  static void Fetch(const void* data, int64_t bytes) {
-    const auto* begin = static_cast<const char*>(data);
-    for (int64_t i = 0; i < bytes; i += kLine) _mm_prefetch(begin + i, _MM_HINT_T0);
-  }
-  static void FetchToWrite(void* data, int64_t bytes) {
-    auto* begin = static_cast<char*>(data);
-    // An instruction of its own, which processors without it take for none.
-    for (int64_t i = 0; i < bytes; i += kLine) asm volatile("prefetchw %0" : : "m"(begin[i]));
   }
 
   static constexpr int64_t kMostPairs = TileKernels::kMostTiles * TileKernels::kMostTokens;
