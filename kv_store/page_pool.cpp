@@ -1,5 +1,6 @@
 #include "kv_store/page_pool.h"
 
+#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -52,6 +53,16 @@ absl::StatusOr<PagePool> PagePool::Create(core::KvGeometry geometry,
   pool.blocks_ = blocks;
   pool.view_ = core::KvView(std::move(geometry), std::move(places));
   return pool;
+}
+
+void CopyBlock(const core::KvView& view, size_t group, core::BlockId from, core::BlockId to) {
+  const core::KvGeometry& geometry = view.geometry();
+  for (const int layer : geometry.groups[group].layers) {
+    // The pages of a layer's KV heads stand side by side.
+    const std::byte* source = view.Page(layer, 0, from).keys;
+    std::memcpy(view.Page(layer, 0, to).keys, source,
+                static_cast<size_t>(geometry.PageBytes() * geometry.kv_heads));
+  }
 }
 
 }  // namespace tandem::kv_store

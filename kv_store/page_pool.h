@@ -32,4 +32,8 @@ class PagePool {
   int64_t bytes_ = 0;
 };
 
+/// Copies the pages of one block into another's, in all layers of `group` and all KV heads of the
+/// rank.
+void CopyBlock(const core::KvView& view, size_t group, core::BlockId from, core::BlockId to);
+
 }  // namespace tandem::kv_store

@@ -21,6 +21,40 @@ struct EngineRequest {
   core::SamplingParams sampling;
   std::vector<int32_t> stop_tokens;  // end-of-generation tokens; not reported as output
   bool want_prompt_logits = false;   // every prompt token's logits are delivered
+  /// Set: every answer token comes with its log-probability and those of this many best tokens.
+  std::optional<int32_t> logprobs;
+  bool prompt_logprobs = false;  // and so does every prompt token from the second on
+
+  uint64_t tenant = 0;   // cached pages are shared only among requests of one tenant
+  uint64_t client = 0;   // requests of different clients take turns
+  int32_t priority = 0;  // higher ones go first
+  bool reuse = true;     // take cached pages of the same prefix
+  bool speculate =
+      true;  // let the engine guess ahead, where it does at all; the answer is the same
+};
+
+/// A token and how likely the model itself finds it: the logarithm of the softmax of its logits,
+/// before bias, penalties, temperature and filters.
+struct TokenLogprob {
+  int32_t token = 0;
+  float logprob = 0;
+  bool operator==(const TokenLogprob&) const = default;
+};
+
+/// One token of a prompt or answer, and the likeliest ones in its place.
+struct TokenLogprobs {
+  TokenLogprob chosen;
+  std::vector<TokenLogprob> top;  // best first; ties by the lowest id
+  bool operator==(const TokenLogprobs&) const = default;
+};
+
+/// Why a request took no more cached pages than it did.
+enum class ReuseLimit : uint8_t {
+  kNone,      // all of the prompt but its last token was there
+  kNotAsked,  // the request did not want any
+  kNothing,   // no block of the prompt was known
+  kDiffers,   // the prompt goes on differently from what is known
+  kEvicted,   // its pages were there once, and made room for others
 };
 
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kFailed };
@@ -28,7 +62,13 @@ enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kFailed };
 struct Usage {
   int32_t prompt_tokens = 0;
   int32_t completion_tokens = 0;
-  int32_t reused_tokens = 0;  // nothing is reused yet
+  int32_t reused_tokens = 0;    // of the prompt, from cached pages
+  int32_t computed_tokens = 0;  // forward passes of tokens: prompt, answer, guesses, and again
+                                // after a preemption
+  ReuseLimit reuse_limit = ReuseLimit::kNothing;
+  int32_t preemptions = 0;      // times its pages were taken away for others
+  int32_t drafted_tokens = 0;   // guessed ahead
+  int32_t accepted_tokens = 0;  // guessed right
   double queue_seconds = 0;
   double prefill_seconds = 0;
   double decode_seconds = 0;
@@ -46,6 +86,10 @@ struct EngineSink {
   std::function<void(std::span<const int32_t> tokens)> on_tokens;
   /// logits: [vocab] of prompt position `position`, ascending. Only with want_prompt_logits.
   std::function<void(int64_t position, std::span<const float> logits)> on_logits;
+  /// Of the tokens at `position` and after it, ascending; answer tokens come before on_tokens tells
+  /// of them. Only with logprobs.
+  std::function<void(int64_t position, std::span<const TokenLogprobs> logprobs)> on_logprobs =
+      nullptr;
   std::function<void(const Finish& finish)> on_finish;  // exactly once, last
 };
 
@@ -63,7 +107,13 @@ struct EngineStatus {
   int32_t running = 0;
   int32_t waiting = 0;
   int64_t blocks_total = 0;
-  int64_t blocks_used = 0;
+  int64_t blocks_used = 0;     // by running requests
+  int64_t blocks_cached = 0;   // besides: kept for whoever comes with the same prefix
+  uint64_t prompt_tokens = 0;  // of all requests that ran, and
+  uint64_t reused_tokens = 0;  // those of them that came from cached pages
+  uint64_t preemptions = 0;
+  uint64_t drafted_tokens = 0;
+  uint64_t accepted_tokens = 0;
   uint64_t steps = 0;
   uint64_t tokens_generated = 0;
   uint64_t tokens_prefilled = 0;

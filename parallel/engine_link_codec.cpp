@@ -10,6 +10,7 @@ namespace {
 
 constexpr size_t kMostTokens = 1 << 24;
 constexpr size_t kMostLogits = 1 << 24;
+constexpr size_t kMostLogprobs = 1 << 20;
 constexpr size_t kMostRanks = 1 << 16;
 constexpr size_t kLongestText = 1 << 16;
 constexpr int kHighestCode = 16;  // absl::StatusCode::kUnauthenticated
@@ -48,6 +49,14 @@ void Write(const LinkSubmit& message, WireWriter& writer) {
   WriteSampling(request.sampling, writer);
   writer.Numbers(std::span(request.stop_tokens));
   writer.Bool(request.want_prompt_logits);
+  writer.Bool(request.logprobs.has_value());
+  writer.Number(request.logprobs.value_or(0));
+  writer.Bool(request.prompt_logprobs);
+  writer.Number(request.tenant);
+  writer.Number(request.client);
+  writer.Number(request.priority);
+  writer.Bool(request.reuse);
+  writer.Bool(request.speculate);
 }
 void Read(LinkSubmit& message, WireReader& reader) {
   EngineRequest& request = message.request;
@@ -57,6 +66,15 @@ void Read(LinkSubmit& message, WireReader& reader) {
   request.sampling = ReadSampling(reader);
   request.stop_tokens = reader.Numbers<int32_t>(kMostTokens, "stop tokens");
   request.want_prompt_logits = reader.Bool();
+  const bool logprobs = reader.Bool();
+  const auto count = reader.Number<int32_t>();
+  if (logprobs) request.logprobs = count;
+  request.prompt_logprobs = reader.Bool();
+  request.tenant = reader.Number<uint64_t>();
+  request.client = reader.Number<uint64_t>();
+  request.priority = reader.Number<int32_t>();
+  request.reuse = reader.Bool();
+  request.speculate = reader.Bool();
 }
 
 void Write(const LinkCancel& message, WireWriter& writer) { writer.Number(message.id); }
@@ -94,6 +112,36 @@ void Read(LinkLogits& message, WireReader& reader) {
   message.logits = reader.Numbers<float>(kMostLogits, "logits");
 }
 
+void WriteLogprob(const TokenLogprob& logprob, WireWriter& writer) {
+  writer.Number(logprob.token);
+  writer.Number(logprob.logprob);
+}
+TokenLogprob ReadLogprob(WireReader& reader) {
+  const auto token = reader.Number<int32_t>();
+  return {.token = token, .logprob = reader.Number<float>()};
+}
+
+void Write(const LinkLogprobs& message, WireWriter& writer) {
+  writer.Number(message.id);
+  writer.Number(message.position);
+  writer.Count(message.logprobs.size());
+  for (const TokenLogprobs& token : message.logprobs) {
+    WriteLogprob(token.chosen, writer);
+    writer.Count(token.top.size());
+    for (const TokenLogprob& top : token.top) WriteLogprob(top, writer);
+  }
+}
+void Read(LinkLogprobs& message, WireReader& reader) {
+  message.id = reader.Number<RequestId>();
+  message.position = reader.Number<int64_t>();
+  message.logprobs.resize(reader.Count(kMostTokens, 12, "tokens with log-probabilities"));
+  for (TokenLogprobs& token : message.logprobs) {
+    token.chosen = ReadLogprob(reader);
+    token.top.resize(reader.Count(kMostLogprobs, 8, "log-probabilities"));
+    for (TokenLogprob& top : token.top) top = ReadLogprob(reader);
+  }
+}
+
 void Write(const LinkFinish& message, WireWriter& writer) {
   const Usage& usage = message.finish.usage;
   writer.Number(message.id);
@@ -102,6 +150,11 @@ void Write(const LinkFinish& message, WireWriter& writer) {
   writer.Number(usage.prompt_tokens);
   writer.Number(usage.completion_tokens);
   writer.Number(usage.reused_tokens);
+  writer.Number(usage.computed_tokens);
+  writer.Number(static_cast<uint8_t>(usage.reuse_limit));
+  writer.Number(usage.preemptions);
+  writer.Number(usage.drafted_tokens);
+  writer.Number(usage.accepted_tokens);
   writer.Number(usage.queue_seconds);
   writer.Number(usage.prefill_seconds);
   writer.Number(usage.decode_seconds);
@@ -119,6 +172,16 @@ void Read(LinkFinish& message, WireReader& reader) {
   usage.prompt_tokens = reader.Number<int32_t>();
   usage.completion_tokens = reader.Number<int32_t>();
   usage.reused_tokens = reader.Number<int32_t>();
+  usage.computed_tokens = reader.Number<int32_t>();
+  const auto limit = reader.Number<uint8_t>();
+  if (limit > static_cast<uint8_t>(ReuseLimit::kEvicted)) {
+    reader.Fail(InvalidArgument("engine link: {} is no reason to reuse nothing", limit));
+    return;
+  }
+  usage.reuse_limit = static_cast<ReuseLimit>(limit);
+  usage.preemptions = reader.Number<int32_t>();
+  usage.drafted_tokens = reader.Number<int32_t>();
+  usage.accepted_tokens = reader.Number<int32_t>();
   usage.queue_seconds = reader.Number<double>();
   usage.prefill_seconds = reader.Number<double>();
   usage.decode_seconds = reader.Number<double>();
@@ -144,6 +207,12 @@ void Write(const LinkStatus& message, WireWriter& writer) {
   writer.Number(status.waiting);
   writer.Number(status.blocks_total);
   writer.Number(status.blocks_used);
+  writer.Number(status.blocks_cached);
+  writer.Number(status.prompt_tokens);
+  writer.Number(status.reused_tokens);
+  writer.Number(status.preemptions);
+  writer.Number(status.drafted_tokens);
+  writer.Number(status.accepted_tokens);
   writer.Number(status.steps);
   writer.Number(status.tokens_generated);
   writer.Number(status.tokens_prefilled);
@@ -164,6 +233,12 @@ void Read(LinkStatus& message, WireReader& reader) {
   status.waiting = reader.Number<int32_t>();
   status.blocks_total = reader.Number<int64_t>();
   status.blocks_used = reader.Number<int64_t>();
+  status.blocks_cached = reader.Number<int64_t>();
+  status.prompt_tokens = reader.Number<uint64_t>();
+  status.reused_tokens = reader.Number<uint64_t>();
+  status.preemptions = reader.Number<uint64_t>();
+  status.drafted_tokens = reader.Number<uint64_t>();
+  status.accepted_tokens = reader.Number<uint64_t>();
   status.steps = reader.Number<uint64_t>();
   status.tokens_generated = reader.Number<uint64_t>();
   status.tokens_prefilled = reader.Number<uint64_t>();

@@ -12,7 +12,7 @@
 
 namespace tandem::parallel {
 
-inline constexpr uint8_t kLinkVersion = 1;
+inline constexpr uint8_t kLinkVersion = 2;
 
 // The messages between a RemoteEngine ("client") and an EngineServer. Request and query numbers are
 // the client's.
@@ -44,6 +44,11 @@ struct LinkLogits {  // server
   int64_t position = 0;
   std::vector<float> logits;  // [vocab]
 };
+struct LinkLogprobs {  // server
+  RequestId id = 0;
+  int64_t position = 0;
+  std::vector<TokenLogprobs> logprobs;
+};
 struct LinkFinish {  // server
   RequestId id = 0;
   Finish finish;
@@ -61,8 +66,8 @@ struct LinkDead {  // server: the engine's health
 };
 
 using LinkMessage = std::variant<LinkHello, LinkWelcome, LinkPing, LinkStop, LinkSubmit, LinkCancel,
-                                 LinkAccepted, LinkRefused, LinkTokens, LinkLogits, LinkFinish,
-                                 LinkStatusQuery, LinkStatus, LinkDead>;
+                                 LinkAccepted, LinkRefused, LinkTokens, LinkLogits, LinkLogprobs,
+                                 LinkFinish, LinkStatusQuery, LinkStatus, LinkDead>;
 
 /// version u8, kind u8 (the place in LinkMessage), then the fields in order, little endian.
 std::vector<std::byte> EncodeLinkMessage(const LinkMessage& message);

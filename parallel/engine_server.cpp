@@ -243,6 +243,12 @@ void EngineServer::Submit(LinkSubmit message) {
                 id, LinkLogits{
                         .id = id, .position = position, .logits = {logits.begin(), logits.end()}});
           },
+      .on_logprobs =
+          [outbox, id](int64_t position, std::span<const TokenLogprobs> logprobs) {
+            outbox->PutResult(id, LinkLogprobs{.id = id,
+                                               .position = position,
+                                               .logprobs = {logprobs.begin(), logprobs.end()}});
+          },
       .on_finish = [outbox, id](const Finish& finish) { outbox->PutFinish(id, finish); }};
   const absl::StatusOr<RequestId> submitted =
       engine_.Submit(std::move(message.request), std::move(sink));

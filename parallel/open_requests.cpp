@@ -35,6 +35,13 @@ void OpenRequests::Logits(RequestId id, int64_t position, std::span<const float>
   if (request && request->sink.on_logits) request->sink.on_logits(position, logits);
 }
 
+void OpenRequests::Logprobs(RequestId id, int64_t position,
+                            std::span<const TokenLogprobs> logprobs) {
+  const std::lock_guard delivery(delivery_);
+  const auto request = Find(id);
+  if (request && request->sink.on_logprobs) request->sink.on_logprobs(position, logprobs);
+}
+
 void OpenRequests::Token(RequestId id, int32_t token) {
   const std::lock_guard delivery(delivery_);
   const auto request = Find(id);

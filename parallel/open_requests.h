@@ -23,6 +23,7 @@ class OpenRequests {
   /// The request has left the queue.
   void Admitted(RequestId id);
   void Logits(RequestId id, int64_t position, std::span<const float> logits);
+  void Logprobs(RequestId id, int64_t position, std::span<const TokenLogprobs> logprobs);
   void Token(RequestId id, int32_t token);
   void Finish(RequestId id, FinishReason reason, const absl::Status& status);
   void FinishAll(FinishReason reason, const absl::Status& status);

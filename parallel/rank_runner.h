@@ -23,13 +23,15 @@ struct NumericFailure {
 
 /// What a step gave for one sequence.
 struct SequenceResult {
-  std::optional<int32_t> token;           // sampled, if the plan asked and nothing failed
+  /// Sampled, if the plan asked and nothing failed: one, and one more for each draft that was
+  /// right.
+  std::vector<int32_t> tokens;
   std::optional<NumericFailure> failure;  // the first one; the request fails
 };
 
 struct StepResult {
   std::vector<SequenceResult> sequences;  // as in the plan
-  std::vector<float> prompt_logits;       // rank 0 only: [tokens of gathering sequences, vocab]
+  std::vector<float> logits;              // rank 0 only: [rows of gathering sequences, vocab]
   Digest digest{};                        // of all plans and results so far
 };
 
@@ -55,8 +57,13 @@ class RankRunner {
 
   absl::Status Forward(const StepPlan& plan, Rows& rows);
   void NoteFailures(const StepPlan& plan, StepResult& result) const;
-  absl::Status GatherPromptLogits(const StepPlan& plan, const Rows& rows, StepResult& result);
+  absl::Status GatherLogits(const StepPlan& plan, const Rows& rows, StepResult& result);
   absl::Status Sample(const StepPlan& plan, const Rows& rows, StepResult& result);
+  std::vector<core::Candidate> OwnCandidates(const StepPlan& plan, const Rows& rows);
+  bool TokenFailed(int64_t token) const;
+  void TakeSamples(const SequenceWork& work, int64_t first_token,
+                   std::span<const core::Candidate> candidates, int64_t stride,
+                   SequenceResult& result);
   void AddToDigest(const Digest& plan_hash, StepResult& result);
 
   core::Model& model_;

@@ -245,6 +245,12 @@ void RemoteEngine::Handle(LinkMessage message) {
                      request->sink.on_logits(result.position, result.logits);
                    }
                  },
+                 [&](const LinkLogprobs& result) {
+                   const auto request = Find(result.id);
+                   if (request && request->sink.on_logprobs) {
+                     request->sink.on_logprobs(result.position, result.logprobs);
+                   }
+                 },
                  [&](const LinkFinish& result) {
                    const auto request = Find(result.id);
                    if (!request) return;

@@ -98,7 +98,8 @@ void Scheduler::Admit(ScheduledStep& step) {
                                 .sampling = sequence.request.sampling,
                                 .candidates_per_rank = core::CandidatesPerRank(
                                     sequence.request.sampling, options_.largest_vocab_shard),
-                                .first_token_index = 0});
+                                .first_token_index = 0,
+                                .history = {}});
     step.admitted.push_back(next.id);
     prompt_turns_.push_back(next.id);
     running_.emplace(next.id, std::move(sequence));
@@ -149,7 +150,7 @@ void Scheduler::AddWork(RequestId id, Running& sequence, int32_t tokens, Schedul
   if (sequence.in_prompt()) {
     const auto first = sequence.request.prompt.begin() + sequence.positions;
     work.tokens.assign(first, first + tokens);
-    work.gather_logits = sequence.request.want_prompt_logits;
+    if (sequence.request.want_prompt_logits) work.gather = GatherLogits::kAll;
   }
   for (size_t g = 0; g < pools_.size(); ++g) {
     work.table_changes.push_back(GrowTable(sequence, g, tokens));
@@ -187,13 +188,14 @@ std::vector<BlockChange> Scheduler::GrowTable(Running& sequence, size_t group, i
 
 std::vector<RequestEvent> Scheduler::Commit(const ScheduledStep& step, const StepResult& result) {
   std::vector<RequestEvent> events;
-  std::span<const float> logits = result.prompt_logits;
+  std::span<const float> logits = result.logits;
   for (size_t s = 0; s < step.requests.size(); ++s) {
     const SequenceWork& work = step.plan.sequences[s];
     const SequenceResult& outcome = result.sequences[s];
     std::span<const float> own_logits;
-    if (work.gather_logits) {
-      const size_t count = work.tokens.size() * static_cast<size_t>(options_.vocab);
+    if (work.gather != GatherLogits::kNone) {
+      const size_t count =
+          static_cast<size_t>(work.logit_rows()) * static_cast<size_t>(options_.vocab);
       own_logits = logits.first(count);
       logits = logits.subspan(count);
     }
@@ -215,8 +217,8 @@ std::vector<RequestEvent> Scheduler::Commit(const ScheduledStep& step, const Ste
           Internal("numeric failure at position {}: a {} was not finite{}",
                    outcome.failure->position, outcome.failure->in_logits ? "logit" : "sum",
                    outcome.failure->in_logits ? "" : " or out of range");
-    } else if (outcome.token) {
-      event.finish = TakeToken(sequence, *outcome.token, event);
+    } else if (!outcome.tokens.empty()) {
+      event.finish = TakeToken(sequence, outcome.tokens.front(), event);
     } else if (sequence.committed == sequence.prompt_tokens() && sequence.limit == 0) {
       event.finish = FinishReason::kLength;
     }

@@ -18,6 +18,39 @@ absl::Status SlotTable::CheckSlot(SlotId slot, const char* what) const {
   return Internal("step plan: {} slot {} is not one of the {} slots", what, slot, slots_.size());
 }
 
+absl::Status SlotTable::CheckTokens(SlotId slot, const std::vector<int32_t>& tokens) const {
+  for (const int32_t token : tokens) {
+    if (token < 0 || token >= vocab_) {
+      return Internal("step plan: slot {}: token {} is outside the vocabulary of {}", slot, token,
+                      vocab_);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SlotTable::CheckOpened(const OpenedSlot& opened) const {
+  if (opened.candidates_per_rank < 1 || opened.candidates_per_rank > vocab_) {
+    return Internal("step plan: slot {}: {} candidates a rank of a vocabulary of {}", opened.slot,
+                    opened.candidates_per_rank, vocab_);
+  }
+  return CheckTokens(opened.slot, opened.history);
+}
+
+absl::Status SlotTable::CheckCopies(const StepPlan& plan) const {
+  for (const BlockCopy& copy : plan.copies) {
+    if (copy.group < 0 || static_cast<size_t>(copy.group) >= groups_.size()) {
+      return Internal("step plan: a copy in layer group {} of {}", copy.group, groups_.size());
+    }
+    const int64_t blocks = blocks_[static_cast<size_t>(copy.group)];
+    if (copy.from < 0 || copy.from >= blocks || copy.to < 0 || copy.to >= blocks ||
+        copy.from == copy.to) {
+      return Internal("step plan: layer group {}: copy of block {} to {} in a pool of {}",
+                      copy.group, copy.from, copy.to, blocks);
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status SlotTable::CheckTable(const SequenceWork& work, const SlotState& state,
                                    size_t group) const {
   std::vector<core::BlockId> table =
@@ -59,11 +92,11 @@ absl::Status SlotTable::CheckWork(const SequenceWork& work, const SlotState& sta
     return Internal("step plan: slot {} starts at position {}, expected {} ({} tokens known)",
                     work.slot, work.start_position, expected_start, known);
   }
-  for (const int32_t token : work.tokens) {
-    if (token < 0 || token >= vocab_) {
-      return Internal("step plan: slot {}: token {} is outside the vocabulary of {}", work.slot,
-                      token, vocab_);
-    }
+  TANDEM_RETURN_IF_ERROR(CheckTokens(work.slot, work.tokens));
+  TANDEM_RETURN_IF_ERROR(CheckTokens(work.slot, work.drafts));
+  if (!work.drafts.empty() && !work.sample) {
+    return Internal("step plan: slot {} has {} drafts and samples nothing", work.slot,
+                    work.drafts.size());
   }
   if (work.table_changes.size() != groups_.size()) {
     return Internal("step plan: slot {}: tables of {} layer groups, expected {}", work.slot,
@@ -77,7 +110,7 @@ absl::Status SlotTable::CheckWork(const SequenceWork& work, const SlotState& sta
 
 absl::Status SlotTable::Apply(const StepPlan& plan) {
   std::vector<bool> open(slots_.size());
-  std::vector<bool> fresh(slots_.size(), false);
+  std::vector<SlotState> fresh(slots_.size());
   std::vector<bool> busy(slots_.size(), false);
   for (size_t s = 0; s < slots_.size(); ++s) open[s] = slots_[s].open;
   for (const SlotId s : plan.closed) {
@@ -89,31 +122,28 @@ absl::Status SlotTable::Apply(const StepPlan& plan) {
     TANDEM_RETURN_IF_ERROR(CheckSlot(opened.slot, "opened"));
     const auto s = static_cast<size_t>(opened.slot);
     if (open[s]) return Internal("step plan: slot {} opened twice", opened.slot);
-    if (opened.candidates_per_rank < 1 || opened.candidates_per_rank > vocab_) {
-      return Internal("step plan: slot {}: {} candidates a rank of a vocabulary of {}", opened.slot,
-                      opened.candidates_per_rank, vocab_);
-    }
-    open[s] = fresh[s] = true;
+    TANDEM_RETURN_IF_ERROR(CheckOpened(opened));
+    open[s] = true;
+    fresh[s] = {.open = true,
+                .sampling = opened.sampling,
+                .candidates_per_rank = opened.candidates_per_rank,
+                .next_token_index = opened.first_token_index,
+                .history = opened.history,
+                .tables = std::vector<std::vector<core::BlockId>>(groups_.size())};
   }
-  const SlotState empty;
+  TANDEM_RETURN_IF_ERROR(CheckCopies(plan));
   for (const SequenceWork& work : plan.sequences) {
     TANDEM_RETURN_IF_ERROR(CheckSlot(work.slot, "working"));
     const auto s = static_cast<size_t>(work.slot);
     if (!open[s]) return Internal("step plan: slot {} has work but is not open", work.slot);
     if (busy[s]) return Internal("step plan: slot {} has work twice", work.slot);
     busy[s] = true;
-    TANDEM_RETURN_IF_ERROR(CheckWork(work, fresh[s] ? empty : slots_[s]));
+    TANDEM_RETURN_IF_ERROR(CheckWork(work, fresh[s].open ? fresh[s] : slots_[s]));
   }
 
   for (const SlotId s : plan.closed) slot(s) = SlotState();
   for (const OpenedSlot& opened : plan.opened) {
-    SlotState& state = slot(opened.slot);
-    state = SlotState();
-    state.open = true;
-    state.sampling = opened.sampling;
-    state.candidates_per_rank = opened.candidates_per_rank;
-    state.next_token_index = opened.first_token_index;
-    state.tables.resize(groups_.size());
+    slot(opened.slot) = std::move(fresh[static_cast<size_t>(opened.slot)]);
   }
   for (const SequenceWork& work : plan.sequences) {
     SlotState& state = slot(work.slot);

@@ -27,7 +27,7 @@ bool SameSampling(const core::SamplingParams& a, const core::SamplingParams& b) 
 bool OpenedSlot::operator==(const OpenedSlot& other) const {
   return slot == other.slot && SameSampling(sampling, other.sampling) &&
          candidates_per_rank == other.candidates_per_rank &&
-         first_token_index == other.first_token_index;
+         first_token_index == other.first_token_index && history == other.history;
 }
 
 }  // namespace tandem::parallel

@@ -18,6 +18,9 @@ struct OpenedSlot {
   core::SamplingParams sampling;
   int32_t candidates_per_rank = 1;  // core::CandidatesPerRank; sets the size of the gather
   uint64_t first_token_index = 0;   // index of the first token that will be sampled
+  /// Tokens of positions 0, 1, ... whose pages stand already; the first work starts behind them,
+  /// and its table changes name those pages.
+  std::vector<int32_t> history;
   bool operator==(const OpenedSlot& other) const;
 };
 
@@ -29,6 +32,18 @@ struct BlockChange {
   bool operator==(const BlockChange&) const = default;
 };
 
+/// The pages of block `from` are copied into those of `to`, in all layers of a group: a sequence is
+/// about to write behind tokens that others share.
+struct BlockCopy {
+  int32_t group = 0;
+  core::BlockId from = 0;
+  core::BlockId to = 0;
+  bool operator==(const BlockCopy&) const = default;
+};
+
+/// Whose logits go to rank 0, as the model gave them.
+enum class GatherLogits : uint8_t { kNone, kSampled, kAll };
+
 /// Consecutive tokens of one sequence in a step.
 struct SequenceWork {
   SlotId slot = 0;
@@ -36,26 +51,38 @@ struct SequenceWork {
   /// The tokens' ids; none: one token, the one that this slot sampled last. So a plan can leave
   /// before the step ahead of it has sampled.
   std::vector<int32_t> tokens;
+  /// Guesses of what is sampled after them, computed along: a token is sampled after the last of
+  /// `tokens` and after each guess that was right, up to the first wrong one. Only with `sample`.
+  std::vector<int32_t> drafts;
   std::vector<std::vector<BlockChange>> table_changes;  // [layer groups], made before the pass
   bool sample = false;                                  // a token after the last of these
-  bool gather_logits = false;                           // logits of all these tokens go to rank 0
+  GatherLogits gather = GatherLogits::kNone;
   bool operator==(const SequenceWork&) const = default;
 
-  int32_t token_count() const { return tokens.empty() ? 1 : static_cast<int32_t>(tokens.size()); }
+  int32_t known_count() const { return tokens.empty() ? 1 : static_cast<int32_t>(tokens.size()); }
+  int32_t token_count() const { return known_count() + static_cast<int32_t>(drafts.size()); }
+  /// Tokens after which one may be sampled.
+  int32_t sample_rows() const { return sample ? 1 + static_cast<int32_t>(drafts.size()) : 0; }
+  /// Tokens whose logits are computed: all of them, or the last ones.
+  int32_t logit_rows() const {
+    return gather == GatherLogits::kAll ? token_count() : sample_rows();
+  }
 };
 
 /// All that a rank needs to know to do a step together with the others: the number and sizes of
 /// collectives, and every allocation, follow from it and the plans before it alone. Only the
 /// coordinator decides when a sequence ends, so stop tokens and limits are not in it.
 ///
-/// Order of execution: closed, opened, then per sequence the table changes and history, the forward
-/// pass, one gather of prompt logits if any sequence asks, one gather of candidates if any samples.
+/// Order of execution: closed, opened, copies, then per sequence the table changes and history, the
+/// forward pass, one gather of logits if any sequence asks, one gather of candidates if any
+/// samples.
 struct StepPlan {
   uint64_t epoch = 0;  // a number for one life of the rank job
   uint64_t step = 0;   // from 1, without gaps
   bool stop = false;   // the ranks end; nothing else is done
   std::vector<SlotId> closed;
   std::vector<OpenedSlot> opened;
+  std::vector<BlockCopy> copies;
   std::vector<SequenceWork> sequences;  // at most one per slot
   bool operator==(const StepPlan&) const = default;
 };

@@ -11,14 +11,22 @@ namespace {
 
 constexpr uint8_t kStopFlag = 1;
 constexpr uint8_t kSampleFlag = 1;
-constexpr uint8_t kGatherFlag = 2;
+constexpr uint8_t kGatherSampledFlag = 2;
+constexpr uint8_t kGatherAllFlag = 4;
+
+uint8_t FlagsOf(const SequenceWork& work) {
+  uint8_t flags = work.sample ? kSampleFlag : 0;
+  if (work.gather == GatherLogits::kSampled) flags |= kGatherSampledFlag;
+  if (work.gather == GatherLogits::kAll) flags |= kGatherAllFlag;
+  return flags;
+}
 
 void WriteWork(const SequenceWork& work, WireWriter& writer) {
   writer.Number(work.slot);
   writer.Number(work.start_position);
-  writer.Number(static_cast<uint8_t>((work.sample ? kSampleFlag : 0) |
-                                     (work.gather_logits ? kGatherFlag : 0)));
+  writer.Number(FlagsOf(work));
   writer.Numbers(std::span(work.tokens));
+  writer.Numbers(std::span(work.drafts));
   writer.Count(work.table_changes.size());
   for (const auto& changes : work.table_changes) {
     writer.Count(changes.size());
@@ -41,10 +49,15 @@ SequenceWork ReadWork(WireReader& reader, const StepPlanLimits& limits) {
   SequenceWork work;
   work.slot = reader.Number<int32_t>();
   work.start_position = reader.Number<int32_t>();
-  const uint8_t flags = ReadFlags(reader, kSampleFlag | kGatherFlag);
+  const uint8_t flags = ReadFlags(reader, kSampleFlag | kGatherSampledFlag | kGatherAllFlag);
   work.sample = (flags & kSampleFlag) != 0;
-  work.gather_logits = (flags & kGatherFlag) != 0;
+  if ((flags & kGatherSampledFlag) != 0) work.gather = GatherLogits::kSampled;
+  if ((flags & kGatherAllFlag) != 0) work.gather = GatherLogits::kAll;
+  if (FlagsOf(work) != flags) {
+    reader.Fail(InvalidArgument("step plan: flags {:#x} contradict each other", flags));
+  }
   work.tokens = reader.Numbers<int32_t>(limits.tokens, "tokens");
+  work.drafts = reader.Numbers<int32_t>(limits.tokens, "drafts");
   work.table_changes.resize(reader.Count(limits.groups, 4, "layer groups"));
   for (auto& changes : work.table_changes) {
     changes.resize(reader.Count(limits.table_changes, 8, "table changes"));
@@ -72,6 +85,13 @@ std::vector<std::byte> EncodeStepPlan(const StepPlan& plan) {
     writer.Number(opened.candidates_per_rank);
     writer.Number(opened.first_token_index);
     WriteSampling(opened.sampling, writer);
+    writer.Numbers(std::span(opened.history));
+  }
+  writer.Count(plan.copies.size());
+  for (const BlockCopy& copy : plan.copies) {
+    writer.Number(copy.group);
+    writer.Number(copy.from);
+    writer.Number(copy.to);
   }
   writer.Count(plan.sequences.size());
   for (const SequenceWork& work : plan.sequences) WriteWork(work, writer);
@@ -113,6 +133,13 @@ absl::StatusOr<StepPlan> DecodeStepPlan(std::span<const std::byte> bytes) {
     opened.candidates_per_rank = reader.Number<int32_t>();
     opened.first_token_index = reader.Number<uint64_t>();
     opened.sampling = ReadSampling(reader);
+    opened.history = reader.Numbers<int32_t>(limits.tokens, "tokens of history");
+  }
+  plan.copies.resize(reader.Count(limits.copies, 12, "block copies"));
+  for (BlockCopy& copy : plan.copies) {
+    copy.group = reader.Number<int32_t>();
+    copy.from = reader.Number<core::BlockId>();
+    copy.to = reader.Number<core::BlockId>();
   }
   plan.sequences.resize(reader.Count(limits.slots, 17, "sequences"));
   for (SequenceWork& work : plan.sequences) work = ReadWork(reader, limits);

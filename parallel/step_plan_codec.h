@@ -11,7 +11,7 @@
 namespace tandem::parallel {
 
 inline constexpr uint32_t kStepPlanMagic = 0x50535454;  // "TTSP" in little endian
-inline constexpr uint16_t kStepPlanVersion = 1;
+inline constexpr uint16_t kStepPlanVersion = 2;
 
 /// What a plan may hold at most; more is a corrupt plan.
 struct StepPlanLimits {
@@ -19,14 +19,18 @@ struct StepPlanLimits {
   size_t tokens = 1 << 20;         // of one sequence in one step
   size_t table_changes = 1 << 20;  // of one layer group of one sequence
   size_t groups = 64;
+  size_t copies = 1 << 20;
 };
 
 /// A plan as it travels, little endian throughout:
 ///   magic u32, version u16, flags u8 (bit 0 stop), epoch u64, step u64
 ///   closed:    count u32, slot i32 each
-///   opened:    count u32, each: slot i32, candidates i32, first token index u64, sampling
-///   sequences: count u32, each: slot i32, start i32, flags u8 (bit 0 sample, bit 1 gather),
-///              tokens (count u32, i32 each), groups u32, each: count u32, (index i32, block i32)
+///   opened:    count u32, each: slot i32, candidates i32, first token index u64, sampling,
+///              history (count u32, i32 each)
+///   copies:    count u32, each: group i32, from i32, to i32
+///   sequences: count u32, each: slot i32, start i32, flags u8 (bit 0 sample, bit 1 gather what is
+///              sampled from, bit 2 gather all), tokens (count u32, i32 each), drafts (the same),
+///              groups u32, each: count u32, (index i32, block i32)
 ///   hash: 16 bytes, BLAKE2b of everything before it
 std::vector<std::byte> EncodeStepPlan(const StepPlan& plan);
 

@@ -43,6 +43,39 @@ TEST(PagePool, PagesAreDisjointAlignedAndZeroed) {
   EXPECT_EQ(starts.size(), (3U * 2 + 5 * 3) * 2);
 }
 
+TEST(PagePool, CopiesABlockInAllLayersOfItsGroupAndNothingElse) {
+  const std::vector<int64_t> blocks = {3, 5};
+  const auto pool = PagePool::Create(Geometry(), blocks);
+  ASSERT_TRUE(pool.ok()) << pool.status();
+  const core::KvView& view = pool->view();
+  const auto page_bytes = static_cast<size_t>(view.geometry().PageBytes());
+  const auto page = [&](int layer, int head, core::BlockId block) {
+    return view.Page(layer, head, block).keys;
+  };
+  const auto mark = [](int layer, int head, core::BlockId block) {
+    return 1 + layer * 20 + head * 10 + block;
+  };
+  const auto for_all = [&](const auto& visit) {
+    for (int layer = 0; layer < 5; ++layer) {
+      for (int head = 0; head < 2; ++head) {
+        const auto count = blocks[static_cast<size_t>(view.group_of(layer))];
+        for (core::BlockId block = 0; block < count; ++block) visit(layer, head, block);
+      }
+    }
+  };
+  for_all([&](int layer, int head, core::BlockId block) {
+    std::memset(page(layer, head, block), mark(layer, head, block), page_bytes);
+  });
+  CopyBlock(view, 1, 1, 4);
+  for_all([&](int layer, int head, core::BlockId block) {
+    const bool copied = view.group_of(layer) == 1 && block == 4;
+    const std::vector<std::byte> expected(
+        page_bytes, static_cast<std::byte>(mark(layer, head, copied ? 1 : block)));
+    EXPECT_EQ(std::memcmp(page(layer, head, block), expected.data(), page_bytes), 0)
+        << "layer " << layer << ", head " << head << ", block " << block;
+  });
+}
+
 TEST(PagePool, RefusesContradictions) {
   EXPECT_EQ(PagePool::Create(Geometry(), {3}).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(PagePool::Create(Geometry(), {3, 0}).status().code(),

@@ -29,6 +29,12 @@ core::SamplingParams RandomSampling(SplitMix& random) {
   return sampling;
 }
 
+std::vector<int32_t> RandomTokens(SplitMix& random, uint64_t most) {
+  std::vector<int32_t> tokens(random.Below(most));
+  for (int32_t& token : tokens) token = static_cast<int32_t>(random.Next());
+  return tokens;
+}
+
 StepPlan RandomPlan(SplitMix& random) {
   StepPlan plan;
   plan.epoch = random.Next();
@@ -41,15 +47,20 @@ StepPlan RandomPlan(SplitMix& random) {
     plan.opened.push_back({.slot = static_cast<SlotId>(random.Next()),
                            .sampling = RandomSampling(random),
                            .candidates_per_rank = static_cast<int32_t>(random.Next()),
-                           .first_token_index = random.Next()});
+                           .first_token_index = random.Next(),
+                           .history = RandomTokens(random, 8)});
+  }
+  for (uint64_t i = random.Below(3); i > 0; --i) {
+    plan.copies.push_back({.group = static_cast<int32_t>(random.Next()),
+                           .from = static_cast<core::BlockId>(random.Next()),
+                           .to = static_cast<core::BlockId>(random.Next())});
   }
   for (uint64_t i = random.Below(6); i > 0; --i) {
     SequenceWork work;
     work.slot = static_cast<SlotId>(random.Next());
     work.start_position = static_cast<int32_t>(random.Next());
-    for (uint64_t t = random.Below(20); t > 0; --t) {
-      work.tokens.push_back(static_cast<int32_t>(random.Next()));
-    }
+    work.tokens = RandomTokens(random, 20);
+    work.drafts = RandomTokens(random, 5);
     work.table_changes.resize(random.Below(4));
     for (auto& changes : work.table_changes) {
       for (uint64_t c = random.Below(5); c > 0; --c) {
@@ -58,7 +69,7 @@ StepPlan RandomPlan(SplitMix& random) {
       }
     }
     work.sample = random.Below(2) == 0;
-    work.gather_logits = random.Below(2) == 0;
+    work.gather = static_cast<GatherLogits>(random.Below(3));
     plan.sequences.push_back(std::move(work));
   }
   return plan;
@@ -142,12 +153,22 @@ TEST(EngineLinkCodec, RoundTripsEveryKind) {
   submit.request.sampling = RandomSampling(random);
   submit.request.stop_tokens = {5};
   submit.request.want_prompt_logits = true;
+  submit.request.logprobs = 3;
+  submit.request.tenant = 1;
+  submit.request.client = 2;
+  submit.request.priority = -3;
+  submit.request.speculate = false;
   LinkFinish finish{.id = 3, .finish = {}};
   finish.finish.reason = FinishReason::kFailed;
   finish.finish.status = Unavailable("rank 1 on host n1 died");
   finish.finish.usage = {.prompt_tokens = 1,
                          .completion_tokens = 2,
                          .reused_tokens = 3,
+                         .computed_tokens = 4,
+                         .reuse_limit = ReuseLimit::kEvicted,
+                         .preemptions = 5,
+                         .drafted_tokens = 6,
+                         .accepted_tokens = 7,
                          .queue_seconds = 0.5,
                          .prefill_seconds = 1.5,
                          .decode_seconds = 2.5};
@@ -166,6 +187,12 @@ TEST(EngineLinkCodec, RoundTripsEveryKind) {
       LinkRefused{.id = 10, .status = OutOfRange("too long")},
       LinkTokens{.id = 11, .tokens = {4, 5}},
       LinkLogits{.id = 12, .position = 3, .logits = {1.5F, -2.0F}},
+      LinkLogprobs{
+          .id = 14,
+          .position = 4,
+          .logprobs = {{.chosen = {.token = 1, .logprob = -0.5F},
+                        .top = {{.token = 1, .logprob = -0.5F}, {.token = 2, .logprob = -1}}},
+                       {.chosen = {.token = 3, .logprob = -1.5F}, .top = {}}}},
       finish,
       LinkStatusQuery{.query = 13},
       status,
@@ -187,10 +214,10 @@ TEST(EngineLinkCodec, RoundTripsEveryKind) {
 }
 
 TEST(EngineLinkCodec, RefusesUnknownKindsAndVersions) {
-  const std::byte kind[] = {std::byte{1}, std::byte{99}};
+  const std::byte kind[] = {std::byte{kLinkVersion}, std::byte{99}};
   EXPECT_THAT(Message(DecodeLinkMessage(kind).status()), HasSubstr("99 is no kind"));
-  const std::byte version[] = {std::byte{2}, std::byte{0}};
-  EXPECT_THAT(Message(DecodeLinkMessage(version).status()), HasSubstr("version 2"));
+  const std::byte version[] = {std::byte{kLinkVersion + 1}, std::byte{0}};
+  EXPECT_THAT(Message(DecodeLinkMessage(version).status()), HasSubstr("version 3"));
 }
 
 }  // namespace

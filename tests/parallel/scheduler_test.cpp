@@ -47,14 +47,14 @@ class FakeRanks {
     for (const SequenceWork& work : plan.sequences) {
       SequenceResult sequence;
       if (work.sample) {
-        sequence.token = static_cast<int32_t>(slots_.slot(work.slot).history.size() % 50);
-        slots_.slot(work.slot).history.push_back(*sequence.token);
+        sequence.tokens = {static_cast<int32_t>(slots_.slot(work.slot).history.size() % 50)};
+        slots_.slot(work.slot).history.push_back(sequence.tokens.front());
       }
-      if (work.gather_logits) logits += work.token_count() * options_.vocab;
+      if (work.gather != GatherLogits::kNone) logits += work.logit_rows() * options_.vocab;
       result.sequences.push_back(sequence);
     }
     EXPECT_LE(logits, options_.most_logits_a_step);
-    result.prompt_logits.resize(static_cast<size_t>(logits));
+    result.logits.resize(static_cast<size_t>(logits));
     return result;
   }
 
@@ -205,7 +205,7 @@ TEST(Scheduler, LogitsAreWantedForTheLastChunkOnly) {
     const auto step = scheduler.Schedule();
     ASSERT_TRUE(step.has_value());
     EXPECT_EQ(step->plan.sequences[0].sample, sample);
-    EXPECT_FALSE(step->plan.sequences[0].gather_logits);
+    EXPECT_EQ(step->plan.sequences[0].gather, GatherLogits::kNone);
     scheduler.Commit(*step, ranks.Execute(step->plan));
   }
   EXPECT_EQ(scheduler.running(), 0);
@@ -217,13 +217,15 @@ TEST(SlotTable, RefusesPlansThatDoNotFitAndKeepsItsState) {
     return SlotTable(options.max_running, options.groups, options.blocks, options.vocab);
   };
   StepPlan good;
-  good.opened = {{.slot = 2, .sampling = {}, .candidates_per_rank = 1, .first_token_index = 0}};
+  good.opened = {
+      {.slot = 2, .sampling = {}, .candidates_per_rank = 1, .first_token_index = 0, .history = {}}};
   good.sequences = {{.slot = 2,
                      .start_position = 0,
                      .tokens = {1, 2, 3},
+                     .drafts = {},
                      .table_changes = {{{.index = 0, .block = 4}}, {{.index = 0, .block = 0}}},
                      .sample = true,
-                     .gather_logits = false}};
+                     .gather = GatherLogits::kNone}};
   {
     SlotTable slots = table();
     EXPECT_TRUE(slots.Apply(good).ok());
@@ -245,6 +247,16 @@ TEST(SlotTable, RefusesPlansThatDoNotFitAndKeepsItsState) {
   EXPECT_TRUE(refused([](StepPlan& plan) { plan.opened[0].candidates_per_rank = 0; }));
   EXPECT_TRUE(refused([](StepPlan& plan) { plan.opened[0].candidates_per_rank = 51; }));
   EXPECT_TRUE(refused([](StepPlan& plan) { plan.closed = {2}; }));
+  EXPECT_TRUE(refused([](StepPlan& plan) { plan.opened[0].history = {1}; }));
+  EXPECT_TRUE(refused([](StepPlan& plan) { plan.opened[0].history = {50}; }));
+  EXPECT_TRUE(refused([](StepPlan& plan) { plan.copies = {{.group = 2, .from = 0, .to = 1}}; }));
+  EXPECT_TRUE(refused([](StepPlan& plan) { plan.copies = {{.group = 1, .from = 12, .to = 1}}; }));
+  EXPECT_TRUE(refused([](StepPlan& plan) { plan.copies = {{.group = 1, .from = 1, .to = 1}}; }));
+  EXPECT_TRUE(refused([](StepPlan& plan) { plan.sequences[0].drafts = {50}; }));
+  EXPECT_TRUE(refused([](StepPlan& plan) {
+    plan.sequences[0].drafts = {1};
+    plan.sequences[0].sample = false;
+  }));
   EXPECT_TRUE(refused([](StepPlan& plan) { plan.sequences.push_back(plan.sequences[0]); }));
   EXPECT_TRUE(refused([](StepPlan& plan) { plan.sequences[0].start_position = 1; }));
   EXPECT_TRUE(refused([](StepPlan& plan) { plan.sequences[0].tokens.clear(); }));
