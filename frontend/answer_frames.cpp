@@ -81,11 +81,18 @@ std::string StatusFrame(std::string_view id, const ServerStatus& server,
                        {"answered", server.answered_requests},
                        {"cancelled", server.cancelled_requests},
                        {"failed", server.failed_requests}};
-  frame["pages"] = {{"total", engine.blocks_total}, {"used", engine.blocks_used}};
+  frame["pages"] = {{"total", engine.blocks_total},
+                    {"used", engine.blocks_used},
+                    {"cached", engine.blocks_cached}};
+  frame["reuse"] = {{"prompt_tokens", engine.prompt_tokens},
+                    {"reused_tokens", engine.reused_tokens}};
+  frame["speculation"] = {{"drafted_tokens", engine.drafted_tokens},
+                          {"accepted_tokens", engine.accepted_tokens}};
   frame["rates"] = {{"tokens_per_second", engine.tokens_per_second}};
   frame["totals"] = {{"steps", engine.steps},
                      {"tokens_generated", engine.tokens_generated},
-                     {"tokens_prefilled", engine.tokens_prefilled}};
+                     {"tokens_prefilled", engine.tokens_prefilled},
+                     {"preemptions", engine.preemptions}};
   frame["clients"] = server.clients;
   frame["refused_frames"] = server.refused_frames;
   frame["uptime_seconds"] = server.uptime_seconds;

@@ -17,6 +17,8 @@
 namespace tandem::launcher {
 namespace {
 
+constexpr double kWatchSeconds = 2;
+
 /// "--max-tokens" is also TANDEM_MAX_TOKENS.
 CLI::Option* WithEnvironment(CLI::Option* option) {
   std::string name = "TANDEM_" + option->get_lnames().front();
@@ -299,7 +301,13 @@ class CommandLine {
     CLI::App& app = Command(
         "status", "look at a running server", [this] { return ShowStatus(status_); }, true);
     Add(app, "--connect", status_.connect, "endpoint of the server");
-    app.add_flag("--json", status_.json, "one JSON document on standard output");
+    WithEnvironment(app.add_option_function<std::string>(
+                        "--watch", SecondsParser(status_.watch, kWatchSeconds),
+                        "look again every SECONDS until Ctrl-C (2 where none are given)"))
+        ->expected(0, 1)
+        ->type_name("[SECONDS]");
+    app.add_flag("--json", status_.json,
+                 "one JSON document on standard output, with --watch one a line");
   }
 
   void AddWorker() {

@@ -70,6 +70,17 @@ absl::StatusOr<std::vector<int32_t>> ParseTokens(const std::string& text) {
   return tokens;
 }
 
+absl::StatusOr<double> ParseSeconds(const std::string& text) {
+  constexpr double kMost = 86400;
+  double seconds = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, seconds);
+  if (error != std::errc() || rest != end || !(seconds > 0 && seconds <= kMost)) {
+    return InvalidArgument("'{}': expected seconds, more than 0 and at most {}", text, kMost);
+  }
+  return seconds;
+}
+
 std::function<void(const std::string&)> SizeParser(int64_t& target) {
   return [&target](const std::string& text) { target = ValueOrThrow(ParseSize(text)); };
 }
@@ -87,6 +98,14 @@ std::function<void(const std::string&)> TokensParser(std::vector<int32_t>& targe
   return [&target, &given](const std::string& text) {
     target = ValueOrThrow(ParseTokens(text));
     given = true;
+  };
+}
+
+std::function<void(const std::string&)> SecondsParser(std::optional<double>& target,
+                                                      double without) {
+  return [&target, without](const std::string& text) {
+    // CLI11 gives "true" for a flag without its value.
+    target = text.empty() || text == "true" ? without : ValueOrThrow(ParseSeconds(text));
   };
 }
 

@@ -125,6 +125,7 @@ struct TemplateOptions {
 
 struct StatusOptions {
   std::string connect = "tcp://127.0.0.1:5555";
+  std::optional<double> watch;  // seconds between looks; none: one look
   bool json = false;
 };
 

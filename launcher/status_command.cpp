@@ -1,52 +1,86 @@
+#include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <thread>
 
+#include "fmt/chrono.h"
 #include "frontend/client.h"
 #include "launcher/commands.h"
+#include "launcher/status_screen.h"
+#include "launcher/status_text.h"
 
 namespace tandem::launcher {
 namespace {
 
 using nlohmann::json;
+using Clock = std::chrono::steady_clock;
 
-/// A status document of a server for people. Fields that the server did not send show as null.
-std::string StatusText(const json& s) {
-  const auto at = [&s](const char* pointer) {
-    const json::json_pointer place(pointer);
-    return s.contains(place) ? s[place] : json();
-  };
-  const json name = at("/model/name");
-  std::string text = fmt::format("{}: context {}, up {:.0f} s\n",
-                                 name.is_string() ? name.get<std::string>() : "a model",
-                                 at("/model/context").dump(), s.value("uptime_seconds", 0.0));
-  for (const json& rank : at("/ranks")) {
-    text += fmt::format("  rank {} on {}: {}, {} bytes of weights\n", rank["rank"].dump(),
-                        rank.value("host", "?"), rank.value("device", "?"),
-                        rank["weight_bytes"].dump());
+/// How long a watched server may take to answer before it counts as gone for this look.
+constexpr auto kWatchTimeout = std::chrono::milliseconds(3000);
+
+std::string Line(const json& document) {
+  return document.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+/// A server that may come and go.
+class WatchedServer {
+ public:
+  explicit WatchedServer(std::string endpoint)
+      : options_{.endpoint = std::move(endpoint), .timeout = kWatchTimeout} {}
+
+  absl::StatusOr<json> Look() {
+    if (client_ == nullptr) {
+      TANDEM_ASSIGN_OR_RETURN(client_, frontend::Client::Connect(options_));
+    }
+    absl::StatusOr<json> status = client_->ServerStatus();
+    if (!status.ok()) client_.reset();
+    return status;
   }
-  text += fmt::format(
-      "requests: {} running, {} waiting, {} answered, {} cancelled, {} failed\n"
-      "pages: {} of {} used\n"
-      "tokens: {} read, {} generated, {} tokens/s now\n",
-      at("/requests/running").dump(), at("/requests/waiting").dump(),
-      at("/requests/answered").dump(), at("/requests/cancelled").dump(),
-      at("/requests/failed").dump(), at("/pages/used").dump(), at("/pages/total").dump(),
-      at("/totals/tokens_prefilled").dump(), at("/totals/tokens_generated").dump(),
-      at("/rates/tokens_per_second").dump());
-  return text;
+
+ private:
+  const frontend::ClientOptions options_;
+  std::unique_ptr<frontend::Client> client_;
+};
+
+absl::Status Watch(const StatusOptions& options) {
+  std::optional<StatusScreen> screen;
+  if (!options.json) screen.emplace();
+  WatchedServer server(options.connect);
+  const auto interval =
+      std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(*options.watch));
+  json previous;
+  while (true) {
+    const Clock::time_point begin = Clock::now();
+    const absl::StatusOr<json> status = server.Look();
+    if (absl::IsInvalidArgument(status.status())) return status.status();  // it will not get better
+    bool read = true;                                                      // by somebody
+    if (options.json) {
+      const json document =
+          status.ok() ? *status : json{{"type", "error"}, {"message", Message(status.status())}};
+      std::fputs(Line(document).c_str(), stdout);
+      read = std::fflush(stdout) == 0;
+    } else {
+      const std::time_t now = std::time(nullptr);
+      read =
+          screen->Show(fmt::format("{:%H:%M:%S}  {}\n", fmt::localtime(now), options.connect) +
+                       (status.ok() ? StatusText(*status, previous.is_null() ? nullptr : &previous)
+                                    : Message(status.status()) + "\nTrying again.\n"));
+    }
+    if (!read) return absl::OkStatus();
+    previous = status.ok() ? *status : json();
+    std::this_thread::sleep_until(begin + interval);
+  }
 }
 
 }  // namespace
 
 absl::Status ShowStatus(const StatusOptions& options) {
+  if (options.watch) return Watch(options);
   frontend::ClientOptions client_options;
   client_options.endpoint = options.connect;
   TANDEM_ASSIGN_OR_RETURN(const auto client, frontend::Client::Connect(client_options));
   TANDEM_ASSIGN_OR_RETURN(const json status, client->ServerStatus());
-  const std::string text = options.json
-                               ? status.dump(-1, ' ', false, json::error_handler_t::replace) + "\n"
-                               : StatusText(status);
-  std::fputs(text.c_str(), stdout);
+  std::fputs((options.json ? Line(status) : StatusText(status)).c_str(), stdout);
   return absl::OkStatus();
 }
 

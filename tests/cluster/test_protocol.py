@@ -100,7 +100,8 @@ def test_status_tells_ranks_requests_pages_and_rates():
     with Client() as client:
         client.send("status", "s1")
         status = client.wait_for("s1", "status")
-        assert {"ranks", "requests", "pages", "rates"} <= set(status)
+        assert {"ranks", "requests", "pages", "reuse", "speculation", "rates", "totals"} <= set(status)
+        assert set(status["pages"]) == {"total", "used", "cached"}
         assert len(status["ranks"]) >= 1
         assert all(rank["host"] for rank in status["ranks"])
 
