@@ -1,7 +1,7 @@
 """llama.cpp's own tools, built for this processor from the source package that tests/llama_cpp_source.py names.
 
 They stay in $XDG_CACHE_HOME/tandem or ~/.cache/tandem, in a folder llama.cpp-VERSION/bin. The first build takes about 8 minutes
-on two quiet cores; source and objects are removed after it.
+on two quiet cores, that of the server again so long; source and objects are removed after it.
 """
 import hashlib
 import os
@@ -19,6 +19,10 @@ import llama_cpp_source  # noqa: E402  (the folder above is not on the path befo
 TOOLS = ["llama-bench", "llama-batched-bench", "llama-quantize"]
 OPTIONS = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_BUILD_TESTS=OFF",
            "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_APP=OFF", "-DLLAMA_OPENSSL=OFF"]
+SERVER = "llama-server"
+# Without its web page, which would be fetched from elsewhere.
+SERVER_OPTIONS = [{"-DLLAMA_BUILD_SERVER=OFF": "-DLLAMA_BUILD_SERVER=ON"}.get(option, option) for option in OPTIONS] + [
+    "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF"]
 
 
 def say(message):
@@ -30,10 +34,10 @@ def folder():
     return pathlib.Path(base) / "tandem" / f"llama.cpp-{llama_cpp_source.VERSION}"
 
 
-def stamp():
+def stamp(options):
     """What a build holds for: this source, these options, a processor with these features."""
     features = re.findall(r"^(?:flags|Features)\s*:(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.MULTILINE)[:1]
-    return hashlib.sha256(repr([llama_cpp_source.SHA256, OPTIONS, features]).encode()).hexdigest()
+    return hashlib.sha256(repr([llama_cpp_source.SHA256, options, features]).encode()).hexdigest()
 
 
 def unpack(target):
@@ -63,24 +67,35 @@ def run_with_progress(command):
         sys.exit(f"{''.join(said[-60:])}llama.cpp: '{' '.join(map(str, command))}' failed; its output stands above")
 
 
-def tools():
-    """The folder with TOOLS; builds them where it must, and ends the program with a message if it cannot."""
+def built(targets, options, name):
+    """The folder with these programs; builds them where it must, and ends the program with a message if it cannot. `name` keeps
+    what one set of options built apart from what another did."""
     home = folder()
-    built = home / "stamp"
-    if built.exists() and built.read_text() == stamp() and all((home / "bin" / tool).exists() for tool in TOOLS):
+    stamped = home / f"stamp{name}"
+    if stamped.exists() and stamped.read_text() == stamp(options) and all((home / "bin" / target).exists() for target in targets):
         return home / "bin"
-    say(f"building {', '.join(TOOLS)} in {home}, once (about 8 minutes on two cores)")
+    say(f"building {', '.join(targets)} in {home}, once (about 8 minutes on two cores)")
     home.mkdir(parents=True, exist_ok=True)
-    source, build = home / "source", home / "build"
+    source, build = home / "source", home / f"build{name}"
     # A build that was broken off goes on where it was.
     if not (source / "CMakeLists.txt").exists():
         unpack(source)
-    run_with_progress(["cmake", "-S", source, "-B", build, "-G", "Ninja", *OPTIONS])
-    run_with_progress(["ninja", "-C", build, *TOOLS])
+    run_with_progress(["cmake", "-S", source, "-B", build, "-G", "Ninja", *options])
+    run_with_progress(["ninja", "-C", build, *targets])
     (home / "bin").mkdir(exist_ok=True)
-    for tool in TOOLS:
-        shutil.copy2(build / "bin" / tool, home / "bin" / tool)
-    built.write_text(stamp())
+    for target in targets:
+        shutil.copy2(build / "bin" / target, home / "bin" / target)
+    stamped.write_text(stamp(options))
     shutil.rmtree(source)
     shutil.rmtree(build)
     return home / "bin"
+
+
+def tools():
+    """The folder with TOOLS."""
+    return built(TOOLS, OPTIONS, "")
+
+
+def server():
+    """The path of llama-server."""
+    return built([SERVER], SERVER_OPTIONS, "-server") / SERVER

@@ -11,12 +11,14 @@ COLORS = ["#1b6ca8", "#c8551b", "#4a8f3c", "#7a4ea3", "#8a8a8a"]
 
 @dataclasses.dataclass
 class Panel:
-    """One plot. series: name to points (x, y); the y axis begins at 0. An x axis of powers is logarithmic."""
+    """One plot. series: name to points (x, y); the y axis begins at 0. An x axis of powers is logarithmic. Where there are too many
+    points to mark and label each, they are dense: a line alone, over an x axis that begins at 0."""
     title: str
     x_label: str
     y_label: str
     series: dict
     logarithmic: bool = True
+    dense: bool = False
 
 
 def nice_step(top, steps=5):
@@ -39,8 +41,11 @@ def draw_panel(panel, left, top):
     points = [point for line in panel.series.values() for point in line]
     if not points:
         raise ValueError(f"panel '{panel.title}' has no points")
-    place = math.log2 if panel.logarithmic else float
+    place = math.log2 if panel.logarithmic and not panel.dense else float
     xs = sorted({x for x, _ in points})
+    if panel.dense:
+        x_step = nice_step(xs[-1] or 1)
+        xs = [tick * x_step for tick in range(math.ceil(xs[-1] / x_step) + 1)]
     first, last = place(xs[0]), place(xs[-1])
     step = nice_step(max(y for _, y in points) or 1)
     highest = step * math.ceil(max(y for _, y in points) / step) or step
@@ -67,7 +72,7 @@ def draw_panel(panel, left, top):
         color = COLORS[number_of_line % len(COLORS)]
         corners = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in sorted(line))
         out.append(f'<polyline points="{corners}" fill="none" stroke="{color}" stroke-width="2"/>')
-        out += [f'<circle cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="3" fill="{color}"/>' for x, y in line]
+        out += [] if panel.dense else [f'<circle cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="3" fill="{color}"/>' for x, y in line]
         x = x0 + 110 * number_of_line
         out.append(f'<line x1="{x}" y1="{y1 - 14}" x2="{x + 18}" y2="{y1 - 14}" stroke="{color}" stroke-width="2"/>')
         out.append(text(x + 23, y1 - 10, name, "start", 11))
