@@ -159,7 +159,7 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(int threads, int spin_microseconds, std::function<void(int)> on_start)
+ThreadPool::ThreadPool(int threads, int spin_microseconds, const std::function<void(int)>& on_start)
     : state_(std::make_unique<State>(threads)) {
   state_->spin = std::chrono::microseconds(spin_microseconds);
   SetFloatEnvironment();

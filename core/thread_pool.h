@@ -21,7 +21,7 @@ class ThreadPool {
   /// outnumber cores). `on_start`: called first by each thread that the pool starts, with its
   /// worker number (from 1), e.g. to bind it to a processor.
   explicit ThreadPool(int threads, int spin_microseconds = 30,
-                      std::function<void(int worker)> on_start = nullptr);
+                      const std::function<void(int worker)>& on_start = nullptr);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
