@@ -149,7 +149,9 @@ void AttendQueries(Isa isa, std::span<const AttentionQuery> queries, const HeadP
                    int window, float scale) {
   std::vector<float> results;
   while (!queries.empty()) {
-    const size_t count = std::min<size_t>(queries.size(), kMostTileQueries);
+    // Tiles of about one size: the fewer queries share what is read, the longer each takes.
+    const size_t tiles = (queries.size() + kMostTileQueries - 1) / kMostTileQueries;
+    const size_t count = (queries.size() + tiles - 1) / tiles;
     const QueryTile tile = QueryTile::Of(queries.first(count), pages, window, scale);
     results.resize(std::max(results.size(), static_cast<size_t>(tile.ResultFloats())));
     for (int64_t chunk = 0; chunk < tile.chunks(); ++chunk) {

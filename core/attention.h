@@ -53,7 +53,7 @@ struct AttentionQuery {
   int64_t position = 0;
 };
 
-inline constexpr int kMostTileQueries = 4;
+inline constexpr int kMostTileQueries = 6;
 
 /// Up to kMostTileQueries queries of one sequence that share a KV head, and the chunks that any of
 /// them sees: what can run on different threads. With `results` of ResultFloats() floats,
@@ -82,7 +82,7 @@ void CombineChunks(Isa isa, const QueryTile& tile, const float* results);
 
 /// AttendHead for several queries of one sequence that share a KV head: query heads of its group,
 /// positions of a prompt, or both. The same bits as one by one, but keys and values are read once
-/// for up to four of them: put queries of the same or neighbouring positions next to each other.
+/// for up to six of them: put queries of the same or neighbouring positions next to each other.
 void AttendQueries(Isa isa, std::span<const AttentionQuery> queries, const HeadPages& pages,
                    int window, float scale);
 

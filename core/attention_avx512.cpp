@@ -3,6 +3,6 @@
 
 namespace tandem::core {
 
-const AttentionKernels kAttentionAvx512 = AttentionOf<Avx512Lanes, 16>::kTable;
+const AttentionKernels kAttentionAvx512 = AttentionOf<Avx512Lanes, 24>::kTable;
 
 }  // namespace tandem::core

@@ -39,9 +39,9 @@ void AttentionByChunks::Cut(size_t queries) {
 void AttentionByChunks::Run(Isa isa, ThreadPool& pool) {
   // Queries together read keys and values once; apart they give every thread something to do.
   const auto wanted = static_cast<size_t>(2 * pool.threads());
-  for (size_t queries = kMostTileQueries; queries > 0; queries /= 2) {
+  for (size_t queries = kMostTileQueries;; queries = (queries + 1) / 2) {
     Cut(queries);
-    if (parts_.size() >= wanted) break;
+    if (parts_.size() >= wanted || queries == 1) break;
   }
   pool.ParallelFor(static_cast<int64_t>(parts_.size()), [&](int64_t i, int) {
     const Part& part = parts_[static_cast<size_t>(i)];

@@ -12,7 +12,7 @@ namespace tandem::core {
 
 inline constexpr int kPagesPerChunk = kChunkTokens / kPageTokens;
 
-/// Up to four queries against one chunk of one KV head. All positions are relative to the chunk's
+/// Up to six queries against one chunk of one KV head. All positions are relative to the chunk's
 /// first.
 struct AttentionTile {
   int queries = 0;
@@ -46,6 +46,12 @@ struct AttentionOf {
   static int Min(int a, int b) { return a < b ? a : b; }
   static int Max(int a, int b) { return a > b ? a : b; }
 
+  /// Sets of lanes that are read at once for some queries.
+  static constexpr int TogetherWith(int queries) {
+    const int fit = kAccumulators / queries;
+    return fit < 1 ? 1 : fit > 4 ? 4 : fit;
+  }
+
   /// scores[q][t] of kGroups groups of 16 tokens from `token` on, within one page.
   template <int kQueries, int kGroups, typename Element>
   static void ScoreGroups(const AttentionTile& tile, int first_query, const Element* keys,
@@ -74,7 +80,7 @@ struct AttentionOf {
   /// scores[q][t] for all t in [begin, end), whole groups of 16.
   template <int kQueries, typename Element>
   static void Scores(const AttentionTile& tile, float (*scores)[kChunkTokens], int begin, int end) {
-    constexpr int kGroups = kAccumulators / kQueries < 4 ? kAccumulators / kQueries : 4;
+    constexpr int kGroups = TogetherWith(kQueries);
     for (int token = begin; token < end;) {
       const auto* keys = static_cast<const Element*>(tile.keys[token / kPageTokens]);
       const int page_end = Min(end, (token / kPageTokens + 1) * kPageTokens);
@@ -167,7 +173,7 @@ struct AttentionOf {
   static void Values(const AttentionTile& tile, int first_query,
                      const float (*weights)[kChunkTokens], int begin, int end) {
     if (begin >= end) return;
-    constexpr int kBlocks = kAccumulators / kQueries < 4 ? kAccumulators / kQueries : 4;
+    constexpr int kBlocks = TogetherWith(kQueries);
     int dim = 0;
     for (; dim + kBlocks * kLanes <= tile.head_dim; dim += kBlocks * kLanes) {
       AddValues<kQueries, kBlocks, Element>(tile, first_query, weights, dim, begin, end);
@@ -225,14 +231,22 @@ struct AttentionOf {
         return ChunkOf<2, Element>(tile);
       case 3:
         return ChunkOf<3, Element>(tile);
-      default:
+      case 4:
         return ChunkOf<4, Element>(tile);
+      case 5:
+        return ChunkOf<5, Element>(tile);
+      default:
+        return ChunkOf<6, Element>(tile);
     }
   }
 
   static void Accumulate(const float* chunk, float factor, int64_t n, float* sum) {
     const Lanes f = Lanes::Set(factor);
-    for (int64_t i = 0; i < n; i += kLanes) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+      Lanes::Fma(f, Lanes::Load(chunk + i), Lanes::Load(sum + i)).Store(sum + i);
+    }
+    for (; i < n; i += kLanes) {
       const int count = n - i < kLanes ? static_cast<int>(n - i) : kLanes;
       Lanes::Fma(f, Lanes::LoadPart(chunk + i, count), Lanes::LoadPart(sum + i, count))
           .StorePart(sum + i, count);
@@ -241,7 +255,9 @@ struct AttentionOf {
 
   static void Divide(float* x, float divisor, int64_t n) {
     const Lanes d = Lanes::Set(divisor);
-    for (int64_t i = 0; i < n; i += kLanes) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) (Lanes::Load(x + i) / d).Store(x + i);
+    for (; i < n; i += kLanes) {
       const int count = n - i < kLanes ? static_cast<int>(n - i) : kLanes;
       (Lanes::LoadPart(x + i, count) / d).StorePart(x + i, count);
     }

@@ -199,7 +199,7 @@ class Product {
   void RunPadded(const TileKernel& kernel, TileWork& work, int64_t token, int64_t row,
                  const Target& target) const {
     alignas(64) float floats[kMostPairs * kTileRows];
-    alignas(64) int64_t sums[kMostPairs * kTileRows] = {};
+    alignas(64) int64_t sums[kMostPairs * kTileRows];
     uint32_t failed_rows[kMostPairs] = {};
     const int64_t rows = weights_->rows() - row;
     work.out_stride = kernel.tiles * kTileRows;
@@ -214,7 +214,7 @@ class Product {
         if (target.sums == nullptr) {
           target.out[at + r] = floats[from];
         } else {
-          target.sums[at + r] += sums[from];
+          target.sums[at + r] = sums[from];
         }
       }
     }
@@ -376,15 +376,8 @@ void LinearLeaves(Isa isa, const PackedMatrix& weights, const Activations& x, in
       .leaf_columns = leaf_columns, .sums = sums, .stride = sums_stride, .failed = failed};
   const Cut cut = CutTasks(weights.tiles(), weights.tile_bytes(), x, pool.threads());
   std::fill_n(failed, x.tokens(), 0);
-  ForPieces(cut, weights.tiles(), x, pool, [&](const Piece& piece) {
-    const int64_t row = piece.tile * kTileRows;
-    const int64_t rows = std::min(piece.tiles * kTileRows, weights.rows() - row);
-    const int64_t end_token = std::min(piece.end_group * kGroup, x.tokens());
-    for (int64_t token = piece.group * kGroup; token < end_token; ++token) {
-      std::fill_n(sums + target.At(token, row), rows, 0);
-    }
-    product.Multiply(piece, target);
-  });
+  ForPieces(cut, weights.tiles(), x, pool,
+            [&](const Piece& piece) { product.Multiply(piece, target); });
 }
 
 float LeafSumToFloat(int64_t sum) { return static_cast<float>(sum) * (1.0F / kLeafScale); }

@@ -9,6 +9,8 @@ namespace {
 struct Avx2 {
   static constexpr bool kReducesBy128 = true;
   static constexpr bool kAddsLeavesBetweenProducts = false;
+  template <DType kDtype, int kTokens>
+  static constexpr bool kLeavesInHalves = false;
   struct Int {
     __m256i low;
     __m256i high;

@@ -9,6 +9,9 @@ namespace {
 struct Avx512 {
   static constexpr bool kReducesBy128 = false;
   static constexpr bool kAddsLeavesBetweenProducts = true;
+  // With few tokens, starting and ending takes longer than what it saves.
+  template <DType kDtype, int kTokens>
+  static constexpr bool kLeavesInHalves = TileFormatOf(kDtype).quantized() && kTokens >= 4;
   using Int = __m512i;
   using Float = __m512;
   using Codes = __m512i;
@@ -93,6 +96,43 @@ struct Avx512 {
     const __m512i high = _mm512_cvtps_epi64(_mm512_extractf32x8_ps(scaled, 1));
     _mm512_storeu_si512(sums, _mm512_add_epi64(_mm512_loadu_si512(sums), low));
     _mm512_storeu_si512(sums + 8, _mm512_add_epi64(_mm512_loadu_si512(sums + 8), high));
+  }
+
+  static TANDEM_INLINE __m512 UpperHalf() { return _mm512_set1_ps(0x1.8p+14F); }
+  static TANDEM_INLINE __m512 LowerHalf() { return _mm512_set1_ps(0x1.8p-9F); }
+  static TANDEM_INLINE void StoreInt(int32_t* at, Int v) { _mm512_store_si512(at, v); }
+  static TANDEM_INLINE void AddHalves(Float v, int32_t* upper, int32_t* lower, Int& seen) {
+    const auto add_bits = [](int32_t* sums, __m512 bits) TANDEM_INLINE_LAMBDA {
+      StoreInt(sums, _mm512_add_epi32(_mm512_load_si512(sums), _mm512_castps_si512(bits)));
+    };
+    const __m512 t = _mm512_add_ps(v, UpperHalf());
+    constexpr int kOrDifference = 0xf6;  // a | (b ^ c)
+    seen = _mm512_ternarylogic_epi32(seen, _mm512_castps_si512(t), _mm512_castps_si512(UpperHalf()),
+                                     kOrDifference);
+    add_bits(upper, t);
+    const __m512 rest = _mm512_sub_ps(v, _mm512_sub_ps(t, UpperHalf()));
+    add_bits(lower, _mm512_add_ps(rest, LowerHalf()));
+  }
+  static TANDEM_INLINE bool LeavesBinade(Int seen) {
+    return _mm512_test_epi32_mask(seen, _mm512_set1_epi32(static_cast<int32_t>(0xff800000))) != 0;
+  }
+  static TANDEM_INLINE void StoreHalves(const int32_t* upper, const int32_t* lower, int32_t leaves,
+                                        int64_t* sums) {
+    const auto counted = [leaves](const int32_t* half, __m512 constant) TANDEM_INLINE_LAMBDA {
+      const __m512i begin =
+          _mm512_mullo_epi32(_mm512_set1_epi32(leaves), _mm512_castps_si512(constant));
+      return _mm512_sub_epi32(_mm512_load_si512(half), begin);
+    };
+    const __m512i high = counted(upper, UpperHalf());
+    const __m512i low = counted(lower, LowerHalf());
+    const auto store = [](__m256i h, __m256i l, int64_t* to) TANDEM_INLINE_LAMBDA {
+      constexpr int kUpperBits = 23;  // 2^-9 in units of 2^-32
+      _mm512_storeu_si512(to,
+                          _mm512_add_epi64(_mm512_slli_epi64(_mm512_cvtepi32_epi64(h), kUpperBits),
+                                           _mm512_cvtepi32_epi64(l)));
+    };
+    store(_mm512_castsi512_si256(high), _mm512_castsi512_si256(low), sums);
+    store(_mm512_extracti64x4_epi64(high, 1), _mm512_extracti64x4_epi64(low, 1), sums + 8);
   }
 };
 

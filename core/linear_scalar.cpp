@@ -14,6 +14,8 @@ namespace {
 struct Scalar {
   static constexpr bool kReducesBy128 = false;
   static constexpr bool kAddsLeavesBetweenProducts = false;
+  template <DType kDtype, int kTokens>
+  static constexpr bool kLeavesInHalves = false;
   struct Int {
     uint32_t lane[kTileRows];
   };

@@ -20,6 +20,11 @@
 //     ReachesLeafLimit(m)                 whether any lane fails by rule 3
 //     AddLeaf(v, int64_t*)                rule 3, where none fails
 //     kAddsLeavesBetweenProducts          whether its registers have room for leaves that wait
+//     kLeavesInHalves<dtype, tokens>      whether LeafHalves suits a kernel. If any, then
+//     AddHalves(v, int32_t* upper, int32_t* lower, Int& seen), LeavesBinade(seen)
+//                                         as LeafHalves has it
+//     StoreInt(int32_t*, v), StoreHalves(const int32_t* upper, const int32_t* lower, int32_t
+//     leaves, int64_t*)                           what so many leaves added up to
 //     AddKernels<dtype>(TileKernels&)     which sizes suit its registers
 //
 // Everything has internal linkage, so that no code of a wider instruction set can be picked by the
@@ -33,12 +38,10 @@
 #include <cstring>
 
 #include "core/linear_kernel.h"
+#include "core/linear_targets.h"
 
 namespace tandem::core {
 namespace {
-
-#define TANDEM_INLINE inline __attribute__((always_inline))
-#define TANDEM_INLINE_LAMBDA __attribute__((always_inline))
 
 constexpr int Log2(int value) { return value <= 1 ? 0 : 1 + Log2(value / 2); }
 
@@ -105,23 +108,6 @@ TANDEM_INLINE ScaleOffset<V> LoadScale(const std::byte* scales, const std::byte*
     return of_rows;
   }
 }
-
-/// Sums of some tiles' rows with some tokens.
-template <class V, int kTiles, int kTokens>
-struct Sums {
-  typename V::Float of[kTiles][kTokens];
-
-  TANDEM_INLINE Sums() {
-#pragma GCC unroll 4
-    for (int tile = 0; tile < kTiles; ++tile) {
-#pragma GCC unroll 16
-      for (int t = 0; t < kTokens; ++t) of[tile][t] = V::FloatZero();
-    }
-  }
-};
-
-/// Steps of MultiplyBlock, after each of which it calls `between`: four columns of each half.
-constexpr int kBlockSteps = 8;
 
 /// sums += the products of one block (rule 2). `block` is the first tile's, and `header` the one of
 /// its super-block. between(step): other work, for units of the processor that products leave idle.
@@ -221,72 +207,6 @@ TANDEM_INLINE void MultiplyColumns(const std::byte* block, const TileWork& work,
   }
 }
 
-/// Adds a leaf (rule 3) in which some lanes may fail: those add nothing. Returns their bits.
-template <class V>
-__attribute__((noinline)) uint32_t AddFailedLeaf(const float* leaf, int64_t* sums) {
-  uint32_t failed = 0;
-  for (int row = 0; row < kTileRows; ++row) {
-    if (leaf[row] < kLeafLimit && leaf[row] > -kLeafLimit) {
-      sums[row] += _mm_cvtss_si64(_mm_set_ss(leaf[row] * kLeafScale));
-    } else {
-      failed |= 1U << row;
-    }
-  }
-  return failed;
-}
-
-/// Leaves that are complete, on their way into the int64 sums. None of them fails.
-template <class V, int kTiles, int kTokens>
-class Leaves {
- public:
-  static constexpr int kPairs = kTiles * kTokens;
-
-  explicit Leaves(const TileWork& work) : work_(work) {}
-
-  /// Takes leaves over, to be added later; those that fail at once. All before must be added.
-  TANDEM_INLINE void Take(const Sums<V, kTiles, kTokens>& sums) {
-    typename V::Int magnitude = V::Zero();
-#pragma GCC unroll 32
-    for (int pair = 0; pair < kPairs; ++pair) {
-      waiting_.of[pair / kTokens][pair % kTokens] = sums.of[pair / kTokens][pair % kTokens];
-      magnitude = V::LargerMagnitude(magnitude, sums.of[pair / kTokens][pair % kTokens]);
-    }
-    any_ = !V::ReachesLeafLimit(magnitude);
-    if (any_) return;
-#pragma GCC unroll 32
-    for (int pair = 0; pair < kPairs; ++pair) {
-      float leaf[kTileRows];
-      V::Store(leaf, sums.of[pair / kTokens][pair % kTokens]);
-      work_.failed_rows[pair] |= AddFailedLeaf<V>(leaf, Target(pair));
-    }
-  }
-
-  TANDEM_INLINE bool any() const { return any_; }
-
-  /// Adds those pairs that are due after a step of a block.
-  TANDEM_INLINE void Add(int step) const {
-    AddPairs(step * kPairs / kBlockSteps, (step + 1) * kPairs / kBlockSteps);
-  }
-  TANDEM_INLINE void AddAll() {
-    if (any_) AddPairs(0, kPairs);
-    any_ = false;
-  }
-
- private:
-  TANDEM_INLINE int64_t* Target(int pair) const {
-    return work_.leaf_sums + pair % kTokens * work_.out_stride + pair / kTokens * kTileRows;
-  }
-  TANDEM_INLINE void AddPairs(int begin, int end) const {
-#pragma GCC unroll 32
-    for (int pair = begin; pair < end; ++pair) {
-      V::AddLeaf(waiting_.of[pair / kTokens][pair % kTokens], Target(pair));
-    }
-  }
-  const TileWork& work_;
-  Sums<V, kTiles, kTokens> waiting_;
-  bool any_ = false;
-};
-
 /// The blocks of a tile, one after the other.
 template <DType kDtype>
 struct TileWalk {
@@ -312,20 +232,22 @@ struct TileWalk {
   }
 };
 
-template <class V, DType kDtype, int kTiles, int kTokens>
-void MultiplyTiles(const TileWork& work) {
+/// All columns of some tiles; each leaf, or all together, goes to a Target (WholeSums, Leaves, or
+/// LeafHalves). False if that cannot say the sums.
+template <class V, DType kDtype, int kTiles, int kTokens, class Target>
+TANDEM_INLINE bool MultiplyTilesInto(const TileWork& work) {
   constexpr bool kQuantized = TileFormatOf(kDtype).quantized();
   TileWalk<kDtype> walk(work);
-  Leaves<V, kTiles, kTokens> leaves(work);
+  Target target(work);
   int64_t column = 0;
   do {
     Sums<V, kTiles, kTokens> sums;
     const int64_t end =
         work.columns - column > work.leaf_columns ? column + work.leaf_columns : work.columns;
-    if constexpr (kQuantized && V::kAddsLeavesBetweenProducts) {
-      if (leaves.any()) {
+    if constexpr (kQuantized && Target::kWaits) {
+      if (target.any()) {
         MultiplyBlock<V, kDtype>(walk.block, walk.header, work, column / kBlockColumns, sums,
-                                 [&](int step) TANDEM_INLINE_LAMBDA { leaves.Add(step); });
+                                 [&](int step) TANDEM_INLINE_LAMBDA { target.Add(step); });
         walk.Next();
         column += kBlockColumns;
       }
@@ -340,20 +262,23 @@ void MultiplyTiles(const TileWork& work) {
       }
       walk.Next();
     }
-    if (work.out == nullptr) {
-      leaves.Take(sums);
-      if constexpr (!kQuantized || !V::kAddsLeavesBetweenProducts) leaves.AddAll();
-      continue;
-    }
-#pragma GCC unroll 4
-    for (int tile = 0; tile < kTiles; ++tile) {
-#pragma GCC unroll 16
-      for (int t = 0; t < kTokens; ++t) {
-        V::Store(work.out + t * work.out_stride + tile * kTileRows, sums.of[tile][t]);
-      }
-    }
+    target.Take(sums);
+    if constexpr (!kQuantized) target.Finish();
   } while (column < work.columns);
-  leaves.AddAll();
+  return target.Finish();
+}
+
+template <class V, DType kDtype, int kTiles, int kTokens>
+void MultiplyTiles(const TileWork& work) {
+  if (work.out != nullptr) {
+    MultiplyTilesInto<V, kDtype, kTiles, kTokens, WholeSums<V, kTiles, kTokens>>(work);
+    return;
+  }
+  if constexpr (V::template kLeavesInHalves<kDtype, kTokens>) {
+    using Halves = LeafHalves<V, kTiles, kTokens>;
+    if (Halves::Fits(work) && MultiplyTilesInto<V, kDtype, kTiles, kTokens, Halves>(work)) return;
+  }
+  MultiplyTilesInto<V, kDtype, kTiles, kTokens, Leaves<V, kTiles, kTokens>>(work);
 }
 
 template <class V, DType kDtype, int kTiles, int kTokens>

@@ -59,7 +59,7 @@ std::vector<std::byte> RandomBlocks(DType dtype, int64_t rows, int64_t columns) 
   return bytes;
 }
 
-/// Arguments: dtype, tokens, threads, isa, rows, columns.
+/// Arguments: dtype, tokens, threads, isa, rows, columns, columns of a leaf (0: no leaves).
 void BM_Linear(benchmark::State& state) {
   const auto dtype = static_cast<DType>(state.range(0));
   const int64_t tokens = state.range(1);
@@ -82,10 +82,18 @@ void BM_Linear(benchmark::State& state) {
   Activations activations;
   activations.Assign(isa, x.data(), tokens, columns, columns, matrix.quantized(), pool);
   std::vector<float> out(static_cast<size_t>(tokens * rows));
+  const int64_t leaf_columns = state.range(6);
+  std::vector<int64_t> sums(static_cast<size_t>(leaf_columns == 0 ? 0 : tokens * rows));
+  std::vector<int64_t> failed(static_cast<size_t>(tokens));
   for (auto _ : state) {
-    const LinearJob job = {&matrix, out.data(), rows};
-    Linear(isa, {&job, 1}, activations, pool);
+    if (leaf_columns == 0) {
+      const LinearJob job = {&matrix, out.data(), rows};
+      Linear(isa, {&job, 1}, activations, pool);
+    } else {
+      LinearLeaves(isa, matrix, activations, leaf_columns, sums.data(), rows, failed.data(), pool);
+    }
     benchmark::DoNotOptimize(out.data());
+    benchmark::ClobberMemory();
   }
   const auto rate = benchmark::Counter::kIsIterationInvariantRate;
   state.counters["GB/s"] = benchmark::Counter(static_cast<double>(matrix.bytes()) * 1e-9, rate);
@@ -135,30 +143,38 @@ void DecodeArguments(benchmark::internal::Benchmark* benchmark) {
   for (const DType dtype : {DType::kQ4_0, DType::kQ4_1, DType::kQ8_0, DType::kQ5_0, DType::kQ4_K,
                             DType::kQ5_K, DType::kQ6_K, DType::kF16, DType::kF32}) {
     const int64_t rows = dtype == DType::kF32 ? 16384 : 65536;
-    benchmark->Args({Number(dtype), 1, 1, Number(Isa::kAvx512), rows, 1536});
+    benchmark->Args({Number(dtype), 1, 1, Number(Isa::kAvx512), rows, 1536, 0});
   }
-  benchmark->Args({Number(DType::kQ4_1), 1, 1, Number(Isa::kAvx2), 65536, 1536});
-  benchmark->Args({Number(DType::kQ8_0), 1, 1, Number(Isa::kAvx2), 65536, 1536});
+  benchmark->Args({Number(DType::kQ4_1), 1, 1, Number(Isa::kAvx2), 65536, 1536, 0});
+  benchmark->Args({Number(DType::kQ8_0), 1, 1, Number(Isa::kAvx2), 65536, 1536, 0});
 }
 
 void PrefillArguments(benchmark::internal::Benchmark* benchmark) {
   for (const DType dtype : {DType::kQ4_0, DType::kQ4_1, DType::kQ8_0, DType::kQ5_0, DType::kQ4_K,
                             DType::kQ5_K, DType::kQ6_K, DType::kF16}) {
-    benchmark->Args({Number(dtype), 512, 1, Number(Isa::kAvx512), 1536, 768});
+    benchmark->Args({Number(dtype), 512, 1, Number(Isa::kAvx512), 1536, 768, 0});
   }
   for (const int64_t tokens : {2, 4, 8, 16, 64}) {
-    benchmark->Args({Number(DType::kQ4_1), tokens, 1, Number(Isa::kAvx512), 1536, 768});
+    benchmark->Args({Number(DType::kQ4_1), tokens, 1, Number(Isa::kAvx512), 1536, 768, 0});
   }
-  benchmark->Args({Number(DType::kQ4_1), 512, 1, Number(Isa::kAvx2), 1536, 768});
-  benchmark->Args({Number(DType::kQ8_0), 512, 1, Number(Isa::kAvx2), 1536, 768});
+  benchmark->Args({Number(DType::kQ4_1), 512, 1, Number(Isa::kAvx2), 1536, 768, 0});
+  benchmark->Args({Number(DType::kQ8_0), 512, 1, Number(Isa::kAvx2), 1536, 768, 0});
+}
+
+/// The matrices of a small model (SmolLM2-135M): tiles of few blocks, and leaves.
+void SmallModelArguments(benchmark::internal::Benchmark* benchmark) {
+  for (const DType dtype : {DType::kQ4_0, DType::kQ4_1, DType::kQ8_0}) {
+    benchmark->Args({Number(dtype), 512, 1, Number(Isa::kAvx512), 1536, 576, 0});
+    benchmark->Args({Number(dtype), 512, 1, Number(Isa::kAvx512), 576, 1536, 64});
+  }
 }
 
 /// Two threads: by the clock on the wall.
 void ThreadedArguments(benchmark::internal::Benchmark* benchmark) {
   for (const DType dtype : {DType::kQ4_1, DType::kQ8_0}) {
-    benchmark->Args({Number(dtype), 1, 2, Number(Isa::kAvx512), 65536, 1536});
-    benchmark->Args({Number(dtype), 512, 2, Number(Isa::kAvx512), 1536, 768});
-    benchmark->Args({Number(dtype), 1, 2, Number(Isa::kAvx512), 576, 576});
+    benchmark->Args({Number(dtype), 1, 2, Number(Isa::kAvx512), 65536, 1536, 0});
+    benchmark->Args({Number(dtype), 512, 2, Number(Isa::kAvx512), 1536, 768, 0});
+    benchmark->Args({Number(dtype), 1, 2, Number(Isa::kAvx512), 576, 576, 0});
   }
 }
 
@@ -167,6 +183,7 @@ BENCHMARK(BM_ReadBandwidth)->Arg(2)->UseRealTime();
 BENCHMARK(BM_Int8Peak);
 BENCHMARK(BM_Linear)->Apply(DecodeArguments);
 BENCHMARK(BM_Linear)->Apply(PrefillArguments);
+BENCHMARK(BM_Linear)->Apply(SmallModelArguments);
 BENCHMARK(BM_Linear)->Apply(ThreadedArguments)->UseRealTime();
 BENCHMARK(BM_Pack)->ArgsProduct({{Number(DType::kQ4_0), Number(DType::kQ4_1), Number(DType::kQ8_0),
                                   Number(DType::kQ5_0), Number(DType::kQ4_K), Number(DType::kQ6_K),

@@ -118,6 +118,71 @@ TEST(LinearLeaves, RoundToNearestEvenOnceAndFlagWhatIsOutOfRange) {
   }
 }
 
+/// Sums and failures of the reference and of every Isa are the same.
+void ExpectTheReference(const WeightSample& w, const std::vector<float>& x, int64_t leaf) {
+  const auto tokens = static_cast<int64_t>(x.size()) / w.columns;
+  std::vector<int64_t> sums;
+  std::vector<int64_t> failed(static_cast<size_t>(tokens));
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t r = 0; r < w.rows; ++r) {
+      sums.push_back(LeavesReference(w, r, {0, w.columns}, x.data() + t * w.columns, leaf,
+                                     failed[static_cast<size_t>(t)]));
+    }
+  }
+  Rig rig;
+  const PackedMatrix matrix = rig.Pack(w);
+  for (const Isa isa : AllIsas()) {
+    const Rig::Leaves found = rig.ProductLeaves(isa, matrix, x, tokens, leaf);
+    ASSERT_EQ(found.sums, sums) << IsaName(isa);
+    ASSERT_EQ(found.failed, failed) << IsaName(isa);
+  }
+}
+
+// Kernels may add small leaves in other ways than large ones.
+TEST(LinearLeaves, OfAnyMagnitudeHaveTheSumsOfTheReference) {
+  for (const DType dtype : {DType::kQ8_0, DType::kQ4_1, DType::kQ4_K}) {
+    const WeightSample w = MakeWeights(dtype, 33, 512, 27);
+    for (int exponent = -48; exponent <= 40; exponent += 4) {
+      std::vector<float> x = RandomFloats(12 * w.columns, 28);
+      for (float& value : x) value = std::ldexp(value, exponent);
+      ExpectTheReference(w, x, 64);
+      // One leaf of one token is larger.
+      for (int64_t i = 0; i < 64; ++i) {
+        float& value = x[static_cast<size_t>(5 * w.columns + 128 + i)];
+        value = std::ldexp(value, 12);
+      }
+      ExpectTheReference(w, x, 64);
+    }
+  }
+}
+
+TEST(LinearLeaves, HalfwayBetweenMultiplesGoToTheEvenOne) {
+  WeightSample w = MakeWeights(DType::kQ8_0, 16, 256, 29);
+  constexpr size_t kBlockBytes = 34;
+  constexpr uint16_t kScale = 0x1400;  // 2^-10
+  for (size_t at = 0; at < w.bytes.size(); at += kBlockBytes) {
+    std::memcpy(w.bytes.data() + at, &kScale, sizeof(kScale));
+  }
+  // Leaves are whole multiples of 2^(exponent - 10), so half of them are odd.
+  for (int exponent = -30; exponent <= 8; ++exponent) {
+    std::vector<float> x = RandomFloats(8 * w.columns, 30);
+    for (size_t i = 0; i < x.size(); ++i) {
+      const float code = i % 32 == 0 ? 127.0F : std::nearbyint(std::fmod(100.0F * x[i], 126.0F));
+      x[i] = std::ldexp(code, exponent);
+    }
+    ExpectTheReference(w, x, 64);
+  }
+}
+
+TEST(LinearLeaves, ThousandsOfThemHaveTheSumsOfTheReference) {
+  const WeightSample w = MakeWeights(DType::kQ8_0, 16, 32 * 1100, 31);
+  std::vector<float> x = RandomFloats(8 * w.columns, 32);
+  for (const float factor : {1.0F, 1000.0F}) {
+    for (float& value : x) value *= factor;
+    ExpectTheReference(w, x, 32);
+  }
+}
+
 TEST(LinearLeaves, NonFiniteInputFailsItsTokenOnly) {
   for (const DType dtype : kAllDTypes) {
     const WeightSample w = MakeWeights(dtype, 19, 256, 25);
