@@ -50,6 +50,7 @@ CpuOperations::CpuOperations(const ModelConfig& config, const Shard& shard,
       pool_(options.threads, options.spin_microseconds, options.on_thread_start),
       rope_(config.rope),
       local_rope_(config.local_rope),
+      gated_(memory_, shard.ffn_columns.count),
       total_(memory_, config.dim) {}
 
 Range CpuOperations::QueryHeadsOf(int kv_head) const {
@@ -139,14 +140,6 @@ void CpuOperations::Linear(const Tensor& x, std::initializer_list<Projection> pr
   }
 }
 
-void CpuOperations::GatedLinear(const Tensor& x, Gate kind, const Weight& gate, const Weight& up,
-                                Tensor& out) {
-  out.SetRows(x.rows());
-  Quantize(x, MatrixOf(gate).quantized() || MatrixOf(up).quantized());
-  core::GatedLinear(options_.isa, kind, MatrixOf(gate), MatrixOf(up), activations_, out.data(),
-                    out.columns(), pool_);
-}
-
 void CpuOperations::RotateAndStore(const AttentionLayer& layer, Tensor& query, Tensor& key,
                                    const Tensor& value, const KvView& cache) {
   const auto n = static_cast<size_t>(config_.head_dim);
@@ -228,6 +221,29 @@ void CpuOperations::LinearLeaves(const Weight& weight, const Tensor& x, int64_t 
   const PackedMatrix& matrix = MatrixOf(weight);
   Quantize(x, matrix.quantized());
   core::LinearLeaves(options_.isa, matrix, activations_, leaf_columns, out.sums(), out.dim(),
+                     out.failed(), pool_);
+}
+
+void CpuOperations::GatedLinearLeaves(const Tensor& x, Gate kind, const Weight& gate,
+                                      const Weight& up, const Weight& down, int64_t leaf_columns,
+                                      LeafSums& out) {
+  out.SetTokens(x.rows());
+  const PackedMatrix& gate_matrix = MatrixOf(gate);
+  const PackedMatrix& up_matrix = MatrixOf(up);
+  const PackedMatrix& down_matrix = MatrixOf(down);
+  Quantize(x, gate_matrix.quantized() || up_matrix.quantized());
+  const Activations* gated = &gated_codes_;
+  if (down_matrix.quantized()) {
+    core::GatedLinear(options_.isa, kind, gate_matrix, up_matrix, activations_, gated_codes_,
+                      pool_);
+  } else {
+    gated_.SetRows(x.rows());
+    core::GatedLinear(options_.isa, kind, gate_matrix, up_matrix, activations_, gated_.data(),
+                      gated_.columns(), pool_);
+    Quantize(gated_, false);
+    gated = &activations_;
+  }
+  core::LinearLeaves(options_.isa, down_matrix, *gated, leaf_columns, out.sums(), out.dim(),
                      out.failed(), pool_);
 }
 

@@ -41,10 +41,10 @@ class CpuOperations final : public Operations {
                       const KvView& cache) override;
   void Attend(const AttentionLayer& layer, const Tensor& query, const KvView& cache,
               Tensor& out) override;
-  void GatedLinear(const Tensor& x, Gate kind, const Weight& gate, const Weight& up,
-                   Tensor& out) override;
   void LinearLeaves(const Weight& weight, const Tensor& x, int64_t leaf_columns,
                     LeafSums& out) override;
+  void GatedLinearLeaves(const Tensor& x, Gate kind, const Weight& gate, const Weight& up,
+                         const Weight& down, int64_t leaf_columns, LeafSums& out) override;
   absl::Status AllReduce(LeafSums& sums, Collective& collective, const StepPhase& phase) override;
   void AddLeafSums(const LeafSums& sums, const WeightVector& post_norm, float epsilon, Tensor& x,
                    std::span<uint8_t> token_failed) override;
@@ -86,6 +86,8 @@ class CpuOperations final : public Operations {
   RopeTable rope_;
   RopeTable local_rope_;
   Activations activations_;
+  Activations gated_codes_;
+  Tensor gated_;  // [tokens, columns of `down`], where `down` multiplies floats
   AttentionByChunks by_chunks_;
   Tensor total_;                    // [tokens, dim] a reduced sum on its way to the residual
   std::vector<TokenPlace> places_;  // [tokens of the step]

@@ -331,12 +331,20 @@ void Linear(Isa isa, std::span<const LinearJob> jobs, const Activations& x, Thre
   });
 }
 
-void GatedLinear(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatrix& up,
-                 const Activations& x, float* out, int64_t out_stride, ThreadPool& pool) {
+namespace {
+
+/// Both products of GatedLinear, piece by piece: take(token, row, gates, ups) gets neighbouring
+/// rows of both, beginning at a multiple of 32, and may change them.
+template <typename Take>
+void GatedPieces(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatrix& up,
+                 const Activations& x, ThreadPool& pool, const Take& take) {
   if (gate.rows() == 0 || x.tokens() == 0) return;
   const Product gate_product(isa, gate, x);
   const Product up_product(isa, up, x);
-  const Cut cut = CutTasks(gate.tiles(), gate.tile_bytes() + up.tile_bytes(), x, pool.threads());
+  Cut cut = CutTasks(gate.tiles(), gate.tile_bytes() + up.tile_bytes(), x, pool.threads());
+  // Whole blocks of what follows.
+  constexpr int64_t kBlockTiles = kBlockColumns / kTileRows;
+  cut.tiles_per_task = (cut.tiles_per_task + kBlockTiles - 1) / kBlockTiles * kBlockTiles;
   ForPieces(cut, gate.tiles(), x, pool, [&](const Piece& piece) {
     constexpr int64_t kTiles = TileKernels::kMostTiles;
     constexpr int64_t kRows = kTiles * kTileRows;
@@ -359,13 +367,36 @@ void GatedLinear(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatri
         up_product.MultiplyGroup(tile, tiles, group, target);
         const int64_t tokens = std::min(kGroup, x.tokens() - token);
         for (int64_t t = 0; t < tokens; ++t) {
-          GatedActivation(isa, kind, std::span(gates + t * kRows, rows),
-                          std::span(ups + t * kRows, rows),
-                          std::span(out + (token + t) * out_stride + row, rows));
+          const std::span<float> values(ups + t * kRows, rows);
+          GatedActivation(isa, kind, std::span<const float>(gates + t * kRows, rows), values,
+                          values);
         }
+        take(group, row, rows, ups, kRows);
       }
     }
   });
+}
+
+}  // namespace
+
+void GatedLinear(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatrix& up,
+                 const Activations& x, float* out, int64_t out_stride, ThreadPool& pool) {
+  GatedPieces(isa, kind, gate, up, x, pool,
+              [&](int64_t group, int64_t row, size_t rows, const float* values, int64_t stride) {
+                const int64_t end = std::min((group + 1) * kGroup, x.tokens());
+                for (int64_t token = group * kGroup; token < end; ++token, values += stride) {
+                  std::copy_n(values, rows, out + token * out_stride + row);
+                }
+              });
+}
+
+void GatedLinear(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatrix& up,
+                 const Activations& x, Activations& out, ThreadPool& pool) {
+  out.Reserve(x.tokens(), gate.rows());
+  GatedPieces(isa, kind, gate, up, x, pool,
+              [&](int64_t group, int64_t row, size_t rows, const float* values, int64_t stride) {
+                out.QuantizePart(isa, group, row, static_cast<int64_t>(rows), values, stride);
+              });
 }
 
 void LinearLeaves(Isa isa, const PackedMatrix& weights, const Activations& x, int64_t leaf_columns,

@@ -13,7 +13,7 @@ namespace tandem::core {
 
 /// Input rows of a product: the floats, and their 8-bit codes (numerics.md, rule 2) where quantized
 /// weights will want them. Buffers are kept from call to call. Thread safety: one thread calls
-/// Assign; products only read.
+/// Assign and Reserve; products only read.
 ///
 /// Per token and block of 32 columns, zero-padded at the end: with amax the largest magnitude,
 /// code = rint(x * (127 / amax)) to nearest even and scale = amax / 127, all in float32. Where amax
@@ -40,6 +40,15 @@ class Activations {
   void Assign(Isa isa, const float* x, int64_t tokens, int64_t columns, int64_t stride,
               bool quantize, ThreadPool& pool);
 
+  /// Instead of Assign, for rows that come in parts and are wanted as codes only: makes room, after
+  /// which every block must be given to QuantizePart. row() has nothing to give.
+  void Reserve(int64_t tokens, int64_t columns);
+  /// Columns [first_column, first_column + columns) of the tokens of a group; first_column is a
+  /// multiple of 32, and so is `columns` but at the end of the row. x: [tokens, columns] with
+  /// `stride` floats from row to row. Different parts may be given on different threads.
+  void QuantizePart(Isa isa, int64_t group, int64_t first_column, int64_t columns, const float* x,
+                    int64_t stride);
+
   int64_t tokens() const { return tokens_; }
   int64_t columns() const { return columns_; }
   int64_t blocks() const { return blocks_; }
@@ -51,6 +60,8 @@ class Activations {
   Group group(int64_t index) const;
 
  private:
+  void MakeRoom();
+
   const float* x_ = nullptr;
   int64_t tokens_ = 0;
   int64_t columns_ = 0;
@@ -93,6 +104,10 @@ void Linear(Isa isa, std::span<const LinearJob> jobs, const Activations& x, Thre
 /// and up have the same shape. out: [tokens, gate.rows()] with out_stride floats from row to row.
 void GatedLinear(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatrix& up,
                  const Activations& x, float* out, int64_t out_stride, ThreadPool& pool);
+
+/// The same, as codes for a product to follow: bit for bit what Assign makes of it.
+void GatedLinear(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatrix& up,
+                 const Activations& x, Activations& out, ThreadPool& pool);
 
 /// The same product, summed leaf by leaf: every `leaf_columns` columns (a multiple of 32; the last
 /// leaf may be short) give a float32, which is rounded to nearest even to a multiple of 2^-32 and

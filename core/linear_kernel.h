@@ -31,7 +31,7 @@ struct TileWork {
 
   // [T][R * 16] with out_stride elements from token to token.
   int64_t out_stride = 0;
-  float* out = nullptr;             // null: leaves are wanted
+  float* out = nullptr;  // null: leaves are wanted
   int64_t* leaf_sums = nullptr;
   uint32_t* failed_rows = nullptr;  // [R][T], bit r is set where a leaf of row r failed
 };

@@ -104,12 +104,12 @@ class Operations {
   /// ones in the model.
   virtual void Attend(const AttentionLayer& layer, const Tensor& query, const KvView& cache,
                       Tensor& out) = 0;
-  /// out = activation(gate * x) * (up * x); gate and up have the same shape. Sets the rows of out.
-  virtual void GatedLinear(const Tensor& x, Gate kind, const Weight& gate, const Weight& up,
-                           Tensor& out) = 0;
   /// This rank's part of a row-split product, leaf by leaf. Sets the tokens of out.
   virtual void LinearLeaves(const Weight& weight, const Tensor& x, int64_t leaf_columns,
                             LeafSums& out) = 0;
+  /// LinearLeaves of `down` and activation(gate * x) * (up * x); gate and up have the same shape.
+  virtual void GatedLinearLeaves(const Tensor& x, Gate kind, const Weight& gate, const Weight& up,
+                                 const Weight& down, int64_t leaf_columns, LeafSums& out) = 0;
   virtual absl::Status AllReduce(LeafSums& sums, Collective& collective,
                                  const StepPhase& phase) = 0;
   /// x += norm(float(sums)); the norm only where post_norm is not empty. Marks tokens whose failure

@@ -23,4 +23,11 @@ void QuantizeScalar(const float* x, int64_t columns, const QuantizedRow& row);
 void QuantizeAvx2(const float* x, int64_t columns, const QuantizedRow& row);
 void QuantizeAvx512(const float* x, int64_t columns, const QuantizedRow& row);
 
+inline constexpr int kQuantizedTogether = 8;
+
+/// All tokens of a group of kQuantizedTogether. x: [8, columns] with `stride` floats from row to
+/// row; first: the first of them.
+void QuantizeGroupAvx512(const float* x, int64_t stride, int64_t columns,
+                         const QuantizedRow& first);
+
 }  // namespace tandem::core

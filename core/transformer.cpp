@@ -62,9 +62,8 @@ absl::Status Transformer::FeedForward(const Layer& layer, Collective& collective
   Scratch& s = scratch_;
   ops_.RmsNorm(s.x, layer.feed_forward_norm, config_.norm_epsilon, s.normed);
   Lap(Phase::kFeedForward);
-  ops_.GatedLinear(s.normed, config_.gate, *layer.gate, *layer.up, s.gated);
-  LapProduct(Phase::kFeedForward);
-  ops_.LinearLeaves(*layer.down, s.gated, config_.ffn_leaf(), s.sums);
+  ops_.GatedLinearLeaves(s.normed, config_.gate, *layer.gate, *layer.up, *layer.down,
+                         config_.ffn_leaf(), s.sums);
   LapProduct(Phase::kFeedForward);
   TANDEM_RETURN_IF_ERROR(ops_.AllReduce(s.sums, collective, phase));
   Lap(Phase::kAllReduce);

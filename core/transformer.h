@@ -57,7 +57,6 @@ class Transformer final : public Model {
     Tensor key;       // [kv_heads * head_dim]
     Tensor value;     // [kv_heads * head_dim]
     Tensor attended;  // [heads * head_dim]
-    Tensor gated;     // [ffn_columns]
     LeafSums sums;    // [dim]
     Tensor chosen;    // [dim] rows whose logits are wanted
     Tensor logits;    // [vocab_rows]

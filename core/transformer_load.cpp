@@ -22,7 +22,6 @@ Transformer::Scratch::Scratch(DeviceMemory& memory, const ModelConfig& config, c
       key(memory, shard.kv_heads.count * config.head_dim),
       value(memory, shard.kv_heads.count * config.head_dim),
       attended(memory, shard.query_heads.count * config.head_dim),
-      gated(memory, shard.ffn_columns.count),
       sums(memory, config.dim),
       chosen(memory, config.dim),
       logits(memory, shard.vocab_rows.count) {}

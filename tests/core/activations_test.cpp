@@ -14,7 +14,7 @@ namespace {
 TEST(Activations, HaveTheCodesOfTheReferenceOnEveryIsa) {
   ThreadPool pool(2);
   for (const int64_t columns : {1, 15, 16, 17, 31, 32, 64, 95, 576}) {
-    const int64_t tokens = 11;
+    const int64_t tokens = 27;  // groups with odd tokens, with usual ones only, and a short one
     std::vector<float> x = RandomFloats(tokens * columns, 15);
     x[0] = 0.0F;
     for (int64_t c = 0; c < columns; ++c) {
@@ -24,17 +24,22 @@ TEST(Activations, HaveTheCodesOfTheReferenceOnEveryIsa) {
       x[static_cast<size_t>(4 * columns + c)] *= 1e37F;
       x[static_cast<size_t>(5 * columns + c)] = static_cast<float>(c % 32) + 0.5F;  // ties
     }
+    for (int64_t c = 0; c < columns; ++c) {
+      x[static_cast<size_t>(17 * columns + c)] = static_cast<float>(c % 32) + 0.5F;
+      x[static_cast<size_t>(18 * columns + c)] *= 1e37F;
+      x[static_cast<size_t>(19 * columns + c)] *= 1e-34F;
+    }
     x[static_cast<size_t>(6 * columns + columns / 2)] = kNan;
     x[static_cast<size_t>(7 * columns + columns / 2)] = kInfinity;
     x[static_cast<size_t>(8 * columns)] = -kInfinity;
     for (const Isa isa : AllIsas()) {
       Activations activations;
       activations.Assign(isa, x.data(), tokens, columns, columns, true, pool);
-      ASSERT_EQ(activations.groups(), 2);
+      ASSERT_EQ(activations.groups(), 4);
       for (int64_t t = 0; t < tokens; ++t) {
         const Activations::Group group = activations.group(t / 8);
         const int64_t in_group = t % 8;
-        ASSERT_EQ(group.tokens, t < 8 ? 8 : 3);
+        ASSERT_EQ(group.tokens, t < 24 ? 8 : 3);
         for (int64_t b = 0; b < activations.blocks(); ++b) {
           const QuantizedBlock expected = QuantizeReference(
               x.data() + t * columns + 32 * b, std::min<int64_t>(32, columns - 32 * b));

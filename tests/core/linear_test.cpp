@@ -194,6 +194,27 @@ TEST(Linear, SeveralJobsGiveWhatEachGivesAlone) {
   }
 }
 
+/// Gated products as codes are what quantizing the floats gives. floats: [tokens, 200]
+void ExpectSameCodes(Isa isa, const PackedMatrix& gate, const PackedMatrix& up, Gate kind,
+                     const Activations& x, const std::vector<float>& floats, ThreadPool& pool) {
+  Activations expected;
+  expected.Assign(Isa::kScalar, floats.data(), x.tokens(), 200, 200, true, pool);
+  Activations found;
+  GatedLinear(isa, kind, gate, up, x, found, pool);
+  ASSERT_EQ(found.tokens(), x.tokens());
+  ASSERT_EQ(found.columns(), 200);
+  for (int64_t i = 0; i < expected.groups(); ++i) {
+    const Activations::Group a = expected.group(i);
+    const Activations::Group b = found.group(i);
+    ASSERT_EQ(a.tokens, b.tokens);
+    const auto cells = static_cast<size_t>(a.tokens * expected.blocks());
+    EXPECT_EQ(std::memcmp(a.codes, b.codes, cells * kBlockColumns), 0);
+    EXPECT_EQ(std::memcmp(a.scales, b.scales, cells * sizeof(float)), 0);
+    EXPECT_EQ(std::memcmp(a.negative_sums, b.negative_sums, 3 * cells * sizeof(int32_t)), 0);
+    EXPECT_EQ(std::memcmp(a.float_sums, b.float_sums, 3 * cells * sizeof(float)), 0);
+  }
+}
+
 TEST(Linear, GatedProductsAreTwoProductsAndTheActivation) {
   const WeightSample gate = MakeWeights(DType::kQ4_0, 200, 64, 35);
   const WeightSample up = MakeWeights(DType::kQ5_1, 200, 64, 36);
@@ -218,6 +239,7 @@ TEST(Linear, GatedProductsAreTwoProductsAndTheActivation) {
           std::vector<float> out(expected.size());
           GatedLinear(isa, kind, gate_matrix, up_matrix, activations, out.data(), 200, rig.pool);
           ExpectSameBits(out, expected, "gated");
+          ExpectSameCodes(isa, gate_matrix, up_matrix, kind, activations, expected, rig.pool);
         }
       }
     }
