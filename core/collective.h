@@ -31,6 +31,12 @@ class Collective {
   /// Adds `values` over all ranks, in place. Integers, so any algorithm gives the same bits.
   virtual absl::Status AllReduceSum(std::span<int64_t> values, const StepPhase& phase) = 0;
 
+  /// The same for leaf sums, which are only rounded to float32 afterwards (numerics.md, rule 3):
+  /// each becomes the sum, or another integer that rounds to the same float32.
+  virtual absl::Status AllReduceLeafSums(std::span<int64_t> values, const StepPhase& phase) {
+    return AllReduceSum(values, phase);
+  }
+
   /// Everyone's `mine` in rank order into `all`; all.size() == size() * mine.size(), equal sizes on
   /// all ranks.
   virtual absl::Status AllGather(std::span<const std::byte> mine, std::span<std::byte> all,

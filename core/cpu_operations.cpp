@@ -249,7 +249,7 @@ void CpuOperations::GatedLinearLeaves(const Tensor& x, Gate kind, const Weight& 
 
 absl::Status CpuOperations::AllReduce(LeafSums& sums, Collective& collective,
                                       const StepPhase& phase) {
-  return collective.AllReduceSum(sums.all(), phase);
+  return collective.AllReduceLeafSums(sums.all(), phase);
 }
 
 void CpuOperations::AddLeafSums(const LeafSums& sums, const WeightVector& post_norm, float epsilon,

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "absl/functional/function_ref.h"
+#include "parallel/host_exchange.h"
 #include "parallel/host_meeting.h"
 #include "parallel/one_rank_communicator.h"
 #include "parallel/shared_memory.h"
@@ -52,9 +53,16 @@ class MpiCommunicator final : public Communicator {
     return absl::OkStatus();
   }
 
-  /// Lets the ranks of each host meet in shared memory, if all hosts can.
-  absl::Status MeetInSharedMemory(const MeetingOptions& options) {
-    return Guarded("setting up shared memory", {}, [&] { return SetUpMeeting(options); });
+  /// Lets the ranks of each host meet in shared memory, if wanted and if all hosts can, and hosts
+  /// (else all ranks) exchange sums.
+  absl::Status SetUpReductions(const MpiOptions& options) {
+    if (options.shared_memory && size_ > 1) {
+      TANDEM_RETURN_IF_ERROR(
+          Guarded("setting up shared memory", {}, [&] { return SetUpMeeting(options.meeting); }));
+    }
+    const MPI_Comm comm = meeting_ == nullptr ? MPI_COMM_WORLD : owners_comm_;
+    if (comm != MPI_COMM_NULL) exchange_ = std::make_unique<HostExchange>(comm, options.exchange);
+    return absl::OkStatus();
   }
 
   absl::Status SetPatience(const MeetingPatience& patience) override {
@@ -66,17 +74,11 @@ class MpiCommunicator final : public Communicator {
   }
 
   absl::Status AllReduceSum(std::span<int64_t> values, const core::StepPhase& phase) override {
-    if (meeting_ == nullptr) {
-      return Guarded("MPI_Allreduce", phase,
-                     [&] { return AllReducePieces(values, MPI_COMM_WORLD); });
-    }
-    return Exclusively("all-reduce", phase, [&]() -> absl::Status {
-      if (!several_hosts_) return meeting_->AllReduceSum(values);
-      return meeting_->AllReduceSum(values, owners_, [&](std::span<int64_t> sums) {
-        const int code = AllReducePieces(sums, owners_comm_);
-        return code == MPI_SUCCESS ? absl::OkStatus() : MpiError("MPI_Allreduce", phase, code);
-      });
-    });
+    return AllReduce(values, SumPrecision::kExact, phase);
+  }
+
+  absl::Status AllReduceLeafSums(std::span<int64_t> values, const core::StepPhase& phase) override {
+    return AllReduce(values, SumPrecision::kRounded, phase);
   }
 
   absl::Status AllGather(std::span<const std::byte> mine, std::span<std::byte> all,
@@ -140,14 +142,20 @@ class MpiCommunicator final : public Communicator {
     return MPI_SUCCESS;
   }
 
-  int AllReducePieces(std::span<int64_t> values, MPI_Comm comm) {
-    for (size_t begin = 0; begin < values.size(); begin += Piece()) {
-      const int count = static_cast<int>(std::min(Piece(), values.size() - begin));
-      const int code =
-          MPI_Allreduce(MPI_IN_PLACE, values.data() + begin, count, MPI_INT64_T, MPI_SUM, comm);
-      if (code != MPI_SUCCESS) return code;
-    }
-    return MPI_SUCCESS;
+  absl::Status AllReduce(std::span<int64_t> values, SumPrecision precision,
+                         const core::StepPhase& phase) {
+    return Exclusively("all-reduce", phase, [&]() -> absl::Status {
+      const auto between_hosts = [&](std::span<int64_t> sums) {
+        const absl::Status status = exchange_->AllReduceSum(sums, precision);
+        if (status.ok()) return status;
+        return absl::Status(status.code(),
+                            fmt::format("all-reduce on {} in {}: {}", RankOnHost(*this, rank_),
+                                        PhaseText(phase), Message(status)));
+      };
+      if (meeting_ == nullptr) return between_hosts(values);
+      if (!several_hosts_) return meeting_->AllReduceSum(values);
+      return meeting_->AllReduceSum(values, owners_, between_hosts);
+    });
   }
 
   /// Returns MPI's code. Without memory it leaves all as it was, and says so.
@@ -264,8 +272,9 @@ class MpiCommunicator final : public Communicator {
   SharedMemory memory_;
   std::unique_ptr<HostMeeting> meeting_;  // null: all goes by MPI
   bool several_hosts_ = false;
-  int owners_ = 1;                        // ranks of each host that reduce a slice between hosts
-  MPI_Comm owners_comm_ = MPI_COMM_NULL;  // those of one slice; null on the others
+  int owners_ = 1;                          // ranks of each host that reduce a slice between hosts
+  MPI_Comm owners_comm_ = MPI_COMM_NULL;    // those of one slice; null on the others
+  std::unique_ptr<HostExchange> exchange_;  // of the owners, or of all ranks; null on the others
 };
 
 absl::Status CheckSize(int found, bool started_by_mpi, const MpiOptions& options) {
@@ -317,9 +326,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> CreateWorld(const MpiOptions& opti
   auto world = std::make_unique<MpiCommunicator>(rank, size, options.largest_count);
   TANDEM_RETURN_IF_ERROR(CheckSize(size, true, options));
   TANDEM_RETURN_IF_ERROR(world->GatherHosts());
-  if (options.shared_memory && size > 1) {
-    TANDEM_RETURN_IF_ERROR(world->MeetInSharedMemory(options.meeting));
-  }
+  TANDEM_RETURN_IF_ERROR(world->SetUpReductions(options));
   return world;
 }
 

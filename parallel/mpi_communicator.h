@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "parallel/communicator.h"
+#include "parallel/exchange_options.h"
 #include "parallel/host_meeting.h"
 
 namespace tandem::parallel {
@@ -18,6 +19,7 @@ struct MpiOptions {
   /// Ranks of one host meet in shared memory. False, or where the system gives none: by MPI.
   bool shared_memory = true;
   MeetingOptions meeting = {};
+  ExchangeOptions exchange = {};
 };
 
 /// True if a launcher (mpirun, srun with PMIx or PMI) started this process as a rank of a job.
@@ -27,7 +29,8 @@ bool StartedByMpi();
 /// one rank, which does not touch MPI and so costs nothing.
 ///
 /// Reductions and gathers within a host go through shared memory (HostMeeting); over several hosts,
-/// reductions first within each host, then between them by MPI; all else is MPI.
+/// reductions first within each host, then between them by MPI messages (HostExchange); all else is
+/// MPI's own collectives.
 /// Call once a process. MPI calls may come from any thread, but from one at a time (a second one is
 /// refused with an error); create and destroy on the same thread. Destroying it finalizes MPI,
 /// which waits for the other ranks; after an error it ends the job instead, so that nobody waits

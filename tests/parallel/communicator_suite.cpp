@@ -1,6 +1,7 @@
 #include "tests/parallel/communicator_suite.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -126,6 +127,25 @@ absl::Status LargeSumsAreExact(Communicator& world) {
   return values == expected ? absl::OkStatus() : Internal("a large sum is wrong");
 }
 
+/// Sums that are only rounded may differ between ranks; rounded they have the same bits as exact
+/// ones. Their sizes go up to where a rounded sum is next to the largest integer.
+absl::Status LeafSumsRoundAsExactOnes(Communicator& world, size_t size) {
+  std::vector<int64_t> values(size);
+  const auto value = [](int rank, size_t i) { return Value(rank, i) >> (i % 64); };
+  for (size_t i = 0; i < size; ++i) values[i] = value(world.rank(), i);
+  TANDEM_RETURN_IF_ERROR(world.AllReduceLeafSums(values, kPhase));
+  for (size_t i = 0; i < size; ++i) {
+    int64_t expected = 0;
+    for (int rank = 0; rank < world.size(); ++rank) expected += value(rank, i);
+    if (std::bit_cast<uint32_t>(static_cast<float>(values[i])) !=
+        std::bit_cast<uint32_t>(static_cast<float>(expected))) {
+      return Internal("leaf sum {} of {} is {}, which rounds otherwise than {}", i, size, values[i],
+                      expected);
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status BoardCountsMeetings(Communicator& world) {
   ProgressBoard board(world.hosts());
   world.PublishTo(&board);
@@ -159,6 +179,7 @@ std::vector<CommunicatorCase> CommunicatorSuite() {
   cases.push_back({"Places", PlacesAreConsistent});
   add_sizes("Sum", {0, 1, 2, 3, 64, 255, 256, 576, 577, 4096, 16383, 16384, 16385, 100000},
             SumsAreExact);
+  add_sizes("LeafSums", {0, 1, 2, 64, 257, 2049, 16384, 100000}, LeafSumsRoundAsExactOnes);
   cases.push_back({"SumsOfRandomSizes", SumsOfRandomSizes});
   cases.push_back({"LargeSums", LargeSumsAreExact});
   add_sizes("Gather", {0, 1, 3, 8, 1000, 65537, 131072, 131073}, GatherIsInRankOrder);
