@@ -12,6 +12,10 @@ struct ExchangeOptions {
   /// All hosts send all to all where that costs a host at most so many more bytes than sums by
   /// slices, which take one more way through the network.
   int64_t bytes_of_a_way = int64_t{16} << 10;
+  /// From so many hosts on, fewer sums than so many a host go by MPI_Allreduce: what they cost is
+  /// messages, and that sends the fewest. Tried with 4 and 8 lab hosts.
+  int64_t many_hosts = 4;
+  int64_t few_sums = 2048;
 };
 
 }  // namespace tandem::parallel

@@ -66,9 +66,14 @@ std::span<int64_t> HostExchange::SegmentOf(const Call& call, int rank, int64_t s
 
 absl::Status HostExchange::AllReduceSum(std::span<int64_t> values, SumPrecision precision) {
   if (hosts_ == 1) return absl::OkStatus();
+  const auto count = static_cast<int64_t>(values.size());
+  if (hosts_ >= options_.many_hosts && count < hosts_ * options_.few_sums) {
+    return Checked("MPI_Allreduce",
+                   MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(count), MPI_INT64_T,
+                                 MPI_SUM, comm_));
+  }
   Call call{
       .values = values, .precision = precision, .whole = SendsWhole(values.size()), .segments = 0};
-  const auto count = static_cast<int64_t>(values.size());
   const int64_t longest = call.whole ? count : (count + hosts_ - 1) / hosts_;
   call.segments = (longest + options_.segment - 1) / options_.segment;
 

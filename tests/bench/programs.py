@@ -35,18 +35,19 @@ def run(command, with_errors=False):
 
 
 class Tandem:
-    """`tandem bench`, as so many ranks of work.threads / ranks threads."""
+    """`tandem bench`, as so many ranks of work.threads / ranks threads. prefix: words that start its ranks, otherwise it does."""
 
-    def __init__(self, program, ranks=1):
+    def __init__(self, program, ranks=1, prefix=(), name=None):
         self.program = program
         self.ranks = ranks
-        self.name = "Tandem" if ranks == 1 else f"Tandem, {ranks} ranks"
+        self.prefix = prefix
+        self.name = name or ("Tandem" if ranks == 1 else f"Tandem, {ranks} ranks")
 
     def measure(self, model, work):
         """{"prefill", "decode": tokens/s, "together": {str(sequences): tokens/s}, "read_gb_per_second": the machine's,
         "weight_bytes": read a token}."""
         batches = sorted({1, *work.batches})
-        command = [self.program, "bench", model, "--rounds", 1, "--prompt", work.prompt, "--gen", work.generated, "--context",
+        command = [*self.prefix, self.program, "bench", model, "--rounds", 1, "--prompt", work.prompt, "--gen", work.generated, "--context",
                    max(1, work.context), "--batch", ",".join(map(str, batches)), "--ranks", self.ranks, "--threads",
                    work.threads // self.ranks, "--log-level", "error", "--json"]
         document = json.loads(run(command))

@@ -175,7 +175,88 @@ def test_neighbours_prints_shares(fakes):
     assert "| Tandem | 200 | 200 | 100 % | 200 | 100 % |" in result.stdout
 
 
-@pytest.mark.parametrize("script", ["peers", "plot", "make_models", "ranks", "neighbours", "random_model.py"])
+# A lab whose programs run here, told that they are rank 0; it keeps what it was asked for.
+FAKE_LAB = """#!/bin/sh
+echo "$*" >> "$(dirname "$0")/asked"
+case $1 in
+  list) for i in $HOSTS; do echo "$i tandem-lab-$i 10.97.0.$i"; done ;;
+  mpirun) while [ "$1" != -- ]; do shift; done; shift; OMPI_COMM_WORLD_RANK=0 exec "$@" ;;
+  exec) shift 2; exec "$@" ;;
+esac
+"""
+FAKE_DLLAMA = """#!/usr/bin/env python3
+import sys, time
+if sys.argv[1] == "worker":
+    time.sleep(60)
+flag = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+assert flag["--workers"] == "10.97.0.2:9998" and len(flag["--prompt"]) == 40 and flag["--steps"] == "46"
+print("Evaluation\\n   nBatches: 32\\n    nTokens: 40\\n   tokens/s: 50.00 (20 ms/tok)")
+print("Prediction\\n    nTokens: 6\\n   tokens/s: 25.00 (40 ms/tok)")
+"""
+
+
+def compare_hosts(fakes, *arguments, hosts="1 2"):
+    (fakes / "lab").write_text(FAKE_LAB)
+    (fakes / "lab").chmod(0o755)
+    return run([ROOT / "tests/bench/hosts", fakes / "random-1b.Q4_0.gguf", "--program", fakes / "tandem", "--lab", fakes / "lab",
+                "--cores", f"{min(os.sched_getaffinity(0))},{max(os.sched_getaffinity(0))}", "--rounds", 2, "--prompt", 40, "--gen",
+                6, "--even-if-busy", *arguments], env=dict(os.environ, HOSTS=hosts, TANDEM_MODELS=str(fakes)))
+
+
+needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+
+
+@needs_two_cores
+def test_hosts_prints_speeds_and_ratios(fakes):
+    (fakes / "dllama").write_text(FAKE_DLLAMA)
+    (fakes / "dllama").chmod(0o755)
+    shape = {"layers": 1, "dim": 64, "ffn_dim": 96, "heads": 2, "kv_heads": 1, "head_dim": 32, "vocab": 64}
+    (fakes / "tandem").write_text(FAKE_TANDEM.replace("flag = ", f"""
+if sys.argv[1] == "inspect":
+    sys.exit(print({json.dumps(json.dumps({"config": shape}))}))
+flag = """, 1))
+    result = compare_hosts(fakes, "--distributed-llama", fakes)
+    assert result.returncode == 0, result.stderr
+    assert ("| tokens/s | 1 rank | 2 ranks, 2 hosts | ratio | distributed-llama, 2 hosts | ratio "
+            "| 2 ranks, 2 hosts / distributed-llama, 2 hosts |") in result.stdout
+    assert "| prefill 40 | 1000.0 | 2000.0 | 2.00 | 50.0 | 0.05 | 40.00 |" in result.stdout
+    assert "| decode 6 | 200.0 | 400.0 | 2.00 | 25.0 | 0.13 | 16.00 |" in result.stdout
+    # Header, embedding, 4-bit blocks of seven matrices and the head, norms.
+    blocks = (64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 64 * 96 + 64 * 64) // 32
+    model = next(fakes.glob("*.dllama.m"))
+    assert model.stat().st_size == 8 + 8 * 15 + 4 * 64 * 64 + 18 * blocks + 3 * 4 * 64
+    asked = (fakes / "asked").read_text()
+    assert "up" not in asked and "down" not in asked  # the lab stood already
+
+
+@needs_two_cores
+def test_hosts_makes_the_lab_and_takes_it_away(fakes):
+    result = compare_hosts(fakes, hosts="")
+    assert result.returncode == 0, result.stderr
+    asked = (fakes / "asked").read_text().splitlines()
+    assert asked[:2] == ["list", "up 2"] and asked[-1] == "down"
+
+
+@needs_two_cores
+def test_hosts_wants_a_lab_of_two(fakes):
+    result = compare_hosts(fakes, hosts="1 2 3")
+    assert result.returncode == 1
+    assert "the lab has 3 hosts, expected 2" in result.stderr
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--cores", "0"], "expected two of them"),
+    (["--cores", "1,1"], "expected two of them"),
+    (["--gen", "0"], "must be at least 1"),
+    (["nothing"], "'nothing' is neither a file nor one of"),
+])
+def test_hosts_refuses_wrong_arguments(arguments, message):
+    result = run([ROOT / "tests/bench/hosts", "--program", TANDEM, *arguments])
+    assert result.returncode == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("script", ["peers", "plot", "make_models", "ranks", "neighbours", "hosts", "random_model.py"])
 def test_scripts_explain_themselves(script):
     result = run([ROOT / "tests/bench" / script, "--help"])
     assert result.returncode == 0
