@@ -26,7 +26,7 @@ struct ModelOptions {
   std::vector<double> weights;     // relative speeds of the ranks; empty: equal
   int64_t kv_memory = 0;           // bytes a rank; 0: chosen by free memory
   int prefill_chunk = 512;         // prompt tokens a step
-  int max_running = 16;            // requests in progress at once
+  int max_running = 64;            // requests in progress at once
   int max_waiting = 256;           // requests in the queue
   std::string control_interface;   // where rank 0 sends plans from; empty: chosen
   double collective_timeout = 60;  // seconds until a meeting of the ranks counts as hanging

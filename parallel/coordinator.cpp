@@ -1,9 +1,12 @@
 #include "parallel/coordinator.h"
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <utility>
 
 #include "core/isa.h"
+#include "core/retry_after.h"
 #include "parallel/step_plan_codec.h"
 
 namespace tandem::parallel {
@@ -22,9 +25,11 @@ Coordinator::Coordinator(RankSetup setup, std::unique_ptr<ControlLeader> channel
     : limits_(setup.scheduler),
       options_(std::move(options)),
       scheduler_(setup.scheduler),
+      prompt_budget_(limits_.prefill_chunk),
       setup_(std::move(setup)),
       channel_(std::move(channel)),
       agreement_(HostsOf(setup_.ranks)) {
+  scheduler_.SetPromptTokens([this](int32_t decoding) { return prompt_budget_.Tokens(decoding); });
   status_.ranks = setup_.ranks;
   status_.blocks_total = scheduler_.blocks_total();
   channel_->Listen({.on_acknowledgement =
@@ -62,14 +67,28 @@ absl::StatusOr<RequestId> Coordinator::Submit(EngineRequest request, EngineSink 
   if (stopping_) return Unavailable("the engine is being stopped");
   const size_t most = static_cast<size_t>(limits_.max_running) + options_.max_waiting;
   if (open_.size() >= most) {
-    return ResourceExhausted(
-        "{} requests are running or waiting, which is the limit; try again later", most);
+    const int32_t seconds = SecondsUntilRoom();
+    return WithRetryAfter(
+        ResourceExhausted(
+            "{} requests are running or waiting, which is the limit; try again in {} s", most,
+            seconds),
+        seconds);
   }
   const RequestId id = next_id_++;
   open_.Add(id, std::move(sink), static_cast<int32_t>(request.prompt.size()));
   inbox_.requests.emplace_back(id, std::move(request));
   changed_.notify_all();
   return id;
+}
+
+int32_t Coordinator::SecondsUntilRoom() {
+  // By then a quarter of the queue should have moved on, so that not all who come back are refused
+  // again. Without an answer in the last ten seconds, nobody knows.
+  constexpr double kLeast = 1, kMost = 60;
+  const double rate = finished_rate_.PerSecond(RateMeter::Time::clock::now());
+  const double places = 1 + options_.max_waiting / 4;
+  const double seconds = rate > 0 ? std::clamp(places / rate, kLeast, kMost) : kMost / 4;
+  return static_cast<int32_t>(std::ceil(seconds));
 }
 
 void Coordinator::Cancel(RequestId id) {
@@ -123,8 +142,11 @@ absl::Status Coordinator::Step() {
     if (options_.plan_ahead) {
       TANDEM_ASSIGN_OR_RETURN(ahead, Schedule());
     }
+    const auto begin = std::chrono::steady_clock::now();
     TANDEM_ASSIGN_OR_RETURN(const StepResult result,
                             setup_.runner->Execute(current_->step.plan, current_->hash));
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+    prompt_budget_.Add(current_->step.decoding, current_->step.prompt_tokens, took.count());
     TANDEM_RETURN_IF_ERROR(Commit(*current_, result));
     current_ = std::move(ahead);
   }
@@ -147,7 +169,21 @@ void Coordinator::TakeInbox() {
 absl::StatusOr<std::optional<Coordinator::InFlight>> Coordinator::Schedule() {
   std::optional<ScheduledStep> step = scheduler_.Schedule();
   if (!step) return std::nullopt;
-  for (const RequestId id : step->admitted) open_.Admitted(id);
+  uint64_t prompt_tokens = 0;
+  uint64_t reused_tokens = 0;
+  for (const Admission& admission : step->admitted) {
+    open_.Admitted(admission.id, admission.reused_tokens, admission.reuse_limit);
+    if (admission.again) continue;
+    prompt_tokens += static_cast<uint64_t>(admission.prompt_tokens);
+    reused_tokens += static_cast<uint64_t>(admission.reused_tokens);
+  }
+  for (const RequestId id : step->preempted) open_.Preempted(id);
+  if (!step->admitted.empty() || !step->preempted.empty()) {
+    const std::lock_guard lock(mutex_);
+    status_.prompt_tokens += prompt_tokens;
+    status_.reused_tokens += reused_tokens;
+    status_.preemptions += step->preempted.size();
+  }
   const std::vector<std::byte> encoded = EncodeStepPlan(step->plan);
   TANDEM_RETURN_IF_ERROR(channel_->Send(encoded));
   return InFlight{.step = std::move(*step), .hash = StepPlanHash(encoded)};
@@ -157,21 +193,26 @@ absl::Status Coordinator::Commit(const InFlight& flight, const StepResult& resul
   TANDEM_RETURN_IF_ERROR(agreement_.Own(flight.step.plan.step, result.digest));
   uint64_t generated = 0;
   uint64_t prefilled = 0;
+  uint64_t finished = 0;
   const auto vocab = static_cast<size_t>(limits_.vocab);
   for (const RequestEvent& event : scheduler_.Commit(flight.step, result)) {
     for (size_t row = 0; row * vocab < event.logits.size(); ++row) {
       open_.Logits(event.id, event.first_logit_position + static_cast<int64_t>(row),
                    event.logits.subspan(row * vocab, vocab));
     }
-    if (event.token) {
-      open_.Token(event.id, *event.token);
-      ++generated;
-    }
+    open_.Computed(event.id, event.computed);
+    for (const int32_t token : event.tokens) open_.Token(event.id, token);
+    generated += event.tokens.size();
     prefilled += static_cast<uint64_t>(event.prefilled);
-    if (event.finish) open_.Finish(event.id, *event.finish, event.status);
+    if (event.finish) {
+      open_.Finish(event.id, *event.finish, event.status);
+      ++finished;
+    }
   }
   const std::lock_guard lock(mutex_);
-  generated_rate_.Add(RateMeter::Time::clock::now(), generated);
+  const auto now = RateMeter::Time::clock::now();
+  generated_rate_.Add(now, generated);
+  finished_rate_.Add(now, finished);
   ++status_.steps;
   status_.tokens_generated += generated;
   status_.tokens_prefilled += prefilled;
@@ -183,6 +224,7 @@ void Coordinator::PublishStatus() {
   status_.running = scheduler_.running();
   status_.waiting = scheduler_.waiting();
   status_.blocks_used = scheduler_.blocks_used();
+  status_.blocks_cached = scheduler_.blocks_cached();
 }
 
 void Coordinator::Die(const absl::Status& why) {

@@ -14,6 +14,7 @@
 #include "parallel/control_channel.h"
 #include "parallel/engine.h"
 #include "parallel/open_requests.h"
+#include "parallel/prompt_budget.h"
 #include "parallel/rank_setup.h"
 #include "parallel/rate_meter.h"
 #include "parallel/scheduler.h"
@@ -74,6 +75,7 @@ class Coordinator final : public Engine {
   absl::StatusOr<std::optional<InFlight>> Schedule();
   absl::Status Commit(const InFlight& flight, const StepResult& result);
   void PublishStatus();
+  int32_t SecondsUntilRoom();
   void Die(const absl::Status& why);
   absl::Status BlameForStepFailure(const absl::Status& own);
   void FinishPlanAhead();
@@ -84,6 +86,7 @@ class Coordinator final : public Engine {
 
   // Used by the step thread alone.
   Scheduler scheduler_;
+  PromptBudget prompt_budget_;
   RankSetup setup_;
   std::optional<InFlight> current_;
 
@@ -100,6 +103,7 @@ class Coordinator final : public Engine {
   RequestId next_id_ = 1;
   EngineStatus status_;
   RateMeter generated_rate_;
+  RateMeter finished_rate_;
 
   std::thread thread_;
 };

@@ -1,7 +1,9 @@
 #include "parallel/engine_link_codec.h"
 
+#include <optional>
 #include <utility>
 
+#include "core/retry_after.h"
 #include "parallel/sampling_codec.h"
 #include "parallel/wire.h"
 
@@ -18,16 +20,22 @@ constexpr int kHighestCode = 16;  // absl::StatusCode::kUnauthenticated
 void WriteStatus(const absl::Status& status, WireWriter& writer) {
   writer.Number(static_cast<int32_t>(status.code()));
   writer.Text(Message(status).substr(0, kLongestText));
+  const std::optional<double> retry_after = RetryAfter(status);
+  writer.Bool(retry_after.has_value());
+  writer.Number(retry_after.value_or(0));
 }
 
 absl::Status ReadStatus(WireReader& reader) {
   const auto code = reader.Number<int32_t>();
   const std::string text = reader.Text(kLongestText, "bytes of a status");
+  const bool has_retry_after = reader.Bool();
+  const auto retry_after = reader.Number<double>();
   if (code < 0 || code > kHighestCode) {
     reader.Fail(InvalidArgument("engine link: {} is no status code", code));
     return absl::OkStatus();
   }
-  return absl::Status(static_cast<absl::StatusCode>(code), text);
+  absl::Status status(static_cast<absl::StatusCode>(code), text);
+  return has_retry_after ? WithRetryAfter(std::move(status), retry_after) : status;
 }
 
 // One pair of functions a message: fields in the order of the struct.

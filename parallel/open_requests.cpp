@@ -24,9 +24,23 @@ std::shared_ptr<OpenRequests::Request> OpenRequests::Find(RequestId id) const {
   return found == requests_.end() ? nullptr : found->second;
 }
 
-void OpenRequests::Admitted(RequestId id) {
+void OpenRequests::Admitted(RequestId id, int32_t reused_tokens, ReuseLimit limit) {
   const std::lock_guard delivery(delivery_);
-  if (const auto request = Find(id)) request->admitted = Clock::now();
+  const auto request = Find(id);
+  if (!request || request->admitted != Clock::time_point{}) return;
+  request->admitted = Clock::now();
+  request->usage.reused_tokens = reused_tokens;
+  request->usage.reuse_limit = limit;
+}
+
+void OpenRequests::Preempted(RequestId id) {
+  const std::lock_guard delivery(delivery_);
+  if (const auto request = Find(id)) ++request->usage.preemptions;
+}
+
+void OpenRequests::Computed(RequestId id, int32_t tokens) {
+  const std::lock_guard delivery(delivery_);
+  if (const auto request = Find(id)) request->usage.computed_tokens += tokens;
 }
 
 void OpenRequests::Logits(RequestId id, int64_t position, std::span<const float> logits) {

@@ -20,8 +20,12 @@ class OpenRequests {
   void Add(RequestId id, EngineSink sink, int32_t prompt_tokens);
   size_t size() const;
 
-  /// The request has left the queue.
-  void Admitted(RequestId id);
+  /// The request has left the queue; only the first time says what it reused.
+  void Admitted(RequestId id, int32_t reused_tokens, ReuseLimit limit);
+  /// It lost its pages and is in the queue again.
+  void Preempted(RequestId id);
+  /// So many of its tokens were computed.
+  void Computed(RequestId id, int32_t tokens);
   void Logits(RequestId id, int64_t position, std::span<const float> logits);
   void Logprobs(RequestId id, int64_t position, std::span<const TokenLogprobs> logprobs);
   void Token(RequestId id, int32_t token);

@@ -21,7 +21,7 @@ namespace tandem::parallel {
 
 /// Choices of whoever starts the ranks; the same on all of them (checked).
 struct RankOptions {
-  int32_t max_running = 16;     // requests in progress at once
+  int32_t max_running = 64;     // requests in progress at once
   int32_t max_waiting = 256;    // requests in the queue
   int32_t prefill_chunk = 512;  // prompt tokens a step
   int64_t kv_memory = 0;        // bytes of KV cache a rank; 0: chosen by free memory

@@ -1,19 +1,26 @@
 #include "parallel/scheduler.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "core/check.h"
-#include "core/sampler.h"
-#include "kv_store/pool_size.h"
 
 namespace tandem::parallel {
+namespace {
+
+// What computing a token of an answer counts beside one of a prompt: it reads all weights for
+// itself. Source: Sheng et al. 2024.
+constexpr int64_t kAnswerTokenCharge = 2;
+
+}  // namespace
 
 Scheduler::Scheduler(SchedulerOptions options)
-    : options_(std::move(options)), reserved_(options_.groups.size(), 0) {
-  for (const int64_t blocks : options_.blocks) pools_.emplace_back(blocks);
+    : options_(std::move(options)), index_(options_.groups, options_.blocks) {
   for (SlotId slot = options_.max_running - 1; slot >= 0; --slot) free_slots_.push_back(slot);
 }
+
+Scheduler::~Scheduler() = default;
 
 absl::Status Scheduler::Check(const SchedulerOptions& options, const EngineRequest& request) {
   if (request.prompt.empty()) {
@@ -42,148 +49,211 @@ absl::Status Scheduler::Check(const SchedulerOptions& options, const EngineReque
 }
 
 void Scheduler::Add(RequestId id, EngineRequest request) {
-  waiting_.push_back({id, std::move(request)});
+  WaitingRequest waiting;
+  RequestState& state = waiting.state;
+  state.id = id;
+  state.tokens = request.prompt;
+  state.limit = std::min(request.max_tokens, options_.context - state.token_count());
+  state.request = std::move(request);
+  turns_.Came(state.request.client);
+  queue_.Add(std::move(waiting));
 }
 
 bool Scheduler::Cancel(RequestId id) {
-  const auto waiting = std::find_if(waiting_.begin(), waiting_.end(),
-                                    [id](const Waiting& entry) { return entry.id == id; });
-  if (waiting != waiting_.end()) {
-    waiting_.erase(waiting);
+  if (const auto waiting = queue_.Take(id)) {
+    turns_.Left(waiting->state.request.client);
     return true;
   }
-  const auto running = running_.find(id);
-  if (running == running_.end()) return false;
-  End(running);
+  const auto key = keys_.find(id);
+  if (key == keys_.end()) return false;
+  End(running_.find(key->second), true);
   return true;
 }
 
 std::optional<ScheduledStep> Scheduler::Schedule() {
   ScheduledStep step;
-  Admit(step);
-  AddDecodes(step);
-  AddPrompts(step);
-  if (step.plan.sequences.empty()) {
-    TANDEM_CHECK(step.admitted.empty(), "a sequence was admitted without work");
-    return std::nullopt;
-  }
+  Admit();
+  size_t running = 0;
+  do {
+    running = running_.size();
+    step.decoding = SelectDecodes();
+    SelectPrompts(step.decoding);
+    // The first are given memory first, so who is preempted for it has no work in the plan yet.
+    for (auto it = running_.begin(); it != running_.end();) {
+      const RunningKey key = it->first;
+      if (it->second.wanted > 0) Place(it, step);
+      it = running_.upper_bound(key);
+    }
+    // If those who had their turn all had to make room, it is the turn of others.
+  } while (step.plan.sequences.empty() && running_.size() < running);
+  if (step.plan.sequences.empty()) return std::nullopt;
+  step.admitted = std::exchange(admitted_, {});
+  step.preempted = std::exchange(preempted_, {});
   step.plan.epoch = options_.epoch;
   step.plan.step = next_step_++;
   // Slots that this plan opens may be among those that it closes; closing comes first.
   step.plan.closed = std::exchange(closing_, {});
+  step.plan.opened = std::exchange(opening_, {});
+  step.plan.copies = std::exchange(copies_, {});
+  for (const OpenedSlot& opened : step.plan.opened) {
+    for (auto& [key, sequence] : running_) {
+      if (sequence.slot == opened.slot) sequence.opened = true;
+    }
+  }
   return step;
 }
 
-void Scheduler::Admit(ScheduledStep& step) {
-  while (!waiting_.empty() && !free_slots_.empty()) {
-    Waiting& next = waiting_.front();
-    Running sequence;
-    const auto prompt = static_cast<int32_t>(next.request.prompt.size());
-    sequence.limit = std::min(next.request.max_tokens, options_.context - prompt);
-    // The last answer token is given out but not computed with.
-    const int64_t positions = int64_t{prompt} + std::max(0, sequence.limit - 1);
-    for (size_t g = 0; g < pools_.size(); ++g) {
-      const int64_t most =
-          kv_store::MostBlocksHeld(options_.groups[g], positions, options_.prefill_chunk);
-      if (reserved_[g] + most > pools_[g].blocks()) return;
-      sequence.reserved.push_back(most);
-    }
-    for (size_t g = 0; g < pools_.size(); ++g) reserved_[g] += sequence.reserved[g];
-    sequence.slot = free_slots_.back();
-    free_slots_.pop_back();
-    sequence.tables.resize(pools_.size());
-    sequence.released.resize(pools_.size(), 0);
-    sequence.request = std::move(next.request);
-    step.plan.opened.push_back({.slot = sequence.slot,
-                                .sampling = sequence.request.sampling,
-                                .candidates_per_rank = core::CandidatesPerRank(
-                                    sequence.request.sampling, options_.largest_vocab_shard),
-                                .first_token_index = 0,
-                                .history = {}});
-    step.admitted.push_back(next.id);
-    prompt_turns_.push_back(next.id);
-    running_.emplace(next.id, std::move(sequence));
-    waiting_.pop_front();
+int32_t Scheduler::SelectDecodes() {
+  int32_t decoding = 0;
+  for (auto& [key, sequence] : running_) {
+    sequence.wanted = 0;
+    sequence.drafts.clear();
+    if (!sequence.can_decode()) continue;
+    sequence.wanted = 1;
+    ++decoding;
+    const RequestState& state = sequence.state;
+    const int32_t most = state.limit - sequence.samples - 1;
+    // Only of what is known can be guessed how it goes on.
+    if (!drafts_ || !state.request.speculate || most <= 0) continue;
+    if (sequence.samples != state.answered()) continue;
+    sequence.drafts = drafts_(state, most);
+    TANDEM_CHECK(static_cast<int32_t>(sequence.drafts.size()) <= most, "more drafts than asked");
   }
+  return decoding;
 }
 
-void Scheduler::AddDecodes(ScheduledStep& step) {
-  for (auto& [id, sequence] : running_) {
-    if (!sequence.in_prompt() && sequence.samples < sequence.limit) {
-      AddWork(id, sequence, 1, step);
-    }
-  }
+int32_t Scheduler::PromptTokensBeside(int32_t decoding) const {
+  if (decoding == 0 || !prompt_tokens_) return options_.prefill_chunk;
+  return std::clamp(prompt_tokens_(decoding), 1, options_.prefill_chunk);
 }
 
-void Scheduler::AddPrompts(ScheduledStep& step) {
-  int32_t budget = options_.prefill_chunk;
+void Scheduler::SelectPrompts(int32_t decoding) {
+  using Key = std::tuple<int32_t, int64_t, int32_t, RequestId>;
+  std::vector<std::pair<Key, Running*>> prompts;
+  for (auto& [key, sequence] : running_) {
+    if (!sequence.in_prompt()) continue;
+    const int32_t turns = (sequence.positions - sequence.first_position) / options_.prefill_chunk;
+    prompts.emplace_back(
+        Key{key.first, turns_.served(sequence.state.request.client), turns, key.second}, &sequence);
+  }
+  std::sort(prompts.begin(), prompts.end());
+  int32_t budget = PromptTokensBeside(decoding);
   int64_t logits = options_.most_logits_a_step;
-  // Each sequence gets one turn at most; one that is not through with its prompt goes to the end.
-  for (size_t turns = prompt_turns_.size(); turns > 0 && budget > 0; --turns) {
-    const RequestId id = prompt_turns_.front();
-    prompt_turns_.pop_front();
-    Running& sequence = running_.at(id);
-    const int32_t tokens = PromptTokensAllowed(sequence, budget, logits);
-    if (tokens > 0) {
-      budget -= tokens;
-      if (sequence.request.want_prompt_logits) logits -= int64_t{tokens} * options_.vocab;
-      AddWork(id, sequence, tokens, step);
+  for (auto& [key, sequence] : prompts) {
+    if (budget == 0) break;
+    sequence->wanted = PromptTokensAllowed(*sequence, budget, logits);
+    budget -= sequence->wanted;
+    if (sequence->state.request.want_prompt_logits) {
+      logits -= int64_t{sequence->wanted} * options_.vocab;
     }
-    if (sequence.in_prompt()) prompt_turns_.push_back(id);
   }
 }
 
 int32_t Scheduler::PromptTokensAllowed(const Running& sequence, int32_t budget,
                                        int64_t logits) const {
-  const int32_t tokens = std::min(budget, sequence.prompt_tokens() - sequence.positions);
-  if (!sequence.request.want_prompt_logits) return tokens;
+  const int32_t tokens = std::min(budget, sequence.given - sequence.positions);
+  const RequestState& state = sequence.state;
+  if (!state.request.want_prompt_logits || sequence.positions >= state.prompt_tokens()) {
+    return tokens;
+  }
+  // After a preemption, logits that were delivered are not gathered again.
+  if (sequence.positions < state.logits_given) {
+    return std::min(tokens, state.logits_given - sequence.positions);
+  }
   // One row always fits, so that such a prompt moves on in its turn.
   const bool untouched = logits == options_.most_logits_a_step;
-  return std::min(tokens,
-                  std::max(static_cast<int32_t>(logits / options_.vocab), untouched ? 1 : 0));
+  const auto rows = std::max(static_cast<int32_t>(logits / options_.vocab), untouched ? 1 : 0);
+  return std::min({tokens, rows, state.prompt_tokens() - sequence.positions});
 }
 
-void Scheduler::AddWork(RequestId id, Running& sequence, int32_t tokens, ScheduledStep& step) {
+void Scheduler::Place(RunningMap::iterator it, ScheduledStep& step) {
+  Running& sequence = it->second;
+  const auto grow = [&] {
+    return sequence.pages.Grow(
+        sequence.positions,
+        sequence.positions + sequence.wanted + static_cast<int32_t>(sequence.drafts.size()));
+  };
+  while (!grow()) {
+    const auto last = std::prev(running_.end());
+    if (!sequence.drafts.empty()) {
+      sequence.drafts.clear();
+      continue;
+    }
+    TANDEM_CHECK(running_.size() > 1, "a sequence that was admitted does not fit alone");
+    const bool itself = last == it;
+    Preempt(last);
+    if (itself) return;
+  }
+  AddWork(sequence, step);
+}
+
+void Scheduler::AddWork(Running& sequence, ScheduledStep& step) {
+  const RequestState& state = sequence.state;
   SequenceWork work;
   work.slot = sequence.slot;
   work.start_position = sequence.positions;
   if (sequence.in_prompt()) {
-    const auto first = sequence.request.prompt.begin() + sequence.positions;
-    work.tokens.assign(first, first + tokens);
-    if (sequence.request.want_prompt_logits) work.gather = GatherLogits::kAll;
+    const auto first = state.tokens.begin() + sequence.positions;
+    work.tokens.assign(first, first + sequence.wanted);
+    step.prompt_tokens += sequence.wanted;
+    const bool wants_logits = state.request.want_prompt_logits &&
+                              sequence.positions >= state.logits_given &&
+                              sequence.positions < state.prompt_tokens();
+    if (wants_logits) work.gather = GatherLogits::kAll;
   }
-  for (size_t g = 0; g < pools_.size(); ++g) {
-    work.table_changes.push_back(GrowTable(sequence, g, tokens));
+  work.table_changes = sequence.pages.TakeChanges();
+  work.drafts = std::move(sequence.drafts);
+  sequence.drafts.clear();
+  sequence.positions += sequence.wanted;
+  work.sample = !sequence.in_prompt() && sequence.samples < state.limit;
+  sequence.samples += work.sample_rows();
+  if (!work.drafts.empty()) {
+    sequence.drafting = true;
+    sequence.positions += static_cast<int32_t>(work.drafts.size());
   }
-  sequence.positions += tokens;
-  work.sample = !sequence.in_prompt() && sequence.samples < sequence.limit;
-  if (work.sample) ++sequence.samples;
   step.plan.sequences.push_back(std::move(work));
-  step.requests.push_back(id);
+  step.requests.push_back(state.id);
+  step.lives.push_back(sequence.life);
 }
 
-std::vector<BlockChange> Scheduler::GrowTable(Running& sequence, size_t group, int32_t tokens) {
-  std::vector<BlockChange> changes;
-  auto& table = sequence.tables[group];
-  const int window = options_.groups[group].window;
-  if (window > 0) {
-    const auto first_seen = std::max(0, sequence.positions - window + 1);
-    const auto first_block = static_cast<size_t>(first_seen / core::kPageTokens);
-    for (size_t& i = sequence.released[group]; i < std::min(first_block, table.size()); ++i) {
-      pools_[group].Release(table[i]);
-      table[i] = core::kNoBlock;
-      changes.push_back({.index = static_cast<int32_t>(i), .block = core::kNoBlock});
-    }
+void Scheduler::FreeSlot(Running& sequence) {
+  if (sequence.opened) {
+    closing_.push_back(sequence.slot);
+  } else {
+    std::erase_if(opening_, [&](const OpenedSlot& slot) { return slot.slot == sequence.slot; });
   }
-  const auto wanted =
-      static_cast<size_t>(kv_store::BlocksFor(int64_t{sequence.positions} + tokens));
-  while (table.size() < wanted) {
-    const std::optional<core::BlockId> block = pools_[group].Allocate();
-    TANDEM_CHECK(block.has_value(), "the pool is empty although blocks were reserved");
-    changes.push_back({.index = static_cast<int32_t>(table.size()), .block = *block});
-    table.push_back(*block);
-  }
-  return changes;
+  free_slots_.push_back(sequence.slot);
+}
+
+void Scheduler::Preempt(RunningMap::iterator it) {
+  Running& sequence = it->second;
+  sequence.pages.AddTail(sequence.state.tokens, sequence.committed);
+  sequence.pages.Release();
+  FreeSlot(sequence);
+  WaitingRequest waiting;
+  waiting.state = std::move(sequence.state);
+  ++waiting.state.preemptions;
+  preempted_.push_back(waiting.state.id);
+  keys_.erase(waiting.state.id);
+  running_.erase(it);
+  queue_.Add(std::move(waiting));
+}
+
+void Scheduler::End(RunningMap::iterator it, bool keep_pages) {
+  Running& sequence = it->second;
+  if (keep_pages) sequence.pages.AddTail(sequence.state.tokens, sequence.committed);
+  sequence.pages.Release();
+  FreeSlot(sequence);
+  turns_.Left(sequence.state.request.client);
+  keys_.erase(sequence.state.id);
+  running_.erase(it);
+}
+
+Scheduler::RunningMap::iterator Scheduler::FindLife(RequestId id, uint64_t life) {
+  const auto key = keys_.find(id);
+  if (key == keys_.end()) return running_.end();
+  const auto it = running_.find(key->second);
+  return it->second.life == life ? it : running_.end();
 }
 
 std::vector<RequestEvent> Scheduler::Commit(const ScheduledStep& step, const StepResult& result) {
@@ -191,7 +261,6 @@ std::vector<RequestEvent> Scheduler::Commit(const ScheduledStep& step, const Ste
   std::span<const float> logits = result.logits;
   for (size_t s = 0; s < step.requests.size(); ++s) {
     const SequenceWork& work = step.plan.sequences[s];
-    const SequenceResult& outcome = result.sequences[s];
     std::span<const float> own_logits;
     if (work.gather != GatherLogits::kNone) {
       const size_t count =
@@ -199,57 +268,69 @@ std::vector<RequestEvent> Scheduler::Commit(const ScheduledStep& step, const Ste
       own_logits = logits.first(count);
       logits = logits.subspan(count);
     }
-    const auto found = running_.find(step.requests[s]);
-    if (found == running_.end()) continue;  // ended while this step was under way
-    Running& sequence = found->second;
-    RequestEvent event{.id = found->first,
+    // It may have ended, or been preempted, while this step was under way.
+    const auto it = FindLife(step.requests[s], step.lives[s]);
+    if (it == running_.end()) continue;
+    RequestEvent event{.id = step.requests[s],
                        .first_logit_position = work.start_position,
                        .logits = own_logits,
                        .prefilled = static_cast<int32_t>(work.tokens.size()),
-                       .token = {},
+                       .computed = work.token_count(),
+                       .tokens = {},
                        .finish = {},
                        .status = {}};
-    sequence.committed += event.prefilled;
-    if (outcome.failure) {
-      event.logits = {};
-      event.finish = FinishReason::kFailed;
-      event.status =
-          Internal("numeric failure at position {}: a {} was not finite{}",
-                   outcome.failure->position, outcome.failure->in_logits ? "logit" : "sum",
-                   outcome.failure->in_logits ? "" : " or out of range");
-    } else if (!outcome.tokens.empty()) {
-      event.finish = TakeToken(sequence, outcome.tokens.front(), event);
-    } else if (sequence.committed == sequence.prompt_tokens() && sequence.limit == 0) {
-      event.finish = FinishReason::kLength;
-    }
-    if (event.finish) End(found);
+    TakeOutcome(it->second, work, result.sequences[s], event);
+    if (event.finish) End(it, *event.finish != FinishReason::kFailed);
     events.push_back(std::move(event));
   }
   return events;
 }
 
-std::optional<FinishReason> Scheduler::TakeToken(Running& sequence, int32_t token,
-                                                 RequestEvent& event) const {
-  const auto& stops = sequence.request.stop_tokens;
-  if (std::find(stops.begin(), stops.end(), token) != stops.end()) return FinishReason::kStop;
-  event.token = token;
-  if (++sequence.answered == sequence.limit) return FinishReason::kLength;
-  return std::nullopt;
+void Scheduler::TakeOutcome(Running& sequence, const SequenceWork& work,
+                            const SequenceResult& outcome, RequestEvent& event) {
+  RequestState& state = sequence.state;
+  event.finish = TakeTokens(sequence, outcome.tokens, event);
+  turns_.Charge(state.request.client,
+                kAnswerTokenCharge * static_cast<int64_t>(event.tokens.size()));
+  if (outcome.failure && !event.finish) {
+    event.logits = {};
+    event.finish = FinishReason::kFailed;
+    event.status = Internal("numeric failure at position {}: a {} was not finite{}",
+                            outcome.failure->position, outcome.failure->in_logits ? "logit" : "sum",
+                            outcome.failure->in_logits ? "" : " or out of range");
+    return;
+  }
+  // A guess was computed with if it was right, and part of the answer if that went on so far.
+  const auto right = std::max<int32_t>(static_cast<int32_t>(outcome.tokens.size()) - 1, 0);
+  sequence.committed =
+      std::min(work.start_position + work.known_count() + right, state.token_count());
+  if (!work.drafts.empty()) {
+    sequence.drafting = false;
+    sequence.positions = sequence.committed;
+    sequence.samples = state.answered();
+  }
+  if (!event.logits.empty()) state.logits_given = work.start_position + event.prefilled;
+  if (sequence.committed == sequence.given) {
+    // The end of a prompt, for others of the same prompt; what follows is written behind it.
+    sequence.pages.AddTail(state.tokens, sequence.committed);
+    if (state.limit == 0) event.finish = FinishReason::kLength;
+  } else {
+    sequence.pages.AddFull(state.tokens, sequence.committed);
+  }
 }
 
-void Scheduler::End(RunningMap::iterator sequence) {
-  const RequestId id = sequence->first;
-  Running& ended = sequence->second;
-  for (size_t g = 0; g < pools_.size(); ++g) {
-    for (const core::BlockId block : ended.tables[g]) {
-      if (block != core::kNoBlock) pools_[g].Release(block);
-    }
-    reserved_[g] -= ended.reserved[g];
+std::optional<FinishReason> Scheduler::TakeTokens(Running& sequence,
+                                                  std::span<const int32_t> tokens,
+                                                  RequestEvent& event) {
+  RequestState& state = sequence.state;
+  const auto& stops = state.request.stop_tokens;
+  for (const int32_t token : tokens) {
+    if (std::find(stops.begin(), stops.end(), token) != stops.end()) return FinishReason::kStop;
+    event.tokens.push_back(token);
+    state.tokens.push_back(token);
+    if (state.answered() == state.limit) return FinishReason::kLength;
   }
-  closing_.push_back(ended.slot);
-  free_slots_.push_back(ended.slot);
-  std::erase(prompt_turns_, id);
-  running_.erase(sequence);
+  return std::nullopt;
 }
 
 StepPlan Scheduler::StopPlan() {
@@ -262,14 +343,20 @@ StepPlan Scheduler::StopPlan() {
 
 int64_t Scheduler::blocks_total() const {
   int64_t total = 0;
-  for (const auto& pool : pools_) total += pool.blocks();
+  for (const int64_t blocks : options_.blocks) total += blocks;
   return total;
 }
 
 int64_t Scheduler::blocks_used() const {
   int64_t used = 0;
-  for (const auto& pool : pools_) used += pool.used();
+  for (size_t g = 0; g < index_.group_count(); ++g) used += index_.used(g);
   return used;
+}
+
+int64_t Scheduler::blocks_cached() const {
+  int64_t cached = 0;
+  for (size_t g = 0; g < index_.group_count(); ++g) cached += index_.idle(g);
+  return cached;
 }
 
 }  // namespace tandem::parallel

@@ -1,16 +1,21 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
+#include <functional>
 #include <map>
 #include <optional>
 #include <span>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "core/kv_view.h"
-#include "kv_store/block_allocator.h"
+#include "kv_store/prefix_index.h"
+#include "parallel/client_turns.h"
 #include "parallel/engine.h"
 #include "parallel/rank_runner.h"
+#include "parallel/request_queue.h"
+#include "parallel/sequence_pages.h"
 #include "parallel/step_plan.h"
 
 namespace tandem::parallel {
@@ -22,17 +27,30 @@ struct SchedulerOptions {
   int32_t context = 0;                     // most tokens of prompt and answer together
   std::vector<core::KvLayerGroup> groups;  // [layer groups]
   std::vector<int64_t> blocks;             // [layer groups] blocks of the pool
-  int32_t max_running = 16;                // slots
+  int32_t max_running = 64;                // slots
   int32_t prefill_chunk = 512;             // prompt tokens a step, over all sequences
   int64_t most_logits_a_step = 1 << 24;    // floats gathered for want_prompt_logits
   uint64_t epoch = 0;
+};
+
+/// A request leaves the queue.
+struct Admission {
+  RequestId id = 0;
+  bool again = false;  // it was running before, and had been preempted
+  int32_t prompt_tokens = 0;
+  int32_t reused_tokens = 0;  // of what it has so far, whose pages were there
+  ReuseLimit reuse_limit = ReuseLimit::kNothing;
 };
 
 /// A step as the scheduler made it: the plan, and whose work each sequence of it is.
 struct ScheduledStep {
   StepPlan plan;
   std::vector<RequestId> requests;  // [plan.sequences]
-  std::vector<RequestId> admitted;  // left the queue with this step
+  std::vector<uint64_t> lives;      // [plan.sequences] which time that it runs
+  std::vector<Admission> admitted;
+  std::vector<RequestId> preempted;
+  int32_t prompt_tokens = 0;  // of given tokens
+  int32_t decoding = 0;       // sequences whose answer goes on
 };
 
 /// What a step meant for one request, in the order of EngineSink's calls.
@@ -40,37 +58,64 @@ struct RequestEvent {
   RequestId id = 0;
   int64_t first_logit_position = 0;
   std::span<const float> logits;       // [n, vocab] of prompt positions, into the StepResult
-  int32_t prefilled = 0;               // prompt tokens computed in this step
-  std::optional<int32_t> token;        // an answer token
+  int32_t prefilled = 0;               // given tokens computed in this step
+  int32_t computed = 0;                // tokens computed in all
+  std::vector<int32_t> tokens;         // of the answer
   std::optional<FinishReason> finish;  // with status where it is kFailed
   absl::Status status;
 };
 
+/// Guesses of how a request's tokens go on, at most `most` of them.
+using DraftSource = std::function<std::vector<int32_t>(const RequestState& request, int32_t most)>;
+
 /// Decides what runs in each step. Holds no device code, sockets or clocks.
 ///
-/// Policy: every sequence that is past its prompt gets one token a step; prompts share
-/// `prefill_chunk` tokens a step, taking turns; the queue is first come, first served, and a
-/// request leaves it when a slot is free and the pool has the most blocks that it can ever hold, so
-/// a running sequence never waits for memory.
+/// Every sequence past its prompt computes one token a step (and drafts, where there are). Prompts
+/// share `prefill_chunk` tokens a step, or fewer while others decode (SetPromptTokens); each has
+/// the first turns until it has had prefill_chunk tokens, then goes behind those that have had
+/// fewer. Order everywhere: priority, then clients that were served less, then arrival.
+///
+/// Memory is given as sequences grow. A request is admitted when a slot is free and the pages that
+/// its prompt needs are, besides those that running prompts still need and a little headroom;
+/// cached pages count as free. It starts behind the pages that the prefix index has for it. If a
+/// running sequence is just computing a beginning that both share, it waits for that, as long as
+/// the other one moves.
+///
+/// When pages run out, nothing idle is left to evict, the running sequence of the lowest priority
+/// that came last is preempted: its pages become idle, it goes to the head of the queue with its
+/// answer so far, and what is not evicted meanwhile it finds again. The rest is recomputed, to the
+/// same bits; on a CPU the pool is host memory already, so there is nowhere cheaper to spill to.
+/// The oldest sequence of the highest priority is served memory first and nobody preempts it, so
+/// it always advances.
 ///
 /// Schedule may be called once more before the commit of the step it gave last (the plan ahead):
 /// the next token of a sequence is then named, not known. What a step computed for a sequence that
-/// has ended meanwhile is dropped.
+/// has ended or was preempted meanwhile is dropped.
 ///
-/// Invariants: blocks in use = blocks in the tables of running sequences; the sum of reservations
-/// of running sequences is at most the pool. Thread safety: none; the step loop owns it.
+/// Invariants: blocks in use = blocks in the tables of running sequences; every one of those is in
+/// the plans' order: a block that is freed is written again by later plans only.
+/// Thread safety: none; the step loop owns it.
 class Scheduler {
  public:
   explicit Scheduler(SchedulerOptions options);
+  ~Scheduler();
 
   /// Whether such a request can run here. kInvalidArgument, kOutOfRange as in Engine::Submit.
   static absl::Status Check(const SchedulerOptions& options, const EngineRequest& request);
 
-  /// Puts a checked request at the end of the queue. Ids are not used twice.
+  /// Puts a checked request into the queue. Ids ascend in order of arrival.
   void Add(RequestId id, EngineRequest request);
 
   /// Ends a request; true if it was waiting or running. Its slot and blocks are free at once.
   bool Cancel(RequestId id);
+
+  /// How many prompt tokens may be in a step in which so many sequences decode, at least 1; null:
+  /// prefill_chunk.
+  void SetPromptTokens(std::function<int32_t(int32_t decoding)> tokens) {
+    prompt_tokens_ = std::move(tokens);
+  }
+  /// Where drafts come from; null: there are none.
+  void SetDraftSource(DraftSource source) { drafts_ = std::move(source); }
 
   /// The next step, or nothing if no request has work (left) to schedule.
   std::optional<ScheduledStep> Schedule();
@@ -82,53 +127,82 @@ class Scheduler {
   /// The plan that ends the ranks.
   StepPlan StopPlan();
 
+  /// Evicts all cached pages that nobody uses.
+  void ClearCache() { index_.Clear(); }
+
   int32_t running() const { return static_cast<int32_t>(running_.size()); }
-  int32_t waiting() const { return static_cast<int32_t>(waiting_.size()); }
+  int32_t waiting() const { return static_cast<int32_t>(queue_.size()); }
   int64_t blocks_total() const;
-  int64_t blocks_used() const;
+  int64_t blocks_used() const;    // by running sequences
+  int64_t blocks_cached() const;  // besides
   const SchedulerOptions& options() const { return options_; }
 
  private:
-  struct Waiting {
-    RequestId id;
-    EngineRequest request;
-  };
   struct Running {
-    EngineRequest request;
+    RequestState state;
+    SequencePages pages;
     SlotId slot = 0;
-    int32_t limit = 0;                               // answer tokens that fit
-    int32_t positions = 0;                           // scheduled so far
-    int32_t committed = 0;                           // prompt tokens computed
-    int32_t samples = 0;                             // scheduled so far
-    int32_t answered = 0;                            // answer tokens given out
-    std::vector<int64_t> reserved;                   // [layer groups]
-    std::vector<std::vector<core::BlockId>> tables;  // [layer groups]
-    std::vector<size_t> released;  // [layer groups] entries the window left behind
+    uint64_t life = 0;
+    int32_t given = 0;            // tokens known when it was admitted: they come in the plans
+    int32_t first_position = 0;   // behind the pages that it took
+    int32_t positions = 0;        // scheduled so far
+    int32_t committed = 0;        // computed
+    int32_t samples = 0;          // answer tokens scheduled so far, in all lives
+    bool drafting = false;        // drafts are under way: how far it gets is not known
+    bool opened = false;          // a plan that left has opened its slot
+    int32_t wanted = 0;           // tokens of the step in the making
+    std::vector<int32_t> drafts;  // of the step in the making
 
-    int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
-    bool in_prompt() const { return positions < prompt_tokens(); }
+    bool in_prompt() const { return positions < given; }
+    bool can_decode() const { return !in_prompt() && !drafting && samples < state.limit; }
   };
-  using RunningMap = std::map<RequestId, Running>;
+  /// By priority, highest first, then by arrival: who is given memory first, and preempted last.
+  using RunningKey = std::pair<int32_t, RequestId>;
+  using RunningMap = std::map<RunningKey, Running>;
 
-  void Admit(ScheduledStep& step);
-  void AddDecodes(ScheduledStep& step);
-  void AddPrompts(ScheduledStep& step);
-  void AddWork(RequestId id, Running& sequence, int32_t tokens, ScheduledStep& step);
-  std::vector<BlockChange> GrowTable(Running& sequence, size_t group, int32_t tokens);
+  // scheduler_admission.cpp
+  void Admit();
+  enum class Outcome { kAdmitted, kWaitsForLeader, kNoMemory };
+  Outcome TryAdmit(WaitingRequest& waiting);
+  bool StillWaitsForLeader(WaitingRequest& waiting) const;
+  bool FindLeader(WaitingRequest& waiting, int32_t taken, int32_t most) const;
+  bool FitsMemory(const RequestState& state, const SequencePages& pages) const;
+  bool MakeRoomFor(int32_t priority);
+  void Start(WaitingRequest waiting, SequencePages pages);
+
+  int32_t SelectDecodes();
+  void SelectPrompts(int32_t decoding);
+  int32_t PromptTokensBeside(int32_t decoding) const;
   int32_t PromptTokensAllowed(const Running& sequence, int32_t budget, int64_t logits) const;
-  std::optional<FinishReason> TakeToken(Running& sequence, int32_t token,
-                                        RequestEvent& event) const;
-  void End(RunningMap::iterator sequence);
+  void Place(RunningMap::iterator it, ScheduledStep& step);
+  void AddWork(Running& sequence, ScheduledStep& step);
+  void Preempt(RunningMap::iterator it);
+  void FreeSlot(Running& sequence);
+
+  RunningMap::iterator FindLife(RequestId id, uint64_t life);
+  void TakeOutcome(Running& sequence, const SequenceWork& work, const SequenceResult& outcome,
+                   RequestEvent& event);
+  static std::optional<FinishReason> TakeTokens(Running& sequence, std::span<const int32_t> tokens,
+                                                RequestEvent& event);
+  void End(RunningMap::iterator it, bool keep_pages);
 
   SchedulerOptions options_;
-  std::vector<kv_store::BlockAllocator> pools_;  // [layer groups]
-  std::vector<int64_t> reserved_;                // [layer groups] sum over running_
-  std::deque<Waiting> waiting_;
-  RunningMap running_;                  // by id, so in order of arrival
-  std::deque<RequestId> prompt_turns_;  // running sequences within their prompt, next first
-  std::vector<SlotId> free_slots_;      // a stack
-  std::vector<SlotId> closing_;         // ended since the last plan
+  kv_store::PrefixIndex index_;
+  ClientTurns turns_;
+  RequestQueue queue_;
+  RunningMap running_;
+  std::unordered_map<RequestId, RunningKey> keys_;  // of running_
+  DraftSource drafts_;
+  std::function<int32_t(int32_t)> prompt_tokens_;
+  // What the next plan brings the ranks besides work.
+  std::vector<SlotId> closing_;
+  std::vector<OpenedSlot> opening_;
+  std::vector<BlockCopy> copies_;
+  std::vector<Admission> admitted_;
+  std::vector<RequestId> preempted_;
+  std::vector<SlotId> free_slots_;  // a stack
   uint64_t next_step_ = 1;
+  uint64_t next_life_ = 1;
 };
 
 }  // namespace tandem::parallel

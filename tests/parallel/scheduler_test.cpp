@@ -2,13 +2,12 @@
 
 #include <gtest/gtest.h>
 
-#include <deque>
+#include <algorithm>
+#include <functional>
 #include <map>
-#include <set>
 
-#include "kv_store/pool_size.h"
 #include "parallel/slot_table.h"
-#include "tests/support/random.h"
+#include "tests/parallel/fake_ranks.h"
 
 namespace tandem::parallel {
 namespace {
@@ -25,190 +24,236 @@ SchedulerOptions SmallOptions() {
           .epoch = 3};
 }
 
-EngineRequest Request(size_t prompt, int32_t max_tokens) {
+std::vector<int32_t> Tokens(int32_t first, int32_t count) {
+  std::vector<int32_t> tokens;
+  for (int32_t i = 0; i < count; ++i) tokens.push_back((first + i * 7) % 50);
+  return tokens;
+}
+
+EngineRequest Request(std::vector<int32_t> prompt, int32_t max_tokens) {
   EngineRequest request;
-  for (size_t i = 0; i < prompt; ++i) request.prompt.push_back(static_cast<int32_t>(i % 50));
+  request.prompt = std::move(prompt);
   request.max_tokens = max_tokens;
   return request;
 }
 
-/// Ranks without a model: keeps slots as plans say and samples made-up tokens.
-class FakeRanks {
+/// A scheduler with ranks behind it, step by step.
+class Bench {
  public:
-  explicit FakeRanks(const SchedulerOptions& options)
-      : slots_(options.max_running, options.groups, options.blocks, options.vocab),
-        options_(options) {}
+  explicit Bench(const SchedulerOptions& options = SmallOptions())
+      : scheduler(options), ranks_(options) {}
 
-  StepResult Execute(const StepPlan& plan) {
-    const absl::Status applied = slots_.Apply(plan);
-    EXPECT_TRUE(applied.ok()) << applied;
-    StepResult result;
-    int64_t logits = 0;
-    for (const SequenceWork& work : plan.sequences) {
-      SequenceResult sequence;
-      if (work.sample) {
-        sequence.tokens = {static_cast<int32_t>(slots_.slot(work.slot).history.size() % 50)};
-        slots_.slot(work.slot).history.push_back(sequence.tokens.front());
-      }
-      if (work.gather != GatherLogits::kNone) logits += work.logit_rows() * options_.vocab;
-      result.sequences.push_back(sequence);
+  ScheduledStep Step() {
+    auto step = scheduler.Schedule();
+    EXPECT_TRUE(step.has_value()) << "nothing to do";
+    if (!step) return {};
+    for (const auto& event : scheduler.Commit(*step, ranks_.Execute(*step))) {
+      auto& tokens = answers[event.id];
+      tokens.insert(tokens.end(), event.tokens.begin(), event.tokens.end());
+      computed[event.id] += event.computed;
+      if (event.finish) finished.push_back(event.id);
     }
-    EXPECT_LE(logits, options_.most_logits_a_step);
-    result.logits.resize(static_cast<size_t>(logits));
-    return result;
+    for (const Admission& admission : step->admitted) admitted.push_back(admission);
+    for (const RequestId id : step->preempted) preempted.push_back(id);
+    return *std::move(step);
+  }
+  bool Ended(RequestId id) const {
+    return std::find(finished.begin(), finished.end(), id) != finished.end();
+  }
+  int StepsUntilEnd(RequestId id) {
+    int steps = 0;
+    for (; !Ended(id) && steps < 2000; ++steps) Step();
+    return steps;
+  }
+  std::vector<RequestId> AdmittedIds() const {
+    std::vector<RequestId> ids;
+    for (const Admission& admission : admitted) ids.push_back(admission.id);
+    return ids;
   }
 
-  /// No two of the plan's sequences hold the same block.
-  void CheckBlocksAreApart(const StepPlan& plan) {
-    for (size_t group = 0; group < options_.groups.size(); ++group) {
-      std::set<core::BlockId> seen;
-      for (const SequenceWork& work : plan.sequences) {
-        for (const core::BlockId block : slots_.slot(work.slot).tables[group]) {
-          if (block != core::kNoBlock) {
-            EXPECT_TRUE(seen.insert(block).second) << "block " << block << " twice";
-          }
-        }
-      }
-    }
-  }
+  Scheduler scheduler;
+  std::map<RequestId, std::vector<int32_t>> answers;
+  std::map<RequestId, int32_t> computed;
+  std::vector<RequestId> finished;
+  std::vector<Admission> admitted;
+  std::vector<RequestId> preempted;
 
  private:
-  SlotTable slots_;
-  SchedulerOptions options_;
+  testing::FakeRanks ranks_;
 };
 
-class SchedulerRandomTest : public ::testing::TestWithParam<bool> {};
-
-TEST_P(SchedulerRandomTest, ServesEveryRequestInFull) {
-  const bool ahead = GetParam();
-  const SchedulerOptions options = SmallOptions();
-  Scheduler scheduler(options);
-  FakeRanks ranks(options);
-  testing::SplitMix random(ahead ? 2 : 1);
-  struct Expected {
-    int32_t prompt = 0;
-    int32_t tokens = 0;
-    int32_t prefilled = 0;
-    int32_t answered = 0;
-    bool logits = false;
-    int64_t next_logit = 0;
-  };
-  std::map<RequestId, Expected> open;
-  RequestId next_id = 1;
-  int finished = 0;
-  std::deque<ScheduledStep> flight;
-  const auto schedule = [&] {
-    std::optional<ScheduledStep> step = scheduler.Schedule();
-    if (!step) return;
-    int32_t prompt_tokens = 0;
-    for (const SequenceWork& work : step->plan.sequences) {
-      prompt_tokens += static_cast<int32_t>(work.tokens.size());
-    }
-    EXPECT_LE(prompt_tokens, options.prefill_chunk);
-    EXPECT_EQ(step->plan.epoch, 3U);
-    flight.push_back(std::move(*step));
-  };
-  for (int i = 0; i < 30'000; ++i) {
-    if (random.Below(10) == 0 && open.size() < 20) {
-      const auto prompt = static_cast<int32_t>(1 + random.Below(300));
-      const auto tokens = static_cast<int32_t>(random.Below(100));
-      EngineRequest request = Request(static_cast<size_t>(prompt), tokens);
-      request.want_prompt_logits = random.Below(5) == 0;
-      ASSERT_TRUE(Scheduler::Check(options, request).ok());
-      open[next_id] = {.prompt = prompt, .tokens = tokens, .logits = request.want_prompt_logits};
-      scheduler.Add(next_id++, std::move(request));
-    }
-    if (random.Below(60) == 0 && !open.empty()) {
-      auto victim = open.begin();
-      std::advance(victim, static_cast<int64_t>(random.Below(open.size())));
-      ASSERT_TRUE(scheduler.Cancel(victim->first));
-      ASSERT_FALSE(scheduler.Cancel(victim->first));
-      open.erase(victim);
-    }
-    if (flight.empty()) schedule();
-    if (ahead && flight.size() == 1) schedule();
-    if (flight.empty()) {
-      ASSERT_TRUE(open.empty()) << "requests wait but nothing is scheduled";
-      ASSERT_EQ(scheduler.blocks_used(), 0);
-      continue;
-    }
-    const ScheduledStep step = std::move(flight.front());
-    flight.pop_front();
-    const StepResult result = ranks.Execute(step.plan);
-    ranks.CheckBlocksAreApart(step.plan);
-    for (const RequestEvent& event : scheduler.Commit(step, result)) {
-      ASSERT_TRUE(open.contains(event.id));
-      Expected& expected = open[event.id];
-      if (expected.logits && event.prefilled > 0) {
-        EXPECT_EQ(event.first_logit_position, expected.next_logit);
-        EXPECT_EQ(event.logits.size(), static_cast<size_t>(event.prefilled) * 50);
-        expected.next_logit += event.prefilled;
-      }
-      expected.prefilled += event.prefilled;
-      if (event.token) ++expected.answered;
-      if (!event.finish) continue;
-      EXPECT_EQ(*event.finish, FinishReason::kLength);
-      EXPECT_EQ(expected.prefilled, expected.prompt);
-      EXPECT_EQ(expected.answered, expected.tokens);
-      open.erase(event.id);
-      ++finished;
-    }
-    ASSERT_LE(scheduler.running(), options.max_running);
-    ASSERT_LE(scheduler.blocks_used(), scheduler.blocks_total());
-  }
-  EXPECT_GT(finished, 200);
+TEST(Scheduler, TheNextTurnComputesWhatIsNewOnly) {
+  Bench bench;
+  const auto prompt = Tokens(0, 150);
+  bench.scheduler.Add(1, Request(prompt, 20));
+  bench.StepsUntilEnd(1);
+  EXPECT_EQ(bench.admitted[0].reuse_limit, ReuseLimit::kNothing);
+  EXPECT_EQ(bench.scheduler.blocks_used(), 0);
+  EXPECT_EQ(bench.scheduler.blocks_cached(), 3 + 3);
+  std::vector<int32_t> turn = prompt;
+  turn.insert(turn.end(), bench.answers[1].begin(), bench.answers[1].end());
+  const auto known = static_cast<int32_t>(turn.size());
+  turn.insert(turn.end(), {1, 2, 3});
+  bench.scheduler.Add(2, Request(turn, 5));
+  bench.StepsUntilEnd(2);
+  // The last answer token was given out, but never computed with.
+  EXPECT_EQ(bench.admitted[1].reused_tokens, known - 1);
+  EXPECT_EQ(bench.admitted[1].reuse_limit, ReuseLimit::kDiffers);
+  EXPECT_EQ(bench.computed[2], 4 + 4);
+  EXPECT_EQ(bench.answers[2], testing::FakeRanks::Answer(turn, 5, 50));
 }
 
-INSTANTIATE_TEST_SUITE_P(PlanAhead, SchedulerRandomTest, ::testing::Bool());
+TEST(Scheduler, SamplesOfOnePromptShareItsPages) {
+  Bench bench;
+  const auto prompt = Tokens(0, 100);
+  for (RequestId id = 1; id <= 4; ++id) bench.scheduler.Add(id, Request(prompt, 10));
+  for (RequestId id = 1; id <= 4; ++id) bench.StepsUntilEnd(id);
+  EXPECT_EQ(bench.computed[1], 100 + 9);
+  for (RequestId id = 2; id <= 4; ++id) {
+    EXPECT_EQ(bench.computed[id], 1 + 9) << "sample " << id;
+    EXPECT_EQ(bench.admitted[id - 1].reuse_limit, ReuseLimit::kNone);
+    EXPECT_EQ(bench.answers[id], bench.answers[1]);
+  }
+}
+
+TEST(Scheduler, ACommonBeginningIsComputedOnce) {
+  SchedulerOptions options = SmallOptions();
+  options.prefill_chunk = 200;
+  Bench bench(options);
+  const auto prompt = Tokens(0, 130);
+  for (RequestId id = 1; id <= 4; ++id) {
+    auto own = prompt;
+    for (int i = 0; i < 20; ++i) own.push_back(static_cast<int32_t>(id));
+    bench.scheduler.Add(id, Request(own, 5));
+  }
+  for (RequestId id = 1; id <= 4; ++id) bench.StepsUntilEnd(id);
+  for (RequestId id = 2; id <= 4; ++id) EXPECT_EQ(bench.admitted[id - 1].reused_tokens, 130);
+}
+
+TEST(Scheduler, NobodyWaitsForALeaderThatIsGone) {
+  Bench bench;
+  bench.scheduler.Add(1, Request(Tokens(0, 300), 5));
+  bench.scheduler.Add(2, Request(Tokens(0, 300), 5));
+  bench.Step();
+  EXPECT_EQ(bench.scheduler.waiting(), 1);
+  ASSERT_TRUE(bench.scheduler.Cancel(1));
+  bench.StepsUntilEnd(2);
+  EXPECT_EQ(bench.admitted[1].reused_tokens, 48) << "what the first one computed";
+}
+
+TEST(Scheduler, TenantsAndThoseWhoDoNotAskShareNothing) {
+  Bench bench;
+  const auto prompt = Tokens(0, 128);
+  bench.scheduler.Add(1, Request(prompt, 2));
+  bench.StepsUntilEnd(1);
+  EngineRequest apart = Request(prompt, 2);
+  apart.reuse = false;
+  bench.scheduler.Add(2, apart);
+  bench.StepsUntilEnd(2);
+  EXPECT_EQ(bench.admitted[1].reused_tokens, 0);
+  EXPECT_EQ(bench.admitted[1].reuse_limit, ReuseLimit::kNotAsked);
+  bench.scheduler.Add(3, Request(prompt, 2));
+  bench.StepsUntilEnd(3);
+  EXPECT_EQ(bench.admitted[2].reused_tokens, 127);
+}
+
+TEST(Scheduler, HigherPriorityGoesFirstAndTakesSlots) {
+  SchedulerOptions options = SmallOptions();
+  options.max_running = 1;
+  Bench bench(options);
+  for (RequestId id = 1; id <= 3; ++id) {
+    EngineRequest request = Request(Tokens(static_cast<int32_t>(id), 20), 30);
+    request.priority = id == 3 ? 1 : 0;
+    if (id == 3) {
+      bench.Step();
+      bench.Step();
+    }
+    bench.scheduler.Add(id, request);
+  }
+  bench.Step();
+  EXPECT_EQ(bench.preempted, std::vector<RequestId>{1});
+  EXPECT_EQ(bench.AdmittedIds(), (std::vector<RequestId>{1, 3}));
+  for (RequestId id = 1; id <= 3; ++id) bench.StepsUntilEnd(id);
+  // The preempted one comes before the one that never ran, and computes nothing twice.
+  EXPECT_EQ(bench.finished, (std::vector<RequestId>{3, 1, 2}));
+  EXPECT_EQ(bench.computed[1], 20 + 29);
+  EXPECT_EQ(bench.answers[1], testing::FakeRanks::Answer(Tokens(1, 20), 30, 50));
+}
+
+TEST(Scheduler, ClientsTakeTurns) {
+  SchedulerOptions options = SmallOptions();
+  options.max_running = 1;
+  Bench bench(options);
+  for (RequestId id = 1; id <= 6; ++id) {
+    EngineRequest request = Request(Tokens(static_cast<int32_t>(id), 20), 10);
+    request.client = id <= 4 ? 1 : 2;  // one sends many before the other comes
+    bench.scheduler.Add(id, request);
+  }
+  while (bench.finished.size() < 6) bench.Step();
+  EXPECT_EQ(bench.finished, (std::vector<RequestId>{1, 5, 2, 6, 3, 4}));
+}
+
+TEST(Scheduler, WithoutPagesTheNewestMakesRoom) {
+  SchedulerOptions options = SmallOptions();
+  options.groups = {{.window = 0, .layers = {0}}};
+  options.blocks = {8};
+  options.context = 512;
+  Bench bench(options);
+  for (RequestId id = 1; id <= 3; ++id) {
+    bench.scheduler.Add(id, Request(Tokens(static_cast<int32_t>(id), 60), 300));
+  }
+  for (RequestId id = 1; id <= 3; ++id) bench.StepsUntilEnd(id);
+  EXPECT_EQ(bench.finished.front(), 1U);
+  EXPECT_EQ(bench.preempted.front(), 3U);
+  EXPECT_EQ(std::count(bench.preempted.begin(), bench.preempted.end(), 1U), 0);
+  for (RequestId id = 1; id <= 3; ++id) {
+    EXPECT_EQ(bench.answers[id],
+              testing::FakeRanks::Answer(Tokens(static_cast<int32_t>(id), 60), 300, 50));
+  }
+}
+
+TEST(Scheduler, PromptsBesideStreamsAreCutAsAsked) {
+  Bench bench;
+  bench.scheduler.SetPromptTokens([](int32_t decoding) { return 10 * decoding; });
+  bench.scheduler.Add(1, Request(Tokens(0, 10), 200));
+  bench.Step();
+  bench.scheduler.Add(2, Request(Tokens(3, 100), 5));
+  const ScheduledStep step = bench.Step();
+  EXPECT_EQ(step.decoding, 1);
+  EXPECT_EQ(step.prompt_tokens, 10);
+}
 
 TEST(Scheduler, ShortPromptDoesNotWaitForLongOnes) {
   SchedulerOptions options = SmallOptions();
   options.blocks = {100, 100};
-  Scheduler scheduler(options);
-  FakeRanks ranks(options);
-  scheduler.Add(1, Request(500, 1));
-  scheduler.Add(2, Request(500, 1));
-  scheduler.Add(3, Request(5, 1));
-  int steps = 0;
-  for (bool done = false; !done; ++steps) {
-    ASSERT_LT(steps, 4) << "the short prompt waits";
-    const auto step = scheduler.Schedule();
-    ASSERT_TRUE(step.has_value());
-    for (const auto& event : scheduler.Commit(*step, ranks.Execute(step->plan))) {
-      done |= event.id == 3 && event.finish.has_value();
-    }
-  }
+  Bench bench(options);
+  bench.scheduler.Add(1, Request(Tokens(1, 500), 1));
+  bench.scheduler.Add(2, Request(Tokens(2, 500), 1));
+  bench.scheduler.Add(3, Request(Tokens(3, 5), 1));
+  EXPECT_LE(bench.StepsUntilEnd(3), 4);
 }
 
 TEST(Scheduler, DecodesGoOnBesideALongPrompt) {
   SchedulerOptions options = SmallOptions();
   options.blocks = {100, 100};
-  Scheduler scheduler(options);
-  FakeRanks ranks(options);
-  scheduler.Add(1, Request(3, 50));
-  for (int i = 0; i < 20; ++i) {
-    if (i == 5) scheduler.Add(2, Request(500, 1));
-    const auto step = scheduler.Schedule();
-    ASSERT_TRUE(step.has_value());
-    const auto result = ranks.Execute(step->plan);
-    bool token = false;
-    for (const auto& event : scheduler.Commit(*step, result)) token |= event.id == 1 && event.token;
-    EXPECT_TRUE(token) << "step " << i;
+  Bench bench(options);
+  bench.scheduler.Add(1, Request(Tokens(1, 3), 50));
+  for (size_t i = 0; i < 20; ++i) {
+    if (i == 5) bench.scheduler.Add(2, Request(Tokens(2, 500), 1));
+    bench.Step();
+    EXPECT_EQ(bench.answers[1].size(), i + 1);
   }
 }
 
 TEST(Scheduler, LogitsAreWantedForTheLastChunkOnly) {
-  Scheduler scheduler(SmallOptions());
-  FakeRanks ranks(SmallOptions());
-  scheduler.Add(1, Request(100, 2));
+  Bench bench;
+  bench.scheduler.Add(1, Request(Tokens(0, 100), 2));
   for (const bool sample : {false, false, true, true}) {
-    const auto step = scheduler.Schedule();
-    ASSERT_TRUE(step.has_value());
-    EXPECT_EQ(step->plan.sequences[0].sample, sample);
-    EXPECT_EQ(step->plan.sequences[0].gather, GatherLogits::kNone);
-    scheduler.Commit(*step, ranks.Execute(step->plan));
+    const ScheduledStep step = bench.Step();
+    EXPECT_EQ(step.plan.sequences[0].sample, sample);
+    EXPECT_EQ(step.plan.sequences[0].gather, GatherLogits::kNone);
   }
-  EXPECT_EQ(scheduler.running(), 0);
+  EXPECT_EQ(bench.scheduler.running(), 0);
 }
 
 TEST(SlotTable, RefusesPlansThatDoNotFitAndKeepsItsState) {

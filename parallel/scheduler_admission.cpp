@@ -1,0 +1,184 @@
+#include <algorithm>
+#include <utility>
+
+#include "core/sampler.h"
+#include "kv_store/pool_size.h"
+#include "parallel/scheduler.h"
+
+// The part of the scheduler that takes requests from the queue.
+
+namespace tandem::parallel {
+namespace {
+
+// So often in a row may a leader stand still before those who wait for it start by themselves.
+constexpr int32_t kMostLeaderStalls = 16;
+
+int32_t CommonPrefix(std::span<const int32_t> a, std::span<const int32_t> b) {
+  const size_t most = std::min(a.size(), b.size());
+  const auto end = a.begin() + static_cast<int64_t>(most);
+  return static_cast<int32_t>(std::mismatch(a.begin(), end, b.begin()).first - a.begin());
+}
+
+bool WantsCachedPages(const EngineRequest& request) {
+  // Logits are not kept: whoever wants those of the prompt must compute it.
+  return request.reuse && !request.want_prompt_logits && !request.prompt_logprobs;
+}
+
+ReuseLimit LimitOf(kv_store::MatchEnd end) {
+  switch (end) {
+    case kv_store::MatchEnd::kAll:
+      return ReuseLimit::kNone;
+    case kv_store::MatchEnd::kNothing:
+      return ReuseLimit::kNothing;
+    case kv_store::MatchEnd::kDiffers:
+      return ReuseLimit::kDiffers;
+    case kv_store::MatchEnd::kEvicted:
+      return ReuseLimit::kEvicted;
+  }
+  return ReuseLimit::kNothing;
+}
+
+}  // namespace
+
+void Scheduler::Admit() {
+  bool again = true;
+  while (again && !queue_.empty()) {
+    again = false;
+    for (WaitingRequest* waiting : queue_.InOrder(turns_)) {
+      const int32_t priority = waiting->state.request.priority;
+      if (StillWaitsForLeader(*waiting)) continue;
+      Outcome outcome = Outcome::kNoMemory;
+      if (!free_slots_.empty()) outcome = TryAdmit(*waiting);
+      if (outcome == Outcome::kWaitsForLeader) continue;
+      // The queue has changed, and so has whose turn it is.
+      again = outcome == Outcome::kAdmitted || MakeRoomFor(priority);
+      break;
+    }
+  }
+}
+
+Scheduler::Outcome Scheduler::TryAdmit(WaitingRequest& waiting) {
+  const RequestState& state = waiting.state;
+  // At least one token is computed, so that there is something to sample from.
+  const int32_t most = WantsCachedPages(state.request) ? state.token_count() - 1 : 0;
+  SequencePages pages(index_, options_.groups, state.request.tenant, state.tokens, most);
+  if (FindLeader(waiting, pages.taken(), most)) {
+    pages.Release();
+    return Outcome::kWaitsForLeader;
+  }
+  if (!FitsMemory(state, pages)) {
+    pages.Release();
+    return Outcome::kNoMemory;
+  }
+  Start(*queue_.Take(state.id), std::move(pages));
+  return Outcome::kAdmitted;
+}
+
+bool Scheduler::StillWaitsForLeader(WaitingRequest& waiting) const {
+  if (!waiting.leader) return false;
+  const auto key = keys_.find(*waiting.leader);
+  if (key != keys_.end()) {
+    const Running& leader = running_.at(key->second);
+    if (leader.committed < waiting.leader_until) {
+      if (leader.committed != waiting.leader_tokens) {
+        waiting.leader_tokens = leader.committed;
+        waiting.leader_stalls = 0;
+        return true;
+      }
+      if (++waiting.leader_stalls <= kMostLeaderStalls) return true;
+      waiting.gave_up = true;
+    }
+  }
+  waiting.leader.reset();
+  return false;
+}
+
+bool Scheduler::FindLeader(WaitingRequest& waiting, int32_t taken, int32_t most) const {
+  if (most == 0 || waiting.gave_up) return false;
+  const RequestState& state = waiting.state;
+  for (const auto& [key, other] : running_) {
+    if (other.committed >= other.given || !other.pages.shares() ||
+        other.state.request.tenant != state.request.tenant ||
+        other.state.request.priority < state.request.priority) {
+      continue;
+    }
+    const int32_t common = CommonPrefix(
+        state.tokens, std::span(other.state.tokens).first(static_cast<size_t>(other.given)));
+    // Where the block is full that holds the end of it, or the prompt ends.
+    const int32_t until = std::min(
+        other.given, (common + core::kPageTokens - 1) / core::kPageTokens * core::kPageTokens);
+    const int32_t later = std::min(common, most);
+    // Worth it for a block at least, or if then nothing is left to compute but the last token.
+    const bool rest = later == most && later > taken;
+    if (other.committed >= until || (!rest && later - taken < core::kPageTokens)) continue;
+    waiting.leader = key.second;
+    waiting.leader_until = until;
+    waiting.leader_tokens = other.committed;
+    waiting.leader_stalls = 0;
+    return true;
+  }
+  return false;
+}
+
+bool Scheduler::FitsMemory(const RequestState& state, const SequencePages& pages) const {
+  // What fits alone was admitted by Check.
+  if (running_.empty()) return true;
+  // Sequences grow by a block now and then; some of them soon.
+  const int64_t headroom = 1 + static_cast<int64_t>(running_.size()) / 4;
+  for (size_t g = 0; g < options_.groups.size(); ++g) {
+    const auto still_needs = [&](int32_t tokens, const SequencePages& own) {
+      const int64_t all =
+          kv_store::MostBlocksHeld(options_.groups[g], tokens, options_.prefill_chunk);
+      return std::max<int64_t>(0, all - own.held(g));
+    };
+    int64_t needed = still_needs(state.token_count(), pages) + headroom;
+    for (const auto& [key, other] : running_) {
+      if (other.in_prompt()) needed += still_needs(other.given, other.pages);
+    }
+    if (needed > index_.available(g)) return false;
+  }
+  return true;
+}
+
+bool Scheduler::MakeRoomFor(int32_t priority) {
+  if (running_.empty()) return false;
+  const auto last = std::prev(running_.end());
+  if (last->second.state.request.priority >= priority) return false;
+  Preempt(last);
+  return true;
+}
+
+void Scheduler::Start(WaitingRequest waiting, SequencePages pages) {
+  const ReuseLimit limit =
+      WantsCachedPages(waiting.state.request) ? LimitOf(pages.end()) : ReuseLimit::kNotAsked;
+  pages.Copy(copies_);
+  Running sequence{.state = std::move(waiting.state),
+                   .pages = std::move(pages),
+                   .slot = free_slots_.back(),
+                   .life = next_life_++,
+                   .drafts = {}};
+  free_slots_.pop_back();
+  RequestState& state = sequence.state;
+  const int32_t taken = sequence.pages.taken();
+  sequence.given = state.token_count();
+  sequence.first_position = sequence.positions = sequence.committed = taken;
+  sequence.samples = state.answered();
+  opening_.push_back({.slot = sequence.slot,
+                      .sampling = state.request.sampling,
+                      .candidates_per_rank = core::CandidatesPerRank(state.request.sampling,
+                                                                     options_.largest_vocab_shard),
+                      .first_token_index = static_cast<uint64_t>(state.answered()),
+                      .history = {state.tokens.begin(), state.tokens.begin() + taken}});
+  const bool again = state.preemptions > 0;
+  admitted_.push_back({.id = state.id,
+                       .again = again,
+                       .prompt_tokens = state.prompt_tokens(),
+                       .reused_tokens = taken,
+                       .reuse_limit = limit});
+  if (!again) turns_.Charge(state.request.client, state.prompt_tokens() - taken);
+  const RunningKey key{-state.request.priority, state.id};
+  keys_.emplace(state.id, key);
+  running_.emplace(key, std::move(sequence));
+}
+
+}  // namespace tandem::parallel
