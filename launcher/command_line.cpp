@@ -53,10 +53,14 @@ void AddModelOptions(CLI::App& app, ModelOptions& o) {
       ->delimiter(',');
   WithEnvironment(app.add_option_function<std::string>(
       "--kv-memory", SizeParser(o.kv_memory),
-      "memory of the KV cache a rank, e.g. 2GiB (default: by free memory)"));
-  Add(app, "--prefill-chunk", o.prefill_chunk, "prompt tokens computed in one step")
+      "memory of the KV cache a rank, e.g. 2GiB (default: a quarter of what is free on the host, "
+      "divided among its ranks)"));
+  Add(app, "--prefill-chunk", o.prefill_chunk,
+      "prompt tokens computed in one step; fewer while answers stream, so that these do not stall")
       ->check(CLI::Range(1, 1 << 20));
-  Add(app, "--max-running", o.max_running, "requests computed at once")->check(CLI::Range(1, 4096));
+  Add(app, "--max-running", o.max_running,
+      "requests computed at once, as far as the KV cache has pages for them")
+      ->check(CLI::Range(1, 4096));
   Add(app, "--max-waiting", o.max_waiting, "requests that may wait; more are refused as overloaded")
       ->check(CLI::Range(0, 1 << 20));
   Add(app, "--control-interface", o.control_interface,

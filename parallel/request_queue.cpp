@@ -1,37 +1,44 @@
 #include "parallel/request_queue.h"
 
 #include <algorithm>
-#include <tuple>
-#include <utility>
+#include <functional>
 
 namespace tandem::parallel {
 
 void RequestQueue::Add(WaitingRequest request) {
   const RequestId id = request.state.id;
+  ++priorities_[request.state.request.priority];
   waiting_.emplace(id, std::move(request));
 }
 
 std::optional<WaitingRequest> RequestQueue::Take(RequestId id) {
   auto node = waiting_.extract(id);
   if (node.empty()) return std::nullopt;
+  const auto count = priorities_.find(node.mapped().state.request.priority);
+  if (--count->second == 0) priorities_.erase(count);
   return std::move(node.mapped());
 }
 
-std::vector<WaitingRequest*> RequestQueue::InOrder(const ClientTurns& turns) {
-  using Key = std::tuple<int32_t, bool, int64_t, RequestId>;
-  std::vector<std::pair<Key, WaitingRequest*>> order;
-  order.reserve(waiting_.size());
+RequestQueue::Order RequestQueue::InOrder(const ClientTurns& turns) {
+  Order order;
+  order.heap_.reserve(waiting_.size());
   for (auto& [id, waiting] : waiting_) {
     const EngineRequest& request = waiting.state.request;
-    order.emplace_back(
-        Key{-request.priority, waiting.state.preemptions == 0, turns.served(request.client), id},
-        &waiting);
+    order.heap_.emplace_back(Order::Key{-request.priority, waiting.state.preemptions == 0,
+                                        turns.served(request.client), id},
+                             &waiting);
   }
-  std::sort(order.begin(), order.end());
-  std::vector<WaitingRequest*> requests;
-  requests.reserve(order.size());
-  for (const auto& [key, request] : order) requests.push_back(request);
-  return requests;
+  // A heap: mostly, only the first few are looked at.
+  std::make_heap(order.heap_.begin(), order.heap_.end(), std::greater<>());
+  return order;
+}
+
+WaitingRequest* RequestQueue::Order::Next() {
+  if (heap_.empty()) return nullptr;
+  std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
+  WaitingRequest* next = heap_.back().second;
+  heap_.pop_back();
+  return next;
 }
 
 }  // namespace tandem::parallel

@@ -1,8 +1,12 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <tuple>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "parallel/client_turns.h"
@@ -31,7 +35,8 @@ struct WaitingRequest {
   std::optional<RequestId> leader;
   int32_t leader_until = 0;   // where it has computed that
   int32_t leader_tokens = 0;  // that the leader had computed when it was last looked at
-  int32_t leader_stalls = 0;  // how often in a row it had not moved since
+  int32_t leader_stalls = 0;  // steps since then in which it had not moved
+  uint64_t leader_step = 0;   // the step when it was last looked at
   bool gave_up = false;       // no leader is waited for any more
 };
 
@@ -42,14 +47,29 @@ class RequestQueue {
   void Add(WaitingRequest request);
   /// Takes it out; nothing if it is not here.
   std::optional<WaitingRequest> Take(RequestId id);
-  /// All of them, the next one first. Pointers are good until the next Add or Take.
-  std::vector<WaitingRequest*> InOrder(const ClientTurns& turns);
+
+  /// All of them, one after the other, the next one first, as things are when it is made. Good
+  /// until the next Add or Take.
+  class Order {
+   public:
+    /// Null after the last.
+    WaitingRequest* Next();
+
+   private:
+    friend class RequestQueue;
+    using Key = std::tuple<int32_t, bool, int64_t, RequestId>;
+    std::vector<std::pair<Key, WaitingRequest*>> heap_;  // the least on top
+  };
+  Order InOrder(const ClientTurns& turns);
+  /// Of the next one; there must be one.
+  int32_t highest_priority() const { return priorities_.rbegin()->first; }
 
   size_t size() const { return waiting_.size(); }
   bool empty() const { return waiting_.empty(); }
 
  private:
-  std::map<RequestId, WaitingRequest> waiting_;
+  std::unordered_map<RequestId, WaitingRequest> waiting_;
+  std::map<int32_t, size_t> priorities_;  // how many have each
 };
 
 }  // namespace tandem::parallel

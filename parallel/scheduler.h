@@ -167,7 +167,7 @@ class Scheduler {
   bool StillWaitsForLeader(WaitingRequest& waiting) const;
   bool FindLeader(WaitingRequest& waiting, int32_t taken, int32_t most) const;
   bool FitsMemory(const RequestState& state, const SequencePages& pages) const;
-  bool MakeRoomFor(int32_t priority);
+  bool CanMakeRoomFor(int32_t priority) const;
   void Start(WaitingRequest waiting, SequencePages pages);
 
   int32_t SelectDecodes();

@@ -11,7 +11,7 @@ namespace tandem::parallel {
 namespace {
 
 // So often in a row may a leader stand still before those who wait for it start by themselves.
-constexpr int32_t kMostLeaderStalls = 16;
+constexpr int32_t kMostLeaderStalls = 64;
 
 int32_t CommonPrefix(std::span<const int32_t> a, std::span<const int32_t> b) {
   const size_t most = std::min(a.size(), b.size());
@@ -44,17 +44,28 @@ void Scheduler::Admit() {
   bool again = true;
   while (again && !queue_.empty()) {
     again = false;
-    for (WaitingRequest* waiting : queue_.InOrder(turns_)) {
-      const int32_t priority = waiting->state.request.priority;
+    // With all slots taken, and none by lower priority, there is nobody to look for.
+    if (free_slots_.empty() && !CanMakeRoomFor(queue_.highest_priority())) return;
+    RequestQueue::Order order = queue_.InOrder(turns_);
+    while (WaitingRequest* waiting = order.Next()) {
       if (StillWaitsForLeader(*waiting)) continue;
+      const int32_t priority = waiting->state.request.priority;
       Outcome outcome = Outcome::kNoMemory;
       if (!free_slots_.empty()) outcome = TryAdmit(*waiting);
       if (outcome == Outcome::kWaitsForLeader) continue;
+      if (outcome == Outcome::kNoMemory && CanMakeRoomFor(priority)) {
+        Preempt(std::prev(running_.end()));
+        again = true;
+      }
       // The queue has changed, and so has whose turn it is.
-      again = outcome == Outcome::kAdmitted || MakeRoomFor(priority);
+      again = again || outcome == Outcome::kAdmitted;
       break;
     }
   }
+}
+
+bool Scheduler::CanMakeRoomFor(int32_t priority) const {
+  return !running_.empty() && std::prev(running_.end())->second.state.request.priority < priority;
 }
 
 Scheduler::Outcome Scheduler::TryAdmit(WaitingRequest& waiting) {
@@ -76,6 +87,8 @@ Scheduler::Outcome Scheduler::TryAdmit(WaitingRequest& waiting) {
 
 bool Scheduler::StillWaitsForLeader(WaitingRequest& waiting) const {
   if (!waiting.leader) return false;
+  if (waiting.leader_step == next_step_ && keys_.contains(*waiting.leader)) return true;
+  waiting.leader_step = next_step_;
   const auto key = keys_.find(*waiting.leader);
   if (key != keys_.end()) {
     const Running& leader = running_.at(key->second);
@@ -115,6 +128,7 @@ bool Scheduler::FindLeader(WaitingRequest& waiting, int32_t taken, int32_t most)
     waiting.leader_until = until;
     waiting.leader_tokens = other.committed;
     waiting.leader_stalls = 0;
+    waiting.leader_step = next_step_;
     return true;
   }
   return false;
@@ -137,14 +151,6 @@ bool Scheduler::FitsMemory(const RequestState& state, const SequencePages& pages
     }
     if (needed > index_.available(g)) return false;
   }
-  return true;
-}
-
-bool Scheduler::MakeRoomFor(int32_t priority) {
-  if (running_.empty()) return false;
-  const auto last = std::prev(running_.end());
-  if (last->second.state.request.priority >= priority) return false;
-  Preempt(last);
   return true;
 }
 
