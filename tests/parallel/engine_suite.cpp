@@ -62,4 +62,18 @@ EngineUnderTest MakeEngine(const EngineKind& kind, LocalCluster::Options options
   return under_test;
 }
 
+std::vector<int32_t> RandomPrompt(SplitMix& random, size_t length) {
+  std::vector<int32_t> prompt;
+  const auto vocab = static_cast<uint64_t>(FakeConfig().vocab);
+  for (size_t i = 0; i < length; ++i) prompt.push_back(static_cast<int32_t>(random.Below(vocab)));
+  return prompt;
+}
+
+parallel::EngineRequest Greedy(std::vector<int32_t> prompt, int32_t max_tokens) {
+  parallel::EngineRequest request;
+  request.prompt = std::move(prompt);
+  request.max_tokens = max_tokens;
+  return request;
+}
+
 }  // namespace tandem::testing

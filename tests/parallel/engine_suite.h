@@ -3,9 +3,11 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "parallel/engine.h"
 #include "tests/support/local_cluster.h"
+#include "tests/support/random.h"
 
 namespace tandem::testing {
 
@@ -29,5 +31,10 @@ EngineUnderTest MakeEngine(const EngineKind& kind, LocalCluster::Options options
 
 /// A factory of FakeModel shards for `ranks` ranks.
 std::function<std::unique_ptr<core::Model>(int)> FakeShards(int ranks);
+
+/// So many tokens of FakeModel's vocabulary.
+std::vector<int32_t> RandomPrompt(SplitMix& random, size_t length);
+/// A request for the likeliest tokens.
+parallel::EngineRequest Greedy(std::vector<int32_t> prompt, int32_t max_tokens);
 
 }  // namespace tandem::testing

@@ -18,20 +18,6 @@ using parallel::EngineRequest;
 using parallel::FinishReason;
 using ::testing::HasSubstr;
 
-std::vector<int32_t> RandomPrompt(SplitMix& random, size_t length) {
-  std::vector<int32_t> prompt;
-  const auto vocab = static_cast<uint64_t>(FakeConfig().vocab);
-  for (size_t i = 0; i < length; ++i) prompt.push_back(static_cast<int32_t>(random.Below(vocab)));
-  return prompt;
-}
-
-EngineRequest Greedy(std::vector<int32_t> prompt, int32_t max_tokens) {
-  EngineRequest request;
-  request.prompt = std::move(prompt);
-  request.max_tokens = max_tokens;
-  return request;
-}
-
 /// The one suite over every kind of engine.
 class EngineTest : public ::testing::TestWithParam<EngineKind> {
  protected:
@@ -117,117 +103,6 @@ TEST_P(EngineTest, ManyRequestsGetWhatEachWouldGetAlone) {
     ASSERT_LT(tries, 200) << status->blocks_used << " blocks stay in use";
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
-}
-
-/// Requests whose beginnings are known, of earlier ones with their answers, or new.
-class ForkingPrompts {
- public:
-  explicit ForkingPrompts(uint64_t seed) : random_(seed) {}
-
-  std::vector<int32_t> Next() {
-    std::vector<int32_t> prompt;
-    if (!past_.empty() && random_.Below(4) != 0) {
-      prompt = past_[random_.Below(past_.size())];
-      if (random_.Below(2) == 0) prompt.resize(1 + random_.Below(prompt.size()));
-    }
-    const auto more = RandomPrompt(random_, random_.Below(3) == 0 ? 1 : random_.Below(90));
-    prompt.insert(prompt.end(), more.begin(), more.end());
-    if (prompt.empty()) prompt = {1};
-    prompt.resize(std::min<size_t>(prompt.size(), 300));
-    return prompt;
-  }
-  void Ended(std::vector<int32_t> prompt, const std::vector<int32_t>& answer) {
-    prompt.insert(prompt.end(), answer.begin(), answer.end());
-    past_.push_back(std::move(prompt));
-    if (past_.size() > 8) past_.erase(past_.begin());
-  }
-  SplitMix& random() { return random_; }
-
- private:
-  SplitMix random_;
-  std::vector<std::vector<int32_t>> past_;
-};
-
-TEST_P(EngineTest, SharedPagesInASmallPoolChangeNoToken) {
-  // As many blocks as the longest request needs, and a few more: pages are shared, copied, evicted
-  // and taken away while requests come, fork, and are cancelled at any time.
-  const int most_heads[] = {0, 3, 2, 1, 1, 1};  // of a rank, by rank count
-  LocalCluster::Options options;
-  options.rank.max_running = 6;
-  options.rank.prefill_chunk = 40;
-  options.rank.kv_sequence_tokens = 700;
-  options.rank.kv_memory = 320'000 * most_heads[GetParam().ranks];
-  Start(options);
-  ForkingPrompts prompts(21);
-  constexpr int kRounds = 15;
-  constexpr size_t kAtOnce = 14;
-  int32_t reused = 0;
-  int32_t preemptions = 0;
-  for (int round = 0; round < kRounds; ++round) {
-    std::vector<CollectingSink> sinks(kAtOnce);
-    std::vector<EngineRequest> requests;
-    for (size_t r = 0; r < kAtOnce; ++r) {
-      requests.push_back(Greedy(prompts.Next(), static_cast<int32_t>(prompts.random().Below(50))));
-      EngineRequest& request = requests.back();
-      request.tenant = prompts.random().Below(8) == 0 ? 1 : 0;
-      request.client = prompts.random().Below(3);
-      request.priority = prompts.random().Below(6) == 0 ? 1 : 0;
-      request.reuse = prompts.random().Below(8) != 0;
-      const auto id = Submit(request, sinks[r]);
-      if (prompts.random().Below(6) == 0) {
-        std::this_thread::sleep_for(std::chrono::microseconds(prompts.random().Below(3000)));
-        engine().Cancel(id);
-      }
-    }
-    for (size_t r = 0; r < kAtOnce; ++r) {
-      const auto finish = sinks[r].WaitForFinish();
-      ASSERT_TRUE(finish.has_value()) << "round " << round << " request " << r;
-      const auto alone = FakeAnswer(FakeConfig(), requests[r].prompt, requests[r].max_tokens);
-      const auto tokens = sinks[r].tokens();
-      ASSERT_LE(tokens.size(), alone.size());
-      ASSERT_TRUE(std::equal(tokens.begin(), tokens.end(), alone.begin()))
-          << "round " << round << " request " << r;
-      if (finish->reason != FinishReason::kCancelled) {
-        EXPECT_EQ(finish->reason, FinishReason::kLength) << finish->status;
-        EXPECT_EQ(tokens.size(), alone.size());
-        EXPECT_GE(finish->usage.reused_tokens + finish->usage.computed_tokens,
-                  finish->usage.prompt_tokens);
-      }
-      reused += finish->usage.reused_tokens;
-      preemptions += finish->usage.preemptions;
-      prompts.Ended(requests[r].prompt, tokens);
-    }
-  }
-  EXPECT_GT(reused, 3000);
-  EXPECT_GT(preemptions, 0);
-}
-
-TEST_P(EngineTest, TheSecondTurnSaysWhatItReused) {
-  Start();
-  SplitMix random(4);
-  auto prompt = RandomPrompt(random, 200);
-  CollectingSink first;
-  Submit(Greedy(prompt, 30), first);
-  ASSERT_TRUE(first.WaitForFinish().has_value());
-  EXPECT_EQ(first.WaitForFinish()->usage.reused_tokens, 0);
-  EXPECT_EQ(first.WaitForFinish()->usage.reuse_limit, parallel::ReuseLimit::kNothing);
-  EXPECT_EQ(first.WaitForFinish()->usage.computed_tokens, 229);
-  const auto answer = first.tokens();
-  prompt.insert(prompt.end(), answer.begin(), answer.end());
-  const auto more = RandomPrompt(random, 10);
-  prompt.insert(prompt.end(), more.begin(), more.end());
-  CollectingSink second;
-  Submit(Greedy(prompt, 5), second);
-  const auto finish = second.WaitForFinish();
-  ASSERT_TRUE(finish.has_value());
-  EXPECT_EQ(second.tokens(), FakeAnswer(FakeConfig(), prompt, 5));
-  EXPECT_EQ(finish->usage.reused_tokens, 229);
-  EXPECT_EQ(finish->usage.computed_tokens, 11 + 4);
-  EXPECT_EQ(finish->usage.reuse_limit, parallel::ReuseLimit::kDiffers);
-  const auto status = engine().Status();
-  ASSERT_TRUE(status.ok());
-  EXPECT_EQ(status->prompt_tokens, 440U);
-  EXPECT_EQ(status->reused_tokens, 229U);
 }
 
 TEST_P(EngineTest, SamplesTheSameWhateverRunsBeside) {
