@@ -24,6 +24,18 @@ class EngineTest : public ::testing::TestWithParam<EngineKind> {
   void Start(LocalCluster::Options options = {}) {
     under_test_ = MakeEngine(GetParam(), std::move(options));
   }
+  /// Steps take a millisecond, so that a request of hundreds of tokens is open for a while.
+  void StartSlowly(LocalCluster::Options options = {}) {
+    options.model = [make = FakeShards(GetParam().ranks)](int rank) {
+      std::unique_ptr<core::Model> model = make(rank);
+      static_cast<FakeModel&>(*model).OnForward([](uint64_t) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        return absl::OkStatus();
+      });
+      return model;
+    };
+    Start(std::move(options));
+  }
   parallel::Engine& engine() { return *under_test_.engine; }
 
   parallel::RequestId Submit(EngineRequest request, CollectingSink& sink) {
@@ -210,7 +222,7 @@ TEST_P(EngineTest, FullQueueIsResourceExhausted) {
   LocalCluster::Options options;
   options.rank.max_running = 1;
   options.rank.max_waiting = 2;
-  Start(options);
+  StartSlowly(options);
   std::vector<CollectingSink> sinks(3);
   std::vector<parallel::RequestId> ids;
   for (auto& sink : sinks) ids.push_back(Submit(Greedy({1, 2}, 600), sink));
@@ -338,7 +350,7 @@ TEST_P(EngineOfRanksTest, DeadRankAnswersEveryRequestByName) {
 }
 
 TEST_P(EngineTest, StopsWithRequestsOpen) {
-  Start();
+  StartSlowly();
   std::vector<CollectingSink> sinks(4);
   for (auto& sink : sinks) Submit(Greedy({1, 2, 3}, 600), sink);
   under_test_.between.reset();
