@@ -2,71 +2,92 @@
 
 #include <nlohmann/json.hpp>
 
+#include "frontend/frame_json.h"
+
 namespace tandem::frontend {
-namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json Head(std::string_view id, std::string_view type) {
-  Json frame = {{"v", 1}};
-  if (!id.empty()) frame["id"] = id;
-  frame["type"] = type;
-  return frame;
-}
-
-std::string Dump(const Json& frame) {
-  return frame.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
-}
-
-}  // namespace
-
-std::string AcceptedFrame(std::string_view id) { return Dump(Head(id, "accepted")); }
+std::string AcceptedFrame(std::string_view id) { return DumpFrame(FrameHead(id, "accepted")); }
 
 std::string DeltaFrame(std::string_view id, int64_t seq, std::string_view text) {
-  Json frame = Head(id, "delta");
+  Json frame = FrameHead(id, "delta");
   frame["seq"] = seq;
   frame["text"] = text;
-  return Dump(frame);
+  return DumpFrame(frame);
 }
 
-std::string DoneFrame(std::string_view id, const Answer& answer) {
-  Json frame = Head(id, "done");
-  frame["finish_reason"] = FinishReasonName(answer.reason);
-  frame["text"] = answer.text;
-  if (answer.seed) frame["seed"] = *answer.seed;
-  const AnswerUsage& usage = answer.usage;
+std::string DeltaFrame(std::string_view id, int64_t seq, std::string_view text,
+                       const DeltaExtras& extras) {
+  Json frame = FrameHead(id, "delta");
+  frame["seq"] = seq;
+  if (extras.choice) frame["index"] = *extras.choice;
+  frame["text"] = text;
+  if (extras.logprobs) frame["logprobs"] = *extras.logprobs;
+  return DumpFrame(frame);
+}
+
+std::string DoneFrame(std::string_view id, const DoneContents& done) {
+  const auto put = [](Json& out, const DoneContents::Choice& choice) {
+    out["finish_reason"] = FinishReasonName(choice.reason);
+    out["text"] = choice.text;
+    if (choice.logprobs) out["logprobs"] = *choice.logprobs;
+  };
+  Json frame = FrameHead(id, "done");
+  if (done.choices.size() == 1) {
+    put(frame, done.choices.front());
+  } else {
+    frame["choices"] = Json::array();
+    for (size_t i = 0; i < done.choices.size(); ++i) {
+      Json choice = {{"index", i}};
+      put(choice, done.choices[i]);
+      frame["choices"].push_back(std::move(choice));
+    }
+  }
+  if (done.conversation) frame["conversation"] = *done.conversation;
+  if (done.seed) frame["seed"] = *done.seed;
+  if (done.dropped.any()) {
+    frame["dropped"] = {{"messages", done.dropped.messages}, {"tokens", done.dropped.tokens}};
+  }
+  const AnswerUsage& usage = done.usage;
   frame["usage"] = {{"prompt_tokens", usage.prompt_tokens},
                     {"completion_tokens", usage.completion_tokens},
+                    {"computed_tokens", usage.computed_tokens},
                     {"reused_tokens", usage.reused_tokens},
                     {"reused_from",
                      {{"device", usage.reused_from.device},
                       {"host", usage.reused_from.host},
                       {"disk", usage.reused_from.disk},
-                      {"remote", usage.reused_from.remote}}}};
-  frame["timings"] = {{"queue_seconds", answer.timings.queue_seconds},
-                      {"prefill_seconds", answer.timings.prefill_seconds},
-                      {"decode_seconds", answer.timings.decode_seconds}};
-  return Dump(frame);
+                      {"remote", usage.reused_from.remote}}},
+                    {"reuse_limit", ReuseLimitName(usage.reuse_limit)},
+                    {"preemptions", usage.preemptions},
+                    {"drafted_tokens", usage.drafted_tokens},
+                    {"accepted_tokens", usage.accepted_tokens}};
+  frame["timings"] = {{"queue_seconds", done.timings.queue_seconds},
+                      {"prefill_seconds", done.timings.prefill_seconds},
+                      {"decode_seconds", done.timings.decode_seconds}};
+  return DumpFrame(frame);
 }
 
 std::string ErrorFrame(const std::optional<std::string>& id, ErrorCode code,
-                       std::string_view message) {
+                       std::string_view message, std::optional<double> retry_after) {
   Json frame = {{"v", 1}, {"id", nullptr}, {"type", "error"}};
   if (id) frame["id"] = *id;
   frame["code"] = ErrorCodeName(code);
   frame["message"] = message;
-  return Dump(frame);
+  if (retry_after) frame["retry_after"] = *retry_after;
+  return DumpFrame(frame);
 }
 
 std::string PongFrame(std::string_view id, bool ready) {
-  Json frame = Head(id, "pong");
+  Json frame = FrameHead(id, "pong");
   frame["ready"] = ready;
-  return Dump(frame);
+  return DumpFrame(frame);
 }
 
 std::string StatusFrame(std::string_view id, const ServerStatus& server,
                         const parallel::EngineStatus& engine) {
-  Json frame = Head(id, "status");
+  Json frame = FrameHead(id, "status");
   frame["model"] = {{"name", server.model}, {"vocab", server.vocab}, {"context", server.context}};
   frame["ranks"] = Json::array();
   for (const parallel::RankStatus& rank : engine.ranks) {
@@ -93,10 +114,11 @@ std::string StatusFrame(std::string_view id, const ServerStatus& server,
                      {"tokens_generated", engine.tokens_generated},
                      {"tokens_prefilled", engine.tokens_prefilled},
                      {"preemptions", engine.preemptions}};
+  frame["conversations"] = {{"count", server.conversations}, {"bytes", server.conversation_bytes}};
   frame["clients"] = server.clients;
   frame["refused_frames"] = server.refused_frames;
   frame["uptime_seconds"] = server.uptime_seconds;
-  return Dump(frame);
+  return DumpFrame(frame);
 }
 
 }  // namespace tandem::frontend

@@ -19,6 +19,8 @@ using Clock = std::chrono::steady_clock;
 constexpr std::string_view kHelp =
     "  /system TEXT  set the system message (/system alone shows it); begins a new conversation\n"
     "  /reset        forget the conversation\n"
+    "  /fork NAME    copy the server's conversation and go on with the copy\n"
+    "  /conversations  those that the server keeps\n"
     "  /stats        tokens and speed of the last answer\n"
     "  /quit         end (so does Ctrl-D)\n"
     "  Ctrl-C stops an answer. A line that ends with \\ goes on in the next.\n";
@@ -86,12 +88,58 @@ std::string Rate(int64_t tokens, double seconds) {
 
 ChatConversation::ChatConversation(Client& client, const ChatTerminalOptions& options,
                                    bool interactive)
-    : client_(client), options_(options), interactive_(interactive), system_(options.system) {
+    : client_(client),
+      options_(options),
+      interactive_(interactive),
+      system_(options.system),
+      place_(options.place) {
   Reset();
+}
+
+bool ChatConversation::ServerHasMessages() {
+  const auto found = client_.ConversationCommand(
+      "get", {{"conversation", place_.conversation}, {"tenant", place_.tenant}});
+  return found.ok() && found->contains("messages") && !(*found)["messages"].empty();
+}
+
+void ChatConversation::Fork(const std::string& name) {
+  if (!kept_by_server() || name.empty()) {
+    Print("/fork NAME copies a conversation that the server keeps (--conversation).\n");
+    return;
+  }
+  const auto forked = client_.ConversationCommand(
+      "fork", {{"conversation", place_.conversation}, {"tenant", place_.tenant}, {"to", name}});
+  if (!forked.ok()) {
+    Print(TerminalText().Clean(Message(forked.status())) + "\n");
+    return;
+  }
+  place_.conversation = name;
+  Print(fmt::format("This is now {}.\n", TerminalText().Clean(name)));
+}
+
+void ChatConversation::ListConversations() {
+  std::string after;
+  for (bool more = true; more;) {
+    const auto page =
+        client_.ConversationCommand("list", {{"tenant", place_.tenant}, {"after", after}});
+    if (!page.ok()) {
+      Print(TerminalText().Clean(Message(page.status())) + "\n");
+      return;
+    }
+    const nlohmann::json list = page->value("conversations", nlohmann::json::array());
+    for (const nlohmann::json& entry : list) {
+      after = entry.value("conversation", "");
+      Print(fmt::format("{}{}: {} messages, {} tokens\n",
+                        after == place_.conversation ? "* " : "  ", TerminalText().Clean(after),
+                        entry.value("message_count", 0), entry.value("tokens", 0)));
+    }
+    more = page->value("more", false) && !list.empty();
+  }
 }
 
 void ChatConversation::Reset() {
   messages_.clear();
+  if (kept_by_server() && ServerHasMessages()) return;
   if (!system_.empty()) messages_.push_back({"system", system_});
 }
 
@@ -117,6 +165,12 @@ void ChatConversation::Command(const std::string& line) {
   const std::string argument = begin == std::string::npos ? "" : line.substr(begin);
   if (name == "/quit" || name == "/exit") {
     ended_ = true;
+  } else if (name == "/fork") {
+    Fork(argument);
+  } else if (name == "/conversations") {
+    ListConversations();
+  } else if (kept_by_server() && (name == "/reset" || name == "/system")) {
+    Print("The server keeps this conversation: end with /quit and begin another one.\n");
   } else if (name == "/reset") {
     Reset();
     Print("A new conversation.\n");
@@ -142,6 +196,7 @@ void ChatConversation::Command(const std::string& line) {
 }
 
 absl::Status ChatConversation::Say(const std::string& content) {
+  const std::vector<ChatMessage> before = messages_;
   messages_.push_back({"user", content});
   TerminalText cleaner;
   const Clock::time_point start = Clock::now();
@@ -153,10 +208,10 @@ absl::Status ChatConversation::Say(const std::string& content) {
     if (!clean.empty()) last_character = clean.back();
     Print(clean);
   };
-  absl::StatusOr<Answer> answer = client_.Chat(messages_, options_.params, on_text);
+  absl::StatusOr<Answer> answer = client_.Chat(messages_, options_.params, on_text, place_);
   if (last_character != '\n' || (answer.ok() && answer->text.empty())) Print("\n");
   if (!answer.ok()) {
-    messages_.pop_back();
+    messages_ = before;
     if (!interactive_ || answer.status().code() == absl::StatusCode::kUnavailable) {
       return answer.status();
     }
@@ -170,7 +225,11 @@ absl::Status ChatConversation::Say(const std::string& content) {
   } else if (answer->reason == parallel::FinishReason::kCancelled) {
     std::fprintf(options_.errors, "[stopped]\n");
   }
-  messages_.push_back({"assistant", answer->text});
+  if (kept_by_server()) {
+    messages_.clear();
+  } else {
+    messages_.push_back({"assistant", answer->text});
+  }
   ++answers_;
   tokens_ += answer->usage.completion_tokens;
   last_seconds_ = SecondsSince(start);

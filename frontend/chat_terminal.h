@@ -15,6 +15,7 @@ namespace tandem::frontend {
 struct ChatTerminalOptions {
   std::string system;       // message that begins every conversation; empty: the template's own
   GenerationParams params;  // of every answer
+  ChatPlace place;          // with a conversation: the server keeps it
   std::string history_file = DefaultHistoryFile();  // of typed lines; empty: none is kept
   FILE* input = stdin;
   FILE* output = stdout;
@@ -22,7 +23,8 @@ struct ChatTerminalOptions {
 };
 
 /// A conversation, line by line: each line is a message, or a command that begins with a slash.
-/// Messages are kept here and sent whole. Thread safety: one thread.
+/// Messages are kept here and sent whole, unless the server keeps the conversation: then a new one
+/// is sent alone. Thread safety: one thread.
 class ChatConversation {
  public:
   /// `interactive`: somebody watches; hints are shown and failed messages may be tried again.
@@ -38,6 +40,11 @@ class ChatConversation {
   absl::Status Say(const std::string& content);
   void Command(const std::string& line);
   void Reset();
+  bool kept_by_server() const { return !place_.conversation.empty(); }
+  /// True if the server knows messages of this conversation already.
+  bool ServerHasMessages();
+  void Fork(const std::string& name);
+  void ListConversations();
   void ShowStats();
   void Print(std::string_view text);
 
@@ -45,6 +52,7 @@ class ChatConversation {
   const ChatTerminalOptions& options_;
   const bool interactive_;
   std::string system_;
+  ChatPlace place_;
   std::vector<ChatMessage> messages_;
   std::optional<Answer> last_;
   double last_seconds_ = 0;

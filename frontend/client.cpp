@@ -47,6 +47,10 @@ Json ParamsJson(const GenerationParams& params) {
   if (sampling.repetition_penalty != defaults.repetition_penalty) {
     json["repetition_penalty"] = sampling.repetition_penalty;
   }
+  if (params.logprobs) json["logprobs"] = *params.logprobs;
+  if (params.priority != 0) json["priority"] = params.priority;
+  if (!params.reuse) json["cache"] = false;
+  if (!params.speculate) json["speculate"] = false;
   for (const auto& [token, bias] : sampling.logit_bias) {
     json["logit_bias"].push_back({token, bias});
   }
@@ -65,6 +69,10 @@ Answer AnswerFromDone(const Json& frame) {
   answer.usage.prompt_tokens = usage.value("prompt_tokens", 0);
   answer.usage.completion_tokens = usage.value("completion_tokens", 0);
   answer.usage.reused_tokens = usage.value("reused_tokens", 0);
+  answer.usage.computed_tokens = usage.value("computed_tokens", 0);
+  answer.usage.preemptions = usage.value("preemptions", 0);
+  answer.usage.drafted_tokens = usage.value("drafted_tokens", 0);
+  answer.usage.accepted_tokens = usage.value("accepted_tokens", 0);
   const Json from = usage.value("reused_from", Json::object());
   answer.usage.reused_from = {.device = from.value("device", 0),
                               .host = from.value("host", 0),
@@ -217,11 +225,22 @@ absl::StatusOr<bool> Client::Ping() {
   return pong.contains("ready") && pong["ready"] == true;
 }
 
+absl::StatusOr<Json> Client::ConversationCommand(std::string_view command, const Json& fields) {
+  const std::string type = fmt::format("conversation.{}", command);
+  Json request = fields;
+  request["type"] = type;
+  return Ask(std::move(request), type);
+}
+
 absl::StatusOr<Json> Client::ServerStatus() { return Ask({{"type", "status"}}, "status"); }
 
 absl::StatusOr<Answer> Client::Chat(const std::vector<ChatMessage>& messages,
-                                    const GenerationParams& params, const OnText& on_text) {
+                                    const GenerationParams& params, const OnText& on_text,
+                                    const ChatPlace& place) {
   Json request = {{"type", "chat"}, {"messages", Json::array()}};
+  if (!place.conversation.empty()) request["conversation"] = place.conversation;
+  if (!place.tenant.empty()) request["tenant"] = place.tenant;
+  if (!place.context_policy.empty()) request["context_policy"] = place.context_policy;
   for (const ChatMessage& message : messages) {
     request["messages"].push_back({{"role", message.role}, {"content", message.content}});
   }

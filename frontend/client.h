@@ -25,6 +25,13 @@ struct ClientOptions {
   std::chrono::milliseconds timeout{10000};
 };
 
+/// Where a chat belongs. Empty fields: a chat of its own, the nameless tenant, the server's policy.
+struct ChatPlace {
+  std::string conversation;
+  std::string tenant;
+  std::string context_policy;
+};
+
 /// A client of the ZeroMQ protocol, version 1.
 ///
 /// Thread safety: one thread, except Interrupt.
@@ -43,13 +50,18 @@ class Client {
   /// answer comes back with its text so far and the reason kCancelled. Errors: the server's own,
   /// with its code; kUnavailable if the connection is lost.
   absl::StatusOr<Answer> Chat(const std::vector<ChatMessage>& messages,
-                              const GenerationParams& params, const OnText& on_text);
+                              const GenerationParams& params, const OnText& on_text,
+                              const ChatPlace& place = {});
   /// The same for raw text or token ids.
   absl::StatusOr<Answer> Complete(const std::variant<std::string, std::vector<int32_t>>& prompt,
                                   const GenerationParams& params, const OnText& on_text);
 
   /// True if the server is there and can answer.
   absl::StatusOr<bool> Ping();
+  /// The server's answer to a `conversation.` command: "list", "get", "delete" or "fork", with the
+  /// fields that it takes (docs/protocol.md).
+  absl::StatusOr<nlohmann::json> ConversationCommand(std::string_view command,
+                                                     const nlohmann::json& fields);
   /// The server's status document.
   absl::StatusOr<nlohmann::json> ServerStatus();
 

@@ -21,6 +21,8 @@ class Detokenizer {
   std::string Push(int32_t id);
   /// What was held back, as U+FFFD. Afterwards another text continues this one.
   std::string Flush();
+  /// True if no part of a character is held back.
+  bool whole() const { return stream_.whole(); }
 
  private:
   const Tokenizer& tokenizer_;

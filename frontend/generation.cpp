@@ -39,6 +39,22 @@ std::string_view FinishReasonName(parallel::FinishReason reason) {
   return "failed";
 }
 
+std::string_view ReuseLimitName(parallel::ReuseLimit limit) {
+  switch (limit) {
+    case parallel::ReuseLimit::kNone:
+      return "none";
+    case parallel::ReuseLimit::kNotAsked:
+      return "not_asked";
+    case parallel::ReuseLimit::kNothing:
+      return "nothing_known";
+    case parallel::ReuseLimit::kDiffers:
+      return "differs";
+    case parallel::ReuseLimit::kEvicted:
+      return "evicted";
+  }
+  return "none";
+}
+
 absl::StatusOr<parallel::EngineRequest> MakeEngineRequest(const TextModel& model,
                                                           std::vector<int32_t> prompt,
                                                           const GenerationParams& params) {
@@ -68,6 +84,10 @@ absl::StatusOr<parallel::EngineRequest> MakeEngineRequest(const TextModel& model
   } else if (request.sampling.temperature > 0) {
     request.sampling.seed = DrawSeed();
   }
+  request.logprobs = params.logprobs;
+  request.priority = params.priority;
+  request.reuse = params.reuse;
+  request.speculate = params.speculate;
   request.stop_tokens.assign(model.end_tokens().begin(), model.end_tokens().end());
   return request;
 }
@@ -79,10 +99,14 @@ std::string AnswerWriter::Append(std::span<const int32_t> tokens) {
   std::string delta;
   for (const int32_t token : tokens) {
     if (stop_.matched()) break;
-    ++tokens_;
-    delta += stop_.Push(stream_->Append(token));
+    taken_.push_back(token);
+    const std::string piece = stream_->Append(token);
+    stream_bytes_ += piece.size();
+    if (stream_->whole()) boundaries_.push_back({taken_.size(), stream_bytes_});
+    delta += stop_.Push(piece);
   }
   text_ += delta;
+  while (boundaries_.size() > 1 && boundaries_[1].bytes <= text_.size()) boundaries_.pop_front();
   return delta;
 }
 
@@ -91,7 +115,13 @@ std::string AnswerWriter::Finish() {
   std::string delta = stop_.Push(stream_->Finish());
   if (!stop_.matched()) delta += stop_.Finish();
   text_ += delta;
+  while (boundaries_.size() > 1 && boundaries_[1].bytes <= text_.size()) boundaries_.pop_front();
   return delta;
+}
+
+AnswerWriter::Certain AnswerWriter::certain() const {
+  const Boundary& last = boundaries_.front();
+  return {.tokens = std::span(taken_).first(last.tokens), .text_bytes = last.bytes};
 }
 
 Answer AnswerWriter::Result(const parallel::Finish& finish) const {
@@ -99,8 +129,14 @@ Answer AnswerWriter::Result(const parallel::Finish& finish) const {
   answer.reason = stop_.matched() ? parallel::FinishReason::kStop : finish.reason;
   answer.text = text_;
   answer.usage.prompt_tokens = finish.usage.prompt_tokens;
-  answer.usage.completion_tokens = tokens_;
+  answer.usage.completion_tokens = tokens();
   answer.usage.reused_tokens = finish.usage.reused_tokens;
+  answer.usage.reused_from.device = finish.usage.reused_tokens;
+  answer.usage.computed_tokens = finish.usage.computed_tokens;
+  answer.usage.reuse_limit = finish.usage.reuse_limit;
+  answer.usage.preemptions = finish.usage.preemptions;
+  answer.usage.drafted_tokens = finish.usage.drafted_tokens;
+  answer.usage.accepted_tokens = finish.usage.accepted_tokens;
   answer.timings = {.queue_seconds = finish.usage.queue_seconds,
                     .prefill_seconds = finish.usage.prefill_seconds,
                     .decode_seconds = finish.usage.decode_seconds};

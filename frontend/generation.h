@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -23,9 +24,14 @@ struct GenerationParams {
   core::SamplingParams sampling;      // its seed is ignored; `seed` counts
   std::optional<uint64_t> seed;       // none: drawn where the answer is sampled
   std::vector<std::string> stop;      // not part of the answer
+  /// Set: every token comes with its log-probability and those of this many best ones.
+  std::optional<int32_t> logprobs = {};
+  int32_t priority = 0;   // higher ones go first
+  bool reuse = true;      // take what was computed before for the same beginning
+  bool speculate = true;  // let the engine guess ahead; the answer is the same
 };
 
-/// Where reused tokens came from. Nothing is reused yet.
+/// Where reused tokens came from.
 struct ReusedFrom {
   int32_t device = 0;
   int32_t host = 0;
@@ -38,7 +44,14 @@ struct AnswerUsage {
   int32_t completion_tokens = 0;
   int32_t reused_tokens = 0;
   ReusedFrom reused_from;
+  int32_t computed_tokens = 0;  // forward passes of tokens
+  parallel::ReuseLimit reuse_limit = parallel::ReuseLimit::kNothing;
+  int32_t preemptions = 0;
+  int32_t drafted_tokens = 0;
+  int32_t accepted_tokens = 0;  // of the drafted ones
 };
+/// "none", "not_asked", "nothing_known", "differs" or "evicted".
+std::string_view ReuseLimitName(parallel::ReuseLimit limit);
 
 struct AnswerTimings {
   double queue_seconds = 0;
@@ -86,7 +99,15 @@ class AnswerWriter {
   /// Everything delivered so far.
   const std::string& text() const { return text_; }
   /// Tokens taken, those of a stop string included.
-  int32_t tokens() const { return tokens_; }
+  int32_t tokens() const { return static_cast<int32_t>(taken_.size()); }
+
+  /// Tokens that stand for exactly the first `text_bytes` bytes of text(): all of them, unless a
+  /// stop string or an unfinished character cut into the last ones.
+  struct Certain {
+    std::span<const int32_t> tokens;
+    size_t text_bytes = 0;
+  };
+  Certain certain() const;
 
   /// The answer's outcome once the engine has finished: a stop string wins over the engine's own
   /// reason. Call Finish() before.
@@ -96,7 +117,16 @@ class AnswerWriter {
   std::unique_ptr<TextStream> stream_;
   StopStrings stop_;
   std::string text_;
-  int32_t tokens_ = 0;
+  std::vector<int32_t> taken_;
+
+  /// The first `tokens` tokens stand for the first `bytes` bytes.
+  struct Boundary {
+    size_t tokens = 0;
+    size_t bytes = 0;
+  };
+  /// Within text_: the last one known. Behind it: those of text that is held back.
+  std::deque<Boundary> boundaries_{Boundary{}};
+  size_t stream_bytes_ = 0;  // that came out of stream_
 };
 
 struct GenerateCallbacks {

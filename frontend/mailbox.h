@@ -22,8 +22,10 @@ namespace tandem::frontend {
 class Mailbox {
  public:
   struct Event {
-    uint64_t key = 0;  // the server's number of the request
-    std::variant<std::vector<int32_t>, parallel::Finish> what;  // tokens, or the end
+    uint64_t key = 0;   // the server's number of the request
+    size_t choice = 0;  // which of its answers
+    /// Tokens; log-probabilities, which come before their tokens; or the end.
+    std::variant<std::vector<int32_t>, std::vector<parallel::TokenLogprobs>, parallel::Finish> what;
   };
 
   Mailbox() : wake_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
@@ -31,11 +33,14 @@ class Mailbox {
   Mailbox(const Mailbox&) = delete;
   Mailbox& operator=(const Mailbox&) = delete;
 
-  void PutTokens(uint64_t key, std::span<const int32_t> tokens) {
-    Put({.key = key, .what = std::vector<int32_t>(tokens.begin(), tokens.end())});
-  }
-  void PutFinish(uint64_t key, const parallel::Finish& finish) {
-    Put({.key = key, .what = finish});
+  void Put(Event event) {
+    bool first = false;
+    {
+      const std::lock_guard lock(mutex_);
+      first = events_.empty();
+      events_.push_back(std::move(event));
+    }
+    if (first) Wake();
   }
 
   /// Everything put so far, in order.
@@ -55,16 +60,6 @@ class Mailbox {
   int wake_fd() const { return wake_fd_; }
 
  private:
-  void Put(Event event) {
-    bool first = false;
-    {
-      const std::lock_guard lock(mutex_);
-      first = events_.empty();
-      events_.push_back(std::move(event));
-    }
-    if (first) Wake();
-  }
-
   const int wake_fd_;
   std::mutex mutex_;
   std::vector<Event> events_;  // guarded by mutex_

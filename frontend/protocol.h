@@ -8,6 +8,8 @@
 #include <variant>
 #include <vector>
 
+#include "frontend/chat_prompt.h"
+#include "frontend/error_code.h"
 #include "frontend/generation.h"
 #include "frontend/text_model.h"
 
@@ -16,22 +18,6 @@
 /// Answers are made in answer_frames.h.
 namespace tandem::frontend {
 
-enum class ErrorCode : uint8_t {
-  kInvalidArgument,
-  kNotFound,
-  kTooLarge,
-  kOverloaded,
-  kUnavailable,
-  kUnimplemented,
-  kDeadlineExceeded,
-  kCancelled,
-  kInternal,
-};
-/// The code as the protocol spells it, e.g. "invalid_argument".
-std::string_view ErrorCodeName(ErrorCode code);
-/// The code that answers a failed status.
-ErrorCode ErrorCodeOf(const absl::Status& status);
-
 struct ProtocolLimits {
   int64_t frame_bytes = int64_t{1} << 20;
   int depth = 32;      // of JSON nesting
@@ -39,6 +25,12 @@ struct ProtocolLimits {
   int stop_strings = 64;
   int stop_bytes = 4096;  // of one stop string
   int logit_biases = 4096;
+  int samples = 16;                 // of one prompt
+  int logprobs = 20;                // of a token
+  int priority = 100;               // and as much below zero
+  int tenant_bytes = 256;           // of a tenant's name
+  int conversation_bytes = 256;     // of a conversation's name
+  int listed_conversations = 1000;  // in one answer
 };
 
 /// Input and sampling of `chat` and `complete`.
@@ -47,15 +39,47 @@ struct GenerateRequest {
   std::variant<std::vector<ChatMessage>, std::string, std::vector<int32_t>> input;
   GenerationParams params;
   std::optional<double> deadline_seconds;  // from arrival
+  int32_t samples = 1;                     // `n`
+  bool echo = false;                       // the answer begins with the prompt; of `complete`
+  std::string tenant;                      // empty: the one of all who name none
+  /// The messages go on from those of this conversation; of `chat`.
+  std::optional<std::string> conversation;
+  std::optional<ContextPolicy> context_policy;  // none: the server's own; of `chat`
 };
 struct CancelRequest {};
+/// Goes on with the answer to an earlier request of this connection identity.
+struct ResumeRequest {
+  std::optional<int64_t> last_seq;  // of the deltas that arrived; none: all are sent again
+};
+struct ConversationListRequest {
+  std::string tenant;
+  std::string after;  // the last one that was told before
+  int64_t limit = 0;
+};
+struct ConversationGetRequest {
+  std::string tenant;
+  std::string conversation;
+  int64_t from = 0;  // index of the first message to be told
+};
+struct ConversationDeleteRequest {
+  std::string tenant;
+  std::string conversation;
+};
+struct ConversationForkRequest {
+  std::string tenant;
+  std::string conversation;
+  std::string to;
+};
 struct PingRequest {};
 struct StatusRequest {};
 
 struct Request {
-  std::string id;            // empty where a ping or status had none
+  std::string id;            // empty where a ping, status or conversation.* had none
   uint64_t fingerprint = 0;  // equal for equal requests; tells a repeat from a reused id
-  std::variant<GenerateRequest, CancelRequest, PingRequest, StatusRequest> body;
+  std::variant<GenerateRequest, CancelRequest, ResumeRequest, PingRequest, StatusRequest,
+               ConversationListRequest, ConversationGetRequest, ConversationDeleteRequest,
+               ConversationForkRequest>
+      body;
 };
 
 /// Why a frame was refused. `id` is the request's where it could be read.

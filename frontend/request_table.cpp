@@ -3,18 +3,27 @@
 namespace tandem::frontend {
 
 int64_t RequestRecord::bytes() const {
-  return static_cast<int64_t>(sizeof(RequestRecord) + client.size() + id.size() + text.size() +
-                              delta_ends.size() * sizeof(size_t) + done_frame.size());
+  size_t bytes = sizeof(RequestRecord) + client.size() + id.size() + done_frame.size() +
+                 deltas.size() * sizeof(Delta) + choices.size() * sizeof(AnswerChoice);
+  for (const AnswerChoice& choice : choices) {
+    bytes += choice.text.size();
+    for (const parallel::TokenLogprobs& token : choice.logprobs) {
+      bytes += sizeof(token) + token.top.size() * sizeof(parallel::TokenLogprob);
+    }
+  }
+  return static_cast<int64_t>(bytes);
 }
 
-RequestRecord& RequestTable::Add(std::string client, std::string id) {
+RequestRecord& RequestTable::Add(std::string client, std::string id, size_t choices) {
   auto record = std::make_unique<RequestRecord>();
   record->client = std::move(client);
   record->id = std::move(id);
   record->key = next_key_++;
+  record->choices.resize(choices);
   RequestRecord& added = *record;
   open_[added.key] = &added;
-  ++open_of_client_[added.client];
+  open_answers_ += static_cast<int64_t>(choices);
+  open_answers_of_client_[added.client] += static_cast<int64_t>(choices);
   records_[{added.client, added.id}] = std::move(record);
   return added;
 }
@@ -44,16 +53,26 @@ std::vector<RequestRecord*> RequestTable::AllOpen() {
   return records;
 }
 
-int64_t RequestTable::OpenCount(const std::string& client) const {
-  const auto found = open_of_client_.find(client);
-  return found == open_of_client_.end() ? 0 : found->second;
+int64_t RequestTable::OpenAnswersOf(const std::string& client) const {
+  const auto found = open_answers_of_client_.find(client);
+  return found == open_answers_of_client_.end() ? 0 : found->second;
+}
+
+void RequestTable::Close(const RequestRecord& record) {
+  open_.erase(record.key);
+  const auto answers = static_cast<int64_t>(record.choices.size());
+  open_answers_ -= answers;
+  const auto of_client = open_answers_of_client_.find(record.client);
+  of_client->second -= answers;
+  if (of_client->second == 0) open_answers_of_client_.erase(of_client);
 }
 
 void RequestTable::Finish(RequestRecord& record, std::string done_frame) {
-  open_.erase(record.key);
-  if (--open_of_client_[record.client] == 0) open_of_client_.erase(record.client);
-  record.writer.reset();
+  Close(record);
+  for (AnswerChoice& choice : record.choices) choice.writer.reset();
+  record.turn.reset();
   record.deadline.reset();
+  record.detached_until.reset();
   record.done_frame = std::move(done_frame);
   record.finished_as = next_finished_++;
   finished_[record.finished_as] = &record;
@@ -65,8 +84,7 @@ void RequestTable::Finish(RequestRecord& record, std::string done_frame) {
 
 void RequestTable::Erase(RequestRecord& record) {
   if (record.open()) {
-    open_.erase(record.key);
-    if (--open_of_client_[record.client] == 0) open_of_client_.erase(record.client);
+    Close(record);
   } else {
     finished_bytes_ -= record.bytes();
     finished_.erase(record.finished_as);

@@ -8,6 +8,7 @@
 
 #include "core/status.h"
 #include "frontend/answer_frames.h"
+#include "frontend/conversations.h"
 #include "frontend/mailbox.h"
 #include "frontend/protocol.h"
 #include "frontend/request_table.h"
@@ -21,10 +22,16 @@ struct ServerOptions {
   std::string endpoint = "tcp://127.0.0.1:5555";
   ProtocolLimits limits;
   int64_t client_budget_bytes = int64_t{4} << 20;  // waiting for one client that reads slowly
-  int64_t open_requests = 1024;                    // of all clients
+  int64_t open_requests = 1024;                    // answers in progress, of all clients
   int64_t open_requests_per_client = 64;
   int64_t kept_answers = 1024;  // finished, to answer a repeated id
   int64_t kept_answer_bytes = int64_t{32} << 20;
+  ConversationLimits conversations;
+  ContextPolicy context_policy;  // of chats that name none
+  /// How long the requests of a client that is gone go on, for it to come back and resume them.
+  std::chrono::milliseconds resume_grace{5000};
+  /// Log-probabilities that one request may ask for in all, since they are sent with its end.
+  int64_t logprobs = 200'000;
 };
 
 /// Serves the ZeroMQ protocol, version 1, over an engine.
@@ -60,28 +67,57 @@ class Server {
   std::chrono::milliseconds UntilNextTimer() const;
   void TakeFromEngine();
   void TakeFromClients();
-  void CheckDeadlines();
+  /// Deadlines of requests, and of clients that may come back.
+  void CheckTimers();
   void CheckEngine();
   void CancelVanished();
 
   void Handle(Router::Incoming incoming);
   void HandleGenerate(const std::string& client, Request request);
   void HandleCancel(const std::string& client, const std::string& id);
+  void HandleResume(const std::string& client, const std::string& id, const ResumeRequest& resume);
   void HandleStatus(const std::string& client, const std::string& id);
-  absl::Status Start(RequestRecord& record, GenerateRequest request);
-  void Replay(const RequestRecord& record);
+  void Handle(const std::string& client, const std::string& id,
+              const ConversationListRequest& request);
+  void Handle(const std::string& client, const std::string& id,
+              const ConversationGetRequest& request);
+  void Handle(const std::string& client, const std::string& id,
+              const ConversationDeleteRequest& request);
+  void Handle(const std::string& client, const std::string& id,
+              const ConversationForkRequest& request);
 
-  /// A new delta of an answer. False if the record is gone, because its client is.
-  bool Deliver(RequestRecord& record, std::string_view text);
-  void Finish(RequestRecord& record, const parallel::Finish& finish);
+  absl::Status Start(RequestRecord& record, GenerateRequest request);
+  /// The prompt of a chat, under its context policy; begins the turn of its conversation.
+  absl::StatusOr<std::vector<int32_t>> StartChat(RequestRecord& record, GenerateRequest& request);
+  absl::Status Submit(RequestRecord& record, const parallel::EngineRequest& work);
+  /// Sends the answer so far again, from a delta on, and goes on from there.
+  void Replay(RequestRecord& record, int64_t from_seq);
+
+  void Take(RequestRecord& record, size_t choice, std::span<const int32_t> tokens);
+  /// New text of an answer, with the log-probabilities of its tokens. `last`: also those of tokens
+  /// that gave no text. False if the record is gone, because its client is.
+  bool Deliver(RequestRecord& record, size_t choice, std::string_view text, bool last);
+  void Finish(RequestRecord& record, size_t choice, const parallel::Finish& finish);
+  /// All answers of a request are complete.
+  void Complete(RequestRecord& record);
+  /// The turn of a conversation ends with this answer.
+  void CommitTurn(RequestRecord& record, const AnswerChoice& choice);
+  void CancelInEngine(RequestRecord& record);
+  /// Forgets an open request; its conversation is what it was before.
+  void Erase(RequestRecord& record);
   /// Ends a request with an error frame and frees its id.
   void Fail(RequestRecord& record, ErrorCode code, std::string_view message);
   void FailAll(std::string_view message);
-  /// Frees everything of a client that is gone.
+  /// A client is gone: its requests wait for it to come back, where it can, or are dropped.
+  void Vanished(const std::string& client);
+  /// Frees everything of a client that is gone for good.
   void Drop(const std::string& client);
+  void SetTimer(Clock::time_point at);
   void CancelSlow(const std::string& client);
   void Refuse(const std::string& client, const std::optional<std::string>& id, ErrorCode code,
               std::string_view message);
+  void Refuse(const std::string& client, const std::optional<std::string>& id,
+              const absl::Status& status);
   void EndSoon(absl::Status status);
 
   const ServerOptions options_;
@@ -92,11 +128,12 @@ class Server {
   std::atomic<bool> stop_{false};
 
   RequestTable requests_;
+  Conversations conversations_;
   ServerStatus counts_;
   const Clock::time_point started_ = Clock::now();
   Clock::time_point next_engine_check_ = Clock::now();
-  std::optional<Clock::time_point> next_deadline_;  // of all open requests
-  std::optional<Clock::time_point> ends_at_;  // set: answering what is still coming in, then end
+  std::optional<Clock::time_point> next_timer_;  // of all open requests
+  std::optional<Clock::time_point> ends_at_;     // set: answering what is still coming in, then end
   absl::Status ends_with_;
 };
 

@@ -22,6 +22,7 @@ class AnswerStream final : public TextStream {
       : detokenizer_(tokenizer, {.special = false, .text_start = false}) {}
   std::string Append(int32_t token) override { return detokenizer_.Push(token); }
   std::string Finish() override { return detokenizer_.Flush(); }
+  bool whole() const override { return detokenizer_.whole(); }
 
  private:
   Detokenizer detokenizer_;
@@ -41,14 +42,23 @@ class FileTextModel final : public TextModel {
   int vocab() const override { return vocab_; }
   int context() const override { return context_; }
 
-  absl::StatusOr<std::vector<int32_t>> EncodeChat(
+  absl::StatusOr<std::vector<TextSegment>> RenderChat(
       std::span<const ChatMessage> messages) const override {
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
     for (const ChatMessage& message : messages) {
       list.push_back({{"role", message.role}, {"content", message.content}});
     }
-    TANDEM_ASSIGN_OR_RETURN(const std::vector<TextSegment> segments, chat_.Render(list));
+    return chat_.Render(list);
+  }
+
+  absl::StatusOr<std::vector<int32_t>> EncodeRendered(
+      std::span<const TextSegment> segments) const override {
     return tokenizer_->EncodeSegments(segments);
+  }
+
+  absl::StatusOr<std::optional<std::vector<int32_t>>> EncodeContinuation(
+      std::span<const TextSegment> segments) const override {
+    return tokenizer_->EncodeContinuation(segments);
   }
 
   absl::StatusOr<std::vector<int32_t>> EncodeText(std::string_view text) const override {
@@ -58,6 +68,8 @@ class FileTextModel final : public TextModel {
   std::unique_ptr<TextStream> NewStream() const override {
     return std::make_unique<AnswerStream>(*tokenizer_);
   }
+
+  std::string TokenBytes(int32_t token) const override { return tokenizer_->TokenBytes(token); }
 
   std::span<const int32_t> end_tokens() const override {
     return tokenizer_->vocabulary().end_of_generation();
@@ -78,6 +90,12 @@ std::string Spelling(const Vocabulary& vocabulary, std::optional<int32_t> token)
 }
 
 }  // namespace
+
+absl::StatusOr<std::vector<int32_t>> TextModel::EncodeChat(
+    std::span<const ChatMessage> messages) const {
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<TextSegment> segments, RenderChat(messages));
+  return EncodeRendered(segments);
+}
 
 absl::StatusOr<std::unique_ptr<TextModel>> LoadTextModel(const core::ModelFile& file,
                                                          const TextModelOptions& options) {

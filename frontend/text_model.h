@@ -10,6 +10,7 @@
 
 #include "core/model_file.h"
 #include "core/status.h"
+#include "frontend/text_segment.h"
 
 namespace tandem::frontend {
 
@@ -28,6 +29,8 @@ class TextStream {
   virtual std::string Append(int32_t token) = 0;
   /// What is left at the end: bytes of an unfinished character come out as U+FFFD.
   virtual std::string Finish() = 0;
+  /// True if the text so far is that of whole tokens: no part of a character is held back.
+  virtual bool whole() const = 0;
 };
 
 /// The text side of a model: its tokenizer, its chat template and the numbers a request is checked
@@ -40,14 +43,26 @@ class TextModel {
   virtual int vocab() const = 0;
   virtual int context() const = 0;  // tokens of prompt and answer together
 
-  /// The model's input for a chat, start token included, ending where the assistant's answer
-  /// begins. kInvalidArgument if the template refuses the messages.
-  virtual absl::StatusOr<std::vector<int32_t>> EncodeChat(
+  /// The text of a chat in the model's form, ending where the assistant's answer begins.
+  /// kInvalidArgument if the template refuses the messages.
+  virtual absl::StatusOr<std::vector<TextSegment>> RenderChat(
       std::span<const ChatMessage> messages) const = 0;
+  /// The model's input for a rendered chat, start token included.
+  virtual absl::StatusOr<std::vector<int32_t>> EncodeRendered(
+      std::span<const TextSegment> segments) const = 0;
+  /// What to add to the tokens of a chat's beginning where `segments` is the text that follows it.
+  /// Nothing if that cannot be told without the beginning.
+  virtual absl::StatusOr<std::optional<std::vector<int32_t>>> EncodeContinuation(
+      std::span<const TextSegment> segments) const = 0;
+  /// RenderChat and EncodeRendered.
+  absl::StatusOr<std::vector<int32_t>> EncodeChat(std::span<const ChatMessage> messages) const;
   /// Raw text: no template, no control tokens; the start token where the model's file says so.
   virtual absl::StatusOr<std::vector<int32_t>> EncodeText(std::string_view text) const = 0;
 
   virtual std::unique_ptr<TextStream> NewStream() const = 0;
+  /// The bytes that a token stands for, which need not be whole characters; control tokens give
+  /// their name. `token` must be in the vocabulary.
+  virtual std::string TokenBytes(int32_t token) const = 0;
   /// Tokens that end an answer.
   virtual std::span<const int32_t> end_tokens() const = 0;
   /// Strings that end a chat's answer, because the template has no token for it.

@@ -20,8 +20,7 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
   return ids;
 }
 
-absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodeSegments(
-    std::span<const TextSegment> segments) const {
+SplitText Tokenizer::Prepare(std::span<const TextSegment> segments) const {
   SplitText split;
   for (const TextSegment& segment : segments) {
     const size_t begin = split.text.size();
@@ -35,11 +34,32 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodeSegments(
       split.trusted.push_back({begin, end});
     }
   }
+  return split;
+}
+
+absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodeSegments(
+    std::span<const TextSegment> segments) const {
   std::vector<int32_t> ids;
-  TANDEM_RETURN_IF_ERROR(EncodeSplit(split, ids));
+  TANDEM_RETURN_IF_ERROR(EncodeSplit(Prepare(segments), ids));
   if (vocabulary_.add_bos() && (ids.empty() || ids.front() != *vocabulary_.bos())) {
     ids.insert(ids.begin(), *vocabulary_.bos());
   }
+  return ids;
+}
+
+absl::StatusOr<std::optional<std::vector<int32_t>>> Tokenizer::EncodeContinuation(
+    std::span<const TextSegment> segments) const {
+  const SplitText split = Prepare(segments);
+  std::vector<int32_t> ids;
+  bool begins_with_text = false;
+  TANDEM_RETURN_IF_ERROR(splitter_.Split(
+      split,
+      [&](std::string_view part) {
+        begins_with_text = begins_with_text || ids.empty();
+        return EncodeText(part, ids);
+      },
+      [&](int32_t id) { ids.push_back(id); }));
+  if (begins_with_text && adds_leading_space()) return std::nullopt;
   return ids;
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -54,6 +55,12 @@ class Tokenizer {
   /// written it.
   absl::StatusOr<std::vector<int32_t>> EncodeSegments(std::span<const TextSegment> segments) const;
 
+  /// Ids of the rest of a rendered chat, to stand after ids that are there already: as
+  /// EncodeSegments, without a start token. Nothing if this tokenizer would put a space before the
+  /// rest, because it begins with plain text.
+  absl::StatusOr<std::optional<std::vector<int32_t>>> EncodeContinuation(
+      std::span<const TextSegment> segments) const;
+
   /// Text of these ids, invalid UTF-8 as U+FFFD. kInvalidArgument for an id outside the vocabulary,
   /// naming it and its index.
   absl::StatusOr<std::string> Decode(std::span<const int32_t> ids,
@@ -79,6 +86,7 @@ class Tokenizer {
   virtual absl::Status EncodeText(std::string_view text, std::vector<int32_t>& ids) const = 0;
 
  private:
+  SplitText Prepare(std::span<const TextSegment> segments) const;
   absl::Status EncodeSplit(const SplitText& text, std::vector<int32_t>& ids) const;
 
   Vocabulary vocabulary_;

@@ -41,6 +41,8 @@ class Utf8Stream {
   std::string Append(std::string_view bytes);
   /// What was held back, as U+FFFD; the stream is then at its start again.
   std::string Finish();
+  /// True if everything that was put in has come out.
+  bool whole() const { return held_.empty(); }
 
  private:
   std::string held_;  // at most 3 bytes: an incomplete character

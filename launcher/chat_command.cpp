@@ -20,6 +20,9 @@ absl::Status ChatAt(const std::string& endpoint, const ChatOptions& options) {
   frontend::ChatTerminalOptions terminal;
   terminal.system = options.system;
   terminal.params = options.generation;
+  terminal.place = {.conversation = options.conversation,
+                    .tenant = options.tenant,
+                    .context_policy = options.context_policy};
   return frontend::RunChatTerminal(*client, terminal);
 }
 
@@ -52,6 +55,10 @@ absl::Status ChatWith(parallel::Engine& engine, const core::ModelFile& file,
 absl::Status Chat(const ChatOptions& options) {
   if (options.connect.empty() == options.model.model.empty()) {
     return InvalidArgument("chat takes either a MODEL or --connect ENDPOINT");
+  }
+  if (!options.context_policy.empty()) {
+    const auto policy = frontend::ParseContextPolicy(options.context_policy);
+    if (!policy.ok()) return InvalidArgument("--context-policy: {}", Message(policy.status()));
   }
   if (!options.connect.empty()) return ChatAt(options.connect, options);
   if (parallel::StartedByMpi()) {

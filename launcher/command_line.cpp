@@ -186,6 +186,19 @@ class CommandLine {
     WithEnvironment(app.add_option_function<std::string>(
         "--max-message", SizeParser(serve_.max_message), "largest request frame (default 1MiB)"));
     AddChatTemplate(app, serve_.chat_template);
+    Add(app, "--context-policy", serve_.context_policy,
+        "chats longer than the context: stop (refuse them), shift (leave out the oldest messages, "
+        "but not the system's) or window:N (read the newest N tokens)");
+    Add(app, "--max-conversations", serve_.max_conversations,
+        "conversations that the server keeps; more are refused as overloaded")
+        ->check(CLI::Range(int64_t{0}, int64_t{1} << 31));
+    WithEnvironment(app.add_option_function<std::string>(
+        "--conversation-memory", SizeParser(serve_.conversation_memory),
+        "memory of all kept conversations' text and tokens (default 256MiB)"));
+    Add(app, "--resume-grace", serve_.resume_grace,
+        "seconds for which the requests of a client that is gone go on, so that it may come back "
+        "and resume them; 0: they end at once")
+        ->check(CLI::Range(0.0, 3600.0));
     AddLaunchOptions(app, serve_.launch);
     AddModelOptions(app, serve_.model);
   }
@@ -197,6 +210,11 @@ class CommandLine {
     app.add_option("MODEL", chat_.model.model, "model file (.gguf), for an engine of its own");
     Add(app, "--connect", chat_.connect, "endpoint of a running server, instead of MODEL");
     Add(app, "--system", chat_.system, "system message");
+    Add(app, "--conversation", chat_.conversation,
+        "go on with this conversation, which the server keeps (a new one if there is none)");
+    Add(app, "--tenant", chat_.tenant, "whose conversation it is");
+    Add(app, "--context-policy", chat_.context_policy,
+        "chats longer than the context: stop, shift or window:N (default: the server's)");
     AddChatTemplate(app, chat_.chat_template);
     AddGenerationOptions(app, chat_.generation);
     AddLaunchOptions(app, chat_.launch);

@@ -45,6 +45,10 @@ struct ServeOptions {
   std::string listen = "tcp://127.0.0.1:5555";
   int64_t max_message = int64_t{1} << 20;  // bytes of a request frame
   std::string chat_template;               // chatml, zephyr, a file; empty: the model's own
+  std::string context_policy = "stop";     // stop, shift, window:N
+  int64_t max_conversations = 1024;
+  int64_t conversation_memory = int64_t{256} << 20;  // bytes of all conversations
+  double resume_grace = 5;                           // seconds for a client that is gone
 };
 
 struct ChatOptions {
@@ -53,6 +57,9 @@ struct ChatOptions {
   std::string connect;        // endpoint of a server; empty: an engine of our own
   std::string chat_template;  // chatml, zephyr, a file; empty: the model's own
   std::string system;
+  std::string conversation;    // kept by the server under this name; empty: by the chat itself
+  std::string tenant;          // whose it is
+  std::string context_policy;  // stop, shift, window:N; empty: the server's own
   frontend::GenerationParams generation = {
       .max_tokens = 1024, .sampling = {}, .seed = {}, .stop = {}};
 };

@@ -25,26 +25,33 @@ void AwaitDeathNotice(parallel::Engine& engine) {
 }  // namespace
 
 absl::Status Serve(const ServeOptions& options) {
+  const auto policy = frontend::ParseContextPolicy(options.context_policy);
+  if (!policy.ok()) return InvalidArgument("--context-policy: {}", Message(policy.status()));
   StopSignals signals;
-  return WithEngine(options.model, options.launch,
-                    [&](parallel::Engine& engine, const core::ModelFile& file) -> absl::Status {
-                      TANDEM_ASSIGN_OR_RETURN(const auto text_model,
-                                              LoadTextSide(file, options.chat_template, false));
-                      frontend::ServerOptions server_options;
-                      server_options.endpoint = options.listen;
-                      server_options.limits.frame_bytes = options.max_message;
-                      TANDEM_ASSIGN_OR_RETURN(
-                          const auto server,
-                          frontend::Server::Create(server_options, engine, *text_model));
-                      signals.Watch([&](int signal) {
-                        if (signal == SIGTERM && parallel::StartedByMpi()) AwaitDeathNotice(engine);
-                        if (engine.Health().ok()) server->Stop();
-                      });
-                      spdlog::info("serving {} on {}", text_model->name(), server->endpoint());
-                      const absl::Status status = server->Run();
-                      signals.Unwatch();
-                      return status;
-                    });
+  return WithEngine(
+      options.model, options.launch,
+      [&](parallel::Engine& engine, const core::ModelFile& file) -> absl::Status {
+        TANDEM_ASSIGN_OR_RETURN(const auto text_model,
+                                LoadTextSide(file, options.chat_template, false));
+        frontend::ServerOptions server_options;
+        server_options.endpoint = options.listen;
+        server_options.limits.frame_bytes = options.max_message;
+        server_options.conversations = {.conversations = options.max_conversations,
+                                        .bytes = options.conversation_memory};
+        server_options.context_policy = *policy;
+        server_options.resume_grace = std::chrono::duration_cast<std::chrono::milliseconds>(
+            std::chrono::duration<double>(options.resume_grace));
+        TANDEM_ASSIGN_OR_RETURN(const auto server,
+                                frontend::Server::Create(server_options, engine, *text_model));
+        signals.Watch([&](int signal) {
+          if (signal == SIGTERM && parallel::StartedByMpi()) AwaitDeathNotice(engine);
+          if (engine.Health().ok()) server->Stop();
+        });
+        spdlog::info("serving {} on {}", text_model->name(), server->endpoint());
+        const absl::Status status = server->Run();
+        signals.Unwatch();
+        return status;
+      });
 }
 
 }  // namespace tandem::launcher

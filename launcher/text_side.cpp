@@ -11,8 +11,16 @@ class TokensOnly final : public frontend::TextModel {
   const std::string& name() const override { return config_.name; }
   int vocab() const override { return config_.vocab; }
   int context() const override { return config_.context; }
-  absl::StatusOr<std::vector<int32_t>> EncodeChat(
+  absl::StatusOr<std::vector<frontend::TextSegment>> RenderChat(
       std::span<const frontend::ChatMessage>) const override {
+    return NoTokenizer();
+  }
+  absl::StatusOr<std::vector<int32_t>> EncodeRendered(
+      std::span<const frontend::TextSegment>) const override {
+    return NoTokenizer();
+  }
+  absl::StatusOr<std::optional<std::vector<int32_t>>> EncodeContinuation(
+      std::span<const frontend::TextSegment>) const override {
     return NoTokenizer();
   }
   absl::StatusOr<std::vector<int32_t>> EncodeText(std::string_view) const override {
@@ -21,6 +29,7 @@ class TokensOnly final : public frontend::TextModel {
   std::unique_ptr<frontend::TextStream> NewStream() const override {
     return std::make_unique<NoText>();
   }
+  std::string TokenBytes(int32_t) const override { return ""; }
   std::span<const int32_t> end_tokens() const override { return {}; }
   std::span<const std::string> chat_stop_strings() const override { return {}; }
 
@@ -29,6 +38,7 @@ class TokensOnly final : public frontend::TextModel {
    public:
     std::string Append(int32_t) override { return ""; }
     std::string Finish() override { return ""; }
+    bool whole() const override { return true; }
   };
 
   static absl::Status NoTokenizer() {

@@ -95,6 +95,36 @@ TEST(ParseRequest, TakesOtherSpellings) {
   Accepted(R"({"v":1,"type":"cancel","id":"r1"})");
 }
 
+TEST(ParseRequest, ReadsWhatManyConversationsNeed) {
+  const GenerateRequest chat = AcceptedGenerate(
+      Chat(R"(,"conversation":"c1","tenant":"t","priority":-3,"logprobs":0,"cache":false,
+              "speculate":false,"context_policy":"window:4096")"));
+  EXPECT_EQ(chat.conversation, "c1");
+  EXPECT_EQ(chat.tenant, "t");
+  EXPECT_EQ(chat.params.priority, -3);
+  EXPECT_EQ(chat.params.logprobs, 0);
+  EXPECT_FALSE(chat.params.reuse);
+  EXPECT_FALSE(chat.params.speculate);
+  EXPECT_EQ(chat.context_policy,
+            (ContextPolicy{.kind = ContextPolicy::Kind::kWindow, .window = 4096}));
+  const GenerateRequest plain = AcceptedGenerate(Chat(""));
+  EXPECT_FALSE(plain.conversation || plain.context_policy || plain.params.logprobs || plain.echo);
+  EXPECT_TRUE(plain.params.reuse && plain.params.speculate);
+  EXPECT_EQ(plain.samples, 1);
+  const GenerateRequest complete =
+      AcceptedGenerate(Complete(R"(,"prompt":"x","n":16,"echo":true,"logprobs":20)"));
+  EXPECT_EQ(complete.samples, 16);
+  EXPECT_TRUE(complete.echo);
+  const Request resume = Accepted(R"({"type":"resume","id":"r1","last_seq":7})");
+  EXPECT_EQ(std::get<ResumeRequest>(resume.body).last_seq, 7);
+  const Request list =
+      Accepted(R"({"type":"conversation.list","tenant":"t","after":"a","limit":5})");
+  EXPECT_EQ(std::get<ConversationListRequest>(list.body).after, "a");
+  const Request fork =
+      Accepted(R"({"type":"conversation.fork","id":"f","conversation":"a","to":"b"})");
+  EXPECT_EQ(std::get<ConversationForkRequest>(fork.body).to, "b");
+}
+
 TEST(ParseRequest, EqualRequestsHaveEqualFingerprints) {
   const uint64_t one = Accepted(Chat(R"(,"seed":1,"top_k":2)")).fingerprint;
   EXPECT_EQ(Accepted(Chat(R"(, "top_k":2,  "seed":1)")).fingerprint, one);
@@ -134,8 +164,24 @@ TEST(ParseRequest, RefusesAndSaysWhatWhereAndHow) {
       {R"({"v":1,"type":"ping","id":7})", kInvalid, "id: expected a string"},
       {R"({"v":1,"type":"ping","id":""})", kInvalid, "id: expected a string of 1 to 256"},
       {R"({"v":1,"type":"ping","id":")" + std::string(257, 'x') + R"("})", kInvalid, "256 bytes"},
-      {R"({"v":1,"type":"resume","id":"r1","last_seq":3})", kUnbuilt, "resume"},
-      {R"({"v":1,"type":"conversation.list","id":"r1"})", kUnbuilt, "conversation.list"},
+      {R"({"v":1,"type":"resume","last_seq":3})", kInvalid, "id: a resume needs one"},
+      {R"({"v":1,"type":"resume","id":"r1","last_seq":-2})", kInvalid, "last_seq"},
+      {R"({"v":1,"type":"resume","id":"r1","last_seq":"x"})", kInvalid, "last_seq"},
+      {R"({"v":1,"type":"conversation.rename","id":"r1"})", kInvalid, "conversation.fork"},
+      {R"({"v":1,"type":"conversation.","id":"r1"})", kInvalid, "type: expected one of"},
+      {R"({"v":1,"type":"conversation.list","id":"r1","limit":1001})", kInvalid, "limit"},
+      {R"({"v":1,"type":"conversation.list","id":"r1","tenant":7})", kInvalid, "tenant"},
+      {R"({"v":1,"type":"conversation.get","id":"r1"})", kInvalid,
+       "conversation: expected the name"},
+      {R"({"v":1,"type":"conversation.get","id":"r1","conversation":"c","from":-1})", kInvalid,
+       "from"},
+      {R"({"v":1,"type":"conversation.delete","id":"r1","conversation":""})", kInvalid,
+       "conversation: expected a string of 1 to 256 bytes"},
+      {R"({"v":1,"type":"conversation.fork","id":"r1","conversation":"c"})", kInvalid,
+       "to: expected"},
+      {R"({"v":1,"type":"conversation.fork","id":"r1","conversation":"c","to":")" +
+           std::string(257, 'x') + R"("})",
+       kInvalid, "to: expected a string of 1 to 256 bytes"},
       {R"({"v":1,"type":"chat","id":"r1"})", kInvalid, "messages: expected a list"},
       {R"({"v":1,"type":"chat","id":"r1","messages":[]})", kInvalid, "messages: expected a list"},
       {R"({"v":1,"type":"chat","id":"r1","messages":["Hi"]})", kInvalid, "messages[0]: expected"},
@@ -172,10 +218,27 @@ TEST(ParseRequest, RefusesAndSaysWhatWhereAndHow) {
       {Chat(R"(,"logit_bias":{"5":1e6})"), kInvalid, "logit_bias of token 5"},
       {Chat(R"(,"logit_bias":[[5]])"), kInvalid, "expected [token, bias]"},
       {Chat(R"(,"deadline":0)"), kInvalid, "deadline"},
-      {Chat(R"(,"conversation":"c1")"), kUnbuilt, "conversation"},
-      {Chat(R"(,"n":2)"), kUnbuilt, "n: this server makes one answer"},
-      {Chat(R"(,"logprobs":true)"), kUnbuilt, "logprobs"},
-      {Chat(R"(,"echo":true)"), kUnbuilt, "echo"},
+      {Chat(R"(,"conversation":7)"), kInvalid, "conversation: expected a string"},
+      {Chat(R"(,"conversation":"")"), kInvalid, "conversation: expected a string of 1 to 256"},
+      {Chat(R"(,"conversation":"c","n":2)"), kInvalid, "a conversation goes on with one answer"},
+      {Chat(R"(,"n":0)"), kInvalid, "n: expected an integer from 1 to 16"},
+      {Chat(R"(,"n":17)"), kInvalid, "n: expected an integer from 1 to 16"},
+      {Chat(R"(,"logprobs":true)"), kInvalid, "logprobs: expected an integer from 0 to 20"},
+      {Chat(R"(,"logprobs":21)"), kInvalid, "logprobs"},
+      {Chat(R"(,"echo":true)"), kInvalid, "echo: it is for complete"},
+      {Chat(R"(,"echo":1)"), kInvalid, "echo: expected true or false"},
+      {Chat(R"(,"priority":101)"), kInvalid, "priority: expected an integer from -100 to 100"},
+      {Chat(R"(,"tenant":")" + std::string(257, 'x') + R"(")"), kInvalid, "tenant"},
+      {Chat(R"(,"cache":"no")"), kInvalid, "cache: expected true or false"},
+      {Chat(R"(,"speculate":1)"), kInvalid, "speculate: expected true or false"},
+      {Chat(R"(,"context_policy":"slide")"), kInvalid, "context_policy: expected"},
+      {Chat(R"(,"context_policy":"window:0")"), kInvalid, "window:N"},
+      {Chat(R"(,"context_policy":"window:-5")"), kInvalid, "window:N"},
+      {Chat(R"(,"context_policy":"window:99999999999")"), kInvalid, "window:N"},
+      {Chat(R"(,"context_policy":"window:5x")"), kInvalid, "window:N"},
+      {Chat(R"(,"context_policy":5)"), kInvalid, "context_policy: expected a string"},
+      {Complete(R"(,"prompt":"x","conversation":"c")"), kInvalid, "conversation: it is for chat"},
+      {Complete(R"(,"prompt":"x","context_policy":"stop")"), kInvalid, "context_policy: it is"},
       {Chat(R"(,"tools":[{}])"), kUnbuilt, "tools"},
       {Complete(""), kInvalid, "found neither"},
       {Complete(R"(,"prompt":"x","tokens":[1])"), kInvalid, "found both"},

@@ -33,11 +33,15 @@ TEST(Server, StreamsAChat) {
   EXPECT_EQ(done["finish_reason"], "stop");
   EXPECT_EQ(done["text"], "You said: naïve 🚲");
   const std::string prompt = "user:naïve 🚲\nassistant:";
-  EXPECT_EQ(
-      done["usage"],
-      Json::parse(R"({"prompt_tokens":0,"completion_tokens":21,"reused_tokens":0,
-              "reused_from":{"device":0,"host":0,"disk":0,"remote":0}})")
-          .patch({{{"op", "replace"}, {"path", "/prompt_tokens"}, {"value", prompt.size()}}}));
+  EXPECT_EQ(done["usage"]["prompt_tokens"], prompt.size());
+  EXPECT_EQ(done["usage"]["completion_tokens"], 21);
+  EXPECT_EQ(done["usage"]["reused_tokens"], 0);
+  EXPECT_EQ(done["usage"]["computed_tokens"], prompt.size() + 20);
+  EXPECT_EQ(done["usage"]["reuse_limit"], "nothing_known");
+  EXPECT_EQ(done["usage"]["reused_from"],
+            Json({{"device", 0}, {"host", 0}, {"disk", 0}, {"remote", 0}}));
+  EXPECT_FALSE(done.contains("choices"));
+  EXPECT_FALSE(done.contains("dropped"));
   EXPECT_FALSE(done.contains("seed")) << "greedy answers draw no seed";
   EXPECT_TRUE(done.contains("timings"));
 }
@@ -215,7 +219,7 @@ TEST(Server, BadFramesGetAnErrorFrameAndTheServerGoesOn) {
   EXPECT_EQ(code_for({std::string(4097, ' ')}), "too_large");
   EXPECT_EQ(code_for({std::string(60000, 'x')}), "too_large");
   EXPECT_EQ(code_for({std::string(4000, '[')}), "invalid_argument");
-  EXPECT_EQ(code_for({R"({"v":1,"type":"resume","id":"r","last_seq":0})"}), "unimplemented");
+  EXPECT_EQ(code_for({R"({"v":1,"type":"resume","id":"r","last_seq":0})"}), "not_found");
   EXPECT_EQ(code_for({R"({"v":1,"type":"chat","id":"r","messages":[{"role":"assistant",)"
                       R"("content":"x"}]})"}),
             "invalid_argument");
@@ -262,7 +266,9 @@ TEST(Server, ADeadlineEndsTheRequest) {
 }
 
 TEST(Server, AHundredClientsThatVanishLeaveNothingRunning) {
-  ServedEngine served({}, std::chrono::milliseconds(1));
+  ServerOptions server_options;
+  server_options.resume_grace = std::chrono::milliseconds(50);
+  ServedEngine served(server_options, std::chrono::milliseconds(1));
   FrameClient witness(served.endpoint());
   witness.Send(ChatFrame("w", "endless"));
   for (int i = 0; i < 100; ++i) {

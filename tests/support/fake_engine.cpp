@@ -26,8 +26,15 @@ absl::StatusOr<RequestId> FakeEngine::Submit(parallel::EngineRequest request,
   if (!health_.ok()) return health_;
   if (running_.size() >= capacity_) return ResourceExhausted("the fake engine is full");
   requests_.push_back(request);
-  Running running{.request = std::move(request), .sink = std::move(sink), .script = {}};
+  Running running{.request = std::move(request), .sink = std::move(sink)};
   running.script = script_(running.request.prompt);
+  running.read = running.request.prompt;
+  for (const auto& [tenant, tokens] : known_) {
+    if (tenant != running.request.tenant || !running.request.reuse) continue;
+    const auto differs =
+        std::mismatch(tokens.begin(), tokens.end(), running.read.begin(), running.read.end() - 1);
+    running.reused = std::max(running.reused, static_cast<int32_t>(differs.first - tokens.begin()));
+  }
   running_.emplace(next_id_, std::move(running));
   changed_.notify_all();
   return next_id_++;
@@ -48,6 +55,14 @@ absl::StatusOr<parallel::EngineStatus> FakeEngine::Status() {
   status.steps = steps_;
   status.tokens_generated = generated_;
   return status;
+}
+
+parallel::TokenLogprobs FakeEngine::LogprobsOf(int32_t token, int32_t top) {
+  parallel::TokenLogprobs logprobs{.chosen = {token, -static_cast<float>(token) / 100}, .top = {}};
+  for (int32_t i = 0; i < top; ++i) {
+    logprobs.top.push_back({i, -static_cast<float>(i) / 100});
+  }
+  return logprobs;
 }
 
 absl::Status FakeEngine::Health() {
@@ -113,6 +128,16 @@ void FakeEngine::Step(std::unique_lock<std::mutex>& lock) {
       End(id, FinishReason::kCancelled, absl::OkStatus(), lock);
     } else if (held_) {
       continue;
+    } else if (running.request.prompt_logprobs && !running.prompt_told) {
+      running.prompt_told = true;
+      std::vector<parallel::TokenLogprobs> logprobs;
+      for (size_t i = 1; i < running.request.prompt.size(); ++i) {
+        logprobs.push_back(LogprobsOf(running.request.prompt[i], *running.request.logprobs));
+      }
+      const auto on_logprobs = running.sink.on_logprobs;
+      lock.unlock();
+      on_logprobs(1, logprobs);
+      lock.lock();
     } else if (running.made >= running.request.max_tokens || running.script.empty()) {
       End(id, FinishReason::kLength, absl::OkStatus(), lock);
     } else {
@@ -125,8 +150,16 @@ void FakeEngine::Step(std::unique_lock<std::mutex>& lock) {
       }
       ++running.made;
       ++generated_;
+      running.read.push_back(token);
+      const auto position = static_cast<int64_t>(running.read.size()) - 1;
       const auto on_tokens = running.sink.on_tokens;
+      const auto on_logprobs = running.sink.on_logprobs;
+      const std::optional<int32_t> top = running.request.logprobs;
       lock.unlock();
+      if (top) {
+        const parallel::TokenLogprobs logprobs = LogprobsOf(token, *top);
+        on_logprobs(position, std::span(&logprobs, 1));
+      }
       on_tokens(std::span(&token, 1));
       lock.lock();
     }
@@ -139,6 +172,13 @@ void FakeEngine::End(RequestId id, FinishReason reason, const absl::Status& stat
   parallel::Finish finish{.reason = reason, .status = status, .usage = {}};
   finish.usage.prompt_tokens = static_cast<int32_t>(found->second.request.prompt.size());
   finish.usage.completion_tokens = found->second.made;
+  finish.usage.reused_tokens = found->second.reused;
+  finish.usage.computed_tokens =
+      finish.usage.prompt_tokens - found->second.reused + std::max(0, found->second.made - 1);
+  finish.usage.reuse_limit = found->second.request.reuse ? parallel::ReuseLimit::kNothing
+                                                         : parallel::ReuseLimit::kNotAsked;
+  if (found->second.reused > 0) finish.usage.reuse_limit = parallel::ReuseLimit::kDiffers;
+  known_.emplace_back(found->second.request.tenant, std::move(found->second.read));
   const auto on_finish = found->second.sink.on_finish;
   running_.erase(found);
   lock.unlock();

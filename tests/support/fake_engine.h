@@ -14,6 +14,8 @@ namespace tandem::testing {
 
 /// An engine without a model: a thread that gives each request the tokens a script has for its
 /// prompt, one each step and request, in turn. Tests may hold it still between steps, and kill it.
+/// It remembers what it has read and written, and tells how much of a new prompt is the beginning
+/// of that, as an engine with a cache of pages would. Its log-probabilities are made of the tokens.
 /// Thread safety: all methods from any thread.
 class FakeEngine final : public parallel::Engine {
  public:
@@ -41,12 +43,19 @@ class FakeEngine final : public parallel::Engine {
   int running() const;
   std::vector<parallel::EngineRequest> requests() const;  // all submitted so far
 
+  /// The log-probabilities that it gives a token, with `top` best ones: token t has -t/100, and so
+  /// do the best, which are 0, 1, 2, ...
+  static parallel::TokenLogprobs LogprobsOf(int32_t token, int32_t top);
+
  private:
   struct Running {
     parallel::EngineRequest request;
     parallel::EngineSink sink;
-    std::vector<int32_t> script;
+    std::vector<int32_t> script = {};
+    std::vector<int32_t> read = {};  // prompt and answer so far
+    int32_t reused = 0;
     int32_t made = 0;
+    bool prompt_told = false;  // its log-probabilities
     bool cancelled = false;
   };
   void Loop();
@@ -61,6 +70,7 @@ class FakeEngine final : public parallel::Engine {
   // All below are guarded by mutex_.
   std::map<parallel::RequestId, Running> running_;
   std::vector<parallel::EngineRequest> requests_;
+  std::vector<std::pair<uint64_t, std::vector<int32_t>>> known_;  // by tenant
   parallel::RequestId next_id_ = 1;
   size_t capacity_ = 1000;
   bool held_ = false;

@@ -10,6 +10,11 @@ size_t CharacterBytes(unsigned char lead) {
   return lead < 0xF0 ? 3 : 4;
 }
 
+std::string Trimmed(std::string_view text) {
+  const size_t end = text.find_last_not_of(" \n");
+  return std::string(text.substr(0, end == std::string_view::npos ? 0 : end + 1));
+}
+
 class ByteStream final : public frontend::TextStream {
  public:
   std::string Append(int32_t token) override {
@@ -18,6 +23,7 @@ class ByteStream final : public frontend::TextStream {
     return std::exchange(held_, "");
   }
   std::string Finish() override { return std::exchange(held_, "").empty() ? "" : "\xEF\xBF\xBD"; }
+  bool whole() const override { return held_.empty(); }
 
  private:
   std::string held_;
@@ -31,14 +37,31 @@ std::vector<int32_t> ByteTokens(std::string_view text) {
   return tokens;
 }
 
-absl::StatusOr<std::vector<int32_t>> FakeTextModel::EncodeChat(
+absl::StatusOr<std::vector<frontend::TextSegment>> FakeTextModel::RenderChat(
     std::span<const frontend::ChatMessage> messages) const {
   if (messages.front().role == "assistant") {
     return InvalidArgument("the template wants the first message to be the user's");
   }
+  std::vector<frontend::TextSegment> segments;
+  for (const auto& message : messages) {
+    segments.push_back({message.role + ":", true});
+    segments.push_back({trims_ ? Trimmed(message.content) : message.content, false});
+    segments.push_back({"\n", true});
+  }
+  segments.push_back({"assistant:", true});
+  return segments;
+}
+
+absl::StatusOr<std::vector<int32_t>> FakeTextModel::EncodeRendered(
+    std::span<const frontend::TextSegment> segments) const {
   std::string text;
-  for (const auto& message : messages) text += message.role + ":" + message.content + "\n";
-  return ByteTokens(text + "assistant:");
+  for (const auto& segment : segments) text += segment.text;
+  return ByteTokens(text);
+}
+
+absl::StatusOr<std::optional<std::vector<int32_t>>> FakeTextModel::EncodeContinuation(
+    std::span<const frontend::TextSegment> segments) const {
+  return EncodeRendered(segments);
 }
 
 absl::StatusOr<std::vector<int32_t>> FakeTextModel::EncodeText(std::string_view text) const {

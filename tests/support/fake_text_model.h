@@ -21,10 +21,19 @@ class FakeTextModel final : public frontend::TextModel {
   int vocab() const override { return kEnd + 1; }
   int context() const override { return context_; }
   /// Refuses a chat whose first message is from the assistant, as some templates do.
-  absl::StatusOr<std::vector<int32_t>> EncodeChat(
+  absl::StatusOr<std::vector<frontend::TextSegment>> RenderChat(
       std::span<const frontend::ChatMessage> messages) const override;
+  absl::StatusOr<std::vector<int32_t>> EncodeRendered(
+      std::span<const frontend::TextSegment> segments) const override;
+  absl::StatusOr<std::optional<std::vector<int32_t>>> EncodeContinuation(
+      std::span<const frontend::TextSegment> segments) const override;
   absl::StatusOr<std::vector<int32_t>> EncodeText(std::string_view text) const override;
   std::unique_ptr<frontend::TextStream> NewStream() const override;
+  std::string TokenBytes(int32_t token) const override {
+    return token == kEnd ? "<end>" : std::string(1, static_cast<char>(token));
+  }
+  /// From now on its template takes white space from the end of messages, as some do.
+  void set_trims(bool trims) { trims_ = trims; }
   std::span<const int32_t> end_tokens() const override { return end_tokens_; }
   std::span<const std::string> chat_stop_strings() const override { return chat_stop_strings_; }
 
@@ -33,6 +42,7 @@ class FakeTextModel final : public frontend::TextModel {
   const std::string name_ = "bytes";
   const std::vector<int32_t> end_tokens_{kEnd};
   const std::vector<std::string> chat_stop_strings_;
+  bool trims_ = false;
 };
 
 /// The bytes as tokens of FakeTextModel.

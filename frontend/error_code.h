@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "core/status.h"
+
+namespace tandem::frontend {
+
+enum class ErrorCode : uint8_t {
+  kInvalidArgument,
+  kNotFound,
+  kTooLarge,
+  kOverloaded,
+  kUnavailable,
+  kUnimplemented,
+  kDeadlineExceeded,
+  kCancelled,
+  kInternal,
+};
+/// The code as the protocol spells it, e.g. "invalid_argument".
+std::string_view ErrorCodeName(ErrorCode code);
+/// The code that answers a failed status.
+ErrorCode ErrorCodeOf(const absl::Status& status);
+
+/// Adds a hint in how many seconds it is worth trying again.
+absl::Status WithRetryAfter(absl::Status status, double seconds);
+/// The hint of a status, if it has one.
+std::optional<double> RetryAfter(const absl::Status& status);
+
+}  // namespace tandem::frontend
