@@ -70,7 +70,9 @@ absl::StatusOr<parallel::EngineRequest> MakeEngineRequest(const TextModel& model
   const int64_t rest = int64_t{model.context()} - static_cast<int64_t>(prompt.size());
   if (rest < 0) {
     return OutOfRange(
-        "the prompt has {} tokens, but the context of {} holds {}: shorten it, or begin anew",
+        "the prompt has {} tokens, but the context of {} holds {}: shorten it, begin anew, or let "
+        "a "
+        "chat be shortened with context_policy",
         prompt.size(), model.name(), model.context());
   }
   parallel::EngineRequest request;

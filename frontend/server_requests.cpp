@@ -294,6 +294,15 @@ void Server::Finish(RequestRecord& record, size_t choice, const parallel::Finish
     next_engine_check_ = Clock::now();  // was it this request, or the engine?
     return;
   }
+  const size_t tokens = answer.prompt_logprobs + static_cast<size_t>(answer.writer->tokens());
+  if (record.wants_logprobs && answer.logprobs.size() < tokens &&
+      finish.reason != parallel::FinishReason::kCancelled) {
+    CancelInEngine(record);
+    Fail(record, ErrorCode::kInternal,
+         fmt::format("logprobs: the engine told those of {} of {} tokens", answer.logprobs.size(),
+                     tokens));
+    return;
+  }
   if (!Deliver(record, choice, answer.writer->Finish(), /*last=*/true)) return;
   answer.answer = answer.writer->Result(finish);
   answer.answer->text.clear();

@@ -5,6 +5,7 @@ itself (then the last line says how many tests passed).
 """
 
 import json
+import math
 import os
 import time
 
@@ -193,11 +194,163 @@ def test_ids_belong_to_a_connection():
 
 def test_what_is_not_built_yet_answers_unimplemented():
     with Client() as client:
-        client.send("resume", "u1", last_seq=3)
-        client.send("conversation.list", "u2")
-        client.chat("u3", "Hi", conversation="c1")
-        for id_ in ("u1", "u2", "u3"):
-            assert client.answer(id_)["code"] == "unimplemented"
+        client.chat("u1", "Hi", tools=[{"type": "function"}])
+        assert client.answer("u1")["code"] == "unimplemented"
+
+
+def ask(client, type_, **fields):
+    client.frames.pop("ask", None)
+    client.send(type_, "ask", **fields)
+    return client.wait_for("ask", type_, "error")
+
+
+def a_new_conversation():
+    return f"test-{os.getpid()}-{time.monotonic_ns()}"
+
+
+def test_a_conversation_answers_as_one_chat_with_all_messages():
+    name = a_new_conversation()
+    messages = []
+    for content in ("What is the capital of France?", "And of Italy?", "Which is larger?",
+                    "Thank you!"):
+        with Client() as client:  # another connection each turn
+            client.chat("c", content, conversation=name, max_tokens=24)
+            kept = client.answer("c")
+            check_stream(client, "c")
+            assert kept["conversation"] == name
+            messages.append({"role": "user", "content": content})
+            client.send("chat", "m", messages=messages, max_tokens=24)
+            whole = client.answer("m")
+            assert kept["text"] == whole["text"]
+            assert kept["usage"]["prompt_tokens"] == whole["usage"]["prompt_tokens"]
+            messages.append({"role": "assistant", "content": kept["text"]})
+    with Client() as client:
+        got = ask(client, "conversation.get", conversation=name)
+        assert got["messages"] == messages
+        assert got["tokens"] >= kept["usage"]["prompt_tokens"]
+        assert ask(client, "conversation.delete", conversation=name)["type"] == "conversation.delete"
+
+
+def test_conversations_are_listed_forked_and_deleted():
+    name, fork = a_new_conversation(), a_new_conversation() + "-fork"
+    with Client() as client:
+        client.chat("r1", "My name is Ada.", conversation=name, max_tokens=8)
+        client.answer("r1")
+        assert ask(client, "conversation.fork", conversation=name, to=fork)["to"] == fork
+        client.chat("r2", "One.", conversation=name, max_tokens=4)
+        client.chat("r3", "Two.", conversation=fork, max_tokens=4)
+        client.answer("r2")
+        client.answer("r3")
+        left = ask(client, "conversation.get", conversation=name)["messages"]
+        right = ask(client, "conversation.get", conversation=fork)["messages"]
+        assert left[:2] == right[:2] and left[2]["content"] == "One." and right[2]["content"] == "Two."
+        names = [entry["conversation"] for entry in ask(client, "conversation.list")["conversations"]]
+        assert name in names and fork in names
+        assert ask(client, "conversation.list", tenant="somebody else")["conversations"] == []
+        assert ask(client, "conversation.get", conversation=name, tenant="x")["code"] == "not_found"
+        for each in (name, fork):
+            assert ask(client, "conversation.delete", conversation=each)["conversation"] == each
+            assert ask(client, "conversation.delete", conversation=each)["code"] == "not_found"
+
+
+def test_a_conversation_has_one_answer_at_a_time():
+    name = a_new_conversation()
+    with Client() as client:
+        client.chat("r1", "Count to one thousand.", conversation=name, **ENDLESS)
+        client.wait_for("r1", "delta")
+        client.chat("r2", "Hello?", conversation=name)
+        busy = client.answer("r2")
+        assert busy["code"] == "overloaded" and busy["retry_after"] > 0
+        client.send("cancel", "r1")
+        seen = client.answer("r1")["text"]
+        assert ask(client, "conversation.get", conversation=name)["messages"][1]["content"] == seen
+        ask(client, "conversation.delete", conversation=name)
+
+
+def test_a_long_chat_is_shifted_or_cut_and_says_so():
+    messages = [{"role": "system", "content": "You are brief."}]
+    for i in range(400):
+        messages += [{"role": "user", "content": f"Question {i}: " + "what about this and that? " * 25},
+                     {"role": "assistant", "content": f"Answer {i}."}]
+    messages.append({"role": "user", "content": "Well?"})
+    with Client() as client:
+        context = ask(client, "status")["model"]["context"]
+        client.send("chat", "stop", messages=messages, context_policy="stop", max_tokens=1)
+        assert client.answer("stop")["code"] == "invalid_argument"
+        client.send("chat", "window", messages=messages, context_policy="window:64", max_tokens=2)
+        done = client.answer("window")
+        assert done["usage"]["prompt_tokens"] == 64
+        assert done["dropped"]["messages"] == 0 and done["dropped"]["tokens"] > context - 64
+        client.send("chat", "shift", messages=messages, context_policy="shift", max_tokens=2)
+        done = client.answer("shift")
+        assert done["type"] == "done", done
+        if context < 60_000:  # else it need not be shifted
+            assert done["dropped"]["messages"] > 0 and done["dropped"]["messages"] % 2 == 0
+            assert done["usage"]["prompt_tokens"] < context
+
+
+def test_samples_are_those_of_their_own_numbers():
+    with Client() as client:
+        fields = {"max_tokens": 8, "temperature": 1.0, "seed": 11}
+        client.chat("n3", "Tell me something.", n=3, **fields)
+        done = client.answer("n3")
+        assert [choice["index"] for choice in done["choices"]] == [0, 1, 2]
+        for index, choice in enumerate(done["choices"]):
+            deltas = [f["text"] for f in client.frames["n3"]
+                      if f["type"] == "delta" and f["index"] == index]
+            assert "".join(deltas) == choice["text"]
+        client.chat("n1", "Tell me something.", **fields)
+        assert client.answer("n1")["text"] == done["choices"][0]["text"]
+
+
+def test_logprobs_sum_up():
+    with Client() as client:
+        client.chat("r1", "What is the capital of France?", max_tokens=8, logprobs=3)
+        done = client.answer("r1")
+        check_stream(client, "r1")
+        joined = [entry for frame in client.frames["r1"] if frame["type"] == "delta"
+                  for entry in frame["logprobs"]]
+        assert joined == done["logprobs"]
+        assert len(joined) == done["usage"]["completion_tokens"]
+        for entry in joined:
+            assert entry["logprob"] <= 0 and len(entry["top"]) == 3
+            best = [top["logprob"] for top in entry["top"]]
+            assert best == sorted(best, reverse=True)
+            assert entry["logprob"] == best[0], "a greedy token is the likeliest"
+            assert sum(math.exp(value) for value in best) <= 1.0001
+
+
+def test_echo_puts_the_prompt_first():
+    with Client() as client:
+        prompt = "The capital of France is"
+        client.send("complete", "r1", prompt=prompt, max_tokens=3)
+        plain = client.answer("r1")["text"]
+        client.send("complete", "r2", prompt=prompt, max_tokens=3, echo=True)
+        assert client.answer("r2")["text"] == prompt + plain
+        client.send("complete", "r3", prompt=prompt, max_tokens=3, echo=True, logprobs=1)
+        done = client.answer("r3")
+        check_stream(client, "r3")
+        assert done["text"] == prompt + plain
+        assert len(done["logprobs"]) == sum(done["usage"][kind] for kind in ("prompt_tokens", "completion_tokens"))
+        assert done["logprobs"][0]["logprob"] is None
+        assert all(entry["logprob"] <= 0 for entry in done["logprobs"][1:])
+
+
+def test_a_client_that_comes_back_resumes_its_stream():
+    identity = b"resuming-%d" % os.getpid()
+    with Client(identity) as client:
+        client.chat("r1", "Count to one thousand.", **{**ENDLESS, "max_tokens": 300})
+        last = client.wait_for("r1", "delta")["seq"]
+        text = "".join(f["text"] for f in client.frames["r1"] if f["type"] == "delta")
+        last = [f["seq"] for f in client.frames["r1"] if f["type"] == "delta"][-1]
+    with Client(identity) as client:
+        client.send("resume", "r1", last_seq=last)
+        done = client.answer("r1")
+        rest = {f["seq"]: f["text"] for f in client.frames["r1"] if f["type"] == "delta" and f["seq"] > last}
+        assert sorted(rest) == list(range(last + 1, last + 1 + len(rest)))
+        assert text + "".join(rest[seq] for seq in sorted(rest)) == done["text"]
+        client.send("resume", "nothing")
+        assert client.answer("nothing")["code"] == "not_found"
 
 
 def test_bad_fields_say_what_and_where():
@@ -205,9 +358,12 @@ def test_bad_fields_say_what_and_where():
         for i, (fields, word) in enumerate([
                 ({"max_tokens": -1}, "max_tokens"), ({"temperature": "hot"}, "temperature"),
                 ({"top_p": 2}, "top_p"), ({"stop": [""]}, "stop"), ({"seed": -1}, "seed"),
-                ({"logit_bias": {"x": 1}}, "logit_bias"), ({"messages": []}, "messages"),
+                ({"logit_bias": {"x": 1}}, "logit_bias"), ({"n": 17}, "n:"), ({"logprobs": 21}, "logprobs"),
+                ({"tenant": "x" * 257}, "tenant"), ({"conversation": "x" * 257}, "conversation"),
+                ({"context_policy": "window:x"}, "context_policy"), ({"priority": 1000}, "priority"),
+                ({"echo": True}, "echo"), ({"messages": []}, "messages"),
                 ({"messages": [{"role": "user"}]}, "content")]):
-            id_ = f"b{i}"
+            id_ = f"bad{i}"
             client.send("chat", id_, **{"messages": [{"role": "user", "content": "x"}], **fields})
             error = client.answer(id_)
             assert error["code"] == "invalid_argument" and word in error["message"], error

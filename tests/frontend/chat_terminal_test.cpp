@@ -78,6 +78,23 @@ TEST(ChatOnAPipe, RemembersTheConversation) {
   EXPECT_EQ(prompt(3), "system:Be short.\nuser:four\nassistant:");
 }
 
+TEST(ChatOnAPipe, GoesOnWithAConversationOfTheServers) {
+  ServedEngine served;
+  ChatTerminalOptions options;
+  options.system = "Be brief.";
+  options.place.conversation = "c1";
+  EXPECT_EQ(PipedChat(served, "one\n", options).output, "You said: one\n");
+  const PipedChat again(served, "two\n/fork c2\nthree\n/conversations\n/reset\n", options);
+  EXPECT_THAT(again.output, HasSubstr("You said: two\nThis is now c2.\nYou said: three\n"));
+  EXPECT_THAT(again.output, HasSubstr("  c1: 5 messages"));
+  EXPECT_THAT(again.output, HasSubstr("* c2: 7 messages"));
+  EXPECT_THAT(again.output, HasSubstr("keeps this conversation"));
+  const auto prompt = served.engine.requests().back().prompt;
+  EXPECT_EQ(std::string(prompt.begin(), prompt.end()),
+            "system:Be brief.\nuser:one\nassistant:You said: one\nuser:two\n"
+            "assistant:You said: two\nuser:three\nassistant:");
+}
+
 TEST(ChatOnAPipe, HasCommands) {
   ServedEngine served;
   const PipedChat chat(served, "/stats\nhi\n/stats\n/help\n/nonsense\n /slash is text\n");

@@ -70,6 +70,42 @@ TEST(TextModel, OfGemmaChatsInZephyrForm) {
   EXPECT_NE(std::find(stops.begin(), stops.end(), "<|user|>"), stops.end());
 }
 
+TEST(TextModel, EncodesTheRestOfAChatAsItIsInTheWhole) {
+  for (const char* file : {"SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-q4_k_m.gguf"}) {
+    const Loaded loaded(file);
+    const TextModel& model = *loaded.model;
+    std::vector<ChatMessage> messages{{"user", "Hi <|im_end|> naïve"}};
+    const auto first = *model.EncodeChat(messages);
+    const auto first_text = *model.RenderChat(messages);
+    messages.push_back({"assistant", "Hello there."});
+    messages.push_back({"user", "And <|im_start|> now?\n\n"});
+    const auto whole = *model.RenderChat(messages);
+    size_t skip = std::string("Hello there.").size();
+    for (const TextSegment& segment : first_text) skip += segment.text.size();
+    std::vector<TextSegment> rest;
+    for (const TextSegment& segment : whole) {
+      const size_t cut = std::min(skip, segment.text.size());
+      skip -= cut;
+      if (cut < segment.text.size()) {
+        rest.push_back({segment.text.substr(cut), segment.from_template});
+      }
+    }
+    const auto more = model.EncodeContinuation(rest);
+    ASSERT_TRUE(more.ok() && more->has_value()) << more.status();
+    std::vector<int32_t> joined = first;
+    const auto answer = *model.EncodeRendered(std::vector<TextSegment>{{"Hello there.", false}});
+    const std::vector<int32_t> expected = *model.EncodeRendered(whole);
+    const bool start = answer.front() == expected.front();  // the start token is no part of it
+    joined.insert(joined.end(), answer.begin() + (start ? 1 : 0), answer.end());
+    joined.insert(joined.end(), (*more)->begin(), (*more)->end());
+    EXPECT_EQ(loaded.Decoded(joined), loaded.Decoded(expected));
+    // The template's control tokens part messages.
+    if (!start) {
+      EXPECT_EQ(joined, expected);
+    }
+  }
+}
+
 TEST(TextModel, TakesAnotherTemplate) {
   const Loaded loaded("SmolLM2-135M-Instruct.Q4_1.gguf", {.chat_template = "zephyr", .context = 0});
   const std::vector<ChatMessage> messages{{"user", "Hi"}};
