@@ -4,7 +4,7 @@
 #include <iterator>
 #include <utility>
 
-#include "frontend/error_code.h"
+#include "core/retry_after.h"
 
 namespace tandem::frontend {
 namespace {

@@ -1,16 +1,6 @@
 #include "frontend/error_code.h"
 
-#include <cstdlib>
-#include <string>
-
-#include "absl/strings/cord.h"
-
 namespace tandem::frontend {
-namespace {
-
-constexpr const char* kRetryAfter = "tandem/retry-after-seconds";
-
-}  // namespace
 
 std::string_view ErrorCodeName(ErrorCode code) {
   switch (code) {
@@ -56,21 +46,6 @@ ErrorCode ErrorCodeOf(const absl::Status& status) {
     default:
       return ErrorCode::kInternal;
   }
-}
-
-absl::Status WithRetryAfter(absl::Status status, double seconds) {
-  status.SetPayload(kRetryAfter, absl::Cord(fmt::format("{}", seconds)));
-  return status;
-}
-
-std::optional<double> RetryAfter(const absl::Status& status) {
-  const auto payload = status.GetPayload(kRetryAfter);
-  if (!payload) return std::nullopt;
-  const std::string text(*payload);
-  char* end = nullptr;
-  const double seconds = std::strtod(text.c_str(), &end);
-  if (end == text.c_str() || !(seconds >= 0)) return std::nullopt;
-  return seconds;
 }
 
 }  // namespace tandem::frontend

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string_view>
 
 #include "core/status.h"
@@ -23,10 +22,5 @@ enum class ErrorCode : uint8_t {
 std::string_view ErrorCodeName(ErrorCode code);
 /// The code that answers a failed status.
 ErrorCode ErrorCodeOf(const absl::Status& status);
-
-/// Adds a hint in how many seconds it is worth trying again.
-absl::Status WithRetryAfter(absl::Status status, double seconds);
-/// The hint of a status, if it has one.
-std::optional<double> RetryAfter(const absl::Status& status);
 
 }  // namespace tandem::frontend

@@ -7,6 +7,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/retry_after.h"
+
 namespace tandem::frontend {
 namespace {
 

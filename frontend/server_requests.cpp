@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/retry_after.h"
 #include "frontend/logprobs_json.h"
 #include "frontend/server.h"
 
