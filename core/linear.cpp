@@ -235,10 +235,19 @@ class Product {
     }
   }
 
-  /// The first kernel that is not too large.
+  /// Quantized tiles with one token read memory fastest one after the other, as one stream. Only
+  /// the longest do better several at a time, which read the token's codes once for all of them
+  /// (measured: docs/performance.md).
+  bool Suits(const TileKernel& kernel) const {
+    constexpr int64_t kLongTileColumns = 8192;
+    const bool shares_one_token = kernel.tokens == 1 && kernel.tiles > 1;
+    return !shares_one_token || !weights_->quantized() || weights_->columns() >= kLongTileColumns;
+  }
+
+  /// The first kernel that suits and is not too large.
   const TileKernel& Choose(int64_t tiles, int64_t tokens) const {
     const TileKernel* kernel = kernels_.kernels;
-    while (kernel->tiles > tiles || kernel->tokens > tokens) ++kernel;
+    while (kernel->tiles > tiles || kernel->tokens > tokens || !Suits(*kernel)) ++kernel;
     return *kernel;
   }
 

@@ -17,7 +17,7 @@ struct Avx512 {
   using Codes = __m512i;
 
   // Two tiles share each load of activations, which would else be the bottleneck. With few tokens,
-  // several tiles keep more sums in flight.
+  // several tiles keep more sums in flight, or share activations (see Product::Suits).
   template <DType kDtype>
   static void AddKernels(TileKernels& kernels) {
     if constexpr (TileFormatOf(kDtype).quantized()) {
@@ -29,6 +29,7 @@ struct Avx512 {
       AddKernel<Avx512, kDtype, 4, 1>(kernels);
     }
     AddKernel<Avx512, kDtype, 1, 2>(kernels);
+    if constexpr (TileFormatOf(kDtype).quantized()) AddKernel<Avx512, kDtype, 4, 1>(kernels);
     AddKernel<Avx512, kDtype, 1, 1>(kernels);
   }
 

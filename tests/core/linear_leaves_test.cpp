@@ -46,6 +46,24 @@ TEST_P(LeavesOfDType, LeavesHaveTheSumsOfTheReference) {
   }
 }
 
+TEST_P(LeavesOfDType, LongTilesHaveTheSumsOfTheReference) {
+  const WeightSample w = MakeWeights(GetParam(), 85, 8448, 32);
+  Rig rig;
+  const PackedMatrix matrix = rig.Pack(w);
+  const std::vector<float> x = RandomFloats(w.columns, 33);
+  constexpr int64_t kLeaf = 256;
+  std::vector<int64_t> sums;
+  std::vector<int64_t> failed(1);
+  for (int64_t r = 0; r < w.rows; ++r) {
+    sums.push_back(LeavesReference(w, r, {0, w.columns}, x.data(), kLeaf, failed[0]));
+  }
+  for (const Isa isa : AllIsas()) {
+    const Rig::Leaves found = rig.ProductLeaves(isa, matrix, x, 1, kLeaf);
+    ASSERT_EQ(found.sums, sums) << IsaName(isa);
+    ASSERT_EQ(found.failed, failed);
+  }
+}
+
 TEST_P(LeavesOfDType, LeavesAddUpToTheSameOverAnyCut) {
   const WeightSample w = MakeWeights(GetParam(), 24, 768, 20);
   constexpr int64_t kLeaf = 64;

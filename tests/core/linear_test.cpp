@@ -78,6 +78,24 @@ std::vector<DType> QuantizedDTypes() {
 INSTANTIATE_TEST_SUITE_P(All, LinearOfQuantizedDType, testing::ValuesIn(QuantizedDTypes()),
                          ParamName);
 
+TEST_P(LinearOfQuantizedDType, LongTilesHaveTheBitsOfTheReference) {
+  // Long enough that tiles share a token; 6 of them, the last not full.
+  const WeightSample w = MakeWeights(GetParam(), 85, 8448, 30);
+  for (const int threads : {1, 2}) {
+    Rig rig(threads);
+    const PackedMatrix matrix = rig.Pack(w);
+    for (const int64_t tokens : {1, 3}) {
+      const std::vector<float> x = RandomFloats(tokens * w.columns, 31);
+      const std::vector<float> expected =
+          ProductReference(w, {0, w.rows}, {0, w.columns}, x, tokens);
+      for (const Isa isa : AllIsas()) {
+        ExpectSameBits(rig.Product(isa, matrix, x, tokens), expected, std::string(IsaName(isa)));
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
 TEST_P(LinearOfQuantizedDType, ExtremeCodesStayExact) {
   // The largest sums there are: saturation anywhere would show.
   for (const CodeChoice choice : {CodeChoice::kSmallest, CodeChoice::kLargest}) {
