@@ -5,8 +5,8 @@
 namespace tandem::parallel {
 namespace {
 
-// A step with fewer prompt tokens says little about each of them.
-constexpr int32_t kTellingTokens = 4;
+// A step with fewer prompt tokens, the end of a prompt, says little about each of them.
+constexpr int32_t kTellingTokens = PromptBudget::kLeast;
 // Until so many steps were seen, the number of prompt tokens at most doubles from step to step.
 constexpr size_t kEnoughSteps = 3;
 
@@ -50,7 +50,7 @@ double PromptBudget::StepAlone(int32_t decoding) const {
 int32_t PromptBudget::Tokens(int32_t decoding) const {
   const int32_t least = std::min(kLeast, most_);
   const double alone = StepAlone(decoding);
-  if (alone == 0 || each_.empty()) return least;
+  if (alone == 0 || each_.empty()) return std::min(kFirst, most_);
   const double each = each_.Median();
   const double fit = (kMostStretch - 1) * alone;
   int32_t tokens = fit >= each * most_ ? most_ : static_cast<int32_t>(fit / each);

@@ -19,9 +19,12 @@ class PromptBudget {
  public:
   /// Time between tokens of a running stream over that without prompts, at most: below the 3 that
   /// are promised, since steps vary.
-  static constexpr double kMostStretch = 2.2;
-  /// A prompt moves on by this many tokens in any case.
-  static constexpr int32_t kLeast = 8;
+  static constexpr double kMostStretch = 2.4;
+  /// A prompt moves on by this many tokens in any case: where a token of a prompt costs as much as
+  /// one of a stream, more would break the promise.
+  static constexpr int32_t kLeast = 2;
+  /// Where nothing is known yet.
+  static constexpr int32_t kFirst = 4;
 
   /// most: tokens of a step, however short it is.
   explicit PromptBudget(int32_t most) : most_(most) {}
@@ -52,7 +55,7 @@ class PromptBudget {
   int32_t most_;
   std::map<int32_t, Recent> alone_;  // seconds of steps without prompts, by sequences that decode
   Recent each_;                      // seconds a prompt token added
-  int32_t last_ = kLeast / 2;        // prompt tokens of the last step that had any beside others
+  int32_t last_ = kFirst;            // prompt tokens of the last step that had any beside others
 };
 
 }  // namespace tandem::parallel
