@@ -29,7 +29,7 @@ struct ServerOptions {
   ConversationLimits conversations;
   ContextPolicy context_policy;  // of chats that name none
   /// How long the requests of a client that is gone go on, for it to come back and resume them.
-  std::chrono::milliseconds resume_grace{5000};
+  std::chrono::milliseconds resume_grace{2000};
   /// Log-probabilities that one request may ask for in all, since they are sent with its end.
   int64_t logprobs = 200'000;
 };

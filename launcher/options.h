@@ -48,7 +48,7 @@ struct ServeOptions {
   std::string context_policy = "stop";     // stop, shift, window:N
   int64_t max_conversations = 1024;
   int64_t conversation_memory = int64_t{256} << 20;  // bytes of all conversations
-  double resume_grace = 5;                           // seconds for a client that is gone
+  double resume_grace = 2;                           // seconds for a client that is gone
 };
 
 struct ChatOptions {
