@@ -29,7 +29,9 @@ Coordinator::Coordinator(RankSetup setup, std::unique_ptr<ControlLeader> channel
       setup_(std::move(setup)),
       channel_(std::move(channel)),
       agreement_(HostsOf(setup_.ranks)) {
-  scheduler_.SetPromptTokens([this](int32_t decoding) { return prompt_budget_.Tokens(decoding); });
+  scheduler_.SetPromptTokens([this](int32_t decoding, int32_t prompts) {
+    return prompt_budget_.Tokens(decoding, prompts);
+  });
   status_.ranks = setup_.ranks;
   status_.blocks_total = scheduler_.blocks_total();
   channel_->Listen({.on_acknowledgement =

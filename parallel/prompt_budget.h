@@ -32,8 +32,10 @@ class PromptBudget {
   /// A step took so long.
   void Add(int32_t decoding, int32_t prompt_tokens, double seconds);
 
-  /// Prompt tokens for a step in which so many sequences decode, kLeast to `most`.
-  int32_t Tokens(int32_t decoding) const;
+  /// Prompt tokens for a step in which so many sequences decode and so many wait for their first
+  /// token, kLeast to `most`. Where more wait than decode, more stand against a short step, and it
+  /// may take that much longer.
+  int32_t Tokens(int32_t decoding, int32_t prompts) const;
 
  private:
   /// The median of the last five numbers.

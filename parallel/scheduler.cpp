@@ -122,9 +122,9 @@ int32_t Scheduler::SelectDecodes() {
   return decoding;
 }
 
-int32_t Scheduler::PromptTokensBeside(int32_t decoding) const {
+int32_t Scheduler::PromptTokensBeside(int32_t decoding, int32_t prompts) const {
   if (decoding == 0 || !prompt_tokens_) return options_.prefill_chunk;
-  return std::clamp(prompt_tokens_(decoding), 1, options_.prefill_chunk);
+  return std::clamp(prompt_tokens_(decoding, prompts), 1, options_.prefill_chunk);
 }
 
 void Scheduler::SelectPrompts(int32_t decoding) {
@@ -137,7 +137,7 @@ void Scheduler::SelectPrompts(int32_t decoding) {
         Key{key.first, turns_.served(sequence.state.request.client), turns, key.second}, &sequence);
   }
   std::sort(prompts.begin(), prompts.end());
-  int32_t budget = PromptTokensBeside(decoding);
+  int32_t budget = PromptTokensBeside(decoding, static_cast<int32_t>(prompts.size()));
   int64_t logits = options_.most_logits_a_step;
   for (auto& [key, sequence] : prompts) {
     if (budget == 0) break;

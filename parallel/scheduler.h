@@ -111,7 +111,7 @@ class Scheduler {
 
   /// How many prompt tokens may be in a step in which so many sequences decode, at least 1; null:
   /// prefill_chunk.
-  void SetPromptTokens(std::function<int32_t(int32_t decoding)> tokens) {
+  void SetPromptTokens(std::function<int32_t(int32_t decoding, int32_t prompts)> tokens) {
     prompt_tokens_ = std::move(tokens);
   }
   /// Where drafts come from; null: there are none.
@@ -172,7 +172,7 @@ class Scheduler {
 
   int32_t SelectDecodes();
   void SelectPrompts(int32_t decoding);
-  int32_t PromptTokensBeside(int32_t decoding) const;
+  int32_t PromptTokensBeside(int32_t decoding, int32_t prompts) const;
   int32_t PromptTokensAllowed(const Running& sequence, int32_t budget, int64_t logits) const;
   void Place(RunningMap::iterator it, ScheduledStep& step);
   void AddWork(Running& sequence, ScheduledStep& step);
@@ -193,7 +193,7 @@ class Scheduler {
   RunningMap running_;
   std::unordered_map<RequestId, RunningKey> keys_;  // of running_
   DraftSource drafts_;
-  std::function<int32_t(int32_t)> prompt_tokens_;
+  std::function<int32_t(int32_t, int32_t)> prompt_tokens_;
   // What the next plan brings the ranks besides work.
   std::vector<SlotId> closing_;
   std::vector<OpenedSlot> opening_;

@@ -15,21 +15,32 @@ double Seconds(int32_t decoding, int32_t prompt, double each) {
 
 TEST(PromptBudget, StartsSmallAndFindsWhatFits) {
   PromptBudget budget(512);
-  EXPECT_EQ(budget.Tokens(1), PromptBudget::kFirst);
+  EXPECT_EQ(budget.Tokens(1, 1), PromptBudget::kFirst);
   for (int i = 0; i < 5; ++i) budget.Add(1, 0, Seconds(1, 0, 0));
-  EXPECT_EQ(budget.Tokens(1), PromptBudget::kFirst);
+  EXPECT_EQ(budget.Tokens(1, 1), PromptBudget::kFirst);
   int32_t largest = 0;
   for (int i = 0; i < 20; ++i) {
-    const int32_t tokens = budget.Tokens(1);
+    const int32_t tokens = budget.Tokens(1, 1);
     largest = std::max(largest, tokens);
     budget.Add(1, tokens, Seconds(1, tokens, 0.0001));
   }
   // 1.4 * 5 ms of 0.1 ms each.
-  EXPECT_NEAR(budget.Tokens(1), 70, 1);
+  EXPECT_NEAR(budget.Tokens(1, 1), 70, 1);
   EXPECT_LE(largest, 71);
   // More streams: longer steps, more room.
   for (int i = 0; i < 5; ++i) budget.Add(16, 0, Seconds(16, 0, 0));
-  EXPECT_NEAR(budget.Tokens(16), 280, 2);
+  EXPECT_NEAR(budget.Tokens(16, 1), 280, 2);
+}
+
+TEST(PromptBudget, ManyWhoWaitWeighMoreThanFewWhoDecode) {
+  PromptBudget budget(512);
+  for (int i = 0; i < 5; ++i) budget.Add(2, 0, Seconds(2, 0, 0));
+  for (int i = 0; i < 20; ++i) budget.Add(2, 8, Seconds(2, 8, 0.0005));
+  const double alone = Seconds(2, 0, 0);
+  const auto fits = [&](double stretch) { return (stretch - 1) * alone / 0.0005; };
+  EXPECT_NEAR(budget.Tokens(2, 1), fits(PromptBudget::kMostStretch), 1);
+  EXPECT_EQ(budget.Tokens(2, 2), budget.Tokens(2, 1));
+  EXPECT_NEAR(budget.Tokens(2, 10), fits(5 * PromptBudget::kMostStretch), 1);
 }
 
 TEST(PromptBudget, FollowsCostsThatGrowAndStandsNoise) {
@@ -39,25 +50,25 @@ TEST(PromptBudget, FollowsCostsThatGrowAndStandsNoise) {
   int long_steps = 0;
   for (int i = 0; i < 400; ++i) {
     const double each = 0.0001 + 0.000002 * i;
-    const int32_t tokens = budget.Tokens(1);
+    const int32_t tokens = budget.Tokens(1, 1);
     const double seconds = Seconds(1, tokens, each);
     long_steps += seconds > 3 * Seconds(1, 0, 0) ? 1 : 0;
     // One step in ten is disturbed from outside.
     budget.Add(1, tokens, random.Below(10) == 0 ? 5 * seconds : seconds);
   }
   EXPECT_LE(long_steps, 3);
-  EXPECT_GE(budget.Tokens(1), PromptBudget::kLeast);
+  EXPECT_GE(budget.Tokens(1, 1), PromptBudget::kLeast);
 }
 
 TEST(PromptBudget, KeepsWithinItsLimits) {
   PromptBudget small(4);
-  EXPECT_EQ(small.Tokens(3), 4);
+  EXPECT_EQ(small.Tokens(3, 1), 4);
   PromptBudget budget(512);
   for (int i = 0; i < 9; ++i) budget.Add(2, 0, 0.01);
   for (int i = 0; i < 20; ++i) budget.Add(2, 8, 0.01);  // prompt tokens cost nothing
-  EXPECT_EQ(budget.Tokens(2), 512);
+  EXPECT_EQ(budget.Tokens(2, 1), 512);
   for (int i = 0; i < 9; ++i) budget.Add(2, 8, 10.0);
-  EXPECT_EQ(budget.Tokens(2), PromptBudget::kLeast);
+  EXPECT_EQ(budget.Tokens(2, 1), PromptBudget::kLeast);
 }
 
 TEST(ClientTurns, WhoComesBackHasNoCreditAndKeepsItsDebt) {

@@ -214,7 +214,7 @@ TEST(Scheduler, WithoutPagesTheNewestMakesRoom) {
 
 TEST(Scheduler, PromptsBesideStreamsAreCutAsAsked) {
   Bench bench;
-  bench.scheduler.SetPromptTokens([](int32_t decoding) { return 10 * decoding; });
+  bench.scheduler.SetPromptTokens([](int32_t decoding, int32_t) { return 10 * decoding; });
   bench.scheduler.Add(1, Request(Tokens(0, 10), 200));
   bench.Step();
   bench.scheduler.Add(2, Request(Tokens(3, 100), 5));
