@@ -52,8 +52,7 @@ int32_t PromptBudget::Tokens(int32_t decoding, int32_t prompts) const {
   const double alone = StepAlone(decoding);
   if (alone == 0 || each_.empty()) return std::min(kFirst, most_);
   const double each = each_.Median();
-  const double outnumbered = std::max(1.0, static_cast<double>(prompts) / decoding);
-  const double fit = (kMostStretch * outnumbered - 1) * alone;
+  const double fit = (kMostStretch - 1) * alone * std::max(prompts, 1);
   int32_t tokens = fit >= each * most_ ? most_ : static_cast<int32_t>(fit / each);
   if (each_.count() < kEnoughSteps) tokens = std::min(tokens, 2 * last_);
   return std::clamp(tokens, least, most_);

@@ -32,9 +32,9 @@ class PromptBudget {
   /// A step took so long.
   void Add(int32_t decoding, int32_t prompt_tokens, double seconds);
 
-  /// Prompt tokens for a step in which so many sequences decode and so many wait for their first
-  /// token, kLeast to `most`. Where more wait than decode, more stand against a short step, and it
-  /// may take that much longer.
+  /// Prompt tokens for a step in which so many sequences decode and so many read their prompts,
+  /// kLeast to `most`. Each prompt gets the room that one alone would have: whoever waits for a
+  /// first token counts as much as who waits for the next one, and small steps waste the machine.
   int32_t Tokens(int32_t decoding, int32_t prompts) const;
 
  private:

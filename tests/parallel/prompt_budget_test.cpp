@@ -32,15 +32,14 @@ TEST(PromptBudget, StartsSmallAndFindsWhatFits) {
   EXPECT_NEAR(budget.Tokens(16, 1), 280, 2);
 }
 
-TEST(PromptBudget, ManyWhoWaitWeighMoreThanFewWhoDecode) {
+TEST(PromptBudget, EachPromptGetsTheRoomOfOne) {
   PromptBudget budget(512);
   for (int i = 0; i < 5; ++i) budget.Add(2, 0, Seconds(2, 0, 0));
   for (int i = 0; i < 20; ++i) budget.Add(2, 8, Seconds(2, 8, 0.0005));
-  const double alone = Seconds(2, 0, 0);
-  const auto fits = [&](double stretch) { return (stretch - 1) * alone / 0.0005; };
-  EXPECT_NEAR(budget.Tokens(2, 1), fits(PromptBudget::kMostStretch), 1);
-  EXPECT_EQ(budget.Tokens(2, 2), budget.Tokens(2, 1));
-  EXPECT_NEAR(budget.Tokens(2, 10), fits(5 * PromptBudget::kMostStretch), 1);
+  const double one = (PromptBudget::kMostStretch - 1) * Seconds(2, 0, 0) / 0.0005;
+  EXPECT_NEAR(budget.Tokens(2, 1), one, 1);
+  EXPECT_NEAR(budget.Tokens(2, 10), 10 * one, 1);
+  EXPECT_EQ(budget.Tokens(2, 100), 512);
 }
 
 TEST(PromptBudget, FollowsCostsThatGrowAndStandsNoise) {
