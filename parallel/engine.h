@@ -8,10 +8,13 @@
 #include <string>
 #include <vector>
 
+#include "core/logprobs.h"
 #include "core/sampler.h"
 #include "core/status.h"
 
 namespace tandem::parallel {
+
+inline constexpr int32_t kMostLogprobs = 64;
 
 /// A request as the engine sees it: token ids in, token ids out. Text, stop strings and templates
 /// belong to frontend/.
@@ -21,9 +24,12 @@ struct EngineRequest {
   core::SamplingParams sampling;
   std::vector<int32_t> stop_tokens;  // end-of-generation tokens; not reported as output
   bool want_prompt_logits = false;   // every prompt token's logits are delivered
-  /// Set: every answer token comes with its log-probability and those of this many best tokens.
+  /// Set: every answer token comes with its log-probability and those of this many best tokens, 0
+  /// to kMostLogprobs.
   std::optional<int32_t> logprobs;
-  bool prompt_logprobs = false;  // and so does every prompt token from the second on
+  /// And so does every prompt token from the second on. No cached pages are taken then: the logits
+  /// of their tokens are not kept.
+  bool prompt_logprobs = false;
 
   uint64_t tenant = 0;   // cached pages are shared only among requests of one tenant
   uint64_t client = 0;   // requests of different clients take turns
@@ -33,20 +39,8 @@ struct EngineRequest {
       true;  // let the engine guess ahead, where it does at all; the answer is the same
 };
 
-/// A token and how likely the model itself finds it: the logarithm of the softmax of its logits,
-/// before bias, penalties, temperature and filters.
-struct TokenLogprob {
-  int32_t token = 0;
-  float logprob = 0;
-  bool operator==(const TokenLogprob&) const = default;
-};
-
-/// One token of a prompt or answer, and the likeliest ones in its place.
-struct TokenLogprobs {
-  TokenLogprob chosen;
-  std::vector<TokenLogprob> top;  // best first; ties by the lowest id
-  bool operator==(const TokenLogprobs&) const = default;
-};
+using core::TokenLogprob;
+using core::TokenLogprobs;
 
 /// Why a request took no more cached pages than it did.
 enum class ReuseLimit : uint8_t {

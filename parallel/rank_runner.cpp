@@ -236,7 +236,6 @@ void RankRunner::TakeSamples(const SequenceWork& work, int64_t first_token,
                          work.drafts[static_cast<size_t>(i)] == *token;
     if (!guessed) break;
   }
-  if (result.failure) result.tokens.clear();
 }
 
 void RankRunner::AddToDigest(const Digest& plan_hash, StepResult& result) {

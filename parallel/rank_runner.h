@@ -23,10 +23,9 @@ struct NumericFailure {
 
 /// What a step gave for one sequence.
 struct SequenceResult {
-  /// Sampled, if the plan asked and nothing failed: one, and one more for each draft that was
-  /// right.
+  /// Sampled, if the plan asked: one, and one more for each draft that was right, up to a failure.
   std::vector<int32_t> tokens;
-  std::optional<NumericFailure> failure;  // the first one; the request fails
+  std::optional<NumericFailure> failure;  // the first one; the request fails behind these tokens
 };
 
 struct StepResult {
