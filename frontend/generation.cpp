@@ -170,6 +170,12 @@ absl::StatusOr<Answer> Generate(parallel::Engine& engine, const TextModel& model
     box->changed.notify_one();
   };
   sink.on_logits = callbacks.on_logits;
+  if (callbacks.on_logprobs) {
+    sink.on_logprobs = [give = callbacks.on_logprobs](
+                           int64_t, std::span<const parallel::TokenLogprobs> logprobs) {
+      give(logprobs);
+    };
+  }
   sink.on_finish = [box](const parallel::Finish& finish) {
     const std::lock_guard lock(box->mutex);
     box->finish = finish;

@@ -133,6 +133,8 @@ struct GenerateCallbacks {
   std::function<void(std::string_view text)> on_text;  // from the calling thread; may be empty
   /// From the engine's thread; set: every prompt token's logits are delivered.
   std::function<void(int64_t position, std::span<const float> logits)> on_logits;
+  /// From the engine's thread; with `logprobs` in the parameters: of answer tokens, in order.
+  std::function<void(std::span<const parallel::TokenLogprobs> logprobs)> on_logprobs = nullptr;
 };
 
 /// One answer, waited for: what `tandem generate` does. stop strings of `params` only. Errors are

@@ -63,6 +63,10 @@ void AddModelOptions(CLI::App& app, ModelOptions& o) {
       ->check(CLI::Range(1, 4096));
   Add(app, "--max-waiting", o.max_waiting, "requests that may wait; more are refused as overloaded")
       ->check(CLI::Range(0, 1 << 20));
+  WithEnvironment(app.add_flag(
+      "--speculate", o.speculate,
+      "guess tokens ahead from what the text said before and verify them in one step: faster "
+      "where it repeats itself, and the same answer"));
   Add(app, "--control-interface", o.control_interface,
       "network interface or address from which rank 0 reaches the others");
   Add(app, "--collective-timeout", o.collective_timeout,
@@ -233,6 +237,9 @@ class CommandLine {
     Add(app, "--logits", o.logits_file,
         "write the prompt's logits, float32 [positions, vocab], to this .npy file");
     app.add_flag("--json", o.json, "one JSON document on standard output");
+    Add(app, "--logprobs", o.generation.logprobs,
+        "with --json: the log-probability of every token, and those of this many likeliest ones")
+        ->check(CLI::Range(0, parallel::kMostLogprobs));
     AddGenerationOptions(app, o.generation);
     AddLaunchOptions(app, o.launch);
     AddModelOptions(app, o.model);

@@ -28,6 +28,7 @@ struct ModelOptions {
   int prefill_chunk = 512;         // prompt tokens a step
   int max_running = 64;            // requests in progress at once
   int max_waiting = 256;           // requests in the queue
+  bool speculate = false;          // guess tokens ahead and verify them in one step
   std::string control_interface;   // where rank 0 sends plans from; empty: chosen
   double collective_timeout = 60;  // seconds until a meeting of the ranks counts as hanging
 };

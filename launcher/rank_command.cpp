@@ -36,6 +36,7 @@ std::vector<std::string> CommandOfRanks(const std::string& name, const ModelOpti
   add("--max-running", fmt::format("{}", o.max_running));
   add("--max-waiting", fmt::format("{}", o.max_waiting));
   add("--collective-timeout", fmt::format("{}", o.collective_timeout));
+  if (o.speculate) command.push_back("--speculate");
   if (!o.kv_dtype.empty()) add("--kv-dtype", o.kv_dtype);
   if (!o.weights.empty()) add("--weights", fmt::format("{}", fmt::join(o.weights, ",")));
   if (!o.control_interface.empty()) add("--control-interface", o.control_interface);

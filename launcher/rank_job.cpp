@@ -132,6 +132,7 @@ class Rank {
     rank.options.max_running = options_.max_running;
     rank.options.max_waiting = options_.max_waiting;
     rank.options.prefill_chunk = options_.prefill_chunk;
+    rank.options.speculate = options_.speculate;
     rank.options.kv_memory = options_.kv_memory;
     rank.options.kv_dtype = choices_.kv_dtype;
     rank.options.device = std::string(operations_->device_name());

@@ -32,6 +32,12 @@ Coordinator::Coordinator(RankSetup setup, std::unique_ptr<ControlLeader> channel
   scheduler_.SetPromptTokens([this](int32_t decoding, int32_t prompts) {
     return prompt_budget_.Tokens(decoding, prompts);
   });
+  if (options_.speculate) {
+    scheduler_.SetDraftSource(
+        [this](const RequestState& request, int32_t most, int32_t step_tokens) {
+          return speculation_.Guess(request, most, step_tokens);
+        });
+  }
   status_.ranks = setup_.ranks;
   status_.blocks_total = scheduler_.blocks_total();
   channel_->Listen({.on_acknowledgement =
@@ -141,7 +147,7 @@ absl::Status Coordinator::Step() {
   }
   if (current_) {
     std::optional<InFlight> ahead;
-    if (options_.plan_ahead) {
+    if (options_.plan_ahead && !speculation_.WorthWaiting(current_->step)) {
       TANDEM_ASSIGN_OR_RETURN(ahead, Schedule());
     }
     const auto begin = std::chrono::steady_clock::now();
@@ -149,6 +155,7 @@ absl::Status Coordinator::Step() {
                             setup_.runner->Execute(current_->step.plan, current_->hash));
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
     prompt_budget_.Add(current_->step.decoding, current_->step.prompt_tokens, took.count());
+    speculation_.StepTook(current_->step, took.count());
     TANDEM_RETURN_IF_ERROR(Commit(*current_, result));
     current_ = std::move(ahead);
   }
@@ -164,6 +171,7 @@ void Coordinator::TakeInbox() {
   }
   for (auto& [id, request] : inbox.requests) scheduler_.Add(id, std::move(request));
   for (const RequestId id : inbox.cancelled) {
+    speculation_.End(id);
     if (scheduler_.Cancel(id)) open_.Finish(id, FinishReason::kCancelled, absl::OkStatus());
   }
 }
@@ -175,6 +183,10 @@ absl::StatusOr<std::optional<Coordinator::InFlight>> Coordinator::Schedule() {
   uint64_t reused_tokens = 0;
   for (const Admission& admission : step->admitted) {
     open_.Admitted(admission.id, admission.reused_tokens, admission.reuse_limit);
+    const RequestState* state = scheduler_.FindRunning(admission.id);
+    if (options_.speculate && state != nullptr && state->request.speculate) {
+      speculation_.Begin(*state);
+    }
     if (admission.again) continue;
     prompt_tokens += static_cast<uint64_t>(admission.prompt_tokens);
     reused_tokens += static_cast<uint64_t>(admission.reused_tokens);
@@ -196,6 +208,8 @@ absl::Status Coordinator::Commit(const InFlight& flight, const StepResult& resul
   uint64_t generated = 0;
   uint64_t prefilled = 0;
   uint64_t finished = 0;
+  uint64_t drafted = 0;
+  uint64_t accepted = 0;
   const auto vocab = static_cast<size_t>(limits_.vocab);
   for (const RequestEvent& event : scheduler_.Commit(flight.step, result)) {
     for (size_t row = 0; row * vocab < event.logits.size(); ++row) {
@@ -203,9 +217,20 @@ absl::Status Coordinator::Commit(const InFlight& flight, const StepResult& resul
                    event.logits.subspan(row * vocab, vocab));
     }
     open_.Computed(event.id, event.computed);
+    open_.Drafted(event.id, event.drafted, event.accepted);
+    speculation_.Take(event);
+    prefilled += static_cast<uint64_t>(event.prefilled);
+    drafted += static_cast<uint64_t>(event.drafted);
+    accepted += static_cast<uint64_t>(event.accepted);
+    if (const absl::Status scored = DeliverScores(event); !scored.ok()) {
+      if (!event.finish) scheduler_.Cancel(event.id);
+      speculation_.End(event.id);
+      open_.Finish(event.id, FinishReason::kFailed, scored);
+      ++finished;
+      continue;
+    }
     for (const int32_t token : event.tokens) open_.Token(event.id, token);
     generated += event.tokens.size();
-    prefilled += static_cast<uint64_t>(event.prefilled);
     if (event.finish) {
       open_.Finish(event.id, *event.finish, event.status);
       ++finished;
@@ -218,6 +243,23 @@ absl::Status Coordinator::Commit(const InFlight& flight, const StepResult& resul
   ++status_.steps;
   status_.tokens_generated += generated;
   status_.tokens_prefilled += prefilled;
+  status_.drafted_tokens += drafted;
+  status_.accepted_tokens += accepted;
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::DeliverScores(const RequestEvent& event) {
+  if (event.scored.empty()) return absl::OkStatus();
+  std::vector<TokenLogprobs> logprobs;
+  for (const ScoredToken& scored : event.scored) {
+    auto of_token = core::LogprobsOf(scored.logits, scored.token, event.best_logprobs);
+    if (!of_token) {
+      return Internal("numeric failure at position {}: a logit was not finite",
+                      scored.position - 1);
+    }
+    logprobs.push_back(*std::move(of_token));
+  }
+  open_.Logprobs(event.id, event.scored.front().position, logprobs);
   return absl::OkStatus();
 }
 

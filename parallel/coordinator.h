@@ -18,6 +18,7 @@
 #include "parallel/rank_setup.h"
 #include "parallel/rate_meter.h"
 #include "parallel/scheduler.h"
+#include "parallel/speculation.h"
 
 namespace tandem::parallel {
 
@@ -26,6 +27,7 @@ struct CoordinatorOptions {
   /// Send the next plan while a step runs. Worth it where plans travel; a step is wasted when a
   /// sequence ends with a stop token.
   bool plan_ahead = false;
+  bool speculate = false;  // draft, where requests let us
   /// When this rank's own step fails, how long to wait for the channel to name the rank that died,
   /// which says more.
   std::chrono::milliseconds blame_wait{1000};
@@ -74,6 +76,7 @@ class Coordinator final : public Engine {
   void TakeInbox();
   absl::StatusOr<std::optional<InFlight>> Schedule();
   absl::Status Commit(const InFlight& flight, const StepResult& result);
+  absl::Status DeliverScores(const RequestEvent& event);
   void PublishStatus();
   int32_t SecondsUntilRoom();
   void Die(const absl::Status& why);
@@ -87,6 +90,7 @@ class Coordinator final : public Engine {
   // Used by the step thread alone.
   Scheduler scheduler_;
   PromptBudget prompt_budget_;
+  Speculation speculation_;
   RankSetup setup_;
   std::optional<InFlight> current_;
 

@@ -45,9 +45,7 @@ std::vector<int32_t> Drafter::Guess(int32_t most, double price) {
   most = std::min({most, kMostDrafts, static_cast<int32_t>(std::min(paid_for, 1e6))});
   const int32_t count = Worthwhile(match_, most, price);
   if (count <= 0) return {};
-  ledger_ -= count * price;
-  drafted_ += count;
-  pending_ = true;
+  price_ = price;
   return index_.Continue(match_, count);
 }
 
@@ -63,14 +61,8 @@ void Drafter::Learn(int32_t token) {
   if (index_.tokens()[static_cast<size_t>(match_.next)] == token) odds.right += 1;
 }
 
-void Drafter::Take(std::span<const int32_t> tokens) {
-  if (tokens.empty()) return;
-  if (pending_) {
-    const auto right = static_cast<int64_t>(tokens.size()) - 1;
-    accepted_ += right;
-    ledger_ += static_cast<double>(right);
-    pending_ = false;
-  }
+void Drafter::Take(std::span<const int32_t> tokens, int32_t drafted, int32_t accepted) {
+  ledger_ += accepted - drafted * price_;
   for (const int32_t token : tokens) {
     Learn(token);
     index_.Append(token);

@@ -27,21 +27,15 @@ class Drafter {
   explicit Drafter(std::span<const int32_t> prompt);
 
   /// Guesses of the tokens that come next: at most `most` of them, maybe none. price:
-  /// StepCost::Price of the step that will carry them. They are paid for from now on; the next Take
-  /// must be of what that step gave.
+  /// StepCost::Price of the step that will carry them.
   std::vector<int32_t> Guess(int32_t most, double price);
 
   /// Whether a guess is likely once the next token is known.
   bool Hopeful(double price) const;
 
-  /// Tokens of the answer: of a step with drafts all that it gave, one more than guesses that were
-  /// right; else any.
-  void Take(std::span<const int32_t> tokens);
-
-  /// Whether Guess gave some since the last Take.
-  bool under_way() const { return pending_; }
-  int64_t drafted() const { return drafted_; }
-  int64_t accepted() const { return accepted_; }
+  /// Tokens of the answer that a step gave which carried the first `drafted` of the last guesses,
+  /// `accepted` of them right.
+  void Take(std::span<const int32_t> tokens, int32_t drafted, int32_t accepted);
 
  private:
   struct Odds {
@@ -58,9 +52,7 @@ class Drafter {
   DraftIndex::Match match_;  // of the tokens so far
   std::array<Odds, kLengthClasses> odds_;
   double ledger_ = kFirstAllowance;
-  bool pending_ = false;
-  int64_t drafted_ = 0;
-  int64_t accepted_ = 0;
+  double price_ = 0;  // of the last guesses
 };
 
 }  // namespace tandem::parallel

@@ -43,6 +43,15 @@ void OpenRequests::Computed(RequestId id, int32_t tokens) {
   if (const auto request = Find(id)) request->usage.computed_tokens += tokens;
 }
 
+void OpenRequests::Drafted(RequestId id, int32_t drafted, int32_t accepted) {
+  if (drafted == 0) return;
+  const std::lock_guard delivery(delivery_);
+  const auto request = Find(id);
+  if (!request) return;
+  request->usage.drafted_tokens += drafted;
+  request->usage.accepted_tokens += accepted;
+}
+
 void OpenRequests::Logits(RequestId id, int64_t position, std::span<const float> logits) {
   const std::lock_guard delivery(delivery_);
   const auto request = Find(id);

@@ -26,6 +26,8 @@ class OpenRequests {
   void Preempted(RequestId id);
   /// So many of its tokens were computed.
   void Computed(RequestId id, int32_t tokens);
+  /// So many of its tokens were guessed ahead, and so many of those were right.
+  void Drafted(RequestId id, int32_t drafted, int32_t accepted);
   void Logits(RequestId id, int64_t position, std::span<const float> logits);
   void Logprobs(RequestId id, int64_t position, std::span<const TokenLogprobs> logprobs);
   void Token(RequestId id, int32_t token);

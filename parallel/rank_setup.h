@@ -29,6 +29,7 @@ struct RankOptions {
   /// allows; 0: the model's context, or 8192 where that is longer.
   int32_t kv_sequence_tokens = 0;
   core::KvDtype kv_dtype = core::KvDtype::kF16;
+  bool speculate = false;                // draft, where requests let us
   uint64_t epoch = 0;                    // number of this life of the rank job
   std::string device = "cpu";            // for status
   std::function<void()> on_step_thread;  // called by the thread that runs the steps, first

@@ -20,11 +20,12 @@ struct RequestState {
   EngineRequest request;
   int32_t limit = 0;            // answer tokens that fit
   std::vector<int32_t> tokens;  // the prompt, and the answer so far
-  int32_t logits_given = 0;     // prompt positions whose logits were delivered
+  int32_t logits_given = 0;     // prompt positions whose logits were delivered or scored
   int32_t preemptions = 0;      // so far
 
   int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
   int32_t token_count() const { return static_cast<int32_t>(tokens.size()); }
+  bool wants_prompt_rows() const { return request.want_prompt_logits || request.prompt_logprobs; }
   int32_t answered() const { return token_count() - prompt_tokens(); }
 };
 

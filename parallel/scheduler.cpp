@@ -29,6 +29,9 @@ absl::Status Scheduler::Check(const SchedulerOptions& options, const EngineReque
   if (request.max_tokens < 0) {
     return InvalidArgument("max_tokens is {}, expected 0 or more", request.max_tokens);
   }
+  if (request.logprobs && (*request.logprobs < 0 || *request.logprobs > kMostLogprobs)) {
+    return InvalidArgument("logprobs is {}, expected 0 to {}", *request.logprobs, kMostLogprobs);
+  }
   for (size_t i = 0; i < request.prompt.size(); ++i) {
     if (request.prompt[i] < 0 || request.prompt[i] >= options.vocab) {
       return InvalidArgument("prompt token {} at position {} is outside the vocabulary (0 to {})",
@@ -78,6 +81,7 @@ std::optional<ScheduledStep> Scheduler::Schedule() {
     running = running_.size();
     step.decoding = SelectDecodes();
     SelectPrompts(step.decoding);
+    SelectDrafts();
     // The first are given memory first, so who is preempted for it has no work in the plan yet.
     for (auto it = running_.begin(); it != running_.end();) {
       const RunningKey key = it->first;
@@ -111,15 +115,31 @@ int32_t Scheduler::SelectDecodes() {
     if (!sequence.can_decode()) continue;
     sequence.wanted = 1;
     ++decoding;
-    const RequestState& state = sequence.state;
-    const int32_t most = state.limit - sequence.samples - 1;
-    // Only of what is known can be guessed how it goes on.
-    if (!drafts_ || !state.request.speculate || most <= 0) continue;
-    if (sequence.samples != state.answered()) continue;
-    sequence.drafts = drafts_(state, most);
-    TANDEM_CHECK(static_cast<int32_t>(sequence.drafts.size()) <= most, "more drafts than asked");
   }
   return decoding;
+}
+
+void Scheduler::SelectDrafts() {
+  if (!drafts_) return;
+  int32_t tokens = 0;
+  for (const auto& [key, sequence] : running_) tokens += sequence.wanted;
+  for (auto& [key, sequence] : running_) {
+    const RequestState& state = sequence.state;
+    // Only of what is known can be guessed how it goes on.
+    if (sequence.wanted == 0 || sequence.in_prompt() || !state.request.speculate) continue;
+    if (sequence.samples != state.answered()) continue;
+    int32_t most = std::min(state.limit - sequence.samples, options_.prefill_chunk) - 1;
+    if (state.request.logprobs) {
+      // Their logits are gathered, so they share the room for those.
+      const int64_t rows =
+          options_.most_logits_a_step / options_.vocab / static_cast<int64_t>(running_.size());
+      most = static_cast<int32_t>(std::min<int64_t>(most, rows - 1));
+    }
+    if (most <= 0) continue;
+    sequence.drafts = drafts_(state, most, tokens);
+    TANDEM_CHECK(static_cast<int32_t>(sequence.drafts.size()) <= most, "more drafts than asked");
+    tokens += static_cast<int32_t>(sequence.drafts.size());
+  }
 }
 
 int32_t Scheduler::PromptTokensBeside(int32_t decoding, int32_t prompts) const {
@@ -143,7 +163,7 @@ void Scheduler::SelectPrompts(int32_t decoding) {
     if (budget == 0) break;
     sequence->wanted = PromptTokensAllowed(*sequence, budget, logits);
     budget -= sequence->wanted;
-    if (sequence->state.request.want_prompt_logits) {
+    if (sequence->state.wants_prompt_rows()) {
       logits -= int64_t{sequence->wanted} * options_.vocab;
     }
   }
@@ -153,7 +173,7 @@ int32_t Scheduler::PromptTokensAllowed(const Running& sequence, int32_t budget,
                                        int64_t logits) const {
   const int32_t tokens = std::min(budget, sequence.given - sequence.positions);
   const RequestState& state = sequence.state;
-  if (!state.request.want_prompt_logits || sequence.positions >= state.prompt_tokens()) {
+  if (!state.wants_prompt_rows() || sequence.positions >= state.prompt_tokens()) {
     return tokens;
   }
   // After a preemption, logits that were delivered are not gathered again.
@@ -196,7 +216,7 @@ void Scheduler::AddWork(Running& sequence, ScheduledStep& step) {
     const auto first = state.tokens.begin() + sequence.positions;
     work.tokens.assign(first, first + sequence.wanted);
     step.prompt_tokens += sequence.wanted;
-    const bool wants_logits = state.request.want_prompt_logits &&
+    const bool wants_logits = state.wants_prompt_rows() &&
                               sequence.positions >= state.logits_given &&
                               sequence.positions < state.prompt_tokens();
     if (wants_logits) work.gather = GatherLogits::kAll;
@@ -206,6 +226,9 @@ void Scheduler::AddWork(Running& sequence, ScheduledStep& step) {
   sequence.drafts.clear();
   sequence.positions += sequence.wanted;
   work.sample = !sequence.in_prompt() && sequence.samples < state.limit;
+  if (work.sample && state.request.logprobs && work.gather == GatherLogits::kNone) {
+    work.gather = GatherLogits::kSampled;
+  }
   sequence.samples += work.sample_rows();
   if (!work.drafts.empty()) {
     sequence.drafting = true;
@@ -256,6 +279,11 @@ Scheduler::RunningMap::iterator Scheduler::FindLife(RequestId id, uint64_t life)
   return it->second.life == life ? it : running_.end();
 }
 
+const RequestState* Scheduler::FindRunning(RequestId id) const {
+  const auto key = keys_.find(id);
+  return key == keys_.end() ? nullptr : &running_.at(key->second).state;
+}
+
 std::vector<RequestEvent> Scheduler::Commit(const ScheduledStep& step, const StepResult& result) {
   std::vector<RequestEvent> events;
   std::span<const float> logits = result.logits;
@@ -271,15 +299,22 @@ std::vector<RequestEvent> Scheduler::Commit(const ScheduledStep& step, const Ste
     // It may have ended, or been preempted, while this step was under way.
     const auto it = FindLife(step.requests[s], step.lives[s]);
     if (it == running_.end()) continue;
+    const RequestState& state = it->second.state;
+    const bool of_prompt = work.gather == GatherLogits::kAll && state.request.want_prompt_logits;
     RequestEvent event{.id = step.requests[s],
                        .first_logit_position = work.start_position,
-                       .logits = own_logits,
+                       .logits = of_prompt ? own_logits : std::span<const float>(),
+                       .scored = {},
+                       .best_logprobs = state.request.logprobs.value_or(0),
                        .prefilled = static_cast<int32_t>(work.tokens.size()),
                        .computed = work.token_count(),
                        .tokens = {},
+                       .drafted = static_cast<int32_t>(work.drafts.size()),
+                       .accepted = 0,
                        .finish = {},
                        .status = {}};
     TakeOutcome(it->second, work, result.sequences[s], event);
+    AddScored(state, work, own_logits, event);
     if (event.finish) End(it, *event.finish != FinishReason::kFailed);
     events.push_back(std::move(event));
   }
@@ -289,6 +324,8 @@ std::vector<RequestEvent> Scheduler::Commit(const ScheduledStep& step, const Ste
 void Scheduler::TakeOutcome(Running& sequence, const SequenceWork& work,
                             const SequenceResult& outcome, RequestEvent& event) {
   RequestState& state = sequence.state;
+  // A guess was computed with if it was right, and part of the answer if that went on so far.
+  event.accepted = std::max<int32_t>(static_cast<int32_t>(outcome.tokens.size()) - 1, 0);
   event.finish = TakeTokens(sequence, outcome.tokens, event);
   turns_.Charge(state.request.client,
                 kAnswerTokenCharge * static_cast<int64_t>(event.tokens.size()));
@@ -300,22 +337,45 @@ void Scheduler::TakeOutcome(Running& sequence, const SequenceWork& work,
                             outcome.failure->in_logits ? "" : " or out of range");
     return;
   }
-  // A guess was computed with if it was right, and part of the answer if that went on so far.
-  const auto right = std::max<int32_t>(static_cast<int32_t>(outcome.tokens.size()) - 1, 0);
   sequence.committed =
-      std::min(work.start_position + work.known_count() + right, state.token_count());
+      std::min(work.start_position + work.known_count() + event.accepted, state.token_count());
   if (!work.drafts.empty()) {
     sequence.drafting = false;
     sequence.positions = sequence.committed;
     sequence.samples = state.answered();
   }
-  if (!event.logits.empty()) state.logits_given = work.start_position + event.prefilled;
+  if (work.gather == GatherLogits::kAll) {
+    state.logits_given = work.start_position + event.prefilled;
+  }
   if (sequence.committed == sequence.given) {
     // The end of a prompt, for others of the same prompt; what follows is written behind it.
     sequence.pages.AddTail(state.tokens, sequence.committed);
     if (state.limit == 0) event.finish = FinishReason::kLength;
   } else {
     sequence.pages.AddFull(state.tokens, sequence.committed);
+  }
+}
+
+void Scheduler::AddScored(const RequestState& state, const SequenceWork& work,
+                          std::span<const float> logits, RequestEvent& event) const {
+  const auto vocab = static_cast<size_t>(options_.vocab);
+  const auto row = [&](size_t number) { return logits.subspan(number * vocab, vocab); };
+  const bool failed = event.finish == FinishReason::kFailed;
+  if (state.request.prompt_logprobs && work.gather == GatherLogits::kAll && !failed) {
+    const auto& prompt = state.request.prompt;
+    auto position = static_cast<size_t>(work.start_position) + 1;
+    for (size_t i = 0; i < work.tokens.size() && position < prompt.size(); ++i, ++position) {
+      event.scored.push_back({.position = static_cast<int64_t>(position),
+                              .token = prompt[position],
+                              .logits = row(i)});
+    }
+  }
+  if (!state.request.logprobs) return;
+  const auto first_sampled = static_cast<size_t>(work.logit_rows() - work.sample_rows());
+  int64_t position = int64_t{work.start_position} + work.known_count();
+  for (size_t i = 0; i < event.tokens.size(); ++i, ++position) {
+    event.scored.push_back(
+        {.position = position, .token = event.tokens[i], .logits = row(first_sampled + i)});
   }
 }
 

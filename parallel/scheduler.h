@@ -29,7 +29,7 @@ struct SchedulerOptions {
   std::vector<int64_t> blocks;             // [layer groups] blocks of the pool
   int32_t max_running = 64;                // slots
   int32_t prefill_chunk = 512;             // prompt tokens a step, over all sequences
-  int64_t most_logits_a_step = 1 << 24;    // floats gathered for want_prompt_logits
+  int64_t most_logits_a_step = 1 << 24;    // floats gathered of prompts' logits
   uint64_t epoch = 0;
 };
 
@@ -53,20 +53,33 @@ struct ScheduledStep {
   int32_t decoding = 0;       // sequences whose answer goes on
 };
 
+/// A token whose log-probability was asked for.
+struct ScoredToken {
+  int64_t position = 0;
+  int32_t token = 0;
+  std::span<const float> logits;  // [vocab] of the position before, into the StepResult
+};
+
 /// What a step meant for one request, in the order of EngineSink's calls.
 struct RequestEvent {
   RequestId id = 0;
   int64_t first_logit_position = 0;
   std::span<const float> logits;       // [n, vocab] of prompt positions, into the StepResult
+  std::vector<ScoredToken> scored;     // by position: of the prompt, then all of `tokens` or none
+  int32_t best_logprobs = 0;           // how many besides each scored token
   int32_t prefilled = 0;               // given tokens computed in this step
   int32_t computed = 0;                // tokens computed in all
   std::vector<int32_t> tokens;         // of the answer
+  int32_t drafted = 0;                 // tokens guessed ahead in this step,
+  int32_t accepted = 0;                // and those of them that were right
   std::optional<FinishReason> finish;  // with status where it is kFailed
   absl::Status status;
 };
 
-/// Guesses of how a request's tokens go on, at most `most` of them.
-using DraftSource = std::function<std::vector<int32_t>(const RequestState& request, int32_t most)>;
+/// Guesses of how a request's tokens go on, at most `most` of them, for a step that carries so many
+/// tokens without them.
+using DraftSource = std::function<std::vector<int32_t>(const RequestState& request, int32_t most,
+                                                       int32_t step_tokens)>;
 
 /// Decides what runs in each step. Holds no device code, sockets or clocks.
 ///
@@ -130,6 +143,9 @@ class Scheduler {
   /// Evicts all cached pages that nobody uses.
   void ClearCache() { index_.Clear(); }
 
+  /// A running request; null for others. Good until the next call of something that is not const.
+  const RequestState* FindRunning(RequestId id) const;
+
   int32_t running() const { return static_cast<int32_t>(running_.size()); }
   int32_t waiting() const { return static_cast<int32_t>(queue_.size()); }
   int64_t blocks_total() const;
@@ -172,6 +188,7 @@ class Scheduler {
 
   int32_t SelectDecodes();
   void SelectPrompts(int32_t decoding);
+  void SelectDrafts();
   int32_t PromptTokensBeside(int32_t decoding, int32_t prompts) const;
   int32_t PromptTokensAllowed(const Running& sequence, int32_t budget, int64_t logits) const;
   void Place(RunningMap::iterator it, ScheduledStep& step);
@@ -182,6 +199,8 @@ class Scheduler {
   RunningMap::iterator FindLife(RequestId id, uint64_t life);
   void TakeOutcome(Running& sequence, const SequenceWork& work, const SequenceResult& outcome,
                    RequestEvent& event);
+  void AddScored(const RequestState& state, const SequenceWork& work, std::span<const float> logits,
+                 RequestEvent& event) const;
   static std::optional<FinishReason> TakeTokens(Running& sequence, std::span<const int32_t> tokens,
                                                 RequestEvent& event);
   void End(RunningMap::iterator it, bool keep_pages);

@@ -7,37 +7,37 @@
 
 #include "parallel/drafter.h"
 #include "parallel/engine.h"
+#include "parallel/scheduler.h"
 #include "parallel/step_cost.h"
-#include "parallel/step_plan.h"
 
 namespace tandem::parallel {
 
-/// Which running requests draft, and how much each step has room for. The answers do not depend on
-/// it: a guess is only ever taken where the model says the same. Thread safety: none.
+/// The drafts of all requests, and how much room each step has for them. The answers do not depend
+/// on it: a guess is only ever taken where the model says the same. Thread safety: none.
 class Speculation {
  public:
-  /// A request drafts from now on. history: its prompt, and what of its answer is known.
-  void Begin(RequestId id, std::span<const int32_t> history) { drafters_.emplace(id, history); }
-  /// Ids that do not draft are ignored, here and below.
+  /// A running request drafts from now on, if it does not already.
+  void Begin(const RequestState& request) { drafters_.try_emplace(request.id, request.tokens); }
+
+  /// A Scheduler's DraftSource.
+  std::vector<int32_t> Guess(const RequestState& request, int32_t most, int32_t step_tokens);
+
+  /// What a step gave a request; forgets those that have finished.
+  void Take(const RequestEvent& event);
+  /// The request has ended otherwise.
   void End(RequestId id) { drafters_.erase(id); }
 
-  /// Guesses for a step that carries `step_tokens` tokens without them; every token of the answer
-  /// so far must have been taken.
-  std::vector<int32_t> Guess(RequestId id, int32_t most, int32_t step_tokens);
+  /// Whether the next plan should wait for what this step gives, since somebody may draft then:
+  /// where how far a sequence gets depends on its drafts, it is not in a plan made ahead.
+  bool WorthWaiting(const ScheduledStep& step) const;
 
-  /// What a step gave the request.
-  void Take(RequestId id, std::span<const int32_t> tokens);
-
-  /// Whether the next plan, of about `step_tokens` tokens, should wait for what the step under way
-  /// gives, since somebody may draft then. Where drafts are under way it has to.
-  bool WaitForTokens(int32_t step_tokens) const;
-
-  /// How long a step took. Those with prompts are ignored.
-  void StepTook(const StepPlan& plan, double seconds);
+  /// How long a step took on this rank. Those with prompts are ignored.
+  void StepTook(const ScheduledStep& step, double seconds);
 
  private:
   StepCost cost_;
-  std::map<RequestId, Drafter> drafters_;
+  std::map<RequestId, Drafter>
+      drafters_;  // of requests that run, or did before they were preempted
 };
 
 }  // namespace tandem::parallel

@@ -50,8 +50,9 @@ class SchedulerModel {
     scheduler_.SetPromptTokens(
         [this](int32_t, int32_t) { return static_cast<int32_t>(1 + random_.Below(60)); });
     if (setting.drafts) {
-      scheduler_.SetDraftSource(
-          [this](const parallel::RequestState& state, int32_t most) { return Draft(state, most); });
+      scheduler_.SetDraftSource([this](const parallel::RequestState& state, int32_t most, int32_t) {
+        return Draft(state, most);
+      });
     }
   }
 

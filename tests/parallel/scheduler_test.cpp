@@ -256,6 +256,68 @@ TEST(Scheduler, LogitsAreWantedForTheLastChunkOnly) {
   EXPECT_EQ(bench.scheduler.running(), 0);
 }
 
+TEST(Scheduler, AsksForTheLogitsThatAreScored) {
+  for (const bool of_prompt : {false, true}) {
+    const SchedulerOptions options = SmallOptions();
+    Scheduler scheduler(options);
+    testing::FakeRanks ranks(options);
+    EngineRequest request = Request(Tokens(3, 45), 3);
+    request.prompt_logprobs = of_prompt;
+    if (!of_prompt) request.logprobs = 2;
+    scheduler.Add(1, request);
+    std::vector<int64_t> positions, expected;
+    for (int64_t p = of_prompt ? 1 : 45; p < (of_prompt ? 45 : 48); ++p) expected.push_back(p);
+    while (scheduler.running() + scheduler.waiting() > 0) {
+      const auto step = scheduler.Schedule();
+      ASSERT_TRUE(step.has_value());
+      const StepResult result = ranks.Execute(*step);
+      for (const RequestEvent& event : scheduler.Commit(*step, result)) {
+        EXPECT_EQ(event.best_logprobs, of_prompt ? 0 : 2);
+        EXPECT_TRUE(event.logits.empty());
+        for (const ScoredToken& scored : event.scored) {
+          EXPECT_EQ(scored.logits.size(), 50U);
+          positions.push_back(scored.position);
+          if (scored.position < 45) {
+            EXPECT_EQ(scored.token, request.prompt[static_cast<size_t>(scored.position)]);
+          }
+        }
+      }
+    }
+    EXPECT_EQ(positions, expected);
+  }
+}
+
+TEST(Scheduler, RefusesLogprobsOutsideTheirRange) {
+  EngineRequest request = Request(Tokens(0, 5), 5);
+  for (const int32_t logprobs : {-1, kMostLogprobs + 1}) {
+    request.logprobs = logprobs;
+    EXPECT_EQ(Scheduler::Check(SmallOptions(), request).code(), absl::StatusCode::kInvalidArgument);
+  }
+  request.logprobs = kMostLogprobs;
+  EXPECT_TRUE(Scheduler::Check(SmallOptions(), request).ok());
+}
+
+TEST(Scheduler, DraftsKnowWhatTheStepCarries) {
+  SchedulerOptions options = SmallOptions();
+  options.blocks = {100, 100};
+  Bench bench(options);
+  std::vector<int32_t> carried;
+  bench.scheduler.SetDraftSource([&](const RequestState&, int32_t most, int32_t step_tokens) {
+    carried.push_back(step_tokens);
+    EXPECT_LT(most, 10);
+    return std::vector<int32_t>(2, 1);
+  });
+  bench.scheduler.Add(1, Request(Tokens(0, 5), 10));
+  bench.Step();
+  bench.scheduler.Add(2, Request(Tokens(1, 5), 10));
+  bench.Step();
+  // The first one's token beside the second one's prompt, which does not draft yet.
+  EXPECT_EQ(carried, (std::vector<int32_t>{6}));
+  carried.clear();
+  bench.Step();
+  EXPECT_EQ(carried, (std::vector<int32_t>{2, 4}));
+}
+
 TEST(SlotTable, RefusesPlansThatDoNotFitAndKeepsItsState) {
   const SchedulerOptions options = SmallOptions();
   const auto table = [&] {

@@ -30,6 +30,14 @@ class CollectingSink {
                   late_ |= finish_.has_value();
                   logits_.emplace_back(position, std::vector<float>(logits.begin(), logits.end()));
                 },
+            .on_logprobs =
+                [this](int64_t position, std::span<const parallel::TokenLogprobs> logprobs) {
+                  const std::lock_guard lock(mutex_);
+                  late_ |= finish_.has_value();
+                  for (const parallel::TokenLogprobs& of_token : logprobs) {
+                    logprobs_.emplace_back(position++, of_token);
+                  }
+                },
             .on_finish =
                 [this](const parallel::Finish& finish) {
                   const std::lock_guard lock(mutex_);
@@ -60,6 +68,10 @@ class CollectingSink {
     const std::lock_guard lock(mutex_);
     return logits_;
   }
+  std::vector<std::pair<int64_t, parallel::TokenLogprobs>> logprobs() const {
+    const std::lock_guard lock(mutex_);
+    return logprobs_;
+  }
   bool finished() const {
     const std::lock_guard lock(mutex_);
     return finish_.has_value();
@@ -75,6 +87,7 @@ class CollectingSink {
   std::condition_variable changed_;
   std::vector<int32_t> tokens_;
   std::vector<std::pair<int64_t, std::vector<float>>> logits_;
+  std::vector<std::pair<int64_t, parallel::TokenLogprobs>> logprobs_;
   std::optional<parallel::Finish> finish_;
   bool late_ = false;
 };
