@@ -11,9 +11,9 @@ constexpr double kMostCredit = 24;  // tokens' worth; old success pays for no mo
 }  // namespace
 
 Drafter::Drafter(std::span<const int32_t> prompt)
-    // What is believed at first, as if of three guesses of each length: too much rather than too
+    // What is believed at first, as if of four guesses of each length: too much rather than too
     // little, since the first guesses correct it.
-    : odds_{{{0.9, 3}, {1.5, 3}, {2.0, 3}, {2.4, 3}, {2.6, 3}, {2.8, 3}}} {
+    : odds_{{{1.2, 4}, {1.6, 4}, {2.4, 4}, {3.4, 4}, {3.7, 4}, {3.9, 4}}} {
   for (const int32_t token : prompt) index_.Append(token);
   match_ = index_.Find();
 }
