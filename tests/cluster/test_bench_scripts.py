@@ -261,3 +261,14 @@ def test_scripts_explain_themselves(script):
     result = run([ROOT / "tests/bench" / script, "--help"])
     assert result.returncode == 0
     assert "usage:" in result.stdout
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (["--tasks", "poem"], "expected some of summary, rewrite, story"),
+    (["--threads", 2, "--ranks", 3], "a multiple of --ranks"),
+    (["/no/such/model.gguf"], "is not a file"),
+])
+def test_speculate_refuses_what_cannot_be(wrong, message):
+    result = run([ROOT / "tests/bench/speculate", *wrong])
+    assert result.returncode == 2
+    assert message in result.stderr

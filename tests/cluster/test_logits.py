@@ -1,9 +1,10 @@
 """The real models against an independent float32 pass, and the same bytes from every way of running them."""
+import json
 import pathlib
 
 import numpy as np
 import pytest
-from conftest import GEMMA3, MPIRUN, SMOLLM2, generate
+from conftest import GEMMA3, MPIRUN, SMOLLM2, TANDEM, generate, generate_json, run
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden/logits"
 MODELS = {"smollm2": SMOLLM2, "gemma3": GEMMA3}
@@ -79,3 +80,26 @@ def test_chunks_threads_and_instruction_sets_write_the_same_bytes(name, tmp_path
 def test_three_hosts_write_the_same_bytes(lab, tmp_path):
     tokens = np.load(GOLDEN / "smollm2.npz")["tokens_3"]
     same_bytes(SMOLLM2, tokens, tmp_path, [(lab("mpirun", "-n", n, "--"), ()) for n in (3, 5)])
+
+
+@pytest.mark.parametrize("speculate", [[], ["--speculate"]])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_logprobs_are_those_of_the_logits(tmp_path, ranks, speculate):
+    """A text that goes round in circles is drafted; its log-probabilities are those of its logits read in one piece."""
+    text = 6 * "The cat sat on the mat, and the dog sat by the door. "
+    prompt = json.loads(run([TANDEM, "tokenize", SMOLLM2, "--json"], input=text).stdout)["tokens"]
+    answer = generate_json(SMOLLM2, "--tokens", ",".join(map(str, prompt)), "--max-tokens", 24, "--logprobs", 3, "-n", ranks,
+                           *speculate)
+    tokens = prompt + answer["tokens"]
+    rows = np.load(logits(SMOLLM2, tokens, tmp_path / "logits.npy")).astype(np.float64)
+    rows -= rows.max(-1, keepdims=True)
+    rows -= np.log(np.exp(rows).sum(-1, keepdims=True))
+    assert len(answer["logprobs"]) == len(answer["tokens"]) == answer["usage"]["completion_tokens"]
+    for number, (token, found) in enumerate(zip(answer["tokens"], answer["logprobs"])):
+        row = rows[len(prompt) + number - 1]
+        assert found["token"] == token == found["top"][0]["token"]
+        assert found["logprob"] == pytest.approx(row[token], abs=2e-5)
+        best = np.lexsort((np.arange(len(row)), -row))[:3]
+        assert [entry["token"] for entry in found["top"]] == list(best)
+        assert [entry["logprob"] for entry in found["top"]] == pytest.approx(list(row[best]), abs=2e-5)
+    assert (answer["usage"]["drafted_tokens"] > 0) == bool(speculate)
