@@ -149,6 +149,8 @@ class RankBench {
     rank.options.phases = &clock;
     rank.options.max_running = scenario.slots();
     rank.options.max_waiting = scenario.slots();
+    // All sequences should decode together soon.
+    rank.options.spare_streams = false;
     rank.options.kv_sequence_tokens = scenario.prompt + scenario.asked(rank.options.prefill_chunk);
     if (warm_up) scenario.generated = std::min(scenario.generated, kWarmUpTokens);
     double speed = 0;

@@ -100,6 +100,7 @@ parallel::EngineRequest Request(size_t sequence, int32_t prompt, int32_t max_tok
     request.prompt.push_back(TokenAt(sequence, static_cast<uint64_t>(i), vocab));
   }
   request.max_tokens = max_tokens;
+  request.reuse = false;  // a prompt is to be computed in every attempt
   return request;
 }
 

@@ -29,9 +29,11 @@ Coordinator::Coordinator(RankSetup setup, std::unique_ptr<ControlLeader> channel
       setup_(std::move(setup)),
       channel_(std::move(channel)),
       agreement_(HostsOf(setup_.ranks)) {
-  scheduler_.SetPromptTokens([this](int32_t decoding, int32_t prompts) {
-    return prompt_budget_.Tokens(decoding, prompts);
-  });
+  if (options_.spare_streams) {
+    scheduler_.SetPromptTokens([this](int32_t decoding, int32_t prompts) {
+      return prompt_budget_.Tokens(decoding, prompts);
+    });
+  }
   if (options_.speculate) {
     scheduler_.SetDraftSource(
         [this](const RequestState& request, int32_t most, int32_t step_tokens) {

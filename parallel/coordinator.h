@@ -27,6 +27,8 @@ struct CoordinatorOptions {
   /// Send the next plan while a step runs. Worth it where plans travel; a step is wasted when a
   /// sequence ends with a stop token.
   bool plan_ahead = false;
+  /// Keep steps short for those who decode while others read their prompts (PromptBudget).
+  bool spare_streams = true;
   bool speculate = false;  // draft, where requests let us
   /// When this rank's own step fails, how long to wait for the channel to name the rank that died,
   /// which says more.

@@ -32,6 +32,7 @@ struct RankOptions {
   bool speculate = false;                // draft, where requests let us
   uint64_t epoch = 0;                    // number of this life of the rank job
   std::string device = "cpu";            // for status
+  bool spare_streams = true;             // CoordinatorOptions
   std::function<void()> on_step_thread;  // called by the thread that runs the steps, first
   ZmqControlOptions control;             // where plans travel, with more than one rank
   /// Where this rank keeps the time of each phase, or null; must outlive the rank's part.

@@ -16,6 +16,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> RunLeader(const RankOptions& option
       std::move(setup), std::move(leader),
       CoordinatorOptions{.max_waiting = options.max_waiting,
                          .plan_ahead = world.size() > 1,
+                         .spare_streams = options.spare_streams,
                          .speculate = options.speculate,
                          .on_step_thread = options.on_step_thread,
                          .abort_world = [&world](const absl::Status& why) { world.Abort(why); }});
