@@ -89,8 +89,8 @@ using DraftSource = std::function<std::vector<int32_t>(const RequestState& reque
 /// fewer. Order everywhere: priority, then clients that were served less, then arrival.
 ///
 /// Memory is given as sequences grow. A request is admitted when a slot is free and the pages that
-/// its prompt needs are, besides those that running prompts still need and a little headroom;
-/// cached pages count as free. It starts behind the pages that the prefix index has for it. If a
+/// its prompt needs are, besides those that running prompts still need and a little headroom, or
+/// if there are enough for all that all of them can ever need; cached pages count as free. It starts behind the pages that the prefix index has for it. If a
 /// running sequence is just computing a beginning that both share, it waits for that, as long as
 /// the other one moves.
 ///

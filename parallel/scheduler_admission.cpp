@@ -139,17 +139,22 @@ bool Scheduler::FitsMemory(const RequestState& state, const SequencePages& pages
   if (running_.empty()) return true;
   // Sequences grow by a block now and then; some of them soon.
   const int64_t headroom = 1 + static_cast<int64_t>(running_.size()) / 4;
+  const auto longest = [](const RequestState& of) {
+    return of.prompt_tokens() + std::max(0, of.limit - 1);
+  };
   for (size_t g = 0; g < options_.groups.size(); ++g) {
     const auto still_needs = [&](int32_t tokens, const SequencePages& own) {
       const int64_t all =
           kv_store::MostBlocksHeld(options_.groups[g], tokens, options_.prefill_chunk);
       return std::max<int64_t>(0, all - own.held(g));
     };
-    int64_t needed = still_needs(state.token_count(), pages) + headroom;
+    int64_t now = still_needs(state.token_count(), pages) + headroom;
+    int64_t ever = still_needs(longest(state), pages);
     for (const auto& [key, other] : running_) {
-      if (other.in_prompt()) needed += still_needs(other.given, other.pages);
+      if (other.in_prompt()) now += still_needs(other.given, other.pages);
+      ever += still_needs(longest(other.state), other.pages);
     }
-    if (needed > index_.available(g)) return false;
+    if (std::min(now, ever) > index_.available(g)) return false;
   }
   return true;
 }
