@@ -16,21 +16,7 @@ using parallel::EngineRequest;
 using parallel::FinishReason;
 
 /// Engines whose requests share pages: every token must be the one it would be alone.
-class EngineSharingTest : public ::testing::TestWithParam<EngineKind> {
- protected:
-  void Start(LocalCluster::Options options = {}) {
-    under_test_ = MakeEngine(GetParam(), std::move(options));
-  }
-  parallel::Engine& engine() { return *under_test_.engine; }
-
-  parallel::RequestId Submit(EngineRequest request, CollectingSink& sink) {
-    const auto id = engine().Submit(std::move(request), sink.Sink());
-    EXPECT_TRUE(id.ok()) << id.status();
-    return id.value_or(0);
-  }
-
-  EngineUnderTest under_test_;
-};
+class EngineSharingTest : public EngineSuite {};
 
 /// Requests whose beginnings are known, of earlier ones with their answers, or new.
 class ForkingPrompts {

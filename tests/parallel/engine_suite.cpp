@@ -1,6 +1,8 @@
 #include "tests/parallel/engine_suite.h"
 
+#include <chrono>
 #include <stdexcept>
+#include <thread>
 
 #include "parallel/engine_server.h"
 #include "parallel/remote_engine.h"
@@ -74,6 +76,29 @@ parallel::EngineRequest Greedy(std::vector<int32_t> prompt, int32_t max_tokens) 
   request.prompt = std::move(prompt);
   request.max_tokens = max_tokens;
   return request;
+}
+
+std::vector<EngineKind> AllEngineKinds() {
+  return {EngineKind{.name = "Threads1", .ranks = 1},
+          EngineKind{.name = "Threads2", .ranks = 2},
+          EngineKind{.name = "Threads3", .ranks = 3},
+          EngineKind{.name = "Threads5", .ranks = 5},
+          EngineKind{.name = "Zmq1", .ranks = 1, .zmq_plans = true},
+          EngineKind{.name = "Zmq3", .ranks = 3, .zmq_plans = true},
+          EngineKind{.name = "ZmqRemote1", .ranks = 1, .remote = true},
+          EngineKind{.name = "ZmqRemote2", .ranks = 2, .zmq_plans = true, .remote = true}};
+}
+
+void EngineSuite::StartSlowly(LocalCluster::Options options) {
+  options.model = [make = FakeShards(GetParam().ranks)](int rank) {
+    std::unique_ptr<core::Model> model = make(rank);
+    static_cast<FakeModel&>(*model).OnForward([](uint64_t) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      return absl::OkStatus();
+    });
+    return model;
+  };
+  Start(std::move(options));
 }
 
 }  // namespace tandem::testing

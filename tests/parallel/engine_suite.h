@@ -1,11 +1,14 @@
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "parallel/engine.h"
+#include "tests/support/collecting_sink.h"
 #include "tests/support/local_cluster.h"
 #include "tests/support/random.h"
 
@@ -36,5 +39,30 @@ std::function<std::unique_ptr<core::Model>(int)> FakeShards(int ranks);
 std::vector<int32_t> RandomPrompt(SplitMix& random, size_t length);
 /// A request for the likeliest tokens.
 parallel::EngineRequest Greedy(std::vector<int32_t> prompt, int32_t max_tokens);
+
+/// Threads and ZeroMQ, at several numbers of ranks.
+std::vector<EngineKind> AllEngineKinds();
+
+/// What the tests of all kinds of engines share.
+class EngineSuite : public ::testing::TestWithParam<EngineKind> {
+ protected:
+  void Start(LocalCluster::Options options = {}) {
+    under_test_ = MakeEngine(GetParam(), std::move(options));
+  }
+  /// Steps take a millisecond, so that a request of hundreds of tokens is open for a while.
+  void StartSlowly(LocalCluster::Options options = {});
+  parallel::Engine& engine() { return *under_test_.engine; }
+
+  parallel::RequestId Submit(parallel::EngineRequest request, CollectingSink& sink) {
+    const auto id = engine().Submit(std::move(request), sink.Sink());
+    EXPECT_TRUE(id.ok()) << id.status();
+    return id.value_or(0);
+  }
+  absl::Status SubmitError(parallel::EngineRequest request) {
+    return engine().Submit(std::move(request), {}).status();
+  }
+
+  EngineUnderTest under_test_;
+};
 
 }  // namespace tandem::testing
