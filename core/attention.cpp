@@ -99,12 +99,19 @@ int64_t QueryTile::ResultFloats() const {
   return chunks() * kMostTileQueries * (pages.cache->geometry().head_dim + 2);
 }
 
-void AttendChunk(Isa isa, const QueryTile& work, int64_t index, float* results) {
+const void* QueryTile::FirstKeys(int64_t chunk) const {
+  const int64_t position = std::max((first_chunk() + chunk) * kChunkTokens, first_position);
+  const BlockId block = pages.blocks[static_cast<size_t>(position / kPageTokens)];
+  return block == kNoBlock ? nullptr : pages.cache->Page(pages.layer, pages.kv_head, block).keys;
+}
+
+void AttendChunk(Isa isa, const QueryTile& work, int64_t index, const void* then, float* results) {
   const KvGeometry& geometry = work.pages.cache->geometry();
   AttentionTile tile;
   tile.queries = static_cast<int>(work.queries.size());
   tile.head_dim = geometry.head_dim;
   tile.scale = work.scale;
+  tile.then = then;
   const int64_t start = (work.first_chunk() + index) * kChunkTokens;
   for (int i = 0; i < kPagesPerChunk; ++i) {
     const int64_t page_start = start + i * kPageTokens;
@@ -155,7 +162,8 @@ void AttendQueries(Isa isa, std::span<const AttentionQuery> queries, const HeadP
     const QueryTile tile = QueryTile::Of(queries.first(count), pages, window, scale);
     results.resize(std::max(results.size(), static_cast<size_t>(tile.ResultFloats())));
     for (int64_t chunk = 0; chunk < tile.chunks(); ++chunk) {
-      AttendChunk(isa, tile, chunk, results.data());
+      const void* then = chunk + 1 < tile.chunks() ? tile.FirstKeys(chunk + 1) : nullptr;
+      AttendChunk(isa, tile, chunk, then, results.data());
     }
     CombineChunks(isa, tile, results.data());
     queries = queries.subspan(count);

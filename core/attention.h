@@ -67,6 +67,8 @@ struct QueryTile {
   int64_t first_chunk() const { return first_position / kChunkTokens; }
   int64_t chunks() const { return last_position / kChunkTokens - first_chunk() + 1; }
   int64_t ResultFloats() const;
+  /// The first page of keys that is read for a chunk; null if it was left behind.
+  const void* FirstKeys(int64_t chunk) const;
 
   std::span<const AttentionQuery> queries;
   HeadPages pages;
@@ -76,8 +78,9 @@ struct QueryTile {
   int64_t last_position = 0;
 };
 
-/// chunk: in [0, tile.chunks()).
-void AttendChunk(Isa isa, const QueryTile& tile, int64_t chunk, float* results);
+/// chunk: in [0, tile.chunks()). then: keys that this thread probably reads next (FirstKeys), which
+/// are on their way from memory meanwhile; or null.
+void AttendChunk(Isa isa, const QueryTile& tile, int64_t chunk, const void* then, float* results);
 void CombineChunks(Isa isa, const QueryTile& tile, const float* results);
 
 /// AttendHead for several queries of one sequence that share a KV head: query heads of its group,

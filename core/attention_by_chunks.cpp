@@ -44,8 +44,13 @@ void AttentionByChunks::Run(Isa isa, ThreadPool& pool) {
     if (parts_.size() >= wanted || queries == 1) break;
   }
   pool.ParallelFor(static_cast<int64_t>(parts_.size()), [&](int64_t i, int) {
-    const Part& part = parts_[static_cast<size_t>(i)];
-    AttendChunk(isa, tiles_[part.tile], part.chunk, results_.data() + first_result_[part.tile]);
+    const auto at = static_cast<size_t>(i);
+    const Part& part = parts_[at];
+    const void* then = at + 1 < parts_.size()
+                           ? tiles_[parts_[at + 1].tile].FirstKeys(parts_[at + 1].chunk)
+                           : nullptr;
+    AttendChunk(isa, tiles_[part.tile], part.chunk, then,
+                results_.data() + first_result_[part.tile]);
   });
   // Combining a few chunks takes less than handing it out.
   constexpr size_t kPartsWorthIt = 64;

@@ -21,6 +21,7 @@ struct AttentionTile {
   const void* keys[kPagesPerChunk] = {};      // [head_dim, 64] each; null where no query sees any
   const void* values[kPagesPerChunk] = {};    // [64, head_dim] each
   const float* query[kMostTileQueries] = {};  // [head_dim] each
+  const void* then = nullptr;        // a page that is read next by this thread, as a hint; or null
   int first[kMostTileQueries] = {};  // query i sees [first, last); empty where it sees nothing
   int last[kMostTileQueries] = {};
 
@@ -52,16 +53,28 @@ struct AttentionOf {
     return fit < 1 ? 1 : fit > 4 ? 4 : fit;
   }
 
-  /// scores[q][t] of kGroups groups of 16 tokens from `token` on, within one page.
+  /// Asks for kGroups times 16 elements that will be read a page from now. Pages are shorter than
+  /// what the processor's own prefetchers need to find their pace.
+  template <int kGroups, typename Element>
+  static void Prefetch(const Element* at) {
+    constexpr int kLineElements = 64 / static_cast<int>(sizeof(Element));
+    for (int i = 0; i < kGroups * kLanes; i += kLineElements) __builtin_prefetch(at + i, 0, 2);
+  }
+
+  /// scores[q][t] of kGroups groups of 16 tokens from `token` on, within one page. next: a page, or
+  /// null.
   template <int kQueries, int kGroups, typename Element>
   static void ScoreGroups(const AttentionTile& tile, int first_query, const Element* keys,
-                          float (*scores)[kChunkTokens], int token) {
+                          const Element* next, float (*scores)[kChunkTokens], int token) {
     Lanes sums[kQueries][kGroups];
     for (auto& row : sums) {
       for (Lanes& sum : row) sum = Lanes::Set(0.0F);
     }
     const Element* column = keys + token % kPageTokens;
-    for (int d = 0; d < tile.head_dim; ++d, column += kPageTokens) {
+    // Without a next page the one at hand is asked for again, which costs less than a branch.
+    const Element* ahead = next == nullptr ? column : next + token % kPageTokens;
+    for (int d = 0; d < tile.head_dim; ++d, column += kPageTokens, ahead += kPageTokens) {
+      Prefetch<kGroups>(ahead);
       Lanes key[kGroups];
       for (int g = 0; g < kGroups; ++g) key[g] = Lanes::Load(column + g * kLanes);
       for (int q = 0; q < kQueries; ++q) {
@@ -84,12 +97,14 @@ struct AttentionOf {
     for (int token = begin; token < end;) {
       const auto* keys = static_cast<const Element*>(tile.keys[token / kPageTokens]);
       const int page_end = Min(end, (token / kPageTokens + 1) * kPageTokens);
+      const auto* next = static_cast<const Element*>(
+          page_end < end ? tile.keys[page_end / kPageTokens] : tile.values[begin / kPageTokens]);
       if (keys == nullptr) token = page_end;
       for (; token + kGroups * kLanes <= page_end; token += kGroups * kLanes) {
-        ScoreGroups<kQueries, kGroups>(tile, 0, keys, scores, token);
+        ScoreGroups<kQueries, kGroups>(tile, 0, keys, next, scores, token);
       }
       for (; token < page_end; token += kLanes) {
-        ScoreGroups<kQueries, 1>(tile, 0, keys, scores, token);
+        ScoreGroups<kQueries, 1>(tile, 0, keys, next, scores, token);
       }
     }
   }
@@ -130,9 +145,13 @@ struct AttentionOf {
     }
     for (int token = begin; token < end;) {
       const int page_end = Min(end, (token / kPageTokens + 1) * kPageTokens);
-      const Element* row = static_cast<const Element*>(tile.values[token / kPageTokens]) +
-                           static_cast<int64_t>(token % kPageTokens) * tile.head_dim + dim;
-      for (; token < page_end; ++token, row += tile.head_dim) {
+      const int64_t at = static_cast<int64_t>(token % kPageTokens) * tile.head_dim + dim;
+      const Element* row = static_cast<const Element*>(tile.values[token / kPageTokens]) + at;
+      const auto* next = static_cast<const Element*>(
+          page_end < end ? tile.values[page_end / kPageTokens] : tile.then);
+      const Element* ahead = next == nullptr ? row : next + at;
+      for (; token < page_end; ++token, row += tile.head_dim, ahead += tile.head_dim) {
+        Prefetch<kBlocks>(ahead);
         Lanes value[kBlocks];
         for (int b = 0; b < kBlocks; ++b) value[b] = Lanes::Load(row + b * kLanes);
         for (int q = 0; q < kQueries; ++q) {
