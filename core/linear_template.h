@@ -109,6 +109,23 @@ TANDEM_INLINE ScaleOffset<V> LoadScale(const std::byte* scales, const std::byte*
   }
 }
 
+/// Several tokens take longer for a block than its way from memory, but the processor's own
+/// prefetchers wait until it is read. Asking for this far ahead, into the second-level cache, made
+/// 4 to 16 sequences 10 to 40 % faster. With one token reading sets the pace, and it only disturbs.
+constexpr int64_t kPrefetchBytes = 8192;
+
+template <DType kDtype, int kTiles>
+TANDEM_INLINE void PrefetchBlocks(const std::byte* block, int64_t tile_stride) {
+  constexpr int64_t kLineBytes = 64;
+  constexpr int kIntoSecondLevel = 2;
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const std::byte* ahead = block + tile * tile_stride + kPrefetchBytes;
+    for (int64_t at = 0; at < TileFormatOf(kDtype).block_bytes(); at += kLineBytes) {
+      __builtin_prefetch(ahead + at, 0, kIntoSecondLevel);
+    }
+  }
+}
+
 /// sums += the products of one block (rule 2). `block` is the first tile's, and `header` the one of
 /// its super-block. between(step): other work, for units of the processor that products leave idle.
 template <class V, DType kDtype, int kTiles, int kTokens, typename Between>
@@ -120,6 +137,7 @@ TANDEM_INLINE void MultiplyBlock(const std::byte* block, const std::byte* header
   const int64_t stride = work.group_tokens;
   const int8_t* codes = work.codes + b * stride * kBlockColumns;
   const float* scales = work.scales + b * stride;
+  if constexpr (kTokens > 1) PrefetchBlocks<kDtype, kTiles>(block, work.tile_stride);
 
 #pragma GCC unroll 2
   for (int step = 0; step < kSteps; ++step) {
