@@ -1,0 +1,48 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/kv_view.h"
+#include "core/status.h"
+#include "kv_store/block_hash.h"
+#include "kv_store/tier.h"
+
+namespace tandem::kv_store {
+
+/// All that decides what a cache holds besides the tokens: model file, numerics version, device
+/// class, cache dtype, RoPE. Records of another fingerprint are never found.
+using Fingerprint = std::array<uint8_t, 32>;
+
+/// What a record holds: the keys and values of up to 64 tokens of one KV head in the layers of one
+/// group.
+struct RecordName {
+  BlockHash block{};    // chained hash of the tokens up to its end
+  int32_t tokens = 0;   // 1 to 64; fewer than 64: the tail of a conversation
+  int32_t kv_head = 0;  // of the model
+  int32_t group = 0;    // layer group
+};
+
+/// Thread safety: none needed, functions of their arguments.
+RecordKey RecordKeyOf(const Fingerprint& fingerprint, const RecordName& name);
+
+/// A record of the pages of `block_id` for the rank's `rank_kv_head` (0-based within the rank). Of
+/// a tail only the positions that count are in it.
+std::vector<std::byte> EncodeRecord(const Fingerprint& fingerprint, const RecordName& name,
+                                    const core::KvView& view, core::BlockId block_id,
+                                    int rank_kv_head);
+
+/// Whether these bytes are a whole and undamaged record of that name and geometry. kDataLoss where
+/// they are damaged, kFailedPrecondition where they are of another version, fingerprint, name or
+/// shape; says what and where.
+absl::Status CheckRecord(std::span<const std::byte> bytes, const Fingerprint& fingerprint,
+                         const RecordName& name, const core::KvGeometry& geometry);
+
+/// Writes a record that CheckRecord accepted into the pages of `block_id`.
+void LoadRecord(std::span<const std::byte> bytes, const RecordName& name, const core::KvView& view,
+                core::BlockId block_id, int rank_kv_head);
+
+}  // namespace tandem::kv_store
