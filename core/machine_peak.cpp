@@ -64,8 +64,9 @@ int64_t SumBytes(const std::byte* data, int64_t bytes) {
     }
   }
   for (int i = 1; i < 8; ++i) sums[0] = _mm256_add_epi64(sums[0], sums[i]);
-  return _mm256_extract_epi64(sums[0], 0) + _mm256_extract_epi64(sums[0], 1) +
-         _mm256_extract_epi64(sums[0], 2) + _mm256_extract_epi64(sums[0], 3);
+  alignas(32) uint64_t lanes[4];  // unsigned: the sum may wrap
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), sums[0]);
+  return static_cast<int64_t>(lanes[0] + lanes[1] + lanes[2] + lanes[3]);
 }
 
 int64_t MultiplyAddInt8(Isa isa, int64_t rounds) {
