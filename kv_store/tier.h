@@ -35,6 +35,10 @@ std::string_view TierName(TierKind kind);
 struct FoundRecord {
   std::vector<std::byte> bytes;
   TierKind from = TierKind::kHost;
+  // As they were put, so that a nearer tier can keep it too.
+  BlockHash block{};
+  BlockHash before{};
+  uint64_t tenant = 0;
 };
 
 struct TierStats {

@@ -1,0 +1,204 @@
+#include "kv_store/block_book.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "core/check.h"
+
+namespace tandem::kv_store {
+
+bool BlockBook::Add(const TierRecord& record, std::vector<Removed>& evicted) {
+  TANDEM_CHECK(!Has(record.key), "a record is added once");
+  const auto bytes = static_cast<int64_t>(record.bytes.size());
+  // Nothing is evicted for what could never fit, and nothing stands on itself.
+  if (record.before == record.block || (limits_.bytes > 0 && bytes > limits_.bytes) ||
+      (limits_.tenant_bytes > 0 && bytes > limits_.tenant_bytes)) {
+    return false;
+  }
+  // The block is in the book while room is made, so that what it stands on is no leaf.
+  Block& block = BlockOf(record.block, record.before, record.tenant, clock_);
+  const auto make_room = [&](const Leaves& leaves, const auto& fits) {
+    while (!fits()) {
+      Block* oldest = Oldest(leaves, &block);
+      if (oldest == nullptr) return false;
+      evicted.push_back(Remove(*oldest));
+    }
+    return true;
+  };
+  if (!make_room(tenants_[block.tenant].leaves, [&] { return TenantFits(block.tenant, bytes); }) ||
+      !make_room(leaves_, [&] { return AllFits(bytes); })) {
+    if (block.keys.empty()) Remove(block);
+    return false;
+  }
+  AddTo(block, record.key, bytes);
+  SetLastUse(block, ++clock_);
+  return true;
+}
+
+void BlockBook::Restore(const RecordKey& key, const BlockHash& block, const BlockHash& before,
+                        uint64_t tenant, int64_t bytes, uint64_t last_use) {
+  if (Has(key)) return;
+  clock_ = std::max(clock_, last_use);
+  AddTo(BlockOf(block, before, tenant, last_use), key, bytes);
+}
+
+std::vector<BlockBook::Removed> BlockBook::Shrink() {
+  std::vector<Removed> removed;
+  for (auto it = tenants_.begin(); it != tenants_.end();) {
+    const auto next = std::next(it);  // the last block of a tenant takes its entry along
+    const uint64_t tenant = it->first;
+    while (!TenantFits(tenant, 0)) {
+      Block* oldest = Oldest(tenants_.at(tenant).leaves, nullptr);
+      if (oldest == nullptr) break;
+      removed.push_back(Remove(*oldest));
+    }
+    it = next;
+  }
+  while (!AllFits(0)) {
+    Block* oldest = Oldest(leaves_, nullptr);
+    removed.push_back(Remove(oldest != nullptr ? *oldest : blocks_.begin()->second));
+  }
+  return removed;
+}
+
+bool BlockBook::Use(const RecordKey& key) {
+  const auto found = records_.find(key);
+  if (found == records_.end()) return false;
+  Block& block = *found->second.block;
+  if (block.last_use != clock_) SetLastUse(block, ++clock_);
+  return true;
+}
+
+void BlockBook::Drop(const RecordKey& key) {
+  const auto found = records_.find(key);
+  if (found == records_.end()) return;
+  Block& block = *found->second.block;
+  if (block.keys.size() == 1) {
+    Remove(block);
+    return;
+  }
+  block.keys.erase(std::find(block.keys.begin(), block.keys.end(), key));
+  block.bytes -= found->second.bytes;
+  bytes_ -= found->second.bytes;
+  tenants_[block.tenant].bytes -= found->second.bytes;
+  records_.erase(found);
+}
+
+std::vector<BlockBook::Removed> BlockBook::Erase(const BlockHash& block) {
+  // What stands on it goes first, even where the block itself is gone already.
+  std::vector<BlockHash> order = {block};
+  std::unordered_set<BlockHash, BlockHashBits> seen = {block};  // a damaged book may go in circles
+  for (size_t i = 0; i < order.size(); ++i) {
+    const auto above = standing_on_.find(order[i]);
+    if (above == standing_on_.end()) continue;
+    for (const BlockHash& next : above->second) {
+      if (seen.insert(next).second) order.push_back(next);
+    }
+  }
+  std::vector<Removed> removed;
+  for (auto it = order.rbegin(); it != order.rend(); ++it) {
+    const auto found = blocks_.find(*it);
+    if (found != blocks_.end()) removed.push_back(Remove(found->second));
+  }
+  return removed;
+}
+
+std::optional<BlockBook::Place> BlockBook::Find(const RecordKey& key) const {
+  const auto found = records_.find(key);
+  if (found == records_.end()) return std::nullopt;
+  const Block& block = *found->second.block;
+  return Place{.block = block.hash,
+               .before = block.before,
+               .tenant = block.tenant,
+               .last_use = block.last_use};
+}
+
+std::optional<uint64_t> BlockBook::LastUse(const BlockHash& block) const {
+  const auto found = blocks_.find(block);
+  if (found == blocks_.end()) return std::nullopt;
+  return found->second.last_use;
+}
+
+int64_t BlockBook::bytes_of(uint64_t tenant) const {
+  const auto found = tenants_.find(tenant);
+  return found == tenants_.end() ? 0 : found->second.bytes;
+}
+
+BlockBook::Block& BlockBook::BlockOf(const BlockHash& hash, const BlockHash& before,
+                                     uint64_t tenant, uint64_t last_use) {
+  const auto [place, is_new] = blocks_.try_emplace(hash);
+  Block& block = place->second;
+  if (!is_new) return block;
+  block.hash = hash;
+  block.before = before;
+  block.tenant = tenant;
+  block.last_use = last_use;
+  tenants_[tenant].blocks += 1;
+  if (IsLeaf(block)) Enlist(block);
+  if (const auto below = blocks_.find(before); below != blocks_.end() && IsLeaf(below->second)) {
+    Delist(below->second);
+  }
+  standing_on_[before].push_back(hash);
+  return block;
+}
+
+void BlockBook::AddTo(Block& block, const RecordKey& key, int64_t bytes) {
+  block.keys.push_back(key);
+  block.bytes += bytes;
+  bytes_ += bytes;
+  tenants_[block.tenant].bytes += bytes;
+  records_[key] = {.block = &block, .bytes = bytes};
+}
+
+void BlockBook::SetLastUse(Block& block, uint64_t last_use) {
+  const bool leaf = IsLeaf(block);
+  if (leaf) Delist(block);
+  block.last_use = last_use;
+  if (leaf) Enlist(block);
+}
+
+void BlockBook::Enlist(Block& block) {
+  leaves_.emplace(block.last_use, &block);
+  tenants_[block.tenant].leaves.emplace(block.last_use, &block);
+}
+
+void BlockBook::Delist(Block& block) {
+  leaves_.erase({block.last_use, &block});
+  tenants_[block.tenant].leaves.erase({block.last_use, &block});
+}
+
+BlockBook::Block* BlockBook::Oldest(const Leaves& leaves, const Block* kept) {
+  for (const auto& [last_use, block] : leaves) {
+    if (block != kept) return block;
+  }
+  return nullptr;
+}
+
+bool BlockBook::TenantFits(uint64_t tenant, int64_t wanted) const {
+  return limits_.tenant_bytes == 0 || bytes_of(tenant) + wanted <= limits_.tenant_bytes;
+}
+
+bool BlockBook::AllFits(int64_t wanted) const {
+  return limits_.bytes == 0 || bytes_ + wanted <= limits_.bytes;
+}
+
+BlockBook::Removed BlockBook::Remove(Block& block) {
+  Removed removed{.block = block.hash, .keys = std::move(block.keys)};
+  for (const RecordKey& key : removed.keys) records_.erase(key);
+  bytes_ -= block.bytes;
+  if (IsLeaf(block)) Delist(block);
+  const auto tenant = tenants_.find(block.tenant);
+  tenant->second.bytes -= block.bytes;
+  if (--tenant->second.blocks == 0) tenants_.erase(tenant);
+  const auto beside = standing_on_.find(block.before);
+  std::erase(beside->second, block.hash);
+  const BlockHash before = block.before;
+  blocks_.erase(removed.block);
+  if (beside->second.empty()) {
+    standing_on_.erase(beside);
+    if (const auto below = blocks_.find(before); below != blocks_.end()) Enlist(below->second);
+  }
+  return removed;
+}
+
+}  // namespace tandem::kv_store

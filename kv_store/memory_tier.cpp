@@ -1,0 +1,102 @@
+#include "kv_store/memory_tier.h"
+
+#include <utility>
+
+namespace tandem::kv_store {
+
+MemoryTier::MemoryTier(TierLimits limits, OnEvict on_evict)
+    : on_evict_(std::move(on_evict)), book_(limits) {}
+
+absl::Status MemoryTier::Put(std::span<const TierRecord> records) {
+  std::vector<Kept> left;  // their memory is freed, or handed on, after the lock
+  int64_t refused = 0;
+  for (const TierRecord& record : records) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (book_.Use(record.key)) continue;
+    }
+    auto kept = std::make_shared<const TierRecord>(record);
+    const std::lock_guard lock(mutex_);
+    if (book_.Use(record.key)) continue;
+    std::vector<BlockBook::Removed> evicted;
+    if (book_.Add(record, evicted)) {
+      records_[record.key] = std::move(kept);
+    } else {
+      ++refused;
+      ++counts_.refused;
+    }
+    for (const BlockBook::Removed& block : evicted) {
+      for (const RecordKey& key : block.keys) {
+        left.push_back(std::move(records_.extract(key).mapped()));
+        ++counts_.evicted;
+      }
+    }
+  }
+  if (on_evict_ != nullptr && !left.empty()) {
+    std::vector<TierRecord> evicted;
+    evicted.reserve(left.size());
+    for (const Kept& kept : left) evicted.push_back(*kept);
+    left.clear();
+    on_evict_(std::move(evicted));
+  }
+  if (refused == 0) return absl::OkStatus();
+  return ResourceExhausted(
+      "KV host memory: {} of {} records found no room in {} bytes ({} of a tenant); give it more",
+      refused, records.size(), book_.limits().bytes, book_.limits().tenant_bytes);
+}
+
+std::vector<std::optional<FoundRecord>> MemoryTier::Get(std::span<const RecordKey> keys) {
+  std::vector<std::optional<FoundRecord>> found(keys.size());
+  for (size_t i = 0; i < keys.size(); ++i) {
+    Kept kept;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto place = records_.find(keys[i]);
+      if (place == records_.end()) {
+        ++counts_.misses;
+        continue;
+      }
+      book_.Use(keys[i]);
+      kept = place->second;
+      ++counts_.hits;
+    }
+    found[i] = {.bytes = kept->bytes,
+                .from = TierKind::kHost,
+                .block = kept->block,
+                .before = kept->before,
+                .tenant = kept->tenant};
+  }
+  return found;
+}
+
+std::vector<bool> MemoryTier::Exists(std::span<const RecordKey> keys) {
+  std::vector<bool> exists(keys.size());
+  const std::lock_guard lock(mutex_);
+  for (size_t i = 0; i < keys.size(); ++i) exists[i] = book_.Has(keys[i]);
+  return exists;
+}
+
+absl::Status MemoryTier::Erase(std::span<const BlockHash> blocks) {
+  std::vector<Kept> left;
+  const std::lock_guard lock(mutex_);
+  for (const BlockHash& block : blocks) {
+    for (const BlockBook::Removed& removed : book_.Erase(block)) {
+      for (const RecordKey& key : removed.keys) {
+        left.push_back(std::move(records_.extract(key).mapped()));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+TierStats MemoryTier::Stats() {
+  const std::lock_guard lock(mutex_);
+  TierStats stats = counts_;
+  stats.records = book_.records();
+  stats.blocks = book_.blocks();
+  stats.bytes = book_.bytes();
+  stats.bytes_limit = book_.limits().bytes;
+  return stats;
+}
+
+}  // namespace tandem::kv_store

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "kv_store/block_book.h"
+#include "kv_store/tier.h"
+
+namespace tandem::kv_store {
+
+/// Keeps records in this process's memory. Flush does nothing: they die with the process.
+/// Thread safety: as Tier.
+class MemoryTier : public Tier {
+ public:
+  /// Told what leaves to make room (not what is erased), in the thread that called Put, under no
+  /// lock.
+  using OnEvict = std::function<void(std::vector<TierRecord>)>;
+
+  explicit MemoryTier(TierLimits limits, OnEvict on_evict = nullptr);
+
+  absl::Status Put(std::span<const TierRecord> records) override;
+  std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override;
+  std::vector<bool> Exists(std::span<const RecordKey> keys) override;
+  absl::Status Flush() override { return absl::OkStatus(); }
+  absl::Status Erase(std::span<const BlockHash> blocks) override;
+  TierStats Stats() override;
+
+ private:
+  // Shared with whoever copies it at the moment.
+  using Kept = std::shared_ptr<const TierRecord>;
+
+  const OnEvict on_evict_;
+  std::mutex mutex_;  // guards all below
+  BlockBook book_;
+  std::unordered_map<RecordKey, Kept, BlockHashBits> records_;
+  TierStats counts_;  // what is counted; sizes are the book's
+};
+
+}  // namespace tandem::kv_store
