@@ -63,6 +63,15 @@ class Process:
             self.process.wait()
         self.log.close()
 
+    def kill(self):
+        """SIGKILL to every process of the session, the ranks too."""
+        for entry in pathlib.Path("/proc").iterdir():
+            with contextlib.suppress(ValueError, ProcessLookupError):
+                if os.getsid(int(entry.name)) == self.process.pid:
+                    os.kill(int(entry.name), signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+
 
 class TandemStream:
     """A request to `tandem serve`, on a connection of its own: a client of its own."""
@@ -165,6 +174,12 @@ class Tandem:
     def stop(self):
         self.asking.close()
         self.process.stop()
+        self.zmq.term()
+
+    def kill(self):
+        """All of it at once, without a chance to put anything away."""
+        self.asking.close()
+        self.process.kill()
         self.zmq.term()
 
 
