@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -42,7 +43,7 @@ class FakeTextModel final : public frontend::TextModel {
   const std::string name_ = "bytes";
   const std::vector<int32_t> end_tokens_{kEnd};
   const std::vector<std::string> chat_stop_strings_;
-  bool trims_ = false;
+  std::atomic<bool> trims_{false};  // set by a test while its server runs
 };
 
 /// The bytes as tokens of FakeTextModel.
