@@ -113,6 +113,13 @@ std::optional<BlockBook::Place> BlockBook::Find(const RecordKey& key) const {
                .last_use = block.last_use};
 }
 
+std::vector<RecordKey> BlockBook::Keys() const {
+  std::vector<RecordKey> keys;
+  keys.reserve(records_.size());
+  for (const auto& [key, record] : records_) keys.push_back(key);
+  return keys;
+}
+
 std::optional<uint64_t> BlockBook::LastUse(const BlockHash& block) const {
   const auto found = blocks_.find(block);
   if (found == blocks_.end()) return std::nullopt;

@@ -63,6 +63,8 @@ class BlockBook {
   };
   /// Where a record stands.
   std::optional<Place> Find(const RecordKey& key) const;
+  /// Of all records, in no order.
+  std::vector<RecordKey> Keys() const;
   /// When a block was used last.
   std::optional<uint64_t> LastUse(const BlockHash& block) const;
 
