@@ -289,6 +289,13 @@ absl::Status DiskTier::Flush() {
   return absl::OkStatus();
 }
 
+void DiskTier::Use(std::span<const RecordKey> keys) {
+  const std::lock_guard lock(mutex_);
+  for (const RecordKey& key : keys) {
+    if (book_.Use(key)) used_.insert(book_.Find(key)->block);
+  }
+}
+
 absl::Status DiskTier::Erase(std::span<const BlockHash> blocks) {
   if (blocks.empty()) return absl::OkStatus();
   {

@@ -76,6 +76,11 @@ std::vector<bool> MemoryTier::Exists(std::span<const RecordKey> keys) {
   return exists;
 }
 
+void MemoryTier::Use(std::span<const RecordKey> keys) {
+  const std::lock_guard lock(mutex_);
+  for (const RecordKey& key : keys) book_.Use(key);
+}
+
 absl::Status MemoryTier::Erase(std::span<const BlockHash> blocks) {
   std::vector<Kept> left;
   const std::lock_guard lock(mutex_);
@@ -87,6 +92,19 @@ absl::Status MemoryTier::Erase(std::span<const BlockHash> blocks) {
     }
   }
   return absl::OkStatus();
+}
+
+std::vector<TierRecord> MemoryTier::TakeOut(int64_t bytes) {
+  std::vector<TierRecord> out;
+  const std::lock_guard lock(mutex_);
+  int64_t taken = 0;
+  while (!records_.empty() && (out.empty() || taken < bytes)) {
+    const Kept kept = std::move(records_.extract(records_.begin()).mapped());
+    book_.Drop(kept->key);
+    taken += static_cast<int64_t>(kept->bytes.size());
+    out.push_back(*kept);
+  }
+  return out;
 }
 
 TierStats MemoryTier::Stats() {

@@ -24,9 +24,14 @@ class MemoryTier : public Tier {
   absl::Status Put(std::span<const TierRecord> records) override;
   std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override;
   std::vector<bool> Exists(std::span<const RecordKey> keys) override;
+  void Use(std::span<const RecordKey> keys) override;
   absl::Status Flush() override { return absl::OkStatus(); }
   absl::Status Erase(std::span<const BlockHash> blocks) override;
   TierStats Stats() override;
+
+  /// Takes records out, at least `bytes` of them if there are as many; none are left when it
+  /// returns none.
+  std::vector<TierRecord> TakeOut(int64_t bytes);
 
  private:
   // Shared with whoever copies it at the moment.

@@ -74,6 +74,9 @@ class Tier {
   /// [keys] Whether Get would find it now. No use.
   virtual std::vector<bool> Exists(std::span<const RecordKey> keys) = 0;
 
+  /// Counts as a use of those that are there: for tiers behind the one that answered.
+  virtual void Use(std::span<const RecordKey> /*keys*/) {}
+
   /// When it returns, what was put before outlives a kill -9 of every process, if the tier outlives
   /// processes at all.
   virtual absl::Status Flush() = 0;
