@@ -1,107 +1,22 @@
 #pragma once
 
-#include <chrono>
-#include <cstdint>
-#include <map>
-#include <span>
-#include <string>
-#include <string_view>
-#include <vector>
-
-#include "core/status.h"
-#include "zmq.hpp"
+#include "kv_store/zmq_tools.h"
 
 namespace tandem::parallel {
 
-/// A CURVE key pair, each key as 40 characters of Z85 (ZeroMQ RFC 32).
-struct CurveKeys {
-  std::string public_key;
-  std::string secret_key;
-};
-CurveKeys MakeCurveKeys();
-
-/// What every socket between our processes is bounded by.
-struct SocketLimits {
-  int64_t largest_message = int64_t{64} << 20;  // bytes; a peer that sends more is cut off
-  int queued_messages = 4096;                   // in each direction
-  std::chrono::milliseconds heartbeat{1000};    // idle peers show that they live this often
-  std::chrono::milliseconds silence{5000};      // a peer that is silent for longer is gone
-};
-
-/// No lingering at close, bounded queues and messages, heartbeats, no reconnecting.
-void SetSafeOptions(zmq::socket_t& socket, const SocketLimits& limits);
-
-/// Makes a socket a CURVE server that asks its context's AllowList.
-void BeCurveServer(zmq::socket_t& socket, const CurveKeys& keys);
-/// Makes a socket a client of the server with that public key.
-void BeCurveClient(zmq::socket_t& socket, const CurveKeys& keys, const std::string& server_key);
-
-/// Answers ZeroMQ's questions who may connect (ZAP, RFC 27), for all CURVE servers of one context.
-/// Whoever is not on the list is refused before any message of his is seen.
-/// Thread safety: one thread polls socket() and calls Answer, all the time while peers connect.
-class AllowList {
- public:
-  /// users: public key -> the name that messages of this peer carry (UserOf).
-  AllowList(zmq::context_t& context, std::map<std::string, std::string> users);
-
-  zmq::socket_t& socket() { return socket_; }
-  /// Answers what is waiting.
-  void Answer();
-
- private:
-  zmq::socket_t socket_;
-  std::map<std::string, std::string> users_;
-};
-
-/// The name under which the sender of a message stands in the AllowList; empty without one.
-std::string UserOf(zmq::message_t& message);
-
-/// Tells that a peer of a socket went away. Thread safety: one thread, the socket's.
-class DisconnectMonitor {
- public:
-  /// name: differs from that of other monitors of the context.
-  DisconnectMonitor(zmq::context_t& context, zmq::socket_t& watched, const std::string& name);
-  ~DisconnectMonitor();
-  DisconnectMonitor(const DisconnectMonitor&) = delete;
-  DisconnectMonitor& operator=(const DisconnectMonitor&) = delete;
-
-  zmq::socket_t& socket() { return socket_; }
-  /// True if a peer was disconnected since the last call.
-  bool TakeDisconnected();
-
- private:
-  zmq::socket_t& watched_;
-  zmq::socket_t socket_;
-};
-
-/// A file descriptor that one thread polls beside sockets and others signal. Thread safety: all.
-class WakeUp {
- public:
-  WakeUp();
-  ~WakeUp();
-  WakeUp(const WakeUp&) = delete;
-  WakeUp& operator=(const WakeUp&) = delete;
-
-  int fd() const { return fd_; }
-  void Signal() const;
-  void Clear() const;
-
- private:
-  int fd_;
-};
-
-/// What became of a message that was not to be waited for.
-enum class SendOutcome { kSent, kFull, kGone };
-
-/// Sends one frame; through a ROUTER (with ROUTER_MANDATORY) to the peer with this routing id, if
-/// that is not empty.
-SendOutcome TrySend(zmq::socket_t& socket, std::string_view routing_id,
-                    std::span<const std::byte> frame);
-
-/// The frame's bytes.
-std::span<const std::byte> BytesOf(const zmq::message_t& message);
-
-/// Whether a poll item has something to read.
-inline bool Readable(const zmq::pollitem_t& item) { return (item.revents & ZMQ_POLLIN) != 0; }
+using kv_store::AllowList;
+using kv_store::BeCurveClient;
+using kv_store::BeCurveServer;
+using kv_store::BytesOf;
+using kv_store::CurveKeys;
+using kv_store::DisconnectMonitor;
+using kv_store::MakeCurveKeys;
+using kv_store::Readable;
+using kv_store::SendOutcome;
+using kv_store::SetSafeOptions;
+using kv_store::SocketLimits;
+using kv_store::TrySend;
+using kv_store::UserOf;
+using kv_store::WakeUp;
 
 }  // namespace tandem::parallel

@@ -34,7 +34,8 @@ DiskTierOptions Options(const std::string& directory, const TierLimits& limits =
           .limits = limits,
           .memtable_bytes = int64_t{1} << 20,
           .reserve_bytes = 0,
-          .least_garbage_bytes = int64_t{1} << 20};
+          .least_garbage_bytes = int64_t{1} << 20,
+          .write_deadline = std::chrono::seconds(20)};
 }
 
 std::unique_ptr<DiskTier> MustOpen(const DiskTierOptions& options) {

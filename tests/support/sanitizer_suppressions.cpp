@@ -3,11 +3,14 @@
 
 #ifdef __SANITIZE_THREAD__
 // Libraries of the distribution are not built with ThreadSanitizer, so it does not see what orders
-// their accesses: ZeroMQ's queues between threads, and the reference count of absl::Status.
+// their accesses: ZeroMQ's queues between threads, RocksDB's, and the reference count of
+// absl::Status.
 extern "C" const char* __tsan_default_suppressions();
 extern "C" const char* __tsan_default_suppressions() {
   return "called_from_lib:libzmq.so\n"
          "race:libzmq.so\n"
+         "called_from_lib:librocksdb.so\n"
+         "race:librocksdb.so\n"
          "race:libsodium.so\n"
          "race:absl::*Status::Unref\n";
 }

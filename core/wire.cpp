@@ -1,6 +1,6 @@
-#include "parallel/wire.h"
+#include "core/wire.h"
 
-namespace tandem::parallel {
+namespace tandem::core {
 
 bool WireReader::Need(size_t size) {
   if (!status_.ok()) return false;
@@ -56,4 +56,4 @@ absl::Status WireReader::Finish() {
   return status_;
 }
 
-}  // namespace tandem::parallel
+}  // namespace tandem::core

@@ -1,4 +1,4 @@
-#include "parallel/zmq_tools.h"
+#include "kv_store/zmq_tools.h"
 
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -9,7 +9,7 @@
 
 #include "zmq_addon.hpp"
 
-namespace tandem::parallel {
+namespace tandem::kv_store {
 
 CurveKeys MakeCurveKeys() {
   char public_key[41] = {};
@@ -137,4 +137,10 @@ std::span<const std::byte> BytesOf(const zmq::message_t& message) {
   return {static_cast<const std::byte*>(message.data()), message.size()};
 }
 
-}  // namespace tandem::parallel
+bool PollOnce(std::span<zmq::pollitem_t> items, std::chrono::milliseconds timeout) {
+  if (zmq_poll(items.data(), static_cast<int>(items.size()), timeout.count()) >= 0) return true;
+  if (zmq_errno() == EINTR) return false;
+  throw zmq::error_t();
+}
+
+}  // namespace tandem::kv_store

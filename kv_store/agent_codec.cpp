@@ -1,0 +1,236 @@
+#include "kv_store/agent_codec.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "core/wire.h"
+
+namespace tandem::kv_store {
+namespace {
+
+using core::WireReader;
+using core::WireWriter;
+
+constexpr size_t kLongestText = 1 << 16;
+constexpr int kHighestCode = 16;  // absl::StatusCode::kUnauthenticated
+constexpr size_t kMostTiers = 8;
+constexpr size_t kHashBytes = 32;
+constexpr size_t kRecordFieldsBytes = 2 * kHashBytes + sizeof(uint64_t) + sizeof(uint32_t);
+constexpr size_t kCallAt = 2;
+
+using Hash = std::array<uint8_t, kHashBytes>;
+
+void WriteHash(const Hash& hash, WireWriter& writer) { writer.Raw(std::as_bytes(std::span(hash))); }
+Hash ReadHash(WireReader& reader) {
+  Hash hash{};
+  const std::vector<std::byte> raw = reader.Raw(hash.size());
+  if (!raw.empty()) std::memcpy(hash.data(), raw.data(), hash.size());
+  return hash;
+}
+
+void WriteHashes(const std::vector<Hash>& hashes, WireWriter& writer) {
+  writer.Count(hashes.size());
+  for (const Hash& hash : hashes) WriteHash(hash, writer);
+}
+std::vector<Hash> ReadHashes(WireReader& reader, std::string_view of) {
+  std::vector<Hash> hashes(reader.Count(kMostAgentItems, kHashBytes, of));
+  for (Hash& hash : hashes) hash = ReadHash(reader);
+  return hashes;
+}
+
+void WriteBytes(const std::vector<std::byte>& bytes, WireWriter& writer) {
+  writer.Count(bytes.size());
+  writer.Raw(bytes);
+}
+std::vector<std::byte> ReadBytes(WireReader& reader) {
+  return reader.Raw(reader.Count(kLargestAgentFrame, 1, "bytes of a record"));
+}
+
+TierKind ReadKind(WireReader& reader) {
+  const auto kind = reader.Number<uint8_t>();
+  if (kind > static_cast<uint8_t>(TierKind::kRemote)) {
+    reader.Fail(InvalidArgument("KV agent: {} is no kind of tier", kind));
+    return TierKind::kHost;
+  }
+  return static_cast<TierKind>(kind);
+}
+
+void WriteStats(const TierStats& stats, WireWriter& writer) {
+  for (const int64_t size : {stats.records, stats.blocks, stats.bytes, stats.bytes_limit}) {
+    writer.Number(size);
+  }
+  for (const uint64_t count :
+       {stats.hits, stats.misses, stats.evicted, stats.refused, stats.dropped}) {
+    writer.Number(count);
+  }
+}
+TierStats ReadStats(WireReader& reader) {
+  TierStats stats;
+  for (int64_t* size : {&stats.records, &stats.blocks, &stats.bytes, &stats.bytes_limit}) {
+    *size = reader.Number<int64_t>();
+  }
+  for (uint64_t* count :
+       {&stats.hits, &stats.misses, &stats.evicted, &stats.refused, &stats.dropped}) {
+    *count = reader.Number<uint64_t>();
+  }
+  return stats;
+}
+
+// One pair of functions a message: fields in the order of the struct.
+
+void Write(const AgentPut& message, WireWriter& writer) {
+  writer.Count(message.records.size());
+  for (const TierRecord& record : message.records) {
+    WriteHash(record.key, writer);
+    WriteHash(record.block, writer);
+    WriteHash(record.before, writer);
+    writer.Number(record.tenant);
+    WriteBytes(record.bytes, writer);
+  }
+}
+void Read(AgentPut& message, WireReader& reader) {
+  message.records.resize(reader.Count(kMostAgentItems, kHashBytes + kRecordFieldsBytes, "records"));
+  for (TierRecord& record : message.records) {
+    record.key = ReadHash(reader);
+    record.block = ReadHash(reader);
+    record.before = ReadHash(reader);
+    record.tenant = reader.Number<uint64_t>();
+    record.bytes = ReadBytes(reader);
+  }
+}
+
+void Write(const AgentGet& message, WireWriter& writer) { WriteHashes(message.keys, writer); }
+void Read(AgentGet& message, WireReader& reader) { message.keys = ReadHashes(reader, "keys"); }
+void Write(const AgentExists& message, WireWriter& writer) { WriteHashes(message.keys, writer); }
+void Read(AgentExists& message, WireReader& reader) { message.keys = ReadHashes(reader, "keys"); }
+void Write(const AgentUse& message, WireWriter& writer) { WriteHashes(message.keys, writer); }
+void Read(AgentUse& message, WireReader& reader) { message.keys = ReadHashes(reader, "keys"); }
+void Write(const AgentErase& message, WireWriter& writer) { WriteHashes(message.blocks, writer); }
+void Read(AgentErase& message, WireReader& reader) {
+  message.blocks = ReadHashes(reader, "blocks");
+}
+
+void Write(const AgentFlush&, WireWriter&) {}
+void Read(AgentFlush&, WireReader&) {}
+void Write(const AgentStatsQuery&, WireWriter&) {}
+void Read(AgentStatsQuery&, WireReader&) {}
+void Write(const AgentRenew&, WireWriter&) {}
+void Read(AgentRenew&, WireReader&) {}
+void Write(const AgentStop&, WireWriter&) {}
+void Read(AgentStop&, WireReader&) {}
+
+void Write(const AgentStatus& message, WireWriter& writer) {
+  writer.Number(static_cast<int32_t>(message.status.code()));
+  writer.Text(Message(message.status).substr(0, kLongestText));
+}
+void Read(AgentStatus& message, WireReader& reader) {
+  const auto code = reader.Number<int32_t>();
+  const std::string text = reader.Text(kLongestText, "bytes of a status");
+  if (code < 0 || code > kHighestCode) {
+    reader.Fail(InvalidArgument("KV agent: {} is no status code", code));
+    return;
+  }
+  message.status = absl::Status(static_cast<absl::StatusCode>(code), text);
+}
+
+void Write(const AgentFound& message, WireWriter& writer) {
+  writer.Count(message.records.size());
+  for (const std::optional<FoundRecord>& found : message.records) {
+    writer.Bool(found.has_value());
+    if (!found) continue;
+    writer.Number(static_cast<uint8_t>(found->from));
+    WriteHash(found->block, writer);
+    WriteHash(found->before, writer);
+    writer.Number(found->tenant);
+    WriteBytes(found->bytes, writer);
+  }
+}
+void Read(AgentFound& message, WireReader& reader) {
+  message.records.resize(reader.Count(kMostAgentItems, 1, "found records"));
+  for (std::optional<FoundRecord>& found : message.records) {
+    if (!reader.Bool()) continue;
+    found.emplace();
+    found->from = ReadKind(reader);
+    found->block = ReadHash(reader);
+    found->before = ReadHash(reader);
+    found->tenant = reader.Number<uint64_t>();
+    found->bytes = ReadBytes(reader);
+  }
+}
+
+void Write(const AgentExisting& message, WireWriter& writer) {
+  writer.Count(message.exists.size());
+  for (const bool exists : message.exists) writer.Bool(exists);
+}
+void Read(AgentExisting& message, WireReader& reader) {
+  message.exists.resize(reader.Count(kMostAgentItems, 1, "flags"));
+  for (size_t i = 0; i < message.exists.size(); ++i) message.exists[i] = reader.Bool();
+}
+
+void Write(const AgentStats& message, WireWriter& writer) {
+  WriteStats(message.all, writer);
+  writer.Count(message.by_tier.size());
+  for (const auto& [kind, stats] : message.by_tier) {
+    writer.Number(static_cast<uint8_t>(kind));
+    WriteStats(stats, writer);
+  }
+}
+void Read(AgentStats& message, WireReader& reader) {
+  message.all = ReadStats(reader);
+  message.by_tier.resize(reader.Count(kMostTiers, 1, "tiers"));
+  for (auto& [kind, stats] : message.by_tier) {
+    kind = ReadKind(reader);
+    stats = ReadStats(reader);
+  }
+}
+
+template <size_t kKind = 0>
+AgentMessage ReadKindOf(size_t kind, WireReader& reader) {
+  if constexpr (kKind < std::variant_size_v<AgentMessage>) {
+    if (kind != kKind) return ReadKindOf<kKind + 1>(kind, reader);
+    std::variant_alternative_t<kKind, AgentMessage> message;
+    Read(message, reader);
+    return message;
+  } else {
+    reader.Fail(InvalidArgument("KV agent: unknown kind {} of message", kind));
+    return AgentFlush();
+  }
+}
+
+}  // namespace
+
+std::vector<std::byte> EncodeAgentFrame(const AgentFrame& frame) {
+  WireWriter writer;
+  writer.Number(kAgentVersion);
+  writer.Number(static_cast<uint8_t>(frame.message.index()));
+  writer.Number(frame.call);
+  std::visit([&](const auto& message) { Write(message, writer); }, frame.message);
+  return writer.Take();
+}
+
+absl::StatusOr<AgentFrame> DecodeAgentFrame(std::span<const std::byte> bytes) {
+  WireReader reader("KV agent", bytes);
+  const auto version = reader.Number<uint8_t>();
+  if (reader.ok() && version != kAgentVersion) {
+    return InvalidArgument("KV agent: message of version {}, this program speaks {}", version,
+                           kAgentVersion);
+  }
+  const auto kind = reader.Number<uint8_t>();
+  AgentFrame frame;
+  frame.call = reader.Number<uint64_t>();
+  if (reader.ok()) frame.message = ReadKindOf(kind, reader);
+  TANDEM_RETURN_IF_ERROR(reader.Finish());
+  return frame;
+}
+
+uint64_t CallOfFrame(std::span<const std::byte> bytes) {
+  uint64_t call = 0;
+  if (bytes.size() >= kCallAt + sizeof(call)) {
+    std::memcpy(&call, bytes.data() + kCallAt, sizeof(call));
+  }
+  return call;
+}
+
+}  // namespace tandem::kv_store

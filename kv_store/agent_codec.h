@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "core/status.h"
+#include "kv_store/tier.h"
+
+namespace tandem::kv_store {
+
+inline constexpr uint8_t kAgentVersion = 1;
+/// A frame that is larger is refused; so records are at most a little smaller.
+inline constexpr size_t kLargestAgentFrame = size_t{512} << 20;
+inline constexpr size_t kMostAgentItems = size_t{1} << 16;  // keys, records or blocks of a message
+
+// What is asked of an agent.
+
+struct AgentPut {
+  std::vector<TierRecord> records;
+};
+struct AgentGet {
+  std::vector<RecordKey> keys;
+};
+struct AgentExists {
+  std::vector<RecordKey> keys;
+};
+struct AgentUse {
+  std::vector<RecordKey> keys;
+};
+struct AgentFlush {};
+struct AgentErase {
+  std::vector<BlockHash> blocks;
+};
+struct AgentStatsQuery {};
+struct AgentRenew {};  // whoever asks is still there
+struct AgentStop {};   // end
+
+// What it answers.
+
+struct AgentStatus {  // to Put, Use, Flush, Erase, Renew, Stop, and to what it cannot do
+  absl::Status status;
+};
+struct AgentFound {
+  /// Of the first keys that were asked for, at least one: as many as go in a frame.
+  std::vector<std::optional<FoundRecord>> records;
+};
+struct AgentExisting {
+  std::vector<bool> exists;  // [keys]
+};
+struct AgentStats {
+  TierStats all;
+  std::vector<std::pair<TierKind, TierStats>> by_tier;
+};
+
+using AgentMessage =
+    std::variant<AgentPut, AgentGet, AgentExists, AgentUse, AgentFlush, AgentErase, AgentStatsQuery,
+                 AgentRenew, AgentStop, AgentStatus, AgentFound, AgentExisting, AgentStats>;
+
+struct AgentFrame {
+  uint64_t call = 0;  // the asker's number; the answer bears it too
+  AgentMessage message;
+};
+
+/// version u8, kind u8 (the place in AgentMessage), call u64, then the fields in order, little
+/// endian. Thread safety: none needed, functions of their arguments; so are those below.
+std::vector<std::byte> EncodeAgentFrame(const AgentFrame& frame);
+
+/// kInvalidArgument, saying what is wrong, for everything that EncodeAgentFrame did not write.
+absl::StatusOr<AgentFrame> DecodeAgentFrame(std::span<const std::byte> bytes);
+
+/// The call of a frame that cannot be decoded, so that it can be refused by number; 0 if even that
+/// is missing.
+uint64_t CallOfFrame(std::span<const std::byte> bytes);
+
+}  // namespace tandem::kv_store
