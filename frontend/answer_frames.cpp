@@ -45,6 +45,7 @@ std::string DoneFrame(std::string_view id, const DoneContents& done) {
     }
   }
   if (done.conversation) frame["conversation"] = *done.conversation;
+  if (done.durable) frame["durable"] = *done.durable;
   if (done.seed) frame["seed"] = *done.seed;
   if (done.dropped.any()) {
     frame["dropped"] = {{"messages", done.dropped.messages}, {"tokens", done.dropped.tokens}};
@@ -115,6 +116,17 @@ std::string StatusFrame(std::string_view id, const ServerStatus& server,
                      {"tokens_prefilled", engine.tokens_prefilled},
                      {"preemptions", engine.preemptions}};
   frame["conversations"] = {{"count", server.conversations}, {"bytes", server.conversation_bytes}};
+  if (server.state) {
+    const ConversationLogStatus& state = *server.state;
+    frame["state"] = {{"directory", state.directory},
+                      {"encrypted", state.encrypted},
+                      {"conversations", state.conversations},
+                      {"unreadable", state.unreadable},
+                      {"unwritten_changes", state.unwritten_changes},
+                      {"unfinished_erasures", state.unfinished_erasures},
+                      {"trouble", nullptr}};
+    if (!state.trouble.empty()) frame["state"]["trouble"] = state.trouble;
+  }
   frame["clients"] = server.clients;
   frame["refused_frames"] = server.refused_frames;
   frame["uptime_seconds"] = server.uptime_seconds;

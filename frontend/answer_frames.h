@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "frontend/conversation_log.h"
 #include "frontend/conversations.h"
 #include "frontend/generation.h"
 #include "frontend/protocol.h"
@@ -34,6 +35,7 @@ struct DoneContents {
   };
   std::vector<Choice> choices;  // one stands for itself, several in a list
   std::optional<std::string> conversation;
+  std::optional<bool> durable;  // the conversation's turn; where the server has a state directory
   std::optional<uint64_t> seed;
   DroppedInput dropped;
   AnswerUsage usage;
@@ -62,6 +64,7 @@ struct ServerStatus {
   uint64_t failed_requests = 0;
   uint64_t refused_frames = 0;
   double uptime_seconds = 0;
+  std::optional<ConversationLogStatus> state;  // where the server has a state directory
 };
 std::string StatusFrame(std::string_view id, const ServerStatus& server,
                         const parallel::EngineStatus& engine);

@@ -59,6 +59,11 @@ absl::Status Conversations::CheckRoom(int64_t more_conversations, int64_t more_b
   return absl::OkStatus();
 }
 
+void Conversations::Restore(const ConversationName& name, Conversation conversation) {
+  bytes_ += NameBytes(name) + conversation.bytes();
+  conversations_[name] = std::move(conversation);
+}
+
 absl::StatusOr<const Conversation*> Conversations::Begin(const ConversationName& name,
                                                          const std::string& request,
                                                          int64_t new_bytes) {
@@ -123,6 +128,21 @@ absl::Status Conversations::Fork(const ConversationName& from, const std::string
   conversations_[name] = std::move(copy);
   bytes_ += bytes;
   return absl::OkStatus();
+}
+
+size_t Conversations::SharedTokens(const ConversationName& name) const {
+  const auto found = conversations_.find(name);
+  if (found == conversations_.end()) return 0;
+  const std::vector<int32_t>& tokens = found->second.history.tokens;
+  size_t shared = 0;
+  for (auto it = conversations_.lower_bound({.tenant = name.tenant, .id = ""});
+       it != conversations_.end() && it->first.tenant == name.tenant; ++it) {
+    if (it == found) continue;
+    const std::vector<int32_t>& other = it->second.history.tokens;
+    const auto differs = std::mismatch(tokens.begin(), tokens.end(), other.begin(), other.end());
+    shared = std::max(shared, static_cast<size_t>(differs.first - tokens.begin()));
+  }
+  return shared;
 }
 
 Conversations::Page Conversations::List(const std::string& tenant, const std::string& after,

@@ -44,6 +44,9 @@ class Conversations {
  public:
   explicit Conversations(const ConversationLimits& limits) : limits_(limits) {}
 
+  /// Adds one that was there before, whatever the limits say.
+  void Restore(const ConversationName& name, Conversation conversation);
+
   /// Begins to answer a turn of a conversation, a new one where the name is free. `new_bytes`: of
   /// the messages to come. kResourceExhausted if it is being answered already (with a hint when to
   /// come back), or if there is no room, saying what to do.
@@ -67,6 +70,10 @@ class Conversations {
     std::vector<std::pair<std::string, const Conversation*>> conversations;  // by id
     bool more = false;
   };
+  bool Has(const ConversationName& name) const { return conversations_.contains(name); }
+  /// How many of the first tokens of a conversation's history another one of its tenant has too.
+  size_t SharedTokens(const ConversationName& name) const;
+
   /// A tenant's conversations after `after`, at most `limit`.
   Page List(const std::string& tenant, const std::string& after, size_t limit) const;
 

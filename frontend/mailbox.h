@@ -10,22 +10,33 @@
 #include <variant>
 #include <vector>
 
+#include "core/status.h"
 #include "parallel/engine.h"
 
 namespace tandem::frontend {
 
-/// Hands what the engine produces over to the thread that owns the sockets, and wakes it.
+/// Hands what the engine and the log of conversations produce over to the thread that owns the
+/// sockets, and wakes it.
 ///
-/// Held in shared ownership by the server and every sink, because an engine may call a sink after
-/// the server is gone. Memory is bounded by the tokens of the requests in progress. Thread safety:
-/// any thread may put and wake; one thread takes.
+/// Held in shared ownership by the server and every sink, because an engine (or a log) may call a
+/// sink after the server is gone. Memory is bounded by the tokens of the requests in progress.
+/// Thread safety: any thread may put and wake; one thread takes.
 class Mailbox {
  public:
+  /// A request's turn is in the log, or is not; or a command on a conversation.
+  struct TurnLogged {
+    absl::Status status;
+  };
+  struct CommandLogged {
+    absl::Status status;
+  };
   struct Event {
-    uint64_t key = 0;   // the server's number of the request
+    uint64_t key = 0;   // the server's number of the request, or of the command
     size_t choice = 0;  // which of its answers
-    /// Tokens; log-probabilities, which come before their tokens; or the end.
-    std::variant<std::vector<int32_t>, std::vector<parallel::TokenLogprobs>, parallel::Finish> what;
+    /// Tokens; log-probabilities, which come before their tokens; the end; or news of the log.
+    std::variant<std::vector<int32_t>, std::vector<parallel::TokenLogprobs>, parallel::Finish,
+                 TurnLogged, CommandLogged>
+        what;
   };
 
   Mailbox() : wake_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}

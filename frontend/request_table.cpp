@@ -71,6 +71,7 @@ void RequestTable::Finish(RequestRecord& record, std::string done_frame) {
   Close(record);
   for (AnswerChoice& choice : record.choices) choice.writer.reset();
   record.turn.reset();
+  record.unlogged.reset();
   record.deadline.reset();
   record.detached_until.reset();
   record.done_frame = std::move(done_frame);

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "frontend/answer_frames.h"
 #include "frontend/chat_prompt.h"
 #include "frontend/conversations.h"
 #include "frontend/generation.h"
@@ -61,6 +62,8 @@ struct RequestRecord {
   bool wants_logprobs = false;           // of each token
   std::optional<ConversationTurn> turn;  // while open; of a conversation
   DroppedInput dropped;
+  /// Set: answered in full, and told so once its turn is logged.
+  std::optional<DoneContents> unlogged;
 
   std::vector<AnswerChoice> choices;  // at least one
   std::vector<Delta> deltas;          // delivered so far

@@ -16,6 +16,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kEngineCheckInterval{250};
 constexpr milliseconds kEndingTime{300};  // for frames that still wait, and requests on their way
+constexpr milliseconds kLogTime{5000};    // for a disk that takes long
 constexpr int kMessagesATurn = 64;        // so that a flood does not keep answers waiting
 
 bool IsLoopback(const std::string& endpoint) {
@@ -27,7 +28,8 @@ bool IsLoopback(const std::string& endpoint) {
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Create(ServerOptions options,
                                                        parallel::Engine& engine,
-                                                       const TextModel& model) {
+                                                       const TextModel& model,
+                                                       ConversationLog* log) {
   TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<Router> router,
                           Router::Bind({.endpoint = options.endpoint,
                                         .frame_bytes = options.limits.frame_bytes,
@@ -38,15 +40,17 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Create(ServerOptions options,
         "traffic; there is no encryption or login yet",
         router->endpoint());
   }
-  return std::unique_ptr<Server>(new Server(std::move(options), std::move(router), engine, model));
+  return std::unique_ptr<Server>(
+      new Server(std::move(options), std::move(router), engine, model, log));
 }
 
 Server::Server(ServerOptions options, std::unique_ptr<Router> router, parallel::Engine& engine,
-               const TextModel& model)
+               const TextModel& model, ConversationLog* log)
     : options_(std::move(options)),
       router_(std::move(router)),
       engine_(engine),
       model_(model),
+      log_(log),
       requests_(options_.kept_answers, options_.kept_answer_bytes),
       conversations_(options_.conversations) {
   counts_.model = model_.name();
@@ -58,13 +62,18 @@ Server::~Server() {
   for (RequestRecord* record : requests_.AllOpen()) CancelInEngine(*record);
 }
 
+void Server::Restore(const ConversationName& name, Conversation conversation) {
+  conversations_.Restore(name, std::move(conversation));
+}
+
 void Server::Stop() {
   stop_.store(true);
   mailbox_->Wake();
 }
 
 absl::Status Server::Run() {
-  while (!ends_at_ || (Clock::now() < *ends_at_)) {
+  while (!ends_at_ || Clock::now() < *ends_at_ ||
+         (WaitsForLog() && Clock::now() < *ends_at_ + kLogTime)) {
     router_->Wait(mailbox_->wake_fd(), UntilNextTimer());
     TakeFromEngine();
     TakeFromClients();
@@ -73,7 +82,7 @@ absl::Status Server::Run() {
     CheckTimers();
     CheckEngine();
     if (stop_.load() && !ends_at_) {
-      const bool idle = requests_.open() == 0 && router_->waiting_bytes() == 0;
+      const bool idle = requests_.open() == 0 && router_->waiting_bytes() == 0 && commands_.empty();
       if (idle) return absl::OkStatus();
       FailAll("the server is shutting down");
       EndSoon(absl::OkStatus());
@@ -137,11 +146,17 @@ void Server::CheckTimers() {
 
 void Server::TakeFromEngine() {
   for (Mailbox::Event& event : mailbox_->Take()) {
+    if (const auto* command = std::get_if<Mailbox::CommandLogged>(&event.what)) {
+      TakeCommand(event.key, command->status);
+      continue;
+    }
     // Events of requests that were dropped meanwhile find nobody.
     RequestRecord* record = requests_.FindOpen(event.key);
     if (record == nullptr) continue;
     if (const auto* finish = std::get_if<parallel::Finish>(&event.what)) {
       Finish(*record, event.choice, *finish);
+    } else if (const auto* logged = std::get_if<Mailbox::TurnLogged>(&event.what)) {
+      TakeLogged(*record, logged->status);
     } else if (auto* logprobs = std::get_if<std::vector<parallel::TokenLogprobs>>(&event.what)) {
       std::vector<parallel::TokenLogprobs>& known = record->choices[event.choice].logprobs;
       std::move(logprobs->begin(), logprobs->end(), std::back_inserter(known));
@@ -209,6 +224,7 @@ void Server::HandleStatus(const std::string& client, const std::string& id) {
   counts_.open_requests = requests_.open();
   counts_.conversations = conversations_.count();
   counts_.conversation_bytes = conversations_.bytes();
+  if (log_ != nullptr) counts_.state = log_->Status();
   counts_.uptime_seconds = std::chrono::duration<double>(Clock::now() - started_).count();
   router_->Send(client, StatusFrame(id, counts_, *engine));
 }
@@ -233,7 +249,7 @@ void Server::FailAll(std::string_view message) {
   for (const uint64_t key : keys) {
     // Failing one may show that its client is gone, with all its other requests.
     RequestRecord* record = requests_.FindOpen(key);
-    if (record == nullptr) continue;
+    if (record == nullptr || record->unlogged) continue;
     CancelInEngine(*record);
     Fail(*record, ErrorCode::kUnavailable, message);
   }

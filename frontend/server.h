@@ -2,12 +2,14 @@
 
 #include <atomic>
 #include <chrono>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "core/status.h"
 #include "frontend/answer_frames.h"
+#include "frontend/conversation_log.h"
 #include "frontend/conversations.h"
 #include "frontend/mailbox.h"
 #include "frontend/protocol.h"
@@ -42,13 +44,18 @@ struct ServerOptions {
 class Server {
  public:
   /// Listens from now on; clients are answered once Run is called. Errors: Router::Bind. The engine
-  /// and the model must outlive the server.
+  /// and the model must outlive the server, and so must the log where there is one: then every turn
+  /// goes there before its answer counts as done.
   static absl::StatusOr<std::unique_ptr<Server>> Create(ServerOptions options,
                                                         parallel::Engine& engine,
-                                                        const TextModel& model);
+                                                        const TextModel& model,
+                                                        ConversationLog* log = nullptr);
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
+
+  /// Before Run: a conversation that outlived an earlier process.
+  void Restore(const ConversationName& name, Conversation conversation);
 
   /// Where clients connect, with the port that was picked for tcp://...:*.
   const std::string& endpoint() const { return router_->endpoint(); }
@@ -61,8 +68,15 @@ class Server {
  private:
   using Clock = std::chrono::steady_clock;
 
+  /// A command on a conversation that is answered once the log has it.
+  struct Command {
+    std::string client;
+    std::string id;
+    std::string frame;
+  };
+
   Server(ServerOptions options, std::unique_ptr<Router> router, parallel::Engine& engine,
-         const TextModel& model);
+         const TextModel& model, ConversationLog* log);
 
   std::chrono::milliseconds UntilNextTimer() const;
   void TakeFromEngine();
@@ -77,6 +91,8 @@ class Server {
   void HandleCancel(const std::string& client, const std::string& id);
   void HandleResume(const std::string& client, const std::string& id, const ResumeRequest& resume);
   void HandleStatus(const std::string& client, const std::string& id);
+  /// Deletes it in memory; gives the blocks of its tokens that no other conversation shares.
+  absl::StatusOr<std::vector<kv_store::BlockHash>> DeleteConversation(const ConversationName& name);
   void Handle(const std::string& client, const std::string& id,
               const ConversationListRequest& request);
   void Handle(const std::string& client, const std::string& id,
@@ -100,6 +116,15 @@ class Server {
   void Finish(RequestRecord& record, size_t choice, const parallel::Finish& finish);
   /// All answers of a request are complete.
   void Complete(RequestRecord& record);
+  void SendDone(RequestRecord& record, const DoneContents& done);
+  /// The log has told of a turn, or of a command.
+  void TakeLogged(RequestRecord& record, const absl::Status& status);
+  void TakeCommand(uint64_t key, const absl::Status& status);
+  /// What the log calls when it has done a command that is then answered with this frame.
+  ConversationLog::Done AnswerWhenLogged(const std::string& client, const std::string& id,
+                                         std::string frame);
+  /// Whether answers or commands wait for the log.
+  bool WaitsForLog();
   /// The turn of a conversation ends with this answer.
   void CommitTurn(RequestRecord& record, const AnswerChoice& choice);
   void CancelInEngine(RequestRecord& record);
@@ -124,11 +149,14 @@ class Server {
   const std::unique_ptr<Router> router_;
   parallel::Engine& engine_;
   const TextModel& model_;
+  ConversationLog* const log_;  // null: conversations end with the process
   const std::shared_ptr<Mailbox> mailbox_ = std::make_shared<Mailbox>();
   std::atomic<bool> stop_{false};
 
   RequestTable requests_;
   Conversations conversations_;
+  std::map<uint64_t, Command> commands_;  // that wait for the log
+  uint64_t next_command_ = 1;
   ServerStatus counts_;
   const Clock::time_point started_ = Clock::now();
   Clock::time_point next_engine_check_ = Clock::now();

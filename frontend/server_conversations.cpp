@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "frontend/name_number.h"
 #include "frontend/server.h"
+#include "kv_store/chain_blocks.h"
 
 /// The server's conversations: their turns, and the commands on them.
 namespace tandem::frontend {
@@ -40,6 +42,9 @@ absl::StatusOr<std::vector<int32_t>> Server::StartChat(RequestRecord& record,
     return std::vector<int32_t>(prompt.tokens().begin(), prompt.tokens().end());
   }
   const ConversationName name{.tenant = request.tenant, .id = *request.conversation};
+  if (log_ != nullptr && !conversations_.Has(name)) {
+    TANDEM_RETURN_IF_ERROR(log_->CheckReadable(name));
+  }
   TANDEM_ASSIGN_OR_RETURN(const Conversation* const conversation,
                           conversations_.Begin(name, record.id, BytesOf(messages)));
   ConversationTurn& turn = record.turn.emplace();  // from here on, Erase gives it up
@@ -62,6 +67,15 @@ void Server::CommitTurn(RequestRecord& record, const AnswerChoice& choice) {
   ChatHistory history = HistoryAfterAnswer(std::move(turn.prompt.whole), choice.text,
                                            certain.tokens, certain.text_bytes);
   turn.messages.push_back({"assistant", choice.text});
+  if (log_ != nullptr) {
+    const Conversation& before = **conversations_.Get(turn.name);
+    log_->Append(
+        turn.name,
+        DeltaFrom(before, turn.messages, turn.prompt.first, turn.prompt.dropped_tokens, history),
+        [mailbox = mailbox_, key = record.key](absl::Status status) {
+          mailbox->Put({.key = key, .what = Mailbox::TurnLogged{std::move(status)}});
+        });
+  }
   conversations_.Commit(turn.name, std::move(turn.messages), turn.prompt.first,
                         turn.prompt.dropped_tokens, std::move(history));
 }
@@ -87,24 +101,89 @@ void Server::Handle(const std::string& client, const std::string& id,
 
 void Server::Handle(const std::string& client, const std::string& id,
                     const ConversationDeleteRequest& request) {
-  const absl::Status status =
-      conversations_.Delete({.tenant = request.tenant, .id = request.conversation});
-  if (!status.ok()) {
-    Refuse(client, IdOf(id), status);
-    return;
+  const ConversationName name{.tenant = request.tenant, .id = request.conversation};
+  std::string frame = ConversationDeletedFrame(id, request.conversation);
+  const absl::StatusOr<std::vector<kv_store::BlockHash>> blocks = DeleteConversation(name);
+  if (!blocks.ok()) {
+    Refuse(client, IdOf(id), blocks.status());
+  } else if (log_ == nullptr) {
+    router_->Send(client, std::move(frame));
+  } else {
+    log_->Erase(name, *blocks, AnswerWhenLogged(client, id, std::move(frame)));
   }
-  router_->Send(client, ConversationDeletedFrame(id, request.conversation));
+}
+
+absl::StatusOr<std::vector<kv_store::BlockHash>> Server::DeleteConversation(
+    const ConversationName& name) {
+  // One that cannot be read is on disk only.
+  if (log_ != nullptr && !log_->CheckReadable(name).ok()) {
+    return std::vector<kv_store::BlockHash>();
+  }
+  std::vector<kv_store::BlockHash> blocks;
+  if (const auto conversation = conversations_.Get(name); conversation.ok()) {
+    blocks = kv_store::BlocksOfChain(NumberOf(name.tenant), (*conversation)->history.tokens,
+                                     conversations_.SharedTokens(name));
+  }
+  TANDEM_RETURN_IF_ERROR(conversations_.Delete(name));
+  return blocks;
 }
 
 void Server::Handle(const std::string& client, const std::string& id,
                     const ConversationForkRequest& request) {
-  const absl::Status status =
-      conversations_.Fork({.tenant = request.tenant, .id = request.conversation}, request.to);
+  const ConversationName from{.tenant = request.tenant, .id = request.conversation};
+  const ConversationName to{.tenant = request.tenant, .id = request.to};
+  absl::Status status = log_ != nullptr ? log_->CheckReadable(to) : absl::OkStatus();
+  if (status.ok()) status = conversations_.Fork(from, request.to);
   if (!status.ok()) {
     Refuse(client, IdOf(id), status);
     return;
   }
-  router_->Send(client, ConversationForkedFrame(id, request.conversation, request.to));
+  std::string frame = ConversationForkedFrame(id, request.conversation, request.to);
+  if (log_ == nullptr) {
+    router_->Send(client, std::move(frame));
+  } else {
+    log_->Append(to, DeltaOf(**conversations_.Get(to)),
+                 AnswerWhenLogged(client, id, std::move(frame)));
+  }
+}
+
+ConversationLog::Done Server::AnswerWhenLogged(const std::string& client, const std::string& id,
+                                               std::string frame) {
+  const uint64_t key = next_command_++;
+  commands_[key] = {.client = client, .id = id, .frame = std::move(frame)};
+  return [mailbox = mailbox_, key](absl::Status status) {
+    mailbox->Put({.key = key, .what = Mailbox::CommandLogged{std::move(status)}});
+  };
+}
+
+void Server::TakeCommand(uint64_t key, const absl::Status& status) {
+  const auto found = commands_.find(key);
+  if (found == commands_.end()) return;
+  const Command command = std::move(found->second);
+  commands_.erase(found);
+  if (status.ok()) {
+    router_->Send(command.client, command.frame);
+  } else {
+    Refuse(command.client, IdOf(command.id),
+           absl::Status(absl::StatusCode::kUnavailable,
+                        fmt::format("it is done in memory, but not yet on disk ({}): the server "
+                                    "goes on trying; status tells when it has succeeded",
+                                    Message(status))));
+  }
+}
+
+void Server::TakeLogged(RequestRecord& record, const absl::Status& status) {
+  if (!record.unlogged) return;
+  DoneContents done = *std::exchange(record.unlogged, std::nullopt);
+  done.durable = status.ok();
+  SendDone(record, done);
+}
+
+bool Server::WaitsForLog() {
+  const std::vector<RequestRecord*> open = requests_.AllOpen();
+  return !commands_.empty() ||
+         std::any_of(open.begin(), open.end(),
+                     [](const RequestRecord* record) { return record->unlogged.has_value(); });
 }
 
 }  // namespace tandem::frontend

@@ -1,15 +1,13 @@
-#include <sodium.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <utility>
 
 #include "core/retry_after.h"
 #include "frontend/logprobs_json.h"
+#include "frontend/name_number.h"
 #include "frontend/server.h"
 
 /// The server's requests for answers, from arrival to their last frame.
@@ -24,17 +22,6 @@ constexpr std::string_view kTooSlow =
 
 /// Names that ROUTER makes up begin with a zero byte, and never come back after a disconnect.
 bool IsMadeUpName(const std::string& client) { return client.empty() || client[0] == '\0'; }
-
-/// The engine knows clients and tenants by number; the nameless one is 0.
-uint64_t NumberOf(std::string_view name) {
-  if (name.empty()) return 0;
-  std::array<unsigned char, crypto_generichash_BYTES_MIN> hash{};
-  crypto_generichash(hash.data(), hash.size(), reinterpret_cast<const unsigned char*>(name.data()),
-                     name.size(), nullptr, 0);
-  uint64_t number = 0;
-  std::memcpy(&number, hash.data(), sizeof(number));
-  return number;
-}
 
 /// What a delta says besides its text: the log-probabilities up to `end`, and which choice it is.
 DeltaExtras ExtrasOf(const RequestRecord& record, size_t choice, size_t begin, size_t end,
@@ -331,11 +318,21 @@ void Server::Complete(RequestRecord& record) {
       contents.logprobs = LogprobsJson(model_, choice.logprobs);
     }
   }
+  ++(cancelled ? counts_.cancelled_requests : counts_.answered_requests);
   if (record.turn) {
     done.conversation = record.turn->name.id;
     CommitTurn(record, first);
+    if (log_ != nullptr) {
+      // Nothing ends it any more but the news of its turn.
+      record.deadline.reset();
+      record.unlogged = std::move(done);
+      return;
+    }
   }
-  ++(cancelled ? counts_.cancelled_requests : counts_.answered_requests);
+  SendDone(record, done);
+}
+
+void Server::SendDone(RequestRecord& record, const DoneContents& done) {
   const std::string client = record.client;
   const std::string id = record.id;
   const bool detached = record.detached_until.has_value();
@@ -401,7 +398,9 @@ void Server::Drop(const std::string& client) {
 
 void Server::CancelSlow(const std::string& client) {
   std::vector<uint64_t> keys;
-  for (const RequestRecord* record : requests_.OpenOf(client)) keys.push_back(record->key);
+  for (const RequestRecord* record : requests_.OpenOf(client)) {
+    if (!record->unlogged) keys.push_back(record->key);
+  }
   spdlog::warn("a client does not read its answers: cancelled its {} requests", keys.size());
   for (const uint64_t key : keys) {
     RequestRecord* record = requests_.FindOpen(key);

@@ -16,6 +16,8 @@
 #include <unordered_map>
 #include <utility>
 
+#include "kv_store/database_log.h"
+
 namespace tandem::kv_store {
 namespace {
 
@@ -242,9 +244,7 @@ absl::Status RecordDatabase::OpenFiles() {
   options.max_open_files = 256;  // blob files may be thousands
   options.max_background_jobs = 2;
   options.avoid_flush_during_shutdown = false;
-  options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
-  options.keep_log_file_num = 2;
-  options.max_log_file_size = size_t{1} << 20;
+  options.info_log = MakeDatabaseLog(options_.directory);
   const std::vector<rocksdb::ColumnFamilyDescriptor> families = {
       {rocksdb::kDefaultColumnFamilyName, BookOptions()},
       {kRecordsFamily, RecordsOptions(options_.memtable_bytes)}};

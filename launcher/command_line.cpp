@@ -203,6 +203,13 @@ class CommandLine {
         "seconds for which the requests of a client that is gone go on, so that it may come back "
         "and resume them; 0: they end at once")
         ->check(CLI::Range(0.0, 3600.0));
+    Add(app, "--state", serve_.state,
+        "directory of what outlives this process, made where it is not there: conversations go on "
+        "after a restart, and an answer counts as done once its turn is on disk (default: "
+        "conversations end with the process)");
+    Add(app, "--state-key", serve_.state_key,
+        "key file (32 bytes, or 64 hexadecimal digits) with which what lies in --state is "
+        "encrypted");
     AddLaunchOptions(app, serve_.launch);
     AddModelOptions(app, serve_.model);
   }

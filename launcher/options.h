@@ -50,6 +50,8 @@ struct ServeOptions {
   int64_t max_conversations = 1024;
   int64_t conversation_memory = int64_t{256} << 20;  // bytes of all conversations
   double resume_grace = 2;                           // seconds for a client that is gone
+  std::string state;      // directory of what outlives the process; empty: nothing does
+  std::string state_key;  // key file of what lies there; empty: plain bytes
 };
 
 struct ChatOptions {

@@ -7,6 +7,7 @@
 #include "frontend/server.h"
 #include "launcher/commands.h"
 #include "launcher/rank_job.h"
+#include "launcher/served_state.h"
 #include "launcher/stop_signals.h"
 #include "launcher/text_side.h"
 #include "parallel/mpi_communicator.h"
@@ -22,17 +23,34 @@ void AwaitDeathNotice(parallel::Engine& engine) {
   }
 }
 
+absl::StatusOr<std::unique_ptr<ServedState>> OpenState(const ServeOptions& options) {
+  if (!options.state.empty()) {
+    return ServedState::Open(options.state, options.state_key, options.listen);
+  }
+  if (options.state_key.empty()) return nullptr;
+  return InvalidArgument("--state-key: there is nothing to encrypt without --state");
+}
+
 }  // namespace
 
 absl::Status Serve(const ServeOptions& options) {
   const auto policy = frontend::ParseContextPolicy(options.context_policy);
   if (!policy.ok()) return InvalidArgument("--context-policy: {}", Message(policy.status()));
   StopSignals signals;
+  std::unique_ptr<ServedState> state;
+  // A rank of mpirun's does not know yet whether it is the one that serves.
+  const bool early = !parallel::StartedByMpi();
+  if (early) {
+    TANDEM_ASSIGN_OR_RETURN(state, OpenState(options));
+  }
   return WithEngine(
       options.model, options.launch,
       [&](parallel::Engine& engine, const core::ModelFile& file) -> absl::Status {
         TANDEM_ASSIGN_OR_RETURN(const auto text_model,
                                 LoadTextSide(file, options.chat_template, false));
+        if (!early) {
+          TANDEM_ASSIGN_OR_RETURN(state, OpenState(options));
+        }
         frontend::ServerOptions server_options;
         server_options.endpoint = options.listen;
         server_options.limits.frame_bytes = options.max_message;
@@ -42,7 +60,12 @@ absl::Status Serve(const ServeOptions& options) {
         server_options.resume_grace = std::chrono::duration_cast<std::chrono::milliseconds>(
             std::chrono::duration<double>(options.resume_grace));
         TANDEM_ASSIGN_OR_RETURN(const auto server,
-                                frontend::Server::Create(server_options, engine, *text_model));
+                                frontend::Server::Create(server_options, engine, *text_model,
+                                                         state ? &state->log() : nullptr));
+        if (state) {
+          state->RestoreTo(*server);
+          state->directory().Announce(server->endpoint());
+        }
         signals.Watch([&](int signal) {
           if (signal == SIGTERM && parallel::StartedByMpi()) AwaitDeathNotice(engine);
           if (engine.Health().ok()) server->Stop();

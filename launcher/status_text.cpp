@@ -67,6 +67,29 @@ std::string PagesBar(const json& pages) {
                      kBarWidth - in_use - std::max(kept, 0));
 }
 
+/// What outlives the server, and what keeps it from doing so.
+std::string StateText(const json& status) {
+  if (!status.contains("state")) return "";
+  const auto at = [&](const char* place) { return CountAt(status, place); };
+  const Pointer encrypted("/state/encrypted");
+  std::string text =
+      fmt::format("state      {} conversations in {}{}\n", at("/state/conversations"),
+                  WordAt(status, "/state/directory"),
+                  status.contains(encrypted) && status[encrypted] == true ? ", encrypted" : "");
+  for (const auto& [place, what] :
+       {std::pair{"/state/unreadable", "conversations on disk cannot be read; the log names them"},
+        {"/state/unwritten_changes", "changes are in memory only"},
+        {"/state/unfinished_erasures", "deletions are not finished"}}) {
+    if (NumberAt(status, place).value_or(0) > 0)
+      text += fmt::format("           {} {}\n", at(place), what);
+  }
+  const Pointer trouble("/state/trouble");
+  if (status.contains(trouble) && status[trouble].is_string()) {
+    text += fmt::format("           not durable: {}\n", WordAt(status, "/state/trouble"));
+  }
+  return text;
+}
+
 /// Tokens a second between two documents, by a counter of theirs.
 std::optional<double> RateBetween(const json& previous, const json& now, const char* counter) {
   const auto begin = NumberAt(previous, "/uptime_seconds"), end = NumberAt(now, "/uptime_seconds");
@@ -115,6 +138,7 @@ std::string StatusText(const json& status, const json* previous) {
                       now("/requests/cancelled"), now("/requests/failed"));
   text += fmt::format("clients    {} with something open; {} frames refused\n", now("/clients"),
                       now("/refused_frames"));
+  text += StateText(status);
   text += fmt::format("pages      {} used, {} cached, of {}{}\n", now("/pages/used"),
                       now("/pages/cached"), now("/pages/total"),
                       PagesBar(status.value("pages", json::object())));

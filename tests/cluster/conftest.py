@@ -16,6 +16,11 @@ MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none
 LAB = str(ROOT / "cluster/lab")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=10,
+                     help="how often test_state.py kills everything (default 10; its long form is 200)")
+
+
 def model(file):
     folder = os.environ.get("TANDEM_MODELS") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "tandem/models")

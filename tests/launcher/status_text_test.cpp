@@ -46,6 +46,23 @@ TEST(StatusTextTest, TellsEveryFigure) {
             "tokens/s   123 generated\n");
 }
 
+TEST(StatusTextTest, TellsOfTheStateDirectoryAndItsTrouble) {
+  json document = Document();
+  document["state"] = {{"directory", "/var/state"}, {"encrypted", true},
+                       {"conversations", 12},       {"unreadable", 0},
+                       {"unwritten_changes", 0},    {"unfinished_erasures", 0},
+                       {"trouble", nullptr}};
+  EXPECT_THAT(StatusText(document),
+              HasSubstr("state      12 conversations in /var/state, encrypted\npages"));
+  document["state"]["unreadable"] = 2;
+  document["state"]["unwritten_changes"] = 3;
+  document["state"]["trouble"] = "the disk is full";
+  EXPECT_THAT(StatusText(document),
+              HasSubstr("           2 conversations on disk cannot be read; the log names them\n"
+                        "           3 changes are in memory only\n"
+                        "           not durable: the disk is full\npages"));
+}
+
 TEST(StatusTextTest, RatesAreOfTheTimeBetween) {
   const json previous = Document();
   json now = Document();

@@ -19,17 +19,20 @@ std::vector<int32_t> EchoScript(const std::vector<int32_t>& prompt) {
 }
 
 ServedEngine::ServedEngine(frontend::ServerOptions options, std::chrono::microseconds step,
-                           int context, std::vector<std::string> chat_stop_strings)
+                           int context, std::vector<std::string> chat_stop_strings,
+                           frontend::ConversationLog* log,
+                           const std::function<void(frontend::Server&)>& before_run)
     : model(context, std::move(chat_stop_strings)), engine(EchoScript, step) {
   if (options.endpoint == frontend::ServerOptions{}.endpoint) {
     options.endpoint = "tcp://127.0.0.1:*";
   }
-  auto created = frontend::Server::Create(options, engine, model);
+  auto created = frontend::Server::Create(options, engine, model, log);
   if (!created.ok()) {
     ADD_FAILURE() << created.status();
     std::abort();
   }
   server = *std::move(created);
+  if (before_run) before_run(*server);
   thread = std::thread([this] { result = server->Run(); });
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,7 +21,9 @@ std::vector<int32_t> EchoScript(const std::vector<int32_t>& prompt);
 struct ServedEngine {
   explicit ServedEngine(frontend::ServerOptions options = {},
                         std::chrono::microseconds step = std::chrono::microseconds(200),
-                        int context = 4096, std::vector<std::string> chat_stop_strings = {});
+                        int context = 4096, std::vector<std::string> chat_stop_strings = {},
+                        frontend::ConversationLog* log = nullptr,
+                        const std::function<void(frontend::Server&)>& before_run = nullptr);
   ~ServedEngine();
 
   const std::string& endpoint() const { return server->endpoint(); }

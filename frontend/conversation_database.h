@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/status.h"
+
+namespace rocksdb {
+class DB;
+class Status;
+}  // namespace rocksdb
+
+/// The RocksDB under the conversations: how it is opened, read in whole, and put right.
+namespace tandem::frontend {
+
+struct PlacedRecord {
+  std::string place;
+  std::string bytes;
+};
+
+/// What a database's error means here: kResourceExhausted where the disk is full, kDataLoss where
+/// something is damaged, else kUnavailable.
+absl::Status FromDatabase(const rocksdb::Status& status, std::string_view doing);
+
+/// Opens or makes a database. Where its log is damaged in the middle, the log is copied aside first
+/// (`FOLDER.damaged-N`), then what is whole of it is taken. kFailedPrecondition if another process
+/// has it.
+absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& folder);
+
+struct ReadDatabase {
+  std::unique_ptr<rocksdb::DB> db;
+  std::vector<PlacedRecord> records;  // all but those of `gaps`, by place
+  int64_t gaps = 0;                   // runs of records that cannot be read
+};
+/// Reads all of it. Where a table is damaged, the whole database is moved aside
+/// (`FOLDER.damaged-N`) and a new one made of all that could be read, damaged or not.
+absl::StatusOr<ReadDatabase> ReadWhole(std::unique_ptr<rocksdb::DB> db, const std::string& folder);
+
+/// Writes the tables that hold keys of [from, to) again without what was deleted, and drops the
+/// logs; returns once none of the files that held it is there any more.
+absl::Status PurgeRanges(rocksdb::DB& db, const std::string& folder,
+                         const std::vector<std::pair<std::string, std::string>>& ranges);
+
+}  // namespace tandem::frontend

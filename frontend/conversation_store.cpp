@@ -1,0 +1,332 @@
+#include "frontend/conversation_store.h"
+
+#include <rocksdb/db.h>
+#include <rocksdb/write_batch.h>
+#include <sodium.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <optional>
+#include <type_traits>
+
+#include "frontend/conversation_codec.h"
+#include "frontend/name_number.h"
+#include "parallel/wire.h"
+
+namespace tandem::frontend {
+namespace {
+
+std::span<const std::byte> Bytes(std::string_view text) { return std::as_bytes(std::span(text)); }
+
+std::string Text(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+std::string Hex(std::string_view bytes) {
+  std::string text;
+  for (const char c : bytes) text += fmt::format("{:02x}", static_cast<uint8_t>(c));
+  return text;
+}
+
+uint64_t DrawNumber() {
+  uint64_t number = 0;
+  randombytes_buf(&number, sizeof(number));
+  return number;
+}
+
+/// The first place behind all that begin with this.
+std::string EndOf(std::string prefix) {
+  while (!prefix.empty() && static_cast<uint8_t>(prefix.back()) == 0xFF) prefix.pop_back();
+  if (!prefix.empty()) ++prefix.back();
+  return prefix;
+}
+
+struct ErasureRecord {
+  std::string prefix;
+  std::vector<kv_store::BlockHash> blocks;
+};
+
+std::string EncodeErasure(const ErasureRecord& erasure) {
+  parallel::WireWriter writer;
+  writer.Text(erasure.prefix);
+  writer.Count(erasure.blocks.size());
+  for (const kv_store::BlockHash& block : erasure.blocks)
+    writer.Raw(std::as_bytes(std::span(block)));
+  return Text(writer.bytes());
+}
+
+absl::StatusOr<ErasureRecord> DecodeErasure(std::string_view bytes) {
+  parallel::WireReader reader("an erasure", Bytes(bytes));
+  ErasureRecord erasure;
+  erasure.prefix = reader.Text(ConversationPlaces::kPrefixBytes, "bytes of a place");
+  erasure.blocks.resize(reader.Count(bytes.size(), sizeof(kv_store::BlockHash), "blocks"));
+  for (kv_store::BlockHash& block : erasure.blocks) {
+    const std::vector<std::byte> raw = reader.Raw(block.size());
+    if (raw.size() == block.size()) std::memcpy(block.data(), raw.data(), raw.size());
+  }
+  TANDEM_RETURN_IF_ERROR(reader.Finish());
+  return erasure;
+}
+
+/// The records of a kind. None of the database's files is held afterwards.
+absl::Status ReadFrom(rocksdb::DB& db, char kind, std::vector<PlacedRecord>& records) {
+  const std::unique_ptr<rocksdb::Iterator> iterator(db.NewIterator({}));
+  const std::string first(1, kind);
+  for (iterator->Seek(first); iterator->Valid() && iterator->key().starts_with(first);
+       iterator->Next()) {
+    records.push_back({iterator->key().ToString(), iterator->value().ToString()});
+  }
+  return FromDatabase(iterator->status(), "reading what is to be destroyed");
+}
+
+bool IsErasure(std::string_view place) {
+  return !place.empty() && place[0] == ConversationPlaces::kErasure;
+}
+
+}  // namespace
+
+ConversationStore::ConversationStore(Options options, std::unique_ptr<rocksdb::DB> db,
+                                     ConversationPlaces places)
+    : options_(std::move(options)), places_(places), db_(std::move(db)) {}
+
+ConversationStore::~ConversationStore() = default;
+
+absl::StatusOr<ConversationStore::Opened> ConversationStore::Open(const Options& options) {
+  TANDEM_ASSIGN_OR_RETURN(auto opened, OpenDatabase(options.folder));
+  std::string identity;
+  const rocksdb::Slice place(ConversationPlaces::kIdentity);
+  // It has a checksum of its own, and a table that is damaged elsewhere is no reason to stop here.
+  rocksdb::ReadOptions unchecked;
+  unchecked.verify_checksums = false;
+  unchecked.fill_cache = false;  // or nobody would check that block any more
+  const rocksdb::Status got = opened->Get(unchecked, place, &identity);
+  std::optional<ConversationPlaces> places;
+  if (got.ok()) {
+    auto known = ConversationPlaces::Read(Bytes(identity), options.box);
+    if (!known.ok()) {
+      return absl::Status(known.status().code(),
+                          fmt::format("{}: {}", options.folder, Message(known.status())));
+    }
+    places = *known;
+  } else if (!got.IsNotFound()) {
+    return FromDatabase(got, "reading " + options.folder);
+  }
+  TANDEM_ASSIGN_OR_RETURN(ReadDatabase read, ReadWhole(std::move(opened), options.folder));
+  if (!places) {
+    if (!read.records.empty()) {
+      return absl::DataLossError(fmt::format(
+          "{}: it has {} records, but none that says how to read them; move the folder aside to "
+          "begin a new one",
+          options.folder, read.records.size()));
+    }
+    places.emplace(options.box);
+    rocksdb::WriteOptions synced;
+    synced.sync = true;
+    const rocksdb::Status put = read.db->Put(synced, place, Text(places->identity()));
+    if (!put.ok()) return FromDatabase(put, "writing " + options.folder);
+  }
+  Opened result;
+  result.store.reset(new ConversationStore(options, std::move(read.db), *places));
+  result.store->Read(read.records, result.found);
+  if (read.gaps > 0) {
+    result.found.unreadable.push_back(
+        {.prefix = "", .what = fmt::format("{} runs of records of a damaged table", read.gaps)});
+  }
+  return result;
+}
+
+void ConversationStore::Read(const std::vector<PlacedRecord>& records, FoundConversations& found) {
+  const auto prefix_of = [](const PlacedRecord& record) {
+    return std::string_view(record.place).substr(0, ConversationPlaces::kPrefixBytes);
+  };
+  for (auto begin = records.begin(); begin != records.end();) {
+    const std::string_view prefix = prefix_of(*begin);
+    auto end = std::find_if(begin, records.end(), [&](const PlacedRecord& record) {
+      return prefix_of(record) != prefix;
+    });
+    const std::span<const PlacedRecord> group(begin, end);
+    begin = end;
+    if (prefix == ConversationPlaces::kIdentity) continue;
+    if (IsErasure(prefix)) {
+      erasing_ = true;
+      continue;
+    }
+    State state;
+    ConversationName name;
+    std::string described = fmt::format("a conversation without a name, at {}", Hex(prefix));
+    absl::StatusOr<Conversation> conversation = ReadOne(group, state, name, described);
+    if (conversation.ok()) {
+      states_[std::string(prefix)] = state;
+      found.conversations.emplace_back(std::move(name), *std::move(conversation));
+      continue;
+    }
+    std::string what = fmt::format("{}: {}", described, Message(conversation.status()));
+    spdlog::error("{}: {}; it stays on disk until it is deleted", options_.folder, what);
+    found.unreadable.push_back({.prefix = std::string(prefix), .what = std::move(what)});
+  }
+  conversations_ = static_cast<int64_t>(states_.size());
+}
+
+absl::StatusOr<Conversation> ConversationStore::ReadOne(std::span<const PlacedRecord> records,
+                                                        State& state, ConversationName& name,
+                                                        std::string& described) const {
+  const auto number_of = [&](size_t i) {
+    return ConversationPlaces::NumberOfPlace(records[i].place);
+  };
+  if (number_of(0) != 0U) return absl::DataLossError("its first record is missing");
+  TANDEM_ASSIGN_OR_RETURN(const auto head_record, Unsealed(records[0]));
+  TANDEM_ASSIGN_OR_RETURN(const ConversationHead head, DecodeHead(records[0].place, head_record));
+  described = fmt::format(
+      "conversation \"{}\"{}", head.name.id,
+      head.name.tenant.empty() ? "" : fmt::format(" of tenant \"{}\"", head.name.tenant));
+  if (records[0].place != ConversationPlaces::Place(places_.Prefix(head.name), 0)) {
+    return absl::DataLossError("it lies at another's place");
+  }
+  if (records.size() != head.turns + 1) {
+    return absl::DataLossError(
+        fmt::format("it has {} turns, and {} are there", head.turns, records.size() - 1));
+  }
+  Conversation conversation;
+  for (size_t i = 1; i < records.size(); ++i) {
+    const auto named = [&](const absl::Status& status) {
+      return absl::Status(status.code(), fmt::format("turn {}: {}", i, Message(status)));
+    };
+    if (number_of(i) != i) return absl::DataLossError(fmt::format("turn {} is missing", i));
+    const auto record = Unsealed(records[i]);
+    if (!record.ok()) return named(record.status());
+    auto turn = DecodeTurn(records[i].place, *record);
+    if (!turn.ok()) return named(turn.status());
+    if (turn->instance != head.instance) {
+      return absl::DataLossError(fmt::format("turn {} is of an earlier conversation", i));
+    }
+    const absl::Status applied = Apply(std::move(turn->delta), conversation);
+    if (!applied.ok()) return named(applied);
+  }
+  state = {.instance = head.instance, .turns = head.turns};
+  name = head.name;
+  return conversation;
+}
+
+std::string ConversationStore::Sealed(const std::string& tenant, const std::string& place,
+                                      std::vector<std::byte> record) const {
+  if (options_.box == nullptr) return Text(record);
+  return Text(options_.box->Seal(NumberOf(tenant), Bytes(place), record));
+}
+
+absl::StatusOr<std::vector<std::byte>> ConversationStore::Unsealed(
+    const PlacedRecord& record) const {
+  const std::span<const std::byte> bytes = Bytes(record.bytes);
+  if (options_.box != nullptr) return options_.box->Open(Bytes(record.place), bytes);
+  return std::vector<std::byte>(bytes.begin(), bytes.end());
+}
+
+absl::Status ConversationStore::Write(std::span<const Change> changes) {
+  const std::shared_lock lock(db_mutex_);
+  if (db_ == nullptr) return Unavailable("{} is not open", options_.folder);
+  rocksdb::WriteBatch batch;
+  std::map<std::string, std::optional<State>> changed;  // nothing: erased
+  bool erases = false;
+  const auto state_of = [&](const std::string& prefix) -> State {
+    if (const auto found = changed.find(prefix); found != changed.end()) {
+      return found->second.value_or(State{});
+    }
+    const auto found = states_.find(prefix);
+    return found == states_.end() ? State{} : found->second;
+  };
+  const auto add_turn = [&](const Turn& turn) {
+    const std::string prefix = places_.Prefix(turn.name);
+    State state = state_of(prefix);
+    if (state.turns == 0) state.instance = DrawNumber();
+    ++state.turns;
+    const std::string head_place = ConversationPlaces::Place(prefix, 0);
+    const std::string turn_place = ConversationPlaces::Place(prefix, state.turns);
+    const ConversationHead head{turn.name, state.instance, state.turns};
+    batch.Put(head_place, Sealed(turn.name.tenant, head_place, EncodeHead(head_place, head)));
+    batch.Put(turn_place, Sealed(turn.name.tenant, turn_place,
+                                 EncodeTurn(turn_place, state.instance, turn.delta)));
+    changed[prefix] = state;
+  };
+  const auto add_erasure = [&](const Erasure& erasure) {
+    const std::string prefix = places_.Prefix(erasure.name);
+    batch.DeleteRange(prefix, EndOf(prefix));
+    // Told apart by a random number; what lies there is found by reading all of them.
+    batch.Put(ConversationPlaces::Place(std::string(1, ConversationPlaces::kErasure), DrawNumber()),
+              EncodeErasure({prefix, erasure.blocks}));
+    changed[prefix].reset();
+    erases = true;
+  };
+  for (const Change& change : changes) {
+    std::visit(
+        [&](const auto& one) {
+          if constexpr (std::is_same_v<std::decay_t<decltype(one)>, Turn>) {
+            add_turn(one);
+          } else {
+            add_erasure(one);
+          }
+        },
+        change);
+  }
+  rocksdb::WriteOptions synced;
+  synced.sync = true;
+  TANDEM_RETURN_IF_ERROR(FromDatabase(db_->Write(synced, &batch), "writing to " + options_.folder));
+  if (erases) erasing_ = true;
+  for (auto& [prefix, state] : changed) {
+    if (state) {
+      states_[prefix] = *state;
+    } else {
+      states_.erase(prefix);
+    }
+  }
+  conversations_ = static_cast<int64_t>(states_.size());
+  return absl::OkStatus();
+}
+
+absl::Status ConversationStore::Recover() {
+  if (db_ != nullptr && db_->Resume().ok()) return absl::OkStatus();
+  // RocksDB takes some errors for final that are not.
+  const std::unique_lock lock(db_mutex_);
+  db_.reset();
+  TANDEM_ASSIGN_OR_RETURN(db_, OpenDatabase(options_.folder));
+  return absl::OkStatus();
+}
+
+absl::Status ConversationStore::Purge(const BlockEraser& erase_blocks) {
+  const std::shared_lock lock(db_mutex_);
+  if (db_ == nullptr) return Unavailable("{} is not open", options_.folder);
+  // Cleared first: what is erased from now on may be missed below.
+  erasing_ = false;
+  std::vector<PlacedRecord> erasures;
+  absl::Status status = ReadFrom(*db_, ConversationPlaces::kErasure, erasures);
+  if (status.ok()) status = PurgeAll(erasures, erase_blocks);
+  if (!status.ok()) erasing_ = true;
+  return status;
+}
+
+absl::Status ConversationStore::PurgeAll(const std::vector<PlacedRecord>& erasures,
+                                         const BlockEraser& erase_blocks) {
+  if (erasures.empty()) return absl::OkStatus();
+  std::vector<std::pair<std::string, std::string>> ranges;
+  std::vector<kv_store::BlockHash> blocks;
+  rocksdb::WriteBatch again;
+  rocksdb::WriteBatch done;
+  for (const PlacedRecord& record : erasures) {
+    done.Delete(record.place);
+    const absl::StatusOr<ErasureRecord> erasure = DecodeErasure(record.bytes);
+    if (!erasure.ok()) {
+      spdlog::error("{}: {}", options_.folder, Message(erasure.status()));
+      continue;
+    }
+    // Written again so that there is something to flush, and the log with the text in it goes.
+    again.Put(record.place, record.bytes);
+    ranges.emplace_back(erasure->prefix, EndOf(erasure->prefix));
+    blocks.insert(blocks.end(), erasure->blocks.begin(), erasure->blocks.end());
+  }
+  if (erase_blocks && !blocks.empty()) TANDEM_RETURN_IF_ERROR(erase_blocks(blocks));
+  TANDEM_RETURN_IF_ERROR(FromDatabase(db_->Write({}, &again), "destroying"));
+  TANDEM_RETURN_IF_ERROR(PurgeRanges(*db_, options_.folder, ranges));
+  return FromDatabase(db_->Write({}, &done), "destroying");
+}
+
+}  // namespace tandem::frontend

@@ -1,0 +1,122 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <shared_mutex>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "core/status.h"
+#include "frontend/conversation_database.h"
+#include "frontend/conversation_delta.h"
+#include "frontend/conversation_places.h"
+#include "kv_store/block_hash.h"
+#include "kv_store/sealed_box.h"
+
+namespace tandem::frontend {
+
+/// A conversation that was found on disk and cannot be read. Its bytes stay where they are until
+/// the conversation is deleted.
+struct UnreadableConversation {
+  std::string prefix;  // of its places
+  std::string what;    // which one it is, as far as that can be told, and what is wrong
+};
+
+/// What Open found.
+struct FoundConversations {
+  std::vector<std::pair<ConversationName, Conversation>> conversations;
+  std::vector<UnreadableConversation> unreadable;
+};
+
+/// Conversations on disk: a RocksDB whose log is synced before a write counts.
+///
+/// One writer, the process that holds the database's lock. A turn costs what it added, not what the
+/// conversation has. Nothing that is damaged is read as something else, and nothing but Purge
+/// removes bytes: a damaged log or table is put aside whole (`conversations.damaged-N`) before the
+/// rest is gone on with.
+/// Thread safety: Write and Recover by one thread; Purge by another at the same time.
+class ConversationStore {
+ public:
+  struct Options {
+    std::string folder;                        // made if it is not there
+    const kv_store::SealedBox* box = nullptr;  // must outlive the store; null: plain bytes
+  };
+  struct Opened;
+
+  /// Opens or makes a store and reads all of it; says in the log what could not be read.
+  /// kFailedPrecondition if it was made with another key or by a newer program, or if another
+  /// process has it; kDataLoss if it cannot be read at all.
+  static absl::StatusOr<Opened> Open(const Options& options);
+  ~ConversationStore();
+  ConversationStore(const ConversationStore&) = delete;
+  ConversationStore& operator=(const ConversationStore&) = delete;
+
+  /// A turn that a conversation ends with from now on; one that is not there begins with it.
+  struct Turn {
+    ConversationName name;
+    ConversationDelta delta;
+  };
+  /// Destroys a conversation. `blocks`: those of its tokens that nobody else needs; they are told
+  /// by Purge until it succeeds.
+  struct Erasure {
+    ConversationName name;
+    std::vector<kv_store::BlockHash> blocks;
+  };
+  using Change = std::variant<Turn, Erasure>;
+
+  /// Writes all of them or none, in order. OK: synced to disk. After an error nothing is written
+  /// before Recover succeeds; then the same changes may be written again.
+  absl::Status Write(std::span<const Change> changes);
+  absl::Status Recover();
+
+  /// Whether something was erased whose bytes may still be there.
+  bool erasing() const { return erasing_.load(); }
+  /// Destroys the bytes of what was erased: rewrites the tables that hold them without them, and
+  /// drops the logs. `erase_blocks` is asked first to destroy the KV of these blocks. What fails
+  /// stays to be done, also after the process.
+  using BlockEraser = std::function<absl::Status(std::span<const kv_store::BlockHash>)>;
+  absl::Status Purge(const BlockEraser& erase_blocks);
+
+  std::string PrefixOf(const ConversationName& name) const { return places_.Prefix(name); }
+  int64_t conversations() const { return conversations_.load(); }
+
+ private:
+  struct State {
+    uint64_t instance = 0;
+    uint64_t turns = 0;
+  };
+
+  ConversationStore(Options options, std::unique_ptr<rocksdb::DB> db, ConversationPlaces places);
+
+  /// Makes conversations of records that come ordered by place.
+  void Read(const std::vector<PlacedRecord>& records, FoundConversations& found);
+  /// `records`: of one conversation. `described`: names it as soon as its name is known.
+  absl::StatusOr<Conversation> ReadOne(std::span<const PlacedRecord> records, State& state,
+                                       ConversationName& name, std::string& described) const;
+  std::string Sealed(const std::string& tenant, const std::string& place,
+                     std::vector<std::byte> record) const;
+  absl::StatusOr<std::vector<std::byte>> Unsealed(const PlacedRecord& record) const;
+  absl::Status PurgeAll(const std::vector<PlacedRecord>& erasures, const BlockEraser& erase_blocks);
+
+  const Options options_;
+  const ConversationPlaces places_;
+  std::shared_mutex db_mutex_;           // held alone while the database is opened again
+  std::unique_ptr<rocksdb::DB> db_;      // null if that has failed
+  std::map<std::string, State> states_;  // by prefix; what Write has written
+  std::atomic<int64_t> conversations_{0};
+  std::atomic<bool> erasing_{false};
+};
+
+struct ConversationStore::Opened {
+  std::unique_ptr<ConversationStore> store;
+  FoundConversations found;
+};
+
+}  // namespace tandem::frontend

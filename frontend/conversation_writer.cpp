@@ -1,0 +1,229 @@
+#include "frontend/conversation_writer.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+namespace tandem::frontend {
+namespace {
+
+const ConversationName& NameOf(const ConversationStore::Change& change) {
+  return std::visit([](const auto& one) -> const ConversationName& { return one.name; }, change);
+}
+
+bool IsErasure(const ConversationStore::Change& change) {
+  return std::holds_alternative<ConversationStore::Erasure>(change);
+}
+
+}  // namespace
+
+ConversationWriter::ConversationWriter(Options options, std::unique_ptr<ConversationStore> store,
+                                       std::vector<UnreadableConversation> unreadable)
+    : options_(std::move(options)), store_(std::move(store)) {
+  for (UnreadableConversation& one : unreadable) {
+    if (one.prefix.empty()) {
+      ++unreadable_gaps_;
+    } else {
+      unreadable_[one.prefix] = std::move(one.what);
+    }
+  }
+  purge_wanted_ = store_->erasing();
+  unpurged_ = purge_wanted_ ? 1 : 0;
+  writer_ = std::thread([this] { WriteLoop(); });
+  purger_ = std::thread([this] { PurgeLoop(); });
+}
+
+ConversationWriter::~ConversationWriter() {
+  {
+    const std::lock_guard lock(mutex_);
+    quit_ = true;
+  }
+  changed_.notify_all();
+  writer_.join();
+  purger_.join();
+}
+
+void ConversationWriter::Append(const ConversationName& name, ConversationDelta delta, Done done) {
+  Put(ConversationStore::Turn{.name = name, .delta = std::move(delta)}, std::move(done));
+}
+
+void ConversationWriter::Erase(const ConversationName& name,
+                               std::vector<kv_store::BlockHash> blocks, Done done) {
+  Put(ConversationStore::Erasure{.name = name, .blocks = std::move(blocks)}, std::move(done));
+}
+
+void ConversationWriter::Put(ConversationStore::Change change, Done done) {
+  {
+    const std::lock_guard lock(mutex_);
+    // From now on the name is free.
+    if (IsErasure(change)) unreadable_.erase(store_->PrefixOf(NameOf(change)));
+    queue_.push_back({std::move(change), std::move(done)});
+    ++unwritten_;
+  }
+  changed_.notify_all();
+}
+
+absl::Status ConversationWriter::CheckReadable(const ConversationName& name) {
+  const std::string prefix = store_->PrefixOf(name);
+  const std::lock_guard lock(mutex_);
+  const auto found = unreadable_.find(prefix);
+  if (found == unreadable_.end()) return absl::OkStatus();
+  return absl::DataLossError(
+      fmt::format("{}: it cannot be read from disk, where it stays; use another name, or "
+                  "conversation.delete it",
+                  found->second));
+}
+
+ConversationLogStatus ConversationWriter::Status() {
+  const std::lock_guard lock(mutex_);
+  ConversationLogStatus status;
+  status.directory = options_.directory;
+  status.encrypted = options_.encrypted;
+  status.conversations = store_->conversations();
+  status.unreadable = static_cast<int64_t>(unreadable_.size()) + unreadable_gaps_;
+  status.unwritten_changes = unwritten_;
+  status.unfinished_erasures = unpurged_;
+  status.trouble = Message(trouble_.ok() ? purge_trouble_ : trouble_);
+  return status;
+}
+
+void ConversationWriter::WriteLoop() {
+  std::vector<Waiting> backlog;
+  std::unique_lock lock(mutex_);
+  while (true) {
+    const auto wanted = [this] { return !queue_.empty() || quit_; };
+    if (backlog.empty()) {
+      changed_.wait(lock, wanted);
+    } else {
+      changed_.wait_until(lock, retry_at_, wanted);
+    }
+    std::vector<Waiting> more = std::exchange(queue_, {});
+    const bool last = quit_;
+    const absl::Status trouble = trouble_;
+    lock.unlock();
+    for (Waiting& waiting : more) {
+      // What an erasure destroys needs no longer be written.
+      if (IsErasure(waiting.change)) {
+        std::erase_if(backlog, [&](const Waiting& earlier) {
+          return !earlier.done && NameOf(earlier.change) == NameOf(waiting.change);
+        });
+      }
+      backlog.push_back(std::move(waiting));
+    }
+    if (!backlog.empty()) {
+      if (trouble.ok() || last || Clock::now() >= retry_at_) {
+        WriteBacklog(backlog);
+      } else {
+        Failed(backlog, trouble);
+      }
+    }
+    lock.lock();
+    if (last && queue_.empty()) break;
+  }
+  if (!backlog.empty()) {
+    spdlog::error("{}: {} changes of conversations could not be written and are lost",
+                  options_.directory, backlog.size());
+  }
+  writer_ended_ = true;
+  lock.unlock();
+  changed_.notify_all();
+}
+
+void ConversationWriter::WriteBacklog(std::vector<Waiting>& backlog) {
+  std::vector<ConversationStore::Change> changes;
+  changes.reserve(backlog.size());
+  for (Waiting& waiting : backlog) changes.push_back(std::move(waiting.change));
+  absl::Status status;
+  if (must_recover_) status = store_->Recover();
+  if (status.ok()) status = store_->Write(changes);
+  for (size_t i = 0; i < changes.size(); ++i) backlog[i].change = std::move(changes[i]);
+  must_recover_ = !status.ok();
+  if (status.ok()) {
+    Written(backlog);
+  } else {
+    retry_at_ = Clock::now() + options_.retry;
+    Failed(backlog, status);
+  }
+}
+
+void ConversationWriter::Written(std::vector<Waiting>& backlog) {
+  bool recovered = false;
+  {
+    const std::lock_guard lock(mutex_);
+    recovered = !std::exchange(trouble_, absl::OkStatus()).ok();
+    unwritten_ = static_cast<int64_t>(queue_.size());
+    for (Waiting& waiting : backlog) {
+      if (!IsErasure(waiting.change)) continue;
+      purge_wanted_ = true;
+      ++unpurged_;
+      if (waiting.done) purges_.push_back(std::exchange(waiting.done, nullptr));
+    }
+  }
+  changed_.notify_all();
+  if (recovered) {
+    spdlog::info("{}: conversations are written again; all {} changes that waited are on disk",
+                 options_.directory, backlog.size());
+  }
+  for (Waiting& waiting : backlog) {
+    if (waiting.done) waiting.done(absl::OkStatus());
+  }
+  backlog.clear();
+}
+
+void ConversationWriter::Failed(std::vector<Waiting>& backlog, const absl::Status& why) {
+  bool is_new = false;
+  {
+    const std::lock_guard lock(mutex_);
+    is_new = trouble_.ok();
+    trouble_ = why;
+    unwritten_ = static_cast<int64_t>(backlog.size() + queue_.size());
+  }
+  if (is_new) {
+    spdlog::error(
+        "{}: conversations cannot be written ({}): turns are kept in memory, do not outlive this "
+        "process, and are tried again every {} s; make room on the disk",
+        options_.directory, Message(why), std::chrono::duration<double>(options_.retry).count());
+  }
+  for (Waiting& waiting : backlog) {
+    if (waiting.done) std::exchange(waiting.done, nullptr)(why);
+  }
+}
+
+void ConversationWriter::PurgeLoop() {
+  std::unique_lock lock(mutex_);
+  Clock::time_point retry_at = Clock::now();
+  while (true) {
+    const auto wanted = [&] { return purge_wanted_ || writer_ended_; };
+    if (purge_trouble_.ok()) {
+      changed_.wait(lock, wanted);
+    } else {
+      changed_.wait_until(lock, retry_at, [&] { return writer_ended_; });
+      purge_wanted_ = purge_wanted_ || Clock::now() >= retry_at;
+    }
+    if (!purge_wanted_) {
+      if (writer_ended_) return;
+      continue;
+    }
+    purge_wanted_ = false;
+    const std::vector<Done> owners = std::exchange(purges_, {});
+    const int64_t unpurged = unpurged_;
+    lock.unlock();
+    const absl::Status status = store_->Purge(options_.erase_blocks);
+    if (!status.ok()) {
+      spdlog::error("{}: what was deleted is still on disk ({}); it is tried again",
+                    options_.directory, Message(status));
+    }
+    lock.lock();
+    retry_at = Clock::now() + options_.retry;
+    purge_trouble_ = status;
+    if (status.ok()) unpurged_ -= unpurged;
+    lock.unlock();
+    for (const Done& done : owners) done(status);
+    lock.lock();
+    if (writer_ended_ && !status.ok()) return;  // the next process does it
+  }
+}
+
+}  // namespace tandem::frontend

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/status.h"
+
+namespace tandem::kv_store {
+
+/// The secret of a state directory, from which all its keys are derived.
+using StateKey = std::array<uint8_t, 32>;
+
+/// Reads a key file: 32 bytes, or 64 hexadecimal digits and a newline. kInvalidArgument where it
+/// holds something else, cannot be read, or may be read by others; says what to do.
+absl::StatusOr<StateKey> ReadStateKey(const std::string& path);
+
+/// Encryption at rest: what lies on a disk is sealed with a key of its tenant and bound to its
+/// place there, so that it can be neither read nor changed nor put elsewhere unnoticed.
+///
+/// XChaCha20-Poly1305 with random nonces; a tenant's key is a keyed BLAKE2b hash (libsodium). A
+/// sealed text tells its length, and which texts are of one tenant, but not of which.
+/// Thread safety: none needed, immutable.
+class SealedBox {
+ public:
+  /// What Seal adds: version, tenant's tag, nonce, authentication.
+  static constexpr size_t kOverhead = 1 + 16 + 24 + 16;
+
+  explicit SealedBox(const StateKey& key);
+  ~SealedBox();
+  SealedBox(const SealedBox&) = delete;
+  SealedBox& operator=(const SealedBox&) = delete;
+
+  /// `place`: where it will lie, such as a key in a database; Open must be told the same.
+  std::vector<std::byte> Seal(uint64_t tenant, std::span<const std::byte> place,
+                              std::span<const std::byte> plain) const;
+  /// kFailedPrecondition if a newer program sealed it; kDataLoss if it was changed, lay elsewhere,
+  /// or was sealed with another key.
+  absl::StatusOr<std::vector<std::byte>> Open(std::span<const std::byte> place,
+                                              std::span<const std::byte> sealed) const;
+
+  /// A key for another purpose, from which neither this one nor the state's can be told.
+  std::array<uint8_t, 32> Derive(std::string_view purpose, std::span<const std::byte> of) const;
+
+ private:
+  StateKey key_;
+};
+
+}  // namespace tandem::kv_store

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/status.h"
+#include "frontend/conversation_log.h"
+#include "frontend/server.h"
+#include "launcher/state_directory.h"
+
+namespace tandem::launcher {
+
+/// What outlives `tandem serve --state DIR`, opened.
+class ServedState {
+ public:
+  /// Takes the directory and reads its conversations. `key_file` empty: they are not encrypted.
+  static absl::StatusOr<std::unique_ptr<ServedState>> Open(const std::string& directory,
+                                                           const std::string& key_file,
+                                                           const std::string& endpoint);
+  virtual ~ServedState() = default;
+
+  virtual frontend::ConversationLog& log() = 0;
+  /// Gives the conversations that were found to a server that is not running yet.
+  virtual void RestoreTo(frontend::Server& server) = 0;
+  virtual StateDirectory& directory() = 0;
+};
+
+}  // namespace tandem::launcher

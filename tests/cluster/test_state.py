@@ -1,0 +1,354 @@
+"""Conversations that outlive processes: kill -9 at random points, restarts on other rank counts, full disks, keys.
+
+`python -m pytest tests/cluster/test_state.py --kills 200` is the long form of the test that kills.
+"""
+import contextlib
+import json
+import os
+import pathlib
+import random
+import signal
+import threading
+import time
+
+import pytest
+import zmq
+from conftest import (SMOLLM2, TANDEM, Server, assert_no_leftovers, run, session_processes)
+
+TURNS = 5
+CONVERSATIONS = 3
+
+
+class Client:
+    """A DEALER socket that gives up when the server is gone."""
+
+    def __init__(self, endpoint, stop=None):
+        self.stop = stop or threading.Event()  # set: nobody will answer any more
+        self.socket = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket.linger = 0
+        self.socket.connect(endpoint)
+        self.number = 0
+
+    def close(self):
+        self.socket.close()
+
+    def ask(self, type_, seconds=60, **fields):
+        """The frame that ends the answer; None if none came in time."""
+        self.number += 1
+        request = {"v": 1, "type": type_, "id": f"r{self.number}", **fields}
+        self.socket.send(json.dumps(request).encode())
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.stop.is_set():
+            if not self.socket.poll(50):
+                continue
+            frame = json.loads(self.socket.recv())
+            if frame.get("id") == request["id"] and frame["type"] not in ("accepted", "delta"):
+                return frame
+        return None
+
+    def say(self, conversation, content, **fields):
+        fields.setdefault("max_tokens", 12)
+        return self.ask("chat", messages=[{"role": "user", "content": content}],
+                        conversation=conversation, logprobs=0, **fields)
+
+
+def said(conversation, turn):
+    return f"Turn {turn} of {conversation}: name a thing that is blue, and say why."
+
+
+def tokens_of(done):
+    return [token["token"] for token in done["logprobs"]]
+
+
+@contextlib.contextmanager
+def client_of(server):
+    client = Client(server.endpoint)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def serve(start_server, state, *more):
+    return start_server(TANDEM, "serve", SMOLLM2, "--listen", "tcp://127.0.0.1:*", "--state", state, *more)
+
+
+def kill_all(server):
+    """kill -9 of the server, mpirun and every rank at once."""
+    pids = [pid for pid, _ in session_processes(server.process.pid)]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    server.process.wait(20)
+    assert_no_leftovers(server)
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """What each conversation's turns are answered with when nothing happens: [tokens, text] a turn."""
+    server = Server([TANDEM, "serve", SMOLLM2, "--listen", "tcp://127.0.0.1:*"]).wait_until_ready()
+    with client_of(server) as client:
+        answers = {}
+        for number in range(CONVERSATIONS):
+            name = f"c{number}"
+            answers[name] = []
+            for turn in range(TURNS):
+                done = client.say(name, said(name, turn))
+                assert done["type"] == "done" and "durable" not in done, done
+                answers[name].append((tokens_of(done), done["text"]))
+    assert server.stop() == 0
+    return answers
+
+
+def messages_of(client, name):
+    got = client.ask("conversation.get", conversation=name)
+    return got["messages"] if got["type"] == "conversation.get" else []
+
+
+def check_and_go_on(client, undisturbed, acknowledged):
+    """Every acknowledged turn is there, in order; gives the number of turns of each conversation."""
+    turns = {}
+    for name, answers in undisturbed.items():
+        messages = messages_of(client, name)
+        assert len(messages) % 2 == 0
+        turns[name] = len(messages) // 2
+        # One more may have been written without anybody having been told.
+        assert acknowledged[name] <= turns[name] <= acknowledged[name] + 1, (name, turns, acknowledged)
+        for turn in range(turns[name]):
+            assert messages[2 * turn] == {"role": "user", "content": said(name, turn)}
+            assert messages[2 * turn + 1] == {"role": "assistant", "content": answers[turn][1]}
+    return turns
+
+
+def converse(endpoint, name, first, answers, acknowledged, stop, wrong):
+    client = Client(endpoint, stop)
+    try:
+        for turn in range(first, len(answers)):
+            done = client.say(name, said(name, turn), seconds=60)
+            if done is None:
+                return
+            if done["type"] != "done":
+                return  # the ranks died first
+            if done["durable"] is not True or (tokens_of(done), done["text"]) != answers[turn]:
+                wrong.append((name, turn, done, answers[turn]))
+                return
+            acknowledged[name] = turn + 1
+    finally:
+        client.close()
+
+
+def test_kill_9_of_everything_loses_no_acknowledged_turn(start_server, tmp_path, undisturbed, request):
+    kills = request.config.getoption("--kills")
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    state = tmp_path / "state"
+    acknowledged = dict.fromkeys(undisturbed, 0)
+    reached = dict.fromkeys(undisturbed, 0)
+    restored = 0
+    for kill in range(kills + 1):
+        ranks = kill % 3 + 1
+        server = serve(start_server, state, "-n", ranks)
+        with client_of(server) as client:
+            reached = check_and_go_on(client, undisturbed, acknowledged)
+            restored += sum(reached.values())
+            for name in undisturbed:  # those that are complete begin again, under the same name
+                if reached[name] == TURNS and chance.random() < 0.7:
+                    assert client.ask("conversation.delete", conversation=name)["type"] == "conversation.delete"
+                    reached[name] = acknowledged[name] = 0
+        stop = threading.Event()
+        wrong = []
+        threads = [threading.Thread(target=converse, args=(server.endpoint, name, reached[name],
+                                                           undisturbed[name], acknowledged, stop,
+                                                           wrong))
+                   for name in undisturbed]
+        for thread in threads:
+            thread.start()
+        if kill == kills:
+            for thread in threads:
+                thread.join()
+            assert not wrong, wrong
+            assert all(turns == TURNS for turns in acknowledged.values()), acknowledged
+            assert server.stop() == 0
+            break
+        time.sleep(chance.uniform(0.05, 1.5))
+        stop.set()
+        kill_all(server)
+        for thread in threads:
+            thread.join()
+        assert not wrong, wrong
+    assert restored > 0
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_the_next_answer_is_that_of_an_undisturbed_run_on_any_number_of_ranks(
+        start_server, tmp_path, undisturbed, ranks):
+    server = serve(start_server, tmp_path / "state", "-n", 2)
+    with client_of(server) as client:
+        for turn in range(TURNS - 1):
+            assert client.say("c0", said("c0", turn))["durable"] is True
+    kill_all(server)
+    server = serve(start_server, tmp_path / "state", "-n", ranks)
+    with client_of(server) as client:
+        done = client.say("c0", said("c0", TURNS - 1))
+    assert (tokens_of(done), done["text"]) == undisturbed["c0"][TURNS - 1]
+    assert server.stop() == 0
+
+
+def test_a_second_server_is_refused_by_the_name_of_the_first(start_server, tmp_path):
+    first = serve(start_server, tmp_path / "state")
+    for more in ([], ["-n", "2"]):
+        second = run([TANDEM, "serve", SMOLLM2, "--listen", "tcp://127.0.0.1:*", "--state",
+                      tmp_path / "state", *more], timeout=60)
+        assert second.returncode == 1, second.stderr
+        assert str(first.process.pid) in second.stderr and first.endpoint in second.stderr
+        assert os.uname().nodename in second.stderr
+        assert second.stderr.count("\n") == 1, second.stderr
+    with client_of(first) as client:
+        assert client.say("c", "Hello")["durable"] is True
+    first.stop(signal.SIGKILL)
+    again = serve(start_server, tmp_path / "state")
+    with client_of(again) as client:
+        assert len(messages_of(client, "c")) == 2
+
+
+def test_files_are_for_their_owner_only_and_status_tells_of_them(start_server, tmp_path):
+    state = tmp_path / "state"
+    server = serve(start_server, state)
+    with client_of(server) as client:
+        client.say("c", "Hello")
+        status = client.ask("status")["state"]
+    assert status["directory"] == str(state) and status["conversations"] == 1
+    assert status["trouble"] is None and status["encrypted"] is False
+    shown = run([TANDEM, "status", "--connect", server.endpoint])
+    assert f"state      1 conversations in {state}" in shown.stdout
+    for path in [state, *state.rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def files_with(folder, text):
+    return [str(path) for path in pathlib.Path(folder).rglob("*")
+            if path.is_file() and text.encode() in path.read_bytes()]
+
+
+def test_what_is_deleted_is_in_no_file(start_server, tmp_path):
+    state = tmp_path / "state"
+    server = serve(start_server, state)
+    secret = "Xylophonic zebras quietly juggle kumquats"
+    with client_of(server) as client:
+        client.say("stays", "What stays stays")
+        client.say("goes", secret)
+        client.ask("conversation.fork", conversation="goes", to="fork")
+    server.stop()
+    assert files_with(state, secret)
+    server = serve(start_server, state)
+    with client_of(server) as client:
+        client.say("goes", "And more of " + secret)
+        assert client.ask("conversation.delete", conversation="goes")["type"] == "conversation.delete"
+        assert files_with(state, secret), "the fork is a conversation of its own"
+        assert len(messages_of(client, "fork")) == 2
+        assert client.ask("conversation.delete", conversation="fork")["type"] == "conversation.delete"
+        assert not files_with(state, secret)
+        assert files_with(state, "What stays stays")
+    server.stop()
+    server = serve(start_server, state)
+    assert not files_with(state, secret)
+    with client_of(server) as client:
+        listed = client.ask("conversation.list")["conversations"]
+    assert [entry["conversation"] for entry in listed] == ["stays"]
+
+
+def write_key(path, fill):
+    path.write_bytes(bytes([fill]) * 32)
+    path.chmod(0o600)
+    return path
+
+
+def test_encrypted_conversations_need_their_key(start_server, tmp_path):
+    state = tmp_path / "state"
+    key = write_key(tmp_path / "key", 1)
+    wrong = write_key(tmp_path / "wrong", 2)
+    server = serve(start_server, state, "--state-key", key)
+    with client_of(server) as client:
+        client.say("the-name", "A secret question", tenant="the-tenant")
+        assert client.ask("status")["state"]["encrypted"] is True
+    server.stop()
+    for text in ("A secret question", "the-name", "the-tenant"):
+        assert not files_with(state, text)
+    for more in ([], ["--state-key", wrong]):
+        refused = run([TANDEM, "serve", SMOLLM2, "--listen", "tcp://127.0.0.1:*", "--state", state, *more])
+        assert refused.returncode == 1 and "--state-key" in refused.stderr, refused.stderr
+        assert refused.stderr.count("\n") == 1, refused.stderr
+    key.chmod(0o644)
+    refused = run([TANDEM, "serve", SMOLLM2, "--state", state, "--state-key", key])
+    assert refused.returncode == 2 and "chmod 600" in refused.stderr, refused.stderr
+    key.chmod(0o600)
+    server = serve(start_server, state, "--state-key", key)
+    with client_of(server) as client:
+        got = client.ask("conversation.get", conversation="the-name", tenant="the-tenant")
+        assert got["messages"][0]["content"] == "A secret question"
+
+
+def test_flags_come_from_the_environment_and_a_config_file_too(start_server, tmp_path, monkeypatch):
+    config = tmp_path / "tandem.toml"
+    config.write_text(f'[serve]\nstate = "{tmp_path}/from-file"\n')
+    start_server(TANDEM, "--config", config, "serve", SMOLLM2, "--listen", "tcp://127.0.0.1:*")
+    assert (tmp_path / "from-file/conversations").is_dir()
+    monkeypatch.setenv("TANDEM_STATE", str(tmp_path / "from-environment"))
+    start_server(TANDEM, "serve", SMOLLM2, "--listen", "tcp://127.0.0.1:*")
+    assert (tmp_path / "from-environment/conversations").is_dir()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = run(["mount", "-t", "tmpfs", "-o", "size=3m,mode=700", "tmpfs", disk])
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs here: {mounted.stderr}")
+    yield disk
+    run(["umount", "-l", disk])
+
+
+def test_a_full_disk_ends_nothing_and_is_recovered_from(start_server, small_disk):
+    server = serve(start_server, small_disk / "state")
+    filler = small_disk / "filler"
+    with client_of(server) as client:
+        assert client.say("c", "Before")["durable"] is True
+        with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"x" * 4096)
+        for turn in range(3):
+            done = client.say("c", f"Meanwhile {turn} " + "and so on " * 300)
+            assert done["type"] == "done", done
+        assert done["durable"] is False
+        trouble = client.ask("status")["state"]
+        assert trouble["trouble"] and trouble["unwritten_changes"] >= 1, trouble
+        assert "not durable" in run([TANDEM, "status", "--connect", server.endpoint]).stdout
+        filler.unlink()
+        end = time.monotonic() + 20
+        while client.ask("status")["state"]["trouble"] and time.monotonic() < end:
+            time.sleep(0.2)
+        assert client.ask("status")["state"]["unwritten_changes"] == 0
+        assert client.say("c", "After")["durable"] is True
+        expected = messages_of(client, "c")
+    kill_all(server)
+    assert "make room" in server.rest_of_log()
+    server = serve(start_server, small_disk / "state")
+    with client_of(server) as client:
+        assert messages_of(client, "c") == expected and len(expected) == 10
+
+
+def test_plain_mpirun_keeps_conversations_too(start_server, tmp_path):
+    from conftest import MPIRUN
+    command = [*MPIRUN, "-n", 2, TANDEM, "serve", SMOLLM2, "--listen", "tcp://127.0.0.1:*", "--state",
+               tmp_path / "state"]
+    server = start_server(*command)
+    with client_of(server) as client:
+        assert client.say("c", "Hello")["durable"] is True
+    kill_all(server)
+    server = start_server(*command)
+    with client_of(server) as client:
+        assert len(messages_of(client, "c")) == 2
