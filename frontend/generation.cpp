@@ -51,6 +51,10 @@ std::string_view ReuseLimitName(parallel::ReuseLimit limit) {
       return "differs";
     case parallel::ReuseLimit::kEvicted:
       return "evicted";
+    case parallel::ReuseLimit::kLate:
+      return "late";
+    case parallel::ReuseLimit::kDamaged:
+      return "damaged";
   }
   return "none";
 }
@@ -133,7 +137,11 @@ Answer AnswerWriter::Result(const parallel::Finish& finish) const {
   answer.usage.prompt_tokens = finish.usage.prompt_tokens;
   answer.usage.completion_tokens = tokens();
   answer.usage.reused_tokens = finish.usage.reused_tokens;
-  answer.usage.reused_from.device = finish.usage.reused_tokens;
+  const parallel::ReusedFrom& from = finish.usage.reused_from;
+  answer.usage.reused_from = {.device = static_cast<int32_t>(from.device),
+                              .host = static_cast<int32_t>(from.host),
+                              .disk = static_cast<int32_t>(from.disk),
+                              .remote = static_cast<int32_t>(from.remote)};
   answer.usage.computed_tokens = finish.usage.computed_tokens;
   answer.usage.reuse_limit = finish.usage.reuse_limit;
   answer.usage.preemptions = finish.usage.preemptions;

@@ -50,7 +50,7 @@ struct AnswerUsage {
   int32_t drafted_tokens = 0;
   int32_t accepted_tokens = 0;  // of the drafted ones
 };
-/// "none", "not_asked", "nothing_known", "differs" or "evicted".
+/// "none", "not_asked", "nothing_known", "differs", "evicted", "late" or "damaged".
 std::string_view ReuseLimitName(parallel::ReuseLimit limit);
 
 struct AnswerTimings {

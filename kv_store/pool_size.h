@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -11,6 +12,12 @@ namespace tandem::kv_store {
 /// Blocks that cover `positions` positions.
 inline constexpr int64_t BlocksFor(int64_t positions) {
   return (positions + core::kPageTokens - 1) / core::kPageTokens;
+}
+
+/// The first block whose pages the token at `position` sees in this group.
+inline int64_t FirstSeenBlock(const core::KvLayerGroup& group, int64_t position) {
+  return group.window == 0 ? 0
+                           : std::max<int64_t>(0, position - group.window + 1) / core::kPageTokens;
 }
 
 /// Most blocks of this group that a sequence of `positions` positions holds at any time, if one

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "kv_store/pool_size.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -48,7 +49,8 @@ struct PrefixNode {
   std::vector<core::BlockId> blocks;  // [layer groups]
   std::vector<uint64_t> last_use;     // [layer groups] key in the order of eviction; 0: not in it
   std::set<std::unique_ptr<PrefixNode>, ByTokens> children;
-  int32_t users = 0;  // sequences whose place this is
+  int32_t users = 0;   // sequences whose place this is
+  bool saved = false;  // a record of it was made, or it came from one
 
   bool tail() const { return tokens.size() < kFull; }
   bool empty() const {
@@ -286,11 +288,6 @@ void PrefixIndex::AddTail(PrefixNode* place, Tokens tokens, std::span<const core
   Add(place, tokens, blocks);
 }
 
-int64_t PrefixIndex::FirstSeenBlock(size_t group, int32_t position) const {
-  const int window = groups_[group].window;
-  return window == 0 ? 0 : std::max(0, position - window + 1) / core::kPageTokens;
-}
-
 void PrefixIndex::FindPartial(const PrefixNode& parent, Tokens tokens, Path& path) const {
   // Of strings in lexicographic order, one of a string's two neighbours shares most with it.
   const auto after = parent.children.lower_bound(tokens);
@@ -332,7 +329,7 @@ void PrefixIndex::CutToWindows(Path& path) const {
   }
   const auto usable = [&](size_t full, int32_t tokens, const PrefixNode* partial) {
     for (size_t g = 0; g < groups_.size(); ++g) {
-      const int64_t first = FirstSeenBlock(g, tokens);
+      const int64_t first = FirstSeenBlock(groups_[g], tokens);
       if (first < static_cast<int64_t>(full) && run_begin[g][full] > first) return false;
       if (partial != nullptr && partial->blocks[g] == core::kNoBlock) return false;
     }
@@ -359,6 +356,19 @@ MatchEnd PrefixIndex::EndOf(const Path& path, Tokens tokens, int32_t most) const
   return path.tokens() == 0 ? MatchEnd::kNothing : MatchEnd::kDiffers;
 }
 
+PrefixKnown PrefixIndex::Known(uint64_t tenant, Tokens tokens, int32_t most) const {
+  const auto root = roots_.find(tenant);
+  if (root == roots_.end()) return {.hash = TenantHash(tenant)};
+  const Path path = FindPath(root->second.get(), tokens, most);
+  return {.tokens = path.tokens(),
+          .full_blocks = static_cast<int32_t>(path.nodes.size()),
+          .hash = path.nodes.empty() ? path.root->hash : path.nodes.back()->hash};
+}
+
+const BlockHash& PrefixIndex::HashAt(const PrefixNode* place) { return place->hash; }
+
+bool PrefixIndex::MarkSaved(PrefixNode* place) { return !std::exchange(place->saved, true); }
+
 PrefixMatch PrefixIndex::Take(uint64_t tenant, Tokens tokens, int32_t most) {
   const Path path = FindPath(Enter(tenant), tokens, most);
   PrefixMatch match{.tokens = path.tokens(),
@@ -370,7 +380,8 @@ PrefixMatch PrefixIndex::Take(uint64_t tenant, Tokens tokens, int32_t most) {
   for (size_t g = 0; g < groups_.size(); ++g) {
     std::vector<core::BlockId>& table =
         match.tables.emplace_back(path.nodes.size(), core::kNoBlock);
-    for (auto i = static_cast<size_t>(FirstSeenBlock(g, match.tokens)); i < table.size(); ++i) {
+    for (auto i = static_cast<size_t>(FirstSeenBlock(groups_[g], match.tokens)); i < table.size();
+         ++i) {
       table[i] = path.nodes[i]->blocks[g];
       Share(g, table[i]);
       ++blocks_taken_;

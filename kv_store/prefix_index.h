@@ -41,6 +41,13 @@ struct PrefixMatch {
   std::vector<core::BlockId> copy_from;  // [layer groups] if copied > 0
 };
 
+/// What PrefixIndex::Known found.
+struct PrefixKnown {
+  int32_t tokens = 0;       // positions whose pages stand, as Take would find them
+  int32_t full_blocks = 0;  // among them
+  BlockHash hash{};         // of the last of these, or of the tenant
+};
+
 /// The coordinator's book of all blocks: which are free, which sequences hold, and which are kept
 /// because a later request may begin with the same tokens.
 ///
@@ -71,6 +78,9 @@ class PrefixIndex {
   void Share(size_t group, core::BlockId block);
   void Release(size_t group, core::BlockId block);
 
+  /// What Take would find; changes nothing.
+  PrefixKnown Known(uint64_t tenant, std::span<const int32_t> tokens, int32_t most) const;
+
   /// The longest known beginning of `tokens` of at most `most` of them whose pages are all there
   /// that the next position sees.
   PrefixMatch Take(uint64_t tenant, std::span<const int32_t> tokens, int32_t most);
@@ -92,6 +102,11 @@ class PrefixIndex {
   void AddTail(PrefixNode* place, std::span<const int32_t> tokens,
                std::span<const core::BlockId> blocks);
 
+  /// The hash of the block before a place, or of its tenant.
+  static const BlockHash& HashAt(const PrefixNode* place);
+  /// Notes that the block before a place has records; false if that was known.
+  static bool MarkSaved(PrefixNode* place);
+
   /// Evicts all that is idle.
   void Clear();
 
@@ -112,7 +127,6 @@ class PrefixIndex {
   struct Path;
 
   bool full_attention(size_t group) const { return groups_[group].window == 0; }
-  int64_t FirstSeenBlock(size_t group, int32_t position) const;
   void FindPartial(const PrefixNode& parent, std::span<const int32_t> tokens, Path& path) const;
   Path FindPath(PrefixNode* root, std::span<const int32_t> tokens, int32_t most) const;
   void CutToWindows(Path& path) const;

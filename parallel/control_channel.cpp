@@ -18,6 +18,11 @@ void ControlEventGate::Acknowledged(const Acknowledgement& acknowledgement) {
   if (listening_) events_.on_acknowledgement(acknowledgement);
 }
 
+void ControlEventGate::Reported(const RecordReport& report) {
+  const std::lock_guard lock(mutex_);
+  if (listening_ && events_.on_report) events_.on_report(report);
+}
+
 void ControlEventGate::Lost(const absl::Status& why) {
   const std::lock_guard lock(mutex_);
   if (listening_) {

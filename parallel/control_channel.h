@@ -10,6 +10,7 @@
 
 #include "core/status.h"
 #include "parallel/digest.h"
+#include "parallel/record_report.h"
 
 namespace tandem::parallel {
 
@@ -24,6 +25,8 @@ struct Acknowledgement {
 /// return quickly.
 struct ControlEvents {
   std::function<void(const Acknowledgement&)> on_acknowledgement;
+  /// A follower tells of its records, at any time.
+  std::function<void(const RecordReport&)> on_report = nullptr;
   /// A follower is gone or has given up; the status names rank and host. May be called for several.
   std::function<void(const absl::Status&)> on_lost;
 };
@@ -44,7 +47,7 @@ class ControlLeader {
   virtual void Close() = 0;
 };
 
-/// A follower's end. Thread safety: one thread calls.
+/// A follower's end. Thread safety: one thread calls; Report may be called from others, too.
 class ControlFollower {
  public:
   virtual ~ControlFollower() = default;
@@ -53,6 +56,9 @@ class ControlFollower {
   /// its host, when rank 0 is gone.
   virtual absl::StatusOr<std::vector<std::byte>> Receive() = 0;
   virtual absl::Status Acknowledge(uint64_t step, const Digest& digest) = 0;
+  /// Tells rank 0 something that belongs to no step. Leaves soon if Receive is waiting, else with
+  /// the next acknowledgement or Receive. Never waits.
+  virtual void Report(const RecordReport& report) = 0;
   /// Tells rank 0 why this rank gives up.
   virtual void Fail(const absl::Status& why) = 0;
 };
@@ -63,6 +69,7 @@ class ControlEventGate {
  public:
   void Listen(ControlEvents events);
   void Acknowledged(const Acknowledgement& acknowledgement);
+  void Reported(const RecordReport& report);
   void Lost(const absl::Status& why);
   /// No event is under way or will come once this returns.
   void Close();

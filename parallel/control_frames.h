@@ -7,7 +7,7 @@
 
 namespace tandem::parallel {
 
-inline constexpr uint16_t kControlVersion = 1;
+inline constexpr uint16_t kControlVersion = 2;
 
 /// First byte of every frame of the ZeroMQ control channel; numbers are little endian.
 enum class ControlFrame : uint8_t {
@@ -17,6 +17,7 @@ enum class ControlFrame : uint8_t {
   kPing = 4,     // rank 0: nothing; sent to learn whether the follower is still there
   kAck = 5,      // follower: step u64, digest 16 bytes
   kFailed = 6,   // follower: why it gives up, counted text
+  kReport = 7,   // follower: an encoded record report
 };
 
 /// Where in the ZeroMQ ROUTER a rank is found.

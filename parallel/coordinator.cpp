@@ -26,6 +26,9 @@ Coordinator::Coordinator(RankSetup setup, std::unique_ptr<ControlLeader> channel
       options_(std::move(options)),
       scheduler_(setup.scheduler),
       prompt_budget_(limits_.prefill_chunk),
+      fetches_(setup.ranks.size(), options_.fetch_deadline),
+      held_(setup.ranks.size(), options_.flush_deadline),
+      record_counts_(setup.ranks.size()),
       setup_(std::move(setup)),
       channel_(std::move(channel)),
       agreement_(HostsOf(setup_.ranks)) {
@@ -40,12 +43,20 @@ Coordinator::Coordinator(RankSetup setup, std::unique_ptr<ControlLeader> channel
           return speculation_.Guess(request, most, step_tokens);
         });
   }
+  ListenToRecords();
   status_.ranks = setup_.ranks;
+  status_.keeps_records = limits_.records;
   status_.blocks_total = scheduler_.blocks_total();
   channel_->Listen({.on_acknowledgement =
                         [this](const Acknowledgement& acknowledgement) {
                           const absl::Status agreed = agreement_.Follower(acknowledgement);
                           if (!agreed.ok()) Die(agreed);
+                        },
+                    .on_report =
+                        [this](const RecordReport& report) {
+                          const std::lock_guard lock(mutex_);
+                          inbox_.reports.push_back(report);
+                          changed_.notify_all();
                         },
                     .on_lost = [this](const absl::Status& why) { Die(why); }});
   thread_ = std::thread([this] { Loop(); });
@@ -67,6 +78,8 @@ Coordinator::~Coordinator() {
   }
   thread_.join();
   channel_->Close();
+  setup_.records.reset();
+  for (const HeldFinishes::Held& held : held_.ReleaseAll()) TellHeld(held);
   open_.FinishAll(FinishReason::kFailed, Unavailable("the engine was stopped"));
 }
 
@@ -135,15 +148,19 @@ void Coordinator::Loop() {
 
 bool Coordinator::WaitForWork() {
   std::unique_lock lock(mutex_);
-  const auto idle = [&] {
-    return !current_ && scheduler_.running() == 0 && scheduler_.waiting() == 0 && inbox_.empty();
-  };
-  changed_.wait(lock, [&] { return stopping_ || !health_.ok() || !idle(); });
+  const auto idle = [&] { return !current_ && !scheduler_.has_work() && inbox_.empty(); };
+  const auto awake = [&] { return stopping_ || !health_.ok() || !idle(); };
+  if (const auto deadline = NextRecordDeadline()) {
+    changed_.wait_until(lock, *deadline, awake);
+  } else {
+    changed_.wait(lock, awake);
+  }
   return !stopping_ && health_.ok();
 }
 
 absl::Status Coordinator::Step() {
   TakeInbox();
+  AskForRecords();
   if (!current_) {
     TANDEM_ASSIGN_OR_RETURN(current_, Schedule());
   }
@@ -156,8 +173,11 @@ absl::Status Coordinator::Step() {
     TANDEM_ASSIGN_OR_RETURN(const StepResult result,
                             setup_.runner->Execute(current_->step.plan, current_->hash));
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
-    prompt_budget_.Add(current_->step.decoding, current_->step.prompt_tokens, took.count());
-    speculation_.StepTook(current_->step, took.count());
+    if (!current_->step.plan.sequences.empty()) {
+      prompt_budget_.Add(current_->step.decoding, current_->step.prompt_tokens, took.count());
+      speculation_.StepTook(current_->step, took.count());
+      fetches_.StepTook(current_->step, took.count());
+    }
     TANDEM_RETURN_IF_ERROR(Commit(*current_, result));
     current_ = std::move(ahead);
   }
@@ -175,33 +195,37 @@ void Coordinator::TakeInbox() {
   for (const RequestId id : inbox.cancelled) {
     speculation_.End(id);
     if (scheduler_.Cancel(id)) open_.Finish(id, FinishReason::kCancelled, absl::OkStatus());
+    if (const auto held = held_.Release(id)) TellHeld(*held);
   }
+  TakeRecordNews(inbox);
 }
 
 absl::StatusOr<std::optional<Coordinator::InFlight>> Coordinator::Schedule() {
   std::optional<ScheduledStep> step = scheduler_.Schedule();
   if (!step) return std::nullopt;
   uint64_t prompt_tokens = 0;
-  uint64_t reused_tokens = 0;
+  ReusedFrom reused;
   for (const Admission& admission : step->admitted) {
-    open_.Admitted(admission.id, admission.reused_tokens, admission.reuse_limit);
+    open_.Admitted(admission.id, admission.reused_from, admission.reuse_limit);
     const RequestState* state = scheduler_.FindRunning(admission.id);
     if (options_.speculate && state != nullptr && state->request.speculate) {
       speculation_.Begin(*state);
     }
     if (admission.again) continue;
     prompt_tokens += static_cast<uint64_t>(admission.prompt_tokens);
-    reused_tokens += static_cast<uint64_t>(admission.reused_tokens);
+    reused += admission.reused_from;
   }
   for (const RequestId id : step->preempted) open_.Preempted(id);
   if (!step->admitted.empty() || !step->preempted.empty()) {
     const std::lock_guard lock(mutex_);
     status_.prompt_tokens += prompt_tokens;
-    status_.reused_tokens += reused_tokens;
+    status_.reused_tokens += reused.total();
+    status_.reused_from += reused;
     status_.preemptions += step->preempted.size();
   }
   const std::vector<std::byte> encoded = EncodeStepPlan(step->plan);
   TANDEM_RETURN_IF_ERROR(channel_->Send(encoded));
+  if (step->plan.flush) held_.MarkLeft(step->plan.step);
   return InFlight{.step = std::move(*step), .hash = StepPlanHash(encoded)};
 }
 
@@ -234,7 +258,7 @@ absl::Status Coordinator::Commit(const InFlight& flight, const StepResult& resul
     for (const int32_t token : event.tokens) open_.Token(event.id, token);
     generated += event.tokens.size();
     if (event.finish) {
-      open_.Finish(event.id, *event.finish, event.status);
+      Finished(event);
       ++finished;
     }
   }
@@ -248,6 +272,14 @@ absl::Status Coordinator::Commit(const InFlight& flight, const StepResult& resul
   status_.drafted_tokens += drafted;
   status_.accepted_tokens += accepted;
   return absl::OkStatus();
+}
+
+void Coordinator::Finished(const RequestEvent& event) {
+  if (event.durable && limits_.records && *event.finish != FinishReason::kFailed) {
+    held_.Hold(event.id, *event.finish, std::chrono::steady_clock::now());
+  } else {
+    open_.Finish(event.id, *event.finish, event.status);
+  }
 }
 
 absl::Status Coordinator::DeliverScores(const RequestEvent& event) {

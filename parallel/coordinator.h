@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -13,6 +14,8 @@
 #include "parallel/agreement.h"
 #include "parallel/control_channel.h"
 #include "parallel/engine.h"
+#include "parallel/fetch_watch.h"
+#include "parallel/held_finishes.h"
 #include "parallel/open_requests.h"
 #include "parallel/prompt_budget.h"
 #include "parallel/rank_setup.h"
@@ -30,6 +33,9 @@ struct CoordinatorOptions {
   /// Keep steps short for those who decode while others read their prompts (PromptBudget).
   bool spare_streams = true;
   bool speculate = false;  // draft, where requests let us
+  /// RecordOptions.
+  std::chrono::milliseconds fetch_deadline{1000};
+  std::chrono::milliseconds flush_deadline{2000};
   /// When this rank's own step fails, how long to wait for the channel to name the rank that died,
   /// which says more.
   std::chrono::milliseconds blame_wait{1000};
@@ -65,7 +71,11 @@ class Coordinator final : public Engine {
   struct Inbox {
     std::deque<std::pair<RequestId, EngineRequest>> requests;
     std::vector<RequestId> cancelled;
-    bool empty() const { return requests.empty() && cancelled.empty(); }
+    std::vector<RecordReport> reports;
+    std::vector<std::pair<FetchId, int32_t>> probed;  // the tokens that might be restored
+    bool empty() const {
+      return requests.empty() && cancelled.empty() && reports.empty() && probed.empty();
+    }
   };
   struct InFlight {
     ScheduledStep step;
@@ -79,7 +89,16 @@ class Coordinator final : public Engine {
   absl::StatusOr<std::optional<InFlight>> Schedule();
   absl::Status Commit(const InFlight& flight, const StepResult& result);
   absl::Status DeliverScores(const RequestEvent& event);
+  void Finished(const RequestEvent& event);
   void PublishStatus();
+
+  // coordinator_records.cpp
+  void ListenToRecords();
+  void TakeRecordNews(const Inbox& inbox);
+  void AskForRecords();
+  void TellHeld(const HeldFinishes::Held& held);
+  void CountRecords(const RecordReport& report);
+  std::optional<std::chrono::steady_clock::time_point> NextRecordDeadline() const;
   int32_t SecondsUntilRoom();
   void Die(const absl::Status& why);
   absl::Status BlameForStepFailure(const absl::Status& own);
@@ -93,6 +112,9 @@ class Coordinator final : public Engine {
   Scheduler scheduler_;
   PromptBudget prompt_budget_;
   Speculation speculation_;
+  FetchWatch fetches_;
+  HeldFinishes held_;
+  std::vector<RecordCounts> record_counts_;  // [ranks] the last that each has told
   RankSetup setup_;
   std::optional<InFlight> current_;
 

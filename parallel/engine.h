@@ -37,6 +37,9 @@ struct EngineRequest {
   bool reuse = true;     // take cached pages of the same prefix
   bool speculate =
       true;  // let the engine guess ahead, where it does at all; the answer is the same
+  /// The end waits until what was computed would be found again after a kill -9 of every process,
+  /// or for a deadline (Finish::saved says which). Tokens come as ever.
+  bool durable = false;
 };
 
 using core::TokenLogprob;
@@ -49,6 +52,26 @@ enum class ReuseLimit : uint8_t {
   kNothing,   // no block of the prompt was known
   kDiffers,   // the prompt goes on differently from what is known
   kEvicted,   // its pages were there once, and made room for others
+  kLate,      // there are records of it, but they did not come in time
+  kDamaged,   // records of it were missing or damaged, of some head at least
+};
+
+/// Where reused tokens came from.
+struct ReusedFrom {
+  uint64_t device = 0;  // the pages were there
+  uint64_t host = 0;    // records in host memory
+  uint64_t disk = 0;
+  uint64_t remote = 0;  // another host
+
+  uint64_t total() const { return device + host + disk + remote; }
+  ReusedFrom& operator+=(const ReusedFrom& more) {
+    device += more.device;
+    host += more.host;
+    disk += more.disk;
+    remote += more.remote;
+    return *this;
+  }
+  bool operator==(const ReusedFrom&) const = default;
 };
 
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kFailed };
@@ -56,7 +79,8 @@ enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kFailed };
 struct Usage {
   int32_t prompt_tokens = 0;
   int32_t completion_tokens = 0;
-  int32_t reused_tokens = 0;    // of the prompt, from cached pages
+  int32_t reused_tokens = 0;    // of the prompt, from cached pages or records
+  ReusedFrom reused_from = {};  // the same
   int32_t computed_tokens = 0;  // forward passes of tokens: prompt, answer, guesses, and again
                                 // after a preemption
   ReuseLimit reuse_limit = ReuseLimit::kNothing;
@@ -72,6 +96,9 @@ struct Finish {
   FinishReason reason = FinishReason::kStop;
   absl::Status status;  // set when kFailed: what went wrong, naming rank and host where it was one
   Usage usage;
+  /// Only of durable requests: all records are where they outlive the processes. False when they
+  /// did not get there in time, or the request did not end by itself.
+  bool saved = false;
 };
 
 /// Receives what a request produces, in order, from the engine's own thread; must return quickly
@@ -96,15 +123,29 @@ struct RankStatus {
   std::string device;
 };
 
+/// What has become of the records of all ranks, as far as they have told.
+struct RecordStatus {
+  uint64_t put = 0;          // given to the tiers
+  uint64_t dropped = 0;      // not even that: too many were waiting
+  uint64_t refused = 0;      // in batches that a tier did not take whole
+  uint64_t fetched = 0;      // got from the tiers, whole
+  uint64_t damaged = 0;      // got from the tiers, but not what they should be
+  uint64_t late = 0;         // fetches that were given up
+  uint64_t not_durable = 0;  // durable requests that ended without
+};
+
 struct EngineStatus {
   std::vector<RankStatus> ranks;
   int32_t running = 0;
   int32_t waiting = 0;
   int64_t blocks_total = 0;
-  int64_t blocks_used = 0;     // by running requests
-  int64_t blocks_cached = 0;   // besides: kept for whoever comes with the same prefix
-  uint64_t prompt_tokens = 0;  // of all requests that ran, and
-  uint64_t reused_tokens = 0;  // those of them that came from cached pages
+  int64_t blocks_used = 0;      // by running requests
+  int64_t blocks_cached = 0;    // besides: kept for whoever comes with the same prefix
+  uint64_t prompt_tokens = 0;   // of all requests that ran, and
+  uint64_t reused_tokens = 0;   // those of them that came from cached pages or records
+  ReusedFrom reused_from = {};  // the same
+  bool keeps_records = false;   // all ranks have a tier
+  RecordStatus records = {};
   uint64_t preemptions = 0;
   uint64_t drafted_tokens = 0;
   uint64_t accepted_tokens = 0;

@@ -65,6 +65,7 @@ void Write(const LinkSubmit& message, WireWriter& writer) {
   writer.Number(request.priority);
   writer.Bool(request.reuse);
   writer.Bool(request.speculate);
+  writer.Bool(request.durable);
 }
 void Read(LinkSubmit& message, WireReader& reader) {
   EngineRequest& request = message.request;
@@ -83,6 +84,7 @@ void Read(LinkSubmit& message, WireReader& reader) {
   request.priority = reader.Number<int32_t>();
   request.reuse = reader.Bool();
   request.speculate = reader.Bool();
+  request.durable = reader.Bool();
 }
 
 void Write(const LinkCancel& message, WireWriter& writer) { writer.Number(message.id); }
@@ -150,6 +152,38 @@ void Read(LinkLogprobs& message, WireReader& reader) {
   }
 }
 
+void Write(const ReusedFrom& from, WireWriter& writer) {
+  writer.Number(from.device);
+  writer.Number(from.host);
+  writer.Number(from.disk);
+  writer.Number(from.remote);
+}
+void Read(ReusedFrom& from, WireReader& reader) {
+  from.device = reader.Number<uint64_t>();
+  from.host = reader.Number<uint64_t>();
+  from.disk = reader.Number<uint64_t>();
+  from.remote = reader.Number<uint64_t>();
+}
+
+void Write(const RecordStatus& records, WireWriter& writer) {
+  writer.Number(records.put);
+  writer.Number(records.dropped);
+  writer.Number(records.refused);
+  writer.Number(records.fetched);
+  writer.Number(records.damaged);
+  writer.Number(records.late);
+  writer.Number(records.not_durable);
+}
+void Read(RecordStatus& records, WireReader& reader) {
+  records.put = reader.Number<uint64_t>();
+  records.dropped = reader.Number<uint64_t>();
+  records.refused = reader.Number<uint64_t>();
+  records.fetched = reader.Number<uint64_t>();
+  records.damaged = reader.Number<uint64_t>();
+  records.late = reader.Number<uint64_t>();
+  records.not_durable = reader.Number<uint64_t>();
+}
+
 void Write(const LinkFinish& message, WireWriter& writer) {
   const Usage& usage = message.finish.usage;
   writer.Number(message.id);
@@ -158,6 +192,7 @@ void Write(const LinkFinish& message, WireWriter& writer) {
   writer.Number(usage.prompt_tokens);
   writer.Number(usage.completion_tokens);
   writer.Number(usage.reused_tokens);
+  Write(usage.reused_from, writer);
   writer.Number(usage.computed_tokens);
   writer.Number(static_cast<uint8_t>(usage.reuse_limit));
   writer.Number(usage.preemptions);
@@ -166,6 +201,7 @@ void Write(const LinkFinish& message, WireWriter& writer) {
   writer.Number(usage.queue_seconds);
   writer.Number(usage.prefill_seconds);
   writer.Number(usage.decode_seconds);
+  writer.Bool(message.finish.saved);
 }
 void Read(LinkFinish& message, WireReader& reader) {
   Usage& usage = message.finish.usage;
@@ -180,9 +216,10 @@ void Read(LinkFinish& message, WireReader& reader) {
   usage.prompt_tokens = reader.Number<int32_t>();
   usage.completion_tokens = reader.Number<int32_t>();
   usage.reused_tokens = reader.Number<int32_t>();
+  Read(usage.reused_from, reader);
   usage.computed_tokens = reader.Number<int32_t>();
   const auto limit = reader.Number<uint8_t>();
-  if (limit > static_cast<uint8_t>(ReuseLimit::kEvicted)) {
+  if (limit > static_cast<uint8_t>(ReuseLimit::kDamaged)) {
     reader.Fail(InvalidArgument("engine link: {} is no reason to reuse nothing", limit));
     return;
   }
@@ -193,6 +230,7 @@ void Read(LinkFinish& message, WireReader& reader) {
   usage.queue_seconds = reader.Number<double>();
   usage.prefill_seconds = reader.Number<double>();
   usage.decode_seconds = reader.Number<double>();
+  message.finish.saved = reader.Bool();
 }
 
 void Write(const LinkStatusQuery& message, WireWriter& writer) { writer.Number(message.query); }
@@ -218,6 +256,9 @@ void Write(const LinkStatus& message, WireWriter& writer) {
   writer.Number(status.blocks_cached);
   writer.Number(status.prompt_tokens);
   writer.Number(status.reused_tokens);
+  Write(status.reused_from, writer);
+  writer.Bool(status.keeps_records);
+  Write(status.records, writer);
   writer.Number(status.preemptions);
   writer.Number(status.drafted_tokens);
   writer.Number(status.accepted_tokens);
@@ -244,6 +285,9 @@ void Read(LinkStatus& message, WireReader& reader) {
   status.blocks_cached = reader.Number<int64_t>();
   status.prompt_tokens = reader.Number<uint64_t>();
   status.reused_tokens = reader.Number<uint64_t>();
+  Read(status.reused_from, reader);
+  status.keeps_records = reader.Bool();
+  Read(status.records, reader);
   status.preemptions = reader.Number<uint64_t>();
   status.drafted_tokens = reader.Number<uint64_t>();
   status.accepted_tokens = reader.Number<uint64_t>();

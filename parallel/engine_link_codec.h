@@ -12,7 +12,7 @@
 
 namespace tandem::parallel {
 
-inline constexpr uint8_t kLinkVersion = 3;
+inline constexpr uint8_t kLinkVersion = 4;
 
 // The messages between a RemoteEngine ("client") and an EngineServer. Request and query numbers are
 // the client's.

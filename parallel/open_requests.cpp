@@ -24,12 +24,13 @@ std::shared_ptr<OpenRequests::Request> OpenRequests::Find(RequestId id) const {
   return found == requests_.end() ? nullptr : found->second;
 }
 
-void OpenRequests::Admitted(RequestId id, int32_t reused_tokens, ReuseLimit limit) {
+void OpenRequests::Admitted(RequestId id, const ReusedFrom& reused, ReuseLimit limit) {
   const std::lock_guard delivery(delivery_);
   const auto request = Find(id);
   if (!request || request->admitted != Clock::time_point{}) return;
   request->admitted = Clock::now();
-  request->usage.reused_tokens = reused_tokens;
+  request->usage.reused_tokens = static_cast<int32_t>(reused.total());
+  request->usage.reused_from = reused;
   request->usage.reuse_limit = limit;
 }
 
@@ -73,7 +74,8 @@ void OpenRequests::Token(RequestId id, int32_t token) {
   if (request->sink.on_tokens) request->sink.on_tokens(std::span(&token, 1));
 }
 
-void OpenRequests::CallFinish(Request& request, FinishReason reason, const absl::Status& status) {
+void OpenRequests::CallFinish(Request& request, FinishReason reason, const absl::Status& status,
+                              bool saved) {
   const auto seconds = [](Clock::time_point from, Clock::time_point to) {
     return std::chrono::duration<double>(to - from).count();
   };
@@ -85,11 +87,13 @@ void OpenRequests::CallFinish(Request& request, FinishReason reason, const absl:
   request.usage.prefill_seconds = seconds(admitted, first);
   request.usage.decode_seconds = seconds(first, now);
   if (request.sink.on_finish) {
-    request.sink.on_finish({.reason = reason, .status = status, .usage = request.usage});
+    request.sink.on_finish(
+        {.reason = reason, .status = status, .usage = request.usage, .saved = saved});
   }
 }
 
-void OpenRequests::Finish(RequestId id, FinishReason reason, const absl::Status& status) {
+void OpenRequests::Finish(RequestId id, FinishReason reason, const absl::Status& status,
+                          bool saved) {
   const std::lock_guard delivery(delivery_);
   const auto request = Find(id);
   if (!request) return;
@@ -97,7 +101,7 @@ void OpenRequests::Finish(RequestId id, FinishReason reason, const absl::Status&
     const std::lock_guard lock(mutex_);
     requests_.erase(id);
   }
-  CallFinish(*request, reason, status);
+  CallFinish(*request, reason, status, saved);
 }
 
 void OpenRequests::FinishAll(FinishReason reason, const absl::Status& status) {
@@ -107,7 +111,7 @@ void OpenRequests::FinishAll(FinishReason reason, const absl::Status& status) {
     const std::lock_guard lock(mutex_);
     ended.swap(requests_);
   }
-  for (const auto& [id, request] : ended) CallFinish(*request, reason, status);
+  for (const auto& [id, request] : ended) CallFinish(*request, reason, status, false);
 }
 
 }  // namespace tandem::parallel

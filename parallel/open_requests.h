@@ -21,7 +21,7 @@ class OpenRequests {
   size_t size() const;
 
   /// The request has left the queue; only the first time says what it reused.
-  void Admitted(RequestId id, int32_t reused_tokens, ReuseLimit limit);
+  void Admitted(RequestId id, const ReusedFrom& reused, ReuseLimit limit);
   /// It lost its pages and is in the queue again.
   void Preempted(RequestId id);
   /// So many of its tokens were computed.
@@ -31,7 +31,7 @@ class OpenRequests {
   void Logits(RequestId id, int64_t position, std::span<const float> logits);
   void Logprobs(RequestId id, int64_t position, std::span<const TokenLogprobs> logprobs);
   void Token(RequestId id, int32_t token);
-  void Finish(RequestId id, FinishReason reason, const absl::Status& status);
+  void Finish(RequestId id, FinishReason reason, const absl::Status& status, bool saved = false);
   void FinishAll(FinishReason reason, const absl::Status& status);
 
  private:
@@ -44,7 +44,8 @@ class OpenRequests {
     Clock::time_point first_token{};
   };
   std::shared_ptr<Request> Find(RequestId id) const;
-  static void CallFinish(Request& request, FinishReason reason, const absl::Status& status);
+  static void CallFinish(Request& request, FinishReason reason, const absl::Status& status,
+                         bool saved);
 
   std::mutex delivery_;       // held while a sink is called; taken before mutex_
   mutable std::mutex mutex_;  // guards requests_

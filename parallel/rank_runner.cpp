@@ -35,13 +35,14 @@ core::StepPhase VocabularyPhase(const StepPlan& plan) {
 }  // namespace
 
 RankRunner::RankRunner(core::Model& model, const core::KvView& cache, core::Collective& collective,
-                       SlotTable slots, std::vector<core::Range> vocab_shards,
+                       SlotTable slots, std::vector<core::Range> vocab_shards, RankRecords* records,
                        core::PhaseClock* phases)
     : model_(model),
       cache_(cache),
       collective_(collective),
       slots_(std::move(slots)),
       vocab_shards_(std::move(vocab_shards)),
+      records_(records),
       phases_(phases) {
   for (const core::Range& rows : vocab_shards_)
     largest_shard_ = std::max(largest_shard_, rows.count);
@@ -50,9 +51,7 @@ RankRunner::RankRunner(core::Model& model, const core::KvView& cache, core::Coll
 absl::StatusOr<StepResult> RankRunner::Execute(const StepPlan& plan, const Digest& plan_hash) {
   if (phases_ != nullptr && !plan.sequences.empty()) BeginPhases(plan, *phases_);
   TANDEM_RETURN_IF_ERROR(slots_.Apply(plan));
-  for (const BlockCopy& copy : plan.copies) {
-    kv_store::CopyBlock(cache_, static_cast<size_t>(copy.group), copy.from, copy.to);
-  }
+  TANDEM_RETURN_IF_ERROR(MovePages(plan));
   StepResult result;
   result.sequences.resize(plan.sequences.size());
   if (!plan.sequences.empty()) {
@@ -65,6 +64,26 @@ absl::StatusOr<StepResult> RankRunner::Execute(const StepPlan& plan, const Diges
   }
   AddToDigest(plan_hash, result);
   return result;
+}
+
+absl::Status RankRunner::MovePages(const StepPlan& plan) {
+  const bool of_records = !plan.saves.empty() || plan.flush || !plan.fetches.empty();
+  if (of_records && records_ == nullptr) {
+    return Internal("step plan {}: it saves or fetches records, but this rank has no tier",
+                    plan.step);
+  }
+  if (records_ != nullptr) records_->Save(plan);
+  for (const PageMove& move : plan.moves) {
+    if (const auto* copy = std::get_if<BlockCopy>(&move)) {
+      kv_store::CopyBlock(cache_, static_cast<size_t>(copy->group), copy->from, copy->to);
+    } else if (records_ != nullptr) {
+      TANDEM_RETURN_IF_ERROR(records_->Load(std::get<BlockLoad>(move)));
+    } else {
+      return Internal("step plan {}: it loads records, but this rank has no tier", plan.step);
+    }
+  }
+  if (records_ != nullptr) records_->Fetch(plan);
+  return absl::OkStatus();
 }
 
 absl::Status RankRunner::Forward(const StepPlan& plan, Rows& rows) {

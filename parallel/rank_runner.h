@@ -10,6 +10,7 @@
 #include "core/phase_times.h"
 #include "core/status.h"
 #include "parallel/digest.h"
+#include "parallel/rank_records.h"
 #include "parallel/slot_table.h"
 #include "parallel/step_plan.h"
 
@@ -42,10 +43,11 @@ struct StepResult {
 /// Thread safety: one thread calls.
 class RankRunner {
  public:
-  /// vocab_shards: rows of every rank. [ranks] phases: where to keep the time of each phase, or
-  /// null. All references must outlive the runner.
+  /// vocab_shards: rows of every rank. [ranks] records: what saves and fetches, or null: a plan has
+  /// none. phases: where to keep the time of each phase, or null. All references must outlive the
+  /// runner.
   RankRunner(core::Model& model, const core::KvView& cache, core::Collective& collective,
-             SlotTable slots, std::vector<core::Range> vocab_shards,
+             SlotTable slots, std::vector<core::Range> vocab_shards, RankRecords* records = nullptr,
              core::PhaseClock* phases = nullptr);
 
   /// plan_hash: StepPlanHash of the plan as it travelled.
@@ -54,6 +56,7 @@ class RankRunner {
  private:
   struct Rows;
 
+  absl::Status MovePages(const StepPlan& plan);
   absl::Status Forward(const StepPlan& plan, Rows& rows);
   void NoteFailures(const StepPlan& plan, StepResult& result) const;
   absl::Status GatherLogits(const StepPlan& plan, const Rows& rows, StepResult& result);
@@ -71,6 +74,7 @@ class RankRunner {
   SlotTable slots_;
   std::vector<core::Range> vocab_shards_;
   int64_t largest_shard_ = 0;
+  RankRecords* const records_;
   core::PhaseClock* const phases_;
   core::ShardLogits logits_;
   RollingDigest digest_;

@@ -6,6 +6,7 @@
 
 #include "kv_store/pool_size.h"
 #include "parallel/agree_on_status.h"
+#include "parallel/shard_plan.h"
 
 namespace tandem::parallel {
 namespace {
@@ -21,10 +22,14 @@ struct Introduction {
   int64_t max_running;
   int64_t prefill_chunk;
   int64_t kv_dtype;
+  int64_t fingerprint;  // of records: its beginning
   uint64_t epoch;
   // Each rank's own.
   int64_t vocab_begin;
   int64_t vocab_count;
+  int64_t kv_heads_begin;
+  int64_t kv_heads_count;
+  int64_t has_tier;
   int64_t weight_bytes;
   int64_t blocks[kMostGroups];
   char device[32];
@@ -39,12 +44,19 @@ constexpr Shared kShared[] = {{"vocabulary", &Introduction::vocab},
                               {"number of layer groups", &Introduction::groups},
                               {"number of running requests", &Introduction::max_running},
                               {"prefill chunk", &Introduction::prefill_chunk},
-                              {"KV dtype", &Introduction::kv_dtype}};
+                              {"KV dtype", &Introduction::kv_dtype},
+                              {"fingerprint of KV records", &Introduction::fingerprint}};
 
 /// A share of the memory that is free on this host, of which each of its ranks takes its part: the
 /// cache should never push weights or other programs out.
 int64_t KvMemoryShare(const Communicator& world) {
   return kv_store::AvailableMemory() / 4 / std::max(1, world.local_size());
+}
+
+int64_t Beginning(const kv_store::Fingerprint& fingerprint) {
+  int64_t beginning = 0;
+  std::memcpy(&beginning, fingerprint.data(), sizeof(beginning));
+  return beginning;
 }
 
 absl::Status CheckOptions(const RankOptions& options, const core::ModelConfig& config,
@@ -58,6 +70,9 @@ absl::Status CheckOptions(const RankOptions& options, const core::ModelConfig& c
   }
   if (options.max_waiting < 0 || options.kv_memory < 0) {
     return InvalidArgument("queue length and KV memory must not be negative");
+  }
+  if (options.records.save_bytes < 0 || options.records.fetch_bytes < 0) {
+    return InvalidArgument("bytes of KV records under way must not be negative");
   }
   if (groups < 1 || groups > kMostGroups) {
     return Unimplemented("{}: {} kinds of attention layers, at most {} are supported", config.name,
@@ -137,9 +152,13 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
                     .max_running = options.max_running,
                     .prefill_chunk = options.prefill_chunk,
                     .kv_dtype = static_cast<int64_t>(options.kv_dtype),
+                    .fingerprint = Beginning(options.records.fingerprint),
                     .epoch = options.epoch,
                     .vocab_begin = model.shard().vocab_rows.begin,
                     .vocab_count = model.shard().vocab_rows.count,
+                    .kv_heads_begin = model.shard().kv_heads.begin,
+                    .kv_heads_count = model.shard().kv_heads.count,
+                    .has_tier = options.records.tier != nullptr ? 1 : 0,
                     .weight_bytes = model.weight_bytes(),
                     .blocks = {},
                     .device = {}};
@@ -150,6 +169,9 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
 
   RankSetup setup;
   std::vector<core::Range> vocab_shards;
+  std::vector<core::Shard> shards(static_cast<size_t>(world.size()));  // KV heads alone
+  bool tiers = true;
+  int64_t most_kv_heads = 0;
   std::vector<int64_t> blocks = my_blocks;
   int64_t largest_shard = 0;
   for (int rank = 0; rank < world.size(); ++rank) {
@@ -159,6 +181,10 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
                            .weight_bytes = other.weight_bytes,
                            .device = other.device});
     vocab_shards.push_back({.begin = other.vocab_begin, .count = other.vocab_count});
+    core::Range& kv_heads = shards[static_cast<size_t>(rank)].kv_heads;
+    kv_heads = {.begin = other.kv_heads_begin, .count = other.kv_heads_count};
+    most_kv_heads = std::max(most_kv_heads, kv_heads.count);
+    tiers = tiers && other.has_tier != 0;
     largest_shard = std::max(largest_shard, other.vocab_count);
     for (size_t g = 0; g < blocks.size(); ++g) blocks[g] = std::min(blocks[g], other.blocks[g]);
   }
@@ -175,10 +201,26 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
                      .max_running = options.max_running,
                      .prefill_chunk = options.prefill_chunk,
                      .epoch = options.epoch};
+  if (tiers) {
+    SchedulerOptions& scheduler = setup.scheduler;
+    scheduler.records = true;
+    scheduler.fetch_bytes = options.records.fetch_bytes;
+    for (size_t g = 0; g < geometry.groups.size(); ++g) {
+      scheduler.block_bytes.push_back(most_kv_heads * kv_store::RecordBytes(geometry,
+                                                                            static_cast<int32_t>(g),
+                                                                            core::kPageTokens));
+    }
+    setup.records = std::make_unique<RankRecords>(
+        RankRecords::Options{.records = options.records,
+                             .rank = world.rank(),
+                             .kv_heads = model.shard().kv_heads,
+                             .records_own = RecordedKvHeads(shards, world.rank())},
+        setup.pool->view());
+  }
   setup.runner = std::make_unique<RankRunner>(
       model, setup.pool->view(), world,
       SlotTable(options.max_running, geometry.groups, blocks, config.vocab),
-      std::move(vocab_shards), options.phases);
+      std::move(vocab_shards), setup.records.get(), options.phases);
   return setup;
 }
 

@@ -13,7 +13,9 @@
 #include "kv_store/page_pool.h"
 #include "parallel/communicator.h"
 #include "parallel/engine.h"
+#include "parallel/rank_records.h"
 #include "parallel/rank_runner.h"
+#include "parallel/record_options.h"
 #include "parallel/scheduler.h"
 #include "parallel/zmq_control.h"
 
@@ -35,6 +37,7 @@ struct RankOptions {
   bool spare_streams = true;             // CoordinatorOptions
   std::function<void()> on_step_thread;  // called by the thread that runs the steps, first
   ZmqControlOptions control;             // where plans travel, with more than one rank
+  RecordOptions records = {};            // where KV outlives the ranks; the tier is each rank's own
   /// Where this rank keeps the time of each phase, or null; must outlive the rank's part.
   core::PhaseClock* phases = nullptr;
 };
@@ -44,6 +47,7 @@ struct RankSetup {
   SchedulerOptions scheduler;
   std::vector<RankStatus> ranks;
   std::unique_ptr<kv_store::PagePool> pool;
+  std::unique_ptr<RankRecords> records;  // null: some rank has no tier
   std::unique_ptr<RankRunner> runner;
 };
 

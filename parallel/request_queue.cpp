@@ -19,6 +19,11 @@ std::optional<WaitingRequest> RequestQueue::Take(RequestId id) {
   return std::move(node.mapped());
 }
 
+WaitingRequest* RequestQueue::Find(RequestId id) {
+  const auto found = waiting_.find(id);
+  return found == waiting_.end() ? nullptr : &found->second;
+}
+
 RequestQueue::Order RequestQueue::InOrder(const ClientTurns& turns) {
   Order order;
   order.heap_.reserve(waiting_.size());

@@ -11,6 +11,7 @@
 
 #include "parallel/client_turns.h"
 #include "parallel/engine.h"
+#include "parallel/restore.h"
 
 namespace tandem::parallel {
 
@@ -25,6 +26,10 @@ struct RequestState {
 
   int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
   int32_t token_count() const { return static_cast<int32_t>(tokens.size()); }
+  /// Logits are not kept: whoever wants those of the prompt must compute it.
+  bool wants_cached_pages() const {
+    return request.reuse && !request.want_prompt_logits && !request.prompt_logprobs;
+  }
   bool wants_prompt_rows() const { return request.want_prompt_logits || request.prompt_logprobs; }
   int32_t answered() const { return token_count() - prompt_tokens(); }
 };
@@ -39,6 +44,7 @@ struct WaitingRequest {
   int32_t leader_stalls = 0;  // steps since then in which it had not moved
   uint64_t leader_step = 0;   // the step when it was last looked at
   bool gave_up = false;       // no leader is waited for any more
+  Restore restore;
 };
 
 /// The requests that wait. Their order: higher priority, those that were running already, clients
@@ -64,6 +70,14 @@ class RequestQueue {
   Order InOrder(const ClientTurns& turns);
   /// Of the next one; there must be one.
   int32_t highest_priority() const { return priorities_.rbegin()->first; }
+
+  /// Null if it is not here.
+  WaitingRequest* Find(RequestId id);
+  /// All of them, in no order.
+  template <typename Visit>
+  void ForEach(const Visit& visit) {
+    for (auto& [id, waiting] : waiting_) visit(waiting);
+  }
 
   size_t size() const { return waiting_.size(); }
   bool empty() const { return waiting_.empty(); }

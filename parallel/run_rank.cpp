@@ -18,6 +18,8 @@ absl::StatusOr<std::unique_ptr<Coordinator>> RunLeader(const RankOptions& option
                          .plan_ahead = world.size() > 1,
                          .spare_streams = options.spare_streams,
                          .speculate = options.speculate,
+                         .fetch_deadline = options.records.fetch_deadline,
+                         .flush_deadline = options.records.flush_deadline,
                          .on_step_thread = options.on_step_thread,
                          .abort_world = [&world](const absl::Status& why) { world.Abort(why); }});
 }
@@ -38,6 +40,10 @@ absl::Status RunFollower(const RankOptions& options, Communicator& world, core::
   core::SetFloatEnvironment();
   const absl::StatusOr<RankSetup> setup = SetUpRank(options, world, model);
   TANDEM_RETURN_IF_ERROR(setup.status());
+  if (setup->records) {
+    setup->records->Listen([&follower](const RecordReport& report) { follower.Report(report); },
+                           [](FetchId, int32_t) {});
+  }
   if (options.on_step_thread) options.on_step_thread();
   return FollowPlans(follower, *setup->runner, options.epoch);
 }

@@ -63,7 +63,8 @@ void Scheduler::Add(RequestId id, EngineRequest request) {
 }
 
 bool Scheduler::Cancel(RequestId id) {
-  if (const auto waiting = queue_.Take(id)) {
+  if (auto waiting = queue_.Take(id)) {
+    EndRestore(waiting->restore);
     turns_.Left(waiting->state.request.client);
     return true;
   }
@@ -90,7 +91,8 @@ std::optional<ScheduledStep> Scheduler::Schedule() {
     }
     // If those who had their turn all had to make room, it is the turn of others.
   } while (step.plan.sequences.empty() && running_.size() < running);
-  if (step.plan.sequences.empty()) return std::nullopt;
+  const bool records = !saves_.empty() || flush_ || !ended_fetches_.empty() || !fetches_.empty();
+  if (step.plan.sequences.empty() && !records) return std::nullopt;
   step.admitted = std::exchange(admitted_, {});
   step.preempted = std::exchange(preempted_, {});
   step.plan.epoch = options_.epoch;
@@ -98,7 +100,11 @@ std::optional<ScheduledStep> Scheduler::Schedule() {
   // Slots that this plan opens may be among those that it closes; closing comes first.
   step.plan.closed = std::exchange(closing_, {});
   step.plan.opened = std::exchange(opening_, {});
-  step.plan.copies = std::exchange(copies_, {});
+  step.plan.saves = std::exchange(saves_, {});
+  step.plan.flush = std::exchange(flush_, false);
+  step.plan.moves = std::exchange(moves_, {});
+  step.plan.ended_fetches = std::exchange(ended_fetches_, {});
+  step.plan.fetches = std::exchange(fetches_, {});
   for (const OpenedSlot& opened : step.plan.opened) {
     for (auto& [key, sequence] : running_) {
       if (sequence.slot == opened.slot) sequence.opened = true;
@@ -250,7 +256,7 @@ void Scheduler::FreeSlot(Running& sequence) {
 
 void Scheduler::Preempt(RunningMap::iterator it) {
   Running& sequence = it->second;
-  sequence.pages.AddTail(sequence.state.tokens, sequence.committed);
+  sequence.pages.AddTail(sequence.state.tokens, sequence.committed, saves());
   sequence.pages.Release();
   FreeSlot(sequence);
   WaitingRequest waiting;
@@ -264,7 +270,13 @@ void Scheduler::Preempt(RunningMap::iterator it) {
 
 void Scheduler::End(RunningMap::iterator it, bool keep_pages) {
   Running& sequence = it->second;
-  if (keep_pages) sequence.pages.AddTail(sequence.state.tokens, sequence.committed);
+  if (keep_pages) {
+    sequence.pages.AddTail(sequence.state.tokens, sequence.committed, saves());
+    if (options_.records) {
+      sequence.pages.SaveTail(sequence.state.tokens, sequence.committed, saves_);
+      flush_ = flush_ || sequence.state.request.durable;
+    }
+  }
   sequence.pages.Release();
   FreeSlot(sequence);
   turns_.Left(sequence.state.request.client);
@@ -311,6 +323,7 @@ std::vector<RequestEvent> Scheduler::Commit(const ScheduledStep& step, const Ste
                        .tokens = {},
                        .drafted = static_cast<int32_t>(work.drafts.size()),
                        .accepted = 0,
+                       .durable = state.request.durable,
                        .finish = {},
                        .status = {}};
     TakeOutcome(it->second, work, result.sequences[s], event);
@@ -349,10 +362,10 @@ void Scheduler::TakeOutcome(Running& sequence, const SequenceWork& work,
   }
   if (sequence.committed == sequence.given) {
     // The end of a prompt, for others of the same prompt; what follows is written behind it.
-    sequence.pages.AddTail(state.tokens, sequence.committed);
+    sequence.pages.AddTail(state.tokens, sequence.committed, saves());
     if (state.limit == 0) event.finish = FinishReason::kLength;
   } else {
-    sequence.pages.AddFull(state.tokens, sequence.committed);
+    sequence.pages.AddFull(state.tokens, sequence.committed, saves());
   }
 }
 

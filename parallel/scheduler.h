@@ -14,6 +14,7 @@
 #include "parallel/client_turns.h"
 #include "parallel/engine.h"
 #include "parallel/rank_runner.h"
+#include "parallel/record_probe.h"
 #include "parallel/request_queue.h"
 #include "parallel/sequence_pages.h"
 #include "parallel/step_plan.h"
@@ -31,6 +32,10 @@ struct SchedulerOptions {
   int32_t prefill_chunk = 512;             // prompt tokens a step, over all sequences
   int64_t most_logits_a_step = 1 << 24;    // floats gathered of prompts' logits
   uint64_t epoch = 0;
+  bool records = false;  // all ranks have a tier: blocks are saved and restored
+  std::vector<int64_t> block_bytes =
+      {};                   // [layer groups] of a block on the largest rank, with records
+  int64_t fetch_bytes = 0;  // of all fetches that are open, there
 };
 
 /// A request leaves the queue.
@@ -38,7 +43,8 @@ struct Admission {
   RequestId id = 0;
   bool again = false;  // it was running before, and had been preempted
   int32_t prompt_tokens = 0;
-  int32_t reused_tokens = 0;  // of what it has so far, whose pages were there
+  int32_t reused_tokens = 0;    // of what it has so far, whose pages or records were there
+  ReusedFrom reused_from = {};  // the same
   ReuseLimit reuse_limit = ReuseLimit::kNothing;
 };
 
@@ -51,6 +57,12 @@ struct ScheduledStep {
   std::vector<RequestId> preempted;
   int32_t prompt_tokens = 0;  // of given tokens
   int32_t decoding = 0;       // sequences whose answer goes on
+};
+
+/// A probe's outcome was worth fetching: the plan that leaves next begins it.
+struct BegunFetch {
+  FetchId id = 0;
+  int32_t tokens = 0;  // that need not be computed then
 };
 
 /// A token whose log-probability was asked for.
@@ -72,6 +84,7 @@ struct RequestEvent {
   std::vector<int32_t> tokens;         // of the answer
   int32_t drafted = 0;                 // tokens guessed ahead in this step,
   int32_t accepted = 0;                // and those of them that were right
+  bool durable = false;                // the request is
   std::optional<FinishReason> finish;  // with status where it is kFailed
   absl::Status status;
 };
@@ -90,9 +103,9 @@ using DraftSource = std::function<std::vector<int32_t>(const RequestState& reque
 ///
 /// Memory is given as sequences grow. A request is admitted when a slot is free and the pages that
 /// its prompt needs are, besides those that running prompts still need and a little headroom, or
-/// if there are enough for all that all of them can ever need; cached pages count as free. It starts behind the pages that the prefix index has for it. If a
-/// running sequence is just computing a beginning that both share, it waits for that, as long as
-/// the other one moves.
+/// if there are enough for all that all of them can ever need; cached pages count as free. It
+/// starts behind the pages that the prefix index has for it. If a running sequence is just
+/// computing a beginning that both share, it waits for that, as long as the other one moves.
 ///
 /// When pages run out, nothing idle is left to evict, the running sequence of the lowest priority
 /// that came last is preempted: its pages become idle, it goes to the head of the queue with its
@@ -100,6 +113,13 @@ using DraftSource = std::function<std::vector<int32_t>(const RequestState& reque
 /// same bits; on a CPU the pool is host memory already, so there is nowhere cheaper to spill to.
 /// The oldest sequence of the highest priority is served memory first and nobody preempts it, so
 /// it always advances.
+///
+/// With records, each block that is full is saved by the plan after the one that filled it, and so
+/// is the tail when a sequence ends. A request in the queue that goes on beyond what the index has
+/// is looked for in the tiers, in two phases, while all others go on: a probe of rank 0's tier, and
+/// then a fetch, which a plan begins on all ranks. It is admitted when either has ended (Probed,
+/// Fetched), with the blocks that all ranks have as if they had been cached: the plan that opens
+/// its slot loads them.
 ///
 /// Schedule may be called once more before the commit of the step it gave last (the plan ahead):
 /// the next token of a sequence is then named, not known. What a step computed for a sequence that
@@ -130,7 +150,23 @@ class Scheduler {
   /// Where drafts come from; null: there are none.
   void SetDraftSource(DraftSource source) { drafts_ = std::move(source); }
 
-  /// The next step, or nothing if no request has work (left) to schedule.
+  /// Whether so many tokens are better restored than computed; null: always.
+  void SetRestoreWorth(std::function<bool(int32_t tokens)> worth) {
+    restore_worth_ = std::move(worth);
+  }
+  /// What rank 0's tier is to be asked now; each is answered by one Probed.
+  std::vector<RecordProbe> TakeProbes();
+  /// So many tokens of the request might be restored (FindSaved); 0: none, or it is not known in
+  /// time. The fetch that follows, if one does.
+  std::optional<BegunFetch> Probed(FetchId probe, int32_t tokens);
+  /// The blocks of a fetch, from the front, that all ranks have, and where they came from. late: it
+  /// was not waited for any longer. Unknown ids are ignored: their requests have ended.
+  void Fetched(FetchId fetch, std::span<const kv_store::TierKind> from, bool late);
+  /// Whether Schedule or TakeProbes may have something now, without news from tiers.
+  bool has_work();
+
+  /// The next step, or nothing if no request has work (left) to schedule. With records, a step may
+  /// have no sequences.
   std::optional<ScheduledStep> Schedule();
 
   /// Takes in what the oldest scheduled step gave; ends the sequences that are done. Events point
@@ -151,6 +187,8 @@ class Scheduler {
   int64_t blocks_total() const;
   int64_t blocks_used() const;    // by running sequences
   int64_t blocks_cached() const;  // besides
+  /// Of the fetches that are open, on the largest rank.
+  int64_t fetch_bytes() const { return fetch_bytes_; }
   const SchedulerOptions& options() const { return options_; }
 
  private:
@@ -178,13 +216,24 @@ class Scheduler {
 
   // scheduler_admission.cpp
   void Admit();
-  enum class Outcome { kAdmitted, kWaitsForLeader, kNoMemory };
+  enum class Outcome { kAdmitted, kWaitsForOthers, kNoMemory };
   Outcome TryAdmit(WaitingRequest& waiting);
   bool StillWaitsForLeader(WaitingRequest& waiting) const;
   bool FindLeader(WaitingRequest& waiting, int32_t taken, int32_t most) const;
   bool FitsMemory(const RequestState& state, const SequencePages& pages) const;
   bool CanMakeRoomFor(int32_t priority) const;
-  void Start(WaitingRequest waiting, SequencePages pages);
+  void Start(WaitingRequest waiting, SequencePages pages, size_t restorable);
+
+  // scheduler_restore.cpp
+  bool WaitsForRecords(const WaitingRequest& waiting) const;
+  bool BeginProbe(WaitingRequest& waiting, std::vector<RecordProbe>& probes);
+  bool PlanFetch(const WaitingRequest& waiting, int32_t tokens, Restore& restore) const;
+  int64_t FetchBytes(const std::vector<FetchBlock>& blocks) const;
+  ReusedFrom TakeRestored(WaitingRequest& waiting, SequencePages& pages, size_t count);
+  void EndRestore(Restore& restore);
+  void CloseFetch(Restore& restore);
+  void LookAgainBehind();
+  std::vector<BlockSave>* saves() { return options_.records ? &saves_ : nullptr; }
 
   int32_t SelectDecodes();
   void SelectPrompts(int32_t decoding);
@@ -213,10 +262,19 @@ class Scheduler {
   std::unordered_map<RequestId, RunningKey> keys_;  // of running_
   DraftSource drafts_;
   std::function<int32_t(int32_t, int32_t)> prompt_tokens_;
+  std::function<bool(int32_t)> restore_worth_;
+  std::unordered_map<FetchId, RequestId> restores_;  // that are under way or ready
+  int32_t looking_ = 0;                              // restores that probe or fetch
+  int64_t fetch_bytes_ = 0;                          // of fetches that are open
+  FetchId next_fetch_ = 1;
   // What the next plan brings the ranks besides work.
   std::vector<SlotId> closing_;
   std::vector<OpenedSlot> opening_;
-  std::vector<BlockCopy> copies_;
+  std::vector<BlockSave> saves_;
+  bool flush_ = false;
+  std::vector<PageMove> moves_;
+  std::vector<FetchId> ended_fetches_;
+  std::vector<BlockFetch> fetches_;
   std::vector<Admission> admitted_;
   std::vector<RequestId> preempted_;
   std::vector<SlotId> free_slots_;  // a stack

@@ -19,11 +19,6 @@ int32_t CommonPrefix(std::span<const int32_t> a, std::span<const int32_t> b) {
   return static_cast<int32_t>(std::mismatch(a.begin(), end, b.begin()).first - a.begin());
 }
 
-bool WantsCachedPages(const EngineRequest& request) {
-  // Logits are not kept: whoever wants those of the prompt must compute it.
-  return request.reuse && !request.want_prompt_logits && !request.prompt_logprobs;
-}
-
 ReuseLimit LimitOf(kv_store::MatchEnd end) {
   switch (end) {
     case kv_store::MatchEnd::kAll:
@@ -48,11 +43,11 @@ void Scheduler::Admit() {
     if (free_slots_.empty() && !CanMakeRoomFor(queue_.highest_priority())) return;
     RequestQueue::Order order = queue_.InOrder(turns_);
     while (WaitingRequest* waiting = order.Next()) {
-      if (StillWaitsForLeader(*waiting)) continue;
+      if (StillWaitsForLeader(*waiting) || WaitsForRecords(*waiting)) continue;
       const int32_t priority = waiting->state.request.priority;
       Outcome outcome = Outcome::kNoMemory;
       if (!free_slots_.empty()) outcome = TryAdmit(*waiting);
-      if (outcome == Outcome::kWaitsForLeader) continue;
+      if (outcome == Outcome::kWaitsForOthers) continue;
       if (outcome == Outcome::kNoMemory && CanMakeRoomFor(priority)) {
         Preempt(std::prev(running_.end()));
         again = true;
@@ -71,17 +66,27 @@ bool Scheduler::CanMakeRoomFor(int32_t priority) const {
 Scheduler::Outcome Scheduler::TryAdmit(WaitingRequest& waiting) {
   const RequestState& state = waiting.state;
   // At least one token is computed, so that there is something to sample from.
-  const int32_t most = WantsCachedPages(state.request) ? state.token_count() - 1 : 0;
+  const int32_t most = state.wants_cached_pages() ? state.token_count() - 1 : 0;
   SequencePages pages(index_, options_.groups, state.request.tenant, state.tokens, most);
-  if (FindLeader(waiting, pages.taken(), most)) {
+  const Restore& restore = waiting.restore;
+  size_t restorable = 0;
+  int32_t taken = pages.taken();
+  if (restore.state == Restore::State::kReady) {
+    restorable = pages.Restorable(restore.first_block, restore.blocks);
+  }
+  if (restorable > 0) {
+    taken = (restore.first_block + static_cast<int32_t>(restorable) - 1) * core::kPageTokens +
+            restore.blocks[restorable - 1].tokens;
+  }
+  if (FindLeader(waiting, taken, most)) {
     pages.Release();
-    return Outcome::kWaitsForLeader;
+    return Outcome::kWaitsForOthers;
   }
   if (!FitsMemory(state, pages)) {
     pages.Release();
     return Outcome::kNoMemory;
   }
-  Start(*queue_.Take(state.id), std::move(pages));
+  Start(*queue_.Take(state.id), std::move(pages), restorable);
   return Outcome::kAdmitted;
 }
 
@@ -159,10 +164,18 @@ bool Scheduler::FitsMemory(const RequestState& state, const SequencePages& pages
   return true;
 }
 
-void Scheduler::Start(WaitingRequest waiting, SequencePages pages) {
-  const ReuseLimit limit =
-      WantsCachedPages(waiting.state.request) ? LimitOf(pages.end()) : ReuseLimit::kNotAsked;
-  pages.Copy(copies_);
+void Scheduler::Start(WaitingRequest waiting, SequencePages pages, size_t restorable) {
+  ReuseLimit limit = ReuseLimit::kNotAsked;
+  if (waiting.state.wants_cached_pages()) {
+    limit = waiting.restore.limit.value_or(LimitOf(pages.end()));
+  }
+  ReusedFrom from = TakeRestored(waiting, pages, restorable);
+  pages.Copy(moves_);
+  from.device = static_cast<uint64_t>(pages.taken()) - from.total();
+  if (from.total() > from.device) {
+    const bool all = pages.taken() == waiting.state.token_count() - 1;
+    limit = all ? ReuseLimit::kNone : waiting.restore.limit.value_or(ReuseLimit::kDiffers);
+  }
   Running sequence{.state = std::move(waiting.state),
                    .pages = std::move(pages),
                    .slot = free_slots_.back(),
@@ -185,6 +198,7 @@ void Scheduler::Start(WaitingRequest waiting, SequencePages pages) {
                        .again = again,
                        .prompt_tokens = state.prompt_tokens(),
                        .reused_tokens = taken,
+                       .reused_from = from,
                        .reuse_limit = limit});
   if (!again) turns_.Charge(state.request.client, state.prompt_tokens() - taken);
   const RunningKey key{-state.request.priority, state.id};

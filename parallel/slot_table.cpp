@@ -36,16 +36,59 @@ absl::Status SlotTable::CheckOpened(const OpenedSlot& opened) const {
   return CheckTokens(opened.slot, opened.history);
 }
 
-absl::Status SlotTable::CheckCopies(const StepPlan& plan) const {
-  for (const BlockCopy& copy : plan.copies) {
-    if (copy.group < 0 || static_cast<size_t>(copy.group) >= groups_.size()) {
-      return Internal("step plan: a copy in layer group {} of {}", copy.group, groups_.size());
+absl::Status SlotTable::CheckCopy(const BlockCopy& copy) const {
+  if (copy.group < 0 || static_cast<size_t>(copy.group) >= groups_.size()) {
+    return Internal("step plan: a copy in layer group {} of {}", copy.group, groups_.size());
+  }
+  const int64_t blocks = blocks_[static_cast<size_t>(copy.group)];
+  if (copy.from < 0 || copy.from >= blocks || copy.to < 0 || copy.to >= blocks ||
+      copy.from == copy.to) {
+    return Internal("step plan: layer group {}: copy of block {} to {} in a pool of {}", copy.group,
+                    copy.from, copy.to, blocks);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SlotTable::CheckBlocks(const std::vector<core::BlockId>& blocks,
+                                    const char* what) const {
+  if (blocks.size() != groups_.size()) {
+    return Internal("step plan: a {} of {} layer groups, expected {}", what, blocks.size(),
+                    groups_.size());
+  }
+  for (size_t g = 0; g < blocks.size(); ++g) {
+    if (blocks[g] != core::kNoBlock && (blocks[g] < 0 || blocks[g] >= blocks_[g])) {
+      return Internal("step plan: layer group {}: {} of block {} in a pool of {}", g, what,
+                      blocks[g], blocks_[g]);
     }
-    const int64_t blocks = blocks_[static_cast<size_t>(copy.group)];
-    if (copy.from < 0 || copy.from >= blocks || copy.to < 0 || copy.to >= blocks ||
-        copy.from == copy.to) {
-      return Internal("step plan: layer group {}: copy of block {} to {} in a pool of {}",
-                      copy.group, copy.from, copy.to, blocks);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SlotTable::CheckRecords(const StepPlan& plan) const {
+  const auto check_tokens = [](int32_t tokens, const char* what) {
+    return tokens >= 1 && tokens <= core::kPageTokens
+               ? absl::OkStatus()
+               : Internal("step plan: a {} of {} tokens, expected 1 to {}", what, tokens,
+                          core::kPageTokens);
+  };
+  for (const BlockSave& save : plan.saves) {
+    TANDEM_RETURN_IF_ERROR(check_tokens(save.tokens, "save"));
+    TANDEM_RETURN_IF_ERROR(CheckBlocks(save.blocks, "save"));
+  }
+  for (const PageMove& move : plan.moves) {
+    if (const auto* copy = std::get_if<BlockCopy>(&move)) {
+      TANDEM_RETURN_IF_ERROR(CheckCopy(*copy));
+    } else {
+      TANDEM_RETURN_IF_ERROR(CheckBlocks(std::get<BlockLoad>(move).blocks, "load"));
+    }
+  }
+  for (const BlockFetch& fetch : plan.fetches) {
+    for (const FetchBlock& block : fetch.blocks) {
+      TANDEM_RETURN_IF_ERROR(check_tokens(block.tokens, "fetch"));
+      if ((uint64_t{block.groups} >> groups_.size()) != 0) {
+        return Internal("step plan: a fetch of layer groups {:#x} of {}", block.groups,
+                        groups_.size());
+      }
     }
   }
   return absl::OkStatus();
@@ -131,7 +174,7 @@ absl::Status SlotTable::Apply(const StepPlan& plan) {
                 .history = opened.history,
                 .tables = std::vector<std::vector<core::BlockId>>(groups_.size())};
   }
-  TANDEM_RETURN_IF_ERROR(CheckCopies(plan));
+  TANDEM_RETURN_IF_ERROR(CheckRecords(plan));
   for (const SequenceWork& work : plan.sequences) {
     TANDEM_RETURN_IF_ERROR(CheckSlot(work.slot, "working"));
     const auto s = static_cast<size_t>(work.slot);

@@ -30,9 +30,9 @@ class SlotTable {
   SlotTable(int32_t slots, std::vector<core::KvLayerGroup> groups, std::vector<int64_t> blocks,
             int32_t vocab);
 
-  /// Applies closed and opened slots, table changes and explicit tokens; checks copies, which the
-  /// caller makes. Drafts do not become history: the caller adds what was sampled. kInternal,
-  /// naming slot and field, for a plan that does not fit.
+  /// Applies closed and opened slots, table changes and explicit tokens; checks saves, page moves
+  /// and fetches, which the caller makes. Drafts do not become history: the caller adds what was
+  /// sampled. kInternal, naming slot and field, for a plan that does not fit.
   absl::Status Apply(const StepPlan& plan);
 
   SlotState& slot(SlotId slot) { return slots_[static_cast<size_t>(slot)]; }
@@ -41,7 +41,9 @@ class SlotTable {
  private:
   absl::Status CheckSlot(SlotId slot, const char* what) const;
   absl::Status CheckOpened(const OpenedSlot& opened) const;
-  absl::Status CheckCopies(const StepPlan& plan) const;
+  absl::Status CheckBlocks(const std::vector<core::BlockId>& blocks, const char* what) const;
+  absl::Status CheckCopy(const BlockCopy& copy) const;
+  absl::Status CheckRecords(const StepPlan& plan) const;
   absl::Status CheckTokens(SlotId slot, const std::vector<int32_t>& tokens) const;
   absl::Status CheckWork(const SequenceWork& work, const SlotState& state) const;
   absl::Status CheckTable(const SequenceWork& work, const SlotState& state, size_t group) const;

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <variant>
 #include <vector>
 
 #include "core/kv_view.h"
 #include "core/sampler.h"
+#include "kv_store/block_hash.h"
 
 namespace tandem::parallel {
 
@@ -41,6 +43,49 @@ struct BlockCopy {
   bool operator==(const BlockCopy&) const = default;
 };
 
+/// One number for each fetch, from 1, never again.
+using FetchId = uint64_t;
+
+/// The pages of a block that was fetched are filled from its records, in the layer groups named.
+struct BlockLoad {
+  FetchId fetch = 0;
+  int32_t index = 0;                  // of the fetch's blocks
+  std::vector<core::BlockId> blocks;  // [layer groups]; kNoBlock: nothing is loaded there
+  bool operator==(const BlockLoad&) const = default;
+};
+
+/// What changes pages besides the forward pass. A block may be given to somebody else between two
+/// of them, so their order counts.
+using PageMove = std::variant<BlockCopy, BlockLoad>;
+
+/// A block whose records are kept (kv_store/record.h): each rank copies out of its pages those of
+/// the KV heads that it records.
+struct BlockSave {
+  kv_store::BlockHash hash{};
+  kv_store::BlockHash before{};  // the block that it stands on, or the tenant's
+  uint64_t tenant = 0;
+  int32_t tokens = 0;                 // that count, from its beginning
+  std::vector<core::BlockId> blocks;  // [layer groups]; kNoBlock: its pages are gone
+  bool operator==(const BlockSave&) const = default;
+};
+
+/// A block whose records are looked for.
+struct FetchBlock {
+  kv_store::BlockHash hash{};
+  int32_t tokens = 0;
+  uint32_t groups = 0;  // bit g: of layer group g; none: windows have left it behind
+  bool operator==(const FetchBlock&) const = default;
+};
+
+/// Records to be brought to the ranks' memory, of blocks one after the other. Every rank reports
+/// how many of them, from the front, it has whole and undamaged (RecordReport); it keeps them until
+/// a plan says that the fetch ends.
+struct BlockFetch {
+  FetchId id = 0;
+  std::vector<FetchBlock> blocks;
+  bool operator==(const BlockFetch&) const = default;
+};
+
 /// Whose logits go to rank 0, as the model gave them.
 enum class GatherLogits : uint8_t { kNone, kSampled, kAll };
 
@@ -73,16 +118,21 @@ struct SequenceWork {
 /// collectives, and every allocation, follow from it and the plans before it alone. Only the
 /// coordinator decides when a sequence ends, so stop tokens and limits are not in it.
 ///
-/// Order of execution: closed, opened, copies, then per sequence the table changes and history, the
-/// forward pass, one gather of logits if any sequence asks, one gather of candidates if any
-/// samples.
+/// Order of execution: closed, opened, saves and then the flush mark, moves one after the other,
+/// ends and beginnings of fetches, then per sequence the table changes and history, the forward
+/// pass, one gather of logits if any sequence asks, one gather of candidates if any samples. Saves,
+/// loads and fetches use no collectives; a plan may consist of them alone.
 struct StepPlan {
   uint64_t epoch = 0;  // a number for one life of the rank job
   uint64_t step = 0;   // from 1, without gaps
   bool stop = false;   // the ranks end; nothing else is done
   std::vector<SlotId> closed;
   std::vector<OpenedSlot> opened;
-  std::vector<BlockCopy> copies;
+  std::vector<BlockSave> saves;
+  bool flush = false;  // every rank reports when all saves up to here outlive it
+  std::vector<PageMove> moves;
+  std::vector<FetchId> ended_fetches;
+  std::vector<BlockFetch> fetches;
   std::vector<SequenceWork> sequences;  // at most one per slot
   bool operator==(const StepPlan&) const = default;
 };

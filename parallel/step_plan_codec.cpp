@@ -10,6 +10,7 @@ namespace tandem::parallel {
 namespace {
 
 constexpr uint8_t kStopFlag = 1;
+constexpr uint8_t kFlushFlag = 2;
 constexpr uint8_t kSampleFlag = 1;
 constexpr uint8_t kGatherSampledFlag = 2;
 constexpr uint8_t kGatherAllFlag = 4;
@@ -45,6 +46,87 @@ uint8_t ReadFlags(WireReader& reader, uint8_t known) {
   return flags;
 }
 
+void WriteHash(const kv_store::BlockHash& hash, WireWriter& writer) {
+  writer.Raw(std::as_bytes(std::span(hash)));
+}
+
+kv_store::BlockHash ReadHash(WireReader& reader) {
+  kv_store::BlockHash hash{};
+  const std::vector<std::byte> bytes = reader.Raw(hash.size());
+  if (bytes.size() == hash.size()) std::memcpy(hash.data(), bytes.data(), hash.size());
+  return hash;
+}
+
+void WriteSave(const BlockSave& save, WireWriter& writer) {
+  WriteHash(save.hash, writer);
+  WriteHash(save.before, writer);
+  writer.Number(save.tenant);
+  writer.Number(save.tokens);
+  writer.Numbers(std::span(save.blocks));
+}
+
+BlockSave ReadSave(WireReader& reader, const StepPlanLimits& limits) {
+  BlockSave save;
+  save.hash = ReadHash(reader);
+  save.before = ReadHash(reader);
+  save.tenant = reader.Number<uint64_t>();
+  save.tokens = reader.Number<int32_t>();
+  save.blocks = reader.Numbers<core::BlockId>(limits.groups, "blocks of a save");
+  return save;
+}
+
+void WriteMove(const PageMove& move, WireWriter& writer) {
+  writer.Number(static_cast<uint8_t>(move.index()));
+  if (const auto* copy = std::get_if<BlockCopy>(&move)) {
+    writer.Number(copy->group);
+    writer.Number(copy->from);
+    writer.Number(copy->to);
+  } else if (const auto* load = std::get_if<BlockLoad>(&move)) {
+    writer.Number(load->fetch);
+    writer.Number(load->index);
+    writer.Numbers(std::span(load->blocks));
+  }
+}
+
+PageMove ReadMove(WireReader& reader, const StepPlanLimits& limits) {
+  const auto kind = reader.Number<uint8_t>();
+  if (kind == 0) {
+    BlockCopy copy;
+    copy.group = reader.Number<int32_t>();
+    copy.from = reader.Number<core::BlockId>();
+    copy.to = reader.Number<core::BlockId>();
+    return copy;
+  }
+  if (kind != 1) reader.Fail(InvalidArgument("step plan: {} is no kind of page move", kind));
+  BlockLoad load;
+  load.fetch = reader.Number<FetchId>();
+  load.index = reader.Number<int32_t>();
+  load.blocks = reader.Numbers<core::BlockId>(limits.groups, "blocks of a load");
+  return load;
+}
+
+void WriteFetch(const BlockFetch& fetch, WireWriter& writer) {
+  writer.Number(fetch.id);
+  writer.Count(fetch.blocks.size());
+  for (const FetchBlock& block : fetch.blocks) {
+    WriteHash(block.hash, writer);
+    writer.Number(block.tokens);
+    writer.Number(block.groups);
+  }
+}
+
+BlockFetch ReadFetch(WireReader& reader, const StepPlanLimits& limits) {
+  BlockFetch fetch;
+  fetch.id = reader.Number<FetchId>();
+  fetch.blocks.resize(reader.Count(limits.fetch_blocks, 40, "blocks of a fetch"));
+  for (FetchBlock& block : fetch.blocks) {
+    block.hash = ReadHash(reader);
+    block.tokens = reader.Number<int32_t>();
+    block.groups = reader.Number<uint32_t>();
+  }
+  return fetch;
+}
+
 SequenceWork ReadWork(WireReader& reader, const StepPlanLimits& limits) {
   SequenceWork work;
   work.slot = reader.Number<int32_t>();
@@ -75,7 +157,7 @@ std::vector<std::byte> EncodeStepPlan(const StepPlan& plan) {
   WireWriter writer;
   writer.Number(kStepPlanMagic);
   writer.Number(kStepPlanVersion);
-  writer.Number<uint8_t>(plan.stop ? kStopFlag : 0);
+  writer.Number(static_cast<uint8_t>((plan.stop ? kStopFlag : 0) | (plan.flush ? kFlushFlag : 0)));
   writer.Number(plan.epoch);
   writer.Number(plan.step);
   writer.Numbers(std::span(plan.closed));
@@ -87,12 +169,13 @@ std::vector<std::byte> EncodeStepPlan(const StepPlan& plan) {
     WriteSampling(opened.sampling, writer);
     writer.Numbers(std::span(opened.history));
   }
-  writer.Count(plan.copies.size());
-  for (const BlockCopy& copy : plan.copies) {
-    writer.Number(copy.group);
-    writer.Number(copy.from);
-    writer.Number(copy.to);
-  }
+  writer.Count(plan.saves.size());
+  for (const BlockSave& save : plan.saves) WriteSave(save, writer);
+  writer.Count(plan.moves.size());
+  for (const PageMove& move : plan.moves) WriteMove(move, writer);
+  writer.Numbers(std::span(plan.ended_fetches));
+  writer.Count(plan.fetches.size());
+  for (const BlockFetch& fetch : plan.fetches) WriteFetch(fetch, writer);
   writer.Count(plan.sequences.size());
   for (const SequenceWork& work : plan.sequences) WriteWork(work, writer);
   const Digest hash = DigestOf(writer.bytes());
@@ -123,7 +206,9 @@ absl::StatusOr<StepPlan> DecodeStepPlan(std::span<const std::byte> bytes) {
                            DigestText(hash), DigestText(StepPlanHash(bytes)));
   }
   StepPlan plan;
-  plan.stop = (ReadFlags(reader, kStopFlag) & kStopFlag) != 0;
+  const uint8_t flags = ReadFlags(reader, kStopFlag | kFlushFlag);
+  plan.stop = (flags & kStopFlag) != 0;
+  plan.flush = (flags & kFlushFlag) != 0;
   plan.epoch = reader.Number<uint64_t>();
   plan.step = reader.Number<uint64_t>();
   plan.closed = reader.Numbers<SlotId>(limits.slots, "closed slots");
@@ -135,12 +220,13 @@ absl::StatusOr<StepPlan> DecodeStepPlan(std::span<const std::byte> bytes) {
     opened.sampling = ReadSampling(reader);
     opened.history = reader.Numbers<int32_t>(limits.tokens, "tokens of history");
   }
-  plan.copies.resize(reader.Count(limits.copies, 12, "block copies"));
-  for (BlockCopy& copy : plan.copies) {
-    copy.group = reader.Number<int32_t>();
-    copy.from = reader.Number<core::BlockId>();
-    copy.to = reader.Number<core::BlockId>();
-  }
+  plan.saves.resize(reader.Count(limits.saves, 80, "saves"));
+  for (BlockSave& save : plan.saves) save = ReadSave(reader, limits);
+  plan.moves.resize(reader.Count(limits.moves, 13, "page moves"));
+  for (PageMove& move : plan.moves) move = ReadMove(reader, limits);
+  plan.ended_fetches = reader.Numbers<FetchId>(limits.fetches, "ended fetches");
+  plan.fetches.resize(reader.Count(limits.fetches, 12, "fetches"));
+  for (BlockFetch& fetch : plan.fetches) fetch = ReadFetch(reader, limits);
   plan.sequences.resize(reader.Count(limits.slots, 17, "sequences"));
   for (SequenceWork& work : plan.sequences) work = ReadWork(reader, limits);
   TANDEM_RETURN_IF_ERROR(reader.Finish());

@@ -71,6 +71,12 @@ class ThreadFollower final : public ControlFollower {
     return absl::OkStatus();
   }
 
+  void Report(const RecordReport& report) override {
+    RecordReport own = report;
+    own.rank = rank_;
+    shared_->events.Reported(own);
+  }
+
   void Fail(const absl::Status& why) override {
     failed_ = true;
     shared_->events.Lost(LostRank(rank_, host(), "failed: " + Message(why)));

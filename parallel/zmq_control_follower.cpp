@@ -77,6 +77,7 @@ absl::StatusOr<std::vector<std::byte>> ZmqControlFollower::Receive() {
   try {
     bool gone = false;
     for (;;) {
+      SendReports();
       zmq::message_t frame;
       // What rank 0 sent before it went comes first.
       if (dealer_.recv(frame, zmq::recv_flags::dontwait)) {
@@ -86,13 +87,36 @@ absl::StatusOr<std::vector<std::byte>> ZmqControlFollower::Receive() {
       }
       if (gone) return LeaderGone();
       zmq::pollitem_t items[] = {{dealer_.handle(), 0, ZMQ_POLLIN, 0},
-                                 {monitor_->socket().handle(), 0, ZMQ_POLLIN, 0}};
+                                 {monitor_->socket().handle(), 0, ZMQ_POLLIN, 0},
+                                 {nullptr, wake_.fd(), ZMQ_POLLIN, 0}};
       zmq::poll(items, std::size(items), std::chrono::milliseconds(-1));
+      if (Readable(items[2])) wake_.Clear();
       if (Readable(items[1])) gone = monitor_->TakeDisconnected();
     }
   } catch (const zmq::error_t& error) {
     return Internal("control channel: {}", error.what());
   }
+}
+
+void ZmqControlFollower::Report(const RecordReport& report) {
+  std::vector<std::byte> frame = {static_cast<std::byte>(ControlFrame::kReport)};
+  const std::vector<std::byte> encoded = EncodeRecordReport(report);
+  frame.insert(frame.end(), encoded.begin(), encoded.end());
+  {
+    const std::lock_guard lock(mutex_);
+    reports_.push_back(std::move(frame));
+  }
+  wake_.Signal();
+}
+
+void ZmqControlFollower::SendReports() {
+  std::vector<std::vector<std::byte>> reports;
+  {
+    const std::lock_guard lock(mutex_);
+    reports.swap(reports_);
+  }
+  // One that does not leave is one that comes too late: rank 0 does not wait for ever.
+  for (const auto& report : reports) TrySend(dealer_, "", report);
 }
 
 absl::Status ZmqControlFollower::Acknowledge(uint64_t step, const Digest& digest) {
@@ -101,6 +125,7 @@ absl::Status ZmqControlFollower::Acknowledge(uint64_t step, const Digest& digest
   frame.Number(step);
   frame.Raw(std::as_bytes(std::span(digest)));
   try {
+    SendReports();
     if (TrySend(dealer_, "", frame.bytes()) == SendOutcome::kSent) return absl::OkStatus();
   } catch (const zmq::error_t& error) {
     return Internal("control channel: {}", error.what());

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -29,6 +31,7 @@ class ZmqControlFollower final : public ControlFollower {
 
   absl::StatusOr<std::vector<std::byte>> Receive() override;
   absl::Status Acknowledge(uint64_t step, const Digest& digest) override;
+  void Report(const RecordReport& report) override;
   void Fail(const absl::Status& why) override;
 
  private:
@@ -36,8 +39,15 @@ class ZmqControlFollower final : public ControlFollower {
 
   bool TryEndpoint(const std::string& endpoint, std::chrono::milliseconds patience);
   absl::Status LeaderGone() const;
+  void SendReports();
 
   const Options options_;
+  WakeUp wake_;
+
+  std::mutex mutex_;
+  std::vector<std::vector<std::byte>> reports_;  // frames to be sent; guarded by mutex_
+
+  // Used by the thread that calls, alone.
   zmq::context_t context_;
   zmq::socket_t dealer_;
   std::unique_ptr<DisconnectMonitor> monitor_;

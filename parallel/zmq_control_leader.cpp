@@ -235,6 +235,12 @@ void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
       if (reader.Finish().ok()) return events_.Acknowledged(acknowledgement);
       break;
     }
+    case ControlFrame::kReport: {
+      absl::StatusOr<RecordReport> report = DecodeRecordReport(frame.subspan(1));
+      if (!report.ok()) break;
+      report->rank = rank;
+      return events_.Reported(*report);
+    }
     case ControlFrame::kFailed: {
       const std::string why = reader.Text(kLongestReason, "reasons");
       if (reader.Finish().ok()) return Lost(rank, "failed: " + why);

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "parallel/engine_link_codec.h"
+#include "parallel/record_report.h"
 #include "parallel/step_plan_codec.h"
 #include "tests/support/random.h"
 
@@ -35,6 +36,12 @@ std::vector<int32_t> RandomTokens(SplitMix& random, uint64_t most) {
   return tokens;
 }
 
+kv_store::BlockHash RandomHash(SplitMix& random) {
+  kv_store::BlockHash hash;
+  for (uint8_t& byte : hash) byte = static_cast<uint8_t>(random.Next());
+  return hash;
+}
+
 StepPlan RandomPlan(SplitMix& random) {
   StepPlan plan;
   plan.epoch = random.Next();
@@ -50,10 +57,34 @@ StepPlan RandomPlan(SplitMix& random) {
                            .first_token_index = random.Next(),
                            .history = RandomTokens(random, 8)});
   }
+  plan.flush = random.Below(2) == 0;
   for (uint64_t i = random.Below(3); i > 0; --i) {
-    plan.copies.push_back({.group = static_cast<int32_t>(random.Next()),
-                           .from = static_cast<core::BlockId>(random.Next()),
-                           .to = static_cast<core::BlockId>(random.Next())});
+    plan.saves.push_back({.hash = RandomHash(random),
+                          .before = RandomHash(random),
+                          .tenant = random.Next(),
+                          .tokens = static_cast<int32_t>(random.Next()),
+                          .blocks = RandomTokens(random, 3)});
+  }
+  for (uint64_t i = random.Below(4); i > 0; --i) {
+    if (random.Below(2) == 0) {
+      plan.moves.emplace_back(BlockCopy{.group = static_cast<int32_t>(random.Next()),
+                                        .from = static_cast<core::BlockId>(random.Next()),
+                                        .to = static_cast<core::BlockId>(random.Next())});
+    } else {
+      plan.moves.emplace_back(BlockLoad{.fetch = random.Next(),
+                                        .index = static_cast<int32_t>(random.Next()),
+                                        .blocks = RandomTokens(random, 3)});
+    }
+  }
+  for (uint64_t i = random.Below(3); i > 0; --i) plan.ended_fetches.push_back(random.Next());
+  for (uint64_t i = random.Below(3); i > 0; --i) {
+    BlockFetch& fetch = plan.fetches.emplace_back();
+    fetch.id = random.Next();
+    for (uint64_t b = random.Below(4); b > 0; --b) {
+      fetch.blocks.push_back({.hash = RandomHash(random),
+                              .tokens = static_cast<int32_t>(random.Next()),
+                              .groups = static_cast<uint32_t>(random.Next())});
+    }
   }
   for (uint64_t i = random.Below(6); i > 0; --i) {
     SequenceWork work;
@@ -90,7 +121,9 @@ TEST(StepPlanCodec, RoundTripsRandomPlans) {
 TEST(StepPlanCodec, RefusesEveryCutAndEveryFlippedBit) {
   SplitMix random(2);
   StepPlan plan = RandomPlan(random);
-  while (plan.opened.empty() || plan.sequences.empty()) plan = RandomPlan(random);
+  while (plan.opened.empty() || plan.sequences.empty() || plan.saves.empty() ||
+         plan.moves.empty() || plan.fetches.empty())
+    plan = RandomPlan(random);
   const auto bytes = EncodeStepPlan(plan);
   for (size_t size = 0; size < bytes.size(); ++size) {
     EXPECT_FALSE(DecodeStepPlan(std::span(bytes).first(size)).ok()) << size << " bytes";
@@ -138,11 +171,42 @@ TEST(StepPlanCodec, SaysWhatIsWrong) {
   version[4] = std::byte{9};
   EXPECT_THAT(Message(DecodeStepPlan(Sealed(version)).status()), HasSubstr("version 9"));
   auto flags = body;
-  flags[6] = std::byte{0x82};
-  EXPECT_THAT(Message(DecodeStepPlan(Sealed(flags)).status()), HasSubstr("unknown flags 0x82"));
+  flags[6] = std::byte{0x84};
+  EXPECT_THAT(Message(DecodeStepPlan(Sealed(flags)).status()), HasSubstr("unknown flags 0x84"));
   auto count = body;
   count[23] = std::byte{0xff};  // closed slots
   EXPECT_THAT(Message(DecodeStepPlan(Sealed(count)).status()), HasSubstr("255 closed slots"));
+}
+
+TEST(RecordReportCodec, RoundTripsAndRefusesWhatItDidNotWrite) {
+  SplitMix random(6);
+  for (int i = 0; i < 500; ++i) {
+    RecordReport report;
+    report.kind = static_cast<RecordReport::Kind>(random.Below(3));
+    report.id = random.Next();
+    report.safe = random.Below(2) == 0;
+    for (uint64_t b = random.Below(9); b > 0; --b) {
+      report.from.push_back(static_cast<kv_store::TierKind>(random.Below(3)));
+    }
+    report.counts = {.put = random.Next(),
+                     .dropped = random.Next(),
+                     .refused = random.Next(),
+                     .fetched = random.Next(),
+                     .damaged = random.Next()};
+    const auto bytes = EncodeRecordReport(report);
+    const auto decoded = DecodeRecordReport(bytes);
+    ASSERT_TRUE(decoded.ok()) << decoded.status();
+    EXPECT_EQ(*decoded, report);
+    for (size_t size = 0; size < bytes.size(); ++size) {
+      EXPECT_FALSE(DecodeRecordReport(std::span(bytes).first(size)).ok());
+    }
+    auto kind = bytes;
+    kind[0] = std::byte{3};
+    EXPECT_THAT(Message(DecodeRecordReport(kind).status()), HasSubstr("3 is no kind of report"));
+    auto count = bytes;
+    count[13] = std::byte{0xff};
+    EXPECT_FALSE(DecodeRecordReport(count).ok());
+  }
 }
 
 TEST(EngineLinkCodec, RoundTripsEveryKind) {
@@ -158,12 +222,14 @@ TEST(EngineLinkCodec, RoundTripsEveryKind) {
   submit.request.client = 2;
   submit.request.priority = -3;
   submit.request.speculate = false;
+  submit.request.durable = true;
   LinkFinish finish{.id = 3, .finish = {}};
   finish.finish.reason = FinishReason::kFailed;
   finish.finish.status = Unavailable("rank 1 on host n1 died");
   finish.finish.usage = {.prompt_tokens = 1,
                          .completion_tokens = 2,
                          .reused_tokens = 3,
+                         .reused_from = {.device = 1, .host = 0, .disk = 2, .remote = 0},
                          .computed_tokens = 4,
                          .reuse_limit = ReuseLimit::kEvicted,
                          .preemptions = 5,
@@ -217,7 +283,8 @@ TEST(EngineLinkCodec, RefusesUnknownKindsAndVersions) {
   const std::byte kind[] = {std::byte{kLinkVersion}, std::byte{99}};
   EXPECT_THAT(Message(DecodeLinkMessage(kind).status()), HasSubstr("99 is no kind"));
   const std::byte version[] = {std::byte{kLinkVersion + 1}, std::byte{0}};
-  EXPECT_THAT(Message(DecodeLinkMessage(version).status()), HasSubstr(fmt::format("version {}", kLinkVersion + 1)));
+  EXPECT_THAT(Message(DecodeLinkMessage(version).status()),
+              HasSubstr(fmt::format("version {}", kLinkVersion + 1)));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -39,6 +40,12 @@ class EventLog {
                   acknowledgements_.push_back(acknowledgement);
                   changed_.notify_all();
                 },
+            .on_report =
+                [this](const RecordReport& report) {
+                  const std::lock_guard lock(mutex_);
+                  reports_.push_back(report);
+                  changed_.notify_all();
+                },
             .on_lost =
                 [this](const absl::Status& why) {
                   const std::lock_guard lock(mutex_);
@@ -48,6 +55,13 @@ class EventLog {
   }
   bool WaitForAcknowledgements(size_t count) {
     return WaitFor([&] { return acknowledgements_.size() >= count; });
+  }
+  bool WaitForReports(size_t count) {
+    return WaitFor([&] { return reports_.size() >= count; });
+  }
+  std::vector<RecordReport> reports() {
+    const std::lock_guard lock(mutex_);
+    return reports_;
   }
   bool WaitForLoss() {
     return WaitFor([&] { return !lost_.empty(); });
@@ -70,6 +84,7 @@ class EventLog {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<Acknowledgement> acknowledgements_;
+  std::vector<RecordReport> reports_;
   std::vector<std::string> lost_;
 };
 
@@ -112,6 +127,42 @@ class ControlChannelTest : public ::testing::TestWithParam<ChannelKind> {
  protected:
   ThreadControl Make(int ranks) { return GetParam().make(ranks); }
 };
+
+TEST_P(ControlChannelTest, ReportsLeaveFromAnyThreadWhileNoPlanComes) {
+  EventLog log;  // outlives the channel
+  ThreadControl control = Make(3);
+  control.leader->Listen(log.Events());
+  std::vector<std::thread> threads;
+  for (auto& follower : control.followers) {
+    threads.emplace_back([&] { EXPECT_FALSE(follower->Receive().ok()); });
+    for (uint64_t part = 0; part < 2; ++part) {
+      threads.emplace_back([&, part] {
+        for (uint64_t i = 0; i < 50; ++i) {
+          RecordReport report;
+          report.kind = RecordReport::Kind::kFetched;
+          report.id = part * 50 + i;
+          report.from = {kv_store::TierKind::kDisk, kv_store::TierKind::kHost};
+          report.counts.put = 7;
+          follower->Report(report);
+        }
+      });
+    }
+  }
+  EXPECT_TRUE(log.WaitForReports(200));
+  std::vector<std::vector<uint64_t>> ids(3);
+  for (const RecordReport& report : log.reports()) {
+    ids[static_cast<size_t>(report.rank)].push_back(report.id);
+    EXPECT_EQ(report.from.size(), 2U);
+    EXPECT_EQ(report.counts.put, 7U);
+  }
+  for (const size_t rank : {1U, 2U}) {
+    std::sort(ids[rank].begin(), ids[rank].end());
+    ASSERT_EQ(ids[rank].size(), 100U);
+    for (uint64_t i = 0; i < 100; ++i) EXPECT_EQ(ids[rank][i], i);
+  }
+  control.leader->Close();
+  for (std::thread& thread : threads) thread.join();
+}
 
 TEST_P(ControlChannelTest, PlansArriveInOrderAndAcknowledgementsReturn) {
   EventLog log;  // outlives the channel

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 
+#include "kv_store/record.h"
 #include "tests/support/random.h"
 
 namespace tandem::testing {
@@ -20,9 +22,10 @@ uint64_t ChainOf(uint64_t start, std::span<const int32_t> tokens) {
 
 }  // namespace
 
-FakeRanks::FakeRanks(const parallel::SchedulerOptions& options)
+FakeRanks::FakeRanks(const parallel::SchedulerOptions& options, int64_t tier_bytes)
     : options_(options),
-      slots_(options.max_running, options.groups, options.blocks, options.vocab) {
+      slots_(options.max_running, options.groups, options.blocks, options.vocab),
+      tier_(kv_store::TierLimits{.bytes = tier_bytes}) {
   for (const int64_t blocks : options.blocks) {
     pages_.emplace_back(static_cast<size_t>(blocks * core::kPageTokens), 0);
   }
@@ -99,15 +102,76 @@ parallel::SequenceResult FakeRanks::Compute(const parallel::SequenceWork& work, 
   return result;
 }
 
+void FakeRanks::Save(const parallel::BlockSave& save) {
+  ++saved_blocks_;
+  std::vector<kv_store::TierRecord> records;
+  for (size_t g = 0; g < save.blocks.size(); ++g) {
+    if (save.blocks[g] == core::kNoBlock) continue;
+    const auto* page = &At(g, save.blocks[g], 0);
+    const auto bytes = std::as_bytes(std::span(page, static_cast<size_t>(save.tokens)));
+    records.push_back({.key = kv_store::RecordKeyOf({}, {.block = save.hash,
+                                                         .tokens = save.tokens,
+                                                         .kv_head = 0,
+                                                         .group = static_cast<int32_t>(g)}),
+                       .block = save.hash,
+                       .before = save.before,
+                       .tenant = save.tenant,
+                       .bytes = {bytes.begin(), bytes.end()}});
+  }
+  // A tier that is full refuses.
+  static_cast<void>(tier_.Put(records));
+}
+
+void FakeRanks::Move(const parallel::PageMove& move) {
+  if (const auto* copy = std::get_if<parallel::BlockCopy>(&move)) {
+    const auto group = static_cast<size_t>(copy->group);
+    for (int p = 0; p < core::kPageTokens; ++p) At(group, copy->to, p) = At(group, copy->from, p);
+    ++copied_blocks_;
+    return;
+  }
+  const auto& load = std::get<parallel::BlockLoad>(move);
+  ASSERT_TRUE(fetches_.contains(load.fetch)) << "load of fetch " << load.fetch << ", not open";
+  const Fetched& fetched = fetches_[load.fetch];
+  ASSERT_LT(static_cast<size_t>(load.index), fetched.records.size());
+  const auto& records = fetched.records[static_cast<size_t>(load.index)];
+  for (size_t g = 0; g < load.blocks.size(); ++g) {
+    if (load.blocks[g] == core::kNoBlock) continue;
+    ASSERT_FALSE(records[g].empty()) << "layer group " << g << " was not fetched";
+    std::memcpy(&At(g, load.blocks[g], 0), records[g].data(), records[g].size());
+  }
+  ++loaded_blocks_;
+}
+
+void FakeRanks::Fetch(const parallel::BlockFetch& fetch) {
+  ASSERT_FALSE(fetches_.contains(fetch.id));
+  Fetched& fetched = fetches_[fetch.id];
+  fetched.blocks = fetch.blocks;
+  for (const parallel::FetchBlock& block : fetch.blocks) {
+    std::vector<std::vector<std::byte>> records(options_.groups.size());
+    for (size_t g = 0; g < records.size(); ++g) {
+      if (((block.groups >> g) & 1U) == 0) continue;
+      const auto key = kv_store::RecordKeyOf({}, {.block = block.hash,
+                                                  .tokens = block.tokens,
+                                                  .kv_head = 0,
+                                                  .group = static_cast<int32_t>(g)});
+      auto found = tier_.Get(std::span(&key, 1));
+      if (!found[0]) return;
+      records[g] = std::move(found[0]->bytes);
+    }
+    fetched.records.push_back(std::move(records));
+  }
+}
+
 parallel::StepResult FakeRanks::Execute(const parallel::ScheduledStep& step) {
   const parallel::StepPlan& plan = step.plan;
   const absl::Status applied = slots_.Apply(plan);
   EXPECT_TRUE(applied.ok()) << applied;
-  for (const parallel::BlockCopy& copy : plan.copies) {
-    const auto group = static_cast<size_t>(copy.group);
-    for (int p = 0; p < core::kPageTokens; ++p) At(group, copy.to, p) = At(group, copy.from, p);
-    ++copied_blocks_;
+  for (const parallel::BlockSave& save : plan.saves) Save(save);
+  for (const parallel::PageMove& move : plan.moves) Move(move);
+  for (const parallel::FetchId id : plan.ended_fetches) {
+    EXPECT_EQ(fetches_.erase(id), 1U) << "fetch " << id << " ended and was not open";
   }
+  for (const parallel::BlockFetch& fetch : plan.fetches) Fetch(fetch);
   parallel::StepResult result;
   int64_t logits = 0;
   // All of a step's sequences are computed at once: nobody may write what another one reads.

@@ -26,6 +26,7 @@ struct Setting {
   std::vector<int64_t> blocks;
   bool plan_ahead = false;
   bool drafts = false;
+  int64_t tier_bytes = 0;  // 0: no records
   int operations = 0;
 };
 
@@ -42,9 +43,12 @@ class SchedulerModel {
                  .max_running = 6,
                  .prefill_chunk = 48,
                  .most_logits_a_step = kVocab * 20,
-                 .epoch = 3},
+                 .epoch = 3,
+                 .records = setting.tier_bytes > 0,
+                 .block_bytes = std::vector<int64_t>(setting.groups.size(), 512),
+                 .fetch_bytes = 8000},
         scheduler_(options_),
-        ranks_(options_),
+        ranks_(options_, setting.tier_bytes),
         random_(seed) {
     ranks_.FailOnToken(kFailingToken);
     scheduler_.SetPromptTokens(
@@ -60,7 +64,7 @@ class SchedulerModel {
     for (int i = 0; i < setting_.operations && !::testing::Test::HasFailure(); ++i) {
       if (random_.Below(8) == 0 && open_.size() < 20) Add();
       if (random_.Below(60) == 0 && !open_.empty()) Cancel();
-      if (random_.Below(3000) == 0) scheduler_.ClearCache();
+      if (random_.Below(setting_.tier_bytes > 0 ? 100 : 3000) == 0) scheduler_.ClearCache();
       Step();
     }
     // All that is open ends: nobody waits for ever.
@@ -69,6 +73,9 @@ class SchedulerModel {
       Step();
     }
     while (!flight_.empty()) Commit();
+    while (scheduler_.has_work() && !::testing::Test::HasFailure()) Step();
+    EXPECT_EQ(ranks_.open_fetches(), 0U);
+    EXPECT_EQ(scheduler_.fetch_bytes(), 0);
     EXPECT_EQ(scheduler_.running(), 0);
     EXPECT_EQ(scheduler_.waiting(), 0);
     EXPECT_EQ(scheduler_.blocks_used(), 0);
@@ -79,6 +86,11 @@ class SchedulerModel {
   int finished = 0;
   int preempted = 0;
   int64_t reused = 0;
+  int64_t restored = 0;
+  int64_t late = 0;
+  int64_t again = 0;
+  int64_t loaded_blocks() const { return ranks_.loaded_blocks(); }
+  int64_t saved_blocks() const { return ranks_.saved_blocks(); }
   int64_t copied_blocks() const { return ranks_.copied_blocks(); }
   int64_t right_drafts() const { return ranks_.right_drafts(); }
 
@@ -183,17 +195,59 @@ class SchedulerModel {
         EXPECT_EQ(admission.reuse_limit, parallel::ReuseLimit::kNotAsked);
       }
       reused += admission.reused_tokens;
+      EXPECT_EQ(admission.reused_from.total(), static_cast<uint64_t>(admission.reused_tokens));
+      EXPECT_EQ(admission.reused_from.disk + admission.reused_from.remote, 0U);
+      restored += static_cast<int64_t>(admission.reused_from.host);
+      again += admission.again && admission.reused_from.host > 0 ? 1 : 0;
+    }
+    if (step->plan.sequences.empty()) {
+      EXPECT_TRUE(options_.records);
     }
     flight_.push_back(std::move(*step));
   }
 
+  /// Tiers answer some time, in any order, or never.
+  void HearFromTiers() {
+    for (parallel::RecordProbe& probe : scheduler_.TakeProbes())
+      probes_.push_back(std::move(probe));
+    if (!probes_.empty() && random_.Below(3) != 0) {
+      const size_t at = random_.Below(probes_.size());
+      const parallel::RecordProbe probe = probes_[at];
+      probes_.erase(probes_.begin() + static_cast<int64_t>(at));
+      if (random_.Below(20) == 0) {
+        scheduler_.Fetched(probe.id, {}, true);
+        ++late;
+      }
+      const int32_t tokens = parallel::FindSaved(ranks_.tier(), {}, options_.groups, 0, probe);
+      const auto begun = scheduler_.Probed(probe.id, random_.Below(30) == 0 ? 0 : tokens);
+      if (begun) {
+        EXPECT_LE(scheduler_.fetch_bytes(), options_.fetch_bytes);
+      }
+    }
+    if (!fetches_.empty() && random_.Below(3) != 0) {
+      const size_t at = random_.Below(fetches_.size());
+      const parallel::FetchId id = fetches_[at];
+      fetches_.erase(fetches_.begin() + static_cast<int64_t>(at));
+      // Of a request that has ended, the plan that says so may be executed already.
+      size_t good = ranks_.fetching(id) ? ranks_.fetched(id) : 0;
+      if (random_.Below(8) == 0) good = random_.Below(good + 1);
+      const bool too_late = random_.Below(20) == 0;
+      late += too_late ? 1 : 0;
+      const std::vector<kv_store::TierKind> from(good, kv_store::TierKind::kHost);
+      scheduler_.Fetched(id, too_late ? std::span<const kv_store::TierKind>() : from, too_late);
+    }
+  }
+
   void Step() {
+    HearFromTiers();
     if (flight_.empty()) Schedule();
     // Now and then nothing goes ahead, so that there is something to guess from.
     if (setting_.plan_ahead && flight_.size() == 1 && random_.Below(4) != 0) Schedule();
     if (flight_.empty()) {
-      ASSERT_TRUE(open_.empty()) << "requests wait but nothing is scheduled";
       ASSERT_EQ(scheduler_.blocks_used(), 0);
+      if (!probes_.empty() || !fetches_.empty()) return;
+      if (scheduler_.has_work()) return;
+      ASSERT_TRUE(open_.empty()) << "requests wait but nothing is scheduled";
       return;
     }
     Commit();
@@ -205,6 +259,7 @@ class SchedulerModel {
     const ScheduledStep step = std::move(flight_.front());
     flight_.pop_front();
     const parallel::StepResult result = ranks_.Execute(step);
+    for (const parallel::BlockFetch& fetch : step.plan.fetches) fetches_.push_back(fetch.id);
     for (const parallel::RequestEvent& event : scheduler_.Commit(step, result)) Take(event);
   }
 
@@ -237,6 +292,8 @@ class SchedulerModel {
   SplitMix random_;
   std::map<RequestId, Expected> open_;
   std::deque<ScheduledStep> flight_;
+  std::vector<parallel::RecordProbe> probes_;  // not answered yet
+  std::vector<parallel::FetchId> fetches_;     // begun, not answered yet
   std::vector<std::vector<int32_t>> past_;
   RequestId next_id_ = 1;
 };
@@ -257,6 +314,59 @@ TEST_P(SchedulerModelTest, EveryRequestGetsItsAnswerFromItsOwnPages) {
     EXPECT_GT(model.right_drafts(), GetParam().operations / 10);
   }
 }
+
+class SchedulerRecordsModelTest : public ::testing::TestWithParam<Setting> {};
+
+TEST_P(SchedulerRecordsModelTest, WhatIsRestoredIsTheRequestsOwn) {
+  SchedulerModel model(GetParam(), 2);
+  model.Run();
+  EXPECT_GT(model.finished, GetParam().operations / 100);
+  EXPECT_GT(model.preempted, GetParam().operations / 2000);
+  EXPECT_GT(model.saved_blocks(), GetParam().operations / 40);
+  EXPECT_GT(model.loaded_blocks(), GetParam().operations / 100);
+  EXPECT_GT(model.restored, GetParam().operations / 2);
+  EXPECT_GT(model.late, 5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Settings, SchedulerRecordsModelTest,
+                         ::testing::Values(Setting{.name = "Plain",
+                                                   .groups = kBoth,
+                                                   .blocks = {14, 12},
+                                                   .tier_bytes = 200'000,
+                                                   .operations = 30'000},
+                                           Setting{.name = "Ahead",
+                                                   .groups = kBoth,
+                                                   .blocks = {14, 12},
+                                                   .plan_ahead = true,
+                                                   .tier_bytes = 200'000,
+                                                   .operations = 30'000},
+                                           Setting{.name = "AheadWithDrafts",
+                                                   .groups = kBoth,
+                                                   .blocks = {14, 12},
+                                                   .plan_ahead = true,
+                                                   .drafts = true,
+                                                   .tier_bytes = 200'000,
+                                                   .operations = 20'000},
+                                           Setting{.name = "TinyTier",
+                                                   .groups = kBoth,
+                                                   .blocks = {14, 12},
+                                                   .plan_ahead = true,
+                                                   .tier_bytes = 20'000,
+                                                   .operations = 30'000},
+                                           Setting{.name = "FullAttentionTiny",
+                                                   .groups = {{.window = 0, .layers = {0}}},
+                                                   .blocks = {8},
+                                                   .plan_ahead = true,
+                                                   .tier_bytes = 100'000,
+                                                   .operations = 20'000},
+                                           Setting{.name = "WindowsAlone",
+                                                   .groups = {{.window = 70, .layers = {0}},
+                                                              {.window = 130, .layers = {1}}},
+                                                   .blocks = {12, 14},
+                                                   .plan_ahead = true,
+                                                   .tier_bytes = 200'000,
+                                                   .operations = 20'000}),
+                         [](const auto& setting) { return setting.param.name; });
 
 INSTANTIATE_TEST_SUITE_P(Settings, SchedulerModelTest,
                          ::testing::Values(Setting{.name = "Plain",

@@ -356,9 +356,30 @@ TEST(SlotTable, RefusesPlansThatDoNotFitAndKeepsItsState) {
   EXPECT_TRUE(refused([](StepPlan& plan) { plan.closed = {2}; }));
   EXPECT_TRUE(refused([](StepPlan& plan) { plan.opened[0].history = {1}; }));
   EXPECT_TRUE(refused([](StepPlan& plan) { plan.opened[0].history = {50}; }));
-  EXPECT_TRUE(refused([](StepPlan& plan) { plan.copies = {{.group = 2, .from = 0, .to = 1}}; }));
-  EXPECT_TRUE(refused([](StepPlan& plan) { plan.copies = {{.group = 1, .from = 12, .to = 1}}; }));
-  EXPECT_TRUE(refused([](StepPlan& plan) { plan.copies = {{.group = 1, .from = 1, .to = 1}}; }));
+  EXPECT_TRUE(
+      refused([](StepPlan& plan) { plan.moves = {BlockCopy{.group = 2, .from = 0, .to = 1}}; }));
+  EXPECT_TRUE(
+      refused([](StepPlan& plan) { plan.moves = {BlockCopy{.group = 1, .from = 12, .to = 1}}; }));
+  EXPECT_TRUE(
+      refused([](StepPlan& plan) { plan.moves = {BlockCopy{.group = 1, .from = 1, .to = 1}}; }));
+  EXPECT_TRUE(refused(
+      [](StepPlan& plan) { plan.moves = {BlockLoad{.fetch = 1, .index = 0, .blocks = {0}}}; }));
+  EXPECT_TRUE(refused([](StepPlan& plan) {
+    plan.moves = {BlockLoad{.fetch = 1, .index = 0, .blocks = {0, 12}}};
+  }));
+  const auto save = [](int32_t tokens, std::vector<core::BlockId> blocks) {
+    return BlockSave{
+        .hash = {}, .before = {}, .tenant = 0, .tokens = tokens, .blocks = std::move(blocks)};
+  };
+  EXPECT_TRUE(refused([&](StepPlan& plan) { plan.saves = {save(0, {0, 0})}; }));
+  EXPECT_TRUE(refused([&](StepPlan& plan) { plan.saves = {save(65, {0, 0})}; }));
+  EXPECT_TRUE(refused([&](StepPlan& plan) { plan.saves = {save(64, {0, 0, 0})}; }));
+  EXPECT_TRUE(refused([&](StepPlan& plan) { plan.saves = {save(64, {-2, 0})}; }));
+  const auto fetch = [](int32_t tokens, uint32_t groups) {
+    return BlockFetch{.id = 1, .blocks = {{.hash = {}, .tokens = tokens, .groups = groups}}};
+  };
+  EXPECT_TRUE(refused([&](StepPlan& plan) { plan.fetches = {fetch(0, 1)}; }));
+  EXPECT_TRUE(refused([&](StepPlan& plan) { plan.fetches = {fetch(3, 4)}; }));
   EXPECT_TRUE(refused([](StepPlan& plan) { plan.sequences[0].drafts = {50}; }));
   EXPECT_TRUE(refused([](StepPlan& plan) {
     plan.sequences[0].drafts = {1};

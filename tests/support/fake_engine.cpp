@@ -173,6 +173,7 @@ void FakeEngine::End(RequestId id, FinishReason reason, const absl::Status& stat
   finish.usage.prompt_tokens = static_cast<int32_t>(found->second.request.prompt.size());
   finish.usage.completion_tokens = found->second.made;
   finish.usage.reused_tokens = found->second.reused;
+  finish.usage.reused_from.device = static_cast<uint64_t>(found->second.reused);
   finish.usage.computed_tokens =
       finish.usage.prompt_tokens - found->second.reused + std::max(0, found->second.made - 1);
   finish.usage.reuse_limit = found->second.request.reuse ? parallel::ReuseLimit::kNothing

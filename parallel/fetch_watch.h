@@ -1,0 +1,63 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "kv_store/tier.h"
+#include "parallel/record_report.h"
+#include "parallel/restore_rates.h"
+#include "parallel/scheduler.h"
+
+namespace tandem::parallel {
+
+/// Who has answered which probe and fetch, and until when is waited: a late one is a miss, and as
+/// long as a tier has not answered it, nothing else is asked. Thread safety: none.
+class FetchWatch {
+ public:
+  using Time = std::chrono::steady_clock::time_point;
+  /// What became of a fetch, for Scheduler::Fetched.
+  struct Outcome {
+    FetchId id = 0;
+    std::vector<kv_store::TierKind> from;
+    bool late = false;
+  };
+
+  FetchWatch(size_t ranks, std::chrono::milliseconds deadline)
+      : ranks_(ranks), deadline_(deadline) {}
+
+  /// Whether so many tokens should be looked for now.
+  bool Worth(int32_t tokens) { return overdue_.empty() && rates_.Worth(tokens); }
+  void StepTook(const ScheduledStep& step, double seconds);
+
+  void ProbeBegins(FetchId id, int32_t tokens, Time now);
+  void ProbeEnds(FetchId id);
+  void FetchBegins(const BegunFetch& fetch, Time now);
+  /// A rank's report; set when it was the last one that was waited for.
+  std::optional<Outcome> Take(const RecordReport& report, Time now);
+  /// What is waited for no longer.
+  std::vector<Outcome> TakeLate(Time now);
+  std::optional<Time> next_deadline() const;
+
+ private:
+  struct Entry {
+    Time begun;
+    Time deadline;
+    bool probing = true;
+    int32_t tokens = 0;
+    size_t reports = 0;  // of ranks
+    bool good = false;   // `from` is set
+    std::vector<kv_store::TierKind> from;
+  };
+  Time DeadlineOf(int32_t tokens, Time now) const;
+
+  const size_t ranks_;
+  const std::chrono::milliseconds deadline_;
+  RestoreRates rates_;
+  std::map<FetchId, Entry> open_;
+  std::map<FetchId, size_t> overdue_;  // answers that are still to come
+};
+
+}  // namespace tandem::parallel

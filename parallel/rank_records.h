@@ -1,0 +1,59 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "core/kv_view.h"
+#include "core/shard.h"
+#include "core/status.h"
+#include "parallel/record_options.h"
+#include "parallel/record_probe.h"
+#include "parallel/record_reader.h"
+#include "parallel/record_report.h"
+#include "parallel/record_writer.h"
+#include "parallel/step_plan.h"
+
+namespace tandem::parallel {
+
+/// What a rank does with the parts of a plan that save its pages and bring them back. Copies
+/// between pages and records are made in the step; all that may wait for a tier is not.
+/// Thread safety: one thread executes plans; the functions given to Listen are called from others.
+class RankRecords {
+ public:
+  struct Options {
+    RecordOptions records;  // with a tier
+    int32_t rank = 0;
+    core::Range kv_heads;     // of the model, that the rank holds
+    core::Range records_own;  // those of them that it records (RecordedKvHeads)
+  };
+
+  /// The view must outlive it.
+  RankRecords(Options options, const core::KvView& view);
+  ~RankRecords();
+
+  /// Starts the threads. Called once, before the first plan. What was under way when it is
+  /// destroyed is put; what it would report then is lost.
+  void Listen(std::function<void(const RecordReport&)> on_report,
+              std::function<void(FetchId probe, int32_t tokens)> on_probed);
+
+  /// The saves of a plan and its flush mark.
+  void Save(const StepPlan& plan);
+  absl::Status Load(const BlockLoad& load) { return reader_->Load(load); }
+  /// The ends and beginnings of fetches.
+  void Fetch(const StepPlan& plan);
+  void Probe(RecordProbe probe) { reader_->Probe(std::move(probe)); }
+
+ private:
+  void SaveBlock(const BlockSave& save);
+  RecordCounts counts() const;
+
+  const Options options_;
+  const core::KvView& view_;
+  std::atomic<bool> silent_ = false;  // nobody listens any more
+  std::unique_ptr<RecordWriter> writer_;
+  std::unique_ptr<RecordReader> reader_;
+};
+
+}  // namespace tandem::parallel
