@@ -107,7 +107,22 @@ std::string StatusFrame(std::string_view id, const ServerStatus& server,
                     {"used", engine.blocks_used},
                     {"cached", engine.blocks_cached}};
   frame["reuse"] = {{"prompt_tokens", engine.prompt_tokens},
-                    {"reused_tokens", engine.reused_tokens}};
+                    {"reused_tokens", engine.reused_tokens},
+                    {"reused_from",
+                     {{"device", engine.reused_from.device},
+                      {"host", engine.reused_from.host},
+                      {"disk", engine.reused_from.disk},
+                      {"remote", engine.reused_from.remote}}}};
+  if (engine.keeps_records) {
+    const parallel::RecordStatus& records = engine.records;
+    frame["records"] = {{"saved", records.put},
+                        {"dropped", records.dropped},
+                        {"refused", records.refused},
+                        {"fetched", records.fetched},
+                        {"damaged", records.damaged},
+                        {"late_fetches", records.late},
+                        {"not_durable", records.not_durable}};
+  }
   frame["speculation"] = {{"drafted_tokens", engine.drafted_tokens},
                           {"accepted_tokens", engine.accepted_tokens}};
   frame["rates"] = {{"tokens_per_second", engine.tokens_per_second}};

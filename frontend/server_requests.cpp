@@ -41,6 +41,9 @@ void AddUsage(const Answer& answer, DoneContents& done) {
   sum.completion_tokens += more.completion_tokens;
   sum.reused_tokens += more.reused_tokens;
   sum.reused_from.device += more.reused_from.device;
+  sum.reused_from.host += more.reused_from.host;
+  sum.reused_from.disk += more.reused_from.disk;
+  sum.reused_from.remote += more.reused_from.remote;
   sum.computed_tokens += more.computed_tokens;
   sum.preemptions += more.preemptions;
   sum.drafted_tokens += more.drafted_tokens;
@@ -120,6 +123,7 @@ absl::Status Server::Start(RequestRecord& record, GenerateRequest request) {
   }
   work.client = NumberOf(record.client);
   work.tenant = NumberOf(request.tenant);
+  work.durable = log_ != nullptr && record.turn.has_value();
   record.wants_logprobs = work.logprobs.has_value();
   work.prompt_logprobs = request.echo && record.wants_logprobs;
   if (record.wants_logprobs) {

@@ -74,6 +74,33 @@ void AddModelOptions(CLI::App& app, ModelOptions& o) {
       ->check(CLI::Range(0.1, 86400.0));
 }
 
+/// How an agent keeps the KV of its host.
+void AddKvOptions(CLI::App& app, StateOptions& o) {
+  Add(app, "--kv-write", o.kv_write,
+      "when saved KV goes from a host's memory to its disk: through (at once), back (soon; when an "
+      "answer is done) or on-evict (when memory is full, or the agent ends)")
+      ->check(CLI::IsMember({"through", "back", "on-evict"}));
+  WithEnvironment(app.add_option_function<std::string>(
+      "--kv-host-memory", SizeParser(o.kv_host_memory),
+      "memory a host for saved KV (default 1GiB); the longest unused makes room"));
+  WithEnvironment(app.add_option_function<std::string>(
+      "--kv-disk", SizeParser(o.kv_disk),
+      "disk space a host for saved KV (default 32GiB); 0: memory only"));
+  Add(app, "--agent-ttl", o.agent_ttl,
+      "seconds for which the process that keeps a host's saved KV outlives its last user")
+      ->check(CLI::Range(0.1, 1e6));
+}
+
+void AddStateOptions(CLI::App& app, StateOptions& o) {
+  Add(app, "--state", o.directory,
+      "directory of what outlives this process, made where it is not there: conversations go on "
+      "after a restart, with their KV, and an answer counts as done once its turn is on disk "
+      "(default: conversations end with the process)");
+  Add(app, "--state-key", o.key_file,
+      "key file (32 bytes, or 64 hexadecimal digits) with which what lies in --state is encrypted");
+  AddKvOptions(app, o);
+}
+
 void AddLaunchOptions(CLI::App& app, LaunchOptions& o) {
   Add(app, "-n,--ranks", o.ranks, "ranks over which the model is sharded; started with mpirun")
       ->check(CLI::Range(1, 65536));
@@ -125,6 +152,7 @@ class CommandLine {
     AddText();
     AddStatus();
     AddWorker();
+    AddAgent();
   }
 
   int Run(int argc, char** argv) {
@@ -203,13 +231,7 @@ class CommandLine {
         "seconds for which the requests of a client that is gone go on, so that it may come back "
         "and resume them; 0: they end at once")
         ->check(CLI::Range(0.0, 3600.0));
-    Add(app, "--state", serve_.state,
-        "directory of what outlives this process, made where it is not there: conversations go on "
-        "after a restart, and an answer counts as done once its turn is on disk (default: "
-        "conversations end with the process)");
-    Add(app, "--state-key", serve_.state_key,
-        "key file (32 bytes, or 64 hexadecimal digits) with which what lies in --state is "
-        "encrypted");
+    AddStateOptions(app, serve_.model.state);
     AddLaunchOptions(app, serve_.launch);
     AddModelOptions(app, serve_.model);
   }
@@ -354,6 +376,15 @@ class CommandLine {
     AddModelArgument(app, worker_.model.model);
     app.add_option("--expected-ranks", worker_.ranks)->required();
     AddModelOptions(app, worker_.model);
+    AddStateOptions(app, worker_.model.state);
+  }
+
+  void AddAgent() {
+    CLI::App& app = Command(
+        "agent", "keeps the KV of a host; ranks start it", [this] { return Agent(agent_); }, false);
+    app.group("");
+    app.add_option("DIRECTORY", agent_.directory, "where it is kept")->required();
+    AddKvOptions(app, agent_.state);
   }
 
   CLI::App app_;
@@ -371,6 +402,7 @@ class CommandLine {
   TemplateOptions template_;
   StatusOptions status_;
   WorkerOptions worker_;
+  AgentOptions agent_;
 };
 
 }  // namespace

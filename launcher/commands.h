@@ -14,6 +14,7 @@ absl::Status Generate(const GenerateOptions& options);
 absl::Status Bench(const BenchOptions& options);
 absl::Status Plan(const PlanCommandOptions& options);
 absl::Status Worker(const WorkerOptions& options);
+absl::Status Agent(const AgentOptions& options);
 absl::Status Inspect(const InspectOptions& options);
 absl::Status Tokenize(const TokenizeOptions& options);
 absl::Status Detokenize(const DetokenizeOptions& options);

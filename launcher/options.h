@@ -14,6 +14,17 @@ inline constexpr int kExitDone = 0;
 inline constexpr int kExitFailed = 1;
 inline constexpr int kExitUsage = 2;
 
+/// What outlives the processes, and where.
+struct StateOptions {
+  std::string directory;  // empty: nothing does
+  std::string key_file;   // of what lies there; empty: plain bytes
+  /// Of the KV, which an agent on each host keeps below `kv/HOST`.
+  std::string kv_write = "back";              // through, back, on-evict: from memory to disk
+  int64_t kv_host_memory = int64_t{1} << 30;  // bytes a host
+  int64_t kv_disk = int64_t{32} << 30;        // bytes a host; 0: none is kept on disk
+  double agent_ttl = 600;                     // seconds that an agent outlives its last user
+};
+
 /// How a model is run, wherever a forward pass runs.
 struct ModelOptions {
   std::string model;               // path of a GGUF file
@@ -31,6 +42,7 @@ struct ModelOptions {
   bool speculate = false;          // guess tokens ahead and verify them in one step
   std::string control_interface;   // where rank 0 sends plans from; empty: chosen
   double collective_timeout = 60;  // seconds until a meeting of the ranks counts as hanging
+  StateOptions state;              // of serve and its ranks
 };
 
 /// How many ranks, and where.
@@ -50,8 +62,6 @@ struct ServeOptions {
   int64_t max_conversations = 1024;
   int64_t conversation_memory = int64_t{256} << 20;  // bytes of all conversations
   double resume_grace = 2;                           // seconds for a client that is gone
-  std::string state;      // directory of what outlives the process; empty: nothing does
-  std::string state_key;  // key file of what lies there; empty: plain bytes
 };
 
 struct ChatOptions {
@@ -101,6 +111,12 @@ struct PlanCommandOptions {
 struct WorkerOptions {
   ModelOptions model;
   int ranks = 0;
+};
+
+/// The process that keeps a host's KV (kv_agent.h).
+struct AgentOptions {
+  std::string directory;  // kv/HOST
+  StateOptions state;     // but for its directory and key file
 };
 
 struct InspectOptions {

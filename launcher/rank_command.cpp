@@ -18,6 +18,13 @@ absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& 
   return file;
 }
 
+std::vector<std::string> AgentFlags(const StateOptions& state) {
+  return {"--kv-write",       state.kv_write,
+          "--kv-host-memory", fmt::format("{}", state.kv_host_memory),
+          "--kv-disk",        fmt::format("{}", state.kv_disk),
+          "--agent-ttl",      fmt::format("{}", state.agent_ttl)};
+}
+
 std::vector<std::string> CommandOfRanks(const std::string& name, const ModelOptions& o) {
   std::error_code error;
   const std::string program = std::filesystem::read_symlink("/proc/self/exe", error).string();
@@ -36,6 +43,13 @@ std::vector<std::string> CommandOfRanks(const std::string& name, const ModelOpti
   add("--max-running", fmt::format("{}", o.max_running));
   add("--max-waiting", fmt::format("{}", o.max_waiting));
   add("--collective-timeout", fmt::format("{}", o.collective_timeout));
+  if (const StateOptions& state = o.state; !state.directory.empty()) {
+    add("--state", std::filesystem::absolute(state.directory).string());
+    if (!state.key_file.empty()) {
+      add("--state-key", std::filesystem::absolute(state.key_file).string());
+    }
+    for (const std::string& word : AgentFlags(state)) command.push_back(word);
+  }
   if (o.speculate) command.push_back("--speculate");
   if (!o.kv_dtype.empty()) add("--kv-dtype", o.kv_dtype);
   if (!o.weights.empty()) add("--weights", fmt::format("{}", fmt::join(o.weights, ",")));

@@ -14,6 +14,9 @@ namespace tandem::launcher {
 /// ranks.
 absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& model, int ranks);
 
+/// How an agent is to keep KV, as flags.
+std::vector<std::string> AgentFlags(const StateOptions& state);
+
 /// This program with a command (worker, bench), the model and all of ModelOptions as flags: what
 /// mpirun starts, wherever it does.
 std::vector<std::string> CommandOfRanks(const std::string& name, const ModelOptions& model);

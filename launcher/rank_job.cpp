@@ -9,6 +9,7 @@
 
 #include "core/cpu_operations.h"
 #include "core/transformer.h"
+#include "launcher/host_kv.h"
 #include "launcher/model_choices.h"
 #include "launcher/progress_display.h"
 #include "launcher/reported.h"
@@ -140,12 +141,30 @@ class Rank {
       rank.options.on_step_thread = [this] { Bind(placement_.thread_cpus.front()); };
     }
     rank.options.control.interface = options_.control_interface;
+    std::unique_ptr<HostKv> kv;
+    if (!options_.state.directory.empty()) {
+      kv = OpenKv();
+      if (kv) rank.options.records.tier = &kv->tier();
+      rank.options.records.fingerprint = KvFingerprintOf(*file_, options_, choices_);
+    }
     const absl::Status status = body(rank);
     world_.PublishTo(nullptr);
     return status;
   }
 
  private:
+  /// Null, and the log says why, if there is no agent: then no rank saves KV.
+  std::unique_ptr<HostKv> OpenKv() {
+    const std::vector<std::string>& hosts = world_.hosts();
+    const auto first = std::find(hosts.begin(), hosts.end(), world_.host());
+    const bool is_first = first - hosts.begin() == world_.rank();
+    auto kv = HostKv::Open(options_.state, /*keeps_agent=*/is_first);
+    if (kv.ok()) return *std::move(kv);
+    spdlog::warn("rank {} on {}: KV is not saved: {}", world_.rank(), world_.host(),
+                 Message(kv.status()));
+    return nullptr;
+  }
+
   const ModelOptions& options_;
   Communicator& world_;
   parallel::ProgressBoard board_;

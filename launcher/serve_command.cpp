@@ -24,10 +24,9 @@ void AwaitDeathNotice(parallel::Engine& engine) {
 }
 
 absl::StatusOr<std::unique_ptr<ServedState>> OpenState(const ServeOptions& options) {
-  if (!options.state.empty()) {
-    return ServedState::Open(options.state, options.state_key, options.listen);
-  }
-  if (options.state_key.empty()) return nullptr;
+  const StateOptions& state = options.model.state;
+  if (!state.directory.empty()) return ServedState::Open(state, options.listen);
+  if (state.key_file.empty()) return nullptr;
   return InvalidArgument("--state-key: there is nothing to encrypt without --state");
 }
 

@@ -6,6 +6,7 @@
 #include "core/status.h"
 #include "frontend/conversation_log.h"
 #include "frontend/server.h"
+#include "launcher/options.h"
 #include "launcher/state_directory.h"
 
 namespace tandem::launcher {
@@ -13,9 +14,8 @@ namespace tandem::launcher {
 /// What outlives `tandem serve --state DIR`, opened.
 class ServedState {
  public:
-  /// Takes the directory and reads its conversations. `key_file` empty: they are not encrypted.
-  static absl::StatusOr<std::unique_ptr<ServedState>> Open(const std::string& directory,
-                                                           const std::string& key_file,
+  /// Takes the directory and reads its conversations. `endpoint`: where the server will listen.
+  static absl::StatusOr<std::unique_ptr<ServedState>> Open(const StateOptions& options,
                                                            const std::string& endpoint);
   virtual ~ServedState() = default;
 

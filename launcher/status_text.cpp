@@ -147,6 +147,12 @@ std::string StatusText(const json& status, const json* previous) {
       "reused     {} of {} prompt tokens, {}\n", now("/reuse/reused_tokens"),
       now("/reuse/prompt_tokens"),
       Share(NumberAt(status, "/reuse/reused_tokens"), NumberAt(status, "/reuse/prompt_tokens")));
+  if (status.contains("records")) {
+    text += fmt::format("kv         {} records saved, {} fetched, {} damaged, {} not saved\n",
+                        now("/records/saved"), now("/records/fetched"), now("/records/damaged"),
+                        Count(NumberAt(status, "/records/dropped").value_or(0) +
+                              NumberAt(status, "/records/refused").value_or(0)));
+  }
   text += fmt::format("drafts     {} of {} tokens accepted, {}\n",
                       now("/speculation/accepted_tokens"), now("/speculation/drafted_tokens"),
                       Share(NumberAt(status, "/speculation/accepted_tokens"),

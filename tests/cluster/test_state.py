@@ -1,4 +1,5 @@
-"""Conversations that outlive processes: kill -9 at random points, restarts on other rank counts, full disks, keys.
+"""Conversations, and their KV, that outlive processes: kill -9 at random points, restarts on other rank counts, full
+disks, keys.
 
 `python -m pytest tests/cluster/test_state.py --kills 200` is the long form of the test that kills.
 """
@@ -73,10 +74,36 @@ def serve(start_server, state, *more):
     return start_server(TANDEM, "serve", SMOLLM2, "--listen", "tcp://127.0.0.1:*", "--state", state, *more)
 
 
-def kill_all(server):
-    """kill -9 of the server, mpirun and every rank at once."""
+def agents_of(folder):
+    """Process ids of the agents that keep KV below a folder."""
+    found = []
+    for entry in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if words[1] == b"agent" and words[2].startswith(os.fsencode(folder)):
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_agents_left(tmp_path):
+    """Agents outlive their servers; not the test, though."""
+    yield
+    end_agents(tmp_path)
+
+
+def end_agents(folder):
+    for pid in agents_of(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    while agents_of(folder):
+        time.sleep(0.02)
+
+
+def kill_all(server, agents_below=None):
+    """kill -9 of the server, mpirun, every rank, and the agents below a folder, at once."""
     pids = [pid for pid, _ in session_processes(server.process.pid)]
-    for pid in pids:
+    for pid in pids + (agents_of(agents_below) if agents_below else []):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     server.process.wait(20)
@@ -172,27 +199,63 @@ def test_kill_9_of_everything_loses_no_acknowledged_turn(start_server, tmp_path,
             assert server.stop() == 0
             break
         time.sleep(chance.uniform(0.05, 1.5))
+        if chance.random() < 0.3:  # the agent alone, first
+            end_agents(state)
+            time.sleep(chance.uniform(0.05, 1.5))
         stop.set()
-        kill_all(server)
+        kill_all(server, agents_below=state if chance.random() < 0.5 else None)
         for thread in threads:
             thread.join()
         assert not wrong, wrong
     assert restored > 0
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("tier", ["disk", "host"])
 def test_the_next_answer_is_that_of_an_undisturbed_run_on_any_number_of_ranks(
-        start_server, tmp_path, undisturbed, ranks):
-    server = serve(start_server, tmp_path / "state", "-n", 2)
+        start_server, tmp_path, undisturbed, ranks, tier):
+    state = tmp_path / "state"
+    server = serve(start_server, state, "-n", 2)
     with client_of(server) as client:
         for turn in range(TURNS - 1):
-            assert client.say("c0", said("c0", turn))["durable"] is True
-    kill_all(server)
-    server = serve(start_server, tmp_path / "state", "-n", ranks)
+            done = client.say("c0", said("c0", turn))
+            assert done["durable"] is True
+    read = done["usage"]["prompt_tokens"] + done["usage"]["completion_tokens"]
+    kill_all(server, agents_below=state if tier == "disk" else None)
+    server = serve(start_server, state, "-n", ranks)
     with client_of(server) as client:
         done = client.say("c0", said("c0", TURNS - 1))
     assert (tokens_of(done), done["text"]) == undisturbed["c0"][TURNS - 1]
+    usage = done["usage"]
+    assert usage["reused_from"][tier] == usage["reused_tokens"] >= read - 2, usage
     assert server.stop() == 0
+
+
+def test_an_agent_that_dies_is_replaced(start_server, tmp_path):
+    state = tmp_path / "state"
+    server = serve(start_server, state)
+    with client_of(server) as client:
+        client.say("c", "Hello")
+        assert len(agents_of(state)) == 1
+        end_agents(state)
+        assert client.say("c", "Hello again")["durable"] is True, "KV is not needed for that"
+        end = time.monotonic() + 20
+        while not agents_of(state) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert len(agents_of(state)) == 1
+    assert server.stop() == 0
+
+
+def test_an_agent_ends_when_nobody_needs_it(start_server, tmp_path):
+    state = tmp_path / "state"
+    server = serve(start_server, state, "--agent-ttl", 1)
+    time.sleep(3)
+    assert len(agents_of(state)) == 1, "a server that is idle needs it"
+    assert server.stop() == 0
+    end = time.monotonic() + 20
+    while agents_of(state) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not agents_of(state)
 
 
 def test_a_second_server_is_refused_by_the_name_of_the_first(start_server, tmp_path):
@@ -235,9 +298,10 @@ def test_what_is_deleted_is_in_no_file(start_server, tmp_path):
     state = tmp_path / "state"
     server = serve(start_server, state)
     secret = "Xylophonic zebras quietly juggle kumquats"
+    long_secret = (secret + ". ") * 20
     with client_of(server) as client:
-        client.say("stays", "What stays stays")
-        client.say("goes", secret)
+        client.say("stays", "What stays stays. " * 20)
+        client.say("goes", long_secret)
         client.ask("conversation.fork", conversation="goes", to="fork")
     server.stop()
     assert files_with(state, secret)
@@ -255,7 +319,13 @@ def test_what_is_deleted_is_in_no_file(start_server, tmp_path):
     assert not files_with(state, secret)
     with client_of(server) as client:
         listed = client.ask("conversation.list")["conversations"]
+        # Nor is its KV there, but for what a conversation that stays has too.
+        again = client.say("again", long_secret)["usage"]
+        kept = client.say("stays", "Go on")["usage"]
     assert [entry["conversation"] for entry in listed] == ["stays"]
+    shared = 25  # the template's own beginning
+    assert again["reused_tokens"] <= shared, again
+    assert kept["reused_from"]["host"] + kept["reused_from"]["disk"] > shared, kept
 
 
 def write_key(path, fill):
@@ -270,9 +340,9 @@ def test_encrypted_conversations_need_their_key(start_server, tmp_path):
     wrong = write_key(tmp_path / "wrong", 2)
     server = serve(start_server, state, "--state-key", key)
     with client_of(server) as client:
-        client.say("the-name", "A secret question", tenant="the-tenant")
+        client.say("the-name", "A secret question " * 30, tenant="the-tenant")
         assert client.ask("status")["state"]["encrypted"] is True
-    server.stop()
+    kill_all(server, agents_below=state)
     for text in ("A secret question", "the-name", "the-tenant"):
         assert not files_with(state, text)
     for more in ([], ["--state-key", wrong]):
@@ -286,7 +356,9 @@ def test_encrypted_conversations_need_their_key(start_server, tmp_path):
     server = serve(start_server, state, "--state-key", key)
     with client_of(server) as client:
         got = client.ask("conversation.get", conversation="the-name", tenant="the-tenant")
-        assert got["messages"][0]["content"] == "A secret question"
+        assert got["messages"][0]["content"] == "A secret question " * 30
+        usage = client.say("the-name", "And another", tenant="the-tenant")["usage"]
+        assert usage["reused_from"]["disk"] == usage["reused_tokens"] > 30, usage
 
 
 def test_flags_come_from_the_environment_and_a_config_file_too(start_server, tmp_path, monkeypatch):

@@ -54,6 +54,11 @@ TEST(StatusTextTest, TellsOfTheStateDirectoryAndItsTrouble) {
                        {"trouble", nullptr}};
   EXPECT_THAT(StatusText(document),
               HasSubstr("state      12 conversations in /var/state, encrypted\npages"));
+  EXPECT_THAT(StatusText(document), Not(HasSubstr("\nkv ")));
+  document["records"] = {
+      {"saved", 10}, {"fetched", 5}, {"damaged", 1}, {"dropped", 2}, {"refused", 3}};
+  EXPECT_THAT(StatusText(document),
+              HasSubstr("\nkv         10 records saved, 5 fetched, 1 damaged, 5 not saved\n"));
   document["state"]["unreadable"] = 2;
   document["state"]["unwritten_changes"] = 3;
   document["state"]["trouble"] = "the disk is full";

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "core/model_file.h"
+#include "core/status.h"
+#include "kv_store/record.h"
+#include "kv_store/sealed_box.h"
+#include "kv_store/tier.h"
+#include "launcher/model_choices.h"
+#include "launcher/options.h"
+
+namespace tandem::launcher {
+
+/// The box of a state directory; null: it is not encrypted. kInvalidArgument, naming the flag.
+absl::StatusOr<std::unique_ptr<kv_store::SealedBox>> OpenBox(const StateOptions& state);
+
+/// What decides, besides the tokens, which bits the KV of this model has.
+kv_store::Fingerprint KvFingerprintOf(const core::ModelFile& file, const ModelOptions& options,
+                                      const ModelChoices& choices);
+
+/// The KV that the agent of this host keeps, as one process sees it: encrypted where the state
+/// directory is. Thread safety: as Tier.
+class HostKv {
+ public:
+  /// Starts the agent where none runs. `keeps_agent`: starts another when it dies; one process of a
+  /// host suffices. Errors: EnsureAgent, OpenBox.
+  static absl::StatusOr<std::unique_ptr<HostKv>> Open(const StateOptions& state, bool keeps_agent);
+  ~HostKv();
+  HostKv(const HostKv&) = delete;
+  HostKv& operator=(const HostKv&) = delete;
+
+  kv_store::Tier& tier() { return *tier_; }
+
+ private:
+  HostKv(StateOptions state, std::unique_ptr<kv_store::SealedBox> box,
+         std::unique_ptr<kv_store::Tier> agent);
+  void KeepAgent();
+
+  const StateOptions state_;
+  const std::unique_ptr<kv_store::SealedBox> box_;
+  std::unique_ptr<kv_store::Tier> tier_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool stop_ = false;  // guarded by mutex_
+  std::thread keeper_;
+};
+
+}  // namespace tandem::launcher
