@@ -86,6 +86,10 @@ void AddKvOptions(CLI::App& app, StateOptions& o) {
   WithEnvironment(app.add_option_function<std::string>(
       "--kv-disk", SizeParser(o.kv_disk),
       "disk space a host for saved KV (default 32GiB); 0: memory only"));
+  WithEnvironment(app.add_option_function<std::string>(
+      "--kv-tenant", SizeParser(o.kv_tenant),
+      "saved KV of one tenant, at most, in either of them (default: no limit); a tenant that has "
+      "more loses the longest unused of its own"));
   Add(app, "--agent-ttl", o.agent_ttl,
       "seconds for which the process that keeps a host's saved KV outlives its last user")
       ->check(CLI::Range(0.1, 1e6));

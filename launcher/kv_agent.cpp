@@ -23,6 +23,7 @@ namespace tandem::launcher {
 namespace {
 
 constexpr auto kStartTime = std::chrono::seconds(10);
+constexpr auto kStartAgain = std::chrono::seconds(1);
 constexpr auto kPollInterval = std::chrono::milliseconds(5);
 constexpr off_t kLogBytes = off_t{1} << 20;  // more is cut off at the next start
 
@@ -99,12 +100,18 @@ absl::Status EnsureAgent(const StateOptions& state) {
   const std::string path = AgentPath(state);
   TANDEM_ASSIGN_OR_RETURN(const auto directory, kv_store::AgentDirectory::Open(path));
   if (directory.Probe().ok()) return absl::OkStatus();
-  TANDEM_RETURN_IF_ERROR(StartAgent(state, directory.path()));
   const auto end = std::chrono::steady_clock::now() + kStartTime;
+  auto start = std::chrono::steady_clock::now();
   while (!directory.Probe().ok()) {
-    if (std::chrono::steady_clock::now() > end) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now > end) {
       return Unavailable("the agent that keeps KV in {} does not come up; see {}/agent.log", path,
                          path);
+    }
+    // An agent that was just ending may have been in the way of the one that was started.
+    if (now >= start) {
+      TANDEM_RETURN_IF_ERROR(StartAgent(state, directory.path()));
+      start = now + kStartAgain;
     }
     std::this_thread::sleep_for(kPollInterval);
   }

@@ -22,6 +22,7 @@ std::vector<std::string> AgentFlags(const StateOptions& state) {
   return {"--kv-write",       state.kv_write,
           "--kv-host-memory", fmt::format("{}", state.kv_host_memory),
           "--kv-disk",        fmt::format("{}", state.kv_disk),
+          "--kv-tenant",      fmt::format("{}", state.kv_tenant),
           "--agent-ttl",      fmt::format("{}", state.agent_ttl)};
 }
 

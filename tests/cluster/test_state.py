@@ -258,6 +258,24 @@ def test_an_agent_ends_when_nobody_needs_it(start_server, tmp_path):
     assert not agents_of(state)
 
 
+def test_an_agent_is_bound_to_no_core_and_a_tenant_to_its_share(start_server, tmp_path):
+    state = tmp_path / "state"
+    server = start_server("taskset", "-c", min(os.sched_getaffinity(0)), TANDEM, "serve", SMOLLM2, "--listen",
+                          "tcp://127.0.0.1:*", "--state", state, "--kv-tenant", "5MiB")
+    [agent] = agents_of(state)
+    assert os.sched_getaffinity(agent) >= os.sched_getaffinity(0)
+    with client_of(server) as client:
+        for number in range(3):  # more than 3 MiB each
+            client.say(f"c{number}", f"{number}! " + said("a conversation", number) * 8, tenant="t")
+    assert server.stop() == 0
+    end_agents(state)
+    server = serve(start_server, state)
+    with client_of(server) as client:
+        kept, gone = [client.say(f"c{number}", "Why?", tenant="t")["usage"]["reused_from"]["disk"] for number in (2, 0)]
+    assert kept > gone == 0, (kept, gone)
+    assert server.stop() == 0
+
+
 def test_a_second_server_is_refused_by_the_name_of_the_first(start_server, tmp_path):
     first = serve(start_server, tmp_path / "state")
     for more in ([], ["-n", "2"]):
