@@ -26,7 +26,7 @@ Coordinator::Coordinator(RankSetup setup, std::unique_ptr<ControlLeader> channel
       options_(std::move(options)),
       scheduler_(setup.scheduler),
       prompt_budget_(limits_.prefill_chunk),
-      fetches_(setup.ranks.size(), options_.fetch_deadline),
+      fetches_(setup.ranks.size(), options_.least_fetch_deadline, options_.fetch_deadline),
       held_(setup.ranks.size(), options_.flush_deadline),
       record_counts_(setup.ranks.size()),
       setup_(std::move(setup)),

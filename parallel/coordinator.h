@@ -35,6 +35,7 @@ struct CoordinatorOptions {
   bool speculate = false;  // draft, where requests let us
   /// RecordOptions.
   std::chrono::milliseconds fetch_deadline{1000};
+  std::chrono::milliseconds least_fetch_deadline{20};
   std::chrono::milliseconds flush_deadline{2000};
   /// When this rank's own step fails, how long to wait for the channel to name the rank that died,
   /// which says more.

@@ -4,12 +4,6 @@
 #include <utility>
 
 namespace tandem::parallel {
-namespace {
-
-// However fast computing is: shorter waits would end for the machine's noise.
-constexpr std::chrono::milliseconds kLeastDeadline{20};
-
-}  // namespace
 
 void FetchWatch::StepTook(const ScheduledStep& step, double seconds) {
   if (step.decoding == 0) rates_.StepTook(step.prompt_tokens, seconds);
@@ -19,7 +13,7 @@ FetchWatch::Time FetchWatch::DeadlineOf(int32_t tokens, Time now) const {
   std::chrono::duration<double> wait = deadline_;
   if (const auto compute = rates_.ComputeSeconds(tokens)) {
     wait = std::min(wait, std::max<std::chrono::duration<double>>(
-                              kLeastDeadline, std::chrono::duration<double>(*compute)));
+                              least_, std::chrono::duration<double>(*compute)));
   }
   return now + std::chrono::duration_cast<Time::duration>(wait);
 }

@@ -25,8 +25,9 @@ class FetchWatch {
     bool late = false;
   };
 
-  FetchWatch(size_t ranks, std::chrono::milliseconds deadline)
-      : ranks_(ranks), deadline_(deadline) {}
+  /// least, deadline: as RecordOptions has them.
+  FetchWatch(size_t ranks, std::chrono::milliseconds least, std::chrono::milliseconds deadline)
+      : ranks_(ranks), least_(least), deadline_(deadline) {}
 
   /// Whether so many tokens should be looked for now.
   bool Worth(int32_t tokens) { return overdue_.empty() && rates_.Worth(tokens); }
@@ -54,6 +55,7 @@ class FetchWatch {
   Time DeadlineOf(int32_t tokens, Time now) const;
 
   const size_t ranks_;
+  const std::chrono::milliseconds least_;
   const std::chrono::milliseconds deadline_;
   RestoreRates rates_;
   std::map<FetchId, Entry> open_;

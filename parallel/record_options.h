@@ -20,6 +20,8 @@ struct RecordOptions {
   /// A fetch that takes longer is a miss. Where it is known how long computing the tokens would
   /// take, nobody waits longer than that either.
   std::chrono::milliseconds fetch_deadline{1000};
+  /// But this long in any case: shorter waits would end for a machine's noise.
+  std::chrono::milliseconds least_fetch_deadline{20};
   /// So long a durable request's end waits for its records; then it says that they are not safe.
   std::chrono::milliseconds flush_deadline{2000};
 };

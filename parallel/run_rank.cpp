@@ -19,6 +19,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> RunLeader(const RankOptions& option
                          .spare_streams = options.spare_streams,
                          .speculate = options.speculate,
                          .fetch_deadline = options.records.fetch_deadline,
+                         .least_fetch_deadline = options.records.least_fetch_deadline,
                          .flush_deadline = options.records.flush_deadline,
                          .on_step_thread = options.on_step_thread,
                          .abort_world = [&world](const absl::Status& why) { world.Abort(why); }});

@@ -19,9 +19,12 @@ class FaultyTier final : public kv_store::Tier {
   /// Called for what Get found, which it may change or take away.
   std::function<void(const kv_store::RecordKey&, std::optional<kv_store::FoundRecord>&)> on_get;
   std::atomic<std::chrono::milliseconds> get_takes{std::chrono::milliseconds(0)};
-  std::atomic<std::chrono::milliseconds> exists_takes{std::chrono::milliseconds(0)};
   std::atomic<std::chrono::milliseconds> put_takes{std::chrono::milliseconds(0)};
-  std::atomic<std::chrono::milliseconds> flush_takes{std::chrono::milliseconds(0)};
+  /// As long as one is set, that function does not return.
+  std::atomic<bool> holds_get = false;
+  std::atomic<bool> holds_exists = false;
+  std::atomic<bool> holds_put = false;
+  std::atomic<bool> holds_flush = false;
   std::atomic<bool> refuses = false;  // Put keeps nothing
   std::atomic<kv_store::TierKind> from{kv_store::TierKind::kHost};
   std::atomic<int> puts = 0;
@@ -31,6 +34,7 @@ class FaultyTier final : public kv_store::Tier {
   absl::Status Put(std::span<const kv_store::TierRecord> records) override {
     ++puts;
     std::this_thread::sleep_for(put_takes.load());
+    WaitWhile(holds_put);
     if (refuses) return ResourceExhausted("the disk is full");
     return behind_.Put(records);
   }
@@ -38,6 +42,7 @@ class FaultyTier final : public kv_store::Tier {
       std::span<const kv_store::RecordKey> keys) override {
     ++gets;
     std::this_thread::sleep_for(get_takes.load());
+    WaitWhile(holds_get);
     auto found = behind_.Get(keys);
     for (size_t i = 0; i < found.size(); ++i) {
       if (found[i]) found[i]->from = from.load();
@@ -46,12 +51,12 @@ class FaultyTier final : public kv_store::Tier {
     return found;
   }
   std::vector<bool> Exists(std::span<const kv_store::RecordKey> keys) override {
-    std::this_thread::sleep_for(exists_takes.load());
+    WaitWhile(holds_exists);
     return behind_.Exists(keys);
   }
   absl::Status Flush() override {
     ++flushes;
-    std::this_thread::sleep_for(flush_takes.load());
+    WaitWhile(holds_flush);
     return behind_.Flush();
   }
   absl::Status Erase(std::span<const kv_store::BlockHash> blocks) override {
@@ -60,6 +65,14 @@ class FaultyTier final : public kv_store::Tier {
   kv_store::TierStats Stats() override { return behind_.Stats(); }
 
  private:
+  static void WaitWhile(const std::atomic<bool>& held) {
+    // A test that has failed forgets to let go.
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (held && std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+
   kv_store::Tier& behind_;
 };
 

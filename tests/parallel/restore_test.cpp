@@ -1,0 +1,151 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "kv_store/memory_tier.h"
+#include "parallel/fetch_watch.h"
+#include "parallel/held_finishes.h"
+#include "parallel/record_probe.h"
+#include "parallel/restore_rates.h"
+
+namespace tandem::parallel {
+namespace {
+
+using kv_store::TierKind;
+using std::chrono::milliseconds;
+
+TEST(RestoreRates, TheFasterOneWinsAndTheSlowerIsTriedAgain) {
+  RestoreRates rates;
+  EXPECT_TRUE(rates.Worth(64)) << "nothing is known";
+  rates.StepTook(100, 0.1);  // 1 ms a token
+  rates.FetchTook(1000, 0.1);
+  EXPECT_TRUE(rates.Worth(1000));
+  EXPECT_FALSE(rates.Worth(64)) << "the fetch took 100 ms, and a small one may, too";
+  for (int i = 0; i < 20; ++i) rates.FetchTook(1000, 10);
+  EXPECT_FALSE(rates.Worth(1000));
+  int refusals = 0;
+  while (!rates.Worth(1000) && refusals < 100) ++refusals;
+  EXPECT_GT(refusals, 5);
+  EXPECT_LT(refusals, 50);
+  EXPECT_NEAR(rates.ComputeSeconds(50).value_or(0), 0.05, 1e-9);
+}
+
+RecordReport Fetched(int32_t rank, FetchId id, std::vector<TierKind> from) {
+  RecordReport report;
+  report.kind = RecordReport::Kind::kFetched;
+  report.rank = rank;
+  report.id = id;
+  report.from = std::move(from);
+  return report;
+}
+
+TEST(FetchWatch, TakesWhatAllHaveFromTheFarthestTier) {
+  FetchWatch watch(3, milliseconds(20), milliseconds(1000));
+  const auto now = FetchWatch::Time::clock::now();
+  watch.FetchBegins({.id = 5, .tokens = 200}, now);
+  const auto host = TierKind::kHost;
+  EXPECT_FALSE(watch.Take(Fetched(1, 5, {host, host, host}), now));
+  EXPECT_FALSE(watch.Take(Fetched(0, 5, {host, TierKind::kRemote}), now));
+  const auto outcome = watch.Take(Fetched(2, 5, {TierKind::kDisk, host, host}), now);
+  ASSERT_TRUE(outcome);
+  EXPECT_EQ(outcome->from, (std::vector<TierKind>{TierKind::kDisk, TierKind::kRemote}));
+  EXPECT_FALSE(watch.next_deadline());
+}
+
+TEST(FetchWatch, WhoOwesAnAnswerIsAskedNothingElse) {
+  FetchWatch watch(2, milliseconds(20), milliseconds(1000));
+  const auto now = FetchWatch::Time::clock::now();
+  watch.FetchBegins({.id = 1, .tokens = 200}, now);
+  watch.ProbeBegins(2, 200, now);
+  EXPECT_FALSE(watch.Take(Fetched(0, 1, {}), now));
+  EXPECT_TRUE(watch.TakeLate(now + milliseconds(999)).empty());
+  EXPECT_EQ(watch.TakeLate(now + milliseconds(1001)).size(), 2U);
+  EXPECT_FALSE(watch.Worth(1000));
+  EXPECT_FALSE(watch.Take(Fetched(1, 1, {}), now + milliseconds(1500)));
+  EXPECT_FALSE(watch.Worth(1000)) << "the probe is owed";
+  watch.ProbeEnds(2);
+  EXPECT_TRUE(watch.Worth(1000));
+}
+
+RecordReport Flushed(int32_t rank, uint64_t step, bool safe) {
+  RecordReport report;
+  report.kind = RecordReport::Kind::kFlushed;
+  report.rank = rank;
+  report.id = step;
+  report.safe = safe;
+  return report;
+}
+
+TEST(HeldFinishes, EndWhenAllRanksHaveFlushedOrItIsLate) {
+  HeldFinishes held(2, milliseconds(100));
+  const auto now = HeldFinishes::Time::clock::now();
+  held.Hold(1, FinishReason::kStop, now);
+  held.MarkLeft(10);
+  held.Hold(2, FinishReason::kLength, now);
+  held.MarkLeft(11);
+  held.Hold(3, FinishReason::kStop, now + milliseconds(50));
+  EXPECT_TRUE(held.Take(Flushed(0, 11, true)).empty());
+  const auto second = held.Take(Flushed(1, 11, true));
+  ASSERT_EQ(second.size(), 1U);
+  EXPECT_EQ(second[0].id, 2U);
+  EXPECT_TRUE(second[0].saved);
+  EXPECT_EQ(second[0].reason, FinishReason::kLength);
+  EXPECT_TRUE(held.Take(Flushed(1, 10, false)).empty());
+  const auto first = held.Take(Flushed(0, 10, true));
+  ASSERT_EQ(first.size(), 1U);
+  EXPECT_FALSE(first[0].saved) << "one rank has lost something";
+  EXPECT_TRUE(held.TakeLate(now + milliseconds(120)).empty());
+  EXPECT_EQ(held.TakeLate(now + milliseconds(150)).size(), 1U);
+  EXPECT_FALSE(held.Release(3));
+}
+
+/// Puts records without content of the blocks of `tokens` and of a tail.
+void PutAll(kv_store::Tier& tier, const std::vector<int32_t>& tokens,
+            const std::vector<std::pair<size_t, int32_t>>& but) {
+  kv_store::BlockHash hash = kv_store::TenantHash(0);
+  for (size_t i = 0; i * 64 < tokens.size(); ++i) {
+    const size_t count = std::min<size_t>(64, tokens.size() - i * 64);
+    const kv_store::BlockHash before = hash;
+    hash = kv_store::ChainHash(hash, std::span(tokens).subspan(i * 64, count));
+    for (int32_t g = 0; g < 2; ++g) {
+      if (std::find(but.begin(), but.end(), std::pair(i, g)) != but.end()) continue;
+      const kv_store::TierRecord record{
+          .key = kv_store::RecordKeyOf(
+              {}, {.block = hash, .tokens = static_cast<int32_t>(count), .kv_head = 2, .group = g}),
+          .block = hash,
+          .before = before,
+          .tenant = 0,
+          .bytes = std::vector<std::byte>(8)};
+      ASSERT_TRUE(tier.Put(std::span(&record, 1)).ok());
+    }
+  }
+}
+
+TEST(FindSaved, FindsTheLongestBeginningThatWindowsAllow) {
+  const std::vector<core::KvLayerGroup> groups = {{.window = 0, .layers = {0}},
+                                                  {.window = 70, .layers = {1}}};
+  std::vector<int32_t> tokens(64 * 5 + 23);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(i * i % 97);
+  std::vector<int32_t> prompt = tokens;
+  for (int i = 0; i < 90; ++i) prompt.push_back(7);
+  const auto find = [&](const std::vector<std::pair<size_t, int32_t>>& but, int32_t head = 2) {
+    kv_store::MemoryTier tier({});
+    PutAll(tier, tokens, but);
+    return FindSaved(
+        tier, {}, groups, head,
+        {.id = 1, .first_block = 0, .before = kv_store::TenantHash(0), .tokens = prompt});
+  };
+  EXPECT_EQ(find({}), 64 * 5 + 23) << "the tail, whose length nobody told";
+  EXPECT_EQ(find({{5, 0}}), 64 * 5);
+  EXPECT_EQ(find({{5, 1}}), 64 * 5);
+  EXPECT_EQ(find({{1, 0}}), 64) << "full attention needs all blocks";
+  EXPECT_EQ(find({{1, 1}, {0, 1}}), 64 * 5 + 23) << "the window has left them behind";
+  EXPECT_EQ(find({{4, 1}}), 64 * 4);
+  EXPECT_EQ(find({{0, 0}}), 0);
+  EXPECT_EQ(find({}, 1), 0) << "another head";
+}
+
+}  // namespace
+}  // namespace tandem::parallel
