@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cstdlib>
+#include <span>
 
 #include "parallel/record_report.h"
 

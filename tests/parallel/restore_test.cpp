@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 #include <vector>
 
 #include "kv_store/memory_tier.h"
@@ -9,6 +10,7 @@
 #include "parallel/held_finishes.h"
 #include "parallel/record_probe.h"
 #include "parallel/restore_rates.h"
+#include "parallel/sequence_pages.h"
 
 namespace tandem::parallel {
 namespace {
@@ -99,6 +101,58 @@ TEST(HeldFinishes, EndWhenAllRanksHaveFlushedOrItIsLate) {
   EXPECT_TRUE(held.TakeLate(now + milliseconds(120)).empty());
   EXPECT_EQ(held.TakeLate(now + milliseconds(150)).size(), 1U);
   EXPECT_FALSE(held.Release(3));
+}
+
+TEST(SequencePages, ABlockThatWasCopiedMayBeLoadedIntoLater) {
+  const std::vector<core::KvLayerGroup> groups = {{.window = 0, .layers = {0}}};
+  kv_store::PrefixIndex index(groups, {3});
+  const auto numbers = [](size_t count, int32_t first) {
+    std::vector<int32_t> tokens(count);
+    std::iota(tokens.begin(), tokens.end(), first);
+    return tokens;
+  };
+  {
+    const auto tokens = numbers(10, 0);
+    SequencePages ended(index, groups, 0, tokens, 9);
+    ASSERT_TRUE(ended.Grow(0, 10));
+    ended.AddTail(tokens, 10, nullptr);
+    ended.Release();
+  }
+  std::vector<PageMove> moves;
+  SequencePages sharing(index, groups, 0, numbers(20, 0), 19);
+  ASSERT_EQ(sharing.taken(), 10);
+  sharing.Copy(moves);
+  const core::BlockId shared = std::get<BlockCopy>(moves.at(0)).from;
+
+  const auto prompt = numbers(140, 1000);
+  SequencePages restored(index, groups, 0, prompt, 139);
+  std::vector<FetchBlock> blocks;
+  kv_store::BlockHash hash = kv_store::TenantHash(0);
+  for (size_t i = 0; i < 2; ++i) {
+    hash = kv_store::ChainHash(hash, std::span(prompt).subspan(i * 64, 64));
+    blocks.push_back({.hash = hash, .tokens = 64, .groups = 1});
+  }
+  ASSERT_EQ(restored.Restorable(0, blocks), 2U);
+  ASSERT_TRUE(restored.Restore(4, 0, blocks, prompt, moves));
+  EXPECT_EQ(restored.taken(), 128);
+  // The shared block was evicted for it: the copy must be made before the load.
+  ASSERT_EQ(moves.size(), 3U);
+  EXPECT_EQ(std::get<BlockLoad>(moves[1]).blocks.size(), 1U);
+  EXPECT_TRUE(std::get<BlockLoad>(moves[1]).blocks[0] == shared ||
+              std::get<BlockLoad>(moves[2]).blocks[0] == shared);
+
+  // Without memory nothing changes.
+  auto other = numbers(70, 2000);
+  SequencePages late(index, groups, 0, other, 69);
+  blocks.resize(1);
+  EXPECT_FALSE(late.Restore(5, 0, blocks, other, moves));
+  EXPECT_EQ(moves.size(), 3U);
+  EXPECT_EQ(late.taken(), 0);
+  late.Release();
+  sharing.Release();
+  restored.Release();
+  EXPECT_EQ(index.used(0), 0);
+  EXPECT_EQ(index.Known(0, prompt, 139).tokens, 128) << "a prefix like any other";
 }
 
 /// Puts records without content of the blocks of `tokens` and of a tail.
