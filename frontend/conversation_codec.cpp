@@ -6,13 +6,13 @@
 #include <array>
 #include <limits>
 
-#include "parallel/wire.h"
+#include "core/wire.h"
 
 namespace tandem::frontend {
 namespace {
 
-using parallel::WireReader;
-using parallel::WireWriter;
+using core::WireReader;
+using core::WireWriter;
 
 constexpr uint8_t kVersion = 1;
 constexpr size_t kChecksumBytes = crypto_generichash_BYTES_MIN;

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "parallel/wire.h"
+#include "core/wire.h"
 
 namespace tandem::frontend {
 namespace {
@@ -52,7 +52,7 @@ absl::StatusOr<ConversationPlaces> ConversationPlaces::Read(std::span<const std:
   constexpr const char* kDamaged = "the record that says how to read it is damaged";
   if (identity.size() <= kChecksumBytes) return absl::DataLossError(kDamaged);
   const auto fields = identity.first(identity.size() - kChecksumBytes);
-  parallel::WireReader reader("identity of the store", fields);
+  core::WireReader reader("identity of the store", fields);
   const auto version = reader.Number<uint8_t>();
   if (version > kVersion) {
     return FailedPrecondition(
@@ -86,7 +86,7 @@ absl::StatusOr<ConversationPlaces> ConversationPlaces::Read(std::span<const std:
 }
 
 std::vector<std::byte> ConversationPlaces::identity() const {
-  parallel::WireWriter writer;
+  core::WireWriter writer;
   writer.Number(kVersion);
   writer.Bool(sealed_);
   writer.Raw(std::as_bytes(std::span(salt_)));

@@ -11,9 +11,9 @@
 #include <optional>
 #include <type_traits>
 
+#include "core/wire.h"
 #include "frontend/conversation_codec.h"
 #include "frontend/name_number.h"
-#include "parallel/wire.h"
 
 namespace tandem::frontend {
 namespace {
@@ -49,7 +49,7 @@ struct ErasureRecord {
 };
 
 std::string EncodeErasure(const ErasureRecord& erasure) {
-  parallel::WireWriter writer;
+  core::WireWriter writer;
   writer.Text(erasure.prefix);
   writer.Count(erasure.blocks.size());
   for (const kv_store::BlockHash& block : erasure.blocks)
@@ -58,7 +58,7 @@ std::string EncodeErasure(const ErasureRecord& erasure) {
 }
 
 absl::StatusOr<ErasureRecord> DecodeErasure(std::string_view bytes) {
-  parallel::WireReader reader("an erasure", Bytes(bytes));
+  core::WireReader reader("an erasure", Bytes(bytes));
   ErasureRecord erasure;
   erasure.prefix = reader.Text(ConversationPlaces::kPrefixBytes, "bytes of a place");
   erasure.blocks.resize(reader.Count(bytes.size(), sizeof(kv_store::BlockHash), "blocks"));

@@ -4,11 +4,14 @@
 #include <utility>
 
 #include "core/retry_after.h"
+#include "core/wire.h"
 #include "parallel/sampling_codec.h"
-#include "parallel/wire.h"
 
 namespace tandem::parallel {
 namespace {
+
+using core::WireReader;
+using core::WireWriter;
 
 constexpr size_t kMostTokens = 1 << 24;
 constexpr size_t kMostLogits = 1 << 24;

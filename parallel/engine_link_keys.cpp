@@ -30,7 +30,7 @@ absl::StatusOr<std::string> KeyVariable(const char* name) {
 }  // namespace
 
 EngineLinkKeys MakeEngineLinkKeys() {
-  return {.server = MakeCurveKeys(), .client = MakeCurveKeys()};
+  return {.server = kv_store::MakeCurveKeys(), .client = kv_store::MakeCurveKeys()};
 }
 
 std::string MakeLocalEndpoint() {

@@ -5,14 +5,14 @@
 #include <vector>
 
 #include "core/status.h"
-#include "parallel/zmq_tools.h"
+#include "kv_store/zmq_tools.h"
 
 namespace tandem::parallel {
 
 /// Who may talk to whom on one engine link; made by the gateway for each start of the rank job.
 struct EngineLinkKeys {
-  CurveKeys server;
-  CurveKeys client;
+  kv_store::CurveKeys server;
+  kv_store::CurveKeys client;
 };
 EngineLinkKeys MakeEngineLinkKeys();
 
@@ -21,9 +21,9 @@ std::string MakeLocalEndpoint();
 
 /// What rank 0 must know to serve the link.
 struct EngineServerAddress {
-  std::string endpoint;    // "ipc://@name" or "tcp://127.0.0.1:*"
-  CurveKeys keys;          // the server's
-  std::string client_key;  // public; nobody else may connect
+  std::string endpoint;      // "ipc://@name" or "tcp://127.0.0.1:*"
+  kv_store::CurveKeys keys;  // the server's
+  std::string client_key;    // public; nobody else may connect
 };
 
 /// The same as environment variables (TANDEM_LINK_...) for the rank job's process: readable by its

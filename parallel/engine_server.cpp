@@ -87,11 +87,11 @@ class EngineServer::Outbox {
     const std::lock_guard lock(mutex_);
     return std::exchange(finished_, {});
   }
-  const WakeUp& wake() const { return wake_; }
+  const kv_store::WakeUp& wake() const { return wake_; }
 
  private:
   const size_t most_bytes_;
-  WakeUp wake_;
+  kv_store::WakeUp wake_;
   mutable std::mutex mutex_;  // guards all below
   std::deque<std::vector<std::byte>> frames_;
   size_t bytes_ = 0;
@@ -120,10 +120,10 @@ EngineServer::EngineServer(Options options, Engine& engine)
       outbox_(std::make_shared<Outbox>(options_.most_unsent)),
       allowed_(context_, {{options_.address.client_key, "gateway"}}),
       router_(context_, zmq::socket_type::router) {
-  SetSafeOptions(router_, options_.limits);
-  BeCurveServer(router_, options_.address.keys);
+  kv_store::SetSafeOptions(router_, options_.limits);
+  kv_store::BeCurveServer(router_, options_.address.keys);
   router_.set(zmq::sockopt::router_mandatory, true);
-  monitor_ = std::make_unique<DisconnectMonitor>(context_, router_, "engine-server");
+  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, router_, "engine-server");
 }
 
 EngineServer::~EngineServer() {
@@ -179,10 +179,10 @@ void EngineServer::PollOnce() {
     timeout = kSoon;
   }
   zmq::poll(items, std::size(items), timeout);
-  if (Readable(items[0])) outbox_->wake().Clear();
-  if (Readable(items[2])) allowed_.Answer();
-  if (Readable(items[1])) Receive();
-  if (Readable(items[3]) && monitor_->TakeDisconnected()) {
+  if (kv_store::Readable(items[0])) outbox_->wake().Clear();
+  if (kv_store::Readable(items[2])) allowed_.Answer();
+  if (kv_store::Readable(items[1])) Receive();
+  if (kv_store::Readable(items[3]) && monitor_->TakeDisconnected()) {
     suspicious_until_ = Clock::now() + kSuspicion;
   }
   if (suspicious) Reply(LinkPing{});
@@ -200,7 +200,7 @@ void EngineServer::Receive() {
       // Nothing of ours has more frames.
       if (!router_.recv(frame, zmq::recv_flags::dontwait)) break;
     }
-    absl::StatusOr<LinkMessage> message = DecodeLinkMessage(BytesOf(frame));
+    absl::StatusOr<LinkMessage> message = DecodeLinkMessage(kv_store::BytesOf(frame));
     if (!message.ok()) continue;  // of no use to anyone; the client waits in vain and says so
     if (std::holds_alternative<LinkHello>(*message)) {
       if (!client_.empty() && client_ != routing_id.to_string_view()) ClientGone();
@@ -289,15 +289,15 @@ void EngineServer::Flush() {
     const bool reply = !replies_.empty();
     std::vector<std::byte> frame = reply ? replies_.front() : outbox_->Take();
     if (frame.empty()) return;
-    switch (TrySend(router_, client_, frame)) {
-      case SendOutcome::kSent:
+    switch (kv_store::TrySend(router_, client_, frame)) {
+      case kv_store::SendOutcome::kSent:
         if (reply) replies_.pop_front();
         break;
-      case SendOutcome::kFull:
+      case kv_store::SendOutcome::kFull:
         if (!reply) outbox_->PutBack(std::move(frame));
         client_is_full_ = true;
         return;
-      case SendOutcome::kGone:
+      case kv_store::SendOutcome::kGone:
         return ClientGone();
     }
   }

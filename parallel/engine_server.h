@@ -9,10 +9,10 @@
 #include <unordered_map>
 #include <vector>
 
+#include "kv_store/zmq_tools.h"
 #include "parallel/engine.h"
 #include "parallel/engine_link_codec.h"
 #include "parallel/engine_link_keys.h"
-#include "parallel/zmq_tools.h"
 
 namespace tandem::parallel {
 
@@ -25,7 +25,7 @@ class EngineServer {
  public:
   struct Options {
     EngineServerAddress address;
-    SocketLimits limits{.queued_messages = 256};
+    kv_store::SocketLimits limits{.queued_messages = 256};
     size_t most_unsent = size_t{256} << 20;  // bytes
   };
 
@@ -64,9 +64,9 @@ class EngineServer {
 
   // Used by the thread alone, once it runs.
   zmq::context_t context_;
-  AllowList allowed_;
+  kv_store::AllowList allowed_;
   zmq::socket_t router_;
-  std::unique_ptr<DisconnectMonitor> monitor_;
+  std::unique_ptr<kv_store::DisconnectMonitor> monitor_;
   std::string endpoint_;
   std::string client_;                          // routing id of the client, empty without one
   std::deque<std::vector<std::byte>> replies_;  // go before what is in the outbox

@@ -4,8 +4,8 @@
 #include <cstring>
 #include <utility>
 
+#include "core/wire.h"
 #include "kv_store/page_pool.h"
-#include "parallel/wire.h"
 
 namespace tandem::parallel {
 
@@ -258,7 +258,7 @@ void RankRunner::TakeSamples(const SequenceWork& work, int64_t first_token,
 }
 
 void RankRunner::AddToDigest(const Digest& plan_hash, StepResult& result) {
-  WireWriter writer;
+  core::WireWriter writer;
   writer.Raw(std::as_bytes(std::span(plan_hash)));
   for (const SequenceResult& sequence : result.sequences) {
     writer.Numbers(std::span(sequence.tokens));

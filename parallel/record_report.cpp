@@ -1,6 +1,6 @@
 #include "parallel/record_report.h"
 
-#include "parallel/wire.h"
+#include "core/wire.h"
 
 namespace tandem::parallel {
 namespace {
@@ -10,7 +10,7 @@ constexpr size_t kMostBlocks = 1 << 20;  // of a fetch
 }  // namespace
 
 std::vector<std::byte> EncodeRecordReport(const RecordReport& report) {
-  WireWriter writer;
+  core::WireWriter writer;
   writer.Number(static_cast<uint8_t>(report.kind));
   writer.Number(report.id);
   writer.Bool(report.safe);
@@ -25,7 +25,7 @@ std::vector<std::byte> EncodeRecordReport(const RecordReport& report) {
 }
 
 absl::StatusOr<RecordReport> DecodeRecordReport(std::span<const std::byte> bytes) {
-  WireReader reader("record report", bytes);
+  core::WireReader reader("record report", bytes);
   RecordReport report;
   const auto kind = reader.Number<uint8_t>();
   if (kind > static_cast<uint8_t>(RecordReport::Kind::kCounts)) {

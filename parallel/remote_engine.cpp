@@ -38,18 +38,18 @@ absl::StatusOr<std::unique_ptr<RemoteEngine>> RemoteEngine::Connect(
 
 RemoteEngine::RemoteEngine(Options options)
     : options_(std::move(options)), dealer_(context_, zmq::socket_type::dealer) {
-  SetSafeOptions(dealer_, options_.limits);
+  kv_store::SetSafeOptions(dealer_, options_.limits);
   // Until the server is there.
   dealer_.set(zmq::sockopt::reconnect_ivl, static_cast<int>(kConnectInterval.count()));
-  BeCurveClient(dealer_, options_.keys, options_.server_key);
+  kv_store::BeCurveClient(dealer_, options_.keys, options_.server_key);
   dealer_.set(zmq::sockopt::routing_id, std::string("gateway"));
-  monitor_ = std::make_unique<DisconnectMonitor>(context_, dealer_, "remote-engine");
+  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, dealer_, "remote-engine");
   dealer_.connect(options_.endpoint);
 }
 
 absl::Status RemoteEngine::Handshake(const std::function<absl::Status()>& keep_waiting) {
   const std::vector<std::byte> hello = EncodeLinkMessage(LinkHello{});
-  if (TrySend(dealer_, "", hello) != SendOutcome::kSent) {
+  if (kv_store::TrySend(dealer_, "", hello) != kv_store::SendOutcome::kSent) {
     return Unavailable("engine link: {} takes no message", options_.endpoint);
   }
   zmq::pollitem_t items[] = {{dealer_.handle(), 0, ZMQ_POLLIN, 0}};
@@ -59,7 +59,7 @@ absl::Status RemoteEngine::Handshake(const std::function<absl::Status()>& keep_w
     if (zmq::poll(items, 1, kConnectInterval) == 0) continue;
     zmq::message_t frame;
     if (!dealer_.recv(frame, zmq::recv_flags::dontwait)) continue;
-    TANDEM_ASSIGN_OR_RETURN(const LinkMessage message, DecodeLinkMessage(BytesOf(frame)));
+    TANDEM_ASSIGN_OR_RETURN(const LinkMessage message, DecodeLinkMessage(kv_store::BytesOf(frame)));
     if (!std::holds_alternative<LinkWelcome>(message)) {
       return Internal("engine link: {} answered without a welcome", options_.endpoint);
     }
@@ -177,10 +177,10 @@ void RemoteEngine::PollOnce() {
     if (!outgoing_.empty() || (broken_ && health_.ok())) timeout = kRetryInterval;
   }
   zmq::poll(items, std::size(items), timeout);
-  if (Readable(items[0])) wake_.Clear();
-  if (Readable(items[1])) Receive(kFramesInARow);
+  if (kv_store::Readable(items[0])) wake_.Clear();
+  if (kv_store::Readable(items[1])) Receive(kFramesInARow);
   SendQueued();
-  if (Readable(items[2]) && monitor_->TakeDisconnected() && !broken_since_) {
+  if (kv_store::Readable(items[2]) && monitor_->TakeDisconnected() && !broken_since_) {
     broken_since_ = Clock::now();
     Receive(std::numeric_limits<int>::max());  // what came before the end
     const std::lock_guard lock(mutex_);
@@ -198,7 +198,7 @@ void RemoteEngine::SendQueued() {
       if (broken_) return outgoing_.clear();
       frame = outgoing_.front();
     }
-    if (TrySend(dealer_, "", frame) != SendOutcome::kSent) return;
+    if (kv_store::TrySend(dealer_, "", frame) != kv_store::SendOutcome::kSent) return;
     const std::lock_guard lock(mutex_);
     outgoing_.pop_front();
   }
@@ -208,7 +208,7 @@ void RemoteEngine::Receive(int most_frames) {
   for (int frames = 0; frames < most_frames; ++frames) {
     zmq::message_t frame;
     if (!dealer_.recv(frame, zmq::recv_flags::dontwait)) return;
-    absl::StatusOr<LinkMessage> message = DecodeLinkMessage(BytesOf(frame));
+    absl::StatusOr<LinkMessage> message = DecodeLinkMessage(kv_store::BytesOf(frame));
     if (message.ok()) {
       Handle(*std::move(message));
     } else {

@@ -12,10 +12,10 @@
 #include <unordered_map>
 #include <vector>
 
+#include "kv_store/zmq_tools.h"
 #include "parallel/engine.h"
 #include "parallel/engine_link_codec.h"
 #include "parallel/engine_link_keys.h"
-#include "parallel/zmq_tools.h"
 
 namespace tandem::parallel {
 
@@ -29,9 +29,9 @@ class RemoteEngine final : public Engine {
  public:
   struct Options {
     std::string endpoint;
-    std::string server_key;  // public
-    CurveKeys keys;          // the client's
-    SocketLimits limits;
+    std::string server_key;    // public
+    kv_store::CurveKeys keys;  // the client's
+    kv_store::SocketLimits limits;
     std::chrono::milliseconds reason_wait{4000};
     std::chrono::milliseconds answer_patience{10000};  // for an answer to Submit or Status
   };
@@ -78,12 +78,12 @@ class RemoteEngine final : public Engine {
   void Queue(const LinkMessage& message);
 
   const Options options_;
-  WakeUp wake_;
+  kv_store::WakeUp wake_;
 
   // Used by the thread alone, once it runs.
   zmq::context_t context_;
   zmq::socket_t dealer_;
-  std::unique_ptr<DisconnectMonitor> monitor_;
+  std::unique_ptr<kv_store::DisconnectMonitor> monitor_;
   std::optional<std::chrono::steady_clock::time_point> broken_since_;
 
   std::mutex mutex_;  // guards all below

@@ -2,7 +2,7 @@
 
 namespace tandem::parallel {
 
-void WriteSampling(const core::SamplingParams& sampling, WireWriter& writer) {
+void WriteSampling(const core::SamplingParams& sampling, core::WireWriter& writer) {
   writer.Number(sampling.temperature);
   writer.Number(sampling.top_k);
   writer.Number(sampling.top_p);
@@ -17,7 +17,7 @@ void WriteSampling(const core::SamplingParams& sampling, WireWriter& writer) {
   }
 }
 
-core::SamplingParams ReadSampling(WireReader& reader) {
+core::SamplingParams ReadSampling(core::WireReader& reader) {
   core::SamplingParams sampling;
   sampling.temperature = reader.Number<float>();
   sampling.top_k = reader.Number<int32_t>();

@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/wire.h"
 #include "parallel/sampling_codec.h"
-#include "parallel/wire.h"
 
 namespace tandem::parallel {
 namespace {
+
+using core::WireReader;
+using core::WireWriter;
 
 constexpr uint8_t kStopFlag = 1;
 constexpr uint8_t kFlushFlag = 2;

@@ -36,7 +36,7 @@ void CopyText(const std::string& from, char (&to)[size]) {
   std::memcpy(to, from.data(), std::min(from.size(), size - 1));
 }
 
-Card MakeCard(const CurveKeys& keys) {
+Card MakeCard(const kv_store::CurveKeys& keys) {
   Card card{};
   CopyText(keys.public_key, card.public_key);
   CopyText(LocalNetworkIdentity(), card.network);
@@ -90,7 +90,7 @@ absl::StatusOr<std::vector<std::string>> EndpointsToBind(const ZmqControlOptions
 }
 
 absl::StatusOr<std::unique_ptr<ZmqControlLeader>> OpenLeader(const ZmqControlOptions& options,
-                                                             const CurveKeys& keys,
+                                                             const kv_store::CurveKeys& keys,
                                                              const std::vector<Card>& cards,
                                                              const Communicator& world) {
   TANDEM_ASSIGN_OR_RETURN(std::vector<std::string> endpoints, EndpointsToBind(options, cards));
@@ -117,7 +117,7 @@ std::vector<std::string> Lines(const std::string& text) {
 
 absl::StatusOr<ControlEnd> ConnectZmqControl(const ZmqControlOptions& options,
                                              Communicator& world) {
-  const CurveKeys keys = MakeCurveKeys();
+  const kv_store::CurveKeys keys = kv_store::MakeCurveKeys();
   const Card mine = MakeCard(keys);
   std::vector<Card> cards(static_cast<size_t>(world.size()));
   TANDEM_RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(&mine, 1)),

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "core/status.h"
+#include "kv_store/zmq_tools.h"
 #include "parallel/communicator.h"
 #include "parallel/control_channel.h"
-#include "parallel/zmq_tools.h"
 
 namespace tandem::parallel {
 
@@ -18,7 +18,7 @@ struct ZmqControlOptions {
   std::string interface;
   /// How long rank 0 waits for all followers to connect.
   std::chrono::milliseconds patience{30000};
-  SocketLimits limits;
+  kv_store::SocketLimits limits;
 };
 
 /// One end of a control channel: on rank 0 `leader` is set, elsewhere `follower`.

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/wire.h"
 #include "parallel/control_frames.h"
-#include "parallel/wire.h"
 
 namespace tandem::parallel {
 namespace {
@@ -18,7 +18,7 @@ constexpr int kLingerMilliseconds = 500;
 constexpr size_t kLongestReason = 4096;
 
 bool IsKind(const zmq::message_t& frame, ControlFrame kind) {
-  return frame.size() > 0 && BytesOf(frame)[0] == static_cast<std::byte>(kind);
+  return frame.size() > 0 && kv_store::BytesOf(frame)[0] == static_cast<std::byte>(kind);
 }
 
 }  // namespace
@@ -52,17 +52,17 @@ bool ZmqControlFollower::TryEndpoint(const std::string& endpoint,
                                      std::chrono::milliseconds patience) {
   monitor_.reset();
   dealer_ = zmq::socket_t(context_, zmq::socket_type::dealer);
-  SetSafeOptions(dealer_, options_.limits);
-  BeCurveClient(dealer_, options_.keys, options_.leader_key);
+  kv_store::SetSafeOptions(dealer_, options_.limits);
+  kv_store::BeCurveClient(dealer_, options_.keys, options_.leader_key);
   dealer_.set(zmq::sockopt::routing_id, RoutingIdOf(options_.rank));
-  monitor_ = std::make_unique<DisconnectMonitor>(context_, dealer_, "control-follower");
+  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, dealer_, "control-follower");
   dealer_.connect(endpoint);
 
-  WireWriter hello;
+  core::WireWriter hello;
   hello.Number(static_cast<uint8_t>(ControlFrame::kHello));
   hello.Number(kControlVersion);
   hello.Number<int32_t>(options_.rank);
-  if (TrySend(dealer_, "", hello.bytes()) != SendOutcome::kSent) return false;
+  if (kv_store::TrySend(dealer_, "", hello.bytes()) != kv_store::SendOutcome::kSent) return false;
   zmq::pollitem_t items[] = {{dealer_.handle(), 0, ZMQ_POLLIN, 0}};
   if (zmq::poll(items, 1, patience) == 0) return false;
   zmq::message_t frame;
@@ -82,7 +82,7 @@ absl::StatusOr<std::vector<std::byte>> ZmqControlFollower::Receive() {
       // What rank 0 sent before it went comes first.
       if (dealer_.recv(frame, zmq::recv_flags::dontwait)) {
         if (!IsKind(frame, ControlFrame::kPlan)) continue;
-        const auto plan = BytesOf(frame).subspan(1);
+        const auto plan = kv_store::BytesOf(frame).subspan(1);
         return std::vector<std::byte>(plan.begin(), plan.end());
       }
       if (gone) return LeaderGone();
@@ -90,8 +90,8 @@ absl::StatusOr<std::vector<std::byte>> ZmqControlFollower::Receive() {
                                  {monitor_->socket().handle(), 0, ZMQ_POLLIN, 0},
                                  {nullptr, wake_.fd(), ZMQ_POLLIN, 0}};
       zmq::poll(items, std::size(items), std::chrono::milliseconds(-1));
-      if (Readable(items[2])) wake_.Clear();
-      if (Readable(items[1])) gone = monitor_->TakeDisconnected();
+      if (kv_store::Readable(items[2])) wake_.Clear();
+      if (kv_store::Readable(items[1])) gone = monitor_->TakeDisconnected();
     }
   } catch (const zmq::error_t& error) {
     return Internal("control channel: {}", error.what());
@@ -116,17 +116,18 @@ void ZmqControlFollower::SendReports() {
     reports.swap(reports_);
   }
   // One that does not leave is one that comes too late: rank 0 does not wait for ever.
-  for (const auto& report : reports) TrySend(dealer_, "", report);
+  for (const auto& report : reports) kv_store::TrySend(dealer_, "", report);
 }
 
 absl::Status ZmqControlFollower::Acknowledge(uint64_t step, const Digest& digest) {
-  WireWriter frame;
+  core::WireWriter frame;
   frame.Number(static_cast<uint8_t>(ControlFrame::kAck));
   frame.Number(step);
   frame.Raw(std::as_bytes(std::span(digest)));
   try {
     SendReports();
-    if (TrySend(dealer_, "", frame.bytes()) == SendOutcome::kSent) return absl::OkStatus();
+    if (kv_store::TrySend(dealer_, "", frame.bytes()) == kv_store::SendOutcome::kSent)
+      return absl::OkStatus();
   } catch (const zmq::error_t& error) {
     return Internal("control channel: {}", error.what());
   }
@@ -134,12 +135,12 @@ absl::Status ZmqControlFollower::Acknowledge(uint64_t step, const Digest& digest
 }
 
 void ZmqControlFollower::Fail(const absl::Status& why) {
-  WireWriter frame;
+  core::WireWriter frame;
   frame.Number(static_cast<uint8_t>(ControlFrame::kFailed));
   frame.Text(Message(why).substr(0, kLongestReason));
   try {
     dealer_.set(zmq::sockopt::linger, kLingerMilliseconds);
-    TrySend(dealer_, "", frame.bytes());
+    kv_store::TrySend(dealer_, "", frame.bytes());
   } catch (const zmq::error_t&) {
     // Rank 0 learns from the broken connection.
   }

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "kv_store/zmq_tools.h"
 #include "parallel/control_channel.h"
-#include "parallel/zmq_tools.h"
 
 namespace tandem::parallel {
 
@@ -19,10 +19,10 @@ class ZmqControlFollower final : public ControlFollower {
     int rank = 0;
     std::string leader_host;
     std::string leader_key;  // Z85
-    CurveKeys keys;
+    kv_store::CurveKeys keys;
     std::vector<std::string> endpoints;         // to try, best first
     std::chrono::milliseconds patience{30000};  // over all endpoints
-    SocketLimits limits;
+    kv_store::SocketLimits limits;
   };
 
   /// Connects to the first endpoint where the right rank 0 answers.
@@ -42,7 +42,7 @@ class ZmqControlFollower final : public ControlFollower {
   void SendReports();
 
   const Options options_;
-  WakeUp wake_;
+  kv_store::WakeUp wake_;
 
   std::mutex mutex_;
   std::vector<std::vector<std::byte>> reports_;  // frames to be sent; guarded by mutex_
@@ -50,7 +50,7 @@ class ZmqControlFollower final : public ControlFollower {
   // Used by the thread that calls, alone.
   zmq::context_t context_;
   zmq::socket_t dealer_;
-  std::unique_ptr<DisconnectMonitor> monitor_;
+  std::unique_ptr<kv_store::DisconnectMonitor> monitor_;
 };
 
 }  // namespace tandem::parallel

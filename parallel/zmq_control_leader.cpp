@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/wire.h"
 #include "parallel/control_frames.h"
-#include "parallel/wire.h"
 
 namespace tandem::parallel {
 namespace {
@@ -54,10 +54,10 @@ ZmqControlLeader::ZmqControlLeader(Options options)
     : options_(std::move(options)),
       allowed_(context_, Users(options_.public_keys)),
       router_(context_, zmq::socket_type::router) {
-  SetSafeOptions(router_, options_.limits);
-  BeCurveServer(router_, options_.keys);
+  kv_store::SetSafeOptions(router_, options_.limits);
+  kv_store::BeCurveServer(router_, options_.keys);
   router_.set(zmq::sockopt::router_mandatory, true);
-  monitor_ = std::make_unique<DisconnectMonitor>(context_, router_, "control-leader");
+  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, router_, "control-leader");
 }
 
 ZmqControlLeader::~ZmqControlLeader() { Close(); }
@@ -141,11 +141,11 @@ void ZmqControlLeader::PollOnce() {
                              {monitor_->socket().handle(), 0, ZMQ_POLLIN, 0}};
   const bool suspicious = Clock::now() < suspicious_until_;
   zmq::poll(items, std::size(items), suspicious ? kPingInterval : std::chrono::milliseconds(-1));
-  if (Readable(items[0])) wake_.Clear();
+  if (kv_store::Readable(items[0])) wake_.Clear();
   SendQueued();
-  if (Readable(items[2])) allowed_.Answer();
-  if (Readable(items[1])) Receive();
-  if (Readable(items[3]) && monitor_->TakeDisconnected()) {
+  if (kv_store::Readable(items[2])) allowed_.Answer();
+  if (kv_store::Readable(items[1])) Receive();
+  if (kv_store::Readable(items[3]) && monitor_->TakeDisconnected()) {
     suspicious_until_ = Clock::now() + kSuspicion;
   }
   if (suspicious) FindTheDead();
@@ -166,13 +166,13 @@ void ZmqControlLeader::SendQueued() {
 
 void ZmqControlLeader::SendTo(int rank, std::span<const std::byte> frame) {
   if (lost_.contains(rank)) return;
-  switch (TrySend(router_, RoutingIdOf(rank), frame)) {
-    case SendOutcome::kSent:
+  switch (kv_store::TrySend(router_, RoutingIdOf(rank), frame)) {
+    case kv_store::SendOutcome::kSent:
       return;
-    case SendOutcome::kFull:
+    case kv_store::SendOutcome::kFull:
       return Lost(rank, fmt::format("has not read its last {} plans; it hangs",
                                     options_.limits.queued_messages));
-    case SendOutcome::kGone:
+    case kv_store::SendOutcome::kGone:
       return Lost(rank, "died or was disconnected");
   }
 }
@@ -203,17 +203,17 @@ void ZmqControlLeader::Receive() {
       if (!router_.recv(frame, zmq::recv_flags::dontwait)) break;
     }
     // The key, not what the peer calls itself, says which rank it is.
-    const std::string user = UserOf(frame);
+    const std::string user = kv_store::UserOf(frame);
     for (size_t rank = 1; rank < options_.hosts.size(); ++rank) {
       if (user == RoutingIdOf(static_cast<int>(rank)) && routing_id.to_string_view() == user) {
-        HandleFrame(static_cast<int>(rank), BytesOf(frame));
+        HandleFrame(static_cast<int>(rank), kv_store::BytesOf(frame));
       }
     }
   }
 }
 
 void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
-  WireReader reader("control frame", frame);
+  core::WireReader reader("control frame", frame);
   switch (static_cast<ControlFrame>(reader.Number<uint8_t>())) {
     case ControlFrame::kHello: {
       const auto version = reader.Number<uint16_t>();

@@ -11,8 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "kv_store/zmq_tools.h"
 #include "parallel/control_channel.h"
-#include "parallel/zmq_tools.h"
 
 namespace tandem::parallel {
 
@@ -23,9 +23,9 @@ class ZmqControlLeader final : public ControlLeader {
   struct Options {
     std::vector<std::string> hosts;        // [ranks]
     std::vector<std::string> public_keys;  // [ranks] Z85; nobody else may connect
-    CurveKeys keys;                        // rank 0's
+    kv_store::CurveKeys keys;              // rank 0's
     std::vector<std::string> endpoints;    // to bind; tcp ports may be "*"
-    SocketLimits limits;
+    kv_store::SocketLimits limits;
   };
 
   /// Binds and starts the thread. kUnavailable if an endpoint cannot be bound.
@@ -58,13 +58,13 @@ class ZmqControlLeader final : public ControlLeader {
 
   const Options options_;
   ControlEventGate events_;
-  WakeUp wake_;
+  kv_store::WakeUp wake_;
 
   // Used by the thread alone, once it runs.
   zmq::context_t context_;
-  AllowList allowed_;
+  kv_store::AllowList allowed_;
   zmq::socket_t router_;
-  std::unique_ptr<DisconnectMonitor> monitor_;
+  std::unique_ptr<kv_store::DisconnectMonitor> monitor_;
   std::vector<std::string> endpoints_;
   std::set<int> lost_;
   std::chrono::steady_clock::time_point suspicious_until_{};
