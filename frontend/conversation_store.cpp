@@ -44,7 +44,7 @@ std::string EndOf(std::string prefix) {
 }
 
 struct ErasureRecord {
-  std::string prefix;
+  std::string prefix;  // empty: blocks alone
   std::vector<kv_store::BlockHash> blocks;
 };
 
@@ -248,22 +248,28 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
                                  EncodeTurn(turn_place, state.instance, turn.delta)));
     changed[prefix] = state;
   };
+  const auto note_erasure = [&](const ErasureRecord& erasure) {
+    // Told apart by a random number; what lies there is found by reading all of them.
+    batch.Put(ConversationPlaces::Place(std::string(1, ConversationPlaces::kErasure), DrawNumber()),
+              EncodeErasure(erasure));
+    erases = true;
+  };
   const auto add_erasure = [&](const Erasure& erasure) {
     const std::string prefix = places_.Prefix(erasure.name);
     batch.DeleteRange(prefix, EndOf(prefix));
-    // Told apart by a random number; what lies there is found by reading all of them.
-    batch.Put(ConversationPlaces::Place(std::string(1, ConversationPlaces::kErasure), DrawNumber()),
-              EncodeErasure({prefix, erasure.blocks}));
+    note_erasure({prefix, erasure.blocks});
     changed[prefix].reset();
-    erases = true;
   };
   for (const Change& change : changes) {
     std::visit(
         [&](const auto& one) {
-          if constexpr (std::is_same_v<std::decay_t<decltype(one)>, Turn>) {
+          using Kind = std::decay_t<decltype(one)>;
+          if constexpr (std::is_same_v<Kind, Turn>) {
             add_turn(one);
-          } else {
+          } else if constexpr (std::is_same_v<Kind, Erasure>) {
             add_erasure(one);
+          } else {
+            note_erasure({"", one.blocks});
           }
         },
         change);
@@ -318,14 +324,17 @@ absl::Status ConversationStore::PurgeAll(const std::vector<PlacedRecord>& erasur
       spdlog::error("{}: {}", options_.folder, Message(erasure.status()));
       continue;
     }
+    blocks.insert(blocks.end(), erasure->blocks.begin(), erasure->blocks.end());
+    if (erasure->prefix.empty()) continue;
     // Written again so that there is something to flush, and the log with the text in it goes.
     again.Put(record.place, record.bytes);
     ranges.emplace_back(erasure->prefix, EndOf(erasure->prefix));
-    blocks.insert(blocks.end(), erasure->blocks.begin(), erasure->blocks.end());
   }
   if (erase_blocks && !blocks.empty()) TANDEM_RETURN_IF_ERROR(erase_blocks(blocks));
-  TANDEM_RETURN_IF_ERROR(FromDatabase(db_->Write({}, &again), "destroying"));
-  TANDEM_RETURN_IF_ERROR(PurgeRanges(*db_, options_.folder, ranges));
+  if (!ranges.empty()) {
+    TANDEM_RETURN_IF_ERROR(FromDatabase(db_->Write({}, &again), "destroying"));
+    TANDEM_RETURN_IF_ERROR(PurgeRanges(*db_, options_.folder, ranges));
+  }
   return FromDatabase(db_->Write({}, &done), "destroying");
 }
 

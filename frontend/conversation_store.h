@@ -69,7 +69,11 @@ class ConversationStore {
     ConversationName name;
     std::vector<kv_store::BlockHash> blocks;
   };
-  using Change = std::variant<Turn, Erasure>;
+  /// Blocks that are told by Purge until it succeeds.
+  struct Discard {
+    std::vector<kv_store::BlockHash> blocks;
+  };
+  using Change = std::variant<Turn, Erasure, Discard>;
 
   /// Writes all of them or none, in order. OK: synced to disk. After an error nothing is written
   /// before Recover succeeds; then the same changes may be written again.

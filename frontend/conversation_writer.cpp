@@ -9,12 +9,12 @@
 namespace tandem::frontend {
 namespace {
 
-const ConversationName& NameOf(const ConversationStore::Change& change) {
-  return std::visit([](const auto& one) -> const ConversationName& { return one.name; }, change);
-}
+using Erasure = ConversationStore::Erasure;
+using Turn = ConversationStore::Turn;
 
-bool IsErasure(const ConversationStore::Change& change) {
-  return std::holds_alternative<ConversationStore::Erasure>(change);
+/// Whether something is to be destroyed once the change is written.
+bool Destroys(const ConversationStore::Change& change) {
+  return !std::holds_alternative<Turn>(change);
 }
 
 }  // namespace
@@ -45,22 +45,40 @@ ConversationWriter::~ConversationWriter() {
   purger_.join();
 }
 
-void ConversationWriter::Append(const ConversationName& name, ConversationDelta delta, Done done) {
-  Put(ConversationStore::Turn{.name = name, .delta = std::move(delta)}, std::move(done));
+void ConversationWriter::Append(const ConversationName& name, ConversationDelta delta,
+                                std::vector<kv_store::BlockHash> left_behind, Done done) {
+  std::vector<Waiting> changes;
+  if (!left_behind.empty()) {
+    changes.push_back({ConversationStore::Discard{std::move(left_behind)}, nullptr});
+  }
+  changes.push_back({Turn{.name = name, .delta = std::move(delta)}, std::move(done)});
+  Put(std::move(changes));
+}
+
+void ConversationWriter::Discard(std::vector<kv_store::BlockHash> blocks) {
+  std::vector<Waiting> changes;
+  changes.push_back({ConversationStore::Discard{std::move(blocks)}, nullptr});
+  Put(std::move(changes));
 }
 
 void ConversationWriter::Erase(const ConversationName& name,
                                std::vector<kv_store::BlockHash> blocks, Done done) {
-  Put(ConversationStore::Erasure{.name = name, .blocks = std::move(blocks)}, std::move(done));
+  std::vector<Waiting> changes;
+  changes.push_back({Erasure{.name = name, .blocks = std::move(blocks)}, std::move(done)});
+  Put(std::move(changes));
 }
 
-void ConversationWriter::Put(ConversationStore::Change change, Done done) {
+void ConversationWriter::Put(std::vector<Waiting> changes) {
   {
     const std::lock_guard lock(mutex_);
-    // From now on the name is free.
-    if (IsErasure(change)) unreadable_.erase(store_->PrefixOf(NameOf(change)));
-    queue_.push_back({std::move(change), std::move(done)});
-    ++unwritten_;
+    for (Waiting& waiting : changes) {
+      // From now on the name is free.
+      if (const auto* erasure = std::get_if<Erasure>(&waiting.change)) {
+        unreadable_.erase(store_->PrefixOf(erasure->name));
+      }
+      queue_.push_back(std::move(waiting));
+      ++unwritten_;
+    }
   }
   changed_.notify_all();
 }
@@ -104,10 +122,11 @@ void ConversationWriter::WriteLoop() {
     const absl::Status trouble = trouble_;
     lock.unlock();
     for (Waiting& waiting : more) {
-      // What an erasure destroys needs no longer be written.
-      if (IsErasure(waiting.change)) {
+      // The turns that an erasure destroys need no longer be written.
+      if (const auto* erasure = std::get_if<Erasure>(&waiting.change)) {
         std::erase_if(backlog, [&](const Waiting& earlier) {
-          return !earlier.done && NameOf(earlier.change) == NameOf(waiting.change);
+          const auto* turn = std::get_if<Turn>(&earlier.change);
+          return !earlier.done && turn != nullptr && turn->name == erasure->name;
         });
       }
       backlog.push_back(std::move(waiting));
@@ -155,7 +174,7 @@ void ConversationWriter::Written(std::vector<Waiting>& backlog) {
     recovered = !std::exchange(trouble_, absl::OkStatus()).ok();
     unwritten_ = static_cast<int64_t>(queue_.size());
     for (Waiting& waiting : backlog) {
-      if (!IsErasure(waiting.change)) continue;
+      if (!Destroys(waiting.change)) continue;
       purge_wanted_ = true;
       ++unpurged_;
       if (waiting.done) purges_.push_back(std::exchange(waiting.done, nullptr));

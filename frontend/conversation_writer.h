@@ -36,7 +36,9 @@ class ConversationWriter final : public ConversationLog {
   ConversationWriter(const ConversationWriter&) = delete;
   ConversationWriter& operator=(const ConversationWriter&) = delete;
 
-  void Append(const ConversationName& name, ConversationDelta delta, Done done) override;
+  void Append(const ConversationName& name, ConversationDelta delta,
+              std::vector<kv_store::BlockHash> left_behind, Done done) override;
+  void Discard(std::vector<kv_store::BlockHash> blocks) override;
   void Erase(const ConversationName& name, std::vector<kv_store::BlockHash> blocks,
              Done done) override;
   absl::Status CheckReadable(const ConversationName& name) override;
@@ -49,7 +51,8 @@ class ConversationWriter final : public ConversationLog {
     Done done;  // null: told already
   };
 
-  void Put(ConversationStore::Change change, Done done);
+  /// All of them are written together.
+  void Put(std::vector<Waiting> changes);
   void WriteLoop();
   /// Writes `backlog` and tells its owners. `backlog` is empty afterwards, or what is to be tried
   /// again.

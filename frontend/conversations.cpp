@@ -130,19 +130,17 @@ absl::Status Conversations::Fork(const ConversationName& from, const std::string
   return absl::OkStatus();
 }
 
-size_t Conversations::SharedTokens(const ConversationName& name) const {
-  const auto found = conversations_.find(name);
-  if (found == conversations_.end()) return 0;
-  const std::vector<int32_t>& tokens = found->second.history.tokens;
-  size_t shared = 0;
-  for (auto it = conversations_.lower_bound({.tenant = name.tenant, .id = ""});
-       it != conversations_.end() && it->first.tenant == name.tenant; ++it) {
-    if (it == found) continue;
-    const std::vector<int32_t>& other = it->second.history.tokens;
-    const auto differs = std::mismatch(tokens.begin(), tokens.end(), other.begin(), other.end());
-    shared = std::max(shared, static_cast<size_t>(differs.first - tokens.begin()));
+size_t Conversations::KnownTokens(const std::string& tenant,
+                                  std::span<const int32_t> tokens) const {
+  size_t known = 0;
+  for (auto it = conversations_.lower_bound({.tenant = tenant, .id = ""});
+       it != conversations_.end() && it->first.tenant == tenant && known < tokens.size(); ++it) {
+    const std::vector<int32_t>& history = it->second.history.tokens;
+    const auto differs =
+        std::mismatch(tokens.begin(), tokens.end(), history.begin(), history.end());
+    known = std::max(known, static_cast<size_t>(differs.first - tokens.begin()));
   }
-  return shared;
+  return known;
 }
 
 Conversations::Page Conversations::List(const std::string& tenant, const std::string& after,

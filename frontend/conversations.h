@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -71,8 +72,8 @@ class Conversations {
     bool more = false;
   };
   bool Has(const ConversationName& name) const { return conversations_.contains(name); }
-  /// How many of the first tokens of a conversation's history another one of its tenant has too.
-  size_t SharedTokens(const ConversationName& name) const;
+  /// How many of the first of these tokens a conversation of the tenant has at its beginning.
+  size_t KnownTokens(const std::string& tenant, std::span<const int32_t> tokens) const;
 
   /// A tenant's conversations after `after`, at most `limit`.
   Page List(const std::string& tenant, const std::string& after, size_t limit) const;

@@ -24,8 +24,11 @@ struct AnswerChoice {
   parallel::RequestId engine_id = 0;
   std::optional<AnswerWriter> writer;  // while the request is open
   bool cancelled = false;              // the engine has been told to end it
-  std::optional<Answer> answer;        // its outcome, without text, once the engine has finished
-  std::string echo;                    // the prompt's text, as long as it was not delivered
+  bool ended = false;                  // the engine has
+  /// All that the engine told, also behind a stop string; kept for turns of conversations only.
+  std::vector<int32_t> tokens;
+  std::optional<Answer> answer;  // its outcome, without text, once the engine has finished
+  std::string echo;              // the prompt's text, as long as it was not delivered
 
   std::string text;  // delivered so far
   /// Of the tokens so far: of the prompt where it is echoed, then of the answer.

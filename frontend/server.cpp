@@ -72,6 +72,12 @@ void Server::Stop() {
 }
 
 absl::Status Server::Run() {
+  absl::Status status = Serve();
+  for (const auto& [key, turn] : std::exchange(abandoned_, {})) Discard(turn);
+  return status;
+}
+
+absl::Status Server::Serve() {
   while (!ends_at_ || Clock::now() < *ends_at_ ||
          (WaitsForLog() && Clock::now() < *ends_at_ + kLogTime)) {
     router_->Wait(mailbox_->wake_fd(), UntilNextTimer());
@@ -150,9 +156,12 @@ void Server::TakeFromEngine() {
       TakeCommand(event.key, command->status);
       continue;
     }
-    // Events of requests that were dropped meanwhile find nobody.
     RequestRecord* record = requests_.FindOpen(event.key);
-    if (record == nullptr) continue;
+    if (record == nullptr) {
+      // Other events of requests that were dropped meanwhile find nobody.
+      TakeAbandoned(event);
+      continue;
+    }
     if (const auto* finish = std::get_if<parallel::Finish>(&event.what)) {
       Finish(*record, event.choice, *finish);
     } else if (const auto* logged = std::get_if<Mailbox::TurnLogged>(&event.what)) {

@@ -75,8 +75,18 @@ class Server {
     std::string frame;
   };
 
+  /// A turn that was given up while the engine may still be saving KV of it.
+  struct AbandonedTurn {
+    std::string tenant;
+    std::vector<int32_t> prompt;
+    std::vector<std::vector<int32_t>> answers;  // [choices]
+    size_t running = 0;                         // choices that the engine has not ended
+  };
+
   Server(ServerOptions options, std::unique_ptr<Router> router, parallel::Engine& engine,
          const TextModel& model, ConversationLog* log);
+
+  absl::Status Serve();
 
   std::chrono::milliseconds UntilNextTimer() const;
   void TakeFromEngine();
@@ -91,6 +101,14 @@ class Server {
   void HandleCancel(const std::string& client, const std::string& id);
   void HandleResume(const std::string& client, const std::string& id, const ResumeRequest& resume);
   void HandleStatus(const std::string& client, const std::string& id);
+  /// The blocks of these tokens that no conversation of the tenant has.
+  std::vector<kv_store::BlockHash> LeftBehind(const std::string& tenant,
+                                              std::span<const int32_t> tokens) const;
+  /// The turn ends without an answer; what was computed for it is destroyed.
+  void AbandonTurn(RequestRecord& record);
+  /// News of a request that is gone: perhaps of a turn that was given up.
+  void TakeAbandoned(const Mailbox::Event& event);
+  void Discard(const AbandonedTurn& turn);
   /// Deletes it in memory; gives the blocks of its tokens that no other conversation shares.
   absl::StatusOr<std::vector<kv_store::BlockHash>> DeleteConversation(const ConversationName& name);
   void Handle(const std::string& client, const std::string& id,
@@ -155,7 +173,8 @@ class Server {
 
   RequestTable requests_;
   Conversations conversations_;
-  std::map<uint64_t, Command> commands_;  // that wait for the log
+  std::map<uint64_t, AbandonedTurn> abandoned_;  // by the request's key; none without a log
+  std::map<uint64_t, Command> commands_;         // that wait for the log
   uint64_t next_command_ = 1;
   ServerStatus counts_;
   const Clock::time_point started_ = Clock::now();

@@ -23,6 +23,12 @@ int64_t BytesOf(std::span<const ChatMessage> messages) {
   return bytes;
 }
 
+std::vector<int32_t> Joined(std::span<const int32_t> prompt, std::span<const int32_t> answer) {
+  std::vector<int32_t> all(prompt.begin(), prompt.end());
+  all.insert(all.end(), answer.begin(), answer.end());
+  return all;
+}
+
 std::optional<std::string> IdOf(const std::string& id) {
   return id.empty() ? std::nullopt : std::optional(id);
 }
@@ -64,20 +70,90 @@ absl::StatusOr<std::vector<int32_t>> Server::StartChat(RequestRecord& record,
 void Server::CommitTurn(RequestRecord& record, const AnswerChoice& choice) {
   ConversationTurn turn = *std::exchange(record.turn, std::nullopt);
   const AnswerWriter::Certain certain = choice.writer->certain();
+  // What was computed until now, and may be of no use any more.
+  std::vector<std::vector<int32_t>> chains;
+  if (log_ != nullptr) {
+    for (const AnswerChoice& one : record.choices) {
+      chains.push_back(Joined(turn.prompt.tokens(), one.tokens));
+    }
+    chains.push_back((*conversations_.Get(turn.name))->history.tokens);
+  }
   ChatHistory history = HistoryAfterAnswer(std::move(turn.prompt.whole), choice.text,
                                            certain.tokens, certain.text_bytes);
   turn.messages.push_back({"assistant", choice.text});
+  ConversationDelta delta;
   if (log_ != nullptr) {
-    const Conversation& before = **conversations_.Get(turn.name);
-    log_->Append(
-        turn.name,
-        DeltaFrom(before, turn.messages, turn.prompt.first, turn.prompt.dropped_tokens, history),
-        [mailbox = mailbox_, key = record.key](absl::Status status) {
-          mailbox->Put({.key = key, .what = Mailbox::TurnLogged{std::move(status)}});
-        });
+    delta = DeltaFrom(**conversations_.Get(turn.name), turn.messages, turn.prompt.first,
+                      turn.prompt.dropped_tokens, history);
   }
   conversations_.Commit(turn.name, std::move(turn.messages), turn.prompt.first,
                         turn.prompt.dropped_tokens, std::move(history));
+  if (log_ == nullptr) return;
+  const std::vector<int32_t>& now = (*conversations_.Get(turn.name))->history.tokens;
+  std::vector<kv_store::BlockHash> left_behind;
+  for (const std::vector<int32_t>& chain : chains) {
+    if (std::mismatch(chain.begin(), chain.end(), now.begin(), now.end()).first == chain.end()) {
+      continue;  // as most turns are: what was computed goes on
+    }
+    const std::vector<kv_store::BlockHash> blocks = LeftBehind(turn.name.tenant, chain);
+    left_behind.insert(left_behind.end(), blocks.begin(), blocks.end());
+  }
+  log_->Append(turn.name, std::move(delta), std::move(left_behind),
+               [mailbox = mailbox_, key = record.key](absl::Status status) {
+                 mailbox->Put({.key = key, .what = Mailbox::TurnLogged{std::move(status)}});
+               });
+}
+
+std::vector<kv_store::BlockHash> Server::LeftBehind(const std::string& tenant,
+                                                    std::span<const int32_t> tokens) const {
+  const size_t known = conversations_.KnownTokens(tenant, tokens);
+  if (known == tokens.size()) return {};
+  return kv_store::BlocksOfChain(NumberOf(tenant), tokens, known);
+}
+
+void Server::AbandonTurn(RequestRecord& record) {
+  const ConversationTurn turn = *std::exchange(record.turn, std::nullopt);
+  conversations_.Abandon(turn.name);
+  if (log_ == nullptr) return;
+  AbandonedTurn abandoned;
+  abandoned.tenant = turn.name.tenant;
+  abandoned.prompt.assign(turn.prompt.tokens().begin(), turn.prompt.tokens().end());
+  bool computed = false;
+  for (const AnswerChoice& choice : record.choices) {
+    const bool submitted = choice.engine_id != 0;
+    computed = computed || submitted;
+    if (submitted && !choice.ended) ++abandoned.running;
+    abandoned.answers.push_back(choice.tokens);
+  }
+  if (!computed) return;
+  if (abandoned.running == 0) {
+    Discard(abandoned);
+  } else {
+    abandoned_[record.key] = std::move(abandoned);
+  }
+}
+
+void Server::TakeAbandoned(const Mailbox::Event& event) {
+  const auto found = abandoned_.find(event.key);
+  if (found == abandoned_.end()) return;
+  AbandonedTurn& turn = found->second;
+  if (const auto* tokens = std::get_if<std::vector<int32_t>>(&event.what)) {
+    std::vector<int32_t>& answer = turn.answers[event.choice];
+    answer.insert(answer.end(), tokens->begin(), tokens->end());
+  } else if (std::holds_alternative<parallel::Finish>(event.what) && --turn.running == 0) {
+    Discard(turn);
+    abandoned_.erase(found);
+  }
+}
+
+void Server::Discard(const AbandonedTurn& turn) {
+  std::vector<kv_store::BlockHash> blocks;
+  for (const std::vector<int32_t>& answer : turn.answers) {
+    const std::vector<kv_store::BlockHash> some =
+        LeftBehind(turn.tenant, Joined(turn.prompt, answer));
+    blocks.insert(blocks.end(), some.begin(), some.end());
+  }
+  if (!blocks.empty()) log_->Discard(std::move(blocks));
 }
 
 void Server::Handle(const std::string& client, const std::string& id,
@@ -119,13 +195,10 @@ absl::StatusOr<std::vector<kv_store::BlockHash>> Server::DeleteConversation(
   if (log_ != nullptr && !log_->CheckReadable(name).ok()) {
     return std::vector<kv_store::BlockHash>();
   }
-  std::vector<kv_store::BlockHash> blocks;
-  if (const auto conversation = conversations_.Get(name); conversation.ok()) {
-    blocks = kv_store::BlocksOfChain(NumberOf(name.tenant), (*conversation)->history.tokens,
-                                     conversations_.SharedTokens(name));
-  }
+  std::vector<int32_t> tokens;
+  if (const auto found = conversations_.Get(name); found.ok()) tokens = (*found)->history.tokens;
   TANDEM_RETURN_IF_ERROR(conversations_.Delete(name));
-  return blocks;
+  return LeftBehind(name.tenant, tokens);
 }
 
 void Server::Handle(const std::string& client, const std::string& id,
@@ -142,7 +215,7 @@ void Server::Handle(const std::string& client, const std::string& id,
   if (log_ == nullptr) {
     router_->Send(client, std::move(frame));
   } else {
-    log_->Append(to, DeltaOf(**conversations_.Get(to)),
+    log_->Append(to, DeltaOf(**conversations_.Get(to)), {},
                  AnswerWhenLogged(client, id, std::move(frame)));
   }
 }

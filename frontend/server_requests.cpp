@@ -235,6 +235,7 @@ void Server::Replay(RequestRecord& record, int64_t from_seq) {
 
 void Server::Take(RequestRecord& record, size_t choice, std::span<const int32_t> tokens) {
   AnswerChoice& answer = record.choices[choice];
+  if (record.turn) answer.tokens.insert(answer.tokens.end(), tokens.begin(), tokens.end());
   const std::string delta = answer.writer->Append(tokens);
   if (!Deliver(record, choice, delta, /*last=*/false)) return;
   if (answer.writer->stopped() && !answer.cancelled) {
@@ -278,6 +279,7 @@ void Server::Finish(RequestRecord& record, size_t choice, const parallel::Finish
   AnswerChoice& answer = record.choices[choice];
   const bool failed = finish.reason == parallel::FinishReason::kFailed && !answer.writer->stopped();
   answer.cancelled = true;  // nothing is left to be ended
+  answer.ended = true;
   if (failed) {
     const bool known = !finish.status.ok();
     CancelInEngine(record);
@@ -362,7 +364,7 @@ void Server::CancelInEngine(RequestRecord& record) {
 }
 
 void Server::Erase(RequestRecord& record) {
-  if (record.turn) conversations_.Abandon(record.turn->name);
+  if (record.turn) AbandonTurn(record);
   requests_.Erase(record);
 }
 

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <future>
 #include <map>
+#include <mutex>
 
 #include "tests/support/random_conversations.h"
 #include "tests/support/temporary_directory.h"
@@ -55,7 +56,7 @@ struct Written {
   /// What the log tells of a change.
   absl::Status Append(const std::string& id, ConversationDelta delta) {
     std::promise<absl::Status> told;
-    writer->Append({"", id}, std::move(delta),
+    writer->Append({"", id}, std::move(delta), {},
                    [&](absl::Status status) { told.set_value(std::move(status)); });
     return told.get_future().get();
   }
@@ -93,7 +94,7 @@ TEST(ConversationWriter, WhatItToldOfIsThereAfterwards) {
   for (int turn = 0; turn < 200; ++turn) {
     const std::string id = fmt::format("c{}", random.Below(10));
     const Conversation after = random.Next(model[id]);
-    disk.writer->Append({"", id}, RandomConversations::Delta(model[id], after),
+    disk.writer->Append({"", id}, RandomConversations::Delta(model[id], after), {},
                         [&](const absl::Status& status) { told += status.ok() ? 1 : 0; });
     model[id] = after;
   }
@@ -113,7 +114,7 @@ TEST(ConversationWriter, ItsEndWritesWhatIsLeft) {
   Written disk;
   disk.Open();
   for (int turn = 0; turn < 100; ++turn) {
-    disk.writer->Append({"", "c"}, Saying("hi"), [](const absl::Status&) {});
+    disk.writer->Append({"", "c"}, Saying("hi"), {}, [](const absl::Status&) {});
   }
   EXPECT_EQ(disk.Open().conversations.at(0).second.messages.size(), 100U);
 }
@@ -167,6 +168,40 @@ TEST(ConversationWriter, ErasuresTellOnceTheBlocksAreGoneToo) {
   EXPECT_GE(asked, 6);
   ASSERT_TRUE(disk.Append("a", Saying("hi")).ok());
   EXPECT_TRUE(disk.Erase("a", {{1}}).ok());
+}
+
+TEST(ConversationWriter, WhatTurnsLeaveBehindIsErasedAlsoByTheNextProcess) {
+  Written disk;
+  std::atomic<bool> away = false;
+  std::mutex mutex;
+  std::vector<kv_store::BlockHash> erased;
+  const auto erase_blocks = [&](std::span<const kv_store::BlockHash> blocks) {
+    if (away) return Unavailable("the agent is away");
+    const std::lock_guard lock(mutex);
+    erased.insert(erased.end(), blocks.begin(), blocks.end());
+    return absl::OkStatus();
+  };
+  const auto all_erased = [&](const std::vector<kv_store::BlockHash>& expected) {
+    return Eventually([&] {
+      const std::lock_guard lock(mutex);
+      return erased == expected && disk.writer->Status().unfinished_erasures == 0;
+    });
+  };
+  disk.Open(erase_blocks);
+  std::promise<absl::Status> told;
+  disk.writer->Append({"", "a"}, Saying("hi"), {{1}, {2}},
+                      [&](absl::Status status) { told.set_value(std::move(status)); });
+  EXPECT_TRUE(told.get_future().get().ok());
+  EXPECT_TRUE(all_erased({{1}, {2}}));
+  away = true;
+  disk.writer->Discard({{3}});
+  EXPECT_TRUE(Eventually([&] { return !disk.writer->Status().trouble.empty(); }));
+  const FoundConversations found = disk.Open(erase_blocks);
+  EXPECT_EQ(found.conversations.size(), 1U);
+  away = false;
+  EXPECT_TRUE(all_erased({{1}, {2}, {3}}));
+  EXPECT_EQ(disk.Open(erase_blocks).conversations.size(), 1U) << "and nothing but these blocks";
+  EXPECT_EQ(disk.writer->Status().unfinished_erasures, 0);
 }
 
 TEST(ConversationWriter, ErasingAConversationThatCannotBeReadFreesItsName) {

@@ -3,8 +3,11 @@
 
 #include <deque>
 #include <mutex>
+#include <set>
 
+#include "frontend/name_number.h"
 #include "frontend/server.h"
+#include "kv_store/chain_blocks.h"
 #include "tests/support/frame_client.h"
 #include "tests/support/served_engine.h"
 
@@ -24,8 +27,10 @@ class HeldLog final : public ConversationLog {
   explicit HeldLog(std::map<ConversationName, Conversation> conversations = {})
       : conversations_(std::move(conversations)) {}
 
-  void Append(const ConversationName& name, ConversationDelta delta, Done done) override {
+  void Append(const ConversationName& name, ConversationDelta delta,
+              std::vector<kv_store::BlockHash> left_behind, Done done) override {
     const std::lock_guard lock(mutex_);
+    left_behind_.insert(left_behind.begin(), left_behind.end());
     EXPECT_TRUE(Apply(std::move(delta), conversations_[name]).ok());
     waiting_.push_back(std::move(done));
   }
@@ -36,6 +41,10 @@ class HeldLog final : public ConversationLog {
     unreadable_.erase(name);
     erased_blocks_ = blocks.size();
     waiting_.push_back(std::move(done));
+  }
+  void Discard(std::vector<kv_store::BlockHash> blocks) override {
+    const std::lock_guard lock(mutex_);
+    left_behind_.insert(blocks.begin(), blocks.end());
   }
   absl::Status CheckReadable(const ConversationName& name) override {
     const std::lock_guard lock(mutex_);
@@ -68,6 +77,10 @@ class HeldLog final : public ConversationLog {
     const std::lock_guard lock(mutex_);
     return erased_blocks_;
   }
+  std::set<kv_store::BlockHash> left_behind() {
+    const std::lock_guard lock(mutex_);
+    return left_behind_;
+  }
   void MakeUnreadable(const ConversationName& name) {
     const std::lock_guard lock(mutex_);
     unreadable_[name] = true;
@@ -79,6 +92,7 @@ class HeldLog final : public ConversationLog {
   std::map<ConversationName, bool> unreadable_;
   std::deque<Done> waiting_;
   size_t erased_blocks_ = 0;
+  std::set<kv_store::BlockHash> left_behind_;
 };
 
 Json Turn(const std::string& id, const std::string& content) {
@@ -246,6 +260,82 @@ TEST(ServerState, DeletesAndForksAreToldOnceLogged) {
   EXPECT_EQ(deleted["type"], "conversation.delete");
   EXPECT_EQ(server.log.erased_blocks(), shared);
   EXPECT_TRUE(server.log.conversations().empty());
+}
+
+/// All blocks that these tokens may have left in tiers.
+std::set<kv_store::BlockHash> BlocksOf(const std::vector<int32_t>& tokens, size_t kept = 0) {
+  const std::vector<kv_store::BlockHash> blocks =
+      kv_store::BlocksOfChain(NumberOf(""), tokens, kept);
+  return {blocks.begin(), blocks.end()};
+}
+
+TEST(ServerState, ATurnWhoseHistoryGoesOnLeavesNothingBehind) {
+  LoggedServer server;
+  FrameClient client(server.served.endpoint());
+  for (int turn = 0; turn < 3; ++turn) {
+    client.Send(Turn(fmt::format("r{}", turn), "hello"));
+    ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
+    server.log.Tell(absl::OkStatus());
+    client.ReceiveAnswer(fmt::format("r{}", turn));
+  }
+  EXPECT_TRUE(server.log.left_behind().empty());
+}
+
+TEST(ServerState, WhatAWindowComputedIsLeftBehindAndTheHistoryIsNot) {
+  LoggedServer server;
+  FrameClient client(server.served.endpoint());
+  std::vector<std::vector<int32_t>> windows;
+  for (int turn = 0; turn < 3; ++turn) {
+    Json frame = Turn(fmt::format("r{}", turn), "hello");
+    frame["context_policy"] = "window:30";
+    client.Send(frame);
+    ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
+    server.log.Tell(absl::OkStatus());
+    client.ReceiveAnswer(fmt::format("r{}", turn));
+  }
+  const std::set<kv_store::BlockHash> left = server.log.left_behind();
+  const std::vector<int32_t> last = server.served.engine.requests().back().prompt;
+  ASSERT_EQ(last.size(), 30U);
+  for (const kv_store::BlockHash& block : BlocksOf(last)) EXPECT_TRUE(left.contains(block));
+  const auto kept = server.log.conversations().at({"", "c1"}).history.tokens;
+  for (const kv_store::BlockHash& block : BlocksOf(kept)) EXPECT_FALSE(left.contains(block));
+}
+
+TEST(ServerState, WhatAStopStringCutOffIsLeftBehind) {
+  LoggedServer server;
+  FrameClient client(server.served.endpoint());
+  Json frame = Turn("r1", "hello");
+  frame["stop"] = {"said"};
+  client.Send(frame);
+  ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
+  server.log.Tell(absl::OkStatus());
+  EXPECT_EQ(client.ReceiveAnswer("r1").back()["text"], "You ");
+  const auto kept = server.log.conversations().at({"", "c1"}).history.tokens;
+  const std::set<kv_store::BlockHash> left = server.log.left_behind();
+  EXPECT_FALSE(left.empty());
+  for (const kv_store::BlockHash& block : BlocksOf(kept)) EXPECT_FALSE(left.contains(block));
+}
+
+TEST(ServerState, WhatWasComputedForATurnThatWasGivenUpIsLeftBehind) {
+  ServerOptions options;
+  options.resume_grace = std::chrono::milliseconds(0);
+  LoggedServer server(options);
+  {
+    FrameClient gone(server.served.endpoint());
+    gone.Send(Turn("r1", "endless"));
+    while (const std::optional<Json> frame = gone.Receive()) {
+      if ((*frame)["type"] == "delta" && (*frame)["text"] != "") break;
+    }
+    gone.Vanish();
+  }
+  ASSERT_TRUE(Eventually([&] { return !server.log.left_behind().empty(); }));
+  EXPECT_TRUE(server.log.conversations().empty());
+  EXPECT_EQ(server.served.engine.running(), 0) << "told once the engine saves no more of it";
+  const std::set<kv_store::BlockHash> left = server.log.left_behind();
+  const std::set<kv_store::BlockHash> prompt =
+      BlocksOf(server.served.engine.requests().back().prompt);
+  for (const kv_store::BlockHash& block : prompt) EXPECT_TRUE(left.contains(block));
+  EXPECT_GT(left.size(), prompt.size()) << "and the answer, as far as it went";
 }
 
 TEST(ServerState, AConversationThatCannotBeReadIsNotBegunAnew) {
