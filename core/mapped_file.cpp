@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <system_error>
 #include <utility>
@@ -74,7 +75,16 @@ void Advise(std::span<const std::byte> part, int advice) {
 
 void MappedFile::WillNeed(std::span<const std::byte> part) const { Advise(part, MADV_WILLNEED); }
 
-void MappedFile::Release(std::span<const std::byte> part) const { Advise(part, MADV_DONTNEED); }
+void MappedFile::Release(std::span<const std::byte> part) const {
+  // Where the system caches a file in huge pages, whoever touches a byte maps all of one: also what
+  // was released before, beside the part. Who still reads there maps it again.
+  constexpr size_t kHugePage = size_t{2} << 20;
+  const std::byte* const all = bytes_.data();
+  const auto begin = static_cast<size_t>(part.data() - all) / kHugePage * kHugePage;
+  const auto last = static_cast<size_t>(part.data() - all) + part.size();
+  const size_t end = std::min((last + kHugePage - 1) / kHugePage * kHugePage, bytes_.size());
+  Advise(bytes_.subspan(begin, end - begin), MADV_DONTNEED);
+}
 
 MappedFile::~MappedFile() {
   if (!bytes_.empty()) munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());

@@ -48,7 +48,10 @@ uint64_t Fingerprint(const GgufFile& file) {
   hash.AddWord(file.bytes().size());
   for (const GgufTensor& tensor : file.tensors()) {
     const size_t size = std::min(kSampleBytes, tensor.data.size());
-    hash.Add(tensor.data.subspan((tensor.data.size() - size) / 2, size));
+    const auto sample = tensor.data.subspan((tensor.data.size() - size) / 2, size);
+    hash.Add(sample);
+    // For these few bytes the system has mapped many pages.
+    if (file.mapping() != nullptr) file.mapping()->Release(sample);
   }
   return hash.value();
 }
@@ -84,8 +87,6 @@ absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::FromGguf(std::unique_ptr<G
   TANDEM_ASSIGN_OR_RETURN(file->config_, ReadConfig(*gguf));
   TANDEM_RETURN_IF_ERROR(CheckTensors(*gguf, file->config_));
   file->fingerprint_ = Fingerprint(*gguf);
-  // The samples were a few bytes of every tensor, for which the system has mapped many pages.
-  if (gguf->mapping() != nullptr) gguf->mapping()->Release(gguf->bytes());
   file->gguf_ = std::move(gguf);
   return file;
 }

@@ -263,17 +263,19 @@ INSTANTIATE_TEST_SUITE_P(Kinds, ControlChannelTest,
                          [](const auto& kind) { return kind.param.name; });
 
 TEST(ZmqControl, RefusesStrangers) {
-  const CurveKeys leader_keys = MakeCurveKeys();
-  const CurveKeys rank_keys = MakeCurveKeys();
-  const CurveKeys stranger_keys = MakeCurveKeys();
-  auto leader = ZmqControlLeader::Create(
-      {.hosts = {"n0", "n1", "n2"},
-       .public_keys = {leader_keys.public_key, rank_keys.public_key, MakeCurveKeys().public_key},
-       .keys = leader_keys,
-       .endpoints = {"tcp://127.0.0.1:*"},
-       .limits = {}});
+  const kv_store::CurveKeys leader_keys = kv_store::MakeCurveKeys();
+  const kv_store::CurveKeys rank_keys = kv_store::MakeCurveKeys();
+  const kv_store::CurveKeys stranger_keys = kv_store::MakeCurveKeys();
+  auto leader =
+      ZmqControlLeader::Create({.hosts = {"n0", "n1", "n2"},
+                                .public_keys = {leader_keys.public_key, rank_keys.public_key,
+                                                kv_store::MakeCurveKeys().public_key},
+                                .keys = leader_keys,
+                                .endpoints = {"tcp://127.0.0.1:*"},
+                                .limits = {}});
   ASSERT_TRUE(leader.ok()) << leader.status();
-  const auto connect = [&](int rank, const CurveKeys& keys, const std::string& leader_key) {
+  const auto connect = [&](int rank, const kv_store::CurveKeys& keys,
+                           const std::string& leader_key) {
     return ZmqControlFollower::Connect({.rank = rank,
                                         .leader_host = "n0",
                                         .leader_key = leader_key,
