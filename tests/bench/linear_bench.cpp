@@ -169,6 +169,15 @@ void SmallModelArguments(benchmark::internal::Benchmark* benchmark) {
   }
 }
 
+/// The matrices of a larger one (1B): its down projection's input outgrows second-level caches.
+void LargerModelArguments(benchmark::internal::Benchmark* benchmark) {
+  for (const int64_t tokens : {64, 512}) {
+    benchmark->Args({Number(DType::kQ4_0), tokens, 1, Number(Isa::kAvx512), 8192, 2048, 0});
+    benchmark->Args({Number(DType::kQ4_0), tokens, 1, Number(Isa::kAvx512), 2048, 8192, 0});
+    benchmark->Args({Number(DType::kQ4_0), tokens, 1, Number(Isa::kAvx512), 2048, 8192, 512});
+  }
+}
+
 /// Two threads: by the clock on the wall.
 void ThreadedArguments(benchmark::internal::Benchmark* benchmark) {
   for (const DType dtype : {DType::kQ4_1, DType::kQ8_0}) {
@@ -184,6 +193,7 @@ BENCHMARK(BM_Int8Peak);
 BENCHMARK(BM_Linear)->Apply(DecodeArguments);
 BENCHMARK(BM_Linear)->Apply(PrefillArguments);
 BENCHMARK(BM_Linear)->Apply(SmallModelArguments);
+BENCHMARK(BM_Linear)->Apply(LargerModelArguments);
 BENCHMARK(BM_Linear)->Apply(ThreadedArguments)->UseRealTime();
 BENCHMARK(BM_Pack)->ArgsProduct({{Number(DType::kQ4_0), Number(DType::kQ4_1), Number(DType::kQ8_0),
                                   Number(DType::kQ5_0), Number(DType::kQ4_K), Number(DType::kQ6_K),
