@@ -244,6 +244,7 @@ absl::Status RecordDatabase::OpenFiles() {
   options.max_open_files = 256;  // blob files may be thousands
   options.max_background_jobs = 2;
   options.avoid_flush_during_shutdown = false;
+  options.manifest_preallocation_size = size_t{64} << 10;  // else 4 MiB of the disk a manifest
   options.info_log = MakeDatabaseLog(options_.directory);
   const std::vector<rocksdb::ColumnFamilyDescriptor> families = {
       {rocksdb::kDefaultColumnFamilyName, BookOptions()},
