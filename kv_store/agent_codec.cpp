@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/wire.h"
+#include "zmq.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -19,6 +20,10 @@ constexpr size_t kMostTiers = 8;
 constexpr size_t kHashBytes = 32;
 constexpr size_t kRecordFieldsBytes = 2 * kHashBytes + sizeof(uint64_t) + sizeof(uint32_t);
 constexpr size_t kCallAt = 2;
+constexpr size_t kLongestName = 255;
+constexpr size_t kLongestEndpoint = 256;
+constexpr size_t kKeyText = 40;
+constexpr size_t kPeerBytes = 3 * sizeof(uint32_t) + kKeyText;  // at least
 
 using Hash = std::array<uint8_t, kHashBytes>;
 
@@ -121,6 +126,41 @@ void Read(AgentRenew&, WireReader&) {}
 void Write(const AgentStop&, WireWriter&) {}
 void Read(AgentStop&, WireReader&) {}
 
+void WritePeer(const AgentPeer& peer, WireWriter& writer) {
+  writer.Text(peer.host);
+  writer.Text(peer.endpoint);
+  writer.Text(peer.public_key);
+}
+AgentPeer ReadPeer(WireReader& reader) {
+  AgentPeer peer;
+  peer.host = reader.Text(kLongestName, "bytes of a host's name");
+  peer.endpoint = reader.Text(kLongestEndpoint, "bytes of an endpoint");
+  peer.public_key = reader.Text(kKeyText, "characters of a key");
+  if (reader.ok()) {
+    if (absl::Status status = CheckPeer(peer); !status.ok()) reader.Fail(std::move(status));
+  }
+  return peer;
+}
+
+void Write(const AgentListen& message, WireWriter& writer) { writer.Text(message.address); }
+void Read(AgentListen& message, WireReader& reader) {
+  message.address = reader.Text(kLongestEndpoint, "bytes of an address");
+}
+void Write(const AgentMeet& message, WireWriter& writer) {
+  writer.Count(message.peers.size());
+  for (const AgentPeer& peer : message.peers) WritePeer(peer, writer);
+  writer.Number(message.copies);
+}
+void Read(AgentMeet& message, WireReader& reader) {
+  message.peers.resize(reader.Count(kMostAgentPeers, kPeerBytes, "peers"));
+  for (AgentPeer& peer : message.peers) peer = ReadPeer(reader);
+  message.copies = reader.Number<uint32_t>();
+}
+void Write(const AgentPing&, WireWriter&) {}
+void Read(AgentPing&, WireReader&) {}
+void Write(const AgentIdentity& message, WireWriter& writer) { WritePeer(message.self, writer); }
+void Read(AgentIdentity& message, WireReader& reader) { message.self = ReadPeer(reader); }
+
 void Write(const AgentStatus& message, WireWriter& writer) {
   writer.Number(static_cast<int32_t>(message.status.code()));
   writer.Text(Message(message.status).substr(0, kLongestText));
@@ -200,6 +240,32 @@ AgentMessage ReadKindOf(size_t kind, WireReader& reader) {
 }
 
 }  // namespace
+
+absl::Status CheckPeer(const AgentPeer& peer) {
+  const auto plain = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '_' || c == '.';
+  };
+  if (peer.host.empty() || peer.host.size() > kLongestName || peer.host.front() == '.' ||
+      !std::all_of(peer.host.begin(), peer.host.end(), plain)) {
+    return InvalidArgument("KV agent: a peer's host has a name that is none: {} bytes",
+                           peer.host.size());
+  }
+  const auto printed = [](char c) { return c > ' ' && c < 0x7f; };
+  if (!peer.endpoint.starts_with("tcp://") || peer.endpoint.size() > kLongestEndpoint ||
+      !std::all_of(peer.endpoint.begin(), peer.endpoint.end(), printed)) {
+    return InvalidArgument("KV agent: host {} has no endpoint tcp://ADDRESS:PORT", peer.host);
+  }
+  uint8_t raw[kHashBytes];
+  if (peer.public_key.size() != kKeyText ||
+      !std::all_of(peer.public_key.begin(), peer.public_key.end(), printed) ||
+      zmq_z85_decode(raw, peer.public_key.c_str()) == nullptr) {
+    return InvalidArgument(
+        "KV agent: host {} has a key that is none, expected {} characters of Z85", peer.host,
+        kKeyText);
+  }
+  return absl::OkStatus();
+}
 
 std::vector<std::byte> EncodeAgentFrame(const AgentFrame& frame) {
   WireWriter writer;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -13,10 +14,24 @@
 
 namespace tandem::kv_store {
 
-inline constexpr uint8_t kAgentVersion = 1;
+inline constexpr uint8_t kAgentVersion = 2;
 /// A frame that is larger is refused; so records are at most a little smaller.
 inline constexpr size_t kLargestAgentFrame = size_t{512} << 20;
 inline constexpr size_t kMostAgentItems = size_t{1} << 16;  // keys, records or blocks of a message
+
+inline constexpr size_t kMostAgentPeers = 1024;  // that an agent knows
+
+/// An agent as others reach it.
+struct AgentPeer {
+  std::string host;        // its name; no two agents of a job have the same
+  std::string endpoint;    // "tcp://10.0.0.1:40123"
+  std::string public_key;  // CURVE, 40 characters of Z85
+  bool operator==(const AgentPeer&) const = default;
+};
+
+/// OK, or what is wrong: names that are no file names, endpoints of another kind, keys that are
+/// none.
+absl::Status CheckPeer(const AgentPeer& peer);
 
 // What is asked of an agent.
 
@@ -39,10 +54,21 @@ struct AgentErase {
 struct AgentStatsQuery {};
 struct AgentRenew {};  // whoever asks is still there
 struct AgentStop {};   // end
+/// Be reachable by other hosts, at this address of yours ("10.0.0.1", "fd00::1").
+struct AgentListen {
+  std::string address;
+};
+/// The agents of the other hosts of a job that begins, which may ask you and whom you may ask.
+/// Those met before stay known.
+struct AgentMeet {
+  std::vector<AgentPeer> peers;
+  uint32_t copies = 1;  // of what is put, on as many hosts
+};
+struct AgentPing {};  // asked by peers: are you there? Renews nothing
 
 // What it answers.
 
-struct AgentStatus {  // to Put, Use, Flush, Erase, Renew, Stop, and to what it cannot do
+struct AgentStatus {  // to all that have no answer of their own, and to what it cannot do
   absl::Status status;
 };
 struct AgentFound {
@@ -57,9 +83,14 @@ struct AgentStats {
   std::vector<std::pair<TierKind, TierStats>> by_tier;
 };
 
+struct AgentIdentity {  // to Listen
+  AgentPeer self;
+};
+
 using AgentMessage =
     std::variant<AgentPut, AgentGet, AgentExists, AgentUse, AgentFlush, AgentErase, AgentStatsQuery,
-                 AgentRenew, AgentStop, AgentStatus, AgentFound, AgentExisting, AgentStats>;
+                 AgentRenew, AgentStop, AgentListen, AgentMeet, AgentPing, AgentStatus, AgentFound,
+                 AgentExisting, AgentStats, AgentIdentity>;
 
 struct AgentFrame {
   uint64_t call = 0;  // the asker's number; the answer bears it too

@@ -230,6 +230,20 @@ absl::Status AgentTier::Renew() {
   return CallForStatus(AgentRenew(), Clock::now() + options_.deadline);
 }
 
+absl::StatusOr<AgentPeer> AgentTier::Listen(const std::string& address) {
+  TANDEM_ASSIGN_OR_RETURN(const AgentMessage answer, Call(AgentListen{.address = address},
+                                                          Clock::now() + options_.flush_deadline));
+  if (const auto* identity = std::get_if<AgentIdentity>(&answer)) return identity->self;
+  if (const auto* status = std::get_if<AgentStatus>(&answer); status && !status->status.ok()) {
+    return status->status;
+  }
+  return Internal("KV agent in {}: it answers what was not asked", directory_.path());
+}
+
+absl::Status AgentTier::Meet(AgentMeet meeting) {
+  return CallForStatus(std::move(meeting), Clock::now() + options_.flush_deadline);
+}
+
 absl::Status AgentTier::StopAgent() {
   return CallForStatus(AgentStop(), Clock::now() + options_.deadline);
 }

@@ -49,6 +49,10 @@ class AgentTier : public Tier {
 
   /// OK if the agent answers.
   absl::Status Renew();
+  /// Has the agent listen for other hosts at this address of this host; how they reach it.
+  absl::StatusOr<AgentPeer> Listen(const std::string& address);
+  /// Tells the agent of those of the other hosts of a job.
+  absl::Status Meet(AgentMeet meeting);
   /// Asks the agent to end.
   absl::Status StopAgent();
 

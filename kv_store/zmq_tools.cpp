@@ -58,6 +58,7 @@ void AllowList::Answer() {
     if (request.size() == 7 && request[5].to_string_view() == "CURVE" && request[6].size() == 32) {
       char key[41] = {};
       zmq_z85_encode(key, request[6].data<uint8_t>(), 32);
+      const std::lock_guard lock(mutex_);
       const auto found = users_.find(key);
       if (found != users_.end()) user = found->second;
     }
@@ -71,16 +72,24 @@ void AllowList::Answer() {
   }
 }
 
+void AllowList::Replace(std::map<std::string, std::string> users) {
+  const std::lock_guard lock(mutex_);
+  users_ = std::move(users);
+}
+
 std::string UserOf(zmq::message_t& message) {
   const char* user = zmq_msg_gets(message.handle(), "User-Id");
   return user == nullptr ? std::string() : std::string(user);
 }
 
 DisconnectMonitor::DisconnectMonitor(zmq::context_t& context, zmq::socket_t& watched,
-                                     const std::string& name)
+                                     const std::string& name, Watch watch)
     : watched_(watched), socket_(context, zmq::socket_type::pair) {
   const std::string endpoint = "inproc://monitor-" + name;
-  if (zmq_socket_monitor(watched_.handle(), endpoint.c_str(), ZMQ_EVENT_DISCONNECTED) != 0) {
+  int events = ZMQ_EVENT_DISCONNECTED;
+  // An attempt that fails closes its socket.
+  if (watch == Watch::kAttempts) events |= ZMQ_EVENT_CLOSED;
+  if (zmq_socket_monitor(watched_.handle(), endpoint.c_str(), events) != 0) {
     throw zmq::error_t();
   }
   socket_.set(zmq::sockopt::linger, 0);

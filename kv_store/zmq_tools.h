@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
@@ -38,7 +39,8 @@ void BeCurveClient(zmq::socket_t& socket, const CurveKeys& keys, const std::stri
 
 /// Answers ZeroMQ's questions who may connect (ZAP, RFC 27), for all CURVE servers of one context.
 /// Whoever is not on the list is refused before any message of his is seen.
-/// Thread safety: one thread polls socket() and calls Answer, all the time while peers connect.
+/// Thread safety: one thread polls socket() and calls Answer, all the time while peers connect;
+/// Replace from any thread.
 class AllowList {
  public:
   /// users: public key -> the name that messages of this peer carry (UserOf).
@@ -48,9 +50,13 @@ class AllowList {
   /// Answers what is waiting.
   void Answer();
 
+  /// Another list from now on. Who is no longer on it and is connected already stays so.
+  void Replace(std::map<std::string, std::string> users);
+
  private:
   zmq::socket_t socket_;
-  std::map<std::string, std::string> users_;
+  std::mutex mutex_;
+  std::map<std::string, std::string> users_;  // guarded by mutex_
 };
 
 /// The name under which the sender of a message stands in the AllowList; empty without one.
@@ -59,8 +65,15 @@ std::string UserOf(zmq::message_t& message);
 /// Tells that a peer of a socket went away. Thread safety: one thread, the socket's.
 class DisconnectMonitor {
  public:
+  /// What counts as going away.
+  enum class Watch {
+    kConnections,  // one that stood has ended
+    kAttempts,     // or none came to be
+  };
+
   /// name: differs from that of other monitors of the context.
-  DisconnectMonitor(zmq::context_t& context, zmq::socket_t& watched, const std::string& name);
+  DisconnectMonitor(zmq::context_t& context, zmq::socket_t& watched, const std::string& name,
+                    Watch watch = Watch::kConnections);
   ~DisconnectMonitor();
   DisconnectMonitor(const DisconnectMonitor&) = delete;
   DisconnectMonitor& operator=(const DisconnectMonitor&) = delete;

@@ -243,6 +243,10 @@ TEST(Agent, MalformedFramesGetErrorsAndEndNothing) {
   EXPECT_EQ(CountFound(*served.client), 10);
 }
 
+AgentPeer PeerOf(const std::string& host) {
+  return {.host = host, .endpoint = "tcp://10.0.0.1:5", .public_key = std::string(40, '1')};
+}
+
 TEST(AgentCodec, RoundTripsEveryKind) {
   const TierStats stats{.records = 1,
                         .blocks = 2,
@@ -267,10 +271,14 @@ TEST(AgentCodec, RoundTripsEveryKind) {
       AgentStatsQuery(),
       AgentRenew(),
       AgentStop(),
+      AgentListen{.address = "10.0.0.1"},
+      AgentMeet{.peers = {PeerOf("a"), PeerOf("b")}, .copies = 2},
+      AgentPing(),
       AgentStatus{.status = ResourceExhausted("full")},
       AgentFound{.records = {std::nullopt, found}},
       AgentExisting{.exists = {true, false, true}},
-      AgentStats{.all = stats, .by_tier = {{TierKind::kDisk, stats}}}};
+      AgentStats{.all = stats, .by_tier = {{TierKind::kDisk, stats}}},
+      AgentIdentity{.self = PeerOf("c")}};
   ASSERT_EQ(messages.size(), std::variant_size_v<AgentMessage>);
   for (size_t i = 0; i < messages.size(); ++i) {
     ASSERT_EQ(messages[i].index(), i);
@@ -287,9 +295,12 @@ TEST(AgentCodec, RoundTripsEveryKind) {
   }
   const auto put = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[0]}));
   EXPECT_EQ(std::get<AgentPut>(put->message).records[3].bytes, Ten()[3].bytes);
-  const auto got = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[10]}));
+  const auto met = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[10]}));
+  EXPECT_EQ(std::get<AgentMeet>(met->message).peers[1], PeerOf("b"));
+  EXPECT_EQ(std::get<AgentMeet>(met->message).copies, 2U);
+  const auto got = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[13]}));
   EXPECT_EQ(std::get<AgentFound>(got->message).records[1]->tenant, 12U);
-  const auto status = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[9]}));
+  const auto status = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[12]}));
   EXPECT_EQ(std::get<AgentStatus>(status->message).status, ResourceExhausted("full"));
 }
 
@@ -303,6 +314,23 @@ TEST(AgentCodec, SaysWhatIsWrong) {
   bytes = EncodeAgentFrame({.call = 1, .message = AgentGet()});
   bytes[12] = std::byte{0xff};
   EXPECT_THAT(Message(DecodeAgentFrame(bytes).status()), HasSubstr("keys"));
+}
+
+TEST(AgentCodec, TakesNoPeersThatAreNone) {
+  const auto decoded = [](const AgentPeer& peer) {
+    return DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = AgentMeet{.peers = {peer}}}))
+        .status();
+  };
+  EXPECT_TRUE(decoded(PeerOf("a")).ok());
+  for (const char* host : {"", "..", ".a", "a/b", "a b", "a\n"}) {
+    EXPECT_FALSE(decoded(PeerOf(host)).ok()) << host;
+  }
+  AgentPeer peer = PeerOf("a");
+  peer.endpoint = "ipc:///tmp/x";
+  EXPECT_THAT(Message(decoded(peer)), HasSubstr("tcp://"));
+  peer = PeerOf("a");
+  peer.public_key[3] = '~';
+  EXPECT_THAT(Message(decoded(peer)), HasSubstr("key"));
 }
 
 }  // namespace
