@@ -315,26 +315,33 @@ absl::Status ConversationStore::PurgeAll(const std::vector<PlacedRecord>& erasur
   if (erasures.empty()) return absl::OkStatus();
   std::vector<std::pair<std::string, std::string>> ranges;
   std::vector<kv_store::BlockHash> blocks;
+  std::set<std::string> places;
   rocksdb::WriteBatch again;
   rocksdb::WriteBatch done;
   for (const PlacedRecord& record : erasures) {
     done.Delete(record.place);
+    places.insert(record.place);
     const absl::StatusOr<ErasureRecord> erasure = DecodeErasure(record.bytes);
     if (!erasure.ok()) {
       spdlog::error("{}: {}", options_.folder, Message(erasure.status()));
       continue;
     }
     blocks.insert(blocks.end(), erasure->blocks.begin(), erasure->blocks.end());
-    if (erasure->prefix.empty()) continue;
+    if (erasure->prefix.empty() || textless_.contains(record.place)) continue;
     // Written again so that there is something to flush, and the log with the text in it goes.
     again.Put(record.place, record.bytes);
     ranges.emplace_back(erasure->prefix, EndOf(erasure->prefix));
   }
-  if (erase_blocks && !blocks.empty()) TANDEM_RETURN_IF_ERROR(erase_blocks(blocks));
+  // The text here does not wait for hosts that do not answer.
+  absl::Status erased;
+  if (erase_blocks && !blocks.empty()) erased = erase_blocks(blocks);
   if (!ranges.empty()) {
     TANDEM_RETURN_IF_ERROR(FromDatabase(db_->Write({}, &again), "destroying"));
     TANDEM_RETURN_IF_ERROR(PurgeRanges(*db_, options_.folder, ranges));
+    textless_ = std::move(places);
   }
+  TANDEM_RETURN_IF_ERROR(erased);
+  textless_.clear();
   return FromDatabase(db_->Write({}, &done), "destroying");
 }
 

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <shared_mutex>
 #include <span>
 #include <string>
@@ -83,8 +84,8 @@ class ConversationStore {
   /// Whether something was erased whose bytes may still be there.
   bool erasing() const { return erasing_.load(); }
   /// Destroys the bytes of what was erased: rewrites the tables that hold them without them, and
-  /// drops the logs. `erase_blocks` is asked first to destroy the KV of these blocks. What fails
-  /// stays to be done, also after the process.
+  /// drops the logs. `erase_blocks` is asked first to destroy the KV of these blocks; if it cannot,
+  /// the bytes are destroyed all the same. What fails stays to be done, also after the process.
   using BlockEraser = std::function<absl::Status(std::span<const kv_store::BlockHash>)>;
   absl::Status Purge(const BlockEraser& erase_blocks);
 
@@ -116,6 +117,7 @@ class ConversationStore {
   std::map<std::string, State> states_;  // by prefix; what Write has written
   std::atomic<int64_t> conversations_{0};
   std::atomic<bool> erasing_{false};
+  std::set<std::string> textless_;  // places of erasures whose bytes are gone; Purge's own
 };
 
 struct ConversationStore::Opened {

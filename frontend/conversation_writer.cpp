@@ -230,11 +230,12 @@ void ConversationWriter::PurgeLoop() {
     const int64_t unpurged = unpurged_;
     lock.unlock();
     const absl::Status status = store_->Purge(options_.erase_blocks);
-    if (!status.ok()) {
-      spdlog::error("{}: what was deleted is still on disk ({}); it is tried again",
+    lock.lock();
+    // A host that is away may stay so for long: its absence is told once.
+    if (!status.ok() && status != purge_trouble_) {
+      spdlog::error("{}: not all of what was deleted is destroyed ({}); it is tried again",
                     options_.directory, Message(status));
     }
-    lock.lock();
     retry_at = Clock::now() + options_.retry;
     purge_trouble_ = status;
     if (status.ok()) unpurged_ -= unpurged;

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <fstream>
 #include <future>
 #include <map>
 #include <mutex>
@@ -202,6 +203,39 @@ TEST(ConversationWriter, WhatTurnsLeaveBehindIsErasedAlsoByTheNextProcess) {
   EXPECT_TRUE(all_erased({{1}, {2}, {3}}));
   EXPECT_EQ(disk.Open(erase_blocks).conversations.size(), 1U) << "and nothing but these blocks";
   EXPECT_EQ(disk.writer->Status().unfinished_erasures, 0);
+}
+
+TEST(ConversationWriter, TheTextOfAnErasureDoesNotWaitForItsBlocks) {
+  Written disk;
+  std::atomic<bool> away = true;
+  std::atomic<int> asked = 0;
+  disk.Open([&](std::span<const kv_store::BlockHash>) {
+    ++asked;
+    return away ? Unavailable("a host is away") : absl::OkStatus();
+  });
+  const std::string secret = "Xylophonic zebras";
+  const auto is_there = [&] {
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(disk.folder())) {
+      if (!entry.is_regular_file()) continue;
+      std::ifstream file(entry.path(), std::ios::binary);
+      const std::string bytes(std::istreambuf_iterator<char>(file), {});
+      if (bytes.find(secret) != std::string::npos) return true;
+    }
+    return false;
+  };
+  ASSERT_TRUE(disk.Append("a", Saying(secret)).ok());
+  ASSERT_TRUE(is_there());
+  EXPECT_FALSE(disk.Erase("a", {{1}}).ok());
+  EXPECT_FALSE(is_there());
+  EXPECT_EQ(disk.writer->Status().unfinished_erasures, 1);
+  const int before = asked;
+  EXPECT_TRUE(Eventually([&] { return asked >= before + 3; })) << "it is tried again";
+  // Another's text goes, too, meanwhile.
+  ASSERT_TRUE(disk.Append("b", Saying(secret)).ok());
+  EXPECT_FALSE(disk.Erase("b", {{2}}).ok());
+  EXPECT_FALSE(is_there());
+  away = false;
+  EXPECT_TRUE(Eventually([&] { return disk.writer->Status().unfinished_erasures == 0; }));
 }
 
 TEST(ConversationWriter, ErasingAConversationThatCannotBeReadFreesItsName) {
