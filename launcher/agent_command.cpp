@@ -1,12 +1,17 @@
 #include <sched.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <chrono>
 #include <cstring>
 
+#include "kv_store/agent_neighbours.h"
 #include "kv_store/agent_server.h"
 #include "kv_store/disk_tier.h"
+#include "kv_store/peer_book.h"
+#include "kv_store/peer_tier.h"
+#include "kv_store/peered_store.h"
 #include "kv_store/tiered_store.h"
 #include "launcher/commands.h"
 #include "launcher/stop_signals.h"
@@ -21,6 +26,14 @@ void UseAllCores() {
   cpu_set_t all;
   std::memset(&all, 0xff, sizeof(all));
   sched_setaffinity(0, sizeof(all), &all);
+}
+
+/// A connection to each of many hosts takes a few.
+void UseAllFiles() {
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
 }
 
 /// What is on disk. None, and the log says why, where that cannot be had: memory alone is of use
@@ -49,6 +62,7 @@ std::vector<kv_store::TieredStore::Behind> DiskOf(const AgentOptions& options) {
 absl::Status Agent(const AgentOptions& options) {
   umask(S_IRWXG | S_IRWXO);
   UseAllCores();
+  UseAllFiles();
   const auto policy = kv_store::ParseWritePolicy(options.state.kv_write);
   if (!policy) return InvalidArgument("--kv-write {}: unknown", options.state.kv_write);
   StopSignals signals;
@@ -57,17 +71,31 @@ absl::Status Agent(const AgentOptions& options) {
   if (const absl::Status locked = directory.Lock(); !locked.ok()) {
     return absl::IsFailedPrecondition(locked) ? absl::OkStatus() : locked;
   }
-  kv_store::TieredStore store(
+  TANDEM_ASSIGN_OR_RETURN(auto book, kv_store::PeerBook::Open(options.directory));
+  kv_store::TieredStore local(
       {.host = {.bytes = options.state.kv_host_memory, .tenant_bytes = options.state.kv_tenant},
        .policy = *policy},
       DiskOf(options));
+  kv_store::PeerTierOptions peer_options;
+  peer_options.book_folder = options.directory + "/peers";
+  kv_store::PeerTier peers(book.keys(), peer_options);
+  kv_store::PeeredStore store(local, peers, {.policy = *policy});
+  const auto stats_by_tier = [&] {
+    auto stats = local.StatsByTier();
+    stats.emplace_back(kv_store::TierKind::kRemote, peers.Counts());
+    return stats;
+  };
+  const auto lease = std::make_shared<kv_store::Lease>();
+  kv_store::AgentNeighbours neighbours(
+      std::move(book), peers, store.here(),
+      [&] { return kv_store::AgentStats{.all = local.Stats(), .by_tier = local.StatsByTier()}; },
+      lease, {});
   kv_store::AgentServerOptions server_options;
   server_options.ttl = std::chrono::duration_cast<milliseconds>(
       std::chrono::duration<double>(options.state.agent_ttl));
-  TANDEM_ASSIGN_OR_RETURN(
-      const auto server,
-      kv_store::AgentServer::Create(
-          std::move(directory), store, [&store] { return store.StatsByTier(); }, server_options));
+  TANDEM_ASSIGN_OR_RETURN(const auto server,
+                          kv_store::AgentServer::Create(std::move(directory), store, stats_by_tier,
+                                                        server_options, &neighbours, lease));
   signals.Watch([&](int) { server->Stop(); });
   spdlog::info("keeping KV in {}", options.directory);
   const absl::Status status = server->Wait();

@@ -102,6 +102,10 @@ void AddStateOptions(CLI::App& app, StateOptions& o) {
       "(default: conversations end with the process)");
   Add(app, "--state-key", o.key_file,
       "key file (32 bytes, or 64 hexadecimal digits) with which what lies in --state is encrypted");
+  Add(app, "--kv-replicas", o.kv_replicas,
+      "hosts of the job that keep each piece of saved KV: 1, or 2, so that the loss of one host "
+      "costs none of it")
+      ->check(CLI::Range(1, 2));
   AddKvOptions(app, o);
 }
 

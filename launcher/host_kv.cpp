@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "core/isa.h"
-#include "kv_store/agent_tier.h"
 #include "kv_store/sealed_tier.h"
 #include "launcher/kv_agent.h"
 #include "launcher/version.h"
@@ -54,8 +53,8 @@ absl::StatusOr<std::unique_ptr<HostKv>> HostKv::Open(const StateOptions& state, 
 }
 
 HostKv::HostKv(StateOptions state, std::unique_ptr<kv_store::SealedBox> box,
-               std::unique_ptr<kv_store::Tier> agent)
-    : state_(std::move(state)), box_(std::move(box)), tier_(std::move(agent)) {
+               std::unique_ptr<kv_store::AgentTier> agent)
+    : state_(std::move(state)), box_(std::move(box)), agent_(*agent), tier_(std::move(agent)) {
   if (box_) tier_ = std::make_unique<kv_store::SealedTier>(std::move(tier_), *box_);
 }
 

@@ -7,6 +7,7 @@
 
 #include "core/model_file.h"
 #include "core/status.h"
+#include "kv_store/agent_tier.h"
 #include "kv_store/record.h"
 #include "kv_store/sealed_box.h"
 #include "kv_store/tier.h"
@@ -34,14 +35,17 @@ class HostKv {
   HostKv& operator=(const HostKv&) = delete;
 
   kv_store::Tier& tier() { return *tier_; }
+  /// The agent itself.
+  kv_store::AgentTier& agent() { return agent_; }
 
  private:
   HostKv(StateOptions state, std::unique_ptr<kv_store::SealedBox> box,
-         std::unique_ptr<kv_store::Tier> agent);
+         std::unique_ptr<kv_store::AgentTier> agent);
   void KeepAgent();
 
   const StateOptions state_;
   const std::unique_ptr<kv_store::SealedBox> box_;
+  kv_store::AgentTier& agent_;
   std::unique_ptr<kv_store::Tier> tier_;
 
   std::mutex mutex_;

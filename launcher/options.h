@@ -23,6 +23,7 @@ struct StateOptions {
   int64_t kv_host_memory = int64_t{1} << 30;  // bytes a host
   int64_t kv_disk = int64_t{32} << 30;        // bytes a host; 0: none is kept on disk
   int64_t kv_tenant = 0;                      // bytes of one tenant in either; 0: no limit
+  int kv_replicas = 1;                        // 2: another host keeps a second copy
   double agent_ttl = 600;                     // seconds that an agent outlives its last user
 };
 

@@ -9,6 +9,7 @@
 
 #include "core/cpu_operations.h"
 #include "core/transformer.h"
+#include "launcher/agent_meeting.h"
 #include "launcher/host_kv.h"
 #include "launcher/model_choices.h"
 #include "launcher/progress_display.h"
@@ -69,7 +70,10 @@ absl::Status CheckSameEverywhere(Communicator& world, const core::ModelFile& fil
                   {"--kv-dtype", choices.kv_dtype == core::KvDtype::kF16 ? "f16" : "f32"},
                   {"--kv-memory", fmt::format("{}", options.kv_memory)},
                   {"--prefill-chunk", fmt::format("{}", options.prefill_chunk)},
-                  {"--max-running", fmt::format("{}", options.max_running)}}};
+                  {"--max-running", fmt::format("{}", options.max_running)},
+                  {"--kv-replicas", options.state.directory.empty()
+                                        ? "without --state"
+                                        : fmt::format("{}", options.state.kv_replicas)}}};
   return parallel::CheckWorld(world, parallel::FactsOf(identity));
 }
 
@@ -146,6 +150,7 @@ class Rank {
       kv = OpenKv();
       if (kv) rank.options.records.tier = &kv->tier();
       rank.options.records.fingerprint = KvFingerprintOf(*file_, options_, choices_);
+      TANDEM_RETURN_IF_ERROR(MeetAgents(world_, kv.get(), options_));
     }
     const absl::Status status = body(rank);
     world_.PublishTo(nullptr);
@@ -155,10 +160,7 @@ class Rank {
  private:
   /// Null, and the log says why, if there is no agent: then no rank saves KV.
   std::unique_ptr<HostKv> OpenKv() {
-    const std::vector<std::string>& hosts = world_.hosts();
-    const auto first = std::find(hosts.begin(), hosts.end(), world_.host());
-    const bool is_first = first - hosts.begin() == world_.rank();
-    auto kv = HostKv::Open(options_.state, /*keeps_agent=*/is_first);
+    auto kv = HostKv::Open(options_.state, /*keeps_agent=*/world_.local_rank() == 0);
     if (kv.ok()) return *std::move(kv);
     spdlog::warn("rank {} on {}: KV is not saved: {}", world_.rank(), world_.host(),
                  Message(kv.status()));

@@ -90,6 +90,20 @@ std::string StateText(const json& status) {
   return text;
 }
 
+/// Where reused tokens came from, as far as it was anywhere but the device.
+std::string ReusedFromText(const json& status) {
+  std::string text;
+  for (const auto& [place, what] : {std::pair{"/reuse/reused_from/device", "from the device"},
+                                    {"/reuse/reused_from/host", "from memory"},
+                                    {"/reuse/reused_from/disk", "from disk"},
+                                    {"/reuse/reused_from/remote", "from other hosts"}}) {
+    if (NumberAt(status, place).value_or(0) <= 0) continue;
+    text +=
+        fmt::format("{}{} {}", text.empty() ? "           " : ", ", CountAt(status, place), what);
+  }
+  return text.empty() ? text : text + "\n";
+}
+
 /// Tokens a second between two documents, by a counter of theirs.
 std::optional<double> RateBetween(const json& previous, const json& now, const char* counter) {
   const auto begin = NumberAt(previous, "/uptime_seconds"), end = NumberAt(now, "/uptime_seconds");
@@ -147,6 +161,7 @@ std::string StatusText(const json& status, const json* previous) {
       "reused     {} of {} prompt tokens, {}\n", now("/reuse/reused_tokens"),
       now("/reuse/prompt_tokens"),
       Share(NumberAt(status, "/reuse/reused_tokens"), NumberAt(status, "/reuse/prompt_tokens")));
+  text += ReusedFromText(status);
   if (status.contains("records")) {
     text += fmt::format("kv         {} records saved, {} fetched, {} damaged, {} not saved\n",
                         now("/records/saved"), now("/records/fetched"), now("/records/damaged"),

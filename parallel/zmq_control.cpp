@@ -8,80 +8,29 @@
 
 #include "parallel/agree_on_status.h"
 #include "parallel/control_address.h"
+#include "parallel/host_addresses.h"
 #include "parallel/zmq_control_follower.h"
 #include "parallel/zmq_control_leader.h"
 
 namespace tandem::parallel {
 namespace {
 
-constexpr size_t kMostAddresses = 16;
-
-/// What every rank tells the others, as it lies in memory: all ranks run the same build.
-struct Card {
-  struct Address {
-    char interface[16];
-    char text[46];
-    uint8_t ipv6;
-    uint8_t bytes[16];
-    int32_t prefix;
-  };
+/// A public key, as it lies in memory: all ranks run the same build.
+struct KeyCard {
   char public_key[41];
-  char network[128];
-  int32_t address_count;
-  Address addresses[kMostAddresses];
 };
-
-template <size_t size>
-void CopyText(const std::string& from, char (&to)[size]) {
-  std::memcpy(to, from.data(), std::min(from.size(), size - 1));
-}
-
-Card MakeCard(const kv_store::CurveKeys& keys) {
-  Card card{};
-  CopyText(keys.public_key, card.public_key);
-  CopyText(LocalNetworkIdentity(), card.network);
-  for (const NetworkAddress& address : ListNetworkAddresses()) {
-    if (static_cast<size_t>(card.address_count) == kMostAddresses) break;
-    Card::Address& to = card.addresses[card.address_count++];
-    CopyText(address.interface, to.interface);
-    CopyText(address.text, to.text);
-    to.ipv6 = address.ipv6 ? 1 : 0;
-    std::copy(address.bytes.begin(), address.bytes.end(), to.bytes);
-    to.prefix = address.prefix;
-  }
-  return card;
-}
-
-std::vector<NetworkAddress> AddressesOf(const Card& card) {
-  std::vector<NetworkAddress> addresses;
-  for (int32_t i = 0; i < card.address_count; ++i) {
-    const Card::Address& from = card.addresses[i];
-    NetworkAddress address{.interface = from.interface,
-                           .text = from.text,
-                           .ipv6 = from.ipv6 != 0,
-                           .bytes = {},
-                           .prefix = from.prefix};
-    std::copy(std::begin(from.bytes), std::end(from.bytes), address.bytes.begin());
-    addresses.push_back(std::move(address));
-  }
-  return addresses;
-}
 
 /// What rank 0 binds: an abstract Unix socket (it leaves no file behind, and is private to the
 /// network namespace) where nobody is elsewhere, else TCP with ports the system chooses.
 absl::StatusOr<std::vector<std::string>> EndpointsToBind(const ZmqControlOptions& options,
-                                                         const std::vector<Card>& cards) {
-  std::vector<std::vector<NetworkAddress>> elsewhere;
-  for (const Card& card : cards) {
-    if (std::strcmp(card.network, cards[0].network) != 0) elsewhere.push_back(AddressesOf(card));
-  }
+                                                         const std::vector<HostAddresses>& hosts) {
+  const std::vector<std::vector<NetworkAddress>> elsewhere = AddressesElsewhere(hosts[0], hosts);
   if (elsewhere.empty() && options.interface.empty()) {
     return std::vector<std::string>{fmt::format("ipc://@tandem-control-{:08x}{:08x}",
                                                 randombytes_random(), randombytes_random())};
   }
-  TANDEM_ASSIGN_OR_RETURN(
-      const std::vector<NetworkAddress> addresses,
-      ChooseControlAddresses(options.interface, AddressesOf(cards[0]), elsewhere));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<NetworkAddress> addresses,
+                          ChooseControlAddresses(options.interface, hosts[0].addresses, elsewhere));
   std::vector<std::string> endpoints;
   for (const NetworkAddress& address : addresses) {
     endpoints.push_back("tcp://" + (address.ipv6 ? "[" + address.text + "]" : address.text) + ":*");
@@ -89,13 +38,13 @@ absl::StatusOr<std::vector<std::string>> EndpointsToBind(const ZmqControlOptions
   return endpoints;
 }
 
-absl::StatusOr<std::unique_ptr<ZmqControlLeader>> OpenLeader(const ZmqControlOptions& options,
-                                                             const kv_store::CurveKeys& keys,
-                                                             const std::vector<Card>& cards,
-                                                             const Communicator& world) {
-  TANDEM_ASSIGN_OR_RETURN(std::vector<std::string> endpoints, EndpointsToBind(options, cards));
+absl::StatusOr<std::unique_ptr<ZmqControlLeader>> OpenLeader(
+    const ZmqControlOptions& options, const kv_store::CurveKeys& keys,
+    const std::vector<KeyCard>& cards, const std::vector<HostAddresses>& hosts,
+    const Communicator& world) {
+  TANDEM_ASSIGN_OR_RETURN(std::vector<std::string> endpoints, EndpointsToBind(options, hosts));
   std::vector<std::string> public_keys;
-  for (const Card& card : cards) public_keys.emplace_back(card.public_key);
+  for (const KeyCard& card : cards) public_keys.emplace_back(card.public_key);
   return ZmqControlLeader::Create({.hosts = world.hosts(),
                                    .public_keys = std::move(public_keys),
                                    .keys = keys,
@@ -118,15 +67,18 @@ std::vector<std::string> Lines(const std::string& text) {
 absl::StatusOr<ControlEnd> ConnectZmqControl(const ZmqControlOptions& options,
                                              Communicator& world) {
   const kv_store::CurveKeys keys = kv_store::MakeCurveKeys();
-  const Card mine = MakeCard(keys);
-  std::vector<Card> cards(static_cast<size_t>(world.size()));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<HostAddresses> hosts, GatherHostAddresses(world));
+  KeyCard mine{};
+  std::memcpy(mine.public_key, keys.public_key.data(),
+              std::min(keys.public_key.size(), sizeof(mine.public_key) - 1));
+  std::vector<KeyCard> cards(static_cast<size_t>(world.size()));
   TANDEM_RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(&mine, 1)),
                                          std::as_writable_bytes(std::span(cards)), {}));
   absl::Status status;
   std::string endpoints;
   std::unique_ptr<ZmqControlLeader> leader;
   if (world.rank() == 0) {
-    auto opened = OpenLeader(options, keys, cards, world);
+    auto opened = OpenLeader(options, keys, cards, hosts, world);
     status = opened.status();
     if (opened.ok()) {
       leader = std::move(opened).value();

@@ -21,7 +21,8 @@ json Document() {
                "weight_bytes": 104857600}],
     "requests": {"running": 3, "waiting": 4, "open": 7, "answered": 50, "cancelled": 6, "failed": 1},
     "pages": {"total": 100, "used": 25, "cached": 50},
-    "reuse": {"prompt_tokens": 400, "reused_tokens": 100},
+    "reuse": {"prompt_tokens": 400, "reused_tokens": 100,
+              "reused_from": {"device": 40, "host": 0, "disk": 9, "remote": 51}},
     "speculation": {"drafted_tokens": 10, "accepted_tokens": 9},
     "rates": {"tokens_per_second": 123.4},
     "totals": {"steps": 11, "tokens_generated": 1000, "tokens_prefilled": 5000, "preemptions": 2},
@@ -41,6 +42,7 @@ TEST(StatusTextTest, TellsEveryFigure) {
             "[##########--------------------          ]\n"
             "preempted  2 times\n"
             "reused     100 of 400 prompt tokens, 25 %\n"
+            "           40 from the device, 9 from disk, 51 from other hosts\n"
             "drafts     9 of 10 tokens accepted, 90 %\n"
             "tokens     1000 generated, 5000 read, in 11 steps\n"
             "tokens/s   123 generated\n");
