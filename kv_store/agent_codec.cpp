@@ -19,6 +19,8 @@ constexpr int kHighestCode = 16;  // absl::StatusCode::kUnauthenticated
 constexpr size_t kMostTiers = 8;
 constexpr size_t kHashBytes = 32;
 constexpr size_t kRecordFieldsBytes = 2 * kHashBytes + sizeof(uint64_t) + sizeof(uint32_t);
+constexpr size_t kListedBlockBytes = 2 * kHashBytes + 2 * sizeof(uint64_t) + sizeof(uint32_t);
+constexpr size_t kListedRecordBytes = kHashBytes + sizeof(int64_t) + 1;
 constexpr size_t kCallAt = 2;
 constexpr size_t kLongestName = 255;
 constexpr size_t kLongestEndpoint = 256;
@@ -223,6 +225,84 @@ void Read(AgentStats& message, WireReader& reader) {
   for (auto& [kind, stats] : message.by_tier) {
     kind = ReadKind(reader);
     stats = ReadStats(reader);
+  }
+}
+
+void Write(const AgentListQuery& message, WireWriter& writer) {
+  writer.Bool(message.after.has_value());
+  if (message.after) WriteHash(*message.after, writer);
+  writer.Number(message.most);
+}
+void Read(AgentListQuery& message, WireReader& reader) {
+  if (reader.Bool()) message.after = ReadHash(reader);
+  message.most = reader.Number<uint32_t>();
+}
+
+void Write(const AgentPeekQuery& message, WireWriter& writer) {
+  writer.Number(static_cast<uint8_t>(message.tier));
+  WriteHashes(message.keys, writer);
+}
+void Read(AgentPeekQuery& message, WireReader& reader) {
+  message.tier = ReadKind(reader);
+  message.keys = ReadHashes(reader, "keys");
+}
+
+void Write(const AgentForget& message, WireWriter& writer) { WriteHashes(message.blocks, writer); }
+void Read(AgentForget& message, WireReader& reader) {
+  message.blocks = ReadHashes(reader, "blocks");
+}
+
+void Write(const AgentListing& message, WireWriter& writer) {
+  writer.Count(message.blocks.size());
+  for (const ListedBlock& block : message.blocks) {
+    WriteHash(block.block, writer);
+    WriteHash(block.before, writer);
+    writer.Number(block.tenant);
+    writer.Number(block.last_use);
+    writer.Count(block.records.size());
+    for (const ListedRecord& record : block.records) {
+      WriteHash(record.key, writer);
+      writer.Number(record.bytes);
+      writer.Number(record.tiers);
+    }
+  }
+}
+void Read(AgentListing& message, WireReader& reader) {
+  message.blocks.resize(reader.Count(kMostAgentItems, kListedBlockBytes, "listed blocks"));
+  for (ListedBlock& block : message.blocks) {
+    block.block = ReadHash(reader);
+    block.before = ReadHash(reader);
+    block.tenant = reader.Number<uint64_t>();
+    block.last_use = reader.Number<uint64_t>();
+    block.records.resize(reader.Count(kLargestAgentFrame, kListedRecordBytes, "listed records"));
+    for (ListedRecord& record : block.records) {
+      record.key = ReadHash(reader);
+      record.bytes = reader.Number<int64_t>();
+      record.tiers = reader.Number<uint8_t>();
+      if (record.bytes < 0) {
+        reader.Fail(InvalidArgument("KV agent: a record of {} bytes", record.bytes));
+      }
+    }
+  }
+}
+
+void Write(const AgentPeeked& message, WireWriter& writer) {
+  writer.Count(message.records.size());
+  for (const PeekedRecord& record : message.records) {
+    writer.Number(static_cast<uint8_t>(record.state));
+    WriteBytes(record.bytes, writer);
+  }
+}
+void Read(AgentPeeked& message, WireReader& reader) {
+  message.records.resize(reader.Count(kMostAgentItems, 1 + sizeof(uint32_t), "peeked records"));
+  for (PeekedRecord& record : message.records) {
+    const auto state = reader.Number<uint8_t>();
+    if (state > static_cast<uint8_t>(PeekedRecord::State::kUnreadable)) {
+      reader.Fail(InvalidArgument("KV agent: {} is no state of a record", state));
+      return;
+    }
+    record.state = static_cast<PeekedRecord::State>(state);
+    record.bytes = ReadBytes(reader);
   }
 }
 

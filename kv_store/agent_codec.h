@@ -14,7 +14,7 @@
 
 namespace tandem::kv_store {
 
-inline constexpr uint8_t kAgentVersion = 2;
+inline constexpr uint8_t kAgentVersion = 3;
 /// A frame that is larger is refused; so records are at most a little smaller.
 inline constexpr size_t kLargestAgentFrame = size_t{512} << 20;
 inline constexpr size_t kMostAgentItems = size_t{1} << 16;  // keys, records or blocks of a message
@@ -65,6 +65,18 @@ struct AgentMeet {
   uint32_t copies = 1;  // of what is put, on as many hosts
 };
 struct AgentPing {};  // asked by peers: are you there? Renews nothing
+struct AgentListQuery {
+  std::optional<BlockHash> after;
+  uint32_t most = 0;  // blocks
+};
+struct AgentPeekQuery {
+  TierKind tier = TierKind::kHost;
+  std::vector<RecordKey> keys;
+};
+/// Erase on this host alone.
+struct AgentForget {
+  std::vector<BlockHash> blocks;
+};
 
 // What it answers.
 
@@ -82,15 +94,22 @@ struct AgentStats {
   TierStats all;
   std::vector<std::pair<TierKind, TierStats>> by_tier;
 };
-
 struct AgentIdentity {  // to Listen
   AgentPeer self;
+};
+struct AgentListing {
+  /// At least one of those that were asked for, if there are any: as many as go in a frame.
+  std::vector<ListedBlock> blocks;
+};
+struct AgentPeeked {
+  std::vector<PeekedRecord> records;  // as AgentFound's
 };
 
 using AgentMessage =
     std::variant<AgentPut, AgentGet, AgentExists, AgentUse, AgentFlush, AgentErase, AgentStatsQuery,
-                 AgentRenew, AgentStop, AgentListen, AgentMeet, AgentPing, AgentStatus, AgentFound,
-                 AgentExisting, AgentStats, AgentIdentity>;
+                 AgentRenew, AgentStop, AgentListen, AgentMeet, AgentPing, AgentListQuery,
+                 AgentPeekQuery, AgentForget, AgentStatus, AgentFound, AgentExisting, AgentStats,
+                 AgentIdentity, AgentListing, AgentPeeked>;
 
 struct AgentFrame {
   uint64_t call = 0;  // the asker's number; the answer bears it too

@@ -1,8 +1,18 @@
 #include "kv_store/agent_server.h"
 
+#include <algorithm>
+#include <span>
+
 #include "kv_store/tier_requests.h"
 
 namespace tandem::kv_store {
+namespace {
+
+// In one answer.
+constexpr size_t kMostListedBlocks = 4096;
+constexpr size_t kMostListedRecords = size_t{1} << 16;
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<AgentServer>> AgentServer::Create(
     AgentDirectory directory, Tier& tier, StatsByTier stats_by_tier,
@@ -31,8 +41,38 @@ AgentServer::AgentServer(AgentDirectory directory, Tier& tier, StatsByTier stats
       stats_by_tier_(std::move(stats_by_tier)),
       neighbours_(neighbours) {}
 
+AgentPeeked AgentServer::Peek(const AgentPeekQuery& query) {
+  AgentPeeked answer;
+  int64_t bytes = 0;
+  for (const RecordKey& key : query.keys) {
+    if (bytes >= options_.answer_bytes) break;
+    PeekedRecord peeked = std::move(tier_.Peek(query.tier, std::span(&key, 1)).front());
+    bytes += static_cast<int64_t>(peeked.bytes.size());
+    answer.records.push_back(std::move(peeked));
+  }
+  return answer;
+}
+
+AgentMessage AgentServer::List(const AgentListQuery& query) {
+  absl::StatusOr<std::vector<ListedBlock>> blocks =
+      tier_.List(query.after, std::min<size_t>(query.most, kMostListedBlocks));
+  if (!blocks.ok()) return AgentStatus{.status = blocks.status()};
+  size_t count = 0;
+  size_t records = 0;
+  while (count < blocks->size() && (count == 0 || records < kMostListedRecords)) {
+    records += (*blocks)[count++].records.size();
+  }
+  blocks->resize(count);
+  return AgentListing{.blocks = *std::move(blocks)};
+}
+
 AgentMessage AgentServer::Do(const AgentMessage& request) {
   if (auto answer = DoWithTier(tier_, request, options_.answer_bytes)) return *std::move(answer);
+  if (const auto* list = std::get_if<AgentListQuery>(&request)) return List(*list);
+  if (const auto* peek = std::get_if<AgentPeekQuery>(&request)) return Peek(*peek);
+  if (const auto* forget = std::get_if<AgentForget>(&request)) {
+    return AgentStatus{.status = tier_.Forget(forget->blocks)};
+  }
   if (std::holds_alternative<AgentStatsQuery>(request)) {
     return AgentStats{.all = tier_.Stats(), .by_tier = stats_by_tier_()};
   }

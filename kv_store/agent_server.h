@@ -45,6 +45,9 @@ class AgentServer {
   AgentServer(AgentDirectory directory, Tier& tier, StatsByTier stats_by_tier,
               const AgentServerOptions& options, AgentNeighbours* neighbours);
   AgentMessage Do(const AgentMessage& request);
+  /// What only processes of this host may ask.
+  AgentMessage List(const AgentListQuery& query);
+  AgentPeeked Peek(const AgentPeekQuery& query);
 
   const AgentServerOptions options_;
   AgentDirectory directory_;

@@ -1,6 +1,8 @@
 #include "kv_store/agent_tier.h"
 
 #include <algorithm>
+#include <iterator>
+#include <limits>
 
 #include "kv_store/zmq_tools.h"
 
@@ -213,6 +215,16 @@ absl::Status AgentTier::Erase(std::span<const BlockHash> blocks) {
   return absl::OkStatus();
 }
 
+absl::Status AgentTier::Forget(std::span<const BlockHash> blocks) {
+  const auto deadline = Clock::now() + options_.flush_deadline;
+  for (size_t first = 0; first < blocks.size(); first += kKeysInOne) {
+    const auto part = blocks.subspan(first, std::min(kKeysInOne, blocks.size() - first));
+    TANDEM_RETURN_IF_ERROR(
+        CallForStatus(AgentForget{.blocks = {part.begin(), part.end()}}, deadline));
+  }
+  return absl::OkStatus();
+}
+
 std::optional<AgentStats> AgentTier::AskStats() {
   absl::StatusOr<AgentMessage> answer = Call(AgentStatsQuery(), Clock::now() + options_.deadline);
   auto* stats = answer.ok() ? std::get_if<AgentStats>(&*answer) : nullptr;
@@ -224,6 +236,36 @@ TierStats AgentTier::Stats() { return AskStats().value_or(AgentStats()).all; }
 
 std::vector<std::pair<TierKind, TierStats>> AgentTier::StatsByTier() {
   return AskStats().value_or(AgentStats()).by_tier;
+}
+
+absl::StatusOr<std::vector<ListedBlock>> AgentTier::List(const std::optional<BlockHash>& after,
+                                                         size_t most) {
+  constexpr size_t kMost = std::numeric_limits<uint32_t>::max();
+  const AgentListQuery query{.after = after, .most = static_cast<uint32_t>(std::min(most, kMost))};
+  TANDEM_ASSIGN_OR_RETURN(AgentMessage answer, Call(query, Clock::now() + options_.deadline));
+  if (auto* listing = std::get_if<AgentListing>(&answer)) return std::move(listing->blocks);
+  if (const auto* status = std::get_if<AgentStatus>(&answer);
+      status != nullptr && !status->status.ok()) {
+    return status->status;
+  }
+  return Internal("KV agent in {}: it answers what was not asked", directory_.path());
+}
+
+std::vector<PeekedRecord> AgentTier::Peek(TierKind tier, std::span<const RecordKey> keys) {
+  std::vector<PeekedRecord> peeked;
+  peeked.reserve(keys.size());
+  while (peeked.size() < keys.size()) {
+    const auto rest = keys.subspan(peeked.size());
+    const auto asked = rest.first(std::min(rest.size(), kKeysInOne));
+    absl::StatusOr<AgentMessage> answer =
+        Call(AgentPeekQuery{.tier = tier, .keys = {asked.begin(), asked.end()}},
+             Clock::now() + options_.deadline);
+    auto* part = answer.ok() ? std::get_if<AgentPeeked>(&*answer) : nullptr;
+    if (part == nullptr || part->records.empty() || part->records.size() > asked.size()) break;
+    std::move(part->records.begin(), part->records.end(), std::back_inserter(peeked));
+  }
+  peeked.resize(keys.size());
+  return peeked;
 }
 
 absl::Status AgentTier::Renew() {

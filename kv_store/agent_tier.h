@@ -46,6 +46,11 @@ class AgentTier : public Tier {
   /// All zero if the agent does not answer.
   TierStats Stats() override;
   std::vector<std::pair<TierKind, TierStats>> StatsByTier();
+  absl::Status Forget(std::span<const BlockHash> blocks) override;
+  /// As much as goes in one answer.
+  absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
+                                                size_t most) override;
+  std::vector<PeekedRecord> Peek(TierKind tier, std::span<const RecordKey> keys) override;
 
   /// OK if the agent answers.
   absl::Status Renew();

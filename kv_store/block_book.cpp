@@ -1,11 +1,25 @@
 #include "kv_store/block_book.h"
 
 #include <algorithm>
+#include <chrono>
 #include <unordered_set>
 
 #include "core/check.h"
 
 namespace tandem::kv_store {
+namespace {
+
+// A block that was used last anyway is not moved on more often than that.
+constexpr uint64_t kSameUse = 1'000'000;
+
+uint64_t Now() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(now).count());
+}
+
+}  // namespace
+
+uint64_t BlockBook::Tick() { return clock_ = std::max(clock_ + 1, Now()); }
 
 bool BlockBook::Add(const TierRecord& record, std::vector<Removed>& evicted) {
   TANDEM_CHECK(!Has(record.key), "a record is added once");
@@ -31,7 +45,7 @@ bool BlockBook::Add(const TierRecord& record, std::vector<Removed>& evicted) {
     return false;
   }
   AddTo(block, record.key, bytes);
-  SetLastUse(block, ++clock_);
+  SetLastUse(block, Tick());
   return true;
 }
 
@@ -65,7 +79,7 @@ bool BlockBook::Use(const RecordKey& key) {
   const auto found = records_.find(key);
   if (found == records_.end()) return false;
   Block& block = *found->second.block;
-  if (block.last_use != clock_) SetLastUse(block, ++clock_);
+  if (block.last_use != clock_ || Now() > clock_ + kSameUse) SetLastUse(block, Tick());
   return true;
 }
 
@@ -118,6 +132,39 @@ std::vector<RecordKey> BlockBook::Keys() const {
   keys.reserve(records_.size());
   for (const auto& [key, record] : records_) keys.push_back(key);
   return keys;
+}
+
+std::vector<ListedBlock> BlockBook::List(const std::optional<BlockHash>& after, size_t most,
+                                         TierKind tier) const {
+  const auto by_hash = [](const Block* a, const Block* b) { return a->hash < b->hash; };
+  std::vector<const Block*> first;  // a heap: the last of them in front
+  for (const auto& [hash, block] : blocks_) {
+    if (after && hash <= *after) continue;
+    if (first.size() < most) {
+      first.push_back(&block);
+      std::push_heap(first.begin(), first.end(), by_hash);
+    } else if (!first.empty() && hash < first.front()->hash) {
+      std::pop_heap(first.begin(), first.end(), by_hash);
+      first.back() = &block;
+      std::push_heap(first.begin(), first.end(), by_hash);
+    }
+  }
+  std::sort_heap(first.begin(), first.end(), by_hash);
+  std::vector<ListedBlock> listed;
+  listed.reserve(first.size());
+  for (const Block* block : first) {
+    ListedBlock& one = listed.emplace_back(ListedBlock{.block = block->hash,
+                                                       .before = block->before,
+                                                       .tenant = block->tenant,
+                                                       .last_use = block->last_use,
+                                                       .records = {}});
+    for (const RecordKey& key : block->keys) {
+      one.records.push_back({.key = key, .bytes = records_.at(key).bytes, .tiers = TierBit(tier)});
+    }
+    std::sort(one.records.begin(), one.records.end(),
+              [](const ListedRecord& a, const ListedRecord& b) { return a.key < b.key; });
+  }
+  return listed;
 }
 
 std::optional<uint64_t> BlockBook::LastUse(const BlockHash& block) const {

@@ -35,7 +35,8 @@ class BlockBook {
     std::vector<RecordKey> keys;
   };
 
-  /// Uses are counted from `clock` upwards.
+  /// Uses are counted from `clock` upwards, in microseconds since 1970 where these are more, so
+  /// that they are in order whatever the system's clock does.
   explicit BlockBook(TierLimits limits, uint64_t clock = 1) : limits_(limits), clock_(clock) {}
 
   /// Adds a record that is not in the book, and moves to `evicted` the blocks that must go for it.
@@ -65,6 +66,9 @@ class BlockBook {
   std::optional<Place> Find(const RecordKey& key) const;
   /// Of all records, in no order.
   std::vector<RecordKey> Keys() const;
+  /// The first `most` blocks behind `after`, by hash; their records lie in `tier`. Time: O(blocks).
+  std::vector<ListedBlock> List(const std::optional<BlockHash>& after, size_t most,
+                                TierKind tier) const;
   /// When a block was used last.
   std::optional<uint64_t> LastUse(const BlockHash& block) const;
 
@@ -100,6 +104,7 @@ class BlockBook {
                  uint64_t last_use);
   void AddTo(Block& block, const RecordKey& key, int64_t bytes);
   void SetLastUse(Block& block, uint64_t last_use);
+  uint64_t Tick();
   void Enlist(Block& block);
   void Delist(Block& block);
   /// The longest unused leaf of these that is not `kept`, or null.

@@ -53,7 +53,8 @@ absl::Status DiskTier::OpenDatabase() {
   TANDEM_ASSIGN_OR_RETURN(database_,
                           RecordDatabase::Open({.directory = options_.directory,
                                                 .memtable_bytes = options_.memtable_bytes,
-                                                .write_deadline = options_.write_deadline}));
+                                                .write_deadline = options_.write_deadline,
+                                                .keeps_damaged = options_.keeps_damaged}));
   const std::lock_guard lock(mutex_);
   book_ = BlockBook(options_.limits);
   secrets_.clear();
@@ -213,26 +214,30 @@ DiskTier::ReadEnd DiskTier::ReadOnce(const RecordKey& key, bool is_use, FoundRec
   return ReadEnd::kFound;
 }
 
-std::optional<FoundRecord> DiskTier::Read(const RecordKey& key, bool is_use) {
-  FoundRecord found;
-  ReadEnd end = ReadEnd::kMissing;
+DiskTier::ReadEnd DiskTier::ReadSettled(const RecordKey& key, bool is_use, FoundRecord& found,
+                                        const std::function<void()>& when_damaged) {
   {
     const std::shared_lock opened(opened_);
-    end = ReadOnce(key, is_use, found);
+    const ReadEnd end = ReadOnce(key, is_use, found);
+    if (end != ReadEnd::kFailed) return end;
   }
-  if (end == ReadEnd::kFailed) {
-    // Either it is in the book and about to be written, or it is damaged.
-    const std::lock_guard writing(writing_);
-    const std::shared_lock opened(opened_);
-    end = ReadOnce(key, is_use, found);
-    if (end == ReadEnd::kFailed) {
-      const std::lock_guard lock(mutex_);
-      book_.Drop(key);
-      if (!book_.LastUse(found.block)) secrets_.erase(found.block);
-      to_delete_.push_back({.block = found.block, .keys = {key}});
-      ++counts_.dropped;
-    }
-  }
+  // Either it is in the book and about to be written, or it is damaged.
+  const std::lock_guard writing(writing_);
+  const std::shared_lock opened(opened_);
+  const ReadEnd end = ReadOnce(key, is_use, found);
+  if (end == ReadEnd::kFailed && when_damaged != nullptr) when_damaged();
+  return end;
+}
+
+std::optional<FoundRecord> DiskTier::Read(const RecordKey& key, bool is_use) {
+  FoundRecord found;
+  const ReadEnd end = ReadSettled(key, is_use, found, [&] {
+    const std::lock_guard lock(mutex_);
+    book_.Drop(key);
+    if (!book_.LastUse(found.block)) secrets_.erase(found.block);
+    to_delete_.push_back({.block = found.block, .keys = {key}});
+    ++counts_.dropped;
+  });
   if (is_use) {
     const std::lock_guard lock(mutex_);
     ++(end == ReadEnd::kFound ? counts_.hits : counts_.misses);
@@ -341,6 +346,26 @@ TierStats DiskTier::Stats() {
   stats.bytes = book_.bytes();
   stats.bytes_limit = book_.limits().bytes;
   return stats;
+}
+
+absl::StatusOr<std::vector<ListedBlock>> DiskTier::List(const std::optional<BlockHash>& after,
+                                                        size_t most) {
+  const std::lock_guard lock(mutex_);
+  return book_.List(after, most, TierKind::kDisk);
+}
+
+std::vector<PeekedRecord> DiskTier::Peek(TierKind tier, std::span<const RecordKey> keys) {
+  std::vector<PeekedRecord> peeked(keys.size());
+  if (tier != TierKind::kDisk) return peeked;
+  for (size_t i = 0; i < keys.size(); ++i) {
+    FoundRecord found;
+    const ReadEnd end = ReadSettled(keys[i], /*is_use=*/false, found, nullptr);
+    if (end == ReadEnd::kMissing) continue;
+    peeked[i].state =
+        end == ReadEnd::kFound ? PeekedRecord::State::kThere : PeekedRecord::State::kUnreadable;
+    peeked[i].bytes = std::move(found.bytes);
+  }
+  return peeked;
 }
 
 int64_t DiskTier::BytesOnDisk() {

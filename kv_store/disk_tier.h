@@ -4,6 +4,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -29,6 +30,7 @@ struct DiskTierOptions {
   int64_t least_garbage_bytes = int64_t{64} << 20;
   int64_t most_files = 4096;  // more are joined
   std::chrono::milliseconds write_deadline{1000};
+  bool keeps_damaged = false;  // a damaged database is refused instead of begun anew
 };
 
 /// Keeps records in RocksDB below a directory (record_database.h), across restarts.
@@ -52,6 +54,9 @@ class DiskTier : public Tier {
   absl::Status Flush() override;
   absl::Status Erase(std::span<const BlockHash> blocks) override;
   TierStats Stats() override;
+  absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
+                                                size_t most) override;
+  std::vector<PeekedRecord> Peek(TierKind tier, std::span<const RecordKey> keys) override;
 
   /// Of all files.
   int64_t BytesOnDisk();
@@ -71,6 +76,9 @@ class DiskTier : public Tier {
   void DeleteInBatch(const BlockBook::Removed& removed, Change& change);
   enum class ReadEnd { kFound, kMissing, kFailed };
   ReadEnd ReadOnce(const RecordKey& key, bool is_use, FoundRecord& found);
+  /// Waits for what is about to be written; what fails even so is told while nobody writes.
+  ReadEnd ReadSettled(const RecordKey& key, bool is_use, FoundRecord& found,
+                      const std::function<void()>& when_damaged);
   std::optional<FoundRecord> Read(const RecordKey& key, bool is_use);
   absl::Status WriteLastUses();
   /// Remembers what a status says of the database's health.

@@ -117,4 +117,26 @@ TierStats MemoryTier::Stats() {
   return stats;
 }
 
+absl::StatusOr<std::vector<ListedBlock>> MemoryTier::List(const std::optional<BlockHash>& after,
+                                                          size_t most) {
+  const std::lock_guard lock(mutex_);
+  return book_.List(after, most, TierKind::kHost);
+}
+
+std::vector<PeekedRecord> MemoryTier::Peek(TierKind tier, std::span<const RecordKey> keys) {
+  std::vector<PeekedRecord> peeked(keys.size());
+  if (tier != TierKind::kHost) return peeked;
+  for (size_t i = 0; i < keys.size(); ++i) {
+    Kept kept;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto place = records_.find(keys[i]);
+      if (place == records_.end()) continue;
+      kept = place->second;
+    }
+    peeked[i] = {.state = PeekedRecord::State::kThere, .bytes = kept->bytes};
+  }
+  return peeked;
+}
+
 }  // namespace tandem::kv_store

@@ -28,6 +28,9 @@ class MemoryTier : public Tier {
   absl::Status Flush() override { return absl::OkStatus(); }
   absl::Status Erase(std::span<const BlockHash> blocks) override;
   TierStats Stats() override;
+  absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
+                                                size_t most) override;
+  std::vector<PeekedRecord> Peek(TierKind tier, std::span<const RecordKey> keys) override;
 
   /// Takes records out, at least `bytes` of them if there are as many; none are left when it
   /// returns none.

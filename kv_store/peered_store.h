@@ -47,6 +47,15 @@ class PeeredStore : public Tier {
   absl::Status Flush() override;
   absl::Status Erase(std::span<const BlockHash> blocks) override;
   TierStats Stats() override;
+  absl::Status Forget(std::span<const BlockHash> blocks) override { return EraseHere(blocks); }
+  // Of this host alone.
+  absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
+                                                size_t most) override {
+    return local_.List(after, most);
+  }
+  std::vector<PeekedRecord> Peek(TierKind tier, std::span<const RecordKey> keys) override {
+    return local_.Peek(tier, keys);
+  }
 
   /// The tiers of this host alone: what peers may ask for.
   Tier& here() { return here_; }

@@ -226,7 +226,7 @@ absl::StatusOr<std::unique_ptr<RecordDatabase>> RecordDatabase::Open(const Optio
   std::unique_ptr<RecordDatabase> database(new RecordDatabase());
   database->options_ = options;
   absl::Status opened = database->OpenFiles();
-  if (absl::IsDataLoss(opened)) {
+  if (absl::IsDataLoss(opened) && !options.keeps_damaged) {
     database->files_.reset();
     TANDEM_RETURN_IF_ERROR(Destroy(options.directory));
     database->began_anew_ = Message(opened);

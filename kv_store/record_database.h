@@ -31,8 +31,10 @@ class RecordDatabase {
     std::string directory;  // made with mode 0700
     int64_t memtable_bytes = int64_t{32} << 20;
     std::chrono::milliseconds write_deadline{1000};
+    bool keeps_damaged = false;
   };
   /// Opens what is there, or begins anew, destroying it, if that is damaged; began_anew() says why.
+  /// kDataLoss instead if it keeps what is damaged.
   /// kFailedPrecondition if another process has it open.
   static absl::StatusOr<std::unique_ptr<RecordDatabase>> Open(const Options& options);
   ~RecordDatabase();

@@ -31,6 +31,7 @@ struct TierRecord {
 /// Where a record came from.
 enum class TierKind : uint8_t { kHost, kDisk, kRemote };
 std::string_view TierName(TierKind kind);
+inline uint8_t TierBit(TierKind kind) { return static_cast<uint8_t>(1U << static_cast<int>(kind)); }
 
 struct FoundRecord {
   std::vector<std::byte> bytes;
@@ -39,6 +40,37 @@ struct FoundRecord {
   BlockHash block{};
   BlockHash before{};
   uint64_t tenant = 0;
+};
+
+/// A record that a tier has, as it lists it.
+struct ListedRecord {
+  RecordKey key{};
+  int64_t bytes = 0;
+  uint8_t tiers = 0;  // which have a copy: a bit (1 << TierKind) each
+
+  bool operator==(const ListedRecord&) const = default;
+};
+
+/// A block that a tier has records of.
+struct ListedBlock {
+  BlockHash block{};
+  BlockHash before{};
+  uint64_t tenant = 0;
+  uint64_t last_use = 0;              // microseconds since 1970
+  std::vector<ListedRecord> records;  // by key
+
+  bool operator==(const ListedBlock&) const = default;
+};
+
+/// A copy of a record that is looked at where it lies.
+struct PeekedRecord {
+  enum class State : uint8_t {
+    kMissing,
+    kThere,
+    kUnreadable,  // the tier has it, and cannot give its bytes back
+  };
+  State state = State::kMissing;
+  std::vector<std::byte> bytes;  // as they were put; of kThere
 };
 
 struct TierStats {
@@ -84,7 +116,23 @@ class Tier {
   /// Destroys all records of these blocks, so that nothing of them can be read again.
   virtual absl::Status Erase(std::span<const BlockHash> blocks) = 0;
 
+  /// Erases in the tiers of this host only, where it is told apart from others.
+  virtual absl::Status Forget(std::span<const BlockHash> blocks) { return Erase(blocks); }
+
   virtual TierStats Stats() = 0;
+
+  /// The blocks behind `after` (from the first, if none), by hash; at most `most` of them, and none
+  /// only at the end. No use. What comes and goes meanwhile may be listed or not.
+  virtual absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& /*after*/,
+                                                        size_t /*most*/) {
+    return Unimplemented("this tier cannot tell what it has");
+  }
+
+  /// [keys] The copy that lies in the tier of this kind. No use; nothing is moved, and nothing
+  /// dropped because it is damaged.
+  virtual std::vector<PeekedRecord> Peek(TierKind /*tier*/, std::span<const RecordKey> keys) {
+    return std::vector<PeekedRecord>(keys.size());
+  }
 };
 
 }  // namespace tandem::kv_store

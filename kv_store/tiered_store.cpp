@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "kv_store/merge_lists.h"
+
 namespace tandem::kv_store {
 namespace {
 
@@ -267,6 +269,27 @@ std::vector<std::pair<TierKind, TierStats>> TieredStore::StatsByTier() {
   std::vector<std::pair<TierKind, TierStats>> stats = {{TierKind::kHost, host_.Stats()}};
   for (const Behind& behind : behind_) stats.emplace_back(behind.kind, behind.tier->Stats());
   return stats;
+}
+
+absl::StatusOr<std::vector<ListedBlock>> TieredStore::List(const std::optional<BlockHash>& after,
+                                                           size_t most) {
+  std::vector<std::vector<ListedBlock>> lists;
+  TANDEM_ASSIGN_OR_RETURN(lists.emplace_back(), host_.List(after, most));
+  for (const Behind& behind : behind_) {
+    absl::StatusOr<std::vector<ListedBlock>> list = behind.tier->List(after, most);
+    if (absl::IsUnimplemented(list.status())) continue;
+    TANDEM_RETURN_IF_ERROR(list.status());
+    lists.push_back(*std::move(list));
+  }
+  return MergeLists(std::move(lists), most);
+}
+
+std::vector<PeekedRecord> TieredStore::Peek(TierKind tier, std::span<const RecordKey> keys) {
+  if (tier == TierKind::kHost) return host_.Peek(tier, keys);
+  for (const Behind& behind : behind_) {
+    if (behind.kind == tier) return behind.tier->Peek(tier, keys);
+  }
+  return std::vector<PeekedRecord>(keys.size());
 }
 
 }  // namespace tandem::kv_store
