@@ -221,6 +221,12 @@ absl::StatusOr<RecordHeader> ParseRecord(std::span<const std::byte> bytes) {
   return header;
 }
 
+void MoveRecord(std::vector<std::byte>& record, const BlockHash& block) {
+  TANDEM_CHECK(record.size() >= kRecordHeaderBytes, "size of a record");
+  Store(record.data(), kBlockAt, block);
+  Store(record.data(), kChecksumAt, Checksum(record));
+}
+
 absl::Status CheckRecord(std::span<const std::byte> bytes, const Fingerprint& fingerprint,
                          const RecordName& name, const core::KvGeometry& geometry) {
   TANDEM_CHECK(name.group >= 0 && static_cast<size_t>(name.group) < geometry.groups.size(),

@@ -65,6 +65,10 @@ absl::StatusOr<RecordHeader> ParseRecord(std::span<const std::byte> bytes);
 absl::Status CheckRecord(std::span<const std::byte> bytes, const Fingerprint& fingerprint,
                          const RecordName& name, const core::KvGeometry& geometry);
 
+/// Gives a record that ParseRecord accepted to another block: the same keys and values, for the
+/// same tokens of another tenant.
+void MoveRecord(std::vector<std::byte>& record, const BlockHash& block);
+
 /// Writes a record that CheckRecord accepted into the pages of `block_id`. Of a tail's pages only
 /// the positions that count are written.
 void LoadRecord(std::span<const std::byte> bytes, const RecordName& name, const core::KvView& view,

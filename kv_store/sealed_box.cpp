@@ -104,6 +104,10 @@ std::vector<std::byte> SealedBox::Seal(uint64_t tenant, std::span<const std::byt
   return sealed;
 }
 
+bool SealedBox::LooksSealed(std::span<const std::byte> bytes) {
+  return bytes.size() >= kOverhead && bytes[0] == kVersion;
+}
+
 absl::StatusOr<std::vector<std::byte>> SealedBox::Open(std::span<const std::byte> place,
                                                        std::span<const std::byte> sealed) const {
   if (sealed.size() < kOverhead) {

@@ -43,6 +43,9 @@ class SealedBox {
   absl::StatusOr<std::vector<std::byte>> Open(std::span<const std::byte> place,
                                               std::span<const std::byte> sealed) const;
 
+  /// Whether bytes may have come from Seal, of this program or an older one.
+  static bool LooksSealed(std::span<const std::byte> bytes);
+
   /// A key for another purpose, from which neither this one nor the state's can be told.
   std::array<uint8_t, 32> Derive(std::string_view purpose, std::span<const std::byte> of) const;
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kv_store/sealed_box.h"
+#include "kv_store/stored_names.h"
 #include "kv_store/tier.h"
 
 namespace tandem::kv_store {
@@ -31,7 +32,7 @@ class SealedTier : public Tier {
 
  private:
   const std::unique_ptr<Tier> tier_;
-  const SealedBox& box_;
+  const StoredNames names_;
   std::atomic<uint64_t> dropped_ = 0;
 };
 
