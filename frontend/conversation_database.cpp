@@ -23,6 +23,8 @@ constexpr size_t kMemtableBytes = size_t{8} << 20;
 constexpr size_t kReadAhead = size_t{1} << 20;
 constexpr size_t kBatchBytes = size_t{4} << 20;
 constexpr auto kDeletionTime = std::chrono::seconds(5);
+constexpr int kLooks = 10;
+constexpr auto kBetweenLooks = std::chrono::milliseconds(50);
 
 rocksdb::Options DatabaseOptions(const std::string& folder) {
   rocksdb::Options options;
@@ -238,6 +240,33 @@ absl::StatusOr<ReadDatabase> ReadWhole(std::unique_ptr<rocksdb::DB> db, const st
       folder, damage.ToString(), read.records.size(), read.gaps, aside);
   TANDEM_ASSIGN_OR_RETURN(read.db, OpenWith(options, folder));
   return read;
+}
+
+absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder) {
+  std::error_code error;
+  if (!fs::exists(folder + "/CURRENT", error)) {
+    return NotFound("{}: there are no conversations", folder);
+  }
+  rocksdb::Options options = DatabaseOptions(folder);
+  options.create_if_missing = false;
+  options.max_open_files = -1;  // files that the other process removes meanwhile stay open here
+  absl::Status last;
+  for (int attempt = 0; attempt < kLooks; ++attempt) {
+    if (attempt > 0) std::this_thread::sleep_for(kBetweenLooks);
+    rocksdb::DB* db = nullptr;
+    const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(options, folder, &db);
+    std::unique_ptr<rocksdb::DB> owned(db);
+    if (!status.ok()) {
+      // Files come and go while the other process writes.
+      last = FromDatabase(status, "reading " + folder);
+      continue;
+    }
+    ReadDatabase read;
+    read.gaps = Scan(*owned, true).Leniently(read.records);
+    read.db = std::move(owned);
+    return read;
+  }
+  return last;
 }
 
 absl::Status PurgeRanges(rocksdb::DB& db, const std::string& folder,

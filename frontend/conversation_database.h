@@ -32,13 +32,17 @@ absl::Status FromDatabase(const rocksdb::Status& status, std::string_view doing)
 absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& folder);
 
 struct ReadDatabase {
-  std::unique_ptr<rocksdb::DB> db;
+  std::unique_ptr<rocksdb::DB> db;    // of LookIntoDatabase: for reading only
   std::vector<PlacedRecord> records;  // all but those of `gaps`, by place
   int64_t gaps = 0;                   // runs of records that cannot be read
 };
 /// Reads all of it. Where a table is damaged, the whole database is moved aside
 /// (`FOLDER.damaged-N`) and a new one made of all that could be read, damaged or not.
 absl::StatusOr<ReadDatabase> ReadWhole(std::unique_ptr<rocksdb::DB> db, const std::string& folder);
+
+/// Reads all that can be read, also while another process has it open, whose writes before the call
+/// are there; changes nothing. kNotFound if there is no database.
+absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder);
 
 /// Writes the tables that hold keys of [from, to) again without what was deleted, and drops the
 /// logs; returns once none of the files that held it is there any more.

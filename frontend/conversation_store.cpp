@@ -137,6 +137,26 @@ absl::StatusOr<ConversationStore::Opened> ConversationStore::Open(const Options&
   return result;
 }
 
+absl::StatusOr<FoundConversations> ConversationStore::Look(const Options& options) {
+  TANDEM_ASSIGN_OR_RETURN(ReadDatabase read, LookIntoDatabase(options.folder));
+  FoundConversations found;
+  const auto identity = std::find_if(
+      read.records.begin(), read.records.end(),
+      [](const PlacedRecord& record) { return record.place == ConversationPlaces::kIdentity; });
+  if (identity == read.records.end()) {
+    if (read.records.empty() && read.gaps == 0) return found;
+    return absl::DataLossError(
+        fmt::format("{}: it has no record that says how to read it", options.folder));
+  }
+  const auto places = ConversationPlaces::Read(Bytes(identity->bytes), options.box);
+  if (!places.ok()) {
+    return absl::Status(places.status().code(),
+                        fmt::format("{}: {}", options.folder, Message(places.status())));
+  }
+  ConversationStore(options, std::move(read.db), *places).Read(read.records, found);
+  return found;
+}
+
 void ConversationStore::Read(const std::vector<PlacedRecord>& records, FoundConversations& found) {
   const auto prefix_of = [](const PlacedRecord& record) {
     return std::string_view(record.place).substr(0, ConversationPlaces::kPrefixBytes);

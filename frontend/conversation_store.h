@@ -55,6 +55,9 @@ class ConversationStore {
   /// kFailedPrecondition if it was made with another key or by a newer program, or if another
   /// process has it; kDataLoss if it cannot be read at all.
   static absl::StatusOr<Opened> Open(const Options& options);
+  /// Reads all of it, also while another process has it open, as far as it can be read; changes
+  /// nothing. kNotFound if there is no store; kFailedPrecondition as Open.
+  static absl::StatusOr<FoundConversations> Look(const Options& options);
   ~ConversationStore();
   ConversationStore(const ConversationStore&) = delete;
   ConversationStore& operator=(const ConversationStore&) = delete;
