@@ -20,5 +20,11 @@ absl::Status Tokenize(const TokenizeOptions& options);
 absl::Status Detokenize(const DetokenizeOptions& options);
 absl::Status Template(const TemplateOptions& options);
 absl::Status ShowStatus(const StatusOptions& options);
+absl::Status KvList(const KvOptions& options);
+absl::Status KvShow(const KvOptions& options);
+absl::Status KvVerify(const KvOptions& options);
+absl::Status KvCollect(const KvOptions& options);
+absl::Status KvExport(const KvOptions& options);
+absl::Status KvImport(const KvOptions& options);
 
 }  // namespace tandem::launcher

@@ -81,6 +81,29 @@ absl::StatusOr<double> ParseSeconds(const std::string& text) {
   return seconds;
 }
 
+absl::StatusOr<double> ParseAge(const std::string& text) {
+  int64_t number = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, number);
+  const std::string unit(rest, end);
+  constexpr int64_t kMostNumber = 1'000'000'000;
+  for (const auto& [name, seconds] :
+       {std::pair{"", 1}, {"s", 1}, {"m", 60}, {"h", 3600}, {"d", 86400}, {"w", 7 * 86400}}) {
+    if (error == std::errc() && unit == name && number >= 0 && number <= kMostNumber) {
+      return static_cast<double>(number) * seconds;
+    }
+  }
+  return InvalidArgument("'{}' is no age; expected a number with s, m, h, d or w, e.g. 30d", text);
+}
+
+std::function<void(const std::string&)> AgeParser(std::optional<double>& target) {
+  return [&target](const std::string& text) { target = ValueOrThrow(ParseAge(text)); };
+}
+
+std::function<void(const std::string&)> OptionalSizeParser(std::optional<int64_t>& target) {
+  return [&target](const std::string& text) { target = ValueOrThrow(ParseSize(text)); };
+}
+
 std::function<void(const std::string&)> SizeParser(int64_t& target) {
   return [&target](const std::string& text) { target = ValueOrThrow(ParseSize(text)); };
 }

@@ -20,6 +20,11 @@ absl::StatusOr<std::vector<int32_t>> ParseTokens(const std::string& text);
 /// "2", "0.5": more than 0, at most a day. kInvalidArgument otherwise.
 absl::StatusOr<double> ParseSeconds(const std::string& text);
 
+/// "90", "90s", "15m", "12h", "30d", "8w" in seconds. kInvalidArgument otherwise.
+absl::StatusOr<double> ParseAge(const std::string& text);
+
+std::function<void(const std::string&)> AgeParser(std::optional<double>& target);
+std::function<void(const std::string&)> OptionalSizeParser(std::optional<int64_t>& target);
 std::function<void(const std::string&)> SizeParser(int64_t& target);
 std::function<void(const std::string&)> SizesParser(std::vector<int64_t>& target);
 std::function<void(const std::string&)> TokensParser(std::vector<int32_t>& target, bool& given);

@@ -151,6 +151,27 @@ struct TemplateOptions {
   bool json = false;
 };
 
+/// What `tandem kv` does with the KV that a state directory keeps on this host.
+struct KvOptions {
+  StateOptions state;
+  bool json = false;
+  std::string prefix;        // the beginning of its id, as ls tells it
+  std::string conversation;  // empty: none is named
+  std::string tenant;
+  // gc
+  std::optional<double> older_than;  // seconds
+  std::optional<int64_t> max_bytes;
+  bool dry_run = false;
+  bool this_host_alone = false;  // nothing that is missing here is elsewhere
+  // export and import
+  ModelOptions model;         // its file, and what else its KV depends on
+  std::string chat_template;  // chatml, zephyr, a file; empty: the model's own
+  std::string text_file;
+  std::optional<std::string> system;
+  std::string file;   // that is written or read
+  std::string trust;  // a public key, or a file of them
+};
+
 struct StatusOptions {
   std::string connect = "tcp://127.0.0.1:5555";
   std::optional<double> watch;  // seconds between looks; none: one look

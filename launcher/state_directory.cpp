@@ -27,9 +27,11 @@ std::string OwnerIn(int lock) {
   return owner.empty() ? "a server that has not said who it is yet" : owner;
 }
 
-absl::Status MakeDirectory(const std::string& path) {
+}  // namespace
+
+absl::Status CheckStateDirectory(const std::string& path, bool may_make) {
   std::error_code error;
-  std::filesystem::create_directories(path, error);
+  if (may_make) std::filesystem::create_directories(path, error);
   struct stat facts {};
   if (error || stat(path.c_str(), &facts) != 0) {
     return InvalidArgument("--state {}: {}", path, error ? error.message() : std::strerror(errno));
@@ -44,12 +46,10 @@ absl::Status MakeDirectory(const std::string& path) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<StateDirectory>> StateDirectory::Take(const std::string& path,
                                                                      const std::string& endpoint) {
   umask(S_IRWXG | S_IRWXO);
-  TANDEM_RETURN_IF_ERROR(MakeDirectory(path));
+  TANDEM_RETURN_IF_ERROR(CheckStateDirectory(path, /*may_make=*/true));
   const std::string file = path + "/lock";
   const int lock = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
   if (lock < 0) return InvalidArgument("--state {}: {}: {}", path, file, std::strerror(errno));

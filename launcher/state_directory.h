@@ -7,6 +7,10 @@
 
 namespace tandem::launcher {
 
+/// Whether this is a state directory that its owner alone may enter; makes it (mode 0700) if it is
+/// not there and `may_make`. kInvalidArgument, naming the flag.
+absl::Status CheckStateDirectory(const std::string& path, bool may_make);
+
 /// A directory that one server has at a time.
 ///
 /// A file `lock` in it is locked (flock) as long as the owner lives, however it ends; it says who
