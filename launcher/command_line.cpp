@@ -4,13 +4,14 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
-#include <cctype>
 #include <cstdio>
 #include <functional>
 
 #include "core/isa.h"
 #include "launcher/commands.h"
+#include "launcher/environment_flags.h"
 #include "launcher/flag_parsers.h"
+#include "launcher/kv_command_line.h"
 #include "launcher/reported.h"
 #include "launcher/version.h"
 
@@ -18,18 +19,6 @@ namespace tandem::launcher {
 namespace {
 
 constexpr double kWatchSeconds = 2;
-
-/// "--max-tokens" is also TANDEM_MAX_TOKENS.
-CLI::Option* WithEnvironment(CLI::Option* option) {
-  std::string name = "TANDEM_" + option->get_lnames().front();
-  for (char& c : name) c = c == '-' ? '_' : static_cast<char>(std::toupper(c));
-  return option->envname(name);
-}
-
-template <typename T>
-CLI::Option* Add(CLI::App& app, const std::string& name, T& target, const std::string& help) {
-  return WithEnvironment(app.add_option(name, target, help)->capture_default_str());
-}
 
 void AddModelArgument(CLI::App& app, std::string& model) {
   app.add_option("MODEL", model, "model file (.gguf)")->required();
@@ -159,6 +148,7 @@ class CommandLine {
     AddInspect();
     AddText();
     AddStatus();
+    AddKv();
     AddWorker();
     AddAgent();
   }
@@ -376,6 +366,13 @@ class CommandLine {
                  "one JSON document on standard output, with --watch one a line");
   }
 
+  void AddKv() {
+    AddKvCommands(app_, kv_, [this](std::function<absl::Status()> run) {
+      command_ = std::move(run);
+      quiet_ = true;
+    });
+  }
+
   void AddWorker() {
     CLI::App& app = Command(
         "worker", "a rank of a job that tandem serve or chat started",
@@ -409,6 +406,7 @@ class CommandLine {
   DetokenizeOptions detokenize_;
   TemplateOptions template_;
   StatusOptions status_;
+  KvOptions kv_;
   WorkerOptions worker_;
   AgentOptions agent_;
 };

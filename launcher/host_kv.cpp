@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/isa.h"
+#include "core/model.h"
 #include "kv_store/sealed_tier.h"
 #include "launcher/kv_agent.h"
 #include "launcher/version.h"
@@ -25,6 +26,14 @@ absl::StatusOr<std::unique_ptr<kv_store::SealedBox>> OpenBox(const StateOptions&
   const auto key = kv_store::ReadStateKey(state.key_file);
   if (!key.ok()) return InvalidArgument("--state-key: {}", Message(key.status()));
   return std::make_unique<kv_store::SealedBox>(*key);
+}
+
+core::KvGeometry GeometryOf(const core::ModelConfig& config, const ModelChoices& choices) {
+  return {.groups = core::LayerGroups(config),
+          .layers = config.layers,
+          .kv_heads = config.kv_heads,
+          .head_dim = config.head_dim,
+          .dtype = choices.kv_dtype};
 }
 
 kv_store::Fingerprint KvFingerprintOf(const core::ModelFile& file, const ModelOptions& options,

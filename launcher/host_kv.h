@@ -5,6 +5,7 @@
 #include <mutex>
 #include <thread>
 
+#include "core/kv_view.h"
 #include "core/model_file.h"
 #include "core/status.h"
 #include "kv_store/agent_tier.h"
@@ -18,6 +19,9 @@ namespace tandem::launcher {
 
 /// The box of a state directory; null: it is not encrypted. kInvalidArgument, naming the flag.
 absl::StatusOr<std::unique_ptr<kv_store::SealedBox>> OpenBox(const StateOptions& state);
+
+/// The shape of this model's KV, of all its KV heads.
+core::KvGeometry GeometryOf(const core::ModelConfig& config, const ModelChoices& choices);
 
 /// What decides, besides the tokens, which bits the KV of this model has.
 kv_store::Fingerprint KvFingerprintOf(const core::ModelFile& file, const ModelOptions& options,
