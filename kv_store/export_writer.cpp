@@ -128,8 +128,8 @@ absl::Status ExportWriter::Finish() {
   if (rename(temporary_.c_str(), path_.c_str()) != 0) return WriteError(path_, errno);
   temporary_.clear();
   // So that the name outlives a loss of power, too.
-  std::string folder = std::filesystem::path(path_).parent_path().string();
-  if (folder.empty()) folder = ".";
+  const std::filesystem::path parent = std::filesystem::path(path_).parent_path();
+  const std::filesystem::path folder = parent.empty() ? std::filesystem::path(".") : parent;
   if (const int directory = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
       directory >= 0) {
     static_cast<void>(fsync(directory));

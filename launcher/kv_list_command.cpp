@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "fmt/ranges.h"
+#include "frontend/terminal_text.h"
 #include "launcher/commands.h"
 #include "launcher/kv_text.h"
 
@@ -34,10 +35,11 @@ std::string Table(const std::vector<std::vector<std::string>>& rows) {
   return text;
 }
 
-/// What a user named, without what a terminal would obey.
+/// What a user named, on one line, without what a terminal would obey.
 std::string Shown(std::string_view name) {
-  std::string shown;
-  for (const char c : name) shown += static_cast<unsigned char>(c) < ' ' || c == '\x7f' ? '?' : c;
+  std::string shown = frontend::TerminalText().Clean(name);
+  std::replace_if(
+      shown.begin(), shown.end(), [](char c) { return c == '\n' || c == '\t'; }, ' ');
   return shown;
 }
 

@@ -120,6 +120,35 @@ TEST(ConversationStore, IsOneWhenEncryptedToo) {
   RunAgainstAModel(&box, 2);
 }
 
+TEST(ConversationStore, IsLookedIntoBesideItsOwner) {
+  const kv_store::SealedBox box(KeyOf(1));
+  const kv_store::SealedBox wrong(KeyOf(2));
+  for (const kv_store::SealedBox* key : {static_cast<const kv_store::SealedBox*>(nullptr), &box}) {
+    OnDisk disk(key);
+    const ConversationStore::Options options{.folder = disk.folder(), .box = key};
+    EXPECT_TRUE(absl::IsNotFound(ConversationStore::Look(options).status()));
+    disk.Open();
+    RandomConversations random(9);
+    Model model;
+    for (int i = 0; i < 20; ++i) {
+      const ConversationName name{"", fmt::format("c{}", i % 7)};
+      const Conversation after = random.Next(model[name]);
+      ASSERT_TRUE(disk.Turn(name, model[name], after).ok());
+      model[name] = after;
+      const auto found = ConversationStore::Look(options);  // the store has it open
+      ASSERT_TRUE(found.ok()) << found.status();
+      ExpectSame(*found, model);
+    }
+    ASSERT_TRUE(disk.Erase({"", "c0"}).ok());
+    model.erase({"", "c0"});
+    const auto found = ConversationStore::Look(options);
+    ASSERT_TRUE(found.ok()) << found.status();
+    ExpectSame(*found, model);
+    EXPECT_TRUE(absl::IsFailedPrecondition(
+        ConversationStore::Look({.folder = disk.folder(), .box = &wrong}).status()));
+    ExpectSame(disk.Open(), model);  // nothing was changed by looking
+  }
+}
 TEST(ConversationStore, ATurnCostsWhatItAdds) {
   OnDisk disk;
   disk.Open();

@@ -261,6 +261,11 @@ TEST(AgentCodec, RoundTripsEveryKind) {
   found.block = Ten()[0].block;
   found.before = Ten()[0].before;
   found.tenant = 12;
+  const ListedBlock listed{.block = Ten()[0].block,
+                           .before = Ten()[1].block,
+                           .tenant = 3,
+                           .last_use = 4,
+                           .records = {{.key = Ten()[0].key, .bytes = 5, .tiers = 3}}};
   const std::vector<AgentMessage> messages = {
       AgentPut{.records = Ten()},
       AgentGet{.keys = KeysOf(Ten())},
@@ -274,11 +279,18 @@ TEST(AgentCodec, RoundTripsEveryKind) {
       AgentListen{.address = "10.0.0.1"},
       AgentMeet{.peers = {PeerOf("a"), PeerOf("b")}, .copies = 2},
       AgentPing(),
+      AgentListQuery{.after = Ten()[0].block, .most = 5},
+      AgentPeekQuery{.tier = TierKind::kDisk, .keys = KeysOf(Ten())},
+      AgentForget{.blocks = {Ten()[0].block}},
       AgentStatus{.status = ResourceExhausted("full")},
       AgentFound{.records = {std::nullopt, found}},
       AgentExisting{.exists = {true, false, true}},
       AgentStats{.all = stats, .by_tier = {{TierKind::kDisk, stats}}},
-      AgentIdentity{.self = PeerOf("c")}};
+      AgentIdentity{.self = PeerOf("c")},
+      AgentListing{.blocks = {listed, {}}},
+      AgentPeeked{.records = {{},
+                              {.state = PeekedRecord::State::kThere, .bytes = Ten()[0].bytes},
+                              {.state = PeekedRecord::State::kUnreadable, .bytes = {}}}}};
   ASSERT_EQ(messages.size(), std::variant_size_v<AgentMessage>);
   for (size_t i = 0; i < messages.size(); ++i) {
     ASSERT_EQ(messages[i].index(), i);
@@ -298,9 +310,11 @@ TEST(AgentCodec, RoundTripsEveryKind) {
   const auto met = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[10]}));
   EXPECT_EQ(std::get<AgentMeet>(met->message).peers[1], PeerOf("b"));
   EXPECT_EQ(std::get<AgentMeet>(met->message).copies, 2U);
-  const auto got = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[13]}));
+  const auto got = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[16]}));
   EXPECT_EQ(std::get<AgentFound>(got->message).records[1]->tenant, 12U);
-  const auto status = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[12]}));
+  const auto list = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[20]}));
+  EXPECT_EQ(std::get<AgentListing>(list->message).blocks[0], listed);
+  const auto status = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[15]}));
   EXPECT_EQ(std::get<AgentStatus>(status->message).status, ResourceExhausted("full"));
 }
 

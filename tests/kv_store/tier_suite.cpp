@@ -179,6 +179,86 @@ TEST_P(TierSuite, DoesAsAMapDoes) {
   EXPECT_EQ(tier->Stats().records, static_cast<int64_t>(map.size()));
 }
 
+/// All pages of a tier's list.
+std::vector<ListedBlock> ListAll(Tier& tier, size_t most) {
+  std::vector<ListedBlock> all;
+  std::optional<BlockHash> after;
+  for (;;) {
+    auto page = tier.List(after, most);
+    EXPECT_TRUE(page.ok()) << page.status();
+    if (!page.ok() || page->empty()) return all;
+    EXPECT_LE(page->size(), most);
+    for (ListedBlock& block : *page) {
+      EXPECT_TRUE(!after || *after < block.block) << "in order";
+      after = block.block;
+      all.push_back(std::move(block));
+    }
+  }
+}
+
+TEST_P(TierSuite, ListsWhatItHasInPages) {
+  const auto tier = Make();
+  EXPECT_THAT(ListAll(*tier, 10), ::testing::IsEmpty());
+  std::vector<TierRecord> records;
+  for (int n = 1; n <= 50; ++n) {
+    for (int head = 0; head <= n % 3; ++head) records.push_back(RecordOf(n, n / 2, head, n, 7));
+  }
+  ASSERT_TRUE(tier->Put(records).ok());
+  ASSERT_TRUE(tier->Erase(std::vector{BlockNamed(50)}).ok());
+  for (const size_t most : {1, 7, 1000}) {
+    const std::vector<ListedBlock> all = ListAll(*tier, most);
+    ASSERT_EQ(all.size(), 49U);
+    std::map<BlockHash, ListedBlock> by_hash;
+    for (const ListedBlock& block : all) by_hash[block.block] = block;
+    for (int n = 1; n < 50; ++n) {
+      const ListedBlock& block = by_hash.at(BlockNamed(n));
+      EXPECT_EQ(block.before, BlockNamed(n / 2));
+      EXPECT_EQ(block.tenant, 7U);
+      EXPECT_GT(block.last_use, 0U);
+      std::set<RecordKey> keys;
+      for (const ListedRecord& record : block.records) {
+        keys.insert(record.key);
+        EXPECT_EQ(record.bytes, n);
+        EXPECT_NE(record.tiers, 0);
+      }
+      std::set<RecordKey> expected;
+      for (int head = 0; head <= n % 3; ++head) expected.insert(RecordOf(n, n / 2, head, n).key);
+      EXPECT_EQ(keys, expected);
+    }
+  }
+}
+
+TEST_P(TierSuite, ShowsEveryCopyWithoutUsingIt) {
+  const auto tier = Make({.bytes = 3000});
+  const std::vector<TierRecord> records = {RecordOf(1, 0, 0, 1000), RecordOf(2, 0, 0, 1000),
+                                           RecordOf(3, 0, 0, 1000)};
+  for (const TierRecord& record : records) ASSERT_TRUE(tier->Put(std::vector{record}).ok());
+  ASSERT_TRUE(tier->Flush().ok());
+  const TierStats before = tier->Stats();
+  std::vector<RecordKey> keys = KeysOf(records);
+  keys.push_back(RecordOf(9, 0, 0, 1).key);
+  for (const ListedBlock& block : ListAll(*tier, 10)) {
+    for (const TierKind kind : {TierKind::kHost, TierKind::kDisk, TierKind::kRemote}) {
+      const auto peeked = tier->Peek(kind, keys);
+      ASSERT_EQ(peeked.size(), keys.size());
+      EXPECT_EQ(peeked[3].state, PeekedRecord::State::kMissing);
+      for (size_t i = 0; i < records.size(); ++i) {
+        if (records[i].block != block.block) continue;
+        const bool there = (block.records.front().tiers & TierBit(kind)) != 0;
+        EXPECT_EQ(peeked[i].state == PeekedRecord::State::kThere, there);
+        if (there) EXPECT_EQ(peeked[i].bytes, records[i].bytes);
+      }
+    }
+  }
+  EXPECT_EQ(tier->Stats().hits, before.hits);
+  EXPECT_EQ(tier->Stats().misses, before.misses);
+  for (const TierKind kind : {TierKind::kHost, TierKind::kDisk})
+    tier->Peek(kind, std::span(keys).first(1));
+  ASSERT_TRUE(tier->Put(std::vector{RecordOf(4, 0, 0, 1000)}).ok());
+  EXPECT_THAT(tier->Exists(KeysOf(records)), ElementsAre(false, true, true))
+      << "what was only looked at is the longest unused";
+}
+
 /// Many threads put, get, evict and erase; whatever is found is right.
 TEST_P(TierSuite, ServesManyThreads) {
   const auto tier = Make({.bytes = 40'000});
