@@ -29,8 +29,9 @@ struct GarbageRules {
   /// What no model can use: incomplete and orphaned blocks. Not where other hosts may have the
   /// rest.
   bool useless = true;
-  std::optional<uint64_t> unused_since;  // microseconds since 1970: blocks used last before it
-  std::optional<int64_t> most_bytes;     // of records that stay
+  std::optional<uint64_t> unused_since =
+      std::nullopt;  // microseconds since 1970: blocks used last before it
+  std::optional<int64_t> most_bytes = std::nullopt;  // of records that stay
 };
 
 /// The blocks that are to go. With a block goes all that stands on it; what is unused goes from the

@@ -34,6 +34,10 @@ class CatalogReader {
       }
     }
     if (opened_ == 0 && unopened_ > 0) return NoneOpens();
+    // A damaged record is known by its key once others have told which KV heads there are.
+    for (CatalogBlock& block : catalog_.blocks_) {
+      if (block.known) Match(block);
+    }
     Connect();
     return std::move(catalog_);
   }
