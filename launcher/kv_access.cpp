@@ -104,9 +104,10 @@ absl::Status KvAccess::Reach(Purpose purpose) {
         return absl::OkStatus();
       }
     } else {
-      const absl::Status locked = directory.Lock();
-      if (locked.ok()) return OpenAlone(std::move(directory), purpose);
-      if (!absl::IsFailedPrecondition(locked)) return locked;
+      absl::Status opened = directory.Lock();
+      if (opened.ok()) opened = OpenAlone(std::move(directory), purpose);
+      // Somebody else has the lock, or has not closed the database yet.
+      if (!absl::IsFailedPrecondition(opened)) return opened;
     }
     if (std::chrono::steady_clock::now() > end) {
       return Unavailable(

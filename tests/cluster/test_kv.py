@@ -10,7 +10,7 @@ import time
 
 import pytest
 from conftest import GEMMA3, SMOLLM2, TANDEM, run
-from test_state import agents_of, client_of, end_agents, kill_all, serve, write_key
+from test_state import agents_of, client_of, end_agents, kill_all, serve, small_disk, write_key  # noqa: F401
 
 BLOCK = 64
 SYSTEM = "You are the librarian of a small town. " + " ".join(
@@ -285,6 +285,18 @@ def test_files_that_are_not_trusted_whole_or_fitting_are_refused(kept, tmp_path)
     keys.write_text(f"{stranger}\n{key}\n")
     kv("import", "--state", other, file, "--trust", keys)
     assert "no such file" in refused("import", "--state", other, tmp_path / "none", "--trust", key)
+
+
+def test_a_full_disk_is_told_and_costs_nothing_else(kept, small_disk, tmp_path):
+    state, _, _ = kept
+    file = tmp_path / "file"
+    key = kv_json("export", "--state", state, SMOLLM2, "--system", SYSTEM, "-o", file)["public_key"]
+    target = small_disk / "file"
+    target.write_text("what was there")
+    assert "disk is full" in refused("export", "--state", state, SMOLLM2, "--system", SYSTEM, "-o", target)
+    assert target.read_text() == "what was there" and os.listdir(small_disk) == ["file"]
+    assert "make room" in refused("import", "--state", small_disk / "state", file, "--trust", key)
+    assert kv_json("verify", "--state", small_disk / "state")["damaged"] == 0
 
 
 def test_wrong_use_is_told(kept, tmp_path):
