@@ -46,8 +46,9 @@ class GarbageFinder {
 
   std::optional<GarbageReason> Useless(size_t block) const {
     const CatalogBlock& one = catalog_.blocks()[block];
-    // What is just going, or a newer program's, is not judged.
-    if (AnyIs(one, RecordHealth::kOtherVersion) || AnyIs(one, RecordHealth::kGone)) {
+    // What is just coming or going, or a newer program's, is not judged.
+    if (one.last_use >= rules_.settled_before || AnyIs(one, RecordHealth::kOtherVersion) ||
+        AnyIs(one, RecordHealth::kGone)) {
       return std::nullopt;
     }
     if (!catalog_.IsAnchored(block)) return GarbageReason::kOrphaned;

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -29,9 +30,12 @@ struct GarbageRules {
   /// What no model can use: incomplete and orphaned blocks. Not where other hosts may have the
   /// rest.
   bool useless = true;
-  std::optional<uint64_t> unused_since =
-      std::nullopt;  // microseconds since 1970: blocks used last before it
-  std::optional<int64_t> most_bytes = std::nullopt;  // of records that stay
+  /// Blocks used since are not called useless: the rest may be on its way. Microseconds since 1970.
+  uint64_t settled_before = std::numeric_limits<uint64_t>::max();
+  /// Blocks used last before it go. Microseconds since 1970.
+  std::optional<uint64_t> unused_since = std::nullopt;
+  /// Of records that stay.
+  std::optional<int64_t> most_bytes = std::nullopt;
 };
 
 /// The blocks that are to go. With a block goes all that stands on it; what is unused goes from the

@@ -47,6 +47,8 @@ class KvAccess {
   const std::vector<std::string>& other_hosts() const { return other_hosts_; }
   /// Why a damaged database was begun anew; empty: it was not.
   const std::string& began_anew() const { return began_anew_; }
+  /// Whether others may be changing what is kept.
+  bool shared() const { return server_ == nullptr; }
   /// kUnavailable if the agent went away meanwhile.
   absl::Status CheckAlive();
 

@@ -24,6 +24,8 @@ using nlohmann::ordered_json;
 
 constexpr size_t kShownProblems = 20;
 constexpr size_t kErasedAtOnce = 4096;
+// The KV heads of a block come from several ranks, one after the other.
+constexpr double kSettleSeconds = 60;
 
 struct Problem {
   std::string where;
@@ -184,6 +186,7 @@ absl::Status KvCollect(const KvOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const Catalog catalog, ReadCatalog(*access, /*reads_all=*/true));
   kv_store::GarbageRules rules;
   rules.useless = options.this_host_alone || access->other_hosts().empty();
+  if (access->shared()) rules.settled_before = MicrosecondsAgo(kSettleSeconds);
   if (options.older_than) rules.unused_since = MicrosecondsAgo(*options.older_than);
   rules.most_bytes = options.max_bytes;
   const std::vector<Garbage> garbage = kv_store::FindGarbage(catalog, rules);

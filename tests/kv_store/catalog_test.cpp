@@ -153,6 +153,8 @@ TEST(Catalog, AMissingHeadMakesTheRestUseless) {
                            std::pair(At(catalog, broken.blocks[2]), GarbageReason::kOrphaned),
                            std::pair(At(catalog, broken.blocks[3]), GarbageReason::kOrphaned)));
   EXPECT_THAT(Reasons(catalog, {.useless = false}), IsEmpty());
+  EXPECT_EQ(Reasons(catalog, {.settled_before = catalog.blocks()[second].last_use + 1}).size(), 3U);
+  EXPECT_THAT(Reasons(catalog, {.settled_before = 1}), IsEmpty()) << "it may be on its way";
 }
 
 TEST(Catalog, DamageIsFoundAndNamed) {
