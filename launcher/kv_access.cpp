@@ -3,9 +3,9 @@
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
-#include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <set>
 #include <thread>
 
 #include "fmt/ranges.h"
@@ -61,14 +61,18 @@ KvAccess::~KvAccess() {
 
 absl::Status KvAccess::FindOtherHosts(Purpose purpose) {
   const fs::path mine(path_);
+  std::set<std::string> hosts;
   std::error_code error;
-  for (auto entry = fs::directory_iterator(mine.parent_path(), error);
-       !error && entry != fs::directory_iterator(); entry.increment(error)) {
-    if (entry->path() != mine && entry->is_directory(error)) {
-      other_hosts_.push_back(entry->path().filename().string());
+  // `kv/HOST` of each that shares the directory, `peers/HOST` of each that the agent knows.
+  for (const fs::path& folder : {mine.parent_path(), mine / "peers"}) {
+    for (auto entry = fs::directory_iterator(folder, error);
+         !error && entry != fs::directory_iterator(); entry.increment(error)) {
+      const std::string host = entry->path().filename().string();
+      if (!host.starts_with('.')) hosts.insert(host);
     }
   }
-  std::sort(other_hosts_.begin(), other_hosts_.end());
+  hosts.erase(mine.filename().string());
+  other_hosts_.assign(hosts.begin(), hosts.end());
   if (purpose == Purpose::kPut || fs::is_directory(mine, error)) return absl::OkStatus();
   return NotFound("{}: no KV is kept there for this host{}", path_,
                   other_hosts_.empty()

@@ -43,7 +43,7 @@ class KvAccess {
   const std::string& path() const { return path_; }  // of this host's KV
   /// Those of the directory, without what cannot be read; also while a server has them.
   const frontend::FoundConversations& conversations() const { return conversations_; }
-  /// Hosts that keep KV in the same directory.
+  /// Hosts that keep KV in the same directory, or whose agents this host's knows.
   const std::vector<std::string>& other_hosts() const { return other_hosts_; }
   /// Why a damaged database was begun anew; empty: it was not.
   const std::string& began_anew() const { return began_anew_; }

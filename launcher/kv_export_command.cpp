@@ -131,6 +131,14 @@ class Records {
                          : opened.status();
       if (last.ok()) return std::move(opened->bytes);
     }
+    // Another host may have it.
+    auto found = access_.tier().Get(std::span(&key, 1));
+    if (found.front()) {
+      auto opened = access_.names().Open(key, std::move(found.front()->bytes));
+      last = opened.ok() ? kv_store::CheckRecord(opened->bytes, fingerprint_, name, geometry_)
+                         : opened.status();
+      if (last.ok()) return std::move(opened->bytes);
+    }
     return absl::DataLossError(
         fmt::format("block {} (tokens {} to {}), KV head {}, layer group {} cannot be read: {}; "
                     "tandem kv verify tells more",

@@ -181,7 +181,12 @@ class Import {
   }
 
   absl::Status Settle(KvAccess& access) {
-    TANDEM_RETURN_IF_ERROR(Unfinished(access.tier().Flush()));
+    if (const absl::Status flushed = access.tier().Flush(); !flushed.ok()) {
+      return absl::Status(flushed.code(),
+                          fmt::format("{}: its {} records were put, but not all of them are safe "
+                                      "yet: {}",
+                                      options_.file, keys_.size(), Message(flushed)));
+    }
     const std::vector<bool> exists = access.tier().Exists(keys_);
     const auto lost = std::count(exists.begin(), exists.end(), false);
     if (lost == 0) return absl::OkStatus();

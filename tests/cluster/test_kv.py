@@ -333,6 +333,10 @@ def test_other_hosts_are_named_and_their_share_is_not_missed(kept, tmp_path):
     shutil.copytree(copy / "kv/elsewhere", mine)
     assert kv_json("ls", "--state", copy)["other_hosts"] == ["elsewhere"]
     assert "--this-host-alone" in kv("gc", "--state", copy).stdout
+    (copy / "kv/elsewhere").rename(tmp_path / "elsewhere")
+    assert kv_json("ls", "--state", copy)["other_hosts"] == []
+    (mine / "peers/far").touch()
+    assert kv_json("ls", "--state", copy)["other_hosts"] == ["far"]
 
 
 def test_a_server_that_starts_meanwhile_has_its_kv(kept, start_server, tmp_path):
