@@ -187,6 +187,23 @@ TierMaker OverPeer() {
 
 INSTANTIATE_TEST_SUITE_P(Peer, TierSuite, ::testing::Values(OverPeer()), TierMakerName);
 
+TEST(Peers, WhatIsListedAndForgottenIsOfThisHostAlone) {
+  Job job(2, /*copies=*/2, WritePolicy::kThrough);
+  const std::vector<TierRecord> records = Some(1, 5);
+  ASSERT_TRUE(job[0].store.Put(records).ok());
+  ASSERT_EQ(CountExisting(job[1].local, records), 5);
+  const std::vector<RecordKey> keys = KeysOf(records);
+  EXPECT_EQ(job[0].store.List(std::nullopt, 10)->size(), 5U);
+  EXPECT_EQ(job[0].store.Peek(TierKind::kHost, keys)[0].bytes, records[0].bytes);
+  ASSERT_TRUE(job[0].store.Forget(std::vector{records[0].block, records[1].block}).ok());
+  EXPECT_EQ(job[0].store.List(std::nullopt, 10)->size(), 3U);
+  EXPECT_EQ(job[0].store.Peek(TierKind::kHost, keys)[0].state, PeekedRecord::State::kMissing);
+  EXPECT_EQ(CountExisting(job[1].local, records), 5);
+  EXPECT_EQ(CountFound(job[0].store, records), 5) << "the other host's copy comes back";
+  EXPECT_TRUE(absl::IsUnimplemented(job[0].peers.List(std::nullopt, 10).status()))
+      << "what a host has is not told to others";
+}
+
 TEST(Peers, WhatOneHasAllFindAndKeep) {
   Job job(3);
   const auto records = Some(1, 20);
