@@ -358,49 +358,6 @@ TEST(DiskTier, SurvivesFlippedBitsAndTornFiles) {
   EXPECT_LT(anew, kTries);
 }
 
-void Flip(const fs::path& path, int64_t at) {
-  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-  file.seekg(at);
-  const auto byte = static_cast<char>(file.get() ^ 1);
-  file.seekp(at);
-  file.put(byte);
-}
-
-TEST(DiskTier, WhatIsLookedAtAndDamagedIsToldAndStays) {
-  const TemporaryDirectory directory;
-  const auto records = Chain(3, 50'000);
-  { ASSERT_TRUE(MustOpen(Options(directory.path()))->Put(records).ok()); }
-  for (const fs::path& path : FilesOf(directory.path())) {
-    if (path.extension() == ".blob") Flip(path, 10'000);
-  }
-  const auto tier = MustOpen(Options(directory.path()));
-  for (int round = 0; round < 2; ++round) {
-    int unreadable = 0;
-    for (const PeekedRecord& peeked : tier->Peek(TierKind::kDisk, KeysOf(records))) {
-      if (peeked.state == PeekedRecord::State::kUnreadable) ++unreadable;
-    }
-    EXPECT_EQ(unreadable, 1);
-  }
-  EXPECT_EQ(tier->Stats().dropped, 0U);
-  EXPECT_EQ(tier->Stats().records, 6);
-  EXPECT_EQ(Found(*tier, records), 5);
-  EXPECT_EQ(tier->Stats().dropped, 1U);
-}
-
-TEST(DiskTier, ADatabaseThatIsDamagedAsAWholeCanBeKept) {
-  const TemporaryDirectory directory;
-  { ASSERT_TRUE(MustOpen(Options(directory.path()))->Put(Chain(3, 500)).ok()); }
-  for (const fs::path& path : FilesOf(directory.path())) {
-    if (path.filename().string().starts_with("MANIFEST")) Flip(path, 20);
-  }
-  DiskTierOptions options = Options(directory.path());
-  options.keeps_damaged = true;
-  const auto before = FilesOf(directory.path());
-  EXPECT_TRUE(absl::IsDataLoss(DiskTier::Open(options).status()));
-  for (const fs::path& path : before) EXPECT_TRUE(fs::exists(path)) << path;
-  EXPECT_NE(MustOpen(Options(directory.path()))->began_anew(), "");
-}
-
 TEST(DiskTier, DamageThatOnlyCollectionMeetsIsRepaired) {
   const TemporaryDirectory directory;
   {
