@@ -65,7 +65,7 @@ void PrintList(const Catalog& catalog, const std::vector<KvPrefix>& prefixes,
   if (!prefixes.empty()) fmt::print("{}", Table(rows));
   const KvTotals totals = TotalsOf(catalog);
   fmt::print(
-      "{} prefixes; {} blocks, {} records, {} in all, what several begin with counted once\n",
+      "prefixes: {}; {} blocks, {} records, {} in all, what several begin with counted once\n",
       prefixes.size(), totals.blocks, totals.records, SizeText(totals.bytes));
 }
 
