@@ -30,8 +30,9 @@ class AgentServer {
  public:
   using StatsByTier = std::function<std::vector<std::pair<TierKind, TierStats>>()>;
 
-  /// directory: locked (AgentDirectory::Lock). `tier` must outlive the server, and so must
-  /// `neighbours`, the agents of other hosts; null: there are none. lease: renewed by others too.
+  /// directory: one that the caller has locked (AgentDirectory::Lock). `tier` must outlive the
+  /// server, and so must `neighbours`, the agents of other hosts; null: there are none. lease:
+  /// renewed by others too.
   static absl::StatusOr<std::unique_ptr<AgentServer>> Create(
       AgentDirectory directory, Tier& tier, StatsByTier stats_by_tier,
       const AgentServerOptions& options, AgentNeighbours* neighbours = nullptr,

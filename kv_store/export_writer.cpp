@@ -41,6 +41,11 @@ absl::Status CheckHeader(const ExportHeader& header) {
   return absl::OkStatus();
 }
 
+std::filesystem::path FolderOf(const std::string& path) {
+  std::filesystem::path parent = std::filesystem::path(path).parent_path();
+  return parent.empty() ? "." : parent;
+}
+
 }  // namespace
 
 struct ExportWriter::Hash {
@@ -65,10 +70,15 @@ absl::StatusOr<std::unique_ptr<ExportWriter>> ExportWriter::Create(const std::st
     return InvalidArgument("{}: it is a directory; name a file", path);
   }
   std::unique_ptr<ExportWriter> writer(new ExportWriter(path, key));
-  std::string temporary = path + ".XXXXXX";
-  writer->file_ = mkostemp(temporary.data(), O_CLOEXEC);  // mode 0600
-  if (writer->file_ < 0) return WriteError(path, errno);
-  writer->temporary_ = temporary;
+  // Without a name nothing is left of it if this process is killed.
+  writer->file_ = open(FolderOf(path).c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+  if (writer->file_ < 0) {
+    // Not every file system has such files.
+    std::string temporary = path + ".XXXXXX";
+    writer->file_ = mkostemp(temporary.data(), O_CLOEXEC);  // mode 0600
+    if (writer->file_ < 0) return WriteError(path, errno);
+    writer->temporary_ = temporary;
+  }
   writer->records_left_ = header.records;
   header.signer = key.public_key();
   header.model.resize(std::min<size_t>(header.model.size(), kMostExportNameBytes));
@@ -125,12 +135,18 @@ absl::Status ExportWriter::Finish() {
   crypto_sign_final_create(&hash_->state, signature.data(), nullptr, key_.secret().data());
   TANDEM_RETURN_IF_ERROR(Write(std::as_bytes(std::span(signature))));
   if (fsync(file_) != 0) return WriteError(path_, errno);
+  if (temporary_.empty()) {
+    const std::string unnamed = fmt::format("/proc/self/fd/{}", file_);
+    const std::string name = fmt::format("{}.{:08x}", path_, randombytes_random());
+    if (linkat(AT_FDCWD, unnamed.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) != 0) {
+      return WriteError(path_, errno);
+    }
+    temporary_ = name;
+  }
   if (rename(temporary_.c_str(), path_.c_str()) != 0) return WriteError(path_, errno);
   temporary_.clear();
   // So that the name outlives a loss of power, too.
-  const std::filesystem::path parent = std::filesystem::path(path_).parent_path();
-  const std::filesystem::path folder = parent.empty() ? std::filesystem::path(".") : parent;
-  if (const int directory = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (const int directory = open(FolderOf(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
       directory >= 0) {
     static_cast<void>(fsync(directory));
     close(directory);

@@ -66,9 +66,10 @@ absl::Status Agent(const AgentOptions& options) {
   const auto policy = kv_store::ParseWritePolicy(options.state.kv_write);
   if (!policy) return InvalidArgument("--kv-write {}: unknown", options.state.kv_write);
   StopSignals signals;
-  TANDEM_ASSIGN_OR_RETURN(auto directory, kv_store::AgentDirectory::Open(options.directory));
+  // Held until everything below is closed: the next agent must find the database free.
+  TANDEM_ASSIGN_OR_RETURN(auto held, kv_store::AgentDirectory::Open(options.directory));
   // Several ranks may start one at the same time; the first to come stays.
-  if (const absl::Status locked = directory.Lock(); !locked.ok()) {
+  if (const absl::Status locked = held.Lock(); !locked.ok()) {
     return absl::IsFailedPrecondition(locked) ? absl::OkStatus() : locked;
   }
   TANDEM_ASSIGN_OR_RETURN(auto book, kv_store::PeerBook::Open(options.directory));
@@ -93,6 +94,7 @@ absl::Status Agent(const AgentOptions& options) {
   kv_store::AgentServerOptions server_options;
   server_options.ttl = std::chrono::duration_cast<milliseconds>(
       std::chrono::duration<double>(options.state.agent_ttl));
+  TANDEM_ASSIGN_OR_RETURN(auto directory, kv_store::AgentDirectory::Open(options.directory));
   TANDEM_ASSIGN_OR_RETURN(const auto server,
                           kv_store::AgentServer::Create(std::move(directory), store, stats_by_tier,
                                                         server_options, &neighbours, lease));
