@@ -26,8 +26,30 @@ constexpr const char* kListensTitle = "tandem kv listens 1";
 constexpr const char* kPeerTitle = "tandem kv peer 1";
 
 /// The lines of a small file that begins with `title`, without that; as many as are expected.
-absl::StatusOr<std::vector<std::string>> ReadLines(const std::string& path,
-                                                   const std::string& title, size_t count) {
+absl::StatusOr<std::vector<std::string>> DecodeLines(std::string_view text,
+                                                     const std::string& title, size_t count) {
+  std::vector<std::string> lines;
+  while (!text.empty() && lines.size() <= count) {
+    const size_t end = text.find('\n');
+    if (end == std::string_view::npos) break;  // torn
+    lines.emplace_back(text.substr(0, end));
+    text.remove_prefix(end + 1);
+  }
+  if (!text.empty() || lines.size() != count + 1 || lines.front() != title) {
+    return absl::DataLossError(
+        fmt::format("it is damaged, expected \"{}\" and {} lines", title, count));
+  }
+  lines.erase(lines.begin());
+  return lines;
+}
+
+std::string EncodeLines(const std::string& title, const std::vector<std::string>& lines) {
+  std::string text = title + "\n";
+  for (const std::string& line : lines) text += line + "\n";
+  return text;
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
   if (fd < 0) {
     const std::string why = std::strerror(errno);
@@ -41,28 +63,23 @@ absl::StatusOr<std::vector<std::string>> ReadLines(const std::string& path,
     size += static_cast<size_t>(got);
   }
   close(fd);
-  const std::string_view text(buffer.data(), size);
-  std::vector<std::string> lines;
-  for (size_t at = 0; at < text.size();) {
-    const size_t end = text.find('\n', at);
-    if (end == std::string_view::npos) break;  // torn
-    lines.emplace_back(text.substr(at, end - at));
-    at = end + 1;
+  if (size > kLargestFile) {
+    return absl::DataLossError(fmt::format("{}: it is larger than {} bytes", path, kLargestFile));
   }
-  if (size > kLargestFile || lines.size() != count + 1 || lines.front() != title) {
-    return absl::DataLossError(
-        fmt::format("{}: it is damaged, expected \"{}\" and {} lines", path, title, count));
-  }
-  lines.erase(lines.begin());
-  return lines;
+  return std::string(buffer.data(), size);
+}
+
+absl::StatusOr<std::vector<std::string>> ReadLines(const std::string& path,
+                                                   const std::string& title, size_t count) {
+  TANDEM_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  auto lines = DecodeLines(text, title, count);
+  if (lines.ok()) return lines;
+  return absl::DataLossError(fmt::format("{}: {}", path, Message(lines.status())));
 }
 
 /// Under another name first, so that a file is there whole or not at all. What a loss of power may
 /// cost without being a loss need not be synced.
-absl::Status WriteLines(const std::string& path, const std::string& title,
-                        const std::vector<std::string>& lines, bool sync) {
-  std::string text = title + "\n";
-  for (const std::string& line : lines) text += line + "\n";
+absl::Status WriteFile(const std::string& path, const std::string& text, bool sync) {
   const fs::path whole(path);
   const std::string part = whole.parent_path().string() + "/." + whole.filename().string();
   const int fd =
@@ -98,21 +115,6 @@ std::optional<T> ParseNumber(const std::string& text) {
   return number;
 }
 
-absl::StatusOr<KnownPeer> ReadPeer(const std::string& path, const std::string& host) {
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> lines, ReadLines(path, kPeerTitle, 4));
-  const auto in_job = ParseNumber<int>(lines[2]);
-  const auto met = ParseNumber<int64_t>(lines[3]);
-  KnownPeer known{.peer = {.host = host, .endpoint = lines[0], .public_key = lines[1]},
-                  .in_job = in_job == 1,
-                  .met = met.value_or(0)};
-  absl::Status status = CheckPeer(known.peer);
-  if (status.ok() && (!in_job || *in_job < 0 || *in_job > 1 || !met)) {
-    status = absl::DataLossError("no numbers where they belong");
-  }
-  if (!status.ok()) return absl::DataLossError(fmt::format("{}: {}", path, Message(status)));
-  return known;
-}
-
 void Order(std::vector<KnownPeer>& peers) {
   std::stable_sort(peers.begin(), peers.end(), [](const KnownPeer& a, const KnownPeer& b) {
     return std::pair(a.in_job, a.met) > std::pair(b.in_job, b.met);
@@ -121,6 +123,24 @@ void Order(std::vector<KnownPeer>& peers) {
 }
 
 }  // namespace
+
+std::string EncodePeer(const KnownPeer& known) {
+  return EncodeLines(kPeerTitle, {known.peer.endpoint, known.peer.public_key,
+                                  known.in_job ? "1" : "0", fmt::format("{}", known.met)});
+}
+
+absl::StatusOr<KnownPeer> DecodePeer(const std::string& host, std::string_view text) {
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> lines, DecodeLines(text, kPeerTitle, 4));
+  const auto met = ParseNumber<int64_t>(lines[3]);
+  if ((lines[2] != "0" && lines[2] != "1") || !met) {
+    return absl::DataLossError("it is damaged, expected 0 or 1 and a time in its last lines");
+  }
+  KnownPeer known{.peer = {.host = host, .endpoint = lines[0], .public_key = lines[1]},
+                  .in_job = lines[2] == "1",
+                  .met = *met};
+  TANDEM_RETURN_IF_ERROR(CheckPeer(known.peer));
+  return known;
+}
 
 absl::StatusOr<PeerBook> PeerBook::Open(const std::string& directory) {
   const std::string path = directory + "/agent.key";
@@ -133,8 +153,8 @@ absl::StatusOr<PeerBook> PeerBook::Open(const std::string& directory) {
           Message(keys.status()));
     }
     keys = MakeCurveKeys();
-    TANDEM_RETURN_IF_ERROR(
-        WriteLines(path, kKeyTitle, {keys->public_key, keys->secret_key}, /*sync=*/true));
+    TANDEM_RETURN_IF_ERROR(WriteFile(
+        path, EncodeLines(kKeyTitle, {keys->public_key, keys->secret_key}), /*sync=*/true));
   }
   std::error_code error;
   fs::create_directories(directory + "/peers", error);
@@ -148,9 +168,11 @@ std::vector<KnownPeer> PeerBook::Peers() const {
   for (const auto& entry : fs::directory_iterator(directory_ + "/peers", error)) {
     const std::string host = entry.path().filename().string();
     if (host.starts_with('.')) continue;
-    absl::StatusOr<KnownPeer> known = ReadPeer(entry.path().string(), host);
+    const std::string path = entry.path().string();
+    const absl::StatusOr<std::string> text = ReadFile(path);
+    absl::StatusOr<KnownPeer> known = text.ok() ? DecodePeer(host, *text) : text.status();
     if (!known.ok()) {
-      spdlog::warn("{}; that host is not known until a job meets it again",
+      spdlog::warn("{}: {}; that host is not known until a job meets it again", path,
                    Message(known.status()));
       continue;
     }
@@ -173,10 +195,7 @@ absl::Status PeerBook::SetPeers(std::vector<KnownPeer> peers) const {
   std::set<std::string> kept;
   for (const KnownPeer& known : peers) {
     kept.insert(known.peer.host);
-    absl::Status status = WriteLines(PathOf(known.peer.host), kPeerTitle,
-                                     {known.peer.endpoint, known.peer.public_key,
-                                      known.in_job ? "1" : "0", fmt::format("{}", known.met)},
-                                     /*sync=*/false);
+    absl::Status status = WriteFile(PathOf(known.peer.host), EncodePeer(known), /*sync=*/false);
     if (first.ok()) first = std::move(status);
   }
   std::error_code error;
@@ -205,8 +224,10 @@ std::optional<PeerBook::Listens> PeerBook::ReadListens() const {
 }
 
 absl::Status PeerBook::WriteListens(const Listens& listens) const {
-  return WriteLines(directory_ + "/listens", kListensTitle,
-                    {listens.endpoint, fmt::format("{}", listens.copies)}, /*sync=*/false);
+  return WriteFile(
+      directory_ + "/listens",
+      EncodeLines(kListensTitle, {listens.endpoint, fmt::format("{}", listens.copies)}),
+      /*sync=*/false);
 }
 
 }  // namespace tandem::kv_store

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/status.h"
@@ -17,6 +18,11 @@ struct KnownPeer {
   bool in_job = false;  // of the last job that this host was in
   int64_t met = 0;      // when, in seconds since 1970
 };
+
+/// The text of a peer's file: a title, endpoint, key, 0 or 1 (in_job), and when it was met, a line
+/// each. Decode: kDataLoss or kInvalidArgument, saying what is wrong, for everything else.
+std::string EncodePeer(const KnownPeer& known);
+absl::StatusOr<KnownPeer> DecodePeer(const std::string& host, std::string_view text);
 
 /// What an agent keeps on disk of itself and of other hosts' agents, each file checked when read:
 /// - `agent.key`, its CURVE key pair, made at first;

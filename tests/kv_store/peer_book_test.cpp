@@ -81,6 +81,7 @@ TEST(PeerBook, LeavesOutWhatIsDamaged) {
     EXPECT_EQ(count_with(whole.substr(0, size)), 0U) << size;
   }
   EXPECT_EQ(count_with(whole + "more\n"), 0U);
+  EXPECT_EQ(count_with(whole + "m"), 0U);
   EXPECT_EQ(count_with(std::string(1 << 20, 'x')), 0U);
   std::string other = whole;
   other.replace(other.find("tcp://"), 6, "ipc://");
