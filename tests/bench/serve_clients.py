@@ -119,23 +119,25 @@ class TandemStream:
 
 
 class Tandem:
-    """`tandem serve`, all ranks on this machine."""
+    """`tandem serve`. prefix: words before its command, as "run this on that host"; it listens where we reach it."""
 
-    def __init__(self, program, model, threads, ranks=1, flags=(), name="Tandem"):
+    def __init__(self, program, model, threads, ranks=1, flags=(), name="Tandem", prefix=(), listen="tcp://127.0.0.1:*"):
         self.name = name
         self.program = program
         self.model = model
         self.threads = threads
         self.ranks = ranks
         self.flags = list(flags)
+        self.prefix = list(prefix)
+        self.listen = listen
 
     def start(self, slots, context):
         """Ready to compute `slots` requests at once, each with up to `context` tokens."""
         del context  # the model's own; pages are shared by all
         self.zmq = zmq.Context()
-        self.process = Process([self.program, "serve", self.model, "-n", self.ranks, "--threads", self.threads // self.ranks,
-                                "--listen", "tcp://127.0.0.1:*", "--max-running", slots, *self.flags])
-        match = self.process.wait_until(lambda: re.search(r"serving .* on (tcp://\S+)$", self.process.said(), re.MULTILINE))
+        self.process = Process([*self.prefix, self.program, "serve", self.model, "-n", self.ranks, "--threads", self.threads // self.ranks,
+                                "--listen", self.listen, "--max-running", slots, *self.flags])
+        match = self.process.wait_until(lambda: re.search(r"serving .* on (\w+://\S+)$", self.process.said(), re.MULTILINE))
         self.endpoint = match[1]
         self.asking = self.zmq.socket(zmq.DEALER)
         self.asking.setsockopt(zmq.LINGER, 0)
