@@ -17,6 +17,7 @@ using core::WireWriter;
 constexpr size_t kLongestText = 1 << 16;
 constexpr int kHighestCode = 16;  // absl::StatusCode::kUnauthenticated
 constexpr size_t kMostTiers = 8;
+constexpr uint8_t kNowhere = 255;
 constexpr size_t kHashBytes = 32;
 constexpr size_t kRecordFieldsBytes = 2 * kHashBytes + sizeof(uint64_t) + sizeof(uint32_t);
 constexpr size_t kListedBlockBytes = 2 * kHashBytes + 2 * sizeof(uint64_t) + sizeof(uint32_t);
@@ -203,12 +204,19 @@ void Read(AgentFound& message, WireReader& reader) {
 }
 
 void Write(const AgentExisting& message, WireWriter& writer) {
-  writer.Count(message.exists.size());
-  for (const bool exists : message.exists) writer.Bool(exists);
+  writer.Count(message.where.size());
+  for (const std::optional<TierKind>& where : message.where) {
+    writer.Number(where ? static_cast<uint8_t>(*where) : kNowhere);
+  }
 }
 void Read(AgentExisting& message, WireReader& reader) {
-  message.exists.resize(reader.Count(kMostAgentItems, 1, "flags"));
-  for (size_t i = 0; i < message.exists.size(); ++i) message.exists[i] = reader.Bool();
+  for (const uint8_t kind : reader.Numbers<uint8_t>(kMostAgentItems, "places")) {
+    if (kind > static_cast<uint8_t>(TierKind::kRemote) && kind != kNowhere) {
+      reader.Fail(InvalidArgument("KV agent: {} is no kind of tier", kind));
+    }
+    message.where.push_back(kind == kNowhere ? std::nullopt
+                                             : std::optional(static_cast<TierKind>(kind)));
+  }
 }
 
 void Write(const AgentStats& message, WireWriter& writer) {

@@ -88,7 +88,7 @@ struct AgentFound {
   std::vector<std::optional<FoundRecord>> records;
 };
 struct AgentExisting {
-  std::vector<bool> exists;  // [keys]
+  std::vector<std::optional<TierKind>> where;  // [keys]
 };
 struct AgentStats {
   TierStats all;

@@ -178,19 +178,26 @@ std::vector<std::optional<FoundRecord>> AgentTier::Get(std::span<const RecordKey
 }
 
 std::vector<bool> AgentTier::Exists(std::span<const RecordKey> keys) {
-  const auto deadline = Clock::now() + options_.deadline;
   std::vector<bool> exists;
-  while (exists.size() < keys.size()) {
-    const auto rest = keys.subspan(exists.size());
+  exists.reserve(keys.size());
+  for (const std::optional<TierKind>& where : Where(keys)) exists.push_back(where.has_value());
+  return exists;
+}
+
+std::vector<std::optional<TierKind>> AgentTier::Where(std::span<const RecordKey> keys) {
+  const auto deadline = Clock::now() + options_.deadline;
+  std::vector<std::optional<TierKind>> where;
+  while (where.size() < keys.size()) {
+    const auto rest = keys.subspan(where.size());
     const auto asked = rest.first(std::min(rest.size(), kKeysInOne));
     const absl::StatusOr<AgentMessage> answer =
         Call(AgentExists{.keys = {asked.begin(), asked.end()}}, deadline);
     const auto* part = answer.ok() ? std::get_if<AgentExisting>(&*answer) : nullptr;
-    if (part == nullptr || part->exists.size() != asked.size()) break;
-    exists.insert(exists.end(), part->exists.begin(), part->exists.end());
+    if (part == nullptr || part->where.size() != asked.size()) break;
+    where.insert(where.end(), part->where.begin(), part->where.end());
   }
-  exists.resize(keys.size());
-  return exists;
+  where.resize(keys.size());
+  return where;
 }
 
 void AgentTier::Use(std::span<const RecordKey> keys) {

@@ -182,9 +182,9 @@ std::vector<std::vector<PeerCalls::PeerPointer>> PeerTier::Holders(std::span<con
     const auto answers = calls_.Ask(questions, deadline);
     for (size_t p = 0; p < up.size(); ++p) {
       const auto* existing = answers[p].ok() ? std::get_if<AgentExisting>(&*answers[p]) : nullptr;
-      if (existing == nullptr || existing->exists.size() != part.size()) continue;
+      if (existing == nullptr || existing->where.size() != part.size()) continue;
       for (size_t k = 0; k < part.size(); ++k) {
-        if (existing->exists[k]) holders[first + k].push_back(up[p]);
+        if (existing->where[k]) holders[first + k].push_back(up[p]);
       }
     }
   }

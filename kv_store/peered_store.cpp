@@ -135,19 +135,28 @@ std::vector<std::optional<FoundRecord>> PeeredStore::Get(std::span<const RecordK
 }
 
 std::vector<bool> PeeredStore::Exists(std::span<const RecordKey> keys) {
-  std::vector<bool> exists = local_.Exists(keys);
-  if (!peers_.knows_any()) return exists;
+  std::vector<bool> exists;
+  exists.reserve(keys.size());
+  for (const std::optional<TierKind>& where : Where(keys)) exists.push_back(where.has_value());
+  return exists;
+}
+
+std::vector<std::optional<TierKind>> PeeredStore::Where(std::span<const RecordKey> keys) {
+  std::vector<std::optional<TierKind>> where = local_.Where(keys);
+  if (!peers_.knows_any()) return where;
   std::vector<RecordKey> missing;
   std::vector<size_t> places;
   for (size_t k = 0; k < keys.size(); ++k) {
-    if (exists[k]) continue;
+    if (where[k]) continue;
     missing.push_back(keys[k]);
     places.push_back(k);
   }
-  if (missing.empty()) return exists;
+  if (missing.empty()) return where;
   const std::vector<bool> there = peers_.Exists(missing);
-  for (size_t i = 0; i < there.size(); ++i) exists[places[i]] = there[i];
-  return exists;
+  for (size_t i = 0; i < there.size(); ++i) {
+    if (there[i]) where[places[i]] = TierKind::kRemote;
+  }
+  return where;
 }
 
 void PeeredStore::Use(std::span<const RecordKey> keys) {

@@ -43,6 +43,7 @@ class PeeredStore : public Tier {
   absl::Status Put(std::span<const TierRecord> records) override;
   std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override;
   std::vector<bool> Exists(std::span<const RecordKey> keys) override;
+  std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) override;
   void Use(std::span<const RecordKey> keys) override;
   absl::Status Flush() override;
   absl::Status Erase(std::span<const BlockHash> blocks) override;
@@ -74,6 +75,9 @@ class PeeredStore : public Tier {
     }
     std::vector<bool> Exists(std::span<const RecordKey> keys) override {
       return store_.local_.Exists(keys);
+    }
+    std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) override {
+      return store_.local_.Where(keys);
     }
     void Use(std::span<const RecordKey> keys) override { store_.local_.Use(keys); }
     absl::Status Flush() override { return store_.local_.Flush(); }

@@ -37,6 +37,10 @@ std::vector<bool> SealedTier::Exists(std::span<const RecordKey> keys) {
   return tier_->Exists(names_.Keys(keys));
 }
 
+std::vector<std::optional<TierKind>> SealedTier::Where(std::span<const RecordKey> keys) {
+  return tier_->Where(names_.Keys(keys));
+}
+
 void SealedTier::Use(std::span<const RecordKey> keys) { tier_->Use(names_.Keys(keys)); }
 
 absl::Status SealedTier::Erase(std::span<const BlockHash> blocks) {

@@ -106,6 +106,16 @@ class Tier {
   /// [keys] Whether Get would find it now. No use.
   virtual std::vector<bool> Exists(std::span<const RecordKey> keys) = 0;
 
+  /// [keys] Where Get would find it now. No use.
+  virtual std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) {
+    std::vector<std::optional<TierKind>> where;
+    where.reserve(keys.size());
+    for (const bool exists : Exists(keys)) {
+      where.push_back(exists ? std::optional(TierKind::kHost) : std::nullopt);
+    }
+    return where;
+  }
+
   /// Counts as a use of those that are there: for tiers behind the one that answered.
   virtual void Use(std::span<const RecordKey> /*keys*/) {}
 

@@ -44,7 +44,7 @@ std::optional<AgentMessage> DoWithTier(Tier& tier, const AgentMessage& request,
   }
   if (const auto* get = std::get_if<AgentGet>(&request)) return Find(tier, get->keys, answer_bytes);
   if (const auto* exists = std::get_if<AgentExists>(&request)) {
-    return AgentExisting{.exists = tier.Exists(exists->keys)};
+    return AgentExisting{.where = tier.Where(exists->keys)};
   }
   if (const auto* use = std::get_if<AgentUse>(&request)) {
     tier.Use(use->keys);

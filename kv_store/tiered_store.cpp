@@ -193,27 +193,36 @@ std::vector<std::optional<FoundRecord>> TieredStore::Get(std::span<const RecordK
 }
 
 std::vector<bool> TieredStore::Exists(std::span<const RecordKey> keys) {
+  std::vector<bool> exists;
+  exists.reserve(keys.size());
+  for (const std::optional<TierKind>& where : Where(keys)) exists.push_back(where.has_value());
+  return exists;
+}
+
+std::vector<std::optional<TierKind>> TieredStore::Where(std::span<const RecordKey> keys) {
   const std::shared_lock erasing(erasing_);
-  std::vector<bool> exists = host_.Exists(keys);
+  std::vector<std::optional<TierKind>> where = host_.Where(keys);
   {
     const std::lock_guard lock(mutex_);
     for (size_t i = 0; i < keys.size(); ++i) {
-      if (!exists[i]) exists[i] = waiting_.contains(keys[i]);
+      if (!where[i] && waiting_.contains(keys[i])) where[i] = TierKind::kHost;
     }
   }
   for (const Behind& behind : behind_) {
     std::vector<RecordKey> asked;
     std::vector<size_t> places;
     for (size_t i = 0; i < keys.size(); ++i) {
-      if (exists[i]) continue;
+      if (where[i]) continue;
       asked.push_back(keys[i]);
       places.push_back(i);
     }
     if (asked.empty()) break;
     const std::vector<bool> here = behind.tier->Exists(asked);
-    for (size_t k = 0; k < asked.size(); ++k) exists[places[k]] = here[k];
+    for (size_t k = 0; k < asked.size(); ++k) {
+      if (here[k]) where[places[k]] = behind.kind;
+    }
   }
-  return exists;
+  return where;
 }
 
 void TieredStore::Use(std::span<const RecordKey> keys) {

@@ -73,7 +73,7 @@ class Coordinator final : public Engine {
     std::deque<std::pair<RequestId, EngineRequest>> requests;
     std::vector<RequestId> cancelled;
     std::vector<RecordReport> reports;
-    std::vector<std::pair<FetchId, int32_t>> probed;  // the tokens that might be restored
+    std::vector<std::pair<FetchId, SavedTokens>> probed;
     bool empty() const {
       return requests.empty() && cancelled.empty() && reports.empty() && probed.empty();
     }

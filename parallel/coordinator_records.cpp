@@ -12,16 +12,18 @@ using Clock = std::chrono::steady_clock;
 
 void Coordinator::ListenToRecords() {
   if (!setup_.records) return;
-  scheduler_.SetRestoreWorth([this](int32_t tokens) { return fetches_.Worth(tokens); });
+  scheduler_.SetRestoreWorth([this](int32_t tokens, std::optional<kv_store::TierKind> from) {
+    return fetches_.Worth(tokens, from);
+  });
   setup_.records->Listen(
       [this](const RecordReport& report) {
         const std::lock_guard lock(mutex_);
         inbox_.reports.push_back(report);
         changed_.notify_all();
       },
-      [this](FetchId probe, int32_t tokens) {
+      [this](FetchId probe, SavedTokens saved) {
         const std::lock_guard lock(mutex_);
-        inbox_.probed.emplace_back(probe, tokens);
+        inbox_.probed.emplace_back(probe, saved);
         changed_.notify_all();
       });
 }
@@ -29,9 +31,9 @@ void Coordinator::ListenToRecords() {
 void Coordinator::TakeRecordNews(const Inbox& inbox) {
   if (!setup_.records) return;
   const Clock::time_point now = Clock::now();
-  for (const auto& [probe, tokens] : inbox.probed) {
+  for (const auto& [probe, saved] : inbox.probed) {
     fetches_.ProbeEnds(probe);
-    if (const auto begun = scheduler_.Probed(probe, tokens)) fetches_.FetchBegins(*begun, now);
+    if (const auto begun = scheduler_.Probed(probe, saved)) fetches_.FetchBegins(*begun, now);
   }
   for (const RecordReport& report : inbox.reports) {
     CountRecords(report);

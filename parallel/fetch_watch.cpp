@@ -9,8 +9,9 @@ void FetchWatch::StepTook(const ScheduledStep& step, double seconds) {
   if (step.decoding == 0) rates_.StepTook(step.prompt_tokens, seconds);
 }
 
-FetchWatch::Time FetchWatch::DeadlineOf(int32_t tokens, Time now) const {
-  std::chrono::duration<double> wait = deadline_;
+FetchWatch::Time FetchWatch::DeadlineOf(int32_t tokens, std::chrono::duration<double> most,
+                                        Time now) const {
+  std::chrono::duration<double> wait = most;
   if (const auto compute = rates_.ComputeSeconds(tokens)) {
     wait = std::min(wait, std::max<std::chrono::duration<double>>(
                               least_, std::chrono::duration<double>(*compute)));
@@ -20,11 +21,12 @@ FetchWatch::Time FetchWatch::DeadlineOf(int32_t tokens, Time now) const {
 
 void FetchWatch::ProbeBegins(FetchId id, int32_t tokens, Time now) {
   open_[id] = {.begun = now,
-               .deadline = DeadlineOf(tokens, now),
+               .deadline = DeadlineOf(tokens, deadline_, now),
                .probing = true,
                .tokens = tokens,
                .reports = 0,
                .good = false,
+               .expected = {},
                .from = {}};
 }
 
@@ -35,12 +37,14 @@ void FetchWatch::ProbeEnds(FetchId id) {
 }
 
 void FetchWatch::FetchBegins(const BegunFetch& fetch, Time now) {
+  const double thousands = std::max(1.0, fetch.tokens / 1024.0);
   open_[fetch.id] = {.begun = now,
-                     .deadline = DeadlineOf(fetch.tokens, now),
+                     .deadline = DeadlineOf(fetch.tokens, thousands * deadline_, now),
                      .probing = false,
                      .tokens = fetch.tokens,
                      .reports = 0,
                      .good = false,
+                     .expected = fetch.from,
                      .from = {}};
 }
 
@@ -64,7 +68,8 @@ std::optional<FetchWatch::Outcome> FetchWatch::Take(const RecordReport& report, 
   if (++entry.reports < ranks_) return std::nullopt;
   Outcome outcome{.id = id, .from = std::move(entry.from), .late = false};
   const std::chrono::duration<double> took = now - entry.begun;
-  rates_.FetchTook(static_cast<int32_t>(outcome.from.size()) * core::kPageTokens, took.count());
+  rates_.FetchTook(entry.expected, static_cast<int32_t>(outcome.from.size()) * core::kPageTokens,
+                   took.count());
   open_.erase(found);
   return outcome;
 }
@@ -80,7 +85,7 @@ std::vector<FetchWatch::Outcome> FetchWatch::TakeLate(Time now) {
     late.push_back({.id = it->first, .from = {}, .late = true});
     overdue_[it->first] = entry.probing ? 1 : ranks_ - entry.reports;
     const std::chrono::duration<double> waited = now - entry.begun;
-    rates_.FetchTook(entry.tokens, waited.count());
+    rates_.FetchTook(entry.expected, entry.tokens, waited.count());
     it = open_.erase(it);
   }
   return late;

@@ -25,12 +25,15 @@ class FetchWatch {
     bool late = false;
   };
 
-  /// least, deadline: as RecordOptions has them.
+  /// least, deadline: as RecordOptions has them; fetches of more than 1,024 tokens have as much
+  /// more time.
   FetchWatch(size_t ranks, std::chrono::milliseconds least, std::chrono::milliseconds deadline)
       : ranks_(ranks), least_(least), deadline_(deadline) {}
 
-  /// Whether so many tokens should be looked for now.
-  bool Worth(int32_t tokens) { return overdue_.empty() && rates_.Worth(tokens); }
+  /// Whether so many tokens should be looked for now, or fetched from there.
+  bool Worth(int32_t tokens, std::optional<kv_store::TierKind> from) {
+    return overdue_.empty() && rates_.Worth(from, tokens);
+  }
   void StepTook(const ScheduledStep& step, double seconds);
 
   void ProbeBegins(FetchId id, int32_t tokens, Time now);
@@ -48,11 +51,13 @@ class FetchWatch {
     Time deadline;
     bool probing = true;
     int32_t tokens = 0;
-    size_t reports = 0;  // of ranks
-    bool good = false;   // `from` is set
+    size_t reports = 0;                          // of ranks
+    bool good = false;                           // `from` is set
+    std::optional<kv_store::TierKind> expected;  // of a fetch
     std::vector<kv_store::TierKind> from;
   };
-  Time DeadlineOf(int32_t tokens, Time now) const;
+  /// `most` and no longer than computing takes.
+  Time DeadlineOf(int32_t tokens, std::chrono::duration<double> most, Time now) const;
 
   const size_t ranks_;
   const std::chrono::milliseconds least_;

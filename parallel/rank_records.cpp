@@ -14,7 +14,7 @@ RankRecords::~RankRecords() {
 }
 
 void RankRecords::Listen(std::function<void(const RecordReport&)> on_report,
-                         std::function<void(FetchId probe, int32_t tokens)> on_probed) {
+                         std::function<void(FetchId probe, SavedTokens saved)> on_probed) {
   const auto report = [this, tell = std::move(on_report)](RecordReport what) {
     if (silent_) return;
     what.rank = options_.rank;
@@ -24,20 +24,21 @@ void RankRecords::Listen(std::function<void(const RecordReport&)> on_report,
   kv_store::Tier& tier = *options_.records.tier;
   reader_ = std::make_unique<RecordReader>(
       tier, view_,
-      RecordReader::Options{.fingerprint = options_.records.fingerprint,
-                            .kv_heads = options_.kv_heads,
-                            .on_fetched =
-                                [report](FetchId fetch, std::vector<kv_store::TierKind> from) {
-                                  RecordReport fetched;
-                                  fetched.kind = RecordReport::Kind::kFetched;
-                                  fetched.id = fetch;
-                                  fetched.from = std::move(from);
-                                  report(std::move(fetched));
-                                },
-                            .on_probed =
-                                [this, tell = std::move(on_probed)](FetchId probe, int32_t tokens) {
-                                  if (!silent_) tell(probe, tokens);
-                                }});
+      RecordReader::Options{
+          .fingerprint = options_.records.fingerprint,
+          .kv_heads = options_.kv_heads,
+          .on_fetched =
+              [report](FetchId fetch, std::vector<kv_store::TierKind> from) {
+                RecordReport fetched;
+                fetched.kind = RecordReport::Kind::kFetched;
+                fetched.id = fetch;
+                fetched.from = std::move(from);
+                report(std::move(fetched));
+              },
+          .on_probed =
+              [this, tell = std::move(on_probed)](FetchId probe, SavedTokens saved) {
+                if (!silent_) tell(probe, saved);
+              }});
   writer_ = std::make_unique<RecordWriter>(
       tier, options_.records.save_bytes,
       [report](uint64_t step, bool safe) {

@@ -36,7 +36,7 @@ class RankRecords {
   /// Starts the threads. Called once, before the first plan. What was under way when it is
   /// destroyed is put; what it would report then is lost.
   void Listen(std::function<void(const RecordReport&)> on_report,
-              std::function<void(FetchId probe, int32_t tokens)> on_probed);
+              std::function<void(FetchId probe, SavedTokens saved)> on_probed);
 
   /// The saves of a plan and its flush mark.
   void Save(const StepPlan& plan);

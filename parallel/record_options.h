@@ -17,8 +17,8 @@ struct RecordOptions {
   kv_store::Fingerprint fingerprint{};
   int64_t save_bytes = int64_t{256} << 20;   // that wait for the tier; beyond, saves are dropped
   int64_t fetch_bytes = int64_t{512} << 20;  // of the fetches that are open, on the largest rank
-  /// A fetch that takes longer is a miss. Where it is known how long computing the tokens would
-  /// take, nobody waits longer than that either.
+  /// A fetch that takes longer is a miss; of more than 1,024 tokens, so much for each 1,024. Where
+  /// it is known how long computing the tokens would take, nobody waits longer than that either.
   std::chrono::milliseconds fetch_deadline{1000};
   /// But this long in any case: shorter waits would end for a machine's noise.
   std::chrono::milliseconds least_fetch_deadline{20};

@@ -1,6 +1,7 @@
 #include "parallel/record_probe.h"
 
 #include <algorithm>
+#include <optional>
 #include <span>
 
 #include "kv_store/pool_size.h"
@@ -26,28 +27,35 @@ class Known {
                                                            .group = static_cast<int32_t>(g)}));
       }
     }
-    exists_ = tier.Exists(keys);
-    exists_.resize(keys.size(), false);
+    where_ = tier.Where(keys);
+    where_.resize(keys.size());
   }
 
-  bool At(size_t block, size_t group) const { return exists_[block * groups_ + group]; }
+  const std::optional<kv_store::TierKind>& At(size_t block, size_t group) const {
+    return where_[block * groups_ + group];
+  }
   bool All(size_t block) const {
     for (size_t g = 0; g < groups_; ++g) {
       if (!At(block, g)) return false;
     }
     return true;
   }
+  /// The farther of `from` and where the block's records are.
+  kv_store::TierKind Farthest(size_t block, kv_store::TierKind from) const {
+    for (size_t g = 0; g < groups_; ++g) from = std::max(from, At(block, g).value_or(from));
+    return from;
+  }
 
  private:
   size_t groups_;
-  std::vector<bool> exists_;
+  std::vector<std::optional<kv_store::TierKind>> where_;
 };
 
 }  // namespace
 
-int32_t FindSaved(kv_store::Tier& tier, const kv_store::Fingerprint& fingerprint,
-                  const std::vector<core::KvLayerGroup>& groups, int32_t kv_head,
-                  const RecordProbe& probe) {
+SavedTokens FindSaved(kv_store::Tier& tier, const kv_store::Fingerprint& fingerprint,
+                      const std::vector<core::KvLayerGroup>& groups, int32_t kv_head,
+                      const RecordProbe& probe) {
   const std::span<const int32_t> tokens(probe.tokens);
   const int64_t first = probe.first_block;
   std::vector<kv_store::BlockHash> chain;
@@ -71,6 +79,8 @@ int32_t FindSaved(kv_store::Tier& tier, const kv_store::Fingerprint& fingerprint
   auto blocks = static_cast<int64_t>(chain.size());
   while (blocks > 0 && !usable(blocks)) --blocks;
   const auto whole = static_cast<int32_t>((first + blocks) * core::kPageTokens);
+  auto from = kv_store::TierKind::kHost;
+  for (int64_t i = 0; i < blocks; ++i) from = full.Farthest(static_cast<size_t>(i), from);
 
   std::vector<kv_store::BlockHash> tails;
   std::vector<int32_t> tail_tokens;
@@ -83,9 +93,9 @@ int32_t FindSaved(kv_store::Tier& tier, const kv_store::Fingerprint& fingerprint
   }
   const Known tail(tier, fingerprint, groups.size(), kv_head, tails, tail_tokens);
   for (size_t i = 0; i < tails.size(); ++i) {
-    if (tail.All(i)) return whole + tail_tokens[i];
+    if (tail.All(i)) return {.tokens = whole + tail_tokens[i], .from = tail.Farthest(i, from)};
   }
-  return blocks > 0 ? whole : 0;
+  return {.tokens = blocks > 0 ? whole : 0, .from = from};
 }
 
 }  // namespace tandem::parallel

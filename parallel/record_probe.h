@@ -20,12 +20,19 @@ struct RecordProbe {
   std::vector<int32_t> tokens;  // from that block on, all that may be restored
 };
 
+/// What FindSaved found.
+struct SavedTokens {
+  int32_t tokens = 0;
+  /// The farthest place that any of the records would come from.
+  kv_store::TierKind from = kv_store::TierKind::kHost;
+};
+
 /// The largest number of tokens, those of the blocks before included, up to which the tier has all
 /// records of `kv_head` that the next position sees; 0 if it has none that help. A tail is found
 /// without its length being known: all 63 lengths are asked for at once.
 /// groups: [layer groups] Thread safety: as the tier's.
-int32_t FindSaved(kv_store::Tier& tier, const kv_store::Fingerprint& fingerprint,
-                  const std::vector<core::KvLayerGroup>& groups, int32_t kv_head,
-                  const RecordProbe& probe);
+SavedTokens FindSaved(kv_store::Tier& tier, const kv_store::Fingerprint& fingerprint,
+                      const std::vector<core::KvLayerGroup>& groups, int32_t kv_head,
+                      const RecordProbe& probe);
 
 }  // namespace tandem::parallel

@@ -34,7 +34,7 @@ class RecordReader {
     /// whole]
     std::function<void(FetchId fetch, std::vector<kv_store::TierKind> from)> on_fetched;
     /// What FindSaved gave.
-    std::function<void(FetchId probe, int32_t tokens)> on_probed;
+    std::function<void(FetchId probe, SavedTokens saved)> on_probed;
   };
   struct Counts {
     uint64_t fetched = 0;

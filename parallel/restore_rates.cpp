@@ -21,12 +21,23 @@ void RestoreRates::StepTook(int32_t prompt_tokens, double seconds) {
   Follow(compute_, seconds / prompt_tokens);
 }
 
-void RestoreRates::FetchTook(int32_t tokens, double seconds) {
-  if (tokens <= 0) return;
-  Follow(fetch_, seconds / tokens);
+void RestoreRates::Rate::Took(int32_t tokens, double seconds) {
+  Follow(fetch, seconds / tokens);
   // Follows upwards too, slowly: what was shortest once may never come again.
-  least_ = least_ ? std::min(seconds, *least_ + kNewest / 4 * (seconds - *least_)) : seconds;
-  hope_ = 1;
+  least = least ? std::min(seconds, *least + kNewest / 4 * (seconds - *least)) : seconds;
+  hope = 1;
+}
+
+bool RestoreRates::Rate::Worth(int32_t tokens, double compute_seconds) const {
+  return !fetch || std::max(*fetch * tokens, *least) * hope <= compute_seconds;
+}
+
+void RestoreRates::FetchTook(std::optional<From> from, int32_t tokens, double seconds) {
+  if (tokens <= 0) return;
+  if (from) return rates_[static_cast<size_t>(*from)].Took(tokens, seconds);
+  for (Rate& rate : rates_) {
+    if (rate.fetch) rate.Took(tokens, seconds);
+  }
 }
 
 std::optional<double> RestoreRates::ComputeSeconds(int32_t tokens) const {
@@ -34,11 +45,19 @@ std::optional<double> RestoreRates::ComputeSeconds(int32_t tokens) const {
   return *compute_ * tokens;
 }
 
-bool RestoreRates::Worth(int32_t tokens) {
-  if (!compute_ || !fetch_) return true;
-  const double fetching = std::max(*fetch_ * tokens, *least_) * hope_;
-  if (fetching <= *compute_ * tokens) return true;
-  hope_ *= kHopeKept;
+bool RestoreRates::Worth(std::optional<From> from, int32_t tokens) {
+  const std::optional<double> compute = ComputeSeconds(tokens);
+  if (!compute) return true;
+  if (from) {
+    Rate& rate = rates_[static_cast<size_t>(*from)];
+    if (rate.Worth(tokens, *compute)) return true;
+    rate.hope *= kHopeKept;
+    return false;
+  }
+  const bool any = std::any_of(rates_.begin(), rates_.end(),
+                               [&](const Rate& rate) { return rate.Worth(tokens, *compute); });
+  if (any) return true;
+  for (Rate& rate : rates_) rate.hope *= kHopeKept;
   return false;
 }
 

@@ -43,7 +43,7 @@ absl::Status RunFollower(const RankOptions& options, Communicator& world, core::
   TANDEM_RETURN_IF_ERROR(setup.status());
   if (setup->records) {
     setup->records->Listen([&follower](const RecordReport& report) { follower.Report(report); },
-                           [](FetchId, int32_t) {});
+                           [](FetchId, SavedTokens) {});
   }
   if (options.on_step_thread) options.on_step_thread();
   return FollowPlans(follower, *setup->runner, options.epoch);

@@ -62,7 +62,8 @@ struct ScheduledStep {
 /// A probe's outcome was worth fetching: the plan that leaves next begins it.
 struct BegunFetch {
   FetchId id = 0;
-  int32_t tokens = 0;  // that need not be computed then
+  int32_t tokens = 0;                                   // that need not be computed then
+  kv_store::TierKind from = kv_store::TierKind::kHost;  // as rank 0 was told
 };
 
 /// A token whose log-probability was asked for.
@@ -150,15 +151,15 @@ class Scheduler {
   /// Where drafts come from; null: there are none.
   void SetDraftSource(DraftSource source) { drafts_ = std::move(source); }
 
-  /// Whether so many tokens are better restored than computed; null: always.
-  void SetRestoreWorth(std::function<bool(int32_t tokens)> worth) {
-    restore_worth_ = std::move(worth);
-  }
+  /// Whether so many tokens are better restored than computed, from there; from: nothing as long as
+  /// nobody has looked where they are. Null: always.
+  using RestoreWorth = std::function<bool(int32_t tokens, std::optional<kv_store::TierKind> from)>;
+  void SetRestoreWorth(RestoreWorth worth) { restore_worth_ = std::move(worth); }
   /// What rank 0's tier is to be asked now; each is answered by one Probed.
   std::vector<RecordProbe> TakeProbes();
   /// So many tokens of the request might be restored (FindSaved); 0: none, or it is not known in
   /// time. The fetch that follows, if one does.
-  std::optional<BegunFetch> Probed(FetchId probe, int32_t tokens);
+  std::optional<BegunFetch> Probed(FetchId probe, SavedTokens saved);
   /// The blocks of a fetch, from the front, that all ranks have, and where they came from. late: it
   /// was not waited for any longer. Unknown ids are ignored: their requests have ended.
   void Fetched(FetchId fetch, std::span<const kv_store::TierKind> from, bool late);
@@ -227,7 +228,7 @@ class Scheduler {
   // scheduler_restore.cpp
   bool WaitsForRecords(const WaitingRequest& waiting) const;
   bool BeginProbe(WaitingRequest& waiting, std::vector<RecordProbe>& probes);
-  bool PlanFetch(const WaitingRequest& waiting, int32_t tokens, Restore& restore) const;
+  bool PlanFetch(const WaitingRequest& waiting, SavedTokens saved, Restore& restore) const;
   int64_t FetchBytes(const std::vector<FetchBlock>& blocks) const;
   ReusedFrom TakeRestored(WaitingRequest& waiting, SequencePages& pages, size_t count);
   void EndRestore(Restore& restore);
@@ -262,7 +263,7 @@ class Scheduler {
   std::unordered_map<RequestId, RunningKey> keys_;  // of running_
   DraftSource drafts_;
   std::function<int32_t(int32_t, int32_t)> prompt_tokens_;
-  std::function<bool(int32_t)> restore_worth_;
+  RestoreWorth restore_worth_;
   std::unordered_map<FetchId, RequestId> restores_;  // that are under way or ready
   int32_t looking_ = 0;                              // restores that probe or fetch
   int64_t fetch_bytes_ = 0;                          // of fetches that are open

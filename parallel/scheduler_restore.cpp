@@ -67,7 +67,8 @@ bool Scheduler::BeginProbe(WaitingRequest& waiting, std::vector<RecordProbe>& pr
   const int32_t most = std::min(all, restore.most.value_or(all));
   const kv_store::PrefixKnown known = index_.Known(state.request.tenant, state.tokens, most);
   const int32_t gain = most - known.tokens;
-  if (gain < core::kPageTokens || (restore_worth_ && !restore_worth_(gain))) return false;
+  if (gain < core::kPageTokens) return false;
+  if (restore_worth_ && !restore_worth_(gain, std::nullopt)) return false;
   // Who computes it already is nearer than any tier.
   if (FindLeader(waiting, known.tokens, all)) return true;
 
@@ -97,13 +98,13 @@ bool Scheduler::BeginProbe(WaitingRequest& waiting, std::vector<RecordProbe>& pr
   return true;
 }
 
-std::optional<BegunFetch> Scheduler::Probed(FetchId probe, int32_t tokens) {
+std::optional<BegunFetch> Scheduler::Probed(FetchId probe, SavedTokens saved) {
   const auto found = restores_.find(probe);
   if (found == restores_.end()) return std::nullopt;
   WaitingRequest& waiting = *queue_.Find(found->second);
   Restore& restore = waiting.restore;
   if (restore.state != State::kProbing) return std::nullopt;
-  if (!PlanFetch(waiting, tokens, restore)) {
+  if (!PlanFetch(waiting, saved, restore)) {
     EndRestore(restore);
     return std::nullopt;
   }
@@ -114,14 +115,15 @@ std::optional<BegunFetch> Scheduler::Probed(FetchId probe, int32_t tokens) {
   const FetchBlock& last = restore.blocks.back();
   return BegunFetch{
       .id = restore.fetch,
-      .tokens =
-          (static_cast<int32_t>(restore.blocks.size()) - 1) * core::kPageTokens + last.tokens};
+      .tokens = (static_cast<int32_t>(restore.blocks.size()) - 1) * core::kPageTokens + last.tokens,
+      .from = saved.from};
 }
 
-bool Scheduler::PlanFetch(const WaitingRequest& waiting, int32_t tokens, Restore& restore) const {
+bool Scheduler::PlanFetch(const WaitingRequest& waiting, SavedTokens saved,
+                          Restore& restore) const {
   const RequestState& state = waiting.state;
   // The index may have learnt or forgotten something while the tier was asked.
-  const int32_t most = std::min(tokens, state.token_count() - 1);
+  const int32_t most = std::min(saved.tokens, state.token_count() - 1);
   const kv_store::PrefixKnown known = index_.Known(state.request.tenant, state.tokens, most);
   const auto blocks_until = [&](int32_t end) {
     std::vector<FetchBlock> blocks;
@@ -145,7 +147,8 @@ bool Scheduler::PlanFetch(const WaitingRequest& waiting, int32_t tokens, Restore
   }
   const int32_t gain = end - known.tokens;
   if (gain < core::kPageTokens && end < state.token_count() - 1) return false;
-  if (blocks.empty() || gain <= 0 || (restore_worth_ && !restore_worth_(gain))) return false;
+  if (blocks.empty() || gain <= 0) return false;
+  if (restore_worth_ && !restore_worth_(gain, saved.from)) return false;
   restore.first_block = known.full_blocks;
   restore.blocks = std::move(blocks);
   return true;

@@ -284,7 +284,7 @@ TEST(AgentCodec, RoundTripsEveryKind) {
       AgentForget{.blocks = {Ten()[0].block}},
       AgentStatus{.status = ResourceExhausted("full")},
       AgentFound{.records = {std::nullopt, found}},
-      AgentExisting{.exists = {true, false, true}},
+      AgentExisting{.where = {TierKind::kDisk, std::nullopt, TierKind::kRemote}},
       AgentStats{.all = stats, .by_tier = {{TierKind::kDisk, stats}}},
       AgentIdentity{.self = PeerOf("c")},
       AgentListing{.blocks = {listed, {}}},

@@ -20,18 +20,39 @@ using std::chrono::milliseconds;
 
 TEST(RestoreRates, TheFasterOneWinsAndTheSlowerIsTriedAgain) {
   RestoreRates rates;
-  EXPECT_TRUE(rates.Worth(64)) << "nothing is known";
+  const auto disk = TierKind::kDisk;
+  EXPECT_TRUE(rates.Worth(disk, 64)) << "nothing is known";
   rates.StepTook(100, 0.1);  // 1 ms a token
-  rates.FetchTook(1000, 0.1);
-  EXPECT_TRUE(rates.Worth(1000));
-  EXPECT_FALSE(rates.Worth(64)) << "the fetch took 100 ms, and a small one may, too";
-  for (int i = 0; i < 20; ++i) rates.FetchTook(1000, 10);
-  EXPECT_FALSE(rates.Worth(1000));
+  rates.FetchTook(disk, 1000, 0.1);
+  EXPECT_TRUE(rates.Worth(disk, 1000));
+  EXPECT_FALSE(rates.Worth(disk, 64)) << "the fetch took 100 ms, and a small one may, too";
+  for (int i = 0; i < 20; ++i) rates.FetchTook(disk, 1000, 10);
+  EXPECT_FALSE(rates.Worth(disk, 1000));
   int refusals = 0;
-  while (!rates.Worth(1000) && refusals < 100) ++refusals;
+  while (!rates.Worth(disk, 1000) && refusals < 100) ++refusals;
   EXPECT_GT(refusals, 5);
   EXPECT_LT(refusals, 50);
   EXPECT_NEAR(rates.ComputeSeconds(50).value_or(0), 0.05, 1e-9);
+}
+
+TEST(RestoreRates, AnotherHostThatIsSlowSaysNothingOfTheDisk) {
+  RestoreRates rates;
+  rates.StepTook(100, 0.1);
+  for (int i = 0; i < 20; ++i) rates.FetchTook(TierKind::kRemote, 1000, 10);
+  EXPECT_FALSE(rates.Worth(TierKind::kRemote, 1000));
+  EXPECT_TRUE(rates.Worth(TierKind::kDisk, 1000)) << "nothing is known";
+  EXPECT_TRUE(rates.Worth(std::nullopt, 1000)) << "it may be there";
+  rates.FetchTook(TierKind::kDisk, 1000, 0.1);
+  EXPECT_TRUE(rates.Worth(TierKind::kDisk, 1000));
+  // Nobody answered where it is: all that is known of becomes suspect, and is tried again later.
+  for (int i = 0; i < 20; ++i) rates.FetchTook(std::nullopt, 1000, 10);
+  EXPECT_FALSE(rates.Worth(TierKind::kDisk, 1000));
+  EXPECT_TRUE(rates.Worth(TierKind::kHost, 1000));
+  rates.FetchTook(TierKind::kHost, 1000, 10);
+  int refusals = 0;
+  while (!rates.Worth(std::nullopt, 1000) && refusals < 100) ++refusals;
+  EXPECT_GT(refusals, 5);
+  EXPECT_LT(refusals, 50);
 }
 
 RecordReport Fetched(int32_t rank, FetchId id, std::vector<TierKind> from) {
@@ -56,6 +77,25 @@ TEST(FetchWatch, TakesWhatAllHaveFromTheFarthestTier) {
   EXPECT_FALSE(watch.next_deadline());
 }
 
+TEST(FetchWatch, LongOnesHaveMoreTimeButNoMoreThanComputingTakes) {
+  FetchWatch watch(1, milliseconds(20), milliseconds(1000));
+  const auto now = FetchWatch::Time::clock::now();
+  const auto wait = [&](FetchId id, int32_t tokens) {
+    watch.FetchBegins({.id = id, .tokens = tokens, .from = TierKind::kRemote}, now);
+    const auto deadline = watch.next_deadline().value_or(now);
+    watch.Take(Fetched(0, id, {}), now);
+    return std::chrono::duration_cast<milliseconds>(deadline - now).count();
+  };
+  EXPECT_EQ(wait(1, 200), 1000);
+  EXPECT_EQ(wait(2, 4096), 4000);
+  ScheduledStep step;
+  step.prompt_tokens = 100;
+  watch.StepTook(step, 0.05);  // half a millisecond a token
+  EXPECT_EQ(wait(3, 200), 100);
+  EXPECT_EQ(wait(4, 4096), 2048);
+  EXPECT_EQ(wait(5, 10), 20);
+}
+
 TEST(FetchWatch, WhoOwesAnAnswerIsAskedNothingElse) {
   FetchWatch watch(2, milliseconds(20), milliseconds(1000));
   const auto now = FetchWatch::Time::clock::now();
@@ -64,11 +104,11 @@ TEST(FetchWatch, WhoOwesAnAnswerIsAskedNothingElse) {
   EXPECT_FALSE(watch.Take(Fetched(0, 1, {}), now));
   EXPECT_TRUE(watch.TakeLate(now + milliseconds(999)).empty());
   EXPECT_EQ(watch.TakeLate(now + milliseconds(1001)).size(), 2U);
-  EXPECT_FALSE(watch.Worth(1000));
+  EXPECT_FALSE(watch.Worth(1000, {}));
   EXPECT_FALSE(watch.Take(Fetched(1, 1, {}), now + milliseconds(1500)));
-  EXPECT_FALSE(watch.Worth(1000)) << "the probe is owed";
+  EXPECT_FALSE(watch.Worth(1000, {})) << "the probe is owed";
   watch.ProbeEnds(2);
-  EXPECT_TRUE(watch.Worth(1000));
+  EXPECT_TRUE(watch.Worth(1000, {}));
 }
 
 RecordReport Flushed(int32_t rank, uint64_t step, bool safe) {
@@ -188,8 +228,9 @@ TEST(FindSaved, FindsTheLongestBeginningThatWindowsAllow) {
     kv_store::MemoryTier tier({});
     PutAll(tier, tokens, but);
     return FindSaved(
-        tier, {}, groups, head,
-        {.id = 1, .first_block = 0, .before = kv_store::TenantHash(0), .tokens = prompt});
+               tier, {}, groups, head,
+               {.id = 1, .first_block = 0, .before = kv_store::TenantHash(0), .tokens = prompt})
+        .tokens;
   };
   EXPECT_EQ(find({}), 64 * 5 + 23) << "the tail, whose length nobody told";
   EXPECT_EQ(find({{5, 0}}), 64 * 5);
@@ -199,6 +240,40 @@ TEST(FindSaved, FindsTheLongestBeginningThatWindowsAllow) {
   EXPECT_EQ(find({{4, 1}}), 64 * 4);
   EXPECT_EQ(find({{0, 0}}), 0);
   EXPECT_EQ(find({}, 1), 0) << "another head";
+}
+
+/// Has what it has in different places.
+class ScatteredTier : public kv_store::MemoryTier {
+ public:
+  ScatteredTier() : MemoryTier({}) {}
+  std::vector<std::optional<TierKind>> Where(std::span<const kv_store::RecordKey> keys) override {
+    std::vector<std::optional<TierKind>> where = MemoryTier::Where(keys);
+    for (size_t i = 0; i < where.size(); ++i) {
+      if (where[i] && keys[i] == far) where[i] = TierKind::kRemote;
+    }
+    return where;
+  }
+  kv_store::RecordKey far{};
+};
+
+TEST(FindSaved, TellsTheFarthestPlace) {
+  const std::vector<core::KvLayerGroup> groups = {{.window = 0, .layers = {0}},
+                                                  {.window = 70, .layers = {1}}};
+  std::vector<int32_t> tokens(64 * 3 + 5, 1);
+  ScatteredTier tier;
+  PutAll(tier, tokens, {});
+  const auto find = [&] {
+    return FindSaved(
+        tier, {}, groups, 2,
+        {.id = 1, .first_block = 0, .before = kv_store::TenantHash(0), .tokens = tokens});
+  };
+  EXPECT_EQ(find().tokens, 64 * 3 + 5);
+  EXPECT_EQ(find().from, TierKind::kHost);
+  const auto first =
+      kv_store::ChainHash(kv_store::TenantHash(0), std::span(tokens).first(size_t{64}));
+  tier.far = kv_store::RecordKeyOf({}, {.block = first, .tokens = 64, .kv_head = 2, .group = 0});
+  EXPECT_EQ(find().tokens, 64 * 3 + 5);
+  EXPECT_EQ(find().from, TierKind::kRemote);
 }
 
 }  // namespace

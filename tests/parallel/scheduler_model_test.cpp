@@ -218,8 +218,10 @@ class SchedulerModel {
         scheduler_.Fetched(probe.id, {}, true);
         ++late;
       }
-      const int32_t tokens = parallel::FindSaved(ranks_.tier(), {}, options_.groups, 0, probe);
-      const auto begun = scheduler_.Probed(probe.id, random_.Below(30) == 0 ? 0 : tokens);
+      parallel::SavedTokens saved =
+          parallel::FindSaved(ranks_.tier(), {}, options_.groups, 0, probe);
+      if (random_.Below(30) == 0) saved = {};
+      const auto begun = scheduler_.Probed(probe.id, saved);
       if (begun) {
         EXPECT_LE(scheduler_.fetch_bytes(), options_.fetch_bytes);
       }
