@@ -14,7 +14,7 @@
 
 namespace tandem::kv_store {
 
-inline constexpr uint8_t kAgentVersion = 3;
+inline constexpr uint8_t kAgentVersion = 4;
 /// A frame that is larger is refused; so records are at most a little smaller.
 inline constexpr size_t kLargestAgentFrame = size_t{512} << 20;
 inline constexpr size_t kMostAgentItems = size_t{1} << 16;  // keys, records or blocks of a message
