@@ -26,6 +26,7 @@ std::string Hex(std::span<const uint8_t> bytes) {
 }
 
 std::optional<std::vector<uint8_t>> Unhex(std::string_view text) {
+  if (text.size() < 2) return std::nullopt;
   std::vector<uint8_t> bytes(text.size() / 2);
   size_t written = 0;
   const char* end = nullptr;
