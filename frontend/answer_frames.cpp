@@ -140,6 +140,11 @@ std::string StatusFrame(std::string_view id, const ServerStatus& server,
                       {"unwritten_changes", state.unwritten_changes},
                       {"unfinished_erasures", state.unfinished_erasures},
                       {"trouble", nullptr}};
+    if (state.copied) {
+      Json& copied = frame["state"]["copied"];
+      copied = {{"host", nullptr}, {"uncopied_changes", state.copied->uncopied_changes}};
+      if (!state.copied->host.empty()) copied["host"] = state.copied->host;
+    }
     if (!state.trouble.empty()) frame["state"]["trouble"] = state.trouble;
   }
   frame["clients"] = server.clients;

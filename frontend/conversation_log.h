@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,7 +20,12 @@ struct ConversationLogStatus {
   int64_t unreadable = 0;           // on disk, and damaged or of a newer program
   int64_t unwritten_changes = 0;    // in memory only, until there is room
   int64_t unfinished_erasures = 0;  // deleted or discarded, with bytes that are still there
-  std::string trouble;              // why changes do not reach the disk; empty: they do
+  struct Copied {
+    std::string host;              // that keeps the copy; empty: none does now
+    int64_t uncopied_changes = 0;  // that are on disk here only
+  };
+  std::optional<Copied> copied = std::nullopt;  // nothing: no copy is asked for
+  std::string trouble;           // why changes do not reach the disk; empty: they do
 };
 
 /// Where conversations go to outlive the process. Thread safety: all functions from any thread;

@@ -11,6 +11,7 @@
 
 #include "core/status.h"
 #include "frontend/conversations.h"
+#include "kv_store/journal.h"
 #include "kv_store/sealed_box.h"
 
 namespace tandem::frontend {
@@ -24,7 +25,7 @@ class ConversationPlaces {
  public:
   static constexpr char kConversation = 'C';
   static constexpr char kErasure = 'E';  // and 8 bytes of number: what is still to be destroyed
-  static constexpr std::string_view kIdentity = "I";
+  static constexpr std::string_view kIdentity = kv_store::kIdentityPlace;
   static constexpr size_t kPrefixBytes = 1 + 16;
 
   /// Of a new store. `box`: seals its records, null: nothing does; must outlive this.
@@ -35,6 +36,8 @@ class ConversationPlaces {
                                                  const kv_store::SealedBox* box);
   /// The record that Read reads.
   std::vector<std::byte> identity() const;
+  /// Which store: the same for it and its copies.
+  kv_store::StateId state() const { return salt_; }
 
   /// What the places of all records of a conversation begin with.
   std::string Prefix(const ConversationName& name) const;

@@ -16,6 +16,14 @@
 #include "frontend/name_number.h"
 
 namespace tandem::frontend {
+
+using kv_store::FromDatabase;
+using kv_store::JournalChange;
+using kv_store::OpenDatabase;
+using kv_store::PlacedRecord;
+using kv_store::ReadDatabase;
+using kv_store::ReadWhole;
+
 namespace {
 
 std::span<const std::byte> Bytes(std::string_view text) { return std::as_bytes(std::span(text)); }
@@ -95,27 +103,33 @@ ConversationStore::~ConversationStore() = default;
 
 absl::StatusOr<ConversationStore::Opened> ConversationStore::Open(const Options& options) {
   TANDEM_ASSIGN_OR_RETURN(auto opened, OpenDatabase(options.folder));
-  std::string identity;
-  const rocksdb::Slice place(ConversationPlaces::kIdentity);
-  // It has a checksum of its own, and a table that is damaged elsewhere is no reason to stop here.
-  rocksdb::ReadOptions unchecked;
-  unchecked.verify_checksums = false;
-  unchecked.fill_cache = false;  // or nobody would check that block any more
-  const rocksdb::Status got = opened->Get(unchecked, place, &identity);
   std::optional<ConversationPlaces> places;
-  if (got.ok()) {
+  const auto read_places = [&](std::string_view identity) -> absl::Status {
     auto known = ConversationPlaces::Read(Bytes(identity), options.box);
     if (!known.ok()) {
       return absl::Status(known.status().code(),
                           fmt::format("{}: {}", options.folder, Message(known.status())));
     }
     places = *known;
-  } else if (!got.IsNotFound()) {
+    return absl::OkStatus();
+  };
+  // First, so that nothing is put right with another key. Where its table is damaged it is found
+  // below: whoever reads a damaged block unchecked may be ended by an assertion of RocksDB's.
+  std::string identity;
+  const rocksdb::Slice place(ConversationPlaces::kIdentity);
+  const rocksdb::Status got = opened->Get({}, place, &identity);
+  if (got.ok()) {
+    TANDEM_RETURN_IF_ERROR(read_places(identity));
+  } else if (!got.IsNotFound() && !got.IsCorruption()) {
     return FromDatabase(got, "reading " + options.folder);
   }
   TANDEM_ASSIGN_OR_RETURN(ReadDatabase read, ReadWhole(std::move(opened), options.folder));
+  for (const PlacedRecord& record : read.records) {
+    if (places || record.place != ConversationPlaces::kIdentity) continue;
+    TANDEM_RETURN_IF_ERROR(read_places(record.bytes));
+  }
   if (!places) {
-    if (!read.records.empty()) {
+    if (!read.records.empty() || read.gaps > 0) {
       return absl::DataLossError(fmt::format(
           "{}: it has {} records, but none that says how to read them; move the folder aside to "
           "begin a new one",
@@ -129,6 +143,7 @@ absl::StatusOr<ConversationStore::Opened> ConversationStore::Open(const Options&
   }
   Opened result;
   result.store.reset(new ConversationStore(options, std::move(read.db), *places));
+  TANDEM_RETURN_IF_ERROR(result.store->ReadPosition());
   result.store->Read(read.records, result.found);
   if (read.gaps > 0) {
     result.found.unreadable.push_back(
@@ -138,7 +153,7 @@ absl::StatusOr<ConversationStore::Opened> ConversationStore::Open(const Options&
 }
 
 absl::StatusOr<FoundConversations> ConversationStore::Look(const Options& options) {
-  TANDEM_ASSIGN_OR_RETURN(ReadDatabase read, LookIntoDatabase(options.folder));
+  TANDEM_ASSIGN_OR_RETURN(ReadDatabase read, kv_store::LookIntoDatabase(options.folder));
   FoundConversations found;
   const auto identity = std::find_if(
       read.records.begin(), read.records.end(),
@@ -168,7 +183,7 @@ void ConversationStore::Read(const std::vector<PlacedRecord>& records, FoundConv
     });
     const std::span<const PlacedRecord> group(begin, end);
     begin = end;
-    if (prefix == ConversationPlaces::kIdentity) continue;
+    if (prefix == ConversationPlaces::kIdentity || prefix == kv_store::kPositionPlace) continue;
     if (IsErasure(prefix)) {
       erasing_ = true;
       continue;
@@ -245,7 +260,11 @@ absl::StatusOr<std::vector<std::byte>> ConversationStore::Unsealed(
 absl::Status ConversationStore::Write(std::span<const Change> changes) {
   const std::shared_lock lock(db_mutex_);
   if (db_ == nullptr) return Unavailable("{} is not open", options_.folder);
-  rocksdb::WriteBatch batch;
+  std::vector<JournalChange> batch;
+  const auto put = [&batch](std::string place, std::string bytes) {
+    batch.push_back(
+        {.kind = JournalChange::Kind::kPut, .place = std::move(place), .bytes = std::move(bytes)});
+  };
   std::map<std::string, std::optional<State>> changed;  // nothing: erased
   bool erases = false;
   const auto state_of = [&](const std::string& prefix) -> State {
@@ -263,20 +282,21 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
     const std::string head_place = ConversationPlaces::Place(prefix, 0);
     const std::string turn_place = ConversationPlaces::Place(prefix, state.turns);
     const ConversationHead head{turn.name, state.instance, state.turns};
-    batch.Put(head_place, Sealed(turn.name.tenant, head_place, EncodeHead(head_place, head)));
-    batch.Put(turn_place, Sealed(turn.name.tenant, turn_place,
-                                 EncodeTurn(turn_place, state.instance, turn.delta)));
+    put(head_place, Sealed(turn.name.tenant, head_place, EncodeHead(head_place, head)));
+    put(turn_place,
+        Sealed(turn.name.tenant, turn_place, EncodeTurn(turn_place, state.instance, turn.delta)));
     changed[prefix] = state;
   };
   const auto note_erasure = [&](const ErasureRecord& erasure) {
     // Told apart by a random number; what lies there is found by reading all of them.
-    batch.Put(ConversationPlaces::Place(std::string(1, ConversationPlaces::kErasure), DrawNumber()),
-              EncodeErasure(erasure));
+    put(ConversationPlaces::Place(std::string(1, ConversationPlaces::kErasure), DrawNumber()),
+        EncodeErasure(erasure));
     erases = true;
   };
   const auto add_erasure = [&](const Erasure& erasure) {
     const std::string prefix = places_.Prefix(erasure.name);
-    batch.DeleteRange(prefix, EndOf(prefix));
+    batch.push_back(
+        {.kind = JournalChange::Kind::kDeleteRange, .place = prefix, .bytes = EndOf(prefix)});
     note_erasure({prefix, erasure.blocks});
     changed[prefix].reset();
   };
@@ -294,9 +314,7 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
         },
         change);
   }
-  rocksdb::WriteOptions synced;
-  synced.sync = true;
-  TANDEM_RETURN_IF_ERROR(FromDatabase(db_->Write(synced, &batch), "writing to " + options_.folder));
+  TANDEM_RETURN_IF_ERROR(Commit(std::move(batch)));
   if (erases) erasing_ = true;
   for (auto& [prefix, state] : changed) {
     if (state) {
@@ -309,37 +327,107 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
   return absl::OkStatus();
 }
 
+absl::Status ConversationStore::Commit(std::vector<JournalChange> changes, bool branch) {
+  const std::lock_guard lock(commit_mutex_);
+  kv_store::JournalEntry entry{.at = branch ? position_.Branched() : position_.Next(),
+                               .changes = std::move(changes)};
+  rocksdb::WriteBatch batch;
+  kv_store::AddTo(batch, entry);
+  rocksdb::WriteOptions options;
+  options.sync = true;  // or a loss of power could leave a copy ahead of this
+  TANDEM_RETURN_IF_ERROR(
+      FromDatabase(db_->Write(options, &batch), "writing to " + options_.folder));
+  position_ = entry.at;
+  if (listener_) listener_(std::move(entry));
+  return absl::OkStatus();
+}
+
+absl::Status ConversationStore::ReadPosition() {
+  const std::lock_guard lock(commit_mutex_);
+  const rocksdb::Slice place(kv_store::kPositionPlace);
+  std::string record;
+  const rocksdb::Status got = db_->Get({}, place, &record);
+  if (!got.ok() && !got.IsNotFound()) return FromDatabase(got, "reading " + options_.folder);
+  if (got.ok()) {
+    auto position = kv_store::DecodePosition(record);
+    if (position.ok()) {
+      position_ = *std::move(position);
+      return absl::OkStatus();
+    }
+    if (!absl::IsDataLoss(position.status())) {
+      return absl::Status(position.status().code(),
+                          fmt::format("{}: {}", options_.folder, Message(position.status())));
+    }
+    spdlog::error("{}: {}; it begins a new one, which copies of it do not know", options_.folder,
+                  Message(position.status()));
+  }
+  position_ = kv_store::NewJournal();
+  rocksdb::WriteOptions synced;
+  synced.sync = true;
+  return FromDatabase(db_->Put(synced, place, kv_store::EncodePosition(position_)),
+                      "writing " + options_.folder);
+}
+
+kv_store::JournalPosition ConversationStore::position() {
+  const std::lock_guard lock(commit_mutex_);
+  return position_;
+}
+
+void ConversationStore::SetListener(Listener listener) {
+  const std::lock_guard lock(commit_mutex_);
+  listener_ = std::move(listener);
+}
+
+absl::Status ConversationStore::BeginBranch() {
+  const std::shared_lock lock(db_mutex_);
+  if (db_ == nullptr) return Unavailable("{} is not open", options_.folder);
+  return Commit({}, /*branch=*/true);
+}
+
+absl::StatusOr<std::vector<PlacedRecord>> ConversationStore::ReadAll() {
+  const std::shared_lock lock(db_mutex_);
+  if (db_ == nullptr) return Unavailable("{} is not open", options_.folder);
+  return kv_store::ReadStrictly(*db_);
+}
+
 absl::Status ConversationStore::Recover() {
-  if (db_ != nullptr && db_->Resume().ok()) return absl::OkStatus();
+  {
+    const std::shared_lock lock(db_mutex_);
+    if (db_ != nullptr && db_->Resume().ok()) return ReadPosition();
+  }
   // RocksDB takes some errors for final that are not.
   const std::unique_lock lock(db_mutex_);
   db_.reset();
   TANDEM_ASSIGN_OR_RETURN(db_, OpenDatabase(options_.folder));
-  return absl::OkStatus();
+  // What failed may be there all the same.
+  return ReadPosition();
 }
 
-absl::Status ConversationStore::Purge(const BlockEraser& erase_blocks) {
+absl::Status ConversationStore::Purge(const BlockEraser& erase_blocks,
+                                      const CopyEraser& erase_copies) {
   const std::shared_lock lock(db_mutex_);
   if (db_ == nullptr) return Unavailable("{} is not open", options_.folder);
   // Cleared first: what is erased from now on may be missed below.
   erasing_ = false;
   std::vector<PlacedRecord> erasures;
   absl::Status status = ReadFrom(*db_, ConversationPlaces::kErasure, erasures);
-  if (status.ok()) status = PurgeAll(erasures, erase_blocks);
+  if (status.ok()) status = PurgeAll(erasures, erase_blocks, erase_copies);
   if (!status.ok()) erasing_ = true;
   return status;
 }
 
 absl::Status ConversationStore::PurgeAll(const std::vector<PlacedRecord>& erasures,
-                                         const BlockEraser& erase_blocks) {
+                                         const BlockEraser& erase_blocks,
+                                         const CopyEraser& erase_copies) {
   if (erasures.empty()) return absl::OkStatus();
-  std::vector<std::pair<std::string, std::string>> ranges;
+  std::vector<kv_store::PlaceRange> ranges;
+  std::vector<kv_store::PlaceRange> copied_ranges;
   std::vector<kv_store::BlockHash> blocks;
   std::set<std::string> places;
   rocksdb::WriteBatch again;
-  rocksdb::WriteBatch done;
+  std::vector<JournalChange> done;
   for (const PlacedRecord& record : erasures) {
-    done.Delete(record.place);
+    done.push_back({.kind = JournalChange::Kind::kDelete, .place = record.place, .bytes = {}});
     places.insert(record.place);
     const absl::StatusOr<ErasureRecord> erasure = DecodeErasure(record.bytes);
     if (!erasure.ok()) {
@@ -347,7 +435,9 @@ absl::Status ConversationStore::PurgeAll(const std::vector<PlacedRecord>& erasur
       continue;
     }
     blocks.insert(blocks.end(), erasure->blocks.begin(), erasure->blocks.end());
-    if (erasure->prefix.empty() || textless_.contains(record.place)) continue;
+    if (erasure->prefix.empty()) continue;
+    copied_ranges.emplace_back(erasure->prefix, EndOf(erasure->prefix));
+    if (textless_.contains(record.place)) continue;
     // Written again so that there is something to flush, and the log with the text in it goes.
     again.Put(record.place, record.bytes);
     ranges.emplace_back(erasure->prefix, EndOf(erasure->prefix));
@@ -355,14 +445,18 @@ absl::Status ConversationStore::PurgeAll(const std::vector<PlacedRecord>& erasur
   // The text here does not wait for hosts that do not answer.
   absl::Status erased;
   if (erase_blocks && !blocks.empty()) erased = erase_blocks(blocks);
+  if (erase_copies && !copied_ranges.empty()) {
+    absl::Status status = erase_copies(copied_ranges);
+    if (erased.ok()) erased = std::move(status);
+  }
   if (!ranges.empty()) {
     TANDEM_RETURN_IF_ERROR(FromDatabase(db_->Write({}, &again), "destroying"));
-    TANDEM_RETURN_IF_ERROR(PurgeRanges(*db_, options_.folder, ranges));
+    TANDEM_RETURN_IF_ERROR(kv_store::PurgeRanges(*db_, options_.folder, ranges));
     textless_ = std::move(places);
   }
   TANDEM_RETURN_IF_ERROR(erased);
   textless_.clear();
-  return FromDatabase(db_->Write({}, &done), "destroying");
+  return Commit(std::move(done));
 }
 
 }  // namespace tandem::frontend

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <shared_mutex>
 #include <span>
@@ -15,10 +16,12 @@
 #include <vector>
 
 #include "core/status.h"
-#include "frontend/conversation_database.h"
 #include "frontend/conversation_delta.h"
 #include "frontend/conversation_places.h"
 #include "kv_store/block_hash.h"
+#include "kv_store/conversation_database.h"
+#include "kv_store/journal.h"
+#include "kv_store/journal_copies.h"
 #include "kv_store/sealed_box.h"
 
 namespace tandem::frontend {
@@ -41,8 +44,9 @@ struct FoundConversations {
 /// One writer, the process that holds the database's lock. A turn costs what it added, not what the
 /// conversation has. Nothing that is damaged is read as something else, and nothing but Purge
 /// removes bytes: a damaged log or table is put aside whole (`conversations.damaged-N`) before the
-/// rest is gone on with.
-/// Thread safety: Write and Recover by one thread; Purge by another at the same time.
+/// rest is gone on with. Every write moves its position on (journal.h), so that a copy elsewhere
+/// can follow. Thread safety: Write and Recover by one thread; Purge by another at the same time;
+/// position, SetListener and ReadAll by any.
 class ConversationStore {
  public:
   struct Options {
@@ -87,10 +91,23 @@ class ConversationStore {
   /// Whether something was erased whose bytes may still be there.
   bool erasing() const { return erasing_.load(); }
   /// Destroys the bytes of what was erased: rewrites the tables that hold them without them, and
-  /// drops the logs. `erase_blocks` is asked first to destroy the KV of these blocks; if it cannot,
-  /// the bytes are destroyed all the same. What fails stays to be done, also after the process.
+  /// drops the logs. `erase_blocks` is asked first to destroy the KV of these blocks, and
+  /// `erase_copies` what was in these ranges in all copies; if they cannot, the bytes here are
+  /// destroyed all the same. What fails stays to be done, also after the process.
   using BlockEraser = std::function<absl::Status(std::span<const kv_store::BlockHash>)>;
-  absl::Status Purge(const BlockEraser& erase_blocks);
+  using CopyEraser = std::function<absl::Status(std::span<const kv_store::PlaceRange>)>;
+  absl::Status Purge(const BlockEraser& erase_blocks, const CopyEraser& erase_copies = nullptr);
+
+  kv_store::StateId state() const { return places_.state(); }
+  /// Behind the last change.
+  kv_store::JournalPosition position();
+  /// Told of every change from now on, in order, once it is on disk; from the threads that write.
+  using Listener = std::function<void(kv_store::JournalEntry)>;
+  void SetListener(Listener listener);
+  /// From now on what others went on with from here is told apart from what is here.
+  absl::Status BeginBranch();
+  /// All records, with the position among them.
+  absl::StatusOr<std::vector<kv_store::PlacedRecord>> ReadAll();
 
   std::string PrefixOf(const ConversationName& name) const { return places_.Prefix(name); }
   int64_t conversations() const { return conversations_.load(); }
@@ -103,20 +120,30 @@ class ConversationStore {
 
   ConversationStore(Options options, std::unique_ptr<rocksdb::DB> db, ConversationPlaces places);
 
+  /// db_mutex_ is held. Writes the position that the database has; a new one where it has none.
+  absl::Status ReadPosition();
+  /// db_mutex_ is held. branch: a new one begins.
+  absl::Status Commit(std::vector<kv_store::JournalChange> changes, bool branch = false);
+
   /// Makes conversations of records that come ordered by place.
-  void Read(const std::vector<PlacedRecord>& records, FoundConversations& found);
+  void Read(const std::vector<kv_store::PlacedRecord>& records, FoundConversations& found);
   /// `records`: of one conversation. `described`: names it as soon as its name is known.
-  absl::StatusOr<Conversation> ReadOne(std::span<const PlacedRecord> records, State& state,
-                                       ConversationName& name, std::string& described) const;
+  absl::StatusOr<Conversation> ReadOne(std::span<const kv_store::PlacedRecord> records,
+                                       State& state, ConversationName& name,
+                                       std::string& described) const;
   std::string Sealed(const std::string& tenant, const std::string& place,
                      std::vector<std::byte> record) const;
-  absl::StatusOr<std::vector<std::byte>> Unsealed(const PlacedRecord& record) const;
-  absl::Status PurgeAll(const std::vector<PlacedRecord>& erasures, const BlockEraser& erase_blocks);
+  absl::StatusOr<std::vector<std::byte>> Unsealed(const kv_store::PlacedRecord& record) const;
+  absl::Status PurgeAll(const std::vector<kv_store::PlacedRecord>& erasures,
+                        const BlockEraser& erase_blocks, const CopyEraser& erase_copies);
 
   const Options options_;
   const ConversationPlaces places_;
-  std::shared_mutex db_mutex_;           // held alone while the database is opened again
-  std::unique_ptr<rocksdb::DB> db_;      // null if that has failed
+  std::shared_mutex db_mutex_;       // held alone while the database is opened again
+  std::unique_ptr<rocksdb::DB> db_;  // null if that has failed
+  std::mutex commit_mutex_;          // guards the next two; held while a change is written
+  kv_store::JournalPosition position_;
+  Listener listener_;
   std::map<std::string, State> states_;  // by prefix; what Write has written
   std::atomic<int64_t> conversations_{0};
   std::atomic<bool> erasing_{false};

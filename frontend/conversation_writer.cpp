@@ -29,6 +29,7 @@ ConversationWriter::ConversationWriter(Options options, std::unique_ptr<Conversa
       unreadable_[one.prefix] = std::move(one.what);
     }
   }
+  if (options_.keeper) copier_.emplace(options_.copier, *options_.keeper, *store_);
   purge_wanted_ = store_->erasing();
   unpurged_ = purge_wanted_ ? 1 : 0;
   writer_ = std::thread([this] { WriteLoop(); });
@@ -104,6 +105,11 @@ ConversationLogStatus ConversationWriter::Status() {
   status.unwritten_changes = unwritten_;
   status.unfinished_erasures = unpurged_;
   status.trouble = Message(trouble_.ok() ? purge_trouble_ : trouble_);
+  if (copier_) {
+    const ConversationCopier::Status copied = copier_->status();
+    status.copied = {.host = copied.host, .uncopied_changes = copied.uncopied};
+    if (status.trouble.empty()) status.trouble = Message(copied.trouble);
+  }
   return status;
 }
 
@@ -186,7 +192,12 @@ void ConversationWriter::Written(std::vector<Waiting>& backlog) {
                  options_.directory, backlog.size());
   }
   for (Waiting& waiting : backlog) {
-    if (waiting.done) waiting.done(absl::OkStatus());
+    if (!waiting.done) continue;
+    if (copier_) {
+      copier_->Await(std::move(waiting.done));
+    } else {
+      waiting.done(absl::OkStatus());
+    }
   }
   backlog.clear();
 }
@@ -229,7 +240,12 @@ void ConversationWriter::PurgeLoop() {
     const std::vector<Done> owners = std::exchange(purges_, {});
     const int64_t unpurged = unpurged_;
     lock.unlock();
-    const absl::Status status = store_->Purge(options_.erase_blocks);
+    const absl::Status status = store_->Purge(
+        options_.erase_blocks,
+        copier_
+            ? [this](
+                  std::span<const kv_store::PlaceRange> ranges) { return copier_->Purge(ranges); }
+            : options_.erase_copies);
     lock.lock();
     // A host that is away may stay so for long: its absence is told once.
     if (!status.ok() && status != purge_trouble_) {

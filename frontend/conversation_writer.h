@@ -5,10 +5,12 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "frontend/conversation_copier.h"
 #include "frontend/conversation_log.h"
 #include "frontend/conversation_store.h"
 
@@ -18,7 +20,8 @@ namespace tandem::frontend {
 /// disk; a second thread destroys what was deleted, which takes longer.
 ///
 /// Changes that come while one is being synced are synced together next. Where the disk fails, they
-/// are kept in memory and tried again every second, and their owners are told at once.
+/// are kept in memory and tried again every second, and their owners are told at once. With a
+/// copier a turn counts once it is on the other host's disk as well; the disk here does not wait.
 class ConversationWriter final : public ConversationLog {
  public:
   struct Options {
@@ -27,6 +30,12 @@ class ConversationWriter final : public ConversationLog {
     std::chrono::milliseconds retry{1000};
     /// Destroys the KV of these blocks in all tiers; null: there are none.
     ConversationStore::BlockEraser erase_blocks;
+    /// Destroys what was deleted in the copies on other hosts; null: there are none. Where there is
+    /// a copier, that does it.
+    ConversationStore::CopyEraser erase_copies = nullptr;
+    /// Who copies turns to another host before they count as durable; nothing: nobody does.
+    std::optional<kv_store::CopyKeeper> keeper = std::nullopt;
+    ConversationCopier::Options copier = {};
   };
 
   ConversationWriter(Options options, std::unique_ptr<ConversationStore> store,
@@ -63,6 +72,7 @@ class ConversationWriter final : public ConversationLog {
 
   const Options options_;
   const std::unique_ptr<ConversationStore> store_;
+  std::optional<ConversationCopier> copier_;
 
   std::mutex mutex_;
   std::condition_variable changed_;

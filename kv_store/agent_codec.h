@@ -10,11 +10,12 @@
 #include <vector>
 
 #include "core/status.h"
+#include "kv_store/copy_messages.h"
 #include "kv_store/tier.h"
 
 namespace tandem::kv_store {
 
-inline constexpr uint8_t kAgentVersion = 4;
+inline constexpr uint8_t kAgentVersion = 5;
 /// A frame that is larger is refused; so records are at most a little smaller.
 inline constexpr size_t kLargestAgentFrame = size_t{512} << 20;
 inline constexpr size_t kMostAgentItems = size_t{1} << 16;  // keys, records or blocks of a message
@@ -109,7 +110,9 @@ using AgentMessage =
     std::variant<AgentPut, AgentGet, AgentExists, AgentUse, AgentFlush, AgentErase, AgentStatsQuery,
                  AgentRenew, AgentStop, AgentListen, AgentMeet, AgentPing, AgentListQuery,
                  AgentPeekQuery, AgentForget, AgentStatus, AgentFound, AgentExisting, AgentStats,
-                 AgentIdentity, AgentListing, AgentPeeked>;
+                 AgentIdentity, AgentListing, AgentPeeked, AgentCopyFind, AgentCopyAppend,
+                 AgentCopyPart, AgentCopyRead, AgentCopyPurge, AgentCopyFence, AgentCopies,
+                 AgentCopyAt, AgentCopyPage>;
 
 struct AgentFrame {
   uint64_t call = 0;  // the asker's number; the answer bears it too

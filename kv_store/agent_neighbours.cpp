@@ -41,7 +41,9 @@ AgentNeighbours::AgentNeighbours(PeerBook book, PeerTier& peers, Tier& here, Sta
       peers_(peers),
       here_(here),
       stats_(std::move(stats)),
-      lease_(std::move(lease)) {
+      lease_(std::move(lease)),
+      journal_copies_({.folder = book_.directory() + "/conversations"}),
+      copy_requests_(book_.host(), journal_copies_, peers_) {
   {
     const std::lock_guard lock(mutex_);
     if (const auto listens = book_.ReadListens()) {
@@ -87,7 +89,8 @@ void AgentNeighbours::UseBook() {
   for (const KnownPeer& known : known_) {
     users[known.peer.public_key] = known.peer.host;
     hosts.insert(known.peer.host);
-    members.push_back({.peer = known.peer, .keeps_copies = known.in_job && copies_ > 1});
+    members.push_back(
+        {.peer = known.peer, .keeps_copies = known.in_job && copies_ > 1, .in_job = known.in_job});
   }
   {
     const std::lock_guard lock(served_mutex_);
@@ -181,6 +184,7 @@ AgentMessage AgentNeighbours::Do(const AgentMessage& request) {
   if (std::holds_alternative<AgentPing>(request)) return AgentStatus();
   lease_->Renew();
   if (auto answer = DoWithTier(here_, request, options_.answer_bytes)) return *std::move(answer);
+  if (auto answer = copy_requests_.DoForPeer(request)) return *std::move(answer);
   if (std::holds_alternative<AgentStatsQuery>(request)) return stats_();
   return NoRequest(request);
 }

@@ -15,7 +15,9 @@
 
 #include "core/status.h"
 #include "kv_store/agent_codec.h"
+#include "kv_store/copy_requests.h"
 #include "kv_store/frame_server.h"
+#include "kv_store/journal_copies.h"
 #include "kv_store/peer_book.h"
 #include "kv_store/peer_tier.h"
 #include "kv_store/tier.h"
@@ -34,9 +36,9 @@ struct AgentNeighboursOptions {
 /// The agents of other hosts, as this host's agent deals with them: it serves those it has met,
 /// over TCP with CURVE, from what it has itself, and tells its PeerTier of them. Peers may put,
 /// get, ask for, use, flush and erase records and ask for statistics; they may not end the agent or
-/// tell it of others. It knows them from the jobs that brought them together, and from its book, so
-/// that an agent that is started again listens where it did and serves whom it did. Thread safety:
-/// all.
+/// tell it of others. It keeps copies of the conversations of their servers. It knows them from the
+/// jobs that brought them together, and from its book, so that an agent that is started again
+/// listens where it did and serves whom it did. Thread safety: all.
 class AgentNeighbours {
  public:
   using Stats = std::function<AgentStats()>;
@@ -54,6 +56,10 @@ class AgentNeighbours {
   absl::StatusOr<AgentPeer> Listen(const std::string& address);
   /// A job begins. kUnavailable if not all of its peers answer yet; they are known all the same.
   absl::Status Meet(const AgentMeet& meeting);
+  /// What processes of this host ask about copies of conversations; nothing for other messages.
+  std::optional<AgentMessage> DoWithCopies(const AgentMessage& request) {
+    return copy_requests_.DoForThisHost(request);
+  }
 
  private:
   /// The hosts of the meeting.
@@ -71,6 +77,8 @@ class AgentNeighbours {
   Tier& here_;
   const Stats stats_;
   const std::shared_ptr<Lease> lease_;
+  JournalCopies journal_copies_;  // in `conversations` of the agent's directory
+  CopyRequests copy_requests_;
 
   std::mutex served_mutex_;       // never held while another is taken
   std::set<std::string> served_;  // hosts; guarded by served_mutex_

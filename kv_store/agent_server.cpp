@@ -83,6 +83,9 @@ AgentMessage AgentServer::Do(const AgentMessage& request) {
     server_->Stop();
     return AgentStatus();
   }
+  if (neighbours_ != nullptr) {
+    if (auto answer = neighbours_->DoWithCopies(request)) return *std::move(answer);
+  }
   const auto* listen = std::get_if<AgentListen>(&request);
   const auto* meet = std::get_if<AgentMeet>(&request);
   if (listen == nullptr && meet == nullptr) return NoRequest(request);

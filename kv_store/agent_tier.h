@@ -59,6 +59,10 @@ class AgentTier : public Tier {
   absl::StatusOr<AgentPeer> Listen(const std::string& address);
   /// Tells the agent of those of the other hosts of a job.
   absl::Status Meet(AgentMeet meeting);
+  /// Anything else.
+  absl::StatusOr<AgentMessage> Ask(AgentMessage request, std::chrono::milliseconds patience) {
+    return Call(std::move(request), Clock::now() + patience);
+  }
   /// Asks the agent to end.
   absl::Status StopAgent();
 

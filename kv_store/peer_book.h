@@ -34,6 +34,7 @@ class PeerBook {
   /// directory: the agent's, `kv/HOST`. Errors: no key can be kept.
   static absl::StatusOr<PeerBook> Open(const std::string& directory);
 
+  const std::string& directory() const { return directory_; }
   const std::string& host() const { return host_; }  // the directory's name
   const CurveKeys& keys() const { return keys_; }
 

@@ -7,30 +7,20 @@
 #include <string_view>
 #include <utility>
 
+#include "kv_store/rendezvous.h"
+
 namespace tandem::kv_store {
 namespace {
 
 // Keys, blocks or records in one request. Their answer may take several.
 constexpr size_t kItemsInOne = 4096;
 
-uint64_t Mixed(uint64_t bits) {  // SplitMix64's finalizer
-  bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  bits = (bits ^ (bits >> 27)) * 0x94d049bb133111ebULL;
-  return bits ^ (bits >> 31);
-}
-
-uint64_t HostBits(std::string_view host) {  // FNV-1a: the same in every process and build
-  uint64_t bits = 0xcbf29ce484222325ULL;
-  for (const char c : host) bits = (bits ^ static_cast<uint8_t>(c)) * 0x100000001b3ULL;
-  return Mixed(bits);
-}
-
 /// Peers by how much a hash prefers them, the most preferred first.
 std::vector<PeerCalls::PeerPointer> InOrder(std::vector<PeerCalls::PeerPointer> peers,
                                             const std::array<uint8_t, 32>& hash) {
   const uint64_t bits = BlockHashBits()(hash);
   const auto score = [bits](const PeerCalls::PeerPointer& peer) {
-    return Mixed(bits ^ HostBits(PeerCalls::WhoIs(*peer).host));
+    return RendezvousScore(bits, PeerCalls::WhoIs(*peer).host);
   };
   std::sort(peers.begin(), peers.end(),
             [&](const auto& a, const auto& b) { return score(a) > score(b); });
@@ -51,15 +41,18 @@ PeerTier::PeerTier(CurveKeys keys, const PeerTierOptions& options)
 void PeerTier::SetPeers(const std::vector<Member>& members) {
   std::vector<AgentPeer> peers;
   std::set<std::string> copying;
+  std::set<std::string> in_job;
   for (const Member& member : members) {
     peers.push_back(member.peer);
     if (member.keeps_copies) copying.insert(member.peer.host);
+    if (member.in_job) in_job.insert(member.peer.host);
   }
   known_ = peers.size();
   copying_ = copying.size();
   {
     const std::lock_guard lock(mutex_);
     copy_hosts_ = std::move(copying);
+    job_hosts_ = std::move(in_job);
   }
   calls_.SetPeers(peers);
 }
@@ -72,6 +65,17 @@ std::vector<PeerCalls::PeerPointer> PeerTier::Up() const {
   std::vector<PeerPointer> peers = calls_.Peers();
   std::erase_if(peers, [this](const PeerPointer& peer) { return !calls_.IsUp(*peer); });
   return peers;
+}
+
+std::vector<std::string> PeerTier::UpInJob() const {
+  std::vector<std::string> hosts;
+  const std::vector<PeerPointer> up = Up();
+  const std::lock_guard lock(mutex_);
+  for (const PeerPointer& peer : up) {
+    const std::string& host = PeerCalls::WhoIs(*peer).host;
+    if (job_hosts_.contains(host)) hosts.push_back(host);
+  }
+  return hosts;
 }
 
 std::vector<PeerCalls::PeerPointer> PeerTier::Copying() const {

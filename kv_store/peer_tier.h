@@ -41,6 +41,7 @@ class PeerTier : public Tier {
   struct Member {
     AgentPeer peer;
     bool keeps_copies = false;
+    bool in_job = false;
   };
 
   PeerTier(CurveKeys keys, const PeerTierOptions& options);
@@ -51,6 +52,11 @@ class PeerTier : public Tier {
   bool keeps_copies() const { return copying_ > 0; }
   /// Waits until these hosts can be asked, `patience` at most; whether they can.
   bool Await(const std::vector<std::string>& hosts, std::chrono::milliseconds patience);
+  /// For what else is asked of them.
+  PeerCalls& calls() { return calls_; }
+  /// Hosts of the job that can be asked.
+  std::vector<std::string> UpInJob() const;
+  const std::string& book_folder() const { return options_.book_folder; }
 
   /// kUnavailable, naming them, if none of those that keep copies is up.
   absl::Status Put(std::span<const TierRecord> records) override;
@@ -90,8 +96,9 @@ class PeerTier : public Tier {
   std::atomic<uint64_t> misses_ = 0;
   std::atomic<uint64_t> refused_ = 0;
 
-  mutable std::mutex mutex_;           // guards all below
-  std::set<std::string> copy_hosts_;   // that keep copies
+  mutable std::mutex mutex_;          // guards all below
+  std::set<std::string> copy_hosts_;  // that keep copies
+  std::set<std::string> job_hosts_;
   std::set<std::string> dirty_hosts_;  // that were given something since the last Flush
 };
 

@@ -266,6 +266,19 @@ TEST(AgentCodec, RoundTripsEveryKind) {
                            .tenant = 3,
                            .last_use = 4,
                            .records = {{.key = Ten()[0].key, .bytes = 5, .tiers = 3}}};
+  const JournalPosition here = NewJournal().Branched();
+  const JournalChange change{.kind = JournalChange::Kind::kDeleteRange, .place = "C", .bytes = "D"};
+  const JournalPart part{.session = 3,
+                         .number = 1,
+                         .last = true,
+                         .overwrite = false,
+                         .at = here,
+                         .records = {{"I", "identity"}, {"J", ""}}};
+  JournalCopy copy;
+  copy.state = {1};
+  copy.position = here;
+  JournalCopy damaged;
+  damaged.condition = JournalCopy::Condition::kDamaged;
   const std::vector<AgentMessage> messages = {
       AgentPut{.records = Ten()},
       AgentGet{.keys = KeysOf(Ten())},
@@ -290,7 +303,17 @@ TEST(AgentCodec, RoundTripsEveryKind) {
       AgentListing{.blocks = {listed, {}}},
       AgentPeeked{.records = {{},
                               {.state = PeekedRecord::State::kThere, .bytes = Ten()[0].bytes},
-                              {.state = PeekedRecord::State::kUnreadable, .bytes = {}}}}};
+                              {.state = PeekedRecord::State::kUnreadable, .bytes = {}}}},
+      AgentCopyFind{.state = {1}, .patient = true},
+      AgentCopyAppend{.to = "a", .state = {1}, .entries = {{.at = here, .changes = {change}}}},
+      AgentCopyPart{.to = "a", .state = {1}, .part = part},
+      AgentCopyRead{.to = "a", .state = {1}, .behind = "C"},
+      AgentCopyPurge{.state = {1}, .at = here, .ranges = {{"C", "D"}}},
+      AgentCopyFence{.state = {1}, .at = here},
+      AgentCopies{
+          .self = "a", .keeper = "b", .copies = {{"b", copy}, {"c", damaged}}, .silent = {"d"}},
+      AgentCopyAt{.position = here},
+      AgentCopyPage{.page = {.at = here, .more = true, .records = part.records}}};
   ASSERT_EQ(messages.size(), std::variant_size_v<AgentMessage>);
   for (size_t i = 0; i < messages.size(); ++i) {
     ASSERT_EQ(messages[i].index(), i);

@@ -1,10 +1,14 @@
-#include "frontend/conversation_database.h"
+#include "kv_store/conversation_database.h"
 
+#include <fcntl.h>
 #include <rocksdb/db.h>
 #include <rocksdb/write_batch.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <limits>
 #include <optional>
@@ -14,7 +18,7 @@
 
 #include "kv_store/database_log.h"
 
-namespace tandem::frontend {
+namespace tandem::kv_store {
 namespace {
 
 namespace fs = std::filesystem;
@@ -28,7 +32,7 @@ constexpr auto kBetweenLooks = std::chrono::milliseconds(50);
 
 rocksdb::Options DatabaseOptions(const std::string& folder) {
   rocksdb::Options options;
-  options.info_log = kv_store::MakeDatabaseLog(folder);
+  options.info_log = MakeDatabaseLog(folder);
   options.manifest_preallocation_size = size_t{64} << 10;  // else 4 MiB of the disk
   options.create_if_missing = true;
   options.write_buffer_size = kMemtableBytes;
@@ -45,20 +49,11 @@ absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenWith(const rocksdb::Options& op
   const rocksdb::Status status = rocksdb::DB::Open(options, folder, &db);
   std::unique_ptr<rocksdb::DB> owned(db);
   if (status.ok()) return owned;
-  if (status.ToString().find("lock ") != std::string::npos) {
+  if (status.IsIOError() && status.ToString().find("lock ") != std::string::npos) {
     return FailedPrecondition("{}: another process has these conversations open ({})", folder,
                               status.ToString());
   }
   return FromDatabase(status, "opening " + folder);
-}
-
-/// A name beside the folder that is free.
-std::string NameAside(const std::string& folder) {
-  for (int i = 1;; ++i) {
-    std::string name = fmt::format("{}.damaged-{}", folder, i);
-    std::error_code error;
-    if (!fs::exists(name, error)) return name;
-  }
 }
 
 absl::Status CopyLogsAside(const std::string& folder, const std::string& aside) {
@@ -83,6 +78,8 @@ class Scan {
     options.fill_cache = false;
     options.readahead_size = kReadAhead;
     iterator_.reset(db.NewIterator(options));
+    options.verify_checksums = true;
+    checked_.reset(db.NewIterator(options));
   }
 
   /// Until the end, or the first damage.
@@ -110,8 +107,12 @@ class Scan {
     }
   }
 
-  /// Whether reading goes on (or ends in good order) at this place.
+  /// Goes on at this place, if the block there is whole (or it is the end). In one that is not, a
+  /// key may be damaged such that looking for another ends the process by an assertion of RocksDB's;
+  /// so what lies behind a damaged key is lost up to the next block.
   bool Readable(const std::string& place) {
+    checked_->Seek(place);
+    if (!checked_->status().ok()) return false;
     iterator_->Seek(place);
     return iterator_->status().ok();
   }
@@ -149,21 +150,8 @@ class Scan {
   }
 
   std::unique_ptr<rocksdb::Iterator> iterator_;
+  std::unique_ptr<rocksdb::Iterator> checked_;
 };
-
-absl::Status WriteAll(rocksdb::DB& db, const std::vector<PlacedRecord>& records) {
-  rocksdb::WriteOptions options;
-  options.sync = true;
-  rocksdb::WriteBatch batch;
-  for (size_t i = 0; i < records.size(); ++i) {
-    batch.Put(records[i].place, records[i].bytes);
-    if (batch.GetDataSize() < kBatchBytes && i + 1 < records.size()) continue;
-    const rocksdb::Status status = db.Write(options, &batch);
-    if (!status.ok()) return FromDatabase(status, "writing what could be read");
-    batch.Clear();
-  }
-  return absl::OkStatus();
-}
 
 std::set<std::string> FilesOf(const std::string& folder, std::string_view extension) {
   std::set<std::string> files;
@@ -195,7 +183,45 @@ absl::Status FromDatabase(const rocksdb::Status& status, std::string_view doing)
   return absl::UnavailableError(text);
 }
 
-absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& folder) {
+std::string FreeName(const std::string& folder, std::string_view word) {
+  for (int i = 1;; ++i) {
+    std::string name = fmt::format("{}.{}-{}", folder, word, i);
+    std::error_code error;
+    if (!fs::exists(name, error)) return name;
+  }
+}
+
+absl::Status SyncFolder(const std::string& folder) {
+  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const bool synced = fd >= 0 && fsync(fd) == 0;
+  const int why = errno;
+  if (fd >= 0) close(fd);
+  return synced ? absl::OkStatus() : Unavailable("{}: {}", folder, std::strerror(why));
+}
+
+absl::StatusOr<std::vector<PlacedRecord>> ReadStrictly(rocksdb::DB& db) {
+  std::vector<PlacedRecord> records;
+  const rocksdb::Status status = Scan(db, /*check=*/true).Strictly(records);
+  if (!status.ok()) return FromDatabase(status, "reading all records");
+  return records;
+}
+
+absl::Status WriteAll(rocksdb::DB& db, const std::vector<PlacedRecord>& records) {
+  rocksdb::WriteOptions options;
+  options.sync = true;
+  rocksdb::WriteBatch batch;
+  for (size_t i = 0; i < records.size(); ++i) {
+    batch.Put(records[i].place, records[i].bytes);
+    if (batch.GetDataSize() < kBatchBytes && i + 1 < records.size()) continue;
+    const rocksdb::Status status = db.Write(options, &batch);
+    if (!status.ok()) return FromDatabase(status, "writing what could be read");
+    batch.Clear();
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& folder,
+                                                          DamagedLog damaged) {
   std::error_code error;
   // A crash between the two renames of ReadWhole.
   if (!fs::exists(folder, error) && fs::exists(folder + ".new", error)) {
@@ -203,8 +229,9 @@ absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& fol
   }
   rocksdb::Options options = DatabaseOptions(folder);
   auto db = OpenWith(options, folder);
+  if (damaged == DamagedLog::kRefuse) return db;
   if (!absl::IsDataLoss(db.status()) || FilesOf(folder, ".log").empty()) return db;
-  const std::string aside = NameAside(folder);
+  const std::string aside = FreeName(folder, "damaged");
   spdlog::error("{}; its log is kept in {}, and what is whole of it is taken", Message(db.status()),
                 aside);
   TANDEM_RETURN_IF_ERROR(CopyLogsAside(folder, aside));
@@ -229,7 +256,7 @@ absl::StatusOr<ReadDatabase> ReadWhole(std::unique_ptr<rocksdb::DB> db, const st
   TANDEM_RETURN_IF_ERROR(WriteAll(*copy, read.records));
   copy.reset();
   read.db.reset();
-  const std::string aside = NameAside(folder);
+  const std::string aside = FreeName(folder, "damaged");
   std::error_code error;
   fs::rename(folder, aside, error);
   if (!error) fs::rename(renewed, folder, error);
@@ -302,4 +329,4 @@ absl::Status PurgeRanges(rocksdb::DB& db, const std::string& folder,
   }
 }
 
-}  // namespace tandem::frontend
+}  // namespace tandem::kv_store

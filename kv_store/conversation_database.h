@@ -15,7 +15,7 @@ class Status;
 }  // namespace rocksdb
 
 /// The RocksDB under the conversations: how it is opened, read in whole, and put right.
-namespace tandem::frontend {
+namespace tandem::kv_store {
 
 struct PlacedRecord {
   std::string place;
@@ -26,10 +26,24 @@ struct PlacedRecord {
 /// something is damaged, else kUnavailable.
 absl::Status FromDatabase(const rocksdb::Status& status, std::string_view doing);
 
-/// Opens or makes a database. Where its log is damaged in the middle, the log is copied aside first
-/// (`FOLDER.damaged-N`), then what is whole of it is taken. kFailedPrecondition if another process
-/// has it.
-absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& folder);
+/// `FOLDER.WORD-N`, with the first N that is free.
+std::string FreeName(const std::string& folder, std::string_view word);
+
+/// What to do about a log that is damaged in its middle.
+enum class DamagedLog {
+  kCopyAside,  // first (`FOLDER.damaged-N`), then what is whole of it is taken
+  kRefuse,     // kDataLoss; nothing is changed
+};
+/// Opens or makes a database. kFailedPrecondition if another process has it.
+absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(
+    const std::string& folder, DamagedLog damaged = DamagedLog::kCopyAside);
+
+/// All records, in order. kDataLoss if a table is damaged.
+absl::StatusOr<std::vector<PlacedRecord>> ReadStrictly(rocksdb::DB& db);
+/// Writes and syncs them.
+absl::Status WriteAll(rocksdb::DB& db, const std::vector<PlacedRecord>& records);
+/// Syncs the names in a folder.
+absl::Status SyncFolder(const std::string& folder);
 
 struct ReadDatabase {
   std::unique_ptr<rocksdb::DB> db;    // of LookIntoDatabase: for reading only
@@ -49,4 +63,4 @@ absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder);
 absl::Status PurgeRanges(rocksdb::DB& db, const std::string& folder,
                          const std::vector<std::pair<std::string, std::string>>& ranges);
 
-}  // namespace tandem::frontend
+}  // namespace tandem::kv_store
