@@ -25,7 +25,7 @@ struct ConversationLogStatus {
     int64_t uncopied_changes = 0;  // that are on disk here only
   };
   std::optional<Copied> copied = std::nullopt;  // nothing: no copy is asked for
-  std::string trouble;           // why changes do not reach the disk; empty: they do
+  std::string trouble;                          // why changes do not reach the disk; empty: they do
 };
 
 /// Where conversations go to outlive the process. Thread safety: all functions from any thread;

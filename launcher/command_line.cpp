@@ -95,6 +95,10 @@ void AddStateOptions(CLI::App& app, StateOptions& o) {
       "hosts of the job that keep each piece of saved KV: 1, or 2, so that the loss of one host "
       "costs none of it")
       ->check(CLI::Range(1, 2));
+  Add(app, "--durability", o.durability,
+      "hosts whose disks a turn is on before its answer counts as done: 1, this one; or 2, another "
+      "host of the job as well, which can go on with the conversations when this one is lost")
+      ->check(CLI::Range(1, 2));
   AddKvOptions(app, o);
 }
 
@@ -230,6 +234,9 @@ class CommandLine {
         "and resume them; 0: they end at once")
         ->check(CLI::Range(0.0, 3600.0));
     AddStateOptions(app, serve_.model.state);
+    Add(app, "--recover", serve_.model.state.recover,
+        "which conversations to go on with, where several hosts have some: own (those in --state, "
+        "or none), ID or ID@HOST (a copy that a host keeps; those in --state are put aside)");
     AddLaunchOptions(app, serve_.launch);
     AddModelOptions(app, serve_.model);
   }

@@ -24,6 +24,8 @@ struct StateOptions {
   int64_t kv_disk = int64_t{32} << 30;        // bytes a host; 0: none is kept on disk
   int64_t kv_tenant = 0;                      // bytes of one tenant in either; 0: no limit
   int kv_replicas = 1;                        // 2: another host keeps a second copy
+  int durability = 1;                         // hosts whose disks have a turn that counts as done
+  std::string recover;                        // own, ID, ID@HOST: --recover
   double agent_ttl = 600;                     // seconds that an agent outlives its last user
 };
 

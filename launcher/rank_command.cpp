@@ -50,6 +50,7 @@ std::vector<std::string> CommandOfRanks(const std::string& name, const ModelOpti
       add("--state-key", std::filesystem::absolute(state.key_file).string());
     }
     add("--kv-replicas", fmt::format("{}", state.kv_replicas));
+    add("--durability", fmt::format("{}", state.durability));
     for (const std::string& word : AgentFlags(state)) command.push_back(word);
   }
   if (o.speculate) command.push_back("--speculate");

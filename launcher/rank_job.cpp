@@ -94,6 +94,15 @@ class Rank {
   }
 
   absl::Status CheckWorld() {
+    const std::vector<std::string>& hosts = world_.hosts();
+    if (options_.state.durability > 1 &&
+        std::all_of(hosts.begin(), hosts.end(),
+                    [&](const std::string& host) { return host == hosts.front(); })) {
+      return FailedPrecondition(
+          "--durability {}: the job has one host, {}, so there is no other to copy conversations "
+          "to; add hosts (--hostfile), or use --durability 1",
+          options_.state.durability, hosts.front());
+    }
     return CheckSameEverywhere(world_, *file_, plan_, options_, choices_);
   }
 

@@ -26,6 +26,12 @@ void AwaitDeathNotice(parallel::Engine& engine) {
 absl::StatusOr<std::unique_ptr<ServedState>> OpenState(const ServeOptions& options) {
   const StateOptions& state = options.model.state;
   if (!state.directory.empty()) return ServedState::Open(state, options.listen);
+  if (!state.recover.empty()) {
+    return InvalidArgument("--recover {}: nothing is kept without --state", state.recover);
+  }
+  if (state.durability > 1) {
+    return InvalidArgument("--durability {}: nothing is kept without --state", state.durability);
+  }
   if (state.key_file.empty()) return nullptr;
   return InvalidArgument("--state-key: there is nothing to encrypt without --state");
 }
@@ -50,6 +56,7 @@ absl::Status Serve(const ServeOptions& options) {
         if (!early) {
           TANDEM_ASSIGN_OR_RETURN(state, OpenState(options));
         }
+        if (state) TANDEM_RETURN_IF_ERROR(state->Settle());
         frontend::ServerOptions server_options;
         server_options.endpoint = options.listen;
         server_options.limits.frame_bytes = options.max_message;

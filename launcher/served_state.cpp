@@ -3,40 +3,56 @@
 #include <spdlog/spdlog.h>
 
 #include <chrono>
+#include <filesystem>
 #include <optional>
 #include <utility>
 
 #include "frontend/conversation_writer.h"
+#include "kv_store/conversation_database.h"
+#include "kv_store/copy_keeper.h"
 #include "kv_store/sealed_box.h"
 #include "launcher/host_kv.h"
 #include "launcher/kv_agent.h"
+#include "launcher/state_recovery.h"
 
 namespace tandem::launcher {
 namespace {
 
 class OpenedState final : public ServedState {
  public:
-  OpenedState(StateOptions options, std::unique_ptr<StateDirectory> directory,
+  OpenedState(StateOptions options, RecoverChoice choice, std::unique_ptr<StateDirectory> directory,
               std::unique_ptr<kv_store::SealedBox> box)
-      : options_(std::move(options)), directory_(std::move(directory)), box_(std::move(box)) {}
+      : options_(std::move(options)),
+        choice_(std::move(choice)),
+        directory_(std::move(directory)),
+        box_(std::move(box)) {}
 
+  /// Those that are there; none is made.
   absl::Status ReadConversations() {
-    const auto begin = std::chrono::steady_clock::now();
-    TANDEM_ASSIGN_OR_RETURN(
-        auto opened, frontend::ConversationStore::Open(
-                         {.folder = directory_->path() + "/conversations", .box = box_.get()}));
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    found_ = std::move(opened.found);
-    spdlog::info("state {}: {} conversations, {} that cannot be read, in {:.2f} s",
-                 directory_->path(), found_.conversations.size(), found_.unreadable.size(),
-                 seconds.count());
+    std::error_code error;
+    const bool there =
+        std::filesystem::exists(folder_, error) || std::filesystem::exists(folder_ + ".new", error);
+    return there ? OpenStore() : absl::OkStatus();
+  }
+
+  absl::Status Settle() override {
+    TANDEM_RETURN_IF_ERROR(OpenKv());
+    if (kv_) TANDEM_RETURN_IF_ERROR(SettleWithCopies());
+    if (!store_) TANDEM_RETURN_IF_ERROR(OpenStore());
     frontend::ConversationWriter::Options options;
     options.directory = directory_->path();
     options.encrypted = box_ != nullptr;
     options.erase_blocks = [this](std::span<const kv_store::BlockHash> blocks) {
       return EraseBlocks(blocks);
     };
-    writer_.emplace(std::move(options), std::move(opened.store), std::move(found_.unreadable));
+    if (kv_) {
+      const kv_store::CopyKeeper keeper(store_->state(), Ask());
+      options.erase_copies = [keeper, store = store_.get()](auto ranges) {
+        return keeper.Purge(store->position(), ranges);
+      };
+      if (options_.durability > 1) options.keeper = keeper;
+    }
+    writer_.emplace(std::move(options), std::move(store_), std::move(found_.unreadable));
     return absl::OkStatus();
   }
 
@@ -49,6 +65,68 @@ class OpenedState final : public ServedState {
   StateDirectory& directory() override { return *directory_; }
 
  private:
+  absl::Status OpenStore() {
+    const auto begin = std::chrono::steady_clock::now();
+    TANDEM_ASSIGN_OR_RETURN(
+        auto opened, frontend::ConversationStore::Open({.folder = folder_, .box = box_.get()}));
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    found_ = std::move(opened.found);
+    store_ = std::move(opened.store);
+    spdlog::info("state {}: {} conversations, {} that cannot be read, in {:.2f} s",
+                 directory_->path(), found_.conversations.size(), found_.unreadable.size(),
+                 seconds.count());
+    return absl::OkStatus();
+  }
+
+  /// The agent of this host, without which there are no copies.
+  absl::Status OpenKv() {
+    auto kv = HostKv::Open(options_, /*keeps_agent=*/false);
+    if (kv.ok()) {
+      kv_ = *std::move(kv);
+      return absl::OkStatus();
+    }
+    std::error_code error;
+    if (options_.durability > 1 || !options_.recover.empty() ||
+        std::filesystem::exists(AgentPath(options_) + "/conversations", error)) {
+      return Unavailable("copies of conversations: {}", Message(kv.status()));
+    }
+    spdlog::warn("{}", Message(kv.status()));
+    return absl::OkStatus();
+  }
+
+  absl::Status SettleWithCopies() {
+    if (store_) {
+      const kv_store::CopyKeeper keeper(store_->state(), Ask());
+      TANDEM_ASSIGN_OR_RETURN(const bool another,
+                              ChoseAnother(keeper, choice_, store_->position()));
+      if (another) TANDEM_RETURN_IF_ERROR(PutAside());
+    }
+    bool adopted = false;
+    if (!store_) {
+      TANDEM_ASSIGN_OR_RETURN(adopted, AdoptCopy(Ask(), choice_, folder_));
+      TANDEM_RETURN_IF_ERROR(OpenStore());
+    }
+    const bool overrule = choice_.own || (adopted && choice_.state);
+    return CheckNobodyWentOn({store_->state(), Ask()}, overrule, *store_);
+  }
+
+  absl::Status PutAside() {
+    store_.reset();
+    found_ = {};
+    const std::string aside = kv_store::FreeName(folder_, "aside");
+    std::error_code error;
+    std::filesystem::rename(folder_, aside, error);
+    if (error) return Unavailable("renaming {} to {}: {}", folder_, aside, error.message());
+    spdlog::warn("state {}: the conversations in it are kept in {}", directory_->path(), aside);
+    return absl::OkStatus();
+  }
+
+  kv_store::CopyKeeper::Ask Ask() {
+    return [this](kv_store::AgentMessage message, std::chrono::milliseconds patience) {
+      return kv_->agent().Ask(std::move(message), patience);
+    };
+  }
+
   /// One thread calls, that of the writer that destroys.
   absl::Status EraseBlocks(std::span<const kv_store::BlockHash> blocks) {
     if (!kv_) {
@@ -59,10 +137,13 @@ class OpenedState final : public ServedState {
   }
 
   const StateOptions options_;
+  const RecoverChoice choice_;
   const std::unique_ptr<StateDirectory> directory_;
   const std::unique_ptr<kv_store::SealedBox> box_;
+  const std::string folder_ = directory_->path() + "/conversations";
   frontend::FoundConversations found_;
-  std::unique_ptr<HostKv> kv_;
+  std::unique_ptr<frontend::ConversationStore> store_;  // until the writer has it
+  std::unique_ptr<HostKv> kv_;                          // null: no agent came up
   std::optional<frontend::ConversationWriter> writer_;
 };
 
@@ -70,9 +151,11 @@ class OpenedState final : public ServedState {
 
 absl::StatusOr<std::unique_ptr<ServedState>> ServedState::Open(const StateOptions& options,
                                                                const std::string& endpoint) {
+  TANDEM_ASSIGN_OR_RETURN(RecoverChoice choice, ParseRecoverChoice(options.recover));
   TANDEM_ASSIGN_OR_RETURN(auto box, OpenBox(options));
   TANDEM_ASSIGN_OR_RETURN(auto taken, StateDirectory::Take(options.directory, endpoint));
-  auto state = std::make_unique<OpenedState>(options, std::move(taken), std::move(box));
+  auto state =
+      std::make_unique<OpenedState>(options, std::move(choice), std::move(taken), std::move(box));
   TANDEM_RETURN_IF_ERROR(state->ReadConversations());
   return state;
 }

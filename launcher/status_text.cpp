@@ -76,9 +76,16 @@ std::string StateText(const json& status) {
       fmt::format("state      {} conversations in {}{}\n", at("/state/conversations"),
                   WordAt(status, "/state/directory"),
                   status.contains(encrypted) && status[encrypted] == true ? ", encrypted" : "");
+  const Pointer copied_to("/state/copied/host");
+  if (status.contains(copied_to)) {
+    text += status[copied_to].is_string() ? fmt::format("           copied to host {}\n",
+                                                        WordAt(status, "/state/copied/host"))
+                                          : "           not copied to another host now\n";
+  }
   for (const auto& [place, what] :
        {std::pair{"/state/unreadable", "conversations on disk cannot be read; the log names them"},
         {"/state/unwritten_changes", "changes are in memory only"},
+        {"/state/copied/uncopied_changes", "changes are on this host's disk only"},
         {"/state/unfinished_erasures", "deletions are not finished"}}) {
     if (NumberAt(status, place).value_or(0) > 0)
       text += fmt::format("           {} {}\n", at(place), what);

@@ -1,0 +1,173 @@
+"""Conversations that are on the disks of two hosts before an answer counts as done: --durability 2."""
+import os
+import shutil
+import signal
+import time
+
+import pytest
+from conftest import SMOLLM2, TANDEM, run
+from test_hosts import Hosts, stop
+from test_state import (TURNS, agents_of, client_of, said, tokens_of,
+                        undisturbed, write_key)  # noqa: F401 (a fixture)
+
+
+@pytest.fixture(params=["plain", "encrypted"])
+def durable(lab, start_server, tmp_path, request):
+    flags = ["--kv-replicas", 2]
+    if request.param == "encrypted":
+        flags += ["--state-key", write_key(tmp_path / "key", 1)]
+    return Hosts(lab, start_server, tmp_path, *flags)
+
+
+def say_durably(client, undisturbed, name, turn):  # noqa: F811
+    done = client.say(name, said(name, turn))
+    assert (tokens_of(done), done["text"]) == undisturbed[name][turn]
+    assert done["durable"] is True, client.ask("status")["state"]
+    return done
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not come"
+        time.sleep(0.05)
+
+
+def lose(hosts, host):
+    """Everything that runs on a host, and all that the state directory had there."""
+    hosts.kill(host)
+    shutil.rmtree(hosts.kv(host))
+    for path in hosts.state.glob("conversations*"):
+        shutil.rmtree(path)
+
+
+def test_another_host_goes_on_with_every_acknowledged_turn(durable, undisturbed):  # noqa: F811
+    hosts = durable
+    server = hosts.serve([1, 2], "--durability", 2)
+    with client_of(server) as client:
+        read = {}
+        for name in ("c0", "c1"):
+            for turn in range(TURNS - 1):
+                usage = say_durably(client, undisturbed, name, turn)["usage"]
+            read[name] = usage["prompt_tokens"] + usage["completion_tokens"]
+        state = client.ask("status")["state"]
+        assert state["copied"] == {"host": "tandem-lab-2", "uncopied_changes": 0}, state
+    lose(hosts, 1)
+    server.process.wait(30)
+
+    # On the host that has the copy, alone: with what one host can promise.
+    server = hosts.serve([2])
+    with client_of(server) as client:
+        usage = {}
+        for name in ("c0", "c1"):
+            done = client.say(name, said(name, TURNS - 1))
+            assert (tokens_of(done), done["text"]) == undisturbed[name][TURNS - 1]
+            usage = done["usage"]
+            assert usage["reused_tokens"] >= read[name] - 2, usage
+    stop(server)
+
+
+def test_a_third_host_fetches_the_copy(durable, undisturbed):  # noqa: F811
+    hosts = durable
+    server = hosts.serve([1, 2], "--durability", 2)
+    with client_of(server) as client:
+        for turn in range(2):
+            say_durably(client, undisturbed, "c0", turn)
+    first = hosts.folder / "first"
+    hosts.kill(1)
+    server.process.wait(30)
+    (hosts.state / "conversations").rename(first)
+    server = hosts.serve([3, 2], "--durability", 2)
+    with client_of(server) as client:
+        say_durably(client, undisturbed, "c0", 2)
+        assert client.ask("status")["state"]["copied"]["host"] == "tandem-lab-2"
+    stop(server)
+    for path in hosts.state.rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+    # The first comes back with what it had: it does not go on from there as if nothing had been.
+    third = hosts.folder / "third"
+    (hosts.state / "conversations").rename(third)
+    shutil.move(first, hosts.state / "conversations")
+    with pytest.raises(AssertionError, match="(?s)tandem-lab-2.*--recover"):
+        hosts.serve([1, 2], "--durability", 2)
+    state_id = next((hosts.kv(2) / "conversations").iterdir()).name
+    server = hosts.serve([1, 2], "--durability", 2, "--recover", f"{state_id}@tandem-lab-2")
+    with client_of(server) as client:
+        say_durably(client, undisturbed, "c0", 3)
+    assert (hosts.state / "conversations.aside-1").is_dir()
+    stop(server)
+
+
+def test_a_copy_that_is_away_is_told_and_caught_up_with(lab, start_server, tmp_path, undisturbed):  # noqa: F811
+    hosts = Hosts(lab, start_server, tmp_path)
+    server = hosts.serve([1, 2], "--durability", 2)
+
+    def agent_of(host):
+        return [pid for pid in agents_of(tmp_path)
+                if open(f"/proc/{pid}/cmdline", "rb").read().split(b"\0")[2].endswith(f"-{host}".encode())]
+
+    with client_of(server) as client:
+        say_durably(client, undisturbed, "c0", 0)
+        # Its agent dies, and is started again by the rank there.
+        [agent] = agent_of(2)
+        os.kill(agent, signal.SIGKILL)
+        done = client.say("c0", said("c0", 1))
+        assert tokens_of(done) == undisturbed["c0"][1][0]
+        if not done["durable"]:
+            state = client.ask("status")["state"]
+            assert "tandem-lab-2" in str(state) or "no other host" in str(state), state
+
+        def copied():
+            state = client.ask("status")["state"]
+            return (state["copied"] == {"host": "tandem-lab-2", "uncopied_changes": 0}
+                    and state["trouble"] is None)
+        wait_for(copied)
+        say_durably(client, undisturbed, "c0", 2)
+        # Damaged while it is down: it is fetched whole again.
+        [agent] = agent_of(2)
+        os.kill(agent, signal.SIGSTOP)  # so that the next is not started meanwhile
+        [copy] = (hosts.kv(2) / "conversations").iterdir()
+        damaged = 0
+        for path in copy.glob("*.log"):
+            data = bytearray(path.read_bytes())
+            for place in range(100, len(data), 400):
+                data[place] ^= 0xff
+            path.write_bytes(data)
+            damaged += len(data) > 100
+        assert damaged > 0
+        os.kill(agent, signal.SIGKILL)
+        client.say("c0", said("c0", 3))
+        wait_for(copied)
+    lose(hosts, 1)
+    server.process.wait(30)
+    server = hosts.serve([2])
+    with client_of(server) as client:
+        done = client.say("c0", said("c0", 4))
+        assert (tokens_of(done), done["text"]) == undisturbed["c0"][4]
+    stop(server)
+
+
+def test_deleting_destroys_the_copy_too(lab, start_server, tmp_path):
+    hosts = Hosts(lab, start_server, tmp_path)
+    secret = "xylophone zeppelin"
+
+    def files_with_it():
+        return [path for path in hosts.state.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+
+    server = hosts.serve([1, 2], "--durability", 2)
+    with client_of(server) as client:
+        assert client.say("a", secret)["durable"]
+        assert any(hosts.kv(2) in path.parents for path in files_with_it())
+        answer = client.ask("conversation.delete", conversation="a")
+        assert answer["type"] == "conversation.delete", answer
+        assert not files_with_it()
+    stop(server)
+
+
+def test_one_host_cannot_promise_two(tmp_path):
+    refused = run([TANDEM, "serve", SMOLLM2, "-n", 2, "--state", tmp_path / "state", "--durability", 2,
+                   "--listen", f"ipc://{tmp_path}/socket"])
+    assert refused.returncode == 1 and "--durability 2: the job has one host" in refused.stderr, refused.stderr
+    refused = run([TANDEM, "serve", SMOLLM2, "--durability", 2, "--listen", f"ipc://{tmp_path}/socket"])
+    assert refused.returncode == 2 and "--state" in refused.stderr, refused.stderr
