@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <span>
 
+#include "kv_store/copy_requests.h"
 #include "kv_store/tier_requests.h"
 
 namespace tandem::kv_store {
@@ -83,8 +84,10 @@ AgentMessage AgentServer::Do(const AgentMessage& request) {
     server_->Stop();
     return AgentStatus();
   }
-  if (neighbours_ != nullptr) {
-    if (auto answer = neighbours_->DoWithCopies(request)) return *std::move(answer);
+  if (IsOfCopies(request)) {
+    if (neighbours_ != nullptr) return *neighbours_->DoWithCopies(request);
+    return AgentStatus{
+        .status = Unavailable("KV agent: it is a command's, and keeps no copies of conversations")};
   }
   const auto* listen = std::get_if<AgentListen>(&request);
   const auto* meet = std::get_if<AgentMeet>(&request);

@@ -25,6 +25,14 @@ std::string KeeperOf(const StateId& state, const std::vector<std::string>& hosts
 
 }  // namespace
 
+bool IsOfCopies(const AgentMessage& request) {
+  const auto is_any_of = [&]<typename... Kinds>() {
+    return (std::holds_alternative<Kinds>(request) || ...);
+  };
+  return is_any_of.template operator()<AgentCopyFind, AgentCopyAppend, AgentCopyPart, AgentCopyRead,
+                                       AgentCopyPurge, AgentCopyFence>();
+}
+
 AgentCopies CopyRequests::OwnCopies() {
   AgentCopies own;
   own.self = host_;

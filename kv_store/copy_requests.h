@@ -10,6 +10,9 @@
 
 namespace tandem::kv_store {
 
+/// Whether a message asks something of copies.
+bool IsOfCopies(const AgentMessage& request);
+
 struct CopyRequestsOptions {
   std::chrono::milliseconds find_deadline{1000};  // of what all are asked
   std::chrono::milliseconds append_deadline{1500};

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <filesystem>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "frontend/conversation_writer.h"
@@ -17,6 +18,9 @@
 
 namespace tandem::launcher {
 namespace {
+
+constexpr auto kAgentPatience = std::chrono::seconds(5);
+constexpr auto kAskAgain = std::chrono::milliseconds(50);
 
 class OpenedState final : public ServedState {
  public:
@@ -37,7 +41,11 @@ class OpenedState final : public ServedState {
 
   absl::Status Settle() override {
     TANDEM_RETURN_IF_ERROR(OpenKv());
-    if (kv_) TANDEM_RETURN_IF_ERROR(SettleWithCopies());
+    if (kv_) {
+      const absl::Status settled = SettleWithCopies();
+      if (!settled.ok() && (!absl::IsUnavailable(settled) || NeedsCopies())) return settled;
+      if (!settled.ok()) spdlog::warn("copies of conversations: {}", Message(settled));
+    }
     if (!store_) TANDEM_RETURN_IF_ERROR(OpenStore());
     frontend::ConversationWriter::Options options;
     options.directory = directory_->path();
@@ -85,29 +93,32 @@ class OpenedState final : public ServedState {
       kv_ = *std::move(kv);
       return absl::OkStatus();
     }
-    std::error_code error;
-    if (options_.durability > 1 || !options_.recover.empty() ||
-        std::filesystem::exists(AgentPath(options_) + "/conversations", error)) {
-      return Unavailable("copies of conversations: {}", Message(kv.status()));
-    }
+    if (NeedsCopies()) return Unavailable("copies of conversations: {}", Message(kv.status()));
     spdlog::warn("{}", Message(kv.status()));
     return absl::OkStatus();
   }
 
+  /// Whether it is not enough to go on with what is here.
+  bool NeedsCopies() const {
+    std::error_code error;
+    return options_.durability > 1 || !options_.recover.empty() ||
+           std::filesystem::exists(AgentPath(options_) + "/conversations", error);
+  }
+
   absl::Status SettleWithCopies() {
     if (store_) {
-      const kv_store::CopyKeeper keeper(store_->state(), Ask());
+      const kv_store::CopyKeeper keeper(store_->state(), AskPatiently());
       TANDEM_ASSIGN_OR_RETURN(const bool another,
                               ChoseAnother(keeper, choice_, store_->position()));
       if (another) TANDEM_RETURN_IF_ERROR(PutAside());
     }
     bool adopted = false;
     if (!store_) {
-      TANDEM_ASSIGN_OR_RETURN(adopted, AdoptCopy(Ask(), choice_, folder_));
+      TANDEM_ASSIGN_OR_RETURN(adopted, AdoptCopy(AskPatiently(), choice_, folder_));
       TANDEM_RETURN_IF_ERROR(OpenStore());
     }
     const bool overrule = choice_.own || (adopted && choice_.state);
-    return CheckNobodyWentOn({store_->state(), Ask()}, overrule, *store_);
+    return CheckNobodyWentOn({store_->state(), AskPatiently()}, overrule, *store_);
   }
 
   absl::Status PutAside() {
@@ -124,6 +135,24 @@ class OpenedState final : public ServedState {
   kv_store::CopyKeeper::Ask Ask() {
     return [this](kv_store::AgentMessage message, std::chrono::milliseconds patience) {
       return kv_->agent().Ask(std::move(message), patience);
+    };
+  }
+
+  /// An agent that was just ending (that of another server, or of `tandem kv`) is followed by
+  /// another.
+  kv_store::CopyKeeper::Ask AskPatiently() {
+    return [this](const kv_store::AgentMessage& message,
+                  std::chrono::milliseconds patience) -> absl::StatusOr<kv_store::AgentMessage> {
+      const auto end = std::chrono::steady_clock::now() + kAgentPatience;
+      while (true) {
+        auto answer = kv_->agent().Ask(message, patience);
+        const auto* told = answer.ok() ? std::get_if<kv_store::AgentStatus>(&*answer) : nullptr;
+        const bool away =
+            absl::IsUnavailable(answer.status()) || (told && absl::IsUnavailable(told->status));
+        if (!away || std::chrono::steady_clock::now() > end) return answer;
+        std::this_thread::sleep_for(kAskAgain);
+        TANDEM_RETURN_IF_ERROR(EnsureAgent(options_));
+      }
     };
   }
 
