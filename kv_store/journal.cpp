@@ -4,6 +4,7 @@
 #include <sodium.h>
 
 #include <algorithm>
+#include <set>
 
 namespace tandem::kv_store {
 namespace {
@@ -90,14 +91,16 @@ JournalPosition ReadPosition(WireReader& reader) {
   position.sequence = reader.Number<uint64_t>();
   position.branches.resize(reader.Count(kMostJournalBranches, kBranchBytes, "branches"));
   uint64_t before = 0;
-  bool ordered = !position.branches.empty();
+  bool possible = !position.branches.empty();
+  std::set<uint64_t> ids;
   for (JournalBranch& branch : position.branches) {
     branch.id = reader.Number<uint64_t>();
     branch.begun = reader.Number<uint64_t>();
-    ordered = ordered && before <= branch.begun && branch.begun <= position.sequence;
+    possible = possible && before <= branch.begun && branch.begun <= position.sequence &&
+               ids.insert(branch.id).second;
     before = branch.begun;
   }
-  if (reader.ok() && !ordered) {
+  if (reader.ok() && !possible) {
     reader.Fail(InvalidArgument("a journal's position has branches that cannot be"));
   }
   return position;

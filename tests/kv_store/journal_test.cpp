@@ -76,6 +76,15 @@ TEST(JournalPosition, ADamagedRecordIsNone) {
   EXPECT_TRUE(absl::IsFailedPrecondition(DecodePosition(newer).status()));
 }
 
+TEST(JournalPosition, BranchesThatCannotBeAreNone) {
+  const JournalPosition twice = {.branches = {{1, 0}, {1, 2}}, .sequence = 3};
+  const JournalPosition backwards = {.branches = {{1, 2}, {2, 1}}, .sequence = 3};
+  const JournalPosition beyond = {.branches = {{1, 4}}, .sequence = 3};
+  for (const JournalPosition& position : {twice, backwards, beyond, JournalPosition{}}) {
+    EXPECT_FALSE(DecodePosition(EncodePosition(position)).ok());
+  }
+}
+
 TEST(JournalEntry, MayNotReachThePosition) {
   const auto decoded = [](const JournalChange& change) {
     core::WireWriter writer;

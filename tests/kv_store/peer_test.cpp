@@ -176,13 +176,16 @@ int CountExisting(Tier& tier, const std::vector<TierRecord>& records) {
 }
 
 TierMaker OverPeer() {
-  return {.name = "Peer", .make = [](const TierLimits& limits) {
-            auto job = std::make_shared<Job>(0);
-            job->hosts.push_back(std::make_unique<Host>(job->PathOf(0)));
-            job->hosts.push_back(std::make_unique<Host>(job->PathOf(1), limits));
-            job->Meet(2);
-            return std::shared_ptr<Tier>(job, &(*job)[0].peers);
-          }};
+  return {.name = "Peer",
+          .make =
+              [](const TierLimits& limits) {
+                auto job = std::make_shared<Job>(0);
+                job->hosts.push_back(std::make_unique<Host>(job->PathOf(0)));
+                job->hosts.push_back(std::make_unique<Host>(job->PathOf(1), limits));
+                job->Meet(2);
+                return std::shared_ptr<Tier>(job, &(*job)[0].peers);
+              },
+          .lists = false};
 }
 
 INSTANTIATE_TEST_SUITE_P(Peer, TierSuite, ::testing::Values(OverPeer()), TierMakerName);

@@ -15,6 +15,7 @@ struct TierMaker {
   std::string name;
   /// An empty tier, with all that it needs to live.
   std::function<std::shared_ptr<Tier>(const TierLimits& limits)> make;
+  bool lists = true;  // tells what it has
 };
 
 class TierSuite : public ::testing::TestWithParam<TierMaker> {
