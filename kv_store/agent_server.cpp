@@ -31,6 +31,7 @@ absl::StatusOr<std::unique_ptr<AgentServer>> AgentServer::Create(
           },
           [raw] { return raw->tier_.Flush(); },
           {.threads = options.threads, .queued_bytes = options.queued_bytes, .ttl = options.ttl}));
+  server->made_.count_down();
   return server;
 }
 
@@ -81,6 +82,7 @@ AgentMessage AgentServer::Do(const AgentMessage& request) {
     return AgentStatus();
   }
   if (std::holds_alternative<AgentStop>(request)) {
+    made_.wait();  // who asks first may be faster than whoever makes it
     server_->Stop();
     return AgentStatus();
   }

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <latch>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -55,6 +56,7 @@ class AgentServer {
   Tier& tier_;
   const StatsByTier stats_by_tier_;
   AgentNeighbours* const neighbours_;
+  std::latch made_{1};  // server_ is there
   std::unique_ptr<FrameServer> server_;
 };
 
