@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import signal
+import stat
 import subprocess
 import time
 
@@ -40,6 +41,15 @@ def run(command, timeout=300, **options):
         del options["stdin"]
     return subprocess.run([str(word) for word in command], capture_output=True, text=True,
                           timeout=timeout, check=False, **options)
+
+
+def files_in(folder):
+    """Files and folders in a folder that is in use: [path, permissions, bytes]; what goes away meanwhile is left out."""
+    for parent, folders, files in os.walk(folder):
+        for path in (pathlib.Path(parent, name) for name in folders + files):
+            with contextlib.suppress(FileNotFoundError):
+                facts = path.stat()
+                yield path, stat.S_IMODE(facts.st_mode), path.read_bytes() if stat.S_ISREG(facts.st_mode) else b""
 
 
 def generate(*arguments, prefix=()):

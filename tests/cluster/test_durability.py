@@ -5,9 +5,9 @@ import signal
 import time
 
 import pytest
-from conftest import SMOLLM2, TANDEM, run
+from conftest import SMOLLM2, TANDEM, files_in, run
 from test_hosts import Hosts, stop
-from test_state import (TURNS, agents_of, client_of, said, tokens_of,
+from test_state import (TURNS, agents_of, client_of, files_with, said, tokens_of,
                         undisturbed, write_key)  # noqa: F401 (a fixture)
 
 
@@ -82,8 +82,8 @@ def test_a_third_host_fetches_the_copy(durable, undisturbed):  # noqa: F811
         say_durably(client, undisturbed, "c0", 2)
         assert client.ask("status")["state"]["copied"]["host"] == "tandem-lab-2"
     stop(server)
-    for path in hosts.state.rglob("*"):
-        assert path.stat().st_mode & 0o077 == 0, path
+    for path, permissions, _ in files_in(hosts.state):
+        assert permissions & 0o077 == 0, path
 
     # The first comes back with what it had: it does not go on from there as if nothing had been.
     third = hosts.folder / "third"
@@ -152,16 +152,13 @@ def test_deleting_destroys_the_copy_too(lab, start_server, tmp_path):
     hosts = Hosts(lab, start_server, tmp_path)
     secret = "xylophone zeppelin"
 
-    def files_with_it():
-        return [path for path in hosts.state.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
-
     server = hosts.serve([1, 2], "--durability", 2)
     with client_of(server) as client:
         assert client.say("a", secret)["durable"]
-        assert any(hosts.kv(2) in path.parents for path in files_with_it())
+        assert any(hosts.kv(2) in path.parents for path in files_with(hosts.state, secret))
         answer = client.ask("conversation.delete", conversation="a")
         assert answer["type"] == "conversation.delete", answer
-        assert not files_with_it()
+        assert not files_with(hosts.state, secret)
     stop(server)
 
 

@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import LAB, SMOLLM2, TANDEM, run
+from conftest import LAB, SMOLLM2, TANDEM, files_in, run
 from test_state import (TURNS, agents_of, client_of, said, tokens_of,
                         undisturbed, write_key)  # noqa: F401 (a fixture)
 
@@ -99,8 +99,9 @@ def test_a_lost_host_costs_nothing_and_a_new_one_takes_over(two_copies, undistur
         assert usage["reused_tokens"] >= read["c1"] and usage["reused_from"]["remote"] > 0, usage
     stop(server)
     for host in (1, 3):
-        for path in (hosts.kv(host), *hosts.kv(host).rglob("*")):
-            assert path.stat().st_mode & 0o077 == 0, path
+        assert hosts.kv(host).stat().st_mode & 0o077 == 0
+        for path, permissions, _ in files_in(hosts.kv(host)):
+            assert permissions & 0o077 == 0, path
 
 
 def test_an_agent_that_is_cut_off_stalls_nobody(lab, start_server, tmp_path):

@@ -14,7 +14,7 @@ import time
 
 import pytest
 import zmq
-from conftest import (SMOLLM2, TANDEM, Server, assert_no_leftovers, run, session_processes)
+from conftest import (SMOLLM2, TANDEM, Server, assert_no_leftovers, files_in, run, session_processes)
 
 TURNS = 5
 CONVERSATIONS = 3
@@ -304,13 +304,13 @@ def test_files_are_for_their_owner_only_and_status_tells_of_them(start_server, t
     assert status["trouble"] is None and status["encrypted"] is False
     shown = run([TANDEM, "status", "--connect", server.endpoint])
     assert f"state      1 conversations in {state}" in shown.stdout
-    for path in [state, *state.rglob("*")]:
-        assert path.stat().st_mode & 0o077 == 0, path
+    assert state.stat().st_mode & 0o077 == 0
+    for path, permissions, _ in files_in(state):
+        assert permissions & 0o077 == 0, path
 
 
 def files_with(folder, text):
-    return [str(path) for path in pathlib.Path(folder).rglob("*")
-            if path.is_file() and text.encode() in path.read_bytes()]
+    return [path for path, _, content in files_in(folder) if text.encode() in content]
 
 
 def test_what_is_deleted_is_in_no_file(start_server, tmp_path):

@@ -13,6 +13,7 @@
 #include <fstream>
 
 #include "tests/kv_store/tier_suite.h"
+#include "tests/support/disk_image.h"
 #include "tests/support/random.h"
 #include "tests/support/temporary_directory.h"
 #include "tests/support/tier_records.h"
@@ -261,7 +262,7 @@ TEST(DiskTier, NothingOfWhatWasErasedCanBeReadAgain) {
   for (const fs::path& file : FilesOf(directory.path())) {
     EXPECT_EQ(ContentOf(file).find(plain), std::string::npos) << file;
   }
-  fs::copy(directory.path(), copy.path(), fs::copy_options::recursive);
+  testing::CopyAsOfAMoment(directory.path(), copy.path());
   std::vector<RecordDatabase::Block> blocks;
   {
     const auto before = RecordDatabase::Open({.directory = copy.path()});

@@ -12,6 +12,7 @@
 
 #include "frontend/conversation_writer.h"
 #include "tests/support/copy_hosts.h"
+#include "tests/support/disk_image.h"
 #include "tests/support/random_conversations.h"
 #include "tests/support/temporary_directory.h"
 
@@ -108,7 +109,7 @@ struct Server {
   /// As a kill -9 leaves it. Nothing is said meanwhile.
   void Kill() {
     hosts.Cut(true);  // what it does from now on is not done
-    if (fs::exists(folder())) fs::copy(folder(), path + "/image", fs::copy_options::recursive);
+    if (fs::exists(folder())) testing::CopyAsOfAMoment(folder(), path + "/image");
     writer.reset();
     fs::remove_all(folder());
     if (fs::exists(path + "/image")) fs::rename(path + "/image", folder());

@@ -12,6 +12,7 @@
 #include "kv_store/agent_codec.h"
 #include "kv_store/copy_keeper.h"
 #include "kv_store/journal_copies.h"
+#include "tests/support/disk_image.h"
 #include "tests/support/temporary_directory.h"
 
 namespace tandem::testing {
@@ -35,8 +36,7 @@ class CopyHosts {
   /// As a kill -9 leaves it: what lies on the disk at this moment.
   void Kill(const std::string& host) {
     const std::string folder = FolderOf(host);
-    if (std::filesystem::exists(folder))
-      std::filesystem::copy(folder, folder + ".image", std::filesystem::copy_options::recursive);
+    if (std::filesystem::exists(folder)) CopyAsOfAMoment(folder, folder + ".image");
     copies_.erase(host);
     std::filesystem::remove_all(folder);
     if (std::filesystem::exists(folder + ".image"))
