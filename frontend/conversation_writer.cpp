@@ -11,6 +11,7 @@ namespace {
 
 using Erasure = ConversationStore::Erasure;
 using Turn = ConversationStore::Turn;
+using std::chrono::milliseconds;
 
 /// Whether something is to be destroyed once the change is written.
 bool Destroys(const ConversationStore::Change& change) {
@@ -30,8 +31,10 @@ ConversationWriter::ConversationWriter(Options options, std::unique_ptr<Conversa
     }
   }
   if (options_.keeper) copier_.emplace(options_.copier, *options_.keeper, *store_);
-  purge_wanted_ = store_->erasing();
-  unpurged_ = purge_wanted_ ? 1 : 0;
+  if (store_->erasing()) {
+    purge_at_ = Clock::now();
+    unpurged_ = 1;
+  }
   writer_ = std::thread([this] { WriteLoop(); });
   purger_ = std::thread([this] { PurgeLoop(); });
 }
@@ -181,7 +184,9 @@ void ConversationWriter::Written(std::vector<Waiting>& backlog) {
     unwritten_ = static_cast<int64_t>(queue_.size());
     for (Waiting& waiting : backlog) {
       if (!Destroys(waiting.change)) continue;
-      purge_wanted_ = true;
+      const bool deleted = std::holds_alternative<Erasure>(waiting.change);
+      if (deleted) purge_at_ = Clock::now();
+      if (!purge_at_) purge_at_ = Clock::now() + options_.gather;
       ++unpurged_;
       if (waiting.done) purges_.push_back(std::exchange(waiting.done, nullptr));
     }
@@ -223,20 +228,17 @@ void ConversationWriter::Failed(std::vector<Waiting>& backlog, const absl::Statu
 
 void ConversationWriter::PurgeLoop() {
   std::unique_lock lock(mutex_);
-  Clock::time_point retry_at = Clock::now();
+  milliseconds pause = options_.retry;
   while (true) {
-    const auto wanted = [&] { return purge_wanted_ || writer_ended_; };
-    if (purge_trouble_.ok()) {
-      changed_.wait(lock, wanted);
-    } else {
-      changed_.wait_until(lock, retry_at, [&] { return writer_ended_; });
-      purge_wanted_ = purge_wanted_ || Clock::now() >= retry_at;
+    while (!writer_ended_ && !(purge_at_ && Clock::now() >= *purge_at_)) {
+      if (purge_at_) {
+        changed_.wait_until(lock, Clock::time_point(*purge_at_));
+      } else {
+        changed_.wait(lock);
+      }
     }
-    if (!purge_wanted_) {
-      if (writer_ended_) return;
-      continue;
-    }
-    purge_wanted_ = false;
+    if (!purge_at_) return;
+    purge_at_.reset();
     const std::vector<Done> owners = std::exchange(purges_, {});
     const int64_t unpurged = unpurged_;
     lock.unlock();
@@ -252,9 +254,15 @@ void ConversationWriter::PurgeLoop() {
       spdlog::error("{}: not all of what was deleted is destroyed ({}); it is tried again",
                     options_.directory, Message(status));
     }
-    retry_at = Clock::now() + options_.retry;
     purge_trouble_ = status;
-    if (status.ok()) unpurged_ -= unpurged;
+    if (status.ok()) {
+      unpurged_ -= unpurged;
+      pause = options_.retry;
+    } else {
+      // What was deleted meanwhile does not wait.
+      purge_at_ = Clock::now() + (purges_.empty() ? pause : milliseconds(0));
+      pause = std::min(2 * pause, options_.longest_pause);
+    }
     lock.unlock();
     for (const Done& done : owners) done(status);
     lock.lock();

@@ -22,12 +22,18 @@ namespace tandem::frontend {
 /// Changes that come while one is being synced are synced together next. Where the disk fails, they
 /// are kept in memory and tried again every second, and their owners are told at once. With a
 /// copier a turn counts once it is on the other host's disk as well; the disk here does not wait.
+///
+/// What was deleted is destroyed at once. KV that nobody asked to destroy but that no conversation
+/// has any more is gathered and destroyed together: every time costs a round of all hosts. While a
+/// host is away, what it must destroy is tried again after ever longer pauses.
 class ConversationWriter final : public ConversationLog {
  public:
   struct Options {
     std::string directory;  // as Status tells it
     bool encrypted = false;
     std::chrono::milliseconds retry{1000};
+    std::chrono::milliseconds gather{2000};          // KV left behind, before it is destroyed
+    std::chrono::milliseconds longest_pause{30000};  // between two tries to destroy
     /// Destroys the KV of these blocks in all tiers; null: there are none.
     ConversationStore::BlockEraser erase_blocks;
     /// Destroys what was deleted in the copies on other hosts; null: there are none. Where there is
@@ -83,9 +89,9 @@ class ConversationWriter final : public ConversationLog {
   int64_t unwritten_ = 0;
   absl::Status trouble_;  // of writing
   absl::Status purge_trouble_;
-  std::vector<Done> purges_;  // owners of erasures that are written
-  bool purge_wanted_ = false;
-  int64_t unpurged_ = 0;  // erasures whose bytes may still be there
+  std::vector<Done> purges_;                   // owners of erasures that are written
+  std::optional<Clock::time_point> purge_at_;  // nothing: there is nothing to destroy
+  int64_t unpurged_ = 0;                       // erasures whose bytes may still be there
   bool quit_ = false;
   bool writer_ended_ = false;
 

@@ -49,7 +49,8 @@ struct Written {
     if (!opened.ok()) return {};
     writer = std::make_unique<ConversationWriter>(
         ConversationWriter::Options{.directory = temporary.path(),
-                                    .retry = milliseconds(50),
+                                    .retry = retry,
+                                    .gather = gather,
                                     .erase_blocks = std::move(erase_blocks)},
         std::move(opened->store), opened->found.unreadable);
     return std::move(opened->found);
@@ -69,6 +70,8 @@ struct Written {
   }
 
   TemporaryDirectory temporary;
+  milliseconds retry{50};
+  milliseconds gather{10};
   std::unique_ptr<ConversationWriter> writer;
 };
 
@@ -236,6 +239,54 @@ TEST(ConversationWriter, TheTextOfAnErasureDoesNotWaitForItsBlocks) {
   EXPECT_FALSE(is_there());
   away = false;
   EXPECT_TRUE(Eventually([&] { return disk.writer->Status().unfinished_erasures == 0; }));
+}
+
+TEST(ConversationWriter, WhatIsLeftBehindIsDestroyedTogetherAndWhatIsDeletedAtOnce) {
+  Written disk;
+  disk.gather = std::chrono::hours(1);
+  std::atomic<int> asked = 0;
+  std::atomic<size_t> blocks = 0;
+  disk.Open([&](std::span<const kv_store::BlockHash> some) {
+    ++asked;
+    blocks += some.size();
+    return absl::OkStatus();
+  });
+  for (uint8_t i = 0; i < 50; ++i) disk.writer->Discard({{i}});
+  ASSERT_TRUE(disk.Append("a", Saying("hi")).ok());
+  EXPECT_TRUE(Eventually([&] { return disk.writer->Status().unfinished_erasures == 50; }));
+  EXPECT_EQ(asked, 0);
+  EXPECT_TRUE(disk.Erase("a", {{100}}).ok());
+  EXPECT_EQ(asked, 1);
+  EXPECT_EQ(blocks, 51U);
+  EXPECT_EQ(disk.writer->Status().unfinished_erasures, 0);
+  // The end does not wait for the gathering.
+  disk.writer->Discard({{101}});
+  disk.writer.reset();
+  EXPECT_EQ(asked, 2);
+}
+
+TEST(ConversationWriter, AHostThatIsAwayIsAskedLessAndLessOften) {
+  Written disk;
+  disk.retry = milliseconds(20);
+  std::atomic<bool> away = true;
+  std::atomic<int> asked = 0;
+  disk.Open([&](std::span<const kv_store::BlockHash>) {
+    ++asked;
+    return away ? Unavailable("a host is away") : absl::OkStatus();
+  });
+  // What turns leave behind meanwhile does not make it ask more often.
+  const auto end = std::chrono::steady_clock::now() + milliseconds(600);
+  for (uint8_t i = 0; std::chrono::steady_clock::now() < end; ++i) {
+    disk.writer->Discard({{i}});
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  EXPECT_GE(asked, 2);
+  EXPECT_LE(asked, 7) << "after 10, 30, 70, 150, 310, 630 ms";
+  // Somebody who deletes is answered without waiting for the pause.
+  ASSERT_TRUE(disk.Append("a", Saying("hi")).ok());
+  away = false;
+  EXPECT_TRUE(disk.Erase("a", {{100}}).ok());
+  EXPECT_EQ(disk.writer->Status().unfinished_erasures, 0);
 }
 
 TEST(ConversationWriter, ErasingAConversationThatCannotBeReadFreesItsName) {
