@@ -284,8 +284,10 @@ void ConversationCopier::RunClock() {
       changed_.wait(lock);
       continue;
     }
-    if (!sender_ended_ && Clock::now() < waiting_.front().deadline) {
-      changed_.wait_until(lock, waiting_.front().deadline);
+    // Copied: whom it belongs to may be gone when the wait, which takes a reference, is over.
+    const Clock::time_point deadline = waiting_.front().deadline;
+    if (!sender_ended_ && Clock::now() < deadline) {
+      changed_.wait_until(lock, deadline);
       continue;
     }
     Waiting late = std::move(waiting_.front());

@@ -232,7 +232,8 @@ void ConversationWriter::PurgeLoop() {
   while (true) {
     while (!writer_ended_ && !(purge_at_ && Clock::now() >= *purge_at_)) {
       if (purge_at_) {
-        changed_.wait_until(lock, Clock::time_point(*purge_at_));
+        const Clock::time_point at = *purge_at_;  // wait_until takes a reference
+        changed_.wait_until(lock, at);
       } else {
         changed_.wait(lock);
       }
