@@ -8,6 +8,7 @@ namespace {
 /// 16 lanes as two registers.
 struct Avx2 {
   static constexpr bool kReducesBy128 = true;
+  static constexpr bool kLoadsInProducts = false;
   static constexpr bool kAddsLeavesBetweenProducts = false;
   template <DType kDtype, int kTokens>
   static constexpr bool kLeavesInHalves = false;

@@ -9,6 +9,7 @@ namespace {
 struct Avx512 {
   static constexpr bool kReducesBy128 = false;
   static constexpr bool kAddsLeavesBetweenProducts = true;
+  static constexpr bool kLoadsInProducts = true;
   // With few tokens, starting and ending takes longer than what it saves.
   template <DType kDtype, int kTokens>
   static constexpr bool kLeavesInHalves = TileFormatOf(kDtype).quantized() && kTokens >= 4;
@@ -56,6 +57,13 @@ struct Avx512 {
     Int sum;
     TANDEM_INLINE void Begin(Int from) { sum = from; }
     TANDEM_INLINE void Add(Int w, Codes a) { sum = _mm512_dpbusd_epi32(sum, w, a); }
+    // GCC 12 loads and multiplies apart.
+    TANDEM_INLINE void AddLoaded(Int w, const int8_t* codes) {
+      using Four [[gnu::may_alias, gnu::aligned(1)]] = int32_t;
+      asm("vpdpbusd %2%{1to16%}, %1, %0"
+          : "+v"(sum)
+          : "v"(w), "m"(*reinterpret_cast<const Four*>(codes)));
+    }
     TANDEM_INLINE Int Total() const { return sum; }
   };
   template <int kShift>

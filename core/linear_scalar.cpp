@@ -13,6 +13,7 @@ namespace {
 /// 16 lanes as plain loops.
 struct Scalar {
   static constexpr bool kReducesBy128 = false;
+  static constexpr bool kLoadsInProducts = false;
   static constexpr bool kAddsLeavesBetweenProducts = false;
   template <DType kDtype, int kTokens>
   static constexpr bool kLeavesInHalves = false;
