@@ -1,13 +1,16 @@
 """Conversations that are on the disks of two hosts before an answer counts as done: --durability 2."""
 import os
+import random
 import shutil
 import signal
+import threading
 import time
 
 import pytest
 from conftest import SMOLLM2, TANDEM, files_in, run
-from test_hosts import Hosts, stop
-from test_state import (TURNS, agents_of, client_of, files_with, said, tokens_of,
+from test_hosts import Hosts
+from test_hosts import stop as stop_server
+from test_state import (TURNS, Client, agents_of, check_and_go_on, client_of, files_with, said, tokens_of,
                         undisturbed, write_key)  # noqa: F401 (a fixture)
 
 
@@ -64,7 +67,85 @@ def test_another_host_goes_on_with_every_acknowledged_turn(durable, undisturbed)
             assert (tokens_of(done), done["text"]) == undisturbed[name][TURNS - 1]
             usage = done["usage"]
             assert usage["reused_tokens"] >= read[name] - 2, usage
-    stop(server)
+    stop_server(server)
+
+
+def converse(endpoint, name, first, answers, acknowledged, asked, stop, wrong):
+    """Turns that are not durable on two hosts may be lost, but are right."""
+    client = Client(endpoint, stop)
+    try:
+        for turn in range(first, len(answers)):
+            asked[name] = turn + 1
+            done = client.say(name, said(name, turn))
+            if done is None or done["type"] != "done":
+                return  # killed
+            if (tokens_of(done), done["text"]) != answers[turn]:
+                wrong.append((name, turn, done, answers[turn]))
+                return
+            if done["durable"] is True:
+                acknowledged[name] = turn + 1
+    finally:
+        client.close()
+
+
+def test_hosts_that_are_lost_at_random_points_lose_no_durable_turn(durable, undisturbed, request):  # noqa: F811
+    hosts = durable
+    kills = max(1, request.config.getoption("--kills") // 2)
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    acknowledged = dict.fromkeys(undisturbed, 0)
+    asked = dict.fromkeys(undisturbed, 0)
+    durable_turns = 0
+    job = [1, 2]
+    for kill in range(kills + 1):
+        server = hosts.serve(job, "--durability", 2)
+        with client_of(server) as client:
+            reached = check_and_go_on(client, undisturbed, acknowledged, asked)
+            asked.update(reached)
+            for name in undisturbed:  # those that are complete begin again, under the same name
+                if reached[name] == TURNS:
+                    deleted = client.ask("conversation.delete", conversation=name)["type"] == "conversation.delete"
+                    reached[name] = acknowledged[name] = 0
+                    asked[name] = 0 if deleted else TURNS  # a host that is away may still have it
+        stop = threading.Event()
+        wrong = []
+        before = dict(acknowledged)
+        threads = [threading.Thread(target=converse, args=(server.endpoint, name, reached[name], undisturbed[name],
+                                                           acknowledged, asked, stop, wrong))
+                   for name in undisturbed]
+        for thread in threads:
+            thread.start()
+        if kill == kills:
+            for thread in threads:
+                thread.join()
+            assert not wrong, wrong
+            stop_server(server)
+            break
+        time.sleep(chance.uniform(0.3, 3))
+        stop.set()
+        gateway, other = job
+        what = chance.choice(["gateway", "gateway", "other", "both live on"])
+        if what == "gateway":
+            lose(hosts, gateway)
+            survivor = other
+        elif what == "other":
+            hosts.kill(other)
+            shutil.rmtree(hosts.kv(other))
+            survivor = gateway
+        else:
+            hosts.kill(gateway)
+            hosts.kill(other)
+            survivor = chance.choice(job)
+        server.process.wait(60)
+        for thread in threads:
+            thread.join()
+        assert not wrong, wrong
+        durable_turns += sum(acknowledged[name] - before[name] for name in undisturbed)
+        # The next job has a host that has all; any other beside it, in any order.
+        job = [survivor, chance.choice([host for host in (1, 2, 3) if host != survivor])]
+        chance.shuffle(job)
+    assert durable_turns > kills / 2, (durable_turns, "hardly anything was durable")
 
 
 def test_a_third_host_fetches_the_copy(durable, undisturbed):  # noqa: F811
@@ -81,7 +162,7 @@ def test_a_third_host_fetches_the_copy(durable, undisturbed):  # noqa: F811
     with client_of(server) as client:
         say_durably(client, undisturbed, "c0", 2)
         assert client.ask("status")["state"]["copied"]["host"] == "tandem-lab-2"
-    stop(server)
+    stop_server(server)
     for path, permissions, _ in files_in(hosts.state):
         assert permissions & 0o077 == 0, path
 
@@ -96,7 +177,7 @@ def test_a_third_host_fetches_the_copy(durable, undisturbed):  # noqa: F811
     with client_of(server) as client:
         say_durably(client, undisturbed, "c0", 3)
     assert (hosts.state / "conversations.aside-1").is_dir()
-    stop(server)
+    stop_server(server)
 
 
 def test_a_copy_that_is_away_is_told_and_caught_up_with(lab, start_server, tmp_path, undisturbed):  # noqa: F811
@@ -145,7 +226,7 @@ def test_a_copy_that_is_away_is_told_and_caught_up_with(lab, start_server, tmp_p
     with client_of(server) as client:
         done = client.say("c0", said("c0", 4))
         assert (tokens_of(done), done["text"]) == undisturbed["c0"][4]
-    stop(server)
+    stop_server(server)
 
 
 def test_deleting_destroys_the_copy_too(lab, start_server, tmp_path):
@@ -159,7 +240,7 @@ def test_deleting_destroys_the_copy_too(lab, start_server, tmp_path):
         answer = client.ask("conversation.delete", conversation="a")
         assert answer["type"] == "conversation.delete", answer
         assert not files_with(hosts.state, secret)
-    stop(server)
+    stop_server(server)
 
 
 def test_one_host_cannot_promise_two(tmp_path):
