@@ -230,9 +230,14 @@ absl::Status KvExport(const KvOptions& options) {
                   prefix.tokens);
   const int32_t blocks = records.Usable();
   if (blocks == 0) {
-    return NotFound("--state {}: the KV of {} is not there for tenant \"{}\" and model {} ({}): {}",
-                    options.state.directory, prefix.what, options.tenant,
-                    ShortFingerprint(fingerprint), records.Missing(0), prefix.hint);
+    return NotFound(
+        "--state {}: the KV of {} is not there for tenant \"{}\" and model {} ({}): {}{}",
+        options.state.directory, prefix.what, options.tenant, ShortFingerprint(fingerprint),
+        records.Missing(0), prefix.hint,
+        access->other_hosts().empty()
+            ? ""
+            : fmt::format("; if {} has it, its agent must run: start a server there",
+                          fmt::join(access->other_hosts(), " or ")));
   }
   TANDEM_ASSIGN_OR_RETURN(const kv_store::SigningKey key,
                           kv_store::OpenSigningKey(options.state.directory, access->box()));

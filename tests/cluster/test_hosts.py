@@ -1,5 +1,6 @@
 """KV that the agents of several hosts keep for each other, on hosts made of network namespaces."""
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -195,3 +196,37 @@ def test_an_agent_listens_only_where_a_job_of_several_hosts_has_it_listen(lab, s
     [address] = listening_sockets(lab, 1, agent)
     assert address.split(":")[0].endswith("0100610A"), address  # 10.97.0.1
     stop(server)
+
+
+def test_an_export_fetches_what_other_hosts_have(lab, start_server, tmp_path):
+    hosts = Hosts(lab, start_server, tmp_path)
+    file = tmp_path / "file"
+
+    def export(name):
+        return run(lab("exec", 1, TANDEM, "kv", "export", "--state", hosts.state, SMOLLM2, "--conversation", name,
+                       "-o", file, "--json"))
+
+    server = hosts.serve([1, 2])
+    with client_of(server) as client:
+        first = client.say("c", said("c", 0) * 6)
+        client.say("d", said("d", 0) * 6)
+    stop(server)
+    # Each host has the KV heads of its rank.
+    exported = json.loads(export("c").stdout)
+    assert exported["missing"] == "" and exported["tokens"] >= 64, exported
+    other = tmp_path / "other"
+    imported = run([TANDEM, "kv", "import", "--state", other, file, "--trust", exported["public_key"]])
+    assert imported.returncode == 0, imported.stderr
+    server = start_server(TANDEM, "serve", SMOLLM2, "--listen", f"ipc://{tmp_path}/other_socket", "--state", other)
+    with client_of(server) as client:
+        done = client.say("another", said("c", 0) * 6)
+    assert done["usage"]["reused_tokens"] == min(exported["tokens"], first["usage"]["prompt_tokens"] - 1) // 64 * 64
+    assert done["text"] == first["text"]
+    stop(server)
+    # Without that host it says what it lacks, and leaves what was there.
+    hosts.kill(2)
+    assert json.loads(export("c").stdout)["missing"] == "", "what was fetched was kept"
+    before = file.read_bytes()
+    refused = export("d")
+    assert refused.returncode == 1 and "tandem-lab-2" in refused.stderr, refused.stderr
+    assert file.read_bytes() == before
