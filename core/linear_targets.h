@@ -49,8 +49,9 @@ template <class V, int kTiles, int kTokens>
 class WholeSums {
  public:
   static constexpr bool kWaits = false;
+  struct Memory {};
 
-  TANDEM_INLINE explicit WholeSums(const TileWork& work) : work_(work) {}
+  TANDEM_INLINE WholeSums(const TileWork& work, Memory&) : work_(work) {}
   TANDEM_INLINE void Take(const Sums<V, kTiles, kTokens>& sums) const {
 #pragma GCC unroll 4
     for (int tile = 0; tile < kTiles; ++tile) {
@@ -72,8 +73,9 @@ class Leaves {
  public:
   static constexpr int kPairs = kTiles * kTokens;
   static constexpr bool kWaits = V::kAddsLeavesBetweenProducts;
+  struct Memory {};
 
-  TANDEM_INLINE explicit Leaves(const TileWork& work) : work_(work) {
+  TANDEM_INLINE Leaves(const TileWork& work, Memory&) : work_(work) {
     for (int pair = 0; pair < kPairs; ++pair) {
       for (int row = 0; row < kTileRows; ++row) Target(pair)[row] = 0;
     }
@@ -145,6 +147,11 @@ class LeafHalves {
   static constexpr int kPairs = kTiles * kTokens;
   static constexpr bool kMayFail = true;
   static constexpr bool kWaits = true;
+  /// The sums, which are many more than registers.
+  struct Memory {
+    alignas(64) int32_t upper[kPairs][kTileRows];
+    alignas(64) int32_t lower[kPairs][kTileRows];
+  };
 
   /// Whether sums of so many leaves fit into the halves.
   static bool Fits(const TileWork& work) {
@@ -152,10 +159,13 @@ class LeafHalves {
     return (work.columns + work.leaf_columns - 1) / work.leaf_columns <= kMostLeaves;
   }
 
-  TANDEM_INLINE explicit LeafHalves(const TileWork& work) : work_(work) {
+  TANDEM_INLINE LeafHalves(const TileWork& work, Memory& memory) : work_(work), memory_(&memory) {
+    // Not to be seen through: else some sums get registers that products need more.
+    asm("" : "+r"(memory_) : : "memory");
+#pragma GCC unroll 32
     for (int pair = 0; pair < kPairs; ++pair) {
-      V::StoreInt(upper_[pair], V::Zero());
-      V::StoreInt(lower_[pair], V::Zero());
+      V::StoreInt(memory_->upper[pair], V::Zero());
+      V::StoreInt(memory_->lower[pair], V::Zero());
     }
   }
 
@@ -178,7 +188,7 @@ class LeafHalves {
 #pragma GCC unroll 32
     for (int pair = 0; pair < kPairs; ++pair) {
       V::StoreHalves(
-          upper_[pair], lower_[pair], leaves_,
+          memory_->upper[pair], memory_->lower[pair], leaves_,
           work_.leaf_sums + pair % kTokens * work_.out_stride + pair / kTokens * kTileRows);
     }
     return true;
@@ -188,17 +198,17 @@ class LeafHalves {
   TANDEM_INLINE void AddPairs(int begin, int end) {
 #pragma GCC unroll 32
     for (int pair = begin; pair < end; ++pair) {
-      V::AddHalves(waiting_.of[pair / kTokens][pair % kTokens], upper_[pair], lower_[pair], seen_);
+      V::AddHalves(waiting_.of[pair / kTokens][pair % kTokens], memory_->upper[pair],
+                   memory_->lower[pair], seen_);
     }
   }
 
   const TileWork& work_;
+  Memory* memory_;
   Sums<V, kTiles, kTokens> waiting_;
   typename V::Int seen_ = V::Zero();  // bits in which any t differed from `upper`
   int32_t leaves_ = 0;
   bool any_ = false;
-  alignas(64) int32_t upper_[kPairs][kTileRows];
-  alignas(64) int32_t lower_[kPairs][kTileRows];
 };
 
 }  // namespace

@@ -130,9 +130,7 @@ TANDEM_INLINE void PrefetchBlocks(const std::byte* block, int64_t tile_stride) {
 
 /// sums += the products of one block (rule 2). `block` is the first tile's, and `header` the one of
 /// its super-block. between(step): other work, for units of the processor that products leave idle.
-/// kLoads: each product loads its activations. That takes fewer instructions, but where leaves wait
-/// in registers it was 5 % slower.
-template <class V, DType kDtype, bool kLoads, int kTiles, int kTokens, typename Between>
+template <class V, DType kDtype, int kTiles, int kTokens, typename Between>
 TANDEM_INLINE void MultiplyBlock(const std::byte* block, const std::byte* header,
                                  const TileWork& work, int64_t b, Sums<V, kTiles, kTokens>& sums,
                                  const Between& between) {
@@ -172,7 +170,7 @@ TANDEM_INLINE void MultiplyBlock(const std::byte* block, const std::byte* header
 #pragma GCC unroll 16
         for (int t = 0; t < kTokens; ++t) {
           const int8_t* at = codes + t * kBlockColumns + 16 * half + 4 * group;
-          if constexpr (kLoads && V::kLoadsInProducts && kTiles == 1 && kTokens > 1) {
+          if constexpr (V::kLoadsInProducts && kTiles == 1 && kTokens > 1) {
             products[0][t].AddLoaded(w[0], at);
           } else {
             const typename V::Codes a = V::LoadActivations(at);
@@ -265,7 +263,8 @@ template <class V, DType kDtype, int kTiles, int kTokens, class Target>
 __attribute__((noinline)) bool MultiplyTilesInto(const TileWork& work) {
   constexpr bool kQuantized = TileFormatOf(kDtype).quantized();
   TileWalk<kDtype> walk(work);
-  Target target(work);
+  typename Target::Memory memory;
+  Target target(work, memory);
   int64_t column = 0;
   do {
     Sums<V, kTiles, kTokens> sums;
@@ -273,16 +272,16 @@ __attribute__((noinline)) bool MultiplyTilesInto(const TileWork& work) {
         work.columns - column > work.leaf_columns ? column + work.leaf_columns : work.columns;
     if constexpr (kQuantized && Target::kWaits) {
       if (target.any()) {
-        MultiplyBlock<V, kDtype, false>(walk.block, walk.header, work, column / kBlockColumns, sums,
-                                        [&](int step) TANDEM_INLINE_LAMBDA { target.Add(step); });
+        MultiplyBlock<V, kDtype>(walk.block, walk.header, work, column / kBlockColumns, sums,
+                                 [&](int step) TANDEM_INLINE_LAMBDA { target.Add(step); });
         walk.Next();
         column += kBlockColumns;
       }
     }
     for (; column < end; column += kBlockColumns) {
       if constexpr (kQuantized) {
-        MultiplyBlock<V, kDtype, !Target::kWaits>(walk.block, walk.header, work,
-                                                  column / kBlockColumns, sums, [](int) {});
+        MultiplyBlock<V, kDtype>(walk.block, walk.header, work, column / kBlockColumns, sums,
+                                 [](int) {});
       } else {
         const int64_t columns = end - column < kBlockColumns ? end - column : kBlockColumns;
         MultiplyColumns<V, kDtype>(walk.block, work, column, columns, sums);
