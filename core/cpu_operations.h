@@ -29,6 +29,9 @@ class CpuOperations final : public Operations {
 
   std::string_view device_name() const override { return device_name_; }
   DeviceMemory& memory() override { return memory_; }
+  void ParallelFor(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) override {
+    pool_.ParallelFor(tasks, [&](int64_t task, int) { body(task); });
+  }
   absl::StatusOr<std::unique_ptr<Weight>> Pack(const MatrixSource& source, Range rows,
                                                Range columns) override;
   void BeginStep(const Batch& batch) override;

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "core/collective.h"
 #include "core/config.h"
 #include "core/kv_view.h"
@@ -54,6 +55,12 @@ class Model {
   /// error, and equal on all ranks.
   virtual absl::Status Forward(const Batch& batch, const KvView& cache, Collective& collective,
                                ShardLogits& out) = 0;
+
+  /// Between passes: body(task) for every task in [0, tasks), on the threads that compute, where
+  /// the processor does that; else one after the other. Returns when all are done.
+  virtual void ParallelFor(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
+    for (int64_t task = 0; task < tasks; ++task) body(task);
+  }
 };
 
 /// Layer groups of a model, in the order of a sequence's block tables.

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "core/collective.h"
 #include "core/config.h"
 #include "core/kv_view.h"
@@ -78,6 +79,10 @@ class Operations {
   virtual ~Operations() = default;
   virtual std::string_view device_name() const = 0;
   virtual DeviceMemory& memory() = 0;
+  /// As Model has it.
+  virtual void ParallelFor(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
+    for (int64_t task = 0; task < tasks; ++task) body(task);
+  }
 
   /// Rows x columns of a matrix of the file, in the form in which this device multiplies it.
   virtual absl::StatusOr<std::unique_ptr<Weight>> Pack(const MatrixSource& source, Range rows,

@@ -29,6 +29,9 @@ class Transformer final : public Model {
 
   absl::Status Forward(const Batch& batch, const KvView& cache, Collective& collective,
                        ShardLogits& out) override;
+  void ParallelFor(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) override {
+    ops_.ParallelFor(tasks, body);
+  }
 
  private:
   struct Layer {

@@ -88,7 +88,18 @@ TierStats ReadStats(WireReader& reader) {
 
 // One pair of functions a message: fields in the order of the struct.
 
+/// Room for records: what grows as it is written is copied again and again.
+template <typename Records, typename BytesOf>
+void ReserveFor(const Records& records, const BytesOf& bytes_of, WireWriter& writer) {
+  constexpr size_t kFields = 3 * kHashBytes + 32;  // beside the bytes, at most
+  size_t bytes = kFields;
+  for (const auto& record : records) bytes += kFields + bytes_of(record);
+  writer.Reserve(bytes);
+}
+
 void Write(const AgentPut& message, WireWriter& writer) {
+  ReserveFor(
+      message.records, [](const TierRecord& record) { return record.bytes.size(); }, writer);
   writer.Count(message.records.size());
   for (const TierRecord& record : message.records) {
     WriteHash(record.key, writer);
@@ -179,6 +190,10 @@ void Read(AgentStatus& message, WireReader& reader) {
 }
 
 void Write(const AgentFound& message, WireWriter& writer) {
+  ReserveFor(
+      message.records,
+      [](const std::optional<FoundRecord>& found) { return found ? found->bytes.size() : 0; },
+      writer);
   writer.Count(message.records.size());
   for (const std::optional<FoundRecord>& found : message.records) {
     writer.Bool(found.has_value());

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "core/collective.h"
@@ -57,6 +58,8 @@ class RankRunner {
   struct Rows;
 
   absl::Status MovePages(const StepPlan& plan);
+  /// Loads that follow each other; they fill different pages.
+  absl::Status Load(std::span<const PageMove> loads);
   absl::Status Forward(const StepPlan& plan, Rows& rows);
   void NoteFailures(const StepPlan& plan, StepResult& result) const;
   absl::Status GatherLogits(const StepPlan& plan, const Rows& rows, StepResult& result);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <future>
 #include <utility>
 
 namespace tandem::parallel {
@@ -9,7 +10,7 @@ namespace {
 
 // Asked for at once: enough that a tier's fixed costs do not count, few enough that the first
 // missing record is soon found out.
-constexpr size_t kBlocksAtOnce = 16;
+constexpr size_t kBlocksAtOnce = 8;
 
 bool Asked(const FetchBlock& block, size_t group) { return ((block.groups >> group) & 1U) != 0; }
 
@@ -89,9 +90,21 @@ void RecordReader::Do(const FetchJob& job) {
     const std::lock_guard lock(mutex_);
     return fetched.ended;
   };
+  // The next part is on its way while one is checked.
+  size_t asked = 0;
+  const auto ask = [&]() -> std::future<Part> {
+    if (asked == fetched.blocks.size() || ended()) return {};
+    const size_t first =
+        std::exchange(asked, asked + std::min(kBlocksAtOnce, fetched.blocks.size() - asked));
+    return std::async(std::launch::async, [this, &fetched, first, blocks = asked - first] {
+      return Get(fetched, first, blocks);
+    });
+  };
   bool whole = true;
-  while (whole && fetched.records.size() < fetched.blocks.size() && !ended()) {
-    whole = Get(fetched, std::min(kBlocksAtOnce, fetched.blocks.size() - fetched.records.size()));
+  for (std::future<Part> next = ask(); whole && next.valid();) {
+    Part part = next.get();
+    next = ask();
+    whole = Take(std::move(part), fetched);
   }
   std::vector<kv_store::TierKind> from;
   for (const auto& records : fetched.records) {
@@ -115,37 +128,43 @@ kv_store::RecordName RecordReader::NameOf(const FetchBlock& block, int32_t group
           .group = group};
 }
 
-bool RecordReader::Get(Fetched& fetched, size_t count) {
+RecordReader::Part RecordReader::Get(const Fetched& fetched, size_t first_block, size_t blocks) {
   const auto groups = static_cast<int32_t>(view_.geometry().groups.size());
-  const size_t begin = fetched.records.size();
-  std::vector<kv_store::RecordName> names;
+  Part part;
+  part.blocks = blocks;
   std::vector<kv_store::RecordKey> keys;
-  for (size_t b = begin; b < begin + count; ++b) {
+  for (size_t b = first_block; b < first_block + blocks; ++b) {
     for (int32_t g = 0; g < groups; ++g) {
       if (!Asked(fetched.blocks[b], static_cast<size_t>(g))) continue;
       for (int64_t head = 0; head < options_.kv_heads.count; ++head) {
-        names.push_back(NameOf(fetched.blocks[b], g, head));
-        keys.push_back(kv_store::RecordKeyOf(options_.fingerprint, names.back()));
+        part.names.push_back(NameOf(fetched.blocks[b], g, head));
+        keys.push_back(kv_store::RecordKeyOf(options_.fingerprint, part.names.back()));
       }
     }
   }
-  std::vector<std::optional<kv_store::FoundRecord>> found = tier_.Get(keys);
-  found.resize(keys.size());
+  part.found = tier_.Get(keys);
+  part.found.resize(keys.size());
+  return part;
+}
+
+bool RecordReader::Take(Part part, Fetched& fetched) {
   size_t next = 0;
   Counts counts;
   bool whole = true;
-  for (size_t b = begin; b < begin + count && whole; ++b) {
+  for (size_t b = 0; b < part.blocks && whole; ++b) {
     std::vector<kv_store::FoundRecord> records;
-    const size_t end = next + static_cast<size_t>(std::popcount(fetched.blocks[b].groups) *
-                                                  options_.kv_heads.count);
+    const size_t end =
+        next + static_cast<size_t>(std::popcount(fetched.blocks[fetched.records.size()].groups) *
+                                   options_.kv_heads.count);
     for (; next < end && whole; ++next) {
-      whole = found[next].has_value();
+      std::optional<kv_store::FoundRecord>& found = part.found[next];
+      whole = found.has_value();
       if (!whole) break;
-      whole = kv_store::CheckRecord(found[next]->bytes, options_.fingerprint, names[next],
+      whole = kv_store::CheckRecord(found->bytes, options_.fingerprint, part.names[next],
                                     view_.geometry())
                   .ok();
       ++(whole ? counts.fetched : counts.damaged);
-      if (whole) records.push_back(*std::move(found[next]));
+      if (whole) records.push_back(*std::move(found));
     }
     if (whole) fetched.records.push_back(std::move(records));
   }

@@ -77,9 +77,17 @@ class RecordReader {
   using Job = std::variant<FetchJob, RecordProbe>;
 
   void Run();
+  /// The records of some neighbouring blocks of a fetch.
+  struct Part {
+    size_t blocks = 0;
+    std::vector<kv_store::RecordName> names;
+    std::vector<std::optional<kv_store::FoundRecord>> found;  // [names]
+  };
+
   void Do(const FetchJob& job);
-  /// Gets the records of some blocks behind those that are there; false if not all are whole.
-  bool Get(Fetched& fetched, size_t count);
+  Part Get(const Fetched& fetched, size_t first_block, size_t blocks);
+  /// Checks a part and takes it in, behind the blocks that are there; false if not all are whole.
+  bool Take(Part part, Fetched& fetched);
   kv_store::RecordName NameOf(const FetchBlock& block, int32_t group, int64_t rank_head) const;
 
   kv_store::Tier& tier_;
