@@ -61,40 +61,58 @@ RecordCounts RankRecords::counts() const {
           .damaged = read.damaged};
 }
 
-void RankRecords::Save(const StepPlan& plan) {
-  for (const BlockSave& save : plan.saves) SaveBlock(save);
+void RankRecords::Save(const StepPlan& plan, ParallelFor parallel_for) {
+  const core::Range& heads = options_.records_own;
+  struct Task {
+    const BlockSave* save = nullptr;
+    size_t group = 0;
+    int64_t head = 0;
+  };
+  std::vector<Task> tasks;
+  std::vector<std::vector<kv_store::TierRecord>> encoded;  // [saves that have room][records]
+  for (const BlockSave& save : plan.saves) {
+    const size_t begin = tasks.size();
+    int64_t bytes = 0;
+    for (size_t g = 0; g < save.blocks.size(); ++g) {
+      if (save.blocks[g] == core::kNoBlock) continue;
+      bytes += heads.count *
+               kv_store::RecordBytes(view_.geometry(), static_cast<int32_t>(g), save.tokens);
+      for (int64_t head = heads.begin; head < heads.end(); ++head) {
+        tasks.push_back({.save = &save, .group = g, .head = head});
+      }
+    }
+    const size_t records = tasks.size() - begin;
+    if (records > 0 && writer_->Reserve(records, bytes)) {
+      encoded.emplace_back(records);
+    } else {
+      tasks.resize(begin);
+    }
+  }
+  std::vector<kv_store::TierRecord*> records;  // [tasks]
+  for (auto& of_save : encoded) {
+    for (kv_store::TierRecord& record : of_save) records.push_back(&record);
+  }
+  if (!tasks.empty())
+    parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+      const Task& task = tasks[static_cast<size_t>(i)];
+      *records[static_cast<size_t>(i)] = Encode(*task.save, task.group, task.head);
+    });
+  for (auto& of_save : encoded) writer_->Put(std::move(of_save));
   if (plan.flush) writer_->Mark(plan.step);
 }
 
-void RankRecords::SaveBlock(const BlockSave& save) {
-  const core::Range& heads = options_.records_own;
-  size_t records = 0;
-  int64_t bytes = 0;
-  for (size_t g = 0; g < save.blocks.size(); ++g) {
-    if (save.blocks[g] == core::kNoBlock) continue;
-    records += static_cast<size_t>(heads.count);
-    bytes +=
-        heads.count * kv_store::RecordBytes(view_.geometry(), static_cast<int32_t>(g), save.tokens);
-  }
-  if (records == 0 || !writer_->Reserve(records, bytes)) return;
-  std::vector<kv_store::TierRecord> encoded;
-  for (size_t g = 0; g < save.blocks.size(); ++g) {
-    if (save.blocks[g] == core::kNoBlock) continue;
-    for (int64_t head = heads.begin; head < heads.end(); ++head) {
-      const kv_store::RecordName name{.block = save.hash,
-                                      .tokens = save.tokens,
-                                      .kv_head = static_cast<int32_t>(head),
-                                      .group = static_cast<int32_t>(g)};
-      encoded.push_back({.key = kv_store::RecordKeyOf(options_.records.fingerprint, name),
-                         .block = save.hash,
-                         .before = save.before,
-                         .tenant = save.tenant,
-                         .bytes = kv_store::EncodeRecord(
-                             options_.records.fingerprint, name, view_, save.blocks[g],
-                             static_cast<int>(head - options_.kv_heads.begin))});
-    }
-  }
-  writer_->Put(std::move(encoded));
+kv_store::TierRecord RankRecords::Encode(const BlockSave& save, size_t group, int64_t head) const {
+  const kv_store::Fingerprint& fingerprint = options_.records.fingerprint;
+  const kv_store::RecordName name{.block = save.hash,
+                                  .tokens = save.tokens,
+                                  .kv_head = static_cast<int32_t>(head),
+                                  .group = static_cast<int32_t>(group)};
+  return {.key = kv_store::RecordKeyOf(fingerprint, name),
+          .block = save.hash,
+          .before = save.before,
+          .tenant = save.tenant,
+          .bytes = kv_store::EncodeRecord(fingerprint, name, view_, save.blocks[group],
+                                          static_cast<int>(head - options_.kv_heads.begin))};
 }
 
 void RankRecords::Fetch(const StepPlan& plan) {

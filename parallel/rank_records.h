@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 
+#include "absl/functional/function_ref.h"
 #include "core/kv_view.h"
 #include "core/shard.h"
 #include "core/status.h"
@@ -38,15 +39,18 @@ class RankRecords {
   void Listen(std::function<void(const RecordReport&)> on_report,
               std::function<void(FetchId probe, SavedTokens saved)> on_probed);
 
+  /// Calls a function for every task in [0, tasks), on several threads or one.
+  using ParallelFor =
+      absl::FunctionRef<void(int64_t tasks, absl::FunctionRef<void(int64_t task)> body)>;
   /// The saves of a plan and its flush mark.
-  void Save(const StepPlan& plan);
+  void Save(const StepPlan& plan, ParallelFor parallel_for);
   absl::Status Load(const BlockLoad& load) { return reader_->Load(load); }
   /// The ends and beginnings of fetches.
   void Fetch(const StepPlan& plan);
   void Probe(RecordProbe probe) { reader_->Probe(std::move(probe)); }
 
  private:
-  void SaveBlock(const BlockSave& save);
+  kv_store::TierRecord Encode(const BlockSave& save, size_t group, int64_t head) const;
   RecordCounts counts() const;
 
   const Options options_;

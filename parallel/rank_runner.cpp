@@ -73,7 +73,11 @@ absl::Status RankRunner::MovePages(const StepPlan& plan) {
     return Internal("step plan {}: it saves or fetches records, but this rank has no tier",
                     plan.step);
   }
-  if (records_ != nullptr) records_->Save(plan);
+  if (records_ != nullptr) {
+    records_->Save(plan, [this](int64_t tasks, absl::FunctionRef<void(int64_t)> body) {
+      model_.ParallelFor(tasks, body);
+    });
+  }
   const std::span<const PageMove> moves(plan.moves);
   for (size_t i = 0; i < moves.size(); ++i) {
     if (const auto* copy = std::get_if<BlockCopy>(&moves[i])) {
