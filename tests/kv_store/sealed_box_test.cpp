@@ -8,6 +8,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "tests/support/temporary_directory.h"
+
 namespace tandem::kv_store {
 namespace {
 
@@ -72,15 +74,14 @@ TEST(SealedBox, HidesTextAndTenantAndNeverRepeatsItself) {
 
 class KeyFile : public ::testing::Test {
  protected:
-  KeyFile() : path_(std::filesystem::path(::testing::TempDir()) / "tandem_state_key") {}
-  ~KeyFile() override { std::filesystem::remove(path_); }
   absl::StatusOr<StateKey> ReadOf(const std::string& content, mode_t mode = 0600) {
-    std::filesystem::remove(path_);
-    std::ofstream(path_) << content;
-    chmod(path_.c_str(), mode);
-    return ReadStateKey(path_);
+    const std::string path = directory_.path() + "/key";
+    std::filesystem::remove(path);
+    std::ofstream(path) << content;
+    chmod(path.c_str(), mode);
+    return ReadStateKey(path);
   }
-  const std::filesystem::path path_;
+  const testing::TemporaryDirectory directory_;
 };
 
 TEST_F(KeyFile, HoldsBytesOrDigits) {
