@@ -1,4 +1,3 @@
-#include <malloc.h>
 #include <sched.h>
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
@@ -58,22 +57,12 @@ std::vector<kv_store::TieredStore::Behind> DiskOf(const AgentOptions& options) {
   return behind;
 }
 
-/// Records come and go; memory that goes back to the system each time comes back as pages that the
-/// kernel clears first, which took as long as the work on them.
-void KeepFreedMemory() {
-  constexpr int kLargest = 32 << 20;  // as much as there may be
-  constexpr int kKept = 256 << 20;
-  mallopt(M_MMAP_THRESHOLD, kLargest);
-  mallopt(M_TRIM_THRESHOLD, kKept);
-}
-
 }  // namespace
 
 absl::Status Agent(const AgentOptions& options) {
   umask(S_IRWXG | S_IRWXO);
   UseAllCores();
   UseAllFiles();
-  KeepFreedMemory();
   const auto policy = kv_store::ParseWritePolicy(options.state.kv_write);
   if (!policy) return InvalidArgument("--kv-write {}: unknown", options.state.kv_write);
   StopSignals signals;

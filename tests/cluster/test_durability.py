@@ -8,18 +8,10 @@ import time
 
 import pytest
 from conftest import SMOLLM2, TANDEM, files_in, run
-from test_hosts import Hosts
+from test_hosts import Hosts, two_copies  # noqa: F401 (a fixture)
 from test_hosts import stop as stop_server
-from test_state import (TURNS, Client, agents_of, check_and_go_on, client_of, files_with, said, tokens_of,
-                        undisturbed, write_key)  # noqa: F401 (a fixture)
-
-
-@pytest.fixture(params=["plain", "encrypted"])
-def durable(lab, start_server, tmp_path, request):
-    flags = ["--kv-replicas", 2]
-    if request.param == "encrypted":
-        flags += ["--state-key", write_key(tmp_path / "key", 1)]
-    return Hosts(lab, start_server, tmp_path, *flags)
+from test_state import (TURNS, agents_of, check_and_go_on, client_of, converse, files_with, said, tokens_of,
+                        undisturbed)  # noqa: F401 (a fixture)
 
 
 def say_durably(client, undisturbed, name, turn):  # noqa: F811
@@ -44,8 +36,8 @@ def lose(hosts, host):
         shutil.rmtree(path)
 
 
-def test_another_host_goes_on_with_every_acknowledged_turn(durable, undisturbed):  # noqa: F811
-    hosts = durable
+def test_another_host_goes_on_with_every_acknowledged_turn(two_copies, undisturbed):  # noqa: F811
+    hosts = two_copies
     server = hosts.serve([1, 2], "--durability", 2)
     with client_of(server) as client:
         read = {}
@@ -70,26 +62,8 @@ def test_another_host_goes_on_with_every_acknowledged_turn(durable, undisturbed)
     stop_server(server)
 
 
-def converse(endpoint, name, first, answers, acknowledged, asked, stop, wrong):
-    """Turns that are not durable on two hosts may be lost, but are right."""
-    client = Client(endpoint, stop)
-    try:
-        for turn in range(first, len(answers)):
-            asked[name] = turn + 1
-            done = client.say(name, said(name, turn))
-            if done is None or done["type"] != "done":
-                return  # killed
-            if (tokens_of(done), done["text"]) != answers[turn]:
-                wrong.append((name, turn, done, answers[turn]))
-                return
-            if done["durable"] is True:
-                acknowledged[name] = turn + 1
-    finally:
-        client.close()
-
-
-def test_hosts_that_are_lost_at_random_points_lose_no_durable_turn(durable, undisturbed, request):  # noqa: F811
-    hosts = durable
+def test_hosts_that_are_lost_at_random_points_lose_no_durable_turn(two_copies, undisturbed, request):  # noqa: F811
+    hosts = two_copies
     kills = max(1, request.config.getoption("--kills") // 2)
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
@@ -112,7 +86,7 @@ def test_hosts_that_are_lost_at_random_points_lose_no_durable_turn(durable, undi
         wrong = []
         before = dict(acknowledged)
         threads = [threading.Thread(target=converse, args=(server.endpoint, name, reached[name], undisturbed[name],
-                                                           acknowledged, asked, stop, wrong))
+                                                           acknowledged, stop, wrong, asked))
                    for name in undisturbed]
         for thread in threads:
             thread.start()
@@ -148,8 +122,8 @@ def test_hosts_that_are_lost_at_random_points_lose_no_durable_turn(durable, undi
     assert durable_turns > kills / 2, (durable_turns, "hardly anything was durable")
 
 
-def test_a_third_host_fetches_the_copy(durable, undisturbed):  # noqa: F811
-    hosts = durable
+def test_a_third_host_fetches_the_copy(two_copies, undisturbed):  # noqa: F811
+    hosts = two_copies
     server = hosts.serve([1, 2], "--durability", 2)
     with client_of(server) as client:
         for turn in range(2):
