@@ -48,13 +48,51 @@ std::vector<Hash> ReadHashes(WireReader& reader, std::string_view of) {
   return hashes;
 }
 
-void WriteBytes(const std::vector<std::byte>& bytes, WireWriter& writer) {
-  writer.Count(bytes.size());
-  writer.Raw(bytes);
-}
-std::vector<std::byte> ReadBytes(WireReader& reader) {
-  return reader.Raw(reader.Count(kLargestAgentFrame, 1, "bytes of a record"));
-}
+/// Writes the fields, and gathers what goes beside them.
+class FrameWriter : public WireWriter {
+ public:
+  void Attach(const SharedBytes& bytes) {
+    Count(bytes.size());
+    if (!bytes.empty()) attached_.push_back(bytes);
+  }
+  AgentParts TakeParts() {
+    attached_.front() = Take();
+    return std::move(attached_);
+  }
+
+ private:
+  AgentParts attached_ = AgentParts(1);  // the first: room for the fields
+};
+
+/// Reads the fields, and takes what stands beside them.
+class FrameReader : public WireReader {
+ public:
+  explicit FrameReader(const AgentParts& parts)
+      : WireReader("KV agent", parts.empty() ? std::span<const std::byte>() : parts.front().span()),
+        attached_(parts) {
+    if (!parts.empty()) attached_ = attached_.subspan(1);
+  }
+  SharedBytes Attached() {
+    const size_t size = Number<uint32_t>();
+    if (!ok() || size == 0) return {};
+    if (attached_.empty() || attached_.front().size() != size) {
+      Fail(InvalidArgument("KV agent: {} bytes of a record are not the next part", size));
+      return {};
+    }
+    const SharedBytes bytes = attached_.front();
+    attached_ = attached_.subspan(1);
+    return bytes;
+  }
+  absl::Status FinishAll() {
+    if (ok() && !attached_.empty()) {
+      Fail(InvalidArgument("KV agent: {} parts are left over after the end", attached_.size()));
+    }
+    return Finish();
+  }
+
+ private:
+  std::span<const SharedBytes> attached_;
+};
 
 TierKind ReadKind(WireReader& reader) {
   const auto kind = reader.Number<uint8_t>();
@@ -88,35 +126,24 @@ TierStats ReadStats(WireReader& reader) {
 
 // One pair of functions a message: fields in the order of the struct.
 
-/// Room for records: what grows as it is written is copied again and again.
-template <typename Records, typename BytesOf>
-void ReserveFor(const Records& records, const BytesOf& bytes_of, WireWriter& writer) {
-  constexpr size_t kFields = 3 * kHashBytes + 32;  // beside the bytes, at most
-  size_t bytes = kFields;
-  for (const auto& record : records) bytes += kFields + bytes_of(record);
-  writer.Reserve(bytes);
-}
-
-void Write(const AgentPut& message, WireWriter& writer) {
-  ReserveFor(
-      message.records, [](const TierRecord& record) { return record.bytes.size(); }, writer);
+void Write(const AgentPut& message, FrameWriter& writer) {
   writer.Count(message.records.size());
   for (const TierRecord& record : message.records) {
     WriteHash(record.key, writer);
     WriteHash(record.block, writer);
     WriteHash(record.before, writer);
     writer.Number(record.tenant);
-    WriteBytes(record.bytes, writer);
+    writer.Attach(record.bytes);
   }
 }
-void Read(AgentPut& message, WireReader& reader) {
+void Read(AgentPut& message, FrameReader& reader) {
   message.records.resize(reader.Count(kMostAgentItems, kHashBytes + kRecordFieldsBytes, "records"));
   for (TierRecord& record : message.records) {
     record.key = ReadHash(reader);
     record.block = ReadHash(reader);
     record.before = ReadHash(reader);
     record.tenant = reader.Number<uint64_t>();
-    record.bytes = ReadBytes(reader);
+    record.bytes = reader.Attached();
   }
 }
 
@@ -189,11 +216,7 @@ void Read(AgentStatus& message, WireReader& reader) {
   message.status = absl::Status(static_cast<absl::StatusCode>(code), text);
 }
 
-void Write(const AgentFound& message, WireWriter& writer) {
-  ReserveFor(
-      message.records,
-      [](const std::optional<FoundRecord>& found) { return found ? found->bytes.size() : 0; },
-      writer);
+void Write(const AgentFound& message, FrameWriter& writer) {
   writer.Count(message.records.size());
   for (const std::optional<FoundRecord>& found : message.records) {
     writer.Bool(found.has_value());
@@ -202,10 +225,10 @@ void Write(const AgentFound& message, WireWriter& writer) {
     WriteHash(found->block, writer);
     WriteHash(found->before, writer);
     writer.Number(found->tenant);
-    WriteBytes(found->bytes, writer);
+    writer.Attach(found->bytes);
   }
 }
-void Read(AgentFound& message, WireReader& reader) {
+void Read(AgentFound& message, FrameReader& reader) {
   message.records.resize(reader.Count(kMostAgentItems, 1, "found records"));
   for (std::optional<FoundRecord>& found : message.records) {
     if (!reader.Bool()) continue;
@@ -214,7 +237,7 @@ void Read(AgentFound& message, WireReader& reader) {
     found->block = ReadHash(reader);
     found->before = ReadHash(reader);
     found->tenant = reader.Number<uint64_t>();
-    found->bytes = ReadBytes(reader);
+    found->bytes = reader.Attached();
   }
 }
 
@@ -309,14 +332,14 @@ void Read(AgentListing& message, WireReader& reader) {
   }
 }
 
-void Write(const AgentPeeked& message, WireWriter& writer) {
+void Write(const AgentPeeked& message, FrameWriter& writer) {
   writer.Count(message.records.size());
   for (const PeekedRecord& record : message.records) {
     writer.Number(static_cast<uint8_t>(record.state));
-    WriteBytes(record.bytes, writer);
+    writer.Attach(record.bytes);
   }
 }
-void Read(AgentPeeked& message, WireReader& reader) {
+void Read(AgentPeeked& message, FrameReader& reader) {
   message.records.resize(reader.Count(kMostAgentItems, 1 + sizeof(uint32_t), "peeked records"));
   for (PeekedRecord& record : message.records) {
     const auto state = reader.Number<uint8_t>();
@@ -325,12 +348,12 @@ void Read(AgentPeeked& message, WireReader& reader) {
       return;
     }
     record.state = static_cast<PeekedRecord::State>(state);
-    record.bytes = ReadBytes(reader);
+    record.bytes = reader.Attached();
   }
 }
 
 template <size_t kKind = 0>
-AgentMessage ReadKindOf(size_t kind, WireReader& reader) {
+AgentMessage ReadKindOf(size_t kind, FrameReader& reader) {
   if constexpr (kKind < std::variant_size_v<AgentMessage>) {
     if (kind != kKind) return ReadKindOf<kKind + 1>(kind, reader);
     std::variant_alternative_t<kKind, AgentMessage> message;
@@ -370,17 +393,23 @@ absl::Status CheckPeer(const AgentPeer& peer) {
   return absl::OkStatus();
 }
 
-std::vector<std::byte> EncodeAgentFrame(const AgentFrame& frame) {
-  WireWriter writer;
+int64_t BytesOf(const AgentParts& parts) {
+  size_t bytes = 0;
+  for (const SharedBytes& part : parts) bytes += part.size();
+  return static_cast<int64_t>(bytes);
+}
+
+AgentParts EncodeAgentFrame(const AgentFrame& frame) {
+  FrameWriter writer;
   writer.Number(kAgentVersion);
   writer.Number(static_cast<uint8_t>(frame.message.index()));
   writer.Number(frame.call);
   std::visit([&](const auto& message) { Write(message, writer); }, frame.message);
-  return writer.Take();
+  return writer.TakeParts();
 }
 
-absl::StatusOr<AgentFrame> DecodeAgentFrame(std::span<const std::byte> bytes) {
-  WireReader reader("KV agent", bytes);
+absl::StatusOr<AgentFrame> DecodeAgentFrame(const AgentParts& parts) {
+  FrameReader reader(parts);
   const auto version = reader.Number<uint8_t>();
   if (reader.ok() && version != kAgentVersion) {
     return InvalidArgument("KV agent: message of version {}, this program speaks {}", version,
@@ -390,12 +419,13 @@ absl::StatusOr<AgentFrame> DecodeAgentFrame(std::span<const std::byte> bytes) {
   AgentFrame frame;
   frame.call = reader.Number<uint64_t>();
   if (reader.ok()) frame.message = ReadKindOf(kind, reader);
-  TANDEM_RETURN_IF_ERROR(reader.Finish());
+  TANDEM_RETURN_IF_ERROR(reader.FinishAll());
   return frame;
 }
 
-uint64_t CallOfFrame(std::span<const std::byte> bytes) {
+uint64_t CallOfFrame(const AgentParts& parts) {
   uint64_t call = 0;
+  const SharedBytes bytes = parts.empty() ? SharedBytes() : parts.front();
   if (bytes.size() >= kCallAt + sizeof(call)) {
     std::memcpy(&call, bytes.data() + kCallAt, sizeof(call));
   }

@@ -15,8 +15,8 @@
 
 namespace tandem::kv_store {
 
-inline constexpr uint8_t kAgentVersion = 5;
-/// A frame that is larger is refused; so records are at most a little smaller.
+inline constexpr uint8_t kAgentVersion = 6;
+/// A frame that is larger, all parts together, is refused.
 inline constexpr size_t kLargestAgentFrame = size_t{512} << 20;
 inline constexpr size_t kMostAgentItems = size_t{1} << 16;  // keys, records or blocks of a message
 
@@ -119,15 +119,22 @@ struct AgentFrame {
   AgentMessage message;
 };
 
-/// version u8, kind u8 (the place in AgentMessage), call u64, then the fields in order, little
-/// endian. Thread safety: none needed, functions of their arguments; so are those below.
-std::vector<std::byte> EncodeAgentFrame(const AgentFrame& frame);
+/// A frame as it is sent: the fields, and behind them, each a part of its own, the bytes of the
+/// records that it carries. So these are never copied: the sender's are sent from where they lie,
+/// and what the decoder gives lies where it was received.
+using AgentParts = std::vector<SharedBytes>;
+int64_t BytesOf(const AgentParts& parts);
+
+/// The fields: version u8, kind u8 (the place in AgentMessage), call u64, then those of the message
+/// in order, little endian; of a record's bytes their number, u32, and if that is not 0, they are
+/// the next part. Thread safety: none needed, functions of their arguments; so are those below.
+AgentParts EncodeAgentFrame(const AgentFrame& frame);
 
 /// kInvalidArgument, saying what is wrong, for everything that EncodeAgentFrame did not write.
-absl::StatusOr<AgentFrame> DecodeAgentFrame(std::span<const std::byte> bytes);
+absl::StatusOr<AgentFrame> DecodeAgentFrame(const AgentParts& parts);
 
 /// The call of a frame that cannot be decoded, so that it can be refused by number; 0 if even that
 /// is missing.
-uint64_t CallOfFrame(std::span<const std::byte> bytes);
+uint64_t CallOfFrame(const AgentParts& parts);
 
 }  // namespace tandem::kv_store

@@ -167,8 +167,8 @@ void AgentNeighbours::RunLook() {
   }
 }
 
-std::vector<std::byte> AgentNeighbours::Answer(const ReceivedFrame& request) {
-  return AnswerFrame(request.bytes, [&](const AgentMessage& message) -> AgentMessage {
+AgentParts AgentNeighbours::Answer(const ReceivedFrame& request) {
+  return AnswerFrame(request.parts, [&](const AgentMessage& message) -> AgentMessage {
     {
       // Who was on the list when he connected may have been forgotten since.
       const std::lock_guard lock(served_mutex_);

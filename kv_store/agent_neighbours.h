@@ -66,7 +66,7 @@ class AgentNeighbours {
   absl::StatusOr<std::vector<std::string>> Learn(const AgentMeet& meeting);
   absl::Status ListenAt(const std::string& endpoint);
   AgentMessage Do(const AgentMessage& request);
-  std::vector<std::byte> Answer(const ReceivedFrame& request);
+  AgentParts Answer(const ReceivedFrame& request);
   /// Tells server and tier of whom the book has.
   void UseBook();
   void RunLook();

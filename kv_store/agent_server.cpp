@@ -26,7 +26,7 @@ absl::StatusOr<std::unique_ptr<AgentServer>> AgentServer::Create(
       FrameServer::Create(
           raw->directory_.address(), std::nullopt, std::move(lease),
           [raw](const ReceivedFrame& request) {
-            return AnswerFrame(request.bytes,
+            return AnswerFrame(request.parts,
                                [raw](const AgentMessage& message) { return raw->Do(message); });
           },
           [raw] { return raw->tier_.Flush(); },

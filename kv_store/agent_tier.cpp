@@ -83,10 +83,10 @@ absl::StatusOr<AgentMessage> AgentTier::Exchange(Connection& connection, const A
       zmq::pollitem_t items[] = {{connection.socket.handle(), 0, ZMQ_POLLIN, 0},
                                  {connection.monitor.socket().handle(), 0, ZMQ_POLLIN, 0}};
       if (!PollOnce(items, left)) continue;
-      zmq::message_t message;
-      if (Readable(items[0]) &&
-          connection.socket.recv(message, zmq::recv_flags::dontwait).has_value()) {
-        TANDEM_ASSIGN_OR_RETURN(AgentFrame answer, DecodeAgentFrame(BytesOf(message)));
+      const AgentParts parts =
+          Readable(items[0]) ? TakeParts(TryReceive(connection.socket)) : AgentParts();
+      if (!parts.empty()) {
+        TANDEM_ASSIGN_OR_RETURN(AgentFrame answer, DecodeAgentFrame(parts));
         if (answer.call == request.call) return std::move(answer.message);
         continue;
       }

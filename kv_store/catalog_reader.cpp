@@ -128,7 +128,7 @@ class CatalogReader {
   }
 
   /// Takes what the bytes say of the record and its block, if they are whole and in their place.
-  absl::Status Check(CatalogBlock& block, CatalogRecord& record, std::vector<std::byte> bytes) {
+  absl::Status Check(CatalogBlock& block, CatalogRecord& record, SharedBytes bytes) {
     auto opened = names_.Open(record.key, std::move(bytes));
     if (!opened.ok()) {
       ++unopened_;

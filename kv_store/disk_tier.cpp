@@ -11,16 +11,27 @@ namespace {
 
 // A batch is written when it has so many bytes.
 constexpr size_t kBatchBytes = size_t{8} << 20;
+constexpr size_t kEntriesBytes = 512;  // of a record in the book and its block's, about
 constexpr std::chrono::milliseconds kCollectorInterval{500};
 // A database that is damaged again so soon after it was opened again is begun anew.
 constexpr std::chrono::seconds kRepairHolds{60};
 
 using Clock = std::chrono::steady_clock;
 
+/// What a batch takes that begins with these records.
+size_t RoomFor(std::span<const TierRecord> records) {
+  size_t room = 0;
+  for (const TierRecord& record : records) {
+    if (room >= kBatchBytes) break;
+    room += record.bytes.size() + kEntriesBytes;
+  }
+  return room;
+}
+
 }  // namespace
 
 struct DiskTier::Change {
-  explicit Change(RecordDatabase& database) : batch(database) {}
+  explicit Change(RecordDatabase& database, size_t room = 0) : batch(database, room) {}
 
   RecordDatabase::Batch batch;
   std::vector<std::pair<RecordKey, BlockHash>> added;
@@ -123,7 +134,7 @@ absl::Status DiskTier::Put(std::span<const TierRecord> records) {
   absl::Status status;
   uint64_t refused = 0;
   for (size_t next = 0; next < records.size();) {
-    Change change(*database_);
+    Change change(*database_, RoomFor(records.subspan(next)));
     {
       const std::lock_guard lock(mutex_);
       for (const BlockBook::Removed& removed : std::exchange(to_delete_, {})) {

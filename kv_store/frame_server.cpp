@@ -1,11 +1,7 @@
 #include "kv_store/frame_server.h"
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
-
-#include "kv_store/agent_codec.h"
-#include "zmq_addon.hpp"
 
 namespace tandem::kv_store {
 namespace {
@@ -19,7 +15,7 @@ constexpr int kLingerMs = 500;
 // libzmq cuts a peer off that sends more; we want to answer before that.
 constexpr int64_t kMargin = int64_t{1} << 20;
 
-std::vector<std::byte> Refusal(std::span<const std::byte> request, absl::Status status) {
+AgentParts Refusal(const AgentParts& request, absl::Status status) {
   return EncodeAgentFrame(
       {.call = CallOfFrame(request), .message = AgentStatus{.status = std::move(status)}});
 }
@@ -85,10 +81,10 @@ void FrameServer::Accept(ReceivedFrame request) {
   const std::lock_guard lock(mutex_);
   const auto refuse = [&](absl::Status why) {
     answers_.push_back(
-        {.client = std::move(request.client), .bytes = Refusal(request.bytes, std::move(why))});
+        {.client = std::move(request.client), .parts = Refusal(request.parts, std::move(why))});
   };
   if (stop_) return refuse(Unavailable("KV agent: it is ending"));
-  const auto size = static_cast<int64_t>(request.bytes.size());
+  const int64_t size = BytesOf(request.parts);
   if (requests_bytes_ + size > options_.queued_bytes && !requests_.empty()) {
     return refuse(
         ResourceExhausted("KV agent: {} bytes of requests wait already", requests_bytes_));
@@ -101,16 +97,14 @@ void FrameServer::Accept(ReceivedFrame request) {
 /// In the socket's thread.
 void FrameServer::Receive() {
   for (int i = 0; i < kFramesInARow; ++i) {
-    std::vector<zmq::message_t> parts;
-    if (!zmq::recv_multipart(socket_, std::back_inserter(parts), zmq::recv_flags::dontwait)) return;
-    if (parts.empty()) continue;
-    ReceivedFrame request{.client = parts[0].to_string(), .user = {}, .bytes = {}};
-    // Messages of other than one frame are empty to the decoder, which says what it misses.
-    if (parts.size() == 2) {
-      const std::span<const std::byte> frame = BytesOf(parts[1]);
-      request.bytes.assign(frame.begin(), frame.end());
-    }
+    std::vector<zmq::message_t> parts = TryReceive(socket_);
+    if (parts.empty()) return;
+    ReceivedFrame request{.client = parts[0].to_string(), .user = {}, .parts = {}};
     if (allowed_) request.user = UserOf(parts.back());
+    parts.erase(parts.begin());
+    request.parts = TakeParts(std::move(parts));
+    // Of a message that is too large as a whole, the decoder misses the parts.
+    if (BytesOf(request.parts) > static_cast<int64_t>(kLargestAgentFrame)) request.parts.resize(1);
     Accept(std::move(request));
   }
 }
@@ -126,7 +120,7 @@ void FrameServer::SendAnswers() {
       answers_.pop_front();
     }
     // Who is gone, or does not read, has not waited for it either.
-    static_cast<void>(TrySend(socket_, answer.client, answer.bytes));
+    static_cast<void>(TrySend(socket_, answer.client, answer.parts));
   }
   wake_.Signal();
 }
@@ -183,9 +177,9 @@ void FrameServer::RunWorker() {
     requests_.pop_front();
     ++at_work_;
     lock.unlock();
-    Frame answer{.client = request.client, .bytes = answer_(request)};
+    Frame answer{.client = request.client, .parts = answer_(request)};
     lock.lock();
-    requests_bytes_ -= static_cast<int64_t>(request.bytes.size());
+    requests_bytes_ -= BytesOf(request.parts);
     answers_.push_back(std::move(answer));
     --at_work_;
     wake_.Signal();

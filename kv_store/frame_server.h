@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "core/status.h"
+#include "kv_store/agent_codec.h"
 #include "kv_store/zmq_tools.h"
 #include "zmq.hpp"
 
@@ -45,7 +46,7 @@ struct FrameServerOptions {
 struct ReceivedFrame {
   std::string client;  // routing id
   std::string user;    // as the AllowList calls the sender; empty without one
-  std::vector<std::byte> bytes;
+  AgentParts parts;
 };
 
 /// Answers frames of an agent's clients over a ROUTER socket: those of different clients, and of
@@ -54,7 +55,7 @@ struct ReceivedFrame {
 class FrameServer {
  public:
   /// The answer to a request. Called from several threads.
-  using Answer = std::function<std::vector<std::byte>(const ReceivedFrame& request)>;
+  using Answer = std::function<AgentParts(const ReceivedFrame& request)>;
   /// Called once when nobody can ask any more; Wait returns what it does.
   using OnEnd = std::function<absl::Status()>;
 
@@ -79,7 +80,7 @@ class FrameServer {
  private:
   struct Frame {
     std::string client;
-    std::vector<std::byte> bytes;
+    AgentParts parts;
   };
 
   FrameServer(std::shared_ptr<Lease> lease, Answer answer, OnEnd on_end,

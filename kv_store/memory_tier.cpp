@@ -8,19 +8,14 @@ MemoryTier::MemoryTier(TierLimits limits, OnEvict on_evict)
     : on_evict_(std::move(on_evict)), book_(limits) {}
 
 absl::Status MemoryTier::Put(std::span<const TierRecord> records) {
-  std::vector<Kept> left;  // their memory is freed, or handed on, after the lock
+  std::vector<TierRecord> left;  // their memory is freed, or handed on, after the lock
   int64_t refused = 0;
   for (const TierRecord& record : records) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (book_.Use(record.key)) continue;
-    }
-    auto kept = std::make_shared<const TierRecord>(record);
     const std::lock_guard lock(mutex_);
     if (book_.Use(record.key)) continue;
     std::vector<BlockBook::Removed> evicted;
     if (book_.Add(record, evicted)) {
-      records_[record.key] = std::move(kept);
+      records_[record.key] = record;
     } else {
       ++refused;
       ++counts_.refused;
@@ -32,13 +27,7 @@ absl::Status MemoryTier::Put(std::span<const TierRecord> records) {
       }
     }
   }
-  if (on_evict_ != nullptr && !left.empty()) {
-    std::vector<TierRecord> evicted;
-    evicted.reserve(left.size());
-    for (const Kept& kept : left) evicted.push_back(*kept);
-    left.clear();
-    on_evict_(std::move(evicted));
-  }
+  if (on_evict_ != nullptr && !left.empty()) on_evict_(std::move(left));
   if (refused == 0) return absl::OkStatus();
   return ResourceExhausted(
       "KV host memory: {} of {} records found no room in {} bytes ({} of a tenant); give it more",
@@ -48,23 +37,20 @@ absl::Status MemoryTier::Put(std::span<const TierRecord> records) {
 std::vector<std::optional<FoundRecord>> MemoryTier::Get(std::span<const RecordKey> keys) {
   std::vector<std::optional<FoundRecord>> found(keys.size());
   for (size_t i = 0; i < keys.size(); ++i) {
-    Kept kept;
-    {
-      const std::lock_guard lock(mutex_);
-      const auto place = records_.find(keys[i]);
-      if (place == records_.end()) {
-        ++counts_.misses;
-        continue;
-      }
-      book_.Use(keys[i]);
-      kept = place->second;
-      ++counts_.hits;
+    const std::lock_guard lock(mutex_);
+    const auto place = records_.find(keys[i]);
+    if (place == records_.end()) {
+      ++counts_.misses;
+      continue;
     }
-    found[i] = {.bytes = kept->bytes,
+    book_.Use(keys[i]);
+    ++counts_.hits;
+    const TierRecord& kept = place->second;
+    found[i] = {.bytes = kept.bytes,
                 .from = TierKind::kHost,
-                .block = kept->block,
-                .before = kept->before,
-                .tenant = kept->tenant};
+                .block = kept.block,
+                .before = kept.before,
+                .tenant = kept.tenant};
   }
   return found;
 }
@@ -82,7 +68,7 @@ void MemoryTier::Use(std::span<const RecordKey> keys) {
 }
 
 absl::Status MemoryTier::Erase(std::span<const BlockHash> blocks) {
-  std::vector<Kept> left;
+  std::vector<TierRecord> left;
   const std::lock_guard lock(mutex_);
   for (const BlockHash& block : blocks) {
     for (const BlockBook::Removed& removed : book_.Erase(block)) {
@@ -99,10 +85,9 @@ std::vector<TierRecord> MemoryTier::TakeOut(int64_t bytes) {
   const std::lock_guard lock(mutex_);
   int64_t taken = 0;
   while (!records_.empty() && (out.empty() || taken < bytes)) {
-    const Kept kept = std::move(records_.extract(records_.begin()).mapped());
-    book_.Drop(kept->key);
-    taken += static_cast<int64_t>(kept->bytes.size());
-    out.push_back(*kept);
+    out.push_back(std::move(records_.extract(records_.begin()).mapped()));
+    book_.Drop(out.back().key);
+    taken += static_cast<int64_t>(out.back().bytes.size());
   }
   return out;
 }
@@ -127,14 +112,10 @@ std::vector<PeekedRecord> MemoryTier::Peek(TierKind tier, std::span<const Record
   std::vector<PeekedRecord> peeked(keys.size());
   if (tier != TierKind::kHost) return peeked;
   for (size_t i = 0; i < keys.size(); ++i) {
-    Kept kept;
-    {
-      const std::lock_guard lock(mutex_);
-      const auto place = records_.find(keys[i]);
-      if (place == records_.end()) continue;
-      kept = place->second;
-    }
-    peeked[i] = {.state = PeekedRecord::State::kThere, .bytes = kept->bytes};
+    const std::lock_guard lock(mutex_);
+    const auto place = records_.find(keys[i]);
+    if (place == records_.end()) continue;
+    peeked[i] = {.state = PeekedRecord::State::kThere, .bytes = place->second.bytes};
   }
   return peeked;
 }

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <functional>
-#include <memory>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
@@ -37,13 +36,10 @@ class MemoryTier : public Tier {
   std::vector<TierRecord> TakeOut(int64_t bytes);
 
  private:
-  // Shared with whoever copies it at the moment.
-  using Kept = std::shared_ptr<const TierRecord>;
-
   const OnEvict on_evict_;
   std::mutex mutex_;  // guards all below
   BlockBook book_;
-  std::unordered_map<RecordKey, Kept, BlockHashBits> records_;
+  std::unordered_map<RecordKey, TierRecord, BlockHashBits> records_;
   TierStats counts_;  // what is counted; sizes are the book's
 };
 

@@ -38,7 +38,7 @@ struct PeerCalls::Peer {
 struct PeerCalls::Asked {
   PeerPointer peer;
   uint64_t call = 0;
-  std::vector<std::byte> frame;
+  AgentParts parts;
   std::unique_ptr<Connection> connection;
   bool fresh = false;  // the connection was made for it
   std::optional<absl::StatusOr<AgentMessage>> answer;
@@ -122,7 +122,7 @@ void PeerCalls::Begin(Asked& asked, bool fresh) {
   asked.fresh = asked.connection == nullptr;
   try {
     if (asked.fresh) asked.connection = Connect(asked.peer->who);
-    if (TrySend(asked.connection->socket, "", asked.frame) == SendOutcome::kSent) return;
+    if (TrySend(asked.connection->socket, "", asked.parts) == SendOutcome::kSent) return;
     if (!asked.fresh) return Begin(asked, true);
     asked.answer = Unavailable("it takes no message");
   } catch (const zmq::error_t& error) {
@@ -132,9 +132,10 @@ void PeerCalls::Begin(Asked& asked, bool fresh) {
 
 void PeerCalls::Look(Asked& asked, bool readable, bool event) {
   Connection& connection = *asked.connection;
-  zmq::message_t message;
-  while (readable && connection.socket.recv(message, zmq::recv_flags::dontwait).has_value()) {
-    absl::StatusOr<AgentFrame> frame = DecodeAgentFrame(BytesOf(message));
+  while (readable) {
+    const AgentParts parts = TakeParts(TryReceive(connection.socket));
+    if (parts.empty()) break;
+    absl::StatusOr<AgentFrame> frame = DecodeAgentFrame(parts);
     if (!frame.ok()) {
       asked.answer = frame.status();
       return;
@@ -204,7 +205,7 @@ std::vector<absl::StatusOr<AgentMessage>> PeerCalls::AskAnyway(
   for (size_t i = 0; i < all.size(); ++i) {
     all[i].peer = questions[i].peer;
     all[i].call = next_call_.fetch_add(1);
-    all[i].frame = EncodeAgentFrame({.call = all[i].call, .message = questions[i].message});
+    all[i].parts = EncodeAgentFrame({.call = all[i].call, .message = questions[i].message});
     Begin(all[i], false);
   }
   Poll(all, deadline);

@@ -142,11 +142,12 @@ struct RecordDatabase::Files {
 };
 
 struct RecordDatabase::Batch::Changes {
-  explicit Changes(Files& of) : files(of) {}
+  Changes(Files& of, size_t room) : files(of), batch(room) {}
 
   Files& files;
   rocksdb::WriteBatch batch;
   rocksdb::Status status;  // the first that failed
+  std::string cipher;      // of one record after the other
 
   void Keep(const rocksdb::Status& made) {
     if (status.ok()) status = made;
@@ -157,8 +158,8 @@ struct RecordDatabase::Batch::Changes {
   void DeleteEntry(const std::string& entry) { Keep(batch.Delete(files.book, entry)); }
 };
 
-RecordDatabase::Batch::Batch(RecordDatabase& database)
-    : changes_(std::make_unique<Changes>(*database.files_)) {}
+RecordDatabase::Batch::Batch(RecordDatabase& database, size_t room)
+    : changes_(std::make_unique<Changes>(*database.files_, room)) {}
 RecordDatabase::Batch::~Batch() = default;
 
 void RecordDatabase::Batch::PutBlock(const Block& block) {
@@ -179,7 +180,8 @@ void RecordDatabase::Batch::PutRecord(const TierRecord& record, const BlockSecre
   std::string size;
   Append(size, static_cast<uint64_t>(record.bytes.size()));
   changes_->PutEntry(RecordEntryOf(record.block, record.key), size);
-  std::string cipher(record.bytes.size(), '\0');
+  std::string& cipher = changes_->cipher;
+  cipher.resize(record.bytes.size());
   Encrypt(reinterpret_cast<std::byte*>(cipher.data()), record.bytes.data(), cipher.size(),
           record.key, secret);
   changes_->Keep(changes_->batch.Put(changes_->files.records, SliceOf(record.key), cipher));

@@ -57,7 +57,8 @@ class RecordDatabase {
   /// Changes that are made together. Must not outlive the database.
   class Batch {
    public:
-    explicit Batch(RecordDatabase& database);
+    /// room: for as many bytes without being moved as it grows.
+    explicit Batch(RecordDatabase& database, size_t room = 0);
     ~Batch();
     void PutBlock(const Block& block);
     void PutLastUse(const BlockHash& block, uint64_t last_use);

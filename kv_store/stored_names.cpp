@@ -62,20 +62,21 @@ TierRecord StoredNames::Seal(const TierRecord& record) const {
 }
 
 absl::StatusOr<StoredNames::Opened> StoredNames::Open(const RecordKey& key,
-                                                      std::vector<std::byte> stored) const {
+                                                      SharedBytes stored) const {
   Opened opened;
   if (!sealed()) {
     opened.bytes = std::move(stored);
     return opened;
   }
-  TANDEM_ASSIGN_OR_RETURN(opened.bytes, box_->Open(std::as_bytes(std::span(key)), stored));
+  TANDEM_ASSIGN_OR_RETURN(const SharedBytes plain,
+                          box_->Open(std::as_bytes(std::span(key)), stored.span()));
   Told told;
-  if (opened.bytes.size() < sizeof(told)) {
+  if (plain.size() < sizeof(told)) {
     return absl::DataLossError(
-        fmt::format("sealed KV record of {} bytes: too short", opened.bytes.size()));
+        fmt::format("sealed KV record of {} bytes: too short", plain.size()));
   }
-  std::memcpy(&told, opened.bytes.data(), sizeof(told));
-  opened.bytes.erase(opened.bytes.begin(), opened.bytes.begin() + sizeof(told));
+  std::memcpy(&told, plain.data(), sizeof(told));
+  opened.bytes = plain.From(sizeof(told));
   opened.block = told.block;
   opened.before = told.before;
   opened.tenant = told.tenant;

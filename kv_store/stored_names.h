@@ -32,14 +32,14 @@ class StoredNames {
 
   /// A record as it was before Seal, and where it stands.
   struct Opened {
-    std::vector<std::byte> bytes;
+    SharedBytes bytes;
     BlockHash block{};
     BlockHash before{};
     uint64_t tenant = 0;
   };
   /// Opens what a tier has under the stored `key`. Only with a key are block, before and tenant
   /// told. Errors: SealedBox::Open.
-  absl::StatusOr<Opened> Open(const RecordKey& key, std::vector<std::byte> stored) const;
+  absl::StatusOr<Opened> Open(const RecordKey& key, SharedBytes stored) const;
 
  private:
   const SealedBox* box_;

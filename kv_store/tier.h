@@ -10,6 +10,7 @@
 
 #include "core/status.h"
 #include "kv_store/block_hash.h"
+#include "kv_store/shared_bytes.h"
 
 namespace tandem::kv_store {
 
@@ -25,7 +26,7 @@ struct TierRecord {
   BlockHash block{};
   BlockHash before{};  // the block that this one stands on, or the tenant's (TenantHash)
   uint64_t tenant = 0;
-  std::vector<std::byte> bytes;
+  SharedBytes bytes;
 };
 
 /// Where a record came from.
@@ -34,7 +35,7 @@ std::string_view TierName(TierKind kind);
 inline uint8_t TierBit(TierKind kind) { return static_cast<uint8_t>(1U << static_cast<int>(kind)); }
 
 struct FoundRecord {
-  std::vector<std::byte> bytes;
+  SharedBytes bytes;
   TierKind from = TierKind::kHost;
   // As they were put, so that a nearer tier can keep it too.
   BlockHash block{};
@@ -70,7 +71,7 @@ struct PeekedRecord {
     kUnreadable,  // the tier has it, and cannot give its bytes back
   };
   State state = State::kMissing;
-  std::vector<std::byte> bytes;  // as they were put; of kThere
+  SharedBytes bytes;  // as they were put; of kThere
 };
 
 struct TierStats {

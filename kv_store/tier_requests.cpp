@@ -62,8 +62,8 @@ AgentStatus NoRequest(const AgentMessage& message) {
                                     message.index())};
 }
 
-std::vector<std::byte> AnswerFrame(std::span<const std::byte> request,
-                                   const std::function<AgentMessage(const AgentMessage&)>& answer) {
+AgentParts AnswerFrame(const AgentParts& request,
+                       const std::function<AgentMessage(const AgentMessage&)>& answer) {
   const absl::StatusOr<AgentFrame> frame = DecodeAgentFrame(request);
   if (!frame.ok()) {
     return EncodeAgentFrame(

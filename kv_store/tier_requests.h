@@ -20,7 +20,7 @@ std::optional<AgentMessage> DoWithTier(Tier& tier, const AgentMessage& request,
 AgentStatus NoRequest(const AgentMessage& message);
 
 /// A frame's answer, with its number: `answer`'s, or an error if it is no frame.
-std::vector<std::byte> AnswerFrame(std::span<const std::byte> request,
-                                   const std::function<AgentMessage(const AgentMessage&)>& answer);
+AgentParts AnswerFrame(const AgentParts& request,
+                       const std::function<AgentMessage(const AgentMessage&)>& answer);
 
 }  // namespace tandem::kv_store

@@ -77,9 +77,8 @@ void TieredStore::WriteLater(std::span<const TierRecord> records) {
       const std::lock_guard lock(mutex_);
       if (waiting_.contains(record.key)) continue;
       if (queued_bytes_ + BytesOf(record) <= options_.queue_bytes) {
-        auto waiting = std::make_shared<const TierRecord>(record);
-        waiting_[record.key] = waiting;
-        queue_.push_back(std::move(waiting));
+        waiting_[record.key] = record;
+        queue_.push_back(record);
         queued_bytes_ += BytesOf(record);
         ++queued_;
         changed_.notify_all();
@@ -95,21 +94,18 @@ void TieredStore::RunWriter() {
   for (;;) {
     changed_.wait(lock, [this] { return stop_ || !queue_.empty(); });
     if (queue_.empty()) return;
-    std::vector<Waiting> taken;
+    std::vector<TierRecord> taken;
     int64_t bytes = 0;
     while (!queue_.empty() && bytes < kBatchBytes) {
-      bytes += BytesOf(*queue_.front());
+      bytes += BytesOf(queue_.front());
       taken.push_back(std::move(queue_.front()));
       queue_.pop_front();
     }
     lock.unlock();
-    std::vector<TierRecord> batch;
-    batch.reserve(taken.size());
-    for (const Waiting& record : taken) batch.push_back(*record);
-    absl::Status status = PutBehind(batch);
+    absl::Status status = PutBehind(taken);
     lock.lock();
     if (failed_.ok()) failed_ = std::move(status);
-    for (const Waiting& record : taken) waiting_.erase(record->key);
+    for (const TierRecord& record : taken) waiting_.erase(record.key);
     queued_bytes_ -= bytes;
     written_ += taken.size();
     changed_.notify_all();
@@ -148,11 +144,11 @@ std::vector<std::optional<FoundRecord>> TieredStore::Get(std::span<const RecordK
           missing.push_back(i);
           continue;
         }
-        found[i] = {.bytes = waiting->second->bytes,
+        found[i] = {.bytes = waiting->second.bytes,
                     .from = TierKind::kHost,
-                    .block = waiting->second->block,
-                    .before = waiting->second->before,
-                    .tenant = waiting->second->tenant};
+                    .block = waiting->second.block,
+                    .before = waiting->second.before,
+                    .tenant = waiting->second.tenant};
       }
       in_host.push_back(keys[i]);
     }

@@ -67,8 +67,6 @@ class TieredStore : public Tier {
   std::vector<std::pair<TierKind, TierStats>> StatsByTier();
 
  private:
-  using Waiting = std::shared_ptr<const TierRecord>;
-
   absl::Status PutBehind(std::span<const TierRecord> records);
   /// Leaves records to the writer, or writes them if too many wait.
   void WriteLater(std::span<const TierRecord> records);
@@ -84,8 +82,9 @@ class TieredStore : public Tier {
 
   std::mutex mutex_;  // guards all below
   std::condition_variable changed_;
-  std::deque<Waiting> queue_;
-  std::unordered_map<RecordKey, Waiting, BlockHashBits> waiting_;  // in the queue or being written
+  std::deque<TierRecord> queue_;
+  std::unordered_map<RecordKey, TierRecord, BlockHashBits>
+      waiting_;  // in the queue or being written
   int64_t queued_bytes_ = 0;
   uint64_t queued_ = 0;   // records ever
   uint64_t written_ = 0;  // of them, done with

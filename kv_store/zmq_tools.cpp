@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <iterator>
+#include <memory>
 #include <system_error>
 #include <utility>
 
@@ -126,20 +128,71 @@ void WakeUp::Clear() const {
   [[maybe_unused]] const ssize_t got = read(fd_, &count, sizeof(count));
 }
 
-SendOutcome TrySend(zmq::socket_t& socket, std::string_view routing_id,
-                    std::span<const std::byte> frame) {
+namespace {
+
+SendOutcome TrySendMessages(zmq::socket_t& socket, std::string_view routing_id,
+                            std::vector<zmq::message_t> parts) {
+  constexpr auto kMore = zmq::send_flags::sndmore | zmq::send_flags::dontwait;
   try {
-    if (!routing_id.empty() && !socket.send(zmq::buffer(routing_id),
-                                            zmq::send_flags::sndmore | zmq::send_flags::dontwait)) {
+    if (!routing_id.empty() && !socket.send(zmq::buffer(routing_id), kMore)) {
       return SendOutcome::kFull;
     }
-    const auto sent =
-        socket.send(zmq::buffer(frame.data(), frame.size()), zmq::send_flags::dontwait);
-    return sent ? SendOutcome::kSent : SendOutcome::kFull;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const bool last = i + 1 == parts.size();
+      if (!socket.send(parts[i], last ? zmq::send_flags::dontwait : kMore)) {
+        return SendOutcome::kFull;
+      }
+    }
+    return SendOutcome::kSent;
   } catch (const zmq::error_t& error) {
     if (error.num() == EHOSTUNREACH || error.num() == ENOTCONN) return SendOutcome::kGone;
     throw;
   }
+}
+
+/// A message of bytes that it holds on to until they are sent.
+zmq::message_t MessageOf(const SharedBytes& bytes) {
+  constexpr size_t kCopied = 1024;  // up to here that is faster
+  if (bytes.size() <= kCopied) return {bytes.data(), bytes.size()};
+  // ZeroMQ reads what it sends.
+  return {const_cast<std::byte*>(bytes.data()), bytes.size(),
+          [](void*, void* hold) { delete static_cast<SharedBytes*>(hold); },
+          new SharedBytes(bytes)};
+}
+
+}  // namespace
+
+SendOutcome TrySend(zmq::socket_t& socket, std::string_view routing_id,
+                    std::span<const std::byte> frame) {
+  std::vector<zmq::message_t> parts;
+  parts.emplace_back(frame.data(), frame.size());
+  return TrySendMessages(socket, routing_id, std::move(parts));
+}
+
+SendOutcome TrySend(zmq::socket_t& socket, std::string_view routing_id,
+                    std::span<const SharedBytes> parts) {
+  std::vector<zmq::message_t> messages;
+  messages.reserve(parts.size());
+  for (const SharedBytes& part : parts) messages.push_back(MessageOf(part));
+  return TrySendMessages(socket, routing_id, std::move(messages));
+}
+
+std::vector<zmq::message_t> TryReceive(zmq::socket_t& socket) {
+  std::vector<zmq::message_t> parts;
+  static_cast<void>(
+      zmq::recv_multipart(socket, std::back_inserter(parts), zmq::recv_flags::dontwait));
+  return parts;
+}
+
+std::vector<SharedBytes> TakeParts(std::vector<zmq::message_t> parts) {
+  std::vector<SharedBytes> taken;
+  taken.reserve(parts.size());
+  for (zmq::message_t& part : parts) {
+    auto owner = std::make_shared<zmq::message_t>(std::move(part));
+    const std::span<const std::byte> bytes = BytesOf(*owner);
+    taken.emplace_back(bytes, std::move(owner));
+  }
+  return taken;
 }
 
 std::span<const std::byte> BytesOf(const zmq::message_t& message) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/status.h"
+#include "kv_store/shared_bytes.h"
 #include "zmq.hpp"
 
 namespace tandem::kv_store {
@@ -110,6 +111,13 @@ enum class SendOutcome { kSent, kFull, kGone };
 /// that is not empty.
 SendOutcome TrySend(zmq::socket_t& socket, std::string_view routing_id,
                     std::span<const std::byte> frame);
+
+/// Sends one message of these parts, each from where it lies.
+SendOutcome TrySend(zmq::socket_t& socket, std::string_view routing_id,
+                    std::span<const SharedBytes> parts);
+/// Receives a message's parts, each where it came to lie; none if nothing has come.
+std::vector<zmq::message_t> TryReceive(zmq::socket_t& socket);
+std::vector<SharedBytes> TakeParts(std::vector<zmq::message_t> parts);
 
 /// The frame's bytes.
 std::span<const std::byte> BytesOf(const zmq::message_t& message);

@@ -129,7 +129,7 @@ class Records {
       auto opened = access_.names().Open(key, std::move(peeked.front().bytes));
       last = opened.ok() ? kv_store::CheckRecord(opened->bytes, fingerprint_, name, geometry_)
                          : opened.status();
-      if (last.ok()) return std::move(opened->bytes);
+      if (last.ok()) return opened->bytes.Copy();
     }
     // Another host may have it.
     auto found = access_.tier().Get(std::span(&key, 1));
@@ -137,7 +137,7 @@ class Records {
       auto opened = access_.names().Open(key, std::move(found.front()->bytes));
       last = opened.ok() ? kv_store::CheckRecord(opened->bytes, fingerprint_, name, geometry_)
                          : opened.status();
-      if (last.ok()) return std::move(opened->bytes);
+      if (last.ok()) return opened->bytes.Copy();
     }
     return absl::DataLossError(
         fmt::format("block {} (tokens {} to {}), KV head {}, layer group {} cannot be read: {}; "

@@ -58,7 +58,7 @@ std::vector<std::byte> ValidFile() {
   if (!writer.ok()) std::abort();
   for (int32_t i = 0; i < 8; ++i) {
     const ExportPlace place{.block = i / 4, .group = i / 2 % 2, .kv_head = i % 2};
-    if (!(*writer)->Add(place, records[static_cast<size_t>(i)].bytes).ok()) std::abort();
+    if (!(*writer)->Add(place, records[static_cast<size_t>(i)].bytes.Copy()).ok()) std::abort();
   }
   if (!(*writer)->Finish().ok()) std::abort();
   std::ifstream file(path, std::ios::binary);

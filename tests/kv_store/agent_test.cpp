@@ -11,6 +11,7 @@
 #include "kv_store/memory_tier.h"
 #include "kv_store/tiered_store.h"
 #include "tests/kv_store/tier_suite.h"
+#include "tests/support/changed_bytes.h"
 #include "tests/support/random.h"
 #include "tests/support/temporary_directory.h"
 #include "tests/support/tier_records.h"
@@ -209,36 +210,41 @@ TEST(Agent, MalformedFramesGetErrorsAndEndNothing) {
   zmq::socket_t socket(context, zmq::socket_type::dealer);
   SetSafeOptions(socket, {});
   socket.connect(directory.address());
-  const auto ask = [&](const std::vector<std::byte>& frame) {
-    EXPECT_EQ(TrySend(socket, "", frame), SendOutcome::kSent);
+  const auto ask = [&](const AgentParts& parts) {
+    EXPECT_EQ(TrySend(socket, "", parts), SendOutcome::kSent);
     socket.set(zmq::sockopt::rcvtimeo, 5000);
     zmq::message_t message;
     EXPECT_TRUE(socket.recv(message).has_value());
-    auto answer = DecodeAgentFrame(BytesOf(message));
+    auto answer = DecodeAgentFrame({std::vector(BytesOf(message).begin(), BytesOf(message).end())});
     EXPECT_TRUE(answer.ok()) << answer.status();
     return *answer;
   };
-  const auto put = EncodeAgentFrame({.call = 7, .message = AgentPut{.records = Ten()}});
+  const AgentParts put = EncodeAgentFrame({.call = 7, .message = AgentPut{.records = Ten()}});
+  ASSERT_EQ(put.size(), 11U);
+  const SharedBytes& fields = put[0];
   SplitMix random(1);
   for (int i = 0; i < 300; ++i) {
-    auto damaged = put;
-    if (i % 3 == 0) {
-      damaged.resize(random.Below(put.size()));
+    AgentParts damaged = put;
+    if (i % 4 == 0) {
+      damaged[0] = SharedBytes(fields.span().first(random.Below(fields.size())), nullptr);
+    } else if (i % 4 == 3) {
+      damaged.resize(1 + random.Below(10));
     } else {
-      damaged[random.Below(i % 3 == 1 ? 20 : put.size())] = static_cast<std::byte>(random.Next());
+      testing::SetByte(damaged[0], random.Below(i % 4 == 1 ? 20 : fields.size()),
+                       static_cast<std::byte>(random.Next()));
     }
     ask(damaged);
   }
-  const AgentFrame refused = ask({put.begin(), put.begin() + 30});
+  const AgentFrame refused = ask({SharedBytes(fields.span().first(30), nullptr)});
   EXPECT_EQ(refused.call, 7U);
   ASSERT_TRUE(std::holds_alternative<AgentStatus>(refused.message));
   EXPECT_EQ(std::get<AgentStatus>(refused.message).status.code(),
             absl::StatusCode::kInvalidArgument);
-  // Answers are no requests, and messages of several frames are none either.
+  // Answers are no requests, and messages with parts that nobody names are none either.
   const AgentFrame answer = ask(EncodeAgentFrame({.call = 8, .message = AgentStats()}));
   EXPECT_FALSE(std::get<AgentStatus>(answer.message).status.ok());
   socket.send(zmq::buffer("a", 1), zmq::send_flags::sndmore);
-  EXPECT_FALSE(std::get<AgentStatus>(ask({}).message).status.ok());
+  EXPECT_FALSE(std::get<AgentStatus>(ask({SharedBytes()}).message).status.ok());
   ASSERT_TRUE(served.client->Put(Ten()).ok());
   EXPECT_EQ(CountFound(*served.client), 10);
 }
@@ -317,16 +323,25 @@ TEST(AgentCodec, RoundTripsEveryKind) {
   ASSERT_EQ(messages.size(), std::variant_size_v<AgentMessage>);
   for (size_t i = 0; i < messages.size(); ++i) {
     ASSERT_EQ(messages[i].index(), i);
-    const auto bytes = EncodeAgentFrame({.call = 100 + i, .message = messages[i]});
-    EXPECT_EQ(CallOfFrame(bytes), 100 + i);
-    const auto decoded = DecodeAgentFrame(bytes);
+    const AgentParts parts = EncodeAgentFrame({.call = 100 + i, .message = messages[i]});
+    EXPECT_EQ(CallOfFrame(parts), 100 + i);
+    const auto decoded = DecodeAgentFrame(parts);
     ASSERT_TRUE(decoded.ok()) << decoded.status();
     EXPECT_EQ(decoded->call, 100 + i);
     EXPECT_EQ(decoded->message.index(), i);
-    EXPECT_EQ(EncodeAgentFrame(*decoded), bytes);
-    for (size_t size = 0; size < bytes.size(); ++size) {
-      ASSERT_FALSE(DecodeAgentFrame(std::span(bytes).first(size)).ok()) << i << ": " << size;
+    EXPECT_EQ(EncodeAgentFrame(*decoded), parts);
+    for (size_t p = 0; p < parts.size(); ++p) {
+      AgentParts changed = parts;
+      for (size_t size = 0; size < parts[p].size(); ++size) {
+        changed[p] = SharedBytes(parts[p].span().first(size), nullptr);
+        ASSERT_FALSE(DecodeAgentFrame(changed).ok()) << i << ": " << size << " of part " << p;
+      }
+      changed.resize(p);
+      ASSERT_FALSE(DecodeAgentFrame(changed).ok()) << i << ": " << p << " parts";
     }
+    AgentParts more = parts;
+    more.emplace_back();
+    ASSERT_FALSE(DecodeAgentFrame(more).ok()) << i;
   }
   const auto put = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[0]}));
   EXPECT_EQ(std::get<AgentPut>(put->message).records[3].bytes, Ten()[3].bytes);
@@ -342,15 +357,23 @@ TEST(AgentCodec, RoundTripsEveryKind) {
 }
 
 TEST(AgentCodec, SaysWhatIsWrong) {
-  auto bytes = EncodeAgentFrame({.call = 1, .message = AgentFlush()});
-  bytes[0] = std::byte{9};
-  EXPECT_THAT(Message(DecodeAgentFrame(bytes).status()), HasSubstr("version 9"));
-  bytes[0] = std::byte{kAgentVersion};
-  bytes[1] = std::byte{99};
-  EXPECT_THAT(Message(DecodeAgentFrame(bytes).status()), HasSubstr("unknown kind 99"));
-  bytes = EncodeAgentFrame({.call = 1, .message = AgentGet()});
-  bytes[12] = std::byte{0xff};
-  EXPECT_THAT(Message(DecodeAgentFrame(bytes).status()), HasSubstr("keys"));
+  AgentParts parts = EncodeAgentFrame({.call = 1, .message = AgentFlush()});
+  testing::SetByte(parts[0], 0, std::byte{99});
+  EXPECT_THAT(Message(DecodeAgentFrame(parts).status()), HasSubstr("version 99"));
+  testing::SetByte(parts[0], 0, std::byte{kAgentVersion});
+  testing::SetByte(parts[0], 1, std::byte{99});
+  EXPECT_THAT(Message(DecodeAgentFrame(parts).status()), HasSubstr("unknown kind 99"));
+  parts = EncodeAgentFrame({.call = 1, .message = AgentGet()});
+  testing::SetByte(parts[0], 12, std::byte{0xff});
+  EXPECT_THAT(Message(DecodeAgentFrame(parts).status()), HasSubstr("keys"));
+  parts = EncodeAgentFrame({.call = 1, .message = AgentPut{.records = Ten()}});
+  std::swap(parts[1], parts[0]);
+  EXPECT_FALSE(DecodeAgentFrame(parts).ok());
+  std::swap(parts[1], parts[0]);
+  parts.pop_back();
+  EXPECT_THAT(Message(DecodeAgentFrame(parts).status()), HasSubstr("are not the next part"));
+  parts.resize(13);
+  EXPECT_FALSE(DecodeAgentFrame(parts).ok());
 }
 
 TEST(AgentCodec, TakesNoPeersThatAreNone) {

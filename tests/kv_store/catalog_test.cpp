@@ -8,6 +8,7 @@
 #include "kv_store/catalog_garbage.h"
 #include "kv_store/memory_tier.h"
 #include "kv_store/sealed_tier.h"
+#include "tests/support/changed_bytes.h"
 #include "tests/support/kv_chain.h"
 
 namespace tandem::kv_store {
@@ -159,7 +160,7 @@ TEST(Catalog, AMissingHeadMakesTheRestUseless) {
 
 TEST(Catalog, DamageIsFoundAndNamed) {
   Broken broken;
-  broken.records[3].bytes[200] ^= std::byte{1};
+  testing::Flip(broken.records[3].bytes, 200);
   const Catalog catalog = broken.Read();
   const size_t second = At(catalog, broken.blocks[1]);
   int damaged = 0;
@@ -199,7 +200,7 @@ TEST(Catalog, ARecordInAnothersPlaceIsDamage) {
 
 TEST(Catalog, ANewerProgramsRecordsStay) {
   Broken broken;
-  broken.records[3].bytes[8] = std::byte{2};  // the version
+  testing::SetByte(broken.records[3].bytes, 8, std::byte{9});  // the version
   const Catalog catalog = broken.Read();
   const size_t second = At(catalog, broken.blocks[1]);
   EXPECT_FALSE(catalog.IsUsable(second, 0));

@@ -75,7 +75,7 @@ std::vector<std::byte> Exported(const KvChain& chain, int32_t blocks,
   auto writer = ExportWriter::Create(
       path, HeaderOf(chain, tokens, static_cast<int64_t>(kept.size())), TestSigningKey());
   EXPECT_TRUE(writer.ok()) << writer.status();
-  for (const size_t i : kept) EXPECT_TRUE((*writer)->Add(places[i], records[i].bytes).ok());
+  for (const size_t i : kept) EXPECT_TRUE((*writer)->Add(places[i], records[i].bytes.Copy()).ok());
   EXPECT_TRUE((*writer)->Finish().ok());
   return BytesOf(path);
 }
@@ -204,12 +204,12 @@ TEST(Export, WhatIsThereStaysUntilTheNewFileIsWhole) {
   {
     auto writer = ExportWriter::Create(path, HeaderOf(chain, tokens, 3), TestSigningKey());
     ASSERT_TRUE(writer.ok());
-    ASSERT_TRUE((*writer)->Add({}, records[0].bytes).ok());
+    ASSERT_TRUE((*writer)->Add({}, records[0].bytes.Copy()).ok());
   }
   EXPECT_EQ(BytesOf(path).size(), std::strlen("before"));
   auto writer = ExportWriter::Create(path, HeaderOf(chain, tokens, 3), TestSigningKey());
   for (size_t i = 0; i < 3; ++i) {
-    ASSERT_TRUE((*writer)->Add({.kv_head = static_cast<int32_t>(i)}, records[i].bytes).ok());
+    ASSERT_TRUE((*writer)->Add({.kv_head = static_cast<int32_t>(i)}, records[i].bytes.Copy()).ok());
   }
   ASSERT_TRUE((*writer)->Finish().ok());
   EXPECT_TRUE(ReadAll(BytesOf(path)).ok());
@@ -241,7 +241,7 @@ TEST(Export, AFailedWriteIsToldAndLeavesNothing) {
   {
     auto writer = ExportWriter::Create(folder.path() + "/file", header, TestSigningKey());
     ASSERT_TRUE(writer.ok()) << writer.status();
-    const absl::Status added = (*writer)->Add({}, chain.Records(tokens)[0].bytes);
+    const absl::Status added = (*writer)->Add({}, chain.Records(tokens)[0].bytes.Copy());
     EXPECT_THAT(Message(added), HasSubstr("cannot be written"));
   }
   setrlimit(RLIMIT_FSIZE, &before);

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "kv_store/memory_tier.h"
+#include "tests/support/changed_bytes.h"
 #include "tests/support/tier_records.h"
 
 namespace tandem::kv_store {
@@ -88,7 +89,7 @@ TEST(SealedTier, WhatWasChangedOrSwappedIsAMiss) {
     if (swapped) {
       std::swap(changed[0].bytes, changed[1].bytes);
     } else {
-      changed[0].bytes[80] ^= std::byte{1};
+      testing::Flip(changed[0].bytes, 80);
     }
     auto memory = std::make_unique<MemoryTier>(TierLimits{});
     ASSERT_TRUE(memory->Put(changed).ok());

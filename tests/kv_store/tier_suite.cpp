@@ -69,7 +69,7 @@ TEST_P(TierSuite, WhatIsThereStays) {
   TierRecord record = RecordOf(1, 0, 0, 100);
   ASSERT_TRUE(Put(*tier, {record, record}).ok());
   TierRecord other = record;
-  other.bytes.assign(50, std::byte{1});
+  other.bytes = std::vector<std::byte>(50, std::byte{1});
   ASSERT_TRUE(Put(*tier, {other}).ok());
   ExpectFound(tier->Get(std::vector{record.key})[0], record);
   EXPECT_EQ(tier->Stats().records, 1);

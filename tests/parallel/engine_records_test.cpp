@@ -9,6 +9,7 @@
 #include "kv_store/memory_tier.h"
 #include "kv_store/record.h"
 #include "tests/parallel/engine_suite.h"
+#include "tests/support/changed_bytes.h"
 #include "tests/support/collecting_sink.h"
 #include "tests/support/fake_model.h"
 #include "tests/support/faulty_tier.h"
@@ -144,7 +145,7 @@ TEST_P(EngineRecordsTest, DamagedAndMissingRecordsOfOneHeadEndThePrefix) {
       if (missing) {
         found.reset();
       } else {
-        found->bytes[found->bytes.size() / 2] ^= std::byte{4};
+        testing::Flip(found->bytes, found->bytes.size() / 2, std::byte{4});
       }
     };
     auto under_test = Start();
@@ -354,7 +355,7 @@ TEST_P(EngineRecordsTest, RandomConversationsInASmallPoolOverASmallTier) {
   std::atomic<uint64_t> asked = 0;
   faulty.on_get = [&](const kv_store::RecordKey&, auto& found) {
     const uint64_t now = ++asked;
-    if (found && now % 199 == 0) found->bytes[now % found->bytes.size()] ^= std::byte{1};
+    if (found && now % 199 == 0) testing::Flip(found->bytes, now % found->bytes.size());
     if (now % 301 == 0) found.reset();
   };
   options_.rank.max_running = 6;

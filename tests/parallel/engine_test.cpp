@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -289,11 +291,14 @@ class EngineOfRanksTest : public EngineTest {};
 TEST_P(EngineOfRanksTest, DeadRankAnswersEveryRequestByName) {
   LocalCluster::Options options;
   const int victim = GetParam().ranks - 1;
-  options.model = [make = FakeShards(GetParam().ranks), victim](int rank) {
+  const auto all_submitted = std::make_shared<std::atomic<bool>>(false);
+  options.model = [make = FakeShards(GetParam().ranks), victim, all_submitted](int rank) {
     auto model = make(rank);
     if (rank == victim) {
-      static_cast<FakeModel&>(*model).OnForward([](uint64_t step) {
-        return step < 20 ? absl::OkStatus() : Internal("the test ends this rank");
+      static_cast<FakeModel&>(*model).OnForward([all_submitted](uint64_t step) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        return step < 20 || !*all_submitted ? absl::OkStatus()
+                                            : Internal("the test ends this rank");
       });
     }
     return model;
@@ -302,7 +307,8 @@ TEST_P(EngineOfRanksTest, DeadRankAnswersEveryRequestByName) {
   for (int r = 0; r < GetParam().ranks; ++r) options.world.hosts.push_back(fmt::format("n{}", r));
   Start(options);
   std::vector<CollectingSink> sinks(5);
-  for (auto& sink : sinks) Submit(Greedy({1, 2, 3}, 100), sink);
+  for (auto& sink : sinks) Submit(Greedy({1, 2, 3}, 600), sink);
+  *all_submitted = true;
   const std::string name = fmt::format("rank {} on host n{}", victim, victim);
   for (auto& sink : sinks) {
     const auto finish = sink.WaitForFinish();

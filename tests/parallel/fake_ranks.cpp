@@ -116,7 +116,7 @@ void FakeRanks::Save(const parallel::BlockSave& save) {
                        .block = save.hash,
                        .before = save.before,
                        .tenant = save.tenant,
-                       .bytes = {bytes.begin(), bytes.end()}});
+                       .bytes = std::vector(bytes.begin(), bytes.end())});
   }
   // A tier that is full refuses.
   static_cast<void>(tier_.Put(records));
@@ -147,7 +147,7 @@ void FakeRanks::Fetch(const parallel::BlockFetch& fetch) {
   Fetched& fetched = fetches_[fetch.id];
   fetched.blocks = fetch.blocks;
   for (const parallel::FetchBlock& block : fetch.blocks) {
-    std::vector<std::vector<std::byte>> records(options_.groups.size());
+    std::vector<kv_store::SharedBytes> records(options_.groups.size());
     for (size_t g = 0; g < records.size(); ++g) {
       if (((block.groups >> g) & 1U) == 0) continue;
       const auto key = kv_store::RecordKeyOf({}, {.block = block.hash,

@@ -49,7 +49,7 @@ class FakeRanks {
  private:
   struct Fetched {
     std::vector<parallel::FetchBlock> blocks;
-    std::vector<std::vector<std::vector<std::byte>>> records;  // [good blocks][layer groups]
+    std::vector<std::vector<kv_store::SharedBytes>> records;  // [good blocks][layer groups]
   };
 
   void Save(const parallel::BlockSave& save);

@@ -22,8 +22,9 @@ kv_store::TierRecord RecordOf(int n, int before, int head, int64_t bytes, uint64
   uint64_t seed = 0;
   std::memcpy(&seed, record.key.data(), sizeof(seed));
   SplitMix random(seed);
-  record.bytes.resize(static_cast<size_t>(bytes));
-  for (std::byte& byte : record.bytes) byte = static_cast<std::byte>(random.Next());
+  std::vector<std::byte> made(static_cast<size_t>(bytes));
+  for (std::byte& byte : made) byte = static_cast<std::byte>(random.Next());
+  record.bytes = std::move(made);
   return record;
 }
 
