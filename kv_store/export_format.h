@@ -12,7 +12,7 @@
 // The byte layout stands in docs/export_format.md.
 namespace tandem::kv_store {
 
-inline constexpr uint32_t kExportVersion = 1;
+inline constexpr uint32_t kExportVersion = 2;
 inline constexpr size_t kExportHeaderBytes = 104;
 inline constexpr size_t kExportEntryBytes = 16;  // before every record
 inline constexpr size_t kExportSignatureBytes = 64;

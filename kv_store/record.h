@@ -14,8 +14,8 @@
 // The byte layout stands in docs/record_format.md.
 namespace tandem::kv_store {
 
-inline constexpr uint32_t kRecordVersion = 1;
-inline constexpr size_t kRecordHeaderBytes = 144;
+inline constexpr uint32_t kRecordVersion = 2;
+inline constexpr size_t kRecordHeaderBytes = 128;
 
 /// All that decides what a cache holds besides the tokens: model file, numerics version, device
 /// class, cache dtype, RoPE. Records of another fingerprint are never found.
@@ -50,10 +50,10 @@ RecordKey RecordKeyOf(const Fingerprint& fingerprint, const RecordName& name);
 int64_t RecordBytes(const core::KvGeometry& geometry, int32_t group, int32_t tokens);
 
 /// A record of the pages of `block_id` for the rank's `rank_kv_head` (0-based within the rank). Of
-/// a tail only the positions that count are in it.
+/// a tail only the positions that count are in it. memory: used for it, whatever is in it.
 std::vector<std::byte> EncodeRecord(const Fingerprint& fingerprint, const RecordName& name,
                                     const core::KvView& view, core::BlockId block_id,
-                                    int rank_kv_head);
+                                    int rank_kv_head, std::vector<std::byte> memory = {});
 
 /// What a record says of itself, if it is whole and undamaged, whatever its name and shape.
 /// kDataLoss where it is damaged, kFailedPrecondition where it is of another version.

@@ -1,6 +1,7 @@
+#include <sodium.h>
+
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "frontend/name_number.h"
@@ -17,14 +18,14 @@ namespace {
 
 constexpr int32_t kBlock = core::kPageTokens;
 
-/// A record's own checksum is a hash of all the rest of it.
-using Checksum = std::array<std::byte, 32>;
-constexpr size_t kChecksumAt = 112;
+using RecordHash = std::array<unsigned char, crypto_generichash_BYTES>;
 
-Checksum ChecksumOf(const kv_store::ExportRecord& record) {
-  Checksum sum{};
-  std::memcpy(sum.data(), record.bytes.data() + kChecksumAt, sum.size());
-  return sum;
+RecordHash HashOf(const kv_store::ExportRecord& record) {
+  RecordHash hash{};
+  crypto_generichash(hash.data(), hash.size(),
+                     reinterpret_cast<const unsigned char*>(record.bytes.data()),
+                     record.bytes.size(), nullptr, 0);
+  return hash;
 }
 
 /// What the model that is to use it says of an exported file.
@@ -67,7 +68,7 @@ class Import {
       TANDEM_ASSIGN_OR_RETURN(const auto record, Named(reader.NextRecord()));
       if (!record) break;
       TANDEM_RETURN_IF_ERROR(CheckShape(*record));
-      checksums_.push_back(ChecksumOf(*record));
+      hashes_.push_back(HashOf(*record));
       Show(display, reader, "checking the file");
     }
     return Named(reader.Finish());
@@ -95,7 +96,7 @@ class Import {
         Show(display, reader, "importing KV");
       }
       if (!record) break;
-      if (i >= checksums_.size() || ChecksumOf(*record) != checksums_[i]) return Changed();
+      if (i >= hashes_.size() || HashOf(*record) != hashes_[i]) return Changed();
       batch_block = record->place.block;
       const auto block = static_cast<size_t>(batch_block);
       kv_store::MoveRecord(record->bytes, chain[block + 1]);
@@ -210,7 +211,7 @@ class Import {
   const std::optional<ExpectedModel> model_;
   std::unique_ptr<kv_store::FileSource> source_;
   kv_store::ExportHeader header_;
-  std::vector<Checksum> checksums_;        // [records]
+  std::vector<RecordHash> hashes_;         // [records]
   std::vector<kv_store::RecordKey> keys_;  // as stored, of what was put
   int64_t known_ = 0;                      // of them, there before
   int64_t bytes_ = 0;

@@ -3,9 +3,15 @@
 #include <utility>
 
 namespace tandem::parallel {
+namespace {
+
+// Of records that were put, for the next ones: about those of a step's.
+constexpr size_t kUnusedBytes = size_t{16} << 20;
+
+}  // namespace
 
 RankRecords::RankRecords(Options options, const core::KvView& view)
-    : options_(std::move(options)), view_(view) {}
+    : options_(std::move(options)), view_(view), buffers_(kUnusedBytes) {}
 
 RankRecords::~RankRecords() {
   silent_ = true;
@@ -101,7 +107,7 @@ void RankRecords::Save(const StepPlan& plan, ParallelFor parallel_for) {
   if (plan.flush) writer_->Mark(plan.step);
 }
 
-kv_store::TierRecord RankRecords::Encode(const BlockSave& save, size_t group, int64_t head) const {
+kv_store::TierRecord RankRecords::Encode(const BlockSave& save, size_t group, int64_t head) {
   const kv_store::Fingerprint& fingerprint = options_.records.fingerprint;
   const kv_store::RecordName name{.block = save.hash,
                                   .tokens = save.tokens,
@@ -111,8 +117,9 @@ kv_store::TierRecord RankRecords::Encode(const BlockSave& save, size_t group, in
           .block = save.hash,
           .before = save.before,
           .tenant = save.tenant,
-          .bytes = kv_store::EncodeRecord(fingerprint, name, view_, save.blocks[group],
-                                          static_cast<int>(head - options_.kv_heads.begin))};
+          .bytes = buffers_.Share(kv_store::EncodeRecord(
+              fingerprint, name, view_, save.blocks[group],
+              static_cast<int>(head - options_.kv_heads.begin), buffers_.Take()))};
 }
 
 void RankRecords::Fetch(const StepPlan& plan) {

@@ -9,6 +9,7 @@
 #include "core/kv_view.h"
 #include "core/shard.h"
 #include "core/status.h"
+#include "kv_store/buffer_pool.h"
 #include "parallel/record_options.h"
 #include "parallel/record_probe.h"
 #include "parallel/record_reader.h"
@@ -50,11 +51,12 @@ class RankRecords {
   void Probe(RecordProbe probe) { reader_->Probe(std::move(probe)); }
 
  private:
-  kv_store::TierRecord Encode(const BlockSave& save, size_t group, int64_t head) const;
+  kv_store::TierRecord Encode(const BlockSave& save, size_t group, int64_t head);
   RecordCounts counts() const;
 
   const Options options_;
   const core::KvView& view_;
+  kv_store::BufferPool buffers_;      // of records
   std::atomic<bool> silent_ = false;  // nobody listens any more
   std::unique_ptr<RecordWriter> writer_;
   std::unique_ptr<RecordReader> reader_;

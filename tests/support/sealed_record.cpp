@@ -1,22 +1,24 @@
 #include "tests/support/sealed_record.h"
 
-#include <sodium.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <cstring>
 
 #include "kv_store/record.h"
 
 namespace tandem::testing {
 
 std::vector<std::byte> SealedRecord(std::vector<std::byte> record) {
-  constexpr size_t kChecksumBytes = 32;
+  constexpr size_t kChecksumBytes = 16;
   if (record.size() < kv_store::kRecordHeaderBytes) return record;
-  auto* bytes = reinterpret_cast<unsigned char*>(record.data());
-  unsigned char* sum = bytes + kv_store::kRecordHeaderBytes - kChecksumBytes;
-  crypto_generichash_state state;
-  crypto_generichash_init(&state, nullptr, 0, kChecksumBytes);
-  crypto_generichash_update(&state, bytes, kv_store::kRecordHeaderBytes - kChecksumBytes);
-  crypto_generichash_update(&state, bytes + kv_store::kRecordHeaderBytes,
-                            record.size() - kv_store::kRecordHeaderBytes);
-  crypto_generichash_final(&state, sum, kChecksumBytes);
+  const size_t at = kv_store::kRecordHeaderBytes - kChecksumBytes;
+  std::vector<std::byte> rest = record;
+  rest.erase(rest.begin() + static_cast<ptrdiff_t>(at),
+             rest.begin() + static_cast<ptrdiff_t>(at + kChecksumBytes));
+  XXH128_canonical_t sum;
+  XXH128_canonicalFromHash(&sum, XXH3_128bits(rest.data(), rest.size()));
+  std::memcpy(record.data() + at, sum.digest, kChecksumBytes);
   return record;
 }
 
