@@ -34,15 +34,16 @@ def timeline(answers, begin):
              "pieces": [round(at - begin, 4) for at in answer["pieces"]]} for answer in answers]
 
 
-def replay(server, chats, never):
-    """Sends every chat at its time; returns (answers in the chats' order, status documents on the way with their times, when it began)."""
+def replay(server, chats, never, begin_chat=None):
+    """Sends every chat at its time, or has begin_chat(its number) send it and give its stream; returns (answers in the chats' order,
+    status documents on the way with their times, when it began)."""
     begin, next_look = time.monotonic(), 0.0
     streams, opened, looks = [], [], []
     while len(streams) < len(chats) or opened:
         now = time.monotonic() - begin
         while len(streams) < len(chats) and chats[len(streams)].arrival <= now:
             chat = chats[len(streams)]
-            streams.append(server.open(chat.prompt, chat.answer, never))
+            streams.append(begin_chat(len(streams)) if begin_chat else server.open(chat.prompt, chat.answer, never))
             opened.append(streams[-1])
         if now >= next_look:
             server.ask_status()
