@@ -21,7 +21,7 @@ static_assert(std::endian::native == std::endian::little);
 
 constexpr char kMagic[8] = {'T', 'A', 'N', 'D', 'E', 'M', 'K', 'V'};
 // Keeps these keys apart from any other use of BLAKE2b.
-constexpr char kKeyPurpose[] = "tandem kv record key 1";
+constexpr char kKeyPurpose[] = "tandem kv record key 2";
 
 // Where the fields stand (docs/record_format.md).
 constexpr size_t kVersionAt = 8;
