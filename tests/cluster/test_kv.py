@@ -276,7 +276,7 @@ def test_files_that_are_not_trusted_whole_or_fitting_are_refused(kept, tmp_path)
         changed[at] ^= 4
         told(bytes(changed))
     assert "cut short" in told(whole[:-1000])
-    assert "version 2" in told(whole[:8] + b"\2" + whole[9:])
+    assert "version 1" in told(whole[:8] + b"\1" + whole[9:])
     assert "TANDEMPX" in told(b"something else" * 1000)
     assert "another" in told(whole, key, SMOLLM2, "--kv-dtype", "f32") or "not of" in told(
         whole, key, SMOLLM2, "--kv-dtype", "f32")

@@ -188,10 +188,10 @@ TEST(Export, NonsenseUnderARightSignatureIsRefused) {
 
 TEST(Export, AnotherVersionIsNamed) {
   std::vector<std::byte> file = Exported(KvChain(), 1);
-  file[8] = std::byte{2};
+  file[8] = std::byte{1};
   const absl::Status status = ReadAll(file);
   EXPECT_TRUE(absl::IsFailedPrecondition(status));
-  EXPECT_THAT(Message(status), HasSubstr("version 2, this program reads 1"));
+  EXPECT_THAT(Message(status), HasSubstr("version 1, this program reads 2"));
 }
 
 TEST(Export, WhatIsThereStaysUntilTheNewFileIsWhole) {
