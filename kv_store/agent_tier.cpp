@@ -86,8 +86,14 @@ absl::StatusOr<AgentMessage> AgentTier::Exchange(Connection& connection, const A
       const AgentParts parts =
           Readable(items[0]) ? TakeParts(TryReceive(connection.socket)) : AgentParts();
       if (!parts.empty()) {
-        TANDEM_ASSIGN_OR_RETURN(AgentFrame answer, DecodeAgentFrame(parts));
-        if (answer.call == request.call) return std::move(answer.message);
+        absl::StatusOr<AgentFrame> answer = DecodeAgentFrame(parts);
+        if (!answer.ok()) {
+          return InvalidArgument(
+              "KV agent in {}: {}; if it is one of another version of this program, end it (pkill "
+              "-f 'tandem agent {}') or wait until it ends (--agent-ttl)",
+              directory_.path(), Message(answer.status()), directory_.path());
+        }
+        if (answer->call == request.call) return std::move(answer->message);
         continue;
       }
       if (Readable(items[1]) && connection.monitor.TakeDisconnected()) return gone();
