@@ -40,9 +40,6 @@ class WireWriter {
     bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
   }
 
-  /// Room for so many bytes more, at least.
-  void Reserve(size_t bytes) { bytes_.reserve(bytes_.size() + bytes); }
-
   const std::vector<std::byte>& bytes() const { return bytes_; }
   std::vector<std::byte> Take() { return std::move(bytes_); }
 

@@ -1,6 +1,6 @@
 #include "kv_store/record.h"
 
-// Its functions as inline ones, for the instruction set that this file is compiled for.
+// xxhash's functions become inline, for the instruction set that this file is compiled for.
 #define XXH_INLINE_ALL
 #include <sodium.h>
 #include <xxhash.h>

@@ -131,7 +131,7 @@ void WakeUp::Clear() const {
 namespace {
 
 SendOutcome TrySendMessages(zmq::socket_t& socket, std::string_view routing_id,
-                            std::vector<zmq::message_t> parts) {
+                            std::span<zmq::message_t> parts) {
   constexpr auto kMore = zmq::send_flags::sndmore | zmq::send_flags::dontwait;
   try {
     if (!routing_id.empty() && !socket.send(zmq::buffer(routing_id), kMore)) {
@@ -164,9 +164,8 @@ zmq::message_t MessageOf(const SharedBytes& bytes) {
 
 SendOutcome TrySend(zmq::socket_t& socket, std::string_view routing_id,
                     std::span<const std::byte> frame) {
-  std::vector<zmq::message_t> parts;
-  parts.emplace_back(frame.data(), frame.size());
-  return TrySendMessages(socket, routing_id, std::move(parts));
+  zmq::message_t message(frame.data(), frame.size());
+  return TrySendMessages(socket, routing_id, std::span(&message, 1));
 }
 
 SendOutcome TrySend(zmq::socket_t& socket, std::string_view routing_id,
@@ -174,7 +173,7 @@ SendOutcome TrySend(zmq::socket_t& socket, std::string_view routing_id,
   std::vector<zmq::message_t> messages;
   messages.reserve(parts.size());
   for (const SharedBytes& part : parts) messages.push_back(MessageOf(part));
-  return TrySendMessages(socket, routing_id, std::move(messages));
+  return TrySendMessages(socket, routing_id, messages);
 }
 
 std::vector<zmq::message_t> TryReceive(zmq::socket_t& socket) {
