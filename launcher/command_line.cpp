@@ -7,13 +7,13 @@
 #include <cstdio>
 #include <functional>
 
-#include "core/isa.h"
-#include "launcher/commands.h"
-#include "launcher/environment_flags.h"
-#include "launcher/flag_parsers.h"
+#include "core/base/isa.h"
+#include "launcher/commands/commands.h"
 #include "launcher/kv_command_line.h"
-#include "launcher/reported.h"
-#include "launcher/version.h"
+#include "launcher/options/environment_flags.h"
+#include "launcher/options/flag_parsers.h"
+#include "launcher/options/reported.h"
+#include "launcher/options/version.h"
 
 namespace tandem::launcher {
 namespace {

@@ -4,9 +4,9 @@
 #include <string>
 #include <utility>
 
-#include "launcher/commands.h"
-#include "launcher/environment_flags.h"
-#include "launcher/flag_parsers.h"
+#include "launcher/commands/commands.h"
+#include "launcher/options/environment_flags.h"
+#include "launcher/options/flag_parsers.h"
 
 namespace tandem::launcher {
 namespace {

@@ -2,8 +2,8 @@
 
 #include <functional>
 
-#include "core/status.h"
-#include "launcher/options.h"
+#include "core/base/status.h"
+#include "launcher/options/options.h"
 
 namespace CLI {
 class App;

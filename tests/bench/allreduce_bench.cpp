@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "parallel/mpi_communicator.h"
+#include "parallel/communicators/mpi_communicator.h"
 
 /// One rank of tests/bench/allreduce: times the world's all-reduce and plain MPI_Allreduce of
 /// int64, interleaved, and prints a table. Arguments: [--slot BYTES] [--one-shot BYTES] [--stream
@@ -73,15 +73,15 @@ int Run(const Arguments& arguments) {
     return 1;
   }
   const std::chrono::microseconds none(0);
-  absl::Status status =
-      (*world)->SetPatience(arguments.spin ? MeetingPatience() : MeetingPatience{.spin = none});
+  absl::Status status = (*world)->SetPatience(arguments.spin ? CollectivePatience()
+                                                             : CollectivePatience{.spin = none});
   const bool tells = (*world)->rank() == 0;
   if (tells) {
     std::printf(
         "| int64 | bytes | MPI_Allreduce, us | ours, us | ratio |\n|---|---|---|---|---|\n");
   }
   for (const size_t size : kSizes) {
-    // As large as the leaf sums of a forward pass, in multiples of 2^-32: their bytes count between
+    // As large as the sums of a forward pass, in multiples of 2^-32: their bytes count between
     // hosts.
     std::vector<int64_t> parts(size);
     std::mt19937_64 random(size);
@@ -108,7 +108,7 @@ int Run(const Arguments& arguments) {
         MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(size), MPI_INT64_T, MPI_SUM,
                       MPI_COMM_WORLD);
       }));
-      ours.push_back(time([&] { status.Update((*world)->AllReduceLeafSums(values, {})); }));
+      ours.push_back(time([&] { status.Update((*world)->AllReducePartialSums(values, {})); }));
     }
     if (!status.ok()) {
       std::fprintf(stderr, "%s\n", Message(status).c_str());

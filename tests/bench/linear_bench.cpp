@@ -12,8 +12,8 @@
 #include <random>
 #include <vector>
 
-#include "core/linear.h"
-#include "core/machine_peak.h"
+#include "core/cpu/linear/linear.h"
+#include "core/cpu/machine_peak.h"
 
 namespace tandem::core {
 namespace {
@@ -59,7 +59,8 @@ std::vector<std::byte> RandomBlocks(DType dtype, int64_t rows, int64_t columns) 
   return bytes;
 }
 
-/// Arguments: dtype, tokens, threads, isa, rows, columns, columns of a leaf (0: no leaves).
+/// Arguments: dtype, tokens, threads, isa, rows, columns, columns of a partial sum (0: no partial
+/// sums).
 void BM_Linear(benchmark::State& state) {
   const auto dtype = static_cast<DType>(state.range(0));
   const int64_t tokens = state.range(1);
@@ -82,15 +83,16 @@ void BM_Linear(benchmark::State& state) {
   Activations activations;
   activations.Assign(isa, x.data(), tokens, columns, columns, matrix.quantized(), pool);
   std::vector<float> out(static_cast<size_t>(tokens * rows));
-  const int64_t leaf_columns = state.range(6);
-  std::vector<int64_t> sums(static_cast<size_t>(leaf_columns == 0 ? 0 : tokens * rows));
+  const int64_t partial_columns = state.range(6);
+  std::vector<int64_t> sums(static_cast<size_t>(partial_columns == 0 ? 0 : tokens * rows));
   std::vector<int64_t> failed(static_cast<size_t>(tokens));
   for (auto _ : state) {
-    if (leaf_columns == 0) {
+    if (partial_columns == 0) {
       const LinearJob job = {&matrix, out.data(), rows};
       Linear(isa, {&job, 1}, activations, pool);
     } else {
-      LinearLeaves(isa, matrix, activations, leaf_columns, sums.data(), rows, failed.data(), pool);
+      LinearPartialSums(isa, matrix, activations, partial_columns, sums.data(), rows, failed.data(),
+                        pool);
     }
     benchmark::DoNotOptimize(out.data());
     benchmark::ClobberMemory();
@@ -161,7 +163,7 @@ void PrefillArguments(benchmark::internal::Benchmark* benchmark) {
   benchmark->Args({Number(DType::kQ8_0), 512, 1, Number(Isa::kAvx2), 1536, 768, 0});
 }
 
-/// The matrices of a small model (SmolLM2-135M): tiles of few blocks, and leaves.
+/// The matrices of a small model (SmolLM2-135M): tiles of few blocks, and partial sums.
 void SmallModelArguments(benchmark::internal::Benchmark* benchmark) {
   for (const DType dtype : {DType::kQ4_0, DType::kQ4_1, DType::kQ8_0}) {
     benchmark->Args({Number(dtype), 512, 1, Number(Isa::kAvx512), 1536, 576, 0});

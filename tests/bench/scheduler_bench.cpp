@@ -3,8 +3,8 @@
 #include <utility>
 #include <vector>
 
-#include "parallel/scheduler.h"
-#include "parallel/step_plan_codec.h"
+#include "parallel/plan/step_plan_codec.h"
+#include "parallel/schedule/scheduler.h"
 
 /// What the coordinator does for a step besides computing it: schedule, encode and hash the plan,
 /// commit. `sequences` decode together, each behind `history` tokens; with `waiting` others in the

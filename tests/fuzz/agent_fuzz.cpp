@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "kv_store/agent_codec.h"
+#include "kv_store/agent_link/agent_codec.h"
 
 namespace {
 

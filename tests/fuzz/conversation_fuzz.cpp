@@ -1,8 +1,8 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "frontend/conversation_codec.h"
-#include "tests/support/sealed_conversation.h"
+#include "frontend/conversations/conversation_codec.h"
+#include "tests/support/encrypted_conversation.h"
 
 /// Records of conversations: any bytes, with the checksum put right so that it does not keep the
 /// fuzzer out, are refused or come back as they were, and are never applied beyond what is there.

@@ -1,6 +1,6 @@
 #include <cstdlib>
 
-#include "parallel/engine_link_codec.h"
+#include "parallel/engine/engine_link_codec.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace tandem::parallel;

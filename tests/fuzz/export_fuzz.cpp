@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "kv_store/export_reader.h"
-#include "kv_store/export_writer.h"
+#include "kv_store/export/export_reader.h"
+#include "kv_store/export/export_writer.h"
 #include "tests/support/kv_chain.h"
 #include "tests/support/signed_export.h"
 #include "tests/support/temporary_directory.h"

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <span>
 
-#include "core/config_gguf.h"
-#include "core/gguf.h"
+#include "core/formats/config_gguf.h"
+#include "core/formats/gguf.h"
 
 namespace {
 

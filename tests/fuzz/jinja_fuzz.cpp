@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "frontend/chat_template.h"
+#include "frontend/chat/chat_template.h"
 
 namespace {
 

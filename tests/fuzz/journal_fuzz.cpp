@@ -1,6 +1,6 @@
 #include <cstdlib>
 
-#include "kv_store/journal.h"
+#include "kv_store/journal/journal.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace tandem::kv_store;

@@ -5,8 +5,8 @@
 #include <string_view>
 #include <variant>
 
-#include "frontend/answer_frames.h"
-#include "frontend/protocol.h"
+#include "frontend/protocol/protocol.h"
+#include "frontend/server/answer_frames.h"
 
 /// Any frame is parsed, within its limits, or refused with an answer that is valid JSON.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -1,9 +1,9 @@
 #include <cstdlib>
 #include <vector>
 
-#include "kv_store/page_pool.h"
-#include "kv_store/record.h"
-#include "tests/support/sealed_record.h"
+#include "kv_store/pages/page_pool.h"
+#include "kv_store/records/record.h"
+#include "tests/support/encrypted_record.h"
 
 /// Records under a right checksum, so that the fields are reached. What is accepted is loaded into
 /// pages that are as small as it says, and must come out of them again as it was.
@@ -13,8 +13,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto* bytes = reinterpret_cast<const std::byte*>(data);
   static_cast<void>(ParseRecord({bytes, size}));
 
-  const std::vector<std::byte> sealed = testing::SealedRecord({bytes, bytes + size});
-  const auto header = ParseRecord(sealed);
+  const std::vector<std::byte> encrypted = testing::SealedRecord({bytes, bytes + size});
+  const auto header = ParseRecord(encrypted);
   if (!header.ok() || header->layers < 1 || header->name.group > 3) return 0;
   core::KvGeometry geometry{.groups = {},
                             .layers = header->layers,
@@ -25,11 +25,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (int layer = 0; layer < header->layers; ++layer) {
     geometry.groups.back().layers.push_back(layer);
   }
-  if (!CheckRecord(sealed, header->fingerprint, header->name, geometry).ok()) std::abort();
+  if (!CheckRecord(encrypted, header->fingerprint, header->name, geometry).ok()) std::abort();
   const auto pool = PagePool::Create(geometry, std::vector<int64_t>(geometry.groups.size(), 1));
   if (!pool.ok()) return 0;
-  LoadRecord(sealed, header->name, pool->view(), 0, 0);
+  LoadRecord(encrypted, header->name, pool->view(), 0, 0);
   const auto again = EncodeRecord(header->fingerprint, header->name, pool->view(), 0, 0);
-  if (again != sealed) std::abort();
+  if (again != encrypted) std::abort();
   return 0;
 }

@@ -2,7 +2,7 @@
 #include <cstdlib>
 #include <span>
 
-#include "parallel/record_report.h"
+#include "parallel/plan/record_report.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace tandem::parallel;

@@ -7,9 +7,9 @@
 #include <string_view>
 #include <vector>
 
-#include "frontend/detokenizer.h"
-#include "frontend/tokenizer.h"
-#include "frontend/utf8.h"
+#include "frontend/text/utf8.h"
+#include "frontend/tokenizer/detokenizer.h"
+#include "frontend/tokenizer/tokenizer.h"
 #include "tests/support/tiny_tokenizers.h"
 
 namespace {

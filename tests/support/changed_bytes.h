@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "kv_store/shared_bytes.h"
+#include "kv_store/base/shared_bytes.h"
 
 namespace tandem::testing {
 

@@ -9,9 +9,9 @@
 #include <mutex>
 #include <string>
 
-#include "kv_store/agent_codec.h"
-#include "kv_store/copy_keeper.h"
-#include "kv_store/journal_copies.h"
+#include "kv_store/agent_link/agent_codec.h"
+#include "kv_store/agent_link/copy_keeper.h"
+#include "kv_store/journal/journal_copies.h"
 #include "tests/support/disk_image.h"
 #include "tests/support/temporary_directory.h"
 

@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-#include "parallel/engine.h"
+#include "parallel/engine/engine.h"
 
 namespace tandem::testing {
 

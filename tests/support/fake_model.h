@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/model.h"
+#include "core/model/model.h"
 
 namespace tandem::testing {
 

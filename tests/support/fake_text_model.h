@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "frontend/text_model.h"
+#include "frontend/chat/text_model.h"
 
 namespace tandem::testing {
 

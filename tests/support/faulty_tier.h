@@ -6,7 +6,7 @@
 #include <thread>
 #include <utility>
 
-#include "kv_store/tier.h"
+#include "kv_store/records/tier.h"
 
 namespace tandem::testing {
 

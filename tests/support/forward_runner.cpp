@@ -4,9 +4,9 @@
 #include <cstring>
 #include <thread>
 
-#include "core/transformer.h"
-#include "parallel/shard_plan.h"
-#include "parallel/thread_communicator.h"
+#include "core/transformer/transformer.h"
+#include "parallel/communicators/thread_communicator.h"
+#include "parallel/sharding/shard_plan.h"
 
 namespace tandem::testing {
 namespace {

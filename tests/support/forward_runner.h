@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "core/cpu_operations.h"
-#include "core/model_file.h"
-#include "core/status.h"
+#include "core/base/status.h"
+#include "core/cpu/cpu_operations.h"
+#include "core/formats/model_file.h"
 
 namespace tandem::testing {
 

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/gguf.h"
+#include "core/formats/gguf.h"
 
 namespace tandem::testing {
 

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "core/isa.h"
+#include "core/base/isa.h"
 
 namespace tandem::test {
 

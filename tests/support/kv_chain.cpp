@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "kv_store/page_pool.h"
+#include "kv_store/pages/page_pool.h"
 #include "tests/support/random.h"
 
 namespace tandem::testing {

@@ -4,9 +4,9 @@
 #include <span>
 #include <vector>
 
-#include "core/kv_view.h"
-#include "kv_store/record.h"
-#include "kv_store/tier.h"
+#include "core/model/kv_view.h"
+#include "kv_store/records/record.h"
+#include "kv_store/records/tier.h"
 
 namespace tandem::testing {
 

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "parallel/thread_control.h"
+#include "parallel/control/thread_control.h"
 
 namespace tandem::testing {
 namespace {

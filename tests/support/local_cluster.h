@@ -5,10 +5,10 @@
 #include <thread>
 #include <vector>
 
-#include "core/model.h"
-#include "parallel/communicator.h"
-#include "parallel/run_rank.h"
-#include "parallel/thread_communicator.h"
+#include "core/model/model.h"
+#include "parallel/communicators/communicator.h"
+#include "parallel/communicators/thread_communicator.h"
+#include "parallel/coordinator/run_rank.h"
 
 namespace tandem::testing {
 

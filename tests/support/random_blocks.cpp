@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/float_convert.h"
+#include "core/base/float_convert.h"
 #include "tests/support/random.h"
 #include "tests/support/tiny_model.h"
 

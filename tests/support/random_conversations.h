@@ -1,6 +1,6 @@
 #pragma once
 
-#include "frontend/conversation_delta.h"
+#include "frontend/conversations/conversation_delta.h"
 #include "tests/support/random.h"
 
 namespace tandem::testing {

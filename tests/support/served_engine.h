@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "frontend/server.h"
+#include "frontend/server/server.h"
 #include "tests/support/fake_engine.h"
 #include "tests/support/fake_text_model.h"
 

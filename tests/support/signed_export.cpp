@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kv_store/export_format.h"
-#include "tests/support/sealed_record.h"
+#include "kv_store/export/export_format.h"
+#include "tests/support/encrypted_record.h"
 
 namespace tandem::testing {
 namespace {

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "kv_store/signing_key.h"
+#include "kv_store/export/signing_key.h"
 
 namespace tandem::testing {
 

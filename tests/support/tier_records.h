@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "kv_store/tier.h"
+#include "kv_store/records/tier.h"
 
 namespace tandem::testing {
 

@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "core/config_gguf.h"
+#include "core/formats/config_gguf.h"
 #include "tests/support/random.h"
 
 namespace tandem::testing {

@@ -5,8 +5,8 @@
 #include <functional>
 #include <vector>
 
-#include "core/config.h"
-#include "core/dtype.h"
+#include "core/model/config.h"
+#include "core/model/dtype.h"
 #include "tests/support/gguf_writer.h"
 
 namespace tandem::testing {

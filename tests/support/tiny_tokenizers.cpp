@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "fmt/format.h"
-#include "frontend/bpe_tokenizer.h"
-#include "frontend/byte_level.h"
-#include "frontend/spm_tokenizer.h"
+#include "frontend/text/byte_level.h"
+#include "frontend/tokenizer/bpe_tokenizer.h"
+#include "frontend/tokenizer/spm_tokenizer.h"
 
 namespace tandem::testing {
 namespace {

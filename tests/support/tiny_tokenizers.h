@@ -3,7 +3,7 @@
 #include <memory>
 #include <string_view>
 
-#include "frontend/tokenizer.h"
+#include "frontend/tokenizer/tokenizer.h"
 
 namespace tandem::testing {
 

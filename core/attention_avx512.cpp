@@ -1,8 +1,0 @@
-#include "core/attention_kernels.h"
-#include "core/lanes_avx512.h"
-
-namespace tandem::core {
-
-const AttentionKernels kAttentionAvx512 = AttentionOf<Avx512Lanes, 24>::kTable;
-
-}  // namespace tandem::core

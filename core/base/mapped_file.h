@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+#include "core/base/status.h"
+
+namespace tandem::core {
+
+/// A regular file mapped read-only for as long as this lives. Pages are read from disk when they
+/// are touched. The file must not be shortened meanwhile (the kernel would raise SIGBUS); replace a
+/// model by renaming a new file over it. Thread safety: const after Open.
+class MappedFile {
+ public:
+  /// Errors name the path: missing, a directory, not readable, empty.
+  static absl::StatusOr<MappedFile> Open(const std::string& path);
+
+  MappedFile() = default;
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+
+  /// Hints about a part of bytes(): it will be read soon, so that the disk may begin; it will not
+  /// be read soon, so that its pages need not count as this process's memory (they are found again
+  /// when touched).
+  void WillNeed(std::span<const std::byte> part) const;
+  void Release(std::span<const std::byte> part) const;
+
+ private:
+  explicit MappedFile(std::span<const std::byte> bytes) : bytes_(bytes) {}
+
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace tandem::core

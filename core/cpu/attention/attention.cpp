@@ -1,0 +1,179 @@
+#include "core/cpu/attention/attention.h"
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "core/base/float_convert.h"
+#include "core/cpu/attention/attention_kernels.h"
+#include "core/cpu/elementwise/elementwise.h"
+
+namespace tandem::core {
+namespace {
+
+// Two registers a lane set: eight of the sixteen registers are four sets.
+constexpr AttentionKernels kAttentionScalar = AttentionOf<ScalarLanes<kLanes>, 4>::kTable;
+constexpr AttentionKernels kAttentionAvx2 = AttentionOf<Avx2Lanes, 4>::kTable;
+
+const AttentionKernels& Kernels(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return kAttentionScalar;
+    case Isa::kAvx2:
+      return kAttentionAvx2;
+    case Isa::kAvx512:
+      return kAttentionAvx512;
+  }
+  return kAttentionScalar;
+}
+
+/// The first position that a query sees.
+int64_t FirstVisible(int64_t position, int window) {
+  return window == 0 ? 0 : std::max<int64_t>(0, position - window + 1);
+}
+
+/// Where the result of one query and chunk stands among those of a tile: [head_dim] of output, then
+/// the maximum, then the sum.
+template <typename Float>
+Float* ResultOf(Float* results, int64_t chunk, size_t query, int head_dim) {
+  return results + (chunk * kMostTileQueries + static_cast<int64_t>(query)) * (head_dim + 2);
+}
+
+/// Combines the chunks [first, last] of one query into its result.
+void Combine(const AttentionKernels& kernels, const float* results, size_t query, int64_t first,
+             int64_t last, int head_dim, float* out) {
+  float maximum = -std::numeric_limits<float>::infinity();
+  for (int64_t c = first; c <= last; ++c) {
+    maximum = std::max(maximum, ResultOf(results, c, query, head_dim)[head_dim]);
+  }
+  float sum = 0.0F;
+  std::fill_n(out, head_dim, 0.0F);
+  for (int64_t c = first; c <= last; ++c) {
+    const float* result = ResultOf(results, c, query, head_dim);
+    const float factor = Exp(result[head_dim] - maximum);
+    sum = __builtin_fmaf(factor, result[head_dim + 1], sum);
+    kernels.accumulate(result, factor, head_dim, out);
+  }
+  kernels.divide(out, sum, head_dim);
+}
+
+}  // namespace
+
+void StoreKeyValue(const KvGeometry& geometry, const KvPage& page, int slot,
+                   std::span<const float> key, std::span<const float> value) {
+  const auto head_dim = static_cast<size_t>(geometry.head_dim);
+  const auto token = static_cast<size_t>(slot);
+  if (geometry.dtype == KvDtype::kF16) {
+    auto* keys = reinterpret_cast<uint16_t*>(page.keys);
+    auto* values = reinterpret_cast<uint16_t*>(page.values);
+    for (size_t d = 0; d < head_dim; ++d) {
+      keys[d * kPageTokens + token] = FloatToHalf(key[d]);
+      values[token * head_dim + d] = FloatToHalf(value[d]);
+    }
+    return;
+  }
+  auto* keys = reinterpret_cast<float*>(page.keys);
+  auto* values = reinterpret_cast<float*>(page.values);
+  for (size_t d = 0; d < head_dim; ++d) {
+    keys[d * kPageTokens + token] = key[d];
+    values[token * head_dim + d] = value[d];
+  }
+}
+
+QueryTile QueryTile::Of(std::span<const AttentionQuery> some, const HeadPages& their_pages,
+                        int their_window, float score_scale) {
+  QueryTile tile{.queries = some,
+                 .pages = their_pages,
+                 .window = their_window,
+                 .scale = score_scale,
+                 .first_position = some[0].position,
+                 .last_position = 0};
+  for (const AttentionQuery& query : some) {
+    tile.first_position = std::min(tile.first_position, FirstVisible(query.position, their_window));
+    tile.last_position = std::max(tile.last_position, query.position);
+  }
+  return tile;
+}
+
+int64_t QueryTile::ResultFloats() const {
+  return chunks() * kMostTileQueries * (pages.cache->geometry().head_dim + 2);
+}
+
+const void* QueryTile::FirstKeys(int64_t chunk) const {
+  const int64_t position = std::max((first_chunk() + chunk) * kChunkTokens, first_position);
+  const BlockId block = pages.blocks[static_cast<size_t>(position / kPageTokens)];
+  return block == kNoBlock ? nullptr : pages.cache->Page(pages.layer, pages.kv_head, block).keys;
+}
+
+void AttendChunk(Isa isa, const QueryTile& work, int64_t index, const void* then, float* results) {
+  const KvGeometry& geometry = work.pages.cache->geometry();
+  AttentionTile tile;
+  tile.queries = static_cast<int>(work.queries.size());
+  tile.head_dim = geometry.head_dim;
+  tile.scale = work.scale;
+  tile.then = then;
+  const int64_t start = (work.first_chunk() + index) * kChunkTokens;
+  for (int i = 0; i < kPagesPerChunk; ++i) {
+    const int64_t page_start = start + i * kPageTokens;
+    if (page_start > work.last_position || page_start + kPageTokens <= work.first_position) {
+      continue;
+    }
+    const BlockId block = work.pages.blocks[static_cast<size_t>(page_start / kPageTokens)];
+    if (block == kNoBlock) continue;
+    const KvPage page = work.pages.cache->Page(work.pages.layer, work.pages.kv_head, block);
+    tile.keys[i] = page.keys;
+    tile.values[i] = page.values;
+  }
+  for (size_t q = 0; q < work.queries.size(); ++q) {
+    const AttentionQuery& query = work.queries[q];
+    const int64_t from = FirstVisible(query.position, work.window) - start;
+    const int64_t to = query.position + 1 - start;
+    tile.query[q] = query.query;
+    tile.first[q] = static_cast<int>(std::clamp<int64_t>(from, 0, kChunkTokens));
+    tile.last[q] = static_cast<int>(std::clamp<int64_t>(to, 0, kChunkTokens));
+    tile.out[q] = ResultOf(results, index, q, geometry.head_dim);
+  }
+  const AttentionKernels& kernels = Kernels(isa);
+  (geometry.dtype == KvDtype::kF16 ? kernels.chunk_f16 : kernels.chunk_f32)(tile);
+  for (size_t q = 0; q < work.queries.size(); ++q) {
+    tile.out[q][geometry.head_dim] = tile.maximum[q];
+    tile.out[q][geometry.head_dim + 1] = tile.sum[q];
+  }
+}
+
+void CombineChunks(Isa isa, const QueryTile& work, const float* results) {
+  const int head_dim = work.pages.cache->geometry().head_dim;
+  for (size_t q = 0; q < work.queries.size(); ++q) {
+    const AttentionQuery& query = work.queries[q];
+    const int64_t from = FirstVisible(query.position, work.window) / kChunkTokens;
+    const int64_t to = query.position / kChunkTokens;
+    Combine(Kernels(isa), results, q, from - work.first_chunk(), to - work.first_chunk(), head_dim,
+            query.out);
+  }
+}
+
+void AttendQueries(Isa isa, std::span<const AttentionQuery> queries, const HeadPages& pages,
+                   int window, float scale) {
+  std::vector<float> results;
+  while (!queries.empty()) {
+    // Tiles of about one size: the fewer queries share what is read, the longer each takes.
+    const size_t tiles = (queries.size() + kMostTileQueries - 1) / kMostTileQueries;
+    const size_t count = (queries.size() + tiles - 1) / tiles;
+    const QueryTile tile = QueryTile::Of(queries.first(count), pages, window, scale);
+    results.resize(std::max(results.size(), static_cast<size_t>(tile.ResultFloats())));
+    for (int64_t chunk = 0; chunk < tile.chunks(); ++chunk) {
+      const void* then = chunk + 1 < tile.chunks() ? tile.FirstKeys(chunk + 1) : nullptr;
+      AttendChunk(isa, tile, chunk, then, results.data());
+    }
+    CombineChunks(isa, tile, results.data());
+    queries = queries.subspan(count);
+  }
+}
+
+void AttendHead(Isa isa, std::span<const float> query, const HeadPages& pages, int64_t position,
+                int window, float scale, std::span<float> out) {
+  const AttentionQuery one = {query.data(), out.data(), position};
+  AttendQueries(isa, {&one, 1}, pages, window, scale);
+}
+
+}  // namespace tandem::core

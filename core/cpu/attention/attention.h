@@ -1,0 +1,92 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "core/base/isa.h"
+#include "core/model/kv_view.h"
+
+namespace tandem::core {
+
+/// Writes one token's key and value of one KV head into its page, rounded to the cache's dtype
+/// (F16C rounding). key, value: [head_dim]; slot: position mod 64.
+void StoreKeyValue(const KvGeometry& geometry, const KvPage& page, int slot,
+                   std::span<const float> key, std::span<const float> value);
+
+/// Which pages one head's attention reads.
+struct HeadPages {
+  const KvView* cache = nullptr;
+  int layer = 0;
+  int kv_head = 0;                  // within the rank
+  std::span<const BlockId> blocks;  // block table of the layer's group
+};
+
+/// Attention of one query position p over (p - window, p], or [0, p] where window is 0, chunk by
+/// chunk of absolute position.
+///
+/// The order is fixed by position alone: the same bits in prefill, decode and replay, and for every
+/// Isa (numerics.md, rule 4). All in float32, `fma` rounding once, exp our own (elementwise.h):
+///
+///     for each chunk c of 256 absolute positions that holds a visible one, ascending:
+///       s[t] = (fma over d ascending of query[d] * key[t][d], from 0) * scale   for visible t
+///       m_c  = max of s[t]
+///       w[t] = exp(s[t] - m_c)
+///       l_c  = 16 lanes, lane = t mod 16, t ascending in each, folded i with i + 8, 4, 2, 1
+///       o_c[d] = fma over visible t ascending of w[t] * value[t][d], from 0
+///     M = max of m_c;  f_c = exp(m_c - M)
+///     out[d] = (fma over c ascending of f_c * o_c[d], from 0)
+///              / (fma over c ascending of f_c * l_c, from 0)
+///
+/// Positions that are not visible add nothing: what their slots hold, NaN included, never reaches
+/// the result, and blocks left behind by the window (kNoBlock) are never touched. A visible score
+/// that is NaN or +infinity makes the whole result NaN, for rule 3 to find.
+///
+/// query: [head_dim], already rotated; scale multiplies scores; out: [head_dim]; pages must cover
+/// the visible positions. Source: Milakov & Gimelshein 2018 (softmax by chunks).
+void AttendHead(Isa isa, std::span<const float> query, const HeadPages& pages, int64_t position,
+                int window, float scale, std::span<float> out);
+
+/// One query of one position, and where its result goes. query, out: [head_dim]
+struct AttentionQuery {
+  const float* query = nullptr;
+  float* out = nullptr;
+  int64_t position = 0;
+};
+
+inline constexpr int kMostTileQueries = 6;
+
+/// Up to kMostTileQueries queries of one sequence that share a KV head, and the chunks that any of
+/// them sees: what can run on different threads. With `results` of ResultFloats() floats,
+/// AttendChunk for each chunk in any order, and then CombineChunks, are AttendHead for each query,
+/// bit for bit; keys and values are read once for all queries.
+struct QueryTile {
+  /// some: at least one; must outlive the tile.
+  static QueryTile Of(std::span<const AttentionQuery> some, const HeadPages& their_pages,
+                      int their_window, float score_scale);
+
+  int64_t first_chunk() const { return first_position / kChunkTokens; }
+  int64_t chunks() const { return last_position / kChunkTokens - first_chunk() + 1; }
+  int64_t ResultFloats() const;
+  /// The first page of keys that is read for a chunk; null if it was left behind.
+  const void* FirstKeys(int64_t chunk) const;
+
+  std::span<const AttentionQuery> queries;
+  HeadPages pages;
+  int window = 0;
+  float scale = 1.0F;
+  int64_t first_position = 0;  // seen by any query
+  int64_t last_position = 0;
+};
+
+/// chunk: in [0, tile.chunks()). then: keys that this thread probably reads next (FirstKeys), which
+/// are on their way from memory meanwhile; or null.
+void AttendChunk(Isa isa, const QueryTile& tile, int64_t chunk, const void* then, float* results);
+void CombineChunks(Isa isa, const QueryTile& tile, const float* results);
+
+/// AttendHead for several queries of one sequence that share a KV head: query heads of its group,
+/// positions of a prompt, or both. The same bits as one by one, but keys and values are read once
+/// for up to six of them: put queries of the same or neighbouring positions next to each other.
+void AttendQueries(Isa isa, std::span<const AttentionQuery> queries, const HeadPages& pages,
+                   int window, float scale);
+
+}  // namespace tandem::core

@@ -1,0 +1,8 @@
+#include "core/cpu/attention/attention_kernels.h"
+#include "core/cpu/simd/lanes_avx512.h"
+
+namespace tandem::core {
+
+const AttentionKernels kAttentionAvx512 = AttentionOf<Avx512Lanes, 24>::kTable;
+
+}  // namespace tandem::core

@@ -1,0 +1,288 @@
+#include "core/cpu/cpu_operations.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "core/cpu/attention/attention.h"
+#include "core/cpu/elementwise/elementwise.h"
+
+namespace tandem::core {
+namespace {
+
+constexpr int64_t kRunTokens = 8;        // neighbouring tokens whose attention is one task
+constexpr size_t kQueriesTogether = 32;  // of them and their heads, handed over at once
+constexpr int64_t kTasksPerThread = 8;   // below this, attention is cut by chunks too
+
+class CpuWeight final : public Weight {
+ public:
+  explicit CpuWeight(PackedMatrix matrix) : matrix_(matrix) {}
+  int64_t rows() const override { return matrix_.rows(); }
+  int64_t columns() const override { return matrix_.columns(); }
+  int64_t bytes() const override { return matrix_.bytes(); }
+  const PackedMatrix& matrix() const { return matrix_; }
+
+ private:
+  PackedMatrix matrix_;
+};
+
+const PackedMatrix& MatrixOf(const Weight& weight) {
+  return static_cast<const CpuWeight&>(weight).matrix();
+}
+
+}  // namespace
+
+std::shared_ptr<std::byte> CpuOperations::HostMemory::Allocate(int64_t bytes) {
+  constexpr auto kAlignment = std::align_val_t{64};
+  auto* data = static_cast<std::byte*>(::operator new(static_cast<size_t>(bytes), kAlignment));
+  return {data, [](std::byte* p) { ::operator delete(p, kAlignment); }};
+}
+
+CpuOperations::CpuOperations(const ModelConfig& config, const Shard& shard,
+                             const CpuOptions& options)
+    : config_(config),
+      shard_(shard),
+      options_(options),
+      device_name_(fmt::format("cpu ({}, {} thread{})", IsaName(options.isa), options.threads,
+                               options.threads == 1 ? "" : "s")),
+      pool_(options.threads, options.spin_microseconds, options.on_thread_start),
+      rope_(config.rope),
+      local_rope_(config.local_rope),
+      gated_(memory_, shard.ffn_columns.count),
+      total_(memory_, config.dim) {}
+
+Range CpuOperations::QueryHeadsOf(int kv_head) const {
+  const int64_t group = config_.group_size();
+  const int64_t first = (shard_.kv_heads.begin + kv_head) * group - shard_.query_heads.begin;
+  const int64_t begin = std::max<int64_t>(first, 0);
+  return {begin, std::min(first + group, shard_.query_heads.count) - begin};
+}
+
+absl::StatusOr<std::unique_ptr<Weight>> CpuOperations::Pack(const MatrixSource& source, Range rows,
+                                                            Range columns) {
+  TANDEM_ASSIGN_OR_RETURN(
+      PackedMatrix matrix,
+      PackedMatrix::Pack(source, rows, columns, options_.activations, arena_, pool_));
+  return std::make_unique<CpuWeight>(matrix);
+}
+
+void CpuOperations::BeginStep(const Batch& batch) {
+  SetFloatEnvironment();
+  places_.resize(batch.tokens.size());
+  runs_.clear();
+  for (const SequenceSlice& sequence : batch.sequences) {
+    const int64_t end = int64_t{sequence.start_position} + sequence.tokens;
+    rope_.Prepare(sequence.start_position, end);
+    local_rope_.Prepare(sequence.start_position, end);
+    for (int32_t i = 0; i < sequence.tokens; ++i) {
+      places_[static_cast<size_t>(sequence.first_token + i)] = {
+          int64_t{sequence.start_position} + i, &sequence};
+    }
+    for (int64_t i = 0; i < sequence.tokens; i += kRunTokens) {
+      runs_.push_back({sequence.first_token + i, std::min(kRunTokens, sequence.tokens - i)});
+    }
+  }
+}
+
+void CpuOperations::Embed(const MatrixSource& table, std::span<const int32_t> tokens, float scale,
+                          Tensor& out) {
+  out.SetRows(static_cast<int64_t>(tokens.size()));
+  const int64_t row_bytes = RowBytes(table.dtype, table.columns);
+  pool_.ParallelFor(out.rows(), [&](int64_t t, int) {
+    const std::span<float> row = out.row(t);
+    Dequantize(table.dtype, table.data + tokens[static_cast<size_t>(t)] * row_bytes, table.columns,
+               row.data());
+    if (scale != 1.0F) {
+      for (float& value : row) value *= scale;
+    }
+  });
+}
+
+void CpuOperations::RmsNorm(const Tensor& x, const WeightVector& weight, float epsilon,
+                            Tensor& out) {
+  if (&out != &x) out.SetRows(x.rows());
+  pool_.ParallelFor(x.rows(), [&](int64_t t, int) {
+    core::RmsNorm(options_.isa, x.row(t), weight, epsilon, out.row(t));
+  });
+}
+
+void CpuOperations::NormHeads(Tensor& x, const WeightVector& weight, float epsilon) {
+  const size_t n = weight.size();
+  pool_.ParallelFor(x.rows(), [&](int64_t t, int) {
+    const std::span<float> row = x.row(t);
+    for (size_t begin = 0; begin < row.size(); begin += n) {
+      const std::span<float> head = row.subspan(begin, n);
+      core::RmsNorm(options_.isa, head, weight, epsilon, head);
+    }
+  });
+}
+
+void CpuOperations::Quantize(const Tensor& x, bool quantize) {
+  activations_.Assign(options_.isa, x.data(), x.rows(), x.columns(), x.columns(), quantize, pool_);
+}
+
+void CpuOperations::Linear(const Tensor& x, std::initializer_list<Projection> projections) {
+  Quantize(x, std::any_of(projections.begin(), projections.end(),
+                          [](const auto& p) { return MatrixOf(*p.weight).quantized(); }));
+  std::array<LinearJob, kMostLinearJobs> jobs;
+  size_t count = 0;
+  for (const Projection& p : projections) {
+    p.out->SetRows(x.rows());
+    jobs[count++] = {&MatrixOf(*p.weight), p.out->data(), p.out->columns()};
+  }
+  core::Linear(options_.isa, std::span(jobs).first(count), activations_, pool_);
+  for (const Projection& p : projections) {
+    if (p.bias == nullptr || p.bias->empty()) continue;
+    pool_.ParallelFor(x.rows(),
+                      [&](int64_t t, int) { AddInPlace(options_.isa, p.out->row(t), *p.bias); });
+  }
+}
+
+void CpuOperations::RotateAndStore(const AttentionLayer& layer, Tensor& query, Tensor& key,
+                                   const Tensor& value, const KvView& cache) {
+  const auto n = static_cast<size_t>(config_.head_dim);
+  const RopeTable& table = rope(layer);
+  const auto group = static_cast<size_t>(cache.group_of(layer.layer));
+  pool_.ParallelFor(query.rows(), [&](int64_t t, int) {
+    const TokenPlace& place = places_[static_cast<size_t>(t)];
+    const auto rotate = [&](std::span<float> head) {
+      Rotate(options_.isa, table.layout(), table.cosines(place.position),
+             table.sines(place.position), head);
+    };
+    for (size_t begin = 0; begin < query.row(t).size(); begin += n) {
+      rotate(query.row(t).subspan(begin, n));
+    }
+    const auto block_index = static_cast<size_t>(place.position / kPageTokens);
+    const BlockId block = place.sequence->block_tables[group][block_index];
+    const int slot = static_cast<int>(place.position % kPageTokens);
+    for (int head = 0; head < shard_.kv_heads.count; ++head) {
+      const size_t begin = static_cast<size_t>(head) * n;
+      const std::span<float> rotated = key.row(t).subspan(begin, n);
+      rotate(rotated);
+      StoreKeyValue(cache.geometry(), cache.Page(layer.layer, head, block), slot, rotated,
+                    value.row(t).subspan(begin, n));
+    }
+  });
+}
+
+void CpuOperations::Attend(const AttentionLayer& layer, const Tensor& query, const KvView& cache,
+                           Tensor& out) {
+  out.SetRows(query.rows());
+  const auto group = static_cast<size_t>(cache.group_of(layer.layer));
+  // Hands over one run's queries of one KV head, as many together as fit.
+  const auto for_queries = [&](const TokenRun& run, int kv_head, auto attend) {
+    const Range heads = QueryHeadsOf(kv_head);
+    const HeadPages pages{&cache, layer.layer, kv_head,
+                          places_[static_cast<size_t>(run.first)].sequence->block_tables[group]};
+    std::array<AttentionQuery, kQueriesTogether> queries;
+    size_t count = 0;
+    for (int64_t t = run.first; t < run.first + run.count; ++t) {
+      for (int64_t head = heads.begin; head < heads.end(); ++head) {
+        const int64_t begin = head * config_.head_dim;
+        queries[count++] = {query.row(t).data() + begin, out.row(t).data() + begin,
+                            places_[static_cast<size_t>(t)].position};
+        if (count < queries.size()) continue;
+        attend(std::span<const AttentionQuery>(queries), pages);
+        count = 0;
+      }
+    }
+    if (count > 0) attend(std::span<const AttentionQuery>(queries).first(count), pages);
+  };
+
+  const auto kv_heads = static_cast<int>(shard_.kv_heads.count);
+  const int64_t tasks = static_cast<int64_t>(runs_.size()) * kv_heads;
+  if (pool_.threads() == 1 || tasks >= kTasksPerThread * pool_.threads()) {
+    pool_.ParallelFor(tasks, [&](int64_t task, int) {
+      for_queries(runs_[static_cast<size_t>(task / kv_heads)], static_cast<int>(task % kv_heads),
+                  [&](std::span<const AttentionQuery> queries, const HeadPages& pages) {
+                    AttendQueries(options_.isa, queries, pages, layer.window,
+                                  config_.attention_scale);
+                  });
+    });
+    return;
+  }
+  by_chunks_.Clear();
+  for (const TokenRun& run : runs_) {
+    for (int kv_head = 0; kv_head < kv_heads; ++kv_head) {
+      for_queries(run, kv_head,
+                  [&](std::span<const AttentionQuery> queries, const HeadPages& pages) {
+                    by_chunks_.Add(queries, pages, layer.window, config_.attention_scale);
+                  });
+    }
+  }
+  by_chunks_.Run(options_.isa, pool_);
+}
+
+void CpuOperations::LinearPartialSums(const Weight& weight, const Tensor& x,
+                                      int64_t partial_columns, PartialSums& out) {
+  out.SetTokens(x.rows());
+  const PackedMatrix& matrix = MatrixOf(weight);
+  Quantize(x, matrix.quantized());
+  core::LinearPartialSums(options_.isa, matrix, activations_, partial_columns, out.sums(),
+                          out.dim(), out.failed(), pool_);
+}
+
+void CpuOperations::GatedLinearPartialSums(const Tensor& x, Gate kind, const Weight& gate,
+                                           const Weight& up, const Weight& down,
+                                           int64_t partial_columns, PartialSums& out) {
+  out.SetTokens(x.rows());
+  const PackedMatrix& gate_matrix = MatrixOf(gate);
+  const PackedMatrix& up_matrix = MatrixOf(up);
+  const PackedMatrix& down_matrix = MatrixOf(down);
+  Quantize(x, gate_matrix.quantized() || up_matrix.quantized());
+  const Activations* gated = &gated_codes_;
+  if (down_matrix.quantized()) {
+    core::GatedLinear(options_.isa, kind, gate_matrix, up_matrix, activations_, gated_codes_,
+                      pool_);
+  } else {
+    gated_.SetRows(x.rows());
+    core::GatedLinear(options_.isa, kind, gate_matrix, up_matrix, activations_, gated_.data(),
+                      gated_.columns(), pool_);
+    Quantize(gated_, false);
+    gated = &activations_;
+  }
+  core::LinearPartialSums(options_.isa, down_matrix, *gated, partial_columns, out.sums(), out.dim(),
+                          out.failed(), pool_);
+}
+
+absl::Status CpuOperations::AllReduce(PartialSums& sums, Collective& collective,
+                                      const StepPhase& phase) {
+  return collective.AllReducePartialSums(sums.all(), phase);
+}
+
+void CpuOperations::AddPartialSums(const PartialSums& sums, const WeightVector& post_norm,
+                                   float epsilon, Tensor& x, std::span<uint8_t> token_failed) {
+  total_.SetRows(x.rows());
+  pool_.ParallelFor(x.rows(), [&](int64_t t, int) {
+    const std::span<const int64_t> row(sums.sums() + t * sums.dim(),
+                                       static_cast<size_t>(sums.dim()));
+    PartialSumsToFloat(options_.isa, row, {}, total_.row(t));
+    if (!post_norm.empty()) {
+      core::RmsNorm(options_.isa, total_.row(t), post_norm, epsilon, total_.row(t));
+    }
+    AddInPlace(options_.isa, x.row(t), total_.row(t));
+    if (sums.failed()[t] != 0) token_failed[static_cast<size_t>(t)] = 1;
+  });
+}
+
+void CpuOperations::SelectRows(const Tensor& x, std::span<const int32_t> rows, Tensor& out) {
+  out.SetRows(static_cast<int64_t>(rows.size()));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const std::span<const float> row = x.row(rows[i]);
+    std::copy(row.begin(), row.end(), out.row(static_cast<int64_t>(i)).begin());
+  }
+}
+
+void CpuOperations::ReadRows(const Tensor& x, std::span<float> out) {
+  // On all threads: a vocabulary's logits are a megabyte, and each copies what it likely computed.
+  constexpr int64_t kPart = 16384;
+  const int64_t size = x.rows() * x.columns();
+  pool_.ParallelFor((size + kPart - 1) / kPart, [&](int64_t part, int) {
+    const int64_t begin = part * kPart;
+    std::copy_n(x.data() + begin, std::min(kPart, size - begin), out.begin() + begin);
+  });
+}
+
+}  // namespace tandem::core

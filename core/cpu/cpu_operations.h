@@ -1,0 +1,102 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "core/base/arena.h"
+#include "core/base/thread_pool.h"
+#include "core/cpu/attention/attention_by_chunks.h"
+#include "core/cpu/elementwise/rope_table.h"
+#include "core/cpu/linear/linear.h"
+#include "core/model/operations.h"
+
+namespace tandem::core {
+
+struct CpuOptions {
+  Isa isa = Isa::kScalar;
+  ActivationMode activations = ActivationMode::kQ8;
+  int threads = 1;
+  int spin_microseconds = 30;                                 // 0 where ranks outnumber cores
+  std::function<void(int worker)> on_thread_start = nullptr;  // ThreadPool's
+};
+
+/// The operations on a CPU: a pool of threads that divides rows, tokens and heads, never sums.
+class CpuOperations final : public Operations {
+ public:
+  /// `config` must outlive the operations.
+  CpuOperations(const ModelConfig& config, const Shard& shard, const CpuOptions& options);
+
+  std::string_view device_name() const override { return device_name_; }
+  DeviceMemory& memory() override { return memory_; }
+  void ParallelFor(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) override {
+    pool_.ParallelFor(tasks, [&](int64_t task, int) { body(task); });
+  }
+  absl::StatusOr<std::unique_ptr<Weight>> Pack(const MatrixSource& source, Range rows,
+                                               Range columns) override;
+  void BeginStep(const Batch& batch) override;
+  void Embed(const MatrixSource& table, std::span<const int32_t> tokens, float scale,
+             Tensor& out) override;
+  void RmsNorm(const Tensor& x, const WeightVector& weight, float epsilon, Tensor& out) override;
+  void NormHeads(Tensor& x, const WeightVector& weight, float epsilon) override;
+  void Linear(const Tensor& x, std::initializer_list<Projection> projections) override;
+  void RotateAndStore(const AttentionLayer& layer, Tensor& query, Tensor& key, const Tensor& value,
+                      const KvView& cache) override;
+  void Attend(const AttentionLayer& layer, const Tensor& query, const KvView& cache,
+              Tensor& out) override;
+  void LinearPartialSums(const Weight& weight, const Tensor& x, int64_t partial_columns,
+                         PartialSums& out) override;
+  void GatedLinearPartialSums(const Tensor& x, Gate kind, const Weight& gate, const Weight& up,
+                              const Weight& down, int64_t partial_columns,
+                              PartialSums& out) override;
+  absl::Status AllReduce(PartialSums& sums, Collective& collective,
+                         const StepPhase& phase) override;
+  void AddPartialSums(const PartialSums& sums, const WeightVector& post_norm, float epsilon,
+                      Tensor& x, std::span<uint8_t> token_failed) override;
+  void SelectRows(const Tensor& x, std::span<const int32_t> rows, Tensor& out) override;
+  void ReadRows(const Tensor& x, std::span<float> out) override;
+
+ private:
+  class HostMemory final : public DeviceMemory {
+   public:
+    std::shared_ptr<std::byte> Allocate(int64_t bytes) override;
+  };
+
+  /// Where one token of the step stands.
+  struct TokenPlace {
+    int64_t position = 0;
+    const SequenceSlice* sequence = nullptr;
+  };
+
+  /// Neighbouring tokens of one sequence.
+  struct TokenRun {
+    int64_t first = 0;
+    int64_t count = 0;
+  };
+
+  void Quantize(const Tensor& x, bool quantize);
+  const RopeTable& rope(const AttentionLayer& layer) const {
+    return layer.local_rope ? local_rope_ : rope_;
+  }
+  /// The rank's query heads that its KV head serves (both counted within the rank).
+  Range QueryHeadsOf(int kv_head) const;
+
+  const ModelConfig& config_;
+  const Shard shard_;
+  const CpuOptions options_;
+  std::string device_name_;
+  HostMemory memory_;
+  ThreadPool pool_;
+  Arena arena_;
+  RopeTable rope_;
+  RopeTable local_rope_;
+  Activations activations_;
+  Activations gated_codes_;
+  Tensor gated_;  // [tokens, columns of `down`], where `down` multiplies floats
+  AttentionByChunks by_chunks_;
+  Tensor total_;                    // [tokens, dim] a reduced sum on its way to the residual
+  std::vector<TokenPlace> places_;  // [tokens of the step]
+  std::vector<TokenRun> runs_;      // all of them, in order
+};
+
+}  // namespace tandem::core

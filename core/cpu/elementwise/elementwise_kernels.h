@@ -1,0 +1,122 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/cpu/simd/lanes.h"
+#include "core/cpu/simd/lanes_math.h"
+#include "core/model/config.h"
+
+/// Private to elementwise*.cpp: the functions of elementwise.h as templates over the lane type.
+namespace tandem::core {
+
+struct ElementwiseKernels {
+  void (*rms_norm)(const float* x, const float* weight, int64_t n, float epsilon, float* out);
+  void (*silu)(const float* gate, const float* up, int64_t n, float* out);
+  void (*gelu_tanh)(const float* gate, const float* up, int64_t n, float* out);
+  void (*add)(const float* x, const float* y, int64_t n, float* out);
+  void (*partial_sums)(const int64_t* sums, const float* bias, int64_t n, float* out);
+  void (*rotate_pairs)(const float* cosines, const float* sines, int64_t pairs, float* x);
+  void (*rotate_halves)(const float* cosines, const float* sines, int64_t pairs, float* x);
+};
+
+extern const ElementwiseKernels kElementwiseAvx512;
+
+template <typename Lanes>
+struct ElementwiseOf {
+  /// out[i] = function(a[i], b[i]).
+  template <typename Function>
+  static void Map(const float* a, const float* b, int64_t n, float* out, Function function) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+      function(Lanes::Load(a + i), Lanes::Load(b + i)).Store(out + i);
+    }
+    const int rest = static_cast<int>(n - i);
+    if (rest > 0) {
+      function(Lanes::LoadPart(a + i, rest), Lanes::LoadPart(b + i, rest)).StorePart(out + i, rest);
+    }
+  }
+
+  static void RmsNorm(const float* x, const float* weight, int64_t n, float epsilon, float* out) {
+    Lanes squares = Lanes::Set(0.0F);
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+      const Lanes v = Lanes::Load(x + i);
+      squares = Lanes::Fma(v, v, squares);
+    }
+    if (i < n) {
+      const Lanes v = Lanes::LoadPart(x + i, static_cast<int>(n - i));
+      squares = Lanes::Fma(v, v, squares);
+    }
+    const float mean = Lanes::FoldSum(squares) / static_cast<float>(n);
+    const Lanes scale = Lanes::Set(1.0F / __builtin_sqrtf(mean + epsilon));
+    Map(x, weight, n, out, [scale](Lanes v, Lanes w) { return (v * scale) * w; });
+  }
+
+  static void Silu(const float* gate, const float* up, int64_t n, float* out) {
+    Map(gate, up, n, out, [](Lanes g, Lanes u) {
+      const Lanes e = LanesExp(Lanes::Set(0.0F) - g);
+      return g / (Lanes::Set(1.0F) + e) * u;
+    });
+  }
+
+  static void GeluTanh(const float* gate, const float* up, int64_t n, float* out) {
+    Map(gate, up, n, out, [](Lanes g, Lanes u) {
+      // sqrt(2 / pi) * (g + 0.044715 g^3)
+      const Lanes cubic = Lanes::Fma(Lanes::Set(0.044715F), g * g, Lanes::Set(1.0F));
+      const Lanes inner = (Lanes::Set(0x1.988454p-1F) * g) * cubic;
+      const Lanes half = Lanes::Set(0.5F) * g;
+      return Lanes::Fma(half, LanesTanh(inner), half) * u;
+    });
+  }
+
+  static void Add(const float* x, const float* y, int64_t n, float* out) {
+    Map(x, y, n, out, [](Lanes a, Lanes b) { return a + b; });
+  }
+
+  static void PartialSums(const int64_t* sums, const float* bias, int64_t n, float* out) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) Lanes::LoadFixed(sums + i).Store(out + i);
+    for (; i < n; ++i) out[i] = static_cast<float>(sums[i]) * 0x1p-32F;
+    if (bias != nullptr) Add(out, bias, n, out);
+  }
+
+  static void Turn(Lanes cosine, Lanes sine, Lanes& a, Lanes& b) {
+    const Lanes turned_a = Lanes::Fma(a, cosine, Lanes::Set(0.0F) - b * sine);
+    b = Lanes::Fma(a, sine, b * cosine);
+    a = turned_a;
+  }
+
+  static void RotatePairs(const float* cosines, const float* sines, int64_t pairs, float* x) {
+    for (int64_t i = 0; i < pairs; i += kLanes) {
+      const int count = pairs - i < kLanes ? static_cast<int>(pairs - i) : kLanes;
+      float* from = x + 2 * i;
+      float padded[2 * kLanes];
+      if (count < kLanes) {
+        for (int j = 0; j < 2 * kLanes; ++j) padded[j] = j < 2 * count ? from[j] : 0.0F;
+      }
+      Lanes a, b;
+      Lanes::LoadPairs(count < kLanes ? padded : from, a, b);
+      Turn(Lanes::LoadPart(cosines + i, count), Lanes::LoadPart(sines + i, count), a, b);
+      Lanes::StorePairs(count < kLanes ? padded : from, a, b);
+      if (count < kLanes) {
+        for (int j = 0; j < 2 * count; ++j) from[j] = padded[j];
+      }
+    }
+  }
+
+  static void RotateHalves(const float* cosines, const float* sines, int64_t pairs, float* x) {
+    for (int64_t i = 0; i < pairs; i += kLanes) {
+      const int count = pairs - i < kLanes ? static_cast<int>(pairs - i) : kLanes;
+      Lanes a = Lanes::LoadPart(x + i, count);
+      Lanes b = Lanes::LoadPart(x + pairs + i, count);
+      Turn(Lanes::LoadPart(cosines + i, count), Lanes::LoadPart(sines + i, count), a, b);
+      a.StorePart(x + i, count);
+      b.StorePart(x + pairs + i, count);
+    }
+  }
+
+  static constexpr ElementwiseKernels kTable = {RmsNorm,     Silu,        GeluTanh,    Add,
+                                                PartialSums, RotatePairs, RotateHalves};
+};
+
+}  // namespace tandem::core

@@ -1,8 +1,0 @@
-#include "core/elementwise_kernels.h"
-#include "core/lanes_avx512.h"
-
-namespace tandem::core {
-
-const ElementwiseKernels kElementwiseAvx512 = ElementwiseOf<Avx512Lanes>::kTable;
-
-}  // namespace tandem::core

@@ -1,0 +1,350 @@
+#include "core/formats/config_gguf.h"
+
+#include <cmath>
+#include <optional>
+#include <string_view>
+#include <unordered_set>
+#include <utility>
+
+#include "core/formats/rope_gguf.h"
+
+namespace tandem::core {
+namespace {
+
+// Above every known model, and low enough that no product of them overflows int64.
+constexpr uint32_t kMaxLayers = 1024;
+constexpr uint32_t kMaxDim = 1 << 17;
+constexpr uint32_t kMaxFfnDim = 1 << 20;
+constexpr uint32_t kMaxHeadDim = 1024;
+constexpr uint32_t kMaxVocab = 1 << 22;
+constexpr uint32_t kMaxContext = 1 << 26;
+
+constexpr uint32_t kGemma3WindowPattern = 6;  // every sixth layer is a full one
+constexpr float kGemma3LocalBase = 10000.0F;
+constexpr int kGemma3Layers27B = 62;
+
+constexpr std::string_view kSupported = "llama, qwen2, qwen3 or gemma3";
+
+std::optional<Family> FamilyFromArchitecture(std::string_view architecture) {
+  for (const Family family : {Family::kLlama, Family::kQwen2, Family::kQwen3, Family::kGemma3}) {
+    if (FamilyName(family) == architecture) return family;
+  }
+  return std::nullopt;
+}
+
+/// Reads the keys of one architecture: Number("block_count", ...) reads "llama.block_count".
+class Keys {
+ public:
+  Keys(const GgufFile& file, std::string_view architecture)
+      : file_(file), architecture_(architecture) {}
+
+  const std::string& architecture() const { return architecture_; }
+  std::string Full(std::string_view key) const { return fmt::format("{}.{}", architecture_, key); }
+
+  /// A number from 1 to `high`. A value a layer is taken where all layers have the same.
+  absl::StatusOr<int> Number(std::string_view key, uint32_t high) const {
+    const std::string full = Full(key);
+    const GgufEntry* entry = file_.Find(full);
+    if (entry == nullptr) {
+      return NotFound("{}: key '{}' is missing, expected a number from 1 to {}", file_.path(), full,
+                      high);
+    }
+    if (entry->type == GgufType::kArray) return SameForAllLayers(full, high);
+    TANDEM_ASSIGN_OR_RETURN(const uint32_t value, file_.U32(full));
+    return Bounded(full, value, high);
+  }
+
+  absl::StatusOr<int> NumberOr(std::string_view key, uint32_t high, int fallback) const {
+    if (!file_.Has(Full(key))) return fallback;
+    return Number(key, high);
+  }
+
+ private:
+  absl::StatusOr<int> Bounded(const std::string& key, int64_t value, uint32_t high) const {
+    if (value < 1 || value > high) {
+      return InvalidArgument("{}: key '{}' is {}, expected a number from 1 to {}", file_.path(),
+                             key, value, high);
+    }
+    return static_cast<int>(value);
+  }
+
+  absl::StatusOr<int> SameForAllLayers(const std::string& key, uint32_t high) const {
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<int64_t> values, file_.Integers(key));
+    if (values.empty()) {
+      return InvalidArgument("{}: key '{}' is an empty array, expected a number", file_.path(),
+                             key);
+    }
+    for (const int64_t value : values) {
+      if (value != values[0]) {
+        return Unimplemented(
+            "{}: key '{}' differs from layer to layer ({} and {}), expected the same everywhere",
+            file_.path(), key, values[0], value);
+      }
+    }
+    return Bounded(key, values[0], high);
+  }
+
+  const GgufFile& file_;
+  std::string architecture_;
+};
+
+absl::Status ReadShape(const GgufFile& file, const Keys& keys, ModelConfig& config) {
+  TANDEM_ASSIGN_OR_RETURN(config.layers, keys.Number("block_count", kMaxLayers));
+  TANDEM_ASSIGN_OR_RETURN(config.dim, keys.Number("embedding_length", kMaxDim));
+  TANDEM_ASSIGN_OR_RETURN(config.ffn_dim, keys.Number("feed_forward_length", kMaxFfnDim));
+  TANDEM_ASSIGN_OR_RETURN(config.context, keys.Number("context_length", kMaxContext));
+  TANDEM_ASSIGN_OR_RETURN(config.heads, keys.Number("attention.head_count", uint32_t{kMaxHeads}));
+  TANDEM_ASSIGN_OR_RETURN(
+      config.kv_heads, keys.NumberOr("attention.head_count_kv", uint32_t{kMaxHeads}, config.heads));
+  if (config.kv_heads > config.heads || config.heads % config.kv_heads != 0) {
+    return InvalidArgument(
+        "{}: {} query heads on {} KV heads, expected a multiple (keys '{}' and '{}')", file.path(),
+        config.heads, config.kv_heads, keys.Full("attention.head_count"),
+        keys.Full("attention.head_count_kv"));
+  }
+
+  const std::string key_length = keys.Full("attention.key_length");
+  if (!file.Has(key_length) && config.dim % config.heads != 0) {
+    return InvalidArgument(
+        "{}: embedding length {} is no multiple of {} query heads, and key '{}' is missing",
+        file.path(), config.dim, config.heads, key_length);
+  }
+  TANDEM_ASSIGN_OR_RETURN(config.head_dim, keys.NumberOr("attention.key_length", kMaxHeadDim,
+                                                         config.dim / config.heads));
+  if (config.head_dim < 2 || config.head_dim > int{kMaxHeadDim} || config.head_dim % 2 != 0) {
+    return InvalidArgument("{}: the head dimension is {}, expected an even number from 2 to {}",
+                           file.path(), config.head_dim, kMaxHeadDim);
+  }
+  TANDEM_ASSIGN_OR_RETURN(const int value_length,
+                          keys.NumberOr("attention.value_length", kMaxHeadDim, config.head_dim));
+  if (value_length != config.head_dim) {
+    return Unimplemented("{}: key '{}' is {}, expected the same as of keys: {}", file.path(),
+                         keys.Full("attention.value_length"), value_length, config.head_dim);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadVocabulary(const GgufFile& file, ModelConfig& config) {
+  constexpr std::string_view kEmbedding = "token_embd.weight";
+  const GgufTensor* table = file.FindTensor(kEmbedding);
+  if (table == nullptr) {
+    return NotFound("{}: tensor '{}' is missing", file.path(), kEmbedding);
+  }
+  if (table->rank != 2 || table->dims[0] != config.dim || table->dims[1] > kMaxVocab) {
+    return InvalidArgument(
+        "{}: tensor '{}': expected 2 dimensions, {} columns and at most {} rows, found {} "
+        "dimensions, {} columns and {} rows",
+        file.path(), kEmbedding, config.dim, kMaxVocab, table->rank, table->dims[0],
+        table->dims[1]);
+  }
+  config.vocab = static_cast<int>(table->dims[1]);
+  return absl::OkStatus();
+}
+
+absl::Status ReadEpsilon(const GgufFile& file, const Keys& keys, ModelConfig& config) {
+  const std::string key = keys.Full("attention.layer_norm_rms_epsilon");
+  TANDEM_ASSIGN_OR_RETURN(config.norm_epsilon, file.Float(key));
+  if (!(config.norm_epsilon > 0.0F && config.norm_epsilon < 1.0F)) {
+    return InvalidArgument("{}: key '{}' is {}, expected a number between 0 and 1", file.path(),
+                           key, config.norm_epsilon);
+  }
+  return absl::OkStatus();
+}
+
+/// Windows of gemma3: layers 0 to 4 of every 6 see a sliding window, the last one everything.
+absl::Status ReadGemma3Windows(const GgufFile& file, const Keys& keys, ModelConfig& config) {
+  TANDEM_ASSIGN_OR_RETURN(const int window, keys.Number("attention.sliding_window", kMaxContext));
+  const std::string pattern_key = keys.Full("attention.sliding_window_pattern");
+  const GgufEntry* pattern = file.Find(pattern_key);
+  const auto layers = static_cast<size_t>(config.layers);
+  if (pattern != nullptr && pattern->type == GgufType::kArray) {
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<bool> sliding, file.Bools(pattern_key));
+    if (sliding.size() != layers) {
+      return InvalidArgument("{}: key '{}' has {} elements, expected one for each of {} layers",
+                             file.path(), pattern_key, sliding.size(), layers);
+    }
+    for (size_t i = 0; i < layers; ++i) config.layer_window[i] = sliding[i] ? window : 0;
+    return absl::OkStatus();
+  }
+  TANDEM_ASSIGN_OR_RETURN(const uint32_t period, file.U32Or(pattern_key, kGemma3WindowPattern));
+  if (period < 1 || period > kMaxLayers) {
+    return InvalidArgument("{}: key '{}' is {}, expected a number from 1 to {}", file.path(),
+                           pattern_key, period, kMaxLayers);
+  }
+  for (size_t i = 0; i < layers; ++i) {
+    config.layer_window[i] = i % period < period - 1 ? window : 0;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadGemma3(const GgufFile& file, const Keys& keys, ModelConfig& config) {
+  TANDEM_RETURN_IF_ERROR(ReadGemma3Windows(file, keys, config));
+  const std::string base_key = keys.Full("rope.freq_base_swa");
+  TANDEM_ASSIGN_OR_RETURN(const float local_base, file.FloatOr(base_key, kGemma3LocalBase));
+  if (!(local_base > 1.0F && local_base < 1e15F)) {
+    return InvalidArgument("{}: key '{}' is {}, expected a number above 1", file.path(), base_key,
+                           local_base);
+  }
+  config.local_rope = PlainRope(
+      config.rope.layout, static_cast<int>(2 * config.rope.inverse_frequencies.size()), local_base);
+  config.embedding_scale = std::sqrt(static_cast<float>(config.dim));
+  config.gate = Gate::kGeluTanh;
+  config.query_key_norm = true;
+  config.post_norms = true;
+  // The 27B model alone scales by the embedding's share of a head (query_pre_attn_scalar 168).
+  const float scale_dims = config.layers == kGemma3Layers27B
+                               ? static_cast<float>(config.dim) / static_cast<float>(config.heads)
+                               : static_cast<float>(config.head_dim);
+  config.attention_scale = 1.0F / std::sqrt(scale_dims);
+  return absl::OkStatus();
+}
+
+/// Refuses files whose metadata asks for arithmetic that the forward pass does not have, rather
+/// than answer wrongly.
+absl::Status CheckPlainArithmetic(const GgufFile& file, const Keys& keys) {
+  const std::string experts_key = keys.Full("expert_count");
+  TANDEM_ASSIGN_OR_RETURN(const uint32_t experts, file.U32Or(experts_key, 0));
+  if (experts > 0) {
+    return Unimplemented("{}: key '{}' is {}: mixtures of experts are not supported", file.path(),
+                         experts_key, experts);
+  }
+  const std::string causal_key = keys.Full("attention.causal");
+  TANDEM_ASSIGN_OR_RETURN(const bool causal, file.BoolOr(causal_key, true));
+  if (!causal) {
+    return Unimplemented("{}: key '{}' is false: only models that generate text are supported",
+                         file.path(), causal_key);
+  }
+  for (const char* name :
+       {"attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "residual_scale",
+        "embedding_scale", "attention.scale", "attention.clamp_kqv", "attention.max_alibi_bias"}) {
+    const std::string key = keys.Full(name);
+    TANDEM_ASSIGN_OR_RETURN(const float value, file.FloatOr(key, 0.0F));
+    if (value != 0.0F) {
+      return Unimplemented("{}: key '{}' is {}: this is not supported for {} models", file.path(),
+                           key, value, keys.architecture());
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTensor(const GgufFile& file, const TensorShape& shape) {
+  const GgufTensor* tensor = file.FindTensor(shape.name);
+  const bool vector = shape.rows == 0;
+  const std::string expected = vector ? fmt::format("[{}]", shape.columns)
+                                      : fmt::format("[{}, {}]", shape.rows, shape.columns);
+  if (tensor == nullptr) {
+    return NotFound("{}: tensor '{}' {} is missing", file.path(), shape.name, expected);
+  }
+  if (tensor->dims !=
+      std::array<int64_t, kGgufMaxDims>{shape.columns, vector ? 1 : shape.rows, 1, 1}) {
+    return InvalidArgument("{}: tensor '{}': expected shape {}, found {}", file.path(), shape.name,
+                           expected, tensor->ShapeText());
+  }
+  if (vector && BlockElements(tensor->dtype) != 1) {
+    return InvalidArgument("{}: tensor '{}': expected F32, F16 or BF16, found {}", file.path(),
+                           shape.name, DTypeName(tensor->dtype));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ModelConfig> ReadConfig(const GgufFile& file) {
+  TANDEM_ASSIGN_OR_RETURN(const std::string_view architecture, file.String("general.architecture"));
+  const std::optional<Family> family = FamilyFromArchitecture(architecture);
+  if (!family) {
+    return Unimplemented("{}: architecture \"{}\" is not supported, expected {}", file.path(),
+                         PrintableText(architecture), kSupported);
+  }
+  const Keys keys(file, architecture);
+  ModelConfig config;
+  config.family = *family;
+  TANDEM_ASSIGN_OR_RETURN(const std::string_view name, file.StringOr("general.name", ""));
+  config.name = PrintableText(name, 200);
+  TANDEM_RETURN_IF_ERROR(CheckPlainArithmetic(file, keys));
+  TANDEM_RETURN_IF_ERROR(ReadShape(file, keys, config));
+  TANDEM_RETURN_IF_ERROR(ReadVocabulary(file, config));
+  TANDEM_RETURN_IF_ERROR(ReadEpsilon(file, keys, config));
+  const RopeLayout layout =
+      *family == Family::kLlama ? RopeLayout::kAdjacentPairs : RopeLayout::kHalves;
+  TANDEM_ASSIGN_OR_RETURN(config.rope,
+                          ReadRope(file, architecture, layout, config.head_dim, config.context));
+  config.local_rope = config.rope;
+  config.layer_window.assign(static_cast<size_t>(config.layers), 0);
+  config.attention_scale = 1.0F / std::sqrt(static_cast<float>(config.head_dim));
+  config.tied_head = file.FindTensor("output.weight") == nullptr;
+  switch (*family) {
+    case Family::kLlama:
+      config.qkv_bias = file.FindTensor("blk.0.attn_q.bias") != nullptr;
+      break;
+    case Family::kQwen2:
+      config.qkv_bias = true;
+      break;
+    case Family::kQwen3:
+      config.query_key_norm = true;
+      break;
+    case Family::kGemma3:
+      TANDEM_RETURN_IF_ERROR(ReadGemma3(file, keys, config));
+      break;
+  }
+  return config;
+}
+
+std::vector<TensorShape> ExpectedTensors(const ModelConfig& config) {
+  const int64_t dim = config.dim;
+  const int64_t query = int64_t{config.heads} * config.head_dim;
+  const int64_t key = int64_t{config.kv_heads} * config.head_dim;
+  std::vector<TensorShape> shapes;
+  shapes.push_back({"token_embd.weight", config.vocab, dim});
+  for (int layer = 0; layer < config.layers; ++layer) {
+    const auto vector = [&](std::string_view name, int64_t n) {
+      shapes.push_back({fmt::format("blk.{}.{}", layer, name), 0, n});
+    };
+    const auto matrix = [&](std::string_view name, int64_t rows, int64_t columns) {
+      shapes.push_back({fmt::format("blk.{}.{}", layer, name), rows, columns});
+    };
+    vector("attn_norm.weight", dim);
+    matrix("attn_q.weight", query, dim);
+    matrix("attn_k.weight", key, dim);
+    matrix("attn_v.weight", key, dim);
+    if (config.qkv_bias) {
+      vector("attn_q.bias", query);
+      vector("attn_k.bias", key);
+      vector("attn_v.bias", key);
+    }
+    if (config.query_key_norm) {
+      vector("attn_q_norm.weight", config.head_dim);
+      vector("attn_k_norm.weight", config.head_dim);
+    }
+    matrix("attn_output.weight", dim, query);
+    if (config.post_norms) vector("post_attention_norm.weight", dim);
+    vector("ffn_norm.weight", dim);
+    matrix("ffn_gate.weight", config.ffn_dim, dim);
+    matrix("ffn_up.weight", config.ffn_dim, dim);
+    matrix("ffn_down.weight", dim, config.ffn_dim);
+    if (config.post_norms) vector("post_ffw_norm.weight", dim);
+  }
+  shapes.push_back({"output_norm.weight", 0, dim});
+  if (!config.tied_head) shapes.push_back({"output.weight", config.vocab, dim});
+  return shapes;
+}
+
+absl::Status CheckTensors(const GgufFile& file, const ModelConfig& config) {
+  // Its factors are folded into the config.
+  std::unordered_set<std::string> known = {"rope_freqs.weight"};
+  for (TensorShape& shape : ExpectedTensors(config)) {
+    TANDEM_RETURN_IF_ERROR(CheckTensor(file, shape));
+    known.insert(std::move(shape.name));
+  }
+  for (const GgufTensor& tensor : file.tensors()) {
+    if (!known.contains(std::string(tensor.name))) {
+      return Unimplemented(
+          "{}: tensor '{}' {} is not part of the {} models that are supported; computing without "
+          "it would give wrong answers",
+          file.path(), PrintableText(tensor.name), tensor.ShapeText(), FamilyName(config.family));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tandem::core

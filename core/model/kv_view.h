@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace tandem::core {
+
+inline constexpr int kPageTokens = 64;  // tokens of a page
+inline constexpr int kChunkTokens =
+    256;  // absolute positions of an attention chunk (numerics.md, rule 4)
+
+enum class KvDtype : uint8_t { kF16, kF32 };
+inline constexpr int64_t KvElementBytes(KvDtype dtype) { return dtype == KvDtype::kF16 ? 2 : 4; }
+
+/// A logical block: 64 consecutive tokens of one sequence, in all layers of one layer group and all
+/// KV heads of the rank. The coordinator gives out ids; every rank resolves them in its own pool.
+using BlockId = int32_t;
+inline constexpr BlockId kNoBlock = -1;  // a position that the window left behind
+
+/// Layers that need the same positions share blocks: full-attention layers are one group,
+/// sliding-window layers another.
+struct KvLayerGroup {
+  int window = 0;           // 0 = full attention
+  std::vector<int> layers;  // ascending
+};
+
+/// The shape of a rank's KV pool.
+struct KvGeometry {
+  std::vector<KvLayerGroup> groups;
+  int layers = 0;
+  int kv_heads = 0;  // held by this rank
+  int head_dim = 0;
+  KvDtype dtype = KvDtype::kF16;
+
+  /// Keys and values of 64 tokens of one KV head in one layer.
+  int64_t PageBytes() const { return 2LL * kPageTokens * head_dim * KvElementBytes(dtype); }
+  /// One block of group g on this rank.
+  int64_t BlockBytes(size_t g) const {
+    return PageBytes() * kv_heads * static_cast<int64_t>(groups[g].layers.size());
+  }
+};
+
+/// One page: 64 tokens of one KV head in one layer.
+struct KvPage {
+  std::byte* keys;    // [head_dim, 64] dtype: transposed, tokens in the vector lanes
+  std::byte* values;  // [64, head_dim] dtype
+};
+
+/// The pages that attention reads and writes: plain addresses into a pool that somebody else owns
+/// (kv_store/pages/page_pool). Thread safety: resolving is const; writers and readers of one page
+/// are ordered by the step.
+class KvView {
+ public:
+  struct LayerPlace {
+    std::byte* base = nullptr;  // this layer's part of block 0
+    int64_t block_stride = 0;   // bytes from block to block of this layer's group
+    int group = 0;              // index into a sequence's block tables
+  };
+
+  KvView() = default;
+  KvView(KvGeometry geometry, std::vector<LayerPlace> places)
+      : geometry_(std::move(geometry)), places_(std::move(places)) {}
+
+  const KvGeometry& geometry() const { return geometry_; }
+  int group_of(int layer) const { return places_[static_cast<size_t>(layer)].group; }
+
+  /// The page of `block` in `layer` for the rank's kv_head (0-based within the rank).
+  KvPage Page(int layer, int kv_head, BlockId block) const {
+    const LayerPlace& place = places_[static_cast<size_t>(layer)];
+    std::byte* keys = place.base + block * place.block_stride + kv_head * geometry_.PageBytes();
+    return {keys, keys + geometry_.PageBytes() / 2};
+  }
+
+ private:
+  KvGeometry geometry_;
+  std::vector<LayerPlace> places_;  // [layers]
+};
+
+}  // namespace tandem::core

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "core/base/phase_times.h"
+#include "core/base/status.h"
+#include "core/model/collective.h"
+#include "core/model/config.h"
+#include "core/model/kv_view.h"
+#include "core/model/shard.h"
+
+namespace tandem::core {
+
+/// Consecutive tokens of one sequence in a batch.
+struct SequenceSlice {
+  int32_t first_token = 0;  // index into Batch::tokens
+  int32_t tokens = 0;
+  int32_t start_position = 0;  // absolute position of the first of them
+  std::vector<std::span<const BlockId>>
+      block_tables;  // [layer groups][positions / 64]; covers start_position + tokens
+};
+
+/// One step's work, as the forward pass sees it.
+struct Batch {
+  uint64_t step = 0;                // for StepPhase
+  std::span<const int32_t> tokens;  // [n] ids, sequence after sequence
+  std::span<const SequenceSlice> sequences;
+  std::span<const int32_t> logit_tokens;  // ascending indices into `tokens` whose logits are wanted
+  PhaseClock* phases = nullptr;           // where to keep the time of each phase, if anywhere
+};
+
+/// What comes out of a step on one rank.
+struct ShardLogits {
+  Range vocab_rows;                   // which rows this rank computed
+  std::vector<float> values;          // [logit_tokens, vocab_rows.count]
+  std::vector<uint8_t> token_failed;  // [tokens] 1 = a partial sum was not finite or out of range
+                                      // (numerics.md, rule 3), on some rank
+};
+
+/// A model's shard on one rank, ready to run. The step loop knows no more of it than this, so it is
+/// tested with a fake. Thread safety: one thread calls.
+class Model {
+ public:
+  virtual ~Model() = default;
+  virtual const ModelConfig& config() const = 0;
+  virtual const Shard& shard() const = 0;
+  /// Bytes of packed weights this rank holds.
+  virtual int64_t weight_bytes() const = 0;
+
+  /// Runs every layer over the batch, writing K and V of its tokens to the cache and reading what
+  /// stands there. Errors are those of the collective; a token's numeric failure is a flag, not an
+  /// error, and equal on all ranks.
+  virtual absl::Status Forward(const Batch& batch, const KvView& cache, Collective& collective,
+                               ShardLogits& out) = 0;
+
+  /// Between passes: body(task) for every task in [0, tasks), on the threads that compute, where
+  /// the processor does that; else one after the other. Returns when all are done.
+  virtual void ParallelFor(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
+    for (int64_t task = 0; task < tasks; ++task) body(task);
+  }
+};
+
+/// Layer groups of a model, in the order of a sequence's block tables.
+std::vector<KvLayerGroup> LayerGroups(const ModelConfig& config);
+
+}  // namespace tandem::core

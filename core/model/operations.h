@@ -1,0 +1,132 @@
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "core/base/status.h"
+#include "core/model/collective.h"
+#include "core/model/config.h"
+#include "core/model/kv_view.h"
+#include "core/model/matrix_source.h"
+#include "core/model/model.h"
+#include "core/model/tensor.h"
+
+namespace tandem::core {
+
+/// A matrix as its device keeps it; only the Operations that packed it can read it.
+class Weight {
+ public:
+  virtual ~Weight() = default;
+  virtual int64_t rows() const = 0;
+  virtual int64_t columns() const = 0;
+  virtual int64_t bytes() const = 0;
+};
+
+/// A small vector of the model (norm weight, bias): [n]; empty where the model has none.
+using WeightVector = std::vector<float>;
+
+/// One product of a group that shares its input: out = weight * x + bias.
+struct Projection {
+  const Weight* weight = nullptr;
+  const WeightVector* bias = nullptr;  // [weight->rows()], or empty
+  Tensor* out = nullptr;               // [tokens, weight->rows()]
+};
+
+/// Partial sums of a row-split product on their way through the all-reduce: [tokens, dim] sums
+/// and [tokens] failure counts, one buffer, so that they travel together (numerics.md, rule 3).
+class PartialSums {
+ public:
+  PartialSums(DeviceMemory& memory, int64_t dim) : values_(memory, dim), dim_(dim) {}
+  /// Makes room for `tokens` rows and the failure counts behind them.
+  void SetTokens(int64_t tokens) {
+    tokens_ = tokens;
+    values_.SetRows(tokens + (tokens + dim_ - 1) / dim_);
+  }
+  int64_t tokens() const { return tokens_; }
+  int64_t dim() const { return dim_; }
+  int64_t* sums() { return values_.data(); }                     // [tokens, dim]
+  int64_t* failed() { return values_.data() + tokens_ * dim_; }  // [tokens]
+  const int64_t* sums() const { return values_.data(); }
+  const int64_t* failed() const { return values_.data() + tokens_ * dim_; }
+  /// Everything that is reduced.
+  std::span<int64_t> all() { return {values_.data(), static_cast<size_t>(tokens_ * (dim_ + 1))}; }
+
+ private:
+  Rows<int64_t> values_;
+  int64_t dim_;
+  int64_t tokens_ = 0;
+};
+
+/// What attention needs to know of a layer.
+struct AttentionLayer {
+  int layer = 0;
+  int window = 0;  // 0 = full attention
+  bool local_rope = false;
+};
+
+/// The operations that a forward pass is written in. CPU and CUDA implement them; nobody above
+/// core/ asks which.
+///
+/// A device only enqueues: nothing here reads back to the host but ReadRows. Thread safety: one
+/// thread calls.
+class Operations {
+ public:
+  virtual ~Operations() = default;
+  virtual std::string_view device_name() const = 0;
+  virtual DeviceMemory& memory() = 0;
+  /// As Model has it.
+  virtual void ParallelFor(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
+    for (int64_t task = 0; task < tasks; ++task) body(task);
+  }
+
+  /// Rows x columns of a matrix of the file, in the form in which this device multiplies it.
+  virtual absl::StatusOr<std::unique_ptr<Weight>> Pack(const MatrixSource& source, Range rows,
+                                                       Range columns) = 0;
+
+  /// Positions and block tables of the batch, for RotateAndStore and Attend; called once a step,
+  /// before them.
+  virtual void BeginStep(const Batch& batch) = 0;
+
+  /// out[t] = table[tokens[t]] * scale
+  virtual void Embed(const MatrixSource& table, std::span<const int32_t> tokens, float scale,
+                     Tensor& out) = 0;
+  /// out = x / rms(x) * weight, row by row; out may be x
+  virtual void RmsNorm(const Tensor& x, const WeightVector& weight, float epsilon, Tensor& out) = 0;
+  /// The same over each head's part of every row, in place. weight: [head_dim]
+  virtual void NormHeads(Tensor& x, const WeightVector& weight, float epsilon) = 0;
+  /// Products that share an input; sets the rows of the outputs.
+  virtual void Linear(const Tensor& x, std::initializer_list<Projection> projections) = 0;
+  /// Rotates queries and keys by position, and writes keys and values to the cache.
+  /// query: [tokens, heads * head_dim], in place; key, value: [tokens, kv_heads * head_dim]
+  virtual void RotateAndStore(const AttentionLayer& layer, Tensor& query, Tensor& key,
+                              const Tensor& value, const KvView& cache) = 0;
+  /// Attention of every query head of this rank. first_query_head, first_kv_head: the rank's first
+  /// ones in the model.
+  virtual void Attend(const AttentionLayer& layer, const Tensor& query, const KvView& cache,
+                      Tensor& out) = 0;
+  /// This rank's part of a row-split product, partial sum by partial sum. Sets the tokens of out.
+  virtual void LinearPartialSums(const Weight& weight, const Tensor& x, int64_t partial_columns,
+                                 PartialSums& out) = 0;
+  /// LinearPartialSums of `down` and activation(gate * x) * (up * x); gate and up have the same
+  /// shape.
+  virtual void GatedLinearPartialSums(const Tensor& x, Gate kind, const Weight& gate,
+                                      const Weight& up, const Weight& down, int64_t partial_columns,
+                                      PartialSums& out) = 0;
+  virtual absl::Status AllReduce(PartialSums& sums, Collective& collective,
+                                 const StepPhase& phase) = 0;
+  /// x += norm(float(sums)); the norm only where post_norm is not empty. Marks tokens whose failure
+  /// count is not zero.
+  virtual void AddPartialSums(const PartialSums& sums, const WeightVector& post_norm, float epsilon,
+                              Tensor& x, std::span<uint8_t> token_failed) = 0;
+  /// out[i] = x[rows[i]]
+  virtual void SelectRows(const Tensor& x, std::span<const int32_t> rows, Tensor& out) = 0;
+  /// Copies to the host. out: [rows, columns]
+  virtual void ReadRows(const Tensor& x, std::span<float> out) = 0;
+};
+
+}  // namespace tandem::core

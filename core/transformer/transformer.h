@@ -1,0 +1,96 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "core/base/progress.h"
+#include "core/formats/model_file.h"
+#include "core/model/model.h"
+#include "core/model/operations.h"
+
+namespace tandem::core {
+
+/// A decoder-only transformer of any of our families: one rank's shard of it, on one device.
+///
+/// Source: Vaswani et al. 2017; Llama (Touvron et al. 2023), Qwen2, Qwen3 and Gemma 3 technical
+/// reports. The order of all sums is that of numerics.md. Thread safety: one thread calls.
+class Transformer final : public Model {
+ public:
+  /// Reads and packs the shard. `file` and `operations` must outlive the model. Errors name file,
+  /// tensor, expected and found.
+  static absl::StatusOr<std::unique_ptr<Transformer>> Load(const ModelFile& file,
+                                                           const Shard& shard,
+                                                           Operations& operations,
+                                                           const Progress& progress);
+
+  const ModelConfig& config() const override { return config_; }
+  const Shard& shard() const override { return shard_; }
+  int64_t weight_bytes() const override { return weight_bytes_; }
+
+  absl::Status Forward(const Batch& batch, const KvView& cache, Collective& collective,
+                       ShardLogits& out) override;
+  void ParallelFor(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) override {
+    ops_.ParallelFor(tasks, body);
+  }
+
+ private:
+  struct Layer {
+    AttentionLayer attention;
+    WeightVector attention_norm;    // [dim]
+    std::unique_ptr<Weight> query;  // [heads * head_dim, dim]
+    std::unique_ptr<Weight> key;    // [kv_heads * head_dim, dim]
+    std::unique_ptr<Weight> value;  // [kv_heads * head_dim, dim]
+    WeightVector query_bias, key_bias, value_bias;
+    WeightVector query_norm, key_norm;         // [head_dim]
+    std::unique_ptr<Weight> attention_output;  // [dim, heads * head_dim]
+    WeightVector post_attention_norm;          // [dim]
+    WeightVector feed_forward_norm;            // [dim]
+    std::unique_ptr<Weight> gate;              // [ffn_columns, dim]
+    std::unique_ptr<Weight> up;                // [ffn_columns, dim]
+    std::unique_ptr<Weight> down;              // [dim, ffn_columns]
+    WeightVector post_feed_forward_norm;       // [dim]
+  };
+
+  /// Rows of a step; all are [tokens, ...].
+  struct Scratch {
+    explicit Scratch(DeviceMemory& memory, const ModelConfig& config, const Shard& shard);
+    Tensor x;          // [dim] the residual stream
+    Tensor normed;     // [dim]
+    Tensor query;      // [heads * head_dim] of this rank, likewise below
+    Tensor key;        // [kv_heads * head_dim]
+    Tensor value;      // [kv_heads * head_dim]
+    Tensor attended;   // [heads * head_dim]
+    PartialSums sums;  // [dim]
+    Tensor chosen;     // [dim] rows whose logits are wanted
+    Tensor logits;     // [vocab_rows]
+  };
+
+  Transformer(const ModelFile& file, const Shard& shard, Operations& operations);
+  absl::Status LoadWeights(const Progress& progress);
+  absl::StatusOr<Layer> LoadLayer(int index);
+
+  void Lap(Phase phase) {
+    if (phases_ != nullptr) phases_->Lap(phase);
+  }
+  void LapProduct(Phase phase) {
+    if (phases_ != nullptr) phases_->LapProduct(phase);
+  }
+  absl::Status Attention(const Layer& layer, const KvView& cache, Collective& collective,
+                         StepPhase phase, std::span<uint8_t> token_failed);
+  absl::Status FeedForward(const Layer& layer, Collective& collective, StepPhase phase,
+                           std::span<uint8_t> token_failed);
+
+  const ModelFile& file_;
+  const ModelConfig& config_;
+  const Shard shard_;
+  Operations& ops_;
+  MatrixSource embedding_;  // [vocab, dim], rows read from the mapped file
+  std::vector<Layer> layers_;
+  WeightVector output_norm_;      // [dim]
+  std::unique_ptr<Weight> head_;  // [vocab_rows, dim]
+  int64_t weight_bytes_ = 0;
+  Scratch scratch_;
+  PhaseClock* phases_ = nullptr;  // of the step under way
+};
+
+}  // namespace tandem::core

@@ -1,0 +1,225 @@
+#include "frontend/chat/generation.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <limits>
+#include <mutex>
+#include <random>
+#include <utility>
+
+namespace tandem::frontend {
+namespace {
+
+/// Seeds survive a trip through JSON readers that hold numbers as doubles.
+uint64_t DrawSeed() {
+  std::random_device source;
+  const uint64_t bits = (uint64_t{source()} << 32) | source();
+  return bits & ((uint64_t{1} << 53) - 1);
+}
+
+absl::Status CheckToken(int32_t token, const TextModel& model, std::string_view where) {
+  if (token >= 0 && token < model.vocab()) return absl::OkStatus();
+  return InvalidArgument("{}: token {} is not in the vocabulary of {} (0 to {})", where, token,
+                         model.name(), model.vocab() - 1);
+}
+
+}  // namespace
+
+std::string_view FinishReasonName(parallel::FinishReason reason) {
+  switch (reason) {
+    case parallel::FinishReason::kStop:
+      return "stop";
+    case parallel::FinishReason::kLength:
+      return "length";
+    case parallel::FinishReason::kCancelled:
+      return "cancelled";
+    case parallel::FinishReason::kFailed:
+      return "failed";
+  }
+  return "failed";
+}
+
+std::string_view ReuseLimitName(parallel::ReuseLimit limit) {
+  switch (limit) {
+    case parallel::ReuseLimit::kNone:
+      return "none";
+    case parallel::ReuseLimit::kNotAsked:
+      return "not_asked";
+    case parallel::ReuseLimit::kNothing:
+      return "nothing_known";
+    case parallel::ReuseLimit::kDiffers:
+      return "differs";
+    case parallel::ReuseLimit::kEvicted:
+      return "evicted";
+    case parallel::ReuseLimit::kLate:
+      return "late";
+    case parallel::ReuseLimit::kDamaged:
+      return "damaged";
+  }
+  return "none";
+}
+
+absl::StatusOr<parallel::EngineRequest> MakeEngineRequest(const TextModel& model,
+                                                          std::vector<int32_t> prompt,
+                                                          const GenerationParams& params) {
+  if (prompt.empty()) {
+    return InvalidArgument(
+        "the prompt has no tokens, and {} has no start token: give at least one token",
+        model.name());
+  }
+  for (const int32_t token : prompt) TANDEM_RETURN_IF_ERROR(CheckToken(token, model, "prompt"));
+  for (const auto& [token, bias] : params.sampling.logit_bias) {
+    TANDEM_RETURN_IF_ERROR(CheckToken(token, model, "logit_bias"));
+  }
+  const int64_t rest = int64_t{model.context()} - static_cast<int64_t>(prompt.size());
+  if (rest < 0) {
+    return OutOfRange(
+        "the prompt has {} tokens, but the context of {} holds {}: shorten it, begin anew, or let "
+        "a "
+        "chat be shortened with context_policy",
+        prompt.size(), model.name(), model.context());
+  }
+  parallel::EngineRequest request;
+  request.prompt = std::move(prompt);
+  request.max_tokens = static_cast<int32_t>(std::clamp<int64_t>(
+      params.max_tokens.value_or(std::numeric_limits<int64_t>::max()), 0, rest));
+  request.sampling = params.sampling;
+  request.sampling.seed = 0;
+  if (params.seed) {
+    request.sampling.seed = *params.seed;
+  } else if (request.sampling.temperature > 0) {
+    request.sampling.seed = DrawSeed();
+  }
+  request.logprobs = params.logprobs;
+  request.priority = params.priority;
+  request.reuse = params.reuse;
+  request.speculate = params.speculate;
+  request.stop_tokens.assign(model.end_tokens().begin(), model.end_tokens().end());
+  return request;
+}
+
+AnswerWriter::AnswerWriter(std::unique_ptr<TextStream> stream, std::vector<std::string> stop)
+    : stream_(std::move(stream)), stop_(std::move(stop)) {}
+
+std::string AnswerWriter::Append(std::span<const int32_t> tokens) {
+  std::string delta;
+  for (const int32_t token : tokens) {
+    if (stop_.matched()) break;
+    taken_.push_back(token);
+    const std::string piece = stream_->Append(token);
+    stream_bytes_ += piece.size();
+    if (stream_->whole()) boundaries_.push_back({taken_.size(), stream_bytes_});
+    delta += stop_.Push(piece);
+  }
+  text_ += delta;
+  while (boundaries_.size() > 1 && boundaries_[1].bytes <= text_.size()) boundaries_.pop_front();
+  return delta;
+}
+
+std::string AnswerWriter::Finish() {
+  if (stop_.matched()) return "";
+  std::string delta = stop_.Push(stream_->Finish());
+  if (!stop_.matched()) delta += stop_.Finish();
+  text_ += delta;
+  while (boundaries_.size() > 1 && boundaries_[1].bytes <= text_.size()) boundaries_.pop_front();
+  return delta;
+}
+
+AnswerWriter::Certain AnswerWriter::certain() const {
+  const Boundary& last = boundaries_.front();
+  return {.tokens = std::span(taken_).first(last.tokens), .text_bytes = last.bytes};
+}
+
+Answer AnswerWriter::Result(const parallel::Finish& finish) const {
+  Answer answer;
+  answer.reason = stop_.matched() ? parallel::FinishReason::kStop : finish.reason;
+  answer.text = text_;
+  answer.usage.prompt_tokens = finish.usage.prompt_tokens;
+  answer.usage.completion_tokens = tokens();
+  answer.usage.reused_tokens = finish.usage.reused_tokens;
+  const parallel::ReusedFrom& from = finish.usage.reused_from;
+  answer.usage.reused_from = {.device = static_cast<int32_t>(from.device),
+                              .host = static_cast<int32_t>(from.host),
+                              .disk = static_cast<int32_t>(from.disk),
+                              .remote = static_cast<int32_t>(from.remote)};
+  answer.usage.computed_tokens = finish.usage.computed_tokens;
+  answer.usage.reuse_limit = finish.usage.reuse_limit;
+  answer.usage.preemptions = finish.usage.preemptions;
+  answer.usage.drafted_tokens = finish.usage.drafted_tokens;
+  answer.usage.accepted_tokens = finish.usage.accepted_tokens;
+  answer.timings = {.queue_seconds = finish.usage.queue_seconds,
+                    .prefill_seconds = finish.usage.prefill_seconds,
+                    .decode_seconds = finish.usage.decode_seconds};
+  return answer;
+}
+
+absl::StatusOr<Answer> Generate(parallel::Engine& engine, const TextModel& model,
+                                std::vector<int32_t> prompt, const GenerationParams& params,
+                                const GenerateCallbacks& callbacks) {
+  TANDEM_ASSIGN_OR_RETURN(parallel::EngineRequest request,
+                          MakeEngineRequest(model, std::move(prompt), params));
+  request.want_prompt_logits = static_cast<bool>(callbacks.on_logits);
+  const bool sampled = request.sampling.temperature > 0;
+  const uint64_t seed = request.sampling.seed;
+
+  // The sink only hands over, so that text is made and the engine cancelled from this thread. Both
+  // sides own the box: the sink may outlive this call where the engine dies.
+  struct Box {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::vector<int32_t> tokens;
+    std::optional<parallel::Finish> finish;
+  };
+  auto box = std::make_shared<Box>();
+  parallel::EngineSink sink;
+  sink.on_tokens = [box](std::span<const int32_t> tokens) {
+    const std::lock_guard lock(box->mutex);
+    box->tokens.insert(box->tokens.end(), tokens.begin(), tokens.end());
+    box->changed.notify_one();
+  };
+  sink.on_logits = callbacks.on_logits;
+  if (callbacks.on_logprobs) {
+    sink.on_logprobs = [give = callbacks.on_logprobs](
+                           int64_t, std::span<const parallel::TokenLogprobs> logprobs) {
+      give(logprobs);
+    };
+  }
+  sink.on_finish = [box](const parallel::Finish& finish) {
+    const std::lock_guard lock(box->mutex);
+    box->finish = finish;
+    box->changed.notify_one();
+  };
+  TANDEM_ASSIGN_OR_RETURN(const parallel::RequestId id,
+                          engine.Submit(std::move(request), std::move(sink)));
+
+  AnswerWriter writer(model.NewStream(), params.stop);
+  std::vector<int32_t> taken;
+  std::optional<parallel::Finish> finish;
+  while (!finish) {
+    std::vector<int32_t> tokens;
+    {
+      std::unique_lock lock(box->mutex);
+      box->changed.wait(lock, [&] { return !box->tokens.empty() || box->finish; });
+      tokens.swap(box->tokens);
+      finish = box->finish;
+    }
+    const bool was_stopped = writer.stopped();
+    const int32_t before = writer.tokens();
+    const std::string delta = writer.Append(tokens);
+    taken.insert(taken.end(), tokens.begin(), tokens.begin() + (writer.tokens() - before));
+    if (!delta.empty() && callbacks.on_text) callbacks.on_text(delta);
+    if (writer.stopped() && !was_stopped) engine.Cancel(id);
+  }
+  const std::string rest = writer.Finish();
+  if (!rest.empty() && callbacks.on_text) callbacks.on_text(rest);
+  if (finish->reason == parallel::FinishReason::kFailed && !writer.stopped()) {
+    return finish->status.ok() ? Internal("the engine failed the request without a reason")
+                               : finish->status;
+  }
+  Answer answer = writer.Result(*finish);
+  answer.tokens = std::move(taken);
+  if (sampled) answer.seed = seed;
+  return answer;
+}
+
+}  // namespace tandem::frontend

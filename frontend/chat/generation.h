@@ -1,0 +1,146 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/sampling/sampler.h"
+#include "frontend/chat/text_model.h"
+#include "frontend/text/stop_strings.h"
+#include "parallel/engine/engine.h"
+
+namespace tandem::frontend {
+
+/// How an answer is to be made, in terms of text.
+struct GenerationParams {
+  std::optional<int64_t> max_tokens;  // none: the rest of the context
+  core::SamplingParams sampling;      // its seed is ignored; `seed` counts
+  std::optional<uint64_t> seed;       // none: drawn where the answer is sampled
+  std::vector<std::string> stop;      // not part of the answer
+  /// Set: every token comes with its log-probability and those of this many best ones.
+  std::optional<int32_t> logprobs = {};
+  int32_t priority = 0;   // higher ones go first
+  bool reuse = true;      // take what was computed before for the same beginning
+  bool speculate = true;  // let the engine guess ahead; the answer is the same
+};
+
+/// Where reused tokens came from.
+struct ReusedFrom {
+  int32_t device = 0;
+  int32_t host = 0;
+  int32_t disk = 0;
+  int32_t remote = 0;
+};
+
+struct AnswerUsage {
+  int32_t prompt_tokens = 0;  // the whole input: template, start token and reused tokens included
+  int32_t completion_tokens = 0;
+  int32_t reused_tokens = 0;
+  ReusedFrom reused_from;
+  int32_t computed_tokens = 0;  // forward passes of tokens
+  parallel::ReuseLimit reuse_limit = parallel::ReuseLimit::kNothing;
+  int32_t preemptions = 0;
+  int32_t drafted_tokens = 0;
+  int32_t accepted_tokens = 0;  // of the drafted ones
+};
+/// "none", "not_asked", "nothing_known", "differs", "evicted", "late" or "damaged".
+std::string_view ReuseLimitName(parallel::ReuseLimit limit);
+
+struct AnswerTimings {
+  double queue_seconds = 0;
+  double prefill_seconds = 0;
+  double decode_seconds = 0;
+};
+
+/// "stop", "length", "cancelled", or "failed".
+std::string_view FinishReasonName(parallel::FinishReason reason);
+
+/// A finished answer.
+struct Answer {
+  parallel::FinishReason reason = parallel::FinishReason::kStop;
+  std::string text;
+  std::vector<int32_t> tokens;   // filled by Generate only
+  std::optional<uint64_t> seed;  // set where the answer was sampled
+  AnswerUsage usage;
+  AnswerTimings timings;
+};
+
+/// What the engine is asked for: checks the prompt and parameters against the model, fills in the
+/// rest of the context as the default of max_tokens and draws a seed where one is needed.
+/// kInvalidArgument (a token outside the vocabulary, an empty prompt), kOutOfRange (a prompt longer
+/// than the context).
+absl::StatusOr<parallel::EngineRequest> MakeEngineRequest(const TextModel& model,
+                                                          std::vector<int32_t> prompt,
+                                                          const GenerationParams& params);
+
+/// The text side of one answer: tokens come in, text that can be shown goes out. Text that may be
+/// the beginning of a stop string is held back until that is decided; a stop string itself is never
+/// delivered, and ends the answer. Thread safety: one thread.
+class AnswerWriter {
+ public:
+  AnswerWriter(std::unique_ptr<TextStream> stream, std::vector<std::string> stop);
+
+  /// The new text to deliver: whole UTF-8 characters, possibly none. Tokens after a stop string are
+  /// ignored.
+  std::string Append(std::span<const int32_t> tokens);
+  /// The rest at the end of the answer. Held-back text that became no stop string comes out. A stop
+  /// string may still be completed here.
+  std::string Finish();
+
+  /// True once a stop string was found: the engine should be told to end the request.
+  bool stopped() const { return stop_.matched(); }
+  /// Everything delivered so far.
+  const std::string& text() const { return text_; }
+  /// Tokens taken, those of a stop string included.
+  int32_t tokens() const { return static_cast<int32_t>(taken_.size()); }
+
+  /// Tokens that stand for exactly the first `text_bytes` bytes of text(): all of them, unless a
+  /// stop string or an unfinished character cut into the last ones.
+  struct Certain {
+    std::span<const int32_t> tokens;
+    size_t text_bytes = 0;
+  };
+  Certain certain() const;
+
+  /// The answer's outcome once the engine has finished: a stop string wins over the engine's own
+  /// reason. Call Finish() before.
+  Answer Result(const parallel::Finish& finish) const;
+
+ private:
+  std::unique_ptr<TextStream> stream_;
+  StopStrings stop_;
+  std::string text_;
+  std::vector<int32_t> taken_;
+
+  /// The first `tokens` tokens stand for the first `bytes` bytes.
+  struct Boundary {
+    size_t tokens = 0;
+    size_t bytes = 0;
+  };
+  /// Within text_: the last one known. Behind it: those of text that is held back.
+  std::deque<Boundary> boundaries_{Boundary{}};
+  size_t stream_bytes_ = 0;  // that came out of stream_
+};
+
+struct GenerateCallbacks {
+  std::function<void(std::string_view text)> on_text;  // from the calling thread; may be empty
+  /// From the engine's thread; set: every prompt token's logits are delivered.
+  std::function<void(int64_t position, std::span<const float> logits)> on_logits;
+  /// From the engine's thread; with `logprobs` in the parameters: of answer tokens, in order.
+  std::function<void(std::span<const parallel::TokenLogprobs> logprobs)> on_logprobs = nullptr;
+};
+
+/// One answer, waited for: what `tandem generate` does. stop strings of `params` only. Errors are
+/// those of MakeEngineRequest and of the engine.
+absl::StatusOr<Answer> Generate(parallel::Engine& engine, const TextModel& model,
+                                std::vector<int32_t> prompt, const GenerationParams& params,
+                                const GenerateCallbacks& callbacks);
+
+}  // namespace tandem::frontend

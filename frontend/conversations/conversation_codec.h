@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "frontend/conversations/conversation_delta.h"
+
+/// How conversations lie on disk: a head that is written anew with every turn, and a record a turn.
+///
+/// A record is a version byte, the fields (little-endian, counted), and 16 bytes of BLAKE2b over
+/// the record's place, the version and the fields; so a record that lies elsewhere is damaged too.
+/// Decoders trust nothing and take memory in proportion to the record. kFailedPrecondition: written
+/// by a newer program; kDataLoss: damaged. docs/state.md describes the bytes.
+namespace tandem::frontend {
+
+struct ConversationHead {
+  ConversationName name;
+  uint64_t instance = 0;  // drawn when it began: tells its turns from an earlier one's of that name
+  uint64_t turns = 0;
+};
+
+struct ConversationTurnRecord {
+  uint64_t instance = 0;
+  ConversationDelta delta;
+};
+
+/// `place`: the key under which the record lies.
+std::vector<std::byte> EncodeHead(std::string_view place, const ConversationHead& head);
+std::vector<std::byte> EncodeTurn(std::string_view place, uint64_t instance,
+                                  const ConversationDelta& delta);
+absl::StatusOr<ConversationHead> DecodeHead(std::string_view place,
+                                            std::span<const std::byte> record);
+absl::StatusOr<ConversationTurnRecord> DecodeTurn(std::string_view place,
+                                                  std::span<const std::byte> record);
+
+}  // namespace tandem::frontend

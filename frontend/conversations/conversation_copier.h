@@ -1,0 +1,110 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+
+#include "core/base/status.h"
+#include "frontend/conversations/conversation_store.h"
+#include "kv_store/agent_link/copy_keeper.h"
+#include "kv_store/journal/journal.h"
+
+namespace tandem::frontend {
+
+/// Copies what is written to a store to one more host, and tells who waits for it.
+///
+/// The copy is on one host at a time, as long as that answers; older ones are removed when their
+/// hosts are back. One that is new, damaged or too far
+/// behind gets the whole store; else it gets changes as they come. While it cannot be brought up to
+/// date, whoever waits is told why at once, and it is tried again every `retry`. A copy that has
+/// what the store has not is left alone: somebody else went on with it.
+/// Thread safety: all functions.
+class ConversationCopier {
+ public:
+  struct Options {
+    std::chrono::milliseconds deadline{2000};  // of a change: then whoever waits is told no
+    std::chrono::milliseconds retry{1000};
+    std::chrono::milliseconds sign{1000};    // an idle store shows that it is there this often
+    std::chrono::milliseconds tidy{10'000};  // how often older copies are looked for
+    size_t queue_bytes = size_t{64} << 20;   // of changes; beyond that the whole store is copied
+    size_t batch_bytes = size_t{4} << 20;    // of a message, about
+  };
+  /// Told once.
+  using Done = std::function<void(absl::Status)>;
+
+  /// Both must outlive it. From then on it is the store's listener.
+  ConversationCopier(const Options& options, kv_store::CopyKeeper keeper, ConversationStore& store);
+  /// Copies what is left, as far as that can be done within the deadline.
+  ~ConversationCopier();
+  ConversationCopier(const ConversationCopier&) = delete;
+  ConversationCopier& operator=(const ConversationCopier&) = delete;
+
+  /// Tells `done` OK once everything that was written before is on the other host's disk too, or
+  /// why it is not yet.
+  void Await(Done done);
+  /// Destroys what was deleted from these ranges before, in all copies on all hosts.
+  absl::Status Purge(std::span<const kv_store::PlaceRange> ranges);
+
+  struct Status {
+    std::string host;      // that keeps the copy; empty: none does
+    int64_t uncopied = 0;  // changes; while there is no copy, all since the start
+    absl::Status trouble;
+  };
+  Status status();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Waiting {
+    uint64_t sequence = 0;
+    Clock::time_point deadline;
+    Done done;
+  };
+
+  void Take(kv_store::JournalEntry entry);
+  void Send();
+  /// What is to be done next, without the lock.
+  absl::Status Step();
+  /// Finds who keeps the copy, and brings it to where the queue goes on.
+  absl::Status FindPlace();
+  absl::Status CopyWhole(const std::string& host);
+  absl::Status SendQueue(const std::string& host);
+  /// A copy that another host kept before is older, and must not be taken for the one that has all:
+  /// a fence is put in its place.
+  void FenceOffOlder(const std::string& host);
+  // mutex_ is held in these.
+  bool Behind() const { return host_.empty() || copied_.sequence < written_; }
+  /// Whether the queue goes on from where the copy is.
+  bool Follows() const;
+  void CopiedUpTo(const kv_store::JournalPosition& position);
+  void RunClock();
+
+  const Options options_;
+  const kv_store::CopyKeeper keeper_;
+  ConversationStore& store_;
+
+  std::mutex mutex_;  // guards all below
+  std::condition_variable changed_;
+  std::deque<kv_store::JournalEntry> queue_;  // not copied yet
+  size_t queue_bytes_ = 0;
+  std::string host_;                  // that has all before the queue; empty: none
+  uint64_t written_ = 0;              // sequence of the last change
+  kv_store::JournalPosition copied_;  // where host_ is
+  std::deque<Waiting> waiting_;
+  absl::Status trouble_;                   // of sending
+  absl::Status late_;                      // until all is copied
+  std::optional<Clock::time_point> stop_;  // until then what is left is copied
+  bool sender_ended_ = false;
+
+  Clock::time_point tidy_at_;  // the sender's own
+  std::thread sender_;
+  std::thread clock_;
+};
+
+}  // namespace tandem::frontend

@@ -1,0 +1,128 @@
+#include "frontend/conversations/conversation_places.h"
+
+#include <sodium.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/base/wire.h"
+
+namespace tandem::frontend {
+namespace {
+
+constexpr uint8_t kVersion = 1;
+constexpr size_t kNumberBytes = 8;
+constexpr size_t kHashBytes = ConversationPlaces::kPrefixBytes - 1;
+constexpr size_t kChecksumBytes = crypto_generichash_BYTES_MIN;
+
+std::array<std::byte, kChecksumBytes> ChecksumOf(std::span<const std::byte> bytes) {
+  std::array<std::byte, kChecksumBytes> sum{};
+  crypto_generichash(reinterpret_cast<unsigned char*>(sum.data()), sum.size(),
+                     reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), nullptr,
+                     0);
+  return sum;
+}
+
+}  // namespace
+
+ConversationPlaces::ConversationPlaces(const kv_store::EncryptedBox* box)
+    : ConversationPlaces(
+          [] {
+            Bytes16 salt{};
+            randombytes_buf(salt.data(), salt.size());
+            return salt;
+          }(),
+          box) {}
+
+ConversationPlaces::ConversationPlaces(const Bytes16& salt, const kv_store::EncryptedBox* box)
+    : salt_(salt), encrypted_(box != nullptr) {
+  const auto salt_bytes = std::as_bytes(std::span(salt_));
+  name_key_.fill(0);
+  if (box == nullptr) {
+    std::copy(salt_.begin(), salt_.end(), name_key_.begin());
+    return;
+  }
+  name_key_ = box->Derive("conversation names", salt_bytes);
+  const auto check = box->Derive("conversation store", salt_bytes);
+  std::copy_n(check.begin(), check_.size(), check_.begin());
+}
+
+absl::StatusOr<ConversationPlaces> ConversationPlaces::Read(std::span<const std::byte> identity,
+                                                            const kv_store::EncryptedBox* box) {
+  constexpr const char* kDamaged = "the record that says how to read it is damaged";
+  if (identity.size() <= kChecksumBytes) return absl::DataLossError(kDamaged);
+  const auto fields = identity.first(identity.size() - kChecksumBytes);
+  core::WireReader reader("identity of the store", fields);
+  const auto version = reader.Number<uint8_t>();
+  if (version > kVersion) {
+    return FailedPrecondition(
+        "it has version {}, and this program reads versions up to {}: start a newer tandem",
+        version, kVersion);
+  }
+  const auto sum = ChecksumOf(fields);
+  const bool encrypted = reader.Bool();
+  Bytes16 salt{};
+  Bytes16 check{};
+  for (Bytes16* bytes : {&salt, &check}) {
+    for (uint8_t& byte : *bytes) byte = reader.Number<uint8_t>();
+  }
+  if (!reader.Finish().ok() || version == 0 ||
+      !std::equal(sum.begin(), sum.end(), identity.end() - kChecksumBytes)) {
+    return absl::DataLossError(kDamaged);
+  }
+  if (encrypted && box == nullptr) {
+    return FailedPrecondition("it is encrypted: give --state-key the key file it was made with");
+  }
+  if (!encrypted && box != nullptr) {
+    return FailedPrecondition(
+        "it was made without encryption: leave out --state-key, or choose another --state");
+  }
+  const ConversationPlaces places(salt, box);
+  if (sodium_memcmp(places.check_.data(), check.data(), check.size()) != 0) {
+    return FailedPrecondition(
+        "it is encrypted with another key: give --state-key the key file it was made with");
+  }
+  return places;
+}
+
+std::vector<std::byte> ConversationPlaces::identity() const {
+  core::WireWriter writer;
+  writer.Number(kVersion);
+  writer.Bool(encrypted_);
+  writer.Raw(std::as_bytes(std::span(salt_)));
+  writer.Raw(std::as_bytes(std::span(check_)));
+  writer.Raw(ChecksumOf(writer.bytes()));
+  return writer.Take();
+}
+
+std::string ConversationPlaces::Prefix(const ConversationName& name) const {
+  std::string prefix(kPrefixBytes, kConversation);
+  const uint64_t tenant_bytes = name.tenant.size();
+  crypto_generichash_state state;
+  crypto_generichash_init(&state, name_key_.data(), name_key_.size(), kHashBytes);
+  crypto_generichash_update(&state, reinterpret_cast<const unsigned char*>(&tenant_bytes),
+                            sizeof(tenant_bytes));
+  for (const std::string& part : {name.tenant, name.id}) {
+    crypto_generichash_update(&state, reinterpret_cast<const unsigned char*>(part.data()),
+                              part.size());
+  }
+  crypto_generichash_final(&state, reinterpret_cast<unsigned char*>(prefix.data()) + 1, kHashBytes);
+  return prefix;
+}
+
+std::string ConversationPlaces::Place(std::string_view prefix, uint64_t number) {
+  std::string place(prefix);
+  for (size_t i = 0; i < kNumberBytes; ++i) {
+    place.push_back(static_cast<char>(number >> (8 * (kNumberBytes - 1 - i))));
+  }
+  return place;
+}
+
+std::optional<uint64_t> ConversationPlaces::NumberOfPlace(std::string_view place) {
+  if (place.size() != kPrefixBytes + kNumberBytes || place[0] != kConversation) return {};
+  uint64_t number = 0;
+  for (const char c : place.substr(kPrefixBytes)) number = number << 8 | static_cast<uint8_t>(c);
+  return number;
+}
+
+}  // namespace tandem::frontend

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/status.h"
+#include "frontend/conversations/conversations.h"
+#include "kv_store/base/encrypted_box.h"
+#include "kv_store/journal/journal.h"
+
+namespace tandem::frontend {
+
+/// Where the records of conversations lie in a store, and who may open them.
+///
+/// A conversation's records lie under a keyed hash of its tenant and name: `C`, 16 bytes of hash,
+/// and the number of the record as 8 bytes, big end first: 0 is the head, t + 1 is turn t. The key
+/// of the hash is the store's own. Thread safety: none needed, immutable.
+class ConversationPlaces {
+ public:
+  static constexpr char kConversation = 'C';
+  static constexpr char kErasure = 'E';  // and 8 bytes of number: what is still to be destroyed
+  static constexpr std::string_view kIdentity = kv_store::kIdentityPlace;
+  static constexpr size_t kPrefixBytes = 1 + 16;
+
+  /// Of a new store. `box`: encrypts its records, null: nothing does; must outlive this.
+  explicit ConversationPlaces(const kv_store::EncryptedBox* box);
+  /// Of a store that was made before. kFailedPrecondition where it was made with another key (or
+  /// without one, or by a newer program), kDataLoss where the record is damaged.
+  static absl::StatusOr<ConversationPlaces> Read(std::span<const std::byte> identity,
+                                                 const kv_store::EncryptedBox* box);
+  /// The record that Read reads.
+  std::vector<std::byte> identity() const;
+  /// Which store: the same for it and its copies.
+  kv_store::StateId state() const { return salt_; }
+
+  /// What the places of all records of a conversation begin with.
+  std::string Prefix(const ConversationName& name) const;
+  static std::string Place(std::string_view prefix, uint64_t number);
+  /// The number at the end of a place; nothing if it is none.
+  static std::optional<uint64_t> NumberOfPlace(std::string_view place);
+
+ private:
+  using Bytes16 = std::array<uint8_t, 16>;
+
+  ConversationPlaces(const Bytes16& salt, const kv_store::EncryptedBox* box);
+
+  Bytes16 salt_{};
+  bool encrypted_ = false;
+  Bytes16 check_{};                   // tells whether a key is the right one
+  std::array<uint8_t, 32> name_key_;  // of the hashes of names
+};
+
+}  // namespace tandem::frontend

@@ -1,0 +1,274 @@
+#include "frontend/conversations/conversation_writer.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+namespace tandem::frontend {
+namespace {
+
+using Erasure = ConversationStore::Erasure;
+using Turn = ConversationStore::Turn;
+using std::chrono::milliseconds;
+
+/// Whether something is to be destroyed once the change is written.
+bool Destroys(const ConversationStore::Change& change) {
+  return !std::holds_alternative<Turn>(change);
+}
+
+}  // namespace
+
+ConversationWriter::ConversationWriter(Options options, std::unique_ptr<ConversationStore> store,
+                                       std::vector<UnreadableConversation> unreadable)
+    : options_(std::move(options)), store_(std::move(store)) {
+  for (UnreadableConversation& one : unreadable) {
+    if (one.prefix.empty()) {
+      ++unreadable_gaps_;
+    } else {
+      unreadable_[one.prefix] = std::move(one.what);
+    }
+  }
+  if (options_.keeper) copier_.emplace(options_.copier, *options_.keeper, *store_);
+  if (store_->erasing()) {
+    purge_at_ = Clock::now();
+    unpurged_ = 1;
+  }
+  writer_ = std::thread([this] { WriteLoop(); });
+  purger_ = std::thread([this] { PurgeLoop(); });
+}
+
+ConversationWriter::~ConversationWriter() {
+  {
+    const std::lock_guard lock(mutex_);
+    quit_ = true;
+  }
+  changed_.notify_all();
+  writer_.join();
+  purger_.join();
+}
+
+void ConversationWriter::Append(const ConversationName& name, ConversationDelta delta,
+                                std::vector<kv_store::BlockHash> left_behind, Done done) {
+  std::vector<Waiting> changes;
+  if (!left_behind.empty()) {
+    changes.push_back({ConversationStore::Discard{std::move(left_behind)}, nullptr});
+  }
+  changes.push_back({Turn{.name = name, .delta = std::move(delta)}, std::move(done)});
+  Put(std::move(changes));
+}
+
+void ConversationWriter::Discard(std::vector<kv_store::BlockHash> blocks) {
+  std::vector<Waiting> changes;
+  changes.push_back({ConversationStore::Discard{std::move(blocks)}, nullptr});
+  Put(std::move(changes));
+}
+
+void ConversationWriter::Erase(const ConversationName& name,
+                               std::vector<kv_store::BlockHash> blocks, Done done) {
+  std::vector<Waiting> changes;
+  changes.push_back({Erasure{.name = name, .blocks = std::move(blocks)}, std::move(done)});
+  Put(std::move(changes));
+}
+
+void ConversationWriter::Put(std::vector<Waiting> changes) {
+  {
+    const std::lock_guard lock(mutex_);
+    for (Waiting& waiting : changes) {
+      // From now on the name is free.
+      if (const auto* erasure = std::get_if<Erasure>(&waiting.change)) {
+        unreadable_.erase(store_->PrefixOf(erasure->name));
+      }
+      queue_.push_back(std::move(waiting));
+      ++unwritten_;
+    }
+  }
+  changed_.notify_all();
+}
+
+absl::Status ConversationWriter::CheckReadable(const ConversationName& name) {
+  const std::string prefix = store_->PrefixOf(name);
+  const std::lock_guard lock(mutex_);
+  const auto found = unreadable_.find(prefix);
+  if (found == unreadable_.end()) return absl::OkStatus();
+  return absl::DataLossError(
+      fmt::format("{}: it cannot be read from disk, where it stays; use another name, or "
+                  "conversation.delete it",
+                  found->second));
+}
+
+ConversationLogStatus ConversationWriter::Status() {
+  const std::lock_guard lock(mutex_);
+  ConversationLogStatus status;
+  status.directory = options_.directory;
+  status.encrypted = options_.encrypted;
+  status.conversations = store_->conversations();
+  status.unreadable = static_cast<int64_t>(unreadable_.size()) + unreadable_gaps_;
+  status.unwritten_changes = unwritten_;
+  status.unfinished_erasures = unpurged_;
+  status.trouble = Message(trouble_.ok() ? purge_trouble_ : trouble_);
+  if (copier_) {
+    const ConversationCopier::Status copied = copier_->status();
+    status.copied = {.host = copied.host, .uncopied_changes = copied.uncopied};
+    if (status.trouble.empty()) status.trouble = Message(copied.trouble);
+  }
+  return status;
+}
+
+void ConversationWriter::WriteLoop() {
+  std::vector<Waiting> backlog;
+  std::unique_lock lock(mutex_);
+  while (true) {
+    const auto wanted = [this] { return !queue_.empty() || quit_; };
+    if (backlog.empty()) {
+      changed_.wait(lock, wanted);
+    } else {
+      changed_.wait_until(lock, retry_at_, wanted);
+    }
+    std::vector<Waiting> more = std::exchange(queue_, {});
+    const bool last = quit_;
+    const absl::Status trouble = trouble_;
+    lock.unlock();
+    for (Waiting& waiting : more) {
+      // The turns that an erasure destroys need no longer be written.
+      if (const auto* erasure = std::get_if<Erasure>(&waiting.change)) {
+        std::erase_if(backlog, [&](const Waiting& earlier) {
+          const auto* turn = std::get_if<Turn>(&earlier.change);
+          return !earlier.done && turn != nullptr && turn->name == erasure->name;
+        });
+      }
+      backlog.push_back(std::move(waiting));
+    }
+    if (!backlog.empty()) {
+      if (trouble.ok() || last || Clock::now() >= retry_at_) {
+        WriteBacklog(backlog);
+      } else {
+        Failed(backlog, trouble);
+      }
+    }
+    lock.lock();
+    if (last && queue_.empty()) break;
+  }
+  if (!backlog.empty()) {
+    spdlog::error("{}: {} changes of conversations could not be written and are lost",
+                  options_.directory, backlog.size());
+  }
+  writer_ended_ = true;
+  lock.unlock();
+  changed_.notify_all();
+}
+
+void ConversationWriter::WriteBacklog(std::vector<Waiting>& backlog) {
+  std::vector<ConversationStore::Change> changes;
+  changes.reserve(backlog.size());
+  for (Waiting& waiting : backlog) changes.push_back(std::move(waiting.change));
+  absl::Status status;
+  if (must_recover_) status = store_->Recover();
+  if (status.ok()) status = store_->Write(changes);
+  for (size_t i = 0; i < changes.size(); ++i) backlog[i].change = std::move(changes[i]);
+  must_recover_ = !status.ok();
+  if (status.ok()) {
+    Written(backlog);
+  } else {
+    retry_at_ = Clock::now() + options_.retry;
+    Failed(backlog, status);
+  }
+}
+
+void ConversationWriter::Written(std::vector<Waiting>& backlog) {
+  bool recovered = false;
+  {
+    const std::lock_guard lock(mutex_);
+    recovered = !std::exchange(trouble_, absl::OkStatus()).ok();
+    unwritten_ = static_cast<int64_t>(queue_.size());
+    for (Waiting& waiting : backlog) {
+      if (!Destroys(waiting.change)) continue;
+      const bool deleted = std::holds_alternative<Erasure>(waiting.change);
+      if (deleted) purge_at_ = Clock::now();
+      if (!purge_at_) purge_at_ = Clock::now() + options_.gather;
+      ++unpurged_;
+      if (waiting.done) purges_.push_back(std::exchange(waiting.done, nullptr));
+    }
+  }
+  changed_.notify_all();
+  if (recovered) {
+    spdlog::info("{}: conversations are written again; all {} changes that waited are on disk",
+                 options_.directory, backlog.size());
+  }
+  for (Waiting& waiting : backlog) {
+    if (!waiting.done) continue;
+    if (copier_) {
+      copier_->Await(std::move(waiting.done));
+    } else {
+      waiting.done(absl::OkStatus());
+    }
+  }
+  backlog.clear();
+}
+
+void ConversationWriter::Failed(std::vector<Waiting>& backlog, const absl::Status& why) {
+  bool is_new = false;
+  {
+    const std::lock_guard lock(mutex_);
+    is_new = trouble_.ok();
+    trouble_ = why;
+    unwritten_ = static_cast<int64_t>(backlog.size() + queue_.size());
+  }
+  if (is_new) {
+    spdlog::error(
+        "{}: conversations cannot be written ({}): turns are kept in memory, do not outlive this "
+        "process, and are tried again every {} s; make room on the disk",
+        options_.directory, Message(why), std::chrono::duration<double>(options_.retry).count());
+  }
+  for (Waiting& waiting : backlog) {
+    if (waiting.done) std::exchange(waiting.done, nullptr)(why);
+  }
+}
+
+void ConversationWriter::PurgeLoop() {
+  std::unique_lock lock(mutex_);
+  milliseconds pause = options_.retry;
+  while (true) {
+    while (!writer_ended_ && !(purge_at_ && Clock::now() >= *purge_at_)) {
+      if (purge_at_) {
+        const Clock::time_point at = *purge_at_;  // wait_until takes a reference
+        changed_.wait_until(lock, at);
+      } else {
+        changed_.wait(lock);
+      }
+    }
+    if (!purge_at_) return;
+    purge_at_.reset();
+    const std::vector<Done> owners = std::exchange(purges_, {});
+    const int64_t unpurged = unpurged_;
+    lock.unlock();
+    const absl::Status status = store_->Purge(
+        options_.erase_blocks,
+        copier_
+            ? [this](
+                  std::span<const kv_store::PlaceRange> ranges) { return copier_->Purge(ranges); }
+            : options_.erase_copies);
+    lock.lock();
+    // A host that is away may stay so for long: its absence is told once.
+    if (!status.ok() && status != purge_trouble_) {
+      spdlog::error("{}: not all of what was deleted is destroyed ({}); it is tried again",
+                    options_.directory, Message(status));
+    }
+    purge_trouble_ = status;
+    if (status.ok()) {
+      unpurged_ -= unpurged;
+      pause = options_.retry;
+    } else {
+      // What was deleted meanwhile does not wait.
+      purge_at_ = Clock::now() + (purges_.empty() ? pause : milliseconds(0));
+      pause = std::min(2 * pause, options_.longest_pause);
+    }
+    lock.unlock();
+    for (const Done& done : owners) done(status);
+    lock.lock();
+    if (writer_ended_ && !status.ok()) return;  // the next process does it
+  }
+}
+
+}  // namespace tandem::frontend

@@ -1,0 +1,104 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "frontend/conversations/conversation_copier.h"
+#include "frontend/conversations/conversation_log.h"
+#include "frontend/conversations/conversation_store.h"
+
+namespace tandem::frontend {
+
+/// Writes conversations to a store from a thread of its own, so that nobody who answers waits for a
+/// disk; a second thread destroys what was deleted, which takes longer.
+///
+/// Changes that come while one is being synced are synced together next. Where the disk fails, they
+/// are kept in memory and tried again every second, and their owners are told at once. With a
+/// copier a turn counts once it is on the other host's disk as well; the disk here does not wait.
+///
+/// What was deleted is destroyed at once. KV that nobody asked to destroy but that no conversation
+/// has any more is gathered and destroyed together: every time costs a round of all hosts. While a
+/// host is away, what it must destroy is tried again after ever longer pauses.
+class ConversationWriter final : public ConversationLog {
+ public:
+  struct Options {
+    std::string directory;  // as Status tells it
+    bool encrypted = false;
+    std::chrono::milliseconds retry{1000};
+    std::chrono::milliseconds gather{2000};          // KV left behind, before it is destroyed
+    std::chrono::milliseconds longest_pause{30000};  // between two tries to destroy
+    /// Destroys the KV of these blocks in all tiers; null: there are none.
+    ConversationStore::BlockEraser erase_blocks;
+    /// Destroys what was deleted in the copies on other hosts; null: there are none. Where there is
+    /// a copier, that does it.
+    ConversationStore::CopyEraser erase_copies = nullptr;
+    /// Who copies turns to another host before they count as durable; nothing: nobody does.
+    std::optional<kv_store::CopyKeeper> keeper = std::nullopt;
+    ConversationCopier::Options copier = {};
+  };
+
+  ConversationWriter(Options options, std::unique_ptr<ConversationStore> store,
+                     std::vector<UnreadableConversation> unreadable);
+  /// Writes what is left, as far as the disk lets it.
+  ~ConversationWriter() override;
+  ConversationWriter(const ConversationWriter&) = delete;
+  ConversationWriter& operator=(const ConversationWriter&) = delete;
+
+  void Append(const ConversationName& name, ConversationDelta delta,
+              std::vector<kv_store::BlockHash> left_behind, Done done) override;
+  void Discard(std::vector<kv_store::BlockHash> blocks) override;
+  void Erase(const ConversationName& name, std::vector<kv_store::BlockHash> blocks,
+             Done done) override;
+  absl::Status CheckReadable(const ConversationName& name) override;
+  ConversationLogStatus Status() override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Waiting {
+    ConversationStore::Change change;
+    Done done;  // null: told already
+  };
+
+  /// All of them are written together.
+  void Put(std::vector<Waiting> changes);
+  void WriteLoop();
+  /// Writes `backlog` and tells its owners. `backlog` is empty afterwards, or what is to be tried
+  /// again.
+  void WriteBacklog(std::vector<Waiting>& backlog);
+  void Written(std::vector<Waiting>& backlog);
+  void Failed(std::vector<Waiting>& backlog, const absl::Status& why);
+  void PurgeLoop();
+
+  const Options options_;
+  const std::unique_ptr<ConversationStore> store_;
+  std::optional<ConversationCopier> copier_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  // All below are guarded by mutex_.
+  std::vector<Waiting> queue_;
+  std::map<std::string, std::string> unreadable_;  // by prefix, what is wrong
+  int64_t unreadable_gaps_ = 0;                    // of which no name is known
+  int64_t unwritten_ = 0;
+  absl::Status trouble_;  // of writing
+  absl::Status purge_trouble_;
+  std::vector<Done> purges_;                   // owners of erasures that are written
+  std::optional<Clock::time_point> purge_at_;  // nothing: there is nothing to destroy
+  int64_t unpurged_ = 0;                       // erasures whose bytes may still be there
+  bool quit_ = false;
+  bool writer_ended_ = false;
+
+  bool must_recover_ = false;  // the writing thread's own
+  Clock::time_point retry_at_;
+  std::thread writer_;
+  std::thread purger_;
+};
+
+}  // namespace tandem::frontend

@@ -1,0 +1,160 @@
+#include "frontend/conversations/conversations.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "core/base/retry_after.h"
+
+namespace tandem::frontend {
+namespace {
+
+constexpr double kBusySeconds = 1;
+
+absl::Status NoSuch(const ConversationName& name) {
+  return NotFound("there is no conversation \"{}\"{}; conversation.list tells which there are",
+                  name.id,
+                  name.tenant.empty() ? "" : fmt::format(" of tenant \"{}\"", name.tenant));
+}
+
+absl::Status Busy(const ConversationName& name, const Conversation& conversation) {
+  return WithRetryAfter(
+      ResourceExhausted("conversation \"{}\" is being answered (request \"{}\"): one answer at a "
+                        "time; wait for its end, or cancel it",
+                        name.id, conversation.answering),
+      kBusySeconds);
+}
+
+int64_t NameBytes(const ConversationName& name) {
+  return static_cast<int64_t>(name.tenant.size() + name.id.size());
+}
+
+}  // namespace
+
+int64_t Conversation::bytes() const {
+  size_t bytes = sizeof(Conversation) + history.tokens.size() * sizeof(int32_t);
+  for (const ChatMessage& message : messages) {
+    bytes += sizeof(ChatMessage) + message.role.size() + message.content.size();
+  }
+  for (const TextSegment& segment : history.segments) {
+    bytes += sizeof(TextSegment) + segment.text.size();
+  }
+  return static_cast<int64_t>(bytes);
+}
+
+absl::Status Conversations::CheckRoom(int64_t more_conversations, int64_t more_bytes) const {
+  if (count() + more_conversations > limits_.conversations) {
+    return ResourceExhausted(
+        "{} conversations are kept, and no more than {}: delete one (conversation.list tells which "
+        "there are, conversation.delete), or start the server with a larger --max-conversations",
+        count(), limits_.conversations);
+  }
+  if (bytes_ + more_bytes > limits_.bytes) {
+    return ResourceExhausted(
+        "the conversations take {} bytes, {} more are needed, and {} is the limit: delete one "
+        "(conversation.list tells their sizes, conversation.delete), or start the server with a "
+        "larger --conversation-memory",
+        bytes_, more_bytes, limits_.bytes);
+  }
+  return absl::OkStatus();
+}
+
+void Conversations::Restore(const ConversationName& name, Conversation conversation) {
+  bytes_ += NameBytes(name) + conversation.bytes();
+  conversations_[name] = std::move(conversation);
+}
+
+absl::StatusOr<const Conversation*> Conversations::Begin(const ConversationName& name,
+                                                         const std::string& request,
+                                                         int64_t new_bytes) {
+  const auto found = conversations_.find(name);
+  const bool is_new = found == conversations_.end();
+  if (!is_new && !found->second.answering.empty()) return Busy(name, found->second);
+  TANDEM_RETURN_IF_ERROR(CheckRoom(is_new ? 1 : 0, new_bytes));
+  Conversation& conversation = conversations_[name];
+  if (is_new) bytes_ += NameBytes(name) + conversation.bytes();
+  conversation.answering = request;
+  return &conversation;
+}
+
+void Conversations::Commit(const ConversationName& name, std::vector<ChatMessage> more,
+                           size_t first, int64_t dropped_tokens, ChatHistory history) {
+  Conversation& conversation = conversations_.at(name);
+  bytes_ -= conversation.bytes();
+  std::move(more.begin(), more.end(), std::back_inserter(conversation.messages));
+  conversation.first = first;
+  conversation.dropped_tokens = dropped_tokens;
+  conversation.history = std::move(history);
+  conversation.answering.clear();
+  bytes_ += conversation.bytes();
+}
+
+void Conversations::Abandon(const ConversationName& name) {
+  const auto found = conversations_.find(name);
+  if (found == conversations_.end()) return;
+  found->second.answering.clear();
+  if (!found->second.messages.empty()) return;
+  bytes_ -= NameBytes(name) + found->second.bytes();
+  conversations_.erase(found);
+}
+
+absl::StatusOr<const Conversation*> Conversations::Get(const ConversationName& name) const {
+  const auto found = conversations_.find(name);
+  if (found == conversations_.end()) return NoSuch(name);
+  return &found->second;
+}
+
+absl::Status Conversations::Delete(const ConversationName& name) {
+  const auto found = conversations_.find(name);
+  if (found == conversations_.end()) return NoSuch(name);
+  if (!found->second.answering.empty()) return Busy(name, found->second);
+  bytes_ -= NameBytes(name) + found->second.bytes();
+  conversations_.erase(found);
+  return absl::OkStatus();
+}
+
+absl::Status Conversations::Fork(const ConversationName& from, const std::string& to) {
+  const auto found = conversations_.find(from);
+  if (found == conversations_.end()) return NoSuch(from);
+  const ConversationName name{.tenant = from.tenant, .id = to};
+  if (conversations_.contains(name)) {
+    return InvalidArgument("to: there is a conversation \"{}\" already; choose another name", to);
+  }
+  Conversation copy = found->second;
+  copy.answering.clear();
+  if (copy.messages.empty()) return NoSuch(from);
+  const int64_t bytes = NameBytes(name) + copy.bytes();
+  TANDEM_RETURN_IF_ERROR(CheckRoom(1, bytes));
+  conversations_[name] = std::move(copy);
+  bytes_ += bytes;
+  return absl::OkStatus();
+}
+
+size_t Conversations::KnownTokens(const std::string& tenant,
+                                  std::span<const int32_t> tokens) const {
+  size_t known = 0;
+  for (auto it = conversations_.lower_bound({.tenant = tenant, .id = ""});
+       it != conversations_.end() && it->first.tenant == tenant && known < tokens.size(); ++it) {
+    const std::vector<int32_t>& history = it->second.history.tokens;
+    const auto differs =
+        std::mismatch(tokens.begin(), tokens.end(), history.begin(), history.end());
+    known = std::max(known, static_cast<size_t>(differs.first - tokens.begin()));
+  }
+  return known;
+}
+
+Conversations::Page Conversations::List(const std::string& tenant, const std::string& after,
+                                        size_t limit) const {
+  Page page;
+  for (auto it = conversations_.upper_bound({.tenant = tenant, .id = after});
+       it != conversations_.end() && it->first.tenant == tenant; ++it) {
+    if (page.conversations.size() == limit) {
+      page.more = true;
+      break;
+    }
+    page.conversations.emplace_back(it->first.id, &it->second);
+  }
+  return page;
+}
+
+}  // namespace tandem::frontend

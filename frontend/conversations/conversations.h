@@ -1,0 +1,92 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/base/status.h"
+#include "frontend/chat/chat_prompt.h"
+#include "frontend/chat/text_model.h"
+
+namespace tandem::frontend {
+
+/// Whose conversation, and its name there.
+struct ConversationName {
+  std::string tenant;
+  std::string id;
+  auto operator<=>(const ConversationName&) const = default;
+};
+
+/// What the server remembers of a conversation.
+struct Conversation {
+  std::vector<ChatMessage> messages;  // all that were said, left out by a context policy or not
+  size_t first = 0;            // the model no longer reads messages before it, but the system's
+  int64_t dropped_tokens = 0;  // of these
+  ChatHistory history;         // what the model has read and written; of the messages it reads
+  std::string answering;       // id of the request that is being answered; empty: none is
+  int64_t bytes() const;
+};
+
+struct ConversationLimits {
+  int64_t conversations = 1024;
+  int64_t bytes = int64_t{256} << 20;  // of all of them
+};
+
+/// The conversations of all tenants.
+///
+/// Invariants: a conversation changes only by Commit, that is when an answer was given in full; one
+/// request at a time answers it. Nothing is ever dropped to make room: what does not fit is
+/// refused. Bytes may go over the limit by the answers that were in progress when it was reached.
+/// Thread safety: one thread.
+class Conversations {
+ public:
+  explicit Conversations(const ConversationLimits& limits) : limits_(limits) {}
+
+  /// Adds one that was there before, whatever the limits say.
+  void Restore(const ConversationName& name, Conversation conversation);
+
+  /// Begins to answer a turn of a conversation, a new one where the name is free. `new_bytes`: of
+  /// the messages to come. kResourceExhausted if it is being answered already (with a hint when to
+  /// come back), or if there is no room, saying what to do.
+  absl::StatusOr<const Conversation*> Begin(const ConversationName& name,
+                                            const std::string& request, int64_t new_bytes);
+  /// Ends a turn that Begin has begun: `more` was said, and the rest is as it is told.
+  void Commit(const ConversationName& name, std::vector<ChatMessage> more, size_t first,
+              int64_t dropped_tokens, ChatHistory history);
+  /// Ends a turn without an answer: the conversation is what it was before.
+  void Abandon(const ConversationName& name);
+
+  /// kNotFound.
+  absl::StatusOr<const Conversation*> Get(const ConversationName& name) const;
+  /// kNotFound; kResourceExhausted while it is being answered.
+  absl::Status Delete(const ConversationName& name);
+  /// Gives a copy of what was said so far another name. kNotFound; kInvalidArgument if that name is
+  /// taken; kResourceExhausted if there is no room.
+  absl::Status Fork(const ConversationName& from, const std::string& to);
+
+  struct Page {
+    std::vector<std::pair<std::string, const Conversation*>> conversations;  // by id
+    bool more = false;
+  };
+  bool Has(const ConversationName& name) const { return conversations_.contains(name); }
+  /// How many of the first of these tokens a conversation of the tenant has at its beginning.
+  size_t KnownTokens(const std::string& tenant, std::span<const int32_t> tokens) const;
+
+  /// A tenant's conversations after `after`, at most `limit`.
+  Page List(const std::string& tenant, const std::string& after, size_t limit) const;
+
+  int64_t count() const { return static_cast<int64_t>(conversations_.size()); }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  absl::Status CheckRoom(int64_t more_conversations, int64_t more_bytes) const;
+
+  const ConversationLimits limits_;
+  std::map<ConversationName, Conversation> conversations_;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace tandem::frontend

@@ -1,0 +1,494 @@
+#include <algorithm>
+#include <functional>
+#include <limits>
+#include <utility>
+
+#include "frontend/jinja/builtins.h"
+#include "frontend/jinja/format.h"
+#include "frontend/jinja/operators.h"
+#include "frontend/jinja/values/pieces.h"
+#include "frontend/jinja/values/print.h"
+#include "frontend/jinja/values/unicode.h"
+
+// Methods of strings. Every character of a result keeps its origin.
+namespace tandem::frontend::jinja {
+namespace {
+
+using Result = absl::StatusOr<Value>;
+
+absl::Status NeedString(std::string_view method, const Value& value) {
+  return value.IsString() ? absl::OkStatus()
+                          : InvalidArgument("{}() takes a str, not {}", method, TypeName(value));
+}
+
+Result Part(Interpreter& interpreter, const Value& self, size_t begin, size_t end) {
+  return interpreter.sandbox().String(self.text().Slice(begin, end), self.markup());
+}
+
+Result StripWith(Interpreter& interpreter, const Value& self, const Arguments& arguments, bool left,
+                 bool right) {
+  TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("strip", arguments, {"chars"}, 0));
+  return Strip(interpreter, self, bound.Get(0), left, right);
+}
+Result StringStrip(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return StripWith(interpreter, self, arguments, true, true);
+}
+Result StringLeftStrip(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return StripWith(interpreter, self, arguments, true, false);
+}
+Result StringRightStrip(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return StripWith(interpreter, self, arguments, false, true);
+}
+
+template <Text (*Map)(const Text&)>
+Result StringMap(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  TANDEM_RETURN_IF_ERROR(Bind("this method", arguments, {}, 0).status());
+  TANDEM_RETURN_IF_ERROR(
+      interpreter.sandbox().Charge(static_cast<int64_t>(self.text().size() / 4)));
+  return interpreter.sandbox().String(Map(self.text()), self.markup());
+}
+
+Result PieceList(Interpreter& interpreter, const Value& self, const std::vector<Piece>& pieces) {
+  std::vector<Value> parts;
+  for (const auto& [begin, end] : pieces) {
+    TANDEM_ASSIGN_OR_RETURN(Value part, Part(interpreter, self, begin, end));
+    parts.push_back(std::move(part));
+  }
+  return interpreter.sandbox().List(std::move(parts));
+}
+
+Result SplitWith(Interpreter& interpreter, const Value& self, const Arguments& arguments,
+                 bool from_right) {
+  TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
+                          Bind("split", arguments, {"sep", "maxsplit"}, 0));
+  TANDEM_ASSIGN_OR_RETURN(const int64_t most, bound.Integer(1, -1));
+  const Value separator = bound.Get(0);
+  TANDEM_RETURN_IF_ERROR(
+      interpreter.sandbox().Charge(static_cast<int64_t>(self.text().size() / 16)));
+  if (separator.IsNone()) {
+    return PieceList(interpreter, self, SplitAtSpace(self.bytes(), most, from_right));
+  }
+  TANDEM_RETURN_IF_ERROR(NeedString("split", separator));
+  if (separator.bytes().empty()) {
+    return InvalidArgument("split(): empty separator");
+  }
+  return PieceList(interpreter, self,
+                   SplitAtText(self.bytes(), separator.bytes(), most, from_right));
+}
+Result StringSplit(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return SplitWith(interpreter, self, arguments, false);
+}
+Result StringRightSplit(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return SplitWith(interpreter, self, arguments, true);
+}
+
+Result StringSplitLines(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
+                          Bind("splitlines", arguments, {"keepends"}, 0));
+  return PieceList(interpreter, self, SplitLines(self.bytes(), bound.Truth(0, false)));
+}
+
+Result Partition(Interpreter& interpreter, const Value& self, const Arguments& arguments,
+                 bool from_right) {
+  TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("partition", arguments, {"sep"}, 1));
+  const Value separator = bound.Get(0);
+  TANDEM_RETURN_IF_ERROR(NeedString("partition", separator));
+  if (separator.bytes().empty()) {
+    return InvalidArgument("partition(): empty separator");
+  }
+  const std::string& bytes = self.bytes();
+  size_t found = from_right ? bytes.rfind(separator.bytes()) : bytes.find(separator.bytes());
+  size_t after = found + separator.bytes().size();
+  if (found == std::string::npos) {
+    found = after = from_right ? 0 : bytes.size();
+  }
+  std::vector<Value> parts;
+  for (const auto& [begin, end] :
+       {std::pair(size_t{0}, found), std::pair(found, after), std::pair(after, bytes.size())}) {
+    TANDEM_ASSIGN_OR_RETURN(Value part, Part(interpreter, self, begin, end));
+    parts.push_back(std::move(part));
+  }
+  return interpreter.sandbox().Tuple(std::move(parts));
+}
+Result StringPartition(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return Partition(interpreter, self, arguments, false);
+}
+Result StringRightPartition(Interpreter& interpreter, const Value& self,
+                            const Arguments& arguments) {
+  return Partition(interpreter, self, arguments, true);
+}
+
+// The bytes that the optional bounds `start` and `end`, in code points, leave of a string.
+struct Window {
+  size_t begin = 0;
+  size_t end = 0;
+  bool valid = true;  // start is not behind the end
+};
+absl::StatusOr<Window> Bounds(const Value& self, const BoundArguments& bound, size_t first) {
+  const std::string& bytes = self.bytes();
+  if (!bound.Has(first) && !bound.Has(first + 1)) {
+    return Window{0, bytes.size(), true};
+  }
+  const std::vector<size_t> offsets = CodePointOffsets(bytes);
+  const auto size = static_cast<int64_t>(offsets.size()) - 1;
+  TANDEM_ASSIGN_OR_RETURN(const int64_t start, bound.Get(first).IsNone()
+                                                   ? absl::StatusOr<int64_t>(0)
+                                                   : bound.Integer(first, 0));
+  TANDEM_ASSIGN_OR_RETURN(const int64_t stop, bound.Get(first + 1).IsNone()
+                                                  ? absl::StatusOr<int64_t>(size)
+                                                  : bound.Integer(first + 1, 0));
+  const auto place = [&](int64_t index) {
+    return std::clamp<int64_t>(index < 0 ? std::max<int64_t>(index, -size) + size : index, 0, size);
+  };
+  Window window;
+  window.valid = start <= size && place(start) <= place(stop);
+  window.begin = offsets[static_cast<size_t>(place(start))];
+  window.end = std::max(offsets[static_cast<size_t>(place(stop))], window.begin);
+  return window;
+}
+
+Result Affix(Interpreter& interpreter, const Value& self, const Arguments& arguments, bool start) {
+  TANDEM_ASSIGN_OR_RETURN(
+      const BoundArguments bound,
+      Bind(start ? "startswith" : "endswith", arguments, {"prefix", "start", "end"}, 1));
+  TANDEM_ASSIGN_OR_RETURN(const Window window, Bounds(self, bound, 1));
+  const std::string_view bytes =
+      std::string_view(self.bytes()).substr(window.begin, window.end - window.begin);
+  std::vector<Value> candidates{bound.Get(0)};
+  if (bound.Get(0).is(Type::kTuple)) {
+    candidates = bound.Get(0).as<Sequence>().items;
+  }
+  for (const Value& candidate : candidates) {
+    TANDEM_RETURN_IF_ERROR(NeedString(start ? "startswith" : "endswith", candidate));
+    TANDEM_RETURN_IF_ERROR(interpreter.sandbox().Charge(1));
+    const std::string& affix = candidate.bytes();
+    if (window.valid && affix.size() <= bytes.size() &&
+        bytes.substr(start ? 0 : bytes.size() - affix.size(), affix.size()) == affix) {
+      return Value::Bool(true, true);
+    }
+  }
+  return Value::Bool(false, true);
+}
+Result StringStartsWith(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return Affix(interpreter, self, arguments, true);
+}
+Result StringEndsWith(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return Affix(interpreter, self, arguments, false);
+}
+
+Result RemoveAffix(Interpreter& interpreter, const Value& self, const Arguments& arguments,
+                   bool start) {
+  TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
+                          Bind("removeprefix/removesuffix", arguments, {"affix"}, 1));
+  TANDEM_ASSIGN_OR_RETURN(const Value present, Affix(interpreter, self, arguments, start));
+  const size_t size = self.text().size();
+  const size_t cut = present.boolean() ? bound.Get(0).bytes().size() : 0;
+  return start ? Part(interpreter, self, cut, size) : Part(interpreter, self, 0, size - cut);
+}
+Result StringRemovePrefix(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return RemoveAffix(interpreter, self, arguments, true);
+}
+Result StringRemoveSuffix(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return RemoveAffix(interpreter, self, arguments, false);
+}
+
+Result Search(Interpreter& interpreter, const Value& self, const Arguments& arguments,
+              bool from_right, bool must) {
+  TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
+                          Bind("find", arguments, {"sub", "start", "end"}, 1));
+  TANDEM_RETURN_IF_ERROR(NeedString("find", bound.Get(0)));
+  TANDEM_ASSIGN_OR_RETURN(const Window window, Bounds(self, bound, 1));
+  TANDEM_RETURN_IF_ERROR(
+      interpreter.sandbox().Charge(static_cast<int64_t>(self.text().size() / 16)));
+  const std::string_view bytes =
+      std::string_view(self.bytes()).substr(window.begin, window.end - window.begin);
+  const std::string& wanted = bound.Get(0).bytes();
+  const size_t found = !window.valid ? std::string_view::npos
+                       : from_right  ? bytes.rfind(wanted)
+                                     : bytes.find(wanted);
+  if (found != std::string_view::npos) {
+    return Value::Int(static_cast<int64_t>(
+        CountCodePoints(std::string_view(self.bytes()).substr(0, window.begin + found))));
+  }
+  return must ? Result(InvalidArgument("index(): substring not found")) : Value::Int(-1);
+}
+Result StringFind(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return Search(interpreter, self, arguments, false, false);
+}
+Result StringRightFind(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return Search(interpreter, self, arguments, true, false);
+}
+Result StringIndex(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return Search(interpreter, self, arguments, false, true);
+}
+Result StringRightIndex(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return Search(interpreter, self, arguments, true, true);
+}
+
+Result StringCount(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
+                          Bind("count", arguments, {"sub", "start", "end"}, 1));
+  TANDEM_RETURN_IF_ERROR(NeedString("count", bound.Get(0)));
+  TANDEM_ASSIGN_OR_RETURN(const Window window, Bounds(self, bound, 1));
+  TANDEM_RETURN_IF_ERROR(
+      interpreter.sandbox().Charge(static_cast<int64_t>(self.text().size() / 16)));
+  const std::string_view bytes =
+      std::string_view(self.bytes()).substr(window.begin, window.end - window.begin);
+  const std::string& wanted = bound.Get(0).bytes();
+  if (!window.valid) {
+    return Value::Int(0);
+  }
+  if (wanted.empty()) {
+    return Value::Int(static_cast<int64_t>(CountCodePoints(bytes)) + 1);
+  }
+  int64_t count = 0;
+  for (size_t found = bytes.find(wanted); found != std::string_view::npos;
+       found = bytes.find(wanted, found + wanted.size())) {
+    ++count;
+  }
+  return Value::Int(count);
+}
+
+Result StringReplace(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
+                          Bind("replace", arguments, {"old", "new", "count"}, 2));
+  TANDEM_ASSIGN_OR_RETURN(const int64_t count, bound.Integer(2, -1));
+  TANDEM_RETURN_IF_ERROR(NeedString("replace", bound.Get(0)));
+  TANDEM_RETURN_IF_ERROR(NeedString("replace", bound.Get(1)));
+  return Replace(interpreter, self, bound.Get(0), bound.Get(1), count);
+}
+
+Result StringJoin(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("join", arguments, {"iterable"}, 1));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items,
+                          Items(interpreter.sandbox(), bound.Get(0)));
+  Text joined;
+  for (size_t index = 0; index < items.size(); ++index) {
+    TANDEM_RETURN_IF_ERROR(NeedString("join", items[index]));
+    if (index != 0) {
+      joined.Append(self.text());
+    }
+    if (self.markup()) {
+      TANDEM_ASSIGN_OR_RETURN(const Text escaped, EscapedText(interpreter.sandbox(), items[index]));
+      joined.Append(escaped);
+    } else {
+      joined.Append(items[index].text());
+    }
+    TANDEM_RETURN_IF_ERROR(interpreter.sandbox().CheckStringSize(joined.size()));
+  }
+  return interpreter.sandbox().String(std::move(joined), self.markup());
+}
+
+Result StringFormat(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return FormatBraces(interpreter, self, arguments);
+}
+Result StringFormatMap(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("format_map", arguments, {"map"}, 1));
+  if (!bound.Get(0).is(Type::kDict)) {
+    return InvalidArgument("format_map() takes a dict, not {}", TypeName(bound.Get(0)));
+  }
+  Arguments named;
+  for (const auto& [key, value] : bound.Get(0).as<Dict>().entries()) {
+    if (key.IsString()) {
+      named.named.emplace_back(key.bytes(), value);
+    }
+  }
+  return FormatBraces(interpreter, self, named);
+}
+
+// center, ljust, rjust and zfill: `left` of the padding's halves goes before the text.
+Result Pad(Interpreter& interpreter, const Value& self, const Arguments& arguments,
+           const std::function<int64_t(int64_t padding, int64_t width)>& left) {
+  TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
+                          Bind("center", arguments, {"width", "fillchar"}, 1));
+  TANDEM_ASSIGN_OR_RETURN(const int64_t width, bound.Integer(0, 0));
+  Text fill(" ", true);
+  if (bound.Has(1)) {
+    TANDEM_RETURN_IF_ERROR(NeedString("center", bound.Get(1)));
+    if (CountCodePoints(bound.Get(1).bytes()) != 1) {
+      return InvalidArgument("the fill character must be one character");
+    }
+    fill = bound.Get(1).text();
+  }
+  const auto size = static_cast<int64_t>(CountCodePoints(self.bytes()));
+  if (width <= size) {
+    return self;
+  }
+  TANDEM_RETURN_IF_ERROR(
+      interpreter.sandbox().CheckStringSize(static_cast<size_t>(width) * fill.size()));
+  const int64_t before = left(width - size, width);
+  Text out;
+  for (int64_t index = 0; index < before; ++index) {
+    out.Append(fill);
+  }
+  out.Append(self.text());
+  for (int64_t index = before; index < width - size; ++index) {
+    out.Append(fill);
+  }
+  return interpreter.sandbox().String(std::move(out), self.markup());
+}
+Result StringCenter(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  // CPython puts the odd blank left where the width is odd.
+  return Pad(interpreter, self, arguments,
+             [](int64_t padding, int64_t width) { return padding / 2 + (padding & width & 1); });
+}
+Result StringLeftJustify(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return Pad(interpreter, self, arguments, [](int64_t, int64_t) { return int64_t{0}; });
+}
+Result StringRightJustify(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  return Pad(interpreter, self, arguments, [](int64_t padding, int64_t) { return padding; });
+}
+Result StringZeroFill(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("zfill", arguments, {"width"}, 1));
+  TANDEM_ASSIGN_OR_RETURN(const int64_t width, bound.Integer(0, 0));
+  const auto size = static_cast<int64_t>(CountCodePoints(self.bytes()));
+  if (width <= size) {
+    return self;
+  }
+  TANDEM_RETURN_IF_ERROR(interpreter.sandbox().CheckStringSize(static_cast<size_t>(width)));
+  const bool sign = size > 0 && (self.bytes()[0] == '-' || self.bytes()[0] == '+');
+  Text out = self.text().Slice(0, sign ? 1 : 0);
+  out.Append(std::string(static_cast<size_t>(width - size), '0'), true);
+  out.Append(self.text(), sign ? 1 : 0, self.text().size());
+  return interpreter.sandbox().String(std::move(out), self.markup());
+}
+
+// is...() methods: not empty, and every character passes.
+template <bool (*Predicate)(char32_t)>
+Result StringIsAll(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  TANDEM_RETURN_IF_ERROR(Bind("this method", arguments, {}, 0).status());
+  TANDEM_RETURN_IF_ERROR(
+      interpreter.sandbox().Charge(static_cast<int64_t>(self.text().size() / 16)));
+  bool all = !self.text().empty();
+  for (size_t offset = 0; all && offset < self.text().size();) {
+    const CodePoint point = DecodeAt(self.bytes(), offset);
+    all = Predicate(point.value);
+    offset += point.length;
+  }
+  return Value::Bool(all, true);
+}
+bool IsAlphanumeric(char32_t value) { return IsAlpha(value) || IsDecimal(value); }
+
+template <const char* const& Name>
+Result StringIsCase(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  TANDEM_RETURN_IF_ERROR(Bind("this method", arguments, {}, 0).status());
+  TANDEM_ASSIGN_OR_RETURN(const bool holds, interpreter.ApplyTest(Name, self, {}));
+  return Value::Bool(holds, true);
+}
+constexpr const char* kLowerTest = "lower";
+constexpr const char* kUpperTest = "upper";
+
+constexpr std::pair<std::string_view, Method> kMethods[] = {
+    {"capitalize", StringMap<ToCapitalized>},
+    {"casefold", StringMap<ToLower>},
+    {"center", StringCenter},
+    {"count", StringCount},
+    {"endswith", StringEndsWith},
+    {"find", StringFind},
+    {"format", StringFormat},
+    {"format_map", StringFormatMap},
+    {"index", StringIndex},
+    {"isalnum", StringIsAll<IsAlphanumeric>},
+    {"isalpha", StringIsAll<IsAlpha>},
+    {"isdecimal", StringIsAll<IsDecimal>},
+    {"isdigit", StringIsAll<IsDecimal>},
+    {"islower", StringIsCase<kLowerTest>},
+    {"isnumeric", StringIsAll<IsDecimal>},
+    {"isspace", StringIsAll<IsSpace>},
+    {"isupper", StringIsCase<kUpperTest>},
+    {"join", StringJoin},
+    {"ljust", StringLeftJustify},
+    {"lower", StringMap<ToLower>},
+    {"lstrip", StringLeftStrip},
+    {"partition", StringPartition},
+    {"removeprefix", StringRemovePrefix},
+    {"removesuffix", StringRemoveSuffix},
+    {"replace", StringReplace},
+    {"rfind", StringRightFind},
+    {"rindex", StringRightIndex},
+    {"rjust", StringRightJustify},
+    {"rpartition", StringRightPartition},
+    {"rsplit", StringRightSplit},
+    {"rstrip", StringRightStrip},
+    {"split", StringSplit},
+    {"splitlines", StringSplitLines},
+    {"startswith", StringStartsWith},
+    {"strip", StringStrip},
+    {"swapcase", StringMap<SwapCase>},
+    {"title", StringMap<ToTitle>},
+    {"upper", StringMap<ToUpper>},
+    {"zfill", StringZeroFill},
+};
+
+}  // namespace
+
+Method FindStringMethod(std::string_view name) {
+  const auto* const found = std::find_if(std::begin(kMethods), std::end(kMethods),
+                                         [&](const auto& entry) { return entry.first == name; });
+  return found == std::end(kMethods) ? nullptr : found->second;
+}
+
+Result Strip(Interpreter& interpreter, const Value& text, const Value& characters, bool left,
+             bool right) {
+  const std::string& bytes = text.bytes();
+  size_t begin = 0;
+  size_t end = bytes.size();
+  if (characters.IsNone()) {
+    begin = left ? SkipSpace(bytes, 0, end) : 0;
+    end = right ? SkipSpaceBack(bytes, begin, end) : end;
+    return Part(interpreter, text, begin, end);
+  }
+  TANDEM_RETURN_IF_ERROR(NeedString("strip", characters));
+  const std::vector<size_t> offsets = CodePointOffsets(bytes);
+  TANDEM_RETURN_IF_ERROR(interpreter.sandbox().Charge(static_cast<int64_t>(
+      (offsets.size() * std::min<size_t>(characters.bytes().size(), 64)) / 64)));
+  const auto stripped = [&](size_t index) {
+    const std::string_view character =
+        std::string_view(bytes).substr(offsets[index], offsets[index + 1] - offsets[index]);
+    return characters.bytes().find(character) != std::string::npos;
+  };
+  size_t first = 0;
+  size_t last = offsets.size() - 1;
+  while (left && first < last && stripped(first)) {
+    ++first;
+  }
+  while (right && last > first && stripped(last - 1)) {
+    --last;
+  }
+  return Part(interpreter, text, offsets[first], offsets[last]);
+}
+
+Result Replace(Interpreter& interpreter, const Value& text, const Value& from, const Value& to,
+               int64_t count) {
+  const std::string& bytes = text.bytes();
+  const std::string& wanted = from.bytes();
+  Text replacement = to.text();
+  if (text.markup()) {
+    TANDEM_ASSIGN_OR_RETURN(replacement, EscapedText(interpreter.sandbox(), to));
+  }
+  TANDEM_RETURN_IF_ERROR(interpreter.sandbox().Charge(static_cast<int64_t>(bytes.size() / 16)));
+  Text out;
+  size_t begin = 0;
+  size_t search = 0;
+  while (count != 0) {
+    // An empty pattern matches before every character and at the end.
+    const size_t found = wanted.empty() ? search : bytes.find(wanted, search);
+    if (found == std::string::npos || found > bytes.size()) {
+      break;
+    }
+    out.Append(text.text(), begin, found);
+    out.Append(replacement);
+    TANDEM_RETURN_IF_ERROR(interpreter.sandbox().CheckStringSize(out.size()));
+    begin = found + wanted.size();
+    if (!wanted.empty()) {
+      search = begin;
+    } else {
+      search = found < bytes.size() ? found + DecodeAt(bytes, found).length : bytes.size() + 1;
+    }
+    --count;
+  }
+  out.Append(text.text(), begin, bytes.size());
+  return interpreter.sandbox().String(std::move(out), text.markup());
+}
+
+}  // namespace tandem::frontend::jinja

@@ -1,0 +1,310 @@
+#include "frontend/protocol/protocol.h"
+
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "frontend/protocol/protocol_fields.h"
+
+namespace tandem::frontend {
+namespace {
+
+using Json = nlohmann::json;
+
+/// Depth of nesting, found without building anything, so that a hostile frame costs one pass.
+int NestingDepth(std::string_view text) {
+  int depth = 0;
+  int deepest = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      deepest = std::max(deepest, ++depth);
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+  return deepest;
+}
+
+/// The JSON document, or what is wrong with it and where.
+absl::StatusOr<Json> ParseJson(std::string_view text, int depth_limit) {
+  if (text.empty()) {
+    return InvalidArgument("the frame is empty: send one JSON object, like {}",
+                           R"({"v":1,"type":"ping","id":"p1"})");
+  }
+  if (const int depth = NestingDepth(text); depth > depth_limit) {
+    return InvalidArgument("the frame nests {} levels deep, at most {} are allowed", depth,
+                           depth_limit);
+  }
+  // The parser takes a zero byte for the end of the text.
+  if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
+    return InvalidArgument("the frame is not JSON in UTF-8: byte {} is zero", zero + 1);
+  }
+  try {
+    return Json::parse(text);
+  } catch (const Json::parse_error& error) {
+    return InvalidArgument("the frame is not JSON in UTF-8: the text goes wrong at byte {}",
+                           error.byte);
+  } catch (const Json::exception&) {
+    return InvalidArgument("the frame holds a number too large for a double: send a smaller one");
+  }
+}
+
+absl::Status ReadMessages(const Json& object, std::vector<ChatMessage>& out) {
+  constexpr std::array kRoles = {"system", "user", "assistant", "tool"};
+  const Json* value = FindField(object, "messages");
+  if (value == nullptr || !value->is_array() || value->empty()) {
+    return InvalidArgument(
+        "messages: expected a list with at least one message, like "
+        "[{{\"role\":\"user\",\"content\":\"Hi\"}}], found {}",
+        value == nullptr ? "nothing" : Shown(*value));
+  }
+  for (size_t i = 0; i < value->size(); ++i) {
+    const Json& message = (*value)[i];
+    if (!message.is_object()) {
+      return InvalidArgument("messages[{}]: expected an object, found {}", i, Shown(message));
+    }
+    const Json* role = FindField(message, "role");
+    if (role == nullptr || std::find(kRoles.begin(), kRoles.end(), *role) == kRoles.end()) {
+      return InvalidArgument(
+          "messages[{}].role: expected \"system\", \"user\", \"assistant\" or \"tool\", found {}",
+          i, role == nullptr ? "nothing" : Shown(*role));
+    }
+    const Json* content = FindField(message, "content");
+    if (content == nullptr || !content->is_string()) {
+      return InvalidArgument("messages[{}].content: expected a string, found {}", i,
+                             content == nullptr ? "nothing" : Shown(*content));
+    }
+    out.push_back({role->get<std::string>(), content->get<std::string>()});
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<GenerateRequest> ReadChat(const Json& object, const ProtocolLimits& limits) {
+  GenerateRequest request;
+  TANDEM_RETURN_IF_ERROR(ReadParams(object, limits, request));
+  TANDEM_RETURN_IF_ERROR(ReadMessages(object, request.input.emplace<0>()));
+  TANDEM_RETURN_IF_ERROR(
+      ReadText(object, "conversation", 1, limits.conversation_bytes, request.conversation));
+  if (request.conversation && request.samples > 1) {
+    return InvalidArgument("n: a conversation goes on with one answer; send n 1, found {}",
+                           request.samples);
+  }
+  std::optional<std::string> policy;
+  TANDEM_RETURN_IF_ERROR(ReadText(object, "context_policy", 1, limits.id_bytes, policy));
+  if (policy) {
+    const absl::StatusOr<ContextPolicy> parsed = ParseContextPolicy(*policy);
+    if (!parsed.ok()) return InvalidArgument("context_policy: {}", Message(parsed.status()));
+    request.context_policy = *parsed;
+  }
+  bool echo = false;
+  TANDEM_RETURN_IF_ERROR(ReadBool(object, "echo", echo));
+  if (echo) return InvalidArgument("echo: it is for complete; a chat has no text to repeat");
+  return request;
+}
+
+absl::StatusOr<GenerateRequest> ReadComplete(const Json& object, const ProtocolLimits& limits) {
+  GenerateRequest request;
+  TANDEM_RETURN_IF_ERROR(ReadParams(object, limits, request));
+  TANDEM_RETURN_IF_ERROR(ReadBool(object, "echo", request.echo));
+  for (const char* name : {"conversation", "context_policy"}) {
+    if (const Json* value = FindField(object, name); value != nullptr) {
+      return InvalidArgument("{}: it is for chat, and not for complete; found {}", name,
+                             Shown(*value));
+    }
+  }
+  const Json* prompt = FindField(object, "prompt");
+  const Json* tokens = FindField(object, "tokens");
+  if ((prompt == nullptr) == (tokens == nullptr)) {
+    return InvalidArgument("complete: expected either prompt or tokens, found {}",
+                           prompt == nullptr ? "neither" : "both");
+  }
+  if (prompt != nullptr) {
+    if (!prompt->is_string()) {
+      return InvalidArgument("prompt: expected a string, found {}", Shown(*prompt));
+    }
+    request.input = prompt->get<std::string>();
+    return request;
+  }
+  if (!tokens->is_array() || tokens->empty()) {
+    return InvalidArgument("tokens: expected a list of at least one token id, found {}",
+                           Shown(*tokens));
+  }
+  auto& ids = request.input.emplace<2>();
+  for (size_t i = 0; i < tokens->size(); ++i) {
+    const std::optional<int64_t> id = AsInteger((*tokens)[i]);
+    if (!id || *id < 0 || *id > std::numeric_limits<int32_t>::max()) {
+      return InvalidArgument("tokens[{}]: expected a token id, found {}", i, Shown((*tokens)[i]));
+    }
+    ids.push_back(static_cast<int32_t>(*id));
+  }
+  return request;
+}
+
+absl::Status CheckVersion(const Json& object) {
+  const Json* version = FindField(object, "v");
+  if (version == nullptr || *version == 1) return absl::OkStatus();
+  return InvalidArgument("v: this server speaks version 1 of the protocol, found {}: send \"v\":1",
+                         Shown(*version));
+}
+
+absl::StatusOr<std::string> ReadId(const Json& object, const ProtocolLimits& limits) {
+  const auto found = object.find("id");
+  if (found == object.end()) return std::string();
+  const auto* id = found->get_ptr<const std::string*>();
+  if (id == nullptr || id->empty() || id->size() > static_cast<size_t>(limits.id_bytes)) {
+    return InvalidArgument("id: expected a string of 1 to {} bytes, found {}", limits.id_bytes,
+                           Shown(*found));
+  }
+  return *id;
+}
+
+/// A name that must be there.
+absl::StatusOr<std::string> ReadName(const Json& object, const char* name, int64_t most) {
+  std::optional<std::string> text;
+  TANDEM_RETURN_IF_ERROR(ReadText(object, name, 1, most, text));
+  if (!text) {
+    return InvalidArgument("{}: expected the name of a conversation, found nothing", name);
+  }
+  return *std::move(text);
+}
+
+using Body = decltype(Request::body);
+
+/// `name`: what stands behind "conversation." in the type.
+absl::StatusOr<Body> ReadConversationRequest(std::string_view name, const Json& object,
+                                             const ProtocolLimits& limits) {
+  std::optional<std::string> tenant;
+  TANDEM_RETURN_IF_ERROR(ReadText(object, "tenant", 0, limits.tenant_bytes, tenant));
+  if (name == "list") {
+    std::optional<std::string> after;
+    TANDEM_RETURN_IF_ERROR(ReadText(object, "after", 0, limits.conversation_bytes, after));
+    std::optional<int64_t> limit;
+    TANDEM_RETURN_IF_ERROR(ReadInteger(object, "limit", 1, limits.listed_conversations, limit));
+    return ConversationListRequest{.tenant = tenant.value_or(""),
+                                   .after = after.value_or(""),
+                                   .limit = limit.value_or(limits.listed_conversations)};
+  }
+  TANDEM_ASSIGN_OR_RETURN(std::string conversation,
+                          ReadName(object, "conversation", limits.conversation_bytes));
+  if (name == "get") {
+    std::optional<int64_t> from;
+    TANDEM_RETURN_IF_ERROR(
+        ReadInteger(object, "from", 0, std::numeric_limits<int32_t>::max(), from));
+    return ConversationGetRequest{.tenant = tenant.value_or(""),
+                                  .conversation = std::move(conversation),
+                                  .from = from.value_or(0)};
+  }
+  if (name == "delete") {
+    return ConversationDeleteRequest{.tenant = tenant.value_or(""),
+                                     .conversation = std::move(conversation)};
+  }
+  TANDEM_ASSIGN_OR_RETURN(std::string to, ReadName(object, "to", limits.conversation_bytes));
+  return ConversationForkRequest{
+      .tenant = tenant.value_or(""), .conversation = std::move(conversation), .to = std::move(to)};
+}
+
+constexpr std::array<std::string_view, 10> kTypes = {"chat",
+                                                     "complete",
+                                                     "cancel",
+                                                     "resume",
+                                                     "ping",
+                                                     "status",
+                                                     "conversation.list",
+                                                     "conversation.get",
+                                                     "conversation.delete",
+                                                     "conversation.fork"};
+
+absl::Status CheckType(const Json* type) {
+  if (type != nullptr && std::find(kTypes.begin(), kTypes.end(), *type) != kTypes.end()) {
+    return absl::OkStatus();
+  }
+  std::string known;
+  for (const std::string_view name : kTypes) {
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", name);
+  }
+  return InvalidArgument("type: expected one of {}; found {}", known,
+                         type == nullptr ? "nothing" : Shown(*type));
+}
+
+absl::StatusOr<Request> ReadRequest(const Json& object, std::string id,
+                                    const ProtocolLimits& limits) {
+  constexpr std::string_view kConversation = "conversation.";
+  TANDEM_RETURN_IF_ERROR(CheckVersion(object));
+  const Json* type = FindField(object, "type");
+  TANDEM_RETURN_IF_ERROR(CheckType(type));
+  const auto& name = type->get_ref<const std::string&>();
+  Request request{.id = std::move(id), .body = PingRequest{}};
+  if (name == "ping") return request;
+  if (name == "status") {
+    request.body = StatusRequest{};
+    return request;
+  }
+  if (name.starts_with(kConversation)) {
+    TANDEM_ASSIGN_OR_RETURN(
+        request.body, ReadConversationRequest(std::string_view(name).substr(kConversation.size()),
+                                              object, limits));
+    return request;
+  }
+  if (request.id.empty()) {
+    return InvalidArgument("id: a {} needs one, a string {}", name,
+                           name == "cancel" || name == "resume"
+                               ? "that names a request of this connection"
+                               : "that is new on this connection");
+  }
+  if (name == "cancel") {
+    request.body = CancelRequest{};
+    return request;
+  }
+  if (name == "resume") {
+    ResumeRequest resume;
+    TANDEM_RETURN_IF_ERROR(
+        ReadInteger(object, "last_seq", -1, std::numeric_limits<int64_t>::max(), resume.last_seq));
+    request.body = resume;
+    return request;
+  }
+  TANDEM_ASSIGN_OR_RETURN(request.body,
+                          name == "chat" ? ReadChat(object, limits) : ReadComplete(object, limits));
+  request.fingerprint = std::hash<Json>{}(object);
+  return request;
+}
+
+}  // namespace
+
+std::variant<Request, RequestError> ParseRequest(std::string_view frame,
+                                                 const ProtocolLimits& limits) {
+  if (static_cast<int64_t>(frame.size()) > limits.frame_bytes) {
+    return RequestError{.id = std::nullopt,
+                        .code = ErrorCode::kTooLarge,
+                        .message = fmt::format("the frame has {} bytes, at most {} are taken: send "
+                                               "less, or start the server with a larger limit",
+                                               frame.size(), limits.frame_bytes)};
+  }
+  const auto refuse = [](const absl::Status& status, std::optional<std::string> id) {
+    return RequestError{
+        .id = std::move(id), .code = ErrorCodeOf(status), .message = Message(status)};
+  };
+  const absl::StatusOr<Json> object = ParseJson(frame, limits.depth);
+  if (!object.ok()) return refuse(object.status(), std::nullopt);
+  if (!object->is_object()) {
+    return refuse(InvalidArgument("the frame is not a JSON object, but {}", Shown(*object)),
+                  std::nullopt);
+  }
+  const absl::StatusOr<std::string> id = ReadId(*object, limits);
+  if (!id.ok()) return refuse(id.status(), std::nullopt);
+  absl::StatusOr<Request> request = ReadRequest(*object, *id, limits);
+  if (!request.ok()) {
+    return refuse(request.status(), id->empty() ? std::nullopt : std::optional(*id));
+  }
+  return *std::move(request);
+}
+
+}  // namespace tandem::frontend

@@ -1,0 +1,156 @@
+#include "frontend/server/answer_frames.h"
+
+#include <nlohmann/json.hpp>
+
+#include "frontend/protocol/frame_json.h"
+
+namespace tandem::frontend {
+
+using Json = nlohmann::ordered_json;
+
+std::string AcceptedFrame(std::string_view id) { return DumpFrame(FrameHead(id, "accepted")); }
+
+std::string DeltaFrame(std::string_view id, int64_t seq, std::string_view text) {
+  Json frame = FrameHead(id, "delta");
+  frame["seq"] = seq;
+  frame["text"] = text;
+  return DumpFrame(frame);
+}
+
+std::string DeltaFrame(std::string_view id, int64_t seq, std::string_view text,
+                       const DeltaExtras& extras) {
+  Json frame = FrameHead(id, "delta");
+  frame["seq"] = seq;
+  if (extras.choice) frame["index"] = *extras.choice;
+  frame["text"] = text;
+  if (extras.logprobs) frame["logprobs"] = *extras.logprobs;
+  return DumpFrame(frame);
+}
+
+std::string DoneFrame(std::string_view id, const DoneContents& done) {
+  const auto put = [](Json& out, const DoneContents::Choice& choice) {
+    out["finish_reason"] = FinishReasonName(choice.reason);
+    out["text"] = choice.text;
+    if (choice.logprobs) out["logprobs"] = *choice.logprobs;
+  };
+  Json frame = FrameHead(id, "done");
+  if (done.choices.size() == 1) {
+    put(frame, done.choices.front());
+  } else {
+    frame["choices"] = Json::array();
+    for (size_t i = 0; i < done.choices.size(); ++i) {
+      Json choice = {{"index", i}};
+      put(choice, done.choices[i]);
+      frame["choices"].push_back(std::move(choice));
+    }
+  }
+  if (done.conversation) frame["conversation"] = *done.conversation;
+  if (done.durable) frame["durable"] = *done.durable;
+  if (done.seed) frame["seed"] = *done.seed;
+  if (done.dropped.any()) {
+    frame["dropped"] = {{"messages", done.dropped.messages}, {"tokens", done.dropped.tokens}};
+  }
+  const AnswerUsage& usage = done.usage;
+  frame["usage"] = {{"prompt_tokens", usage.prompt_tokens},
+                    {"completion_tokens", usage.completion_tokens},
+                    {"computed_tokens", usage.computed_tokens},
+                    {"reused_tokens", usage.reused_tokens},
+                    {"reused_from",
+                     {{"device", usage.reused_from.device},
+                      {"host", usage.reused_from.host},
+                      {"disk", usage.reused_from.disk},
+                      {"remote", usage.reused_from.remote}}},
+                    {"reuse_limit", ReuseLimitName(usage.reuse_limit)},
+                    {"preemptions", usage.preemptions},
+                    {"drafted_tokens", usage.drafted_tokens},
+                    {"accepted_tokens", usage.accepted_tokens}};
+  frame["timings"] = {{"queue_seconds", done.timings.queue_seconds},
+                      {"prefill_seconds", done.timings.prefill_seconds},
+                      {"decode_seconds", done.timings.decode_seconds}};
+  return DumpFrame(frame);
+}
+
+std::string ErrorFrame(const std::optional<std::string>& id, ErrorCode code,
+                       std::string_view message, std::optional<double> retry_after) {
+  Json frame = {{"v", 1}, {"id", nullptr}, {"type", "error"}};
+  if (id) frame["id"] = *id;
+  frame["code"] = ErrorCodeName(code);
+  frame["message"] = message;
+  if (retry_after) frame["retry_after"] = *retry_after;
+  return DumpFrame(frame);
+}
+
+std::string PongFrame(std::string_view id, bool ready) {
+  Json frame = FrameHead(id, "pong");
+  frame["ready"] = ready;
+  return DumpFrame(frame);
+}
+
+std::string StatusFrame(std::string_view id, const ServerStatus& server,
+                        const parallel::EngineStatus& engine) {
+  Json frame = FrameHead(id, "status");
+  frame["model"] = {{"name", server.model}, {"vocab", server.vocab}, {"context", server.context}};
+  frame["ranks"] = Json::array();
+  for (const parallel::RankStatus& rank : engine.ranks) {
+    frame["ranks"].push_back({{"rank", rank.rank},
+                              {"host", rank.host},
+                              {"device", rank.device},
+                              {"weight_bytes", rank.weight_bytes}});
+  }
+  frame["requests"] = {{"running", engine.running},
+                       {"waiting", engine.waiting},
+                       {"open", server.open_requests},
+                       {"answered", server.answered_requests},
+                       {"cancelled", server.cancelled_requests},
+                       {"failed", server.failed_requests}};
+  frame["pages"] = {{"total", engine.blocks_total},
+                    {"used", engine.blocks_used},
+                    {"cached", engine.blocks_cached}};
+  frame["reuse"] = {{"prompt_tokens", engine.prompt_tokens},
+                    {"reused_tokens", engine.reused_tokens},
+                    {"reused_from",
+                     {{"device", engine.reused_from.device},
+                      {"host", engine.reused_from.host},
+                      {"disk", engine.reused_from.disk},
+                      {"remote", engine.reused_from.remote}}}};
+  if (engine.keeps_records) {
+    const parallel::RecordStatus& records = engine.records;
+    frame["records"] = {{"saved", records.put},
+                        {"dropped", records.dropped},
+                        {"refused", records.refused},
+                        {"fetched", records.fetched},
+                        {"damaged", records.damaged},
+                        {"late_fetches", records.late},
+                        {"not_durable", records.not_durable}};
+  }
+  frame["speculation"] = {{"drafted_tokens", engine.drafted_tokens},
+                          {"accepted_tokens", engine.accepted_tokens}};
+  frame["rates"] = {{"tokens_per_second", engine.tokens_per_second}};
+  frame["totals"] = {{"steps", engine.steps},
+                     {"tokens_generated", engine.tokens_generated},
+                     {"tokens_prefilled", engine.tokens_prefilled},
+                     {"preemptions", engine.preemptions}};
+  frame["conversations"] = {{"count", server.conversations}, {"bytes", server.conversation_bytes}};
+  if (server.state) {
+    const ConversationLogStatus& state = *server.state;
+    frame["state"] = {{"directory", state.directory},
+                      {"encrypted", state.encrypted},
+                      {"conversations", state.conversations},
+                      {"unreadable", state.unreadable},
+                      {"unwritten_changes", state.unwritten_changes},
+                      {"unfinished_erasures", state.unfinished_erasures},
+                      {"trouble", nullptr}};
+    if (state.copied) {
+      Json& copied = frame["state"]["copied"];
+      copied = {{"host", nullptr}, {"uncopied_changes", state.copied->uncopied_changes}};
+      if (!state.copied->host.empty()) copied["host"] = state.copied->host;
+    }
+    if (!state.trouble.empty()) frame["state"]["trouble"] = state.trouble;
+  }
+  frame["clients"] = server.clients;
+  frame["refused_frames"] = server.refused_frames;
+  frame["uptime_seconds"] = server.uptime_seconds;
+  return DumpFrame(frame);
+}
+
+}  // namespace tandem::frontend

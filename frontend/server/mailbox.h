@@ -1,0 +1,79 @@
+#pragma once
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <mutex>
+#include <span>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "core/base/status.h"
+#include "parallel/engine/engine.h"
+
+namespace tandem::frontend {
+
+/// Hands what the engine and the log of conversations produce over to the thread that owns the
+/// sockets, and wakes it.
+///
+/// Held in shared ownership by the server and every sink, because an engine (or a log) may call a
+/// sink after the server is gone. Memory is bounded by the tokens of the requests in progress.
+/// Thread safety: any thread may put and wake; one thread takes.
+class Mailbox {
+ public:
+  /// A request's turn is in the log, or is not; or a command on a conversation.
+  struct TurnLogged {
+    absl::Status status;
+  };
+  struct CommandLogged {
+    absl::Status status;
+  };
+  struct Event {
+    uint64_t key = 0;   // the server's number of the request, or of the command
+    size_t choice = 0;  // which of its answers
+    /// Tokens; log-probabilities, which come before their tokens; the end; or news of the log.
+    std::variant<std::vector<int32_t>, std::vector<parallel::TokenLogprobs>, parallel::Finish,
+                 TurnLogged, CommandLogged>
+        what;
+  };
+
+  Mailbox() : wake_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
+  ~Mailbox() { close(wake_fd_); }
+  Mailbox(const Mailbox&) = delete;
+  Mailbox& operator=(const Mailbox&) = delete;
+
+  void Put(Event event) {
+    bool first = false;
+    {
+      const std::lock_guard lock(mutex_);
+      first = events_.empty();
+      events_.push_back(std::move(event));
+    }
+    if (first) Wake();
+  }
+
+  /// Everything put so far, in order.
+  std::vector<Event> Take() {
+    uint64_t count = 0;
+    // Cleared before the events are taken, so that none is ever left without a wake-up.
+    (void)!read(wake_fd_, &count, sizeof(count));
+    const std::lock_guard lock(mutex_);
+    return std::exchange(events_, {});
+  }
+
+  /// Makes wake_fd() readable. Safe in a signal handler.
+  void Wake() {
+    const uint64_t one = 1;
+    (void)!write(wake_fd_, &one, sizeof(one));
+  }
+  int wake_fd() const { return wake_fd_; }
+
+ private:
+  const int wake_fd_;
+  std::mutex mutex_;
+  std::vector<Event> events_;  // guarded by mutex_
+};
+
+}  // namespace tandem::frontend

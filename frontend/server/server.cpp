@@ -1,0 +1,279 @@
+#include "frontend/server/server.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <iterator>
+#include <type_traits>
+#include <utility>
+
+#include "core/base/retry_after.h"
+
+namespace tandem::frontend {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kEngineCheckInterval{250};
+constexpr milliseconds kEndingTime{300};  // for frames that still wait, and requests on their way
+constexpr milliseconds kLogTime{5000};    // for a disk that takes long
+constexpr int kMessagesATurn = 64;        // so that a flood does not keep answers waiting
+
+bool IsLoopback(const std::string& endpoint) {
+  return endpoint.starts_with("ipc://") || endpoint.starts_with("tcp://127.") ||
+         endpoint.starts_with("tcp://[::1]") || endpoint.starts_with("tcp://localhost:");
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Create(ServerOptions options,
+                                                       parallel::Engine& engine,
+                                                       const TextModel& model,
+                                                       ConversationLog* log) {
+  TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<Router> router,
+                          Router::Bind({.endpoint = options.endpoint,
+                                        .frame_bytes = options.limits.frame_bytes,
+                                        .client_budget_bytes = options.client_budget_bytes}));
+  if (!IsLoopback(router->endpoint())) {
+    spdlog::warn(
+        "listening on {}: whoever reaches this address can use the model and read the "
+        "traffic; there is no encryption or login yet",
+        router->endpoint());
+  }
+  return std::unique_ptr<Server>(
+      new Server(std::move(options), std::move(router), engine, model, log));
+}
+
+Server::Server(ServerOptions options, std::unique_ptr<Router> router, parallel::Engine& engine,
+               const TextModel& model, ConversationLog* log)
+    : options_(std::move(options)),
+      router_(std::move(router)),
+      engine_(engine),
+      model_(model),
+      log_(log),
+      requests_(options_.kept_answers, options_.kept_answer_bytes),
+      conversations_(options_.conversations) {
+  counts_.model = model_.name();
+  counts_.vocab = model_.vocab();
+  counts_.context = model_.context();
+}
+
+Server::~Server() {
+  for (RequestRecord* record : requests_.AllOpen()) CancelInEngine(*record);
+}
+
+void Server::Restore(const ConversationName& name, Conversation conversation) {
+  conversations_.Restore(name, std::move(conversation));
+}
+
+void Server::Stop() {
+  stop_.store(true);
+  mailbox_->Wake();
+}
+
+absl::Status Server::Run() {
+  absl::Status status = Serve();
+  for (const auto& [key, turn] : std::exchange(abandoned_, {})) Discard(turn);
+  return status;
+}
+
+absl::Status Server::Serve() {
+  while (!ends_at_ || Clock::now() < *ends_at_ ||
+         (WaitsForLog() && Clock::now() < *ends_at_ + kLogTime)) {
+    router_->Wait(mailbox_->wake_fd(), UntilNextTimer());
+    TakeFromEngine();
+    TakeFromClients();
+    router_->Flush();
+    CancelVanished();
+    CheckTimers();
+    CheckEngine();
+    if (stop_.load() && !ends_at_) {
+      const bool idle = requests_.open() == 0 && router_->waiting_bytes() == 0 && commands_.empty();
+      if (idle) return absl::OkStatus();
+      FailAll("the server is shutting down");
+      EndSoon(absl::OkStatus());
+    }
+  }
+  return ends_with_;
+}
+
+void Server::EndSoon(absl::Status status) {
+  ends_with_ = std::move(status);
+  ends_at_ = Clock::now() + kEndingTime;
+}
+
+milliseconds Server::UntilNextTimer() const {
+  Clock::time_point next = next_engine_check_;
+  if (ends_at_) next = std::min(next, *ends_at_);
+  if (next_timer_) next = std::min(next, *next_timer_);
+  const auto wait = std::chrono::ceil<milliseconds>(next - Clock::now());
+  return std::clamp(wait, milliseconds(0), kEngineCheckInterval);
+}
+
+void Server::CheckEngine() {
+  if (ends_at_ || Clock::now() < next_engine_check_) return;
+  next_engine_check_ = Clock::now() + kEngineCheckInterval;
+  absl::Status health = engine_.Health();
+  // While the reason is being found out, the engine itself ends the open requests, with the reason.
+  if (health.ok() || absl::IsUnknown(health)) return;
+  spdlog::error("the engine is dead: {}", Message(health));
+  FailAll(Message(health));
+  EndSoon(std::move(health));
+}
+
+void Server::SetTimer(Clock::time_point at) {
+  next_timer_ = std::min(next_timer_.value_or(at), at);
+}
+
+void Server::CheckTimers() {
+  const Clock::time_point now = Clock::now();
+  if (!next_timer_ || now < *next_timer_) return;
+  next_timer_.reset();
+  std::vector<uint64_t> keys;
+  for (const RequestRecord* record : requests_.AllOpen()) keys.push_back(record->key);
+  for (const uint64_t key : keys) {
+    // Ending one may show that its client is gone, with all its other requests.
+    RequestRecord* record = requests_.FindOpen(key);
+    if (record == nullptr) continue;
+    if (record->detached_until && now >= *record->detached_until) {
+      CancelInEngine(*record);
+      ++counts_.cancelled_requests;
+      Erase(*record);
+    } else if (record->deadline && now >= *record->deadline) {
+      CancelInEngine(*record);
+      Fail(*record, ErrorCode::kDeadlineExceeded,
+           "the request's deadline passed before its answer was complete");
+    } else {
+      if (record->detached_until) SetTimer(*record->detached_until);
+      if (record->deadline) SetTimer(*record->deadline);
+    }
+  }
+}
+
+void Server::TakeFromEngine() {
+  for (Mailbox::Event& event : mailbox_->Take()) {
+    if (const auto* command = std::get_if<Mailbox::CommandLogged>(&event.what)) {
+      TakeCommand(event.key, command->status);
+      continue;
+    }
+    RequestRecord* record = requests_.FindOpen(event.key);
+    if (record == nullptr) {
+      // Other events of requests that were dropped meanwhile find nobody.
+      TakeAbandoned(event);
+      continue;
+    }
+    if (const auto* finish = std::get_if<parallel::Finish>(&event.what)) {
+      Finish(*record, event.choice, *finish);
+    } else if (const auto* logged = std::get_if<Mailbox::TurnLogged>(&event.what)) {
+      TakeLogged(*record, logged->status);
+    } else if (auto* logprobs = std::get_if<std::vector<parallel::TokenLogprobs>>(&event.what)) {
+      std::vector<parallel::TokenLogprobs>& known = record->choices[event.choice].logprobs;
+      std::move(logprobs->begin(), logprobs->end(), std::back_inserter(known));
+    } else {
+      Take(*record, event.choice, std::get<std::vector<int32_t>>(event.what));
+    }
+  }
+}
+
+void Server::TakeFromClients() {
+  for (int i = 0; i < kMessagesATurn; ++i) {
+    std::optional<Router::Incoming> incoming = router_->Receive();
+    CancelVanished();
+    if (!incoming) return;
+    Handle(*std::move(incoming));
+  }
+}
+
+void Server::CancelVanished() {
+  for (const std::string& client : router_->TakeVanished()) Vanished(client);
+}
+
+void Server::Handle(Router::Incoming incoming) {
+  const std::string& client = incoming.client;
+  if (!incoming.single) {
+    Refuse(client, std::nullopt, ErrorCode::kInvalidArgument,
+           "the message has several frames (or none): send one frame with one JSON object");
+    return;
+  }
+  std::variant<Request, RequestError> parsed = ParseRequest(incoming.frame, options_.limits);
+  if (const auto* error = std::get_if<RequestError>(&parsed)) {
+    Refuse(client, error->id, error->code, error->message);
+    return;
+  }
+  auto& request = std::get<Request>(parsed);
+  if (std::holds_alternative<GenerateRequest>(request.body)) {
+    HandleGenerate(client, std::move(request));
+    return;
+  }
+  std::visit(
+      [&](const auto& body) {
+        using Body = std::decay_t<decltype(body)>;
+        if constexpr (std::is_same_v<Body, PingRequest>) {
+          router_->Send(client, PongFrame(request.id, !ends_at_ && engine_.Health().ok()));
+        } else if constexpr (std::is_same_v<Body, StatusRequest>) {
+          HandleStatus(client, request.id);
+        } else if constexpr (std::is_same_v<Body, CancelRequest>) {
+          HandleCancel(client, request.id);
+        } else if constexpr (std::is_same_v<Body, ResumeRequest>) {
+          HandleResume(client, request.id, body);
+        } else if constexpr (!std::is_same_v<Body, GenerateRequest>) {
+          Handle(client, request.id, body);
+        }
+      },
+      request.body);
+}
+
+void Server::HandleStatus(const std::string& client, const std::string& id) {
+  const absl::StatusOr<parallel::EngineStatus> engine = engine_.Status();
+  if (!engine.ok()) {
+    Refuse(client, id.empty() ? std::nullopt : std::optional(id), engine.status());
+    return;
+  }
+  counts_.clients = router_->clients();
+  counts_.open_requests = requests_.open();
+  counts_.conversations = conversations_.count();
+  counts_.conversation_bytes = conversations_.bytes();
+  if (log_ != nullptr) counts_.state = log_->Status();
+  counts_.uptime_seconds = std::chrono::duration<double>(Clock::now() - started_).count();
+  router_->Send(client, StatusFrame(id, counts_, *engine));
+}
+
+void Server::HandleCancel(const std::string& client, const std::string& id) {
+  RequestRecord* record = requests_.Find(client, id);
+  if (record == nullptr) {
+    Refuse(client, id, ErrorCode::kNotFound,
+           fmt::format("cancel: this connection has no request \"{}\"", id));
+  } else if (!record->open()) {
+    router_->Send(client, record->done_frame, /*must=*/true);
+  } else {
+    record->detached_until.reset();  // whoever cancels is there
+    record->cancelled = true;
+    CancelInEngine(*record);  // its done comes when the engine has let go of it
+  }
+}
+
+void Server::FailAll(std::string_view message) {
+  std::vector<uint64_t> keys;
+  for (const RequestRecord* record : requests_.AllOpen()) keys.push_back(record->key);
+  for (const uint64_t key : keys) {
+    // Failing one may show that its client is gone, with all its other requests.
+    RequestRecord* record = requests_.FindOpen(key);
+    if (record == nullptr || record->unlogged) continue;
+    CancelInEngine(*record);
+    Fail(*record, ErrorCode::kUnavailable, message);
+  }
+}
+
+void Server::Refuse(const std::string& client, const std::optional<std::string>& id, ErrorCode code,
+                    std::string_view message) {
+  ++counts_.refused_frames;
+  router_->Send(client, ErrorFrame(id, code, message));
+}
+
+void Server::Refuse(const std::string& client, const std::optional<std::string>& id,
+                    const absl::Status& status) {
+  ++counts_.refused_frames;
+  router_->Send(client, ErrorFrame(id, ErrorCodeOf(status), Message(status), RetryAfter(status)));
+}
+
+}  // namespace tandem::frontend

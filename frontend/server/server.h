@@ -1,0 +1,187 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/base/status.h"
+#include "frontend/chat/text_model.h"
+#include "frontend/conversations/conversation_log.h"
+#include "frontend/conversations/conversations.h"
+#include "frontend/protocol/protocol.h"
+#include "frontend/server/answer_frames.h"
+#include "frontend/server/mailbox.h"
+#include "frontend/server/request_table.h"
+#include "frontend/server/router.h"
+#include "parallel/engine/engine.h"
+
+namespace tandem::frontend {
+
+struct ServerOptions {
+  std::string endpoint = "tcp://127.0.0.1:5555";
+  ProtocolLimits limits;
+  int64_t client_budget_bytes = int64_t{4} << 20;  // waiting for one client that reads slowly
+  int64_t open_requests = 1024;                    // answers in progress, of all clients
+  int64_t open_requests_per_client = 64;
+  int64_t kept_answers = 1024;  // finished, to answer a repeated id
+  int64_t kept_answer_bytes = int64_t{32} << 20;
+  ConversationLimits conversations;
+  ContextPolicy context_policy;  // of chats that name none
+  /// How long the requests of a client that is gone go on, for it to come back and resume them.
+  std::chrono::milliseconds resume_grace{2000};
+  /// Log-probabilities that one request may ask for in all, since they are sent with its end.
+  int64_t logprobs = 200'000;
+};
+
+/// Serves the ZeroMQ protocol, version 1, over an engine.
+///
+/// One thread, the one in Run, owns the socket and all requests; the engine's sinks hand over
+/// through a mailbox. Whatever a client sends or fails to read, it affects that client only.
+/// Thread safety: Run from one thread; Stop from any, and from a signal handler.
+class Server {
+ public:
+  /// Listens from now on; clients are answered once Run is called. Errors: Router::Bind. The engine
+  /// and the model must outlive the server, and so must the log where there is one: then every turn
+  /// goes there before its answer counts as done.
+  static absl::StatusOr<std::unique_ptr<Server>> Create(ServerOptions options,
+                                                        parallel::Engine& engine,
+                                                        const TextModel& model,
+                                                        ConversationLog* log = nullptr);
+  ~Server();
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  /// Before Run: a conversation that outlived an earlier process.
+  void Restore(const ConversationName& name, Conversation conversation);
+
+  /// Where clients connect, with the port that was picked for tcp://...:*.
+  const std::string& endpoint() const { return router_->endpoint(); }
+
+  /// Serves until Stop (OK) or until the engine is dead (its status). Before returning, every open
+  /// request is answered with `unavailable`.
+  absl::Status Run();
+  void Stop();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  /// A command on a conversation that is answered once the log has it.
+  struct Command {
+    std::string client;
+    std::string id;
+    std::string frame;
+  };
+
+  /// A turn that was given up while the engine may still be saving KV of it.
+  struct AbandonedTurn {
+    std::string tenant;
+    std::vector<int32_t> prompt;
+    std::vector<std::vector<int32_t>> answers;  // [choices]
+    size_t running = 0;                         // choices that the engine has not ended
+  };
+
+  Server(ServerOptions options, std::unique_ptr<Router> router, parallel::Engine& engine,
+         const TextModel& model, ConversationLog* log);
+
+  absl::Status Serve();
+
+  std::chrono::milliseconds UntilNextTimer() const;
+  void TakeFromEngine();
+  void TakeFromClients();
+  /// Deadlines of requests, and of clients that may come back.
+  void CheckTimers();
+  void CheckEngine();
+  void CancelVanished();
+
+  void Handle(Router::Incoming incoming);
+  void HandleGenerate(const std::string& client, Request request);
+  void HandleCancel(const std::string& client, const std::string& id);
+  void HandleResume(const std::string& client, const std::string& id, const ResumeRequest& resume);
+  void HandleStatus(const std::string& client, const std::string& id);
+  /// The blocks of these tokens that no conversation of the tenant has.
+  std::vector<kv_store::BlockHash> LeftBehind(const std::string& tenant,
+                                              std::span<const int32_t> tokens) const;
+  /// The turn ends without an answer; what was computed for it is destroyed.
+  void AbandonTurn(RequestRecord& record);
+  /// News of a request that is gone: perhaps of a turn that was given up.
+  void TakeAbandoned(const Mailbox::Event& event);
+  void Discard(const AbandonedTurn& turn);
+  /// Deletes it in memory; gives the blocks of its tokens that no other conversation shares.
+  absl::StatusOr<std::vector<kv_store::BlockHash>> DeleteConversation(const ConversationName& name);
+  void Handle(const std::string& client, const std::string& id,
+              const ConversationListRequest& request);
+  void Handle(const std::string& client, const std::string& id,
+              const ConversationGetRequest& request);
+  void Handle(const std::string& client, const std::string& id,
+              const ConversationDeleteRequest& request);
+  void Handle(const std::string& client, const std::string& id,
+              const ConversationForkRequest& request);
+
+  absl::Status Start(RequestRecord& record, GenerateRequest request);
+  /// The prompt of a chat, under its context policy; begins the turn of its conversation.
+  absl::StatusOr<std::vector<int32_t>> StartChat(RequestRecord& record, GenerateRequest& request);
+  absl::Status Submit(RequestRecord& record, const parallel::EngineRequest& work);
+  /// Sends the answer so far again, from a delta on, and goes on from there.
+  void Replay(RequestRecord& record, int64_t from_seq);
+
+  void Take(RequestRecord& record, size_t choice, std::span<const int32_t> tokens);
+  /// New text of an answer, with the log-probabilities of its tokens. `last`: also those of tokens
+  /// that gave no text. False if the record is gone, because its client is.
+  bool Deliver(RequestRecord& record, size_t choice, std::string_view text, bool last);
+  void Finish(RequestRecord& record, size_t choice, const parallel::Finish& finish);
+  /// All answers of a request are complete.
+  void Complete(RequestRecord& record);
+  void SendDone(RequestRecord& record, const DoneContents& done);
+  /// The log has told of a turn, or of a command.
+  void TakeLogged(RequestRecord& record, const absl::Status& status);
+  void TakeCommand(uint64_t key, const absl::Status& status);
+  /// What the log calls when it has done a command that is then answered with this frame.
+  ConversationLog::Done AnswerWhenLogged(const std::string& client, const std::string& id,
+                                         std::string frame);
+  /// Whether answers or commands wait for the log.
+  bool WaitsForLog();
+  /// The turn of a conversation ends with this answer.
+  void CommitTurn(RequestRecord& record, const AnswerChoice& choice);
+  void CancelInEngine(RequestRecord& record);
+  /// Forgets an open request; its conversation is what it was before.
+  void Erase(RequestRecord& record);
+  /// Ends a request with an error frame and frees its id.
+  void Fail(RequestRecord& record, ErrorCode code, std::string_view message);
+  void FailAll(std::string_view message);
+  /// A client is gone: its requests wait for it to come back, where it can, or are dropped.
+  void Vanished(const std::string& client);
+  /// Frees everything of a client that is gone for good.
+  void Drop(const std::string& client);
+  void SetTimer(Clock::time_point at);
+  void CancelSlow(const std::string& client);
+  void Refuse(const std::string& client, const std::optional<std::string>& id, ErrorCode code,
+              std::string_view message);
+  void Refuse(const std::string& client, const std::optional<std::string>& id,
+              const absl::Status& status);
+  void EndSoon(absl::Status status);
+
+  const ServerOptions options_;
+  const std::unique_ptr<Router> router_;
+  parallel::Engine& engine_;
+  const TextModel& model_;
+  ConversationLog* const log_;  // null: conversations end with the process
+  const std::shared_ptr<Mailbox> mailbox_ = std::make_shared<Mailbox>();
+  std::atomic<bool> stop_{false};
+
+  RequestTable requests_;
+  Conversations conversations_;
+  std::map<uint64_t, AbandonedTurn> abandoned_;  // by the request's key; none without a log
+  std::map<uint64_t, Command> commands_;         // that wait for the log
+  uint64_t next_command_ = 1;
+  ServerStatus counts_;
+  const Clock::time_point started_ = Clock::now();
+  Clock::time_point next_engine_check_ = Clock::now();
+  std::optional<Clock::time_point> next_timer_;  // of all open requests
+  std::optional<Clock::time_point> ends_at_;     // set: answering what is still coming in, then end
+  absl::Status ends_with_;
+};
+
+}  // namespace tandem::frontend

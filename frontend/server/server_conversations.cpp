@@ -1,0 +1,262 @@
+#include <algorithm>
+#include <utility>
+
+#include "frontend/server/server.h"
+#include "frontend/text/name_number.h"
+#include "kv_store/base/chain_blocks.h"
+
+/// The server's conversations: their turns, and the commands on them.
+namespace tandem::frontend {
+namespace {
+
+/// Of contents told in one frame.
+constexpr int64_t kFrameBytes = int64_t{1} << 20;
+
+/// About what a conversation grows by with these messages: they are kept as messages, as rendered
+/// text and as tokens.
+int64_t BytesOf(std::span<const ChatMessage> messages) {
+  constexpr int64_t kCopies = 3;
+  int64_t bytes = 0;
+  for (const ChatMessage& message : messages) {
+    bytes += static_cast<int64_t>(sizeof(message) + message.content.size()) * kCopies;
+  }
+  return bytes;
+}
+
+std::vector<int32_t> Joined(std::span<const int32_t> prompt, std::span<const int32_t> answer) {
+  std::vector<int32_t> all(prompt.begin(), prompt.end());
+  all.insert(all.end(), answer.begin(), answer.end());
+  return all;
+}
+
+std::optional<std::string> IdOf(const std::string& id) {
+  return id.empty() ? std::nullopt : std::optional(id);
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<int32_t>> Server::StartChat(RequestRecord& record,
+                                                       GenerateRequest& request) {
+  auto& messages = std::get<std::vector<ChatMessage>>(request.input);
+  ChatInput input;
+  input.policy = request.context_policy.value_or(options_.context_policy);
+  input.max_tokens = request.params.max_tokens;
+  if (!request.conversation) {
+    input.messages = messages;
+    TANDEM_ASSIGN_OR_RETURN(const ChatPrompt prompt, MakeChatPrompt(model_, input));
+    record.dropped = prompt.dropped;
+    return std::vector<int32_t>(prompt.tokens().begin(), prompt.tokens().end());
+  }
+  const ConversationName name{.tenant = request.tenant, .id = *request.conversation};
+  if (log_ != nullptr && !conversations_.Has(name)) {
+    TANDEM_RETURN_IF_ERROR(log_->CheckReadable(name));
+  }
+  TANDEM_ASSIGN_OR_RETURN(const Conversation* const conversation,
+                          conversations_.Begin(name, record.id, BytesOf(messages)));
+  ConversationTurn& turn = record.turn.emplace();  // from here on, Erase gives it up
+  turn.name = name;
+  std::vector<ChatMessage> all = conversation->messages;
+  all.insert(all.end(), messages.begin(), messages.end());
+  input.messages = all;
+  input.history = &conversation->history;
+  input.first = conversation->first;
+  input.dropped_tokens = conversation->dropped_tokens;
+  TANDEM_ASSIGN_OR_RETURN(turn.prompt, MakeChatPrompt(model_, input));
+  turn.messages = std::move(messages);
+  record.dropped = turn.prompt.dropped;
+  return std::vector<int32_t>(turn.prompt.tokens().begin(), turn.prompt.tokens().end());
+}
+
+void Server::CommitTurn(RequestRecord& record, const AnswerChoice& choice) {
+  ConversationTurn turn = *std::exchange(record.turn, std::nullopt);
+  const AnswerWriter::Certain certain = choice.writer->certain();
+  // What was computed until now, and may be of no use any more.
+  std::vector<std::vector<int32_t>> chains;
+  if (log_ != nullptr) {
+    for (const AnswerChoice& one : record.choices) {
+      chains.push_back(Joined(turn.prompt.tokens(), one.tokens));
+    }
+    chains.push_back((*conversations_.Get(turn.name))->history.tokens);
+  }
+  ChatHistory history = HistoryAfterAnswer(std::move(turn.prompt.whole), choice.text,
+                                           certain.tokens, certain.text_bytes);
+  turn.messages.push_back({"assistant", choice.text});
+  ConversationDelta delta;
+  if (log_ != nullptr) {
+    delta = DeltaFrom(**conversations_.Get(turn.name), turn.messages, turn.prompt.first,
+                      turn.prompt.dropped_tokens, history);
+  }
+  conversations_.Commit(turn.name, std::move(turn.messages), turn.prompt.first,
+                        turn.prompt.dropped_tokens, std::move(history));
+  if (log_ == nullptr) return;
+  const std::vector<int32_t>& now = (*conversations_.Get(turn.name))->history.tokens;
+  std::vector<kv_store::BlockHash> left_behind;
+  for (const std::vector<int32_t>& chain : chains) {
+    if (std::mismatch(chain.begin(), chain.end(), now.begin(), now.end()).first == chain.end()) {
+      continue;  // as most turns are: what was computed goes on
+    }
+    const std::vector<kv_store::BlockHash> blocks = LeftBehind(turn.name.tenant, chain);
+    left_behind.insert(left_behind.end(), blocks.begin(), blocks.end());
+  }
+  log_->Append(turn.name, std::move(delta), std::move(left_behind),
+               [mailbox = mailbox_, key = record.key](absl::Status status) {
+                 mailbox->Put({.key = key, .what = Mailbox::TurnLogged{std::move(status)}});
+               });
+}
+
+std::vector<kv_store::BlockHash> Server::LeftBehind(const std::string& tenant,
+                                                    std::span<const int32_t> tokens) const {
+  const size_t known = conversations_.KnownTokens(tenant, tokens);
+  if (known == tokens.size()) return {};
+  return kv_store::BlocksOfChain(NumberOf(tenant), tokens, known);
+}
+
+void Server::AbandonTurn(RequestRecord& record) {
+  const ConversationTurn turn = *std::exchange(record.turn, std::nullopt);
+  conversations_.Abandon(turn.name);
+  if (log_ == nullptr) return;
+  AbandonedTurn abandoned;
+  abandoned.tenant = turn.name.tenant;
+  abandoned.prompt.assign(turn.prompt.tokens().begin(), turn.prompt.tokens().end());
+  bool computed = false;
+  for (const AnswerChoice& choice : record.choices) {
+    const bool submitted = choice.engine_id != 0;
+    computed = computed || submitted;
+    if (submitted && !choice.ended) ++abandoned.running;
+    abandoned.answers.push_back(choice.tokens);
+  }
+  if (!computed) return;
+  if (abandoned.running == 0) {
+    Discard(abandoned);
+  } else {
+    abandoned_[record.key] = std::move(abandoned);
+  }
+}
+
+void Server::TakeAbandoned(const Mailbox::Event& event) {
+  const auto found = abandoned_.find(event.key);
+  if (found == abandoned_.end()) return;
+  AbandonedTurn& turn = found->second;
+  if (const auto* tokens = std::get_if<std::vector<int32_t>>(&event.what)) {
+    std::vector<int32_t>& answer = turn.answers[event.choice];
+    answer.insert(answer.end(), tokens->begin(), tokens->end());
+  } else if (std::holds_alternative<parallel::Finish>(event.what) && --turn.running == 0) {
+    Discard(turn);
+    abandoned_.erase(found);
+  }
+}
+
+void Server::Discard(const AbandonedTurn& turn) {
+  std::vector<kv_store::BlockHash> blocks;
+  for (const std::vector<int32_t>& answer : turn.answers) {
+    const std::vector<kv_store::BlockHash> some =
+        LeftBehind(turn.tenant, Joined(turn.prompt, answer));
+    blocks.insert(blocks.end(), some.begin(), some.end());
+  }
+  if (!blocks.empty()) log_->Discard(std::move(blocks));
+}
+
+void Server::Handle(const std::string& client, const std::string& id,
+                    const ConversationListRequest& request) {
+  router_->Send(client,
+                ConversationListFrame(id, conversations_.List(request.tenant, request.after,
+                                                              static_cast<size_t>(request.limit))));
+}
+
+void Server::Handle(const std::string& client, const std::string& id,
+                    const ConversationGetRequest& request) {
+  const absl::StatusOr<const Conversation*> found =
+      conversations_.Get({.tenant = request.tenant, .id = request.conversation});
+  if (!found.ok()) {
+    Refuse(client, IdOf(id), found.status());
+    return;
+  }
+  router_->Send(client, ConversationFrame(id, request.conversation, **found,
+                                          static_cast<size_t>(request.from), kFrameBytes));
+}
+
+void Server::Handle(const std::string& client, const std::string& id,
+                    const ConversationDeleteRequest& request) {
+  const ConversationName name{.tenant = request.tenant, .id = request.conversation};
+  std::string frame = ConversationDeletedFrame(id, request.conversation);
+  const absl::StatusOr<std::vector<kv_store::BlockHash>> blocks = DeleteConversation(name);
+  if (!blocks.ok()) {
+    Refuse(client, IdOf(id), blocks.status());
+  } else if (log_ == nullptr) {
+    router_->Send(client, std::move(frame));
+  } else {
+    log_->Erase(name, *blocks, AnswerWhenLogged(client, id, std::move(frame)));
+  }
+}
+
+absl::StatusOr<std::vector<kv_store::BlockHash>> Server::DeleteConversation(
+    const ConversationName& name) {
+  // One that cannot be read is on disk only.
+  if (log_ != nullptr && !log_->CheckReadable(name).ok()) {
+    return std::vector<kv_store::BlockHash>();
+  }
+  std::vector<int32_t> tokens;
+  if (const auto found = conversations_.Get(name); found.ok()) tokens = (*found)->history.tokens;
+  TANDEM_RETURN_IF_ERROR(conversations_.Delete(name));
+  return LeftBehind(name.tenant, tokens);
+}
+
+void Server::Handle(const std::string& client, const std::string& id,
+                    const ConversationForkRequest& request) {
+  const ConversationName from{.tenant = request.tenant, .id = request.conversation};
+  const ConversationName to{.tenant = request.tenant, .id = request.to};
+  absl::Status status = log_ != nullptr ? log_->CheckReadable(to) : absl::OkStatus();
+  if (status.ok()) status = conversations_.Fork(from, request.to);
+  if (!status.ok()) {
+    Refuse(client, IdOf(id), status);
+    return;
+  }
+  std::string frame = ConversationForkedFrame(id, request.conversation, request.to);
+  if (log_ == nullptr) {
+    router_->Send(client, std::move(frame));
+  } else {
+    log_->Append(to, DeltaOf(**conversations_.Get(to)), {},
+                 AnswerWhenLogged(client, id, std::move(frame)));
+  }
+}
+
+ConversationLog::Done Server::AnswerWhenLogged(const std::string& client, const std::string& id,
+                                               std::string frame) {
+  const uint64_t key = next_command_++;
+  commands_[key] = {.client = client, .id = id, .frame = std::move(frame)};
+  return [mailbox = mailbox_, key](absl::Status status) {
+    mailbox->Put({.key = key, .what = Mailbox::CommandLogged{std::move(status)}});
+  };
+}
+
+void Server::TakeCommand(uint64_t key, const absl::Status& status) {
+  const auto found = commands_.find(key);
+  if (found == commands_.end()) return;
+  const Command command = std::move(found->second);
+  commands_.erase(found);
+  if (status.ok()) {
+    router_->Send(command.client, command.frame);
+  } else {
+    Refuse(command.client, IdOf(command.id),
+           absl::Status(absl::StatusCode::kUnavailable,
+                        fmt::format("it is done in memory, but not yet on disk ({}): the server "
+                                    "goes on trying; status tells when it has succeeded",
+                                    Message(status))));
+  }
+}
+
+void Server::TakeLogged(RequestRecord& record, const absl::Status& status) {
+  if (!record.unlogged) return;
+  DoneContents done = *std::exchange(record.unlogged, std::nullopt);
+  done.durable = status.ok();
+  SendDone(record, done);
+}
+
+bool Server::WaitsForLog() {
+  const std::vector<RequestRecord*> open = requests_.AllOpen();
+  return !commands_.empty() ||
+         std::any_of(open.begin(), open.end(),
+                     [](const RequestRecord* record) { return record->unlogged.has_value(); });
+}
+
+}  // namespace tandem::frontend

@@ -1,0 +1,419 @@
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "core/base/retry_after.h"
+#include "frontend/chat/logprobs_json.h"
+#include "frontend/server/server.h"
+#include "frontend/text/name_number.h"
+
+/// The server's requests for answers, from arrival to their last frame.
+namespace tandem::frontend {
+namespace {
+
+constexpr double kQueueSeconds = 1;  // after which a client may try again
+
+constexpr std::string_view kTooSlow =
+    "cancelled, because this client does not read its answers and its byte budget is used up: read "
+    "while they come, then send the request again";
+
+/// Names that ROUTER makes up begin with a zero byte, and never come back after a disconnect.
+bool IsMadeUpName(const std::string& client) { return client.empty() || client[0] == '\0'; }
+
+/// What a delta says besides its text: the log-probabilities up to `end`, and which choice it is.
+DeltaExtras ExtrasOf(const RequestRecord& record, size_t choice, size_t begin, size_t end,
+                     const TextModel& model) {
+  DeltaExtras extras;
+  if (record.choices.size() > 1) extras.choice = choice;
+  if (record.wants_logprobs) {
+    const std::span known(record.choices[choice].logprobs);
+    extras.logprobs = LogprobsJson(model, known.subspan(begin, end - begin));
+  }
+  return extras;
+}
+
+void AddUsage(const Answer& answer, DoneContents& done) {
+  AnswerUsage& sum = done.usage;
+  const AnswerUsage& more = answer.usage;
+  sum.completion_tokens += more.completion_tokens;
+  sum.reused_tokens += more.reused_tokens;
+  sum.reused_from.device += more.reused_from.device;
+  sum.reused_from.host += more.reused_from.host;
+  sum.reused_from.disk += more.reused_from.disk;
+  sum.reused_from.remote += more.reused_from.remote;
+  sum.computed_tokens += more.computed_tokens;
+  sum.preemptions += more.preemptions;
+  sum.drafted_tokens += more.drafted_tokens;
+  sum.accepted_tokens += more.accepted_tokens;
+  AnswerTimings& timings = done.timings;
+  timings.queue_seconds = std::max(timings.queue_seconds, answer.timings.queue_seconds);
+  timings.prefill_seconds = std::max(timings.prefill_seconds, answer.timings.prefill_seconds);
+  timings.decode_seconds = std::max(timings.decode_seconds, answer.timings.decode_seconds);
+}
+
+}  // namespace
+
+void Server::HandleGenerate(const std::string& client, Request request) {
+  if (RequestRecord* known = requests_.Find(client, request.id); known != nullptr) {
+    if (known->fingerprint == request.fingerprint) {
+      Replay(*known, 0);
+    } else {
+      Refuse(client, request.id, ErrorCode::kInvalidArgument,
+             fmt::format("id: \"{}\" is already the name of another request on this connection; "
+                         "give each request an id of its own",
+                         request.id));
+    }
+    return;
+  }
+  auto& generate = std::get<GenerateRequest>(request.body);
+  const int64_t open = requests_.open_answers();
+  const int64_t of_client = requests_.OpenAnswersOf(client);
+  if (open + generate.samples > options_.open_requests ||
+      of_client + generate.samples > options_.open_requests_per_client) {
+    Refuse(client, request.id,
+           WithRetryAfter(
+               ResourceExhausted("{} answers are in progress ({} for this client), at most {} ({}) "
+                                 "are taken: wait for one, then send again",
+                                 open, of_client, options_.open_requests,
+                                 options_.open_requests_per_client),
+               kQueueSeconds));
+    return;
+  }
+  RequestRecord& record = requests_.Add(client, request.id, static_cast<size_t>(generate.samples));
+  record.fingerprint = request.fingerprint;
+  const absl::Status started = Start(record, std::move(generate));
+  if (!started.ok()) {
+    Erase(record);
+    Refuse(client, request.id, started);
+    return;
+  }
+  if (router_->Send(client, AcceptedFrame(request.id)) == Router::Delivery::kGone) {
+    Vanished(client);
+    return;
+  }
+  if (record.wants_logprobs) return;  // an echo comes with them
+  const uint64_t key = record.key;
+  for (size_t i = 0; i < record.choices.size(); ++i) {
+    if (requests_.FindOpen(key) == nullptr || !Deliver(record, i, "", /*last=*/false)) return;
+  }
+}
+
+absl::Status Server::Start(RequestRecord& record, GenerateRequest request) {
+  std::vector<int32_t> prompt;
+  std::string echo;
+  if (std::holds_alternative<std::vector<ChatMessage>>(request.input)) {
+    TANDEM_ASSIGN_OR_RETURN(prompt, StartChat(record, request));
+    const auto stops = model_.chat_stop_strings();
+    request.params.stop.insert(request.params.stop.end(), stops.begin(), stops.end());
+  } else if (auto* text = std::get_if<std::string>(&request.input)) {
+    TANDEM_ASSIGN_OR_RETURN(prompt, model_.EncodeText(*text));
+    echo = std::move(*text);
+  } else {
+    prompt = std::get<std::vector<int32_t>>(std::move(request.input));
+  }
+  TANDEM_ASSIGN_OR_RETURN(parallel::EngineRequest work,
+                          MakeEngineRequest(model_, std::move(prompt), request.params));
+  if (request.echo && std::holds_alternative<std::vector<int32_t>>(request.input)) {
+    const std::unique_ptr<TextStream> stream = model_.NewStream();
+    for (const int32_t token : work.prompt) echo += stream->Append(token);
+    echo += stream->Finish();
+  }
+  work.client = NumberOf(record.client);
+  work.tenant = NumberOf(request.tenant);
+  work.durable = log_ != nullptr && record.turn.has_value();
+  record.wants_logprobs = work.logprobs.has_value();
+  work.prompt_logprobs = request.echo && record.wants_logprobs;
+  if (record.wants_logprobs) {
+    const int64_t tokens =
+        work.max_tokens + static_cast<int64_t>(request.echo ? work.prompt.size() : size_t{0});
+    if (tokens * (1 + *work.logprobs) * request.samples > options_.logprobs) {
+      return InvalidArgument(
+          "logprobs: {} answers of up to {} tokens with {} log-probabilities each are more than {} "
+          "in all: send a smaller max_tokens, logprobs or n",
+          request.samples, tokens, 1 + *work.logprobs, options_.logprobs);
+    }
+  }
+  if (work.sampling.temperature > 0) record.seed = work.sampling.seed;
+  for (AnswerChoice& choice : record.choices) {
+    choice.writer.emplace(model_.NewStream(), request.params.stop);
+    if (!request.echo) continue;
+    choice.echo = echo;
+    if (!work.prompt_logprobs) continue;
+    choice.prompt_logprobs = work.prompt.size();
+    // Nothing stands before the first token to tell how likely it is.
+    constexpr float kUnknown = std::numeric_limits<float>::quiet_NaN();
+    choice.logprobs.push_back({.chosen = {work.prompt.front(), kUnknown}, .top = {}});
+  }
+  if (request.deadline_seconds) {
+    record.deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(
+                                         std::chrono::duration<double>(*request.deadline_seconds));
+    SetTimer(*record.deadline);
+  }
+  return Submit(record, work);
+}
+
+absl::Status Server::Submit(RequestRecord& record, const parallel::EngineRequest& work) {
+  for (size_t i = 0; i < record.choices.size(); ++i) {
+    parallel::EngineRequest sample = work;
+    sample.sampling.sample_number = static_cast<uint32_t>(i);
+    const uint64_t key = record.key;
+    parallel::EngineSink sink;
+    sink.on_tokens = [mailbox = mailbox_, key, i](std::span<const int32_t> tokens) {
+      mailbox->Put(
+          {.key = key, .choice = i, .what = std::vector<int32_t>(tokens.begin(), tokens.end())});
+    };
+    if (record.wants_logprobs) {
+      sink.on_logprobs = [mailbox = mailbox_, key, i](
+                             int64_t, std::span<const parallel::TokenLogprobs> logprobs) {
+        mailbox->Put(
+            {.key = key,
+             .choice = i,
+             .what = std::vector<parallel::TokenLogprobs>(logprobs.begin(), logprobs.end())});
+      };
+    }
+    sink.on_finish = [mailbox = mailbox_, key, i](const parallel::Finish& finish) {
+      mailbox->Put({.key = key, .choice = i, .what = finish});
+    };
+    absl::StatusOr<parallel::RequestId> id = engine_.Submit(std::move(sample), std::move(sink));
+    if (!id.ok()) {
+      for (size_t before = 0; before < i; ++before) {
+        engine_.Cancel(record.choices[before].engine_id);
+      }
+      return id.status();
+    }
+    record.choices[i].engine_id = *id;
+  }
+  return absl::OkStatus();
+}
+
+void Server::HandleResume(const std::string& client, const std::string& id,
+                          const ResumeRequest& resume) {
+  RequestRecord* record = requests_.Find(client, id);
+  if (record == nullptr) {
+    Refuse(
+        client, id, ErrorCode::kNotFound,
+        fmt::format("resume: no answer to a request \"{}\" is kept for this connection identity: "
+                    "it never came, it failed, its client was gone for more than {} s, or it is "
+                    "too long ago; send the request again",
+                    id, std::chrono::duration<double>(options_.resume_grace).count()));
+    return;
+  }
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max() - 1;
+  Replay(*record, std::min(resume.last_seq.value_or(-1), kMost) + 1);
+}
+
+void Server::Replay(RequestRecord& record, int64_t from_seq) {
+  const std::string client = record.client;
+  record.detached_until.reset();
+  Router::Delivery delivery = router_->Send(client, AcceptedFrame(record.id));
+  std::vector<RequestRecord::Delta> begins(record.choices.size());
+  for (size_t seq = 0; seq < record.deltas.size(); ++seq) {
+    if (delivery != Router::Delivery::kSent) break;
+    const RequestRecord::Delta& delta = record.deltas[seq];
+    const RequestRecord::Delta begin = std::exchange(begins[delta.choice], delta);
+    if (static_cast<int64_t>(seq) < from_seq) continue;
+    const std::string_view text = record.choices[delta.choice].text;
+    delivery = router_->Send(
+        client,
+        DeltaFrame(record.id, static_cast<int64_t>(seq),
+                   text.substr(begin.text_end, delta.text_end - begin.text_end),
+                   ExtrasOf(record, delta.choice, begin.logprobs_end, delta.logprobs_end, model_)));
+  }
+  if (delivery == Router::Delivery::kSent && !record.open()) {
+    delivery = router_->Send(client, record.done_frame);
+  }
+  if (delivery == Router::Delivery::kGone) Vanished(client);
+  if (delivery == Router::Delivery::kOverBudget) {
+    if (!record.open())
+      router_->Send(client, ErrorFrame(record.id, ErrorCode::kCancelled, kTooSlow), /*must=*/true);
+    CancelSlow(client);
+  }
+}
+
+void Server::Take(RequestRecord& record, size_t choice, std::span<const int32_t> tokens) {
+  AnswerChoice& answer = record.choices[choice];
+  if (record.turn) answer.tokens.insert(answer.tokens.end(), tokens.begin(), tokens.end());
+  const std::string delta = answer.writer->Append(tokens);
+  if (!Deliver(record, choice, delta, /*last=*/false)) return;
+  if (answer.writer->stopped() && !answer.cancelled) {
+    answer.cancelled = true;
+    engine_.Cancel(answer.engine_id);
+  }
+}
+
+bool Server::Deliver(RequestRecord& record, size_t choice, std::string_view text, bool last) {
+  AnswerChoice& answer = record.choices[choice];
+  const std::string whole = std::exchange(answer.echo, "") + std::string(text);
+  const size_t known =
+      std::min(answer.logprobs.size(),
+               answer.prompt_logprobs + static_cast<size_t>(answer.writer->tokens()));
+  const size_t begin = answer.sent_logprobs;
+  const bool silent_tokens = last && record.wants_logprobs && known > begin;
+  if (whole.empty() && !silent_tokens) return true;
+  answer.text += whole;
+  answer.sent_logprobs = known;
+  const auto seq = static_cast<int64_t>(record.deltas.size());
+  record.deltas.push_back(
+      {.choice = choice, .text_end = answer.text.size(), .logprobs_end = known});
+  if (record.detached_until) return true;
+  const std::string client = record.client;
+  const uint64_t key = record.key;
+  switch (router_->Send(
+      client, DeltaFrame(record.id, seq, whole, ExtrasOf(record, choice, begin, known, model_)))) {
+    case Router::Delivery::kSent:
+      return true;
+    case Router::Delivery::kGone:
+      Vanished(client);
+      return requests_.FindOpen(key) != nullptr;
+    case Router::Delivery::kOverBudget:
+      CancelSlow(client);
+      return false;
+  }
+  return false;
+}
+
+void Server::Finish(RequestRecord& record, size_t choice, const parallel::Finish& finish) {
+  AnswerChoice& answer = record.choices[choice];
+  const bool failed = finish.reason == parallel::FinishReason::kFailed && !answer.writer->stopped();
+  answer.cancelled = true;  // nothing is left to be ended
+  answer.ended = true;
+  if (failed) {
+    const bool known = !finish.status.ok();
+    CancelInEngine(record);
+    Fail(record, known ? ErrorCodeOf(finish.status) : ErrorCode::kInternal,
+         known ? Message(finish.status) : "the engine gave up on this request without a reason");
+    next_engine_check_ = Clock::now();  // was it this request, or the engine?
+    return;
+  }
+  const size_t tokens = answer.prompt_logprobs + static_cast<size_t>(answer.writer->tokens());
+  if (record.wants_logprobs && answer.logprobs.size() < tokens &&
+      finish.reason != parallel::FinishReason::kCancelled) {
+    CancelInEngine(record);
+    Fail(record, ErrorCode::kInternal,
+         fmt::format("logprobs: the engine told those of {} of {} tokens", answer.logprobs.size(),
+                     tokens));
+    return;
+  }
+  if (!Deliver(record, choice, answer.writer->Finish(), /*last=*/true)) return;
+  answer.answer = answer.writer->Result(finish);
+  answer.answer->text.clear();
+  const auto is_done = [](const AnswerChoice& one) { return one.answer.has_value(); };
+  if (std::all_of(record.choices.begin(), record.choices.end(), is_done)) Complete(record);
+}
+
+void Server::Complete(RequestRecord& record) {
+  DoneContents done;
+  done.seed = record.seed;
+  done.dropped = record.dropped;
+  const AnswerChoice& first = record.choices.front();
+  done.usage.prompt_tokens = first.answer->usage.prompt_tokens;
+  done.usage.reuse_limit = first.answer->usage.reuse_limit;
+  bool cancelled = false;
+  for (AnswerChoice& choice : record.choices) {
+    AddUsage(*choice.answer, done);
+    const parallel::FinishReason reason = choice.answer->reason;
+    cancelled = cancelled || reason == parallel::FinishReason::kCancelled;
+    DoneContents::Choice& contents = done.choices.emplace_back();
+    contents.reason = reason;
+    contents.text = choice.text;
+    if (record.wants_logprobs) {
+      choice.logprobs.resize(choice.sent_logprobs);  // without those behind a stop string
+      contents.logprobs = LogprobsJson(model_, choice.logprobs);
+    }
+  }
+  ++(cancelled ? counts_.cancelled_requests : counts_.answered_requests);
+  if (record.turn) {
+    done.conversation = record.turn->name.id;
+    CommitTurn(record, first);
+    if (log_ != nullptr) {
+      // Nothing ends it any more but the news of its turn.
+      record.deadline.reset();
+      record.unlogged = std::move(done);
+      return;
+    }
+  }
+  SendDone(record, done);
+}
+
+void Server::SendDone(RequestRecord& record, const DoneContents& done) {
+  const std::string client = record.client;
+  const std::string id = record.id;
+  const bool detached = record.detached_until.has_value();
+  std::string frame = DoneFrame(id, done);
+  requests_.Finish(record, frame);
+  if (detached) return;
+  switch (router_->Send(client, std::move(frame), /*must=*/true)) {
+    case Router::Delivery::kSent:
+      break;
+    case Router::Delivery::kGone:
+      Vanished(client);
+      break;
+    case Router::Delivery::kOverBudget:
+      router_->Send(client, ErrorFrame(id, ErrorCode::kCancelled, kTooSlow), /*must=*/true);
+      break;
+  }
+}
+
+void Server::CancelInEngine(RequestRecord& record) {
+  for (AnswerChoice& choice : record.choices) {
+    if (!std::exchange(choice.cancelled, true)) engine_.Cancel(choice.engine_id);
+  }
+}
+
+void Server::Erase(RequestRecord& record) {
+  if (record.turn) AbandonTurn(record);
+  requests_.Erase(record);
+}
+
+void Server::Fail(RequestRecord& record, ErrorCode code, std::string_view message) {
+  ++counts_.failed_requests;
+  const std::string client = record.client;
+  const bool detached = record.detached_until.has_value();
+  std::string frame = ErrorFrame(record.id, code, message);
+  Erase(record);
+  if (detached) return;
+  if (router_->Send(client, std::move(frame), /*must=*/true) == Router::Delivery::kGone) {
+    Vanished(client);
+  }
+}
+
+void Server::Vanished(const std::string& client) {
+  if (IsMadeUpName(client) || options_.resume_grace.count() == 0) {
+    Drop(client);
+    return;
+  }
+  const Clock::time_point until = Clock::now() + options_.resume_grace;
+  for (RequestRecord* record : requests_.OpenOf(client)) {
+    if (record->detached_until) continue;
+    record->detached_until = until;
+    SetTimer(until);
+  }
+}
+
+void Server::Drop(const std::string& client) {
+  for (RequestRecord* record : requests_.OpenOf(client)) {
+    CancelInEngine(*record);
+    ++counts_.cancelled_requests;
+    Erase(*record);
+  }
+  if (IsMadeUpName(client)) requests_.ForgetAnswersOf(client);
+}
+
+void Server::CancelSlow(const std::string& client) {
+  std::vector<uint64_t> keys;
+  for (const RequestRecord* record : requests_.OpenOf(client)) {
+    if (!record->unlogged) keys.push_back(record->key);
+  }
+  spdlog::warn("a client does not read its answers: cancelled its {} requests", keys.size());
+  for (const uint64_t key : keys) {
+    RequestRecord* record = requests_.FindOpen(key);
+    if (record == nullptr) continue;
+    CancelInEngine(*record);
+    Fail(*record, ErrorCode::kCancelled, kTooSlow);
+  }
+}
+
+}  // namespace tandem::frontend

@@ -1,0 +1,82 @@
+#include "kv_store/agent_link/agent_directory.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+
+namespace tandem::kv_store {
+namespace {
+
+absl::Status SystemError(const std::string& path, std::string_view what) {
+  return Unavailable("KV agent's directory {}: {}: {}", path, what,
+                     std::generic_category().message(errno));
+}
+
+}  // namespace
+
+absl::StatusOr<AgentDirectory> AgentDirectory::Open(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) return Unavailable("KV agent's directory {}: {}", path, error.message());
+  const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return SystemError(path, "cannot be opened");
+  AgentDirectory directory(path, fd);
+  struct stat status {};
+  if (fstat(fd, &status) != 0) return SystemError(path, "cannot be looked at");
+  if (status.st_uid != geteuid()) {
+    return FailedPrecondition(
+        "KV agent's directory {}: it belongs to user {}, not to {}; name another one", path,
+        status.st_uid, geteuid());
+  }
+  if (fchmod(fd, S_IRWXU) != 0) {
+    return SystemError(path, "cannot be closed to other users (mode 0700)");
+  }
+  return directory;
+}
+
+AgentDirectory::~AgentDirectory() {
+  if (fd_ != kClosed) close(fd_);
+  if (lock_fd_ != kClosed) close(lock_fd_);
+}
+
+absl::Status AgentDirectory::Probe() const {
+  const std::string path = socket_path();
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.data(), path.size());
+  const int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (probe < 0) return SystemError(path_, "no socket can be had");
+  const int connected =
+      connect(probe, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  const int why = errno;
+  close(probe);
+  // A full backlog is a busy agent, but an agent.
+  if (connected == 0 || why == EAGAIN) return absl::OkStatus();
+  return Unavailable("no KV agent listens in {} ({})", path_, std::generic_category().message(why));
+}
+
+absl::Status AgentDirectory::Lock() {
+  const int fd = openat(fd_, "agent.lock", O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
+  if (fd < 0) return SystemError(path_, "agent.lock cannot be opened");
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    const int why = errno;
+    close(fd);
+    if (why == EWOULDBLOCK) {
+      return FailedPrecondition("KV agent's directory {}: an agent runs there already", path_);
+    }
+    errno = why;
+    return SystemError(path_, "agent.lock cannot be locked");
+  }
+  lock_fd_ = fd;
+  return absl::OkStatus();
+}
+
+}  // namespace tandem::kv_store

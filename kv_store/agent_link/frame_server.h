@@ -1,0 +1,119 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/base/status.h"
+#include "kv_store/agent_link/agent_codec.h"
+#include "kv_store/base/zmq_tools.h"
+#include "zmq.hpp"
+
+namespace tandem::kv_store {
+
+/// When somebody last needed the agent. Thread safety: all functions.
+class Lease {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  void Renew() { renewed_ = Clock::now(); }
+  Clock::duration age() const { return Clock::now() - renewed_.load(); }
+
+ private:
+  std::atomic<Clock::time_point> renewed_ = Clock::now();
+};
+
+struct FrameServerOptions {
+  int threads = 4;                          // that answer
+  int64_t queued_bytes = int64_t{1} << 30;  // of requests that wait; more are refused
+  /// Ends once its lease is so old and nothing is to be done; none: lives until it is stopped.
+  std::optional<std::chrono::milliseconds> ttl;
+};
+
+/// A request and who sent it.
+struct ReceivedFrame {
+  std::string client;  // routing id
+  std::string user;    // as the AllowList calls the sender; empty without one
+  AgentParts parts;
+};
+
+/// Answers frames of an agent's clients over a ROUTER socket: those of different clients, and of
+/// different threads of one, side by side. What is no frame is answered with an error and ends
+/// nothing. Thread safety: all functions.
+class FrameServer {
+ public:
+  /// The answer to a request. Called from several threads.
+  using Answer = std::function<AgentParts(const ReceivedFrame& request)>;
+  /// Called once when nobody can ask any more; Wait returns what it does.
+  using OnEnd = std::function<absl::Status()>;
+
+  /// endpoint: to bind, of whatever kind. keys: of a CURVE server, whom then only those on
+  /// allowed() reach, nobody at first; none: no encryption. kUnavailable if it cannot be bound.
+  static absl::StatusOr<std::unique_ptr<FrameServer>> Create(const std::string& endpoint,
+                                                             const std::optional<CurveKeys>& keys,
+                                                             std::shared_ptr<Lease> lease,
+                                                             Answer answer, OnEnd on_end,
+                                                             const FrameServerOptions& options);
+  /// Stops it.
+  ~FrameServer();
+
+  void Stop();
+  /// Until it ends.
+  absl::Status Wait();
+
+  /// As bound: with the port's number.
+  const std::string& endpoint() const { return endpoint_; }
+  AllowList& allowed() { return *allowed_; }
+
+ private:
+  struct Frame {
+    std::string client;
+    AgentParts parts;
+  };
+
+  FrameServer(std::shared_ptr<Lease> lease, Answer answer, OnEnd on_end,
+              const FrameServerOptions& options);
+  void Receive();
+  void SendAnswers();
+  void Accept(ReceivedFrame request);
+  bool PollOnce();
+  void RunSocket();
+  void RunWorker();
+
+  const FrameServerOptions options_;
+  const std::shared_ptr<Lease> lease_;
+  const Answer answer_;
+  const OnEnd on_end_;
+  zmq::context_t context_;
+  std::unique_ptr<AllowList> allowed_;  // null: everybody is
+  zmq::socket_t socket_;                // ROUTER; the socket thread's
+  std::string endpoint_;
+  WakeUp wake_;
+
+  std::mutex mutex_;  // guards all below
+  std::condition_variable changed_;
+  std::deque<ReceivedFrame> requests_;
+  int64_t requests_bytes_ = 0;
+  std::deque<Frame> answers_;
+  int at_work_ = 0;  // requests that are being served
+  bool stop_ = false;
+  bool ended_ = false;
+  absl::Status end_;
+
+  std::vector<std::thread> workers_;
+  std::thread socket_thread_;
+};
+
+}  // namespace tandem::kv_store

@@ -1,0 +1,64 @@
+#include "kv_store/catalog/catalog.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace tandem::kv_store {
+
+int64_t CatalogBlock::bytes() const {
+  int64_t sum = 0;
+  for (const CatalogRecord& record : records) sum += record.bytes;
+  return sum;
+}
+
+std::optional<size_t> Catalog::Find(const BlockHash& stored) const {
+  const auto found = index_.find(stored);
+  if (found == index_.end()) return std::nullopt;
+  return found->second;
+}
+
+bool Catalog::IsAnchored(size_t block) const { return anchored_[block]; }
+
+bool Catalog::Has(size_t block, size_t model) const {
+  const std::vector<CatalogRecord>& records = blocks_[block].records;
+  return std::any_of(records.begin(), records.end(),
+                     [&](const CatalogRecord& record) { return record.model == model; });
+}
+
+std::vector<std::pair<int32_t, int32_t>> Catalog::Missing(size_t block, size_t model) const {
+  std::set<std::pair<int32_t, int32_t>> there;
+  std::set<int32_t> groups;
+  for (const CatalogRecord& record : blocks_[block].records) {
+    if (record.model != model) continue;
+    there.emplace(record.kv_head, record.group);
+    groups.insert(record.group);
+  }
+  std::vector<std::pair<int32_t, int32_t>> missing;
+  for (const int32_t group : groups) {
+    for (const int32_t head : models_[model].kv_heads) {
+      if (!there.contains({head, group})) missing.emplace_back(head, group);
+    }
+  }
+  return missing;
+}
+
+bool Catalog::IsUsable(size_t block, size_t model) const { return usable_[model][block]; }
+
+int32_t Catalog::Tokens(size_t block, size_t model) const {
+  for (const CatalogRecord& record : blocks_[block].records) {
+    if (record.model == model && record.tokens > 0) return record.tokens;
+  }
+  return 0;
+}
+
+std::vector<size_t> Catalog::ChainTo(size_t block) const {
+  std::vector<size_t> chain = {block};
+  // A damaged book may go in circles.
+  while (blocks_[chain.back()].below && chain.size() <= blocks_.size()) {
+    chain.push_back(*blocks_[chain.back()].below);
+  }
+  std::reverse(chain.begin(), chain.end());
+  return chain;
+}
+
+}  // namespace tandem::kv_store

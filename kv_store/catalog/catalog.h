@@ -1,0 +1,110 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "core/base/progress.h"
+#include "core/base/status.h"
+#include "kv_store/records/record.h"
+#include "kv_store/records/stored_names.h"
+#include "kv_store/records/tier.h"
+
+namespace tandem::kv_store {
+
+/// How a record was found.
+enum class RecordHealth : uint8_t {
+  kUnread,  // its place and size are those of a record, its bytes were not looked at
+  kGood,
+  kDamaged,
+  kOtherVersion,  // of a newer program; left alone
+  kGone,          // it went while it was to be read
+};
+
+struct CatalogRecord {
+  RecordKey key{};  // as stored
+  int64_t bytes = 0;
+  uint8_t tiers = 0;  // a bit each, as ListedRecord
+  RecordHealth health = RecordHealth::kUnread;
+  std::string problem;          // what is wrong, and in which tier; empty: nothing
+  std::optional<size_t> model;  // in Catalog::models; nothing where that cannot be told
+  int32_t kv_head = 0;
+  int32_t group = 0;
+  int32_t tokens = 0;
+};
+
+struct CatalogBlock {
+  BlockHash stored{};  // the name that tiers know it by
+  BlockHash stored_before{};
+  uint64_t stored_tenant = 0;
+  /// Of a encrypted block these are known once one of its records was read.
+  bool known = false;
+  BlockHash hash{};
+  BlockHash before{};
+  uint64_t tenant = 0;
+  uint64_t last_use = 0;  // microseconds since 1970
+  std::vector<CatalogRecord> records;
+  std::optional<size_t> below;  // the block it stands on; nothing: the tenant's beginning, or gone
+  std::vector<size_t> above;    // the blocks that stand on it
+
+  int64_t bytes() const;
+};
+
+/// A model whose records are there, as its records say.
+struct CatalogModel {
+  Fingerprint fingerprint{};
+  core::KvDtype dtype = core::KvDtype::kF16;
+  int32_t head_dim = 0;
+  std::map<int32_t, int32_t> layers;  // by layer group
+  std::set<int32_t> kv_heads;
+};
+
+/// All that the tiers of a host keep, block by block, and how it hangs together.
+/// Thread safety: none needed once it is read.
+class Catalog {
+ public:
+  struct Options {
+    /// Reads and checks every copy of every record; otherwise only what is needed to know which
+    /// model each is of.
+    bool reads_all = false;
+    core::Progress progress = nullptr;
+  };
+  /// kFailedPrecondition if no record at all can be read with the names' key, saying so: rather
+  /// than to call all of them damaged. Errors of the tier are passed on.
+  static absl::StatusOr<Catalog> Read(Tier& tier, const StoredNames& names, const Options& options);
+
+  const std::vector<CatalogBlock>& blocks() const { return blocks_; }  // by stored hash
+  const std::vector<CatalogModel>& models() const { return models_; }
+  std::optional<size_t> Find(const BlockHash& stored) const;
+
+  /// Whether the block, and all that it stands on, is there from its tenant's beginning on.
+  bool IsAnchored(size_t block) const;
+  /// Whether it has records of the model.
+  bool Has(size_t block, size_t model) const;
+  /// KV heads that are missing in a layer group of which others are there. Layer groups that are
+  /// missing whole are not: behind a sliding window they are not needed.
+  std::vector<std::pair<int32_t, int32_t>> Missing(size_t block,
+                                                   size_t model) const;  // head, group
+  /// Whether the block, and all that it stands on, is there whole for the model, and not damaged.
+  bool IsUsable(size_t block, size_t model) const;
+  /// Tokens of the block's records of the model.
+  int32_t Tokens(size_t block, size_t model) const;
+  /// From the tenant's beginning to this block, as far as it is there.
+  std::vector<size_t> ChainTo(size_t block) const;
+
+ private:
+  friend class CatalogReader;
+
+  std::vector<CatalogBlock> blocks_;
+  std::vector<CatalogModel> models_;
+  std::unordered_map<BlockHash, size_t, BlockHashBits> index_;
+  std::vector<bool> anchored_;             // [blocks]
+  std::vector<std::vector<bool>> usable_;  // [models][blocks]
+};
+
+}  // namespace tandem::kv_store

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "kv_store/catalog/catalog.h"
+
+namespace tandem::kv_store {
+
+/// Why a block is to go.
+enum class GarbageReason : uint8_t {
+  kDamaged,
+  kIncomplete,  // KV heads are missing
+  kOrphaned,    // it stands on what is missing, or goes
+  kUnused,      // for too long
+  kRoom,        // the longest unused, to make room
+};
+std::string_view GarbageReasonName(GarbageReason reason);
+
+struct Garbage {
+  size_t block = 0;  // in the catalog
+  GarbageReason reason = GarbageReason::kDamaged;
+};
+
+struct GarbageRules {
+  /// What no model can use: incomplete and orphaned blocks. Not where other hosts may have the
+  /// rest.
+  bool useless = true;
+  /// Blocks used since are not called useless: the rest may be on its way. Microseconds since 1970.
+  uint64_t settled_before = std::numeric_limits<uint64_t>::max();
+  /// Blocks used last before it go. Microseconds since 1970.
+  std::optional<uint64_t> unused_since = std::nullopt;
+  /// Of records that stay.
+  std::optional<int64_t> most_bytes = std::nullopt;
+};
+
+/// The blocks that are to go. With a block goes all that stands on it; what is unused goes from the
+/// end of its prefix. What a newer program has written stays, whatever the rules but for those of
+/// use. Thread safety: none needed, a function of its arguments.
+std::vector<Garbage> FindGarbage(const Catalog& catalog, const GarbageRules& rules);
+
+}  // namespace tandem::kv_store

@@ -1,0 +1,332 @@
+#include "kv_store/journal/conversation_database.h"
+
+#include <fcntl.h>
+#include <rocksdb/db.h>
+#include <rocksdb/write_batch.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <optional>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "kv_store/base/database_log.h"
+
+namespace tandem::kv_store {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kMemtableBytes = size_t{8} << 20;
+constexpr size_t kReadAhead = size_t{1} << 20;
+constexpr size_t kBatchBytes = size_t{4} << 20;
+constexpr auto kDeletionTime = std::chrono::seconds(5);
+constexpr int kLooks = 10;
+constexpr auto kBetweenLooks = std::chrono::milliseconds(50);
+
+rocksdb::Options DatabaseOptions(const std::string& folder) {
+  rocksdb::Options options;
+  options.info_log = MakeDatabaseLog(folder);
+  options.manifest_preallocation_size = size_t{64} << 10;  // else 4 MiB of the disk
+  options.create_if_missing = true;
+  options.write_buffer_size = kMemtableBytes;
+  options.compression = rocksdb::kNoCompression;  // a damaged byte stays one damaged byte
+  options.allow_fallocate = false;  // on a small disk, what is reserved is missing elsewhere
+  // A torn end of the log is what a loss of power leaves behind; anything else is put right openly.
+  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
+  return options;
+}
+
+absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenWith(const rocksdb::Options& options,
+                                                      const std::string& folder) {
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status status = rocksdb::DB::Open(options, folder, &db);
+  std::unique_ptr<rocksdb::DB> owned(db);
+  if (status.ok()) return owned;
+  if (status.IsIOError() && status.ToString().find("lock ") != std::string::npos) {
+    return FailedPrecondition("{}: another process has these conversations open ({})", folder,
+                              status.ToString());
+  }
+  return FromDatabase(status, "opening " + folder);
+}
+
+absl::Status CopyLogsAside(const std::string& folder, const std::string& aside) {
+  std::error_code error;
+  fs::create_directory(aside, error);
+  if (!error) fs::permissions(aside, fs::perms::owner_all, error);
+  for (auto entry = fs::directory_iterator(folder, error);
+       !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    if (entry->path().extension() != ".log") continue;
+    fs::copy_file(entry->path(), aside / entry->path().filename(), error);
+  }
+  if (!error) return absl::OkStatus();
+  return Unavailable("copying the damaged log of {} to {}: {}", folder, aside, error.message());
+}
+
+/// Reads all records in order; where they cannot be read, goes on behind.
+class Scan {
+ public:
+  Scan(rocksdb::DB& db, bool check) {
+    rocksdb::ReadOptions options;
+    options.verify_checksums = check;
+    options.fill_cache = false;
+    options.readahead_size = kReadAhead;
+    iterator_.reset(db.NewIterator(options));
+    options.verify_checksums = true;
+    checked_.reset(db.NewIterator(options));
+  }
+
+  /// Until the end, or the first damage.
+  rocksdb::Status Strictly(std::vector<PlacedRecord>& records) {
+    iterator_->SeekToFirst();
+    Take(records);
+    return iterator_->status();
+  }
+
+  /// Everything that can be read; how many gaps there were.
+  int64_t Leniently(std::vector<PlacedRecord>& records) {
+    int64_t gaps = 0;
+    iterator_->SeekToFirst();
+    for (Take(records); !iterator_->status().ok(); Take(records)) {
+      ++gaps;
+      if (!SkipDamage(records.empty() ? "" : records.back().place)) break;
+    }
+    return gaps;
+  }
+
+ private:
+  void Take(std::vector<PlacedRecord>& records) {
+    for (; iterator_->Valid(); iterator_->Next()) {
+      records.push_back({iterator_->key().ToString(), iterator_->value().ToString()});
+    }
+  }
+
+  /// Goes on at this place, if the block there is whole (or it is the end). In one that is not, a
+  /// key may be damaged such that looking for another ends the process by an assertion of
+  /// RocksDB's; so what lies behind a damaged key is lost up to the next block.
+  bool Readable(const std::string& place) {
+    checked_->Seek(place);
+    if (!checked_->status().ok()) return false;
+    iterator_->Seek(place);
+    return iterator_->status().ok();
+  }
+
+  static std::string Behind(char kind, uint64_t hash) {
+    std::string place(1, kind);
+    for (int shift = 56; shift >= 0; shift -= 8) place.push_back(static_cast<char>(hash >> shift));
+    return place;
+  }
+
+  /// Finds the next readable place behind the last good one: in steps that double, then back by
+  /// halves. Places are hashes, so nothing tells where the next one lies.
+  bool SkipDamage(const std::string& last) {
+    const char kind = last.empty() ? '\0' : last[0];
+    uint64_t begin = 0;
+    for (size_t i = 1; i <= sizeof(begin); ++i) {
+      begin = begin << 8 | (i < last.size() ? static_cast<uint8_t>(last[i]) : 0U);
+    }
+    constexpr uint64_t kMost = std::numeric_limits<uint64_t>::max();
+    uint64_t step = 1;
+    while (step <= (kMost - begin) / 2 && !Readable(Behind(kind, begin + step))) step *= 2;
+    if (!Readable(Behind(kind, begin + step))) {
+      for (int next = static_cast<uint8_t>(kind) + 1; next <= 'Z'; ++next) {
+        if (Readable(std::string(1, static_cast<char>(next)))) return true;
+      }
+      return false;
+    }
+    uint64_t bad = begin + step / 2;
+    uint64_t good = begin + step;
+    while (good - bad > 1) {
+      const uint64_t middle = bad + (good - bad) / 2;
+      (Readable(Behind(kind, middle)) ? good : bad) = middle;
+    }
+    return Readable(Behind(kind, good));
+  }
+
+  std::unique_ptr<rocksdb::Iterator> iterator_;
+  std::unique_ptr<rocksdb::Iterator> checked_;
+};
+
+std::set<std::string> FilesOf(const std::string& folder, std::string_view extension) {
+  std::set<std::string> files;
+  std::error_code error;
+  for (auto entry = fs::directory_iterator(folder, error);
+       !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    if (entry->path().extension() == extension) files.insert(entry->path().filename());
+  }
+  return files;
+}
+
+/// One of the files that is still in the folder and not among those that live; empty: none is.
+std::string FileLeft(const std::string& folder, const std::set<std::string>& files,
+                     const std::set<std::string>& live) {
+  for (const std::string& file : files) {
+    std::error_code error;
+    if (!live.contains(file) && fs::exists(fs::path(folder) / file, error)) return file;
+  }
+  return "";
+}
+
+}  // namespace
+
+absl::Status FromDatabase(const rocksdb::Status& status, std::string_view doing) {
+  if (status.ok()) return absl::OkStatus();
+  const std::string text = fmt::format("{}: {}", doing, status.ToString());
+  if (status.IsNoSpace()) return absl::ResourceExhaustedError(text);
+  if (status.IsCorruption()) return absl::DataLossError(text);
+  return absl::UnavailableError(text);
+}
+
+std::string FreeName(const std::string& folder, std::string_view word) {
+  for (int i = 1;; ++i) {
+    std::string name = fmt::format("{}.{}-{}", folder, word, i);
+    std::error_code error;
+    if (!fs::exists(name, error)) return name;
+  }
+}
+
+absl::Status SyncFolder(const std::string& folder) {
+  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const bool synced = fd >= 0 && fsync(fd) == 0;
+  const int why = errno;
+  if (fd >= 0) close(fd);
+  return synced ? absl::OkStatus() : Unavailable("{}: {}", folder, std::strerror(why));
+}
+
+absl::StatusOr<std::vector<PlacedRecord>> ReadStrictly(rocksdb::DB& db) {
+  std::vector<PlacedRecord> records;
+  const rocksdb::Status status = Scan(db, /*check=*/true).Strictly(records);
+  if (!status.ok()) return FromDatabase(status, "reading all records");
+  return records;
+}
+
+absl::Status WriteAll(rocksdb::DB& db, const std::vector<PlacedRecord>& records) {
+  rocksdb::WriteOptions options;
+  options.sync = true;
+  rocksdb::WriteBatch batch;
+  for (size_t i = 0; i < records.size(); ++i) {
+    batch.Put(records[i].place, records[i].bytes);
+    if (batch.GetDataSize() < kBatchBytes && i + 1 < records.size()) continue;
+    const rocksdb::Status status = db.Write(options, &batch);
+    if (!status.ok()) return FromDatabase(status, "writing what could be read");
+    batch.Clear();
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& folder,
+                                                          DamagedLog damaged) {
+  std::error_code error;
+  // A crash between the two renames of ReadWhole.
+  if (!fs::exists(folder, error) && fs::exists(folder + ".new", error)) {
+    fs::rename(folder + ".new", folder, error);
+  }
+  rocksdb::Options options = DatabaseOptions(folder);
+  auto db = OpenWith(options, folder);
+  if (damaged == DamagedLog::kRefuse) return db;
+  if (!absl::IsDataLoss(db.status()) || FilesOf(folder, ".log").empty()) return db;
+  const std::string aside = FreeName(folder, "damaged");
+  spdlog::error("{}; its log is kept in {}, and what is whole of it is taken", Message(db.status()),
+                aside);
+  TANDEM_RETURN_IF_ERROR(CopyLogsAside(folder, aside));
+  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
+  db = OpenWith(options, folder);
+  if (!db.ok()) fs::remove_all(aside, error);  // it was not the log, and that is as it was
+  return db;
+}
+
+absl::StatusOr<ReadDatabase> ReadWhole(std::unique_ptr<rocksdb::DB> db, const std::string& folder) {
+  ReadDatabase read;
+  read.db = std::move(db);
+  const rocksdb::Status damage = Scan(*read.db, /*check=*/true).Strictly(read.records);
+  if (damage.ok()) return read;
+
+  read.records.clear();
+  read.gaps = Scan(*read.db, /*check=*/false).Leniently(read.records);
+  const std::string renewed = folder + ".new";
+  const rocksdb::Options options = DatabaseOptions(folder);
+  rocksdb::DestroyDB(renewed, options);
+  TANDEM_ASSIGN_OR_RETURN(auto copy, OpenWith(options, renewed));
+  TANDEM_RETURN_IF_ERROR(WriteAll(*copy, read.records));
+  copy.reset();
+  read.db.reset();
+  const std::string aside = FreeName(folder, "damaged");
+  std::error_code error;
+  fs::rename(folder, aside, error);
+  if (!error) fs::rename(renewed, folder, error);
+  if (error) return Unavailable("moving {} to {}: {}", folder, aside, error.message());
+  spdlog::error(
+      "{}: a table is damaged ({}): {} records could be read and were copied, {} runs of records "
+      "could not; the old files, with all their text, are kept in {}",
+      folder, damage.ToString(), read.records.size(), read.gaps, aside);
+  TANDEM_ASSIGN_OR_RETURN(read.db, OpenWith(options, folder));
+  return read;
+}
+
+absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder) {
+  std::error_code error;
+  if (!fs::exists(folder + "/CURRENT", error)) {
+    return NotFound("{}: there are no conversations", folder);
+  }
+  rocksdb::Options options = DatabaseOptions(folder);
+  options.create_if_missing = false;
+  options.max_open_files = -1;  // files that the other process removes meanwhile stay open here
+  absl::Status last;
+  for (int attempt = 0; attempt < kLooks; ++attempt) {
+    if (attempt > 0) std::this_thread::sleep_for(kBetweenLooks);
+    rocksdb::DB* db = nullptr;
+    const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(options, folder, &db);
+    std::unique_ptr<rocksdb::DB> owned(db);
+    if (!status.ok()) {
+      // Files come and go while the other process writes.
+      last = FromDatabase(status, "reading " + folder);
+      continue;
+    }
+    ReadDatabase read;
+    read.gaps = Scan(*owned, true).Leniently(read.records);
+    read.db = std::move(owned);
+    return read;
+  }
+  return last;
+}
+
+absl::Status PurgeRanges(rocksdb::DB& db, const std::string& folder,
+                         const std::vector<std::pair<std::string, std::string>>& ranges) {
+  const std::set<std::string> logs = FilesOf(folder, ".log");
+  const std::set<std::string> tables = FilesOf(folder, ".sst");
+  rocksdb::FlushOptions flush;
+  flush.wait = true;
+  TANDEM_RETURN_IF_ERROR(FromDatabase(db.Flush(flush), "flushing"));
+  rocksdb::CompactRangeOptions options;
+  options.exclusive_manual_compaction = false;
+  options.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForce;
+  for (const auto& [from, to] : ranges) {
+    const rocksdb::Slice begin(from);
+    const rocksdb::Slice end(to);
+    TANDEM_RETURN_IF_ERROR(FromDatabase(db.CompactRange(options, &begin, &end), "compacting"));
+  }
+  // Makes it look for files of earlier processes, too.
+  TANDEM_RETURN_IF_ERROR(FromDatabase(db.DisableFileDeletions(), "dropping files"));
+  TANDEM_RETURN_IF_ERROR(FromDatabase(db.EnableFileDeletions(/*force=*/true), "dropping files"));
+  const auto end = std::chrono::steady_clock::now() + kDeletionTime;
+  while (true) {
+    std::vector<rocksdb::LiveFileMetaData> files;
+    db.GetLiveFilesMetaData(&files);
+    std::set<std::string> live;
+    for (const auto& file : files) live.insert(fs::path(file.name).filename());
+    const std::string left = FileLeft(folder, logs, {}) + FileLeft(folder, tables, live);
+    if (left.empty()) return absl::OkStatus();
+    if (std::chrono::steady_clock::now() > end) {
+      return Unavailable("{}: {}, which holds deleted text, is still there", folder, left);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+}
+
+}  // namespace tandem::kv_store

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/base/status.h"
+
+namespace rocksdb {
+class DB;
+class Status;
+}  // namespace rocksdb
+
+/// The RocksDB under the conversations: how it is opened, read in whole, and put right.
+namespace tandem::kv_store {
+
+struct PlacedRecord {
+  std::string place;
+  std::string bytes;
+};
+
+/// What a database's error means here: kResourceExhausted where the disk is full, kDataLoss where
+/// something is damaged, else kUnavailable.
+absl::Status FromDatabase(const rocksdb::Status& status, std::string_view doing);
+
+/// `FOLDER.WORD-N`, with the first N that is free.
+std::string FreeName(const std::string& folder, std::string_view word);
+
+/// What to do about a log that is damaged in its middle.
+enum class DamagedLog {
+  kCopyAside,  // first (`FOLDER.damaged-N`), then what is whole of it is taken
+  kRefuse,     // kDataLoss; nothing is changed
+};
+/// Opens or makes a database. kFailedPrecondition if another process has it.
+absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(
+    const std::string& folder, DamagedLog damaged = DamagedLog::kCopyAside);
+
+/// All records, in order. kDataLoss if a table is damaged.
+absl::StatusOr<std::vector<PlacedRecord>> ReadStrictly(rocksdb::DB& db);
+/// Writes and syncs them.
+absl::Status WriteAll(rocksdb::DB& db, const std::vector<PlacedRecord>& records);
+/// Syncs the names in a folder.
+absl::Status SyncFolder(const std::string& folder);
+
+struct ReadDatabase {
+  std::unique_ptr<rocksdb::DB> db;    // of LookIntoDatabase: for reading only
+  std::vector<PlacedRecord> records;  // all but those of `gaps`, by place
+  int64_t gaps = 0;                   // runs of records that cannot be read
+};
+/// Reads all of it. Where a table is damaged, the whole database is moved aside
+/// (`FOLDER.damaged-N`) and a new one made of all that could be read, damaged or not.
+absl::StatusOr<ReadDatabase> ReadWhole(std::unique_ptr<rocksdb::DB> db, const std::string& folder);
+
+/// Reads all that can be read, also while another process has it open, whose writes before the call
+/// are there; changes nothing. kNotFound if there is no database.
+absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder);
+
+/// Writes the tables that hold keys of [from, to) again without what was deleted, and drops the
+/// logs; returns once none of the files that held it is there any more.
+absl::Status PurgeRanges(rocksdb::DB& db, const std::string& folder,
+                         const std::vector<std::pair<std::string, std::string>>& ranges);
+
+}  // namespace tandem::kv_store

@@ -1,0 +1,68 @@
+#include "kv_store/pages/page_pool.h"
+
+#include <cstring>
+#include <limits>
+#include <utility>
+
+namespace tandem::kv_store {
+
+absl::StatusOr<PagePool> PagePool::Create(core::KvGeometry geometry,
+                                          const std::vector<int64_t>& blocks) {
+  if (geometry.groups.size() != blocks.size()) {
+    return InvalidArgument("KV pool: {} layer groups but {} block counts", geometry.groups.size(),
+                           blocks.size());
+  }
+  if (geometry.kv_heads < 1 || geometry.head_dim < 1) {
+    return InvalidArgument("KV pool: {} KV heads of {} dimensions; both must be at least 1",
+                           geometry.kv_heads, geometry.head_dim);
+  }
+  PagePool pool;
+  std::vector<core::KvView::LayerPlace> places(static_cast<size_t>(geometry.layers));
+  for (size_t g = 0; g < blocks.size(); ++g) {
+    const int64_t stride = geometry.BlockBytes(g);
+    if (blocks[g] < 1 || blocks[g] > std::numeric_limits<core::BlockId>::max() ||
+        (stride > 0 && blocks[g] > std::numeric_limits<int64_t>::max() / stride)) {
+      return InvalidArgument("KV pool: {} blocks of {} bytes in layer group {} are out of range",
+                             blocks[g], stride, g);
+    }
+    absl::StatusOr<std::byte*> region = pool.memory_.Allocate(blocks[g] * stride);
+    if (!region.ok()) {
+      return ResourceExhausted(
+          "KV pool: {} blocks of {} bytes cannot be had; give less with --kv-memory ({})",
+          blocks[g], stride, Message(region.status()));
+    }
+    for (size_t i = 0; i < geometry.groups[g].layers.size(); ++i) {
+      const int layer = geometry.groups[g].layers[i];
+      if (layer < 0 || layer >= geometry.layers ||
+          places[static_cast<size_t>(layer)].base != nullptr) {
+        return InvalidArgument("KV pool: layer {} of group {} is out of range or in two groups",
+                               layer, g);
+      }
+      places[static_cast<size_t>(layer)] = {
+          .base = *region + static_cast<int64_t>(i) * geometry.kv_heads * geometry.PageBytes(),
+          .block_stride = stride,
+          .group = static_cast<int>(g)};
+    }
+    pool.bytes_ += blocks[g] * stride;
+  }
+  for (int layer = 0; layer < geometry.layers; ++layer) {
+    if (places[static_cast<size_t>(layer)].base == nullptr) {
+      return InvalidArgument("KV pool: layer {} is in no layer group", layer);
+    }
+  }
+  pool.blocks_ = blocks;
+  pool.view_ = core::KvView(std::move(geometry), std::move(places));
+  return pool;
+}
+
+void CopyBlock(const core::KvView& view, size_t group, core::BlockId from, core::BlockId to) {
+  const core::KvGeometry& geometry = view.geometry();
+  for (const int layer : geometry.groups[group].layers) {
+    // The pages of a layer's KV heads stand side by side.
+    const std::byte* source = view.Page(layer, 0, from).keys;
+    std::memcpy(view.Page(layer, 0, to).keys, source,
+                static_cast<size_t>(geometry.PageBytes() * geometry.kv_heads));
+  }
+}
+
+}  // namespace tandem::kv_store

@@ -1,0 +1,92 @@
+#include "kv_store/pages/pool_size.h"
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <optional>
+#include <string>
+
+namespace tandem::kv_store {
+namespace {
+
+std::optional<int64_t> NumberIn(const char* path) {
+  std::ifstream file(path);
+  int64_t number = 0;
+  if (file >> number) return number;
+  return std::nullopt;  // no such file, or "max"
+}
+
+}  // namespace
+
+int64_t MostBlocksHeld(const core::KvLayerGroup& group, int64_t positions, int64_t step_tokens) {
+  const int64_t all = BlocksFor(positions);
+  if (group.window == 0) return all;
+  // A step that starts at p reads back to p - window + 1 and writes up to p + step_tokens - 1. Such
+  // a run touches one block more than its length says, where it begins late in a block.
+  const int64_t run = group.window - 1 + std::min(step_tokens, positions);
+  return std::min(all, (run - 1 + core::kPageTokens - 1) / core::kPageTokens + 1);
+}
+
+std::vector<int64_t> BlocksForWish(const core::KvGeometry& geometry, const PoolWish& wish) {
+  std::vector<int64_t> blocks;
+  for (const core::KvLayerGroup& group : geometry.groups) {
+    blocks.push_back(wish.sequences *
+                     MostBlocksHeld(group, wish.sequence_tokens, wish.step_tokens));
+  }
+  return blocks;
+}
+
+std::vector<int64_t> BlocksForBytes(const core::KvGeometry& geometry, const PoolWish& wish,
+                                    int64_t bytes) {
+  std::vector<int64_t> blocks = BlocksForWish(geometry, wish);
+  double wished = 0;
+  for (size_t g = 0; g < blocks.size(); ++g) {
+    wished += static_cast<double>(blocks[g]) * static_cast<double>(geometry.BlockBytes(g));
+  }
+  const double share = wished > 0 ? static_cast<double>(bytes) / wished : 1.0;
+  constexpr double kMostBlocks = std::numeric_limits<core::BlockId>::max();
+  for (int64_t& count : blocks) {
+    count = static_cast<int64_t>(std::clamp(static_cast<double>(count) * share, 1.0, kMostBlocks));
+  }
+  return blocks;
+}
+
+int64_t LongestSequence(const std::vector<core::KvLayerGroup>& groups,
+                        const std::vector<int64_t>& blocks, int64_t step_tokens, int64_t context) {
+  const auto fits = [&](int64_t positions) {
+    for (size_t g = 0; g < groups.size(); ++g) {
+      if (MostBlocksHeld(groups[g], positions, step_tokens) > blocks[g]) return false;
+    }
+    return true;
+  };
+  int64_t low = 0;
+  int64_t high = context;
+  while (low < high) {
+    const int64_t middle = low + (high - low + 1) / 2;
+    if (fits(middle)) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
+int64_t AvailableMemory() {
+  int64_t available = std::numeric_limits<int64_t>::max();
+  std::ifstream meminfo("/proc/meminfo");
+  std::string word;
+  while (meminfo >> word) {
+    if (word == "MemAvailable:") {
+      int64_t kilobytes = 0;
+      if (meminfo >> kilobytes) available = kilobytes * 1024;
+      break;
+    }
+  }
+  const auto limit = NumberIn("/sys/fs/cgroup/memory.max");
+  const auto used = NumberIn("/sys/fs/cgroup/memory.current");
+  if (limit && used) available = std::min(available, std::max<int64_t>(0, *limit - *used));
+  return available;
+}
+
+}  // namespace tandem::kv_store

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/model/kv_view.h"
+
+namespace tandem::kv_store {
+
+/// Blocks that cover `positions` positions.
+inline constexpr int64_t BlocksFor(int64_t positions) {
+  return (positions + core::kPageTokens - 1) / core::kPageTokens;
+}
+
+/// The first block whose pages the token at `position` sees in this group.
+inline int64_t FirstSeenBlock(const core::KvLayerGroup& group, int64_t position) {
+  return group.window == 0 ? 0
+                           : std::max<int64_t>(0, position - group.window + 1) / core::kPageTokens;
+}
+
+/// Most blocks of this group that a sequence of `positions` positions holds at any time, if one
+/// step computes up to `step_tokens` of them. A sliding window gives back what it left behind, so
+/// there the number is bounded however long the sequence is.
+int64_t MostBlocksHeld(const core::KvLayerGroup& group, int64_t positions, int64_t step_tokens);
+
+/// What a pool is made for.
+struct PoolWish {
+  int64_t sequences = 16;          // that should fit at once
+  int64_t sequence_tokens = 8192;  // of this length
+  int64_t step_tokens = 512;       // computed in one step
+};
+
+/// Blocks for the whole wish. [layer groups]
+std::vector<int64_t> BlocksForWish(const core::KvGeometry& geometry, const PoolWish& wish);
+
+/// Blocks that `bytes` give, divided between the layer groups in the proportion of the wish; each
+/// group gets at least one. [layer groups]
+std::vector<int64_t> BlocksForBytes(const core::KvGeometry& geometry, const PoolWish& wish,
+                                    int64_t bytes);
+
+/// The longest sequence, at most `context`, of which one fits into such a pool.
+int64_t LongestSequence(const std::vector<core::KvLayerGroup>& groups,
+                        const std::vector<int64_t>& blocks, int64_t step_tokens, int64_t context);
+
+/// Bytes of memory that this process could still get: what the system calls available, or what its
+/// control group has left, whichever is less.
+int64_t AvailableMemory();
+
+}  // namespace tandem::kv_store

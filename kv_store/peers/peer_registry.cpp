@@ -1,0 +1,233 @@
+#include "kv_store/peers/peer_registry.h"
+
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+#include <set>
+#include <system_error>
+#include <utility>
+
+namespace tandem::kv_store {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kLargestFile = 1024;
+constexpr const char* kKeyTitle = "tandem kv key 1";
+constexpr const char* kListensTitle = "tandem kv listens 1";
+constexpr const char* kPeerTitle = "tandem kv peer 1";
+
+/// The lines of a small file that begins with `title`, without that; as many as are expected.
+absl::StatusOr<std::vector<std::string>> DecodeLines(std::string_view text,
+                                                     const std::string& title, size_t count) {
+  std::vector<std::string> lines;
+  while (!text.empty() && lines.size() <= count) {
+    const size_t end = text.find('\n');
+    if (end == std::string_view::npos) break;  // torn
+    lines.emplace_back(text.substr(0, end));
+    text.remove_prefix(end + 1);
+  }
+  if (!text.empty() || lines.size() != count + 1 || lines.front() != title) {
+    return absl::DataLossError(
+        fmt::format("it is damaged, expected \"{}\" and {} lines", title, count));
+  }
+  lines.erase(lines.begin());
+  return lines;
+}
+
+std::string EncodeLines(const std::string& title, const std::vector<std::string>& lines) {
+  std::string text = title + "\n";
+  for (const std::string& line : lines) text += line + "\n";
+  return text;
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (fd < 0) {
+    const std::string why = std::strerror(errno);
+    return errno == ENOENT ? NotFound("{}: {}", path, why) : Unavailable("{}: {}", path, why);
+  }
+  std::array<char, kLargestFile + 1> buffer{};
+  size_t size = 0;
+  while (size < buffer.size()) {
+    const ssize_t got = read(fd, buffer.data() + size, buffer.size() - size);
+    if (got <= 0) break;
+    size += static_cast<size_t>(got);
+  }
+  close(fd);
+  if (size > kLargestFile) {
+    return absl::DataLossError(fmt::format("{}: it is larger than {} bytes", path, kLargestFile));
+  }
+  return std::string(buffer.data(), size);
+}
+
+absl::StatusOr<std::vector<std::string>> ReadLines(const std::string& path,
+                                                   const std::string& title, size_t count) {
+  TANDEM_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  auto lines = DecodeLines(text, title, count);
+  if (lines.ok()) return lines;
+  return absl::DataLossError(fmt::format("{}: {}", path, Message(lines.status())));
+}
+
+/// Under another name first, so that a file is there whole or not at all. What a loss of power may
+/// cost without being a loss need not be synced.
+absl::Status WriteFile(const std::string& path, const std::string& text, bool sync) {
+  const fs::path whole(path);
+  const std::string part = whole.parent_path().string() + "/." + whole.filename().string();
+  const int fd =
+      open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, S_IRUSR | S_IWUSR);
+  if (fd < 0) return Unavailable("{}: {}", part, std::strerror(errno));
+  const bool written = write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
+                       (!sync || fsync(fd) == 0);
+  const int why = errno;
+  close(fd);
+  if (!written) return Unavailable("{}: {}", part, std::strerror(why));
+  if (rename(part.c_str(), path.c_str()) != 0) {
+    return Unavailable("{}: {}", path, std::strerror(errno));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<CurveKeys> ReadKeys(const std::string& path) {
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> lines, ReadLines(path, kKeyTitle, 2));
+  const CurveKeys keys{.public_key = lines[0], .secret_key = lines[1]};
+  char derived[41] = {};
+  if (keys.secret_key.size() != 40 || zmq_curve_public(derived, keys.secret_key.c_str()) != 0 ||
+      keys.public_key != derived) {
+    return absl::DataLossError(fmt::format("{}: it holds no key pair", path));
+  }
+  return keys;
+}
+
+template <typename T>
+std::optional<T> ParseNumber(const std::string& text) {
+  T number{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return number;
+}
+
+void Order(std::vector<KnownPeer>& peers) {
+  std::stable_sort(peers.begin(), peers.end(), [](const KnownPeer& a, const KnownPeer& b) {
+    return std::pair(a.in_job, a.met) > std::pair(b.in_job, b.met);
+  });
+  if (peers.size() > kMostAgentPeers) peers.resize(kMostAgentPeers);
+}
+
+}  // namespace
+
+std::string EncodePeer(const KnownPeer& known) {
+  return EncodeLines(kPeerTitle, {known.peer.endpoint, known.peer.public_key,
+                                  known.in_job ? "1" : "0", fmt::format("{}", known.met)});
+}
+
+absl::StatusOr<KnownPeer> DecodePeer(const std::string& host, std::string_view text) {
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> lines, DecodeLines(text, kPeerTitle, 4));
+  const auto met = ParseNumber<int64_t>(lines[3]);
+  if ((lines[2] != "0" && lines[2] != "1") || !met) {
+    return absl::DataLossError("it is damaged, expected 0 or 1 and a time in its last lines");
+  }
+  KnownPeer known{.peer = {.host = host, .endpoint = lines[0], .public_key = lines[1]},
+                  .in_job = lines[2] == "1",
+                  .met = *met};
+  TANDEM_RETURN_IF_ERROR(CheckPeer(known.peer));
+  return known;
+}
+
+absl::StatusOr<PeerRegistry> PeerRegistry::Open(const std::string& directory) {
+  const std::string path = directory + "/agent.key";
+  absl::StatusOr<CurveKeys> keys = ReadKeys(path);
+  if (!keys.ok()) {
+    if (!absl::IsNotFound(keys.status())) {
+      spdlog::warn(
+          "{}; a new one is made, and hosts that know the old one do not know this agent "
+          "until a job brings them together",
+          Message(keys.status()));
+    }
+    keys = MakeCurveKeys();
+    TANDEM_RETURN_IF_ERROR(WriteFile(
+        path, EncodeLines(kKeyTitle, {keys->public_key, keys->secret_key}), /*sync=*/true));
+  }
+  std::error_code error;
+  fs::create_directories(directory + "/peers", error);
+  if (error) return Unavailable("{}/peers: {}", directory, error.message());
+  return PeerRegistry(directory, fs::path(directory).filename().string(), *std::move(keys));
+}
+
+std::vector<KnownPeer> PeerRegistry::Peers() const {
+  std::vector<KnownPeer> peers;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(directory_ + "/peers", error)) {
+    const std::string host = entry.path().filename().string();
+    if (host.starts_with('.')) continue;
+    const std::string path = entry.path().string();
+    const absl::StatusOr<std::string> text = ReadFile(path);
+    absl::StatusOr<KnownPeer> known = text.ok() ? DecodePeer(host, *text) : text.status();
+    if (!known.ok()) {
+      spdlog::warn("{}: {}; that host is not known until a job meets it again", path,
+                   Message(known.status()));
+      continue;
+    }
+    if (host == host_ || known->peer.public_key == keys_.public_key) continue;
+    peers.push_back(*std::move(known));
+  }
+  Order(peers);
+  return peers;
+}
+
+int64_t PeerRegistry::Stamp() const {
+  struct stat facts {};
+  if (stat((directory_ + "/peers").c_str(), &facts) != 0) return 0;
+  return int64_t{facts.st_mtim.tv_sec} * 1'000'000'000 + facts.st_mtim.tv_nsec;
+}
+
+absl::Status PeerRegistry::SetPeers(std::vector<KnownPeer> peers) const {
+  Order(peers);
+  absl::Status first;
+  std::set<std::string> kept;
+  for (const KnownPeer& known : peers) {
+    kept.insert(known.peer.host);
+    absl::Status status = WriteFile(PathOf(known.peer.host), EncodePeer(known), /*sync=*/false);
+    if (first.ok()) first = std::move(status);
+  }
+  std::error_code error;
+  std::vector<fs::path> gone;
+  for (const auto& entry : fs::directory_iterator(directory_ + "/peers", error)) {
+    if (!kept.contains(entry.path().filename().string())) gone.push_back(entry.path());
+  }
+  for (const fs::path& path : gone) fs::remove(path, error);
+  return first;
+}
+
+std::optional<PeerRegistry::Listens> PeerRegistry::ReadListens() const {
+  const auto lines = ReadLines(directory_ + "/listens", kListensTitle, 2);
+  if (!lines.ok()) {
+    if (!absl::IsNotFound(lines.status())) spdlog::warn("{}", Message(lines.status()));
+    return std::nullopt;
+  }
+  const auto copies = ParseNumber<uint32_t>((*lines)[1]);
+  const absl::Status status =
+      CheckPeer({.host = "self", .endpoint = (*lines)[0], .public_key = keys_.public_key});
+  if (!copies || !status.ok()) {
+    spdlog::warn("{}/listens: it is damaged", directory_);
+    return std::nullopt;
+  }
+  return Listens{.endpoint = (*lines)[0], .copies = *copies};
+}
+
+absl::Status PeerRegistry::WriteListens(const Listens& listens) const {
+  return WriteFile(
+      directory_ + "/listens",
+      EncodeLines(kListensTitle, {listens.endpoint, fmt::format("{}", listens.copies)}),
+      /*sync=*/false);
+}
+
+}  // namespace tandem::kv_store

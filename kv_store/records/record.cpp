@@ -1,0 +1,272 @@
+#include "kv_store/records/record.h"
+
+// xxhash's functions become inline, for the instruction set that this file is compiled for.
+#define XXH_INLINE_ALL
+#include <sodium.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "core/base/check.h"
+
+namespace tandem::kv_store {
+namespace {
+
+static_assert(std::endian::native == std::endian::little);
+
+constexpr char kMagic[8] = {'T', 'A', 'N', 'D', 'E', 'M', 'K', 'V'};
+// Keeps these keys apart from any other use of BLAKE2b.
+constexpr char kKeyPurpose[] = "tandem kv record key 2";
+
+// Where the fields stand (docs/record_format.md).
+constexpr size_t kVersionAt = 8;
+constexpr size_t kHeaderBytesAt = 12;
+constexpr size_t kPayloadBytesAt = 16;
+constexpr size_t kTokensAt = 24;
+constexpr size_t kKvHeadAt = 28;
+constexpr size_t kGroupAt = 32;
+constexpr size_t kLayersAt = 36;
+constexpr size_t kHeadDimAt = 40;
+constexpr size_t kDtypeAt = 44;
+constexpr size_t kFingerprintAt = 48;
+constexpr size_t kBlockAt = 80;
+constexpr size_t kChecksumAt = 112;
+constexpr size_t kChecksumBytes = 16;
+static_assert(kChecksumAt + kChecksumBytes == kRecordHeaderBytes);
+
+// With these no product of sizes comes near the end of 64 bits.
+constexpr uint32_t kMostHeads = 1 << 20;
+constexpr uint32_t kMostGroups = 1 << 10;
+constexpr uint32_t kMostLayers = 1 << 16;
+constexpr uint32_t kMostHeadDim = 1 << 16;
+
+const unsigned char* Raw(const void* data) { return static_cast<const unsigned char*>(data); }
+
+template <typename T>
+void Store(std::byte* record, size_t at, T value) {
+  std::memcpy(record + at, &value, sizeof(T));
+}
+
+uint32_t Load32(std::span<const std::byte> record, size_t at) {
+  uint32_t value = 0;
+  std::memcpy(&value, record.data() + at, sizeof(value));
+  return value;
+}
+
+/// Of the header before the checksum and of the payload. Against damage, not against people:
+/// whoever may write records can make them, too.
+std::array<uint8_t, kChecksumBytes> Checksum(std::span<const std::byte> record) {
+  XXH3_state_t state;
+  XXH3_128bits_reset(&state);
+  XXH3_128bits_update(&state, record.data(), kChecksumAt);
+  XXH3_128bits_update(&state, record.data() + kRecordHeaderBytes,
+                      record.size() - kRecordHeaderBytes);
+  XXH128_canonical_t canonical;
+  static_assert(sizeof(canonical.digest) == kChecksumBytes);
+  XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(&state));
+  std::array<uint8_t, kChecksumBytes> sum{};
+  std::memcpy(sum.data(), canonical.digest, sum.size());
+  return sum;
+}
+
+uint64_t PayloadBytes(const RecordHeader& header) {
+  return 2ULL * static_cast<uint64_t>(header.layers) * static_cast<uint64_t>(header.name.tokens) *
+         static_cast<uint64_t>(header.head_dim) *
+         static_cast<uint64_t>(core::KvElementBytes(header.dtype));
+}
+
+/// What a record of this name says in that geometry.
+RecordHeader HeaderOf(const Fingerprint& fingerprint, const RecordName& name,
+                      const core::KvGeometry& geometry) {
+  return {.fingerprint = fingerprint,
+          .name = name,
+          .layers =
+              static_cast<int32_t>(geometry.groups[static_cast<size_t>(name.group)].layers.size()),
+          .head_dim = geometry.head_dim,
+          .dtype = geometry.dtype};
+}
+
+std::string Hex(std::span<const uint8_t> bytes) {
+  std::string text;
+  for (const uint8_t byte : bytes) text += fmt::format("{:02x}", byte);
+  return text;
+}
+
+std::string_view DtypeName(core::KvDtype dtype) {
+  return dtype == core::KvDtype::kF16 ? "f16" : "f32";
+}
+
+/// Calls visit(page part, record part, bytes) for every run of bytes that stands together in both.
+template <typename RecordByte, typename Visit>
+void ForRuns(const RecordName& name, const core::KvView& view, core::BlockId block_id,
+             int rank_kv_head, RecordByte* payload, const Visit& visit) {
+  const core::KvGeometry& geometry = view.geometry();
+  const auto page_bytes = static_cast<size_t>(geometry.PageBytes());
+  const auto element = static_cast<size_t>(core::KvElementBytes(geometry.dtype));
+  const auto tokens = static_cast<size_t>(name.tokens);
+  const auto head_dim = static_cast<size_t>(geometry.head_dim);
+  for (const int layer : geometry.groups[static_cast<size_t>(name.group)].layers) {
+    const core::KvPage page = view.Page(layer, rank_kv_head, block_id);
+    if (name.tokens == core::kPageTokens) {
+      visit(page.keys, payload, page_bytes / 2);
+      visit(page.values, payload + page_bytes / 2, page_bytes / 2);
+      payload += page_bytes;
+      continue;
+    }
+    for (size_t d = 0; d < head_dim; ++d) {
+      visit(page.keys + d * core::kPageTokens * element, payload, tokens * element);
+      payload += tokens * element;
+    }
+    visit(page.values, payload, tokens * head_dim * element);
+    payload += tokens * head_dim * element;
+  }
+}
+
+}  // namespace
+
+RecordKey RecordKeyOf(const Fingerprint& fingerprint, const RecordName& name) {
+  static_assert(std::tuple_size_v<Fingerprint> <= crypto_generichash_KEYBYTES_MAX);
+  RecordKey key{};
+  crypto_generichash_state state;
+  crypto_generichash_init(&state, fingerprint.data(), fingerprint.size(), key.size());
+  crypto_generichash_update(&state, Raw(kKeyPurpose), sizeof(kKeyPurpose));
+  crypto_generichash_update(&state, name.block.data(), name.block.size());
+  crypto_generichash_update(&state, Raw(&name.kv_head), sizeof(name.kv_head));
+  crypto_generichash_update(&state, Raw(&name.group), sizeof(name.group));
+  crypto_generichash_final(&state, key.data(), key.size());
+  return key;
+}
+
+int64_t RecordBytes(const core::KvGeometry& geometry, int32_t group, int32_t tokens) {
+  return static_cast<int64_t>(kRecordHeaderBytes) +
+         geometry.PageBytes() / core::kPageTokens * tokens *
+             static_cast<int64_t>(geometry.groups[static_cast<size_t>(group)].layers.size());
+}
+
+std::vector<std::byte> EncodeRecord(const Fingerprint& fingerprint, const RecordName& name,
+                                    const core::KvView& view, core::BlockId block_id,
+                                    int rank_kv_head, std::vector<std::byte> memory) {
+  const core::KvGeometry& geometry = view.geometry();
+  TANDEM_CHECK(name.tokens >= 1 && name.tokens <= core::kPageTokens, "tokens of a record");
+  const RecordHeader header = HeaderOf(fingerprint, name, geometry);
+  const uint64_t payload_bytes = PayloadBytes(header);
+  std::vector<std::byte> record = std::move(memory);
+  record.resize(kRecordHeaderBytes + payload_bytes);
+  std::byte* out = record.data();
+  std::memcpy(out, kMagic, sizeof(kMagic));
+  Store(out, kVersionAt, kRecordVersion);
+  Store(out, kHeaderBytesAt, static_cast<uint32_t>(kRecordHeaderBytes));
+  Store(out, kPayloadBytesAt, payload_bytes);
+  Store(out, kTokensAt, name.tokens);
+  Store(out, kKvHeadAt, name.kv_head);
+  Store(out, kGroupAt, name.group);
+  Store(out, kLayersAt, header.layers);
+  Store(out, kHeadDimAt, header.head_dim);
+  Store(out, kDtypeAt, static_cast<uint32_t>(header.dtype));
+  Store(out, kFingerprintAt, fingerprint);
+  Store(out, kBlockAt, name.block);
+  ForRuns(
+      name, view, block_id, rank_kv_head, out + kRecordHeaderBytes,
+      [](const std::byte* page, std::byte* part, size_t bytes) { std::memcpy(part, page, bytes); });
+  Store(out, kChecksumAt, Checksum(record));
+  return record;
+}
+
+absl::StatusOr<RecordHeader> ParseRecord(std::span<const std::byte> bytes) {
+  if (bytes.size() < kRecordHeaderBytes) {
+    return absl::DataLossError(fmt::format("KV record: {} bytes, but its header alone has {}",
+                                           bytes.size(), kRecordHeaderBytes));
+  }
+  if (std::memcmp(bytes.data(), kMagic, sizeof(kMagic)) != 0) {
+    return absl::DataLossError("KV record: does not begin with TANDEMKV");
+  }
+  if (const uint32_t version = Load32(bytes, kVersionAt); version != kRecordVersion) {
+    return FailedPrecondition("KV record: version {}, this program reads {}", version,
+                              kRecordVersion);
+  }
+  if (const auto sum = Checksum(bytes);
+      std::memcmp(sum.data(), bytes.data() + kChecksumAt, sum.size()) != 0) {
+    return absl::DataLossError(
+        fmt::format("KV record of {} bytes: its checksum is not that of its bytes", bytes.size()));
+  }
+  const auto damaged = [](std::string_view what, uint64_t found, uint64_t low, uint64_t high) {
+    return absl::DataLossError(
+        fmt::format("KV record: {} is {}, expected {} to {}", what, found, low, high));
+  };
+  const auto check = [&](std::string_view what, size_t at, uint32_t low,
+                         uint32_t high) -> absl::StatusOr<int32_t> {
+    const uint32_t found = Load32(bytes, at);
+    if (found < low || found > high) return damaged(what, found, low, high);
+    return static_cast<int32_t>(found);
+  };
+  RecordHeader header;
+  TANDEM_ASSIGN_OR_RETURN(header.name.tokens, check("tokens", kTokensAt, 1, core::kPageTokens));
+  TANDEM_ASSIGN_OR_RETURN(header.name.kv_head, check("kv_head", kKvHeadAt, 0, kMostHeads));
+  TANDEM_ASSIGN_OR_RETURN(header.name.group, check("group", kGroupAt, 0, kMostGroups));
+  TANDEM_ASSIGN_OR_RETURN(header.layers, check("layers", kLayersAt, 0, kMostLayers));
+  TANDEM_ASSIGN_OR_RETURN(header.head_dim, check("head_dim", kHeadDimAt, 1, kMostHeadDim));
+  TANDEM_ASSIGN_OR_RETURN(const int32_t dtype, check("dtype", kDtypeAt, 0, 1));
+  TANDEM_RETURN_IF_ERROR(
+      check("header bytes", kHeaderBytesAt, kRecordHeaderBytes, kRecordHeaderBytes).status());
+  header.dtype = static_cast<core::KvDtype>(dtype);
+  std::memcpy(header.fingerprint.data(), bytes.data() + kFingerprintAt, header.fingerprint.size());
+  std::memcpy(header.name.block.data(), bytes.data() + kBlockAt, header.name.block.size());
+  uint64_t payload_bytes = 0;
+  std::memcpy(&payload_bytes, bytes.data() + kPayloadBytesAt, sizeof(payload_bytes));
+  const uint64_t shape_bytes = PayloadBytes(header);
+  if (payload_bytes != shape_bytes) {
+    return damaged("payload bytes", payload_bytes, shape_bytes, shape_bytes);
+  }
+  if (const uint64_t present = bytes.size() - kRecordHeaderBytes; present != payload_bytes) {
+    return damaged("bytes behind the header", present, payload_bytes, payload_bytes);
+  }
+  return header;
+}
+
+void MoveRecord(std::vector<std::byte>& record, const BlockHash& block) {
+  TANDEM_CHECK(record.size() >= kRecordHeaderBytes, "size of a record");
+  Store(record.data(), kBlockAt, block);
+  Store(record.data(), kChecksumAt, Checksum(record));
+}
+
+absl::Status CheckRecord(std::span<const std::byte> bytes, const Fingerprint& fingerprint,
+                         const RecordName& name, const core::KvGeometry& geometry) {
+  TANDEM_CHECK(name.group >= 0 && static_cast<size_t>(name.group) < geometry.groups.size(),
+               "layer group of a record");
+  TANDEM_ASSIGN_OR_RETURN(const RecordHeader found, ParseRecord(bytes));
+  const RecordHeader expected = HeaderOf(fingerprint, name, geometry);
+  if (found == expected) return absl::OkStatus();
+  if (found.fingerprint != expected.fingerprint) {
+    return FailedPrecondition(
+        "KV record: it was made under fingerprint {}, not {} (another model, numerics version, "
+        "device class or cache dtype)",
+        Hex(found.fingerprint), Hex(fingerprint));
+  }
+  if (found.name.block != name.block) {
+    return FailedPrecondition("KV record: it holds block {}, not {}", Hex(found.name.block),
+                              Hex(name.block));
+  }
+  return FailedPrecondition(
+      "KV record: {} tokens of KV head {} in the {} layers of group {}, head_dim {}, {}; expected "
+      "{} tokens of KV head {} in the {} layers of group {}, head_dim {}, {}",
+      found.name.tokens, found.name.kv_head, found.layers, found.name.group, found.head_dim,
+      DtypeName(found.dtype), name.tokens, name.kv_head, expected.layers, name.group,
+      expected.head_dim, DtypeName(expected.dtype));
+}
+
+void LoadRecord(std::span<const std::byte> bytes, const RecordName& name, const core::KvView& view,
+                core::BlockId block_id, int rank_kv_head) {
+  TANDEM_CHECK(
+      static_cast<int64_t>(bytes.size()) == RecordBytes(view.geometry(), name.group, name.tokens),
+      "size of a checked record");
+  ForRuns(
+      name, view, block_id, rank_kv_head, bytes.data() + kRecordHeaderBytes,
+      [](std::byte* page, const std::byte* part, size_t size) { std::memcpy(page, part, size); });
+}
+
+}  // namespace tandem::kv_store

@@ -1,0 +1,123 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "kv_store/records/tier.h"
+#include "kv_store/tiers/block_index.h"
+#include "kv_store/tiers/record_database.h"
+
+namespace tandem::kv_store {
+
+struct DiskTierOptions {
+  std::string directory;
+  /// Of records. Files may hold a tenth more (at least `least_garbage_bytes`) that is not collected
+  /// yet.
+  TierLimits limits;
+  int64_t memtable_bytes = int64_t{32} << 20;  // up to four of them wait in memory to be written
+  int64_t reserve_bytes = int64_t{64} << 20;   // of the file system, left free
+  int64_t least_garbage_bytes = int64_t{64} << 20;
+  int64_t most_files = 4096;  // more are joined
+  std::chrono::milliseconds write_deadline{1000};
+  bool keeps_damaged = false;  // a damaged database is refused instead of begun anew
+};
+
+/// Keeps records in RocksDB below a directory (record_database.h), across restarts.
+///
+/// What is put and not flushed dies with the process. A full disk refuses what is put and serves
+/// what it has, until there is room again. Damaged records are dropped and counted; a database
+/// that cannot be opened is begun anew. Records are encrypted under a secret of their block, and
+/// Erase returns when that is destroyed; the room comes back later, in a thread of the tier's own.
+///
+/// Lock order: writing_, opened_, mutex_. Thread safety: as Tier.
+class DiskTier : public Tier {
+ public:
+  /// Errors: as RecordDatabase::Open.
+  static absl::StatusOr<std::unique_ptr<DiskTier>> Open(const DiskTierOptions& options);
+  ~DiskTier() override;
+
+  absl::Status Put(std::span<const TierRecord> records) override;
+  std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override;
+  std::vector<bool> Exists(std::span<const RecordKey> keys) override;
+  void Use(std::span<const RecordKey> keys) override;
+  absl::Status Flush() override;
+  absl::Status Erase(std::span<const BlockHash> blocks) override;
+  TierStats Stats() override;
+  absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
+                                                size_t most) override;
+  std::vector<PeekedRecord> Peek(TierKind tier, std::span<const RecordKey> keys) override;
+
+  /// Of all files.
+  int64_t BytesOnDisk();
+  /// Why what was there at the start was thrown away; empty if it was not.
+  std::string began_anew();
+
+ private:
+  explicit DiskTier(const DiskTierOptions& options);
+
+  /// What one batch changes in the book, to be undone if it cannot be written.
+  struct Change;
+
+  absl::Status OpenDatabase();
+  /// Under writing_. What could not be written is taken out of the book again.
+  absl::Status Write(Change& change);
+  /// Under mutex_.
+  void DeleteInBatch(const BlockIndex::Removed& removed, Change& change);
+  enum class ReadEnd { kFound, kMissing, kFailed };
+  ReadEnd ReadOnce(const RecordKey& key, bool is_use, FoundRecord& found);
+  /// Waits for what is about to be written; what fails even so is told while nobody writes.
+  ReadEnd ReadSettled(const RecordKey& key, bool is_use, FoundRecord& found,
+                      const std::function<void()>& when_damaged);
+  std::optional<FoundRecord> Read(const RecordKey& key, bool is_use);
+  absl::Status WriteLastUses();
+  /// Remembers what a status says of the database's health.
+  absl::Status Noted(absl::Status status);
+  absl::Status Closed() const;
+  bool DiskIsFull() const;
+  int64_t GarbageTolerated() const;
+  /// The collector's thread.
+  void RunCollector();
+  void CollectGarbage();
+  /// Opens the database again, anew if that has been tried in vain, and reads everything, so that
+  /// what is damaged is dropped before it is met again.
+  void Repair(bool again);
+
+  const DiskTierOptions options_;
+
+  std::mutex writing_;  // held by whoever changes the database: one at a time, in the book's order
+
+  std::shared_mutex opened_;  // held exclusively by whoever opens it again
+  /// Guarded by opened_. Null while it cannot be opened again.
+  std::unique_ptr<RecordDatabase> database_;
+
+  std::mutex flushing_;
+  uint64_t flushed_changes_ = 0;  // guarded by flushing_
+
+  std::mutex mutex_;  // guards all below
+  std::condition_variable changed_;
+  BlockIndex book_;
+  std::unordered_map<BlockHash, BlockSecret, BlockHashBits> secrets_;
+  std::unordered_set<BlockHash, BlockHashBits> used_;  // since their last use was written
+  std::vector<BlockIndex::Removed> to_delete_;         // out of the book, but still in the database
+  uint64_t changes_ = 0;                               // written
+  bool forget_ = false;                                // secrets of deleted blocks may be in files
+  bool damaged_ = false;                               // the database says so
+  TierStats counts_;                                   // what is counted; sizes are the book's
+  std::atomic<bool> stop_ = false;
+
+  int64_t garbage_left_ = 0;  // that could not be collected; the collector's
+  std::thread collector_;
+};
+
+}  // namespace tandem::kv_store

@@ -1,0 +1,300 @@
+#include "kv_store/tiers/tiered_store.h"
+
+#include <utility>
+
+#include "kv_store/tiers/merge_lists.h"
+
+namespace tandem::kv_store {
+namespace {
+
+constexpr int64_t kBatchBytes = int64_t{16} << 20;
+
+int64_t BytesOf(const TierRecord& record) { return static_cast<int64_t>(record.bytes.size()); }
+
+}  // namespace
+
+std::optional<WritePolicy> ParseWritePolicy(std::string_view text) {
+  for (const WritePolicy policy :
+       {WritePolicy::kThrough, WritePolicy::kBack, WritePolicy::kOnEvict}) {
+    if (text == WritePolicyName(policy)) return policy;
+  }
+  return std::nullopt;
+}
+
+std::string_view WritePolicyName(WritePolicy policy) {
+  switch (policy) {
+    case WritePolicy::kThrough:
+      return "through";
+    case WritePolicy::kBack:
+      return "back";
+    case WritePolicy::kOnEvict:
+      return "on-evict";
+  }
+  return "back";
+}
+
+TieredStore::TieredStore(const TieredStoreOptions& options, std::vector<Behind> behind)
+    : options_(options),
+      behind_(std::move(behind)),
+      host_(options.host, options.policy == WritePolicy::kOnEvict
+                              ? [this](std::vector<TierRecord> evicted) { WriteLater(evicted); }
+                              : MemoryTier::OnEvict()) {
+  writer_ = std::thread([this] { RunWriter(); });
+}
+
+TieredStore::~TieredStore() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+    changed_.notify_all();
+  }
+  writer_.join();  // writes what waits
+  if (options_.policy != WritePolicy::kOnEvict || behind_.empty()) return;
+  for (;;) {
+    const std::vector<TierRecord> rest = host_.TakeOut(kBatchBytes);
+    if (rest.empty()) return;
+    static_cast<void>(PutBehind(rest));
+  }
+}
+
+absl::Status TieredStore::PutBehind(std::span<const TierRecord> records) {
+  absl::Status first;
+  for (const Behind& behind : behind_) {
+    if (absl::Status status = behind.tier->Put(records); first.ok()) first = std::move(status);
+  }
+  return first;
+}
+
+void TieredStore::Remember(absl::Status status) {
+  const std::lock_guard lock(mutex_);
+  if (failed_.ok()) failed_ = std::move(status);
+}
+
+void TieredStore::WriteLater(std::span<const TierRecord> records) {
+  if (behind_.empty()) return;
+  for (const TierRecord& record : records) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (waiting_.contains(record.key)) continue;
+      if (queued_bytes_ + BytesOf(record) <= options_.queue_bytes) {
+        waiting_[record.key] = record;
+        queue_.push_back(record);
+        queued_bytes_ += BytesOf(record);
+        ++queued_;
+        changed_.notify_all();
+        continue;
+      }
+    }
+    Remember(PutBehind(std::span(&record, 1)));
+  }
+}
+
+void TieredStore::RunWriter() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [this] { return stop_ || !queue_.empty(); });
+    if (queue_.empty()) return;
+    std::vector<TierRecord> taken;
+    int64_t bytes = 0;
+    while (!queue_.empty() && bytes < kBatchBytes) {
+      bytes += BytesOf(queue_.front());
+      taken.push_back(std::move(queue_.front()));
+      queue_.pop_front();
+    }
+    lock.unlock();
+    absl::Status status = PutBehind(taken);
+    lock.lock();
+    if (failed_.ok()) failed_ = std::move(status);
+    for (const TierRecord& record : taken) waiting_.erase(record.key);
+    queued_bytes_ -= bytes;
+    written_ += taken.size();
+    changed_.notify_all();
+  }
+}
+
+absl::Status TieredStore::Put(std::span<const TierRecord> records) {
+  const std::shared_lock erasing(erasing_);
+  absl::Status kept = host_.Put(records);
+  if (behind_.empty()) return kept;
+  switch (options_.policy) {
+    case WritePolicy::kThrough:
+      return PutBehind(records);
+    case WritePolicy::kBack:
+      WriteLater(records);
+      return absl::OkStatus();
+    case WritePolicy::kOnEvict:
+      // What host memory has no room for goes on at once.
+      if (!kept.ok()) WriteLater(records);
+      return absl::OkStatus();
+  }
+  return kept;
+}
+
+std::vector<std::optional<FoundRecord>> TieredStore::Get(std::span<const RecordKey> keys) {
+  const std::shared_lock erasing(erasing_);
+  std::vector<std::optional<FoundRecord>> found = host_.Get(keys);
+  std::vector<RecordKey> in_host;
+  std::vector<size_t> missing;
+  {
+    const std::lock_guard lock(mutex_);
+    for (size_t i = 0; i < keys.size(); ++i) {
+      if (!found[i]) {
+        const auto waiting = waiting_.find(keys[i]);
+        if (waiting == waiting_.end()) {
+          missing.push_back(i);
+          continue;
+        }
+        found[i] = {.bytes = waiting->second.bytes,
+                    .from = TierKind::kHost,
+                    .block = waiting->second.block,
+                    .before = waiting->second.before,
+                    .tenant = waiting->second.tenant};
+      }
+      in_host.push_back(keys[i]);
+    }
+  }
+  for (size_t t = 0; t < behind_.size(); ++t) {
+    behind_[t].tier->Use(in_host);
+    if (missing.empty()) continue;
+    std::vector<RecordKey> asked;
+    for (const size_t i : missing) asked.push_back(keys[i]);
+    std::vector<std::optional<FoundRecord>> here = behind_[t].tier->Get(asked);
+    std::vector<size_t> still_missing;
+    std::vector<TierRecord> copies;
+    for (size_t k = 0; k < asked.size(); ++k) {
+      if (!here[k]) {
+        still_missing.push_back(missing[k]);
+        continue;
+      }
+      copies.push_back({.key = asked[k],
+                        .block = here[k]->block,
+                        .before = here[k]->before,
+                        .tenant = here[k]->tenant,
+                        .bytes = here[k]->bytes});
+      found[missing[k]] = std::move(here[k]);
+    }
+    if (!copies.empty()) {
+      // Where there is no room for them nearby, they stay where they were found.
+      static_cast<void>(host_.Put(copies));
+      for (size_t nearer = 0; nearer < t; ++nearer) {
+        static_cast<void>(behind_[nearer].tier->Put(copies));
+      }
+    }
+    missing = std::move(still_missing);
+  }
+  const std::lock_guard lock(mutex_);
+  hits_ += keys.size() - missing.size();
+  misses_ += missing.size();
+  return found;
+}
+
+std::vector<bool> TieredStore::Exists(std::span<const RecordKey> keys) {
+  std::vector<bool> exists;
+  exists.reserve(keys.size());
+  for (const std::optional<TierKind>& where : Where(keys)) exists.push_back(where.has_value());
+  return exists;
+}
+
+std::vector<std::optional<TierKind>> TieredStore::Where(std::span<const RecordKey> keys) {
+  const std::shared_lock erasing(erasing_);
+  std::vector<std::optional<TierKind>> where = host_.Where(keys);
+  {
+    const std::lock_guard lock(mutex_);
+    for (size_t i = 0; i < keys.size(); ++i) {
+      if (!where[i] && waiting_.contains(keys[i])) where[i] = TierKind::kHost;
+    }
+  }
+  for (const Behind& behind : behind_) {
+    std::vector<RecordKey> asked;
+    std::vector<size_t> places;
+    for (size_t i = 0; i < keys.size(); ++i) {
+      if (where[i]) continue;
+      asked.push_back(keys[i]);
+      places.push_back(i);
+    }
+    if (asked.empty()) break;
+    const std::vector<bool> here = behind.tier->Exists(asked);
+    for (size_t k = 0; k < asked.size(); ++k) {
+      if (here[k]) where[places[k]] = behind.kind;
+    }
+  }
+  return where;
+}
+
+void TieredStore::Use(std::span<const RecordKey> keys) {
+  host_.Use(keys);
+  for (const Behind& behind : behind_) behind.tier->Use(keys);
+}
+
+absl::Status TieredStore::Flush() {
+  absl::Status first;
+  {
+    std::unique_lock lock(mutex_);
+    const uint64_t queued = queued_;
+    changed_.wait(lock, [&] { return written_ >= queued; });
+    first = std::exchange(failed_, absl::OkStatus());
+  }
+  for (const Behind& behind : behind_) {
+    if (absl::Status status = behind.tier->Flush(); first.ok()) first = std::move(status);
+  }
+  return first;
+}
+
+absl::Status TieredStore::Erase(std::span<const BlockHash> blocks) {
+  if (blocks.empty()) return absl::OkStatus();
+  const std::lock_guard erasing(erasing_);
+  {
+    // What is on its way arrives first, so that it is erased where it arrives.
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return waiting_.empty(); });
+  }
+  absl::Status first = host_.Erase(blocks);
+  for (const Behind& behind : behind_) {
+    if (absl::Status status = behind.tier->Erase(blocks); first.ok()) first = std::move(status);
+  }
+  return first;
+}
+
+TierStats TieredStore::Stats() {
+  TierStats most = host_.Stats();
+  uint64_t dropped = most.dropped;
+  for (const Behind& behind : behind_) {
+    const TierStats stats = behind.tier->Stats();
+    dropped += stats.dropped;
+    if (stats.bytes >= most.bytes) most = stats;
+  }
+  most.dropped = dropped;
+  const std::lock_guard lock(mutex_);
+  most.hits = hits_;
+  most.misses = misses_;
+  return most;
+}
+
+std::vector<std::pair<TierKind, TierStats>> TieredStore::StatsByTier() {
+  std::vector<std::pair<TierKind, TierStats>> stats = {{TierKind::kHost, host_.Stats()}};
+  for (const Behind& behind : behind_) stats.emplace_back(behind.kind, behind.tier->Stats());
+  return stats;
+}
+
+absl::StatusOr<std::vector<ListedBlock>> TieredStore::List(const std::optional<BlockHash>& after,
+                                                           size_t most) {
+  std::vector<std::vector<ListedBlock>> lists;
+  TANDEM_ASSIGN_OR_RETURN(lists.emplace_back(), host_.List(after, most));
+  for (const Behind& behind : behind_) {
+    absl::StatusOr<std::vector<ListedBlock>> list = behind.tier->List(after, most);
+    if (absl::IsUnimplemented(list.status())) continue;
+    TANDEM_RETURN_IF_ERROR(list.status());
+    lists.push_back(*std::move(list));
+  }
+  return MergeLists(std::move(lists), most);
+}
+
+std::vector<PeekedRecord> TieredStore::Peek(TierKind tier, std::span<const RecordKey> keys) {
+  if (tier == TierKind::kHost) return host_.Peek(tier, keys);
+  for (const Behind& behind : behind_) {
+    if (behind.kind == tier) return behind.tier->Peek(tier, keys);
+  }
+  return std::vector<PeekedRecord>(keys.size());
+}
+
+}  // namespace tandem::kv_store

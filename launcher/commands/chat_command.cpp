@@ -1,0 +1,75 @@
+#include <unistd.h>
+
+#include <thread>
+
+#include "frontend/client/chat_terminal.h"
+#include "frontend/client/client.h"
+#include "frontend/server/server.h"
+#include "launcher/commands/commands.h"
+#include "launcher/commands/text_side.h"
+#include "launcher/job/rank_job.h"
+#include "parallel/communicators/mpi_communicator.h"
+
+namespace tandem::launcher {
+namespace {
+
+absl::Status ChatAt(const std::string& endpoint, const ChatOptions& options) {
+  frontend::ClientOptions client_options;
+  client_options.endpoint = endpoint;
+  TANDEM_ASSIGN_OR_RETURN(const auto client, frontend::Client::Connect(client_options));
+  frontend::ChatTerminalOptions terminal;
+  terminal.system = options.system;
+  terminal.params = options.generation;
+  terminal.place = {.conversation = options.conversation,
+                    .tenant = options.tenant,
+                    .context_policy = options.context_policy};
+  return frontend::RunChatTerminal(*client, terminal);
+}
+
+/// A server for this chat alone, behind a socket that no other user can open: abstract sockets have
+/// no permissions, so it stands in a folder of mode 0700.
+absl::Status ChatWith(parallel::Engine& engine, const core::ModelFile& file,
+                      const ChatOptions& options) {
+  TANDEM_ASSIGN_OR_RETURN(const auto text_model, LoadTextSide(file, options.chat_template, false));
+  std::string folder = "/tmp/tandem-chat-XXXXXX";
+  if (mkdtemp(folder.data()) == nullptr) return Internal("cannot make a folder in /tmp");
+  frontend::ServerOptions server_options;
+  server_options.endpoint = "ipc://" + folder + "/server";
+  auto server = frontend::Server::Create(server_options, engine, *text_model);
+  absl::Status chat_status = server.status();
+  absl::Status server_status;
+  if (server.ok()) {
+    std::thread serving([&] { server_status = (*server)->Run(); });
+    chat_status = ChatAt((*server)->endpoint(), options);
+    (*server)->Stop();
+    serving.join();
+    server->reset();
+  }
+  unlink((folder + "/server").c_str());
+  rmdir(folder.c_str());
+  return server_status.ok() ? chat_status : server_status;
+}
+
+}  // namespace
+
+absl::Status Chat(const ChatOptions& options) {
+  if (options.connect.empty() == options.model.model.empty()) {
+    return InvalidArgument("chat takes either a MODEL or --connect ENDPOINT");
+  }
+  if (!options.context_policy.empty()) {
+    const auto policy = frontend::ParseContextPolicy(options.context_policy);
+    if (!policy.ok()) return InvalidArgument("--context-policy: {}", Message(policy.status()));
+  }
+  if (!options.connect.empty()) return ChatAt(options.connect, options);
+  if (parallel::StartedByMpi()) {
+    return InvalidArgument(
+        "chat cannot run under mpirun, which keeps the terminal to itself; use "
+        "tandem chat MODEL -n RANKS");
+  }
+  return WithEngine(options.model, options.launch,
+                    [&](parallel::Engine& engine, const core::ModelFile& file) {
+                      return ChatWith(engine, file, options);
+                    });
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,115 @@
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "frontend/chat/generation.h"
+#include "launcher/commands/commands.h"
+#include "launcher/commands/npy_writer.h"
+#include "launcher/commands/text_side.h"
+#include "launcher/job/rank_job.h"
+
+namespace tandem::launcher {
+namespace {
+
+using nlohmann::ordered_json;
+
+ordered_json LogprobsJson(std::span<const parallel::TokenLogprobs> logprobs) {
+  const auto json = [](const parallel::TokenLogprob& one) {
+    return ordered_json{{"token", one.token}, {"logprob", one.logprob}};
+  };
+  ordered_json all = ordered_json::array();
+  for (const parallel::TokenLogprobs& of_token : logprobs) {
+    ordered_json entry = json(of_token.chosen);
+    entry["top"] = ordered_json::array();
+    for (const parallel::TokenLogprob& one : of_token.top) entry["top"].push_back(json(one));
+    all.push_back(std::move(entry));
+  }
+  return all;
+}
+
+ordered_json AnswerJson(const frontend::Answer& answer) {
+  const frontend::AnswerUsage& usage = answer.usage;
+  ordered_json document = {{"tokens", answer.tokens},
+                           {"text", answer.text},
+                           {"finish_reason", frontend::FinishReasonName(answer.reason)}};
+  if (answer.seed) document["seed"] = *answer.seed;
+  document["usage"] = {{"prompt_tokens", usage.prompt_tokens},
+                       {"completion_tokens", usage.completion_tokens},
+                       {"reused_tokens", usage.reused_tokens},
+                       {"drafted_tokens", usage.drafted_tokens},
+                       {"accepted_tokens", usage.accepted_tokens}};
+  const auto rate = [](int32_t tokens, double seconds) {
+    return seconds > 0 ? tokens / seconds : 0;
+  };
+  document["timings"] = {
+      {"queue_seconds", answer.timings.queue_seconds},
+      {"prefill_seconds", answer.timings.prefill_seconds},
+      {"decode_seconds", answer.timings.decode_seconds},
+      {"prefill_tokens_per_second", rate(usage.prompt_tokens, answer.timings.prefill_seconds)},
+      // The first token comes out of the prefill.
+      {"decode_tokens_per_second",
+       rate(std::max(0, usage.completion_tokens - 1), answer.timings.decode_seconds)}};
+  return document;
+}
+
+absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
+                          const GenerateOptions& options) {
+  TANDEM_ASSIGN_OR_RETURN(const auto text_model, LoadTextSide(file, "", options.tokens_given));
+  std::vector<int32_t> prompt = options.tokens;
+  if (!options.tokens_given) {
+    TANDEM_ASSIGN_OR_RETURN(prompt, text_model->EncodeText(*options.prompt));
+  }
+  frontend::GenerateCallbacks callbacks;
+  std::unique_ptr<NpyWriter> logits;
+  if (!options.logits_file.empty()) {
+    TANDEM_ASSIGN_OR_RETURN(
+        logits, NpyWriter::Create(options.logits_file, static_cast<int64_t>(prompt.size()),
+                                  file.config().vocab));
+    callbacks.on_logits = [&](int64_t, std::span<const float> row) { logits->Append(row); };
+  }
+  std::vector<parallel::TokenLogprobs> logprobs;
+  callbacks.on_logprobs = [&](std::span<const parallel::TokenLogprobs> more) {
+    logprobs.insert(logprobs.end(), more.begin(), more.end());
+  };
+  if (!options.json) {
+    callbacks.on_text = [](std::string_view text) {
+      std::fwrite(text.data(), 1, text.size(), stdout);
+      std::fflush(stdout);
+    };
+  }
+  TANDEM_ASSIGN_OR_RETURN(
+      const frontend::Answer answer,
+      frontend::Generate(engine, *text_model, std::move(prompt), options.generation, callbacks));
+  if (logits) TANDEM_RETURN_IF_ERROR(logits->Finish());
+  if (options.json) {
+    ordered_json all = AnswerJson(answer);
+    if (options.generation.logprobs) {
+      // What came behind a stop string is no part of the answer.
+      logprobs.resize(std::min(logprobs.size(), answer.tokens.size()));
+      all["logprobs"] = LogprobsJson(logprobs);
+    }
+    const std::string document = all.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+    std::fwrite(document.data(), 1, document.size(), stdout);
+  }
+  if (options.json || answer.usage.completion_tokens > 0) std::fputc('\n', stdout);
+  std::fflush(stdout);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Generate(const GenerateOptions& options) {
+  if (options.prompt.has_value() == options.tokens_given) {
+    return InvalidArgument("generate takes either -p TEXT or --tokens 1,2,3");
+  }
+  if (options.generation.logprobs && !options.json) {
+    return InvalidArgument("generate --logprobs needs --json, which has a place for them");
+  }
+  return WithEngine(options.model, options.launch,
+                    [&](parallel::Engine& engine, const core::ModelFile& file) {
+                      return GenerateWith(engine, file, options);
+                    });
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,87 @@
+#include <chrono>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "fmt/chrono.h"
+#include "frontend/client/client.h"
+#include "launcher/commands/commands.h"
+#include "launcher/commands/status_screen.h"
+#include "launcher/commands/status_text.h"
+
+namespace tandem::launcher {
+namespace {
+
+using nlohmann::json;
+using Clock = std::chrono::steady_clock;
+
+/// How long a watched server may take to answer before it counts as gone for this look.
+constexpr auto kWatchTimeout = std::chrono::milliseconds(3000);
+
+std::string Line(const json& document) {
+  return document.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+/// A server that may come and go.
+class WatchedServer {
+ public:
+  explicit WatchedServer(std::string endpoint)
+      : options_{.endpoint = std::move(endpoint), .timeout = kWatchTimeout} {}
+
+  absl::StatusOr<json> Look() {
+    if (client_ == nullptr) {
+      TANDEM_ASSIGN_OR_RETURN(client_, frontend::Client::Connect(options_));
+    }
+    absl::StatusOr<json> status = client_->ServerStatus();
+    if (!status.ok()) client_.reset();
+    return status;
+  }
+
+ private:
+  const frontend::ClientOptions options_;
+  std::unique_ptr<frontend::Client> client_;
+};
+
+absl::Status Watch(const StatusOptions& options) {
+  std::optional<StatusScreen> screen;
+  if (!options.json) screen.emplace();
+  WatchedServer server(options.connect);
+  const auto interval =
+      std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(*options.watch));
+  json previous;
+  while (true) {
+    const Clock::time_point begin = Clock::now();
+    const absl::StatusOr<json> status = server.Look();
+    if (absl::IsInvalidArgument(status.status())) return status.status();  // it will not get better
+    bool read = true;                                                      // by somebody
+    if (options.json) {
+      const json document =
+          status.ok() ? *status : json{{"type", "error"}, {"message", Message(status.status())}};
+      std::fputs(Line(document).c_str(), stdout);
+      read = std::fflush(stdout) == 0;
+    } else {
+      const std::time_t now = std::time(nullptr);
+      read =
+          screen->Show(fmt::format("{:%H:%M:%S}  {}\n", fmt::localtime(now), options.connect) +
+                       (status.ok() ? StatusText(*status, previous.is_null() ? nullptr : &previous)
+                                    : Message(status.status()) + "\nTrying again.\n"));
+    }
+    if (!read) return absl::OkStatus();
+    previous = status.ok() ? *status : json();
+    std::this_thread::sleep_until(begin + interval);
+  }
+}
+
+}  // namespace
+
+absl::Status ShowStatus(const StatusOptions& options) {
+  if (options.watch) return Watch(options);
+  frontend::ClientOptions client_options;
+  client_options.endpoint = options.connect;
+  TANDEM_ASSIGN_OR_RETURN(const auto client, frontend::Client::Connect(client_options));
+  TANDEM_ASSIGN_OR_RETURN(const json status, client->ServerStatus());
+  std::fputs((options.json ? Line(status) : StatusText(status)).c_str(), stdout);
+  return absl::OkStatus();
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,122 @@
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "core/formats/gguf.h"
+#include "frontend/chat/chat_template.h"
+#include "frontend/tokenizer/tokenizer.h"
+#include "launcher/commands/commands.h"
+#include "launcher/options/flag_parsers.h"
+
+namespace tandem::launcher {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct OpenTokenizer {
+  std::unique_ptr<core::GgufFile> file;
+  std::unique_ptr<frontend::Tokenizer> tokenizer;
+};
+
+absl::StatusOr<OpenTokenizer> Open(const std::string& model) {
+  OpenTokenizer open;
+  TANDEM_ASSIGN_OR_RETURN(open.file, core::GgufFile::Open(model));
+  TANDEM_ASSIGN_OR_RETURN(open.tokenizer, frontend::LoadTokenizer(*open.file));
+  return open;
+}
+
+std::string ReadAll(std::istream& input) {
+  return {std::istreambuf_iterator<char>(input), std::istreambuf_iterator<char>()};
+}
+
+void Write(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+void WriteJson(const ordered_json& document) {
+  Write(document.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n");
+}
+
+absl::StatusOr<ordered_json> ReadMessages(const std::string& path) {
+  std::string text;
+  if (path == "-") {
+    text = ReadAll(std::cin);
+  } else {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) return NotFound("{}: no such file, expected JSON messages", path);
+    text = ReadAll(file);
+  }
+  ordered_json document = ordered_json::parse(text, nullptr, false);
+  if (document.is_discarded()) {
+    return InvalidArgument("{}: not JSON; expected [{{\"role\":\"user\",\"content\":\"...\"}}]",
+                           path);
+  }
+  if (document.is_object() && document.contains("messages")) return document["messages"];
+  return document;
+}
+
+}  // namespace
+
+absl::Status Tokenize(const TokenizeOptions& options) {
+  TANDEM_ASSIGN_OR_RETURN(const OpenTokenizer open, Open(options.model));
+  const std::string text = options.text ? *options.text : ReadAll(std::cin);
+  TANDEM_ASSIGN_OR_RETURN(
+      const std::vector<int32_t> ids,
+      open.tokenizer->Encode(text, {.special = options.special, .bos = options.bos}));
+  if (options.json) {
+    WriteJson({{"tokens", ids}});
+    return absl::OkStatus();
+  }
+  const frontend::Vocabulary& vocabulary = open.tokenizer->vocabulary();
+  for (const int32_t id : ids) Write(fmt::format("{:>8} {}\n", id, vocabulary.text(id)));
+  return absl::OkStatus();
+}
+
+absl::Status Detokenize(const DetokenizeOptions& options) {
+  TANDEM_ASSIGN_OR_RETURN(const OpenTokenizer open, Open(options.model));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                          ParseTokens(options.tokens ? *options.tokens : ReadAll(std::cin)));
+  TANDEM_ASSIGN_OR_RETURN(const std::string text,
+                          open.tokenizer->Decode(ids, {.special = options.special}));
+  if (options.json) {
+    WriteJson({{"text", text}});
+  } else {
+    Write(text);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Template(const TemplateOptions& options) {
+  TANDEM_ASSIGN_OR_RETURN(const OpenTokenizer open, Open(options.model));
+  TANDEM_ASSIGN_OR_RETURN(const ordered_json messages, ReadMessages(options.messages));
+  const frontend::Vocabulary& vocabulary = open.tokenizer->vocabulary();
+  const auto spelling = [&](std::optional<int32_t> id) {
+    return id ? std::string(vocabulary.text(*id)) : std::string();
+  };
+  std::optional<std::string> choice;
+  if (!options.chat_template.empty()) choice = options.chat_template;
+  std::optional<std::string> own;
+  if (open.file->Has("tokenizer.chat_template")) {
+    TANDEM_ASSIGN_OR_RETURN(const std::string_view text,
+                            open.file->String("tokenizer.chat_template"));
+    own = std::string(text);
+  }
+  TANDEM_ASSIGN_OR_RETURN(
+      const frontend::SelectedTemplate selected,
+      frontend::SelectTemplate(choice, own, options.bos_token.value_or(spelling(vocabulary.bos())),
+                               options.eos_token.value_or(spelling(vocabulary.eos()))));
+  if (!selected.note.empty()) fmt::print(stderr, "tandem: {}\n", selected.note);
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<frontend::TextSegment> segments,
+                          selected.chat.Render(messages, options.generation_prompt));
+  const std::string text = frontend::JoinSegments(segments);
+  if (options.json) {
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                            open.tokenizer->EncodeSegments(segments));
+    WriteJson({{"text", text}, {"tokens", ids}});
+  } else {
+    Write(text);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,64 @@
+#include "launcher/commands/text_side.h"
+
+namespace tandem::launcher {
+namespace {
+
+/// A model whose file has no tokenizer.
+class TokensOnly final : public frontend::TextModel {
+ public:
+  explicit TokensOnly(const core::ModelConfig& config) : config_(config) {}
+
+  const std::string& name() const override { return config_.name; }
+  int vocab() const override { return config_.vocab; }
+  int context() const override { return config_.context; }
+  absl::StatusOr<std::vector<frontend::TextSegment>> RenderChat(
+      std::span<const frontend::ChatMessage>) const override {
+    return NoTokenizer();
+  }
+  absl::StatusOr<std::vector<int32_t>> EncodeRendered(
+      std::span<const frontend::TextSegment>) const override {
+    return NoTokenizer();
+  }
+  absl::StatusOr<std::optional<std::vector<int32_t>>> EncodeContinuation(
+      std::span<const frontend::TextSegment>) const override {
+    return NoTokenizer();
+  }
+  absl::StatusOr<std::vector<int32_t>> EncodeText(std::string_view) const override {
+    return NoTokenizer();
+  }
+  std::unique_ptr<frontend::TextStream> NewStream() const override {
+    return std::make_unique<NoText>();
+  }
+  std::string TokenBytes(int32_t) const override { return ""; }
+  std::span<const int32_t> end_tokens() const override { return {}; }
+  std::span<const std::string> chat_stop_strings() const override { return {}; }
+
+ private:
+  class NoText final : public frontend::TextStream {
+   public:
+    std::string Append(int32_t) override { return ""; }
+    std::string Finish() override { return ""; }
+    bool whole() const override { return true; }
+  };
+
+  static absl::Status NoTokenizer() {
+    return FailedPrecondition("the model file has no tokenizer; give --tokens");
+  }
+
+  const core::ModelConfig& config_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<frontend::TextModel>> LoadTextSide(const core::ModelFile& file,
+                                                                  const std::string& chat_template,
+                                                                  bool tokens_suffice) {
+  if (tokens_suffice && !file.gguf().Has("tokenizer.ggml.model")) {
+    return std::make_unique<TokensOnly>(file.config());
+  }
+  frontend::TextModelOptions options;
+  if (!chat_template.empty()) options.chat_template = chat_template;
+  return frontend::LoadTextModel(file, options);
+}
+
+}  // namespace tandem::launcher

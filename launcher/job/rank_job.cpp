@@ -1,0 +1,236 @@
+#include "launcher/job/rank_job.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <thread>
+
+#include "core/cpu/cpu_operations.h"
+#include "core/transformer/transformer.h"
+#include "launcher/job/agent_meeting.h"
+#include "launcher/job/progress_display.h"
+#include "launcher/job/supervised_engine.h"
+#include "launcher/options/model_choices.h"
+#include "launcher/options/reported.h"
+#include "launcher/options/version.h"
+#include "launcher/state/host_kv.h"
+#include "parallel/communicators/agree_on_status.h"
+#include "parallel/communicators/mpi_communicator.h"
+#include "parallel/communicators/watchdog.h"
+#include "parallel/coordinator/run_rank.h"
+#include "parallel/placement/cpu_placement.h"
+#include "parallel/placement/world_check.h"
+#include "parallel/sharding/model_costs.h"
+#include "parallel/sharding/shard_plan.h"
+
+namespace tandem::launcher {
+namespace {
+
+using parallel::Communicator;
+
+/// Binding is a matter of speed: where the system refuses, that is told and no more.
+void Bind(const parallel::CpuSet& cpus) {
+  if (cpus.empty()) return;
+  if (const absl::Status status = parallel::BindThisThread(cpus); !status.ok()) {
+    spdlog::warn("{}", Message(status));
+  }
+}
+
+core::CpuOptions CpuOptionsOf(const ModelChoices& choices,
+                              const parallel::CpuPlacement& placement) {
+  core::CpuOptions cpu{.isa = choices.isa, .activations = choices.activations};
+  cpu.threads = placement.threads;
+  if (!placement.may_poll) cpu.spin_microseconds = 0;
+  if (!placement.thread_cpus.empty()) {
+    cpu.on_thread_start = [thread_cpus = placement.thread_cpus](int worker) {
+      Bind(thread_cpus[static_cast<size_t>(worker)]);
+    };
+  }
+  return cpu;
+}
+
+/// Ranks wait for each other as threads wait for work: without polling where they have no
+/// processors of their own.
+parallel::CollectivePatience PatienceOf(const parallel::CpuPlacement& placement) {
+  if (placement.may_poll) return {};
+  return {.spin = std::chrono::microseconds(0)};
+}
+
+absl::Status CheckSameEverywhere(Communicator& world, const core::ModelFile& file,
+                                 const parallel::ShardPlan& plan, const ModelOptions& options,
+                                 const ModelChoices& choices) {
+  const parallel::EngineIdentity identity{
+      .program_version = kVersion,
+      .numerics_version = kNumericsVersion,
+      .model_fingerprint = file.fingerprint(),
+      .plan_hash = parallel::PlanHash(plan.shards),
+      .options = {{"--activations", options.activations},
+                  {"--kv-dtype", choices.kv_dtype == core::KvDtype::kF16 ? "f16" : "f32"},
+                  {"--kv-memory", fmt::format("{}", options.kv_memory)},
+                  {"--prefill-chunk", fmt::format("{}", options.prefill_chunk)},
+                  {"--max-running", fmt::format("{}", options.max_running)},
+                  {"--kv-replicas", options.state.directory.empty()
+                                        ? "without --state"
+                                        : fmt::format("{}", options.state.kv_replicas)}}};
+  return parallel::CheckWorld(world, parallel::FactsOf(identity));
+}
+
+/// Everything of one rank, in the order in which it comes to be.
+class Rank {
+ public:
+  Rank(const ModelOptions& options, Communicator& world)
+      : options_(options), world_(world), board_(world.hosts()) {}
+
+  absl::Status Load() {
+    TANDEM_ASSIGN_OR_RETURN(choices_, ModelChoices::From(options_));
+    TANDEM_ASSIGN_OR_RETURN(file_, core::ModelFile::Open(options_.model));
+    TANDEM_ASSIGN_OR_RETURN(const parallel::ModelCosts costs, parallel::CostsOf(*file_));
+    TANDEM_ASSIGN_OR_RETURN(
+        plan_, parallel::PlanShards(file_->config(), costs,
+                                    {.ranks = world_.size(), .weights = options_.weights}));
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckWorld() {
+    const std::vector<std::string>& hosts = world_.hosts();
+    if (options_.state.durability > 1 &&
+        std::all_of(hosts.begin(), hosts.end(),
+                    [&](const std::string& host) { return host == hosts.front(); })) {
+      return FailedPrecondition(
+          "--durability {}: the job has one host, {}, so there is no other to copy conversations "
+          "to; add hosts (--hostfile), or use --durability 1",
+          options_.state.durability, hosts.front());
+    }
+    return CheckSameEverywhere(world_, *file_, plan_, options_, choices_);
+  }
+
+  absl::Status LoadShard() {
+    const auto begin = std::chrono::steady_clock::now();
+    const core::Shard& shard = plan_.shards[static_cast<size_t>(world_.rank())];
+    TANDEM_ASSIGN_OR_RETURN(placement_,
+                            parallel::AgreeOnPlacement(world_, choices_.pinning, options_.threads));
+    // Before any thread starts and any weight is written: what is touched first by a thread of a
+    // NUMA node lies there.
+    Bind(placement_.cpus);
+    TANDEM_RETURN_IF_ERROR(world_.SetPatience(PatienceOf(placement_)));
+    cpu_ = CpuOptionsOf(choices_, placement_);
+    operations_ = std::make_unique<core::CpuOperations>(file_->config(), shard, cpu_);
+    ProgressDisplay display;
+    TANDEM_ASSIGN_OR_RETURN(
+        model_, core::Transformer::Load(*file_, shard, *operations_,
+                                        world_.rank() == 0 ? display.callback() : nullptr));
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    spdlog::info(
+        "rank {} of {} on {}: query heads {}-{}, {} bytes of weights, {}{}, loaded in {:.2f} s",
+        world_.rank(), world_.size(), world_.host(), shard.query_heads.begin,
+        shard.query_heads.end() - 1, model_->weight_bytes(), operations_->device_name(),
+        placement_.text.empty() ? "" : ", " + placement_.text, seconds.count());
+    return absl::OkStatus();
+  }
+
+  absl::Status Run(const RankBody& body) {
+    const auto hanging = [this](const parallel::StalledCollective& meeting) {
+      spdlog::error("{}; ending the job", meeting.text);
+      world_.Abort(absl::DeadlineExceededError(meeting.text));
+      std::_Exit(kExitFailed);
+    };
+    const parallel::Watchdog watchdog(
+        board_,
+        std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+            std::chrono::duration<double>(options_.collective_timeout)),
+        hanging);
+    world_.PublishTo(&board_);
+    LoadedRank rank{.world = world_, .file = *file_, .model = *model_, .cpu = cpu_, .options = {}};
+    rank.options.max_running = options_.max_running;
+    rank.options.max_waiting = options_.max_waiting;
+    rank.options.prefill_chunk = options_.prefill_chunk;
+    rank.options.speculate = options_.speculate;
+    rank.options.kv_memory = options_.kv_memory;
+    rank.options.kv_dtype = choices_.kv_dtype;
+    rank.options.device = std::string(operations_->device_name());
+    if (!placement_.thread_cpus.empty()) {
+      rank.options.on_step_thread = [this] { Bind(placement_.thread_cpus.front()); };
+    }
+    rank.options.control.interface = options_.control_interface;
+    std::unique_ptr<HostKv> kv;
+    if (!options_.state.directory.empty()) {
+      kv = OpenKv();
+      if (kv) rank.options.records.tier = &kv->tier();
+      rank.options.records.fingerprint = KvFingerprintOf(*file_, options_, choices_);
+      TANDEM_RETURN_IF_ERROR(MeetAgents(world_, kv.get(), options_));
+    }
+    const absl::Status status = body(rank);
+    world_.PublishTo(nullptr);
+    return status;
+  }
+
+ private:
+  /// Null, and the log says why, if there is no agent: then no rank saves KV.
+  std::unique_ptr<HostKv> OpenKv() {
+    auto kv = HostKv::Open(options_.state, /*keeps_agent=*/world_.local_rank() == 0);
+    if (kv.ok()) return *std::move(kv);
+    spdlog::warn("rank {} on {}: KV is not saved: {}", world_.rank(), world_.host(),
+                 Message(kv.status()));
+    return nullptr;
+  }
+
+  const ModelOptions& options_;
+  Communicator& world_;
+  parallel::ProgressBoard board_;
+  ModelChoices choices_;
+  std::unique_ptr<core::ModelFile> file_;
+  parallel::ShardPlan plan_;
+  parallel::CpuPlacement placement_;
+  core::CpuOptions cpu_;
+  std::unique_ptr<core::CpuOperations> operations_;
+  std::unique_ptr<core::Transformer> model_;
+};
+
+}  // namespace
+
+absl::Status ReportOnce(Communicator& world, absl::Status status) {
+  if (status.ok()) return status;
+  if (world.rank() == 0) Report(status);
+  // If the barrier fails too, there is nothing more to tell.
+  static_cast<void>(world.Barrier());
+  return ReportedElsewhere(std::move(status));
+}
+
+absl::Status RunEngine(const LoadedRank& rank, const EngineBody& body) {
+  TANDEM_ASSIGN_OR_RETURN(auto engine, parallel::RunRank(rank.options, rank.world, rank.model));
+  if (engine == nullptr) return absl::OkStatus();
+  const absl::Status status = body(*engine, rank.file);
+  return status.ok() ? engine->Health() : status;
+}
+
+absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const RankBody& body) {
+  parallel::MpiOptions mpi;
+  if (expected_ranks > 0) mpi.expected_ranks = expected_ranks;
+  TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> world, parallel::CreateWorld(mpi));
+  Rank rank(options, *world);
+  TANDEM_RETURN_IF_ERROR(ReportOnce(*world, parallel::AgreeOnStatus(*world, rank.Load())));
+  TANDEM_RETURN_IF_ERROR(ReportOnce(*world, rank.CheckWorld()));
+  TANDEM_RETURN_IF_ERROR(ReportOnce(*world, parallel::AgreeOnStatus(*world, rank.LoadShard())));
+  absl::Status status = rank.Run(body);
+  if (absl::IsUnavailable(status) && world->size() > 1) {
+    // A rank is gone: nobody can wait for the others in an orderly end.
+    spdlog::error("{}", Message(status));
+    std::_Exit(kExitFailed);
+  }
+  return status;
+}
+
+absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const EngineBody& body) {
+  return RunOnRanks(options, expected_ranks,
+                    [&](const LoadedRank& rank) { return RunEngine(rank, body); });
+}
+
+absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
+                        const EngineBody& body) {
+  if (launch.ranks > 1 && !parallel::StartedByMpi()) return RunSupervised(model, launch, body);
+  return RunRankJob(model, launch.ranks, body);
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <functional>
+
+#include "core/base/status.h"
+#include "core/cpu/cpu_operations.h"
+#include "core/formats/model_file.h"
+#include "core/model/model.h"
+#include "launcher/options/options.h"
+#include "parallel/communicators/communicator.h"
+#include "parallel/coordinator/rank_setup.h"
+#include "parallel/engine/engine.h"
+
+namespace tandem::launcher {
+
+/// What is done with a running engine.
+using EngineBody =
+    std::function<absl::Status(parallel::Engine& engine, const core::ModelFile& file)>;
+
+/// A rank that has checked its world and loaded its shard.
+struct LoadedRank {
+  parallel::Communicator& world;
+  const core::ModelFile& file;
+  core::Model& model;
+  core::CpuOptions cpu;           // what the model runs with
+  parallel::RankOptions options;  // as the flags say
+};
+
+/// What all ranks do together. An error that only some of them have must end the process.
+using RankBody = std::function<absl::Status(const LoadedRank& rank)>;
+
+/// An error that all ranks have (or OK). Rank 0 reports it before any of them ends, since mpirun
+/// ends all when the first one does.
+absl::Status ReportOnce(parallel::Communicator& world, absl::Status status);
+
+/// Runs an engine on all ranks: rank 0 runs `body` with it, the others follow until it returns.
+/// Afterwards the world is free again.
+absl::Status RunEngine(const LoadedRank& rank, const EngineBody& body);
+
+/// This process as a rank: joins the world that mpirun started (or is the only rank), checks it,
+/// loads its shard and runs `body`. `expected_ranks`: 0 takes any world. Errors before the model is
+/// loaded are agreed upon and reported by one rank. After a rank's death the process must end.
+absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const RankBody& body);
+
+/// The same with an engine: rank 0 runs `body`, the others follow until it returns.
+absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const EngineBody& body);
+
+/// Runs `body` with an engine of as many ranks as asked for: in this process (one rank, or a rank
+/// of mpirun's), or in ranks that are started by mpirun and reached over ZeroMQ.
+absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
+                        const EngineBody& body);
+
+}  // namespace tandem::launcher

@@ -1,0 +1,79 @@
+#include "launcher/job/supervised_engine.h"
+
+#include <mutex>
+#include <optional>
+
+#include "launcher/job/mpi_job.h"
+#include "launcher/options/rank_command.h"
+#include "parallel/engine/engine_link_keys.h"
+#include "parallel/engine/remote_engine.h"
+
+namespace tandem::launcher {
+namespace {
+
+/// How long ranks that were asked to end may take before they are told to.
+constexpr auto kGrace = std::chrono::milliseconds(3000);
+
+std::vector<std::string> WorkerCommand(const ModelOptions& model, int ranks) {
+  std::vector<std::string> command = CommandOfRanks("worker", model);
+  command.insert(command.end(), {"--expected-ranks", fmt::format("{}", ranks)});
+  return command;
+}
+
+/// What the job's thread and the gateway share: whether the job has ended, and the engine to tell.
+class JobNews {
+ public:
+  void Ended(const absl::Status& why) {
+    const std::lock_guard lock(mutex_);
+    ended_ = why.ok() ? Unavailable("the ranks have ended") : why;
+    if (engine_ != nullptr) engine_->MarkDead(ended_);
+  }
+  /// The reason for the end, OK while the job runs.
+  absl::Status status() {
+    const std::lock_guard lock(mutex_);
+    return ended_;
+  }
+  void Tell(parallel::RemoteEngine* engine) {
+    const std::lock_guard lock(mutex_);
+    engine_ = engine;
+    if (engine_ != nullptr && !ended_.ok()) engine_->MarkDead(ended_);
+  }
+
+ private:
+  std::mutex mutex_;
+  absl::Status ended_;                        // guarded by mutex_
+  parallel::RemoteEngine* engine_ = nullptr;  // guarded by mutex_
+};
+
+}  // namespace
+
+absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launch,
+                           const EngineBody& body) {
+  TANDEM_ASSIGN_OR_RETURN(const auto file, CheckRanks(model, launch.ranks));
+  const parallel::EngineLinkKeys keys = parallel::MakeEngineLinkKeys();
+  const std::string endpoint = parallel::MakeLocalEndpoint();
+  JobNews news;
+  TANDEM_ASSIGN_OR_RETURN(const auto job,
+                          MpiJob::Start(launch, WorkerCommand(model, launch.ranks),
+                                        parallel::LinkEnvironment(endpoint, keys),
+                                        [&news](const absl::Status& why) { news.Ended(why); }));
+
+  parallel::RemoteEngine::Options options;
+  options.endpoint = endpoint;
+  options.server_key = keys.server.public_key;
+  options.keys = keys.client;
+  auto engine = parallel::RemoteEngine::Connect(options, [&news] { return news.status(); });
+  if (!engine.ok()) {
+    return Unavailable("the ranks ended before they could answer: {}", Message(engine.status()));
+  }
+  news.Tell(engine->get());
+  const absl::Status status = body(**engine, *file);
+  news.Tell(nullptr);
+  if ((*engine)->Health().ok()) {
+    (*engine)->RequestStop();
+    job->Stop(kGrace);
+  }
+  return status;
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,14 @@
+#pragma once
+
+#include "core/base/status.h"
+#include "launcher/job/rank_job.h"
+
+namespace tandem::launcher {
+
+/// Runs `body` with an engine whose ranks are started by mpirun and reached over ZeroMQ. The job
+/// ends with the body; if it ends before, the engine's requests fail with the reason that mpirun
+/// gives, rank and host named.
+absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launch,
+                           const EngineBody& body);
+
+}  // namespace tandem::launcher

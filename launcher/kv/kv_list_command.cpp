@@ -1,0 +1,244 @@
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "fmt/ranges.h"
+#include "frontend/client/terminal_text.h"
+#include "launcher/commands/commands.h"
+#include "launcher/kv/kv_text.h"
+
+/// `tandem kv ls` and `tandem kv show`.
+namespace tandem::launcher {
+namespace {
+
+using kv_store::Catalog;
+using kv_store::CatalogBlock;
+using kv_store::CatalogRecord;
+using kv_store::RecordHealth;
+using nlohmann::ordered_json;
+
+/// Rows of cells, each column as wide as its widest.
+std::string Table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (size_t i = 0; i < row.size(); ++i) {
+      line += i + 1 < row.size() ? fmt::format("{:<{}}  ", row[i], widths[i]) : row[i];
+    }
+    text += line + "\n";
+  }
+  return text;
+}
+
+/// What a user named, on one line, without what a terminal would obey.
+std::string Shown(std::string_view name) {
+  std::string shown = frontend::TerminalText().Clean(name);
+  std::replace_if(
+      shown.begin(), shown.end(), [](char c) { return c == '\n' || c == '\t'; }, ' ');
+  return shown;
+}
+
+std::string ConversationsText(const KvPrefix& prefix) {
+  if (prefix.conversations.empty()) return "-";
+  std::vector<std::string> shown;
+  for (const std::string& name : prefix.conversations) shown.push_back(Shown(name));
+  return fmt::format("{}", fmt::join(shown, ", "));
+}
+
+void PrintList(const Catalog& catalog, const std::vector<KvPrefix>& prefixes,
+               const std::map<uint64_t, std::string>& tenants) {
+  std::vector<std::vector<std::string>> rows;
+  rows.push_back({"PREFIX", "MODEL", "TENANT", "CONVERSATION", "TOKENS", "BLOCKS", "RECORDS",
+                  "SIZE", "TIERS", "LAST USE", "STATE"});
+  for (const KvPrefix& prefix : prefixes) {
+    rows.push_back({prefix.id, ShortFingerprint(catalog.models()[prefix.model].fingerprint),
+                    Shown(TenantText(tenants, prefix.tenant)), ConversationsText(prefix),
+                    fmt::format("{}", prefix.tokens), fmt::format("{}", prefix.blocks.size()),
+                    fmt::format("{}", prefix.records), SizeText(prefix.bytes),
+                    TiersText(prefix.tiers), TimeText(prefix.last_use), StateText(prefix)});
+  }
+  if (!prefixes.empty()) fmt::print("{}", Table(rows));
+  const KvTotals totals = TotalsOf(catalog);
+  fmt::print(
+      "prefixes: {}; {} blocks, {} records, {} in all, what several begin with counted once\n",
+      prefixes.size(), totals.blocks, totals.records, SizeText(totals.bytes));
+}
+
+absl::StatusOr<const KvPrefix*> Choose(const KvOptions& options,
+                                       const std::vector<KvPrefix>& prefixes,
+                                       const std::map<uint64_t, std::string>& tenants) {
+  std::vector<const KvPrefix*> chosen;
+  for (const KvPrefix& prefix : prefixes) {
+    if (options.conversation.empty()) {
+      if (prefix.id.starts_with(options.prefix)) chosen.push_back(&prefix);
+      continue;
+    }
+    const auto name = prefix.tenant ? tenants.find(*prefix.tenant) : tenants.end();
+    const bool same = name != tenants.end() && name->second == options.tenant;
+    if (same && std::find(prefix.conversations.begin(), prefix.conversations.end(),
+                          options.conversation) != prefix.conversations.end()) {
+      chosen.push_back(&prefix);
+    }
+  }
+  if (chosen.size() == 1) return chosen.front();
+  const std::string what = options.conversation.empty()
+                               ? fmt::format("a prefix that begins with {}", options.prefix)
+                               : fmt::format("a conversation \"{}\" of tenant \"{}\"",
+                                             options.conversation, options.tenant);
+  if (chosen.empty()) {
+    return NotFound("--state {}: there is no KV of {}; tandem kv ls tells what there is",
+                    options.state.directory, what);
+  }
+  std::vector<std::string> ids;
+  for (const KvPrefix* prefix : chosen) ids.push_back(prefix->id);
+  return InvalidArgument("{} is not one prefix, but {} (of several models, maybe): name one of {}",
+                         what, chosen.size(), fmt::join(ids, ", "));
+}
+
+std::string HealthText(RecordHealth health) {
+  switch (health) {
+    case RecordHealth::kUnread:
+      return "there";
+    case RecordHealth::kGood:
+      return "good";
+    case RecordHealth::kDamaged:
+      return "damaged";
+    case RecordHealth::kOtherVersion:
+      return "of another version";
+    case RecordHealth::kGone:
+      return "gone";
+  }
+  return "there";
+}
+
+std::string BlockState(const Catalog& catalog, size_t block, size_t model) {
+  for (const CatalogRecord& record : catalog.blocks()[block].records) {
+    if (record.model == model && record.health == RecordHealth::kDamaged) return "damaged";
+  }
+  std::vector<std::string> missing;
+  for (const auto& [head, group] : catalog.Missing(block, model)) {
+    missing.push_back(fmt::format("KV head {} of layer group {}", head, group));
+  }
+  if (!missing.empty()) return fmt::format("missing: {}", fmt::join(missing, ", "));
+  if (catalog.IsUsable(block, model)) return "whole";
+  return catalog.IsAnchored(block) ? "whole, but a block before it is not"
+                                   : "whole, but blocks before it are missing";
+}
+
+ordered_json BlockJson(const Catalog& catalog, size_t index, size_t model, int64_t first) {
+  const CatalogBlock& block = catalog.blocks()[index];
+  ordered_json records = ordered_json::array();
+  for (const CatalogRecord& record : block.records) {
+    if (record.model != model) continue;
+    records.push_back({{"kv_head", record.kv_head},
+                       {"layer_group", record.group},
+                       {"bytes", record.bytes},
+                       {"tiers", TiersText(record.tiers)},
+                       {"state", HealthText(record.health)}});
+    if (!record.problem.empty()) records.back()["problem"] = record.problem;
+  }
+  ordered_json missing = ordered_json::array();
+  for (const auto& [head, group] : catalog.Missing(index, model)) {
+    missing.push_back({{"kv_head", head}, {"layer_group", group}});
+  }
+  return {{"first_token", first},
+          {"tokens", catalog.Tokens(index, model)},
+          {"bytes", block.bytes()},
+          {"last_use", TimeText(block.last_use)},
+          {"usable", catalog.IsUsable(index, model)},
+          {"state", BlockState(catalog, index, model)},
+          {"missing", std::move(missing)},
+          {"records", std::move(records)}};
+}
+
+void PrintPrefix(const Catalog& catalog, const KvPrefix& prefix,
+                 const std::map<uint64_t, std::string>& tenants) {
+  const kv_store::CatalogModel& model = catalog.models()[prefix.model];
+  fmt::print("prefix        {}\nmodel         {} ({} KV heads seen, head_dim {}, {})\n", prefix.id,
+             FullFingerprint(model.fingerprint), model.kv_heads.size(), model.head_dim,
+             model.dtype == core::KvDtype::kF16 ? "f16" : "f32");
+  for (const auto& [group, layers] : model.layers) {
+    fmt::print("layer group {} {} layers\n", group, layers);
+  }
+  fmt::print(
+      "tenant        {}\nconversations {}\ntokens        {}, of use {}\nsize          {} in {} "
+      "records of {} blocks, {}\nlast use      {}\nstate         {}\n\n",
+      Shown(TenantText(tenants, prefix.tenant)), ConversationsText(prefix), prefix.tokens,
+      prefix.usable_tokens, SizeText(prefix.bytes), prefix.records, prefix.blocks.size(),
+      TiersText(prefix.tiers), TimeText(prefix.last_use), StateText(prefix));
+  std::vector<std::vector<std::string>> rows = {
+      {"BLOCK", "TOKENS", "RECORDS", "SIZE", "TIERS", "LAST USE", "STATE"}};
+  int64_t first = 0;
+  for (size_t i = 0; i < prefix.chain.size(); ++i) {
+    const CatalogBlock& block = catalog.blocks()[prefix.chain[i]];
+    const int64_t tokens = catalog.Tokens(prefix.chain[i], prefix.model);
+    uint8_t tiers = 0;
+    for (const CatalogRecord& record : block.records) {
+      tiers = static_cast<uint8_t>(tiers | record.tiers);
+    }
+    rows.push_back({fmt::format("{}", i), fmt::format("{}-{}", first, first + tokens - 1),
+                    fmt::format("{}", block.records.size()), SizeText(block.bytes()),
+                    TiersText(tiers), TimeText(block.last_use),
+                    BlockState(catalog, prefix.chain[i], prefix.model)});
+    first += tokens;
+  }
+  fmt::print("{}", Table(rows));
+}
+
+}  // namespace
+
+absl::Status KvList(const KvOptions& options) {
+  TANDEM_ASSIGN_OR_RETURN(const auto access,
+                          KvAccess::Open(options.state, KvAccess::Purpose::kLook));
+  TANDEM_ASSIGN_OR_RETURN(const Catalog catalog, ReadCatalog(*access, /*reads_all=*/false));
+  const NamedConversations& conversations = access->conversations().conversations;
+  const auto prefixes = FindPrefixes(catalog, access->names(), conversations);
+  const auto tenants = TenantNames(conversations);
+  if (!options.json) {
+    PrintList(catalog, prefixes, tenants);
+    return absl::OkStatus();
+  }
+  ordered_json list = ordered_json::array();
+  for (const KvPrefix& prefix : prefixes) list.push_back(PrefixJson(prefix, catalog, tenants));
+  const KvTotals totals = TotalsOf(catalog);
+  PrintJson(
+      {{"prefixes", std::move(list)},
+       {"models", ModelsJson(catalog)},
+       {"total", {{"blocks", totals.blocks}, {"records", totals.records}, {"bytes", totals.bytes}}},
+       {"other_hosts", access->other_hosts()}});
+  return absl::OkStatus();
+}
+
+absl::Status KvShow(const KvOptions& options) {
+  if (options.prefix.empty() == options.conversation.empty()) {
+    return InvalidArgument("name either a PREFIX, as tandem kv ls tells it, or a --conversation");
+  }
+  TANDEM_ASSIGN_OR_RETURN(const auto access,
+                          KvAccess::Open(options.state, KvAccess::Purpose::kLook));
+  TANDEM_ASSIGN_OR_RETURN(const Catalog catalog, ReadCatalog(*access, /*reads_all=*/false));
+  const NamedConversations& conversations = access->conversations().conversations;
+  const auto prefixes = FindPrefixes(catalog, access->names(), conversations);
+  const auto tenants = TenantNames(conversations);
+  TANDEM_ASSIGN_OR_RETURN(const KvPrefix* prefix, Choose(options, prefixes, tenants));
+  if (!options.json) {
+    PrintPrefix(catalog, *prefix, tenants);
+    return absl::OkStatus();
+  }
+  ordered_json document = PrefixJson(*prefix, catalog, tenants);
+  ordered_json blocks = ordered_json::array();
+  int64_t first = 0;
+  for (const size_t block : prefix->chain) {
+    blocks.push_back(BlockJson(catalog, block, prefix->model, first));
+    first += catalog.Tokens(block, prefix->model);
+  }
+  document["chain"] = std::move(blocks);
+  PrintJson(document);
+  return absl::OkStatus();
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,239 @@
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "fmt/ranges.h"
+#include "kv_store/catalog/catalog_garbage.h"
+#include "launcher/commands/commands.h"
+#include "launcher/job/progress_display.h"
+#include "launcher/kv/kv_text.h"
+
+/// `tandem kv verify` and `tandem kv gc`.
+namespace tandem::launcher {
+namespace {
+
+using kv_store::Catalog;
+using kv_store::CatalogBlock;
+using kv_store::CatalogRecord;
+using kv_store::Garbage;
+using kv_store::GarbageReason;
+using kv_store::RecordHealth;
+using nlohmann::ordered_json;
+
+constexpr size_t kShownProblems = 20;
+constexpr size_t kErasedAtOnce = 4096;
+// The KV heads of a block come from several ranks, one after the other.
+constexpr double kSettleSeconds = 60;
+
+struct Problem {
+  std::string where;
+  std::string what;
+};
+
+struct Findings {
+  int64_t good = 0;
+  int64_t damaged = 0;
+  int64_t other_version = 0;
+  int64_t gone = 0;
+  int64_t incomplete_blocks = 0;  // KV heads are missing
+  int64_t orphaned_blocks = 0;    // what they stand on is not there whole
+  std::vector<Problem> problems;
+};
+
+std::string PlaceOf(const Catalog& catalog, const CatalogBlock& block,
+                    const CatalogRecord& record) {
+  std::string hash;
+  for (size_t i = 0; i < 6; ++i) hash += fmt::format("{:02x}", block.stored[i]);
+  if (!record.model) return fmt::format("block {}", hash);
+  return fmt::format("block {}, KV head {}, layer group {}, model {}", hash, record.kv_head,
+                     record.group, ShortFingerprint(catalog.models()[*record.model].fingerprint));
+}
+
+Findings FindingsOf(const Catalog& catalog) {
+  Findings findings;
+  for (const CatalogBlock& block : catalog.blocks()) {
+    for (const CatalogRecord& record : block.records) {
+      switch (record.health) {
+        case RecordHealth::kUnread:
+        case RecordHealth::kGone:
+          ++findings.gone;
+          break;
+        case RecordHealth::kGood:
+          ++findings.good;
+          break;
+        case RecordHealth::kDamaged:
+          ++findings.damaged;
+          break;
+        case RecordHealth::kOtherVersion:
+          ++findings.other_version;
+          break;
+      }
+      if (!record.problem.empty()) {
+        findings.problems.push_back({PlaceOf(catalog, block, record), record.problem});
+      }
+    }
+  }
+  for (const Garbage& garbage : kv_store::FindGarbage(catalog, {})) {
+    if (garbage.reason == GarbageReason::kIncomplete) ++findings.incomplete_blocks;
+    if (garbage.reason == GarbageReason::kOrphaned) ++findings.orphaned_blocks;
+  }
+  return findings;
+}
+
+void PrintFindings(const Catalog& catalog, const Findings& findings) {
+  const KvTotals totals = TotalsOf(catalog);
+  fmt::print("{} records of {} blocks, {}: {} good, {} damaged, {} of another version{}\n",
+             totals.records, totals.blocks, SizeText(totals.bytes), findings.good, findings.damaged,
+             findings.other_version,
+             findings.gone > 0 ? fmt::format(", {} went meanwhile", findings.gone) : "");
+  if (findings.incomplete_blocks + findings.orphaned_blocks > 0) {
+    fmt::print(
+        "of no use on this host: {} incomplete blocks, {} behind what is missing or damaged\n",
+        findings.incomplete_blocks, findings.orphaned_blocks);
+  }
+  for (size_t i = 0; i < findings.problems.size() && i < kShownProblems; ++i) {
+    fmt::print("  {}: {}\n", findings.problems[i].where, findings.problems[i].what);
+  }
+  if (findings.problems.size() > kShownProblems) {
+    fmt::print("  and {} more; --json lists all\n", findings.problems.size() - kShownProblems);
+  }
+}
+
+uint64_t MicrosecondsAgo(double seconds) {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  const double then = std::chrono::duration<double, std::micro>(now).count() - seconds * 1e6;
+  return then > 0 ? static_cast<uint64_t>(then) : 0;
+}
+
+struct Collected {
+  struct Sum {
+    int64_t blocks = 0;
+    int64_t records = 0;
+    int64_t bytes = 0;
+  };
+  std::map<GarbageReason, Sum> by_reason;
+  Sum all;
+};
+
+Collected SumOf(const Catalog& catalog, const std::vector<Garbage>& garbage) {
+  Collected collected;
+  for (const Garbage& one : garbage) {
+    const CatalogBlock& block = catalog.blocks()[one.block];
+    for (Collected::Sum* sum : {&collected.by_reason[one.reason], &collected.all}) {
+      ++sum->blocks;
+      sum->records += static_cast<int64_t>(block.records.size());
+      sum->bytes += block.bytes();
+    }
+  }
+  return collected;
+}
+
+absl::Status EraseAll(KvAccess& access, const Catalog& catalog,
+                      const std::vector<Garbage>& garbage) {
+  ProgressDisplay display;
+  for (size_t first = 0; first < garbage.size(); first += kErasedAtOnce) {
+    std::vector<kv_store::BlockHash> blocks;
+    for (size_t i = first; i < std::min(garbage.size(), first + kErasedAtOnce); ++i) {
+      blocks.push_back(catalog.blocks()[garbage[i].block].stored);
+    }
+    TANDEM_RETURN_IF_ERROR(access.tier().Forget(blocks));
+    display.Show(static_cast<double>(first + blocks.size()) / static_cast<double>(garbage.size()),
+                 "removing KV");
+  }
+  return access.tier().Flush();
+}
+
+}  // namespace
+
+absl::Status KvVerify(const KvOptions& options) {
+  TANDEM_ASSIGN_OR_RETURN(const auto access,
+                          KvAccess::Open(options.state, KvAccess::Purpose::kLook));
+  TANDEM_ASSIGN_OR_RETURN(const Catalog catalog, ReadCatalog(*access, /*reads_all=*/true));
+  const Findings findings = FindingsOf(catalog);
+  if (options.json) {
+    ordered_json problems = ordered_json::array();
+    for (const Problem& problem : findings.problems) {
+      problems.push_back({{"where", problem.where}, {"what", problem.what}});
+    }
+    const KvTotals totals = TotalsOf(catalog);
+    PrintJson({{"records", totals.records},
+               {"blocks", totals.blocks},
+               {"bytes", totals.bytes},
+               {"good", findings.good},
+               {"damaged", findings.damaged},
+               {"other_version", findings.other_version},
+               {"gone", findings.gone},
+               {"incomplete_blocks", findings.incomplete_blocks},
+               {"orphaned_blocks", findings.orphaned_blocks},
+               {"problems", std::move(problems)}});
+  } else {
+    PrintFindings(catalog, findings);
+  }
+  std::fflush(stdout);
+  if (findings.damaged == 0) return absl::OkStatus();
+  return absl::DataLossError(
+      fmt::format("{} of {} KV records are damaged; they are never used, and tandem kv gc --state "
+                  "{} removes them",
+                  findings.damaged, TotalsOf(catalog).records, options.state.directory));
+}
+
+absl::Status KvCollect(const KvOptions& options) {
+  TANDEM_ASSIGN_OR_RETURN(
+      const auto access, KvAccess::Open(options.state, options.dry_run ? KvAccess::Purpose::kLook
+                                                                       : KvAccess::Purpose::kMend));
+  TANDEM_ASSIGN_OR_RETURN(const Catalog catalog, ReadCatalog(*access, /*reads_all=*/true));
+  kv_store::GarbageRules rules;
+  rules.useless = options.this_host_alone || access->other_hosts().empty();
+  if (access->shared()) rules.settled_before = MicrosecondsAgo(kSettleSeconds);
+  if (options.older_than) rules.unused_since = MicrosecondsAgo(*options.older_than);
+  rules.most_bytes = options.max_bytes;
+  const std::vector<Garbage> garbage = kv_store::FindGarbage(catalog, rules);
+  const Collected collected = SumOf(catalog, garbage);
+  if (!options.dry_run && !garbage.empty()) {
+    TANDEM_RETURN_IF_ERROR(EraseAll(*access, catalog, garbage));
+  }
+  if (options.json) {
+    ordered_json reasons = ordered_json::object();
+    for (const auto& [reason, sum] : collected.by_reason) {
+      reasons[std::string(kv_store::GarbageReasonName(reason))] = {
+          {"blocks", sum.blocks}, {"records", sum.records}, {"bytes", sum.bytes}};
+    }
+    const KvTotals totals = TotalsOf(catalog);
+    PrintJson({{"dry_run", options.dry_run},
+               {"removed",
+                {{"blocks", collected.all.blocks},
+                 {"records", collected.all.records},
+                 {"bytes", collected.all.bytes}}},
+               {"reasons", std::move(reasons)},
+               {"left",
+                {{"blocks", totals.blocks - collected.all.blocks},
+                 {"records", totals.records - collected.all.records},
+                 {"bytes", totals.bytes - collected.all.bytes}}},
+               {"began_anew", access->began_anew().empty() ? ordered_json(nullptr)
+                                                           : ordered_json(access->began_anew())}});
+    return absl::OkStatus();
+  }
+  if (!access->began_anew().empty()) {
+    fmt::print("the database on disk was damaged as a whole and begun anew: {}\n",
+               access->began_anew());
+  }
+  for (const auto& [reason, sum] : collected.by_reason) {
+    fmt::print("  {:<10}  {} records of {} blocks, {}\n", kv_store::GarbageReasonName(reason),
+               sum.records, sum.blocks, SizeText(sum.bytes));
+  }
+  fmt::print("{} {} records of {} blocks, {}; {} stay\n",
+             options.dry_run ? "would remove" : "removed", collected.all.records,
+             collected.all.blocks, SizeText(collected.all.bytes),
+             SizeText(TotalsOf(catalog).bytes - collected.all.bytes));
+  if (!rules.useless) {
+    fmt::print(
+        "what is incomplete here was left, since {} may have the rest; --this-host-alone "
+        "removes it\n",
+        fmt::join(access->other_hosts(), ", "));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,24 @@
+#pragma once
+
+#include "core/base/isa.h"
+#include "core/base/status.h"
+#include "core/cpu/linear/packed_matrix.h"
+#include "core/model/kv_view.h"
+#include "launcher/options/options.h"
+#include "parallel/placement/cpu_placement.h"
+
+namespace tandem::launcher {
+
+/// The named choices of ModelOptions, understood.
+struct ModelChoices {
+  core::Isa isa = core::Isa::kScalar;
+  core::ActivationMode activations = core::ActivationMode::kQ8;
+  core::KvDtype kv_dtype = core::KvDtype::kF16;
+  parallel::Pinning pinning = parallel::Pinning::kNodes;
+
+  /// kInvalidArgument, naming the flag and what it takes; kUnimplemented for a device that this
+  /// program has no kernels for.
+  static absl::StatusOr<ModelChoices> From(const ModelOptions& options);
+};
+
+}  // namespace tandem::launcher

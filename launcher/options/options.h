@@ -1,0 +1,183 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "frontend/chat/generation.h"
+
+namespace tandem::launcher {
+
+/// Exit statuses of the program.
+inline constexpr int kExitDone = 0;
+inline constexpr int kExitFailed = 1;
+inline constexpr int kExitUsage = 2;
+
+/// What outlives the processes, and where.
+struct StateOptions {
+  std::string directory;  // empty: nothing does
+  std::string key_file;   // of what lies there; empty: plain bytes
+  /// Of the KV, which an agent on each host keeps below `kv/HOST`.
+  std::string kv_write = "back";              // through, back, on-evict: from memory to disk
+  int64_t kv_host_memory = int64_t{1} << 30;  // bytes a host
+  int64_t kv_disk = int64_t{32} << 30;        // bytes a host; 0: none is kept on disk
+  int64_t kv_tenant = 0;                      // bytes of one tenant in either; 0: no limit
+  int kv_replicas = 1;                        // 2: another host keeps a second copy
+  int durability = 1;                         // hosts whose disks have a turn that counts as done
+  std::string recover;                        // own, ID, ID@HOST: --recover
+  double agent_ttl = 600;                     // seconds that an agent outlives its last user
+};
+
+/// How a model is run, wherever a forward pass runs.
+struct ModelOptions {
+  std::string model;               // path of a GGUF file
+  int threads = 0;                 // a rank; 0: the cores of this rank
+  std::string pin = "auto";        // auto, none, cores
+  std::string isa = "auto";        // auto, scalar, avx2, avx512
+  std::string activations = "q8";  // q8, f32
+  std::string kv_dtype;            // f16, f32; empty: f16, or f32 with activations f32
+  std::string device = "auto";     // auto, cpu, cuda
+  std::vector<double> weights;     // relative speeds of the ranks; empty: equal
+  int64_t kv_memory = 0;           // bytes a rank; 0: chosen by free memory
+  int prefill_chunk = 512;         // prompt tokens a step
+  int max_running = 64;            // requests in progress at once
+  int max_waiting = 256;           // requests in the queue
+  bool speculate = false;          // guess tokens ahead and verify them in one step
+  std::string control_interface;   // where rank 0 sends plans from; empty: chosen
+  double collective_timeout = 60;  // seconds until a meeting of the ranks counts as hanging
+  StateOptions state;              // of serve and its ranks
+};
+
+/// How many ranks, and where.
+struct LaunchOptions {
+  int ranks = 0;                 // 0: one, or as many as mpirun started
+  std::string hostfile;          // for mpirun
+  std::string mpirun_arguments;  // passed on, split at spaces
+};
+
+struct ServeOptions {
+  ModelOptions model;
+  LaunchOptions launch;
+  std::string listen = "tcp://127.0.0.1:5555";
+  int64_t max_message = int64_t{1} << 20;  // bytes of a request frame
+  std::string chat_template;               // chatml, zephyr, a file; empty: the model's own
+  std::string context_policy = "stop";     // stop, shift, window:N
+  int64_t max_conversations = 1024;
+  int64_t conversation_memory = int64_t{256} << 20;  // bytes of all conversations
+  double resume_grace = 2;                           // seconds for a client that is gone
+};
+
+struct ChatOptions {
+  ModelOptions model;
+  LaunchOptions launch;
+  std::string connect;        // endpoint of a server; empty: an engine of our own
+  std::string chat_template;  // chatml, zephyr, a file; empty: the model's own
+  std::string system;
+  std::string conversation;    // kept by the server under this name; empty: by the chat itself
+  std::string tenant;          // whose it is
+  std::string context_policy;  // stop, shift, window:N; empty: the server's own
+  frontend::GenerationParams generation = {
+      .max_tokens = 1024, .sampling = {}, .seed = {}, .stop = {}};
+};
+
+struct GenerateOptions {
+  ModelOptions model;
+  LaunchOptions launch;
+  std::optional<std::string> prompt;
+  std::vector<int32_t> tokens;
+  bool tokens_given = false;
+  std::string logits_file;
+  bool json = false;
+  frontend::GenerationParams generation;
+};
+
+struct BenchOptions {
+  ModelOptions model;
+  LaunchOptions launch;
+  int prompt = 512;                           // tokens of the prefill
+  int generated = 128;                        // tokens of each sequence while decoding
+  std::vector<int> batches = {1, 4, 16, 64};  // sequences decoded together
+  int context = 1;                            // tokens in the cache before decoding
+  int rounds = 5;                             // medians are of so many
+  int64_t read_memory = int64_t{1} << 30;     // bytes a host for the read bandwidth
+  bool json = false;
+};
+
+struct PlanCommandOptions {
+  std::string model;
+  int ranks = 1;
+  std::vector<double> weights;
+  std::vector<int64_t> memory;
+  bool json = false;
+};
+
+struct WorkerOptions {
+  ModelOptions model;
+  int ranks = 0;
+};
+
+/// The process that keeps a host's KV (kv_agent.h).
+struct AgentOptions {
+  std::string directory;  // kv/HOST
+  StateOptions state;     // but for its directory and key file
+};
+
+struct InspectOptions {
+  std::string model;
+  bool json = false;
+};
+
+struct TokenizeOptions {
+  std::string model;
+  std::optional<std::string> text;  // none: standard input
+  bool special = false;
+  bool bos = false;
+  bool json = false;
+};
+
+struct DetokenizeOptions {
+  std::string model;
+  std::optional<std::string> tokens;  // none: standard input
+  bool special = false;
+  bool json = false;
+};
+
+struct TemplateOptions {
+  std::string model;
+  std::string messages;       // a file, or "-"
+  std::string chat_template;  // chatml, zephyr, a file; empty: the model's own
+  std::optional<std::string> bos_token;
+  std::optional<std::string> eos_token;
+  bool generation_prompt = true;
+  bool json = false;
+};
+
+/// What `tandem kv` does with the KV that a state directory keeps on this host.
+struct KvOptions {
+  StateOptions state;
+  bool json = false;
+  std::string prefix;        // the beginning of its id, as ls tells it
+  std::string conversation;  // empty: none is named
+  std::string tenant;
+  // gc
+  std::optional<double> older_than;  // seconds
+  std::optional<int64_t> max_bytes;
+  bool dry_run = false;
+  bool this_host_alone = false;  // nothing that is missing here is elsewhere
+  // export and import
+  ModelOptions model;         // its file, and what else its KV depends on
+  std::string chat_template;  // chatml, zephyr, a file; empty: the model's own
+  std::string text_file;
+  std::optional<std::string> system;
+  std::string file;   // that is written or read
+  std::string trust;  // a public key, or a file of them
+};
+
+struct StatusOptions {
+  std::string connect = "tcp://127.0.0.1:5555";
+  std::optional<double> watch;  // seconds between looks; none: one look
+  bool json = false;
+};
+
+}  // namespace tandem::launcher

@@ -1,0 +1,91 @@
+#include "launcher/state/host_kv.h"
+
+#include <sodium.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include "core/base/isa.h"
+#include "core/model/model.h"
+#include "kv_store/tiers/encrypted_tier.h"
+#include "launcher/options/version.h"
+#include "launcher/state/kv_agent.h"
+
+namespace tandem::launcher {
+namespace {
+
+constexpr auto kLookInterval = std::chrono::seconds(2);
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<kv_store::EncryptedBox>> OpenBox(const StateOptions& state) {
+  if (state.key_file.empty()) return nullptr;
+  const auto key = kv_store::ReadStateKey(state.key_file);
+  if (!key.ok()) return InvalidArgument("--state-key: {}", Message(key.status()));
+  return std::make_unique<kv_store::EncryptedBox>(*key);
+}
+
+core::KvGeometry GeometryOf(const core::ModelConfig& config, const ModelChoices& choices) {
+  return {.groups = core::LayerGroups(config),
+          .layers = config.layers,
+          .kv_heads = config.kv_heads,
+          .head_dim = config.head_dim,
+          .dtype = choices.kv_dtype};
+}
+
+kv_store::Fingerprint KvFingerprintOf(const core::ModelFile& file, const ModelOptions& options,
+                                      const ModelChoices& choices) {
+  const std::string facts =
+      fmt::format("tandem kv 1, model {:016x}, numerics {}, device cpu, activations {}, cache {}",
+                  file.fingerprint(), kNumericsVersion, options.activations,
+                  choices.kv_dtype == core::KvDtype::kF16 ? "f16" : "f32");
+  kv_store::Fingerprint fingerprint{};
+  crypto_generichash(fingerprint.data(), fingerprint.size(),
+                     reinterpret_cast<const unsigned char*>(facts.data()), facts.size(), nullptr,
+                     0);
+  return fingerprint;
+}
+
+absl::StatusOr<std::unique_ptr<HostKv>> HostKv::Open(const StateOptions& state, bool keeps_agent) {
+  umask(S_IRWXG | S_IRWXO);
+  TANDEM_ASSIGN_OR_RETURN(auto box, OpenBox(state));
+  TANDEM_RETURN_IF_ERROR(EnsureAgent(state));
+  TANDEM_ASSIGN_OR_RETURN(auto directory, kv_store::AgentDirectory::Open(AgentPath(state)));
+  auto agent =
+      std::make_unique<kv_store::AgentTier>(std::move(directory), kv_store::AgentTierOptions{});
+  std::unique_ptr<HostKv> kv(new HostKv(state, std::move(box), std::move(agent)));
+  if (keeps_agent) kv->keeper_ = std::thread([raw = kv.get()] { raw->KeepAgent(); });
+  return kv;
+}
+
+HostKv::HostKv(StateOptions state, std::unique_ptr<kv_store::EncryptedBox> box,
+               std::unique_ptr<kv_store::AgentTier> agent)
+    : state_(std::move(state)), box_(std::move(box)), agent_(*agent), tier_(std::move(agent)) {
+  if (box_) tier_ = std::make_unique<kv_store::EncryptedTier>(std::move(tier_), *box_);
+}
+
+HostKv::~HostKv() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_all();
+  if (keeper_.joinable()) keeper_.join();
+}
+
+void HostKv::KeepAgent() {
+  bool failed = false;
+  std::unique_lock lock(mutex_);
+  while (!changed_.wait_for(lock, kLookInterval, [this] { return stop_; })) {
+    lock.unlock();
+    const absl::Status status = EnsureAgent(state_);
+    if (!status.ok() && !failed) spdlog::warn("{}; KV is not saved until it does", Message(status));
+    failed = !status.ok();
+    lock.lock();
+  }
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,121 @@
+#include "launcher/state/kv_agent.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "kv_store/agent_link/agent_directory.h"
+#include "launcher/options/rank_command.h"
+
+namespace tandem::launcher {
+namespace {
+
+constexpr auto kStartTime = std::chrono::seconds(10);
+constexpr auto kStartAgain = std::chrono::seconds(1);
+constexpr auto kPollInterval = std::chrono::milliseconds(5);
+constexpr off_t kLogBytes = off_t{1} << 20;  // more is cut off at the next start
+
+/// Without what belongs to the job that this process may be of, and without our own flags.
+std::vector<std::string> AgentEnvironment() {
+  std::vector<std::string> kept;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view variable = *entry;
+    const auto begins = [&](std::string_view with) { return variable.starts_with(with); };
+    const std::array<std::string_view, 5> left_out = {"OMPI_", "PMIX_", "PMI_", "ORTE_", "TANDEM_"};
+    if (std::none_of(left_out.begin(), left_out.end(), begins)) kept.emplace_back(variable);
+  }
+  return kept;
+}
+
+std::vector<char*> Pointers(std::vector<std::string>& strings) {
+  std::vector<char*> pointers;
+  for (std::string& text : strings) pointers.push_back(text.data());
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+/// Never returns. Only what is safe between fork and exec. Nothing of this process stays open: its
+/// starter waits for the ends of pipes that it holds.
+[[noreturn]] void BecomeAgent(char* const* arguments, char* const* environment, int log) {
+  setsid();
+  if (fork() != 0) _exit(0);  // nobody's child, so that nobody has to wait for it
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  const int null = open("/dev/null", O_RDWR);
+  dup2(null, STDIN_FILENO);
+  dup2(null, STDOUT_FILENO);
+  dup2(log, STDERR_FILENO);
+  close_range(STDERR_FILENO + 1, ~0U, 0);
+  if (chdir("/") != 0) _exit(127);
+  execve(arguments[0], arguments, environment);
+  _exit(127);
+}
+
+absl::Status StartAgent(const StateOptions& state, const std::string& path) {
+  const std::string log_path = path + "/agent.log";
+  const int log = open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  if (log < 0) return Unavailable("{}: {}", log_path, std::strerror(errno));
+  struct stat facts {};
+  if (fstat(log, &facts) == 0 && facts.st_size > kLogBytes && ftruncate(log, 0) != 0) {
+    // It grows on.
+  }
+  std::error_code error;
+  std::vector<std::string> arguments = {
+      std::filesystem::read_symlink("/proc/self/exe", error).string(), "agent", path};
+  for (std::string& word : AgentFlags(state)) arguments.push_back(std::move(word));
+  std::vector<std::string> variables = AgentEnvironment();
+  const std::vector<char*> argument_pointers = Pointers(arguments);
+  const std::vector<char*> variable_pointers = Pointers(variables);
+  const pid_t child = fork();
+  if (child == 0) BecomeAgent(argument_pointers.data(), variable_pointers.data(), log);
+  const int why = errno;
+  close(log);
+  if (child < 0) return Unavailable("cannot start a process: {}", std::strerror(why));
+  waitpid(child, nullptr, 0);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string AgentPath(const StateOptions& state) {
+  std::array<char, 256> host{};
+  if (gethostname(host.data(), host.size() - 1) != 0) host[0] = '-';
+  return std::filesystem::absolute(state.directory).string() + "/kv/" + host.data();
+}
+
+absl::Status EnsureAgent(const StateOptions& state) {
+  const std::string path = AgentPath(state);
+  TANDEM_ASSIGN_OR_RETURN(const auto directory, kv_store::AgentDirectory::Open(path));
+  if (directory.Probe().ok()) return absl::OkStatus();
+  const auto end = std::chrono::steady_clock::now() + kStartTime;
+  auto start = std::chrono::steady_clock::now();
+  while (!directory.Probe().ok()) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now > end) {
+      return Unavailable("the agent that keeps KV in {} does not come up; see {}/agent.log", path,
+                         path);
+    }
+    // An agent that was just ending may have been in the way of the one that was started.
+    if (now >= start) {
+      TANDEM_RETURN_IF_ERROR(StartAgent(state, directory.path()));
+      start = now + kStartAgain;
+    }
+    std::this_thread::sleep_for(kPollInterval);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tandem::launcher

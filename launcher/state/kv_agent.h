@@ -1,0 +1,19 @@
+#pragma once
+
+#include <string>
+
+#include "core/base/status.h"
+#include "launcher/options/options.h"
+
+/// The node agent as a process: started by whoever needs it first, outside of any job, it keeps
+/// the KV of its host in memory and on disk, and lives on for a while when nobody needs it.
+namespace tandem::launcher {
+
+/// Where the agent of this host keeps what it has: `kv/HOST` of the state directory.
+std::string AgentPath(const StateOptions& state);
+
+/// Starts an agent unless one runs already; returns once it listens. An agent that runs keeps the
+/// flags that it was started with. kUnavailable, saying where its log is, if it does not come up.
+absl::Status EnsureAgent(const StateOptions& state);
+
+}  // namespace tandem::launcher

@@ -1,0 +1,90 @@
+#include "launcher/state/state_directory.h"
+
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+namespace tandem::launcher {
+namespace {
+
+std::string HostName() {
+  std::array<char, 256> name{};
+  return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "?";
+}
+
+std::string OwnerIn(int lock) {
+  std::array<char, 1024> text{};
+  const ssize_t size = pread(lock, text.data(), text.size(), 0);
+  std::string owner(text.data(), size > 0 ? static_cast<size_t>(size) : 0);
+  while (!owner.empty() && owner.back() == '\n') owner.pop_back();
+  return owner.empty() ? "a server that has not said who it is yet" : owner;
+}
+
+}  // namespace
+
+absl::Status CheckStateDirectory(const std::string& path, bool may_make) {
+  std::error_code error;
+  if (may_make) std::filesystem::create_directories(path, error);
+  struct stat facts {};
+  if (error || stat(path.c_str(), &facts) != 0) {
+    return InvalidArgument("--state {}: {}", path, error ? error.message() : std::strerror(errno));
+  }
+  if (!S_ISDIR(facts.st_mode)) return InvalidArgument("--state {}: it is no directory", path);
+  if ((facts.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
+    return InvalidArgument(
+        "--state {}: others may look into it (mode {:04o}), and it holds what users said; run: "
+        "chmod 700 {}",
+        path, facts.st_mode & 07777U, path);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<StateDirectory>> StateDirectory::Take(const std::string& path,
+                                                                     const std::string& endpoint) {
+  umask(S_IRWXG | S_IRWXO);
+  TANDEM_RETURN_IF_ERROR(CheckStateDirectory(path, /*may_make=*/true));
+  const std::string file = path + "/lock";
+  const int lock = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
+  if (lock < 0) return InvalidArgument("--state {}: {}: {}", path, file, std::strerror(errno));
+  if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
+    const int error = errno;
+    const std::string owner = OwnerIn(lock);
+    close(lock);
+    if (error != EWOULDBLOCK) {
+      return InvalidArgument("--state {}: {} cannot be locked: {}", path, file,
+                             std::strerror(error));
+    }
+    return FailedPrecondition(
+        "--state {}: it is in use by {}; one server at a time: stop that one, or choose another "
+        "directory",
+        path, owner);
+  }
+  std::unique_ptr<StateDirectory> taken(new StateDirectory(path, lock));
+  taken->Announce(endpoint);
+  return taken;
+}
+
+StateDirectory::~StateDirectory() {
+  // Emptied first, so that nobody reads of an owner that is gone.
+  if (ftruncate(lock_, 0) != 0) spdlog::warn("{}/lock: {}", path_, std::strerror(errno));
+  close(lock_);
+}
+
+void StateDirectory::Announce(const std::string& endpoint) {
+  const std::string owner =
+      fmt::format("process {} on host {}, which serves on {}\n", getpid(), HostName(), endpoint);
+  // On a full disk the lock still holds, and says less.
+  if (ftruncate(lock_, 0) != 0 ||
+      pwrite(lock_, owner.data(), owner.size(), 0) != static_cast<ssize_t>(owner.size())) {
+    spdlog::warn("{}/lock: {}", path_, std::strerror(errno));
+  }
+}
+
+}  // namespace tandem::launcher

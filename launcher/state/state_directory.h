@@ -1,0 +1,42 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/base/status.h"
+
+namespace tandem::launcher {
+
+/// Whether this is a state directory that its owner alone may enter; makes it (mode 0700) if it is
+/// not there and `may_make`. kInvalidArgument, naming the flag.
+absl::Status CheckStateDirectory(const std::string& path, bool may_make);
+
+/// A directory that one server has at a time.
+///
+/// A file `lock` in it is locked (flock) as long as the owner lives, however it ends; it says who
+/// that is. Thread safety: none.
+class StateDirectory {
+ public:
+  /// Makes the directory (mode 0700) where it is not there, and takes it. `endpoint`: where the
+  /// owner serves, as far as it is known. kFailedPrecondition if another server has it, naming that
+  /// one; kInvalidArgument if it cannot be had. From then on this process makes files that only its
+  /// user may read.
+  static absl::StatusOr<std::unique_ptr<StateDirectory>> Take(const std::string& path,
+                                                              const std::string& endpoint);
+  ~StateDirectory();
+  StateDirectory(const StateDirectory&) = delete;
+  StateDirectory& operator=(const StateDirectory&) = delete;
+
+  /// Where the owner serves after all.
+  void Announce(const std::string& endpoint);
+
+  const std::string& path() const { return path_; }
+
+ private:
+  StateDirectory(std::string path, int lock) : path_(std::move(path)), lock_(lock) {}
+
+  const std::string path_;
+  const int lock_;  // file descriptor
+};
+
+}  // namespace tandem::launcher

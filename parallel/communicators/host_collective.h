@@ -1,0 +1,132 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "absl/functional/function_ref.h"
+#include "core/base/status.h"
+
+namespace tandem::parallel {
+
+/// How ranks of one host meet. The same on all of them, but for the waiting.
+struct HostCollectiveOptions {
+  /// Bytes of a rank's slot, a multiple of 64. Longer messages go in pieces of this size, which
+  /// should fit a core's cache together with the other ranks' pieces.
+  int64_t slot_bytes = int64_t{128} << 10;
+  /// All-reduces of at most so many bytes to read a rank are added by every rank for itself;
+  /// longer ones by slices, which takes a second meeting but less reading.
+  int64_t one_shot_bytes = int64_t{32} << 10;
+  /// Parts of at least so many bytes may be written to a slot past the caches (ChooseStores).
+  int64_t stream_bytes = int64_t{2} << 10;
+};
+
+/// How long a rank that waits for another polls before it sleeps until it is woken; 0 where ranks
+/// have no processors of their own.
+///
+/// Short, and without sched_yield: who polls or yields uses up or gives away its time, and then
+/// waits behind a busy neighbour; who sleeps goes first when it is woken. With one foreign busy
+/// loop on two processors, decoding with yields was 5 to 10 times slower, on quiet ones not faster.
+struct CollectivePatience {
+  std::chrono::microseconds spin{20};
+};
+
+/// Where the ranks of one host meet, in memory that they share: reductions and gathers without
+/// system calls.
+///
+/// The memory holds a place for each rank (how often it has arrived, and at what) and two slots a
+/// rank. A meeting: each rank writes its part to its slot of this meeting, counts its arrival up
+/// (release), waits for the arrivals of those it needs (acquire), and reads their slots. The slots
+/// alternate, so that one exchange a meeting suffices: a slot is written again two meetings later,
+/// and its readers have arrived at the one between only after they had read it.
+///
+/// The rules of core::Collective hold: same operations in the same order and sizes, from one thread
+/// at a time. A rank that asks for another size is named; nothing else can go wrong here. A rank
+/// that never arrives is waited for until the process ends (the watchdog's part).
+class HostCollective {
+ public:
+  /// Bytes of a rank's place, at the beginning of which stands its count of arrivals, 4 bytes. The
+  /// count may begin anywhere, if alike for all ranks.
+  static constexpr int64_t kPlaceBytes = 128;
+
+  static int64_t BytesNeeded(int ranks, const HostCollectiveOptions& options);
+  /// The part of the memory that `rank` writes most; it should be reserved by that rank.
+  struct Part {
+    int64_t begin = 0;
+    int64_t count = 0;
+  };
+  static Part SlotsOf(int rank, int ranks, const HostCollectiveOptions& options);
+
+  /// memory: BytesNeeded bytes, zero before the first rank came, aligned to 64; it must outlive
+  /// this object. rank: among the ranks that meet here.
+  HostCollective(std::byte* memory, int rank, int ranks, const HostCollectiveOptions& options);
+
+  /// Tries, all ranks together, whether slots are better written past the caches, and keeps to
+  /// that.
+  ///
+  /// A slot's lines are in the cache of the rank that read them last. Where that cache is far
+  /// (another core complex or socket), taking them back one by one costs several times what memory
+  /// does; where ranks share a cache, staying in it is better. Takes about 2 ms; without polling
+  /// there is nothing to measure, and nothing is done.
+  absl::Status ChooseStores();
+
+  void set_patience(const CollectivePatience& patience) { patience_ = patience; }
+  int rank() const { return rank_; }
+  int ranks() const { return ranks_; }
+
+  /// Adds `values` over the ranks, in place.
+  absl::Status AllReduceSum(std::span<int64_t> values);
+
+  /// Everyone's `mine` in rank order into `all`; all.size() == ranks() * mine.size().
+  absl::Status AllGather(std::span<const std::byte> mine, std::span<std::byte> all);
+
+  /// Adds `values` over the ranks of this host and of other hosts, in place. Piece by piece, the
+  /// first `owners` ranks sum a slice each over this host, pass it to `between_hosts`, which adds
+  /// the other hosts' sums in place, and hand the result to the rest. `owners`: 1 to ranks().
+  /// Its errors are the errors of this rank only, which still meets the others.
+  absl::Status AllReduceSum(std::span<int64_t> values, int owners,
+                            absl::FunctionRef<absl::Status(std::span<int64_t>)> between_hosts);
+
+ private:
+  /// What all ranks must agree on when they meet.
+  struct Purpose {
+    uint64_t bytes;   // of the whole message, all pieces
+    uint64_t gather;  // 1: a gather, 0: a sum
+    bool operator==(const Purpose&) const = default;
+  };
+
+  struct alignas(kPlaceBytes) Place {
+    std::atomic<uint32_t> arrivals;  // meetings that this rank has come to, modulo 2^32
+    std::atomic<uint32_t> sleepers;  // ranks that sleep until the next arrival
+    Purpose purposes[2];             // what it came for; alternate as the slots do
+  };
+
+  std::byte* Slot(int rank) const;
+  size_t MostOfAPiece() const { return static_cast<size_t>(options_.slot_bytes) / sizeof(int64_t); }
+  /// The rank that is `distance` after this one, in a circle: ranks begin with different
+  /// neighbours.
+  int Neighbour(int distance) const { return (rank_ + distance) % ranks_; }
+  /// Copies to our slot of this meeting, at the same place as in the piece.
+  void Put(std::span<const int64_t> piece, size_t begin, size_t count) const;
+  void Arrive(const Purpose& purpose);
+  absl::Status WaitFor(int rank, const Purpose& purpose) const;
+  void WaitForArrival(Place& other) const;
+  absl::Status ReduceAtOnce(std::span<int64_t> piece, const Purpose& purpose);
+  absl::Status ReduceBySlices(std::span<int64_t> piece, const Purpose& purpose);
+  absl::Status ReduceOverHosts(std::span<int64_t> piece, int owners,
+                               absl::FunctionRef<absl::Status(std::span<int64_t>)> between_hosts,
+                               absl::Status& failure, const Purpose& purpose);
+
+  Place* const places_;     // [ranks]
+  std::byte* const slots_;  // [ranks, 2, slot_bytes]
+  const int rank_;
+  const int ranks_;
+  const HostCollectiveOptions options_;
+  CollectivePatience patience_;
+  bool stream_ = true;
+  uint32_t meeting_;  // that we are at or have been at last, modulo 2^32
+};
+
+}  // namespace tandem::parallel

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "parallel/communicators/progress_board.h"
+
+namespace tandem::parallel {
+
+/// A collective that takes too long, and who keeps it waiting.
+struct StalledCollective {
+  int waiting_rank = 0;  // the one that has waited longest
+  core::StepPhase phase;
+  uint64_t meeting = 0;
+  std::chrono::duration<double> waited{0};
+  std::vector<int> laggards;  // ranks known not to have come yet
+  std::vector<int> unseen;    // ranks of which the board has never heard
+  std::string text;           // all of it in one line, with hosts and the laggards' last phases
+};
+
+/// The collective on the board that has waited longest, if that is longer than `deadline` at time
+/// `now`.
+std::optional<StalledCollective> FindStalledCollective(const ProgressBoard& board,
+                                                       std::chrono::steady_clock::duration deadline,
+                                                       std::chrono::steady_clock::time_point now);
+
+/// A thread that looks at a board and reports each meeting that takes longer than a deadline, once.
+///
+/// It needs nothing from the ranks but the board, so it works while they hang. `report` is called
+/// from the watchdog's thread and must not destroy the watchdog. The board must outlive it.
+class Watchdog {
+ public:
+  Watchdog(const ProgressBoard& board, std::chrono::steady_clock::duration deadline,
+           std::function<void(const StalledCollective&)> report);
+  ~Watchdog();
+  Watchdog(const Watchdog&) = delete;
+  Watchdog& operator=(const Watchdog&) = delete;
+
+ private:
+  void Watch();
+
+  const ProgressBoard& board_;
+  const std::chrono::steady_clock::duration deadline_;
+  const std::function<void(const StalledCollective&)> report_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool stopping_ = false;  // guarded by mutex_
+  std::thread thread_;     // last: starts when all else is there
+};
+
+}  // namespace tandem::parallel

@@ -1,0 +1,46 @@
+#include "parallel/control/control_channel.h"
+
+#include <utility>
+
+namespace tandem::parallel {
+
+void ControlEventGate::Listen(ControlEvents events) {
+  const std::lock_guard lock(mutex_);
+  events_ = std::move(events);
+  listening_ = !closed_;
+  for (const absl::Status& why : std::exchange(early_, {})) {
+    if (listening_) events_.on_lost(why);
+  }
+}
+
+void ControlEventGate::Acknowledged(const Acknowledgement& acknowledgement) {
+  const std::lock_guard lock(mutex_);
+  if (listening_) events_.on_acknowledgement(acknowledgement);
+}
+
+void ControlEventGate::Reported(const RecordReport& report) {
+  const std::lock_guard lock(mutex_);
+  if (listening_ && events_.on_report) events_.on_report(report);
+}
+
+void ControlEventGate::Lost(const absl::Status& why) {
+  const std::lock_guard lock(mutex_);
+  if (listening_) {
+    events_.on_lost(why);
+  } else if (!closed_) {
+    early_.push_back(why);
+  }
+}
+
+void ControlEventGate::Close() {
+  const std::lock_guard lock(mutex_);
+  listening_ = false;
+  closed_ = true;
+  events_ = {};
+}
+
+absl::Status LostRank(int rank, const std::string& host, const std::string& how) {
+  return Unavailable("rank {} on host {} {}", rank, host, how);
+}
+
+}  // namespace tandem::parallel

@@ -1,0 +1,105 @@
+#include "parallel/control/thread_control.h"
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <utility>
+
+namespace tandem::parallel {
+namespace {
+
+/// What both ends share; `mutex` guards the queues and `closed`.
+struct Shared {
+  explicit Shared(std::vector<std::string> names) : hosts(std::move(names)), queues(hosts.size()) {}
+
+  const std::vector<std::string> hosts;  // [ranks]
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<std::deque<std::vector<std::byte>>> queues;  // [ranks]
+  bool closed = false;
+  ControlEventGate events;
+};
+
+class ThreadLeader final : public ControlLeader {
+ public:
+  explicit ThreadLeader(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
+  ~ThreadLeader() override { Close(); }
+
+  void Listen(ControlEvents events) override { shared_->events.Listen(std::move(events)); }
+
+  absl::Status Send(std::span<const std::byte> plan) override {
+    const std::lock_guard lock(shared_->mutex);
+    if (shared_->closed) return FailedPrecondition("the control channel is closed");
+    for (size_t rank = 1; rank < shared_->queues.size(); ++rank) {
+      shared_->queues[rank].emplace_back(plan.begin(), plan.end());
+    }
+    shared_->changed.notify_all();
+    return absl::OkStatus();
+  }
+
+  void Close() override {
+    shared_->events.Close();
+    const std::lock_guard lock(shared_->mutex);
+    shared_->closed = true;
+    shared_->changed.notify_all();
+  }
+
+ private:
+  std::shared_ptr<Shared> shared_;
+};
+
+class ThreadFollower final : public ControlFollower {
+ public:
+  ThreadFollower(std::shared_ptr<Shared> shared, int rank)
+      : shared_(std::move(shared)), rank_(rank) {}
+  ~ThreadFollower() override {
+    if (!failed_) shared_->events.Lost(LostRank(rank_, host(), "ended"));
+  }
+
+  absl::StatusOr<std::vector<std::byte>> Receive() override {
+    std::unique_lock lock(shared_->mutex);
+    auto& queue = shared_->queues[static_cast<size_t>(rank_)];
+    shared_->changed.wait(lock, [&] { return !queue.empty() || shared_->closed; });
+    if (queue.empty()) return LostRank(0, shared_->hosts[0], "is gone");
+    std::vector<std::byte> plan = std::move(queue.front());
+    queue.pop_front();
+    return plan;
+  }
+
+  absl::Status Acknowledge(uint64_t step, const Digest& digest) override {
+    shared_->events.Acknowledged({.rank = rank_, .step = step, .digest = digest});
+    return absl::OkStatus();
+  }
+
+  void Report(const RecordReport& report) override {
+    RecordReport own = report;
+    own.rank = rank_;
+    shared_->events.Reported(own);
+  }
+
+  void Fail(const absl::Status& why) override {
+    failed_ = true;
+    shared_->events.Lost(LostRank(rank_, host(), "failed: " + Message(why)));
+  }
+
+ private:
+  const std::string& host() const { return shared_->hosts[static_cast<size_t>(rank_)]; }
+
+  std::shared_ptr<Shared> shared_;
+  int rank_;
+  bool failed_ = false;
+};
+
+}  // namespace
+
+ThreadControl MakeThreadControl(const std::vector<std::string>& hosts) {
+  auto shared = std::make_shared<Shared>(hosts);
+  ThreadControl control;
+  control.leader = std::make_unique<ThreadLeader>(shared);
+  for (size_t rank = 1; rank < hosts.size(); ++rank) {
+    control.followers.push_back(std::make_unique<ThreadFollower>(shared, static_cast<int>(rank)));
+  }
+  return control;
+}
+
+}  // namespace tandem::parallel

@@ -1,0 +1,149 @@
+#include "parallel/control/zmq_control_follower.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/base/wire.h"
+#include "parallel/control/control_frames.h"
+
+namespace tandem::parallel {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// An address that leads nowhere is given up after this long, and the next one tried.
+constexpr std::chrono::milliseconds kEndpointPatience{3000};
+// The reason of a failure may take this long to leave.
+constexpr int kLingerMilliseconds = 500;
+constexpr size_t kLongestReason = 4096;
+
+bool IsKind(const zmq::message_t& frame, ControlFrame kind) {
+  return frame.size() > 0 && kv_store::BytesOf(frame)[0] == static_cast<std::byte>(kind);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ZmqControlFollower>> ZmqControlFollower::Connect(Options options) {
+  std::unique_ptr<ZmqControlFollower> follower(new ZmqControlFollower(std::move(options)));
+  const Options& own = follower->options_;
+  std::string tried;
+  for (const std::string& endpoint : own.endpoints) tried += " " + endpoint;
+  try {
+    const auto deadline = Clock::now() + own.patience;
+    while (Clock::now() < deadline) {
+      for (const std::string& endpoint : own.endpoints) {
+        if (follower->TryEndpoint(endpoint, std::min(kEndpointPatience, own.patience))) {
+          return follower;
+        }
+      }
+    }
+  } catch (const zmq::error_t& error) {
+    return Unavailable("control channel: {} (tried{})", error.what(), tried);
+  }
+  return Unavailable(
+      "control channel: rank 0 on host {} does not answer (tried{}); name the interface that "
+      "reaches it with --control-interface",
+      own.leader_host, tried);
+}
+
+ZmqControlFollower::~ZmqControlFollower() { monitor_.reset(); }
+
+bool ZmqControlFollower::TryEndpoint(const std::string& endpoint,
+                                     std::chrono::milliseconds patience) {
+  monitor_.reset();
+  dealer_ = zmq::socket_t(context_, zmq::socket_type::dealer);
+  kv_store::SetSafeOptions(dealer_, options_.limits);
+  kv_store::BeCurveClient(dealer_, options_.keys, options_.leader_key);
+  dealer_.set(zmq::sockopt::routing_id, RoutingIdOf(options_.rank));
+  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, dealer_, "control-follower");
+  dealer_.connect(endpoint);
+
+  core::WireWriter hello;
+  hello.Number(static_cast<uint8_t>(ControlFrame::kHello));
+  hello.Number(kControlVersion);
+  hello.Number<int32_t>(options_.rank);
+  if (kv_store::TrySend(dealer_, "", hello.bytes()) != kv_store::SendOutcome::kSent) return false;
+  zmq::pollitem_t items[] = {{dealer_.handle(), 0, ZMQ_POLLIN, 0}};
+  if (zmq::poll(items, 1, patience) == 0) return false;
+  zmq::message_t frame;
+  return dealer_.recv(frame, zmq::recv_flags::dontwait) && IsKind(frame, ControlFrame::kWelcome);
+}
+
+absl::Status ZmqControlFollower::LeaderGone() const {
+  return LostRank(0, options_.leader_host, "died or was disconnected");
+}
+
+absl::StatusOr<std::vector<std::byte>> ZmqControlFollower::Receive() {
+  try {
+    bool gone = false;
+    for (;;) {
+      SendReports();
+      zmq::message_t frame;
+      // What rank 0 sent before it went comes first.
+      if (dealer_.recv(frame, zmq::recv_flags::dontwait)) {
+        if (!IsKind(frame, ControlFrame::kPlan)) continue;
+        const auto plan = kv_store::BytesOf(frame).subspan(1);
+        return std::vector<std::byte>(plan.begin(), plan.end());
+      }
+      if (gone) return LeaderGone();
+      zmq::pollitem_t items[] = {{dealer_.handle(), 0, ZMQ_POLLIN, 0},
+                                 {monitor_->socket().handle(), 0, ZMQ_POLLIN, 0},
+                                 {nullptr, wake_.fd(), ZMQ_POLLIN, 0}};
+      zmq::poll(items, std::size(items), std::chrono::milliseconds(-1));
+      if (kv_store::Readable(items[2])) wake_.Clear();
+      if (kv_store::Readable(items[1])) gone = monitor_->TakeDisconnected();
+    }
+  } catch (const zmq::error_t& error) {
+    return Internal("control channel: {}", error.what());
+  }
+}
+
+void ZmqControlFollower::Report(const RecordReport& report) {
+  std::vector<std::byte> frame = {static_cast<std::byte>(ControlFrame::kReport)};
+  const std::vector<std::byte> encoded = EncodeRecordReport(report);
+  frame.insert(frame.end(), encoded.begin(), encoded.end());
+  {
+    const std::lock_guard lock(mutex_);
+    reports_.push_back(std::move(frame));
+  }
+  wake_.Signal();
+}
+
+void ZmqControlFollower::SendReports() {
+  std::vector<std::vector<std::byte>> reports;
+  {
+    const std::lock_guard lock(mutex_);
+    reports.swap(reports_);
+  }
+  // One that does not leave is one that comes too late: rank 0 does not wait for ever.
+  for (const auto& report : reports) kv_store::TrySend(dealer_, "", report);
+}
+
+absl::Status ZmqControlFollower::Acknowledge(uint64_t step, const Digest& digest) {
+  core::WireWriter frame;
+  frame.Number(static_cast<uint8_t>(ControlFrame::kAck));
+  frame.Number(step);
+  frame.Raw(std::as_bytes(std::span(digest)));
+  try {
+    SendReports();
+    if (kv_store::TrySend(dealer_, "", frame.bytes()) == kv_store::SendOutcome::kSent)
+      return absl::OkStatus();
+  } catch (const zmq::error_t& error) {
+    return Internal("control channel: {}", error.what());
+  }
+  return LeaderGone();
+}
+
+void ZmqControlFollower::Fail(const absl::Status& why) {
+  core::WireWriter frame;
+  frame.Number(static_cast<uint8_t>(ControlFrame::kFailed));
+  frame.Text(Message(why).substr(0, kLongestReason));
+  try {
+    dealer_.set(zmq::sockopt::linger, kLingerMilliseconds);
+    kv_store::TrySend(dealer_, "", frame.bytes());
+  } catch (const zmq::error_t&) {
+    // Rank 0 learns from the broken connection.
+  }
+}
+
+}  // namespace tandem::parallel

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "kv_store/base/zmq_tools.h"
+#include "parallel/control/control_channel.h"
+
+namespace tandem::parallel {
+
+/// A follower's end over ZeroMQ.
+class ZmqControlFollower final : public ControlFollower {
+ public:
+  struct Options {
+    int rank = 0;
+    std::string leader_host;
+    std::string leader_key;  // Z85
+    kv_store::CurveKeys keys;
+    std::vector<std::string> endpoints;         // to try, best first
+    std::chrono::milliseconds patience{30000};  // over all endpoints
+    kv_store::SocketLimits limits;
+  };
+
+  /// Connects to the first endpoint where the right rank 0 answers.
+  static absl::StatusOr<std::unique_ptr<ZmqControlFollower>> Connect(Options options);
+  ~ZmqControlFollower() override;
+
+  absl::StatusOr<std::vector<std::byte>> Receive() override;
+  absl::Status Acknowledge(uint64_t step, const Digest& digest) override;
+  void Report(const RecordReport& report) override;
+  void Fail(const absl::Status& why) override;
+
+ private:
+  explicit ZmqControlFollower(Options options) : options_(std::move(options)) {}
+
+  bool TryEndpoint(const std::string& endpoint, std::chrono::milliseconds patience);
+  absl::Status LeaderGone() const;
+  void SendReports();
+
+  const Options options_;
+  kv_store::WakeUp wake_;
+
+  std::mutex mutex_;
+  std::vector<std::vector<std::byte>> reports_;  // frames to be sent; guarded by mutex_
+
+  // Used by the thread that calls, alone.
+  zmq::context_t context_;
+  zmq::socket_t dealer_;
+  std::unique_ptr<kv_store::DisconnectMonitor> monitor_;
+};
+
+}  // namespace tandem::parallel

@@ -1,0 +1,264 @@
+#include "parallel/control/zmq_control_leader.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/base/wire.h"
+#include "parallel/control/control_frames.h"
+
+namespace tandem::parallel {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// ZeroMQ tells that some peer went before its router forgets who it was: for this long after, the
+// followers are pinged to find out.
+constexpr std::chrono::seconds kSuspicion{1};
+constexpr std::chrono::milliseconds kPingInterval{10};
+// When the channel is closed, followers have this long to read the last plan and hang up.
+constexpr std::chrono::milliseconds kLinger{1000};
+constexpr size_t kLongestReason = 1 << 16;
+
+std::map<std::string, std::string> Users(const std::vector<std::string>& public_keys) {
+  std::map<std::string, std::string> users;
+  for (size_t rank = 1; rank < public_keys.size(); ++rank) {
+    users[public_keys[rank]] = RoutingIdOf(static_cast<int>(rank));
+  }
+  return users;
+}
+
+std::vector<std::byte> FrameOf(ControlFrame kind) { return {static_cast<std::byte>(kind)}; }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ZmqControlLeader>> ZmqControlLeader::Create(Options options) {
+  try {
+    std::unique_ptr<ZmqControlLeader> leader(new ZmqControlLeader(std::move(options)));
+    for (const std::string& endpoint : leader->options_.endpoints) {
+      try {
+        leader->router_.bind(endpoint);
+      } catch (const zmq::error_t& error) {
+        return Unavailable("control channel: rank 0 cannot listen at {}: {}", endpoint,
+                           error.what());
+      }
+      leader->endpoints_.push_back(leader->router_.get(zmq::sockopt::last_endpoint));
+    }
+    leader->thread_ = std::thread([self = leader.get()] { self->Run(); });
+    return leader;
+  } catch (const std::exception& error) {
+    return Unavailable("control channel: rank 0 cannot open its socket: {}", error.what());
+  }
+}
+
+ZmqControlLeader::ZmqControlLeader(Options options)
+    : options_(std::move(options)),
+      allowed_(context_, Users(options_.public_keys)),
+      router_(context_, zmq::socket_type::router) {
+  kv_store::SetSafeOptions(router_, options_.limits);
+  kv_store::BeCurveServer(router_, options_.keys);
+  router_.set(zmq::sockopt::router_mandatory, true);
+  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, router_, "control-leader");
+}
+
+ZmqControlLeader::~ZmqControlLeader() { Close(); }
+
+absl::Status ZmqControlLeader::WaitForFollowers(std::chrono::milliseconds patience) {
+  std::unique_lock lock(mutex_);
+  const size_t followers = options_.hosts.size() - 1;
+  changed_.wait_for(lock, patience,
+                    [&] { return connected_.size() == followers || !health_.ok(); });
+  if (!health_.ok()) return health_;
+  std::string missing;
+  for (size_t rank = 1; rank <= followers; ++rank) {
+    if (connected_.contains(static_cast<int>(rank))) continue;
+    missing += fmt::format("{}rank {} on host {}", missing.empty() ? "" : ", ", rank,
+                           options_.hosts[rank]);
+  }
+  if (missing.empty()) return absl::OkStatus();
+  return Unavailable("control channel: {} did not connect to rank 0 on host {} within {} ms",
+                     missing, options_.hosts[0], patience.count());
+}
+
+absl::Status ZmqControlLeader::Send(std::span<const std::byte> plan) {
+  std::vector<std::byte> frame = FrameOf(ControlFrame::kPlan);
+  frame.insert(frame.end(), plan.begin(), plan.end());
+  {
+    const std::lock_guard lock(mutex_);
+    if (!health_.ok()) return health_;
+    if (closing_) return FailedPrecondition("the control channel is closed");
+    outgoing_.push_back(std::move(frame));
+  }
+  wake_.Signal();
+  return absl::OkStatus();
+}
+
+void ZmqControlLeader::Close() {
+  events_.Close();
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  wake_.Signal();
+  if (thread_.joinable()) thread_.join();
+}
+
+void ZmqControlLeader::Run() {
+  try {
+    for (;;) {
+      PollOnce();
+      const std::lock_guard lock(mutex_);
+      if (closing_ && outgoing_.empty()) break;
+    }
+    AwaitHangUp();
+    monitor_.reset();
+    router_.set(zmq::sockopt::linger, static_cast<int>(kLinger.count()));
+    router_.close();
+    allowed_.socket().close();
+    context_.close();  // waits for what lingers; without it connections stay open
+  } catch (const std::exception& error) {
+    EndWith(Internal("control channel: {}", error.what()));
+  }
+}
+
+void ZmqControlLeader::AwaitHangUp() {
+  // A broken connection takes along what the other side has not read yet, the plan that ends it
+  // too.
+  const auto deadline = Clock::now() + kLinger;
+  const auto all_left = [this] {
+    const std::lock_guard lock(mutex_);
+    return std::includes(lost_.begin(), lost_.end(), connected_.begin(), connected_.end());
+  };
+  while (Clock::now() < deadline && !all_left()) {
+    suspicious_until_ = Clock::now() + kSuspicion;
+    PollOnce();
+  }
+}
+
+void ZmqControlLeader::PollOnce() {
+  zmq::pollitem_t items[] = {{nullptr, wake_.fd(), ZMQ_POLLIN, 0},
+                             {router_.handle(), 0, ZMQ_POLLIN, 0},
+                             {allowed_.socket().handle(), 0, ZMQ_POLLIN, 0},
+                             {monitor_->socket().handle(), 0, ZMQ_POLLIN, 0}};
+  const bool suspicious = Clock::now() < suspicious_until_;
+  zmq::poll(items, std::size(items), suspicious ? kPingInterval : std::chrono::milliseconds(-1));
+  if (kv_store::Readable(items[0])) wake_.Clear();
+  SendQueued();
+  if (kv_store::Readable(items[2])) allowed_.Answer();
+  if (kv_store::Readable(items[1])) Receive();
+  if (kv_store::Readable(items[3]) && monitor_->TakeDisconnected()) {
+    suspicious_until_ = Clock::now() + kSuspicion;
+  }
+  if (suspicious) FindTheDead();
+}
+
+void ZmqControlLeader::SendQueued() {
+  std::deque<std::vector<std::byte>> frames;
+  {
+    const std::lock_guard lock(mutex_);
+    frames.swap(outgoing_);
+  }
+  for (const auto& frame : frames) {
+    for (size_t rank = 1; rank < options_.hosts.size(); ++rank) {
+      SendTo(static_cast<int>(rank), frame);
+    }
+  }
+}
+
+void ZmqControlLeader::SendTo(int rank, std::span<const std::byte> frame) {
+  if (lost_.contains(rank)) return;
+  switch (kv_store::TrySend(router_, RoutingIdOf(rank), frame)) {
+    case kv_store::SendOutcome::kSent:
+      return;
+    case kv_store::SendOutcome::kFull:
+      return Lost(rank, fmt::format("has not read its last {} plans; it hangs",
+                                    options_.limits.queued_messages));
+    case kv_store::SendOutcome::kGone:
+      return Lost(rank, "died or was disconnected");
+  }
+}
+
+void ZmqControlLeader::FindTheDead() {
+  const std::vector<std::byte> ping = FrameOf(ControlFrame::kPing);
+  std::set<int> connected;
+  {
+    const std::lock_guard lock(mutex_);
+    connected = connected_;
+  }
+  for (const int rank : connected) SendTo(rank, ping);
+}
+
+void ZmqControlLeader::Lost(int rank, const std::string& how) {
+  if (!lost_.insert(rank).second) return;
+  events_.Lost(LostRank(rank, options_.hosts[static_cast<size_t>(rank)], how));
+}
+
+void ZmqControlLeader::Receive() {
+  for (;;) {
+    zmq::message_t routing_id;
+    if (!router_.recv(routing_id, zmq::recv_flags::dontwait)) return;
+    zmq::message_t frame;
+    if (!routing_id.more() || !router_.recv(frame, zmq::recv_flags::dontwait)) continue;
+    while (frame.more()) {
+      // Nothing of ours has more frames.
+      if (!router_.recv(frame, zmq::recv_flags::dontwait)) break;
+    }
+    // The key, not what the peer calls itself, says which rank it is.
+    const std::string user = kv_store::UserOf(frame);
+    for (size_t rank = 1; rank < options_.hosts.size(); ++rank) {
+      if (user == RoutingIdOf(static_cast<int>(rank)) && routing_id.to_string_view() == user) {
+        HandleFrame(static_cast<int>(rank), kv_store::BytesOf(frame));
+      }
+    }
+  }
+}
+
+void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
+  core::WireReader reader("control frame", frame);
+  switch (static_cast<ControlFrame>(reader.Number<uint8_t>())) {
+    case ControlFrame::kHello: {
+      const auto version = reader.Number<uint16_t>();
+      const auto claimed = reader.Number<int32_t>();
+      if (!reader.Finish().ok() || version != kControlVersion || claimed != rank) {
+        return Lost(
+            rank, fmt::format("speaks control version {}, expected {}", version, kControlVersion));
+      }
+      SendTo(rank, FrameOf(ControlFrame::kWelcome));
+      const std::lock_guard lock(mutex_);
+      connected_.insert(rank);
+      changed_.notify_all();
+      return;
+    }
+    case ControlFrame::kAck: {
+      Acknowledgement acknowledgement{
+          .rank = rank, .step = reader.Number<uint64_t>(), .digest = {}};
+      for (uint8_t& byte : acknowledgement.digest) byte = reader.Number<uint8_t>();
+      if (reader.Finish().ok()) return events_.Acknowledged(acknowledgement);
+      break;
+    }
+    case ControlFrame::kReport: {
+      absl::StatusOr<RecordReport> report = DecodeRecordReport(frame.subspan(1));
+      if (!report.ok()) break;
+      report->rank = rank;
+      return events_.Reported(*report);
+    }
+    case ControlFrame::kFailed: {
+      const std::string why = reader.Text(kLongestReason, "reasons");
+      if (reader.Finish().ok()) return Lost(rank, "failed: " + why);
+      break;
+    }
+    default:
+      break;
+  }
+  Lost(rank, "sent a frame that is none of the control channel's");
+}
+
+void ZmqControlLeader::EndWith(const absl::Status& why) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (health_.ok()) health_ = why;
+    changed_.notify_all();
+  }
+  events_.Lost(why);
+}
+
+}  // namespace tandem::parallel

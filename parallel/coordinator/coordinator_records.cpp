@@ -1,0 +1,99 @@
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "parallel/coordinator/coordinator.h"
+
+// The part of the coordinator that saves records and brings them back.
+
+namespace tandem::parallel {
+
+using Clock = std::chrono::steady_clock;
+
+void Coordinator::ListenToRecords() {
+  if (!setup_.records) return;
+  scheduler_.SetRestoreWorth([this](int32_t tokens, std::optional<kv_store::TierKind> from) {
+    return fetches_.Worth(tokens, from);
+  });
+  setup_.records->Listen(
+      [this](const RecordReport& report) {
+        const std::lock_guard lock(mutex_);
+        inbox_.reports.push_back(report);
+        changed_.notify_all();
+      },
+      [this](FetchId probe, SavedTokens saved) {
+        const std::lock_guard lock(mutex_);
+        inbox_.probed.emplace_back(probe, saved);
+        changed_.notify_all();
+      });
+}
+
+void Coordinator::TakeRecordNews(const Inbox& inbox) {
+  if (!setup_.records) return;
+  const Clock::time_point now = Clock::now();
+  for (const auto& [probe, saved] : inbox.probed) {
+    fetches_.ProbeEnds(probe);
+    if (const auto begun = scheduler_.Probed(probe, saved)) fetches_.FetchBegins(*begun, now);
+  }
+  for (const RecordReport& report : inbox.reports) {
+    CountRecords(report);
+    if (report.kind == RecordReport::Kind::kFetched) {
+      if (const auto outcome = fetches_.Take(report, now)) {
+        scheduler_.Fetched(outcome->id, outcome->from, outcome->late);
+      }
+    } else if (report.kind == RecordReport::Kind::kFlushed) {
+      for (const PendingDurableAnswers::Held& held : held_.Take(report)) TellHeld(held);
+    }
+  }
+  for (const PendingDurableAnswers::Held& held : held_.TakeLate(now)) TellHeld(held);
+  const std::vector<FetchTracker::Outcome> late = fetches_.TakeLate(now);
+  for (const FetchTracker::Outcome& outcome : late) {
+    scheduler_.Fetched(outcome.id, outcome.from, outcome.late);
+  }
+  if (late.empty()) return;
+  const std::lock_guard lock(mutex_);
+  status_.records.late += late.size();
+}
+
+void Coordinator::AskForRecords() {
+  if (!setup_.records) return;
+  for (RecordProbe& probe : scheduler_.TakeProbes()) {
+    fetches_.ProbeBegins(probe.id, static_cast<int32_t>(probe.tokens.size()), Clock::now());
+    setup_.records->Probe(std::move(probe));
+  }
+}
+
+void Coordinator::TellHeld(const PendingDurableAnswers::Held& held) {
+  open_.Finish(held.id, held.reason, absl::OkStatus(), held.saved);
+  if (held.saved) return;
+  const std::lock_guard lock(mutex_);
+  ++status_.records.not_durable;
+}
+
+void Coordinator::CountRecords(const RecordReport& report) {
+  if (report.rank < 0 || static_cast<size_t>(report.rank) >= record_counts_.size()) return;
+  record_counts_[static_cast<size_t>(report.rank)] = report.counts;
+  RecordCounts sum;
+  for (const RecordCounts& counts : record_counts_) {
+    sum.put += counts.put;
+    sum.dropped += counts.dropped;
+    sum.refused += counts.refused;
+    sum.fetched += counts.fetched;
+    sum.damaged += counts.damaged;
+  }
+  const std::lock_guard lock(mutex_);
+  status_.records.put = sum.put;
+  status_.records.dropped = sum.dropped;
+  status_.records.refused = sum.refused;
+  status_.records.fetched = sum.fetched;
+  status_.records.damaged = sum.damaged;
+}
+
+std::optional<Clock::time_point> Coordinator::NextRecordDeadline() const {
+  const auto fetch = fetches_.next_deadline();
+  const auto held = held_.next_deadline();
+  if (fetch && held) return std::min(*fetch, *held);
+  return fetch ? fetch : held;
+}
+
+}  // namespace tandem::parallel

@@ -1,0 +1,180 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/sampling/logprobs.h"
+#include "core/sampling/sampler.h"
+
+namespace tandem::parallel {
+
+inline constexpr int32_t kMostLogprobs = 64;
+
+/// A request as the engine sees it: token ids in, token ids out. Text, stop strings and templates
+/// belong to frontend/.
+struct EngineRequest {
+  std::vector<int32_t> prompt;  // at least one token
+  int32_t max_tokens = 0;       // 0 = run the prompt only (for logits)
+  core::SamplingParams sampling;
+  std::vector<int32_t> stop_tokens;  // end-of-generation tokens; not reported as output
+  bool want_prompt_logits = false;   // every prompt token's logits are delivered
+  /// Set: every answer token comes with its log-probability and those of this many best tokens, 0
+  /// to kMostLogprobs.
+  std::optional<int32_t> logprobs;
+  /// And so does every prompt token from the second on. No cached pages are taken then: the logits
+  /// of their tokens are not kept.
+  bool prompt_logprobs = false;
+
+  uint64_t tenant = 0;   // cached pages are shared only among requests of one tenant
+  uint64_t client = 0;   // requests of different clients take turns
+  int32_t priority = 0;  // higher ones go first
+  bool reuse = true;     // take cached pages of the same prefix
+  bool speculate =
+      true;  // let the engine guess ahead, where it does at all; the answer is the same
+  /// The end waits until what was computed would be found again after a kill -9 of every process,
+  /// or for a deadline (Finish::saved says which). Tokens come as ever.
+  bool durable = false;
+};
+
+using core::TokenLogprob;
+using core::TokenLogprobs;
+
+/// Why a request took no more cached pages than it did.
+enum class ReuseLimit : uint8_t {
+  kNone,      // all of the prompt but its last token was there
+  kNotAsked,  // the request did not want any
+  kNothing,   // no block of the prompt was known
+  kDiffers,   // the prompt goes on differently from what is known
+  kEvicted,   // its pages were there once, and made room for others
+  kLate,      // there are records of it, but they did not come in time
+  kDamaged,   // records of it were missing or damaged, of some head at least
+};
+
+/// Where reused tokens came from.
+struct ReusedFrom {
+  uint64_t device = 0;  // the pages were there
+  uint64_t host = 0;    // records in host memory
+  uint64_t disk = 0;
+  uint64_t remote = 0;  // another host
+
+  uint64_t total() const { return device + host + disk + remote; }
+  ReusedFrom& operator+=(const ReusedFrom& more) {
+    device += more.device;
+    host += more.host;
+    disk += more.disk;
+    remote += more.remote;
+    return *this;
+  }
+  bool operator==(const ReusedFrom&) const = default;
+};
+
+enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kFailed };
+
+struct Usage {
+  int32_t prompt_tokens = 0;
+  int32_t completion_tokens = 0;
+  int32_t reused_tokens = 0;    // of the prompt, from cached pages or records
+  ReusedFrom reused_from = {};  // the same
+  int32_t computed_tokens = 0;  // forward passes of tokens: prompt, answer, guesses, and again
+                                // after a preemption
+  ReuseLimit reuse_limit = ReuseLimit::kNothing;
+  int32_t preemptions = 0;      // times its pages were taken away for others
+  int32_t drafted_tokens = 0;   // guessed ahead
+  int32_t accepted_tokens = 0;  // guessed right
+  double queue_seconds = 0;
+  double prefill_seconds = 0;
+  double decode_seconds = 0;
+};
+
+struct Finish {
+  FinishReason reason = FinishReason::kStop;
+  absl::Status status;  // set when kFailed: what went wrong, naming rank and host where it was one
+  Usage usage;
+  /// Only of durable requests: all records are where they outlive the processes. False when they
+  /// did not get there in time, or the request did not end by itself.
+  bool saved = false;
+};
+
+/// Receives what a request produces, in order, from the engine's own thread; must return quickly
+/// and not call the engine.
+struct EngineSink {
+  std::function<void(std::span<const int32_t> tokens)> on_tokens;
+  /// logits: [vocab] of prompt position `position`, ascending. Only with want_prompt_logits.
+  std::function<void(int64_t position, std::span<const float> logits)> on_logits;
+  /// Of the tokens at `position` and after it, ascending; answer tokens come before on_tokens tells
+  /// of them. Only with logprobs.
+  std::function<void(int64_t position, std::span<const TokenLogprobs> logprobs)> on_logprobs =
+      nullptr;
+  std::function<void(const Finish& finish)> on_finish;  // exactly once, last
+};
+
+using RequestId = uint64_t;
+
+struct RankStatus {
+  int rank = 0;
+  std::string host;
+  int64_t weight_bytes = 0;
+  std::string device;
+};
+
+/// What has become of the records of all ranks, as far as they have told.
+struct RecordStatus {
+  uint64_t put = 0;          // given to the tiers
+  uint64_t dropped = 0;      // not even that: too many were waiting
+  uint64_t refused = 0;      // in batches that a tier did not take whole
+  uint64_t fetched = 0;      // got from the tiers, whole
+  uint64_t damaged = 0;      // got from the tiers, but not what they should be
+  uint64_t late = 0;         // fetches that were given up
+  uint64_t not_durable = 0;  // durable requests that ended without
+};
+
+struct EngineStatus {
+  std::vector<RankStatus> ranks;
+  int32_t running = 0;
+  int32_t waiting = 0;
+  int64_t blocks_total = 0;
+  int64_t blocks_used = 0;      // by running requests
+  int64_t blocks_cached = 0;    // besides: kept for whoever comes with the same prefix
+  uint64_t prompt_tokens = 0;   // of all requests that ran, and
+  uint64_t reused_tokens = 0;   // those of them that came from cached pages or records
+  ReusedFrom reused_from = {};  // the same
+  bool keeps_records = false;   // all ranks have a tier
+  RecordStatus records = {};
+  uint64_t preemptions = 0;
+  uint64_t drafted_tokens = 0;
+  uint64_t accepted_tokens = 0;
+  uint64_t steps = 0;
+  uint64_t tokens_generated = 0;
+  uint64_t tokens_prefilled = 0;
+  double tokens_per_second = 0;  // generated, over the last ten seconds
+};
+
+/// The engine as the frontend sees it: the coordinator of this process, or one reached over ZeroMQ.
+/// Nobody above knows which. Thread safety: all methods may be called from any thread.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  /// Takes a request; the sink is called from now on. kInvalidArgument (bad token, empty prompt),
+  /// kOutOfRange (longer than the context), kResourceExhausted (queue full), kUnavailable (the
+  /// engine is dead, saying which rank and host).
+  virtual absl::StatusOr<RequestId> Submit(EngineRequest request, EngineSink sink) = 0;
+
+  /// Ends a request within a step; its sink gets on_finish with kCancelled. Unknown or ended ids
+  /// are ignored.
+  virtual void Cancel(RequestId id) = 0;
+
+  virtual absl::StatusOr<EngineStatus> Status() = 0;
+
+  /// OK while the engine can answer; otherwise why not. The first error sticks, except kUnknown:
+  /// the engine is gone, and why is being found out.
+  virtual absl::Status Health() = 0;
+};
+
+}  // namespace tandem::parallel

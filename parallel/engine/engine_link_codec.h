@@ -1,0 +1,78 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "core/base/status.h"
+#include "parallel/engine/engine.h"
+
+namespace tandem::parallel {
+
+inline constexpr uint8_t kLinkVersion = 4;
+
+// The messages between a RemoteEngine ("client") and an EngineServer. Request and query numbers are
+// the client's.
+
+struct LinkHello {};    // client: I am here
+struct LinkWelcome {};  // server: and so am I
+struct LinkPing {};     // server: nothing; sent to learn whether the client is still there
+struct LinkStop {};     // client: end the engine
+struct LinkSubmit {     // client
+  RequestId id = 0;
+  EngineRequest request;
+};
+struct LinkCancel {  // client
+  RequestId id = 0;
+};
+struct LinkAccepted {  // server
+  RequestId id = 0;
+};
+struct LinkRefused {  // server: Submit's error
+  RequestId id = 0;
+  absl::Status status;
+};
+struct LinkTokens {  // server
+  RequestId id = 0;
+  std::vector<int32_t> tokens;
+};
+struct LinkLogits {  // server
+  RequestId id = 0;
+  int64_t position = 0;
+  std::vector<float> logits;  // [vocab]
+};
+struct LinkLogprobs {  // server
+  RequestId id = 0;
+  int64_t position = 0;
+  std::vector<TokenLogprobs> logprobs;
+};
+struct LinkFinish {  // server
+  RequestId id = 0;
+  Finish finish;
+};
+struct LinkStatusQuery {  // client
+  uint64_t query = 0;
+};
+struct LinkStatus {  // server
+  uint64_t query = 0;
+  absl::Status error;  // else `status`
+  EngineStatus status;
+};
+struct LinkDead {  // server: the engine's health
+  absl::Status why;
+};
+
+using LinkMessage = std::variant<LinkHello, LinkWelcome, LinkPing, LinkStop, LinkSubmit, LinkCancel,
+                                 LinkAccepted, LinkRefused, LinkTokens, LinkLogits, LinkLogprobs,
+                                 LinkFinish, LinkStatusQuery, LinkStatus, LinkDead>;
+
+/// version u8, kind u8 (the place in LinkMessage), then the fields in order, little endian.
+std::vector<std::byte> EncodeLinkMessage(const LinkMessage& message);
+
+/// kInvalidArgument, saying what is wrong, for everything that EncodeLinkMessage did not write.
+absl::StatusOr<LinkMessage> DecodeLinkMessage(std::span<const std::byte> bytes);
+
+}  // namespace tandem::parallel

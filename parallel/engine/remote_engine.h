@@ -1,0 +1,103 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "kv_store/base/zmq_tools.h"
+#include "parallel/engine/engine.h"
+#include "parallel/engine/engine_link_codec.h"
+#include "parallel/engine/engine_link_keys.h"
+
+namespace tandem::parallel {
+
+/// An engine in another process, behind its EngineServer.
+///
+/// When the link breaks, all open requests end with kUnavailable. The link alone cannot tell why,
+/// so the end waits up to `reason_wait` for somebody who knows more: the server's own last word, or
+/// a supervisor that calls MarkDead. Sinks are called from one thread of the link. Thread safety:
+/// as Engine.
+class RemoteEngine final : public Engine {
+ public:
+  struct Options {
+    std::string endpoint;
+    std::string server_key;    // public
+    kv_store::CurveKeys keys;  // the client's
+    kv_store::SocketLimits limits;
+    std::chrono::milliseconds reason_wait{4000};
+    std::chrono::milliseconds answer_patience{10000};  // for an answer to Submit or Status
+  };
+
+  /// Waits until the server answers, however long its model takes to load, asking `keep_waiting`
+  /// every 50 ms; its error ends the wait and is returned.
+  static absl::StatusOr<std::unique_ptr<RemoteEngine>> Connect(
+      Options options, const std::function<absl::Status()>& keep_waiting);
+  /// Open requests end with kUnavailable; the server hears nothing but the silence.
+  ~RemoteEngine() override;
+
+  absl::StatusOr<RequestId> Submit(EngineRequest request, EngineSink sink) override;
+  void Cancel(RequestId id) override;
+  absl::StatusOr<EngineStatus> Status() override;
+  absl::Status Health() override;
+
+  /// Says why the engine died, naming rank and host. The first reason sticks.
+  void MarkDead(const absl::Status& why);
+
+  /// Asks the server's process to end in good order (EngineServer::Wait returns OK there).
+  void RequestStop();
+
+ private:
+  struct Request {
+    EngineSink sink;
+    bool answered = false;  // accepted or refused
+    absl::Status refused;
+  };
+  struct Query {
+    std::optional<absl::StatusOr<EngineStatus>> answer;
+  };
+
+  explicit RemoteEngine(Options options);
+
+  absl::Status Handshake(const std::function<absl::Status()>& keep_waiting);
+  void Run();
+  void PollOnce();
+  void SendQueued();
+  void Receive(int most_frames);
+  void Handle(LinkMessage message);
+  std::shared_ptr<Request> Find(RequestId id);
+  void MaybeDie();
+  void FinishAll(const absl::Status& why);
+  void Queue(const LinkMessage& message);
+
+  const Options options_;
+  kv_store::WakeUp wake_;
+
+  // Used by the thread alone, once it runs.
+  zmq::context_t context_;
+  zmq::socket_t dealer_;
+  std::unique_ptr<kv_store::DisconnectMonitor> monitor_;
+  std::optional<std::chrono::steady_clock::time_point> broken_since_;
+
+  std::mutex mutex_;  // guards all below
+  std::condition_variable changed_;
+  std::deque<std::vector<std::byte>> outgoing_;
+  std::unordered_map<RequestId, std::shared_ptr<Request>> requests_;
+  std::unordered_map<uint64_t, std::shared_ptr<Query>> queries_;
+  uint64_t next_id_ = 1;
+  bool broken_ = false;  // the link; health_ follows
+  absl::Status reason_;  // given by who knows more
+  absl::Status health_;
+  bool closing_ = false;
+
+  std::thread thread_;
+};
+
+}  // namespace tandem::parallel

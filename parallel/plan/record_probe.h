@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/model/kv_view.h"
+#include "kv_store/records/record.h"
+#include "kv_store/records/tier.h"
+#include "parallel/plan/step_plan.h"
+
+namespace tandem::parallel {
+
+/// Which of a request's tokens might be restored? Asked of rank 0's tier alone, so that neither a
+/// plan nor another rank is troubled with prompts that nobody has seen before.
+struct RecordProbe {
+  FetchId id = 0;  // of the fetch that may follow
+  /// The blocks before this one need no records. Their hash, or the tenant's where there are none:
+  int32_t first_block = 0;
+  kv_store::BlockHash before{};
+  std::vector<int32_t> tokens;  // from that block on, all that may be restored
+};
+
+/// What FindSaved found.
+struct SavedTokens {
+  int32_t tokens = 0;
+  /// The farthest place that any of the records would come from.
+  kv_store::TierKind from = kv_store::TierKind::kHost;
+};
+
+/// The largest number of tokens, those of the blocks before included, up to which the tier has all
+/// records of `kv_head` that the next position sees; 0 if it has none that help. A tail is found
+/// without its length being known: all 63 lengths are asked for at once.
+/// groups: [layer groups] Thread safety: as the tier's.
+SavedTokens FindSaved(kv_store::Tier& tier, const kv_store::Fingerprint& fingerprint,
+                      const std::vector<core::KvLayerGroup>& groups, int32_t kv_head,
+                      const RecordProbe& probe);
+
+}  // namespace tandem::parallel

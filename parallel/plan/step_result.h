@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "parallel/plan/digest.h"
+
+namespace tandem::parallel {
+
+/// A sum or logit that was not finite or out of range (numerics.md, rule 3).
+struct NumericFailure {
+  int64_t position = 0;
+  bool in_logits = false;  // else in the layers
+};
+
+/// What a step gave for one sequence.
+struct SequenceResult {
+  /// Sampled, if the plan asked: one, and one more for each draft that was right, up to a failure.
+  std::vector<int32_t> tokens;
+  std::optional<NumericFailure> failure;  // the first one; the request fails behind these tokens
+};
+
+struct StepResult {
+  std::vector<SequenceResult> sequences;  // as in the plan
+  std::vector<float> logits;              // rank 0 only: [rows of gathering sequences, vocab]
+  Digest digest{};                        // of all plans and results so far
+};
+
+}  // namespace tandem::parallel

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/base/phase_times.h"
+#include "core/base/status.h"
+#include "core/model/collective.h"
+#include "core/model/kv_view.h"
+#include "core/model/model.h"
+#include "parallel/plan/digest.h"
+#include "parallel/plan/step_plan.h"
+#include "parallel/plan/step_result.h"
+#include "parallel/rank/rank_records.h"
+#include "parallel/rank/slot_table.h"
+
+namespace tandem::parallel {
+
+/// What a rank does with a plan, the same on rank 0 and on followers.
+///
+/// Every collective that the plan implies is called, whatever the data: a numeric failure is a flag
+/// in the result. An error means that this rank can go on no more: a collective failed, or the plan
+/// did not fit (then no collective was called, on any rank).
+/// Thread safety: one thread calls.
+class RankRunner {
+ public:
+  /// vocab_shards: rows of every rank. [ranks] records: what saves and fetches, or null: a plan has
+  /// none. phases: where to keep the time of each phase, or null. All references must outlive the
+  /// runner.
+  RankRunner(core::Model& model, const core::KvView& cache, core::Collective& collective,
+             SlotTable slots, std::vector<core::Range> vocab_shards, RankRecords* records = nullptr,
+             core::PhaseClock* phases = nullptr);
+
+  /// plan_hash: StepPlanHash of the plan as it travelled.
+  absl::StatusOr<StepResult> Execute(const StepPlan& plan, const Digest& plan_hash);
+
+ private:
+  struct Rows;
+
+  absl::Status MovePages(const StepPlan& plan);
+  /// Loads that follow each other; they fill different pages.
+  absl::Status Load(std::span<const PageMove> loads);
+  absl::Status Forward(const StepPlan& plan, Rows& rows);
+  void NoteFailures(const StepPlan& plan, StepResult& result) const;
+  absl::Status GatherLogits(const StepPlan& plan, const Rows& rows, StepResult& result);
+  absl::Status Sample(const StepPlan& plan, const Rows& rows, StepResult& result);
+  std::vector<core::Candidate> OwnCandidates(const StepPlan& plan, const Rows& rows);
+  bool TokenFailed(int64_t token) const;
+  void TakeSamples(const SequenceWork& work, int64_t first_token,
+                   std::span<const core::Candidate> candidates, int64_t stride,
+                   SequenceResult& result);
+  void AddToDigest(const Digest& plan_hash, StepResult& result);
+
+  core::Model& model_;
+  const core::KvView& cache_;
+  core::Collective& collective_;
+  SlotTable slots_;
+  std::vector<core::Range> vocab_shards_;
+  int64_t largest_shard_ = 0;
+  RankRecords* const records_;
+  core::PhaseClock* const phases_;
+  core::ShardLogits logits_;
+  RollingDigest digest_;
+};
+
+}  // namespace tandem::parallel

@@ -1,0 +1,49 @@
+#include "parallel/schedule/request_queue.h"
+
+#include <algorithm>
+#include <functional>
+
+namespace tandem::parallel {
+
+void RequestQueue::Add(WaitingRequest request) {
+  const RequestId id = request.state.id;
+  ++priorities_[request.state.request.priority];
+  waiting_.emplace(id, std::move(request));
+}
+
+std::optional<WaitingRequest> RequestQueue::Take(RequestId id) {
+  auto node = waiting_.extract(id);
+  if (node.empty()) return std::nullopt;
+  const auto count = priorities_.find(node.mapped().state.request.priority);
+  if (--count->second == 0) priorities_.erase(count);
+  return std::move(node.mapped());
+}
+
+WaitingRequest* RequestQueue::Find(RequestId id) {
+  const auto found = waiting_.find(id);
+  return found == waiting_.end() ? nullptr : &found->second;
+}
+
+RequestQueue::Order RequestQueue::InOrder(const FairShare& turns) {
+  Order order;
+  order.heap_.reserve(waiting_.size());
+  for (auto& [id, waiting] : waiting_) {
+    const EngineRequest& request = waiting.state.request;
+    order.heap_.emplace_back(Order::Key{-request.priority, waiting.state.preemptions == 0,
+                                        turns.served(request.client), id},
+                             &waiting);
+  }
+  // A heap: mostly, only the first few are looked at.
+  std::make_heap(order.heap_.begin(), order.heap_.end(), std::greater<>());
+  return order;
+}
+
+WaitingRequest* RequestQueue::Order::Next() {
+  if (heap_.empty()) return nullptr;
+  std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
+  WaitingRequest* next = heap_.back().second;
+  heap_.pop_back();
+  return next;
+}
+
+}  // namespace tandem::parallel

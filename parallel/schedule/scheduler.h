@@ -1,0 +1,286 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "core/model/kv_view.h"
+#include "kv_store/pages/prefix_index.h"
+#include "parallel/engine/engine.h"
+#include "parallel/engine/fair_share.h"
+#include "parallel/plan/record_probe.h"
+#include "parallel/plan/step_plan.h"
+#include "parallel/plan/step_result.h"
+#include "parallel/schedule/request_queue.h"
+#include "parallel/schedule/sequence_pages.h"
+
+namespace tandem::parallel {
+
+/// What the scheduler must know of the model, the pool and the wishes of who started it.
+struct SchedulerOptions {
+  int32_t vocab = 0;
+  int32_t largest_vocab_shard = 0;
+  int32_t context = 0;                     // most tokens of prompt and answer together
+  std::vector<core::KvLayerGroup> groups;  // [layer groups]
+  std::vector<int64_t> blocks;             // [layer groups] blocks of the pool
+  int32_t max_running = 64;                // slots
+  int32_t prefill_chunk = 512;             // prompt tokens a step, over all sequences
+  int64_t most_logits_a_step = 1 << 24;    // floats gathered of prompts' logits
+  uint64_t epoch = 0;
+  bool records = false;  // all ranks have a tier: blocks are saved and restored
+  std::vector<int64_t> block_bytes =
+      {};                   // [layer groups] of a block on the largest rank, with records
+  int64_t fetch_bytes = 0;  // of all fetches that are open, there
+};
+
+/// A request leaves the queue.
+struct Admission {
+  RequestId id = 0;
+  bool again = false;  // it was running before, and had been preempted
+  int32_t prompt_tokens = 0;
+  int32_t reused_tokens = 0;    // of what it has so far, whose pages or records were there
+  ReusedFrom reused_from = {};  // the same
+  ReuseLimit reuse_limit = ReuseLimit::kNothing;
+};
+
+/// A step as the scheduler made it: the plan, and whose work each sequence of it is.
+struct ScheduledStep {
+  StepPlan plan;
+  std::vector<RequestId> requests;     // [plan.sequences]
+  std::vector<uint64_t> incarnations;  // [plan.sequences] which time that it runs
+  std::vector<Admission> admitted;
+  std::vector<RequestId> preempted;
+  int32_t prompt_tokens = 0;  // of given tokens
+  int32_t decoding = 0;       // sequences whose answer goes on
+};
+
+/// A probe's outcome was worth fetching: the plan that leaves next begins it.
+struct BegunFetch {
+  FetchId id = 0;
+  int32_t tokens = 0;                                   // that need not be computed then
+  kv_store::TierKind from = kv_store::TierKind::kHost;  // as rank 0 was told
+};
+
+/// A token whose log-probability was asked for.
+struct ScoredToken {
+  int64_t position = 0;
+  int32_t token = 0;
+  std::span<const float> logits;  // [vocab] of the position before, into the StepResult
+};
+
+/// What a step meant for one request, in the order of EngineSink's calls.
+struct RequestEvent {
+  RequestId id = 0;
+  int64_t first_logit_position = 0;
+  std::span<const float> logits;       // [n, vocab] of prompt positions, into the StepResult
+  std::vector<ScoredToken> scored;     // by position: of the prompt, then all of `tokens` or none
+  int32_t best_logprobs = 0;           // how many besides each scored token
+  int32_t prefilled = 0;               // given tokens computed in this step
+  int32_t computed = 0;                // tokens computed in all
+  std::vector<int32_t> tokens;         // of the answer
+  int32_t drafted = 0;                 // tokens guessed ahead in this step,
+  int32_t accepted = 0;                // and those of them that were right
+  bool durable = false;                // the request is
+  std::optional<FinishReason> finish;  // with status where it is kFailed
+  absl::Status status;
+};
+
+/// Guesses of how a request's tokens go on, at most `most` of them, for a step that carries so many
+/// tokens without them.
+using DraftSource = std::function<std::vector<int32_t>(const RequestState& request, int32_t most,
+                                                       int32_t step_tokens)>;
+
+/// Decides what runs in each step. Holds no device code, sockets or clocks.
+///
+/// Every sequence past its prompt computes one token a step (and drafts, where there are). Prompts
+/// share `prefill_chunk` tokens a step, or fewer while others decode (SetPromptTokens); each has
+/// the first turns until it has had prefill_chunk tokens, then goes behind those that have had
+/// fewer. Order everywhere: priority, then clients that were served less, then arrival.
+///
+/// Memory is given as sequences grow. A request is admitted when a slot is free and the pages that
+/// its prompt needs are, besides those that running prompts still need and a little headroom, or
+/// if there are enough for all that all of them can ever need; cached pages count as free. It
+/// starts behind the pages that the prefix index has for it. If a running sequence is just
+/// computing a beginning that both share, it waits for that, as long as the other one moves.
+///
+/// When pages run out, nothing idle is left to evict, the running sequence of the lowest priority
+/// that came last is preempted: its pages become idle, it goes to the head of the queue with its
+/// answer so far, and what is not evicted meanwhile it finds again. The rest is recomputed, to the
+/// same bits; on a CPU the pool is host memory already, so there is nowhere cheaper to spill to.
+/// The oldest sequence of the highest priority is served memory first and nobody preempts it, so
+/// it always advances.
+///
+/// With records, each block that is full is saved by the plan after the one that filled it, and so
+/// is the tail when a sequence ends. A request in the queue that goes on beyond what the index has
+/// is looked for in the tiers, in two phases, while all others go on: a probe of rank 0's tier, and
+/// then a fetch, which a plan begins on all ranks. It is admitted when either has ended (Probed,
+/// Fetched), with the blocks that all ranks have as if they had been cached: the plan that opens
+/// its slot loads them.
+///
+/// Schedule may be called once more before the commit of the step it gave last (the plan ahead):
+/// the next token of a sequence is then named, not known. What a step computed for a sequence that
+/// has ended or was preempted meanwhile is dropped.
+///
+/// Invariants: blocks in use = blocks in the tables of running sequences; every one of those is in
+/// the plans' order: a block that is freed is written again by later plans only.
+/// Thread safety: none; the step loop owns it.
+class Scheduler {
+ public:
+  explicit Scheduler(SchedulerOptions options);
+  ~Scheduler();
+
+  /// Whether such a request can run here. kInvalidArgument, kOutOfRange as in Engine::Submit.
+  static absl::Status Check(const SchedulerOptions& options, const EngineRequest& request);
+
+  /// Puts a checked request into the queue. Ids ascend in order of arrival.
+  void Add(RequestId id, EngineRequest request);
+
+  /// Ends a request; true if it was waiting or running. Its slot and blocks are free at once.
+  bool Cancel(RequestId id);
+
+  /// How many prompt tokens may be in a step in which so many sequences decode, at least 1; null:
+  /// prefill_chunk.
+  void SetPromptTokens(std::function<int32_t(int32_t decoding, int32_t prompts)> tokens) {
+    prompt_tokens_ = std::move(tokens);
+  }
+  /// Where drafts come from; null: there are none.
+  void SetDraftSource(DraftSource source) { drafts_ = std::move(source); }
+
+  /// Whether so many tokens are better restored than computed, from there; from: nothing as long as
+  /// nobody has looked where they are. Null: always.
+  using RestoreWorth = std::function<bool(int32_t tokens, std::optional<kv_store::TierKind> from)>;
+  void SetRestoreWorth(RestoreWorth worth) { restore_worth_ = std::move(worth); }
+  /// What rank 0's tier is to be asked now; each is answered by one Probed.
+  std::vector<RecordProbe> TakeProbes();
+  /// So many tokens of the request might be restored (FindSaved); 0: none, or it is not known in
+  /// time. The fetch that follows, if one does.
+  std::optional<BegunFetch> Probed(FetchId probe, SavedTokens saved);
+  /// The blocks of a fetch, from the front, that all ranks have, and where they came from. late: it
+  /// was not waited for any longer. Unknown ids are ignored: their requests have ended.
+  void Fetched(FetchId fetch, std::span<const kv_store::TierKind> from, bool late);
+  /// Whether Schedule or TakeProbes may have something now, without news from tiers.
+  bool has_work();
+
+  /// The next step, or nothing if no request has work (left) to schedule. With records, a step may
+  /// have no sequences.
+  std::optional<ScheduledStep> Schedule();
+
+  /// Takes in what the oldest scheduled step gave; ends the sequences that are done. Events point
+  /// into `result`.
+  std::vector<RequestEvent> Commit(const ScheduledStep& step, const StepResult& result);
+
+  /// The plan that ends the ranks.
+  StepPlan StopPlan();
+
+  /// Evicts all cached pages that nobody uses.
+  void ClearCache() { index_.Clear(); }
+
+  /// A running request; null for others. Good until the next call of something that is not const.
+  const RequestState* FindRunning(RequestId id) const;
+
+  int32_t running() const { return static_cast<int32_t>(running_.size()); }
+  int32_t waiting() const { return static_cast<int32_t>(queue_.size()); }
+  int64_t blocks_total() const;
+  int64_t blocks_used() const;    // by running sequences
+  int64_t blocks_cached() const;  // besides
+  /// Of the fetches that are open, on the largest rank.
+  int64_t fetch_bytes() const { return fetch_bytes_; }
+  const SchedulerOptions& options() const { return options_; }
+
+ private:
+  struct Running {
+    RequestState state;
+    SequencePages pages;
+    SlotId slot = 0;
+    uint64_t incarnation = 0;
+    int32_t given = 0;            // tokens known when it was admitted: they come in the plans
+    int32_t first_position = 0;   // behind the pages that it took
+    int32_t positions = 0;        // scheduled so far
+    int32_t committed = 0;        // computed
+    int32_t samples = 0;          // answer tokens scheduled so far, in all incarnations
+    bool drafting = false;        // drafts are under way: how far it gets is not known
+    bool opened = false;          // a plan that left has opened its slot
+    int32_t wanted = 0;           // tokens of the step in the making
+    std::vector<int32_t> drafts;  // of the step in the making
+
+    bool in_prompt() const { return positions < given; }
+    bool can_decode() const { return !in_prompt() && !drafting && samples < state.limit; }
+  };
+  /// By priority, highest first, then by arrival: who is given memory first, and preempted last.
+  using RunningKey = std::pair<int32_t, RequestId>;
+  using RunningMap = std::map<RunningKey, Running>;
+
+  // scheduler_admission.cpp
+  void Admit();
+  enum class Outcome { kAdmitted, kWaitsForOthers, kNoMemory };
+  Outcome TryAdmit(WaitingRequest& waiting);
+  bool StillWaitsForLeader(WaitingRequest& waiting) const;
+  bool FindLeader(WaitingRequest& waiting, int32_t taken, int32_t most) const;
+  bool FitsMemory(const RequestState& state, const SequencePages& pages) const;
+  bool CanMakeRoomFor(int32_t priority) const;
+  void Start(WaitingRequest waiting, SequencePages pages, size_t restorable);
+
+  // scheduler_restore.cpp
+  bool WaitsForRecords(const WaitingRequest& waiting) const;
+  bool BeginProbe(WaitingRequest& waiting, std::vector<RecordProbe>& probes);
+  bool PlanFetch(const WaitingRequest& waiting, SavedTokens saved, Restore& restore) const;
+  int64_t FetchBytes(const std::vector<FetchBlock>& blocks) const;
+  ReusedFrom TakeRestored(WaitingRequest& waiting, SequencePages& pages, size_t count);
+  void EndRestore(Restore& restore);
+  void CloseFetch(Restore& restore);
+  void LookAgainBehind();
+  std::vector<BlockSave>* saves() { return options_.records ? &saves_ : nullptr; }
+
+  int32_t SelectDecodes();
+  void SelectPrompts(int32_t decoding);
+  void SelectDrafts();
+  int32_t PromptTokensBeside(int32_t decoding, int32_t prompts) const;
+  int32_t PromptTokensAllowed(const Running& sequence, int32_t budget, int64_t logits) const;
+  void Place(RunningMap::iterator it, ScheduledStep& step);
+  void AddWork(Running& sequence, ScheduledStep& step);
+  void Preempt(RunningMap::iterator it);
+  void FreeSlot(Running& sequence);
+
+  RunningMap::iterator FindIncarnation(RequestId id, uint64_t incarnation);
+  void TakeOutcome(Running& sequence, const SequenceWork& work, const SequenceResult& outcome,
+                   RequestEvent& event);
+  void AddScored(const RequestState& state, const SequenceWork& work, std::span<const float> logits,
+                 RequestEvent& event) const;
+  static std::optional<FinishReason> TakeTokens(Running& sequence, std::span<const int32_t> tokens,
+                                                RequestEvent& event);
+  void End(RunningMap::iterator it, bool keep_pages);
+
+  SchedulerOptions options_;
+  kv_store::PrefixIndex index_;
+  FairShare turns_;
+  RequestQueue queue_;
+  RunningMap running_;
+  std::unordered_map<RequestId, RunningKey> keys_;  // of running_
+  DraftSource drafts_;
+  std::function<int32_t(int32_t, int32_t)> prompt_tokens_;
+  RestoreWorth restore_worth_;
+  std::unordered_map<FetchId, RequestId> restores_;  // that are under way or ready
+  int32_t looking_ = 0;                              // restores that probe or fetch
+  int64_t fetch_bytes_ = 0;                          // of fetches that are open
+  FetchId next_fetch_ = 1;
+  // What the next plan brings the ranks besides work.
+  std::vector<SlotId> closing_;
+  std::vector<OpenedSlot> opening_;
+  std::vector<BlockSave> saves_;
+  bool flush_ = false;
+  std::vector<PageMove> moves_;
+  std::vector<FetchId> ended_fetches_;
+  std::vector<BlockFetch> fetches_;
+  std::vector<Admission> admitted_;
+  std::vector<RequestId> preempted_;
+  std::vector<SlotId> free_slots_;  // a stack
+  uint64_t next_step_ = 1;
+  uint64_t next_incarnation_ = 1;
+};
+
+}  // namespace tandem::parallel

@@ -1,0 +1,265 @@
+#include "parallel/schedule/sequence_pages.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "kv_store/pages/pool_size.h"
+
+namespace tandem::parallel {
+
+using core::BlockId;
+using core::kNoBlock;
+
+SequencePages::SequencePages(kv_store::PrefixIndex& index,
+                             const std::vector<core::KvLayerGroup>& groups, uint64_t tenant,
+                             std::span<const int32_t> tokens, int32_t most)
+    : index_(&index),
+      groups_(&groups),
+      tenant_(tenant),
+      adopts_(most > 0),
+      tables_(groups.size()),
+      left_behind_(groups.size(), 0),
+      held_(groups.size(), 0),
+      changes_(groups.size()) {
+  if (!adopts_) {
+    place_ = index.Enter(tenant);
+    hash_ = kv_store::PrefixIndex::HashAt(place_);
+    return;
+  }
+  match_ = index.Take(tenant, tokens, most);
+  place_ = match_.place;
+  hash_ = kv_store::PrefixIndex::HashAt(place_);
+  for (size_t g = 0; g < groups.size(); ++g) {
+    for (size_t i = 0; i < match_.tables[g].size(); ++i) SetBlock(g, i, match_.tables[g][i]);
+    const auto& table = tables_[g];
+    added_ = table.size();
+    left_behind_[g] = static_cast<size_t>(
+        std::find_if(table.begin(), table.end(), [](BlockId block) { return block != kNoBlock; }) -
+        table.begin());
+  }
+}
+
+void SequencePages::SetBlock(size_t group, size_t index, BlockId block) {
+  auto& table = tables_[group];
+  if (index == table.size()) {
+    table.push_back(block);
+    held_[group] += block != kNoBlock ? 1 : 0;
+  } else {
+    held_[group] += (block != kNoBlock ? 1 : 0) - (table[index] != kNoBlock ? 1 : 0);
+    table[index] = block;
+  }
+  changes_[group].push_back({.index = static_cast<int32_t>(index), .block = block});
+}
+
+void SequencePages::Copy(std::vector<PageMove>& moves) {
+  if (match_.copied == 0) return;
+  std::vector<std::optional<BlockId>> own;
+  for (size_t g = 0; g < groups_->size(); ++g) own.push_back(index_->Allocate(g));
+  const bool all = std::all_of(own.begin(), own.end(), [](const auto& b) { return b.has_value(); });
+  for (size_t g = 0; g < groups_->size(); ++g) {
+    if (all) {
+      moves.emplace_back(
+          BlockCopy{.group = static_cast<int32_t>(g), .from = match_.copy_from[g], .to = *own[g]});
+      SetBlock(g, tables_[g].size(), *own[g]);
+    } else if (own[g]) {
+      index_->Release(g, *own[g]);
+    }
+    // Whoever gets the block next writes to it after the copies of this plan, or later.
+    index_->Release(g, match_.copy_from[g]);
+  }
+  if (!all) match_.tokens -= match_.copied;
+  match_.copied = 0;
+}
+
+bool SequencePages::Sees(size_t group, int32_t position, int32_t first_block,
+                         std::span<const FetchBlock> blocks) const {
+  const auto& table = tables_[group];
+  const auto last = static_cast<size_t>(kv_store::BlocksFor(position));
+  for (auto i = static_cast<size_t>(kv_store::FirstSeenBlock((*groups_)[group], position));
+       i < last; ++i) {
+    const bool there =
+        i < table.size()
+            ? table[i] != kNoBlock
+            : ((blocks[i - static_cast<size_t>(first_block)].groups >> group) & 1U) != 0;
+    if (!there) return false;
+  }
+  return true;
+}
+
+size_t SequencePages::Restorable(int32_t first_block, std::span<const FetchBlock> blocks) const {
+  const auto full = static_cast<int32_t>(tables_[0].size());
+  if (!adopts_ || full < first_block) return 0;
+  for (size_t count = blocks.size(); count > 0; --count) {
+    const int32_t end = (first_block + static_cast<int32_t>(count) - 1) * core::kPageTokens +
+                        blocks[count - 1].tokens;
+    if (end <= match_.tokens) return 0;
+    bool sees = true;
+    for (size_t g = 0; g < groups_->size() && sees; ++g) {
+      sees = Sees(g, end, first_block, blocks);
+    }
+    if (sees) return count;
+  }
+  return 0;
+}
+
+void SequencePages::DropPart() {
+  if (match_.copied == 0) return;
+  for (size_t g = 0; g < groups_->size(); ++g) index_->Release(g, match_.copy_from[g]);
+  match_.tokens -= match_.copied;
+  match_.copied = 0;
+}
+
+bool SequencePages::Restore(FetchId fetch, int32_t first_block, std::span<const FetchBlock> blocks,
+                            std::span<const int32_t> tokens, std::vector<PageMove>& moves) {
+  const size_t first = tables_[0].size() - static_cast<size_t>(first_block);
+  const int32_t end = (first_block + static_cast<int32_t>(blocks.size()) - 1) * core::kPageTokens +
+                      blocks.back().tokens;
+  std::vector<BlockLoad> loads;
+  std::vector<size_t> seen;  // [layer groups]
+  for (const core::KvLayerGroup& group : *groups_) {
+    seen.push_back(static_cast<size_t>(kv_store::FirstSeenBlock(group, end)));
+  }
+  for (size_t i = first; i < blocks.size(); ++i) {
+    BlockLoad& load = loads.emplace_back();
+    load.fetch = fetch;
+    load.index = static_cast<int32_t>(i);
+    for (size_t g = 0; g < groups_->size(); ++g) {
+      load.blocks.push_back(kNoBlock);
+      if (i + static_cast<size_t>(first_block) < seen[g]) continue;
+      const std::optional<BlockId> block = index_->Allocate(g);
+      if (block) {
+        load.blocks.back() = *block;
+        continue;
+      }
+      for (const BlockLoad& earlier : loads) {
+        for (size_t h = 0; h < earlier.blocks.size(); ++h) {
+          if (earlier.blocks[h] != kNoBlock) index_->Release(h, earlier.blocks[h]);
+        }
+      }
+      return false;
+    }
+  }
+  DropPart();
+  for (size_t g = 0; g < groups_->size(); ++g) {
+    for (size_t& i = left_behind_[g]; i < std::min(seen[g], tables_[g].size()); ++i) {
+      index_->Release(g, tables_[g][i]);
+      SetBlock(g, i, kNoBlock);
+    }
+    for (const BlockLoad& load : loads) SetBlock(g, tables_[g].size(), load.blocks[g]);
+    left_behind_[g] = std::max(left_behind_[g], std::min(seen[g], tables_[g].size()));
+  }
+  for (BlockLoad& load : loads) moves.emplace_back(std::move(load));
+  match_.tokens = end;
+  while (static_cast<int32_t>(added_ + 1) * core::kPageTokens <= end && AddOne(tokens)) {
+    kv_store::PrefixIndex::MarkSaved(place_);
+  }
+  AddTail(tokens, end, nullptr);
+  return true;
+}
+
+bool SequencePages::Grow(int32_t start, int32_t end) {
+  const auto wanted = static_cast<size_t>(kv_store::BlocksFor(end));
+  for (size_t g = 0; g < groups_->size(); ++g) {
+    const int window = (*groups_)[g].window;
+    if (window > 0) {
+      const auto seen = static_cast<size_t>(std::max(0, start - window + 1) / core::kPageTokens);
+      for (size_t& i = left_behind_[g]; i < std::min(seen, tables_[g].size()); ++i) {
+        index_->Release(g, tables_[g][i]);
+        SetBlock(g, i, kNoBlock);
+      }
+    }
+    while (tables_[g].size() < wanted) {
+      const std::optional<BlockId> block = index_->Allocate(g);
+      if (!block) return false;
+      SetBlock(g, tables_[g].size(), *block);
+    }
+  }
+  return true;
+}
+
+std::vector<std::vector<BlockChange>> SequencePages::TakeChanges() {
+  return std::exchange(changes_, std::vector<std::vector<BlockChange>>(groups_->size()));
+}
+
+std::vector<BlockId> SequencePages::BlocksAt(size_t index) const {
+  std::vector<BlockId> blocks;
+  for (const auto& table : tables_)
+    blocks.push_back(index < table.size() ? table[index] : kNoBlock);
+  return blocks;
+}
+
+bool SequencePages::AddOne(std::span<const int32_t> tokens) {
+  const std::vector<BlockId> own = BlocksAt(added_);
+  std::vector<BlockId> blocks = own;
+  kv_store::PrefixNode* next = index_->Extend(
+      place_, tokens.subspan(added_ * core::kPageTokens, core::kPageTokens), blocks, adopts_);
+  if (next == nullptr) {
+    apart_ = true;
+    return false;
+  }
+  place_ = next;
+  hash_ = kv_store::PrefixIndex::HashAt(next);
+  for (size_t g = 0; g < blocks.size(); ++g) {
+    if (blocks[g] != own[g]) SetBlock(g, added_, blocks[g]);
+  }
+  ++added_;
+  return true;
+}
+
+void SequencePages::AddFull(std::span<const int32_t> tokens, int32_t computed,
+                            std::vector<BlockSave>* saves) {
+  while (static_cast<int32_t>(added_ + 1) * core::kPageTokens <= computed) {
+    const kv_store::BlockHash before = hash_;
+    bool unsaved = true;
+    if (!apart_ && AddOne(tokens)) {
+      unsaved = saves != nullptr && kv_store::PrefixIndex::MarkSaved(place_);
+    } else {
+      // Nobody knows whether the index's block has records, and it may be gone when this one ends.
+      if (saves == nullptr) return;
+      hash_ = kv_store::ChainHash(before,
+                                  tokens.subspan(added_ * core::kPageTokens, core::kPageTokens));
+      ++added_;
+    }
+    if (!unsaved) continue;
+    saves->push_back({.hash = hash_,
+                      .before = before,
+                      .tenant = tenant_,
+                      .tokens = core::kPageTokens,
+                      .blocks = BlocksAt(added_ - 1)});
+  }
+}
+
+void SequencePages::AddTail(std::span<const int32_t> tokens, int32_t computed,
+                            std::vector<BlockSave>* saves) {
+  AddFull(tokens, computed, saves);
+  if (apart_) return;
+  const size_t begin = added_ * core::kPageTokens;
+  index_->AddTail(place_, tokens.subspan(begin, static_cast<size_t>(computed) - begin),
+                  BlocksAt(added_));
+}
+
+void SequencePages::SaveTail(std::span<const int32_t> tokens, int32_t computed,
+                             std::vector<BlockSave>& saves) const {
+  const size_t begin = added_ * core::kPageTokens;
+  const auto end = static_cast<size_t>(computed);
+  const std::vector<BlockId> blocks = BlocksAt(added_);
+  if (end <= begin || std::find(blocks.begin(), blocks.end(), kNoBlock) != blocks.end()) return;
+  saves.push_back({.hash = kv_store::ChainHash(hash_, tokens.subspan(begin, end - begin)),
+                   .before = hash_,
+                   .tenant = tenant_,
+                   .tokens = computed - static_cast<int32_t>(begin),
+                   .blocks = blocks});
+}
+
+void SequencePages::Release() {
+  for (size_t g = 0; g < groups_->size(); ++g) {
+    for (const BlockId block : tables_[g]) {
+      if (block != kNoBlock) index_->Release(g, block);
+    }
+    if (match_.copied > 0) index_->Release(g, match_.copy_from[g]);
+  }
+  index_->Leave(place_);
+}
+
+}  // namespace tandem::parallel

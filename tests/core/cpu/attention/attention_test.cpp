@@ -1,0 +1,354 @@
+#include "core/cpu/attention/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/base/float_convert.h"
+#include "core/cpu/attention/attention_by_chunks.h"
+#include "tests/support/isas.h"
+
+namespace tandem::core {
+namespace {
+
+constexpr int kLayers = 2;
+
+float Random(std::mt19937& generator) { return static_cast<float>(generator()) * 0x1p-31F - 1.0F; }
+
+bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+/// A pool with one sequence, whose blocks lie in shuffled order; every byte that nobody wrote is
+/// part of a NaN. Keys and values stand beside it, rounded to the cache's dtype, for the reference.
+class Cache {
+ public:
+  Cache(int head_dim, int kv_heads, KvDtype dtype, int64_t tokens, uint32_t seed = 1)
+      : generator_(seed), head_dim_(head_dim), kv_heads_(kv_heads), dtype_(dtype) {
+    KvGeometry geometry;
+    geometry.groups = {{0, {0, 1}}};
+    geometry.layers = kLayers;
+    geometry.kv_heads = kv_heads;
+    geometry.head_dim = head_dim;
+    geometry.dtype = dtype;
+    const int64_t count = (tokens + kPageTokens - 1) / kPageTokens;
+    pool_.assign(static_cast<size_t>(geometry.BlockBytes(0) * count), std::byte{0xff});
+    const int64_t layer_bytes = geometry.PageBytes() * kv_heads;
+    view_ = KvView(geometry, {{pool_.data(), geometry.BlockBytes(0), 0},
+                              {pool_.data() + layer_bytes, geometry.BlockBytes(0), 0}});
+    for (int64_t b = 0; b < count; ++b) blocks_.push_back(static_cast<BlockId>(b));
+    std::shuffle(blocks_.begin(), blocks_.end(), generator_);
+    for (int64_t t = 0; t < tokens; ++t) Append();
+  }
+
+  void Append() {
+    const auto token = static_cast<int64_t>(keys_.size()) / (kLayers * kv_heads_);
+    for (int layer = 0; layer < kLayers; ++layer) {
+      for (int head = 0; head < kv_heads_; ++head) {
+        std::vector<float> key(static_cast<size_t>(head_dim_)), value(key.size());
+        for (float& x : key) x = Random(generator_) * 2.0F;
+        for (float& x : value) x = Random(generator_);
+        StoreKeyValue(view_.geometry(), Page(layer, head, token),
+                      static_cast<int>(token % kPageTokens), key, value);
+        for (auto* vector : {&key, &value}) {
+          for (float& x : *vector) x = dtype_ == KvDtype::kF16 ? HalfToFloat(FloatToHalf(x)) : x;
+        }
+        keys_.push_back(key);
+        values_.push_back(value);
+      }
+    }
+  }
+
+  KvPage Page(int layer, int head, int64_t token) const {
+    return view_.Page(layer, head, blocks_[static_cast<size_t>(token / kPageTokens)]);
+  }
+  const std::vector<float>& key(int layer, int head, int64_t token) const {
+    return keys_[Index(layer, head, token)];
+  }
+  const std::vector<float>& value(int layer, int head, int64_t token) const {
+    return values_[Index(layer, head, token)];
+  }
+  HeadPages Head(int layer, int head) const { return {&view_, layer, head, blocks_}; }
+  std::vector<float> Query() {
+    std::vector<float> query(static_cast<size_t>(head_dim_));
+    for (float& x : query) x = Random(generator_) * 2.0F;
+    return query;
+  }
+  std::vector<BlockId>& blocks() { return blocks_; }
+  int head_dim() const { return head_dim_; }
+
+  /// Makes every byte of a token's slot part of a NaN.
+  void Poison(int layer, int head, int64_t token) {
+    const std::vector<float> nan(static_cast<size_t>(head_dim_),
+                                 std::numeric_limits<float>::quiet_NaN());
+    StoreKeyValue(view_.geometry(), Page(layer, head, token), static_cast<int>(token % kPageTokens),
+                  nan, nan);
+  }
+
+ private:
+  size_t Index(int layer, int head, int64_t token) const {
+    return static_cast<size_t>((token * kLayers + layer) * kv_heads_ + head);
+  }
+
+  std::mt19937 generator_;
+  int head_dim_;
+  int kv_heads_;
+  KvDtype dtype_;
+  std::vector<std::byte> pool_;
+  KvView view_;
+  std::vector<BlockId> blocks_;
+  std::vector<std::vector<float>> keys_;  // [tokens, layers, kv_heads][head_dim]
+  std::vector<std::vector<float>> values_;
+};
+
+std::vector<float> Attend(Isa isa, const Cache& cache, int layer, int head,
+                          const std::vector<float>& query, int64_t position, int window,
+                          float scale) {
+  std::vector<float> out(query.size(), 42.0F);
+  AttendHead(isa, query, cache.Head(layer, head), position, window, scale, out);
+  return out;
+}
+
+/// The slow obvious softmax in double.
+void ExpectNearDouble(const Cache& cache, int layer, int head, const std::vector<float>& query,
+                      int64_t position, int window, float scale, const std::vector<float>& out) {
+  const int64_t first = window == 0 ? 0 : std::max<int64_t>(0, position - window + 1);
+  std::vector<double> scores;
+  double size = 0.0, maximum = -1e300;  // size: what bounds the rounding of a score
+  for (int64_t t = first; t <= position; ++t) {
+    double score = 0.0, absolute = 0.0;
+    for (size_t d = 0; d < query.size(); ++d) {
+      const double term = static_cast<double>(query[d]) * cache.key(layer, head, t)[d];
+      score += term;
+      absolute += std::fabs(term);
+    }
+    scores.push_back(score * scale);
+    maximum = std::max(maximum, scores.back());
+    size = std::max(size, absolute * std::fabs(scale));
+  }
+  double sum = 0.0;
+  for (double& score : scores) sum += score = std::exp(score - maximum);
+  // A score errs by head_dim roundings of at most `size`, and so does the maximum; a weight by
+  // that, relatively, and by exp's ulp; sums of up to 256 tokens and the chunks round once a term.
+  const double epsilon = 0x1p-24;
+  const double relative =
+      2.0 * (static_cast<double>(query.size()) + 2.0) * size * epsilon +
+      (256.0 + 2.0 * static_cast<double>(position / kChunkTokens + 1) + 8.0) * epsilon;
+  for (size_t d = 0; d < out.size(); ++d) {
+    double exact = 0.0, absolute = 0.0;
+    for (size_t i = 0; i < scores.size(); ++i) {
+      const double term =
+          scores[i] / sum * cache.value(layer, head, first + static_cast<int64_t>(i))[d];
+      exact += term;
+      absolute += std::fabs(term);
+    }
+    ASSERT_NEAR(out[d], exact, 2.0 * relative * absolute) << "position " << position << " d " << d;
+  }
+}
+
+struct Shape {
+  int head_dim;
+  KvDtype dtype;
+};
+
+class AttentionTest : public testing::TestWithParam<Shape> {};
+
+TEST_P(AttentionTest, AgreesWithDoubleAndBetweenIsas) {
+  const auto [head_dim, dtype] = GetParam();
+  Cache cache(head_dim, 2, dtype, 800);
+  const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim));
+  for (const int window : {0, 1, 16, 100, 512}) {
+    for (const int64_t position :
+         {0, 1, 15, 16, 63, 64, 65, 254, 255, 256, 257, 511, 512, 530, 799}) {
+      const std::vector<float> query = cache.Query();
+      const std::vector<float> out =
+          Attend(Isa::kScalar, cache, 1, 1, query, position, window, scale);
+      ExpectNearDouble(cache, 1, 1, query, position, window, scale, out);
+      for (const Isa isa : test::SupportedIsas()) {
+        EXPECT_TRUE(SameBits(Attend(isa, cache, 1, 1, query, position, window, scale), out))
+            << IsaName(isa) << " position " << position << " window " << window;
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, GivesTheSameBitsForManyQueriesAtOnce) {
+  const auto [head_dim, dtype] = GetParam();
+  Cache cache(head_dim, 1, dtype, 700);
+  const float scale = 0.3F;
+  std::mt19937 generator(5);
+  for (const Isa isa : test::SupportedIsas()) {
+    for (const int window : {0, 20, 300}) {
+      for (const int count : {1, 2, 3, 4, 5, 9}) {
+        std::vector<std::vector<float>> queries, out;
+        std::vector<AttentionQuery> together;
+        const auto start = static_cast<int64_t>(generator() % 600);
+        for (int i = 0; i < count; ++i) {
+          queries.push_back(cache.Query());
+          out.emplace_back(queries.back().size(), 42.0F);
+        }
+        for (int i = 0; i < count; ++i) {
+          const auto q = static_cast<size_t>(i);
+          // Neighbours, equals, and one far away.
+          const int64_t position = i == 3 ? 699 : start + i / 2 * 7;
+          together.push_back({queries[q].data(), out[q].data(), position});
+        }
+        const auto expect_all = [&](const char* how) {
+          for (size_t q = 0; q < together.size(); ++q) {
+            EXPECT_TRUE(SameBits(out[q], Attend(Isa::kScalar, cache, 0, 0, queries[q],
+                                                together[q].position, window, scale)))
+                << IsaName(isa) << " window " << window << " query " << q << " of " << count << how;
+            std::fill(out[q].begin(), out[q].end(), -1.0F);
+          }
+        };
+        AttendQueries(isa, together, cache.Head(0, 0), window, scale);
+        expect_all(" together");
+        for (const int threads : {1, 3}) {
+          ThreadPool pool(threads);
+          AttentionByChunks by_chunks;
+          by_chunks.Clear();
+          by_chunks.Add(together, cache.Head(0, 0), window, scale);
+          by_chunks.Run(isa, pool);
+          expect_all(" by chunks");
+        }
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, NeverLooksAtWhatIsNotVisible) {
+  const auto [head_dim, dtype] = GetParam();
+  constexpr int kWindow = 512;
+  for (const int64_t position : {100, 511, 512, 600, 767, 768, 1100}) {
+    Cache cache(head_dim, 1, dtype, 1152);
+    const std::vector<float> query = cache.Query();
+    const std::vector<float> expected =
+        Attend(Isa::kScalar, cache, 0, 0, query, position, kWindow, 0.125F);
+    ExpectNearDouble(cache, 0, 0, query, position, kWindow, 0.125F, expected);
+    for (int64_t t = 0; t < 1152; ++t) {
+      if (t <= position - kWindow || t > position) cache.Poison(0, 0, t);
+    }
+    for (int64_t b = 0; b < 18; ++b) {
+      if ((b + 1) * kPageTokens <= position - kWindow + 1) {
+        cache.blocks()[static_cast<size_t>(b)] = kNoBlock;
+      }
+    }
+    // The table may also end with the page of the position.
+    cache.blocks().resize(static_cast<size_t>(position / kPageTokens + 1));
+    for (const Isa isa : test::SupportedIsas()) {
+      EXPECT_TRUE(SameBits(Attend(isa, cache, 0, 0, query, position, kWindow, 0.125F), expected))
+          << IsaName(isa) << " position " << position;
+    }
+  }
+}
+
+TEST_P(AttentionTest, QueriesWithDistantWindowsSkipWhatLiesBetween) {
+  const auto [head_dim, dtype] = GetParam();
+  Cache cache(head_dim, 1, dtype, 1024);
+  const std::vector<float> first = cache.Query(), second = cache.Query();
+  const std::vector<float> expected_first = Attend(Isa::kScalar, cache, 0, 0, first, 70, 10, 0.2F);
+  const std::vector<float> expected_second =
+      Attend(Isa::kScalar, cache, 0, 0, second, 1000, 10, 0.2F);
+  for (size_t b = 0; b < cache.blocks().size(); ++b) {
+    if (b != 0 && b != 1 && b != 15) cache.blocks()[b] = kNoBlock;
+  }
+  std::vector<float> out_first(first.size()), out_second(second.size());
+  const AttentionQuery queries[] = {{second.data(), out_second.data(), 1000},
+                                    {first.data(), out_first.data(), 70}};
+  for (const Isa isa : test::SupportedIsas()) {
+    AttendQueries(isa, queries, cache.Head(0, 0), 10, 0.2F);
+    EXPECT_TRUE(SameBits(out_first, expected_first)) << IsaName(isa);
+    EXPECT_TRUE(SameBits(out_second, expected_second)) << IsaName(isa);
+  }
+}
+
+TEST_P(AttentionTest, DoesNotDependOnLaterTokens) {
+  // Decode sees an unwritten rest of the page, replay after more tokens sees it filled.
+  const auto [head_dim, dtype] = GetParam();
+  for (const int64_t position : {0, 30, 255, 300}) {
+    Cache then(head_dim, 1, dtype, position + 1);
+    Cache later(head_dim, 1, dtype, position + 1);
+    const std::vector<float> query = then.Query();
+    ASSERT_EQ(later.Query(), query);
+    const auto room = (position / kPageTokens + 1) * kPageTokens - position - 1;
+    for (int64_t t = 0; t < room; ++t) later.Append();
+    for (const Isa isa : test::SupportedIsas()) {
+      EXPECT_TRUE(SameBits(Attend(isa, then, 0, 0, query, position, 0, 0.1F),
+                           Attend(isa, later, 0, 0, query, position, 0, 0.1F)));
+    }
+  }
+}
+
+TEST_P(AttentionTest, NanAmongVisibleKeysReachesTheResult) {
+  const auto [head_dim, dtype] = GetParam();
+  for (const int64_t poisoned : {0, 17, 255, 256, 299}) {
+    Cache cache(head_dim, 1, dtype, 300);
+    const std::vector<float> query = cache.Query();
+    cache.Poison(0, 0, poisoned);
+    for (const Isa isa : test::SupportedIsas()) {
+      for (const float x : Attend(isa, cache, 0, 0, query, 299, 0, 0.1F)) {
+        EXPECT_TRUE(std::isnan(x)) << IsaName(isa) << " position " << poisoned;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest,
+                         testing::Values(Shape{64, KvDtype::kF16}, Shape{64, KvDtype::kF32},
+                                         Shape{80, KvDtype::kF16}, Shape{16, KvDtype::kF16},
+                                         Shape{20, KvDtype::kF32}, Shape{7, KvDtype::kF16},
+                                         Shape{256, KvDtype::kF16}),
+                         [](const auto& parameter) {
+                           return (parameter.param.dtype == KvDtype::kF16 ? "F16x" : "F32x") +
+                                  std::to_string(parameter.param.head_dim);
+                         });
+
+TEST(Attention, OneTokenIsItsValue) {
+  Cache cache(64, 1, KvDtype::kF16, 1);
+  for (const Isa isa : test::SupportedIsas()) {
+    EXPECT_EQ(Attend(isa, cache, 0, 0, cache.Query(), 0, 0, 0.125F), cache.value(0, 0, 0));
+  }
+}
+
+TEST(Attention, SurvivesHugeScores) {
+  // Scores of thousands: without the maximum taken off, exp would overflow.
+  Cache cache(64, 1, KvDtype::kF16, 600);
+  const std::vector<float> query = cache.Query();
+  const std::vector<float> out = Attend(Isa::kScalar, cache, 0, 0, query, 599, 0, 1000.0F);
+  for (const float x : out) EXPECT_TRUE(std::isfinite(x));
+  for (const Isa isa : test::SupportedIsas()) {
+    EXPECT_TRUE(SameBits(Attend(isa, cache, 0, 0, query, 599, 0, 1000.0F), out));
+  }
+}
+
+TEST(StoreKeyValue, RoundsToHalfAndTransposesKeys) {
+  KvGeometry geometry;
+  geometry.head_dim = 3;
+  geometry.kv_heads = 1;
+  std::vector<std::byte> memory(static_cast<size_t>(geometry.PageBytes()));
+  const KvPage page = {memory.data(), memory.data() + geometry.PageBytes() / 2};
+  // Ties go to even: 2049 lies between 2048 and 2050, 2051 between 2050 and 2052.
+  const std::vector<float> key = {2049.0F, 2051.0F, 70000.0F}, value = {-0.0F, 0x1p-25F, 1.0F};
+  StoreKeyValue(geometry, page, 5, key, value);
+  const auto half = [&](const std::byte* at, size_t index) {
+    uint16_t bits = 0;
+    std::memcpy(&bits, at + index * sizeof bits, sizeof bits);
+    return bits;
+  };
+  EXPECT_EQ(HalfToFloat(half(page.keys, 0 * kPageTokens + 5)), 2048.0F);
+  EXPECT_EQ(HalfToFloat(half(page.keys, 1 * kPageTokens + 5)), 2052.0F);
+  EXPECT_EQ(half(page.keys, 2 * kPageTokens + 5), 0x7c00);  // infinity
+  EXPECT_EQ(half(page.values, 5 * 3 + 0), 0x8000);
+  EXPECT_EQ(half(page.values, 5 * 3 + 1), 0x0000);
+  EXPECT_EQ(half(page.values, 5 * 3 + 2), 0x3c00);
+}
+
+}  // namespace
+}  // namespace tandem::core

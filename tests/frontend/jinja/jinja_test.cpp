@@ -1,0 +1,315 @@
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "frontend/chat/chat_template.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+// The template language itself, through ChatTemplate.
+namespace tandem::frontend {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+using Rendered = absl::StatusOr<std::vector<TextSegment>>;
+
+Rendered Render(const std::string& source, const Json& variables = Json::object(),
+                const Json& messages = Json::array()) {
+  TANDEM_ASSIGN_OR_RETURN(const ChatTemplate chat, ChatTemplate::FromJinja(source, "<s>", "</s>"));
+  RenderOptions options;
+  options.variables = variables;
+  std::tm now{};
+  now.tm_year = 2026 - 1900;
+  now.tm_mon = 2;
+  now.tm_mday = 4;
+  now.tm_hour = 5;
+  now.tm_min = 6;
+  now.tm_sec = 7;
+  now.tm_wday = 3;
+  now.tm_yday = 62;
+  options.now = now;
+  return chat.Render(messages, options);
+}
+
+std::string Error(const Rendered& rendered) {
+  return rendered.ok() ? "no error: " + JoinSegments(*rendered) : Message(rendered.status());
+}
+
+TEST(JinjaTest, SnippetsRenderAsJinja2DoesByteForByte) {
+  std::ifstream file(TANDEM_SOURCE_DIR "/tests/golden/templates/snippets.json");
+  ASSERT_TRUE(file);
+  const Json golden = Json::parse(file);
+  for (const Json& snippet : golden["snippets"]) {
+    const std::string source = snippet[0].get<std::string>();
+    const Rendered rendered = Render(source, golden["variables"]);
+    if (snippet[1].is_null()) {
+      EXPECT_FALSE(rendered.ok()) << source << "\nmust fail, gives: " << Error(rendered);
+      continue;
+    }
+    EXPECT_EQ(rendered.ok() ? JoinSegments(*rendered) : "error: " + Error(rendered),
+              snippet[1].get<std::string>())
+        << source;
+  }
+  EXPECT_GT(golden["snippets"].size(), 700u);
+}
+
+TEST(JinjaTest, ErrorsNameTheLineAndWhatWasWrong) {
+  const std::pair<const char*, const char*> kCases[] = {
+      {"a\n{% if x %}\n{{ 1", "line 3: expected end of print statement, found end of template"},
+      {"\n\n{% nope %}", "line 3: unknown tag 'nope'"},
+      {"{% for x in y %}\n", "'endfor' is missing"},
+      {"{{ 'a }}", "line 1: the string that starts here has no closing '"},
+      {"\n{{ a.b.c }}", "line 2: 'a' is undefined"},
+      {"{% set d = {} %}\n{{ d.x.y }}", "line 2: 'dict object' has no attribute 'x'"},
+      {"\n\n{{ 1 + 'a' }}", "line 3: unsupported operand types for +: 'int' and 'str'"},
+      {"{{ 'x' | nofilter }}", "there is no filter named 'nofilter'"},
+      {"{{ 'x' is notest }}", "there is no test named 'notest'"},
+      {"{{ raise_exception('only users') }}", "the template refuses these messages: only users"},
+      {"{{ [].append(1) }}", "access to attribute 'append' of 'list' object is unsafe"},
+      {"{{ ''.__class__.__mro__ }}", "access to attribute '__class__' of 'str' object is unsafe"},
+      {"{% include 'secrets' %}", "the tag 'include' is not supported"},
+      {"{% macro m(a) %}{{ a }}{% endmacro %}\n{{ m(1, 2) }}", "line 2: macro 'm' takes not more"},
+  };
+  for (const auto& [source, expected] : kCases) {
+    const Rendered rendered = Render(source);
+    EXPECT_THAT(Error(rendered), HasSubstr(expected)) << source;
+    EXPECT_EQ(rendered.status().code(), absl::StatusCode::kInvalidArgument) << source;
+    EXPECT_THAT(Error(rendered), HasSubstr("the model's own template, line ")) << source;
+  }
+}
+
+constexpr const char* kRunawayTemplates[] = {
+    "{{ 'a' * 10**9 }}",
+    "{{ 'a' * 10**18 }}",
+    "{{ [1] * 10**9 }}",
+    "{{ range(10**9) }}",
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}"
+    "{% endfor %}",
+    "{% set ns = namespace(s=[1, 2]) %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}"
+    "{% endfor %}",
+    "{% set ns = namespace(s=[]) %}{% for i in range(99999) %}{% set ns.s = [ns.s] %}{% endfor "
+    "%}",
+    "{% set ns = namespace(s=()) %}{% for i in range(99999) %}{% set ns.s = (ns.s,) %}{% endfor "
+    "%}",
+    "{% set ns = namespace(s={}) %}{% for i in range(99999) %}{% set ns.s = {'a': ns.s} %}"
+    "{% endfor %}",
+    "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s] %}"
+    "{% endfor %}{{ ns.s }}",
+    "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s] %}"
+    "{% endfor %}{{ ns.s == ns.s }}",
+    "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s] %}"
+    "{% endfor %}{{ ns.s|tojson }}",
+    "{% set ns = namespace(g=[1]) %}{% for i in range(9999) %}{% set ns.g = ns.g|map('abs') %}"
+    "{% endfor %}{{ ns.g|list }}",
+    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "{% macro m(x) %}{{ m(x ~ x) }}{% endmacro %}{{ m('a') }}",
+    "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}",
+    "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
+    "{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns }}",
+    "{{ '%999999999d' % 1 }}",
+    "{{ '{:999999999}'.format(1) }}",
+    "{{ '{:.999999999f}'.format(1.0) }}",
+    "{{ 'a'.center(10**9) }}",
+    "{{ 'a'.zfill(10**9) }}",
+    "{{ 'a\nb'|indent(10**9) }}",
+    "{{ [1]|tojson(indent=10**9) }}",
+    "{{ [1]|batch(10**9, 1)|list }}",
+    "{% set x = 'a' * 1000000 %}{% for i in range(99999) %}{{ x }}{% endfor %}",
+    "{% set x = 'a' * 1000000 %}{{ x.replace('', x) }}",
+    "{% set x = 'a' * 1000000 %}{{ x.join(x|list) }}",
+    "{% set x = ['a' * 1000000] * 100000 %}{{ x|join }}",
+    "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = ns.l + ['a' * 9999] "
+    "%}"
+    "{% endfor %}",
+    "{{ 2 ** 64 }}",
+    "{{ 9223372036854775807 + 1 }}",
+    "{{ -9223372036854775807 - 2 }}",
+    "{{ 10 ** 10 ** 10 }}",
+};
+
+/// One test a template: under sanitizers each takes seconds, and so they share the processors.
+class RunawayTemplateTest : public testing::TestWithParam<size_t> {};
+
+TEST_P(RunawayTemplateTest, EndsWithAnError) {
+  const char* source = kRunawayTemplates[GetParam()];
+  EXPECT_FALSE(Render(source).ok()) << source;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, RunawayTemplateTest,
+                         testing::Range(size_t{0}, std::size(kRunawayTemplates)));
+
+TEST(JinjaTest, DeepSourceIsRefused) {
+  const auto repeated = [](const std::string& part, int times) {
+    std::string text;
+    for (int time = 0; time < times; ++time) {
+      text += part;
+    }
+    return text;
+  };
+  constexpr int kMany = 50'000;
+  const std::string sources[] = {
+      "{{ " + repeated("(", kMany) + "1" + repeated(")", kMany) + " }}",
+      "{{ " + repeated("[", kMany),
+      "{{ " + repeated("{1:", kMany),
+      "{{ " + repeated("not ", kMany) + "1 }}",
+      "{{ " + repeated("- ", kMany) + "1 }}",
+      "{{ 1" + repeated("+1", kMany) + " }}",
+      "{{ 1" + repeated("**1", kMany) + " }}",
+      "{{ 1" + repeated(" and 1", kMany) + " }}",
+      "{{ 1" + repeated(" if 1", kMany) + " }}",
+      "{{ 1" + repeated(" if 1 else 1", kMany) + " }}",
+      "{{ a" + repeated(".a", kMany) + " }}",
+      "{{ a" + repeated("[0]", kMany) + " }}",
+      "{{ a" + repeated("()", kMany) + " }}",
+      "{{ a" + repeated("|abs", kMany) + " }}",
+      "{{ a" + repeated("(a", kMany),
+      repeated("{% if 1 %}", kMany),
+      repeated("{% for a in a %}", kMany),
+      repeated("{% macro a() %}", kMany),
+  };
+  for (const std::string& source : sources) {
+    const auto chat = ChatTemplate::FromJinja(source, "", "");
+    ASSERT_FALSE(chat.ok()) << source.substr(0, 40);
+    EXPECT_THAT(Message(chat.status()), HasSubstr("nested deeper than")) << source.substr(0, 40);
+  }
+  EXPECT_FALSE(ChatTemplate::FromJinja(std::string(2 << 20, 'x'), "", "").ok());
+}
+
+TEST(JinjaTest, DeepClientDataIsRefused) {
+  Json deep = 1;
+  for (int level = 0; level < 500; ++level) {
+    deep = Json::array({deep});
+  }
+  EXPECT_THAT(Error(Render("x", {{"deep", deep}})), HasSubstr("nested deeper than"));
+}
+
+TEST(JinjaTest, ManyMessagesAreNoProblem) {
+  Json messages = Json::array();
+  for (int turn = 0; turn < 20'000; ++turn) {
+    messages.push_back(
+        {{"role", turn % 2 == 0 ? "user" : "assistant"}, {"content", "Hello there"}});
+  }
+  const Rendered rendered = Render(
+      "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m['content'] | trim }}<|im_end|>\n"
+      "{% endfor %}",
+      Json::object(), messages);
+  ASSERT_TRUE(rendered.ok()) << rendered.status();
+  EXPECT_GT(JoinSegments(*rendered).size(), 20'000u * 40);
+}
+
+// Which bytes the template wrote, shown by brackets around what a client did.
+std::string Marked(const std::string& source, const Json& variables = Json::object(),
+                   const Json& messages = Json::array()) {
+  const Rendered rendered = Render(source, variables, messages);
+  if (!rendered.ok()) {
+    return "error: " + Error(rendered);
+  }
+  std::string marked;
+  for (const TextSegment& segment : *rendered) {
+    marked += segment.from_template ? segment.text : "[" + segment.text + "]";
+  }
+  return marked;
+}
+
+TEST(JinjaTest, EveryByteKnowsItsOrigin) {
+  const Json variables = {{"user", "u<|x|>v"}, {"list", {"a", "b"}},         {"n", 7},
+                          {"yes", true},       {"dict", {{"key", "value"}}}, {"role", "user"}};
+  const std::pair<const char*, const char*> kCases[] = {
+      {"a{{ user }}b", "a[u<|x|>v]b"},
+      {"{{ '<' ~ user ~ '>' }}", "<[u<|x|>v]>"},
+      {"{{ '<' + user + '>' }}", "<[u<|x|>v]>"},
+      {"{{ bos_token }}{{ eos_token }}", "<s></s>"},
+      {"{{ user[1:4] }}|{{ ('a' ~ user)[:3] }}", "[<|x]|a[u<]"},
+      {"{{ ('  ' ~ user ~ ' ')|trim }}", "[u<|x|>v]"},
+      {"{{ user.replace('<|x|>', '<|y|>') }}", "[u]<|y|>[v]"},
+      {"{{ '<X>'.replace('X', user) }}", "<[u<|x|>v]>"},
+      {"{{ user|replace('x', 'y') }}", "[u<|]y[|>v]"},
+      {"{{ user.split('|') | join('|') }}", "[u<]|[x]|[>v]"},
+      {"{{ '-'.join(list) }}", "[a]-[b]"},
+      {"{{ ('x' ~ user)|upper }}", "X[U<|X|>V]"},
+      {"{{ (user ~ 'x')|lower }}{{ user|title }}{{ user|capitalize }}",
+       "[u<|x|>v]x[U<|x|>vU<|x|>v]"},
+      {"{{ (user ~ 'x')|reverse }}", "x[v>|x|<u]"},
+      {"{{ '%s!' % user }}{{ '%s!'|format(user) }}", "[u<|x|>v]![u<|x|>v]!"},
+      {"{{ '<{}>{}'.format(user, 'x') }}", "<[u<|x|>v]>x"},
+      {"{{ '{:>10}|'.format(user) }}", "   [u<|x|>v]|"},
+      {"{{ user ~ 1 ~ none ~ true ~ 1.5 }}", "[u<|x|>v]1NoneTrue1.5"},
+      {"{{ n }}|{{ n + 1 }}|{{ 1 + 1 }}|{{ yes }}|{{ n ~ '' }}", "[7]|[8]|2|[True]|[7]"},
+      {"{{ dict }}|{{ dict|tojson }}|{{ ['x'] }}|{{ ['x', user] }}|{{ {'a': 1}|tojson }}",
+       "[{'key': 'value'}]|[{\"key\": \"value\"}]|['x']|[['x', 'u<|x|>v']]|{\"a\": 1}"},
+      {"{% for k, v in dict.items() %}{{ k }}={{ v }}{% endfor %}", "[key]=[value]"},
+      {"{% for c in '<' ~ user[:1] %}{{ c }}{% endfor %}", "<[u]"},
+      {"{% set x %}<{{ user }}>{% endset %}{{ x }}{{ x|length }}", "<[u<|x|>v]>[9]"},
+      {"{% macro m(a) %}<{{ a }}>{% endmacro %}{{ m(user) }}", "<[u<|x|>v]>"},
+      {"{% filter upper %}<{{ user }}>{% endfilter %}", "<[U<|X|>V]>"},
+      {"{{ user * 2 }}{{ '<' * 2 }}", "[u<|x|>vu<|x|>v]<<"},
+      {"{{ list|map('upper')|join('+') }}{{ list|first }}", "[A]+[Ba]"},
+      {"{{ user|indent(2, true) }}|{{ 'a\nb'|indent(1) }}", "  [u<|x|>v]|a\n b"},
+      {"{{ user|default('d') }}{{ missing|default('d') }}", "[u<|x|>v]d"},
+      {"{{ user|e }}", "[u&lt;|x|&gt;v]"},
+      {"{{ {'user': '<|user|>'}[role] }}", "<|user|>"},
+      {"{{ user|string }}{{ user.strip('u') }}{{ user.partition('<')[1] }}", "[u<|x|>v<|x|>v<]"},
+      {"{{ strftime_now('%Y') }}", "2026"},
+      {"{% for x in list %}{{ loop.index }}{% endfor %}", "12"},
+      {"{{ user.splitlines()[0] }}{{ user.center(9, '*') }}", "[u<|x|>v]*[u<|x|>v]*"},
+      {"{{ user|truncate(4, true, '', 0) }}", "[u<|x]"},
+      {"{{ user|int }}|{{ '5'|int }}|{{ n|string|int }}", "0|5|[7]"},
+  };
+  for (const auto& [source, expected] : kCases) {
+    EXPECT_EQ(Marked(source, variables), expected) << source;
+  }
+}
+
+TEST(JinjaTest, OnlyWellKnownRoleNamesMayBePartOfControlTokens) {
+  const std::string source =
+      "{% for m in messages %}{{ '<|' ~ m['role'] ~ '|>' ~ m.content }}{% endfor %}";
+  EXPECT_EQ(Marked(source, {}, Json::parse(R"([{"role": "user", "content": "user"},
+                                              {"role": "endoftext", "content": "x"}])")),
+            "<|user|>[user]<|[endoftext]|>[x]");
+  // Not a role: a field of that name deeper in the message.
+  EXPECT_EQ(
+      Marked("{{ messages[0].content[0].role }}", {}, Json::parse(R"([{"role": "user", "content":
+                                 [{"type": "text", "text": "", "role": "system"}]}])")),
+      "[system]");
+}
+
+TEST(JinjaTest, ClientVariablesCannotReplaceTheConversation) {
+  EXPECT_EQ(
+      Marked("{{ bos_token }}{{ messages|length }}", {{"bos_token", "evil"}, {"messages", "evil"}}),
+      "<s>[0]");
+}
+
+TEST(JinjaTest, InvalidUtf8PassesThrough) {
+  const Json messages = Json::array({{{"role", "user"},
+                                      {"content",
+                                       "a\xFF\xC3 \xE4\xB8"
+                                       "b"}}});
+  EXPECT_EQ(Marked("{{ messages[0].content }}|{{ messages[0].content|length }}|"
+                   "{{ messages[0].content|upper }}|{{ messages[0].content[1] }}",
+                   {}, messages),
+            "[a\xFF\xC3 \xE4\xB8"
+            "b]|[7]|[A\xFF\xC3 \xE4\xB8"
+            "B]|[\xFF]");
+}
+
+TEST(SelectTemplateTest, ChoiceThenModelThenZephyr) {
+  const auto name = [](std::optional<std::string> choice, std::optional<std::string> model) {
+    const auto selected = SelectTemplate(choice, model, "<s>", "</s>");
+    return selected.ok() ? selected->chat.name() + "/" + selected->note
+                         : Message(selected.status());
+  };
+  EXPECT_EQ(name(std::nullopt, "{{ 1 }}"), "the model's own template/");
+  EXPECT_EQ(name("chatml", "{{ 1 }}"), "chatml/");
+  EXPECT_EQ(name("zephyr", std::nullopt), "zephyr/");
+  EXPECT_THAT(name(std::nullopt, std::nullopt), HasSubstr("zephyr/the model has no chat template"));
+  EXPECT_THAT(name("/no/such/file", std::nullopt), HasSubstr("neither chatml nor zephyr"));
+  EXPECT_THAT(name(std::nullopt, "{{ 1"), HasSubstr("the model's own template, line 1: "));
+}
+
+}  // namespace
+}  // namespace tandem::frontend

@@ -1,0 +1,283 @@
+#include "frontend/protocol/protocol.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "frontend/server/answer_frames.h"
+
+namespace tandem::frontend {
+namespace {
+
+using ::testing::HasSubstr;
+
+/// A chat frame with more fields, given as JSON text like `,"top_k":5`.
+std::string Chat(const std::string& more) {
+  return R"({"v":1,"type":"chat","id":"r1","messages":[{"role":"user","content":"Hi"}])" + more +
+         "}";
+}
+std::string Complete(const std::string& more) {
+  return R"({"v":1,"type":"complete","id":"r1")" + more + "}";
+}
+
+Request Accepted(const std::string& frame) {
+  auto parsed = ParseRequest(frame, {});
+  if (const auto* error = std::get_if<RequestError>(&parsed)) {
+    ADD_FAILURE() << frame << " was refused: " << error->message;
+    return {};
+  }
+  return std::get<Request>(parsed);
+}
+
+GenerateRequest AcceptedGenerate(const std::string& frame) {
+  const Request request = Accepted(frame);
+  const auto* generate = std::get_if<GenerateRequest>(&request.body);
+  if (generate == nullptr) {
+    ADD_FAILURE() << frame;
+    return {};
+  }
+  return *generate;
+}
+
+TEST(ParseRequest, ReadsAChat) {
+  const Request request = Accepted(
+      R"({"v":1,"type":"chat","id":"r1","messages":[{"role":"system","content":"Be brief."},
+      {"role":"user","content":"Hi \ud83d\ude80","name":"ignored"}],"max_tokens":64,"temperature":0.5,
+      "top_k":40,"top_p":0.9,"min_p":0.05,"repetition_penalty":1.1,"seed":7,"stop":["\n\n","END"],
+      "logit_bias":{"5":-1.5,"7":2},"deadline":2.5,"somebody's":"field"})");
+  EXPECT_EQ(request.id, "r1");
+  const auto& generate = std::get<GenerateRequest>(request.body);
+  EXPECT_EQ(std::get<0>(generate.input),
+            (std::vector<ChatMessage>{{"system", "Be brief."}, {"user", "Hi 🚀"}}));
+  const GenerationParams& params = generate.params;
+  EXPECT_EQ(params.max_tokens, 64);
+  EXPECT_FLOAT_EQ(params.sampling.temperature, 0.5F);
+  EXPECT_EQ(params.sampling.top_k, 40);
+  EXPECT_FLOAT_EQ(params.sampling.top_p, 0.9F);
+  EXPECT_FLOAT_EQ(params.sampling.min_p, 0.05F);
+  EXPECT_FLOAT_EQ(params.sampling.repetition_penalty, 1.1F);
+  EXPECT_EQ(params.seed, 7U);
+  EXPECT_EQ(params.stop, (std::vector<std::string>{"\n\n", "END"}));
+  EXPECT_EQ(params.sampling.logit_bias,
+            (std::vector<std::pair<int32_t, float>>{{5, -1.5F}, {7, 2.0F}}));
+  EXPECT_EQ(generate.deadline_seconds, 2.5);
+}
+
+TEST(ParseRequest, HasTheDefaultsOfTheProtocol) {
+  const GenerateRequest request = AcceptedGenerate(Chat(""));
+  EXPECT_FALSE(request.params.max_tokens);
+  EXPECT_FALSE(request.params.seed);
+  EXPECT_FALSE(request.deadline_seconds);
+  EXPECT_TRUE(request.params.stop.empty());
+  EXPECT_EQ(request.params.sampling.temperature, 0.0F);
+  EXPECT_EQ(request.params.sampling.top_p, 1.0F);
+  EXPECT_EQ(request.params.sampling.repetition_penalty, 1.0F);
+}
+
+TEST(ParseRequest, TakesOtherSpellings) {
+  EXPECT_EQ(AcceptedGenerate(Chat(R"(,"stop":"END")")).params.stop,
+            std::vector<std::string>{"END"});
+  EXPECT_EQ(AcceptedGenerate(Chat(R"(,"max_tokens":64.0)")).params.max_tokens, 64);
+  EXPECT_EQ(AcceptedGenerate(Chat(R"(,"max_tokens":null,"seed":null)")).params.seed, std::nullopt);
+  EXPECT_EQ(AcceptedGenerate(Chat(R"(,"seed":18446744073709551615)")).params.seed,
+            18446744073709551615U);
+  EXPECT_EQ(AcceptedGenerate(Chat(R"(,"logit_bias":[[5,1]])")).params.sampling.logit_bias.size(),
+            1U);
+  EXPECT_EQ(std::get<1>(AcceptedGenerate(Complete(R"(,"prompt":"raw")")).input), "raw");
+  EXPECT_EQ(std::get<2>(AcceptedGenerate(Complete(R"(,"tokens":[1,2])")).input),
+            (std::vector<int32_t>{1, 2}));
+  AcceptedGenerate(Chat(R"(,"conversation":null,"n":1,"logprobs":false,"tools":[],"echo":false)"));
+  EXPECT_EQ(Accepted(R"({"type":"ping"})").id, "")
+      << "v and id may be left out where nothing hangs "
+         "on them";
+  Accepted(R"({"v":1,"type":"status","id":"s"})");
+  Accepted(R"({"v":1,"type":"cancel","id":"r1"})");
+}
+
+TEST(ParseRequest, ReadsWhatManyConversationsNeed) {
+  const GenerateRequest chat = AcceptedGenerate(
+      Chat(R"(,"conversation":"c1","tenant":"t","priority":-3,"logprobs":0,"cache":false,
+              "speculate":false,"context_policy":"window:4096")"));
+  EXPECT_EQ(chat.conversation, "c1");
+  EXPECT_EQ(chat.tenant, "t");
+  EXPECT_EQ(chat.params.priority, -3);
+  EXPECT_EQ(chat.params.logprobs, 0);
+  EXPECT_FALSE(chat.params.reuse);
+  EXPECT_FALSE(chat.params.speculate);
+  EXPECT_EQ(chat.context_policy,
+            (ContextPolicy{.kind = ContextPolicy::Kind::kWindow, .window = 4096}));
+  const GenerateRequest plain = AcceptedGenerate(Chat(""));
+  EXPECT_FALSE(plain.conversation || plain.context_policy || plain.params.logprobs || plain.echo);
+  EXPECT_TRUE(plain.params.reuse && plain.params.speculate);
+  EXPECT_EQ(plain.samples, 1);
+  const GenerateRequest complete =
+      AcceptedGenerate(Complete(R"(,"prompt":"x","n":16,"echo":true,"logprobs":20)"));
+  EXPECT_EQ(complete.samples, 16);
+  EXPECT_TRUE(complete.echo);
+  const Request resume = Accepted(R"({"type":"resume","id":"r1","last_seq":7})");
+  EXPECT_EQ(std::get<ResumeRequest>(resume.body).last_seq, 7);
+  const Request list =
+      Accepted(R"({"type":"conversation.list","tenant":"t","after":"a","limit":5})");
+  EXPECT_EQ(std::get<ConversationListRequest>(list.body).after, "a");
+  const Request fork =
+      Accepted(R"({"type":"conversation.fork","id":"f","conversation":"a","to":"b"})");
+  EXPECT_EQ(std::get<ConversationForkRequest>(fork.body).to, "b");
+}
+
+TEST(ParseRequest, EqualRequestsHaveEqualFingerprints) {
+  const uint64_t one = Accepted(Chat(R"(,"seed":1,"top_k":2)")).fingerprint;
+  EXPECT_EQ(Accepted(Chat(R"(, "top_k":2,  "seed":1)")).fingerprint, one);
+  EXPECT_NE(Accepted(Chat(R"(,"seed":2,"top_k":2)")).fingerprint, one);
+}
+
+struct Refusal {
+  std::string frame;
+  ErrorCode code;
+  std::string says;  // part of the message
+};
+
+TEST(ParseRequest, RefusesAndSaysWhatWhereAndHow) {
+  constexpr ErrorCode kInvalid = ErrorCode::kInvalidArgument;
+  constexpr ErrorCode kUnbuilt = ErrorCode::kUnimplemented;
+  const std::vector<Refusal> refusals = {
+      {"", kInvalid, "empty"},
+      {"{", kInvalid, "at byte 2"},
+      {"nonsense", kInvalid, "not JSON"},
+      {"\xff\xfe{}", kInvalid, "not JSON in UTF-8"},
+      {"{\"v\":1,\"type\":\"ping\",\"id\":\"\xff\"}", kInvalid, "at byte"},
+      {R"({"v":1,"id":"\ud800"})", kInvalid, "at byte"},
+      {"{} {}", kInvalid, "not JSON"},
+      {std::string("{}\0", 3), kInvalid, "not JSON"},
+      {"[]", kInvalid, "not a JSON object, but []"},
+      {"17", kInvalid, "not a JSON object, but 17"},
+      {std::string(33, '[') + std::string(33, ']'), kInvalid, "33 levels deep, at most 32"},
+      {std::string(100000, '['), kInvalid, "levels deep"},
+      {"{}", kInvalid, "type: expected"},
+      {R"({"v":1,"type":7,"id":"x"})", kInvalid, "found 7"},
+      {R"({"v":1,"type":"frobnicate","id":"x"})", kInvalid, "found \"frobnicate\""},
+      {R"({"v":2,"type":"ping"})", kInvalid, "version 1"},
+      {R"({"v":"1","type":"ping"})", kInvalid, "send \"v\":1"},
+      {R"({"v":1,"type":"chat","messages":[{"role":"user","content":"x"}]})", kInvalid,
+       "id: a chat needs one"},
+      {R"({"v":1,"type":"cancel"})", kInvalid, "id: a cancel needs one"},
+      {R"({"v":1,"type":"ping","id":7})", kInvalid, "id: expected a string"},
+      {R"({"v":1,"type":"ping","id":""})", kInvalid, "id: expected a string of 1 to 256"},
+      {R"({"v":1,"type":"ping","id":")" + std::string(257, 'x') + R"("})", kInvalid, "256 bytes"},
+      {R"({"v":1,"type":"resume","last_seq":3})", kInvalid, "id: a resume needs one"},
+      {R"({"v":1,"type":"resume","id":"r1","last_seq":-2})", kInvalid, "last_seq"},
+      {R"({"v":1,"type":"resume","id":"r1","last_seq":"x"})", kInvalid, "last_seq"},
+      {R"({"v":1,"type":"conversation.rename","id":"r1"})", kInvalid, "conversation.fork"},
+      {R"({"v":1,"type":"conversation.","id":"r1"})", kInvalid, "type: expected one of"},
+      {R"({"v":1,"type":"conversation.list","id":"r1","limit":1001})", kInvalid, "limit"},
+      {R"({"v":1,"type":"conversation.list","id":"r1","tenant":7})", kInvalid, "tenant"},
+      {R"({"v":1,"type":"conversation.get","id":"r1"})", kInvalid,
+       "conversation: expected the name"},
+      {R"({"v":1,"type":"conversation.get","id":"r1","conversation":"c","from":-1})", kInvalid,
+       "from"},
+      {R"({"v":1,"type":"conversation.delete","id":"r1","conversation":""})", kInvalid,
+       "conversation: expected a string of 1 to 256 bytes"},
+      {R"({"v":1,"type":"conversation.fork","id":"r1","conversation":"c"})", kInvalid,
+       "to: expected"},
+      {R"({"v":1,"type":"conversation.fork","id":"r1","conversation":"c","to":")" +
+           std::string(257, 'x') + R"("})",
+       kInvalid, "to: expected a string of 1 to 256 bytes"},
+      {R"({"v":1,"type":"chat","id":"r1"})", kInvalid, "messages: expected a list"},
+      {R"({"v":1,"type":"chat","id":"r1","messages":[]})", kInvalid, "messages: expected a list"},
+      {R"({"v":1,"type":"chat","id":"r1","messages":["Hi"]})", kInvalid, "messages[0]: expected"},
+      {R"({"v":1,"type":"chat","id":"r1","messages":[{"role":"root","content":"x"}]})", kInvalid,
+       "messages[0].role"},
+      {R"({"v":1,"type":"chat","id":"r1","messages":[{"role":["user"],"content":"x"}]})", kInvalid,
+       "messages[0].role"},
+      {R"({"v":1,"type":"chat","id":"r1","messages":[{"role":"user","content":"x"},{"role":"user"}]})",
+       kInvalid, "messages[1].content: expected a string, found nothing"},
+      {Chat(R"(,"max_tokens":-1)"), kInvalid, "max_tokens: expected an integer from 0"},
+      {Chat(R"(,"max_tokens":1.5)"), kInvalid, "found 1.5"},
+      {Chat(R"(,"max_tokens":1e300)"), kInvalid, "max_tokens"},
+      {Chat(R"(,"max_tokens":99999999999999999999)"), kInvalid, "max_tokens"},
+      {Chat(R"(,"max_tokens":"64")"), kInvalid, "found \"64\""},
+      {Chat(R"(,"max_tokens":true)"), kInvalid, "found true"},
+      {Chat(R"(,"temperature":-0.1)"), kInvalid, "temperature: expected a number of at least 0"},
+      {Chat(R"(,"temperature":"hot")"), kInvalid, "temperature"},
+      {Chat(R"(,"temperature":NaN)"), kInvalid, "not JSON"},
+      {Chat(R"(,"temperature":1e999)"), kInvalid, "too large"},
+      {Chat(R"(,"top_k":-5)"), kInvalid, "top_k"},
+      {Chat(R"(,"top_p":0)"), kInvalid, "top_p: expected a number above 0 and at most 1, found 0"},
+      {Chat(R"(,"top_p":1.1)"), kInvalid, "top_p"},
+      {Chat(R"(,"min_p":2)"), kInvalid, "min_p"},
+      {Chat(R"(,"repetition_penalty":0)"), kInvalid, "repetition_penalty"},
+      {Chat(R"(,"seed":-1)"), kInvalid, "leave it out for a random one"},
+      {Chat(R"(,"seed":"x")"), kInvalid, "seed"},
+      {Chat(R"(,"stop":[""])"), kInvalid, "stop: expected strings of 1 to"},
+      {Chat(R"(,"stop":[1])"), kInvalid, "stop: expected strings"},
+      {Chat(R"(,"stop":{"a":"b"})"), kInvalid, "stop: expected a string or a list"},
+      {Chat(R"(,"stop":")" + std::string(5000, 'x') + "\""), kInvalid, "4096 bytes"},
+      {Chat(R"(,"logit_bias":7)"), kInvalid, "logit_bias"},
+      {Chat(R"(,"logit_bias":{"five":1})"), kInvalid, "expected a token id, found \"five\""},
+      {Chat(R"(,"logit_bias":{"-5":1})"), kInvalid, "expected a token id"},
+      {Chat(R"(,"logit_bias":{"5":1e6})"), kInvalid, "logit_bias of token 5"},
+      {Chat(R"(,"logit_bias":[[5]])"), kInvalid, "expected [token, bias]"},
+      {Chat(R"(,"deadline":0)"), kInvalid, "deadline"},
+      {Chat(R"(,"conversation":7)"), kInvalid, "conversation: expected a string"},
+      {Chat(R"(,"conversation":"")"), kInvalid, "conversation: expected a string of 1 to 256"},
+      {Chat(R"(,"conversation":"c","n":2)"), kInvalid, "a conversation goes on with one answer"},
+      {Chat(R"(,"n":0)"), kInvalid, "n: expected an integer from 1 to 16"},
+      {Chat(R"(,"n":17)"), kInvalid, "n: expected an integer from 1 to 16"},
+      {Chat(R"(,"logprobs":true)"), kInvalid, "logprobs: expected an integer from 0 to 20"},
+      {Chat(R"(,"logprobs":21)"), kInvalid, "logprobs"},
+      {Chat(R"(,"echo":true)"), kInvalid, "echo: it is for complete"},
+      {Chat(R"(,"echo":1)"), kInvalid, "echo: expected true or false"},
+      {Chat(R"(,"priority":101)"), kInvalid, "priority: expected an integer from -100 to 100"},
+      {Chat(R"(,"tenant":")" + std::string(257, 'x') + R"(")"), kInvalid, "tenant"},
+      {Chat(R"(,"cache":"no")"), kInvalid, "cache: expected true or false"},
+      {Chat(R"(,"speculate":1)"), kInvalid, "speculate: expected true or false"},
+      {Chat(R"(,"context_policy":"slide")"), kInvalid, "context_policy: expected"},
+      {Chat(R"(,"context_policy":"window:0")"), kInvalid, "window:N"},
+      {Chat(R"(,"context_policy":"window:-5")"), kInvalid, "window:N"},
+      {Chat(R"(,"context_policy":"window:99999999999")"), kInvalid, "window:N"},
+      {Chat(R"(,"context_policy":"window:5x")"), kInvalid, "window:N"},
+      {Chat(R"(,"context_policy":5)"), kInvalid, "context_policy: expected a string"},
+      {Complete(R"(,"prompt":"x","conversation":"c")"), kInvalid, "conversation: it is for chat"},
+      {Complete(R"(,"prompt":"x","context_policy":"stop")"), kInvalid, "context_policy: it is"},
+      {Chat(R"(,"tools":[{}])"), kUnbuilt, "tools"},
+      {Complete(""), kInvalid, "found neither"},
+      {Complete(R"(,"prompt":"x","tokens":[1])"), kInvalid, "found both"},
+      {Complete(R"(,"prompt":7)"), kInvalid, "prompt: expected a string"},
+      {Complete(R"(,"tokens":[])"), kInvalid, "tokens: expected a list of at least one"},
+      {Complete(R"(,"tokens":[1,-2])"), kInvalid, "tokens[1]: expected a token id, found -2"},
+      {Complete(R"(,"tokens":[4294967296])"), kInvalid, "tokens[0]"},
+      {std::string((1 << 20) + 1, ' '), ErrorCode::kTooLarge, "at most 1048576"},
+  };
+  for (const Refusal& refusal : refusals) {
+    const auto parsed = ParseRequest(refusal.frame, {});
+    const auto* error = std::get_if<RequestError>(&parsed);
+    ASSERT_NE(error, nullptr) << refusal.frame.substr(0, 200);
+    EXPECT_EQ(ErrorCodeName(error->code), ErrorCodeName(refusal.code))
+        << refusal.frame.substr(0, 200);
+    EXPECT_THAT(error->message, HasSubstr(refusal.says)) << refusal.frame.substr(0, 200);
+    EXPECT_LT(error->message.size(), 400U) << "a message quotes little of the frame";
+    const bool is_json = nlohmann::json::accept(refusal.frame);
+    if (is_json && refusal.frame.find(R"("id":"r1")") != std::string::npos) {
+      EXPECT_EQ(error->id, "r1") << refusal.frame;
+    }
+    // The answer is valid JSON whatever it quotes.
+    const auto frame =
+        nlohmann::json::parse(ErrorFrame(error->id, error->code, error->message), nullptr, false);
+    EXPECT_EQ(frame.value("type", ""), "error");
+  }
+}
+
+TEST(AnswerFrames, HaveTheFieldsInTheOrderOfTheProtocol) {
+  EXPECT_EQ(AcceptedFrame("r1"), R"({"v":1,"id":"r1","type":"accepted"})");
+  EXPECT_EQ(DeltaFrame("r1", 0, "Hel\"\n"),
+            R"({"v":1,"id":"r1","type":"delta","seq":0,"text":"Hel\"\n"})");
+  EXPECT_EQ(ErrorFrame(std::nullopt, ErrorCode::kTooLarge, "m"),
+            R"({"v":1,"id":null,"type":"error","code":"too_large","message":"m"})");
+  EXPECT_EQ(PongFrame("", true), R"({"v":1,"type":"pong","ready":true})");
+  EXPECT_EQ(DeltaFrame("r1", 1, "\xff"),
+            "{\"v\":1,\"id\":\"r1\",\"type\":\"delta\",\"seq\":1,\"text\":\"\uFFFD\"}")
+      << "never an exception";
+}
+
+}  // namespace
+}  // namespace tandem::frontend

@@ -1,0 +1,228 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <regex>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
+
+/// Checks the house: a folder includes only folders that stand before it, and keeps out what does
+/// not belong to it.
+namespace tandem {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::vector<std::string> kOrder = {"core", "kv_store", "parallel", "frontend", "launcher"};
+
+/// The rooms of each folder, ground first. A room includes only itself and rooms before it; files
+/// that stand in no room stand on top of all.
+const std::map<std::string, std::vector<std::string>> kRooms = {
+    {"core",
+     {"base", "model", "formats", "cpu/simd", "cpu/elementwise", "cpu/linear", "cpu/attention",
+      "cpu", "cuda", "transformer", "sampling"}},
+    {"kv_store",
+     {"base", "pages", "records", "journal", "tiers", "catalog", "export", "agent_link", "peers",
+      "agent"}},
+    {"parallel",
+     {"plan", "communicators", "sharding", "control", "engine", "placement", "rank", "schedule",
+      "coordinator"}},
+    {"frontend",
+     {"text", "tokenizer", "jinja/values", "jinja/syntax", "jinja", "chat", "protocol",
+      "conversations", "client", "server", "http"}},
+    {"launcher", {"options", "state", "job", "commands", "kv", "bench"}},
+};
+
+constexpr int64_t kMostSourceFiles = 30;  // of a folder
+
+/// Beginnings of included files that a folder must not reach for itself.
+const std::map<std::string, std::vector<std::string>> kForbidden = {
+    {"core",
+     {"mpi.h", "zmq", "sys/socket.h", "netinet/", "arpa/", "netdb.h", "nlohmann/", "spdlog/",
+      "boost/", "CLI/", "rocksdb/", "hiredis/", "sodium"}},
+    {"kv_store", {"mpi.h", "nlohmann/", "boost/", "CLI/"}},
+    {"parallel", {"nlohmann/", "boost/", "CLI/", "rocksdb/", "hiredis/", "pcre2", "utf8proc"}},
+    {"frontend", {"mpi.h", "nccl", "cuda", "CLI/"}},
+    {"launcher", {"mpi.h", "nccl"}},
+};
+
+/// What `#include` lines of a file name, with or without quotes.
+std::vector<std::string> IncludesOf(const std::string& text) {
+  static const std::regex kInclude(R"(^\s*#\s*include\s*[<"]([^>"]+)[>"])");
+  std::vector<std::string> includes;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    std::smatch match;
+    if (std::regex_search(line, match, kInclude)) includes.push_back(match[1]);
+  }
+  return includes;
+}
+
+/// Where the room of a path like "core/cpu/linear/linear.h" stands among the rooms of its folder;
+/// behind all rooms if it is in none.
+size_t PlaceOfRoom(const std::string& path) {
+  const fs::path parent = fs::path(path).parent_path();
+  const std::string folder = parent.begin()->string();
+  const std::vector<std::string>& rooms = kRooms.at(folder);
+  const std::string room = parent.lexically_relative(folder).string();
+  return static_cast<size_t>(std::find(rooms.begin(), rooms.end(), room) - rooms.begin());
+}
+
+/// Whether the first parts of `path` are those of `beginning`.
+bool StandsIn(const std::string& path, const std::string& beginning) {
+  return path.compare(0, beginning.size() + 1, beginning + "/") == 0;
+}
+
+/// What is wrong with the rooms that the file at `path` includes: one line each.
+std::vector<std::string> RoomViolations(const std::string& path, const std::string& text) {
+  const std::string folder = path.substr(0, path.find('/'));
+  std::vector<std::string> violations;
+  for (const std::string& include : IncludesOf(text)) {
+    if (StandsIn(include, folder) && PlaceOfRoom(include) > PlaceOfRoom(path)) {
+      violations.push_back(path + " includes " + include + ", whose room stands after its own");
+    }
+    const bool ours = kRooms.contains(include.substr(0, include.find('/')));
+    if (StandsIn(path, "frontend/jinja") && ours && !StandsIn(include, "frontend/jinja") &&
+        !StandsIn(include, "core/base")) {
+      violations.push_back(path + " includes " + include + "; the templates need core/base alone");
+    }
+  }
+  return violations;
+}
+
+/// What is wrong with the includes of a file in `folder`: one line each.
+std::vector<std::string> Violations(const std::string& folder, const std::string& text) {
+  const auto place = std::find(kOrder.begin(), kOrder.end(), folder);
+  std::vector<std::string> violations;
+  for (const std::string& include : IncludesOf(text)) {
+    const std::string first = include.substr(0, include.find('/'));
+    const auto included = std::find(kOrder.begin(), kOrder.end(), first);
+    if (included != kOrder.end() && included > place && include != first) {
+      violations.push_back(folder + "/ includes " + include + ", which stands after it");
+    }
+    if (first == "tests" || include.find("..") == 0) {
+      violations.push_back(folder + "/ includes " + include + "; name files from the root");
+    }
+    for (const std::string& forbidden : kForbidden.at(folder)) {
+      if (include.find(forbidden) == 0) {
+        violations.push_back(folder + "/ includes " + include + ", which does not belong there");
+      }
+    }
+  }
+  return violations;
+}
+
+bool IsSource(const fs::path& path) {
+  static const std::vector<std::string> kExtensions = {".h", ".cpp", ".cu", ".cuh"};
+  return std::find(kExtensions.begin(), kExtensions.end(), path.extension()) != kExtensions.end();
+}
+
+std::string ReadText(const fs::path& path) {
+  std::ifstream in(path);
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+TEST(Folders, IncludeOnlyWhatStandsBefore) {
+  const fs::path root = TANDEM_SOURCE_DIR;
+  for (const std::string& folder : kOrder) {
+    if (!fs::exists(root / folder)) continue;
+    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(root / folder)) {
+      if (!entry.is_regular_file() || !IsSource(entry.path())) continue;
+      for (const std::string& violation : Violations(folder, ReadText(entry.path()))) {
+        ADD_FAILURE() << entry.path().string() << ": " << violation;
+      }
+    }
+  }
+}
+
+TEST(Folders, RoomsIncludeOnlyRoomsBefore) {
+  const fs::path root = TANDEM_SOURCE_DIR;
+  for (const auto& [folder, rooms] : kRooms) {
+    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(root / folder)) {
+      if (!entry.is_regular_file() || !IsSource(entry.path())) continue;
+      const std::string path = entry.path().lexically_relative(root).string();
+      if (PlaceOfRoom(path) == rooms.size() && folder != "launcher") {
+        ADD_FAILURE() << path << " stands in no room of " << folder << "/";
+      }
+      for (const std::string& violation : RoomViolations(path, ReadText(entry.path()))) {
+        ADD_FAILURE() << violation;
+      }
+    }
+  }
+}
+
+TEST(Folders, NoneHasMoreFilesThanAReaderTakesIn) {
+  const fs::path root = TANDEM_SOURCE_DIR;
+  std::map<std::string, int64_t> files;
+  for (const std::string& folder : kOrder) {
+    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(root / folder)) {
+      if (entry.is_regular_file() && IsSource(entry.path())) ++files[entry.path().parent_path()];
+    }
+  }
+  for (const auto& [folder, count] : files) EXPECT_LE(count, kMostSourceFiles) << folder;
+}
+
+TEST(Folders, TestsMirrorTheRooms) {
+  const fs::path root = TANDEM_SOURCE_DIR;
+  for (const std::string& folder : kOrder) {
+    for (const fs::directory_entry& entry :
+         fs::recursive_directory_iterator(root / "tests" / folder)) {
+      if (!entry.is_regular_file() || !IsSource(entry.path())) continue;
+      const fs::path room = entry.path().parent_path().lexically_relative(root / "tests");
+      EXPECT_TRUE(fs::is_directory(root / room)) << entry.path() << ": there is no " << room;
+    }
+  }
+}
+
+TEST(Folders, MpiIsCalledByItsCommunicatorAlone) {
+  const fs::path root = TANDEM_SOURCE_DIR;
+  std::set<std::string> files;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(root / "parallel")) {
+    if (!entry.is_regular_file() || !IsSource(entry.path())) continue;
+    const std::vector<std::string> includes = IncludesOf(ReadText(entry.path()));
+    if (std::count(includes.begin(), includes.end(), "mpi.h") != 0) {
+      files.insert(entry.path().filename());
+    }
+  }
+  // The exchange between hosts is a part of the communicator.
+  EXPECT_EQ(files, (std::set<std::string>{"host_exchange.h", "mpi_communicator.cpp"}));
+}
+
+TEST(Folders, EveryHeaderIsIncludedOnce) {
+  const fs::path root = TANDEM_SOURCE_DIR;
+  for (const std::string& folder : kOrder) {
+    if (!fs::exists(root / folder)) continue;
+    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(root / folder)) {
+      if (entry.path().extension() != ".h") continue;
+      EXPECT_NE(ReadText(entry.path()).find("#pragma once\n"), std::string::npos) << entry.path();
+    }
+  }
+}
+
+TEST(Folders, TheCheckFindsViolations) {
+  EXPECT_EQ(Violations("core", "#include \"parallel/engine.h\"\n").size(), 1U);
+  EXPECT_EQ(Violations("core", "  #  include <mpi.h>\n").size(), 1U);
+  EXPECT_EQ(Violations("core", "#include <zmq.hpp>\n#include <sys/socket.h>\n").size(), 2U);
+  EXPECT_EQ(Violations("parallel", "#include <nlohmann/json.hpp>\n").size(), 1U);
+  EXPECT_EQ(Violations("frontend", "#include \"launcher/cli.h\"\n").size(), 1U);
+  EXPECT_EQ(Violations("frontend", "#include \"../core/dtype.h\"\n").size(), 1U);
+  EXPECT_EQ(Violations("kv_store", "#include \"tests/support/models.h\"\n").size(), 1U);
+  EXPECT_TRUE(Violations("parallel", "#include <mpi.h>\n#include \"core/shard.h\"\n").empty());
+  EXPECT_TRUE(Violations("launcher", "#include \"frontend/server.h\"\n").empty());
+  EXPECT_EQ(
+      RoomViolations("core/model/config.h", "#include \"core/cpu/cpu_operations.h\"\n").size(), 1U);
+  EXPECT_EQ(RoomViolations("core/cpu/linear/a.h", "#include \"core/cpu/b.h\"\n").size(), 1U);
+  EXPECT_EQ(RoomViolations("frontend/jinja/a.h", "#include \"frontend/text/b.h\"\n").size(), 1U);
+  EXPECT_TRUE(RoomViolations("core/cpu/a.h", "#include \"core/cpu/linear/b.h\"\n").empty());
+  EXPECT_TRUE(RoomViolations("launcher/main.cpp", "#include \"launcher/kv/b.h\"\n").empty());
+  EXPECT_TRUE(Violations("core", "// #include <mpi.h> is not for core\n").empty());
+}
+
+}  // namespace
+}  // namespace tandem

@@ -1,0 +1,112 @@
+#include "kv_store/peers/peer_registry.h"
+
+#include <gtest/gtest.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "tests/support/temporary_directory.h"
+
+namespace tandem::kv_store {
+namespace {
+
+using testing::TemporaryDirectory;
+
+PeerRegistry MustOpen(const std::string& folder) {
+  std::filesystem::create_directories(folder);
+  auto book = PeerRegistry::Open(folder);
+  EXPECT_TRUE(book.ok()) << book.status();
+  return *std::move(book);
+}
+
+TEST(PeerRegistry, KeepsWhomItWasTold) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.path() + "/here";
+  const AgentPeer a{
+      .host = "a", .endpoint = "tcp://10.0.0.1:1", .public_key = MakeCurveKeys().public_key};
+  const AgentPeer b{.host = "b.c-d",
+                    .endpoint = "tcp://[fd00::1]:65535",
+                    .public_key = MakeCurveKeys().public_key};
+  std::string key;
+  {
+    const PeerRegistry book = MustOpen(path);
+    key = book.keys().public_key;
+    EXPECT_EQ(book.host(), "here");
+    EXPECT_TRUE(book.Peers().empty());
+    EXPECT_FALSE(book.ReadListens().has_value());
+    ASSERT_TRUE(book.SetPeers({{.peer = a, .in_job = false, .met = 7},
+                               {.peer = b, .in_job = true, .met = 5}})
+                    .ok());
+    ASSERT_TRUE(book.WriteListens({.endpoint = "tcp://10.0.0.3:5", .copies = 2}).ok());
+  }
+  const PeerRegistry book = MustOpen(path);
+  EXPECT_EQ(book.keys().public_key, key);
+  struct stat facts {};
+  ASSERT_EQ(stat((path + "/agent.key").c_str(), &facts), 0);
+  EXPECT_EQ(facts.st_mode & 07777U, 0600U);
+  const auto peers = book.Peers();
+  ASSERT_EQ(peers.size(), 2U);
+  EXPECT_EQ(peers[0].peer, b);
+  EXPECT_TRUE(peers[0].in_job);
+  EXPECT_EQ(peers[1].peer, a);
+  EXPECT_EQ(peers[1].met, 7);
+  EXPECT_EQ(book.ReadListens()->copies, 2U);
+  ASSERT_TRUE(book.SetPeers({{.peer = b, .in_job = true, .met = 5}}).ok());
+  EXPECT_EQ(book.Peers().size(), 1U);
+}
+
+TEST(PeerRegistry, LeavesOutWhatIsDamaged) {
+  spdlog::set_level(spdlog::level::off);
+  const TemporaryDirectory directory;
+  const PeerRegistry book = MustOpen(directory.path() + "/here");
+  const std::string key = MakeCurveKeys().public_key;
+  ASSERT_TRUE(
+      book.SetPeers({{.peer = {.host = "a", .endpoint = "tcp://10.0.0.1:1", .public_key = key}}})
+          .ok());
+  std::string whole;
+  {
+    std::ifstream file(book.PathOf("a"));
+    whole.assign(std::istreambuf_iterator<char>(file), {});
+  }
+  ASSERT_FALSE(whole.empty());
+  const auto count_with = [&](const std::string& text) {
+    std::ofstream(book.PathOf("a"), std::ios::trunc) << text;
+    return book.Peers().size();
+  };
+  EXPECT_EQ(count_with(whole), 1U);
+  for (size_t size = 0; size < whole.size(); ++size) {
+    EXPECT_EQ(count_with(whole.substr(0, size)), 0U) << size;
+  }
+  EXPECT_EQ(count_with(whole + "more\n"), 0U);
+  EXPECT_EQ(count_with(whole + "m"), 0U);
+  EXPECT_EQ(count_with(std::string(1 << 20, 'x')), 0U);
+  std::string other = whole;
+  other.replace(other.find("tcp://"), 6, "ipc://");
+  EXPECT_EQ(count_with(other), 0U);
+  spdlog::set_level(spdlog::level::info);
+}
+
+TEST(PeerRegistry, IsBounded) {
+  const TemporaryDirectory directory;
+  const PeerRegistry book = MustOpen(directory.path() + "/here");
+  const std::string key = MakeCurveKeys().public_key;
+  std::vector<KnownPeer> many;
+  for (int i = 0; i < 1100; ++i) {
+    many.push_back(
+        {.peer = {.host = fmt::format("h{}", i), .endpoint = "tcp://10.0.0.1:1", .public_key = key},
+         .in_job = i == 3,
+         .met = i});
+  }
+  ASSERT_TRUE(book.SetPeers(many).ok());
+  const auto kept = book.Peers();
+  ASSERT_EQ(kept.size(), kMostAgentPeers);
+  EXPECT_EQ(kept[0].peer.host, "h3");
+  EXPECT_EQ(kept[1].peer.host, "h1099");
+  EXPECT_EQ(kept.back().peer.host, "h77");
+}
+
+}  // namespace
+}  // namespace tandem::kv_store

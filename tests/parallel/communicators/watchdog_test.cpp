@@ -1,0 +1,151 @@
+#include "parallel/communicators/watchdog.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <future>
+
+#include "parallel/communicators/thread_communicator.h"
+#include "tests/parallel/communicators/thread_ranks.h"
+
+namespace tandem::parallel {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using Clock = std::chrono::steady_clock;
+
+constexpr core::StepPhase kAttention = {4, 1, core::StepPhase::Kind::kAttention};
+constexpr core::StepPhase kFeedForward = {4, 1, core::StepPhase::Kind::kFeedForward};
+
+TEST(ProgressBoard, KeepsWhatARankWrote) {
+  ProgressBoard board({"alpha", "beta"});
+  EXPECT_EQ(board.ranks(), 2);
+  EXPECT_EQ(board.Read(1).meetings, 0U);
+  EXPECT_FALSE(board.Read(1).waiting);
+  board.Enter(1, kAttention);
+  EXPECT_TRUE(board.Read(1).waiting);
+  EXPECT_EQ(board.Read(1).phase.layer, 1);
+  board.Leave(1);
+  board.Enter(1, kFeedForward);
+  EXPECT_EQ(board.Read(1).meetings, 2U);
+  EXPECT_EQ(board.Read(1).phase.kind, core::StepPhase::Kind::kFeedForward);
+  EXPECT_EQ(board.Read(0).meetings, 0U);
+}
+
+TEST(ProgressBoard, NeverShowsHalfAnEntry) {
+  ProgressBoard board({"alpha"});
+  std::atomic<bool> done{false};
+  std::thread writer([&] {
+    for (uint64_t i = 1; i <= 20000; ++i) {
+      board.Put(0, {{i, static_cast<int32_t>(i), core::StepPhase::Kind::kOther},
+                    i,
+                    i % 2 == 0,
+                    Clock::time_point(Clock::duration(static_cast<int64_t>(i)))});
+    }
+    done = true;
+  });
+  uint64_t last = 0;
+  while (!done) {
+    const RankProgress seen = board.Read(0);
+    const auto meetings = static_cast<int64_t>(seen.meetings);
+    ASSERT_EQ(seen.phase.step, seen.meetings);
+    ASSERT_EQ(seen.since.time_since_epoch().count(), meetings);
+    ASSERT_EQ(seen.phase.layer, seen.meetings == 0 ? -1 : meetings);
+    ASSERT_GE(seen.meetings, last);
+    last = seen.meetings;
+  }
+  writer.join();
+}
+
+TEST(FindStalledCollective, NamesWhoHasNotComeAndWhereItWas) {
+  ProgressBoard board({"alpha", "beta", "gamma"});
+  for (const int rank : {0, 1, 2}) {
+    board.Enter(rank, kAttention);
+    board.Leave(rank);
+  }
+  board.Enter(0, kFeedForward);
+  board.Enter(1, kFeedForward);
+  EXPECT_FALSE(FindStalledCollective(board, seconds(5), Clock::now()).has_value());
+  const auto stalled = FindStalledCollective(board, seconds(5), Clock::now() + seconds(6));
+  ASSERT_TRUE(stalled.has_value());
+  EXPECT_EQ(stalled->waiting_rank, 0);
+  EXPECT_THAT(stalled->laggards, ElementsAre(2));
+  EXPECT_THAT(stalled->unseen, IsEmpty());
+  EXPECT_THAT(stalled->text, HasSubstr("rank 0 on host alpha has waited 6.0 s in step 4, layer 1, "
+                                       "feed-forward; rank 2 on host gamma has not come, it left "
+                                       "step 4, layer 1, attention"));
+}
+
+TEST(FindStalledCollective, KnowsWhenAllHaveCome) {
+  ProgressBoard board({"alpha", "beta"});
+  board.Enter(0, kAttention);
+  board.Enter(1, kAttention);
+  const auto stalled = FindStalledCollective(board, seconds(1), Clock::now() + seconds(2));
+  ASSERT_TRUE(stalled.has_value());
+  EXPECT_THAT(stalled->laggards, IsEmpty());
+  EXPECT_THAT(stalled->text, HasSubstr("all ranks have come"));
+}
+
+TEST(FindStalledCollective, DoesNotBlameRanksItHasNotHeardOf) {
+  ProgressBoard board({"alpha", "beta"});
+  board.Enter(0, kAttention);
+  const auto stalled = FindStalledCollective(board, seconds(1), Clock::now() + seconds(2));
+  ASSERT_TRUE(stalled.has_value());
+  EXPECT_THAT(stalled->laggards, IsEmpty());
+  EXPECT_THAT(stalled->unseen, ElementsAre(1));
+  EXPECT_THAT(stalled->text, HasSubstr("nothing is known of rank 1 on host beta"));
+}
+
+TEST(FindStalledCollective, IdleRanksAreNotStuck) {
+  ProgressBoard board({"alpha"});
+  board.Enter(0, kAttention);
+  board.Leave(0);
+  EXPECT_FALSE(FindStalledCollective(board, seconds(1), Clock::now() + seconds(100)).has_value());
+}
+
+TEST(Watchdog, ReportsTheLaggardOnceWhileTheRanksHang) {
+  ThreadWorldOptions options;
+  options.hosts = {"alpha", "beta", "gamma"};
+  auto worlds = MakeThreadWorld(3, options);
+  ProgressBoard board(options.hosts);
+  for (const auto& world : worlds) world->PublishTo(&board);
+  std::promise<StalledCollective> first;
+  std::atomic<int> reports{0};
+  Watchdog watchdog(board, milliseconds(200), [&](const StalledCollective& stalled) {
+    if (reports.fetch_add(1) == 0) first.set_value(stalled);
+  });
+  std::future<StalledCollective> report = first.get_future();
+  const auto statuses = RunRanks(std::move(worlds), [&](Communicator& world) -> absl::Status {
+    std::vector<int64_t> values = {1};
+    TANDEM_RETURN_IF_ERROR(world.AllReduceSum(values, kAttention));
+    if (world.rank() == 1) {
+      report.wait();
+      // Longer than another deadline: the meeting must not be reported again.
+      std::this_thread::sleep_for(milliseconds(500));
+    }
+    return world.AllReduceSum(values, kFeedForward);
+  });
+  for (const absl::Status& status : statuses) EXPECT_TRUE(status.ok()) << status;
+  const StalledCollective stalled = report.get();
+  EXPECT_THAT(stalled.laggards, ElementsAre(1));
+  EXPECT_EQ(stalled.phase.kind, core::StepPhase::Kind::kFeedForward);
+  EXPECT_THAT(stalled.text, HasSubstr("rank 1 on host beta has not come"));
+  EXPECT_EQ(reports, 1);
+}
+
+TEST(Watchdog, StopsAtOnce) {
+  ProgressBoard board({"alpha"});
+  const auto before = Clock::now();
+  {
+    Watchdog watchdog(board, seconds(100), [](const StalledCollective&) {});
+  }
+  EXPECT_LT(Clock::now() - before, seconds(1));
+}
+
+}  // namespace
+}  // namespace tandem::parallel

@@ -1,0 +1,145 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <thread>
+#include <vector>
+
+#include "tests/parallel/coordinator/engine_suite.h"
+#include "tests/support/collecting_sink.h"
+#include "tests/support/fake_model.h"
+#include "tests/support/random.h"
+
+namespace tandem::testing {
+namespace {
+
+using parallel::EngineRequest;
+using parallel::FinishReason;
+
+/// Engines whose requests share pages: every token must be the one it would be alone.
+class EngineSharingTest : public EngineSuite {};
+
+/// Requests whose beginnings are known, of earlier ones with their answers, or new.
+class ForkingPrompts {
+ public:
+  explicit ForkingPrompts(uint64_t seed) : random_(seed) {}
+
+  std::vector<int32_t> Next() {
+    std::vector<int32_t> prompt;
+    if (!past_.empty() && random_.Below(4) != 0) {
+      prompt = past_[random_.Below(past_.size())];
+      if (random_.Below(2) == 0) prompt.resize(1 + random_.Below(prompt.size()));
+    }
+    const auto more = RandomPrompt(random_, random_.Below(3) == 0 ? 1 : random_.Below(90));
+    prompt.insert(prompt.end(), more.begin(), more.end());
+    if (prompt.empty()) prompt = {1};
+    prompt.resize(std::min<size_t>(prompt.size(), 300));
+    return prompt;
+  }
+  void Ended(std::vector<int32_t> prompt, const std::vector<int32_t>& answer) {
+    prompt.insert(prompt.end(), answer.begin(), answer.end());
+    past_.push_back(std::move(prompt));
+    if (past_.size() > 8) past_.erase(past_.begin());
+  }
+  SplitMix& random() { return random_; }
+
+ private:
+  SplitMix random_;
+  std::vector<std::vector<int32_t>> past_;
+};
+
+TEST_P(EngineSharingTest, SharedPagesInASmallPoolChangeNoToken) {
+  // As many blocks as the longest request needs, and a few more: pages are shared, copied, evicted
+  // and taken away while requests come, fork, and are cancelled at any time.
+  const int most_heads[] = {0, 3, 2, 1, 1, 1};  // of a rank, by rank count
+  LocalCluster::Options options;
+  options.rank.max_running = 6;
+  options.rank.prefill_chunk = 40;
+  options.rank.kv_sequence_tokens = 700;
+  options.rank.kv_memory = 320'000 * most_heads[GetParam().ranks];
+  Start(std::move(options));
+  ForkingPrompts prompts(21);
+  constexpr int kRounds = 15;
+  constexpr size_t kAtOnce = 14;
+  int32_t reused = 0;
+  int32_t preemptions = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    std::vector<CollectingSink> sinks(kAtOnce);
+    std::vector<EngineRequest> requests;
+    for (size_t r = 0; r < kAtOnce; ++r) {
+      requests.push_back(Greedy(prompts.Next(), static_cast<int32_t>(prompts.random().Below(50))));
+      EngineRequest& request = requests.back();
+      request.tenant = prompts.random().Below(8) == 0 ? 1 : 0;
+      request.client = prompts.random().Below(3);
+      request.priority = prompts.random().Below(6) == 0 ? 1 : 0;
+      request.reuse = prompts.random().Below(8) != 0;
+      const auto id = Submit(request, sinks[r]);
+      if (prompts.random().Below(6) == 0) {
+        std::this_thread::sleep_for(std::chrono::microseconds(prompts.random().Below(3000)));
+        engine().Cancel(id);
+      }
+    }
+    for (size_t r = 0; r < kAtOnce; ++r) {
+      const auto finish = sinks[r].WaitForFinish();
+      ASSERT_TRUE(finish.has_value()) << "round " << round << " request " << r;
+      const auto alone = FakeAnswer(FakeConfig(), requests[r].prompt, requests[r].max_tokens);
+      const auto tokens = sinks[r].tokens();
+      ASSERT_LE(tokens.size(), alone.size());
+      ASSERT_TRUE(std::equal(tokens.begin(), tokens.end(), alone.begin()))
+          << "round " << round << " request " << r;
+      if (finish->reason != FinishReason::kCancelled) {
+        EXPECT_EQ(finish->reason, FinishReason::kLength) << finish->status;
+        EXPECT_EQ(tokens.size(), alone.size());
+        // After a preemption, it may have found what others computed meanwhile.
+        if (finish->usage.preemptions == 0) {
+          EXPECT_GE(finish->usage.reused_tokens + finish->usage.computed_tokens,
+                    finish->usage.prompt_tokens);
+        }
+      }
+      reused += finish->usage.reused_tokens;
+      preemptions += finish->usage.preemptions;
+      prompts.Ended(requests[r].prompt, tokens);
+    }
+  }
+  EXPECT_GT(reused, 500);
+  EXPECT_GT(preemptions, 0);
+}
+
+TEST_P(EngineSharingTest, TheSecondTurnSaysWhatItReused) {
+  Start();
+  SplitMix random(4);
+  auto prompt = RandomPrompt(random, 200);
+  CollectingSink first;
+  Submit(Greedy(prompt, 30), first);
+  ASSERT_TRUE(first.WaitForFinish().has_value());
+  EXPECT_EQ(first.WaitForFinish()->usage.reused_tokens, 0);
+  EXPECT_EQ(first.WaitForFinish()->usage.reuse_limit, parallel::ReuseLimit::kNothing);
+  EXPECT_EQ(first.WaitForFinish()->usage.computed_tokens, 229);
+  const auto answer = first.tokens();
+  prompt.insert(prompt.end(), answer.begin(), answer.end());
+  const auto more = RandomPrompt(random, 10);
+  prompt.insert(prompt.end(), more.begin(), more.end());
+  CollectingSink second;
+  Submit(Greedy(prompt, 5), second);
+  const auto finish = second.WaitForFinish();
+  ASSERT_TRUE(finish.has_value());
+  EXPECT_EQ(second.tokens(), FakeAnswer(FakeConfig(), prompt, 5));
+  EXPECT_EQ(finish->usage.reused_tokens, 229);
+  EXPECT_EQ(finish->usage.computed_tokens, 11 + 4);
+  EXPECT_EQ(finish->usage.reuse_limit, parallel::ReuseLimit::kDiffers);
+  const auto status = engine().Status();
+  ASSERT_TRUE(status.ok());
+  EXPECT_EQ(status->prompt_tokens, 440U);
+  EXPECT_EQ(status->reused_tokens, 229U);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, EngineSharingTest,
+    ::testing::Values(EngineKind{.name = "Threads1", .ranks = 1},
+                      EngineKind{.name = "Threads2", .ranks = 2},
+                      EngineKind{.name = "Threads3", .ranks = 3},
+                      EngineKind{
+                          .name = "ZmqRemote2", .ranks = 2, .zmq_plans = true, .remote = true}),
+    [](const auto& kind) { return kind.param.name; });
+
+}  // namespace
+}  // namespace tandem::testing

@@ -1,0 +1,146 @@
+// Pages of real models that were saved and come back: the same answers on any number of ranks.
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <vector>
+
+#include "core/cpu/cpu_operations.h"
+#include "core/formats/model_file.h"
+#include "core/transformer/transformer.h"
+#include "kv_store/tiers/memory_tier.h"
+#include "parallel/sharding/shard_plan.h"
+#include "tests/support/collecting_sink.h"
+#include "tests/support/faulty_tier.h"
+#include "tests/support/local_cluster.h"
+#include "tests/support/random.h"
+#include "tests/support/tiny_model.h"
+
+namespace tandem::testing {
+namespace {
+
+/// A shard of a model file, with all that it stands on.
+class FileModel final : public core::Model {
+ public:
+  FileModel(const core::ModelFile& file, const core::Shard& shard)
+      : operations_(file.config(), shard, {.threads = 1}),
+        model_(*core::Transformer::Load(file, shard, operations_, nullptr)) {}
+
+  const core::ModelConfig& config() const override { return model_->config(); }
+  const core::Shard& shard() const override { return model_->shard(); }
+  int64_t weight_bytes() const override { return model_->weight_bytes(); }
+  absl::Status Forward(const core::Batch& batch, const core::KvView& cache,
+                       core::Collective& collective, core::ShardLogits& out) override {
+    return model_->Forward(batch, cache, collective, out);
+  }
+
+ private:
+  core::CpuOperations operations_;
+  std::unique_ptr<core::Transformer> model_;
+};
+
+struct Case {
+  const char* name;
+  core::Family family;
+  core::KvDtype kv_dtype;
+};
+
+class TransformerRecords : public ::testing::TestWithParam<Case> {
+ protected:
+  TransformerRecords()
+      : written_(WriteTinyModel({.family = GetParam().family,
+                                 .layers = 7,
+                                 .heads = 6,
+                                 .kv_heads = 3,
+                                 .window = 70,
+                                 .seed = 5})),
+        file_(*core::ModelFile::Open(written_.path())) {}
+
+  std::unique_ptr<LocalCluster> Start(int ranks, kv_store::Tier* tier) {
+    const auto plan = parallel::PlanShards(
+        file_->config(), {.query_head = 3, .kv_head = 2, .ffn_column = 3, .vocab_row = 1},
+        {.ranks = ranks, .weights = {}, .memory = {}});
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    LocalCluster::Options options;
+    options.ranks = ranks;
+    options.rank.kv_dtype = GetParam().kv_dtype;
+    options.rank.kv_memory = 64 << 20;
+    options.rank.prefill_chunk = 64;
+    options.rank.records.tier = tier;
+    options.rank.records.fetch_deadline = std::chrono::seconds(30);
+    options.rank.records.flush_deadline = std::chrono::seconds(30);
+    options.model = [this, shards = plan->shards](int rank) {
+      return std::make_unique<FileModel>(*file_, shards[static_cast<size_t>(rank)]);
+    };
+    auto cluster = LocalCluster::Start(std::move(options));
+    EXPECT_TRUE(cluster.ok()) << cluster.status();
+    return *std::move(cluster);
+  }
+
+  /// The turn's answer is added to the history.
+  parallel::Finish Turn(parallel::Engine& engine, std::vector<int32_t>& history) {
+    parallel::EngineRequest request;
+    request.prompt = history;
+    request.max_tokens = 12;
+    request.sampling.temperature = 0.9F;
+    request.sampling.seed = 11;
+    request.durable = true;
+    CollectingSink sink;
+    EXPECT_TRUE(engine.Submit(request, sink.Sink()).ok());
+    const auto finish = sink.WaitForFinish();
+    EXPECT_TRUE(finish.has_value());
+    const auto tokens = sink.tokens();
+    history.insert(history.end(), tokens.begin(), tokens.end());
+    return finish.value_or(parallel::Finish());
+  }
+
+  std::vector<int32_t> Tokens(size_t count) {
+    std::vector<int32_t> tokens(count);
+    for (int32_t& token : tokens) token = static_cast<int32_t>(random_.Below(100));
+    return tokens;
+  }
+
+  TempFile written_;
+  std::unique_ptr<core::ModelFile> file_;
+  SplitMix random_{3};
+};
+
+TEST_P(TransformerRecords, ATurnAfterARestartHasTheTokensOfAnUndisturbedRun) {
+  const std::vector<int32_t> first = Tokens(170);
+  const std::vector<int32_t> more = Tokens(40);
+  std::vector<int32_t> undisturbed = first;
+  {
+    const auto cluster = Start(1, nullptr);
+    Turn(cluster->engine(), undisturbed);
+    undisturbed.insert(undisturbed.end(), more.begin(), more.end());
+    Turn(cluster->engine(), undisturbed);
+  }
+  for (const int before : {1, 2, 3, 5}) {
+    kv_store::MemoryTier memory({});
+    FaultyTier tier(memory);
+    std::vector<int32_t> history = first;
+    {
+      const auto cluster = Start(before, &tier);
+      EXPECT_TRUE(Turn(cluster->engine(), history).saved);
+    }
+    history.insert(history.end(), more.begin(), more.end());
+    tier.refuses = true;  // each of these finds what the first one left
+    for (const int after : {1, 2, 3, 5}) {
+      std::vector<int32_t> resumed = history;
+      const auto cluster = Start(after, &tier);
+      const parallel::Finish finish = Turn(cluster->engine(), resumed);
+      EXPECT_EQ(finish.usage.reused_from.host, 181U) << before << " to " << after << " ranks";
+      EXPECT_EQ(resumed, undisturbed) << before << " to " << after << " ranks";
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, TransformerRecords,
+    ::testing::Values(Case{"Llama", core::Family::kLlama, core::KvDtype::kF16},
+                      Case{"Gemma3", core::Family::kGemma3, core::KvDtype::kF16},
+                      Case{"Gemma3Float32", core::Family::kGemma3, core::KvDtype::kF32}),
+    [](const auto& kind) { return std::string(kind.param.name); });
+
+}  // namespace
+}  // namespace tandem::testing
