@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <numeric>
+#include <utility>
 
 namespace tandem::core {
 
@@ -49,7 +50,8 @@ void PhaseClock::BeginStep(int64_t decoding, int64_t tokens) {
   if (first) {
     last_ = now_();
   } else {
-    Lap(Phase::kIdle);
+    activity_ = {.phase = Phase::kIdle};
+    Switch({});
   }
 }
 
@@ -58,12 +60,15 @@ PhaseTimes PhaseClock::Steps(int64_t decoding) const {
   return found == steps_.end() ? PhaseTimes{} : found->second;
 }
 
-void PhaseClock::Add(Phase phase, bool product) {
+PhaseClock::Activity PhaseClock::Switch(Activity next) {
   const int64_t now = now_();
   const int64_t passed = now - last_;
   last_ = now;
-  (*current_)[phase] += passed;
-  if (product) current_->product_nanoseconds += passed;
+  if (current_ != nullptr) {
+    (*current_)[activity_.phase] += passed;
+    if (activity_.product) current_->product_nanoseconds += passed;
+  }
+  return std::exchange(activity_, next);
 }
 
 }  // namespace tandem::core

@@ -35,9 +35,10 @@ struct PhaseTimes {
   bool operator==(const PhaseTimes&) const = default;
 };
 
-/// A rank's stopwatch: every lap gives the time since the lap before to a phase, so that phases add
-/// up to the whole. Reads a clock once a lap, at borders of phases only. Thread safety: the rank's
-/// step thread alone, or others when it has ended.
+/// A rank's stopwatch. The time of a step goes to the innermost PhaseScope around it, or to
+/// kVocabulary outside of all; the time between steps is idle. So phases add up to the whole. A
+/// clock is read once at each border of a scope. Thread safety: the rank's step thread alone, or
+/// others when it has ended.
 class PhaseClock {
  public:
   using Now = std::function<int64_t()>;  // nanoseconds, never going back
@@ -46,24 +47,54 @@ class PhaseClock {
   PhaseClock();
   explicit PhaseClock(Now now) : now_(std::move(now)) {}
 
-  /// A step begins that computes `tokens` tokens; laps count for it until the next one begins. What
-  /// has passed since the last lap is its idle time (none before the first step). `decoding`: how
-  /// many sequences get their next token, or 0 if the step computes prompts.
+  /// A step begins that computes `tokens` tokens; scopes count for it until the next one begins.
+  /// What has passed since the last border is its idle time (none before the first step).
+  /// `decoding`: how many sequences get their next token, or 0 if the step computes prompts.
   void BeginStep(int64_t decoding, int64_t tokens);
-  void Lap(Phase phase) { Add(phase, false); }
-  /// A lap that was a matrix product.
-  void LapProduct(Phase phase) { Add(phase, true); }
 
   /// The steps that decoded this many sequences together, or (0) that computed prompts.
   PhaseTimes Steps(int64_t decoding) const;
 
  private:
-  void Add(Phase phase, bool product);
+  friend class PhaseScope;
+
+  /// What time is spent on.
+  struct Activity {
+    Phase phase = Phase::kVocabulary;
+    bool product = false;
+  };
+  /// Gives the time since the last border to the activity so far, and goes on with `next`. Returns
+  /// the activity so far.
+  Activity Switch(Activity next);
 
   Now now_;
   std::map<int64_t, PhaseTimes> steps_;  // by number of sequences decoded
   PhaseTimes* current_ = nullptr;        // into steps_
-  int64_t last_ = 0;
+  int64_t last_ = 0;                     // border
+  Activity activity_;
+};
+
+/// The time until its end goes to a phase, or to the matrix products of the phase around it, except
+/// for what scopes inside of it take. clock: null measures nothing; before a first step neither.
+class PhaseScope {
+ public:
+  PhaseScope(PhaseClock* clock, Phase phase) : PhaseScope(clock, {.phase = phase}) {}
+  static PhaseScope Product(PhaseClock* clock) {
+    return {clock, {.phase = clock != nullptr ? clock->activity_.phase : Phase(), .product = true}};
+  }
+  ~PhaseScope() {
+    if (clock_ != nullptr) clock_->Switch(around_);
+  }
+  PhaseScope(const PhaseScope&) = delete;
+  PhaseScope& operator=(const PhaseScope&) = delete;
+
+ private:
+  PhaseScope(PhaseClock* clock, PhaseClock::Activity activity) : clock_(clock) {
+    if (clock_ != nullptr) around_ = clock_->Switch(activity);
+  }
+
+  PhaseClock* const clock_;
+  PhaseClock::Activity around_;
 };
 
 }  // namespace tandem::core

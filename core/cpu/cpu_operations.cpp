@@ -2,12 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
-#include <cstring>
-#include <new>
 
 #include "core/cpu/attention/attention.h"
 #include "core/cpu/elementwise/elementwise.h"
+#include "core/sampling/sampler.h"
 
 namespace tandem::core {
 namespace {
@@ -33,12 +31,6 @@ const PackedMatrix& MatrixOf(const Weight& weight) {
 }
 
 }  // namespace
-
-std::shared_ptr<std::byte> CpuOperations::HostMemory::Allocate(int64_t bytes) {
-  constexpr auto kAlignment = std::align_val_t{64};
-  auto* data = static_cast<std::byte*>(::operator new(static_cast<size_t>(bytes), kAlignment));
-  return {data, [](std::byte* p) { ::operator delete(p, kAlignment); }};
-}
 
 CpuOperations::CpuOperations(const ModelConfig& config, const Shard& shard,
                              const CpuOptions& options)
@@ -70,6 +62,8 @@ absl::StatusOr<std::unique_ptr<Weight>> CpuOperations::Pack(const MatrixSource& 
 
 void CpuOperations::BeginStep(const Batch& batch) {
   SetFloatEnvironment();
+  phases_ = batch.phases;
+  token_failed_.assign(batch.tokens.size(), 0);
   places_.resize(batch.tokens.size());
   runs_.clear();
   for (const SequenceSlice& sequence : batch.sequences) {
@@ -104,7 +98,7 @@ void CpuOperations::RmsNorm(const Tensor& x, const WeightVector& weight, float e
                             Tensor& out) {
   if (&out != &x) out.SetRows(x.rows());
   pool_.ParallelFor(x.rows(), [&](int64_t t, int) {
-    core::RmsNorm(options_.isa, x.row(t), weight, epsilon, out.row(t));
+    core::RmsNorm(options_.isa, x.row(t), weight.values(), epsilon, out.row(t));
   });
 }
 
@@ -114,7 +108,7 @@ void CpuOperations::NormHeads(Tensor& x, const WeightVector& weight, float epsil
     const std::span<float> row = x.row(t);
     for (size_t begin = 0; begin < row.size(); begin += n) {
       const std::span<float> head = row.subspan(begin, n);
-      core::RmsNorm(options_.isa, head, weight, epsilon, head);
+      core::RmsNorm(options_.isa, head, weight.values(), epsilon, head);
     }
   });
 }
@@ -124,6 +118,7 @@ void CpuOperations::Quantize(const Tensor& x, bool quantize) {
 }
 
 void CpuOperations::Linear(const Tensor& x, std::initializer_list<Projection> projections) {
+  const auto product = PhaseScope::Product(phases_);
   Quantize(x, std::any_of(projections.begin(), projections.end(),
                           [](const auto& p) { return MatrixOf(*p.weight).quantized(); }));
   std::array<LinearJob, kMostLinearJobs> jobs;
@@ -135,8 +130,9 @@ void CpuOperations::Linear(const Tensor& x, std::initializer_list<Projection> pr
   core::Linear(options_.isa, std::span(jobs).first(count), activations_, pool_);
   for (const Projection& p : projections) {
     if (p.bias == nullptr || p.bias->empty()) continue;
-    pool_.ParallelFor(x.rows(),
-                      [&](int64_t t, int) { AddInPlace(options_.isa, p.out->row(t), *p.bias); });
+    pool_.ParallelFor(x.rows(), [&](int64_t t, int) {
+      AddInPlace(options_.isa, p.out->row(t), p.bias->values());
+    });
   }
 }
 
@@ -217,6 +213,7 @@ void CpuOperations::Attend(const AttentionLayer& layer, const Tensor& query, con
 
 void CpuOperations::LinearPartialSums(const Weight& weight, const Tensor& x,
                                       int64_t partial_columns, PartialSums& out) {
+  const auto product = PhaseScope::Product(phases_);
   out.SetTokens(x.rows());
   const PackedMatrix& matrix = MatrixOf(weight);
   Quantize(x, matrix.quantized());
@@ -227,6 +224,7 @@ void CpuOperations::LinearPartialSums(const Weight& weight, const Tensor& x,
 void CpuOperations::GatedLinearPartialSums(const Tensor& x, Gate kind, const Weight& gate,
                                            const Weight& up, const Weight& down,
                                            int64_t partial_columns, PartialSums& out) {
+  const auto product = PhaseScope::Product(phases_);
   out.SetTokens(x.rows());
   const PackedMatrix& gate_matrix = MatrixOf(gate);
   const PackedMatrix& up_matrix = MatrixOf(up);
@@ -249,21 +247,22 @@ void CpuOperations::GatedLinearPartialSums(const Tensor& x, Gate kind, const Wei
 
 absl::Status CpuOperations::AllReduce(PartialSums& sums, Collective& collective,
                                       const StepPhase& phase) {
+  const PhaseScope scope(phases_, Phase::kAllReduce);
   return collective.AllReducePartialSums(sums.all(), phase);
 }
 
 void CpuOperations::AddPartialSums(const PartialSums& sums, const WeightVector& post_norm,
-                                   float epsilon, Tensor& x, std::span<uint8_t> token_failed) {
+                                   float epsilon, Tensor& x) {
   total_.SetRows(x.rows());
   pool_.ParallelFor(x.rows(), [&](int64_t t, int) {
     const std::span<const int64_t> row(sums.sums() + t * sums.dim(),
                                        static_cast<size_t>(sums.dim()));
     PartialSumsToFloat(options_.isa, row, {}, total_.row(t));
     if (!post_norm.empty()) {
-      core::RmsNorm(options_.isa, total_.row(t), post_norm, epsilon, total_.row(t));
+      core::RmsNorm(options_.isa, total_.row(t), post_norm.values(), epsilon, total_.row(t));
     }
     AddInPlace(options_.isa, x.row(t), total_.row(t));
-    if (sums.failed()[t] != 0) token_failed[static_cast<size_t>(t)] = 1;
+    if (sums.failed()[t] != 0) token_failed_[static_cast<size_t>(t)] = 1;
   });
 }
 
@@ -275,13 +274,20 @@ void CpuOperations::SelectRows(const Tensor& x, std::span<const int32_t> rows, T
   }
 }
 
-void CpuOperations::ReadRows(const Tensor& x, std::span<float> out) {
-  // On all threads: a vocabulary's logits are a megabyte, and each copies what it likely computed.
-  constexpr int64_t kPart = 16384;
-  const int64_t size = x.rows() * x.columns();
-  pool_.ParallelFor((size + kPart - 1) / kPart, [&](int64_t part, int) {
-    const int64_t begin = part * kPart;
-    std::copy_n(x.data() + begin, std::min(kPart, size - begin), out.begin() + begin);
+absl::Status CpuOperations::Sample(Tensor& logits, Range vocab_rows,
+                                   std::span<const SampleRow> rows, Collective& collective,
+                                   const StepPhase& phase, std::span<SampledToken> out) {
+  return SampleRows(
+      rows, {.data = logits.data(), .vocab_rows = vocab_rows}, collective, phase,
+      [this](int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
+        ParallelFor(tasks, body);
+      },
+      out);
+}
+
+void CpuOperations::ReadRows(const Tensor& x, Range rows, float* out, int64_t stride) {
+  pool_.ParallelFor(rows.count, [&](int64_t i, int) {
+    std::copy_n(x.row(rows.begin + i).begin(), x.columns(), out + i * stride);
   });
 }
 

@@ -9,6 +9,7 @@
 #include "core/cpu/attention/attention_by_chunks.h"
 #include "core/cpu/elementwise/rope_table.h"
 #include "core/cpu/linear/linear.h"
+#include "core/model/host_memory.h"
 #include "core/model/operations.h"
 
 namespace tandem::core {
@@ -52,16 +53,15 @@ class CpuOperations final : public Operations {
   absl::Status AllReduce(PartialSums& sums, Collective& collective,
                          const StepPhase& phase) override;
   void AddPartialSums(const PartialSums& sums, const WeightVector& post_norm, float epsilon,
-                      Tensor& x, std::span<uint8_t> token_failed) override;
+                      Tensor& x) override;
   void SelectRows(const Tensor& x, std::span<const int32_t> rows, Tensor& out) override;
-  void ReadRows(const Tensor& x, std::span<float> out) override;
+  absl::Status Sample(Tensor& logits, Range vocab_rows, std::span<const SampleRow> rows,
+                      Collective& collective, const StepPhase& phase,
+                      std::span<SampledToken> out) override;
+  std::span<const uint8_t> TokenFailures() override { return token_failed_; }
+  void ReadRows(const Tensor& x, Range rows, float* out, int64_t stride) override;
 
  private:
-  class HostMemory final : public DeviceMemory {
-   public:
-    std::shared_ptr<std::byte> Allocate(int64_t bytes) override;
-  };
-
   /// Where one token of the step stands.
   struct TokenPlace {
     int64_t position = 0;
@@ -94,9 +94,11 @@ class CpuOperations final : public Operations {
   Activations gated_codes_;
   Tensor gated_;  // [tokens, columns of `down`], where `down` multiplies floats
   AttentionByChunks by_chunks_;
-  Tensor total_;                    // [tokens, dim] a reduced sum on its way to the residual
-  std::vector<TokenPlace> places_;  // [tokens of the step]
-  std::vector<TokenRun> runs_;      // all of them, in order
+  Tensor total_;                       // [tokens, dim] a reduced sum on its way to the residual
+  std::vector<TokenPlace> places_;     // [tokens of the step]
+  std::vector<TokenRun> runs_;         // all of them, in order
+  std::vector<uint8_t> token_failed_;  // [tokens of the step]
+  PhaseClock* phases_ = nullptr;       // of the step
 };
 
 }  // namespace tandem::core

@@ -9,7 +9,9 @@
 #include "core/base/status.h"
 #include "core/model/collective.h"
 #include "core/model/config.h"
+#include "core/model/device_memory.h"
 #include "core/model/kv_view.h"
+#include "core/model/sampling.h"
 #include "core/model/shard.h"
 
 namespace tandem::core {
@@ -32,14 +34,6 @@ struct Batch {
   PhaseClock* phases = nullptr;           // where to keep the time of each phase, if anywhere
 };
 
-/// What comes out of a step on one rank.
-struct ShardLogits {
-  Range vocab_rows;                   // which rows this rank computed
-  std::vector<float> values;          // [logit_tokens, vocab_rows.count]
-  std::vector<uint8_t> token_failed;  // [tokens] 1 = a partial sum was not finite or out of range
-                                      // (numerics.md, rule 3), on some rank
-};
-
 /// A model's shard on one rank, ready to run. The step loop knows no more of it than this, so it is
 /// tested with a fake. Thread safety: one thread calls.
 class Model {
@@ -50,11 +44,25 @@ class Model {
   /// Bytes of packed weights this rank holds.
   virtual int64_t weight_bytes() const = 0;
 
+  /// Where its cache belongs.
+  virtual DeviceMemory& memory() = 0;
+
   /// Runs every layer over the batch, writing K and V of its tokens to the cache and reading what
-  /// stands there. Errors are those of the collective; a token's numeric failure is a flag, not an
-  /// error, and equal on all ranks.
-  virtual absl::Status Forward(const Batch& batch, const KvView& cache, Collective& collective,
-                               ShardLogits& out) = 0;
+  /// stands there. The logits stay on the device: [logit_tokens, vocab_rows.count], until the next
+  /// pass. Errors are those of the collective; a token's numeric failure is a flag, not an error,
+  /// and equal on all ranks.
+  virtual absl::Status Forward(const Batch& batch, const KvView& cache, Collective& collective) = 0;
+
+  // Of the last pass.
+
+  /// Samples a token for each of `rows`, the same on every rank. Changes their logits. out:
+  /// [rows.size()]. Errors are those of the collective.
+  virtual absl::Status Sample(std::span<const SampleRow> rows, Collective& collective,
+                              const StepPhase& phase, std::span<SampledToken> out) = 0;
+  /// Copies rows of this shard's logits to the host, `stride` floats apart.
+  virtual void ReadLogits(Range rows, float* out, int64_t stride) = 0;
+  /// [tokens] 1 = a partial sum was not finite or out of range (numerics.md, rule 3), on some rank.
+  virtual std::span<const uint8_t> TokenFailures() = 0;
 
   /// Between passes: body(task) for every task in [0, tasks), on the threads that compute, where
   /// the processor does that; else one after the other. Returns when all are done.

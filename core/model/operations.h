@@ -14,6 +14,7 @@
 #include "core/model/kv_view.h"
 #include "core/model/matrix_source.h"
 #include "core/model/model.h"
+#include "core/model/sampling.h"
 #include "core/model/tensor.h"
 
 namespace tandem::core {
@@ -26,9 +27,6 @@ class Weight {
   virtual int64_t columns() const = 0;
   virtual int64_t bytes() const = 0;
 };
-
-/// A small vector of the model (norm weight, bias): [n]; empty where the model has none.
-using WeightVector = std::vector<float>;
 
 /// One product of a group that shares its input: out = weight * x + bias.
 struct Projection {
@@ -72,8 +70,9 @@ struct AttentionLayer {
 /// The operations that a forward pass is written in. CPU and CUDA implement them; nobody above
 /// core/ asks which.
 ///
-/// A device only enqueues: nothing here reads back to the host but ReadRows. Thread safety: one
-/// thread calls.
+/// A device only enqueues. Sample, TokenFailures and ReadRows alone wait for it; a step without
+/// asked-for logits reads back its sampled tokens and its failures, and every shape follows from
+/// the plan. Thread safety: one thread calls.
 class Operations {
  public:
   virtual ~Operations() = default;
@@ -88,8 +87,8 @@ class Operations {
   virtual absl::StatusOr<std::unique_ptr<Weight>> Pack(const MatrixSource& source, Range rows,
                                                        Range columns) = 0;
 
-  /// Positions and block tables of the batch, for RotateAndStore and Attend; called once a step,
-  /// before them.
+  /// Begins a step: positions and block tables of the batch, for RotateAndStore and Attend; no
+  /// token has failed yet; the times of products and reductions go to batch.phases.
   virtual void BeginStep(const Batch& batch) = 0;
 
   /// out[t] = table[tokens[t]] * scale
@@ -120,13 +119,21 @@ class Operations {
   virtual absl::Status AllReduce(PartialSums& sums, Collective& collective,
                                  const StepPhase& phase) = 0;
   /// x += norm(float(sums)); the norm only where post_norm is not empty. Marks tokens whose failure
-  /// count is not zero.
+  /// count is not zero, on the device.
   virtual void AddPartialSums(const PartialSums& sums, const WeightVector& post_norm, float epsilon,
-                              Tensor& x, std::span<uint8_t> token_failed) = 0;
+                              Tensor& x) = 0;
   /// out[i] = x[rows[i]]
   virtual void SelectRows(const Tensor& x, std::span<const int32_t> rows, Tensor& out) = 0;
-  /// Copies to the host. out: [rows, columns]
-  virtual void ReadRows(const Tensor& x, std::span<float> out) = 0;
+  /// Samples a token for each of `rows`, where the logits are: core/sampling/sampler.h has the
+  /// rules. Penalties change the logits. logits: [rows of the step, vocab_rows.count]
+  virtual absl::Status Sample(Tensor& logits, Range vocab_rows, std::span<const SampleRow> rows,
+                              Collective& collective, const StepPhase& phase,
+                              std::span<SampledToken> out) = 0;
+  /// Which tokens of the step have failed so far: [tokens], 1 = failed. Host memory, good until the
+  /// next step.
+  virtual std::span<const uint8_t> TokenFailures() = 0;
+  /// Copies some rows to the host, `stride` floats apart.
+  virtual void ReadRows(const Tensor& x, Range rows, float* out, int64_t stride) = 0;
 };
 
 }  // namespace tandem::core

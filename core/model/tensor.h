@@ -4,15 +4,9 @@
 #include <memory>
 #include <span>
 
-namespace tandem::core {
+#include "core/model/device_memory.h"
 
-/// Where operations keep their rows: host memory, or a device's.
-class DeviceMemory {
- public:
-  virtual ~DeviceMemory() = default;
-  /// 64-byte aligned memory that is freed with the last copy of the pointer.
-  virtual std::shared_ptr<std::byte> Allocate(int64_t bytes) = 0;
-};
+namespace tandem::core {
 
 /// Rows of one element type on one device: [rows, columns]. The number of rows is set before each
 /// use; contents are not kept when it grows. `T` is float for activations, int64_t for sums.
@@ -49,5 +43,29 @@ class Rows {
 };
 
 using Tensor = Rows<float>;
+
+/// A small vector of the model (norm weight, bias) on its device: [n]; empty where the model has
+/// none. Immutable; copies share the memory.
+class WeightVector {
+ public:
+  WeightVector() = default;
+  WeightVector(DeviceMemory& memory, std::span<const float> values)
+      : data_(memory.Allocate(static_cast<int64_t>(values.size_bytes()))), size_(values.size()) {
+    const CopyRun run{.device = data_.get(),
+                      .host = reinterpret_cast<std::byte*>(const_cast<float*>(values.data())),
+                      .bytes = values.size_bytes()};
+    memory.CopyFromHost({&run, 1});
+  }
+
+  size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  const float* data() const { return reinterpret_cast<const float*>(data_.get()); }
+  /// Host memory only.
+  std::span<const float> values() const { return {data(), size_}; }
+
+ private:
+  std::shared_ptr<std::byte> data_;
+  size_t size_ = 0;
+};
 
 }  // namespace tandem::core

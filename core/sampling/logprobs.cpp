@@ -11,8 +11,6 @@
 namespace tandem::core {
 namespace {
 
-constexpr size_t kBlockRows = 1024;
-
 /// The 16 sums of one block, lane = row mod 16.
 struct DoubleLanes {
   __m256d part[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(),
@@ -35,8 +33,8 @@ struct DoubleLanes {
 double SumOfExp(std::span<const float> logits, float max) {
   const Avx2Lanes highest = Avx2Lanes::Set(max);
   double total = 0.0;
-  for (size_t begin = 0; begin < logits.size(); begin += kBlockRows) {
-    const size_t end = std::min(begin + kBlockRows, logits.size());
+  for (size_t begin = 0; begin < logits.size(); begin += size_t{kSumRows}) {
+    const size_t end = std::min(begin + size_t{kSumRows}, logits.size());
     DoubleLanes sums;
     size_t row = begin;
     for (; row + kLanes <= end; row += kLanes) {

@@ -12,8 +12,6 @@
 namespace tandem::core {
 namespace {
 
-constexpr int32_t kBlockRows = 1024;
-
 bool Better(const Candidate& a, const Candidate& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
 }
@@ -77,10 +75,10 @@ struct BlockSum {
 std::vector<BlockSum> SumBlocks(std::span<const Candidate> candidates, const Softmax& softmax) {
   std::vector<BlockSum> blocks;
   while (!candidates.empty()) {
-    const int32_t number = candidates.front().token / kBlockRows;
+    const int32_t number = candidates.front().token / kSumRows;
     const auto end = std::partition_point(
         candidates.begin(), candidates.end(),
-        [number](const Candidate& candidate) { return candidate.token / kBlockRows == number; });
+        [number](const Candidate& candidate) { return candidate.token / kSumRows == number; });
     const auto count = static_cast<size_t>(end - candidates.begin());
     double sum = 0.0;
     softmax.ForEach(candidates.first(count), [&sum](const Candidate&, float weight) {
@@ -241,6 +239,40 @@ std::optional<int32_t> SampleToken(const SamplingParams& params, uint64_t token_
   }
   return Draw(candidates, {best.logit, params.temperature, params.min_p},
               Uniform(params, token_index));
+}
+
+absl::Status SampleRows(std::span<const SampleRow> rows, const HostLogits& logits,
+                        Collective& collective, const StepPhase& phase, ParallelTasks parallel_for,
+                        std::span<SampledToken> out) {
+  std::vector<size_t> first(rows.size() + 1);  // candidate of each row, and of all
+  for (size_t i = 0; i < rows.size(); ++i) {
+    first[i + 1] = first[i] + static_cast<size_t>(rows[i].candidates);
+  }
+  if (first.back() == 0) return absl::OkStatus();
+  std::vector<Candidate> mine(first.back());
+  const auto row_of = [&](size_t i) {
+    return std::span(logits.data + rows[i].row * logits.vocab_rows.count,
+                     static_cast<size_t>(logits.vocab_rows.count));
+  };
+  parallel_for(static_cast<int64_t>(rows.size()), [&](int64_t task) {
+    const auto i = static_cast<size_t>(task);
+    ApplyPenalties(*rows[i].params, rows[i].history, logits.vocab_rows.begin, row_of(i));
+    SelectCandidates(row_of(i), logits.vocab_rows.begin,
+                     std::span(mine).subspan(first[i], first[i + 1] - first[i]));
+  });
+  std::vector<Candidate> all(mine.size() * static_cast<size_t>(collective.size()));
+  TANDEM_RETURN_IF_ERROR(collective.AllGather(std::as_bytes(std::span(mine)),
+                                              std::as_writable_bytes(std::span(all)), phase));
+  parallel_for(static_cast<int64_t>(rows.size()), [&](int64_t task) {
+    const auto i = static_cast<size_t>(task);
+    std::vector<Candidate> candidates;
+    for (size_t of_rank = 0; of_rank < all.size(); of_rank += mine.size()) {
+      const auto begin = all.begin() + static_cast<ptrdiff_t>(of_rank + first[i]);
+      candidates.insert(candidates.end(), begin, begin + rows[i].candidates);
+    }
+    out[i] = SampleToken(*rows[i].params, rows[i].token_index, std::move(candidates));
+  });
+  return absl::OkStatus();
 }
 
 }  // namespace tandem::core

@@ -3,38 +3,22 @@
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <utility>
 #include <vector>
 
-namespace tandem::core {
+#include "absl/functional/function_ref.h"
+#include "core/base/status.h"
+#include "core/model/collective.h"
+#include "core/model/sampling.h"
+#include "core/model/shard.h"
 
-/// How a token is chosen. Checked by whoever reads it from outside: finite numbers, temperature >=
-/// 0, top_k >= 0, top_p in (0, 1], min_p in [0, 1], repetition_penalty > 0.
-///
-/// The filters act in this order, that of Hugging Face's generate; llama.cpp differs in applying
-/// the temperature last:
-///   1. logit_bias is added; 2. repetition_penalty divides positive logits and multiplies others,
-///   once for each token of prompt and answer, however often it stands there;
-///   3. temperature divides logits, or is 0, and then the best token is taken and nothing below
-///   matters; 4. top_k keeps the k best; 5. of the softmax over those, top_p keeps the shortest run
-///   of best tokens whose probabilities reach top_p (at least one); 6. min_p keeps tokens whose
-///   probability is at least min_p times that of the best; 7. one of the rest is drawn.
-/// "Best" is by (logit descending, token ascending).
-struct SamplingParams {
-  float temperature = 0.0F;  // 0 = greedy
-  int32_t top_k = 0;         // 0 = all
-  float top_p = 1.0F;        // 1 = all
-  float min_p = 0.0F;        // 0 = all
-  float repetition_penalty = 1.0F;
-  uint64_t seed = 0;
-  uint32_t sample_number = 0;                         // which of several samples of one prompt
-  std::vector<std::pair<int32_t, float>> logit_bias;  // (token, added)
-};
+namespace tandem::core {
 
 inline constexpr int32_t kPaddingToken =
     -1;  // candidate of a shard with fewer rows than asked for; never chosen
 inline constexpr int32_t kFailedToken =
     -2;  // "a logit of this shard is not finite": the request fails on all ranks
+
+inline constexpr int32_t kSumRows = 1024;  // vocabulary rows of a block of sums
 
 /// A token that may be chosen.
 struct Candidate {
@@ -70,5 +54,23 @@ void SelectCandidates(std::span<const float> logits, int64_t first_row, std::spa
 /// Nothing if any rank contributed the failed candidate, or no rank had a row.
 std::optional<int32_t> SampleToken(const SamplingParams& params, uint64_t token_index,
                                    std::vector<Candidate> candidates);
+
+/// A shard's logits in host memory.
+struct HostLogits {
+  float* data = nullptr;  // [rows of the step, vocab_rows.count]
+  Range vocab_rows;
+};
+
+/// Calls body(task) for every task in [0, tasks), on one thread or several.
+using ParallelTasks =
+    absl::FunctionRef<void(int64_t tasks, absl::FunctionRef<void(int64_t task)> body)>;
+
+/// Samples a token for each row, the same on every rank: penalties (which change the logits), this
+/// shard's candidates, one gather whose size follows from `rows` alone, and the choice among the
+/// candidates of all ranks. Without rows no collective is called. out: [rows.size()]. Errors: those
+/// of the collective.
+absl::Status SampleRows(std::span<const SampleRow> rows, const HostLogits& logits,
+                        Collective& collective, const StepPhase& phase, ParallelTasks parallel_for,
+                        std::span<SampledToken> out);
 
 }  // namespace tandem::core

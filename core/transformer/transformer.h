@@ -27,8 +27,17 @@ class Transformer final : public Model {
   const Shard& shard() const override { return shard_; }
   int64_t weight_bytes() const override { return weight_bytes_; }
 
-  absl::Status Forward(const Batch& batch, const KvView& cache, Collective& collective,
-                       ShardLogits& out) override;
+  DeviceMemory& memory() override { return ops_.memory(); }
+
+  absl::Status Forward(const Batch& batch, const KvView& cache, Collective& collective) override;
+  absl::Status Sample(std::span<const SampleRow> rows, Collective& collective,
+                      const StepPhase& phase, std::span<SampledToken> out) override {
+    return ops_.Sample(scratch_.logits, shard_.vocab_rows, rows, collective, phase, out);
+  }
+  void ReadLogits(Range rows, float* out, int64_t stride) override {
+    ops_.ReadRows(scratch_.logits, rows, out, stride);
+  }
+  std::span<const uint8_t> TokenFailures() override { return ops_.TokenFailures(); }
   void ParallelFor(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) override {
     ops_.ParallelFor(tasks, body);
   }
@@ -69,16 +78,9 @@ class Transformer final : public Model {
   absl::Status LoadWeights(const Progress& progress);
   absl::StatusOr<Layer> LoadLayer(int index);
 
-  void Lap(Phase phase) {
-    if (phases_ != nullptr) phases_->Lap(phase);
-  }
-  void LapProduct(Phase phase) {
-    if (phases_ != nullptr) phases_->LapProduct(phase);
-  }
-  absl::Status Attention(const Layer& layer, const KvView& cache, Collective& collective,
-                         StepPhase phase, std::span<uint8_t> token_failed);
-  absl::Status FeedForward(const Layer& layer, Collective& collective, StepPhase phase,
-                           std::span<uint8_t> token_failed);
+  absl::Status Attention(const Batch& batch, const Layer& layer, const KvView& cache,
+                         Collective& collective);
+  absl::Status FeedForward(const Batch& batch, const Layer& layer, Collective& collective);
 
   const ModelFile& file_;
   const ModelConfig& config_;
@@ -90,7 +92,6 @@ class Transformer final : public Model {
   std::unique_ptr<Weight> head_;  // [vocab_rows, dim]
   int64_t weight_bytes_ = 0;
   Scratch scratch_;
-  PhaseClock* phases_ = nullptr;  // of the step under way
 };
 
 }  // namespace tandem::core

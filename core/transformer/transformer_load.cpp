@@ -8,11 +8,6 @@ Range OfHeads(Range heads, int head_dim) {
   return {heads.begin * head_dim, heads.count * head_dim};
 }
 
-/// The part of a per-row vector that belongs to the shard's rows.
-WeightVector Slice(const WeightVector& whole, Range rows) {
-  return {whole.begin() + rows.begin, whole.begin() + rows.end()};
-}
-
 }  // namespace
 
 Transformer::Scratch::Scratch(DeviceMemory& memory, const ModelConfig& config, const Shard& shard)
@@ -46,7 +41,9 @@ absl::Status Transformer::LoadWeights(const Progress& progress) {
   const Range all_columns{0, config_.dim};
   TANDEM_ASSIGN_OR_RETURN(embedding_,
                           file_.Matrix("token_embd.weight", config_.vocab, config_.dim));
-  TANDEM_ASSIGN_OR_RETURN(output_norm_, file_.Vector("output_norm.weight", config_.dim));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<float> output_norm,
+                          file_.Vector("output_norm.weight", config_.dim));
+  output_norm_ = WeightVector(ops_.memory(), output_norm);
   layers_.reserve(static_cast<size_t>(config_.layers));
   for (int index = 0; index < config_.layers; ++index) {
     if (progress) progress(static_cast<double>(index) / (config_.layers + 1), "loading layers");
@@ -77,15 +74,16 @@ absl::StatusOr<Transformer::Layer> Transformer::LoadLayer(int index) {
   const auto name = [index](std::string_view part) {
     return fmt::format("blk.{}.{}", index, part);
   };
-  const auto vector = [&](WeightVector& target, std::string_view part, int64_t n) -> absl::Status {
-    TANDEM_ASSIGN_OR_RETURN(target, file_.Vector(name(part), n));
-    return absl::OkStatus();
-  };
+  // A bias is cut to the rows of the shard.
   const auto bias = [&](WeightVector& target, std::string_view part, int64_t n,
                         Range rows) -> absl::Status {
-    TANDEM_RETURN_IF_ERROR(vector(target, part, n));
-    target = Slice(target, rows);
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<float> whole, file_.Vector(name(part), n));
+    target = WeightVector(ops_.memory(), std::span(whole).subspan(static_cast<size_t>(rows.begin),
+                                                                  static_cast<size_t>(rows.count)));
     return absl::OkStatus();
+  };
+  const auto vector = [&](WeightVector& target, std::string_view part, int64_t n) {
+    return bias(target, part, n, {0, n});
   };
   const auto matrix = [&](std::unique_ptr<Weight>& target, std::string_view part, int64_t rows,
                           int64_t columns, Range row_range, Range column_range) -> absl::Status {

@@ -1,12 +1,11 @@
 #include "kv_store/pages/page_pool.h"
 
-#include <cstring>
 #include <limits>
 #include <utility>
 
 namespace tandem::kv_store {
 
-absl::StatusOr<PagePool> PagePool::Create(core::KvGeometry geometry,
+absl::StatusOr<PagePool> PagePool::Create(core::DeviceMemory& memory, core::KvGeometry geometry,
                                           const std::vector<int64_t>& blocks) {
   if (geometry.groups.size() != blocks.size()) {
     return InvalidArgument("KV pool: {} layer groups but {} block counts", geometry.groups.size(),
@@ -16,7 +15,7 @@ absl::StatusOr<PagePool> PagePool::Create(core::KvGeometry geometry,
     return InvalidArgument("KV pool: {} KV heads of {} dimensions; both must be at least 1",
                            geometry.kv_heads, geometry.head_dim);
   }
-  PagePool pool;
+  PagePool pool(memory);
   std::vector<core::KvView::LayerPlace> places(static_cast<size_t>(geometry.layers));
   for (size_t g = 0; g < blocks.size(); ++g) {
     const int64_t stride = geometry.BlockBytes(g);
@@ -25,7 +24,7 @@ absl::StatusOr<PagePool> PagePool::Create(core::KvGeometry geometry,
       return InvalidArgument("KV pool: {} blocks of {} bytes in layer group {} are out of range",
                              blocks[g], stride, g);
     }
-    absl::StatusOr<std::byte*> region = pool.memory_.Allocate(blocks[g] * stride);
+    absl::StatusOr<std::shared_ptr<std::byte>> region = memory.AllocateZeroed(blocks[g] * stride);
     if (!region.ok()) {
       return ResourceExhausted(
           "KV pool: {} blocks of {} bytes cannot be had; give less with --kv-memory ({})",
@@ -39,10 +38,12 @@ absl::StatusOr<PagePool> PagePool::Create(core::KvGeometry geometry,
                                layer, g);
       }
       places[static_cast<size_t>(layer)] = {
-          .base = *region + static_cast<int64_t>(i) * geometry.kv_heads * geometry.PageBytes(),
+          .base =
+              region->get() + static_cast<int64_t>(i) * geometry.kv_heads * geometry.PageBytes(),
           .block_stride = stride,
           .group = static_cast<int>(g)};
     }
+    pool.regions_.push_back(*std::move(region));
     pool.bytes_ += blocks[g] * stride;
   }
   for (int layer = 0; layer < geometry.layers; ++layer) {
@@ -55,13 +56,12 @@ absl::StatusOr<PagePool> PagePool::Create(core::KvGeometry geometry,
   return pool;
 }
 
-void CopyBlock(const core::KvView& view, size_t group, core::BlockId from, core::BlockId to) {
-  const core::KvGeometry& geometry = view.geometry();
+void PagePool::CopyBlock(size_t group, core::BlockId from, core::BlockId to) const {
+  const core::KvGeometry& geometry = view_.geometry();
   for (const int layer : geometry.groups[group].layers) {
     // The pages of a layer's KV heads stand side by side.
-    const std::byte* source = view.Page(layer, 0, from).keys;
-    std::memcpy(view.Page(layer, 0, to).keys, source,
-                static_cast<size_t>(geometry.PageBytes() * geometry.kv_heads));
+    memory_->CopyWithin(view_.Page(layer, 0, to).keys, view_.Page(layer, 0, from).keys,
+                        static_cast<size_t>(geometry.PageBytes() * geometry.kv_heads));
   }
 }
 

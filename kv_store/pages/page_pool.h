@@ -1,10 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
-#include "core/base/arena.h"
 #include "core/base/status.h"
+#include "core/model/device_memory.h"
 #include "core/model/kv_view.h"
 
 namespace tandem::kv_store {
@@ -14,26 +15,30 @@ namespace tandem::kv_store {
 /// Thread safety: as KvView; the pool must outlive the view.
 class PagePool {
  public:
-  /// blocks: [layer groups]. kInvalidArgument for a geometry that contradicts itself,
-  /// kResourceExhausted if the memory cannot be had.
-  static absl::StatusOr<PagePool> Create(core::KvGeometry geometry,
+  /// Pages in the memory of a device, which must outlive the pool. blocks: [layer groups].
+  /// kInvalidArgument for a geometry that contradicts itself, kResourceExhausted if the memory
+  /// cannot be had.
+  static absl::StatusOr<PagePool> Create(core::DeviceMemory& memory, core::KvGeometry geometry,
                                          const std::vector<int64_t>& blocks);
 
   const core::KvView& view() const { return view_; }
+  /// Where the pages are, and how bytes come into and out of them.
+  core::DeviceMemory& memory() const { return *memory_; }
   const std::vector<int64_t>& blocks() const { return blocks_; }
   int64_t bytes() const { return bytes_; }
 
- private:
-  PagePool() = default;
+  /// Copies the pages of one block into another's, in all layers of `group` and all KV heads of the
+  /// rank.
+  void CopyBlock(size_t group, core::BlockId from, core::BlockId to) const;
 
-  core::Arena memory_;
+ private:
+  explicit PagePool(core::DeviceMemory& memory) : memory_(&memory) {}
+
+  core::DeviceMemory* memory_;
+  std::vector<std::shared_ptr<std::byte>> regions_;  // [layer groups]
   core::KvView view_;
   std::vector<int64_t> blocks_;
   int64_t bytes_ = 0;
 };
-
-/// Copies the pages of one block into another's, in all layers of `group` and all KV heads of the
-/// rank.
-void CopyBlock(const core::KvView& view, size_t group, core::BlockId from, core::BlockId to);
 
 }  // namespace tandem::kv_store

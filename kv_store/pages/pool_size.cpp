@@ -1,23 +1,9 @@
 #include "kv_store/pages/pool_size.h"
 
 #include <algorithm>
-#include <fstream>
 #include <limits>
-#include <optional>
-#include <string>
 
 namespace tandem::kv_store {
-namespace {
-
-std::optional<int64_t> NumberIn(const char* path) {
-  std::ifstream file(path);
-  int64_t number = 0;
-  if (file >> number) return number;
-  return std::nullopt;  // no such file, or "max"
-}
-
-}  // namespace
-
 int64_t MostBlocksHeld(const core::KvLayerGroup& group, int64_t positions, int64_t step_tokens) {
   const int64_t all = BlocksFor(positions);
   if (group.window == 0) return all;
@@ -70,23 +56,6 @@ int64_t LongestSequence(const std::vector<core::KvLayerGroup>& groups,
     }
   }
   return low;
-}
-
-int64_t AvailableMemory() {
-  int64_t available = std::numeric_limits<int64_t>::max();
-  std::ifstream meminfo("/proc/meminfo");
-  std::string word;
-  while (meminfo >> word) {
-    if (word == "MemAvailable:") {
-      int64_t kilobytes = 0;
-      if (meminfo >> kilobytes) available = kilobytes * 1024;
-      break;
-    }
-  }
-  const auto limit = NumberIn("/sys/fs/cgroup/memory.max");
-  const auto used = NumberIn("/sys/fs/cgroup/memory.current");
-  if (limit && used) available = std::min(available, std::max<int64_t>(0, *limit - *used));
-  return available;
 }
 
 }  // namespace tandem::kv_store

@@ -44,8 +44,4 @@ std::vector<int64_t> BlocksForBytes(const core::KvGeometry& geometry, const Pool
 int64_t LongestSequence(const std::vector<core::KvLayerGroup>& groups,
                         const std::vector<int64_t>& blocks, int64_t step_tokens, int64_t context);
 
-/// Bytes of memory that this process could still get: what the system calls available, or what its
-/// control group has left, whichever is less.
-int64_t AvailableMemory();
-
 }  // namespace tandem::kv_store

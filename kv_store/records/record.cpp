@@ -101,30 +101,31 @@ std::string_view DtypeName(core::KvDtype dtype) {
   return dtype == core::KvDtype::kF16 ? "f16" : "f32";
 }
 
-/// Calls visit(page part, record part, bytes) for every run of bytes that stands together in both.
-template <typename RecordByte, typename Visit>
-void ForRuns(const RecordName& name, const core::KvView& view, core::BlockId block_id,
-             int rank_kv_head, RecordByte* payload, const Visit& visit) {
+/// The runs of bytes that stand together in the pages of a block and in a record's payload.
+std::vector<core::CopyRun> RunsOf(const RecordName& name, const core::KvView& view,
+                                  core::BlockId block_id, int rank_kv_head, std::byte* payload) {
   const core::KvGeometry& geometry = view.geometry();
   const auto page_bytes = static_cast<size_t>(geometry.PageBytes());
   const auto element = static_cast<size_t>(core::KvElementBytes(geometry.dtype));
   const auto tokens = static_cast<size_t>(name.tokens);
   const auto head_dim = static_cast<size_t>(geometry.head_dim);
+  std::vector<core::CopyRun> runs;
+  const auto add = [&](std::byte* page, size_t bytes) {
+    runs.push_back({.device = page, .host = payload, .bytes = bytes});
+    payload += bytes;
+  };
   for (const int layer : geometry.groups[static_cast<size_t>(name.group)].layers) {
     const core::KvPage page = view.Page(layer, rank_kv_head, block_id);
     if (name.tokens == core::kPageTokens) {
-      visit(page.keys, payload, page_bytes / 2);
-      visit(page.values, payload + page_bytes / 2, page_bytes / 2);
-      payload += page_bytes;
+      add(page.keys, page_bytes);  // the values stand behind the keys
       continue;
     }
     for (size_t d = 0; d < head_dim; ++d) {
-      visit(page.keys + d * core::kPageTokens * element, payload, tokens * element);
-      payload += tokens * element;
+      add(page.keys + d * core::kPageTokens * element, tokens * element);
     }
-    visit(page.values, payload, tokens * head_dim * element);
-    payload += tokens * head_dim * element;
+    add(page.values, tokens * head_dim * element);
   }
+  return runs;
 }
 
 }  // namespace
@@ -149,9 +150,9 @@ int64_t RecordBytes(const core::KvGeometry& geometry, int32_t group, int32_t tok
 }
 
 std::vector<std::byte> EncodeRecord(const Fingerprint& fingerprint, const RecordName& name,
-                                    const core::KvView& view, core::BlockId block_id,
-                                    int rank_kv_head, std::vector<std::byte> memory) {
-  const core::KvGeometry& geometry = view.geometry();
+                                    const PagePool& pool, core::BlockId block_id, int rank_kv_head,
+                                    std::vector<std::byte> memory) {
+  const core::KvGeometry& geometry = pool.view().geometry();
   TANDEM_CHECK(name.tokens >= 1 && name.tokens <= core::kPageTokens, "tokens of a record");
   const RecordHeader header = HeaderOf(fingerprint, name, geometry);
   const uint64_t payload_bytes = PayloadBytes(header);
@@ -170,9 +171,8 @@ std::vector<std::byte> EncodeRecord(const Fingerprint& fingerprint, const Record
   Store(out, kDtypeAt, static_cast<uint32_t>(header.dtype));
   Store(out, kFingerprintAt, fingerprint);
   Store(out, kBlockAt, name.block);
-  ForRuns(
-      name, view, block_id, rank_kv_head, out + kRecordHeaderBytes,
-      [](const std::byte* page, std::byte* part, size_t bytes) { std::memcpy(part, page, bytes); });
+  pool.memory().CopyToHost(
+      RunsOf(name, pool.view(), block_id, rank_kv_head, out + kRecordHeaderBytes));
   Store(out, kChecksumAt, Checksum(record));
   return record;
 }
@@ -259,14 +259,13 @@ absl::Status CheckRecord(std::span<const std::byte> bytes, const Fingerprint& fi
       expected.head_dim, DtypeName(expected.dtype));
 }
 
-void LoadRecord(std::span<const std::byte> bytes, const RecordName& name, const core::KvView& view,
+void LoadRecord(std::span<const std::byte> bytes, const RecordName& name, const PagePool& pool,
                 core::BlockId block_id, int rank_kv_head) {
-  TANDEM_CHECK(
-      static_cast<int64_t>(bytes.size()) == RecordBytes(view.geometry(), name.group, name.tokens),
-      "size of a checked record");
-  ForRuns(
-      name, view, block_id, rank_kv_head, bytes.data() + kRecordHeaderBytes,
-      [](std::byte* page, const std::byte* part, size_t size) { std::memcpy(page, part, size); });
+  TANDEM_CHECK(static_cast<int64_t>(bytes.size()) ==
+                   RecordBytes(pool.view().geometry(), name.group, name.tokens),
+               "size of a checked record");
+  auto* payload = const_cast<std::byte*>(bytes.data()) + kRecordHeaderBytes;  // read only
+  pool.memory().CopyFromHost(RunsOf(name, pool.view(), block_id, rank_kv_head, payload));
 }
 
 }  // namespace tandem::kv_store

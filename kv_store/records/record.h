@@ -9,6 +9,7 @@
 #include "core/base/status.h"
 #include "core/model/kv_view.h"
 #include "kv_store/base/block_hash.h"
+#include "kv_store/pages/page_pool.h"
 #include "kv_store/records/tier.h"
 
 // The byte layout stands in docs/record_format.md.
@@ -52,8 +53,8 @@ int64_t RecordBytes(const core::KvGeometry& geometry, int32_t group, int32_t tok
 /// A record of the pages of `block_id` for the rank's `rank_kv_head` (0-based within the rank). Of
 /// a tail only the positions that count are in it. memory: used for it, whatever is in it.
 std::vector<std::byte> EncodeRecord(const Fingerprint& fingerprint, const RecordName& name,
-                                    const core::KvView& view, core::BlockId block_id,
-                                    int rank_kv_head, std::vector<std::byte> memory = {});
+                                    const PagePool& pool, core::BlockId block_id, int rank_kv_head,
+                                    std::vector<std::byte> memory = {});
 
 /// What a record says of itself, if it is whole and undamaged, whatever its name and shape.
 /// kDataLoss where it is damaged, kFailedPrecondition where it is of another version.
@@ -71,7 +72,7 @@ void MoveRecord(std::vector<std::byte>& record, const BlockHash& block);
 
 /// Writes a record that CheckRecord accepted into the pages of `block_id`. Of a tail's pages only
 /// the positions that count are written.
-void LoadRecord(std::span<const std::byte> bytes, const RecordName& name, const core::KvView& view,
+void LoadRecord(std::span<const std::byte> bytes, const RecordName& name, const PagePool& pool,
                 core::BlockId block_id, int rank_kv_head);
 
 }  // namespace tandem::kv_store

@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <thread>
 
-#include "core/cpu/cpu_operations.h"
+#include "core/device/device.h"
 #include "core/transformer/transformer.h"
 #include "launcher/job/agent_meeting.h"
 #include "launcher/job/progress_display.h"
@@ -116,7 +116,7 @@ class Rank {
     Bind(placement_.cpus);
     TANDEM_RETURN_IF_ERROR(world_.SetPatience(PatienceOf(placement_)));
     cpu_ = CpuOptionsOf(choices_, placement_);
-    operations_ = std::make_unique<core::CpuOperations>(file_->config(), shard, cpu_);
+    operations_ = core::MakeDevice({.kind = choices_.device, .cpu = cpu_}, file_->config(), shard);
     ProgressDisplay display;
     TANDEM_ASSIGN_OR_RETURN(
         model_, core::Transformer::Load(*file_, shard, *operations_,
@@ -184,7 +184,7 @@ class Rank {
   parallel::ShardPlan plan_;
   parallel::CpuPlacement placement_;
   core::CpuOptions cpu_;
-  std::unique_ptr<core::CpuOperations> operations_;
+  std::unique_ptr<core::Operations> operations_;
   std::unique_ptr<core::Transformer> model_;
 };
 

@@ -4,13 +4,7 @@ namespace tandem::launcher {
 
 absl::StatusOr<ModelChoices> ModelChoices::From(const ModelOptions& options) {
   ModelChoices choices;
-  if (options.device == "cuda") {
-    return Unimplemented(
-        "--device cuda: this version computes on CPUs only; use --device cpu (or auto)");
-  }
-  if (options.device != "auto" && options.device != "cpu") {
-    return InvalidArgument("--device {}: expected auto, cpu or cuda", options.device);
-  }
+  TANDEM_ASSIGN_OR_RETURN(choices.device, core::ParseDevice(options.device));
   TANDEM_ASSIGN_OR_RETURN(choices.isa, core::ParseIsa(options.isa));
   if (options.activations == "f32") {
     choices.activations = core::ActivationMode::kF32;

@@ -3,6 +3,7 @@
 #include "core/base/isa.h"
 #include "core/base/status.h"
 #include "core/cpu/linear/packed_matrix.h"
+#include "core/device/device.h"
 #include "core/model/kv_view.h"
 #include "launcher/options/options.h"
 #include "parallel/placement/cpu_placement.h"
@@ -11,6 +12,7 @@ namespace tandem::launcher {
 
 /// The named choices of ModelOptions, understood.
 struct ModelChoices {
+  core::DeviceKind device = core::DeviceKind::kCpu;
   core::Isa isa = core::Isa::kScalar;
   core::ActivationMode activations = core::ActivationMode::kQ8;
   core::KvDtype kv_dtype = core::KvDtype::kF16;

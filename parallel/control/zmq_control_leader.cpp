@@ -17,7 +17,7 @@ constexpr std::chrono::seconds kSuspicion{1};
 constexpr std::chrono::milliseconds kPingInterval{10};
 // When the channel is closed, followers have this long to read the last plan and hang up.
 constexpr std::chrono::milliseconds kLinger{1000};
-constexpr size_t kLongestReason = 1 << 16;
+constexpr size_t kLongestFrame = 1 << 16;
 
 std::map<std::string, std::string> Users(const std::vector<std::string>& public_keys) {
   std::map<std::string, std::string> users;
@@ -242,7 +242,7 @@ void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
       return events_.Reported(*report);
     }
     case ControlFrame::kFailed: {
-      const std::string why = reader.Text(kLongestReason, "reasons");
+      const std::string why = reader.Text(kLongestFrame, "reasons");
       if (reader.Finish().ok()) return Lost(rank, "failed: " + why);
       break;
     }

@@ -47,10 +47,10 @@ constexpr Shared kShared[] = {{"vocabulary", &Introduction::vocab},
                               {"KV dtype", &Introduction::kv_dtype},
                               {"fingerprint of KV records", &Introduction::fingerprint}};
 
-/// A share of the memory that is free on this host, of which each of its ranks takes its part: the
-/// cache should never push weights or other programs out.
-int64_t KvMemoryShare(const Communicator& world) {
-  return kv_store::AvailableMemory() / 4 / std::max(1, world.local_size());
+/// A share of the memory that is free on this host's devices, of which each of its ranks takes its
+/// part: the cache should never push weights or other programs out.
+int64_t KvMemoryShare(const Communicator& world, const core::DeviceMemory& memory) {
+  return memory.AvailableBytes() / 4 / std::max(1, world.local_size());
 }
 
 int64_t Beginning(const kv_store::Fingerprint& fingerprint) {
@@ -83,15 +83,16 @@ absl::Status CheckOptions(const RankOptions& options, const core::ModelConfig& c
 
 /// The blocks of this rank: what was asked for in bytes, or the whole wish as far as memory allows.
 absl::StatusOr<std::vector<int64_t>> ChooseBlocks(const RankOptions& options,
-                                                  const Communicator& world,
-                                                  const core::ModelConfig& config,
+                                                  const Communicator& world, core::Model& model,
                                                   const core::KvGeometry& geometry) {
+  const core::ModelConfig& config = model.config();
   const int32_t longest =
       options.kv_sequence_tokens > 0 ? options.kv_sequence_tokens : std::min(config.context, 8192);
   const kv_store::PoolWish wish{.sequences = options.max_running,
                                 .sequence_tokens = longest,
                                 .step_tokens = options.prefill_chunk};
-  const int64_t bytes = options.kv_memory > 0 ? options.kv_memory : KvMemoryShare(world);
+  const int64_t bytes =
+      options.kv_memory > 0 ? options.kv_memory : KvMemoryShare(world, model.memory());
   std::vector<int64_t> blocks = kv_store::BlocksForBytes(geometry, wish, bytes);
   if (options.kv_memory == 0) {
     const std::vector<int64_t> wished = kv_store::BlocksForWish(geometry, wish);
@@ -144,7 +145,7 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
   TANDEM_RETURN_IF_ERROR(
       AgreeOnStatus(world, CheckOptions(options, config, geometry.groups.size())));
   TANDEM_ASSIGN_OR_RETURN(const std::vector<int64_t> my_blocks,
-                          ChooseBlocks(options, world, config, geometry));
+                          ChooseBlocks(options, world, model, geometry));
 
   Introduction mine{.vocab = config.vocab,
                     .context = config.context,
@@ -189,7 +190,8 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
     for (size_t g = 0; g < blocks.size(); ++g) blocks[g] = std::min(blocks[g], other.blocks[g]);
   }
 
-  absl::StatusOr<kv_store::PagePool> pool = kv_store::PagePool::Create(geometry, blocks);
+  absl::StatusOr<kv_store::PagePool> pool =
+      kv_store::PagePool::Create(model.memory(), geometry, blocks);
   TANDEM_RETURN_IF_ERROR(AgreeOnStatus(world, pool.status()));
   setup.pool = std::make_unique<kv_store::PagePool>(std::move(pool).value());
   setup.scheduler = {.vocab = config.vocab,
@@ -215,10 +217,10 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
                              .rank = world.rank(),
                              .kv_heads = model.shard().kv_heads,
                              .records_own = RecordedKvHeads(shards, world.rank())},
-        setup.pool->view());
+        *setup.pool);
   }
   setup.runner = std::make_unique<RankRunner>(
-      model, setup.pool->view(), world,
+      model, *setup.pool, world,
       SlotTable(options.max_running, geometry.groups, blocks, config.vocab),
       std::move(vocab_shards), setup.records.get(), options.phases);
   return setup;

@@ -10,8 +10,8 @@ constexpr size_t kUnusedBytes = size_t{16} << 20;
 
 }  // namespace
 
-RankRecords::RankRecords(Options options, const core::KvView& view)
-    : options_(std::move(options)), view_(view), buffers_(kUnusedBytes) {}
+RankRecords::RankRecords(Options options, const kv_store::PagePool& pool)
+    : options_(std::move(options)), pool_(pool), buffers_(kUnusedBytes) {}
 
 RankRecords::~RankRecords() {
   silent_ = true;
@@ -29,7 +29,7 @@ void RankRecords::Listen(std::function<void(const RecordReport&)> on_report,
   };
   kv_store::Tier& tier = *options_.records.tier;
   reader_ = std::make_unique<RecordReader>(
-      tier, view_,
+      tier, pool_,
       RecordReader::Options{
           .fingerprint = options_.records.fingerprint,
           .kv_heads = options_.kv_heads,
@@ -82,7 +82,7 @@ void RankRecords::Save(const StepPlan& plan, ParallelFor parallel_for) {
     for (size_t g = 0; g < save.blocks.size(); ++g) {
       if (save.blocks[g] == core::kNoBlock) continue;
       bytes += heads.count *
-               kv_store::RecordBytes(view_.geometry(), static_cast<int32_t>(g), save.tokens);
+               kv_store::RecordBytes(pool_.view().geometry(), static_cast<int32_t>(g), save.tokens);
       for (int64_t head = heads.begin; head < heads.end(); ++head) {
         tasks.push_back({.save = &save, .group = g, .head = head});
       }
@@ -118,7 +118,7 @@ kv_store::TierRecord RankRecords::Encode(const BlockSave& save, size_t group, in
           .before = save.before,
           .tenant = save.tenant,
           .bytes = buffers_.Share(kv_store::EncodeRecord(
-              fingerprint, name, view_, save.blocks[group],
+              fingerprint, name, pool_, save.blocks[group],
               static_cast<int>(head - options_.kv_heads.begin), buffers_.Take()))};
 }
 

@@ -7,9 +7,9 @@
 
 #include "absl/functional/function_ref.h"
 #include "core/base/status.h"
-#include "core/model/kv_view.h"
 #include "core/model/shard.h"
 #include "kv_store/base/buffer_pool.h"
+#include "kv_store/pages/page_pool.h"
 #include "parallel/plan/record_probe.h"
 #include "parallel/plan/record_report.h"
 #include "parallel/plan/step_plan.h"
@@ -31,8 +31,8 @@ class RankRecords {
     core::Range records_own;  // those of them that it records (RecordedKvHeads)
   };
 
-  /// The view must outlive it.
-  RankRecords(Options options, const core::KvView& view);
+  /// The pool must outlive it.
+  RankRecords(Options options, const kv_store::PagePool& pool);
   ~RankRecords();
 
   /// Starts the threads. Called once, before the first plan. What was under way when it is
@@ -55,7 +55,7 @@ class RankRecords {
   RecordCounts counts() const;
 
   const Options options_;
-  const core::KvView& view_;
+  const kv_store::PagePool& pool_;
   kv_store::BufferPool buffers_;      // of records
   std::atomic<bool> silent_ = false;  // nobody listens any more
   std::unique_ptr<RecordWriter> writer_;

@@ -6,16 +6,8 @@
 #include <utility>
 
 #include "core/base/wire.h"
-#include "kv_store/pages/page_pool.h"
 
 namespace tandem::parallel {
-
-/// Which rows of the step's logits belong to which sequence of the plan.
-struct RankRunner::Rows {
-  std::vector<int64_t> first;  // [sequences]
-  int64_t total = 0;
-  int64_t gathered = 0;  // of sequences whose logits go to rank 0
-};
 
 namespace {
 
@@ -35,11 +27,12 @@ core::StepPhase VocabularyPhase(const StepPlan& plan) {
 
 }  // namespace
 
-RankRunner::RankRunner(core::Model& model, const core::KvView& cache, core::Collective& collective,
-                       SlotTable slots, std::vector<core::Range> vocab_shards, RankRecords* records,
+RankRunner::RankRunner(core::Model& model, const kv_store::PagePool& pool,
+                       core::Collective& collective, SlotTable slots,
+                       std::vector<core::Range> vocab_shards, RankRecords* records,
                        core::PhaseClock* phases)
     : model_(model),
-      cache_(cache),
+      pool_(pool),
       collective_(collective),
       slots_(std::move(slots)),
       vocab_shards_(std::move(vocab_shards)),
@@ -56,12 +49,10 @@ absl::StatusOr<StepResult> RankRunner::Execute(const StepPlan& plan, const Diges
   StepResult result;
   result.sequences.resize(plan.sequences.size());
   if (!plan.sequences.empty()) {
-    Rows rows;
-    TANDEM_RETURN_IF_ERROR(Forward(plan, rows));
-    NoteFailures(plan, result);
-    TANDEM_RETURN_IF_ERROR(GatherLogits(plan, rows, result));
-    TANDEM_RETURN_IF_ERROR(Sample(plan, rows, result));
-    if (phases_ != nullptr) phases_->Lap(core::Phase::kSampling);
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<Place> places, Forward(plan));
+    const core::PhaseScope sampling(phases_, core::Phase::kSampling);
+    TANDEM_RETURN_IF_ERROR(GatherLogits(plan, places, result));
+    TANDEM_RETURN_IF_ERROR(Sample(plan, places, result));
   }
   AddToDigest(plan_hash, result);
   return result;
@@ -81,7 +72,7 @@ absl::Status RankRunner::MovePages(const StepPlan& plan) {
   const std::span<const PageMove> moves(plan.moves);
   for (size_t i = 0; i < moves.size(); ++i) {
     if (const auto* copy = std::get_if<BlockCopy>(&moves[i])) {
-      kv_store::CopyBlock(cache_, static_cast<size_t>(copy->group), copy->from, copy->to);
+      pool_.CopyBlock(static_cast<size_t>(copy->group), copy->from, copy->to);
       continue;
     }
     if (records_ == nullptr) {
@@ -107,7 +98,8 @@ absl::Status RankRunner::Load(std::span<const PageMove> loads) {
   return absl::OkStatus();
 }
 
-absl::Status RankRunner::Forward(const StepPlan& plan, Rows& rows) {
+absl::StatusOr<std::vector<RankRunner::Place>> RankRunner::Forward(const StepPlan& plan) {
+  std::vector<Place> places;
   std::vector<int32_t> tokens;
   std::vector<int32_t> logit_tokens;
   std::vector<core::SequenceSlice> slices;
@@ -117,67 +109,40 @@ absl::Status RankRunner::Forward(const StepPlan& plan, Rows& rows) {
                               .tokens = work.token_count(),
                               .start_position = work.start_position,
                               .block_tables = {}};
+    places.push_back(
+        {.first_row = static_cast<int64_t>(logit_tokens.size()), .first_token = slice.first_token});
     for (const auto& table : state.tables) slice.block_tables.emplace_back(table);
     const auto first = state.history.begin() + work.start_position;
     tokens.insert(tokens.end(), first, first + work.known_count());
     tokens.insert(tokens.end(), work.drafts.begin(), work.drafts.end());
-
-    rows.first.push_back(rows.total);
-    const int64_t wanted = work.logit_rows();
-    for (int64_t i = wanted; i > 0; --i) {
+    for (int64_t i = work.logit_rows(); i > 0; --i) {
       logit_tokens.push_back(static_cast<int32_t>(static_cast<int64_t>(tokens.size()) - i));
     }
-    rows.total += wanted;
-    if (work.gather != parallel::GatherLogits::kNone) rows.gathered += wanted;
     slices.push_back(std::move(slice));
   }
-  const core::Batch batch{.step = plan.step,
-                          .tokens = tokens,
-                          .sequences = slices,
-                          .logit_tokens = logit_tokens,
-                          .phases = phases_};
-  logits_.token_failed.clear();
-  TANDEM_RETURN_IF_ERROR(model_.Forward(batch, cache_, collective_, logits_));
-  const auto expected = static_cast<size_t>(rows.total * logits_.vocab_rows.count);
-  if (logits_.values.size() < expected ||
-      logits_.vocab_rows != vocab_shards_[static_cast<size_t>(collective_.rank())]) {
-    return Internal("step {}: the forward pass gave {} logits of {} rows, expected {}", plan.step,
-                    logits_.values.size(), logits_.vocab_rows.count, expected);
+  TANDEM_RETURN_IF_ERROR(model_.Forward({.step = plan.step,
+                                         .tokens = tokens,
+                                         .sequences = slices,
+                                         .logit_tokens = logit_tokens,
+                                         .phases = phases_},
+                                        pool_.view(), collective_));
+  return places;
+}
+
+absl::Status RankRunner::GatherLogits(const StepPlan& plan, std::span<const Place> places,
+                                      StepResult& result) {
+  int64_t rows = 0;
+  for (const SequenceWork& work : plan.sequences) {
+    if (work.gather != parallel::GatherLogits::kNone) rows += work.logit_rows();
   }
-  return absl::OkStatus();
-}
-
-bool RankRunner::TokenFailed(int64_t token) const {
-  const auto index = static_cast<size_t>(token);
-  return index < logits_.token_failed.size() && logits_.token_failed[index] != 0;
-}
-
-void RankRunner::NoteFailures(const StepPlan& plan, StepResult& result) const {
-  int64_t token = 0;
-  for (size_t s = 0; s < plan.sequences.size(); ++s) {
-    const SequenceWork& work = plan.sequences[s];
-    // A guess that fails matters only if it was right: TakeSamples sees to those.
-    for (int32_t i = 0; i < work.known_count(); ++i) {
-      if (TokenFailed(token + i) && !result.sequences[s].failure) {
-        result.sequences[s].failure =
-            NumericFailure{.position = int64_t{work.start_position} + i, .in_logits = false};
-      }
-    }
-    token += work.token_count();
-  }
-}
-
-absl::Status RankRunner::GatherLogits(const StepPlan& plan, const Rows& rows, StepResult& result) {
-  if (rows.gathered == 0) return absl::OkStatus();
-  const int64_t mine_count = logits_.vocab_rows.count;
-  std::vector<float> mine(static_cast<size_t>(rows.gathered * largest_shard_), 0.0F);
-  int64_t to = 0;
+  if (rows == 0) return absl::OkStatus();
+  std::vector<float> mine(static_cast<size_t>(rows * largest_shard_), 0.0F);
+  float* to = mine.data();
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     if (plan.sequences[s].gather == parallel::GatherLogits::kNone) continue;
-    for (int64_t i = 0; i < plan.sequences[s].logit_rows(); ++i, ++to) {
-      std::copy_n(logits_.values.begin() + (rows.first[s] + i) * mine_count, mine_count,
-                  mine.begin() + to * largest_shard_);
-    }
+    const int64_t count = plan.sequences[s].logit_rows();
+    model_.ReadLogits({places[s].first_row, count}, to, largest_shard_);
+    to += count * largest_shard_;
   }
   std::vector<float> all(mine.size() * static_cast<size_t>(collective_.size()));
   TANDEM_RETURN_IF_ERROR(collective_.AllGather(std::as_bytes(std::span(mine)),
@@ -185,11 +150,11 @@ absl::Status RankRunner::GatherLogits(const StepPlan& plan, const Rows& rows, St
                                                VocabularyPhase(plan)));
   if (collective_.rank() != 0) return absl::OkStatus();
   const int64_t vocab = model_.config().vocab;
-  result.logits.resize(static_cast<size_t>(rows.gathered * vocab));
+  result.logits.resize(static_cast<size_t>(rows * vocab));
   for (size_t rank = 0; rank < vocab_shards_.size(); ++rank) {
     const core::Range& shard = vocab_shards_[rank];
     const auto part = all.begin() + static_cast<int64_t>(rank * mine.size());
-    for (int64_t row = 0; row < rows.gathered; ++row) {
+    for (int64_t row = 0; row < rows; ++row) {
       std::copy_n(part + row * largest_shard_, shard.count,
                   result.logits.begin() + row * vocab + shard.begin);
     }
@@ -197,84 +162,67 @@ absl::Status RankRunner::GatherLogits(const StepPlan& plan, const Rows& rows, St
   return absl::OkStatus();
 }
 
-absl::Status RankRunner::Sample(const StepPlan& plan, const Rows& rows, StepResult& result) {
-  const std::vector<core::Candidate> mine = OwnCandidates(plan, rows);
-  if (mine.empty()) return absl::OkStatus();
-  std::vector<core::Candidate> all(mine.size() * static_cast<size_t>(collective_.size()));
-  TANDEM_RETURN_IF_ERROR(collective_.AllGather(std::as_bytes(std::span(mine)),
-                                               std::as_writable_bytes(std::span(all)),
-                                               VocabularyPhase(plan)));
-  std::span<const core::Candidate> candidates(all);
-  int64_t token = 0;
-  for (size_t s = 0; s < plan.sequences.size(); ++s) {
-    const SequenceWork& work = plan.sequences[s];
-    if (work.sample) {
-      TakeSamples(work, token, candidates, static_cast<int64_t>(mine.size()), result.sequences[s]);
-      const auto each = static_cast<size_t>(slots_.slot(work.slot).candidates_per_rank);
-      candidates = candidates.subspan(each * static_cast<size_t>(work.sample_rows()));
-    }
-    token += work.token_count();
-  }
-  return absl::OkStatus();
-}
-
-std::vector<core::Candidate> RankRunner::OwnCandidates(const StepPlan& plan, const Rows& rows) {
-  const int64_t shard_rows = logits_.vocab_rows.count;
-  std::vector<core::Candidate> mine;
+absl::Status RankRunner::Sample(const StepPlan& plan, std::span<const Place> places,
+                                StepResult& result) {
+  // What is sampled after a guess counts only if the guess was right: then it is history.
+  std::vector<core::SampleRow> rows;
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     const SequenceWork& work = plan.sequences[s];
     if (!work.sample) continue;
     SlotState& state = slots_.slot(work.slot);
     const size_t known = state.history.size();
-    const int64_t first = rows.first[s] + work.logit_rows() - work.sample_rows();
-    for (int64_t i = 0; i < work.sample_rows(); ++i) {
-      const std::span<float> row(logits_.values.data() + (first + i) * shard_rows,
-                                 static_cast<size_t>(shard_rows));
-      core::ApplyPenalties(state.sampling, state.history, logits_.vocab_rows.begin, row);
-      const size_t at = mine.size();
-      mine.resize(at + static_cast<size_t>(state.candidates_per_rank));
-      core::SelectCandidates(row, logits_.vocab_rows.begin, std::span(mine).subspan(at));
-      // What is sampled after a guess counts only if the guess was right: then it is history.
-      if (static_cast<size_t>(i) < work.drafts.size()) {
-        state.history.push_back(work.drafts[static_cast<size_t>(i)]);
-      }
+    state.history.insert(state.history.end(), work.drafts.begin(), work.drafts.end());
+    const int64_t first = places[s].first_row + work.logit_rows() - work.sample_rows();
+    for (int32_t i = 0; i < work.sample_rows(); ++i) {
+      const auto index = static_cast<size_t>(i);
+      rows.push_back({.row = first + i,
+                      .params = &state.sampling,
+                      .history = std::span(state.history).first(known + index),
+                      .token_index = state.next_token_index + index,
+                      .candidates = state.candidates_per_rank});
     }
-    state.history.resize(known);
   }
-  return mine;
+  std::vector<core::SampledToken> sampled(rows.size());
+  TANDEM_RETURN_IF_ERROR(model_.Sample(rows, collective_, VocabularyPhase(plan), sampled));
+
+  std::span<const core::SampledToken> next(sampled);
+  const std::span<const uint8_t> failed = model_.TokenFailures();
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    const SequenceWork& work = plan.sequences[s];
+    const auto of_work = failed.subspan(static_cast<size_t>(places[s].first_token),
+                                        static_cast<size_t>(work.token_count()));
+    // A guess that fails matters only if it was right: TakeSamples sees to those.
+    const auto known = of_work.first(static_cast<size_t>(work.known_count()));
+    if (const auto first = std::find(known.begin(), known.end(), 1); first != known.end()) {
+      result.sequences[s].failure =
+          NumericFailure{.position = work.start_position + (first - known.begin())};
+    }
+    if (!work.sample) continue;
+    const auto count = static_cast<size_t>(work.sample_rows());
+    TakeSamples(work, next.first(count), of_work, result.sequences[s]);
+    next = next.subspan(count);
+  }
+  return absl::OkStatus();
 }
 
-/// candidates: of this sequence's first row on rank 0; those of the next rank stand `stride`
-/// behind. first_token: this sequence's first one in the batch.
-void RankRunner::TakeSamples(const SequenceWork& work, int64_t first_token,
-                             std::span<const core::Candidate> candidates, int64_t stride,
-                             SequenceResult& result) {
+/// sampled: [work.sample_rows()]; failed: [work.token_count()].
+void RankRunner::TakeSamples(const SequenceWork& work, std::span<const core::SampledToken> sampled,
+                             std::span<const uint8_t> failed, SequenceResult& result) {
   SlotState& state = slots_.slot(work.slot);
-  const auto each = static_cast<int64_t>(state.candidates_per_rank);
-  for (int32_t i = 0; i < work.sample_rows(); ++i) {
-    const int32_t in_work = work.known_count() - 1 + i;
-    if (i > 0 && TokenFailed(first_token + in_work)) {
-      result.failure =
-          NumericFailure{.position = int64_t{work.start_position} + in_work, .in_logits = false};
-    }
-    std::vector<core::Candidate> of_row;
-    for (int64_t rank = 0; rank < collective_.size(); ++rank) {
-      const auto first = candidates.begin() + rank * stride + i * each;
-      of_row.insert(of_row.end(), first, first + each);
-    }
-    const std::optional<int32_t> token =
-        core::SampleToken(state.sampling, state.next_token_index++, std::move(of_row));
-    if (!token && !result.failure) {
-      result.failure =
-          NumericFailure{.position = int64_t{work.start_position} + in_work, .in_logits = true};
+  state.history.resize(state.history.size() - work.drafts.size());
+  for (size_t i = 0; i < sampled.size(); ++i) {
+    const auto in_work = static_cast<size_t>(work.known_count() - 1) + i;
+    const int64_t position = work.start_position + static_cast<int64_t>(in_work);
+    if (i > 0 && failed[in_work] != 0) result.failure = NumericFailure{.position = position};
+    ++state.next_token_index;
+    if (!sampled[i] && !result.failure) {
+      result.failure = NumericFailure{.position = position, .in_logits = true};
     }
     // A plan that left before this failure was known still runs the slot, on token 0.
-    state.history.push_back(token.value_or(0));
+    state.history.push_back(sampled[i].value_or(0));
     if (result.failure) break;
-    result.tokens.push_back(*token);
-    const bool guessed = static_cast<size_t>(i) < work.drafts.size() &&
-                         work.drafts[static_cast<size_t>(i)] == *token;
-    if (!guessed) break;
+    result.tokens.push_back(*sampled[i]);
+    if (i >= work.drafts.size() || work.drafts[i] != *sampled[i]) break;
   }
 }
 

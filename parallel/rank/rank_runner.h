@@ -7,8 +7,8 @@
 #include "core/base/phase_times.h"
 #include "core/base/status.h"
 #include "core/model/collective.h"
-#include "core/model/kv_view.h"
 #include "core/model/model.h"
+#include "kv_store/pages/page_pool.h"
 #include "parallel/plan/digest.h"
 #include "parallel/plan/step_plan.h"
 #include "parallel/plan/step_result.h"
@@ -28,7 +28,7 @@ class RankRunner {
   /// vocab_shards: rows of every rank. [ranks] records: what saves and fetches, or null: a plan has
   /// none. phases: where to keep the time of each phase, or null. All references must outlive the
   /// runner.
-  RankRunner(core::Model& model, const core::KvView& cache, core::Collective& collective,
+  RankRunner(core::Model& model, const kv_store::PagePool& pool, core::Collective& collective,
              SlotTable slots, std::vector<core::Range> vocab_shards, RankRecords* records = nullptr,
              core::PhaseClock* phases = nullptr);
 
@@ -36,31 +36,32 @@ class RankRunner {
   absl::StatusOr<StepResult> Execute(const StepPlan& plan, const Digest& plan_hash);
 
  private:
-  struct Rows;
+  /// Which rows of the step's logits belong to a sequence of the plan, and which tokens of it.
+  struct Place {
+    int64_t first_row = 0;
+    int64_t first_token = 0;
+  };
 
   absl::Status MovePages(const StepPlan& plan);
   /// Loads that follow each other; they fill different pages.
   absl::Status Load(std::span<const PageMove> loads);
-  absl::Status Forward(const StepPlan& plan, Rows& rows);
-  void NoteFailures(const StepPlan& plan, StepResult& result) const;
-  absl::Status GatherLogits(const StepPlan& plan, const Rows& rows, StepResult& result);
-  absl::Status Sample(const StepPlan& plan, const Rows& rows, StepResult& result);
-  std::vector<core::Candidate> OwnCandidates(const StepPlan& plan, const Rows& rows);
-  bool TokenFailed(int64_t token) const;
-  void TakeSamples(const SequenceWork& work, int64_t first_token,
-                   std::span<const core::Candidate> candidates, int64_t stride,
-                   SequenceResult& result);
+  /// Returns the places of the plan's sequences.
+  absl::StatusOr<std::vector<Place>> Forward(const StepPlan& plan);
+  absl::Status GatherLogits(const StepPlan& plan, std::span<const Place> places,
+                            StepResult& result);
+  absl::Status Sample(const StepPlan& plan, std::span<const Place> places, StepResult& result);
+  void TakeSamples(const SequenceWork& work, std::span<const core::SampledToken> sampled,
+                   std::span<const uint8_t> failed, SequenceResult& result);
   void AddToDigest(const Digest& plan_hash, StepResult& result);
 
   core::Model& model_;
-  const core::KvView& cache_;
+  const kv_store::PagePool& pool_;
   core::Collective& collective_;
   SlotTable slots_;
   std::vector<core::Range> vocab_shards_;
   int64_t largest_shard_ = 0;
   RankRecords* const records_;
   core::PhaseClock* const phases_;
-  core::ShardLogits logits_;
   RollingDigest digest_;
 };
 

@@ -16,8 +16,8 @@ bool Asked(const FetchBlock& block, size_t group) { return ((block.groups >> gro
 
 }  // namespace
 
-RecordReader::RecordReader(kv_store::Tier& tier, const core::KvView& view, Options options)
-    : tier_(tier), view_(view), options_(std::move(options)), thread_([this] { Run(); }) {}
+RecordReader::RecordReader(kv_store::Tier& tier, const kv_store::PagePool& pool, Options options)
+    : tier_(tier), pool_(pool), options_(std::move(options)), thread_([this] { Run(); }) {}
 
 RecordReader::~RecordReader() { Stop(); }
 
@@ -76,7 +76,7 @@ void RecordReader::Run() {
     }
     if (const auto* probe = std::get_if<RecordProbe>(&*job)) {
       options_.on_probed(probe->id,
-                         FindSaved(tier_, options_.fingerprint, view_.geometry().groups,
+                         FindSaved(tier_, options_.fingerprint, pool_.view().geometry().groups,
                                    static_cast<int32_t>(options_.kv_heads.begin), *probe));
     } else {
       Do(std::get<FetchJob>(*job));
@@ -129,7 +129,7 @@ kv_store::RecordName RecordReader::NameOf(const FetchBlock& block, int32_t group
 }
 
 RecordReader::Part RecordReader::Get(const Fetched& fetched, size_t first_block, size_t blocks) {
-  const auto groups = static_cast<int32_t>(view_.geometry().groups.size());
+  const auto groups = static_cast<int32_t>(pool_.view().geometry().groups.size());
   Part part;
   part.blocks = blocks;
   std::vector<kv_store::RecordKey> keys;
@@ -161,7 +161,7 @@ bool RecordReader::Take(Part part, Fetched& fetched) {
       whole = found.has_value();
       if (!whole) break;
       whole = kv_store::CheckRecord(found->bytes, options_.fingerprint, part.names[next],
-                                    view_.geometry())
+                                    pool_.view().geometry())
                   .ok();
       ++(whole ? counts.fetched : counts.damaged);
       if (whole) records.push_back(*std::move(found));
@@ -199,7 +199,7 @@ absl::Status RecordReader::Load(const BlockLoad& load) {
     for (int64_t head = 0; head < options_.kv_heads.count; ++head, ++record) {
       if (load.blocks[g] == core::kNoBlock) continue;
       kv_store::LoadRecord(fetched->records[index][record].bytes,
-                           NameOf(block, static_cast<int32_t>(g), head), view_, load.blocks[g],
+                           NameOf(block, static_cast<int32_t>(g), head), pool_, load.blocks[g],
                            static_cast<int>(head));
     }
   }

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "core/base/status.h"
-#include "core/model/kv_view.h"
 #include "core/model/shard.h"
+#include "kv_store/pages/page_pool.h"
 #include "kv_store/records/record.h"
 #include "kv_store/records/tier.h"
 #include "parallel/plan/record_probe.h"
@@ -41,8 +41,8 @@ class RecordReader {
     uint64_t damaged = 0;
   };
 
-  /// Both functions are called from the reader's thread. Tier and view must outlive the reader.
-  RecordReader(kv_store::Tier& tier, const core::KvView& view, Options options);
+  /// Both functions are called from the reader's thread. Tier and pool must outlive the reader.
+  RecordReader(kv_store::Tier& tier, const kv_store::PagePool& pool, Options options);
   ~RecordReader();
   RecordReader(const RecordReader&) = delete;
   RecordReader& operator=(const RecordReader&) = delete;
@@ -91,7 +91,7 @@ class RecordReader {
   kv_store::RecordName NameOf(const FetchBlock& block, int32_t group, int64_t rank_head) const;
 
   kv_store::Tier& tier_;
-  const core::KvView& view_;
+  const kv_store::PagePool& pool_;
   const Options options_;
 
   mutable std::mutex mutex_;  // guards all below

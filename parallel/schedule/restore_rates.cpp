@@ -6,7 +6,7 @@ namespace tandem::parallel {
 namespace {
 
 // Shorter prompts tell of fixed costs, not of tokens.
-constexpr int32_t kTellingTokens = 16;
+constexpr int32_t kFewestTokens = 16;
 constexpr double kNewest = 0.25;  // the weight of the last one
 constexpr double kHopeKept = 0.9;
 
@@ -17,7 +17,7 @@ void Follow(std::optional<double>& value, double seen) {
 }  // namespace
 
 void RestoreRates::StepTook(int32_t prompt_tokens, double seconds) {
-  if (prompt_tokens < kTellingTokens) return;
+  if (prompt_tokens < kFewestTokens) return;
   Follow(compute_, seconds / prompt_tokens);
 }
 

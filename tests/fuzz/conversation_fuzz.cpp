@@ -2,7 +2,7 @@
 #include <string_view>
 
 #include "frontend/conversations/conversation_codec.h"
-#include "tests/support/encrypted_conversation.h"
+#include "tests/support/conversation_checksum.h"
 
 /// Records of conversations: any bytes, with the checksum put right so that it does not keep the
 /// fuzzer out, are refused or come back as they were, and are never applied beyond what is there.

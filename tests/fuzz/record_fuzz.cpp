@@ -1,9 +1,10 @@
 #include <cstdlib>
 #include <vector>
 
+#include "core/model/host_memory.h"
 #include "kv_store/pages/page_pool.h"
 #include "kv_store/records/record.h"
-#include "tests/support/encrypted_record.h"
+#include "tests/support/record_checksum.h"
 
 /// Records under a right checksum, so that the fields are reached. What is accepted is loaded into
 /// pages that are as small as it says, and must come out of them again as it was.
@@ -13,8 +14,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto* bytes = reinterpret_cast<const std::byte*>(data);
   static_cast<void>(ParseRecord({bytes, size}));
 
-  const std::vector<std::byte> encrypted = testing::SealedRecord({bytes, bytes + size});
-  const auto header = ParseRecord(encrypted);
+  const std::vector<std::byte> checked = testing::WithRecordChecksum({bytes, bytes + size});
+  const auto header = ParseRecord(checked);
   if (!header.ok() || header->layers < 1 || header->name.group > 3) return 0;
   core::KvGeometry geometry{.groups = {},
                             .layers = header->layers,
@@ -25,11 +26,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (int layer = 0; layer < header->layers; ++layer) {
     geometry.groups.back().layers.push_back(layer);
   }
-  if (!CheckRecord(encrypted, header->fingerprint, header->name, geometry).ok()) std::abort();
-  const auto pool = PagePool::Create(geometry, std::vector<int64_t>(geometry.groups.size(), 1));
+  if (!CheckRecord(checked, header->fingerprint, header->name, geometry).ok()) std::abort();
+  core::HostMemory memory;
+  const auto pool =
+      PagePool::Create(memory, geometry, std::vector<int64_t>(geometry.groups.size(), 1));
   if (!pool.ok()) return 0;
-  LoadRecord(encrypted, header->name, pool->view(), 0, 0);
-  const auto again = EncodeRecord(header->fingerprint, header->name, pool->view(), 0, 0);
-  if (again != encrypted) std::abort();
+  LoadRecord(checked, header->name, *pool, 0, 0);
+  const auto again = EncodeRecord(header->fingerprint, header->name, *pool, 0, 0);
+  if (again != checked) std::abort();
   return 0;
 }

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <limits>
 
+#include "core/sampling/sampler.h"
+
 namespace tandem::testing {
 namespace {
 
@@ -68,12 +70,12 @@ core::ModelConfig FakeConfig() {
 }
 
 absl::Status FakeModel::Forward(const core::Batch& batch, const core::KvView& cache,
-                                core::Collective& collective, core::ShardLogits& out) {
+                                core::Collective& collective) {
   if (hook_) TANDEM_RETURN_IF_ERROR(hook_(batch.step));
   const core::KvGeometry& geometry = cache.geometry();
   const size_t n = batch.tokens.size();
   std::vector<uint64_t> state(n, 0);
-  out.token_failed.assign(n, 0);
+  token_failed_.assign(n, 0);
   for (int layer = 0; layer < config_.layers; ++layer) {
     std::vector<int64_t> sums(n, 0);
     for (const core::SequenceSlice& slice : batch.sequences) {
@@ -111,17 +113,33 @@ absl::Status FakeModel::Forward(const core::Batch& batch, const core::KvView& ca
         sums, {.step = batch.step, .layer = layer, .kind = core::StepPhase::Kind::kAttention}));
     for (size_t t = 0; t < n; ++t) state[t] = Mix(state[t], static_cast<uint64_t>(sums[t]));
   }
-  for (size_t t = 0; t < n; ++t) out.token_failed[t] = batch.tokens[t] == failing_token_ ? 1 : 0;
-  out.vocab_rows = shard_.vocab_rows;
-  out.values.clear();
+  for (size_t t = 0; t < n; ++t) token_failed_[t] = batch.tokens[t] == failing_token_ ? 1 : 0;
+  logits_.clear();
   for (const int32_t token : batch.logit_tokens) {
     for (int64_t row = shard_.vocab_rows.begin; row < shard_.vocab_rows.end(); ++row) {
       const bool broken = batch.tokens[static_cast<size_t>(token)] == broken_token_;
-      out.values.push_back(broken ? std::numeric_limits<float>::infinity()
-                                  : Logit(state[static_cast<size_t>(token)], row));
+      logits_.push_back(broken ? std::numeric_limits<float>::infinity()
+                               : Logit(state[static_cast<size_t>(token)], row));
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status FakeModel::Sample(std::span<const core::SampleRow> rows, core::Collective& collective,
+                               const core::StepPhase& phase, std::span<core::SampledToken> out) {
+  return core::SampleRows(
+      rows, {.data = logits_.data(), .vocab_rows = shard_.vocab_rows}, collective, phase,
+      [this](int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
+        ParallelFor(tasks, body);
+      },
+      out);
+}
+
+void FakeModel::ReadLogits(core::Range rows, float* out, int64_t stride) {
+  const int64_t count = shard_.vocab_rows.count;
+  for (int64_t i = 0; i < rows.count; ++i) {
+    std::copy_n(logits_.begin() + (rows.begin + i) * count, count, out + i * stride);
+  }
 }
 
 std::vector<float> FakeLogits(const core::ModelConfig& config, const std::vector<int32_t>& tokens) {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/model/host_memory.h"
 #include "core/model/model.h"
 
 namespace tandem::testing {
@@ -26,8 +27,13 @@ class FakeModel final : public core::Model {
   const core::ModelConfig& config() const override { return config_; }
   const core::Shard& shard() const override { return shard_; }
   int64_t weight_bytes() const override { return 1000; }
+  core::DeviceMemory& memory() override { return memory_; }
   absl::Status Forward(const core::Batch& batch, const core::KvView& cache,
-                       core::Collective& collective, core::ShardLogits& out) override;
+                       core::Collective& collective) override;
+  absl::Status Sample(std::span<const core::SampleRow> rows, core::Collective& collective,
+                      const core::StepPhase& phase, std::span<core::SampledToken> out) override;
+  void ReadLogits(core::Range rows, float* out, int64_t stride) override;
+  std::span<const uint8_t> TokenFailures() override { return token_failed_; }
 
   /// A token whose sums "overflow" wherever it stands, and one after which logits are not finite.
   void FailOnToken(int32_t token) { failing_token_ = token; }
@@ -38,6 +44,9 @@ class FakeModel final : public core::Model {
  private:
   core::ModelConfig config_;
   core::Shard shard_;
+  core::HostMemory memory_;
+  std::vector<float> logits_;          // [rows of the step, vocabulary rows of the shard]
+  std::vector<uint8_t> token_failed_;  // [tokens of the step]
   int32_t failing_token_ = -1;
   int32_t broken_token_ = -1;
   std::function<absl::Status(uint64_t)> hook_;

@@ -1,7 +1,6 @@
 #include "tests/support/forward_runner.h"
 
 #include <algorithm>
-#include <cstring>
 #include <thread>
 
 #include "core/transformer/transformer.h"
@@ -74,7 +73,7 @@ absl::Status RunRank(const core::ModelFile& file, std::span<const int32_t> token
 
   int position = 0;
   size_t neighbour_done = 0;
-  const auto vocab = static_cast<size_t>(file.config().vocab);
+  const int64_t vocab = file.config().vocab;
   for (size_t step = 0; position < total; ++step) {
     const int count = std::min(chunks[std::min(step, chunks.size() - 1)], total - position);
     std::vector<int32_t> ids;
@@ -94,19 +93,13 @@ absl::Status RunRank(const core::ModelFile& file, std::span<const int32_t> token
     std::vector<int32_t> wanted;
     for (int32_t i = 0; i < count; ++i) wanted.push_back(first + i);
 
-    core::ShardLogits logits;
     TANDEM_RETURN_IF_ERROR(
         model->Forward({.step = step, .tokens = ids, .sequences = slices, .logit_tokens = wanted},
-                       cache.view(), world, logits));
-    const auto rows = static_cast<size_t>(logits.vocab_rows.count);
-    for (int i = 0; i < count && rows > 0; ++i) {
-      float* target = result.logits.data() + static_cast<size_t>(position + i) * vocab +
-                      static_cast<size_t>(logits.vocab_rows.begin);
-      std::memcpy(target, logits.values.data() + static_cast<size_t>(i) * rows,
-                  rows * sizeof(float));
-    }
+                       cache.view(), world));
+    model->ReadLogits({0, count}, result.logits.data() + position * vocab + shard.vocab_rows.begin,
+                      vocab);
     if (world.rank() == 0) {
-      std::copy_n(logits.token_failed.begin() + first, count,
+      std::copy_n(model->TokenFailures().begin() + first, count,
                   result.token_failed.begin() + position);
     }
     position += count;

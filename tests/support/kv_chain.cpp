@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/model/host_memory.h"
 #include "kv_store/pages/page_pool.h"
 #include "tests/support/random.h"
 
@@ -25,7 +26,8 @@ std::vector<std::span<const int32_t>> PartsOf(std::span<const int32_t> tokens, b
 std::vector<kv_store::TierRecord> KvChain::Records(std::span<const int32_t> tokens, bool tail,
                                                    uint64_t seed) const {
   const std::vector<int64_t> sizes(geometry.groups.size(), 1);
-  const auto pool = kv_store::PagePool::Create(geometry, sizes);
+  core::HostMemory memory;
+  const auto pool = kv_store::PagePool::Create(memory, geometry, sizes);
   if (!pool.ok()) return {};
   std::vector<kv_store::TierRecord> records;
   kv_store::BlockHash before = kv_store::TenantHash(tenant);
@@ -43,12 +45,11 @@ std::vector<kv_store::TierRecord> KvChain::Records(std::span<const int32_t> toke
                                         .tokens = static_cast<int32_t>(part.size()),
                                         .kv_head = head,
                                         .group = group};
-        records.push_back(
-            {.key = kv_store::RecordKeyOf(fingerprint, name),
-             .block = block,
-             .before = before,
-             .tenant = tenant,
-             .bytes = kv_store::EncodeRecord(fingerprint, name, pool->view(), 0, head)});
+        records.push_back({.key = kv_store::RecordKeyOf(fingerprint, name),
+                           .block = block,
+                           .before = before,
+                           .tenant = tenant,
+                           .bytes = kv_store::EncodeRecord(fingerprint, name, *pool, 0, head)});
       }
     }
     before = block;

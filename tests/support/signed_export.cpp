@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "kv_store/export/export_format.h"
-#include "tests/support/encrypted_record.h"
+#include "tests/support/record_checksum.h"
 
 namespace tandem::testing {
 namespace {
@@ -48,7 +48,7 @@ std::vector<std::byte> SignedExport(std::vector<std::byte> bytes) {
     if (size > end - at) break;
     const auto first = bytes.begin() + static_cast<ptrdiff_t>(at);
     const std::vector<std::byte> record =
-        SealedRecord({first, first + static_cast<ptrdiff_t>(size)});
+        WithRecordChecksum({first, first + static_cast<ptrdiff_t>(size)});
     std::copy(record.begin(), record.end(), first);
     at += size;
   }

@@ -5,34 +5,47 @@
 namespace tandem::core {
 namespace {
 
-TEST(PhaseClock, GivesTheTimeSinceTheLapBeforeToThePhase) {
+TEST(PhaseClock, GivesTimeToTheInnermostScope) {
   int64_t now = 1000;
   PhaseClock clock([&now] { return now; });
   clock.BeginStep(0, 40);
-  now += 5;
-  clock.Lap(Phase::kAttention);
-  now += 7;
-  clock.LapProduct(Phase::kFeedForward);
-  now += 11;
-  clock.Lap(Phase::kAllReduce);
-  now += 13;  // from here on the next step's idle time
+  now += 2;  // of no scope
+  {
+    const PhaseScope attention(&clock, Phase::kAttention);
+    now += 5;
+    {
+      const auto product = PhaseScope::Product(&clock);
+      now += 7;
+    }
+    {
+      const PhaseScope all_reduce(&clock, Phase::kAllReduce);
+      now += 11;
+    }
+    now += 1;
+  }
+  now += 13;  // the next step's idle time, since nothing of this one comes after it
   clock.BeginStep(2, 2);
-  now += 17;
-  clock.LapProduct(Phase::kAttention);
+  {
+    const PhaseScope feed_forward(&clock, Phase::kFeedForward);
+    const auto product = PhaseScope::Product(&clock);
+    now += 17;
+  }
   now += 19;
   clock.BeginStep(2, 2);
-  now += 23;
-  clock.Lap(Phase::kSampling);
+  {
+    const PhaseScope sampling(&clock, Phase::kSampling);
+    now += 23;
+  }
 
   const PhaseTimes prompts = clock.Steps(0);
-  EXPECT_EQ(prompts.nanoseconds, (std::array<int64_t, kPhases>{5, 7, 0, 11, 0, 0}));
+  EXPECT_EQ(prompts.nanoseconds, (std::array<int64_t, kPhases>{13, 0, 2, 11, 0, 0}));
   EXPECT_EQ(prompts.product_nanoseconds, 7);
   EXPECT_EQ(prompts.steps, 1);
   EXPECT_EQ(prompts.tokens, 40);
-  EXPECT_EQ(prompts.total_nanoseconds(), 23);
+  EXPECT_EQ(prompts.total_nanoseconds(), 26);
 
   const PhaseTimes decodes = clock.Steps(2);
-  EXPECT_EQ(decodes.nanoseconds, (std::array<int64_t, kPhases>{17, 0, 0, 0, 23, 13 + 19}));
+  EXPECT_EQ(decodes.nanoseconds, (std::array<int64_t, kPhases>{0, 17, 0, 0, 23, 13 + 19}));
   EXPECT_EQ(decodes.product_nanoseconds, 17);
   EXPECT_EQ(decodes.steps, 2);
   EXPECT_EQ(decodes.tokens, 4);
@@ -42,10 +55,23 @@ TEST(PhaseClock, GivesTheTimeSinceTheLapBeforeToThePhase) {
   EXPECT_EQ(clock.Steps(1), PhaseTimes{});
 }
 
+TEST(PhaseClock, MeasuresNothingWithoutAClockOrBeforeAStep) {
+  {
+    const PhaseScope scope(nullptr, Phase::kAttention);
+    const auto product = PhaseScope::Product(nullptr);
+  }
+  PhaseClock clock;
+  { const PhaseScope scope(&clock, Phase::kAttention); }
+  clock.BeginStep(1, 1);
+  EXPECT_EQ(clock.Steps(1).total_nanoseconds(), 0);
+}
+
 TEST(PhaseClock, ByItselfReadsATimeThatGoesOn) {
   PhaseClock clock;
   clock.BeginStep(1, 1);
-  while (clock.Steps(1)[Phase::kVocabulary] == 0) clock.Lap(Phase::kVocabulary);
+  while (clock.Steps(1)[Phase::kVocabulary] == 0) {
+    const PhaseScope scope(&clock, Phase::kVocabulary);
+  }
   EXPECT_GT(clock.Steps(1).total_nanoseconds(), 0);
 }
 

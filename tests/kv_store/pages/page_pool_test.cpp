@@ -5,10 +5,13 @@
 #include <cstring>
 #include <set>
 
+#include "core/model/host_memory.h"
 #include "kv_store/pages/pool_size.h"
 
 namespace tandem::kv_store {
 namespace {
+
+core::HostMemory host;
 
 core::KvGeometry Geometry() {
   return {.groups = {{.window = 0, .layers = {1, 3}}, {.window = 100, .layers = {0, 2, 4}}},
@@ -20,7 +23,7 @@ core::KvGeometry Geometry() {
 
 TEST(PagePool, PagesAreDisjointAlignedAndZeroed) {
   const std::vector<int64_t> blocks = {3, 5};
-  const auto pool = PagePool::Create(Geometry(), blocks);
+  const auto pool = PagePool::Create(host, Geometry(), blocks);
   ASSERT_TRUE(pool.ok()) << pool.status();
   const core::KvView& view = pool->view();
   const int64_t page_bytes = view.geometry().PageBytes();
@@ -45,7 +48,7 @@ TEST(PagePool, PagesAreDisjointAlignedAndZeroed) {
 
 TEST(PagePool, CopiesABlockInAllLayersOfItsGroupAndNothingElse) {
   const std::vector<int64_t> blocks = {3, 5};
-  const auto pool = PagePool::Create(Geometry(), blocks);
+  const auto pool = PagePool::Create(host, Geometry(), blocks);
   ASSERT_TRUE(pool.ok()) << pool.status();
   const core::KvView& view = pool->view();
   const auto page_bytes = static_cast<size_t>(view.geometry().PageBytes());
@@ -66,7 +69,7 @@ TEST(PagePool, CopiesABlockInAllLayersOfItsGroupAndNothingElse) {
   for_all([&](int layer, int head, core::BlockId block) {
     std::memset(page(layer, head, block), mark(layer, head, block), page_bytes);
   });
-  CopyBlock(view, 1, 1, 4);
+  pool->CopyBlock(1, 1, 4);
   for_all([&](int layer, int head, core::BlockId block) {
     const bool copied = view.group_of(layer) == 1 && block == 4;
     const std::vector<std::byte> expected(
@@ -77,17 +80,20 @@ TEST(PagePool, CopiesABlockInAllLayersOfItsGroupAndNothingElse) {
 }
 
 TEST(PagePool, RefusesContradictions) {
-  EXPECT_EQ(PagePool::Create(Geometry(), {3}).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(PagePool::Create(Geometry(), {3, 0}).status().code(),
+  EXPECT_EQ(PagePool::Create(host, Geometry(), {3}).status().code(),
             absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(PagePool::Create(Geometry(), {3, int64_t{1} << 40}).status().code(),
+  EXPECT_EQ(PagePool::Create(host, Geometry(), {3, 0}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(PagePool::Create(host, Geometry(), {3, int64_t{1} << 40}).status().code(),
             absl::StatusCode::kInvalidArgument);
   core::KvGeometry twice = Geometry();
   twice.groups[1].layers = {0, 1, 2};
-  EXPECT_EQ(PagePool::Create(twice, {3, 3}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(PagePool::Create(host, twice, {3, 3}).status().code(),
+            absl::StatusCode::kInvalidArgument);
   core::KvGeometry missing = Geometry();
   missing.groups[1].layers = {0, 2};
-  EXPECT_EQ(PagePool::Create(missing, {3, 3}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(PagePool::Create(host, missing, {3, 3}).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST(PoolSize, WindowsHoldBoundedBlocks) {
@@ -127,7 +133,7 @@ TEST(PoolSize, LongestSequenceIsTheLastThatFits) {
   EXPECT_EQ(LongestSequence(groups, {10, 100}, 64, 100'000), 640);
   EXPECT_EQ(LongestSequence(groups, {10, 100}, 64, 500), 500);
   EXPECT_EQ(LongestSequence(groups, {10, 2}, 64, 500), 128);
-  EXPECT_GT(AvailableMemory(), 0);
+  EXPECT_GT(host.AvailableBytes(), 0);
 }
 
 }  // namespace

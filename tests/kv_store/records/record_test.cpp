@@ -6,16 +6,19 @@
 #include <cstring>
 #include <set>
 
+#include "core/model/host_memory.h"
 #include "kv_store/pages/page_pool.h"
-#include "tests/support/encrypted_record.h"
 #include "tests/support/random.h"
+#include "tests/support/record_checksum.h"
 
 namespace tandem::kv_store {
 namespace {
 
 using ::testing::HasSubstr;
-using testing::SealedRecord;
 using testing::SplitMix;
+using testing::WithRecordChecksum;
+
+core::HostMemory host;
 
 constexpr Fingerprint kFingerprint = {1, 2, 3};
 
@@ -28,7 +31,7 @@ core::KvGeometry Geometry(core::KvDtype dtype = core::KvDtype::kF16) {
 }
 
 PagePool RandomPool(const core::KvGeometry& geometry, uint64_t seed) {
-  auto pool = PagePool::Create(geometry, {2, 2});
+  auto pool = PagePool::Create(host, geometry, {2, 2});
   EXPECT_TRUE(pool.ok()) << pool.status();
   SplitMix random(seed);
   for (int layer = 0; layer < geometry.layers; ++layer) {
@@ -73,14 +76,14 @@ TEST(Record, BringsBackExactlyThePositionsThatCount) {
         const PagePool before = RandomPool(geometry, 2);
         const PagePool to = RandomPool(geometry, 2);
         const RecordName name = Name(tokens, group);
-        const auto record = EncodeRecord(kFingerprint, name, from.view(), 1, 1);
+        const auto record = EncodeRecord(kFingerprint, name, from, 1, 1);
         EXPECT_EQ(static_cast<int64_t>(record.size()), RecordBytes(geometry, group, tokens));
         EXPECT_EQ(record.size() - kRecordHeaderBytes,
                   geometry.groups[static_cast<size_t>(group)].layers.size() * 2 *
                       static_cast<size_t>(tokens * geometry.head_dim *
                                           core::KvElementBytes(geometry.dtype)));
         ASSERT_TRUE(CheckRecord(record, kFingerprint, name, geometry).ok());
-        LoadRecord(record, name, to.view(), 0, 0);
+        LoadRecord(record, name, to, 0, 0);
         for (int layer = 0; layer < geometry.layers; ++layer) {
           const bool in_group = to.view().group_of(layer) == group;
           for (int head = 0; head < 2; ++head) {
@@ -104,17 +107,17 @@ TEST(Record, BringsBackExactlyThePositionsThatCount) {
 TEST(Record, TailDoesNotDependOnWhatStandsBehindIt) {
   const core::KvGeometry geometry = Geometry();
   const PagePool pool = RandomPool(geometry, 1);
-  const auto record = EncodeRecord(kFingerprint, Name(10, 0), pool.view(), 0, 0);
+  const auto record = EncodeRecord(kFingerprint, Name(10, 0), pool, 0, 0);
   const core::KvPage page = pool.view().Page(1, 0, 0);
   page.keys[10 * 2] ^= std::byte{1};
   page.values[10 * 8 * 2] ^= std::byte{1};
-  EXPECT_EQ(EncodeRecord(kFingerprint, Name(10, 0), pool.view(), 0, 0), record);
+  EXPECT_EQ(EncodeRecord(kFingerprint, Name(10, 0), pool, 0, 0), record);
 }
 
 TEST(Record, LayoutIsThatOfTheDocument) {
   const core::KvGeometry geometry = Geometry();
   const PagePool pool = RandomPool(geometry, 1);
-  const auto record = EncodeRecord(kFingerprint, Name(3, 1), pool.view(), 1, 0);
+  const auto record = EncodeRecord(kFingerprint, Name(3, 1), pool, 1, 0);
   const auto number = [&](size_t at) {
     uint32_t value = 0;
     std::memcpy(&value, record.data() + at, 4);
@@ -133,7 +136,7 @@ TEST(Record, LayoutIsThatOfTheDocument) {
   EXPECT_EQ(number(44), 0U);
   EXPECT_EQ(record[48], std::byte{1});
   EXPECT_EQ(record[80], std::byte{9});
-  EXPECT_EQ(SealedRecord(record), record);
+  EXPECT_EQ(WithRecordChecksum(record), record);
   // Layer 2 is the second of the group; dimension 4 of its keys, token 1; dimension 4 of token 1's
   // values.
   const size_t layer_bytes = 2 * 3 * 8 * 2;
@@ -146,9 +149,9 @@ TEST(Record, LayoutIsThatOfTheDocument) {
 TEST(Record, IsTheSameInMemoryThatWasUsed) {
   const core::KvGeometry geometry = Geometry();
   const PagePool pool = RandomPool(geometry, 1);
-  const auto record = EncodeRecord(kFingerprint, Name(3, 1), pool.view(), 1, 0);
+  const auto record = EncodeRecord(kFingerprint, Name(3, 1), pool, 1, 0);
   for (const size_t used : {size_t{1}, record.size(), 2 * record.size()}) {
-    EXPECT_EQ(EncodeRecord(kFingerprint, Name(3, 1), pool.view(), 1, 0,
+    EXPECT_EQ(EncodeRecord(kFingerprint, Name(3, 1), pool, 1, 0,
                            std::vector<std::byte>(used, std::byte{0xA5})),
               record);
   }
@@ -158,7 +161,7 @@ TEST(Record, EveryCutAndEveryFlippedBitIsSeen) {
   const core::KvGeometry geometry = Geometry();
   const PagePool pool = RandomPool(geometry, 1);
   const RecordName name = Name(2, 0);
-  const auto record = EncodeRecord(kFingerprint, name, pool.view(), 0, 0);
+  const auto record = EncodeRecord(kFingerprint, name, pool, 0, 0);
   for (size_t size = 0; size < record.size(); ++size) {
     EXPECT_EQ(CheckRecord(std::span(record).first(size), kFingerprint, name, geometry).code(),
               absl::StatusCode::kDataLoss)
@@ -175,7 +178,7 @@ TEST(Record, EveryCutAndEveryFlippedBitIsSeen) {
   auto longer = record;
   longer.push_back(std::byte{0});
   EXPECT_EQ(CheckRecord(longer, kFingerprint, name, geometry).code(), absl::StatusCode::kDataLoss);
-  longer = SealedRecord(longer);
+  longer = WithRecordChecksum(longer);
   EXPECT_EQ(CheckRecord(longer, kFingerprint, name, geometry).code(), absl::StatusCode::kDataLoss);
 }
 
@@ -183,15 +186,15 @@ TEST(Record, FieldsAreCheckedUnderARightChecksum) {
   const core::KvGeometry geometry = Geometry();
   const PagePool pool = RandomPool(geometry, 1);
   const RecordName name = Name(2, 0);
-  const auto record = EncodeRecord(kFingerprint, name, pool.view(), 0, 0);
-  ASSERT_EQ(SealedRecord(record), record);
+  const auto record = EncodeRecord(kFingerprint, name, pool, 0, 0);
+  ASSERT_EQ(WithRecordChecksum(record), record);
   SplitMix random(5);
   int refused = 0;
   for (size_t at = 0; at < kRecordHeaderBytes - 16; ++at) {
     for (int i = 0; i < 8; ++i) {
       auto changed = record;
       changed[at] ^= static_cast<std::byte>(1 + random.Below(255));
-      changed = SealedRecord(changed);
+      changed = WithRecordChecksum(changed);
       const bool is_name = at >= 48 || (at >= 28 && at < 36);
       const auto header = ParseRecord(changed);
       // Any name is a name, as far as it is in range; the sizes must agree with the bytes.
@@ -207,7 +210,7 @@ TEST(Record, OthersAreRefusedByName) {
   const core::KvGeometry geometry = Geometry();
   const PagePool pool = RandomPool(geometry, 1);
   const RecordName name = Name(20, 0);
-  const auto record = EncodeRecord(kFingerprint, name, pool.view(), 0, 0);
+  const auto record = EncodeRecord(kFingerprint, name, pool, 0, 0);
   const auto refused = [&](const Fingerprint& fingerprint, const RecordName& asked,
                            const core::KvGeometry& shape) {
     const absl::Status status = CheckRecord(record, fingerprint, asked, shape);

@@ -29,10 +29,19 @@ class FileModel final : public core::Model {
   const core::ModelConfig& config() const override { return model_->config(); }
   const core::Shard& shard() const override { return model_->shard(); }
   int64_t weight_bytes() const override { return model_->weight_bytes(); }
+  core::DeviceMemory& memory() override { return model_->memory(); }
   absl::Status Forward(const core::Batch& batch, const core::KvView& cache,
-                       core::Collective& collective, core::ShardLogits& out) override {
-    return model_->Forward(batch, cache, collective, out);
+                       core::Collective& collective) override {
+    return model_->Forward(batch, cache, collective);
   }
+  absl::Status Sample(std::span<const core::SampleRow> rows, core::Collective& collective,
+                      const core::StepPhase& phase, std::span<core::SampledToken> out) override {
+    return model_->Sample(rows, collective, phase, out);
+  }
+  void ReadLogits(core::Range rows, float* out, int64_t stride) override {
+    model_->ReadLogits(rows, out, stride);
+  }
+  std::span<const uint8_t> TokenFailures() override { return model_->TokenFailures(); }
 
  private:
   core::CpuOperations operations_;

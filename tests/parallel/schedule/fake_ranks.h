@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kv_store/tiers/memory_tier.h"
+#include "parallel/rank/slot_table.h"
 #include "parallel/schedule/scheduler.h"
 
 namespace tandem::testing {

@@ -1,4 +1,4 @@
-#include "tests/support/encrypted_record.h"
+#include "tests/support/record_checksum.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -9,7 +9,7 @@
 
 namespace tandem::testing {
 
-std::vector<std::byte> SealedRecord(std::vector<std::byte> record) {
+std::vector<std::byte> WithRecordChecksum(std::vector<std::byte> record) {
   constexpr size_t kChecksumBytes = 16;
   if (record.size() < kv_store::kRecordHeaderBytes) return record;
   const size_t at = kv_store::kRecordHeaderBytes - kChecksumBytes;

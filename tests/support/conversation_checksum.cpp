@@ -1,4 +1,4 @@
-#include "tests/support/encrypted_conversation.h"
+#include "tests/support/conversation_checksum.h"
 
 #include <sodium.h>
 

@@ -1,0 +1,10 @@
+#include "core/cuda/cuda_driver.h"
+
+namespace tandem::core {
+
+// Compiled where there is no nvcc (see CMakeLists.txt).
+CudaDriver FindCudaDriver() {
+  return {.devices = 0, .problem = "this build has no CUDA: nvcc was not found"};
+}
+
+}  // namespace tandem::core

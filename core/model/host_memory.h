@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "core/model/device_memory.h"
+
+namespace tandem::core {
+
+/// The memory of a CPU.
+class HostMemory final : public DeviceMemory {
+ public:
+  std::shared_ptr<std::byte> Allocate(int64_t bytes) override;
+  /// On transparent huge pages where the system gives them.
+  absl::StatusOr<std::shared_ptr<std::byte>> AllocateZeroed(int64_t bytes) override;
+  /// What the system calls available, or what this process's control group has left, whichever is
+  /// less.
+  int64_t AvailableBytes() const override;
+  void CopyToHost(std::span<const CopyRun> runs) override;
+  void CopyFromHost(std::span<const CopyRun> runs) override;
+  void CopyWithin(std::byte* to, const std::byte* from, size_t bytes) override;
+};
+
+}  // namespace tandem::core

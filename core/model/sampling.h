@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace tandem::core {
+
+/// How a token is chosen. Checked by whoever reads it from outside: finite numbers, temperature >=
+/// 0, top_k >= 0, top_p in (0, 1], min_p in [0, 1], repetition_penalty > 0.
+///
+/// The filters act in this order, that of Hugging Face's generate; llama.cpp differs in applying
+/// the temperature last:
+///   1. logit_bias is added; 2. repetition_penalty divides positive logits and multiplies others,
+///   once for each token of prompt and answer, however often it stands there;
+///   3. temperature divides logits, or is 0, and then the best token is taken and nothing below
+///   matters; 4. top_k keeps the k best; 5. of the softmax over those, top_p keeps the shortest run
+///   of best tokens whose probabilities reach top_p (at least one); 6. min_p keeps tokens whose
+///   probability is at least min_p times that of the best; 7. one of the rest is drawn.
+/// "Best" is by (logit descending, token ascending).
+struct SamplingParams {
+  float temperature = 0.0F;  // 0 = greedy
+  int32_t top_k = 0;         // 0 = all
+  float top_p = 1.0F;        // 1 = all
+  float min_p = 0.0F;        // 0 = all
+  float repetition_penalty = 1.0F;
+  uint64_t seed = 0;
+  uint32_t sample_number = 0;                         // which of several samples of one prompt
+  std::vector<std::pair<int32_t, float>> logit_bias;  // (token, added)
+};
+
+/// A token that is sampled from one row of a step's logits.
+struct SampleRow {
+  int64_t row = 0;  // of the logits of the step
+  const SamplingParams* params = nullptr;
+  std::span<const int32_t> history;  // all tokens before it, for the repetition penalty
+  uint64_t token_index = 0;          // of the token in its answer
+  int32_t candidates = 1;            // that each rank contributes, as CandidatesPerRank says
+};
+
+/// What is sampled: a token, or nothing if a logit of the row was not finite on some rank.
+using SampledToken = std::optional<int32_t>;
+
+}  // namespace tandem::core
