@@ -317,5 +317,40 @@ TEST(SelectCandidates, FindsTheBestAndPadsTheRest) {
   }
 }
 
+TEST(SampleRows, ChoosesForEachRowAsAloneAndFailsOnlyItsOwn) {
+  constexpr int64_t kVocab = 300;
+  std::vector<float> logits(4 * kVocab);
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(i * 7919 % 1009) / 50;
+  logits[2 * kVocab + 17] = std::numeric_limits<float>::quiet_NaN();
+  const SamplingParams greedy{.repetition_penalty = 1.5F};
+  const SamplingParams drawn{.temperature = 0.8F, .top_k = 20, .seed = 5};
+  const std::vector<int32_t> history = {3, 9, 200};
+  const std::vector<SampleRow> rows = {
+      {.row = 3, .params = &greedy, .history = history, .token_index = 0, .candidates = 1},
+      {.row = 0, .params = &drawn, .history = history, .token_index = 7, .candidates = 20},
+      {.row = 2, .params = &drawn, .history = {}, .token_index = 8, .candidates = 20},
+      {.row = 1, .params = &drawn, .history = {}, .token_index = 9, .candidates = 20}};
+  std::vector<SampledToken> expected;
+  for (const SampleRow& row : rows) {
+    std::vector<float> of_row(logits.begin() + row.row * kVocab,
+                              logits.begin() + (row.row + 1) * kVocab);
+    ApplyPenalties(*row.params, row.history, 0, of_row);
+    std::vector<Candidate> candidates(static_cast<size_t>(row.candidates));
+    SelectCandidates(of_row, 0, candidates);
+    expected.push_back(SampleToken(*row.params, row.token_index, candidates));
+  }
+  OneRank world;
+  std::vector<SampledToken> found(rows.size());
+  const auto one_after_the_other = [](int64_t tasks, absl::FunctionRef<void(int64_t)> body) {
+    for (int64_t task = 0; task < tasks; ++task) body(task);
+  };
+  ASSERT_TRUE(SampleRows(rows, {.data = logits.data(), .vocab_rows = {0, kVocab}}, world, {},
+                         one_after_the_other, found)
+                  .ok());
+  EXPECT_EQ(found, expected);
+  EXPECT_EQ(found[2], std::nullopt);
+  EXPECT_TRUE(found[0] && found[1] && found[3]);
+}
+
 }  // namespace
 }  // namespace tandem::core

@@ -1,0 +1,61 @@
+#include "core/device/device.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/cuda/cuda_driver.h"
+
+namespace tandem::core {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(Device, NamesGiveKinds) {
+  for (const char* name : {"auto", "cpu"}) {
+    const auto kind = ParseDevice(name);
+    ASSERT_TRUE(kind.ok()) << kind.status();
+    EXPECT_EQ(*kind, DeviceKind::kCpu);
+  }
+}
+
+TEST(Device, WhatCannotBeUsedIsToldWithItsReason) {
+  const absl::Status cuda = ParseDevice("cuda").status();
+  EXPECT_EQ(cuda.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(Message(cuda), HasSubstr("--device cuda"));
+  EXPECT_THAT(Message(cuda), HasSubstr("--device cpu"));
+  const absl::Status unknown = ParseDevice("tpu").status();
+  EXPECT_EQ(unknown.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Message(unknown), HasSubstr("auto, cpu or cuda"));
+}
+
+TEST(Device, AMachineWithoutCudaSaysWhy) {
+  const CudaDriver driver = FindCudaDriver();
+  EXPECT_EQ(driver.problem.empty(), driver.devices > 0) << driver.problem;
+}
+
+TEST(Device, OfACpuComputes) {
+  ModelConfig config;
+  config.dim = 4;
+  config.head_dim = 2;
+  config.heads = 2;
+  config.kv_heads = 2;
+  Shard shard;
+  shard.query_heads = {0, 2};
+  shard.kv_heads = {0, 2};
+  const std::unique_ptr<Operations> device =
+      MakeDevice({.kind = DeviceKind::kCpu, .cpu = {.threads = 2}}, config, shard);
+  ASSERT_NE(device, nullptr);
+  EXPECT_THAT(std::string(device->device_name()), HasSubstr("cpu"));
+  Tensor x(device->memory(), 4);
+  x.SetRows(1);
+  for (int i = 0; i < 4; ++i) x.row(0)[static_cast<size_t>(i)] = 2.0F;
+  Tensor out(device->memory(), 4);
+  const std::vector<float> ones(4, 1.0F);
+  device->RmsNorm(x, WeightVector(device->memory(), ones), 0.0F, out);
+  std::vector<float> read(4);
+  device->ReadRows(out, {0, 1}, read.data(), 4);
+  EXPECT_THAT(read, ::testing::Each(1.0F));
+}
+
+}  // namespace
+}  // namespace tandem::core
