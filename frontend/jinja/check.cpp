@@ -1,6 +1,6 @@
 #include "frontend/jinja/check.h"
 
-#include "frontend/jinja/builtins.h"
+#include "frontend/jinja/builtins/builtins.h"
 
 namespace tandem::frontend::jinja {
 namespace {

@@ -1,8 +1,10 @@
 #include <utility>
 
-#include "frontend/jinja/builtins.h"
+#include "frontend/jinja/builtins/builtins.h"
+#include "frontend/jinja/builtins/operators.h"
 #include "frontend/jinja/interpreter.h"
-#include "frontend/jinja/operators.h"
+#include "frontend/jinja/values/compare.h"
+#include "frontend/jinja/values/iterate.h"
 #include "frontend/jinja/values/print.h"
 
 // Expressions.
@@ -39,11 +41,11 @@ bool Holds(std::string_view operation, Order order) {
 }  // namespace
 
 absl::Status Interpreter::CheckNesting() {
-  if (depth_ > sandbox_.limits().depth) {
+  if (depth_ > sandbox().limits().depth) {
     return ResourceExhausted("the template is nested deeper than {}: an endless recursion?",
-                             sandbox_.limits().depth);
+                             sandbox().limits().depth);
   }
-  return sandbox_.Charge(1);
+  return sandbox().Charge(1);
 }
 
 absl::StatusOr<Value> Interpreter::Evaluate(const Expression& expression, Scope& scope) {
@@ -110,7 +112,7 @@ absl::StatusOr<Value> Interpreter::EvaluateLiteral(const Expression& expression)
     if (known != literals_.end()) {
       return known->second;
     }
-    TANDEM_ASSIGN_OR_RETURN(Value value, sandbox_.String(*text, /*trusted=*/true));
+    TANDEM_ASSIGN_OR_RETURN(Value value, sandbox().String(*text, /*trusted=*/true));
     literals_.emplace(&expression, value);
     return value;
   }
@@ -139,8 +141,8 @@ absl::StatusOr<Value> Interpreter::EvaluateSequence(const Expression& expression
     TANDEM_ASSIGN_OR_RETURN(Value item, Evaluate(*operand, scope));
     items.push_back(std::move(item));
   }
-  return expression.kind == Kind::kList ? sandbox_.List(std::move(items))
-                                        : sandbox_.Tuple(std::move(items));
+  return expression.kind == Kind::kList ? sandbox().List(std::move(items))
+                                        : sandbox().Tuple(std::move(items));
 }
 
 absl::StatusOr<Value> Interpreter::EvaluateDict(const Expression& expression, Scope& scope) {
@@ -153,7 +155,7 @@ absl::StatusOr<Value> Interpreter::EvaluateDict(const Expression& expression, Sc
     }
     dict->Set(key, std::move(value));
   }
-  return sandbox_.Take(std::move(dict));
+  return sandbox().Take(std::move(dict));
 }
 
 absl::StatusOr<Value> Interpreter::EvaluateSlice(const Expression& expression, Scope& scope) {
@@ -164,7 +166,7 @@ absl::StatusOr<Value> Interpreter::EvaluateSlice(const Expression& expression, S
       TANDEM_ASSIGN_OR_RETURN(bounds[index], Evaluate(*expression.operands[index + 1], scope));
     }
   }
-  return Slice(sandbox_, object, bounds[0], bounds[1], bounds[2]);
+  return Slice(sandbox(), object, bounds[0], bounds[1], bounds[2]);
 }
 
 absl::StatusOr<Arguments> Interpreter::EvaluateArguments(const CallArguments& arguments,
@@ -180,7 +182,7 @@ absl::StatusOr<Arguments> Interpreter::EvaluateArguments(const CallArguments& ar
   }
   if (arguments.unpacked) {
     TANDEM_ASSIGN_OR_RETURN(const Value list, Evaluate(*arguments.unpacked, scope));
-    TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(sandbox_, list));
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(sandbox(), list));
     values.positional.insert(values.positional.end(), items.begin(), items.end());
   }
   if (arguments.unpacked_named) {
@@ -287,18 +289,18 @@ absl::StatusOr<Value> Interpreter::EvaluateUnary(const Expression& expression, S
 absl::StatusOr<Value> Interpreter::EvaluateBinary(const Expression& expression, Scope& scope) {
   TANDEM_ASSIGN_OR_RETURN(const Value left, Evaluate(*expression.operands[0], scope));
   TANDEM_ASSIGN_OR_RETURN(const Value right, Evaluate(*expression.operands[1], scope));
-  return Binary(sandbox_, expression.name, left, right);
+  return Binary(sandbox(), expression.name, left, right);
 }
 
 absl::StatusOr<Value> Interpreter::EvaluateConcat(const Expression& expression, Scope& scope) {
   Text text;
   for (const ExpressionPtr& operand : expression.operands) {
     TANDEM_ASSIGN_OR_RETURN(const Value value, Evaluate(*operand, scope));
-    TANDEM_ASSIGN_OR_RETURN(const Text part, ToText(sandbox_, value));
-    TANDEM_RETURN_IF_ERROR(sandbox_.CheckStringSize(text.size() + part.size()));
+    TANDEM_ASSIGN_OR_RETURN(const Text part, ToText(sandbox(), value));
+    TANDEM_RETURN_IF_ERROR(sandbox().CheckStringSize(text.size() + part.size()));
     text.Append(part);
   }
-  return sandbox_.String(std::move(text));
+  return sandbox().String(std::move(text));
 }
 
 absl::StatusOr<Value> Interpreter::EvaluateCompare(const Expression& expression, Scope& scope) {
@@ -308,13 +310,13 @@ absl::StatusOr<Value> Interpreter::EvaluateCompare(const Expression& expression,
     TANDEM_ASSIGN_OR_RETURN(Value right, Evaluate(*expression.operands[index + 1], scope));
     bool holds = false;
     if (operation == "==" || operation == "!=") {
-      TANDEM_ASSIGN_OR_RETURN(const bool same, Equal(sandbox_, left, right));
+      TANDEM_ASSIGN_OR_RETURN(const bool same, Equal(sandbox(), left, right));
       holds = same == (operation == "==");
     } else if (operation == "in" || operation == "not in") {
-      TANDEM_ASSIGN_OR_RETURN(const bool inside, Contains(sandbox_, right, left));
+      TANDEM_ASSIGN_OR_RETURN(const bool inside, Contains(sandbox(), right, left));
       holds = inside == (operation == "in");
     } else {
-      TANDEM_ASSIGN_OR_RETURN(const Order order, Compare(sandbox_, left, right, operation));
+      TANDEM_ASSIGN_OR_RETURN(const Order order, Compare(sandbox(), left, right, operation));
       holds = Holds(operation, order);
     }
     if (!holds) {
@@ -355,10 +357,10 @@ absl::StatusOr<std::optional<Value>> Interpreter::LookUpAttribute(const Value& o
   if (const Method method = FindMethod(object, name)) {
     TANDEM_ASSIGN_OR_RETURN(
         Value bound,
-        sandbox_.Make<Function>(std::string(name), [method, object](Interpreter& interpreter,
-                                                                    const Arguments& arguments) {
-          return method(interpreter, object, arguments);
-        }));
+        sandbox().Make<Function>(std::string(name),
+                                 [method, object](Context& context, const Arguments& arguments) {
+                                   return method(context, object, arguments);
+                                 }));
     return std::optional<Value>(std::move(bound));
   }
   if (object.is(Type::kNative)) {
@@ -399,7 +401,7 @@ absl::StatusOr<Value> Interpreter::GetItem(const Value& object, const Value& key
     case Type::kTuple:
     case Type::kRange:
       if (key.IsIntegral()) {
-        TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, Index(sandbox_, object, key.integer()));
+        TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, Index(sandbox(), object, key.integer()));
         if (item) {
           return *std::move(item);
         }
@@ -424,7 +426,7 @@ absl::StatusOr<Value> Interpreter::GetItem(const Value& object, const Value& key
     return Value::Undefined(
         fmt::format("'{}' has no attribute '{}'", Described(object), key.bytes()));
   }
-  TANDEM_ASSIGN_OR_RETURN(const Text shown, Repr(sandbox_, key));
+  TANDEM_ASSIGN_OR_RETURN(const Text shown, Repr(sandbox(), key));
   return Value::Undefined(fmt::format("{} has no element {}", Described(object), shown.bytes()));
 }
 

@@ -2,8 +2,9 @@
 
 #include <algorithm>
 
-#include "frontend/jinja/builtins.h"
+#include "frontend/jinja/builtins/builtins.h"
 #include "frontend/jinja/loop.h"
+#include "frontend/jinja/values/iterate.h"
 #include "frontend/jinja/values/print.h"
 
 namespace tandem::frontend::jinja {
@@ -32,21 +33,22 @@ class LocalScope {
 /// A macro, or the block of a call statement, with the scope it was defined in.
 class Macro : public Native {
  public:
-  Macro(const MacroDefinition& definition, Scope& scope) : definition_(definition), scope_(scope) {}
+  Macro(Interpreter& interpreter, const MacroDefinition& definition, Scope& scope)
+      : interpreter_(interpreter), definition_(definition), scope_(scope) {}
   std::string Describe() const override { return "<Macro " + StringRepr(definition_.name) + ">"; }
-  absl::StatusOr<Value> Call(Interpreter& interpreter, const Arguments& arguments) override {
-    return interpreter.CallMacro(definition_, scope_, arguments);
+  absl::StatusOr<Value> Call(Context&, const Arguments& arguments) override {
+    return interpreter_.CallMacro(definition_, scope_, arguments);
   }
-  absl::StatusOr<std::optional<Value>> Attribute(Interpreter& interpreter,
-                                                 std::string_view name) override {
+  absl::StatusOr<std::optional<Value>> Attribute(Context& context, std::string_view name) override {
     if (name == "name") {
-      TANDEM_ASSIGN_OR_RETURN(Value value, interpreter.sandbox().String(definition_.name, true));
+      TANDEM_ASSIGN_OR_RETURN(Value value, context.sandbox().String(definition_.name, true));
       return std::optional<Value>(std::move(value));
     }
     return std::optional<Value>();
   }
 
  private:
+  Interpreter& interpreter_;
   const MacroDefinition& definition_;
   Scope& scope_;
 };
@@ -72,11 +74,14 @@ void Scope::Set(std::string_view name, Value value) {
   variables_.emplace_back(std::string(name), std::move(value));
 }
 
-Interpreter::Interpreter(Sandbox& sandbox, std::tm now)
-    : sandbox_(sandbox), now_(now), globals_(std::make_unique<Scope>(nullptr)) {}
+Interpreter::Interpreter(Sandbox& sandbox, const std::tm& now)
+    : Context(sandbox, now), globals_(std::make_unique<Scope>(nullptr)) {}
 
 absl::StatusOr<Text> Interpreter::Render(const Body& body) {
-  TANDEM_RETURN_IF_ERROR(DefineFunctions(*this));
+  for (const auto& [name, function] : GlobalFunctions()) {
+    TANDEM_ASSIGN_OR_RETURN(Value value, sandbox().Make<Function>(name, function));
+    DefineDefault(name, std::move(value));
+  }
   LocalScope top(*this, *globals_);
   top_ = &*top;
   Text out;
@@ -116,7 +121,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::Dispatch(const Statement& stateme
   switch (statement.kind) {
     case Kind::kText:
       out.Append(statement.text, /*trusted=*/true);
-      TANDEM_RETURN_IF_ERROR(sandbox_.CheckStringSize(out.size()));
+      TANDEM_RETURN_IF_ERROR(sandbox().CheckStringSize(out.size()));
       break;
     case Kind::kPrint:
       for (const ExpressionPtr& expression : statement.expressions) {
@@ -155,10 +160,10 @@ absl::StatusOr<Interpreter::Flow> Interpreter::Dispatch(const Statement& stateme
 }
 
 absl::Status Interpreter::Print(const Value& value, Text& out) {
-  TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(sandbox_, value));
-  TANDEM_RETURN_IF_ERROR(sandbox_.CheckStringSize(out.size() + text.size()));
+  TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(sandbox(), value));
+  TANDEM_RETURN_IF_ERROR(sandbox().CheckStringSize(out.size() + text.size()));
   out.Append(text);
-  return sandbox_.Charge(static_cast<int64_t>(text.size() / 64));
+  return sandbox().Charge(static_cast<int64_t>(text.size() / 64));
 }
 
 absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteIf(const Statement& statement, Scope& scope,
@@ -184,7 +189,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteFor(const Statement& state
 
 absl::StatusOr<NextValue> Interpreter::LoopItems(const Statement& statement, const Value& iterable,
                                                  Scope& scope) {
-  TANDEM_ASSIGN_OR_RETURN(NextValue next, Iterate(sandbox_, iterable));
+  TANDEM_ASSIGN_OR_RETURN(NextValue next, Iterate(sandbox(), iterable));
   if (!statement.filter) {
     return next;
   }
@@ -213,15 +218,23 @@ absl::StatusOr<Interpreter::Flow> Interpreter::RunLoop(const Statement& statemen
   if (!statement.filter && !iterable.is(Type::kIterator)) {
     TANDEM_ASSIGN_OR_RETURN(size, Length(iterable));
   }
-  TANDEM_ASSIGN_OR_RETURN(
-      const Value loop_value,
-      sandbox_.Make<Loop>(*this, statement, scope, std::move(next), size, depth));
-  Loop& loop = loop_value.as<Loop>();
+  Loop::Recurse recurse;
   if (statement.recursive) {
+    recurse = [this, &statement, depth, &scope](const Value& items) -> absl::StatusOr<Value> {
+      Nesting nesting(*this);
+      TANDEM_RETURN_IF_ERROR(CheckNesting());
+      Text text;
+      TANDEM_RETURN_IF_ERROR(RunLoop(statement, items, depth + 1, scope, text).status());
+      return sandbox().String(std::move(text));
+    };
     for (Scope* outer = &scope; outer != nullptr; outer = outer->parent) {
       outer->captured = true;
     }
   }
+  TANDEM_ASSIGN_OR_RETURN(
+      const Value loop_value,
+      sandbox().Make<Loop>(sandbox(), std::move(next), size, depth, std::move(recurse)));
+  Loop& loop = loop_value.as<Loop>();
   bool completed = false;  // jinja2 runs "else" also where the first pass ends with "break"
   Flow flow = Flow::kNext;
   while (flow != Flow::kBreak) {
@@ -254,7 +267,7 @@ absl::Status Interpreter::Assign(const Expression& target, const Value& value, S
     return absl::OkStatus();
   }
   if (target.kind == Expression::Kind::kTuple) {
-    TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(sandbox_, value));
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(sandbox(), value));
     if (items.size() != target.operands.size()) {
       return InvalidArgument("cannot unpack {} values into {} names", items.size(),
                              target.operands.size());
@@ -275,9 +288,9 @@ absl::Status Interpreter::Assign(const Expression& target, const Value& value, S
   }
   Dict& fields = found->as<Dict>();
   if (fields.Find(target.field) == nullptr) {
-    TANDEM_RETURN_IF_ERROR(sandbox_.Reserve(Sandbox::kDictEntryBytes));
+    TANDEM_RETURN_IF_ERROR(sandbox().Reserve(Sandbox::kDictEntryBytes));
   }
-  TANDEM_ASSIGN_OR_RETURN(const Value key, sandbox_.String(target.field, true));
+  TANDEM_ASSIGN_OR_RETURN(const Value key, sandbox().String(target.field, true));
   fields.Set(key, value);
   return absl::OkStatus();
 }
@@ -286,8 +299,8 @@ absl::StatusOr<Value> Interpreter::MakeMacro(const MacroDefinition& definition, 
   for (Scope* outer = &scope; outer != nullptr; outer = outer->parent) {
     outer->captured = true;
   }
-  TANDEM_RETURN_IF_ERROR(sandbox_.Reserve(sizeof(Scope)));
-  return sandbox_.Make<Macro>(definition, scope);
+  TANDEM_RETURN_IF_ERROR(sandbox().Reserve(sizeof(Scope)));
+  return sandbox().Make<Macro>(*this, definition, scope);
 }
 
 absl::StatusOr<Value> Interpreter::CallMacro(const MacroDefinition& definition, Scope& scope,
@@ -298,7 +311,7 @@ absl::StatusOr<Value> Interpreter::CallMacro(const MacroDefinition& definition, 
   TANDEM_RETURN_IF_ERROR(BindParameters(definition, arguments, *inner));
   Text out;
   TANDEM_RETURN_IF_ERROR(ExecuteBody(definition.body, *inner, out).status());
-  return sandbox_.String(std::move(out));
+  return sandbox().String(std::move(out));
 }
 
 absl::Status Interpreter::BindParameters(const MacroDefinition& definition, Arguments arguments,
@@ -332,10 +345,10 @@ absl::Status Interpreter::BindParameters(const MacroDefinition& definition, Argu
   if (definition.uses_kwargs) {
     auto rest = std::make_unique<Dict>();
     for (auto& [name, value] : arguments.named) {
-      TANDEM_ASSIGN_OR_RETURN(const Value key, sandbox_.String(name, false));
+      TANDEM_ASSIGN_OR_RETURN(const Value key, sandbox().String(name, false));
       rest->Set(key, std::move(value));
     }
-    TANDEM_ASSIGN_OR_RETURN(Value kwargs, sandbox_.Take(std::move(rest)));
+    TANDEM_ASSIGN_OR_RETURN(Value kwargs, sandbox().Take(std::move(rest)));
     scope.Set("kwargs", std::move(kwargs));
   } else if (!arguments.named.empty()) {
     return InvalidArgument("macro '{}' takes no keyword argument '{}'", definition.name,
@@ -345,7 +358,7 @@ absl::Status Interpreter::BindParameters(const MacroDefinition& definition, Argu
   if (definition.uses_varargs) {
     const size_t taken = std::min(expected, arguments.positional.size());
     TANDEM_ASSIGN_OR_RETURN(Value varargs,
-                            sandbox_.Tuple(std::vector<Value>(
+                            sandbox().Tuple(std::vector<Value>(
                                 arguments.positional.begin() + static_cast<std::ptrdiff_t>(taken),
                                 arguments.positional.end())));
     scope.Set("varargs", std::move(varargs));
@@ -382,7 +395,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteCapture(const Statement& s
   if (flow != Flow::kNext) {
     return flow;
   }
-  TANDEM_ASSIGN_OR_RETURN(Value value, sandbox_.String(std::move(captured)));
+  TANDEM_ASSIGN_OR_RETURN(Value value, sandbox().String(std::move(captured)));
   if (statement.filter) {
     TANDEM_ASSIGN_OR_RETURN(const Value filtered,
                             EvaluateFilter(*statement.filter, *inner, &value));

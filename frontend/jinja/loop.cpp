@@ -2,22 +2,23 @@
 
 #include <utility>
 
+#include "frontend/jinja/values/compare.h"
+
 namespace tandem::frontend::jinja {
 
-Loop::Loop(Interpreter& interpreter, const Statement& statement, Scope& scope, NextValue next,
-           std::optional<int64_t> size, int depth)
-    : interpreter_(interpreter),
-      statement_(statement),
-      scope_(scope),
+Loop::Loop(Sandbox& sandbox, NextValue next, std::optional<int64_t> size, int depth,
+           Recurse recurse)
+    : sandbox_(sandbox),
       next_(std::move(next)),
       size_(size),
-      depth_(depth) {}
+      depth_(depth),
+      recurse_(std::move(recurse)) {}
 
 absl::StatusOr<std::optional<Value>> Loop::Draw() {
   if (!next_) {
     return std::optional<Value>();
   }
-  TANDEM_RETURN_IF_ERROR(interpreter_.sandbox().Charge(1));
+  TANDEM_RETURN_IF_ERROR(sandbox_.Charge(1));
   return next_();
 }
 
@@ -71,8 +72,7 @@ absl::StatusOr<std::optional<int64_t>> Loop::Length() {
   return std::optional<int64_t>(size);
 }
 
-absl::StatusOr<std::optional<Value>> Loop::Attribute(Interpreter& interpreter,
-                                                     std::string_view name) {
+absl::StatusOr<std::optional<Value>> Loop::Attribute(Context& context, std::string_view name) {
   const auto number = [](int64_t value) { return std::optional<Value>(Value::Int(value, true)); };
   if (name == "index") {
     return number(index_ + 1);
@@ -104,8 +104,8 @@ absl::StatusOr<std::optional<Value>> Loop::Attribute(Interpreter& interpreter,
   if (name == "cycle") {
     TANDEM_ASSIGN_OR_RETURN(
         Value cycle,
-        interpreter.sandbox().Make<Function>(
-            "cycle", [this](Interpreter&, const Arguments& arguments) -> absl::StatusOr<Value> {
+        context.sandbox().Make<Function>(
+            "cycle", [this](Context&, const Arguments& arguments) -> absl::StatusOr<Value> {
               const auto& items = arguments.positional;
               if (items.empty()) {
                 return InvalidArgument("no items for cycling given");
@@ -117,9 +117,9 @@ absl::StatusOr<std::optional<Value>> Loop::Attribute(Interpreter& interpreter,
   if (name == "changed") {
     TANDEM_ASSIGN_OR_RETURN(
         Value changed,
-        interpreter.sandbox().Make<Function>(
+        context.sandbox().Make<Function>(
             "changed",
-            [this](Interpreter& caller, const Arguments& arguments) -> absl::StatusOr<Value> {
+            [this](Context& caller, const Arguments& arguments) -> absl::StatusOr<Value> {
               TANDEM_ASSIGN_OR_RETURN(Value now, caller.sandbox().Tuple(arguments.positional));
               if (last_changed_) {
                 TANDEM_ASSIGN_OR_RETURN(const bool same,
@@ -136,19 +136,14 @@ absl::StatusOr<std::optional<Value>> Loop::Attribute(Interpreter& interpreter,
   return std::optional<Value>();
 }
 
-absl::StatusOr<Value> Loop::Call(Interpreter& interpreter, const Arguments& arguments) {
-  if (!statement_.recursive) {
+absl::StatusOr<Value> Loop::Call(Context&, const Arguments& arguments) {
+  if (!recurse_) {
     return InvalidArgument("only loops marked 'recursive' can be called");
   }
   if (arguments.positional.size() != 1 || !arguments.named.empty()) {
     return InvalidArgument("loop() takes one argument, what to loop over");
   }
-  Interpreter::Nesting nesting(interpreter);
-  TANDEM_RETURN_IF_ERROR(interpreter.CheckNesting());
-  Text out;
-  TANDEM_RETURN_IF_ERROR(
-      interpreter.RunLoop(statement_, arguments.positional[0], depth_ + 1, scope_, out).status());
-  return interpreter.sandbox().String(std::move(out));
+  return recurse_(arguments.positional[0]);
 }
 
 }  // namespace tandem::frontend::jinja

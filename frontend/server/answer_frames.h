@@ -10,7 +10,7 @@
 #include "frontend/chat/generation.h"
 #include "frontend/conversations/conversation_log.h"
 #include "frontend/conversations/conversations.h"
-#include "frontend/protocol/protocol.h"
+#include "frontend/protocol/request.h"
 #include "parallel/engine/engine.h"
 
 /// Frames a server answers with (protocol version 1). All are valid UTF-8 JSON whatever goes in.

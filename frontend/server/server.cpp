@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/base/retry_after.h"
+#include "frontend/protocol/protocol.h"
 
 namespace tandem::frontend {
 namespace {

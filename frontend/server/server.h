@@ -11,7 +11,7 @@
 #include "frontend/chat/text_model.h"
 #include "frontend/conversations/conversation_log.h"
 #include "frontend/conversations/conversations.h"
-#include "frontend/protocol/protocol.h"
+#include "frontend/protocol/request.h"
 #include "frontend/server/answer_frames.h"
 #include "frontend/server/mailbox.h"
 #include "frontend/server/request_table.h"

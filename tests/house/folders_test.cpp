@@ -32,8 +32,8 @@ const std::map<std::string, std::vector<std::string>> kRooms = {
      {"plan", "communicators", "sharding", "control", "engine", "placement", "rank", "schedule",
       "coordinator"}},
     {"frontend",
-     {"text", "tokenizer", "jinja/values", "jinja/syntax", "jinja", "chat", "protocol",
-      "conversations", "client", "server", "http"}},
+     {"text", "tokenizer", "jinja/values", "jinja/syntax", "jinja/builtins", "jinja", "chat",
+      "protocol", "conversations", "client", "server", "http"}},
     {"launcher", {"options", "state", "job", "commands", "kv", "bench"}},
 };
 

@@ -1,9 +1,10 @@
+#include "frontend/jinja/values/compare.h"
+
 #include <algorithm>
 #include <cmath>
 #include <compare>
 
-#include "frontend/jinja/values/sandbox.h"
-#include "frontend/jinja/values/value.h"
+#include "frontend/jinja/values/iterate.h"
 
 // Equality, order and membership of values.
 namespace tandem::frontend::jinja {

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "frontend/jinja/values/iterate.h"
 #include "frontend/jinja/values/unicode.h"
 
 namespace tandem::frontend::jinja {
@@ -399,6 +400,33 @@ absl::StatusOr<Text> Repr(Sandbox& sandbox, const Value& value) {
   ReprWriter writer(sandbox);
   TANDEM_RETURN_IF_ERROR(writer.Write(value));
   return writer.Take();
+}
+
+absl::StatusOr<Text> EscapedText(Sandbox& sandbox, const Value& value) {
+  TANDEM_ASSIGN_OR_RETURN(Text text, ToText(sandbox, value));
+  if (value.IsString() && value.markup()) {
+    return text;
+  }
+  Text escaped;
+  const std::string& bytes = text.bytes();
+  TANDEM_RETURN_IF_ERROR(sandbox.Charge(static_cast<int64_t>(bytes.size() / 16)));
+  size_t begin = 0;
+  for (size_t offset = 0; offset < bytes.size(); ++offset) {
+    const char character = bytes[offset];
+    const std::string_view entity = character == '&'    ? "&amp;"
+                                    : character == '<'  ? "&lt;"
+                                    : character == '>'  ? "&gt;"
+                                    : character == '"'  ? "&#34;"
+                                    : character == '\'' ? "&#39;"
+                                                        : "";
+    if (!entity.empty()) {
+      escaped.Append(text, begin, offset);
+      escaped.Append(entity, text.TrustedAt(offset));
+      begin = offset + 1;
+    }
+  }
+  escaped.Append(text, begin, bytes.size());
+  return escaped;
 }
 
 absl::StatusOr<Text> ToJson(Sandbox& sandbox, const Value& value, const JsonStyle& style) {

@@ -1,12 +1,10 @@
-#include "frontend/jinja/format.h"
+#include "frontend/jinja/builtins/format.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
 
-#include "frontend/jinja/interpreter.h"
-#include "frontend/jinja/operators.h"
 #include "frontend/jinja/values/print.h"
 
 namespace tandem::frontend::jinja {
@@ -132,8 +130,8 @@ absl::Status AppendFormatted(Sandbox& sandbox, Text& out, const Value& value,
 // Reads "{...}" fields of str.format.
 class BraceFormatter {
  public:
-  BraceFormatter(Interpreter& interpreter, const Value& format, const Arguments& arguments)
-      : interpreter_(interpreter), format_(format), arguments_(arguments) {}
+  BraceFormatter(Context& context, const Value& format, const Arguments& arguments)
+      : context_(context), format_(format), arguments_(arguments) {}
 
   absl::Status Run(const Text& text, int depth, Text& out) {
     const std::string_view bytes = text.bytes();
@@ -187,9 +185,9 @@ class BraceFormatter {
       if (conversion != 'r' && conversion != 's') {
         return InvalidArgument("format(): unknown conversion '!{}'", conversion);
       }
-      TANDEM_ASSIGN_OR_RETURN(Text text, conversion == 'r' ? Repr(interpreter_.sandbox(), value)
-                                                           : ToText(interpreter_.sandbox(), value));
-      TANDEM_ASSIGN_OR_RETURN(value, interpreter_.sandbox().String(std::move(text)));
+      TANDEM_ASSIGN_OR_RETURN(Text text, conversion == 'r' ? Repr(context_.sandbox(), value)
+                                                           : ToText(context_.sandbox(), value));
+      TANDEM_ASSIGN_OR_RETURN(value, context_.sandbox().String(std::move(text)));
       offset += 2;
     }
     Text spec;
@@ -200,10 +198,10 @@ class BraceFormatter {
       TANDEM_RETURN_IF_ERROR(Run(field.Slice(offset + 1, bytes.size()), depth + 1, spec));
     }
     if (format_.markup()) {
-      TANDEM_ASSIGN_OR_RETURN(Text escaped, EscapedText(interpreter_.sandbox(), value));
-      TANDEM_ASSIGN_OR_RETURN(value, interpreter_.sandbox().String(std::move(escaped)));
+      TANDEM_ASSIGN_OR_RETURN(Text escaped, EscapedText(context_.sandbox(), value));
+      TANDEM_ASSIGN_OR_RETURN(value, context_.sandbox().String(std::move(escaped)));
     }
-    return AppendFormatted(interpreter_.sandbox(), out, value, spec.bytes());
+    return AppendFormatted(context_.sandbox(), out, value, spec.bytes());
   }
 
   // Names end at "!" or ":" outside of square brackets.
@@ -226,7 +224,7 @@ class BraceFormatter {
       if (name[offset] == '.') {
         const size_t end = std::min(name.find_first_of(".[", offset + 1), name.size());
         TANDEM_ASSIGN_OR_RETURN(
-            value, interpreter_.GetAttribute(value, name.substr(offset + 1, end - offset - 1)));
+            value, context_.GetAttribute(value, name.substr(offset + 1, end - offset - 1)));
         offset = end;
         continue;
       }
@@ -239,9 +237,9 @@ class BraceFormatter {
       const auto number = ReadNumber(key, digits);
       Value index = Value::Int(number.value_or(0));
       if (!number || digits != key.size()) {
-        TANDEM_ASSIGN_OR_RETURN(index, interpreter_.sandbox().String(std::string(key), true));
+        TANDEM_ASSIGN_OR_RETURN(index, context_.sandbox().String(std::string(key), true));
       }
-      TANDEM_ASSIGN_OR_RETURN(value, interpreter_.GetItem(value, index));
+      TANDEM_ASSIGN_OR_RETURN(value, context_.GetItem(value, index));
       offset = end + 1;
     }
     return value;
@@ -266,7 +264,7 @@ class BraceFormatter {
     return arguments_.positional[static_cast<size_t>(*index)];
   }
 
-  Interpreter& interpreter_;
+  Context& context_;
   const Value& format_;
   const Arguments& arguments_;
   int64_t next_ = 0;
@@ -454,11 +452,11 @@ absl::StatusOr<Value> FormatPercent(Sandbox& sandbox, const Value& format, const
   return PercentFormatter(sandbox, format, values).Run();
 }
 
-absl::StatusOr<Value> FormatBraces(Interpreter& interpreter, const Value& format,
+absl::StatusOr<Value> FormatBraces(Context& context, const Value& format,
                                    const Arguments& arguments) {
   Text out;
-  TANDEM_RETURN_IF_ERROR(BraceFormatter(interpreter, format, arguments).Run(format.text(), 0, out));
-  return interpreter.sandbox().String(std::move(out), format.markup());
+  TANDEM_RETURN_IF_ERROR(BraceFormatter(context, format, arguments).Run(format.text(), 0, out));
+  return context.sandbox().String(std::move(out), format.markup());
 }
 
 }  // namespace tandem::frontend::jinja

@@ -3,7 +3,7 @@
 #include <string>
 #include <utility>
 
-#include "frontend/jinja/format.h"
+#include "frontend/jinja/builtins/format.h"
 #include "frontend/jinja/values/print.h"
 
 // Numbers and padding under a format specification.

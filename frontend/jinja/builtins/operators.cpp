@@ -1,4 +1,4 @@
-#include "frontend/jinja/operators.h"
+#include "frontend/jinja/builtins/operators.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "frontend/jinja/format.h"
+#include "frontend/jinja/builtins/format.h"
 #include "frontend/jinja/values/print.h"
 
 namespace tandem::frontend::jinja {
@@ -341,33 +341,6 @@ absl::StatusOr<std::optional<Value>> Index(Sandbox& sandbox, const Value& sequen
     return std::optional<Value>(std::move(character));
   }
   return std::optional<Value>(sequence.as<Sequence>().items[static_cast<size_t>(at)]);
-}
-
-absl::StatusOr<Text> EscapedText(Sandbox& sandbox, const Value& value) {
-  TANDEM_ASSIGN_OR_RETURN(Text text, ToText(sandbox, value));
-  if (value.IsString() && value.markup()) {
-    return text;
-  }
-  Text escaped;
-  const std::string& bytes = text.bytes();
-  TANDEM_RETURN_IF_ERROR(sandbox.Charge(static_cast<int64_t>(bytes.size() / 16)));
-  size_t begin = 0;
-  for (size_t offset = 0; offset < bytes.size(); ++offset) {
-    const char character = bytes[offset];
-    const std::string_view entity = character == '&'    ? "&amp;"
-                                    : character == '<'  ? "&lt;"
-                                    : character == '>'  ? "&gt;"
-                                    : character == '"'  ? "&#34;"
-                                    : character == '\'' ? "&#39;"
-                                                        : "";
-    if (!entity.empty()) {
-      escaped.Append(text, begin, offset);
-      escaped.Append(entity, text.TrustedAt(offset));
-      begin = offset + 1;
-    }
-  }
-  escaped.Append(text, begin, bytes.size());
-  return escaped;
 }
 
 }  // namespace tandem::frontend::jinja
