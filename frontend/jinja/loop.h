@@ -11,9 +11,8 @@
 
 namespace tandem::frontend::jinja {
 
-/// The variable `loop` of a for statement. Items are drawn one by one, since the body may change
-/// what the loop's own condition sees; asking for the length, or whether this is the last, draws
-/// ahead.
+/// The variable `loop` of a for statement. It draws items one by one, since the body may change
+/// what the loop's condition sees. `loop.length` and `loop.last` draw ahead.
 class Loop : public Native {
  public:
   /// The text of the body over other items.

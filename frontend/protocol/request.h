@@ -79,9 +79,9 @@ struct Request {
       body;
 };
 
-/// Why a frame was refused. `id` is the request's where it could be read.
+/// Why a frame was refused. `id` is the request's, empty where it had none that could be read.
 struct RequestError {
-  std::optional<std::string> id;
+  std::string id;
   ErrorCode code = ErrorCode::kInvalidArgument;
   std::string message;
 };

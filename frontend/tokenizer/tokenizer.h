@@ -47,9 +47,9 @@ class Tokenizer {
   /// written it.
   absl::StatusOr<std::vector<int32_t>> EncodeSegments(std::span<const TextSegment> segments) const;
 
-  /// Ids of the rest of a rendered chat, to stand after ids that are there already: as
-  /// EncodeSegments, without a start token. Nothing if this tokenizer would put a space before the
-  /// rest, because it begins with plain text.
+  /// Ids of the rest of a rendered chat whose beginning is encoded already: as EncodeSegments, but
+  /// without a start token. Nothing if the rest begins with plain text and this tokenizer puts a
+  /// space before texts.
   absl::StatusOr<std::optional<std::vector<int32_t>>> EncodeContinuation(
       std::span<const TextSegment> segments) const;
 
