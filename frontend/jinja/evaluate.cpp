@@ -26,15 +26,9 @@ Value UnsafeAttribute(const Value& object, std::string_view name) {
 }
 
 bool Holds(std::string_view operation, Order order) {
-  if (operation == "<") {
-    return order == Order::kLess;
-  }
-  if (operation == ">") {
-    return order == Order::kGreater;
-  }
-  if (operation == "<=") {
-    return order == Order::kLess || order == Order::kEqual;
-  }
+  if (operation == "<") return order == Order::kLess;
+  if (operation == ">") return order == Order::kGreater;
+  if (operation == "<=") return order == Order::kLess || order == Order::kEqual;
   return order == Order::kGreater || order == Order::kEqual;
 }
 
@@ -52,9 +46,7 @@ absl::StatusOr<Value> Interpreter::Evaluate(const Expression& expression, Scope&
   Nesting nesting(*this);
   TANDEM_RETURN_IF_ERROR(CheckNesting());
   absl::StatusOr<Value> value = EvaluateKind(expression, scope);
-  if (!value.ok()) {
-    Blame(expression.line);
-  }
+  if (!value.ok()) Blame(expression.line);
   return value;
 }
 
@@ -109,22 +101,14 @@ absl::StatusOr<Value> Interpreter::EvaluateLiteral(const Expression& expression)
   const Expression::Literal& literal = expression.literal;
   if (const auto* text = std::get_if<std::string>(&literal)) {
     const auto known = literals_.find(&expression);
-    if (known != literals_.end()) {
-      return known->second;
-    }
+    if (known != literals_.end()) return known->second;
     TANDEM_ASSIGN_OR_RETURN(Value value, sandbox().String(*text, /*trusted=*/true));
     literals_.emplace(&expression, value);
     return value;
   }
-  if (const auto* boolean = std::get_if<bool>(&literal)) {
-    return Value::Bool(*boolean, true);
-  }
-  if (const auto* integer = std::get_if<int64_t>(&literal)) {
-    return Value::Int(*integer, true);
-  }
-  if (const auto* number = std::get_if<double>(&literal)) {
-    return Value::Float(*number, true);
-  }
+  if (const auto* boolean = std::get_if<bool>(&literal)) return Value::Bool(*boolean, true);
+  if (const auto* integer = std::get_if<int64_t>(&literal)) return Value::Int(*integer, true);
+  if (const auto* number = std::get_if<double>(&literal)) return Value::Float(*number, true);
   return Value::None(true);
 }
 
@@ -150,9 +134,7 @@ absl::StatusOr<Value> Interpreter::EvaluateDict(const Expression& expression, Sc
   for (size_t index = 0; index < expression.operands.size(); index += 2) {
     TANDEM_ASSIGN_OR_RETURN(const Value key, Evaluate(*expression.operands[index], scope));
     TANDEM_ASSIGN_OR_RETURN(Value value, Evaluate(*expression.operands[index + 1], scope));
-    if (!IsHashable(key)) {
-      return InvalidArgument("unhashable type: '{}'", TypeName(key));
-    }
+    if (!IsHashable(key)) return InvalidArgument("unhashable type: '{}'", TypeName(key));
     dict->Set(key, std::move(value));
   }
   return sandbox().Take(std::move(dict));
@@ -191,9 +173,7 @@ absl::StatusOr<Arguments> Interpreter::EvaluateArguments(const CallArguments& ar
       return InvalidArgument("the argument after ** must be a mapping, not {}", TypeName(dict));
     }
     for (const auto& [key, value] : dict.as<Dict>().entries()) {
-      if (!key.IsString()) {
-        return InvalidArgument("keywords must be strings");
-      }
+      if (!key.IsString()) return InvalidArgument("keywords must be strings");
       values.named.emplace_back(key.bytes(), value);
     }
   }
@@ -217,16 +197,12 @@ absl::StatusOr<Value> Interpreter::EvaluateCall(const Expression& expression, Sc
     TANDEM_ASSIGN_OR_RETURN(function, Evaluate(callee, scope));
   }
   TANDEM_ASSIGN_OR_RETURN(Arguments arguments, EvaluateArguments(expression.arguments, scope));
-  if (caller != nullptr) {
-    arguments.named.emplace_back("caller", *caller);
-  }
+  if (caller != nullptr) arguments.named.emplace_back("caller", *caller);
   return method != nullptr ? method(*this, self, arguments) : Call(function, arguments);
 }
 
 absl::StatusOr<Value> Interpreter::Call(const Value& callee, const Arguments& arguments) {
-  if (callee.IsUndefined()) {
-    return InvalidArgument("{}", callee.reason());
-  }
+  if (callee.IsUndefined()) return InvalidArgument("{}", callee.reason());
   if (!callee.is(Type::kNative)) {
     return InvalidArgument("'{}' object is not callable", TypeName(callee));
   }
@@ -236,18 +212,14 @@ absl::StatusOr<Value> Interpreter::Call(const Value& callee, const Arguments& ar
 absl::StatusOr<Value> Interpreter::ApplyFilter(std::string_view name, const Value& subject,
                                                const Arguments& arguments) {
   const Filter filter = FindFilter(name);
-  if (filter == nullptr) {
-    return InvalidArgument("there is no filter named '{}'", name);
-  }
+  if (filter == nullptr) return InvalidArgument("there is no filter named '{}'", name);
   return filter(*this, subject, arguments);
 }
 
 absl::StatusOr<bool> Interpreter::ApplyTest(std::string_view name, const Value& subject,
                                             const Arguments& arguments) {
   const Test test = FindTest(name);
-  if (test == nullptr) {
-    return InvalidArgument("there is no test named '{}'", name);
-  }
+  if (test == nullptr) return InvalidArgument("there is no test named '{}'", name);
   return test(*this, subject, arguments);
 }
 
@@ -277,12 +249,8 @@ absl::StatusOr<Value> Interpreter::EvaluateTest(const Expression& expression, Sc
 
 absl::StatusOr<Value> Interpreter::EvaluateUnary(const Expression& expression, Scope& scope) {
   TANDEM_ASSIGN_OR_RETURN(const Value operand, Evaluate(*expression.operands[0], scope));
-  if (expression.name == "not") {
-    return Value::Bool(!IsTruthy(operand), true);
-  }
-  if (operand.IsUndefined()) {
-    return InvalidArgument("{}", operand.reason());
-  }
+  if (expression.name == "not") return Value::Bool(!IsTruthy(operand), true);
+  if (operand.IsUndefined()) return InvalidArgument("{}", operand.reason());
   return expression.name == "-" ? Negate(operand) : Plus(operand);
 }
 
@@ -319,9 +287,7 @@ absl::StatusOr<Value> Interpreter::EvaluateCompare(const Expression& expression,
       TANDEM_ASSIGN_OR_RETURN(const Order order, Compare(sandbox(), left, right, operation));
       holds = Holds(operation, order);
     }
-    if (!holds) {
-      return Value::Bool(false, true);
-    }
+    if (!holds) return Value::Bool(false, true);
     left = std::move(right);
   }
   return Value::Bool(true, true);
@@ -329,20 +295,14 @@ absl::StatusOr<Value> Interpreter::EvaluateCompare(const Expression& expression,
 
 absl::StatusOr<Value> Interpreter::EvaluateLogical(const Expression& expression, Scope& scope) {
   TANDEM_ASSIGN_OR_RETURN(Value left, Evaluate(*expression.operands[0], scope));
-  if (IsTruthy(left) == (expression.kind == Kind::kOr)) {
-    return left;
-  }
+  if (IsTruthy(left) == (expression.kind == Kind::kOr)) return left;
   return Evaluate(*expression.operands[1], scope);
 }
 
 absl::StatusOr<Value> Interpreter::EvaluateConditional(const Expression& expression, Scope& scope) {
   TANDEM_ASSIGN_OR_RETURN(const Value condition, Evaluate(*expression.operands[1], scope));
-  if (IsTruthy(condition)) {
-    return Evaluate(*expression.operands[0], scope);
-  }
-  if (expression.operands[2]) {
-    return Evaluate(*expression.operands[2], scope);
-  }
+  if (IsTruthy(condition)) return Evaluate(*expression.operands[0], scope);
+  if (expression.operands[2]) return Evaluate(*expression.operands[2], scope);
   return Value::Undefined(
       fmt::format("the inline if-expression on line {} evaluated to false and no else section was "
                   "defined",
@@ -363,31 +323,21 @@ absl::StatusOr<std::optional<Value>> Interpreter::LookUpAttribute(const Value& o
                                  }));
     return std::optional<Value>(std::move(bound));
   }
-  if (object.is(Type::kNative)) {
-    return object.as<Native>().Attribute(*this, name);
-  }
+  if (object.is(Type::kNative)) return object.as<Native>().Attribute(*this, name);
   if (object.is(Type::kNamespace)) {
     const Value* field = object.as<Dict>().Find(name);
-    if (field != nullptr) {
-      return std::optional<Value>(*field);
-    }
+    if (field != nullptr) return std::optional<Value>(*field);
   }
   return std::optional<Value>();
 }
 
 absl::StatusOr<Value> Interpreter::GetAttribute(const Value& object, std::string_view name) {
-  if (object.IsUndefined()) {
-    return InvalidArgument("{}", object.reason());
-  }
+  if (object.IsUndefined()) return InvalidArgument("{}", object.reason());
   TANDEM_ASSIGN_OR_RETURN(std::optional<Value> attribute, LookUpAttribute(object, name));
-  if (attribute) {
-    return *std::move(attribute);
-  }
+  if (attribute) return *std::move(attribute);
   if (object.is(Type::kDict)) {
     const Value* item = object.as<Dict>().Find(name);
-    if (item != nullptr) {
-      return *item;
-    }
+    if (item != nullptr) return *item;
   }
   return Value::Undefined(fmt::format("'{}' has no attribute '{}'", Described(object), name));
 }
@@ -402,17 +352,13 @@ absl::StatusOr<Value> Interpreter::GetItem(const Value& object, const Value& key
     case Type::kRange:
       if (key.IsIntegral()) {
         TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, Index(sandbox(), object, key.integer()));
-        if (item) {
-          return *std::move(item);
-        }
+        if (item) return *std::move(item);
       }
       break;
     case Type::kDict:
       if (IsHashable(key)) {
         const Value* item = object.as<Dict>().Find(key);
-        if (item != nullptr) {
-          return *item;
-        }
+        if (item != nullptr) return *item;
       }
       break;
     default:
@@ -420,9 +366,7 @@ absl::StatusOr<Value> Interpreter::GetItem(const Value& object, const Value& key
   }
   if (key.IsString()) {
     TANDEM_ASSIGN_OR_RETURN(std::optional<Value> attribute, LookUpAttribute(object, key.bytes()));
-    if (attribute) {
-      return *std::move(attribute);
-    }
+    if (attribute) return *std::move(attribute);
     return Value::Undefined(
         fmt::format("'{}' has no attribute '{}'", Described(object), key.bytes()));
   }

@@ -15,9 +15,7 @@ class LocalScope {
   LocalScope(Interpreter& interpreter, Scope& parent)
       : interpreter_(interpreter), scope_(std::make_unique<Scope>(&parent)) {}
   ~LocalScope() {
-    if (scope_->captured) {
-      interpreter_.captured_scopes_.push_back(std::move(scope_));
-    }
+    if (scope_->captured) interpreter_.captured_scopes_.push_back(std::move(scope_));
   }
   LocalScope(const LocalScope&) = delete;
   LocalScope& operator=(const LocalScope&) = delete;
@@ -56,9 +54,7 @@ class Macro : public Native {
 const Value* Scope::Find(std::string_view name) const {
   for (const Scope* scope = this; scope != nullptr; scope = scope->parent) {
     for (const auto& [key, value] : scope->variables_) {
-      if (key == name) {
-        return &value;
-      }
+      if (key == name) return &value;
     }
   }
   return nullptr;
@@ -97,9 +93,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteBody(const Body& body, Sco
                                                            Text& out) {
   for (const auto& statement : body) {
     TANDEM_ASSIGN_OR_RETURN(const Flow flow, Execute(*statement, scope, out));
-    if (flow != Flow::kNext) {
-      return flow;
-    }
+    if (flow != Flow::kNext) return flow;
   }
   return Flow::kNext;
 }
@@ -109,9 +103,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::Execute(const Statement& statemen
   Nesting nesting(*this);
   TANDEM_RETURN_IF_ERROR(CheckNesting());
   absl::StatusOr<Flow> flow = Dispatch(statement, scope, out);
-  if (!flow.ok()) {
-    Blame(statement.line);
-  }
+  if (!flow.ok()) Blame(statement.line);
   return flow;
 }
 
@@ -174,9 +166,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteIf(const Statement& statem
       TANDEM_ASSIGN_OR_RETURN(const Value condition, Evaluate(*branch.condition, scope));
       taken = IsTruthy(condition);
     }
-    if (taken) {
-      return ExecuteBody(branch.body, scope, out);
-    }
+    if (taken) return ExecuteBody(branch.body, scope, out);
   }
   return Flow::kNext;
 }
@@ -190,22 +180,16 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteFor(const Statement& state
 absl::StatusOr<NextValue> Interpreter::LoopItems(const Statement& statement, const Value& iterable,
                                                  Scope& scope) {
   TANDEM_ASSIGN_OR_RETURN(NextValue next, Iterate(sandbox(), iterable));
-  if (!statement.filter) {
-    return next;
-  }
+  if (!statement.filter) return next;
   return NextValue(
       [this, &statement, &scope, next = std::move(next)]() -> absl::StatusOr<std::optional<Value>> {
         while (true) {
           TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, next());
-          if (!item) {
-            return item;
-          }
+          if (!item) return item;
           LocalScope inner(*this, scope);
           TANDEM_RETURN_IF_ERROR(Assign(*statement.targets[0], *item, *inner));
           TANDEM_ASSIGN_OR_RETURN(const Value condition, Evaluate(*statement.filter, *inner));
-          if (IsTruthy(condition)) {
-            return item;
-          }
+          if (IsTruthy(condition)) return item;
         }
       });
 }
@@ -227,9 +211,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::RunLoop(const Statement& statemen
       TANDEM_RETURN_IF_ERROR(RunLoop(statement, items, depth + 1, scope, text).status());
       return sandbox().String(std::move(text));
     };
-    for (Scope* outer = &scope; outer != nullptr; outer = outer->parent) {
-      outer->captured = true;
-    }
+    for (Scope* outer = &scope; outer != nullptr; outer = outer->parent) outer->captured = true;
   }
   TANDEM_ASSIGN_OR_RETURN(
       const Value loop_value,
@@ -239,9 +221,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::RunLoop(const Statement& statemen
   Flow flow = Flow::kNext;
   while (flow != Flow::kBreak) {
     TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, loop.Advance());
-    if (!item) {
-      break;
-    }
+    if (!item) break;
     LocalScope inner(*this, scope);
     inner->Set("loop", loop_value);
     TANDEM_RETURN_IF_ERROR(Assign(*statement.targets[0], *item, *inner));
@@ -296,9 +276,7 @@ absl::Status Interpreter::Assign(const Expression& target, const Value& value, S
 }
 
 absl::StatusOr<Value> Interpreter::MakeMacro(const MacroDefinition& definition, Scope& scope) {
-  for (Scope* outer = &scope; outer != nullptr; outer = outer->parent) {
-    outer->captured = true;
-  }
+  for (Scope* outer = &scope; outer != nullptr; outer = outer->parent) outer->captured = true;
   TANDEM_RETURN_IF_ERROR(sandbox().Reserve(sizeof(Scope)));
   return sandbox().Make<Macro>(*this, definition, scope);
 }
@@ -392,9 +370,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteCapture(const Statement& s
   }
   Text captured;
   TANDEM_ASSIGN_OR_RETURN(const Flow flow, ExecuteBody(statement.body, *inner, captured));
-  if (flow != Flow::kNext) {
-    return flow;
-  }
+  if (flow != Flow::kNext) return flow;
   TANDEM_ASSIGN_OR_RETURN(Value value, sandbox().String(std::move(captured)));
   if (statement.filter) {
     TANDEM_ASSIGN_OR_RETURN(const Value filtered,

@@ -45,9 +45,7 @@ class Interpreter : public Context {
 
   /// The same, unless there is one of that name already.
   void DefineDefault(std::string_view name, Value value) {
-    if (globals_->Find(name) == nullptr) {
-      Define(name, std::move(value));
-    }
+    if (globals_->Find(name) == nullptr) Define(name, std::move(value));
   }
 
   /// Renders the whole template. On failure the message starts with the line where it arose.
@@ -128,9 +126,7 @@ class Interpreter : public Context {
 
   // Remembers where a failure arose first.
   void Blame(int line) {
-    if (failed_line_ == 0) {
-      failed_line_ = line;
-    }
+    if (failed_line_ == 0) failed_line_ = line;
   }
 
   std::unique_ptr<Scope> globals_;

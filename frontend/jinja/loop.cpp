@@ -15,9 +15,7 @@ Loop::Loop(Sandbox& sandbox, NextValue next, std::optional<int64_t> size, int de
       recurse_(std::move(recurse)) {}
 
 absl::StatusOr<std::optional<Value>> Loop::Draw() {
-  if (!next_) {
-    return std::optional<Value>();
-  }
+  if (!next_) return std::optional<Value>();
   TANDEM_RETURN_IF_ERROR(sandbox_.Charge(1));
   return next_();
 }
@@ -41,9 +39,7 @@ absl::StatusOr<std::optional<Value>> Loop::Advance() {
 absl::StatusOr<bool> Loop::HasNext() {
   if (ahead_.empty()) {
     TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, Draw());
-    if (!item) {
-      return false;
-    }
+    if (!item) return false;
     ahead_.push_back(*std::move(item));
   }
   return true;
@@ -53,9 +49,7 @@ absl::StatusOr<int64_t> Loop::Size() {
   if (!size_) {
     while (true) {
       TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, Draw());
-      if (!item) {
-        break;
-      }
+      if (!item) break;
       ahead_.push_back(*std::move(item));
     }
     size_ = index_ + 1 + static_cast<int64_t>(ahead_.size());
@@ -74,15 +68,9 @@ absl::StatusOr<std::optional<int64_t>> Loop::Length() {
 
 absl::StatusOr<std::optional<Value>> Loop::Attribute(Context& context, std::string_view name) {
   const auto number = [](int64_t value) { return std::optional<Value>(Value::Int(value, true)); };
-  if (name == "index") {
-    return number(index_ + 1);
-  }
-  if (name == "index0") {
-    return number(index_);
-  }
-  if (name == "first") {
-    return std::optional<Value>(Value::Bool(index_ == 0, true));
-  }
+  if (name == "index") return number(index_ + 1);
+  if (name == "index0") return number(index_);
+  if (name == "first") return std::optional<Value>(Value::Bool(index_ == 0, true));
   if (name == "last") {
     TANDEM_ASSIGN_OR_RETURN(const bool more, HasNext());
     return std::optional<Value>(Value::Bool(!more, true));
@@ -91,9 +79,7 @@ absl::StatusOr<std::optional<Value>> Loop::Attribute(Context& context, std::stri
     TANDEM_ASSIGN_OR_RETURN(const int64_t size, Size());
     return number(name == "length" ? size : size - index_ - (name == "revindex0" ? 1 : 0));
   }
-  if (name == "depth" || name == "depth0") {
-    return number(depth_ + (name == "depth" ? 1 : 0));
-  }
+  if (name == "depth" || name == "depth0") return number(depth_ + (name == "depth" ? 1 : 0));
   if (name == "previtem") {
     return previous_ ? previous_ : Value::Undefined("there is no previous item");
   }
@@ -107,9 +93,7 @@ absl::StatusOr<std::optional<Value>> Loop::Attribute(Context& context, std::stri
         context.sandbox().Make<Function>(
             "cycle", [this](Context&, const Arguments& arguments) -> absl::StatusOr<Value> {
               const auto& items = arguments.positional;
-              if (items.empty()) {
-                return InvalidArgument("no items for cycling given");
-              }
+              if (items.empty()) return InvalidArgument("no items for cycling given");
               return items[static_cast<size_t>(index_) % items.size()];
             }));
     return std::optional<Value>(std::move(cycle));
@@ -124,9 +108,7 @@ absl::StatusOr<std::optional<Value>> Loop::Attribute(Context& context, std::stri
               if (last_changed_) {
                 TANDEM_ASSIGN_OR_RETURN(const bool same,
                                         Equal(caller.sandbox(), *last_changed_, now));
-                if (same) {
-                  return Value::Bool(false, true);
-                }
+                if (same) return Value::Bool(false, true);
               }
               last_changed_ = std::move(now);
               return Value::Bool(true, true);
@@ -137,9 +119,7 @@ absl::StatusOr<std::optional<Value>> Loop::Attribute(Context& context, std::stri
 }
 
 absl::StatusOr<Value> Loop::Call(Context&, const Arguments& arguments) {
-  if (!recurse_) {
-    return InvalidArgument("only loops marked 'recursive' can be called");
-  }
+  if (!recurse_) return InvalidArgument("only loops marked 'recursive' can be called");
   if (arguments.positional.size() != 1 || !arguments.named.empty()) {
     return InvalidArgument("loop() takes one argument, what to loop over");
   }

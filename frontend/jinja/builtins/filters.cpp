@@ -27,9 +27,7 @@ Result MapText(Context& context, const Value& subject, Map map) {
 
 // soft_str: a string as it is, anything else as str() has it.
 Result SoftString(Context& context, const Value& subject) {
-  if (subject.IsString()) {
-    return subject;
-  }
+  if (subject.IsString()) return subject;
   return MapText(context, subject, [](const Text& text) { return text; });
 }
 
@@ -143,9 +141,7 @@ Result FilterCenter(Context& context, const Value& subject, const Arguments& arg
 Result FilterIndent(Context& context, const Value& subject, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("indent", arguments, {"width", "first", "blank"}, 0));
-  if (!subject.IsString()) {
-    return InvalidArgument("indent: takes a str, not {}", TypeName(subject));
-  }
+  if (!subject.IsString()) return InvalidArgument("indent: takes a str, not {}", TypeName(subject));
   Text indention(std::string(4, ' '), true);
   if (bound.Has(0) && bound.Get(0).IsString()) {
     indention = bound.Get(0).text();
@@ -159,16 +155,12 @@ Result FilterIndent(Context& context, const Value& subject, const Arguments& arg
   Text source = subject.text();
   source.Append("\n", true);
   Text out;
-  if (bound.Truth(1, false)) {
-    out.Append(indention);
-  }
+  if (bound.Truth(1, false)) out.Append(indention);
   const std::vector<Piece> lines = SplitLines(source.bytes(), false);
   for (size_t index = 0; index < lines.size(); ++index) {
     if (index != 0) {
       out.Append("\n", true);
-      if (blank || lines[index].end > lines[index].begin) {
-        out.Append(indention);
-      }
+      if (blank || lines[index].end > lines[index].begin) out.Append(indention);
     }
     out.Append(source, lines[index].begin, lines[index].end);
     TANDEM_RETURN_IF_ERROR(context.sandbox().CheckStringSize(out.size()));
@@ -193,9 +185,7 @@ Result FilterTruncate(Context& context, const Value& subject, const Arguments& a
   }
   const std::vector<size_t> offsets = CodePointOffsets(subject.bytes());
   const auto size = static_cast<int64_t>(offsets.size()) - 1;
-  if (size - leeway <= length) {
-    return subject;
-  }
+  if (size - leeway <= length) return subject;
   size_t cut = offsets[static_cast<size_t>(length - end_size)];
   if (!bound.Truth(1, false)) {
     const size_t space = subject.bytes().substr(0, cut).rfind(' ');
@@ -250,9 +240,7 @@ Result FilterUrlEncode(Context& context, const Value& subject, const Arguments&)
   TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(sandbox, pairs));
   for (const Value& item : items) {
     TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> parts, Items(sandbox, item));
-    if (parts.size() != 2) {
-      return InvalidArgument("urlencode: takes a str, a dict or pairs");
-    }
+    if (parts.size() != 2) return InvalidArgument("urlencode: takes a str, a dict or pairs");
     TANDEM_ASSIGN_OR_RETURN(const Text key, ToText(sandbox, parts[0]));
     TANDEM_ASSIGN_OR_RETURN(const Text value, ToText(sandbox, parts[1]));
     out.Append(out.empty() ? "" : "&", true);
@@ -268,9 +256,7 @@ Result FilterDefault(Context& context, const Value& subject, const Arguments& ar
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("default", arguments, {"default_value", "boolean"}, 0));
   const bool replaced = subject.IsUndefined() || (bound.Truth(1, false) && !IsTruthy(subject));
-  if (!replaced) {
-    return subject;
-  }
+  if (!replaced) return subject;
   return bound.Has(0) ? Result(bound.Get(0)) : context.sandbox().String("", true);
 }
 
@@ -299,9 +285,7 @@ absl::Status NeedNumber(std::string_view filter, const Value& subject) {
 
 Result FilterAbs(Context&, const Value& subject, const Arguments&) {
   TANDEM_RETURN_IF_ERROR(NeedNumber("abs", subject));
-  if (subject.is(Type::kFloat)) {
-    return Value::Float(std::fabs(subject.number()), subject.trusted());
-  }
+  if (subject.is(Type::kFloat)) return Value::Float(std::fabs(subject.number()), subject.trusted());
   return subject.integer() < 0 ? Negate(subject) : Plus(subject);
 }
 
@@ -329,9 +313,7 @@ Result FilterRound(Context&, const Value& subject, const Arguments& arguments) {
 }
 
 absl::StatusOr<std::optional<int64_t>> Truncated(std::optional<double> number) {
-  if (!number || std::isnan(*number)) {
-    return std::optional<int64_t>();
-  }
+  if (!number || std::isnan(*number)) return std::optional<int64_t>();
   const double whole = std::trunc(*number);
   if (!(std::fabs(whole) < 9.2e18)) {
     return InvalidArgument("int: the number does not fit a 64-bit integer");
@@ -342,9 +324,7 @@ absl::StatusOr<std::optional<int64_t>> Truncated(std::optional<double> number) {
 Result FilterInt(Context&, const Value& subject, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("int", arguments, {"default", "base"}, 0));
-  if (subject.IsUndefined()) {
-    return InvalidArgument("{}", subject.reason());
-  }
+  if (subject.IsUndefined()) return InvalidArgument("{}", subject.reason());
   std::optional<int64_t> number;
   if (subject.IsIntegral()) {
     number = subject.integer();
@@ -360,26 +340,20 @@ Result FilterInt(Context&, const Value& subject, const Arguments& arguments) {
       }
     }
   }
-  if (number) {
-    return Value::Int(*number, AllTrusted(subject));
-  }
+  if (number) return Value::Int(*number, AllTrusted(subject));
   return bound.Has(0) ? bound.Get(0) : Value::Int(0, true);
 }
 
 Result FilterFloat(Context&, const Value& subject, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("float", arguments, {"default"}, 0));
-  if (subject.IsUndefined()) {
-    return InvalidArgument("{}", subject.reason());
-  }
+  if (subject.IsUndefined()) return InvalidArgument("{}", subject.reason());
   std::optional<double> number;
   if (subject.IsNumber()) {
     number = subject.number();
   } else if (subject.IsString()) {
     number = ParseFloat(subject.bytes());
   }
-  if (number) {
-    return Value::Float(*number, AllTrusted(subject));
-  }
+  if (number) return Value::Float(*number, AllTrusted(subject));
   return bound.Has(0) ? bound.Get(0) : Value::Float(0.0, true);
 }
 

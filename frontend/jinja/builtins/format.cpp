@@ -17,9 +17,7 @@ bool IsDigit(char character) { return character >= '0' && character <= '9'; }
 
 // Reads digits at `offset`, moving it behind them; nothing if there are none.
 std::optional<int64_t> ReadNumber(std::string_view text, size_t& offset) {
-  if (offset >= text.size() || !IsDigit(text[offset])) {
-    return std::nullopt;
-  }
+  if (offset >= text.size() || !IsDigit(text[offset])) return std::nullopt;
   int64_t number = 0;
   while (offset < text.size() && IsDigit(text[offset])) {
     number = std::min<int64_t>(number * 10 + (text[offset++] - '0'), kMaxWidth + 1);
@@ -55,9 +53,7 @@ absl::StatusOr<FormatSpec> ParseSpec(std::string_view text) {
   const auto at = [&](std::string_view wanted) {
     return offset < text.size() && wanted.find(text[offset]) != std::string_view::npos;
   };
-  if (at("+- ")) {
-    spec.sign = text[offset++];
-  }
+  if (at("+- ")) spec.sign = text[offset++];
   if (at("#")) {
     spec.alternate = true;
     ++offset;
@@ -67,9 +63,7 @@ absl::StatusOr<FormatSpec> ParseSpec(std::string_view text) {
     ++offset;
   }
   spec.width = ReadNumber(text, offset).value_or(0);
-  if (at(",_")) {
-    spec.grouping = text[offset++];
-  }
+  if (at(",_")) spec.grouping = text[offset++];
   if (at(".")) {
     ++offset;
     const auto precision = ReadNumber(text, offset);
@@ -78,12 +72,8 @@ absl::StatusOr<FormatSpec> ParseSpec(std::string_view text) {
     }
     spec.precision = static_cast<int>(std::min<int64_t>(*precision, kMaxPrecision + 1));
   }
-  if (offset < text.size()) {
-    spec.type = text[offset++];
-  }
-  if (offset != text.size()) {
-    return InvalidArgument("'{}' is not a format specification", text);
-  }
+  if (offset < text.size()) spec.type = text[offset++];
+  if (offset != text.size()) return InvalidArgument("'{}' is not a format specification", text);
   TANDEM_RETURN_IF_ERROR(CheckWidth(spec.width, spec.precision));
   return spec;
 }
@@ -113,9 +103,7 @@ absl::Status AppendFormatted(Sandbox& sandbox, Text& out, const Value& value,
     if ((spec.type != '\0' && spec.type != 's') || spec.align == '=') {
       return InvalidArgument("the format specification '{}' does not fit a str", spec_text);
     }
-    if (spec.zero && spec.align == '\0') {
-      spec.fill.assign(1, '0');
-    }
+    if (spec.zero && spec.align == '\0') spec.fill.assign(1, '0');
     TANDEM_RETURN_IF_ERROR(AppendString(out, value.text(), spec));
   } else if (value.IsNumber()) {
     TANDEM_ASSIGN_OR_RETURN(std::string number, FormatNumber(value, spec));
@@ -139,17 +127,13 @@ class BraceFormatter {
     while (offset < bytes.size()) {
       const size_t brace = std::min(bytes.find_first_of("{}", offset), bytes.size());
       out.Append(text, offset, brace);
-      if (brace == bytes.size()) {
-        break;
-      }
+      if (brace == bytes.size()) break;
       if (brace + 1 < bytes.size() && bytes[brace + 1] == bytes[brace]) {
         out.Append(text, brace, brace + 1);
         offset = brace + 2;
         continue;
       }
-      if (bytes[brace] == '}') {
-        return InvalidArgument("format(): single '}}' in the format string");
-      }
+      if (bytes[brace] == '}') return InvalidArgument("format(): single '}}' in the format string");
       const size_t end = FieldEnd(bytes, brace + 1);
       if (end == std::string_view::npos) {
         return InvalidArgument("format(): '{{' without '}}' in the format string");
@@ -165,17 +149,13 @@ class BraceFormatter {
     int open = 1;
     for (; offset < bytes.size(); ++offset) {
       open += bytes[offset] == '{' ? 1 : bytes[offset] == '}' ? -1 : 0;
-      if (open == 0) {
-        return offset;
-      }
+      if (open == 0) return offset;
     }
     return std::string_view::npos;
   }
 
   absl::Status Field(const Text& field, int depth, Text& out) {
-    if (depth > 1) {
-      return InvalidArgument("format(): fields are nested too deep");
-    }
+    if (depth > 1) return InvalidArgument("format(): fields are nested too deep");
     const std::string_view bytes = field.bytes();
     const size_t name_end = std::min(NameEnd(bytes), bytes.size());
     TANDEM_ASSIGN_OR_RETURN(Value value, Lookup(bytes.substr(0, name_end)));
@@ -209,9 +189,7 @@ class BraceFormatter {
     bool bracket = false;
     for (size_t offset = 0; offset < bytes.size(); ++offset) {
       bracket = bytes[offset] == '[' || (bracket && bytes[offset] != ']');
-      if (!bracket && (bytes[offset] == '!' || bytes[offset] == ':')) {
-        return offset;
-      }
+      if (!bracket && (bytes[offset] == '!' || bytes[offset] == ':')) return offset;
     }
     return bytes.size();
   }
@@ -252,9 +230,7 @@ class BraceFormatter {
       index = next_++;
     } else if (!index || digits != name.size()) {
       for (const auto& [key, value] : arguments_.named) {
-        if (key == name) {
-          return value;
-        }
+        if (key == name) return value;
       }
       return InvalidArgument("format(): no argument named '{}'", name);
     }
@@ -300,9 +276,7 @@ class PercentFormatter {
                             ? used_ < values_.as<Sequence>().items.size()
                             : used_ == 0 && !values_.is(Type::kDict) && !values_.is(Type::kList) &&
                                   !values_.is(Type::kRange) && !values_.IsUndefined();
-    if (unused) {
-      return InvalidArgument("not all arguments were converted during string formatting");
-    }
+    if (unused) return InvalidArgument("not all arguments were converted during string formatting");
     return sandbox_.String(std::move(out), format_.markup());
   }
 
@@ -351,9 +325,7 @@ class PercentFormatter {
            std::string_view("hlL").find(bytes[offset]) != std::string_view::npos) {
       ++offset;
     }
-    if (offset >= bytes.size()) {
-      return InvalidArgument("incomplete format in '{}'", bytes);
-    }
+    if (offset >= bytes.size()) return InvalidArgument("incomplete format in '{}'", bytes);
     spec.type = bytes[offset++];
     if (spec.type == '%') {
       out.Append("%", format_.text().TrustedAt(percent));
@@ -367,9 +339,7 @@ class PercentFormatter {
     if (offset < bytes.size() && bytes[offset] == '*') {
       ++offset;
       TANDEM_ASSIGN_OR_RETURN(const Value width, Next());
-      if (!width.IsIntegral()) {
-        return InvalidArgument("* wants an int");
-      }
+      if (!width.IsIntegral()) return InvalidArgument("* wants an int");
       return std::clamp(width.integer(), -kMaxWidth - 1, kMaxWidth + 1);
     }
     return ReadNumber(bytes, offset).value_or(missing);
@@ -383,16 +353,12 @@ class PercentFormatter {
       }
       return items[used_++];
     }
-    if (used_++ != 0) {
-      return InvalidArgument("not enough arguments for the format string");
-    }
+    if (used_++ != 0) return InvalidArgument("not enough arguments for the format string");
     return values_;
   }
 
   absl::StatusOr<Value> Named(std::string_view key) {
-    if (!values_.is(Type::kDict)) {
-      return InvalidArgument("the format string requires a mapping");
-    }
+    if (!values_.is(Type::kDict)) return InvalidArgument("the format string requires a mapping");
     const Value* value = values_.as<Dict>().Find(key);
     if (value == nullptr) {
       return InvalidArgument("the format string names '{}', which the mapping lacks", key);
@@ -427,9 +393,7 @@ class PercentFormatter {
       }
       number = Value::Int(static_cast<int64_t>(whole), value.trusted());
     }
-    if (spec.zero && spec.align != '<') {
-      spec.align = '\0';
-    }
+    if (spec.zero && spec.align != '<') spec.align = '\0';
     constexpr std::string_view kIntegerTypes = "dxXo";
     if (number.IsIntegral() && kIntegerTypes.find(spec.type) != std::string_view::npos) {
       spec.minimum_digits = static_cast<size_t>(spec.precision.value_or(0));

@@ -16,17 +16,13 @@ absl::StatusOr<Value> MakeRange(Context& context, const Arguments& arguments) {
     return InvalidArgument("range() takes one to three integers");
   }
   for (const Value& bound : bounds) {
-    if (bound.IsUndefined()) {
-      return InvalidArgument("{}", bound.reason());
-    }
+    if (bound.IsUndefined()) return InvalidArgument("{}", bound.reason());
     if (!bound.IsIntegral()) {
       return InvalidArgument("range() takes integers, not {}", TypeName(bound));
     }
   }
   const int64_t step = bounds.size() == 3 ? bounds[2].integer() : 1;
-  if (step == 0) {
-    return InvalidArgument("the step of range() must not be zero");
-  }
+  if (step == 0) return InvalidArgument("the step of range() must not be zero");
   const int64_t start = bounds.size() == 1 ? 0 : bounds[0].integer();
   const int64_t stop = bounds.size() == 1 ? bounds[0].integer() : bounds[1].integer();
   if (Range(start, stop, step).size > kMaxRange) {
@@ -43,9 +39,7 @@ absl::Status FillDict(Context& context, std::string_view callee, const Arguments
   }
   for (const Value& source : arguments.positional) {
     if (source.is(Type::kDict)) {
-      for (const auto& [key, value] : source.as<Dict>().entries()) {
-        dict.Set(key, value);
-      }
+      for (const auto& [key, value] : source.as<Dict>().entries()) dict.Set(key, value);
       continue;
     }
     TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> pairs, Items(context.sandbox(), source));
@@ -96,9 +90,7 @@ absl::StatusOr<Value> StrftimeNow(Context& context, const Arguments& arguments) 
   if (!format.IsString() || format.bytes().size() > 200) {
     return InvalidArgument("strftime_now() takes a format of at most 200 bytes");
   }
-  if (format.bytes().empty()) {
-    return format;
-  }
+  if (format.bytes().empty()) return format;
   char buffer[4096];
   const size_t size = std::strftime(buffer, sizeof(buffer), format.bytes().c_str(), &context.now());
   return context.sandbox().String(std::string(buffer, size), format.text().AllTrusted());
@@ -111,12 +103,8 @@ class Cycler : public Native {
   bool callable() const override { return false; }
   std::string Describe() const override { return "<Cycler>"; }
   absl::StatusOr<std::optional<Value>> Attribute(Context& context, std::string_view name) override {
-    if (name == "current") {
-      return std::optional<Value>(items_[position_]);
-    }
-    if (name != "next" && name != "reset") {
-      return std::optional<Value>();
-    }
+    if (name == "current") return std::optional<Value>(items_[position_]);
+    if (name != "next" && name != "reset") return std::optional<Value>();
     const bool reset = name == "reset";
     TANDEM_ASSIGN_OR_RETURN(
         Value function,
@@ -135,9 +123,7 @@ class Cycler : public Native {
 };
 
 absl::StatusOr<Value> MakeCycler(Context& context, const Arguments& arguments) {
-  if (arguments.positional.empty()) {
-    return InvalidArgument("cycler() takes at least one item");
-  }
+  if (arguments.positional.empty()) return InvalidArgument("cycler() takes at least one item");
   return context.sandbox().Make<Cycler>(arguments.positional);
 }
 
@@ -167,9 +153,7 @@ absl::StatusOr<Value> MakeJoiner(Context& context, const Arguments& arguments) {
 }  // namespace
 
 absl::StatusOr<int64_t> BoundArguments::Integer(size_t index, int64_t missing) const {
-  if (!Has(index)) {
-    return missing;
-  }
+  if (!Has(index)) return missing;
   if (!values_[index]->IsIntegral()) {
     return InvalidArgument("expected an integer argument, found {}", TypeName(*values_[index]));
   }
@@ -194,9 +178,7 @@ absl::StatusOr<BoundArguments> Bind(std::string_view callee, const Arguments& ar
     if (index == parameters.size()) {
       return InvalidArgument("{}() has no parameter '{}'", callee, name);
     }
-    if (values[index]) {
-      return InvalidArgument("{}() got two values for '{}'", callee, name);
-    }
+    if (values[index]) return InvalidArgument("{}() got two values for '{}'", callee, name);
     values[index] = value;
   }
   for (size_t index = 0; index < required; ++index) {

@@ -13,13 +13,9 @@ using Result = absl::StatusOr<Value>;
 Result DictGet(Context&, const Value& self, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("get", arguments, {"key", "default"}, 1));
-  if (!arguments.named.empty()) {
-    return InvalidArgument("get() takes no keyword arguments");
-  }
+  if (!arguments.named.empty()) return InvalidArgument("get() takes no keyword arguments");
   const Value key = bound.Get(0);
-  if (!IsHashable(key)) {
-    return InvalidArgument("unhashable type: '{}'", TypeName(key));
-  }
+  if (!IsHashable(key)) return InvalidArgument("unhashable type: '{}'", TypeName(key));
   const Value* value = self.as<Dict>().Find(key);
   return value != nullptr ? *value : bound.Get(1);
 }
@@ -42,9 +38,7 @@ Result DictValues(Context& context, const Value& self, const Arguments& argument
 Result DictCopy(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_RETURN_IF_ERROR(Bind("copy", arguments, {}, 0).status());
   auto copy = std::make_unique<Dict>();
-  for (const auto& [key, value] : self.as<Dict>().entries()) {
-    copy->Set(key, value);
-  }
+  for (const auto& [key, value] : self.as<Dict>().entries()) copy->Set(key, value);
   return context.sandbox().Take(std::move(copy));
 }
 
@@ -53,9 +47,7 @@ Result SequenceIndex(Context& context, const Value& self, const Arguments& argum
   const std::vector<Value>& items = self.as<Sequence>().items;
   for (size_t index = 0; index < items.size(); ++index) {
     TANDEM_ASSIGN_OR_RETURN(const bool same, Equal(context.sandbox(), items[index], bound.Get(0)));
-    if (same) {
-      return Value::Int(static_cast<int64_t>(index));
-    }
+    if (same) return Value::Int(static_cast<int64_t>(index));
   }
   return InvalidArgument("index(): the value is not in the {}", TypeName(self));
 }
@@ -89,9 +81,7 @@ constexpr std::string_view kMutatingListMethods[] = {"append", "clear",  "extend
 template <size_t N>
 Method Find(const Entry (&table)[N], std::string_view name) {
   for (const Entry& entry : table) {
-    if (entry.first == name) {
-      return entry.second;
-    }
+    if (entry.first == name) return entry.second;
   }
   return nullptr;
 }

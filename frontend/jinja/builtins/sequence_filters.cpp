@@ -21,12 +21,8 @@ using Less = std::function<absl::StatusOr<bool>(const Value&, const Value&)>;
 // Looks up "name", "outer.inner" or an index in each item, as jinja2's make_attrgetter.
 Key AttributeKey(Context& context, const Value& attribute, const Value& missing) {
   return [&context, attribute, missing](const Value& item) -> Result {
-    if (attribute.IsNone()) {
-      return item;
-    }
-    if (!attribute.IsString()) {
-      return context.GetItem(item, attribute);
-    }
+    if (attribute.IsNone()) return item;
+    if (!attribute.IsString()) return context.GetItem(item, attribute);
     Value found = item;
     const std::string& path = attribute.bytes();
     size_t begin = 0;
@@ -40,9 +36,7 @@ Key AttributeKey(Context& context, const Value& attribute, const Value& missing)
         TANDEM_ASSIGN_OR_RETURN(key, context.sandbox().String(part, true));
       }
       TANDEM_ASSIGN_OR_RETURN(found, context.GetItem(found, key));
-      if (found.IsUndefined() && !missing.IsNone()) {
-        found = missing;
-      }
+      if (found.IsUndefined() && !missing.IsNone()) found = missing;
       begin = end + 1;
     }
     return found;
@@ -51,14 +45,10 @@ Key AttributeKey(Context& context, const Value& attribute, const Value& missing)
 
 // Strings in lower case unless case matters; other values as they are.
 Key Folded(Context& context, Key key, bool case_sensitive) {
-  if (case_sensitive) {
-    return key;
-  }
+  if (case_sensitive) return key;
   return [&context, key = std::move(key)](const Value& item) -> Result {
     TANDEM_ASSIGN_OR_RETURN(Value value, key(item));
-    if (!value.IsString()) {
-      return value;
-    }
+    if (!value.IsString()) return value;
     return context.sandbox().String(ToLower(value.text()));
   };
 }
@@ -77,9 +67,7 @@ Result Sorted(Context& context, const std::vector<Value>& items, const Key& key,
   TANDEM_ASSIGN_OR_RETURN(const std::vector<size_t> order,
                           SortedOrder(context.sandbox(), keys, reverse));
   std::vector<Value> sorted;
-  for (const size_t index : order) {
-    sorted.push_back(items[index]);
-  }
+  for (const size_t index : order) sorted.push_back(items[index]);
   return context.sandbox().List(std::move(sorted));
 }
 
@@ -153,9 +141,7 @@ Result FilterGroupBy(Context& context, const Value& subject, const Arguments& ar
     while (end < order.size()) {
       TANDEM_ASSIGN_OR_RETURN(const bool same,
                               Equal(sandbox, keys[order[begin]], keys[order[end]]));
-      if (!same) {
-        break;
-      }
+      if (!same) break;
       members.push_back(items[order[end++]]);
     }
     TANDEM_ASSIGN_OR_RETURN(Value grouper, plain(members.front()));
@@ -171,9 +157,7 @@ Result Extreme(Context& context, const Value& subject, const Arguments& argument
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("min/max", arguments, {"case_sensitive", "attribute"}, 0));
   TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(context.sandbox(), subject));
-  if (items.empty()) {
-    return Value::Undefined("No aggregated item, sequence was empty.");
-  }
+  if (items.empty()) return Value::Undefined("No aggregated item, sequence was empty.");
   TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> keys,
                           Keys(items, Folded(context, AttributeKey(context, bound.Get(1), Value()),
                                              bound.Truth(0, false))));
@@ -197,9 +181,7 @@ Result FilterSum(Context& context, const Value& subject, const Arguments& argume
   TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(context.sandbox(), subject));
   const Key key = AttributeKey(context, bound.Get(0), Value());
   Value total = bound.Has(1) ? bound.Get(1) : Value::Int(0, true);
-  if (total.IsString()) {
-    return InvalidArgument("sum: cannot add strings, use join");
-  }
+  if (total.IsString()) return InvalidArgument("sum: cannot add strings, use join");
   for (const Value& item : items) {
     TANDEM_ASSIGN_OR_RETURN(const Value value, key(item));
     TANDEM_ASSIGN_OR_RETURN(total, Binary(context.sandbox(), "+", total, value));
@@ -220,9 +202,7 @@ Result FilterJoin(Context& context, const Value& subject, const Arguments& argum
   for (size_t index = 0; index < items.size(); ++index) {
     TANDEM_ASSIGN_OR_RETURN(const Value value, key(items[index]));
     TANDEM_ASSIGN_OR_RETURN(const Text part, ToText(context.sandbox(), value));
-    if (index != 0) {
-      joined.Append(separator);
-    }
+    if (index != 0) joined.Append(separator);
     joined.Append(part);
     TANDEM_RETURN_IF_ERROR(context.sandbox().CheckStringSize(joined.size()));
   }
@@ -257,9 +237,7 @@ Result IterateOver(Context& context, std::vector<Value> items, const Value& sour
 }
 
 Result FilterItems(Context& context, const Value& subject, const Arguments&) {
-  if (subject.IsUndefined()) {
-    return IterateOver(context, {}, subject);
-  }
+  if (subject.IsUndefined()) return IterateOver(context, {}, subject);
   if (!subject.is(Type::kDict)) {
     // A generator complains when it is read.
     return context.sandbox().Iterator(
@@ -280,9 +258,7 @@ Result FilterReverse(Context& context, const Value& subject, const Arguments&) {
   }
   TANDEM_ASSIGN_OR_RETURN(std::vector<Value> items, Items(context.sandbox(), subject));
   std::reverse(items.begin(), items.end());
-  if (subject.is(Type::kIterator)) {
-    return context.sandbox().List(std::move(items));
-  }
+  if (subject.is(Type::kIterator)) return context.sandbox().List(std::move(items));
   return IterateOver(context, std::move(items), subject);
 }
 
@@ -327,9 +303,7 @@ Result FilterBatch(Context& context, const Value& subject, const Arguments& argu
     const size_t end = std::min(begin + step, items.size());
     std::vector<Value> batch(items.begin() + static_cast<std::ptrdiff_t>(begin),
                              items.begin() + static_cast<std::ptrdiff_t>(end));
-    if (!bound.Get(1).IsNone()) {
-      batch.resize(step, bound.Get(1));
-    }
+    if (!bound.Get(1).IsNone()) batch.resize(step, bound.Get(1));
     TANDEM_ASSIGN_OR_RETURN(Value list, context.sandbox().List(std::move(batch)));
     batches.push_back(std::move(list));
   }
@@ -348,9 +322,7 @@ Result FilterSlice(Context& context, const Value& subject, const Arguments& argu
     const size_t end = begin + items.size() / slices + (index < items.size() % slices);
     std::vector<Value> part(items.begin() + static_cast<std::ptrdiff_t>(begin),
                             items.begin() + static_cast<std::ptrdiff_t>(end));
-    if (!bound.Get(1).IsNone() && index >= items.size() % slices) {
-      part.push_back(bound.Get(1));
-    }
+    if (!bound.Get(1).IsNone() && index >= items.size() % slices) part.push_back(bound.Get(1));
     TANDEM_ASSIGN_OR_RETURN(Value list, context.sandbox().List(std::move(part)));
     result.push_back(std::move(list));
     begin = end;
@@ -361,9 +333,7 @@ Result FilterSlice(Context& context, const Value& subject, const Arguments& argu
 // A generator that passes each item through `step`, which gives nothing for items to leave out.
 using Step = std::function<absl::StatusOr<std::optional<Value>>(const Value&)>;
 Result Lazily(Context& context, const Value& subject, Step step) {
-  if (!IsTruthy(subject)) {
-    return IterateOver(context, {}, subject);
-  }
+  if (!IsTruthy(subject)) return IterateOver(context, {}, subject);
   TANDEM_ASSIGN_OR_RETURN(NextValue next, Iterate(context.sandbox(), subject));
   return context.sandbox().Iterator(
       [&context, next = std::move(next),
@@ -371,13 +341,9 @@ Result Lazily(Context& context, const Value& subject, Step step) {
         while (true) {
           TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(1));
           TANDEM_ASSIGN_OR_RETURN(const std::optional<Value> item, next());
-          if (!item) {
-            return std::optional<Value>();
-          }
+          if (!item) return std::optional<Value>();
           TANDEM_ASSIGN_OR_RETURN(std::optional<Value> mapped, step(*item));
-          if (mapped) {
-            return mapped;
-          }
+          if (mapped) return mapped;
         }
       },
       subject);
@@ -415,9 +381,7 @@ Result Select(Context& context, const Value& subject, const Arguments& arguments
   Arguments rest = arguments;
   Value attribute;
   if (by_attribute) {
-    if (rest.positional.empty()) {
-      return InvalidArgument("the name of an attribute is missing");
-    }
+    if (rest.positional.empty()) return InvalidArgument("the name of an attribute is missing");
     attribute = rest.positional.front();
     rest.positional.erase(rest.positional.begin());
   }

@@ -67,9 +67,7 @@ Result SplitWith(Context& context, const Value& self, const Arguments& arguments
     return PieceList(context, self, SplitAtSpace(self.bytes(), most, from_right));
   }
   TANDEM_RETURN_IF_ERROR(NeedString("split", separator));
-  if (separator.bytes().empty()) {
-    return InvalidArgument("split(): empty separator");
-  }
+  if (separator.bytes().empty()) return InvalidArgument("split(): empty separator");
   return PieceList(context, self, SplitAtText(self.bytes(), separator.bytes(), most, from_right));
 }
 Result StringSplit(Context& context, const Value& self, const Arguments& arguments) {
@@ -89,15 +87,11 @@ Result Partition(Context& context, const Value& self, const Arguments& arguments
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("partition", arguments, {"sep"}, 1));
   const Value separator = bound.Get(0);
   TANDEM_RETURN_IF_ERROR(NeedString("partition", separator));
-  if (separator.bytes().empty()) {
-    return InvalidArgument("partition(): empty separator");
-  }
+  if (separator.bytes().empty()) return InvalidArgument("partition(): empty separator");
   const std::string& bytes = self.bytes();
   size_t found = from_right ? bytes.rfind(separator.bytes()) : bytes.find(separator.bytes());
   size_t after = found + separator.bytes().size();
-  if (found == std::string::npos) {
-    found = after = from_right ? 0 : bytes.size();
-  }
+  if (found == std::string::npos) found = after = from_right ? 0 : bytes.size();
   std::vector<Value> parts;
   for (const auto& [begin, end] :
        {std::pair(size_t{0}, found), std::pair(found, after), std::pair(after, bytes.size())}) {
@@ -150,9 +144,7 @@ Result Affix(Context& context, const Value& self, const Arguments& arguments, bo
   const std::string_view bytes =
       std::string_view(self.bytes()).substr(window.begin, window.end - window.begin);
   std::vector<Value> candidates{bound.Get(0)};
-  if (bound.Get(0).is(Type::kTuple)) {
-    candidates = bound.Get(0).as<Sequence>().items;
-  }
+  if (bound.Get(0).is(Type::kTuple)) candidates = bound.Get(0).as<Sequence>().items;
   for (const Value& candidate : candidates) {
     TANDEM_RETURN_IF_ERROR(NeedString(start ? "startswith" : "endswith", candidate));
     TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(1));
@@ -227,12 +219,8 @@ Result StringCount(Context& context, const Value& self, const Arguments& argumen
   const std::string_view bytes =
       std::string_view(self.bytes()).substr(window.begin, window.end - window.begin);
   const std::string& wanted = bound.Get(0).bytes();
-  if (!window.valid) {
-    return Value::Int(0);
-  }
-  if (wanted.empty()) {
-    return Value::Int(static_cast<int64_t>(CountCodePoints(bytes)) + 1);
-  }
+  if (!window.valid) return Value::Int(0);
+  if (wanted.empty()) return Value::Int(static_cast<int64_t>(CountCodePoints(bytes)) + 1);
   int64_t count = 0;
   for (size_t found = bytes.find(wanted); found != std::string_view::npos;
        found = bytes.find(wanted, found + wanted.size())) {
@@ -256,9 +244,7 @@ Result StringJoin(Context& context, const Value& self, const Arguments& argument
   Text joined;
   for (size_t index = 0; index < items.size(); ++index) {
     TANDEM_RETURN_IF_ERROR(NeedString("join", items[index]));
-    if (index != 0) {
-      joined.Append(self.text());
-    }
+    if (index != 0) joined.Append(self.text());
     if (self.markup()) {
       TANDEM_ASSIGN_OR_RETURN(const Text escaped, EscapedText(context.sandbox(), items[index]));
       joined.Append(escaped);
@@ -280,9 +266,7 @@ Result StringFormatMap(Context& context, const Value& self, const Arguments& arg
   }
   Arguments named;
   for (const auto& [key, value] : bound.Get(0).as<Dict>().entries()) {
-    if (key.IsString()) {
-      named.named.emplace_back(key.bytes(), value);
-    }
+    if (key.IsString()) named.named.emplace_back(key.bytes(), value);
   }
   return FormatBraces(context, self, named);
 }
@@ -302,20 +286,14 @@ Result Pad(Context& context, const Value& self, const Arguments& arguments,
     fill = bound.Get(1).text();
   }
   const auto size = static_cast<int64_t>(CountCodePoints(self.bytes()));
-  if (width <= size) {
-    return self;
-  }
+  if (width <= size) return self;
   TANDEM_RETURN_IF_ERROR(
       context.sandbox().CheckStringSize(static_cast<size_t>(width) * fill.size()));
   const int64_t before = left(width - size, width);
   Text out;
-  for (int64_t index = 0; index < before; ++index) {
-    out.Append(fill);
-  }
+  for (int64_t index = 0; index < before; ++index) out.Append(fill);
   out.Append(self.text());
-  for (int64_t index = before; index < width - size; ++index) {
-    out.Append(fill);
-  }
+  for (int64_t index = before; index < width - size; ++index) out.Append(fill);
   return context.sandbox().String(std::move(out), self.markup());
 }
 Result StringCenter(Context& context, const Value& self, const Arguments& arguments) {
@@ -333,9 +311,7 @@ Result StringZeroFill(Context& context, const Value& self, const Arguments& argu
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("zfill", arguments, {"width"}, 1));
   TANDEM_ASSIGN_OR_RETURN(const int64_t width, bound.Integer(0, 0));
   const auto size = static_cast<int64_t>(CountCodePoints(self.bytes()));
-  if (width <= size) {
-    return self;
-  }
+  if (width <= size) return self;
   TANDEM_RETURN_IF_ERROR(context.sandbox().CheckStringSize(static_cast<size_t>(width)));
   const bool sign = size > 0 && (self.bytes()[0] == '-' || self.bytes()[0] == '+');
   Text out = self.text().Slice(0, sign ? 1 : 0);
@@ -462,9 +438,7 @@ Result Replace(Context& context, const Value& text, const Value& from, const Val
   while (count != 0) {
     // An empty pattern matches before every character and at the end.
     const size_t found = wanted.empty() ? search : bytes.find(wanted, search);
-    if (found == std::string::npos || found > bytes.size()) {
-      break;
-    }
+    if (found == std::string::npos || found > bytes.size()) break;
     out.Append(text.text(), begin, found);
     out.Append(replacement);
     TANDEM_RETURN_IF_ERROR(context.sandbox().CheckStringSize(out.size()));

@@ -98,9 +98,7 @@ Result HasOnlyCase(Context& context, const Value& value, bool lower) {
   for (size_t offset = 0; offset < text.size();) {
     const CodePoint point = DecodeAt(text.bytes(), offset);
     if (IsCased(point.value)) {
-      if (lower ? !IsLower(point.value) : !IsUpper(point.value)) {
-        return false;
-      }
+      if (lower ? !IsLower(point.value) : !IsUpper(point.value)) return false;
       found = true;
     }
     offset += point.length;
@@ -116,9 +114,7 @@ Result TestUpper(Context& context, const Value& value, const Arguments&) {
 
 Result TestSameAs(Context& context, const Value& value, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const Value other, OneArgument("sameas", arguments));
-  if (value.type() != other.type()) {
-    return false;
-  }
+  if (value.type() != other.type()) return false;
   switch (value.type()) {
     case Type::kNone:
     case Type::kBool:

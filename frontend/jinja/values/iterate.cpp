@@ -11,9 +11,7 @@ absl::StatusOr<NextValue> Iterate(Sandbox& sandbox, const Value& value) {
       return NextValue([]() -> Step { return std::optional<Value>(); });
     case Type::kString:
       return NextValue([&sandbox, value, offset = size_t{0}]() mutable -> Step {
-        if (offset >= value.text().size()) {
-          return std::optional<Value>();
-        }
+        if (offset >= value.text().size()) return std::optional<Value>();
         const size_t length = DecodeAt(value.bytes(), offset).length;
         TANDEM_ASSIGN_OR_RETURN(Value character,
                                 sandbox.String(value.text().Slice(offset, offset + length)));
@@ -38,9 +36,7 @@ absl::StatusOr<NextValue> Iterate(Sandbox& sandbox, const Value& value) {
     case Type::kDictView:
       return NextValue(
           [&sandbox, &view = value.as<DictView>(), index = size_t{0}]() mutable -> Step {
-            if (index >= view.dict.size()) {
-              return std::optional<Value>();
-            }
+            if (index >= view.dict.size()) return std::optional<Value>();
             const Dict::Entry& entry = view.dict.entries()[index++];
             if (view.part == DictView::Part::kItems) {
               TANDEM_ASSIGN_OR_RETURN(Value pair, sandbox.Tuple({entry.first, entry.second}));
@@ -61,9 +57,7 @@ absl::StatusOr<std::vector<Value>> Items(Sandbox& sandbox, const Value& value) {
   std::vector<Value> items;
   while (true) {
     TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, next());
-    if (!item) {
-      return items;
-    }
+    if (!item) return items;
     TANDEM_RETURN_IF_ERROR(sandbox.Charge(1));
     items.push_back(*std::move(item));
   }

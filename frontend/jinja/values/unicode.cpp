@@ -127,19 +127,13 @@ std::string UpperWithIota(char32_t value) {
 }
 
 std::string Upper(char32_t value) {
-  if (HasIotaSubscript(value)) {
-    return UpperWithIota(value);
-  }
-  if (const char* expansion = FindExpansion(kUpperExpansions, value)) {
-    return expansion;
-  }
+  if (HasIotaSubscript(value)) return UpperWithIota(value);
+  if (const char* expansion = FindExpansion(kUpperExpansions, value)) return expansion;
   return Encoded(static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(value))));
 }
 
 std::string Title(char32_t value) {
-  if (const char* expansion = FindExpansion(kTitleExpansions, value)) {
-    return expansion;
-  }
+  if (const char* expansion = FindExpansion(kTitleExpansions, value)) return expansion;
   const auto letter = static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(value)));
   const bool one_letter = letter != value || Category(value) == UTF8PROC_CATEGORY_LT;
   const char* expansion = FindExpansion(kUpperExpansions, value);
@@ -162,15 +156,11 @@ bool IsCaseIgnorable(char32_t value) {
 // Greek capital sigma is a final sigma when a cased letter stands before it and none after it,
 // case-ignorable characters aside (Unicode 3.13, Final_Sigma).
 bool IsFinalSigma(std::string_view text, size_t offset, bool after_cased) {
-  if (!after_cased) {
-    return false;
-  }
+  if (!after_cased) return false;
   size_t next = offset + DecodeAt(text, offset).length;
   while (next < text.size()) {
     const CodePoint point = DecodeAt(text, next);
-    if (!IsCaseIgnorable(point.value)) {
-      return !IsCased(point.value);
-    }
+    if (!IsCaseIgnorable(point.value)) return !IsCased(point.value);
     next += point.length;
   }
   return true;
@@ -197,9 +187,7 @@ Text MapCharacters(const Text& text, Map map) {
           static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(point.value))));
     }
     result.Append(map(point.value, std::move(lower)), text.TrustedAt(offset));
-    if (!IsCaseIgnorable(point.value)) {
-      after_cased = IsCased(point.value);
-    }
+    if (!IsCaseIgnorable(point.value)) after_cased = IsCased(point.value);
     offset += point.length;
   }
   return result;
@@ -220,9 +208,7 @@ bool IsLineBreak(char32_t value) {
 }
 
 bool IsPrintable(char32_t value) {
-  if (value == ' ') {
-    return true;
-  }
+  if (value == ' ') return true;
   switch (Category(value)) {
     case UTF8PROC_CATEGORY_CN:
     case UTF8PROC_CATEGORY_CC:
@@ -250,12 +236,8 @@ bool IsAlpha(char32_t value) {
 bool IsDecimal(char32_t value) { return Category(value) == UTF8PROC_CATEGORY_ND; }
 
 bool IsIdentifier(char32_t value, bool first) {
-  if (value == '_' || IsAlpha(value) || Category(value) == UTF8PROC_CATEGORY_NL) {
-    return true;
-  }
-  if (first) {
-    return false;
-  }
+  if (value == '_' || IsAlpha(value) || Category(value) == UTF8PROC_CATEGORY_NL) return true;
+  if (first) return false;
   switch (Category(value)) {
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_MN:
@@ -300,9 +282,7 @@ Text SwapCase(const Text& text) {
 size_t SkipSpace(std::string_view text, size_t begin, size_t end) {
   while (begin < end) {
     const CodePoint point = DecodeAt(text, begin);
-    if (!IsSpace(point.value)) {
-      break;
-    }
+    if (!IsSpace(point.value)) break;
     begin += point.length;
   }
   return std::min(begin, end);
@@ -316,9 +296,7 @@ size_t SkipSpaceBack(std::string_view text, size_t begin, size_t end) {
       --start;
     }
     const CodePoint point = DecodeAt(text, start);
-    if (point.length != end - start || !IsSpace(point.value)) {
-      break;
-    }
+    if (point.length != end - start || !IsSpace(point.value)) break;
     end = start;
   }
   return end;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <limits>
 
-
 namespace tandem::frontend::jinja {
 namespace {
 
@@ -15,9 +14,7 @@ bool KeysEqual(const Value& left, const Value& right) {
     return left.IsIntegral() && right.IsIntegral() ? left.integer() == right.integer()
                                                    : left.number() == right.number();
   }
-  if (left.type() != right.type()) {
-    return false;
-  }
+  if (left.type() != right.type()) return false;
   switch (left.type()) {
     case Type::kUndefined:
     case Type::kNone:
@@ -35,16 +32,12 @@ bool KeysEqual(const Value& left, const Value& right) {
 
 int MaxDepth(const std::vector<Value>& items) {
   int depth = 0;
-  for (const Value& item : items) {
-    depth = std::max(depth, Depth(item));
-  }
+  for (const Value& item : items) depth = std::max(depth, Depth(item));
   return depth;
 }
 
 int64_t RangeSize(int64_t start, int64_t stop, int64_t step) {
-  if (step > 0 ? start >= stop : start <= stop) {
-    return 0;
-  }
+  if (step > 0 ? start >= stop : start <= stop) return 0;
   const auto first = static_cast<uint64_t>(start);
   const auto last = static_cast<uint64_t>(stop);
   const uint64_t distance = step > 0 ? last - first : first - last;
@@ -89,9 +82,7 @@ size_t Dict::IndexOfString(std::string_view key) const {
 }
 
 size_t Dict::IndexOf(const Value& key) const {
-  if (key.IsString()) {
-    return IndexOfString(key.bytes());
-  }
+  if (key.IsString()) return IndexOfString(key.bytes());
   const auto found = std::find_if(entries_.begin(), entries_.end(),
                                   [&](const Entry& entry) { return KeysEqual(entry.first, key); });
   return static_cast<size_t>(found - entries_.begin());
@@ -137,9 +128,7 @@ Range::Range(int64_t first, int64_t limit, int64_t stride)
       size(RangeSize(first, limit, stride)) {}
 
 bool Range::Contains(int64_t value) const {
-  if (size == 0) {
-    return false;
-  }
+  if (size == 0) return false;
   const int64_t last = At(size - 1);
   const bool inside = step > 0 ? value >= start && value <= last : value <= start && value >= last;
   const auto distance = [](int64_t from, int64_t to) {
@@ -268,9 +257,7 @@ absl::StatusOr<int64_t> Length(const Value& value) {
       return static_cast<int64_t>(value.as<DictView>().dict.size());
     case Type::kNative: {
       TANDEM_ASSIGN_OR_RETURN(const std::optional<int64_t> length, value.as<Native>().Length());
-      if (length) {
-        return *length;
-      }
+      if (length) return *length;
       break;
     }
     default:
