@@ -2,7 +2,6 @@
 
 #include <numeric>
 
-#include "core/model/model.h"
 #include "core/model/shard.h"
 
 namespace tandem::core {
@@ -25,18 +24,6 @@ int ModelConfig::heads_per_partial_sum() const { return 32 / std::gcd(head_dim, 
 
 Shard WholeModel(const ModelConfig& config) {
   return {{0, config.heads}, {0, config.kv_heads}, {0, config.ffn_dim}, {0, config.vocab}};
-}
-
-std::vector<KvLayerGroup> LayerGroups(const ModelConfig& config) {
-  std::vector<KvLayerGroup> groups;
-  for (int layer = 0; layer < config.layers; ++layer) {
-    const int window = config.layer_window[static_cast<size_t>(layer)];
-    auto group = groups.begin();
-    while (group != groups.end() && group->window != window) ++group;
-    if (group == groups.end()) group = groups.insert(groups.end(), {window, {}});
-    group->layers.push_back(layer);
-  }
-  return groups;
 }
 
 }  // namespace tandem::core

@@ -63,13 +63,14 @@ struct ChatPrompt {
 
 /// Renders and encodes a chat under its context policy.
 ///
-/// Where the rendered chat goes on from the history's text, the history's tokens stay as they are
-/// and the rest alone is encoded, so that computed pages are found again; otherwise all is encoded
-/// anew. Policies want room for the answer: max_tokens, at most a quarter of the context. `shift`
-/// then cuts to half of the context, before a user's message; without a history it finds the cuts
-/// of earlier turns again, so that the same beginning stays the same from turn to turn. `window`
-/// cuts to its size, or to what leaves the room. The result may still be longer than the context:
-/// that is for whoever asks the engine. Errors: those of the model.
+/// If the rendered chat begins with the history's text, the history's tokens stay and only the rest
+/// is encoded, so that computed pages are found again. Otherwise all of it is encoded anew.
+///
+/// Policies leave room for the answer: max_tokens, at most a quarter of the context. `shift` cuts
+/// to half of the context, before a user's message. Without a history it finds the cuts of earlier
+/// turns again, so that the beginning stays the same from turn to turn. `window` cuts to its size,
+/// or further, to leave the room. The result may still be longer than the context; the engine then
+/// refuses it. Errors: those of the model.
 absl::StatusOr<ChatPrompt> MakeChatPrompt(const TextModel& model, const ChatInput& input);
 
 /// The history after an answer: `text` is what the user saw of it, of which `tokens` stand for the

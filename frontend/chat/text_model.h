@@ -50,8 +50,8 @@ class TextModel {
   /// The model's input for a rendered chat, start token included.
   virtual absl::StatusOr<std::vector<int32_t>> EncodeRendered(
       std::span<const TextSegment> segments) const = 0;
-  /// What to add to the tokens of a chat's beginning where `segments` is the text that follows it.
-  /// Nothing if that cannot be told without the beginning.
+  /// The tokens of `segments` behind those of a chat's beginning. Nothing if they depend on the
+  /// beginning.
   virtual absl::StatusOr<std::optional<std::vector<int32_t>>> EncodeContinuation(
       std::span<const TextSegment> segments) const = 0;
   /// RenderChat and EncodeRendered.

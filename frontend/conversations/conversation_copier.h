@@ -18,13 +18,13 @@
 
 namespace tandem::frontend {
 
-/// Copies what is written to a store to one more host, and tells who waits for it.
+/// Copies what is written to a store to one more host, and tells those who wait for it.
 ///
-/// The copy is on one host at a time, as long as that answers; older ones are removed when their
-/// hosts are back. One that is new, damaged or too far
-/// behind gets the whole store; else it gets changes as they come. While it cannot be brought up to
-/// date, whoever waits is told why at once, and it is tried again every `retry`. A copy that has
-/// what the store has not is left alone: somebody else went on with it.
+/// One host keeps the copy, as long as it answers. Copies that other hosts kept before are fenced
+/// off when these are back. A copy that is new, damaged or too far behind gets the whole store, any
+/// other gets the changes as they come. While the copy cannot be brought up to date, those who wait
+/// are told why at once, and the copier tries again every `retry`. A copy with changes that the
+/// store does not have is left alone: another server went on with it.
 /// Thread safety: all functions.
 class ConversationCopier {
  public:

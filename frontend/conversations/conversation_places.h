@@ -18,9 +18,9 @@ namespace tandem::frontend {
 
 /// Where the records of conversations lie in a store, and who may open them.
 ///
-/// A conversation's records lie under a keyed hash of its tenant and name: `C`, 16 bytes of hash,
-/// and the number of the record as 8 bytes, big end first: 0 is the head, t + 1 is turn t. The key
-/// of the hash is the store's own. Thread safety: none needed, immutable.
+/// A place is `C`, 16 bytes of a keyed hash of the conversation's tenant and name, and the number
+/// of the record as 8 bytes, big-endian: 0 is the head, t is turn t, from 1. The key of the hash is
+/// the store's own. Thread safety: none needed, immutable.
 class ConversationPlaces {
  public:
   static constexpr char kConversation = 'C';

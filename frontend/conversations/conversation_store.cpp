@@ -211,7 +211,7 @@ absl::StatusOr<Conversation> ConversationStore::ReadOne(std::span<const PlacedRe
     return ConversationPlaces::NumberOfPlace(records[i].place);
   };
   if (number_of(0) != 0U) return absl::DataLossError("its first record is missing");
-  TANDEM_ASSIGN_OR_RETURN(const auto head_record, Unsealed(records[0]));
+  TANDEM_ASSIGN_OR_RETURN(const auto head_record, Decrypted(records[0]));
   TANDEM_ASSIGN_OR_RETURN(const ConversationHead head, DecodeHead(records[0].place, head_record));
   described = fmt::format(
       "conversation \"{}\"{}", head.name.id,
@@ -229,7 +229,7 @@ absl::StatusOr<Conversation> ConversationStore::ReadOne(std::span<const PlacedRe
       return absl::Status(status.code(), fmt::format("turn {}: {}", i, Message(status)));
     };
     if (number_of(i) != i) return absl::DataLossError(fmt::format("turn {} is missing", i));
-    const auto record = Unsealed(records[i]);
+    const auto record = Decrypted(records[i]);
     if (!record.ok()) return named(record.status());
     auto turn = DecodeTurn(records[i].place, *record);
     if (!turn.ok()) return named(turn.status());
@@ -244,13 +244,13 @@ absl::StatusOr<Conversation> ConversationStore::ReadOne(std::span<const PlacedRe
   return conversation;
 }
 
-std::string ConversationStore::Sealed(const std::string& tenant, const std::string& place,
-                                      std::vector<std::byte> record) const {
+std::string ConversationStore::Encrypted(const std::string& tenant, const std::string& place,
+                                         std::vector<std::byte> record) const {
   if (options_.box == nullptr) return Text(record);
   return Text(options_.box->Seal(NumberOf(tenant), Bytes(place), record));
 }
 
-absl::StatusOr<std::vector<std::byte>> ConversationStore::Unsealed(
+absl::StatusOr<std::vector<std::byte>> ConversationStore::Decrypted(
     const PlacedRecord& record) const {
   const std::span<const std::byte> bytes = Bytes(record.bytes);
   if (options_.box != nullptr) return options_.box->Open(Bytes(record.place), bytes);
@@ -282,9 +282,9 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
     const std::string head_place = ConversationPlaces::Place(prefix, 0);
     const std::string turn_place = ConversationPlaces::Place(prefix, state.turns);
     const ConversationHead head{turn.name, state.instance, state.turns};
-    put(head_place, Sealed(turn.name.tenant, head_place, EncodeHead(head_place, head)));
-    put(turn_place,
-        Sealed(turn.name.tenant, turn_place, EncodeTurn(turn_place, state.instance, turn.delta)));
+    put(head_place, Encrypted(turn.name.tenant, head_place, EncodeHead(head_place, head)));
+    put(turn_place, Encrypted(turn.name.tenant, turn_place,
+                              EncodeTurn(turn_place, state.instance, turn.delta)));
     changed[prefix] = state;
   };
   const auto note_erasure = [&](const ErasureRecord& erasure) {

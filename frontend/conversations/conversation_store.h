@@ -131,9 +131,9 @@ class ConversationStore {
   absl::StatusOr<Conversation> ReadOne(std::span<const kv_store::PlacedRecord> records,
                                        State& state, ConversationName& name,
                                        std::string& described) const;
-  std::string Sealed(const std::string& tenant, const std::string& place,
-                     std::vector<std::byte> record) const;
-  absl::StatusOr<std::vector<std::byte>> Unsealed(const kv_store::PlacedRecord& record) const;
+  std::string Encrypted(const std::string& tenant, const std::string& place,
+                        std::vector<std::byte> record) const;
+  absl::StatusOr<std::vector<std::byte>> Decrypted(const kv_store::PlacedRecord& record) const;
   absl::Status PurgeAll(const std::vector<kv_store::PlacedRecord>& erasures,
                         const BlockEraser& erase_blocks, const CopyEraser& erase_copies);
 

@@ -37,10 +37,10 @@ struct ConversationLimits {
 
 /// The conversations of all tenants.
 ///
-/// Invariants: a conversation changes only by Commit, that is when an answer was given in full; one
-/// request at a time answers it. Nothing is ever dropped to make room: what does not fit is
-/// refused. Bytes may go over the limit by the answers that were in progress when it was reached.
-/// Thread safety: one thread.
+/// Invariants: only Commit changes a conversation, when an answer is complete; one request at a
+/// time answers it. No conversation is dropped to make room: what does not fit is refused. The
+/// bytes may exceed the limit by the answers that were in progress when it was reached. Thread
+/// safety: one thread.
 class Conversations {
  public:
   explicit Conversations(const ConversationLimits& limits) : limits_(limits) {}
@@ -53,7 +53,7 @@ class Conversations {
   /// come back), or if there is no room, saying what to do.
   absl::StatusOr<const Conversation*> Begin(const ConversationName& name,
                                             const std::string& request, int64_t new_bytes);
-  /// Ends a turn that Begin has begun: `more` was said, and the rest is as it is told.
+  /// Ends a turn that Begin has begun, with the messages `more` and the new state of the rest.
   void Commit(const ConversationName& name, std::vector<ChatMessage> more, size_t first,
               int64_t dropped_tokens, ChatHistory history);
   /// Ends a turn without an answer: the conversation is what it was before.

@@ -1,6 +1,6 @@
 #include "frontend/jinja/check.h"
 
-#include "frontend/jinja/builtins.h"
+#include "frontend/jinja/builtins/builtins.h"
 
 namespace tandem::frontend::jinja {
 namespace {
@@ -16,9 +16,7 @@ absl::Status CheckAll(const std::vector<ExpressionPtr>& expressions, bool lenien
 }
 
 absl::Status CheckExpression(const ExpressionPtr& expression, bool lenient) {
-  if (!expression) {
-    return absl::OkStatus();
-  }
+  if (!expression) return absl::OkStatus();
   lenient = lenient || expression->kind == Expression::Kind::kConditional;
   if (!lenient && expression->kind == Expression::Kind::kFilter &&
       FindFilter(expression->name) == nullptr) {

@@ -1,8 +1,10 @@
 #include <utility>
 
-#include "frontend/jinja/builtins.h"
+#include "frontend/jinja/builtins/builtins.h"
+#include "frontend/jinja/builtins/operators.h"
 #include "frontend/jinja/interpreter.h"
-#include "frontend/jinja/operators.h"
+#include "frontend/jinja/values/compare.h"
+#include "frontend/jinja/values/iterate.h"
 #include "frontend/jinja/values/print.h"
 
 // Expressions.
@@ -24,35 +26,27 @@ Value UnsafeAttribute(const Value& object, std::string_view name) {
 }
 
 bool Holds(std::string_view operation, Order order) {
-  if (operation == "<") {
-    return order == Order::kLess;
-  }
-  if (operation == ">") {
-    return order == Order::kGreater;
-  }
-  if (operation == "<=") {
-    return order == Order::kLess || order == Order::kEqual;
-  }
+  if (operation == "<") return order == Order::kLess;
+  if (operation == ">") return order == Order::kGreater;
+  if (operation == "<=") return order == Order::kLess || order == Order::kEqual;
   return order == Order::kGreater || order == Order::kEqual;
 }
 
 }  // namespace
 
 absl::Status Interpreter::CheckNesting() {
-  if (depth_ > sandbox_.limits().depth) {
+  if (depth_ > sandbox().limits().depth) {
     return ResourceExhausted("the template is nested deeper than {}: an endless recursion?",
-                             sandbox_.limits().depth);
+                             sandbox().limits().depth);
   }
-  return sandbox_.Charge(1);
+  return sandbox().Charge(1);
 }
 
 absl::StatusOr<Value> Interpreter::Evaluate(const Expression& expression, Scope& scope) {
   Nesting nesting(*this);
   TANDEM_RETURN_IF_ERROR(CheckNesting());
   absl::StatusOr<Value> value = EvaluateKind(expression, scope);
-  if (!value.ok()) {
-    Blame(expression.line);
-  }
+  if (!value.ok()) Blame(expression.line);
   return value;
 }
 
@@ -107,22 +101,14 @@ absl::StatusOr<Value> Interpreter::EvaluateLiteral(const Expression& expression)
   const Expression::Literal& literal = expression.literal;
   if (const auto* text = std::get_if<std::string>(&literal)) {
     const auto known = literals_.find(&expression);
-    if (known != literals_.end()) {
-      return known->second;
-    }
-    TANDEM_ASSIGN_OR_RETURN(Value value, sandbox_.String(*text, /*trusted=*/true));
+    if (known != literals_.end()) return known->second;
+    TANDEM_ASSIGN_OR_RETURN(Value value, sandbox().String(*text, /*trusted=*/true));
     literals_.emplace(&expression, value);
     return value;
   }
-  if (const auto* boolean = std::get_if<bool>(&literal)) {
-    return Value::Bool(*boolean, true);
-  }
-  if (const auto* integer = std::get_if<int64_t>(&literal)) {
-    return Value::Int(*integer, true);
-  }
-  if (const auto* number = std::get_if<double>(&literal)) {
-    return Value::Float(*number, true);
-  }
+  if (const auto* boolean = std::get_if<bool>(&literal)) return Value::Bool(*boolean, true);
+  if (const auto* integer = std::get_if<int64_t>(&literal)) return Value::Int(*integer, true);
+  if (const auto* number = std::get_if<double>(&literal)) return Value::Float(*number, true);
   return Value::None(true);
 }
 
@@ -139,8 +125,8 @@ absl::StatusOr<Value> Interpreter::EvaluateSequence(const Expression& expression
     TANDEM_ASSIGN_OR_RETURN(Value item, Evaluate(*operand, scope));
     items.push_back(std::move(item));
   }
-  return expression.kind == Kind::kList ? sandbox_.List(std::move(items))
-                                        : sandbox_.Tuple(std::move(items));
+  return expression.kind == Kind::kList ? sandbox().List(std::move(items))
+                                        : sandbox().Tuple(std::move(items));
 }
 
 absl::StatusOr<Value> Interpreter::EvaluateDict(const Expression& expression, Scope& scope) {
@@ -148,12 +134,10 @@ absl::StatusOr<Value> Interpreter::EvaluateDict(const Expression& expression, Sc
   for (size_t index = 0; index < expression.operands.size(); index += 2) {
     TANDEM_ASSIGN_OR_RETURN(const Value key, Evaluate(*expression.operands[index], scope));
     TANDEM_ASSIGN_OR_RETURN(Value value, Evaluate(*expression.operands[index + 1], scope));
-    if (!IsHashable(key)) {
-      return InvalidArgument("unhashable type: '{}'", TypeName(key));
-    }
+    if (!IsHashable(key)) return InvalidArgument("unhashable type: '{}'", TypeName(key));
     dict->Set(key, std::move(value));
   }
-  return sandbox_.Take(std::move(dict));
+  return sandbox().Take(std::move(dict));
 }
 
 absl::StatusOr<Value> Interpreter::EvaluateSlice(const Expression& expression, Scope& scope) {
@@ -164,7 +148,7 @@ absl::StatusOr<Value> Interpreter::EvaluateSlice(const Expression& expression, S
       TANDEM_ASSIGN_OR_RETURN(bounds[index], Evaluate(*expression.operands[index + 1], scope));
     }
   }
-  return Slice(sandbox_, object, bounds[0], bounds[1], bounds[2]);
+  return Slice(sandbox(), object, bounds[0], bounds[1], bounds[2]);
 }
 
 absl::StatusOr<Arguments> Interpreter::EvaluateArguments(const CallArguments& arguments,
@@ -180,7 +164,7 @@ absl::StatusOr<Arguments> Interpreter::EvaluateArguments(const CallArguments& ar
   }
   if (arguments.unpacked) {
     TANDEM_ASSIGN_OR_RETURN(const Value list, Evaluate(*arguments.unpacked, scope));
-    TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(sandbox_, list));
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(sandbox(), list));
     values.positional.insert(values.positional.end(), items.begin(), items.end());
   }
   if (arguments.unpacked_named) {
@@ -189,9 +173,7 @@ absl::StatusOr<Arguments> Interpreter::EvaluateArguments(const CallArguments& ar
       return InvalidArgument("the argument after ** must be a mapping, not {}", TypeName(dict));
     }
     for (const auto& [key, value] : dict.as<Dict>().entries()) {
-      if (!key.IsString()) {
-        return InvalidArgument("keywords must be strings");
-      }
+      if (!key.IsString()) return InvalidArgument("keywords must be strings");
       values.named.emplace_back(key.bytes(), value);
     }
   }
@@ -215,16 +197,12 @@ absl::StatusOr<Value> Interpreter::EvaluateCall(const Expression& expression, Sc
     TANDEM_ASSIGN_OR_RETURN(function, Evaluate(callee, scope));
   }
   TANDEM_ASSIGN_OR_RETURN(Arguments arguments, EvaluateArguments(expression.arguments, scope));
-  if (caller != nullptr) {
-    arguments.named.emplace_back("caller", *caller);
-  }
+  if (caller != nullptr) arguments.named.emplace_back("caller", *caller);
   return method != nullptr ? method(*this, self, arguments) : Call(function, arguments);
 }
 
 absl::StatusOr<Value> Interpreter::Call(const Value& callee, const Arguments& arguments) {
-  if (callee.IsUndefined()) {
-    return InvalidArgument("{}", callee.reason());
-  }
+  if (callee.IsUndefined()) return InvalidArgument("{}", callee.reason());
   if (!callee.is(Type::kNative)) {
     return InvalidArgument("'{}' object is not callable", TypeName(callee));
   }
@@ -234,18 +212,14 @@ absl::StatusOr<Value> Interpreter::Call(const Value& callee, const Arguments& ar
 absl::StatusOr<Value> Interpreter::ApplyFilter(std::string_view name, const Value& subject,
                                                const Arguments& arguments) {
   const Filter filter = FindFilter(name);
-  if (filter == nullptr) {
-    return InvalidArgument("there is no filter named '{}'", name);
-  }
+  if (filter == nullptr) return InvalidArgument("there is no filter named '{}'", name);
   return filter(*this, subject, arguments);
 }
 
 absl::StatusOr<bool> Interpreter::ApplyTest(std::string_view name, const Value& subject,
                                             const Arguments& arguments) {
   const Test test = FindTest(name);
-  if (test == nullptr) {
-    return InvalidArgument("there is no test named '{}'", name);
-  }
+  if (test == nullptr) return InvalidArgument("there is no test named '{}'", name);
   return test(*this, subject, arguments);
 }
 
@@ -275,30 +249,26 @@ absl::StatusOr<Value> Interpreter::EvaluateTest(const Expression& expression, Sc
 
 absl::StatusOr<Value> Interpreter::EvaluateUnary(const Expression& expression, Scope& scope) {
   TANDEM_ASSIGN_OR_RETURN(const Value operand, Evaluate(*expression.operands[0], scope));
-  if (expression.name == "not") {
-    return Value::Bool(!IsTruthy(operand), true);
-  }
-  if (operand.IsUndefined()) {
-    return InvalidArgument("{}", operand.reason());
-  }
+  if (expression.name == "not") return Value::Bool(!IsTruthy(operand), true);
+  if (operand.IsUndefined()) return InvalidArgument("{}", operand.reason());
   return expression.name == "-" ? Negate(operand) : Plus(operand);
 }
 
 absl::StatusOr<Value> Interpreter::EvaluateBinary(const Expression& expression, Scope& scope) {
   TANDEM_ASSIGN_OR_RETURN(const Value left, Evaluate(*expression.operands[0], scope));
   TANDEM_ASSIGN_OR_RETURN(const Value right, Evaluate(*expression.operands[1], scope));
-  return Binary(sandbox_, expression.name, left, right);
+  return Binary(sandbox(), expression.name, left, right);
 }
 
 absl::StatusOr<Value> Interpreter::EvaluateConcat(const Expression& expression, Scope& scope) {
   Text text;
   for (const ExpressionPtr& operand : expression.operands) {
     TANDEM_ASSIGN_OR_RETURN(const Value value, Evaluate(*operand, scope));
-    TANDEM_ASSIGN_OR_RETURN(const Text part, ToText(sandbox_, value));
-    TANDEM_RETURN_IF_ERROR(sandbox_.CheckStringSize(text.size() + part.size()));
+    TANDEM_ASSIGN_OR_RETURN(const Text part, ToText(sandbox(), value));
+    TANDEM_RETURN_IF_ERROR(sandbox().CheckStringSize(text.size() + part.size()));
     text.Append(part);
   }
-  return sandbox_.String(std::move(text));
+  return sandbox().String(std::move(text));
 }
 
 absl::StatusOr<Value> Interpreter::EvaluateCompare(const Expression& expression, Scope& scope) {
@@ -308,18 +278,16 @@ absl::StatusOr<Value> Interpreter::EvaluateCompare(const Expression& expression,
     TANDEM_ASSIGN_OR_RETURN(Value right, Evaluate(*expression.operands[index + 1], scope));
     bool holds = false;
     if (operation == "==" || operation == "!=") {
-      TANDEM_ASSIGN_OR_RETURN(const bool same, Equal(sandbox_, left, right));
+      TANDEM_ASSIGN_OR_RETURN(const bool same, Equal(sandbox(), left, right));
       holds = same == (operation == "==");
     } else if (operation == "in" || operation == "not in") {
-      TANDEM_ASSIGN_OR_RETURN(const bool inside, Contains(sandbox_, right, left));
+      TANDEM_ASSIGN_OR_RETURN(const bool inside, Contains(sandbox(), right, left));
       holds = inside == (operation == "in");
     } else {
-      TANDEM_ASSIGN_OR_RETURN(const Order order, Compare(sandbox_, left, right, operation));
+      TANDEM_ASSIGN_OR_RETURN(const Order order, Compare(sandbox(), left, right, operation));
       holds = Holds(operation, order);
     }
-    if (!holds) {
-      return Value::Bool(false, true);
-    }
+    if (!holds) return Value::Bool(false, true);
     left = std::move(right);
   }
   return Value::Bool(true, true);
@@ -327,20 +295,14 @@ absl::StatusOr<Value> Interpreter::EvaluateCompare(const Expression& expression,
 
 absl::StatusOr<Value> Interpreter::EvaluateLogical(const Expression& expression, Scope& scope) {
   TANDEM_ASSIGN_OR_RETURN(Value left, Evaluate(*expression.operands[0], scope));
-  if (IsTruthy(left) == (expression.kind == Kind::kOr)) {
-    return left;
-  }
+  if (IsTruthy(left) == (expression.kind == Kind::kOr)) return left;
   return Evaluate(*expression.operands[1], scope);
 }
 
 absl::StatusOr<Value> Interpreter::EvaluateConditional(const Expression& expression, Scope& scope) {
   TANDEM_ASSIGN_OR_RETURN(const Value condition, Evaluate(*expression.operands[1], scope));
-  if (IsTruthy(condition)) {
-    return Evaluate(*expression.operands[0], scope);
-  }
-  if (expression.operands[2]) {
-    return Evaluate(*expression.operands[2], scope);
-  }
+  if (IsTruthy(condition)) return Evaluate(*expression.operands[0], scope);
+  if (expression.operands[2]) return Evaluate(*expression.operands[2], scope);
   return Value::Undefined(
       fmt::format("the inline if-expression on line {} evaluated to false and no else section was "
                   "defined",
@@ -355,37 +317,27 @@ absl::StatusOr<std::optional<Value>> Interpreter::LookUpAttribute(const Value& o
   if (const Method method = FindMethod(object, name)) {
     TANDEM_ASSIGN_OR_RETURN(
         Value bound,
-        sandbox_.Make<Function>(std::string(name), [method, object](Interpreter& interpreter,
-                                                                    const Arguments& arguments) {
-          return method(interpreter, object, arguments);
-        }));
+        sandbox().Make<Function>(std::string(name),
+                                 [method, object](Context& context, const Arguments& arguments) {
+                                   return method(context, object, arguments);
+                                 }));
     return std::optional<Value>(std::move(bound));
   }
-  if (object.is(Type::kNative)) {
-    return object.as<Native>().Attribute(*this, name);
-  }
+  if (object.is(Type::kNative)) return object.as<Native>().Attribute(*this, name);
   if (object.is(Type::kNamespace)) {
     const Value* field = object.as<Dict>().Find(name);
-    if (field != nullptr) {
-      return std::optional<Value>(*field);
-    }
+    if (field != nullptr) return std::optional<Value>(*field);
   }
   return std::optional<Value>();
 }
 
 absl::StatusOr<Value> Interpreter::GetAttribute(const Value& object, std::string_view name) {
-  if (object.IsUndefined()) {
-    return InvalidArgument("{}", object.reason());
-  }
+  if (object.IsUndefined()) return InvalidArgument("{}", object.reason());
   TANDEM_ASSIGN_OR_RETURN(std::optional<Value> attribute, LookUpAttribute(object, name));
-  if (attribute) {
-    return *std::move(attribute);
-  }
+  if (attribute) return *std::move(attribute);
   if (object.is(Type::kDict)) {
     const Value* item = object.as<Dict>().Find(name);
-    if (item != nullptr) {
-      return *item;
-    }
+    if (item != nullptr) return *item;
   }
   return Value::Undefined(fmt::format("'{}' has no attribute '{}'", Described(object), name));
 }
@@ -399,18 +351,14 @@ absl::StatusOr<Value> Interpreter::GetItem(const Value& object, const Value& key
     case Type::kTuple:
     case Type::kRange:
       if (key.IsIntegral()) {
-        TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, Index(sandbox_, object, key.integer()));
-        if (item) {
-          return *std::move(item);
-        }
+        TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, Index(sandbox(), object, key.integer()));
+        if (item) return *std::move(item);
       }
       break;
     case Type::kDict:
       if (IsHashable(key)) {
         const Value* item = object.as<Dict>().Find(key);
-        if (item != nullptr) {
-          return *item;
-        }
+        if (item != nullptr) return *item;
       }
       break;
     default:
@@ -418,13 +366,11 @@ absl::StatusOr<Value> Interpreter::GetItem(const Value& object, const Value& key
   }
   if (key.IsString()) {
     TANDEM_ASSIGN_OR_RETURN(std::optional<Value> attribute, LookUpAttribute(object, key.bytes()));
-    if (attribute) {
-      return *std::move(attribute);
-    }
+    if (attribute) return *std::move(attribute);
     return Value::Undefined(
         fmt::format("'{}' has no attribute '{}'", Described(object), key.bytes()));
   }
-  TANDEM_ASSIGN_OR_RETURN(const Text shown, Repr(sandbox_, key));
+  TANDEM_ASSIGN_OR_RETURN(const Text shown, Repr(sandbox(), key));
   return Value::Undefined(fmt::format("{} has no element {}", Described(object), shown.bytes()));
 }
 

@@ -2,8 +2,9 @@
 
 #include <algorithm>
 
-#include "frontend/jinja/builtins.h"
+#include "frontend/jinja/builtins/builtins.h"
 #include "frontend/jinja/loop.h"
+#include "frontend/jinja/values/iterate.h"
 #include "frontend/jinja/values/print.h"
 
 namespace tandem::frontend::jinja {
@@ -14,9 +15,7 @@ class LocalScope {
   LocalScope(Interpreter& interpreter, Scope& parent)
       : interpreter_(interpreter), scope_(std::make_unique<Scope>(&parent)) {}
   ~LocalScope() {
-    if (scope_->captured) {
-      interpreter_.captured_scopes_.push_back(std::move(scope_));
-    }
+    if (scope_->captured) interpreter_.captured_scopes_.push_back(std::move(scope_));
   }
   LocalScope(const LocalScope&) = delete;
   LocalScope& operator=(const LocalScope&) = delete;
@@ -32,21 +31,22 @@ class LocalScope {
 /// A macro, or the block of a call statement, with the scope it was defined in.
 class Macro : public Native {
  public:
-  Macro(const MacroDefinition& definition, Scope& scope) : definition_(definition), scope_(scope) {}
+  Macro(Interpreter& interpreter, const MacroDefinition& definition, Scope& scope)
+      : interpreter_(interpreter), definition_(definition), scope_(scope) {}
   std::string Describe() const override { return "<Macro " + StringRepr(definition_.name) + ">"; }
-  absl::StatusOr<Value> Call(Interpreter& interpreter, const Arguments& arguments) override {
-    return interpreter.CallMacro(definition_, scope_, arguments);
+  absl::StatusOr<Value> Call(Context&, const Arguments& arguments) override {
+    return interpreter_.CallMacro(definition_, scope_, arguments);
   }
-  absl::StatusOr<std::optional<Value>> Attribute(Interpreter& interpreter,
-                                                 std::string_view name) override {
+  absl::StatusOr<std::optional<Value>> Attribute(Context& context, std::string_view name) override {
     if (name == "name") {
-      TANDEM_ASSIGN_OR_RETURN(Value value, interpreter.sandbox().String(definition_.name, true));
+      TANDEM_ASSIGN_OR_RETURN(Value value, context.sandbox().String(definition_.name, true));
       return std::optional<Value>(std::move(value));
     }
     return std::optional<Value>();
   }
 
  private:
+  Interpreter& interpreter_;
   const MacroDefinition& definition_;
   Scope& scope_;
 };
@@ -54,9 +54,7 @@ class Macro : public Native {
 const Value* Scope::Find(std::string_view name) const {
   for (const Scope* scope = this; scope != nullptr; scope = scope->parent) {
     for (const auto& [key, value] : scope->variables_) {
-      if (key == name) {
-        return &value;
-      }
+      if (key == name) return &value;
     }
   }
   return nullptr;
@@ -72,11 +70,14 @@ void Scope::Set(std::string_view name, Value value) {
   variables_.emplace_back(std::string(name), std::move(value));
 }
 
-Interpreter::Interpreter(Sandbox& sandbox, std::tm now)
-    : sandbox_(sandbox), now_(now), globals_(std::make_unique<Scope>(nullptr)) {}
+Interpreter::Interpreter(Sandbox& sandbox, const std::tm& now)
+    : Context(sandbox, now), globals_(std::make_unique<Scope>(nullptr)) {}
 
 absl::StatusOr<Text> Interpreter::Render(const Body& body) {
-  TANDEM_RETURN_IF_ERROR(DefineFunctions(*this));
+  for (const auto& [name, function] : GlobalFunctions()) {
+    TANDEM_ASSIGN_OR_RETURN(Value value, sandbox().Make<Function>(name, function));
+    DefineDefault(name, std::move(value));
+  }
   LocalScope top(*this, *globals_);
   top_ = &*top;
   Text out;
@@ -92,9 +93,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteBody(const Body& body, Sco
                                                            Text& out) {
   for (const auto& statement : body) {
     TANDEM_ASSIGN_OR_RETURN(const Flow flow, Execute(*statement, scope, out));
-    if (flow != Flow::kNext) {
-      return flow;
-    }
+    if (flow != Flow::kNext) return flow;
   }
   return Flow::kNext;
 }
@@ -104,9 +103,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::Execute(const Statement& statemen
   Nesting nesting(*this);
   TANDEM_RETURN_IF_ERROR(CheckNesting());
   absl::StatusOr<Flow> flow = Dispatch(statement, scope, out);
-  if (!flow.ok()) {
-    Blame(statement.line);
-  }
+  if (!flow.ok()) Blame(statement.line);
   return flow;
 }
 
@@ -116,7 +113,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::Dispatch(const Statement& stateme
   switch (statement.kind) {
     case Kind::kText:
       out.Append(statement.text, /*trusted=*/true);
-      TANDEM_RETURN_IF_ERROR(sandbox_.CheckStringSize(out.size()));
+      TANDEM_RETURN_IF_ERROR(sandbox().CheckStringSize(out.size()));
       break;
     case Kind::kPrint:
       for (const ExpressionPtr& expression : statement.expressions) {
@@ -155,10 +152,10 @@ absl::StatusOr<Interpreter::Flow> Interpreter::Dispatch(const Statement& stateme
 }
 
 absl::Status Interpreter::Print(const Value& value, Text& out) {
-  TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(sandbox_, value));
-  TANDEM_RETURN_IF_ERROR(sandbox_.CheckStringSize(out.size() + text.size()));
+  TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(sandbox(), value));
+  TANDEM_RETURN_IF_ERROR(sandbox().CheckStringSize(out.size() + text.size()));
   out.Append(text);
-  return sandbox_.Charge(static_cast<int64_t>(text.size() / 64));
+  return sandbox().Charge(static_cast<int64_t>(text.size() / 64));
 }
 
 absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteIf(const Statement& statement, Scope& scope,
@@ -169,9 +166,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteIf(const Statement& statem
       TANDEM_ASSIGN_OR_RETURN(const Value condition, Evaluate(*branch.condition, scope));
       taken = IsTruthy(condition);
     }
-    if (taken) {
-      return ExecuteBody(branch.body, scope, out);
-    }
+    if (taken) return ExecuteBody(branch.body, scope, out);
   }
   return Flow::kNext;
 }
@@ -184,23 +179,17 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteFor(const Statement& state
 
 absl::StatusOr<NextValue> Interpreter::LoopItems(const Statement& statement, const Value& iterable,
                                                  Scope& scope) {
-  TANDEM_ASSIGN_OR_RETURN(NextValue next, Iterate(sandbox_, iterable));
-  if (!statement.filter) {
-    return next;
-  }
+  TANDEM_ASSIGN_OR_RETURN(NextValue next, Iterate(sandbox(), iterable));
+  if (!statement.filter) return next;
   return NextValue(
       [this, &statement, &scope, next = std::move(next)]() -> absl::StatusOr<std::optional<Value>> {
         while (true) {
           TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, next());
-          if (!item) {
-            return item;
-          }
+          if (!item) return item;
           LocalScope inner(*this, scope);
           TANDEM_RETURN_IF_ERROR(Assign(*statement.targets[0], *item, *inner));
           TANDEM_ASSIGN_OR_RETURN(const Value condition, Evaluate(*statement.filter, *inner));
-          if (IsTruthy(condition)) {
-            return item;
-          }
+          if (IsTruthy(condition)) return item;
         }
       });
 }
@@ -213,22 +202,26 @@ absl::StatusOr<Interpreter::Flow> Interpreter::RunLoop(const Statement& statemen
   if (!statement.filter && !iterable.is(Type::kIterator)) {
     TANDEM_ASSIGN_OR_RETURN(size, Length(iterable));
   }
+  Loop::Recurse recurse;
+  if (statement.recursive) {
+    recurse = [this, &statement, depth, &scope](const Value& items) -> absl::StatusOr<Value> {
+      Nesting nesting(*this);
+      TANDEM_RETURN_IF_ERROR(CheckNesting());
+      Text text;
+      TANDEM_RETURN_IF_ERROR(RunLoop(statement, items, depth + 1, scope, text).status());
+      return sandbox().String(std::move(text));
+    };
+    for (Scope* outer = &scope; outer != nullptr; outer = outer->parent) outer->captured = true;
+  }
   TANDEM_ASSIGN_OR_RETURN(
       const Value loop_value,
-      sandbox_.Make<Loop>(*this, statement, scope, std::move(next), size, depth));
+      sandbox().Make<Loop>(sandbox(), std::move(next), size, depth, std::move(recurse)));
   Loop& loop = loop_value.as<Loop>();
-  if (statement.recursive) {
-    for (Scope* outer = &scope; outer != nullptr; outer = outer->parent) {
-      outer->captured = true;
-    }
-  }
   bool completed = false;  // jinja2 runs "else" also where the first pass ends with "break"
   Flow flow = Flow::kNext;
   while (flow != Flow::kBreak) {
     TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, loop.Advance());
-    if (!item) {
-      break;
-    }
+    if (!item) break;
     LocalScope inner(*this, scope);
     inner->Set("loop", loop_value);
     TANDEM_RETURN_IF_ERROR(Assign(*statement.targets[0], *item, *inner));
@@ -254,7 +247,7 @@ absl::Status Interpreter::Assign(const Expression& target, const Value& value, S
     return absl::OkStatus();
   }
   if (target.kind == Expression::Kind::kTuple) {
-    TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(sandbox_, value));
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(sandbox(), value));
     if (items.size() != target.operands.size()) {
       return InvalidArgument("cannot unpack {} values into {} names", items.size(),
                              target.operands.size());
@@ -275,19 +268,17 @@ absl::Status Interpreter::Assign(const Expression& target, const Value& value, S
   }
   Dict& fields = found->as<Dict>();
   if (fields.Find(target.field) == nullptr) {
-    TANDEM_RETURN_IF_ERROR(sandbox_.Reserve(Sandbox::kDictEntryBytes));
+    TANDEM_RETURN_IF_ERROR(sandbox().Reserve(Sandbox::kDictEntryBytes));
   }
-  TANDEM_ASSIGN_OR_RETURN(const Value key, sandbox_.String(target.field, true));
+  TANDEM_ASSIGN_OR_RETURN(const Value key, sandbox().String(target.field, true));
   fields.Set(key, value);
   return absl::OkStatus();
 }
 
 absl::StatusOr<Value> Interpreter::MakeMacro(const MacroDefinition& definition, Scope& scope) {
-  for (Scope* outer = &scope; outer != nullptr; outer = outer->parent) {
-    outer->captured = true;
-  }
-  TANDEM_RETURN_IF_ERROR(sandbox_.Reserve(sizeof(Scope)));
-  return sandbox_.Make<Macro>(definition, scope);
+  for (Scope* outer = &scope; outer != nullptr; outer = outer->parent) outer->captured = true;
+  TANDEM_RETURN_IF_ERROR(sandbox().Reserve(sizeof(Scope)));
+  return sandbox().Make<Macro>(*this, definition, scope);
 }
 
 absl::StatusOr<Value> Interpreter::CallMacro(const MacroDefinition& definition, Scope& scope,
@@ -298,7 +289,7 @@ absl::StatusOr<Value> Interpreter::CallMacro(const MacroDefinition& definition, 
   TANDEM_RETURN_IF_ERROR(BindParameters(definition, arguments, *inner));
   Text out;
   TANDEM_RETURN_IF_ERROR(ExecuteBody(definition.body, *inner, out).status());
-  return sandbox_.String(std::move(out));
+  return sandbox().String(std::move(out));
 }
 
 absl::Status Interpreter::BindParameters(const MacroDefinition& definition, Arguments arguments,
@@ -332,10 +323,10 @@ absl::Status Interpreter::BindParameters(const MacroDefinition& definition, Argu
   if (definition.uses_kwargs) {
     auto rest = std::make_unique<Dict>();
     for (auto& [name, value] : arguments.named) {
-      TANDEM_ASSIGN_OR_RETURN(const Value key, sandbox_.String(name, false));
+      TANDEM_ASSIGN_OR_RETURN(const Value key, sandbox().String(name, false));
       rest->Set(key, std::move(value));
     }
-    TANDEM_ASSIGN_OR_RETURN(Value kwargs, sandbox_.Take(std::move(rest)));
+    TANDEM_ASSIGN_OR_RETURN(Value kwargs, sandbox().Take(std::move(rest)));
     scope.Set("kwargs", std::move(kwargs));
   } else if (!arguments.named.empty()) {
     return InvalidArgument("macro '{}' takes no keyword argument '{}'", definition.name,
@@ -345,7 +336,7 @@ absl::Status Interpreter::BindParameters(const MacroDefinition& definition, Argu
   if (definition.uses_varargs) {
     const size_t taken = std::min(expected, arguments.positional.size());
     TANDEM_ASSIGN_OR_RETURN(Value varargs,
-                            sandbox_.Tuple(std::vector<Value>(
+                            sandbox().Tuple(std::vector<Value>(
                                 arguments.positional.begin() + static_cast<std::ptrdiff_t>(taken),
                                 arguments.positional.end())));
     scope.Set("varargs", std::move(varargs));
@@ -379,10 +370,8 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteCapture(const Statement& s
   }
   Text captured;
   TANDEM_ASSIGN_OR_RETURN(const Flow flow, ExecuteBody(statement.body, *inner, captured));
-  if (flow != Flow::kNext) {
-    return flow;
-  }
-  TANDEM_ASSIGN_OR_RETURN(Value value, sandbox_.String(std::move(captured)));
+  if (flow != Flow::kNext) return flow;
+  TANDEM_ASSIGN_OR_RETURN(Value value, sandbox().String(std::move(captured)));
   if (statement.filter) {
     TANDEM_ASSIGN_OR_RETURN(const Value filtered,
                             EvaluateFilter(*statement.filter, *inner, &value));

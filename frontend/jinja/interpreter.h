@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "frontend/jinja/builtins/context.h"
 #include "frontend/jinja/syntax/ast.h"
 #include "frontend/jinja/values/sandbox.h"
 #include "frontend/jinja/values/value.h"
@@ -35,48 +36,35 @@ class Scope {
 
 /// Renders one template once: evaluates its tree in a sandbox without any input or output. Not
 /// thread-safe, used for a single rendering.
-class Interpreter {
+class Interpreter : public Context {
  public:
-  /// `now` is what strftime_now tells.
-  Interpreter(Sandbox& sandbox, std::tm now);
-
-  Sandbox& sandbox() { return sandbox_; }
-  const std::tm& now() const { return now_; }
+  Interpreter(Sandbox& sandbox, const std::tm& now);
 
   /// Makes a variable that the template sees.
   void Define(std::string_view name, Value value) { globals_->Set(name, std::move(value)); }
 
   /// The same, unless there is one of that name already.
   void DefineDefault(std::string_view name, Value value) {
-    if (globals_->Find(name) == nullptr) {
-      Define(name, std::move(value));
-    }
+    if (globals_->Find(name) == nullptr) Define(name, std::move(value));
   }
 
   /// Renders the whole template. On failure the message starts with the line where it arose.
   absl::StatusOr<Text> Render(const Body& body);
 
-  // What builtins need.
-
-  /// Calls a function, macro or method.
-  absl::StatusOr<Value> Call(const Value& callee, const Arguments& arguments);
   absl::StatusOr<Value> ApplyFilter(std::string_view name, const Value& subject,
-                                    const Arguments& arguments);
+                                    const Arguments& arguments) override;
   absl::StatusOr<bool> ApplyTest(std::string_view name, const Value& subject,
-                                 const Arguments& arguments);
-  /// object.name: attributes before items.
-  absl::StatusOr<Value> GetAttribute(const Value& object, std::string_view name);
-  /// object[key]: items before attributes.
-  absl::StatusOr<Value> GetItem(const Value& object, const Value& key);
+                                 const Arguments& arguments) override;
+  absl::StatusOr<Value> GetAttribute(const Value& object, std::string_view name) override;
+  absl::StatusOr<Value> GetItem(const Value& object, const Value& key) override;
 
  private:
-  friend class Loop;
   friend class LocalScope;
   friend class Macro;
 
   enum class Flow { kNext, kBreak, kContinue };
 
-  // jinja_interpreter.cpp: statements.
+  // interpreter.cpp: statements.
   absl::StatusOr<Flow> ExecuteBody(const Body& body, Scope& scope, Text& out);
   absl::StatusOr<Flow> Execute(const Statement& statement, Scope& scope, Text& out);
   absl::StatusOr<Flow> Dispatch(const Statement& statement, Scope& scope, Text& out);
@@ -98,7 +86,7 @@ class Interpreter {
                                   const Arguments& arguments);
   absl::Status BindParameters(const MacroDefinition& definition, Arguments arguments, Scope& scope);
 
-  // jinja_evaluate.cpp: expressions.
+  // evaluate.cpp: expressions.
   absl::StatusOr<Value> Evaluate(const Expression& expression, Scope& scope);
   absl::StatusOr<Value> EvaluateKind(const Expression& expression, Scope& scope);
   absl::StatusOr<Value> EvaluateLiteral(const Expression& expression);
@@ -112,6 +100,8 @@ class Interpreter {
   /// `block` is what a filter without operand takes: the text of a filter or set block, or null.
   absl::StatusOr<Value> EvaluateFilter(const Expression& expression, Scope& scope,
                                        const Value* block);
+  /// Calls a function, macro or method.
+  absl::StatusOr<Value> Call(const Value& callee, const Arguments& arguments);
   absl::StatusOr<Value> EvaluateTest(const Expression& expression, Scope& scope);
   absl::StatusOr<Value> EvaluateUnary(const Expression& expression, Scope& scope);
   absl::StatusOr<Value> EvaluateBinary(const Expression& expression, Scope& scope);
@@ -136,13 +126,9 @@ class Interpreter {
 
   // Remembers where a failure arose first.
   void Blame(int line) {
-    if (failed_line_ == 0) {
-      failed_line_ = line;
-    }
+    if (failed_line_ == 0) failed_line_ = line;
   }
 
-  Sandbox& sandbox_;
-  std::tm now_;
   std::unique_ptr<Scope> globals_;
   std::unordered_map<const Expression*, Value> literals_;  // strings made once
   Scope* top_ = nullptr;

@@ -2,22 +2,21 @@
 
 #include <utility>
 
+#include "frontend/jinja/values/compare.h"
+
 namespace tandem::frontend::jinja {
 
-Loop::Loop(Interpreter& interpreter, const Statement& statement, Scope& scope, NextValue next,
-           std::optional<int64_t> size, int depth)
-    : interpreter_(interpreter),
-      statement_(statement),
-      scope_(scope),
+Loop::Loop(Sandbox& sandbox, NextValue next, std::optional<int64_t> size, int depth,
+           Recurse recurse)
+    : sandbox_(sandbox),
       next_(std::move(next)),
       size_(size),
-      depth_(depth) {}
+      depth_(depth),
+      recurse_(std::move(recurse)) {}
 
 absl::StatusOr<std::optional<Value>> Loop::Draw() {
-  if (!next_) {
-    return std::optional<Value>();
-  }
-  TANDEM_RETURN_IF_ERROR(interpreter_.sandbox().Charge(1));
+  if (!next_) return std::optional<Value>();
+  TANDEM_RETURN_IF_ERROR(sandbox_.Charge(1));
   return next_();
 }
 
@@ -40,9 +39,7 @@ absl::StatusOr<std::optional<Value>> Loop::Advance() {
 absl::StatusOr<bool> Loop::HasNext() {
   if (ahead_.empty()) {
     TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, Draw());
-    if (!item) {
-      return false;
-    }
+    if (!item) return false;
     ahead_.push_back(*std::move(item));
   }
   return true;
@@ -52,9 +49,7 @@ absl::StatusOr<int64_t> Loop::Size() {
   if (!size_) {
     while (true) {
       TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, Draw());
-      if (!item) {
-        break;
-      }
+      if (!item) break;
       ahead_.push_back(*std::move(item));
     }
     size_ = index_ + 1 + static_cast<int64_t>(ahead_.size());
@@ -71,18 +66,11 @@ absl::StatusOr<std::optional<int64_t>> Loop::Length() {
   return std::optional<int64_t>(size);
 }
 
-absl::StatusOr<std::optional<Value>> Loop::Attribute(Interpreter& interpreter,
-                                                     std::string_view name) {
+absl::StatusOr<std::optional<Value>> Loop::Attribute(Context& context, std::string_view name) {
   const auto number = [](int64_t value) { return std::optional<Value>(Value::Int(value, true)); };
-  if (name == "index") {
-    return number(index_ + 1);
-  }
-  if (name == "index0") {
-    return number(index_);
-  }
-  if (name == "first") {
-    return std::optional<Value>(Value::Bool(index_ == 0, true));
-  }
+  if (name == "index") return number(index_ + 1);
+  if (name == "index0") return number(index_);
+  if (name == "first") return std::optional<Value>(Value::Bool(index_ == 0, true));
   if (name == "last") {
     TANDEM_ASSIGN_OR_RETURN(const bool more, HasNext());
     return std::optional<Value>(Value::Bool(!more, true));
@@ -91,9 +79,7 @@ absl::StatusOr<std::optional<Value>> Loop::Attribute(Interpreter& interpreter,
     TANDEM_ASSIGN_OR_RETURN(const int64_t size, Size());
     return number(name == "length" ? size : size - index_ - (name == "revindex0" ? 1 : 0));
   }
-  if (name == "depth" || name == "depth0") {
-    return number(depth_ + (name == "depth" ? 1 : 0));
-  }
+  if (name == "depth" || name == "depth0") return number(depth_ + (name == "depth" ? 1 : 0));
   if (name == "previtem") {
     return previous_ ? previous_ : Value::Undefined("there is no previous item");
   }
@@ -104,12 +90,10 @@ absl::StatusOr<std::optional<Value>> Loop::Attribute(Interpreter& interpreter,
   if (name == "cycle") {
     TANDEM_ASSIGN_OR_RETURN(
         Value cycle,
-        interpreter.sandbox().Make<Function>(
-            "cycle", [this](Interpreter&, const Arguments& arguments) -> absl::StatusOr<Value> {
+        context.sandbox().Make<Function>(
+            "cycle", [this](Context&, const Arguments& arguments) -> absl::StatusOr<Value> {
               const auto& items = arguments.positional;
-              if (items.empty()) {
-                return InvalidArgument("no items for cycling given");
-              }
+              if (items.empty()) return InvalidArgument("no items for cycling given");
               return items[static_cast<size_t>(index_) % items.size()];
             }));
     return std::optional<Value>(std::move(cycle));
@@ -117,16 +101,14 @@ absl::StatusOr<std::optional<Value>> Loop::Attribute(Interpreter& interpreter,
   if (name == "changed") {
     TANDEM_ASSIGN_OR_RETURN(
         Value changed,
-        interpreter.sandbox().Make<Function>(
+        context.sandbox().Make<Function>(
             "changed",
-            [this](Interpreter& caller, const Arguments& arguments) -> absl::StatusOr<Value> {
+            [this](Context& caller, const Arguments& arguments) -> absl::StatusOr<Value> {
               TANDEM_ASSIGN_OR_RETURN(Value now, caller.sandbox().Tuple(arguments.positional));
               if (last_changed_) {
                 TANDEM_ASSIGN_OR_RETURN(const bool same,
                                         Equal(caller.sandbox(), *last_changed_, now));
-                if (same) {
-                  return Value::Bool(false, true);
-                }
+                if (same) return Value::Bool(false, true);
               }
               last_changed_ = std::move(now);
               return Value::Bool(true, true);
@@ -136,19 +118,12 @@ absl::StatusOr<std::optional<Value>> Loop::Attribute(Interpreter& interpreter,
   return std::optional<Value>();
 }
 
-absl::StatusOr<Value> Loop::Call(Interpreter& interpreter, const Arguments& arguments) {
-  if (!statement_.recursive) {
-    return InvalidArgument("only loops marked 'recursive' can be called");
-  }
+absl::StatusOr<Value> Loop::Call(Context&, const Arguments& arguments) {
+  if (!recurse_) return InvalidArgument("only loops marked 'recursive' can be called");
   if (arguments.positional.size() != 1 || !arguments.named.empty()) {
     return InvalidArgument("loop() takes one argument, what to loop over");
   }
-  Interpreter::Nesting nesting(interpreter);
-  TANDEM_RETURN_IF_ERROR(interpreter.CheckNesting());
-  Text out;
-  TANDEM_RETURN_IF_ERROR(
-      interpreter.RunLoop(statement_, arguments.positional[0], depth_ + 1, scope_, out).status());
-  return interpreter.sandbox().String(std::move(out));
+  return recurse_(arguments.positional[0]);
 }
 
 }  // namespace tandem::frontend::jinja

@@ -282,28 +282,25 @@ absl::StatusOr<Request> ReadRequest(const Json& object, std::string id,
 std::variant<Request, RequestError> ParseRequest(std::string_view frame,
                                                  const ProtocolLimits& limits) {
   if (static_cast<int64_t>(frame.size()) > limits.frame_bytes) {
-    return RequestError{.id = std::nullopt,
+    return RequestError{.id = "",
                         .code = ErrorCode::kTooLarge,
                         .message = fmt::format("the frame has {} bytes, at most {} are taken: send "
                                                "less, or start the server with a larger limit",
                                                frame.size(), limits.frame_bytes)};
   }
-  const auto refuse = [](const absl::Status& status, std::optional<std::string> id) {
+  const auto refuse = [](const absl::Status& status, std::string id) {
     return RequestError{
         .id = std::move(id), .code = ErrorCodeOf(status), .message = Message(status)};
   };
   const absl::StatusOr<Json> object = ParseJson(frame, limits.depth);
-  if (!object.ok()) return refuse(object.status(), std::nullopt);
+  if (!object.ok()) return refuse(object.status(), "");
   if (!object->is_object()) {
-    return refuse(InvalidArgument("the frame is not a JSON object, but {}", Shown(*object)),
-                  std::nullopt);
+    return refuse(InvalidArgument("the frame is not a JSON object, but {}", Shown(*object)), "");
   }
   const absl::StatusOr<std::string> id = ReadId(*object, limits);
-  if (!id.ok()) return refuse(id.status(), std::nullopt);
+  if (!id.ok()) return refuse(id.status(), "");
   absl::StatusOr<Request> request = ReadRequest(*object, *id, limits);
-  if (!request.ok()) {
-    return refuse(request.status(), id->empty() ? std::nullopt : std::optional(*id));
-  }
+  if (!request.ok()) return refuse(request.status(), *id);
   return *std::move(request);
 }
 

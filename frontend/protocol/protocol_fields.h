@@ -6,7 +6,7 @@
 #include <string>
 
 #include "core/base/status.h"
-#include "frontend/protocol/protocol.h"
+#include "frontend/protocol/request.h"
 
 /// Reads single fields of a request. A field that is absent or null leaves `out` as it is; one that
 /// is malformed or outside its limits is kInvalidArgument, naming the field and what was found.

@@ -10,13 +10,6 @@ using Json = nlohmann::ordered_json;
 
 std::string AcceptedFrame(std::string_view id) { return DumpFrame(FrameHead(id, "accepted")); }
 
-std::string DeltaFrame(std::string_view id, int64_t seq, std::string_view text) {
-  Json frame = FrameHead(id, "delta");
-  frame["seq"] = seq;
-  frame["text"] = text;
-  return DumpFrame(frame);
-}
-
 std::string DeltaFrame(std::string_view id, int64_t seq, std::string_view text,
                        const DeltaExtras& extras) {
   Json frame = FrameHead(id, "delta");
@@ -70,10 +63,10 @@ std::string DoneFrame(std::string_view id, const DoneContents& done) {
   return DumpFrame(frame);
 }
 
-std::string ErrorFrame(const std::optional<std::string>& id, ErrorCode code,
-                       std::string_view message, std::optional<double> retry_after) {
+std::string ErrorFrame(std::string_view id, ErrorCode code, std::string_view message,
+                       std::optional<double> retry_after) {
   Json frame = {{"v", 1}, {"id", nullptr}, {"type", "error"}};
-  if (id) frame["id"] = *id;
+  if (!id.empty()) frame["id"] = id;
   frame["code"] = ErrorCodeName(code);
   frame["message"] = message;
   if (retry_after) frame["retry_after"] = *retry_after;

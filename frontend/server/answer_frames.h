@@ -10,21 +10,20 @@
 #include "frontend/chat/generation.h"
 #include "frontend/conversations/conversation_log.h"
 #include "frontend/conversations/conversations.h"
-#include "frontend/protocol/protocol.h"
+#include "frontend/protocol/request.h"
 #include "parallel/engine/engine.h"
 
 /// Frames a server answers with (protocol version 1). All are valid UTF-8 JSON whatever goes in.
 namespace tandem::frontend {
 
 std::string AcceptedFrame(std::string_view id);
-std::string DeltaFrame(std::string_view id, int64_t seq, std::string_view text);
 /// What a delta says besides its text.
 struct DeltaExtras {
   std::optional<size_t> choice;                    // where there are several
   std::optional<nlohmann::ordered_json> logprobs;  // of the tokens of this delta
 };
 std::string DeltaFrame(std::string_view id, int64_t seq, std::string_view text,
-                       const DeltaExtras& extras);
+                       const DeltaExtras& extras = {});
 
 /// A request's outcome.
 struct DoneContents {
@@ -43,10 +42,10 @@ struct DoneContents {
 };
 std::string DoneFrame(std::string_view id, const DoneContents& done);
 
-/// `id` is null in the frame where the request's could not be read. `retry_after`: in how many
-/// seconds it is worth trying again.
-std::string ErrorFrame(const std::optional<std::string>& id, ErrorCode code,
-                       std::string_view message, std::optional<double> retry_after = std::nullopt);
+/// An empty `id` is null in the frame: the request had none, or none that could be read.
+/// `retry_after`: in how many seconds it is worth trying again.
+std::string ErrorFrame(std::string_view id, ErrorCode code, std::string_view message,
+                       std::optional<double> retry_after = std::nullopt);
 /// `id` empty: the ping had none, and the pong has none.
 std::string PongFrame(std::string_view id, bool ready);
 

@@ -3,7 +3,7 @@
 namespace tandem::frontend {
 
 int64_t RequestRecord::bytes() const {
-  size_t bytes = sizeof(RequestRecord) + client.size() + id.size() + done_frame.size() +
+  size_t bytes = sizeof(RequestRecord) + name.client.size() + name.id.size() + done_frame.size() +
                  deltas.size() * sizeof(Delta) + choices.size() * sizeof(AnswerChoice);
   for (const AnswerChoice& choice : choices) {
     bytes += choice.text.size();
@@ -14,22 +14,21 @@ int64_t RequestRecord::bytes() const {
   return static_cast<int64_t>(bytes);
 }
 
-RequestRecord& RequestTable::Add(std::string client, std::string id, size_t choices) {
+RequestRecord& RequestTable::Add(RequestName name, size_t choices) {
   auto record = std::make_unique<RequestRecord>();
-  record->client = std::move(client);
-  record->id = std::move(id);
+  record->name = std::move(name);
   record->key = next_key_++;
   record->choices.resize(choices);
   RequestRecord& added = *record;
   open_[added.key] = &added;
   open_answers_ += static_cast<int64_t>(choices);
-  open_answers_of_client_[added.client] += static_cast<int64_t>(choices);
-  records_[{added.client, added.id}] = std::move(record);
+  open_answers_of_client_[added.name.client] += static_cast<int64_t>(choices);
+  records_[added.name] = std::move(record);
   return added;
 }
 
-RequestRecord* RequestTable::Find(const std::string& client, const std::string& id) {
-  const auto found = records_.find({client, id});
+RequestRecord* RequestTable::Find(const RequestName& name) {
+  const auto found = records_.find(name);
   return found == records_.end() ? nullptr : found->second.get();
 }
 
@@ -40,8 +39,8 @@ RequestRecord* RequestTable::FindOpen(uint64_t key) {
 
 std::vector<RequestRecord*> RequestTable::OpenOf(const std::string& client) {
   std::vector<RequestRecord*> records;
-  for (auto it = records_.lower_bound({client, ""});
-       it != records_.end() && it->first.first == client; ++it) {
+  for (auto it = records_.lower_bound({.client = client, .id = ""});
+       it != records_.end() && it->first.client == client; ++it) {
     if (it->second->open()) records.push_back(it->second.get());
   }
   return records;
@@ -62,7 +61,7 @@ void RequestTable::Close(const RequestRecord& record) {
   open_.erase(record.key);
   const auto answers = static_cast<int64_t>(record.choices.size());
   open_answers_ -= answers;
-  const auto of_client = open_answers_of_client_.find(record.client);
+  const auto of_client = open_answers_of_client_.find(record.name.client);
   of_client->second -= answers;
   if (of_client->second == 0) open_answers_of_client_.erase(of_client);
 }
@@ -90,13 +89,13 @@ void RequestTable::Erase(RequestRecord& record) {
     finished_bytes_ -= record.bytes();
     finished_.erase(record.finished_as);
   }
-  const Name name{record.client, record.id};
+  const RequestName name = record.name;  // which goes with the record
   records_.erase(name);
 }
 
 void RequestTable::ForgetAnswersOf(const std::string& client) {
-  auto it = records_.lower_bound({client, ""});
-  while (it != records_.end() && it->first.first == client) {
+  auto it = records_.lower_bound({.client = client, .id = ""});
+  while (it != records_.end() && it->first.client == client) {
     RequestRecord& record = *it->second;
     ++it;
     if (!record.open()) Erase(record);

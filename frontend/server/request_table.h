@@ -44,6 +44,13 @@ struct ConversationTurn {
   ChatPrompt prompt;
 };
 
+/// A client by its connection identity, and the id that it gave a request; empty: it gave none.
+struct RequestName {
+  std::string client;
+  std::string id;
+  auto operator<=>(const RequestName&) const = default;
+};
+
 /// One request of a client, from acceptance until its answer is forgotten.
 struct RequestRecord {
   using Time = std::chrono::steady_clock::time_point;
@@ -53,8 +60,7 @@ struct RequestRecord {
     size_t logprobs_end = 0;  // in its logprobs
   };
 
-  std::string client;
-  std::string id;
+  RequestName name;
   uint64_t fingerprint = 0;
   uint64_t key = 0;              // the server's own number
   std::optional<uint64_t> seed;  // where the answer is sampled
@@ -79,16 +85,16 @@ struct RequestRecord {
 /// Requests in progress, and the answers given lately, so that an id sent again is answered again
 /// and not run again.
 ///
-/// Invariants: (client, id) names one record. Finished answers are kept up to a number and a total
+/// Invariants: a name has one record. Finished answers are kept up to a number and a total
 /// of bytes, oldest out first. Records do not move. Thread safety: one thread.
 class RequestTable {
  public:
   RequestTable(int64_t kept_answers, int64_t kept_bytes)
       : kept_answers_(kept_answers), kept_bytes_(kept_bytes) {}
 
-  /// A new open record that is to get so many answers; (client, id) must be free.
-  RequestRecord& Add(std::string client, std::string id, size_t choices);
-  RequestRecord* Find(const std::string& client, const std::string& id);
+  /// A new open record that is to get so many answers; the name must be free.
+  RequestRecord& Add(RequestName name, size_t choices);
+  RequestRecord* Find(const RequestName& name);
   RequestRecord* FindOpen(uint64_t key);
   std::vector<RequestRecord*> OpenOf(const std::string& client);
   std::vector<RequestRecord*> AllOpen();
@@ -105,13 +111,11 @@ class RequestTable {
   int64_t OpenAnswersOf(const std::string& client) const;
 
  private:
-  using Name = std::pair<std::string, std::string>;  // client, id
-
   void Close(const RequestRecord& record);
 
   const int64_t kept_answers_;
   const int64_t kept_bytes_;
-  std::map<Name, std::unique_ptr<RequestRecord>> records_;
+  std::map<RequestName, std::unique_ptr<RequestRecord>> records_;
   std::unordered_map<uint64_t, RequestRecord*> open_;  // by key
   std::unordered_map<std::string, int64_t> open_answers_of_client_;
   int64_t open_answers_ = 0;

@@ -57,8 +57,8 @@ class Router {
   /// The next message, if there is one.
   std::optional<Incoming> Receive();
 
-  /// Clients that left since the last call. Ask between Receive and acting on its message: a new
-  /// client may have got the file descriptor of one that left.
+  /// Clients that left since the last call. Call it after each Receive and before its message is
+  /// handled: the message's client may have the file descriptor of one that left.
   std::vector<std::string> TakeVanished();
 
   /// Sends in order, without blocking. `must` frames (the last word on a request) may go over the

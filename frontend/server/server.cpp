@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/base/retry_after.h"
+#include "frontend/protocol/protocol.h"
 
 namespace tandem::frontend {
 namespace {
@@ -189,44 +190,44 @@ void Server::CancelVanished() {
 }
 
 void Server::Handle(Router::Incoming incoming) {
-  const std::string& client = incoming.client;
   if (!incoming.single) {
-    Refuse(client, std::nullopt, ErrorCode::kInvalidArgument,
+    Refuse({incoming.client, ""}, ErrorCode::kInvalidArgument,
            "the message has several frames (or none): send one frame with one JSON object");
     return;
   }
   std::variant<Request, RequestError> parsed = ParseRequest(incoming.frame, options_.limits);
   if (const auto* error = std::get_if<RequestError>(&parsed)) {
-    Refuse(client, error->id, error->code, error->message);
+    Refuse({incoming.client, error->id}, error->code, error->message);
     return;
   }
   auto& request = std::get<Request>(parsed);
+  const RequestName name{.client = incoming.client, .id = request.id};
   if (std::holds_alternative<GenerateRequest>(request.body)) {
-    HandleGenerate(client, std::move(request));
+    HandleGenerate(name, std::move(request));
     return;
   }
   std::visit(
       [&](const auto& body) {
         using Body = std::decay_t<decltype(body)>;
         if constexpr (std::is_same_v<Body, PingRequest>) {
-          router_->Send(client, PongFrame(request.id, !ends_at_ && engine_.Health().ok()));
+          router_->Send(name.client, PongFrame(name.id, !ends_at_ && engine_.Health().ok()));
         } else if constexpr (std::is_same_v<Body, StatusRequest>) {
-          HandleStatus(client, request.id);
+          HandleStatus(name);
         } else if constexpr (std::is_same_v<Body, CancelRequest>) {
-          HandleCancel(client, request.id);
+          HandleCancel(name);
         } else if constexpr (std::is_same_v<Body, ResumeRequest>) {
-          HandleResume(client, request.id, body);
+          HandleResume(name, body);
         } else if constexpr (!std::is_same_v<Body, GenerateRequest>) {
-          Handle(client, request.id, body);
+          Handle(name, body);
         }
       },
       request.body);
 }
 
-void Server::HandleStatus(const std::string& client, const std::string& id) {
+void Server::HandleStatus(const RequestName& name) {
   const absl::StatusOr<parallel::EngineStatus> engine = engine_.Status();
   if (!engine.ok()) {
-    Refuse(client, id.empty() ? std::nullopt : std::optional(id), engine.status());
+    Refuse(name, engine.status());
     return;
   }
   counts_.clients = router_->clients();
@@ -235,16 +236,16 @@ void Server::HandleStatus(const std::string& client, const std::string& id) {
   counts_.conversation_bytes = conversations_.bytes();
   if (log_ != nullptr) counts_.state = log_->Status();
   counts_.uptime_seconds = std::chrono::duration<double>(Clock::now() - started_).count();
-  router_->Send(client, StatusFrame(id, counts_, *engine));
+  router_->Send(name.client, StatusFrame(name.id, counts_, *engine));
 }
 
-void Server::HandleCancel(const std::string& client, const std::string& id) {
-  RequestRecord* record = requests_.Find(client, id);
+void Server::HandleCancel(const RequestName& name) {
+  RequestRecord* record = requests_.Find(name);
   if (record == nullptr) {
-    Refuse(client, id, ErrorCode::kNotFound,
-           fmt::format("cancel: this connection has no request \"{}\"", id));
+    Refuse(name, ErrorCode::kNotFound,
+           fmt::format("cancel: this connection has no request \"{}\"", name.id));
   } else if (!record->open()) {
-    router_->Send(client, record->done_frame, /*must=*/true);
+    router_->Send(name.client, record->done_frame, /*must=*/true);
   } else {
     record->detached_until.reset();  // whoever cancels is there
     record->cancelled = true;
@@ -264,16 +265,15 @@ void Server::FailAll(std::string_view message) {
   }
 }
 
-void Server::Refuse(const std::string& client, const std::optional<std::string>& id, ErrorCode code,
-                    std::string_view message) {
+void Server::Refuse(const RequestName& name, ErrorCode code, std::string_view message) {
   ++counts_.refused_frames;
-  router_->Send(client, ErrorFrame(id, code, message));
+  router_->Send(name.client, ErrorFrame(name.id, code, message));
 }
 
-void Server::Refuse(const std::string& client, const std::optional<std::string>& id,
-                    const absl::Status& status) {
+void Server::Refuse(const RequestName& name, const absl::Status& status) {
   ++counts_.refused_frames;
-  router_->Send(client, ErrorFrame(id, ErrorCodeOf(status), Message(status), RetryAfter(status)));
+  router_->Send(name.client,
+                ErrorFrame(name.id, ErrorCodeOf(status), Message(status), RetryAfter(status)));
 }
 
 }  // namespace tandem::frontend

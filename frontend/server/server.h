@@ -11,7 +11,7 @@
 #include "frontend/chat/text_model.h"
 #include "frontend/conversations/conversation_log.h"
 #include "frontend/conversations/conversations.h"
-#include "frontend/protocol/protocol.h"
+#include "frontend/protocol/request.h"
 #include "frontend/server/answer_frames.h"
 #include "frontend/server/mailbox.h"
 #include "frontend/server/request_table.h"
@@ -70,8 +70,7 @@ class Server {
 
   /// A command on a conversation that is answered once the log has it.
   struct Command {
-    std::string client;
-    std::string id;
+    RequestName name;
     std::string frame;
   };
 
@@ -97,10 +96,10 @@ class Server {
   void CancelVanished();
 
   void Handle(Router::Incoming incoming);
-  void HandleGenerate(const std::string& client, Request request);
-  void HandleCancel(const std::string& client, const std::string& id);
-  void HandleResume(const std::string& client, const std::string& id, const ResumeRequest& resume);
-  void HandleStatus(const std::string& client, const std::string& id);
+  void HandleGenerate(const RequestName& name, Request request);
+  void HandleCancel(const RequestName& name);
+  void HandleResume(const RequestName& name, const ResumeRequest& resume);
+  void HandleStatus(const RequestName& name);
   /// The blocks of these tokens that no conversation of the tenant has.
   std::vector<kv_store::BlockHash> LeftBehind(const std::string& tenant,
                                               std::span<const int32_t> tokens) const;
@@ -111,14 +110,10 @@ class Server {
   void Discard(const AbandonedTurn& turn);
   /// Deletes it in memory; gives the blocks of its tokens that no other conversation shares.
   absl::StatusOr<std::vector<kv_store::BlockHash>> DeleteConversation(const ConversationName& name);
-  void Handle(const std::string& client, const std::string& id,
-              const ConversationListRequest& request);
-  void Handle(const std::string& client, const std::string& id,
-              const ConversationGetRequest& request);
-  void Handle(const std::string& client, const std::string& id,
-              const ConversationDeleteRequest& request);
-  void Handle(const std::string& client, const std::string& id,
-              const ConversationForkRequest& request);
+  void Handle(const RequestName& name, const ConversationListRequest& request);
+  void Handle(const RequestName& name, const ConversationGetRequest& request);
+  void Handle(const RequestName& name, const ConversationDeleteRequest& request);
+  void Handle(const RequestName& name, const ConversationForkRequest& request);
 
   absl::Status Start(RequestRecord& record, GenerateRequest request);
   /// The prompt of a chat, under its context policy; begins the turn of its conversation.
@@ -139,8 +134,7 @@ class Server {
   void TakeLogged(RequestRecord& record, const absl::Status& status);
   void TakeCommand(uint64_t key, const absl::Status& status);
   /// What the log calls when it has done a command that is then answered with this frame.
-  ConversationLog::Done AnswerWhenLogged(const std::string& client, const std::string& id,
-                                         std::string frame);
+  ConversationLog::Done AnswerWhenLogged(const RequestName& name, std::string frame);
   /// Whether answers or commands wait for the log.
   bool WaitsForLog();
   /// The turn of a conversation ends with this answer.
@@ -157,10 +151,8 @@ class Server {
   void Drop(const std::string& client);
   void SetTimer(Clock::time_point at);
   void CancelSlow(const std::string& client);
-  void Refuse(const std::string& client, const std::optional<std::string>& id, ErrorCode code,
-              std::string_view message);
-  void Refuse(const std::string& client, const std::optional<std::string>& id,
-              const absl::Status& status);
+  void Refuse(const RequestName& name, ErrorCode code, std::string_view message);
+  void Refuse(const RequestName& name, const absl::Status& status);
   void EndSoon(absl::Status status);
 
   const ServerOptions options_;

@@ -29,10 +29,6 @@ std::vector<int32_t> Joined(std::span<const int32_t> prompt, std::span<const int
   return all;
 }
 
-std::optional<std::string> IdOf(const std::string& id) {
-  return id.empty() ? std::nullopt : std::optional(id);
-}
-
 }  // namespace
 
 absl::StatusOr<std::vector<int32_t>> Server::StartChat(RequestRecord& record,
@@ -52,7 +48,7 @@ absl::StatusOr<std::vector<int32_t>> Server::StartChat(RequestRecord& record,
     TANDEM_RETURN_IF_ERROR(log_->CheckReadable(name));
   }
   TANDEM_ASSIGN_OR_RETURN(const Conversation* const conversation,
-                          conversations_.Begin(name, record.id, BytesOf(messages)));
+                          conversations_.Begin(name, record.name.id, BytesOf(messages)));
   ConversationTurn& turn = record.turn.emplace();  // from here on, Erase gives it up
   turn.name = name;
   std::vector<ChatMessage> all = conversation->messages;
@@ -156,36 +152,33 @@ void Server::Discard(const AbandonedTurn& turn) {
   if (!blocks.empty()) log_->Discard(std::move(blocks));
 }
 
-void Server::Handle(const std::string& client, const std::string& id,
-                    const ConversationListRequest& request) {
-  router_->Send(client,
-                ConversationListFrame(id, conversations_.List(request.tenant, request.after,
+void Server::Handle(const RequestName& name, const ConversationListRequest& request) {
+  router_->Send(name.client, ConversationListFrame(
+                                 name.id, conversations_.List(request.tenant, request.after,
                                                               static_cast<size_t>(request.limit))));
 }
 
-void Server::Handle(const std::string& client, const std::string& id,
-                    const ConversationGetRequest& request) {
+void Server::Handle(const RequestName& name, const ConversationGetRequest& request) {
   const absl::StatusOr<const Conversation*> found =
       conversations_.Get({.tenant = request.tenant, .id = request.conversation});
   if (!found.ok()) {
-    Refuse(client, IdOf(id), found.status());
+    Refuse(name, found.status());
     return;
   }
-  router_->Send(client, ConversationFrame(id, request.conversation, **found,
-                                          static_cast<size_t>(request.from), kFrameBytes));
+  router_->Send(name.client, ConversationFrame(name.id, request.conversation, **found,
+                                               static_cast<size_t>(request.from), kFrameBytes));
 }
 
-void Server::Handle(const std::string& client, const std::string& id,
-                    const ConversationDeleteRequest& request) {
-  const ConversationName name{.tenant = request.tenant, .id = request.conversation};
-  std::string frame = ConversationDeletedFrame(id, request.conversation);
-  const absl::StatusOr<std::vector<kv_store::BlockHash>> blocks = DeleteConversation(name);
+void Server::Handle(const RequestName& name, const ConversationDeleteRequest& request) {
+  const ConversationName conversation{.tenant = request.tenant, .id = request.conversation};
+  std::string frame = ConversationDeletedFrame(name.id, request.conversation);
+  const absl::StatusOr<std::vector<kv_store::BlockHash>> blocks = DeleteConversation(conversation);
   if (!blocks.ok()) {
-    Refuse(client, IdOf(id), blocks.status());
+    Refuse(name, blocks.status());
   } else if (log_ == nullptr) {
-    router_->Send(client, std::move(frame));
+    router_->Send(name.client, std::move(frame));
   } else {
-    log_->Erase(name, *blocks, AnswerWhenLogged(client, id, std::move(frame)));
+    log_->Erase(conversation, *blocks, AnswerWhenLogged(name, std::move(frame)));
   }
 }
 
@@ -201,29 +194,27 @@ absl::StatusOr<std::vector<kv_store::BlockHash>> Server::DeleteConversation(
   return LeftBehind(name.tenant, tokens);
 }
 
-void Server::Handle(const std::string& client, const std::string& id,
-                    const ConversationForkRequest& request) {
+void Server::Handle(const RequestName& name, const ConversationForkRequest& request) {
   const ConversationName from{.tenant = request.tenant, .id = request.conversation};
   const ConversationName to{.tenant = request.tenant, .id = request.to};
   absl::Status status = log_ != nullptr ? log_->CheckReadable(to) : absl::OkStatus();
   if (status.ok()) status = conversations_.Fork(from, request.to);
   if (!status.ok()) {
-    Refuse(client, IdOf(id), status);
+    Refuse(name, status);
     return;
   }
-  std::string frame = ConversationForkedFrame(id, request.conversation, request.to);
+  std::string frame = ConversationForkedFrame(name.id, request.conversation, request.to);
   if (log_ == nullptr) {
-    router_->Send(client, std::move(frame));
+    router_->Send(name.client, std::move(frame));
   } else {
     log_->Append(to, DeltaOf(**conversations_.Get(to)), {},
-                 AnswerWhenLogged(client, id, std::move(frame)));
+                 AnswerWhenLogged(name, std::move(frame)));
   }
 }
 
-ConversationLog::Done Server::AnswerWhenLogged(const std::string& client, const std::string& id,
-                                               std::string frame) {
+ConversationLog::Done Server::AnswerWhenLogged(const RequestName& name, std::string frame) {
   const uint64_t key = next_command_++;
-  commands_[key] = {.client = client, .id = id, .frame = std::move(frame)};
+  commands_[key] = {.name = name, .frame = std::move(frame)};
   return [mailbox = mailbox_, key](absl::Status status) {
     mailbox->Put({.key = key, .what = Mailbox::CommandLogged{std::move(status)}});
   };
@@ -235,9 +226,9 @@ void Server::TakeCommand(uint64_t key, const absl::Status& status) {
   const Command command = std::move(found->second);
   commands_.erase(found);
   if (status.ok()) {
-    router_->Send(command.client, command.frame);
+    router_->Send(command.name.client, command.frame);
   } else {
-    Refuse(command.client, IdOf(command.id),
+    Refuse(command.name,
            absl::Status(absl::StatusCode::kUnavailable,
                         fmt::format("it is done in memory, but not yet on disk ({}): the server "
                                     "goes on trying; status tells when it has succeeded",

@@ -56,24 +56,24 @@ void AddUsage(const Answer& answer, DoneContents& done) {
 
 }  // namespace
 
-void Server::HandleGenerate(const std::string& client, Request request) {
-  if (RequestRecord* known = requests_.Find(client, request.id); known != nullptr) {
+void Server::HandleGenerate(const RequestName& name, Request request) {
+  if (RequestRecord* known = requests_.Find(name); known != nullptr) {
     if (known->fingerprint == request.fingerprint) {
       Replay(*known, 0);
     } else {
-      Refuse(client, request.id, ErrorCode::kInvalidArgument,
+      Refuse(name, ErrorCode::kInvalidArgument,
              fmt::format("id: \"{}\" is already the name of another request on this connection; "
                          "give each request an id of its own",
-                         request.id));
+                         name.id));
     }
     return;
   }
   auto& generate = std::get<GenerateRequest>(request.body);
   const int64_t open = requests_.open_answers();
-  const int64_t of_client = requests_.OpenAnswersOf(client);
+  const int64_t of_client = requests_.OpenAnswersOf(name.client);
   if (open + generate.samples > options_.open_requests ||
       of_client + generate.samples > options_.open_requests_per_client) {
-    Refuse(client, request.id,
+    Refuse(name,
            WithRetryAfter(
                ResourceExhausted("{} answers are in progress ({} for this client), at most {} ({}) "
                                  "are taken: wait for one, then send again",
@@ -82,16 +82,16 @@ void Server::HandleGenerate(const std::string& client, Request request) {
                kQueueSeconds));
     return;
   }
-  RequestRecord& record = requests_.Add(client, request.id, static_cast<size_t>(generate.samples));
+  RequestRecord& record = requests_.Add(name, static_cast<size_t>(generate.samples));
   record.fingerprint = request.fingerprint;
   const absl::Status started = Start(record, std::move(generate));
   if (!started.ok()) {
     Erase(record);
-    Refuse(client, request.id, started);
+    Refuse(name, started);
     return;
   }
-  if (router_->Send(client, AcceptedFrame(request.id)) == Router::Delivery::kGone) {
-    Vanished(client);
+  if (router_->Send(name.client, AcceptedFrame(name.id)) == Router::Delivery::kGone) {
+    Vanished(name.client);
     return;
   }
   if (record.wants_logprobs) return;  // an echo comes with them
@@ -121,7 +121,7 @@ absl::Status Server::Start(RequestRecord& record, GenerateRequest request) {
     for (const int32_t token : work.prompt) echo += stream->Append(token);
     echo += stream->Finish();
   }
-  work.client = NumberOf(record.client);
+  work.client = NumberOf(record.name.client);
   work.tenant = NumberOf(request.tenant);
   work.durable = log_ != nullptr && record.turn.has_value();
   record.wants_logprobs = work.logprobs.has_value();
@@ -189,16 +189,15 @@ absl::Status Server::Submit(RequestRecord& record, const parallel::EngineRequest
   return absl::OkStatus();
 }
 
-void Server::HandleResume(const std::string& client, const std::string& id,
-                          const ResumeRequest& resume) {
-  RequestRecord* record = requests_.Find(client, id);
+void Server::HandleResume(const RequestName& name, const ResumeRequest& resume) {
+  RequestRecord* record = requests_.Find(name);
   if (record == nullptr) {
     Refuse(
-        client, id, ErrorCode::kNotFound,
+        name, ErrorCode::kNotFound,
         fmt::format("resume: no answer to a request \"{}\" is kept for this connection identity: "
                     "it never came, it failed, its client was gone for more than {} s, or it is "
                     "too long ago; send the request again",
-                    id, std::chrono::duration<double>(options_.resume_grace).count()));
+                    name.id, std::chrono::duration<double>(options_.resume_grace).count()));
     return;
   }
   constexpr int64_t kMost = std::numeric_limits<int64_t>::max() - 1;
@@ -206,9 +205,9 @@ void Server::HandleResume(const std::string& client, const std::string& id,
 }
 
 void Server::Replay(RequestRecord& record, int64_t from_seq) {
-  const std::string client = record.client;
+  const std::string client = record.name.client;
   record.detached_until.reset();
-  Router::Delivery delivery = router_->Send(client, AcceptedFrame(record.id));
+  Router::Delivery delivery = router_->Send(client, AcceptedFrame(record.name.id));
   std::vector<RequestRecord::Delta> begins(record.choices.size());
   for (size_t seq = 0; seq < record.deltas.size(); ++seq) {
     if (delivery != Router::Delivery::kSent) break;
@@ -218,7 +217,7 @@ void Server::Replay(RequestRecord& record, int64_t from_seq) {
     const std::string_view text = record.choices[delta.choice].text;
     delivery = router_->Send(
         client,
-        DeltaFrame(record.id, static_cast<int64_t>(seq),
+        DeltaFrame(record.name.id, static_cast<int64_t>(seq),
                    text.substr(begin.text_end, delta.text_end - begin.text_end),
                    ExtrasOf(record, delta.choice, begin.logprobs_end, delta.logprobs_end, model_)));
   }
@@ -228,7 +227,8 @@ void Server::Replay(RequestRecord& record, int64_t from_seq) {
   if (delivery == Router::Delivery::kGone) Vanished(client);
   if (delivery == Router::Delivery::kOverBudget) {
     if (!record.open())
-      router_->Send(client, ErrorFrame(record.id, ErrorCode::kCancelled, kTooSlow), /*must=*/true);
+      router_->Send(client, ErrorFrame(record.name.id, ErrorCode::kCancelled, kTooSlow),
+                    /*must=*/true);
     CancelSlow(client);
   }
 }
@@ -259,10 +259,10 @@ bool Server::Deliver(RequestRecord& record, size_t choice, std::string_view text
   record.deltas.push_back(
       {.choice = choice, .text_end = answer.text.size(), .logprobs_end = known});
   if (record.detached_until) return true;
-  const std::string client = record.client;
+  const std::string client = record.name.client;
   const uint64_t key = record.key;
-  switch (router_->Send(
-      client, DeltaFrame(record.id, seq, whole, ExtrasOf(record, choice, begin, known, model_)))) {
+  switch (router_->Send(client, DeltaFrame(record.name.id, seq, whole,
+                                           ExtrasOf(record, choice, begin, known, model_)))) {
     case Router::Delivery::kSent:
       return true;
     case Router::Delivery::kGone:
@@ -339,8 +339,8 @@ void Server::Complete(RequestRecord& record) {
 }
 
 void Server::SendDone(RequestRecord& record, const DoneContents& done) {
-  const std::string client = record.client;
-  const std::string id = record.id;
+  const std::string client = record.name.client;
+  const std::string id = record.name.id;
   const bool detached = record.detached_until.has_value();
   std::string frame = DoneFrame(id, done);
   requests_.Finish(record, frame);
@@ -370,9 +370,9 @@ void Server::Erase(RequestRecord& record) {
 
 void Server::Fail(RequestRecord& record, ErrorCode code, std::string_view message) {
   ++counts_.failed_requests;
-  const std::string client = record.client;
+  const std::string client = record.name.client;
   const bool detached = record.detached_until.has_value();
-  std::string frame = ErrorFrame(record.id, code, message);
+  std::string frame = ErrorFrame(record.name.id, code, message);
   Erase(record);
   if (detached) return;
   if (router_->Send(client, std::move(frame), /*must=*/true) == Router::Delivery::kGone) {

@@ -22,4 +22,18 @@ std::string Detokenizer::Push(int32_t id) {
 
 std::string Detokenizer::Flush() { return stream_.Finish(); }
 
+absl::StatusOr<std::string> Decode(const Tokenizer& tokenizer, std::span<const int32_t> ids,
+                                   const DecodeOptions& options) {
+  Detokenizer detokenizer(tokenizer, options);
+  std::string text;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (!tokenizer.vocabulary().Contains(ids[i])) {
+      return InvalidArgument("token {} at index {} is not in the vocabulary (0 to {})", ids[i], i,
+                             tokenizer.vocabulary().size() - 1);
+    }
+    text += detokenizer.Push(ids[i]);
+  }
+  return text + detokenizer.Flush();
+}
+
 }  // namespace tandem::frontend

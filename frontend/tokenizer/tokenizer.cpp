@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "frontend/text/utf8.h"
-#include "frontend/tokenizer/detokenizer.h"
 
 namespace tandem::frontend {
 
@@ -67,21 +66,6 @@ absl::Status Tokenizer::EncodeSplit(const SplitText& text, std::vector<int32_t>&
   return splitter_.Split(
       text, [&](std::string_view part) { return EncodeText(part, ids); },
       [&](int32_t id) { ids.push_back(id); });
-}
-
-absl::StatusOr<std::string> Tokenizer::Decode(std::span<const int32_t> ids,
-                                              const DecodeOptions& options) const {
-  Detokenizer detokenizer(*this, options);
-  std::string text;
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (!vocabulary_.Contains(ids[i])) {
-      return InvalidArgument("token {} at index {} is not in the vocabulary (0 to {})", ids[i], i,
-                             vocabulary_.size() - 1);
-    }
-    text += detokenizer.Push(ids[i]);
-  }
-  text += detokenizer.Flush();
-  return text;
 }
 
 }  // namespace tandem::frontend

@@ -22,14 +22,6 @@ struct EncodeOptions {
   bool bos = false;      // begin with the start token, if the model's file wants one
 };
 
-struct DecodeOptions {
-  /// Spell control tokens as the vocabulary does ("<|im_end|>") instead of leaving them out.
-  bool special = false;
-  /// The tokens begin a text: the space that SentencePiece puts before a text is taken away again.
-  /// False for tokens that continue one.
-  bool text_start = true;
-};
-
 /// Text to token ids and back, for one model's vocabulary.
 ///
 /// Text is UTF-8; an invalid run of bytes counts as U+FFFD, as in Python's errors="replace" (the
@@ -55,16 +47,11 @@ class Tokenizer {
   /// written it.
   absl::StatusOr<std::vector<int32_t>> EncodeSegments(std::span<const TextSegment> segments) const;
 
-  /// Ids of the rest of a rendered chat, to stand after ids that are there already: as
-  /// EncodeSegments, without a start token. Nothing if this tokenizer would put a space before the
-  /// rest, because it begins with plain text.
+  /// Ids of the rest of a rendered chat whose beginning is encoded already: as EncodeSegments, but
+  /// without a start token. Nothing if the rest begins with plain text and this tokenizer puts a
+  /// space before texts.
   absl::StatusOr<std::optional<std::vector<int32_t>>> EncodeContinuation(
       std::span<const TextSegment> segments) const;
-
-  /// Text of these ids, invalid UTF-8 as U+FFFD. kInvalidArgument for an id outside the vocabulary,
-  /// naming it and its index.
-  absl::StatusOr<std::string> Decode(std::span<const int32_t> ids,
-                                     const DecodeOptions& options = {}) const;
 
   /// The bytes that a token stands for in text, which need not be whole characters: "Ġhello" gives
   /// " hello", "<0x41>" of type byte gives "A", control tokens give their name. `id` must be in the

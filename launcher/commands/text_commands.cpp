@@ -6,7 +6,7 @@
 
 #include "core/formats/gguf.h"
 #include "frontend/chat/chat_template.h"
-#include "frontend/tokenizer/tokenizer.h"
+#include "frontend/tokenizer/detokenizer.h"
 #include "launcher/commands/commands.h"
 #include "launcher/options/flag_parsers.h"
 
@@ -77,7 +77,7 @@ absl::Status Detokenize(const DetokenizeOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
                           ParseTokens(options.tokens ? *options.tokens : ReadAll(std::cin)));
   TANDEM_ASSIGN_OR_RETURN(const std::string text,
-                          open.tokenizer->Decode(ids, {.special = options.special}));
+                          frontend::Decode(*open.tokenizer, ids, {.special = options.special}));
   if (options.json) {
     WriteJson({{"text", text}});
   } else {

@@ -6,16 +6,13 @@
 #include "core/cpu/cpu_operations.h"
 #include "core/formats/model_file.h"
 #include "core/model/model.h"
+#include "launcher/job/engine_body.h"
 #include "launcher/options/options.h"
 #include "parallel/communicators/communicator.h"
 #include "parallel/coordinator/rank_setup.h"
 #include "parallel/engine/engine.h"
 
 namespace tandem::launcher {
-
-/// What is done with a running engine.
-using EngineBody =
-    std::function<absl::Status(parallel::Engine& engine, const core::ModelFile& file)>;
 
 /// A rank that has checked its world and loaded its shard.
 struct LoadedRank {

@@ -1,7 +1,8 @@
 #pragma once
 
 #include "core/base/status.h"
-#include "launcher/job/rank_job.h"
+#include "launcher/job/engine_body.h"
+#include "launcher/options/options.h"
 
 namespace tandem::launcher {
 

@@ -65,7 +65,7 @@ void Segments(const Tokenizer& tokenizer, std::string_view bytes) {
   for (const int32_t id : *ids) found += id == tandem::testing::kTinyStartOfTurn ? 1 : 0;
   // Text of 7 bytes cannot spell the 12 of a control token; it can only spoil one.
   Require(found == written);
-  Require(tokenizer.Decode(*ids, {.special = true}).ok());
+  Require(Decode(tokenizer, *ids, {.special = true}).ok());
 }
 
 }  // namespace

@@ -32,8 +32,8 @@ const std::map<std::string, std::vector<std::string>> kRooms = {
      {"plan", "communicators", "sharding", "control", "engine", "placement", "rank", "schedule",
       "coordinator"}},
     {"frontend",
-     {"text", "tokenizer", "jinja/values", "jinja/syntax", "jinja", "chat", "protocol",
-      "conversations", "client", "server", "http"}},
+     {"text", "tokenizer", "jinja/values", "jinja/syntax", "jinja/builtins", "jinja", "chat",
+      "protocol", "conversations", "client", "server", "http"}},
     {"launcher", {"options", "state", "job", "commands", "kv", "bench"}},
 };
 
@@ -116,6 +116,50 @@ std::vector<std::string> Violations(const std::string& folder, const std::string
   return violations;
 }
 
+/// A header and its source: "core/base/isa" of "core/base/isa.h".
+std::string UnitOf(const std::string& path) { return fs::path(path).replace_extension().string(); }
+
+/// Which units the files of each unit include.
+using UnitGraph = std::map<std::string, std::set<std::string>>;
+
+void AddIncludes(const std::string& path, const std::string& text, UnitGraph& graph) {
+  for (const std::string& include : IncludesOf(text)) {
+    if (UnitOf(include) != UnitOf(path)) graph[UnitOf(path)].insert(UnitOf(include));
+  }
+}
+
+/// Units that include each other in a circle, "a -> b -> a"; empty if there is none. `done`: units
+/// from which no circle can be reached.
+std::string CircleFrom(const std::string& unit, const UnitGraph& graph,
+                       std::vector<std::string>& path, std::set<std::string>& done) {
+  const auto before = std::find(path.begin(), path.end(), unit);
+  if (before != path.end()) {
+    std::string circle;
+    for (auto it = before; it != path.end(); ++it) circle += *it + " -> ";
+    return circle + unit;
+  }
+  const auto included = graph.find(unit);
+  if (included == graph.end() || done.contains(unit)) return "";
+  path.push_back(unit);
+  for (const std::string& next : included->second) {
+    const std::string circle = CircleFrom(next, graph, path, done);
+    if (!circle.empty()) return circle;
+  }
+  path.pop_back();
+  done.insert(unit);
+  return "";
+}
+
+std::string AnyCircle(const UnitGraph& graph) {
+  std::set<std::string> done;
+  for (const auto& [unit, included] : graph) {
+    std::vector<std::string> path;
+    const std::string circle = CircleFrom(unit, graph, path, done);
+    if (!circle.empty()) return circle;
+  }
+  return "";
+}
+
 bool IsSource(const fs::path& path) {
   static const std::vector<std::string> kExtensions = {".h", ".cpp", ".cu", ".cuh"};
   return std::find(kExtensions.begin(), kExtensions.end(), path.extension()) != kExtensions.end();
@@ -155,6 +199,18 @@ TEST(Folders, RoomsIncludeOnlyRoomsBefore) {
       }
     }
   }
+}
+
+TEST(Folders, NoUnitsIncludeEachOther) {
+  const fs::path root = TANDEM_SOURCE_DIR;
+  UnitGraph graph;
+  for (const std::string& folder : kOrder) {
+    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(root / folder)) {
+      if (!entry.is_regular_file() || !IsSource(entry.path())) continue;
+      AddIncludes(entry.path().lexically_relative(root).string(), ReadText(entry.path()), graph);
+    }
+  }
+  EXPECT_EQ(AnyCircle(graph), "");
 }
 
 TEST(Folders, NoneHasMoreFilesThanAReaderTakesIn) {
@@ -222,6 +278,12 @@ TEST(Folders, TheCheckFindsViolations) {
   EXPECT_TRUE(RoomViolations("core/cpu/a.h", "#include \"core/cpu/linear/b.h\"\n").empty());
   EXPECT_TRUE(RoomViolations("launcher/main.cpp", "#include \"launcher/kv/b.h\"\n").empty());
   EXPECT_TRUE(Violations("core", "// #include <mpi.h> is not for core\n").empty());
+  UnitGraph graph;
+  AddIncludes("core/a.cpp", "#include \"core/a.h\"\n#include \"core/b.h\"\n", graph);
+  AddIncludes("core/b.cpp", "#include \"core/b.h\"\n#include \"core/c.h\"\n", graph);
+  EXPECT_EQ(AnyCircle(graph), "");
+  AddIncludes("core/c.h", "#include \"core/b.h\"\n", graph);
+  EXPECT_EQ(AnyCircle(graph), "core/b -> core/c -> core/b");
 }
 
 }  // namespace

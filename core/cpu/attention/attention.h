@@ -53,12 +53,10 @@ struct AttentionQuery {
   int64_t position = 0;
 };
 
-inline constexpr int kMostTileQueries = 6;
-
-/// Up to kMostTileQueries queries of one sequence that share a KV head, and the chunks that any of
-/// them sees: what can run on different threads. With `results` of ResultFloats() floats,
-/// AttendChunk for each chunk in any order, and then CombineChunks, are AttendHead for each query,
-/// bit for bit; keys and values are read once for all queries.
+/// Up to kMostTileQueries (attention_kernels.h) queries of one sequence that share a KV head, and
+/// the chunks that any of them sees: what can run on different threads. With `results` of
+/// ResultFloats() floats, AttendChunk for each chunk in any order, and then CombineChunks, are
+/// AttendHead for each query, bit for bit; keys and values are read once for all queries.
 struct QueryTile {
   /// some: at least one; must outlive the tile.
   static QueryTile Of(std::span<const AttentionQuery> some, const HeadPages& their_pages,

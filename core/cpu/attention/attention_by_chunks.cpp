@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/cpu/attention/attention_kernels.h"
+
 namespace tandem::core {
 
 void AttentionByChunks::Clear() {

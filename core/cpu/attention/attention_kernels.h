@@ -2,7 +2,6 @@
 
 #include <cstdint>
 
-#include "core/cpu/attention/attention.h"
 #include "core/cpu/simd/lanes.h"
 #include "core/cpu/simd/lanes_math.h"
 #include "core/model/kv_view.h"
@@ -10,6 +9,7 @@
 /// Private to attention*.cpp: one chunk of attention as templates over the lane type.
 namespace tandem::core {
 
+inline constexpr int kMostTileQueries = 6;
 inline constexpr int kPagesPerChunk = kChunkTokens / kPageTokens;
 
 /// Up to six queries against one chunk of one KV head. All positions are relative to the chunk's

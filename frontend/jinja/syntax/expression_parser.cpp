@@ -10,9 +10,7 @@ constexpr int kMaxNesting = 150;
 constexpr int kMaxExpressionDepth = 250;
 
 void AddDepth(int& depth, const ExpressionPtr& child) {
-  if (child) {
-    depth = std::max(depth, child->depth + 1);
-  }
+  if (child) depth = std::max(depth, child->depth + 1);
 }
 
 }  // namespace
@@ -25,15 +23,9 @@ ExpressionPtr ExpressionParser::Make(Kind kind, int line) {
 }
 
 ExpressionParser::Result ExpressionParser::Finish(ExpressionPtr node) const {
-  for (const ExpressionPtr& operand : node->operands) {
-    AddDepth(node->depth, operand);
-  }
-  for (const ExpressionPtr& argument : node->arguments.positional) {
-    AddDepth(node->depth, argument);
-  }
-  for (const auto& [name, argument] : node->arguments.named) {
-    AddDepth(node->depth, argument);
-  }
+  for (const ExpressionPtr& operand : node->operands) AddDepth(node->depth, operand);
+  for (const ExpressionPtr& argument : node->arguments.positional) AddDepth(node->depth, argument);
+  for (const auto& [name, argument] : node->arguments.named) AddDepth(node->depth, argument);
   AddDepth(node->depth, node->arguments.unpacked);
   AddDepth(node->depth, node->arguments.unpacked_named);
   if (node->depth > kMaxExpressionDepth) {
@@ -103,9 +95,7 @@ ExpressionParser::Result ExpressionParser::ParseAnd() {
 }
 
 ExpressionParser::Result ExpressionParser::ParseNot() {
-  if (!stream_.AtName("not")) {
-    return ParseCompare();
-  }
+  if (!stream_.AtName("not")) return ParseCompare();
   TANDEM_RETURN_IF_ERROR(Enter());
   ExpressionPtr node = Make(Kind::kUnary, stream_.Next().line);
   node->name = "not";
@@ -132,9 +122,7 @@ ExpressionParser::Result ExpressionParser::ParseCompare() {
       break;
     }
     TANDEM_ASSIGN_OR_RETURN(ExpressionPtr operand, ParseSum());
-    if (node->operands.empty()) {
-      node->operands.push_back(std::move(first));
-    }
+    if (node->operands.empty()) node->operands.push_back(std::move(first));
     node->operands.push_back(std::move(operand));
   }
   return node->operators.empty() ? Result(std::move(first)) : Finish(std::move(node));
@@ -153,9 +141,7 @@ ExpressionParser::Result ExpressionParser::ParseSum() {
 
 ExpressionParser::Result ExpressionParser::ParseConcat() {
   TANDEM_ASSIGN_OR_RETURN(ExpressionPtr first, ParseProduct());
-  if (!stream_.AtOperator("~")) {
-    return first;
-  }
+  if (!stream_.AtOperator("~")) return first;
   ExpressionPtr node = Make(Kind::kConcat, stream_.current().line);
   node->operands.push_back(std::move(first));
   while (stream_.SkipOperator("~")) {
@@ -219,14 +205,10 @@ ExpressionParser::Result ExpressionParser::ParseTuple(bool with_conditional, Tup
     TANDEM_ASSIGN_OR_RETURN(ExpressionPtr member,
                             with_conditional ? ParseConditional() : ParseOr());
     tuple->operands.push_back(std::move(member));
-    if (!stream_.SkipOperator(",")) {
-      break;
-    }
+    if (!stream_.SkipOperator(",")) break;
     has_comma = true;
   }
-  if (has_comma || (parenthesized && tuple->operands.empty())) {
-    return Finish(std::move(tuple));
-  }
+  if (has_comma || (parenthesized && tuple->operands.empty())) return Finish(std::move(tuple));
   if (tuple->operands.empty()) {
     return stream_.Error("expected an expression, found {}", Describe(stream_.current()));
   }
@@ -239,9 +221,7 @@ ExpressionParser::Result ExpressionParser::ParseTarget(bool with_namespace, Tupl
   while (!AtTupleEnd(end)) {
     TANDEM_ASSIGN_OR_RETURN(ExpressionPtr member, ParsePrimary(with_namespace));
     tuple->operands.push_back(std::move(member));
-    if (!stream_.SkipOperator(",")) {
-      break;
-    }
+    if (!stream_.SkipOperator(",")) break;
     has_comma = true;
   }
   if (tuple->operands.empty()) {

@@ -28,9 +28,7 @@ std::string NormalizeNewlines(std::string_view source) {
       result.push_back(source[index]);
     }
   }
-  if (!result.empty() && result.back() == '\n') {
-    result.pop_back();
-  }
+  if (!result.empty() && result.back() == '\n') result.pop_back();
   return result;
 }
 
@@ -63,9 +61,7 @@ class Lexer {
   void Advance(size_t end) {
     line_ += static_cast<int>(std::count(source_.begin() + static_cast<std::ptrdiff_t>(position_),
                                          source_.begin() + static_cast<std::ptrdiff_t>(end), '\n'));
-    if (end > position_) {
-      line_starting_ = source_[end - 1] == '\n';
-    }
+    if (end > position_) line_starting_ = source_[end - 1] == '\n';
     position_ = end;
   }
 
@@ -74,20 +70,12 @@ class Lexer {
   // The offset after `{% raw %}` that starts at `offset`, if one does.
   std::optional<size_t> MatchRawBegin(size_t offset) const {
     offset += 2;
-    if (offset < source_.size() && (source_[offset] == '-' || source_[offset] == '+')) {
-      ++offset;
-    }
+    if (offset < source_.size() && (source_[offset] == '-' || source_[offset] == '+')) ++offset;
     offset = SkipSpaceFrom(offset);
-    if (source_.substr(offset, 3) != "raw") {
-      return std::nullopt;
-    }
+    if (source_.substr(offset, 3) != "raw") return std::nullopt;
     offset = SkipSpaceFrom(offset + 3);
-    if (source_.substr(offset, 3) == "-%}") {
-      return SkipSpaceFrom(offset + 3);
-    }
-    if (source_.substr(offset, 2) == "%}") {
-      return offset + 2;
-    }
+    if (source_.substr(offset, 3) == "-%}") return SkipSpaceFrom(offset + 3);
+    if (source_.substr(offset, 2) == "%}") return offset + 2;
     return std::nullopt;
   }
 
@@ -122,9 +110,7 @@ class Lexer {
         data = data.substr(0, line_begin);
       }
     }
-    if (!data.empty()) {
-      Emit(TokenType::kData, std::string(data));
-    }
+    if (!data.empty()) Emit(TokenType::kData, std::string(data));
     Advance(end);
   }
 
@@ -186,9 +172,7 @@ class Lexer {
          begin = source_.find("{%", begin + 1)) {
       const char sign = SignAt(begin + 2);
       const size_t name = SkipSpaceFrom(begin + 2 + (sign != '\0'));
-      if (source_.substr(name, 6) != "endraw") {
-        continue;
-      }
+      if (source_.substr(name, 6) != "endraw") continue;
       if (const auto end = MatchEnd(SkipSpaceFrom(name + 6), "%}", true, true)) {
         EmitData(begin, sign, true);
         Advance(*end);
@@ -228,9 +212,7 @@ class Lexer {
     size_t end = position_;
     while (end < source_.size()) {
       const CodePoint point = DecodeAt(source_, end);
-      if (!IsIdentifier(point.value, false)) {
-        break;
-      }
+      if (!IsIdentifier(point.value, false)) break;
       end += point.length;
     }
     Emit(TokenType::kName, std::string(source_.substr(position_, end - position_)));
@@ -248,9 +230,7 @@ class Lexer {
     if (bracket == '(' || bracket == '[' || bracket == '{') {
       open.push_back(bracket == '(' ? ')' : bracket == '[' ? ']' : '}');
     } else if (bracket == ')' || bracket == ']' || bracket == '}') {
-      if (open.empty()) {
-        return Error("unexpected '{}'", bracket);
-      }
+      if (open.empty()) return Error("unexpected '{}'", bracket);
       if (open.back() != bracket) {
         return Error("unexpected '{}', expected '{}'", bracket, open.back());
       }
@@ -282,9 +262,7 @@ class Lexer {
       const size_t digits =
           end + 1 +
           (end + 1 < source_.size() && (source_[end + 1] == '+' || source_[end + 1] == '-'));
-      if (digits < source_.size() && IsDigit(source_[digits])) {
-        end = SkipDigits(digits, IsDigit);
-      }
+      if (digits < source_.size() && IsDigit(source_[digits])) end = SkipDigits(digits, IsDigit);
     }
     const bool after_dot = position_ > 0 && source_[position_ - 1] == '.';
     return end > whole && !after_dot ? LexFloat(end) : LexInteger();
@@ -301,9 +279,7 @@ class Lexer {
     Emit(TokenType::kFloat, digits);
     const auto result =
         std::from_chars(digits.data(), digits.data() + digits.size(), tokens_.back().number);
-    if (result.ec != std::errc()) {
-      return Error("the number {} does not fit a float", digits);
-    }
+    if (result.ec != std::errc()) return Error("the number {} does not fit a float", digits);
     Advance(end);
     return absl::OkStatus();
   }
@@ -334,9 +310,7 @@ class Lexer {
     Emit(TokenType::kInteger, digits);
     const auto result =
         std::from_chars(digits.data(), digits.data() + digits.size(), tokens_.back().integer, base);
-    if (result.ec != std::errc()) {
-      return Error("the integer {} does not fit 64 bits", digits);
-    }
+    if (result.ec != std::errc()) return Error("the integer {} does not fit 64 bits", digits);
     Advance(end);
     return absl::OkStatus();
   }
@@ -347,9 +321,7 @@ class Lexer {
     while (end < source_.size() && source_[end] != quote) {
       end += source_[end] == '\\' ? 2 : 1;
     }
-    if (end >= source_.size()) {
-      return Error("the string that starts here has no closing {}", quote);
-    }
+    if (end >= source_.size()) return Error("the string that starts here has no closing {}", quote);
     TANDEM_ASSIGN_OR_RETURN(std::string value,
                             Unescape(source_.substr(position_ + 1, end - position_ - 1)));
     Emit(TokenType::kString, std::move(value));
@@ -393,9 +365,7 @@ class Lexer {
         index += digits;
         if (code >= 0xD800 && code < 0xDC00 && high_surrogate == 0) {
           high_surrogate = code;
-          if (raw.substr(index + 1, 2) == "\\u") {
-            continue;
-          }
+          if (raw.substr(index + 1, 2) == "\\u") continue;
         } else if (code >= 0xDC00 && code < 0xE000 && high_surrogate != 0) {
           code = 0x10000 + ((high_surrogate - 0xD800) << 10) + (code - 0xDC00);
           high_surrogate = 0;

@@ -63,9 +63,7 @@ class Parser : private ExpressionParser {
       }
     }
     Leave();
-    if (!ends.empty()) {
-      return stream_.Error("the template ends, but '{}' is missing", ends.back());
-    }
+    if (!ends.empty()) return stream_.Error("the template ends, but '{}' is missing", ends.back());
     return body;
   }
 

@@ -28,12 +28,8 @@ ExpressionParser::Result ExpressionParser::ParsePrimary(bool with_namespace) {
     default:
       break;
   }
-  if (stream_.AtOperator("[")) {
-    return ParseList();
-  }
-  if (stream_.AtOperator("{")) {
-    return ParseDict();
-  }
+  if (stream_.AtOperator("[")) return ParseList();
+  if (stream_.AtOperator("{")) return ParseDict();
   if (stream_.SkipOperator("(")) {
     TANDEM_ASSIGN_OR_RETURN(node, ParseTuple(true, TupleEnd::kTag, /*parenthesized=*/true));
     TANDEM_RETURN_IF_ERROR(stream_.ExpectOperator(")"));
@@ -72,9 +68,7 @@ ExpressionParser::Result ExpressionParser::ParseList() {
   while (!stream_.AtOperator("]")) {
     TANDEM_ASSIGN_OR_RETURN(ExpressionPtr member, ParseExpression());
     node->operands.push_back(std::move(member));
-    if (!stream_.SkipOperator(",")) {
-      break;
-    }
+    if (!stream_.SkipOperator(",")) break;
   }
   TANDEM_RETURN_IF_ERROR(stream_.ExpectOperator("]"));
   return Finish(std::move(node));
@@ -88,9 +82,7 @@ ExpressionParser::Result ExpressionParser::ParseDict() {
     TANDEM_ASSIGN_OR_RETURN(ExpressionPtr value, ParseExpression());
     node->operands.push_back(std::move(key));
     node->operands.push_back(std::move(value));
-    if (!stream_.SkipOperator(",")) {
-      break;
-    }
+    if (!stream_.SkipOperator(",")) break;
   }
   TANDEM_RETURN_IF_ERROR(stream_.ExpectOperator("}"));
   return Finish(std::move(node));
@@ -183,9 +175,7 @@ absl::StatusOr<CallArguments> ExpressionParser::ParseArguments() {
   CallArguments arguments;
   while (!stream_.AtOperator(")")) {
     TANDEM_RETURN_IF_ERROR(ParseArgument(arguments));
-    if (!stream_.SkipOperator(",")) {
-      break;
-    }
+    if (!stream_.SkipOperator(",")) break;
   }
   TANDEM_RETURN_IF_ERROR(stream_.ExpectOperator(")"));
   return arguments;
@@ -196,19 +186,13 @@ absl::Status ExpressionParser::ParseArgument(CallArguments& arguments) {
     return stream_.Error("this argument cannot follow the one before");
   };
   if (stream_.SkipOperator("**")) {
-    if (arguments.unpacked_named) {
-      return misplaced();
-    }
+    if (arguments.unpacked_named) return misplaced();
     TANDEM_ASSIGN_OR_RETURN(arguments.unpacked_named, ParseExpression());
     return absl::OkStatus();
   }
-  if (arguments.unpacked_named) {
-    return misplaced();
-  }
+  if (arguments.unpacked_named) return misplaced();
   if (stream_.SkipOperator("*")) {
-    if (arguments.unpacked) {
-      return misplaced();
-    }
+    if (arguments.unpacked) return misplaced();
     TANDEM_ASSIGN_OR_RETURN(arguments.unpacked, ParseExpression());
     return absl::OkStatus();
   }
@@ -216,17 +200,13 @@ absl::Status ExpressionParser::ParseArgument(CallArguments& arguments) {
     const std::string name = stream_.Next().text;
     stream_.Next();
     for (const auto& [earlier, value] : arguments.named) {
-      if (earlier == name) {
-        return stream_.Error("the argument '{}' is given twice", name);
-      }
+      if (earlier == name) return stream_.Error("the argument '{}' is given twice", name);
     }
     TANDEM_ASSIGN_OR_RETURN(ExpressionPtr value, ParseExpression());
     arguments.named.emplace_back(name, std::move(value));
     return absl::OkStatus();
   }
-  if (arguments.unpacked || !arguments.named.empty()) {
-    return misplaced();
-  }
+  if (arguments.unpacked || !arguments.named.empty()) return misplaced();
   TANDEM_ASSIGN_OR_RETURN(ExpressionPtr value, ParseExpression());
   arguments.positional.push_back(std::move(value));
   return absl::OkStatus();
@@ -267,18 +247,14 @@ ExpressionParser::Result ExpressionParser::ParseTest(ExpressionPtr subject) {
   } else if (!connective && (token.type == TokenType::kName || token.type == TokenType::kString ||
                              token.type == TokenType::kInteger || token.type == TokenType::kFloat ||
                              stream_.AtOneOf({"[", "{"}))) {
-    if (token.IsName("is")) {
-      return stream_.Error("tests cannot be chained with 'is'");
-    }
+    if (token.IsName("is")) return stream_.Error("tests cannot be chained with 'is'");
     TANDEM_ASSIGN_OR_RETURN(ExpressionPtr argument, ParsePrimary());
     TANDEM_ASSIGN_OR_RETURN(argument, ParsePostfix(std::move(argument)));
     node->arguments.positional.push_back(std::move(argument));
   }
   const int line = node->line;
   TANDEM_ASSIGN_OR_RETURN(node, Finish(std::move(node)));
-  if (!negated) {
-    return node;
-  }
+  if (!negated) return node;
   ExpressionPtr negation = Make(Kind::kUnary, line);
   negation->name = "not";
   negation->operands.push_back(std::move(node));

@@ -10,17 +10,13 @@ const Token& TokenStream::Next() {
 
 bool TokenStream::SkipName(std::string_view name) {
   const bool here = AtName(name);
-  if (here) {
-    Next();
-  }
+  if (here) Next();
   return here;
 }
 
 bool TokenStream::SkipOperator(std::string_view symbol) {
   const bool here = AtOperator(symbol);
-  if (here) {
-    Next();
-  }
+  if (here) Next();
   return here;
 }
 
@@ -35,17 +31,13 @@ absl::Status TokenStream::ExpectOperator(std::string_view symbol) {
 }
 
 absl::Status TokenStream::ExpectType(TokenType type, std::string_view description) {
-  if (!AtType(type)) {
-    return Error("expected {}, found {}", description, Describe(current()));
-  }
+  if (!AtType(type)) return Error("expected {}, found {}", description, Describe(current()));
   Next();
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> TokenStream::ExpectIdentifier() {
-  if (!AtType(TokenType::kName)) {
-    return Error("expected a name, found {}", Describe(current()));
-  }
+  if (!AtType(TokenType::kName)) return Error("expected a name, found {}", Describe(current()));
   return Next().text;
 }
 

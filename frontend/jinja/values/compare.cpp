@@ -1,51 +1,36 @@
+#include "frontend/jinja/values/compare.h"
+
 #include <algorithm>
 #include <cmath>
 #include <compare>
 
-#include "frontend/jinja/values/sandbox.h"
-#include "frontend/jinja/values/value.h"
+#include "frontend/jinja/values/iterate.h"
 
 // Equality, order and membership of values.
 namespace tandem::frontend::jinja {
 namespace {
 
 Order OrderOf(std::partial_ordering order) {
-  if (order == std::partial_ordering::less) {
-    return Order::kLess;
-  }
-  if (order == std::partial_ordering::greater) {
-    return Order::kGreater;
-  }
+  if (order == std::partial_ordering::less) return Order::kLess;
+  if (order == std::partial_ordering::greater) return Order::kGreater;
   return order == std::partial_ordering::equivalent ? Order::kEqual : Order::kUnordered;
 }
 
 // An int64 against a double without losing bits of either.
 Order CompareMixed(int64_t left, double right) {
-  if (std::isnan(right)) {
-    return Order::kUnordered;
-  }
+  if (std::isnan(right)) return Order::kUnordered;
   constexpr double kTwoTo63 = 9223372036854775808.0;
-  if (right >= kTwoTo63) {
-    return Order::kLess;
-  }
-  if (right < -kTwoTo63) {
-    return Order::kGreater;
-  }
+  if (right >= kTwoTo63) return Order::kLess;
+  if (right < -kTwoTo63) return Order::kGreater;
   const double whole = std::floor(right);
   const auto rounded = static_cast<int64_t>(whole);
-  if (left != rounded) {
-    return left < rounded ? Order::kLess : Order::kGreater;
-  }
+  if (left != rounded) return left < rounded ? Order::kLess : Order::kGreater;
   return whole < right ? Order::kLess : Order::kEqual;
 }
 
 Order CompareNumbers(const Value& left, const Value& right) {
-  if (left.IsIntegral() && right.IsIntegral()) {
-    return OrderOf(left.integer() <=> right.integer());
-  }
-  if (left.IsIntegral()) {
-    return CompareMixed(left.integer(), right.number());
-  }
+  if (left.IsIntegral() && right.IsIntegral()) return OrderOf(left.integer() <=> right.integer());
+  if (left.IsIntegral()) return CompareMixed(left.integer(), right.number());
   if (right.IsIntegral()) {
     const Order mirrored = CompareMixed(right.integer(), left.number());
     return mirrored == Order::kLess      ? Order::kGreater
@@ -63,12 +48,8 @@ class Comparer {
 
   absl::StatusOr<bool> Equal(const Value& left, const Value& right) {
     TANDEM_RETURN_IF_ERROR(sandbox_.Charge(1));
-    if (left.IsNumber() && right.IsNumber()) {
-      return CompareNumbers(left, right) == Order::kEqual;
-    }
-    if (left.type() != right.type()) {
-      return false;
-    }
+    if (left.IsNumber() && right.IsNumber()) return CompareNumbers(left, right) == Order::kEqual;
+    if (left.type() != right.type()) return false;
     switch (left.type()) {
       case Type::kUndefined:
       case Type::kNone:
@@ -95,13 +76,9 @@ class Comparer {
   absl::StatusOr<Order> Compare(const Value& left, const Value& right, std::string_view operation) {
     TANDEM_RETURN_IF_ERROR(sandbox_.Charge(1));
     for (const Value* value : {&left, &right}) {
-      if (value->IsUndefined()) {
-        return InvalidArgument("{}", value->reason());
-      }
+      if (value->IsUndefined()) return InvalidArgument("{}", value->reason());
     }
-    if (left.IsNumber() && right.IsNumber()) {
-      return CompareNumbers(left, right);
-    }
+    if (left.IsNumber() && right.IsNumber()) return CompareNumbers(left, right);
     if (left.IsString() && right.IsString()) {
       // The order of UTF-8 bytes is the order of code points.
       TANDEM_RETURN_IF_ERROR(sandbox_.Charge(static_cast<int64_t>(left.text().size() / 64)));
@@ -113,9 +90,7 @@ class Comparer {
       const std::vector<Value>& other = right.as<Sequence>().items;
       for (size_t index = 0; index < std::min(one.size(), other.size()); ++index) {
         TANDEM_ASSIGN_OR_RETURN(const bool same, Equal(one[index], other[index]));
-        if (!same) {
-          return Compare(one[index], other[index], operation);
-        }
+        if (!same) return Compare(one[index], other[index], operation);
       }
       return OrderOf(one.size() <=> other.size());
     }
@@ -125,31 +100,21 @@ class Comparer {
 
  private:
   absl::StatusOr<bool> EqualSequences(const Sequence& left, const Sequence& right) {
-    if (left.items.size() != right.items.size()) {
-      return false;
-    }
+    if (left.items.size() != right.items.size()) return false;
     for (size_t index = 0; index < left.items.size(); ++index) {
       TANDEM_ASSIGN_OR_RETURN(const bool same, Equal(left.items[index], right.items[index]));
-      if (!same) {
-        return false;
-      }
+      if (!same) return false;
     }
     return true;
   }
 
   absl::StatusOr<bool> EqualDicts(const Dict& left, const Dict& right) {
-    if (left.size() != right.size()) {
-      return false;
-    }
+    if (left.size() != right.size()) return false;
     for (const Dict::Entry& entry : left.entries()) {
       const Value* other = right.Find(entry.first);
-      if (other == nullptr) {
-        return false;
-      }
+      if (other == nullptr) return false;
       TANDEM_ASSIGN_OR_RETURN(const bool same, Equal(entry.second, *other));
-      if (!same) {
-        return false;
-      }
+      if (!same) return false;
     }
     return true;
   }
@@ -179,9 +144,7 @@ absl::StatusOr<bool> Contains(Sandbox& sandbox, const Value& container, const Va
   }
   if (container.is(Type::kDict) ||
       (container.is(Type::kDictView) && container.as<DictView>().part == DictView::Part::kKeys)) {
-    if (!IsHashable(member)) {
-      return InvalidArgument("unhashable type: '{}'", TypeName(member));
-    }
+    if (!IsHashable(member)) return InvalidArgument("unhashable type: '{}'", TypeName(member));
     const Dict& dict =
         container.is(Type::kDict) ? container.as<Dict>() : container.as<DictView>().dict;
     return dict.Find(member) != nullptr;
@@ -195,13 +158,9 @@ absl::StatusOr<bool> Contains(Sandbox& sandbox, const Value& container, const Va
   TANDEM_ASSIGN_OR_RETURN(NextValue next, Iterate(sandbox, container));
   while (true) {
     TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, next());
-    if (!item) {
-      return false;
-    }
+    if (!item) return false;
     TANDEM_ASSIGN_OR_RETURN(const bool same, Equal(sandbox, *item, member));
-    if (same) {
-      return true;
-    }
+    if (same) return true;
   }
 }
 

@@ -41,17 +41,11 @@ constexpr int64_t kMaxPrecision = 330;  // no double has more decimal places
 
 std::optional<double> ParseFloat(std::string_view text) {
   std::optional<std::string> digits = WithoutUnderscores(Stripped(text));
-  if (!digits || digits->empty()) {
-    return std::nullopt;
-  }
+  if (!digits || digits->empty()) return std::nullopt;
   std::string_view rest = *digits;
   const bool negative = rest.front() == '-';
-  if (rest.front() == '-' || rest.front() == '+') {
-    rest.remove_prefix(1);
-  }
-  if (rest.empty() || rest.front() == '-' || rest.front() == '+') {
-    return std::nullopt;
-  }
+  if (rest.front() == '-' || rest.front() == '+') rest.remove_prefix(1);
+  if (rest.empty() || rest.front() == '-' || rest.front() == '+') return std::nullopt;
   std::string lower(rest);
   std::transform(lower.begin(), lower.end(), lower.begin(), [](char character) {
     return character >= 'A' && character <= 'Z' ? static_cast<char>(character | 0x20) : character;
@@ -81,9 +75,7 @@ absl::StatusOr<std::optional<int64_t>> ParseInteger(std::string_view text, int64
   const std::optional<int64_t> nothing;
   std::string_view rest = Stripped(text);
   const bool negative = !rest.empty() && rest.front() == '-';
-  if (!rest.empty() && (rest.front() == '-' || rest.front() == '+')) {
-    rest.remove_prefix(1);
-  }
+  if (!rest.empty() && (rest.front() == '-' || rest.front() == '+')) rest.remove_prefix(1);
   if (rest.size() > 2 && rest[0] == '0') {
     const char mark = static_cast<char>(rest[1] | 0x20);
     const int64_t marked = mark == 'x' ? 16 : mark == 'o' ? 8 : mark == 'b' ? 2 : 0;
@@ -93,20 +85,14 @@ absl::StatusOr<std::optional<int64_t>> ParseInteger(std::string_view text, int64
     }
   }
   base = base == 0 ? 10 : base;
-  if (base < 2 || base > 36) {
-    return nothing;
-  }
+  if (base < 2 || base > 36) return nothing;
   const std::optional<std::string> digits = WithoutUnderscores(rest);
-  if (!digits || digits->empty() || digits->front() == '-') {
-    return nothing;
-  }
+  if (!digits || digits->empty() || digits->front() == '-') return nothing;
   const std::string signed_digits = negative ? "-" + *digits : *digits;
   int64_t value = 0;
   const char* const end = signed_digits.data() + signed_digits.size();
   const auto result = std::from_chars(signed_digits.data(), end, value, static_cast<int>(base));
-  if (result.ptr != end || result.ec == std::errc::invalid_argument) {
-    return nothing;
-  }
+  if (result.ptr != end || result.ec == std::errc::invalid_argument) return nothing;
   if (result.ec == std::errc::result_out_of_range) {
     return InvalidArgument("the integer {} does not fit 64 bits", signed_digits.substr(0, 40));
   }
@@ -114,13 +100,9 @@ absl::StatusOr<std::optional<int64_t>> ParseInteger(std::string_view text, int64
 }
 
 double RoundFloat(double value, int64_t precision) {
-  if (!std::isfinite(value) || precision > kMaxPrecision) {
-    return value;
-  }
+  if (!std::isfinite(value) || precision > kMaxPrecision) return value;
   if (precision < 0) {
-    if (precision < -kMaxPrecision) {
-      return std::copysign(0.0, value);
-    }
+    if (precision < -kMaxPrecision) return std::copysign(0.0, value);
     const double unit = std::pow(10.0, static_cast<double>(-precision));
     return std::isinf(unit) ? std::copysign(0.0, value) : std::nearbyint(value / unit) * unit;
   }
@@ -131,12 +113,8 @@ double RoundFloat(double value, int64_t precision) {
 }
 
 absl::StatusOr<int64_t> RoundInteger(int64_t value, int64_t precision) {
-  if (precision >= 0) {
-    return value;
-  }
-  if (precision < -18) {
-    return 0;
-  }
+  if (precision >= 0) return value;
+  if (precision < -18) return 0;
   int64_t unit = 1;
   for (int64_t digit = 0; digit > precision; --digit) {
     unit *= 10;

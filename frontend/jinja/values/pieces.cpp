@@ -32,9 +32,7 @@ std::vector<Piece> SplitAtSpace(std::string_view bytes, int64_t most, bool from_
   size_t begin = SkipSpace(bytes, 0, bytes.size());
   while (begin < bytes.size()) {
     size_t end = begin;
-    if (most-- == 0) {
-      end = bytes.size();
-    }
+    if (most-- == 0) end = bytes.size();
     while (end < bytes.size() && !IsSpace(DecodeAt(bytes, end).value)) {
       end += DecodeAt(bytes, end).length;
     }
@@ -52,9 +50,7 @@ std::vector<Piece> SplitAtText(std::string_view bytes, std::string_view separato
     while (most-- != 0) {
       const size_t found = end < separator.size() ? std::string_view::npos
                                                   : bytes.rfind(separator, end - separator.size());
-      if (found == std::string_view::npos) {
-        break;
-      }
+      if (found == std::string_view::npos) break;
       pieces.push_back({found + separator.size(), end});
       end = found;
     }
@@ -65,9 +61,7 @@ std::vector<Piece> SplitAtText(std::string_view bytes, std::string_view separato
   size_t begin = 0;
   while (most-- != 0) {
     const size_t found = bytes.find(separator, begin);
-    if (found == std::string_view::npos) {
-      break;
-    }
+    if (found == std::string_view::npos) break;
     pieces.push_back({begin, found});
     begin = found + separator.size();
   }

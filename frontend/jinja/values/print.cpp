@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "frontend/jinja/values/iterate.h"
 #include "frontend/jinja/values/unicode.h"
 
 namespace tandem::frontend::jinja {
@@ -189,9 +190,7 @@ class JsonWriter : public Writer {
   void BreakLine() {
     if (style_.indent) {
       out_ += '\n';
-      for (int level = 0; level < level_; ++level) {
-        out_ += *style_.indent;
-      }
+      for (int level = 0; level < level_; ++level) out_ += *style_.indent;
     }
   }
 
@@ -204,18 +203,14 @@ class JsonWriter : public Writer {
       TANDEM_RETURN_IF_ERROR(Write(items[index]));
     }
     --level_;
-    if (!items.empty()) {
-      BreakLine();
-    }
+    if (!items.empty()) BreakLine();
     out_ += ']';
     return absl::OkStatus();
   }
 
   absl::Status WriteDict(const Dict& dict) {
     std::vector<const Dict::Entry*> entries;
-    for (const Dict::Entry& entry : dict.entries()) {
-      entries.push_back(&entry);
-    }
+    for (const Dict::Entry& entry : dict.entries()) entries.push_back(&entry);
     if (style_.sort_keys) {
       TANDEM_RETURN_IF_ERROR(Sort(entries));
     }
@@ -229,9 +224,7 @@ class JsonWriter : public Writer {
       TANDEM_RETURN_IF_ERROR(Write(entries[index]->second));
     }
     --level_;
-    if (!entries.empty()) {
-      BreakLine();
-    }
+    if (!entries.empty()) BreakLine();
     out_ += '}';
     return absl::OkStatus();
   }
@@ -307,12 +300,8 @@ class JsonWriter : public Writer {
 }  // namespace
 
 std::string FloatRepr(double value) {
-  if (std::isnan(value)) {
-    return "nan";
-  }
-  if (std::isinf(value)) {
-    return value > 0 ? "inf" : "-inf";
-  }
+  if (std::isnan(value)) return "nan";
+  if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
   char buffer[64];
   const auto end =
       std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::scientific).ptr;
@@ -325,9 +314,7 @@ std::string FloatRepr(double value) {
   const bool negative = scientific.front() == '-';
   std::string digits;
   for (const char character : scientific.substr(0, mark)) {
-    if (character >= '0' && character <= '9') {
-      digits.push_back(character);
-    }
+    if (character >= '0' && character <= '9') digits.push_back(character);
   }
   std::string result(negative ? 1 : 0, '-');
   const auto count = static_cast<int>(digits.size());
@@ -386,12 +373,8 @@ std::string StringRepr(const std::string& bytes, bool markup) {
 }
 
 absl::StatusOr<Text> ToText(Sandbox& sandbox, const Value& value) {
-  if (value.IsString()) {
-    return value.text();
-  }
-  if (value.IsUndefined()) {
-    return Text();
-  }
+  if (value.IsString()) return value.text();
+  if (value.IsUndefined()) return Text();
   return Repr(sandbox, value);
 }
 
@@ -399,6 +382,31 @@ absl::StatusOr<Text> Repr(Sandbox& sandbox, const Value& value) {
   ReprWriter writer(sandbox);
   TANDEM_RETURN_IF_ERROR(writer.Write(value));
   return writer.Take();
+}
+
+absl::StatusOr<Text> EscapedText(Sandbox& sandbox, const Value& value) {
+  TANDEM_ASSIGN_OR_RETURN(Text text, ToText(sandbox, value));
+  if (value.IsString() && value.markup()) return text;
+  Text escaped;
+  const std::string& bytes = text.bytes();
+  TANDEM_RETURN_IF_ERROR(sandbox.Charge(static_cast<int64_t>(bytes.size() / 16)));
+  size_t begin = 0;
+  for (size_t offset = 0; offset < bytes.size(); ++offset) {
+    const char character = bytes[offset];
+    const std::string_view entity = character == '&'    ? "&amp;"
+                                    : character == '<'  ? "&lt;"
+                                    : character == '>'  ? "&gt;"
+                                    : character == '"'  ? "&#34;"
+                                    : character == '\'' ? "&#39;"
+                                                        : "";
+    if (!entity.empty()) {
+      escaped.Append(text, begin, offset);
+      escaped.Append(entity, text.TrustedAt(offset));
+      begin = offset + 1;
+    }
+  }
+  escaped.Append(text, begin, bytes.size());
+  return escaped;
 }
 
 absl::StatusOr<Text> ToJson(Sandbox& sandbox, const Value& value, const JsonStyle& style) {

@@ -23,6 +23,10 @@ absl::StatusOr<Text> ToText(Sandbox& sandbox, const Value& value);
 /// repr(value).
 absl::StatusOr<Text> Repr(Sandbox& sandbox, const Value& value);
 
+/// The text of `value`, HTML-escaped unless it is marked safe already: what markupsafe.escape
+/// gives.
+absl::StatusOr<Text> EscapedText(Sandbox& sandbox, const Value& value);
+
 /// What json.dumps takes.
 struct JsonStyle {
   bool ensure_ascii = false;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "frontend/jinja/values/compare.h"
+
 namespace tandem::frontend::jinja {
 
 absl::StatusOr<std::vector<size_t>> SortedOrder(Sandbox& sandbox, const std::vector<Value>& keys,

@@ -10,9 +10,7 @@ bool Text::TrustedAt(size_t offset) const {
 }
 
 void Text::Append(std::string_view bytes, bool trusted) {
-  if (bytes.empty()) {
-    return;
-  }
+  if (bytes.empty()) return;
   if (bytes_.empty()) {
     first_trusted_ = trusted;
   } else if (LastTrusted() != trusted) {
@@ -62,21 +60,15 @@ CodePoint DecodeAt(std::string_view text, size_t offset) {
   }
   const CodePoint invalid{char32_t{0xDC00} + lead, 1};
   const size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-  if (lead < 0xC2 || lead > 0xF4 || text.size() - offset < length) {
-    return invalid;
-  }
+  if (lead < 0xC2 || lead > 0xF4 || text.size() - offset < length) return invalid;
   char32_t value = lead & (0xFF >> (length + 1));
   for (size_t index = 1; index < length; ++index) {
-    if ((byte(index) & 0xC0) != 0x80) {
-      return invalid;
-    }
+    if ((byte(index) & 0xC0) != 0x80) return invalid;
     value = value << 6 | (byte(index) & 0x3F);
   }
   const bool overlong = (length == 3 && value < 0x800) || (length == 4 && value < 0x10000);
   const bool surrogate = value >= 0xD800 && value <= 0xDFFF;
-  if (overlong || surrogate || value > 0x10FFFF) {
-    return invalid;
-  }
+  if (overlong || surrogate || value > 0x10FFFF) return invalid;
   return {value, length};
 }
 
@@ -112,9 +104,7 @@ std::vector<size_t> CodePointOffsets(std::string_view text) {
 
 size_t CountCodePoints(std::string_view text) {
   size_t count = 0;
-  for (size_t offset = 0; offset < text.size(); offset += DecodeAt(text, offset).length) {
-    ++count;
-  }
+  for (size_t offset = 0; offset < text.size(); offset += DecodeAt(text, offset).length) ++count;
   return count;
 }
 

@@ -14,7 +14,8 @@ struct CaseExpansion {
   const char* to;
 };
 
-// Code points whose upper case is longer than one code point (SpecialCasing.txt), ascending.
+// Code points whose upper case is longer than one code point (SpecialCasing.txt), ascending,
+// except those of UpperWithIota.
 constexpr CaseExpansion kUpperExpansions[] = {
     {0x00DF, "SS"},
     {0x0149, "\u02BCN"},
@@ -31,54 +32,6 @@ constexpr CaseExpansion kUpperExpansions[] = {
     {0x1F52, "\u03A5\u0313\u0300"},
     {0x1F54, "\u03A5\u0313\u0301"},
     {0x1F56, "\u03A5\u0313\u0342"},
-    {0x1F80, "\u1F08\u0399"},
-    {0x1F81, "\u1F09\u0399"},
-    {0x1F82, "\u1F0A\u0399"},
-    {0x1F83, "\u1F0B\u0399"},
-    {0x1F84, "\u1F0C\u0399"},
-    {0x1F85, "\u1F0D\u0399"},
-    {0x1F86, "\u1F0E\u0399"},
-    {0x1F87, "\u1F0F\u0399"},
-    {0x1F88, "\u1F08\u0399"},
-    {0x1F89, "\u1F09\u0399"},
-    {0x1F8A, "\u1F0A\u0399"},
-    {0x1F8B, "\u1F0B\u0399"},
-    {0x1F8C, "\u1F0C\u0399"},
-    {0x1F8D, "\u1F0D\u0399"},
-    {0x1F8E, "\u1F0E\u0399"},
-    {0x1F8F, "\u1F0F\u0399"},
-    {0x1F90, "\u1F28\u0399"},
-    {0x1F91, "\u1F29\u0399"},
-    {0x1F92, "\u1F2A\u0399"},
-    {0x1F93, "\u1F2B\u0399"},
-    {0x1F94, "\u1F2C\u0399"},
-    {0x1F95, "\u1F2D\u0399"},
-    {0x1F96, "\u1F2E\u0399"},
-    {0x1F97, "\u1F2F\u0399"},
-    {0x1F98, "\u1F28\u0399"},
-    {0x1F99, "\u1F29\u0399"},
-    {0x1F9A, "\u1F2A\u0399"},
-    {0x1F9B, "\u1F2B\u0399"},
-    {0x1F9C, "\u1F2C\u0399"},
-    {0x1F9D, "\u1F2D\u0399"},
-    {0x1F9E, "\u1F2E\u0399"},
-    {0x1F9F, "\u1F2F\u0399"},
-    {0x1FA0, "\u1F68\u0399"},
-    {0x1FA1, "\u1F69\u0399"},
-    {0x1FA2, "\u1F6A\u0399"},
-    {0x1FA3, "\u1F6B\u0399"},
-    {0x1FA4, "\u1F6C\u0399"},
-    {0x1FA5, "\u1F6D\u0399"},
-    {0x1FA6, "\u1F6E\u0399"},
-    {0x1FA7, "\u1F6F\u0399"},
-    {0x1FA8, "\u1F68\u0399"},
-    {0x1FA9, "\u1F69\u0399"},
-    {0x1FAA, "\u1F6A\u0399"},
-    {0x1FAB, "\u1F6B\u0399"},
-    {0x1FAC, "\u1F6C\u0399"},
-    {0x1FAD, "\u1F6D\u0399"},
-    {0x1FAE, "\u1F6E\u0399"},
-    {0x1FAF, "\u1F6F\u0399"},
     {0x1FB2, "\u1FBA\u0399"},
     {0x1FB3, "\u0391\u0399"},
     {0x1FB4, "\u0386\u0399"},
@@ -120,43 +73,18 @@ constexpr CaseExpansion kUpperExpansions[] = {
     {0xFB17, "\u0544\u053D"},
 };
 
-// The same for title case.
+// Those of them whose title case differs, and is longer than one code point too.
 constexpr CaseExpansion kTitleExpansions[] = {
     {0x00DF, "Ss"},
-    {0x0149, "\u02BCN"},
-    {0x01F0, "J\u030C"},
-    {0x0390, "\u0399\u0308\u0301"},
-    {0x03B0, "\u03A5\u0308\u0301"},
     {0x0587, "\u0535\u0582"},
-    {0x1E96, "H\u0331"},
-    {0x1E97, "T\u0308"},
-    {0x1E98, "W\u030A"},
-    {0x1E99, "Y\u030A"},
-    {0x1E9A, "A\u02BE"},
-    {0x1F50, "\u03A5\u0313"},
-    {0x1F52, "\u03A5\u0313\u0300"},
-    {0x1F54, "\u03A5\u0313\u0301"},
-    {0x1F56, "\u03A5\u0313\u0342"},
     {0x1FB2, "\u1FBA\u0345"},
     {0x1FB4, "\u0386\u0345"},
-    {0x1FB6, "\u0391\u0342"},
     {0x1FB7, "\u0391\u0342\u0345"},
     {0x1FC2, "\u1FCA\u0345"},
     {0x1FC4, "\u0389\u0345"},
-    {0x1FC6, "\u0397\u0342"},
     {0x1FC7, "\u0397\u0342\u0345"},
-    {0x1FD2, "\u0399\u0308\u0300"},
-    {0x1FD3, "\u0399\u0308\u0301"},
-    {0x1FD6, "\u0399\u0342"},
-    {0x1FD7, "\u0399\u0308\u0342"},
-    {0x1FE2, "\u03A5\u0308\u0300"},
-    {0x1FE3, "\u03A5\u0308\u0301"},
-    {0x1FE4, "\u03A1\u0313"},
-    {0x1FE6, "\u03A5\u0342"},
-    {0x1FE7, "\u03A5\u0308\u0342"},
     {0x1FF2, "\u1FFA\u0345"},
     {0x1FF4, "\u038F\u0345"},
-    {0x1FF6, "\u03A9\u0342"},
     {0x1FF7, "\u03A9\u0342\u0345"},
     {0xFB00, "Ff"},
     {0xFB01, "Fi"},
@@ -190,18 +118,26 @@ std::string Encoded(char32_t value) {
   return bytes;
 }
 
+// Greek letters with an iota subscript, 0x1F80 to 0x1FAF: eight small ones, then their capitals, of
+// alpha, of eta and of omega. The upper case writes the iota as a letter.
+bool HasIotaSubscript(char32_t value) { return value >= 0x1F80 && value <= 0x1FAF; }
+std::string UpperWithIota(char32_t value) {
+  constexpr char32_t kCapitals[] = {0x1F08, 0x1F28, 0x1F68};
+  return Encoded(kCapitals[(value - 0x1F80) / 16] + value % 8) + "\u0399";
+}
+
 std::string Upper(char32_t value) {
-  if (const char* expansion = FindExpansion(kUpperExpansions, value)) {
-    return expansion;
-  }
+  if (HasIotaSubscript(value)) return UpperWithIota(value);
+  if (const char* expansion = FindExpansion(kUpperExpansions, value)) return expansion;
   return Encoded(static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(value))));
 }
 
 std::string Title(char32_t value) {
-  if (const char* expansion = FindExpansion(kTitleExpansions, value)) {
-    return expansion;
-  }
-  return Encoded(static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(value))));
+  if (const char* expansion = FindExpansion(kTitleExpansions, value)) return expansion;
+  const auto letter = static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(value)));
+  const bool one_letter = letter != value || Category(value) == UTF8PROC_CATEGORY_LT;
+  const char* expansion = FindExpansion(kUpperExpansions, value);
+  return expansion == nullptr || one_letter ? Encoded(letter) : expansion;
 }
 
 bool IsCaseIgnorable(char32_t value) {
@@ -220,15 +156,11 @@ bool IsCaseIgnorable(char32_t value) {
 // Greek capital sigma is a final sigma when a cased letter stands before it and none after it,
 // case-ignorable characters aside (Unicode 3.13, Final_Sigma).
 bool IsFinalSigma(std::string_view text, size_t offset, bool after_cased) {
-  if (!after_cased) {
-    return false;
-  }
+  if (!after_cased) return false;
   size_t next = offset + DecodeAt(text, offset).length;
   while (next < text.size()) {
     const CodePoint point = DecodeAt(text, next);
-    if (!IsCaseIgnorable(point.value)) {
-      return !IsCased(point.value);
-    }
+    if (!IsCaseIgnorable(point.value)) return !IsCased(point.value);
     next += point.length;
   }
   return true;
@@ -255,9 +187,7 @@ Text MapCharacters(const Text& text, Map map) {
           static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(point.value))));
     }
     result.Append(map(point.value, std::move(lower)), text.TrustedAt(offset));
-    if (!IsCaseIgnorable(point.value)) {
-      after_cased = IsCased(point.value);
-    }
+    if (!IsCaseIgnorable(point.value)) after_cased = IsCased(point.value);
     offset += point.length;
   }
   return result;
@@ -278,9 +208,7 @@ bool IsLineBreak(char32_t value) {
 }
 
 bool IsPrintable(char32_t value) {
-  if (value == ' ') {
-    return true;
-  }
+  if (value == ' ') return true;
   switch (Category(value)) {
     case UTF8PROC_CATEGORY_CN:
     case UTF8PROC_CATEGORY_CC:
@@ -308,12 +236,8 @@ bool IsAlpha(char32_t value) {
 bool IsDecimal(char32_t value) { return Category(value) == UTF8PROC_CATEGORY_ND; }
 
 bool IsIdentifier(char32_t value, bool first) {
-  if (value == '_' || IsAlpha(value) || Category(value) == UTF8PROC_CATEGORY_NL) {
-    return true;
-  }
-  if (first) {
-    return false;
-  }
+  if (value == '_' || IsAlpha(value) || Category(value) == UTF8PROC_CATEGORY_NL) return true;
+  if (first) return false;
   switch (Category(value)) {
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_MN:
@@ -358,9 +282,7 @@ Text SwapCase(const Text& text) {
 size_t SkipSpace(std::string_view text, size_t begin, size_t end) {
   while (begin < end) {
     const CodePoint point = DecodeAt(text, begin);
-    if (!IsSpace(point.value)) {
-      break;
-    }
+    if (!IsSpace(point.value)) break;
     begin += point.length;
   }
   return std::min(begin, end);
@@ -374,9 +296,7 @@ size_t SkipSpaceBack(std::string_view text, size_t begin, size_t end) {
       --start;
     }
     const CodePoint point = DecodeAt(text, start);
-    if (point.length != end - start || !IsSpace(point.value)) {
-      break;
-    }
+    if (point.length != end - start || !IsSpace(point.value)) break;
     end = start;
   }
   return end;

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <limits>
 
-#include "frontend/jinja/values/sandbox.h"
-
 namespace tandem::frontend::jinja {
 namespace {
 
@@ -16,9 +14,7 @@ bool KeysEqual(const Value& left, const Value& right) {
     return left.IsIntegral() && right.IsIntegral() ? left.integer() == right.integer()
                                                    : left.number() == right.number();
   }
-  if (left.type() != right.type()) {
-    return false;
-  }
+  if (left.type() != right.type()) return false;
   switch (left.type()) {
     case Type::kUndefined:
     case Type::kNone:
@@ -36,16 +32,12 @@ bool KeysEqual(const Value& left, const Value& right) {
 
 int MaxDepth(const std::vector<Value>& items) {
   int depth = 0;
-  for (const Value& item : items) {
-    depth = std::max(depth, Depth(item));
-  }
+  for (const Value& item : items) depth = std::max(depth, Depth(item));
   return depth;
 }
 
 int64_t RangeSize(int64_t start, int64_t stop, int64_t step) {
-  if (step > 0 ? start >= stop : start <= stop) {
-    return 0;
-  }
+  if (step > 0 ? start >= stop : start <= stop) return 0;
   const auto first = static_cast<uint64_t>(start);
   const auto last = static_cast<uint64_t>(stop);
   const uint64_t distance = step > 0 ? last - first : first - last;
@@ -90,9 +82,7 @@ size_t Dict::IndexOfString(std::string_view key) const {
 }
 
 size_t Dict::IndexOf(const Value& key) const {
-  if (key.IsString()) {
-    return IndexOfString(key.bytes());
-  }
+  if (key.IsString()) return IndexOfString(key.bytes());
   const auto found = std::find_if(entries_.begin(), entries_.end(),
                                   [&](const Entry& entry) { return KeysEqual(entry.first, key); });
   return static_cast<size_t>(found - entries_.begin());
@@ -138,9 +128,7 @@ Range::Range(int64_t first, int64_t limit, int64_t stride)
       size(RangeSize(first, limit, stride)) {}
 
 bool Range::Contains(int64_t value) const {
-  if (size == 0) {
-    return false;
-  }
+  if (size == 0) return false;
   const int64_t last = At(size - 1);
   const bool inside = step > 0 ? value >= start && value <= last : value <= start && value >= last;
   const auto distance = [](int64_t from, int64_t to) {
@@ -150,10 +138,10 @@ bool Range::Contains(int64_t value) const {
                              : distance(value, start) % (0 - static_cast<uint64_t>(step))) == 0;
 }
 
-absl::StatusOr<Value> Native::Call(Interpreter&, const Arguments&) {
+absl::StatusOr<Value> Native::Call(Context&, const Arguments&) {
   return InvalidArgument("{} is not callable", Describe());
 }
-absl::StatusOr<std::optional<Value>> Native::Attribute(Interpreter&, std::string_view) {
+absl::StatusOr<std::optional<Value>> Native::Attribute(Context&, std::string_view) {
   return std::optional<Value>();
 }
 absl::StatusOr<std::optional<int64_t>> Native::Length() { return std::optional<int64_t>(); }
@@ -269,9 +257,7 @@ absl::StatusOr<int64_t> Length(const Value& value) {
       return static_cast<int64_t>(value.as<DictView>().dict.size());
     case Type::kNative: {
       TANDEM_ASSIGN_OR_RETURN(const std::optional<int64_t> length, value.as<Native>().Length());
-      if (length) {
-        return *length;
-      }
+      if (length) return *length;
       break;
     }
     default:
@@ -293,71 +279,6 @@ bool IsIterable(const Value& value) {
       return true;
     default:
       return false;
-  }
-}
-
-absl::StatusOr<NextValue> Iterate(Sandbox& sandbox, const Value& value) {
-  using Step = absl::StatusOr<std::optional<Value>>;
-  switch (value.type()) {
-    case Type::kUndefined:
-      return NextValue([]() -> Step { return std::optional<Value>(); });
-    case Type::kString:
-      return NextValue([&sandbox, value, offset = size_t{0}]() mutable -> Step {
-        if (offset >= value.text().size()) {
-          return std::optional<Value>();
-        }
-        const size_t length = DecodeAt(value.bytes(), offset).length;
-        TANDEM_ASSIGN_OR_RETURN(Value character,
-                                sandbox.String(value.text().Slice(offset, offset + length)));
-        offset += length;
-        return std::optional<Value>(std::move(character));
-      });
-    case Type::kList:
-    case Type::kTuple:
-      return NextValue([&items = value.as<Sequence>().items, index = size_t{0}]() mutable -> Step {
-        return index < items.size() ? std::optional<Value>(items[index++]) : std::optional<Value>();
-      });
-    case Type::kDict:
-      return NextValue([&dict = value.as<Dict>(), index = size_t{0}]() mutable -> Step {
-        return index < dict.size() ? std::optional<Value>(dict.entries()[index++].first)
-                                   : std::optional<Value>();
-      });
-    case Type::kRange:
-      return NextValue([&range = value.as<Range>(), index = int64_t{0}]() mutable -> Step {
-        return index < range.size ? std::optional<Value>(Value::Int(range.At(index++), true))
-                                  : std::optional<Value>();
-      });
-    case Type::kDictView:
-      return NextValue(
-          [&sandbox, &view = value.as<DictView>(), index = size_t{0}]() mutable -> Step {
-            if (index >= view.dict.size()) {
-              return std::optional<Value>();
-            }
-            const Dict::Entry& entry = view.dict.entries()[index++];
-            if (view.part == DictView::Part::kItems) {
-              TANDEM_ASSIGN_OR_RETURN(Value pair, sandbox.Tuple({entry.first, entry.second}));
-              return std::optional<Value>(std::move(pair));
-            }
-            return std::optional<Value>(view.part == DictView::Part::kKeys ? entry.first
-                                                                           : entry.second);
-          });
-    case Type::kIterator:
-      return NextValue([&iterator = value.as<Iterator>()]() -> Step { return iterator.next(); });
-    default:
-      return InvalidArgument("'{}' object is not iterable", TypeName(value));
-  }
-}
-
-absl::StatusOr<std::vector<Value>> Items(Sandbox& sandbox, const Value& value) {
-  TANDEM_ASSIGN_OR_RETURN(NextValue next, Iterate(sandbox, value));
-  std::vector<Value> items;
-  while (true) {
-    TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, next());
-    if (!item) {
-      return items;
-    }
-    TANDEM_RETURN_IF_ERROR(sandbox.Charge(1));
-    items.push_back(*std::move(item));
   }
 }
 

@@ -20,9 +20,8 @@
 /// form cycles; strings are counted and freed. Nothing here may be shared between threads.
 namespace tandem::frontend::jinja {
 
-class Interpreter;
+class Context;
 class Object;
-class Sandbox;
 
 enum class Type {
   kUndefined,
@@ -208,10 +207,9 @@ class Native : public Object {
   virtual bool callable() const { return true; }
   /// How str() shows it.
   virtual std::string Describe() const = 0;
-  virtual absl::StatusOr<Value> Call(Interpreter& interpreter, const Arguments& arguments);
+  virtual absl::StatusOr<Value> Call(Context& context, const Arguments& arguments);
   /// An attribute, or nothing if it has none of that name.
-  virtual absl::StatusOr<std::optional<Value>> Attribute(Interpreter& interpreter,
-                                                         std::string_view name);
+  virtual absl::StatusOr<std::optional<Value>> Attribute(Context& context, std::string_view name);
   /// len(), or nothing if it has none.
   virtual absl::StatusOr<std::optional<int64_t>> Length();
 };
@@ -219,12 +217,12 @@ class Native : public Object {
 /// A function given by a lambda.
 class Function : public Native {
  public:
-  using Body = std::function<absl::StatusOr<Value>(Interpreter&, const Arguments&)>;
+  using Body = std::function<absl::StatusOr<Value>(Context&, const Arguments&)>;
   Function(std::string function_name, Body body)
       : name_(std::move(function_name)), body_(std::move(body)) {}
   std::string Describe() const override { return "<function " + name_ + ">"; }
-  absl::StatusOr<Value> Call(Interpreter& interpreter, const Arguments& arguments) override {
-    return body_(interpreter, arguments);
+  absl::StatusOr<Value> Call(Context& context, const Arguments& arguments) override {
+    return body_(context, arguments);
   }
 
  private:
@@ -245,30 +243,11 @@ bool IsHashable(const Value& value);
 /// bool(value).
 bool IsTruthy(const Value& value);
 
-/// left == right, as Python compares: numbers by value, containers by their members. Fails if the
-/// fuel is spent.
-absl::StatusOr<bool> Equal(Sandbox& sandbox, const Value& left, const Value& right);
-
-enum class Order { kLess, kEqual, kGreater, kUnordered };
-
-/// Orders two values as `<` does. Fails on types that have no order: `operation` names the
-/// operator.
-absl::StatusOr<Order> Compare(Sandbox& sandbox, const Value& left, const Value& right,
-                              std::string_view operation = "<");
-
-/// `member in container`.
-absl::StatusOr<bool> Contains(Sandbox& sandbox, const Value& container, const Value& member);
-
 /// len(value). Fails on values that have none.
 absl::StatusOr<int64_t> Length(const Value& value);
 
-/// iter(value): a function that gives one member after another. Fails on values that cannot be
-/// iterated.
-absl::StatusOr<NextValue> Iterate(Sandbox& sandbox, const Value& value);
-/// Whether Iterate would succeed.
+/// Whether iter() takes the value.
 bool IsIterable(const Value& value);
-/// list(value).
-absl::StatusOr<std::vector<Value>> Items(Sandbox& sandbox, const Value& value);
 
 /// Whether nothing in the value comes from a client.
 bool AllTrusted(const Value& value);

@@ -271,7 +271,7 @@ TEST(AnswerFrames, HaveTheFieldsInTheOrderOfTheProtocol) {
   EXPECT_EQ(AcceptedFrame("r1"), R"({"v":1,"id":"r1","type":"accepted"})");
   EXPECT_EQ(DeltaFrame("r1", 0, "Hel\"\n"),
             R"({"v":1,"id":"r1","type":"delta","seq":0,"text":"Hel\"\n"})");
-  EXPECT_EQ(ErrorFrame(std::nullopt, ErrorCode::kTooLarge, "m"),
+  EXPECT_EQ(ErrorFrame("", ErrorCode::kTooLarge, "m"),
             R"({"v":1,"id":null,"type":"error","code":"too_large","message":"m"})");
   EXPECT_EQ(PongFrame("", true), R"({"v":1,"type":"pong","ready":true})");
   EXPECT_EQ(DeltaFrame("r1", 1, "\xff"),

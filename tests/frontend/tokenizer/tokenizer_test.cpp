@@ -42,7 +42,7 @@ Ids EncodeSegments(const Tokenizer& tokenizer, const std::vector<TextSegment>& s
 }
 
 std::string Decode(const Tokenizer& tokenizer, const Ids& ids, const DecodeOptions& options = {}) {
-  auto text = tokenizer.Decode(ids, options);
+  auto text = frontend::Decode(tokenizer, ids, options);
   EXPECT_TRUE(text.ok()) << text.status();
   return text.ok() ? *std::move(text) : std::string();
 }
@@ -208,7 +208,7 @@ TEST(Detokenizer, HoldsBackIncompleteCharacters) {
 TEST(Tokenizer, DecodeRefusesIdsOutsideTheVocabulary) {
   const auto tokenizer = TinyBpe();
   for (const int32_t id : {-1, tokenizer->vocabulary().size()}) {
-    const auto text = tokenizer->Decode(Ids{kTinyBos, id});
+    const auto text = frontend::Decode(*tokenizer, Ids{kTinyBos, id});
     ASSERT_FALSE(text.ok());
     EXPECT_EQ(text.status().code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(std::string(text.status().message()), HasSubstr("index 1"));

@@ -1,4 +1,4 @@
-#include "frontend/jinja/operators.h"
+#include "frontend/jinja/builtins/operators.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "frontend/jinja/format.h"
+#include "frontend/jinja/builtins/format.h"
 #include "frontend/jinja/values/print.h"
 
 namespace tandem::frontend::jinja {
@@ -40,9 +40,7 @@ std::pair<int64_t, int64_t> FloorDivide(int64_t left, int64_t right) {
 double FloatModulo(double left, double right) {
   double remainder = std::fmod(left, right);
   if (remainder != 0.0) {
-    if ((remainder < 0) != (right < 0)) {
-      remainder += right;
-    }
+    if ((remainder < 0) != (right < 0)) remainder += right;
     return remainder;
   }
   return std::copysign(0.0, right);
@@ -51,18 +49,14 @@ double FloatModulo(double left, double right) {
 double FloatFloorDivide(double left, double right) {
   const double remainder = FloatModulo(left, right);
   const double quotient = (left - remainder) / right;
-  if (quotient == 0.0) {
-    return std::copysign(0.0, left / right);
-  }
+  if (quotient == 0.0) return std::copysign(0.0, left / right);
   const double floored = std::floor(quotient);
   return quotient - floored > 0.5 ? floored + 1.0 : floored;
 }
 
 absl::StatusOr<Value> IntegerPower(int64_t base, int64_t exponent, bool trusted) {
   if (exponent < 0) {
-    if (base == 0) {
-      return DivisionByZero("**");
-    }
+    if (base == 0) return DivisionByZero("**");
     return Value::Float(std::pow(static_cast<double>(base), static_cast<double>(exponent)),
                         trusted);
   }
@@ -102,27 +96,17 @@ absl::StatusOr<Value> IntegerArithmetic(std::string_view symbol, int64_t left, i
     const auto [quotient, remainder] = FloorDivide(left, right);
     result = symbol == "//" ? quotient : remainder;
   }
-  if (overflow) {
-    return Overflow(symbol);
-  }
+  if (overflow) return Overflow(symbol);
   return Value::Int(result, trusted);
 }
 
 absl::StatusOr<Value> FloatArithmetic(std::string_view symbol, double left, double right,
                                       bool trusted) {
-  if (symbol == "+") {
-    return Value::Float(left + right, trusted);
-  }
-  if (symbol == "-") {
-    return Value::Float(left - right, trusted);
-  }
-  if (symbol == "*") {
-    return Value::Float(left * right, trusted);
-  }
+  if (symbol == "+") return Value::Float(left + right, trusted);
+  if (symbol == "-") return Value::Float(left - right, trusted);
+  if (symbol == "*") return Value::Float(left * right, trusted);
   if (symbol == "**") {
-    if (left == 0.0 && right < 0.0) {
-      return DivisionByZero(symbol);
-    }
+    if (left == 0.0 && right < 0.0) return DivisionByZero(symbol);
     if (left < 0.0 && std::floor(right) != right) {
       return InvalidArgument(
           "a negative number to a broken power is a complex number, which is "
@@ -134,12 +118,8 @@ absl::StatusOr<Value> FloatArithmetic(std::string_view symbol, double left, doub
     }
     return Value::Float(power, trusted);
   }
-  if (right == 0.0) {
-    return DivisionByZero(symbol);
-  }
-  if (symbol == "/") {
-    return Value::Float(left / right, trusted);
-  }
+  if (right == 0.0) return DivisionByZero(symbol);
+  if (symbol == "/") return Value::Float(left / right, trusted);
   return Value::Float(symbol == "//" ? FloatFloorDivide(left, right) : FloatModulo(left, right),
                       trusted);
 }
@@ -172,17 +152,13 @@ absl::StatusOr<Value> Repeat(Sandbox& sandbox, const Value& sequence, int64_t co
       sequence.IsString() ? sequence.text().size() : sequence.as<Sequence>().items.size();
   // A product that leaves 64 bits becomes the largest number, which no limit allows.
   uint64_t total = 0;
-  if (__builtin_mul_overflow(size, times, &total)) {
-    total = std::numeric_limits<uint64_t>::max();
-  }
+  if (__builtin_mul_overflow(size, times, &total)) total = std::numeric_limits<uint64_t>::max();
   TANDEM_RETURN_IF_ERROR(sequence.IsString() ? sandbox.CheckStringSize(total)
                                              : sandbox.CheckListSize(total));
   TANDEM_RETURN_IF_ERROR(sandbox.Charge(static_cast<int64_t>(total / 16)));
   if (sequence.IsString()) {
     Text text;
-    for (uint64_t time = 0; size != 0 && time < times; ++time) {
-      text.Append(sequence.text());
-    }
+    for (uint64_t time = 0; size != 0 && time < times; ++time) text.Append(sequence.text());
     return sandbox.String(std::move(text), sequence.markup());
   }
   const std::vector<Value>& items = sequence.as<Sequence>().items;
@@ -200,12 +176,8 @@ bool IsRepeatable(const Value& value) {
 
 // A bound of a slice: an int, or nothing.
 absl::StatusOr<std::optional<int64_t>> Bound(const Value& value) {
-  if (value.IsNone()) {
-    return std::optional<int64_t>();
-  }
-  if (value.IsIntegral()) {
-    return std::optional<int64_t>(value.integer());
-  }
+  if (value.IsNone()) return std::optional<int64_t>();
+  if (value.IsIntegral()) return std::optional<int64_t>(value.integer());
   return InvalidArgument("slice indices must be integers or None, not {}", TypeName(value));
 }
 
@@ -233,40 +205,28 @@ absl::StatusOr<Value> Binary(Sandbox& sandbox, std::string_view symbol, const Va
   if (symbol == "*" && left.IsIntegral() && IsRepeatable(right)) {
     return Repeat(sandbox, right, left.integer());
   }
-  if (symbol == "%" && left.IsString()) {
-    return FormatPercent(sandbox, left, right);
-  }
+  if (symbol == "%" && left.IsString()) return FormatPercent(sandbox, left, right);
   return Unsupported(symbol, left, right);
 }
 
 absl::StatusOr<Value> Negate(const Value& operand) {
-  if (operand.is(Type::kFloat)) {
-    return Value::Float(-operand.number(), operand.trusted());
-  }
+  if (operand.is(Type::kFloat)) return Value::Float(-operand.number(), operand.trusted());
   if (operand.IsIntegral()) {
-    if (operand.integer() == std::numeric_limits<int64_t>::min()) {
-      return Overflow("-");
-    }
+    if (operand.integer() == std::numeric_limits<int64_t>::min()) return Overflow("-");
     return Value::Int(-operand.integer(), operand.trusted());
   }
   return InvalidArgument("bad operand type for unary -: '{}'", TypeName(operand));
 }
 
 absl::StatusOr<Value> Plus(const Value& operand) {
-  if (operand.is(Type::kFloat)) {
-    return operand;
-  }
-  if (operand.IsIntegral()) {
-    return Value::Int(operand.integer(), operand.trusted());
-  }
+  if (operand.is(Type::kFloat)) return operand;
+  if (operand.IsIntegral()) return Value::Int(operand.integer(), operand.trusted());
   return InvalidArgument("bad operand type for unary +: '{}'", TypeName(operand));
 }
 
 absl::StatusOr<Value> Slice(Sandbox& sandbox, const Value& object, const Value& start,
                             const Value& stop, const Value& step) {
-  if (object.IsUndefined()) {
-    return InvalidArgument("{}", object.reason());
-  }
+  if (object.IsUndefined()) return InvalidArgument("{}", object.reason());
   if (!IsRepeatable(object) && !object.is(Type::kRange)) {
     return InvalidArgument("'{}' object cannot be sliced", TypeName(object));
   }
@@ -274,14 +234,10 @@ absl::StatusOr<Value> Slice(Sandbox& sandbox, const Value& object, const Value& 
   TANDEM_ASSIGN_OR_RETURN(const auto last, Bound(stop));
   TANDEM_ASSIGN_OR_RETURN(const auto stride_or_none, Bound(step));
   const int64_t stride = stride_or_none.value_or(1);
-  if (stride == 0) {
-    return InvalidArgument("slice step cannot be zero");
-  }
+  if (stride == 0) return InvalidArgument("slice step cannot be zero");
   TANDEM_ASSIGN_OR_RETURN(const int64_t size, Length(object));
   const auto clamp = [&](std::optional<int64_t> bound, int64_t missing) {
-    if (!bound) {
-      return missing;
-    }
+    if (!bound) return missing;
     const int64_t index = *bound < 0 ? std::max<int64_t>(*bound, -size - 1) + size : *bound;
     return std::clamp<int64_t>(index, stride < 0 ? -1 : 0, stride < 0 ? size - 1 : size);
   };
@@ -292,9 +248,7 @@ absl::StatusOr<Value> Slice(Sandbox& sandbox, const Value& object, const Value& 
   if (object.is(Type::kRange)) {
     const Range& range = object.as<Range>();
     int64_t combined = 0;
-    if (__builtin_mul_overflow(range.step, stride, &combined)) {
-      return Overflow("slicing");
-    }
+    if (__builtin_mul_overflow(range.step, stride, &combined)) return Overflow("slicing");
     return sandbox.Make<Range>(range.At(begin), range.At(end), combined);
   }
   if (object.IsString()) {
@@ -322,9 +276,7 @@ absl::StatusOr<Value> Slice(Sandbox& sandbox, const Value& object, const Value& 
 
 absl::StatusOr<std::optional<Value>> Index(Sandbox& sandbox, const Value& sequence, int64_t index) {
   TANDEM_ASSIGN_OR_RETURN(const int64_t size, Length(sequence));
-  if (index < -size || index >= size) {
-    return std::optional<Value>();
-  }
+  if (index < -size || index >= size) return std::optional<Value>();
   const int64_t at = index < 0 ? index + size : index;
   if (sequence.is(Type::kRange)) {
     return std::optional<Value>(Value::Int(sequence.as<Range>().At(at), true));
@@ -341,33 +293,6 @@ absl::StatusOr<std::optional<Value>> Index(Sandbox& sandbox, const Value& sequen
     return std::optional<Value>(std::move(character));
   }
   return std::optional<Value>(sequence.as<Sequence>().items[static_cast<size_t>(at)]);
-}
-
-absl::StatusOr<Text> EscapedText(Sandbox& sandbox, const Value& value) {
-  TANDEM_ASSIGN_OR_RETURN(Text text, ToText(sandbox, value));
-  if (value.IsString() && value.markup()) {
-    return text;
-  }
-  Text escaped;
-  const std::string& bytes = text.bytes();
-  TANDEM_RETURN_IF_ERROR(sandbox.Charge(static_cast<int64_t>(bytes.size() / 16)));
-  size_t begin = 0;
-  for (size_t offset = 0; offset < bytes.size(); ++offset) {
-    const char character = bytes[offset];
-    const std::string_view entity = character == '&'    ? "&amp;"
-                                    : character == '<'  ? "&lt;"
-                                    : character == '>'  ? "&gt;"
-                                    : character == '"'  ? "&#34;"
-                                    : character == '\'' ? "&#39;"
-                                                        : "";
-    if (!entity.empty()) {
-      escaped.Append(text, begin, offset);
-      escaped.Append(entity, text.TrustedAt(offset));
-      begin = offset + 1;
-    }
-  }
-  escaped.Append(text, begin, bytes.size());
-  return escaped;
 }
 
 }  // namespace tandem::frontend::jinja

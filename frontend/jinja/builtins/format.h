@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "frontend/jinja/builtins/context.h"
 #include "frontend/jinja/values/sandbox.h"
 #include "frontend/jinja/values/value.h"
 
@@ -16,7 +17,7 @@ namespace tandem::frontend::jinja {
 absl::StatusOr<Value> FormatPercent(Sandbox& sandbox, const Value& format, const Value& values);
 
 /// format.format(...): fields in braces, with conversions (!r) and format specifications.
-absl::StatusOr<Value> FormatBraces(Interpreter& interpreter, const Value& format,
+absl::StatusOr<Value> FormatBraces(Context& context, const Value& format,
                                    const Arguments& arguments);
 
 /// What stands after the colon of a field, or between "%" and the letter.

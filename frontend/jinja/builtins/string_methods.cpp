@@ -3,9 +3,10 @@
 #include <limits>
 #include <utility>
 
-#include "frontend/jinja/builtins.h"
-#include "frontend/jinja/format.h"
-#include "frontend/jinja/operators.h"
+#include "frontend/jinja/builtins/builtins.h"
+#include "frontend/jinja/builtins/format.h"
+#include "frontend/jinja/builtins/operators.h"
+#include "frontend/jinja/values/iterate.h"
 #include "frontend/jinja/values/pieces.h"
 #include "frontend/jinja/values/print.h"
 #include "frontend/jinja/values/unicode.h"
@@ -21,101 +22,89 @@ absl::Status NeedString(std::string_view method, const Value& value) {
                           : InvalidArgument("{}() takes a str, not {}", method, TypeName(value));
 }
 
-Result Part(Interpreter& interpreter, const Value& self, size_t begin, size_t end) {
-  return interpreter.sandbox().String(self.text().Slice(begin, end), self.markup());
+Result Part(Context& context, const Value& self, size_t begin, size_t end) {
+  return context.sandbox().String(self.text().Slice(begin, end), self.markup());
 }
 
-Result StripWith(Interpreter& interpreter, const Value& self, const Arguments& arguments, bool left,
+Result StripWith(Context& context, const Value& self, const Arguments& arguments, bool left,
                  bool right) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("strip", arguments, {"chars"}, 0));
-  return Strip(interpreter, self, bound.Get(0), left, right);
+  return Strip(context, self, bound.Get(0), left, right);
 }
-Result StringStrip(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return StripWith(interpreter, self, arguments, true, true);
+Result StringStrip(Context& context, const Value& self, const Arguments& arguments) {
+  return StripWith(context, self, arguments, true, true);
 }
-Result StringLeftStrip(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return StripWith(interpreter, self, arguments, true, false);
+Result StringLeftStrip(Context& context, const Value& self, const Arguments& arguments) {
+  return StripWith(context, self, arguments, true, false);
 }
-Result StringRightStrip(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return StripWith(interpreter, self, arguments, false, true);
+Result StringRightStrip(Context& context, const Value& self, const Arguments& arguments) {
+  return StripWith(context, self, arguments, false, true);
 }
 
 template <Text (*Map)(const Text&)>
-Result StringMap(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+Result StringMap(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_RETURN_IF_ERROR(Bind("this method", arguments, {}, 0).status());
-  TANDEM_RETURN_IF_ERROR(
-      interpreter.sandbox().Charge(static_cast<int64_t>(self.text().size() / 4)));
-  return interpreter.sandbox().String(Map(self.text()), self.markup());
+  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(self.text().size() / 4)));
+  return context.sandbox().String(Map(self.text()), self.markup());
 }
 
-Result PieceList(Interpreter& interpreter, const Value& self, const std::vector<Piece>& pieces) {
+Result PieceList(Context& context, const Value& self, const std::vector<Piece>& pieces) {
   std::vector<Value> parts;
   for (const auto& [begin, end] : pieces) {
-    TANDEM_ASSIGN_OR_RETURN(Value part, Part(interpreter, self, begin, end));
+    TANDEM_ASSIGN_OR_RETURN(Value part, Part(context, self, begin, end));
     parts.push_back(std::move(part));
   }
-  return interpreter.sandbox().List(std::move(parts));
+  return context.sandbox().List(std::move(parts));
 }
 
-Result SplitWith(Interpreter& interpreter, const Value& self, const Arguments& arguments,
-                 bool from_right) {
+Result SplitWith(Context& context, const Value& self, const Arguments& arguments, bool from_right) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("split", arguments, {"sep", "maxsplit"}, 0));
   TANDEM_ASSIGN_OR_RETURN(const int64_t most, bound.Integer(1, -1));
   const Value separator = bound.Get(0);
-  TANDEM_RETURN_IF_ERROR(
-      interpreter.sandbox().Charge(static_cast<int64_t>(self.text().size() / 16)));
+  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(self.text().size() / 16)));
   if (separator.IsNone()) {
-    return PieceList(interpreter, self, SplitAtSpace(self.bytes(), most, from_right));
+    return PieceList(context, self, SplitAtSpace(self.bytes(), most, from_right));
   }
   TANDEM_RETURN_IF_ERROR(NeedString("split", separator));
-  if (separator.bytes().empty()) {
-    return InvalidArgument("split(): empty separator");
-  }
-  return PieceList(interpreter, self,
-                   SplitAtText(self.bytes(), separator.bytes(), most, from_right));
+  if (separator.bytes().empty()) return InvalidArgument("split(): empty separator");
+  return PieceList(context, self, SplitAtText(self.bytes(), separator.bytes(), most, from_right));
 }
-Result StringSplit(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return SplitWith(interpreter, self, arguments, false);
+Result StringSplit(Context& context, const Value& self, const Arguments& arguments) {
+  return SplitWith(context, self, arguments, false);
 }
-Result StringRightSplit(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return SplitWith(interpreter, self, arguments, true);
+Result StringRightSplit(Context& context, const Value& self, const Arguments& arguments) {
+  return SplitWith(context, self, arguments, true);
 }
 
-Result StringSplitLines(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+Result StringSplitLines(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("splitlines", arguments, {"keepends"}, 0));
-  return PieceList(interpreter, self, SplitLines(self.bytes(), bound.Truth(0, false)));
+  return PieceList(context, self, SplitLines(self.bytes(), bound.Truth(0, false)));
 }
 
-Result Partition(Interpreter& interpreter, const Value& self, const Arguments& arguments,
-                 bool from_right) {
+Result Partition(Context& context, const Value& self, const Arguments& arguments, bool from_right) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("partition", arguments, {"sep"}, 1));
   const Value separator = bound.Get(0);
   TANDEM_RETURN_IF_ERROR(NeedString("partition", separator));
-  if (separator.bytes().empty()) {
-    return InvalidArgument("partition(): empty separator");
-  }
+  if (separator.bytes().empty()) return InvalidArgument("partition(): empty separator");
   const std::string& bytes = self.bytes();
   size_t found = from_right ? bytes.rfind(separator.bytes()) : bytes.find(separator.bytes());
   size_t after = found + separator.bytes().size();
-  if (found == std::string::npos) {
-    found = after = from_right ? 0 : bytes.size();
-  }
+  if (found == std::string::npos) found = after = from_right ? 0 : bytes.size();
   std::vector<Value> parts;
   for (const auto& [begin, end] :
        {std::pair(size_t{0}, found), std::pair(found, after), std::pair(after, bytes.size())}) {
-    TANDEM_ASSIGN_OR_RETURN(Value part, Part(interpreter, self, begin, end));
+    TANDEM_ASSIGN_OR_RETURN(Value part, Part(context, self, begin, end));
     parts.push_back(std::move(part));
   }
-  return interpreter.sandbox().Tuple(std::move(parts));
+  return context.sandbox().Tuple(std::move(parts));
 }
-Result StringPartition(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return Partition(interpreter, self, arguments, false);
+Result StringPartition(Context& context, const Value& self, const Arguments& arguments) {
+  return Partition(context, self, arguments, false);
 }
-Result StringRightPartition(Interpreter& interpreter, const Value& self,
-                            const Arguments& arguments) {
-  return Partition(interpreter, self, arguments, true);
+Result StringRightPartition(Context& context, const Value& self, const Arguments& arguments) {
+  return Partition(context, self, arguments, true);
 }
 
 // The bytes that the optional bounds `start` and `end`, in code points, leave of a string.
@@ -147,7 +136,7 @@ absl::StatusOr<Window> Bounds(const Value& self, const BoundArguments& bound, si
   return window;
 }
 
-Result Affix(Interpreter& interpreter, const Value& self, const Arguments& arguments, bool start) {
+Result Affix(Context& context, const Value& self, const Arguments& arguments, bool start) {
   TANDEM_ASSIGN_OR_RETURN(
       const BoundArguments bound,
       Bind(start ? "startswith" : "endswith", arguments, {"prefix", "start", "end"}, 1));
@@ -155,12 +144,10 @@ Result Affix(Interpreter& interpreter, const Value& self, const Arguments& argum
   const std::string_view bytes =
       std::string_view(self.bytes()).substr(window.begin, window.end - window.begin);
   std::vector<Value> candidates{bound.Get(0)};
-  if (bound.Get(0).is(Type::kTuple)) {
-    candidates = bound.Get(0).as<Sequence>().items;
-  }
+  if (bound.Get(0).is(Type::kTuple)) candidates = bound.Get(0).as<Sequence>().items;
   for (const Value& candidate : candidates) {
     TANDEM_RETURN_IF_ERROR(NeedString(start ? "startswith" : "endswith", candidate));
-    TANDEM_RETURN_IF_ERROR(interpreter.sandbox().Charge(1));
+    TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(1));
     const std::string& affix = candidate.bytes();
     if (window.valid && affix.size() <= bytes.size() &&
         bytes.substr(start ? 0 : bytes.size() - affix.size(), affix.size()) == affix) {
@@ -169,37 +156,35 @@ Result Affix(Interpreter& interpreter, const Value& self, const Arguments& argum
   }
   return Value::Bool(false, true);
 }
-Result StringStartsWith(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return Affix(interpreter, self, arguments, true);
+Result StringStartsWith(Context& context, const Value& self, const Arguments& arguments) {
+  return Affix(context, self, arguments, true);
 }
-Result StringEndsWith(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return Affix(interpreter, self, arguments, false);
+Result StringEndsWith(Context& context, const Value& self, const Arguments& arguments) {
+  return Affix(context, self, arguments, false);
 }
 
-Result RemoveAffix(Interpreter& interpreter, const Value& self, const Arguments& arguments,
-                   bool start) {
+Result RemoveAffix(Context& context, const Value& self, const Arguments& arguments, bool start) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("removeprefix/removesuffix", arguments, {"affix"}, 1));
-  TANDEM_ASSIGN_OR_RETURN(const Value present, Affix(interpreter, self, arguments, start));
+  TANDEM_ASSIGN_OR_RETURN(const Value present, Affix(context, self, arguments, start));
   const size_t size = self.text().size();
   const size_t cut = present.boolean() ? bound.Get(0).bytes().size() : 0;
-  return start ? Part(interpreter, self, cut, size) : Part(interpreter, self, 0, size - cut);
+  return start ? Part(context, self, cut, size) : Part(context, self, 0, size - cut);
 }
-Result StringRemovePrefix(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return RemoveAffix(interpreter, self, arguments, true);
+Result StringRemovePrefix(Context& context, const Value& self, const Arguments& arguments) {
+  return RemoveAffix(context, self, arguments, true);
 }
-Result StringRemoveSuffix(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return RemoveAffix(interpreter, self, arguments, false);
+Result StringRemoveSuffix(Context& context, const Value& self, const Arguments& arguments) {
+  return RemoveAffix(context, self, arguments, false);
 }
 
-Result Search(Interpreter& interpreter, const Value& self, const Arguments& arguments,
-              bool from_right, bool must) {
+Result Search(Context& context, const Value& self, const Arguments& arguments, bool from_right,
+              bool must) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("find", arguments, {"sub", "start", "end"}, 1));
   TANDEM_RETURN_IF_ERROR(NeedString("find", bound.Get(0)));
   TANDEM_ASSIGN_OR_RETURN(const Window window, Bounds(self, bound, 1));
-  TANDEM_RETURN_IF_ERROR(
-      interpreter.sandbox().Charge(static_cast<int64_t>(self.text().size() / 16)));
+  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(self.text().size() / 16)));
   const std::string_view bytes =
       std::string_view(self.bytes()).substr(window.begin, window.end - window.begin);
   const std::string& wanted = bound.Get(0).bytes();
@@ -212,35 +197,30 @@ Result Search(Interpreter& interpreter, const Value& self, const Arguments& argu
   }
   return must ? Result(InvalidArgument("index(): substring not found")) : Value::Int(-1);
 }
-Result StringFind(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return Search(interpreter, self, arguments, false, false);
+Result StringFind(Context& context, const Value& self, const Arguments& arguments) {
+  return Search(context, self, arguments, false, false);
 }
-Result StringRightFind(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return Search(interpreter, self, arguments, true, false);
+Result StringRightFind(Context& context, const Value& self, const Arguments& arguments) {
+  return Search(context, self, arguments, true, false);
 }
-Result StringIndex(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return Search(interpreter, self, arguments, false, true);
+Result StringIndex(Context& context, const Value& self, const Arguments& arguments) {
+  return Search(context, self, arguments, false, true);
 }
-Result StringRightIndex(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return Search(interpreter, self, arguments, true, true);
+Result StringRightIndex(Context& context, const Value& self, const Arguments& arguments) {
+  return Search(context, self, arguments, true, true);
 }
 
-Result StringCount(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+Result StringCount(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("count", arguments, {"sub", "start", "end"}, 1));
   TANDEM_RETURN_IF_ERROR(NeedString("count", bound.Get(0)));
   TANDEM_ASSIGN_OR_RETURN(const Window window, Bounds(self, bound, 1));
-  TANDEM_RETURN_IF_ERROR(
-      interpreter.sandbox().Charge(static_cast<int64_t>(self.text().size() / 16)));
+  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(self.text().size() / 16)));
   const std::string_view bytes =
       std::string_view(self.bytes()).substr(window.begin, window.end - window.begin);
   const std::string& wanted = bound.Get(0).bytes();
-  if (!window.valid) {
-    return Value::Int(0);
-  }
-  if (wanted.empty()) {
-    return Value::Int(static_cast<int64_t>(CountCodePoints(bytes)) + 1);
-  }
+  if (!window.valid) return Value::Int(0);
+  if (wanted.empty()) return Value::Int(static_cast<int64_t>(CountCodePoints(bytes)) + 1);
   int64_t count = 0;
   for (size_t found = bytes.find(wanted); found != std::string_view::npos;
        found = bytes.find(wanted, found + wanted.size())) {
@@ -249,55 +229,50 @@ Result StringCount(Interpreter& interpreter, const Value& self, const Arguments&
   return Value::Int(count);
 }
 
-Result StringReplace(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+Result StringReplace(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("replace", arguments, {"old", "new", "count"}, 2));
   TANDEM_ASSIGN_OR_RETURN(const int64_t count, bound.Integer(2, -1));
   TANDEM_RETURN_IF_ERROR(NeedString("replace", bound.Get(0)));
   TANDEM_RETURN_IF_ERROR(NeedString("replace", bound.Get(1)));
-  return Replace(interpreter, self, bound.Get(0), bound.Get(1), count);
+  return Replace(context, self, bound.Get(0), bound.Get(1), count);
 }
 
-Result StringJoin(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+Result StringJoin(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("join", arguments, {"iterable"}, 1));
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items,
-                          Items(interpreter.sandbox(), bound.Get(0)));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(context.sandbox(), bound.Get(0)));
   Text joined;
   for (size_t index = 0; index < items.size(); ++index) {
     TANDEM_RETURN_IF_ERROR(NeedString("join", items[index]));
-    if (index != 0) {
-      joined.Append(self.text());
-    }
+    if (index != 0) joined.Append(self.text());
     if (self.markup()) {
-      TANDEM_ASSIGN_OR_RETURN(const Text escaped, EscapedText(interpreter.sandbox(), items[index]));
+      TANDEM_ASSIGN_OR_RETURN(const Text escaped, EscapedText(context.sandbox(), items[index]));
       joined.Append(escaped);
     } else {
       joined.Append(items[index].text());
     }
-    TANDEM_RETURN_IF_ERROR(interpreter.sandbox().CheckStringSize(joined.size()));
+    TANDEM_RETURN_IF_ERROR(context.sandbox().CheckStringSize(joined.size()));
   }
-  return interpreter.sandbox().String(std::move(joined), self.markup());
+  return context.sandbox().String(std::move(joined), self.markup());
 }
 
-Result StringFormat(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return FormatBraces(interpreter, self, arguments);
+Result StringFormat(Context& context, const Value& self, const Arguments& arguments) {
+  return FormatBraces(context, self, arguments);
 }
-Result StringFormatMap(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+Result StringFormatMap(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("format_map", arguments, {"map"}, 1));
   if (!bound.Get(0).is(Type::kDict)) {
     return InvalidArgument("format_map() takes a dict, not {}", TypeName(bound.Get(0)));
   }
   Arguments named;
   for (const auto& [key, value] : bound.Get(0).as<Dict>().entries()) {
-    if (key.IsString()) {
-      named.named.emplace_back(key.bytes(), value);
-    }
+    if (key.IsString()) named.named.emplace_back(key.bytes(), value);
   }
-  return FormatBraces(interpreter, self, named);
+  return FormatBraces(context, self, named);
 }
 
 // center, ljust, rjust and zfill: `left` of the padding's halves goes before the text.
-Result Pad(Interpreter& interpreter, const Value& self, const Arguments& arguments,
+Result Pad(Context& context, const Value& self, const Arguments& arguments,
            const std::function<int64_t(int64_t padding, int64_t width)>& left) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("center", arguments, {"width", "fillchar"}, 1));
@@ -311,54 +286,45 @@ Result Pad(Interpreter& interpreter, const Value& self, const Arguments& argumen
     fill = bound.Get(1).text();
   }
   const auto size = static_cast<int64_t>(CountCodePoints(self.bytes()));
-  if (width <= size) {
-    return self;
-  }
+  if (width <= size) return self;
   TANDEM_RETURN_IF_ERROR(
-      interpreter.sandbox().CheckStringSize(static_cast<size_t>(width) * fill.size()));
+      context.sandbox().CheckStringSize(static_cast<size_t>(width) * fill.size()));
   const int64_t before = left(width - size, width);
   Text out;
-  for (int64_t index = 0; index < before; ++index) {
-    out.Append(fill);
-  }
+  for (int64_t index = 0; index < before; ++index) out.Append(fill);
   out.Append(self.text());
-  for (int64_t index = before; index < width - size; ++index) {
-    out.Append(fill);
-  }
-  return interpreter.sandbox().String(std::move(out), self.markup());
+  for (int64_t index = before; index < width - size; ++index) out.Append(fill);
+  return context.sandbox().String(std::move(out), self.markup());
 }
-Result StringCenter(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+Result StringCenter(Context& context, const Value& self, const Arguments& arguments) {
   // CPython puts the odd blank left where the width is odd.
-  return Pad(interpreter, self, arguments,
+  return Pad(context, self, arguments,
              [](int64_t padding, int64_t width) { return padding / 2 + (padding & width & 1); });
 }
-Result StringLeftJustify(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return Pad(interpreter, self, arguments, [](int64_t, int64_t) { return int64_t{0}; });
+Result StringLeftJustify(Context& context, const Value& self, const Arguments& arguments) {
+  return Pad(context, self, arguments, [](int64_t, int64_t) { return int64_t{0}; });
 }
-Result StringRightJustify(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return Pad(interpreter, self, arguments, [](int64_t padding, int64_t) { return padding; });
+Result StringRightJustify(Context& context, const Value& self, const Arguments& arguments) {
+  return Pad(context, self, arguments, [](int64_t padding, int64_t) { return padding; });
 }
-Result StringZeroFill(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+Result StringZeroFill(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("zfill", arguments, {"width"}, 1));
   TANDEM_ASSIGN_OR_RETURN(const int64_t width, bound.Integer(0, 0));
   const auto size = static_cast<int64_t>(CountCodePoints(self.bytes()));
-  if (width <= size) {
-    return self;
-  }
-  TANDEM_RETURN_IF_ERROR(interpreter.sandbox().CheckStringSize(static_cast<size_t>(width)));
+  if (width <= size) return self;
+  TANDEM_RETURN_IF_ERROR(context.sandbox().CheckStringSize(static_cast<size_t>(width)));
   const bool sign = size > 0 && (self.bytes()[0] == '-' || self.bytes()[0] == '+');
   Text out = self.text().Slice(0, sign ? 1 : 0);
   out.Append(std::string(static_cast<size_t>(width - size), '0'), true);
   out.Append(self.text(), sign ? 1 : 0, self.text().size());
-  return interpreter.sandbox().String(std::move(out), self.markup());
+  return context.sandbox().String(std::move(out), self.markup());
 }
 
 // is...() methods: not empty, and every character passes.
 template <bool (*Predicate)(char32_t)>
-Result StringIsAll(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+Result StringIsAll(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_RETURN_IF_ERROR(Bind("this method", arguments, {}, 0).status());
-  TANDEM_RETURN_IF_ERROR(
-      interpreter.sandbox().Charge(static_cast<int64_t>(self.text().size() / 16)));
+  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(self.text().size() / 16)));
   bool all = !self.text().empty();
   for (size_t offset = 0; all && offset < self.text().size();) {
     const CodePoint point = DecodeAt(self.bytes(), offset);
@@ -370,9 +336,9 @@ Result StringIsAll(Interpreter& interpreter, const Value& self, const Arguments&
 bool IsAlphanumeric(char32_t value) { return IsAlpha(value) || IsDecimal(value); }
 
 template <const char* const& Name>
-Result StringIsCase(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+Result StringIsCase(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_RETURN_IF_ERROR(Bind("this method", arguments, {}, 0).status());
-  TANDEM_ASSIGN_OR_RETURN(const bool holds, interpreter.ApplyTest(Name, self, {}));
+  TANDEM_ASSIGN_OR_RETURN(const bool holds, context.ApplyTest(Name, self, {}));
   return Value::Bool(holds, true);
 }
 constexpr const char* kLowerTest = "lower";
@@ -428,19 +394,18 @@ Method FindStringMethod(std::string_view name) {
   return found == std::end(kMethods) ? nullptr : found->second;
 }
 
-Result Strip(Interpreter& interpreter, const Value& text, const Value& characters, bool left,
-             bool right) {
+Result Strip(Context& context, const Value& text, const Value& characters, bool left, bool right) {
   const std::string& bytes = text.bytes();
   size_t begin = 0;
   size_t end = bytes.size();
   if (characters.IsNone()) {
     begin = left ? SkipSpace(bytes, 0, end) : 0;
     end = right ? SkipSpaceBack(bytes, begin, end) : end;
-    return Part(interpreter, text, begin, end);
+    return Part(context, text, begin, end);
   }
   TANDEM_RETURN_IF_ERROR(NeedString("strip", characters));
   const std::vector<size_t> offsets = CodePointOffsets(bytes);
-  TANDEM_RETURN_IF_ERROR(interpreter.sandbox().Charge(static_cast<int64_t>(
+  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(
       (offsets.size() * std::min<size_t>(characters.bytes().size(), 64)) / 64)));
   const auto stripped = [&](size_t index) {
     const std::string_view character =
@@ -455,30 +420,28 @@ Result Strip(Interpreter& interpreter, const Value& text, const Value& character
   while (right && last > first && stripped(last - 1)) {
     --last;
   }
-  return Part(interpreter, text, offsets[first], offsets[last]);
+  return Part(context, text, offsets[first], offsets[last]);
 }
 
-Result Replace(Interpreter& interpreter, const Value& text, const Value& from, const Value& to,
+Result Replace(Context& context, const Value& text, const Value& from, const Value& to,
                int64_t count) {
   const std::string& bytes = text.bytes();
   const std::string& wanted = from.bytes();
   Text replacement = to.text();
   if (text.markup()) {
-    TANDEM_ASSIGN_OR_RETURN(replacement, EscapedText(interpreter.sandbox(), to));
+    TANDEM_ASSIGN_OR_RETURN(replacement, EscapedText(context.sandbox(), to));
   }
-  TANDEM_RETURN_IF_ERROR(interpreter.sandbox().Charge(static_cast<int64_t>(bytes.size() / 16)));
+  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(bytes.size() / 16)));
   Text out;
   size_t begin = 0;
   size_t search = 0;
   while (count != 0) {
     // An empty pattern matches before every character and at the end.
     const size_t found = wanted.empty() ? search : bytes.find(wanted, search);
-    if (found == std::string::npos || found > bytes.size()) {
-      break;
-    }
+    if (found == std::string::npos || found > bytes.size()) break;
     out.Append(text.text(), begin, found);
     out.Append(replacement);
-    TANDEM_RETURN_IF_ERROR(interpreter.sandbox().CheckStringSize(out.size()));
+    TANDEM_RETURN_IF_ERROR(context.sandbox().CheckStringSize(out.size()));
     begin = found + wanted.size();
     if (!wanted.empty()) {
       search = begin;
@@ -488,7 +451,7 @@ Result Replace(Interpreter& interpreter, const Value& text, const Value& from, c
     --count;
   }
   out.Append(text.text(), begin, bytes.size());
-  return interpreter.sandbox().String(std::move(out), text.markup());
+  return context.sandbox().String(std::move(out), text.markup());
 }
 
 }  // namespace tandem::frontend::jinja

@@ -1,12 +1,10 @@
-#include "frontend/jinja/format.h"
+#include "frontend/jinja/builtins/format.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
 
-#include "frontend/jinja/interpreter.h"
-#include "frontend/jinja/operators.h"
 #include "frontend/jinja/values/print.h"
 
 namespace tandem::frontend::jinja {
@@ -19,9 +17,7 @@ bool IsDigit(char character) { return character >= '0' && character <= '9'; }
 
 // Reads digits at `offset`, moving it behind them; nothing if there are none.
 std::optional<int64_t> ReadNumber(std::string_view text, size_t& offset) {
-  if (offset >= text.size() || !IsDigit(text[offset])) {
-    return std::nullopt;
-  }
+  if (offset >= text.size() || !IsDigit(text[offset])) return std::nullopt;
   int64_t number = 0;
   while (offset < text.size() && IsDigit(text[offset])) {
     number = std::min<int64_t>(number * 10 + (text[offset++] - '0'), kMaxWidth + 1);
@@ -57,9 +53,7 @@ absl::StatusOr<FormatSpec> ParseSpec(std::string_view text) {
   const auto at = [&](std::string_view wanted) {
     return offset < text.size() && wanted.find(text[offset]) != std::string_view::npos;
   };
-  if (at("+- ")) {
-    spec.sign = text[offset++];
-  }
+  if (at("+- ")) spec.sign = text[offset++];
   if (at("#")) {
     spec.alternate = true;
     ++offset;
@@ -69,9 +63,7 @@ absl::StatusOr<FormatSpec> ParseSpec(std::string_view text) {
     ++offset;
   }
   spec.width = ReadNumber(text, offset).value_or(0);
-  if (at(",_")) {
-    spec.grouping = text[offset++];
-  }
+  if (at(",_")) spec.grouping = text[offset++];
   if (at(".")) {
     ++offset;
     const auto precision = ReadNumber(text, offset);
@@ -80,12 +72,8 @@ absl::StatusOr<FormatSpec> ParseSpec(std::string_view text) {
     }
     spec.precision = static_cast<int>(std::min<int64_t>(*precision, kMaxPrecision + 1));
   }
-  if (offset < text.size()) {
-    spec.type = text[offset++];
-  }
-  if (offset != text.size()) {
-    return InvalidArgument("'{}' is not a format specification", text);
-  }
+  if (offset < text.size()) spec.type = text[offset++];
+  if (offset != text.size()) return InvalidArgument("'{}' is not a format specification", text);
   TANDEM_RETURN_IF_ERROR(CheckWidth(spec.width, spec.precision));
   return spec;
 }
@@ -115,9 +103,7 @@ absl::Status AppendFormatted(Sandbox& sandbox, Text& out, const Value& value,
     if ((spec.type != '\0' && spec.type != 's') || spec.align == '=') {
       return InvalidArgument("the format specification '{}' does not fit a str", spec_text);
     }
-    if (spec.zero && spec.align == '\0') {
-      spec.fill.assign(1, '0');
-    }
+    if (spec.zero && spec.align == '\0') spec.fill.assign(1, '0');
     TANDEM_RETURN_IF_ERROR(AppendString(out, value.text(), spec));
   } else if (value.IsNumber()) {
     TANDEM_ASSIGN_OR_RETURN(std::string number, FormatNumber(value, spec));
@@ -132,8 +118,8 @@ absl::Status AppendFormatted(Sandbox& sandbox, Text& out, const Value& value,
 // Reads "{...}" fields of str.format.
 class BraceFormatter {
  public:
-  BraceFormatter(Interpreter& interpreter, const Value& format, const Arguments& arguments)
-      : interpreter_(interpreter), format_(format), arguments_(arguments) {}
+  BraceFormatter(Context& context, const Value& format, const Arguments& arguments)
+      : context_(context), format_(format), arguments_(arguments) {}
 
   absl::Status Run(const Text& text, int depth, Text& out) {
     const std::string_view bytes = text.bytes();
@@ -141,17 +127,13 @@ class BraceFormatter {
     while (offset < bytes.size()) {
       const size_t brace = std::min(bytes.find_first_of("{}", offset), bytes.size());
       out.Append(text, offset, brace);
-      if (brace == bytes.size()) {
-        break;
-      }
+      if (brace == bytes.size()) break;
       if (brace + 1 < bytes.size() && bytes[brace + 1] == bytes[brace]) {
         out.Append(text, brace, brace + 1);
         offset = brace + 2;
         continue;
       }
-      if (bytes[brace] == '}') {
-        return InvalidArgument("format(): single '}}' in the format string");
-      }
+      if (bytes[brace] == '}') return InvalidArgument("format(): single '}}' in the format string");
       const size_t end = FieldEnd(bytes, brace + 1);
       if (end == std::string_view::npos) {
         return InvalidArgument("format(): '{{' without '}}' in the format string");
@@ -167,17 +149,13 @@ class BraceFormatter {
     int open = 1;
     for (; offset < bytes.size(); ++offset) {
       open += bytes[offset] == '{' ? 1 : bytes[offset] == '}' ? -1 : 0;
-      if (open == 0) {
-        return offset;
-      }
+      if (open == 0) return offset;
     }
     return std::string_view::npos;
   }
 
   absl::Status Field(const Text& field, int depth, Text& out) {
-    if (depth > 1) {
-      return InvalidArgument("format(): fields are nested too deep");
-    }
+    if (depth > 1) return InvalidArgument("format(): fields are nested too deep");
     const std::string_view bytes = field.bytes();
     const size_t name_end = std::min(NameEnd(bytes), bytes.size());
     TANDEM_ASSIGN_OR_RETURN(Value value, Lookup(bytes.substr(0, name_end)));
@@ -187,9 +165,9 @@ class BraceFormatter {
       if (conversion != 'r' && conversion != 's') {
         return InvalidArgument("format(): unknown conversion '!{}'", conversion);
       }
-      TANDEM_ASSIGN_OR_RETURN(Text text, conversion == 'r' ? Repr(interpreter_.sandbox(), value)
-                                                           : ToText(interpreter_.sandbox(), value));
-      TANDEM_ASSIGN_OR_RETURN(value, interpreter_.sandbox().String(std::move(text)));
+      TANDEM_ASSIGN_OR_RETURN(Text text, conversion == 'r' ? Repr(context_.sandbox(), value)
+                                                           : ToText(context_.sandbox(), value));
+      TANDEM_ASSIGN_OR_RETURN(value, context_.sandbox().String(std::move(text)));
       offset += 2;
     }
     Text spec;
@@ -200,10 +178,10 @@ class BraceFormatter {
       TANDEM_RETURN_IF_ERROR(Run(field.Slice(offset + 1, bytes.size()), depth + 1, spec));
     }
     if (format_.markup()) {
-      TANDEM_ASSIGN_OR_RETURN(Text escaped, EscapedText(interpreter_.sandbox(), value));
-      TANDEM_ASSIGN_OR_RETURN(value, interpreter_.sandbox().String(std::move(escaped)));
+      TANDEM_ASSIGN_OR_RETURN(Text escaped, EscapedText(context_.sandbox(), value));
+      TANDEM_ASSIGN_OR_RETURN(value, context_.sandbox().String(std::move(escaped)));
     }
-    return AppendFormatted(interpreter_.sandbox(), out, value, spec.bytes());
+    return AppendFormatted(context_.sandbox(), out, value, spec.bytes());
   }
 
   // Names end at "!" or ":" outside of square brackets.
@@ -211,9 +189,7 @@ class BraceFormatter {
     bool bracket = false;
     for (size_t offset = 0; offset < bytes.size(); ++offset) {
       bracket = bytes[offset] == '[' || (bracket && bytes[offset] != ']');
-      if (!bracket && (bytes[offset] == '!' || bytes[offset] == ':')) {
-        return offset;
-      }
+      if (!bracket && (bytes[offset] == '!' || bytes[offset] == ':')) return offset;
     }
     return bytes.size();
   }
@@ -226,7 +202,7 @@ class BraceFormatter {
       if (name[offset] == '.') {
         const size_t end = std::min(name.find_first_of(".[", offset + 1), name.size());
         TANDEM_ASSIGN_OR_RETURN(
-            value, interpreter_.GetAttribute(value, name.substr(offset + 1, end - offset - 1)));
+            value, context_.GetAttribute(value, name.substr(offset + 1, end - offset - 1)));
         offset = end;
         continue;
       }
@@ -239,9 +215,9 @@ class BraceFormatter {
       const auto number = ReadNumber(key, digits);
       Value index = Value::Int(number.value_or(0));
       if (!number || digits != key.size()) {
-        TANDEM_ASSIGN_OR_RETURN(index, interpreter_.sandbox().String(std::string(key), true));
+        TANDEM_ASSIGN_OR_RETURN(index, context_.sandbox().String(std::string(key), true));
       }
-      TANDEM_ASSIGN_OR_RETURN(value, interpreter_.GetItem(value, index));
+      TANDEM_ASSIGN_OR_RETURN(value, context_.GetItem(value, index));
       offset = end + 1;
     }
     return value;
@@ -254,9 +230,7 @@ class BraceFormatter {
       index = next_++;
     } else if (!index || digits != name.size()) {
       for (const auto& [key, value] : arguments_.named) {
-        if (key == name) {
-          return value;
-        }
+        if (key == name) return value;
       }
       return InvalidArgument("format(): no argument named '{}'", name);
     }
@@ -266,7 +240,7 @@ class BraceFormatter {
     return arguments_.positional[static_cast<size_t>(*index)];
   }
 
-  Interpreter& interpreter_;
+  Context& context_;
   const Value& format_;
   const Arguments& arguments_;
   int64_t next_ = 0;
@@ -302,9 +276,7 @@ class PercentFormatter {
                             ? used_ < values_.as<Sequence>().items.size()
                             : used_ == 0 && !values_.is(Type::kDict) && !values_.is(Type::kList) &&
                                   !values_.is(Type::kRange) && !values_.IsUndefined();
-    if (unused) {
-      return InvalidArgument("not all arguments were converted during string formatting");
-    }
+    if (unused) return InvalidArgument("not all arguments were converted during string formatting");
     return sandbox_.String(std::move(out), format_.markup());
   }
 
@@ -353,9 +325,7 @@ class PercentFormatter {
            std::string_view("hlL").find(bytes[offset]) != std::string_view::npos) {
       ++offset;
     }
-    if (offset >= bytes.size()) {
-      return InvalidArgument("incomplete format in '{}'", bytes);
-    }
+    if (offset >= bytes.size()) return InvalidArgument("incomplete format in '{}'", bytes);
     spec.type = bytes[offset++];
     if (spec.type == '%') {
       out.Append("%", format_.text().TrustedAt(percent));
@@ -369,9 +339,7 @@ class PercentFormatter {
     if (offset < bytes.size() && bytes[offset] == '*') {
       ++offset;
       TANDEM_ASSIGN_OR_RETURN(const Value width, Next());
-      if (!width.IsIntegral()) {
-        return InvalidArgument("* wants an int");
-      }
+      if (!width.IsIntegral()) return InvalidArgument("* wants an int");
       return std::clamp(width.integer(), -kMaxWidth - 1, kMaxWidth + 1);
     }
     return ReadNumber(bytes, offset).value_or(missing);
@@ -385,16 +353,12 @@ class PercentFormatter {
       }
       return items[used_++];
     }
-    if (used_++ != 0) {
-      return InvalidArgument("not enough arguments for the format string");
-    }
+    if (used_++ != 0) return InvalidArgument("not enough arguments for the format string");
     return values_;
   }
 
   absl::StatusOr<Value> Named(std::string_view key) {
-    if (!values_.is(Type::kDict)) {
-      return InvalidArgument("the format string requires a mapping");
-    }
+    if (!values_.is(Type::kDict)) return InvalidArgument("the format string requires a mapping");
     const Value* value = values_.as<Dict>().Find(key);
     if (value == nullptr) {
       return InvalidArgument("the format string names '{}', which the mapping lacks", key);
@@ -429,9 +393,7 @@ class PercentFormatter {
       }
       number = Value::Int(static_cast<int64_t>(whole), value.trusted());
     }
-    if (spec.zero && spec.align != '<') {
-      spec.align = '\0';
-    }
+    if (spec.zero && spec.align != '<') spec.align = '\0';
     constexpr std::string_view kIntegerTypes = "dxXo";
     if (number.IsIntegral() && kIntegerTypes.find(spec.type) != std::string_view::npos) {
       spec.minimum_digits = static_cast<size_t>(spec.precision.value_or(0));
@@ -454,11 +416,11 @@ absl::StatusOr<Value> FormatPercent(Sandbox& sandbox, const Value& format, const
   return PercentFormatter(sandbox, format, values).Run();
 }
 
-absl::StatusOr<Value> FormatBraces(Interpreter& interpreter, const Value& format,
+absl::StatusOr<Value> FormatBraces(Context& context, const Value& format,
                                    const Arguments& arguments) {
   Text out;
-  TANDEM_RETURN_IF_ERROR(BraceFormatter(interpreter, format, arguments).Run(format.text(), 0, out));
-  return interpreter.sandbox().String(std::move(out), format.markup());
+  TANDEM_RETURN_IF_ERROR(BraceFormatter(context, format, arguments).Run(format.text(), 0, out));
+  return context.sandbox().String(std::move(out), format.markup());
 }
 
 }  // namespace tandem::frontend::jinja

@@ -1,8 +1,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "frontend/jinja/builtins.h"
-#include "frontend/jinja/operators.h"
+#include "frontend/jinja/builtins/builtins.h"
+#include "frontend/jinja/builtins/operators.h"
+#include "frontend/jinja/values/compare.h"
 #include "frontend/jinja/values/print.h"
 #include "frontend/jinja/values/unicode.h"
 
@@ -24,108 +25,103 @@ Result Check(const Arguments& arguments, Predicate predicate) {
   return predicate();
 }
 
-Result Remainder(Interpreter& interpreter, const Value& value, const Value& divisor,
-                 int64_t wanted) {
-  TANDEM_ASSIGN_OR_RETURN(const Value rest, Binary(interpreter.sandbox(), "%", value, divisor));
-  return Equal(interpreter.sandbox(), rest, Value::Int(wanted));
+Result Remainder(Context& context, const Value& value, const Value& divisor, int64_t wanted) {
+  TANDEM_ASSIGN_OR_RETURN(const Value rest, Binary(context.sandbox(), "%", value, divisor));
+  return Equal(context.sandbox(), rest, Value::Int(wanted));
 }
 
-Result TestOdd(Interpreter& interpreter, const Value& value, const Arguments&) {
-  return Remainder(interpreter, value, Value::Int(2), 1);
+Result TestOdd(Context& context, const Value& value, const Arguments&) {
+  return Remainder(context, value, Value::Int(2), 1);
 }
-Result TestEven(Interpreter& interpreter, const Value& value, const Arguments&) {
-  return Remainder(interpreter, value, Value::Int(2), 0);
+Result TestEven(Context& context, const Value& value, const Arguments&) {
+  return Remainder(context, value, Value::Int(2), 0);
 }
-Result TestDivisibleBy(Interpreter& interpreter, const Value& value, const Arguments& arguments) {
+Result TestDivisibleBy(Context& context, const Value& value, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const Value divisor, OneArgument("divisibleby", arguments));
-  return Remainder(interpreter, value, divisor, 0);
+  return Remainder(context, value, divisor, 0);
 }
 
-Result TestDefined(Interpreter&, const Value& value, const Arguments& arguments) {
+Result TestDefined(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return !value.IsUndefined(); });
 }
-Result TestUndefined(Interpreter&, const Value& value, const Arguments& arguments) {
+Result TestUndefined(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.IsUndefined(); });
 }
-Result TestNone(Interpreter&, const Value& value, const Arguments& arguments) {
+Result TestNone(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.IsNone(); });
 }
-Result TestBoolean(Interpreter&, const Value& value, const Arguments& arguments) {
+Result TestBoolean(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.is(Type::kBool); });
 }
-Result TestTrue(Interpreter&, const Value& value, const Arguments& arguments) {
+Result TestTrue(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.is(Type::kBool) && value.boolean(); });
 }
-Result TestFalse(Interpreter&, const Value& value, const Arguments& arguments) {
+Result TestFalse(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.is(Type::kBool) && !value.boolean(); });
 }
-Result TestInteger(Interpreter&, const Value& value, const Arguments& arguments) {
+Result TestInteger(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.is(Type::kInt); });
 }
-Result TestFloat(Interpreter&, const Value& value, const Arguments& arguments) {
+Result TestFloat(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.is(Type::kFloat); });
 }
-Result TestNumber(Interpreter&, const Value& value, const Arguments& arguments) {
+Result TestNumber(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.IsNumber(); });
 }
-Result TestString(Interpreter&, const Value& value, const Arguments& arguments) {
+Result TestString(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.IsString(); });
 }
-Result TestMapping(Interpreter&, const Value& value, const Arguments& arguments) {
+Result TestMapping(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.is(Type::kDict); });
 }
-Result TestIterable(Interpreter&, const Value& value, const Arguments& arguments) {
+Result TestIterable(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return IsIterable(value); });
 }
-Result TestSequence(Interpreter&, const Value& value, const Arguments& arguments) {
+Result TestSequence(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] {
     return IsIterable(value) && !value.is(Type::kDictView) && !value.is(Type::kIterator);
   });
 }
-Result TestCallable(Interpreter&, const Value& value, const Arguments& arguments) {
+Result TestCallable(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] {
     return value.IsUndefined() || (value.is(Type::kNative) && value.as<Native>().callable());
   });
 }
-Result TestEscaped(Interpreter&, const Value& value, const Arguments& arguments) {
+Result TestEscaped(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.IsString() && value.markup(); });
 }
 
 // str.islower and str.isupper: some cased character, and none of the other case.
-Result HasOnlyCase(Interpreter& interpreter, const Value& value, bool lower) {
-  TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(interpreter.sandbox(), value));
+Result HasOnlyCase(Context& context, const Value& value, bool lower) {
+  TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(context.sandbox(), value));
   bool found = false;
   for (size_t offset = 0; offset < text.size();) {
     const CodePoint point = DecodeAt(text.bytes(), offset);
     if (IsCased(point.value)) {
-      if (lower ? !IsLower(point.value) : !IsUpper(point.value)) {
-        return false;
-      }
+      if (lower ? !IsLower(point.value) : !IsUpper(point.value)) return false;
       found = true;
     }
     offset += point.length;
   }
   return found;
 }
-Result TestLower(Interpreter& interpreter, const Value& value, const Arguments&) {
-  return HasOnlyCase(interpreter, value, true);
+Result TestLower(Context& context, const Value& value, const Arguments&) {
+  return HasOnlyCase(context, value, true);
 }
-Result TestUpper(Interpreter& interpreter, const Value& value, const Arguments&) {
-  return HasOnlyCase(interpreter, value, false);
+Result TestUpper(Context& context, const Value& value, const Arguments&) {
+  return HasOnlyCase(context, value, false);
 }
 
-Result TestSameAs(Interpreter& interpreter, const Value& value, const Arguments& arguments) {
+Result TestSameAs(Context& context, const Value& value, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const Value other, OneArgument("sameas", arguments));
-  if (value.type() != other.type()) {
-    return false;
-  }
+  if (value.type() != other.type()) return false;
   switch (value.type()) {
     case Type::kNone:
     case Type::kBool:
     case Type::kInt:
     case Type::kFloat:
     case Type::kString:
-      return Equal(interpreter.sandbox(), value, other);
+      return Equal(context.sandbox(), value, other);
     case Type::kUndefined:
       return false;
     default:
@@ -133,45 +129,45 @@ Result TestSameAs(Interpreter& interpreter, const Value& value, const Arguments&
   }
 }
 
-Result TestIn(Interpreter& interpreter, const Value& value, const Arguments& arguments) {
+Result TestIn(Context& context, const Value& value, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const Value container, OneArgument("in", arguments));
-  return Contains(interpreter.sandbox(), container, value);
+  return Contains(context.sandbox(), container, value);
 }
-Result TestEqual(Interpreter& interpreter, const Value& value, const Arguments& arguments) {
+Result TestEqual(Context& context, const Value& value, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const Value other, OneArgument("eq", arguments));
-  return Equal(interpreter.sandbox(), value, other);
+  return Equal(context.sandbox(), value, other);
 }
-Result TestNotEqual(Interpreter& interpreter, const Value& value, const Arguments& arguments) {
-  TANDEM_ASSIGN_OR_RETURN(const bool same, TestEqual(interpreter, value, arguments));
+Result TestNotEqual(Context& context, const Value& value, const Arguments& arguments) {
+  TANDEM_ASSIGN_OR_RETURN(const bool same, TestEqual(context, value, arguments));
   return !same;
 }
 
-absl::StatusOr<Order> Ordered(Interpreter& interpreter, const Value& value,
-                              const Arguments& arguments, std::string_view operation) {
+absl::StatusOr<Order> Ordered(Context& context, const Value& value, const Arguments& arguments,
+                              std::string_view operation) {
   TANDEM_ASSIGN_OR_RETURN(const Value other, OneArgument(operation, arguments));
-  return Compare(interpreter.sandbox(), value, other, operation);
+  return Compare(context.sandbox(), value, other, operation);
 }
-Result TestLess(Interpreter& interpreter, const Value& value, const Arguments& arguments) {
-  TANDEM_ASSIGN_OR_RETURN(const Order order, Ordered(interpreter, value, arguments, "<"));
+Result TestLess(Context& context, const Value& value, const Arguments& arguments) {
+  TANDEM_ASSIGN_OR_RETURN(const Order order, Ordered(context, value, arguments, "<"));
   return order == Order::kLess;
 }
-Result TestGreater(Interpreter& interpreter, const Value& value, const Arguments& arguments) {
-  TANDEM_ASSIGN_OR_RETURN(const Order order, Ordered(interpreter, value, arguments, ">"));
+Result TestGreater(Context& context, const Value& value, const Arguments& arguments) {
+  TANDEM_ASSIGN_OR_RETURN(const Order order, Ordered(context, value, arguments, ">"));
   return order == Order::kGreater;
 }
-Result TestLessEqual(Interpreter& interpreter, const Value& value, const Arguments& arguments) {
-  TANDEM_ASSIGN_OR_RETURN(const Order order, Ordered(interpreter, value, arguments, "<="));
+Result TestLessEqual(Context& context, const Value& value, const Arguments& arguments) {
+  TANDEM_ASSIGN_OR_RETURN(const Order order, Ordered(context, value, arguments, "<="));
   return order == Order::kLess || order == Order::kEqual;
 }
-Result TestGreaterEqual(Interpreter& interpreter, const Value& value, const Arguments& arguments) {
-  TANDEM_ASSIGN_OR_RETURN(const Order order, Ordered(interpreter, value, arguments, ">="));
+Result TestGreaterEqual(Context& context, const Value& value, const Arguments& arguments) {
+  TANDEM_ASSIGN_OR_RETURN(const Order order, Ordered(context, value, arguments, ">="));
   return order == Order::kGreater || order == Order::kEqual;
 }
 
-Result TestIsFilter(Interpreter&, const Value& value, const Arguments&) {
+Result TestIsFilter(Context&, const Value& value, const Arguments&) {
   return value.IsString() && FindFilter(value.bytes()) != nullptr;
 }
-Result TestIsTest(Interpreter&, const Value& value, const Arguments&) {
+Result TestIsTest(Context&, const Value& value, const Arguments&) {
   return value.IsString() && FindTest(value.bytes()) != nullptr;
 }
 

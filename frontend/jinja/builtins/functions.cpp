@@ -1,6 +1,7 @@
 #include <utility>
 
-#include "frontend/jinja/builtins.h"
+#include "frontend/jinja/builtins/builtins.h"
+#include "frontend/jinja/values/iterate.h"
 #include "frontend/jinja/values/print.h"
 
 // Global functions, and how arguments meet parameters.
@@ -9,47 +10,41 @@ namespace {
 
 constexpr int64_t kMaxRange = 100'000;  // as jinja2's sandbox has it
 
-absl::StatusOr<Value> MakeRange(Interpreter& interpreter, const Arguments& arguments) {
+absl::StatusOr<Value> MakeRange(Context& context, const Arguments& arguments) {
   const std::vector<Value>& bounds = arguments.positional;
   if (bounds.empty() || bounds.size() > 3 || !arguments.named.empty()) {
     return InvalidArgument("range() takes one to three integers");
   }
   for (const Value& bound : bounds) {
-    if (bound.IsUndefined()) {
-      return InvalidArgument("{}", bound.reason());
-    }
+    if (bound.IsUndefined()) return InvalidArgument("{}", bound.reason());
     if (!bound.IsIntegral()) {
       return InvalidArgument("range() takes integers, not {}", TypeName(bound));
     }
   }
   const int64_t step = bounds.size() == 3 ? bounds[2].integer() : 1;
-  if (step == 0) {
-    return InvalidArgument("the step of range() must not be zero");
-  }
+  if (step == 0) return InvalidArgument("the step of range() must not be zero");
   const int64_t start = bounds.size() == 1 ? 0 : bounds[0].integer();
   const int64_t stop = bounds.size() == 1 ? bounds[0].integer() : bounds[1].integer();
   if (Range(start, stop, step).size > kMaxRange) {
     return ResourceExhausted("range() of more than {} members", kMaxRange);
   }
-  return interpreter.sandbox().Make<Range>(start, stop, step);
+  return context.sandbox().Make<Range>(start, stop, step);
 }
 
 // What dict() and namespace() take: a mapping or pairs, then keywords.
-absl::Status FillDict(Interpreter& interpreter, std::string_view callee, const Arguments& arguments,
+absl::Status FillDict(Context& context, std::string_view callee, const Arguments& arguments,
                       Dict& dict) {
   if (arguments.positional.size() > 1) {
     return InvalidArgument("{}() takes at most one positional argument", callee);
   }
   for (const Value& source : arguments.positional) {
     if (source.is(Type::kDict)) {
-      for (const auto& [key, value] : source.as<Dict>().entries()) {
-        dict.Set(key, value);
-      }
+      for (const auto& [key, value] : source.as<Dict>().entries()) dict.Set(key, value);
       continue;
     }
-    TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> pairs, Items(interpreter.sandbox(), source));
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> pairs, Items(context.sandbox(), source));
     for (const Value& pair : pairs) {
-      TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> parts, Items(interpreter.sandbox(), pair));
+      TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> parts, Items(context.sandbox(), pair));
       if (parts.size() != 2 || !IsHashable(parts[0])) {
         return InvalidArgument("{}() takes pairs of a key and a value", callee);
       }
@@ -57,51 +52,48 @@ absl::Status FillDict(Interpreter& interpreter, std::string_view callee, const A
     }
   }
   for (const auto& [name, value] : arguments.named) {
-    TANDEM_ASSIGN_OR_RETURN(const Value key, interpreter.sandbox().String(name, true));
+    TANDEM_ASSIGN_OR_RETURN(const Value key, context.sandbox().String(name, true));
     dict.Set(key, value);
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<Value> MakeDict(Interpreter& interpreter, const Arguments& arguments) {
+absl::StatusOr<Value> MakeDict(Context& context, const Arguments& arguments) {
   auto dict = std::make_unique<Dict>();
-  TANDEM_RETURN_IF_ERROR(FillDict(interpreter, "dict", arguments, *dict));
-  return interpreter.sandbox().Take(std::move(dict));
+  TANDEM_RETURN_IF_ERROR(FillDict(context, "dict", arguments, *dict));
+  return context.sandbox().Take(std::move(dict));
 }
 
-absl::StatusOr<Value> MakeNamespace(Interpreter& interpreter, const Arguments& arguments) {
+absl::StatusOr<Value> MakeNamespace(Context& context, const Arguments& arguments) {
   auto fields = std::make_unique<Dict>(Type::kNamespace);
-  TANDEM_RETURN_IF_ERROR(FillDict(interpreter, "namespace", arguments, *fields));
+  TANDEM_RETURN_IF_ERROR(FillDict(context, "namespace", arguments, *fields));
   for (const auto& [key, value] : fields->entries()) {
     if (key.IsString() && key.bytes().substr(0, 1) == "_") {
       return InvalidArgument("fields of a namespace cannot start with an underscore, as '{}' does",
                              key.bytes());
     }
   }
-  return interpreter.sandbox().Take(std::move(fields));
+  return context.sandbox().Take(std::move(fields));
 }
 
-absl::StatusOr<Value> RaiseException(Interpreter& interpreter, const Arguments& arguments) {
+absl::StatusOr<Value> RaiseException(Context& context, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("raise_exception", arguments, {"message"}, 1));
-  TANDEM_ASSIGN_OR_RETURN(const Text message, ToText(interpreter.sandbox(), bound.Get(0)));
+  TANDEM_ASSIGN_OR_RETURN(const Text message, ToText(context.sandbox(), bound.Get(0)));
   return InvalidArgument("the template refuses these messages: {}", message.bytes());
 }
 
-absl::StatusOr<Value> StrftimeNow(Interpreter& interpreter, const Arguments& arguments) {
+absl::StatusOr<Value> StrftimeNow(Context& context, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("strftime_now", arguments, {"format"}, 1));
   const Value format = bound.Get(0);
   if (!format.IsString() || format.bytes().size() > 200) {
     return InvalidArgument("strftime_now() takes a format of at most 200 bytes");
   }
-  if (format.bytes().empty()) {
-    return format;
-  }
+  if (format.bytes().empty()) return format;
   char buffer[4096];
-  const size_t size =
-      std::strftime(buffer, sizeof(buffer), format.bytes().c_str(), &interpreter.now());
-  return interpreter.sandbox().String(std::string(buffer, size), format.text().AllTrusted());
+  const size_t size = std::strftime(buffer, sizeof(buffer), format.bytes().c_str(), &context.now());
+  return context.sandbox().String(std::string(buffer, size), format.text().AllTrusted());
 }
 
 // Gives its items in turn, over and over.
@@ -110,23 +102,18 @@ class Cycler : public Native {
   explicit Cycler(std::vector<Value> items) : items_(std::move(items)) {}
   bool callable() const override { return false; }
   std::string Describe() const override { return "<Cycler>"; }
-  absl::StatusOr<std::optional<Value>> Attribute(Interpreter& interpreter,
-                                                 std::string_view name) override {
-    if (name == "current") {
-      return std::optional<Value>(items_[position_]);
-    }
-    if (name != "next" && name != "reset") {
-      return std::optional<Value>();
-    }
+  absl::StatusOr<std::optional<Value>> Attribute(Context& context, std::string_view name) override {
+    if (name == "current") return std::optional<Value>(items_[position_]);
+    if (name != "next" && name != "reset") return std::optional<Value>();
     const bool reset = name == "reset";
     TANDEM_ASSIGN_OR_RETURN(
-        Value function, interpreter.sandbox().Make<Function>(
-                            std::string(name),
-                            [this, reset](Interpreter&, const Arguments&) -> absl::StatusOr<Value> {
-                              const Value item = reset ? Value() : items_[position_];
-                              position_ = reset ? 0 : (position_ + 1) % items_.size();
-                              return item;
-                            }));
+        Value function,
+        context.sandbox().Make<Function>(
+            std::string(name), [this, reset](Context&, const Arguments&) -> absl::StatusOr<Value> {
+              const Value item = reset ? Value() : items_[position_];
+              position_ = reset ? 0 : (position_ + 1) % items_.size();
+              return item;
+            }));
     return std::optional<Value>(std::move(function));
   }
 
@@ -135,11 +122,9 @@ class Cycler : public Native {
   size_t position_ = 0;
 };
 
-absl::StatusOr<Value> MakeCycler(Interpreter& interpreter, const Arguments& arguments) {
-  if (arguments.positional.empty()) {
-    return InvalidArgument("cycler() takes at least one item");
-  }
-  return interpreter.sandbox().Make<Cycler>(arguments.positional);
+absl::StatusOr<Value> MakeCycler(Context& context, const Arguments& arguments) {
+  if (arguments.positional.empty()) return InvalidArgument("cycler() takes at least one item");
+  return context.sandbox().Make<Cycler>(arguments.positional);
 }
 
 // Gives an empty string the first time it is called, then its separator.
@@ -148,7 +133,7 @@ class Joiner : public Native {
   Joiner(Value separator, Value nothing)
       : separator_(std::move(separator)), nothing_(std::move(nothing)) {}
   std::string Describe() const override { return "<Joiner>"; }
-  absl::StatusOr<Value> Call(Interpreter&, const Arguments&) override {
+  absl::StatusOr<Value> Call(Context&, const Arguments&) override {
     return std::exchange(used_, true) ? separator_ : nothing_;
   }
 
@@ -158,19 +143,17 @@ class Joiner : public Native {
   bool used_ = false;
 };
 
-absl::StatusOr<Value> MakeJoiner(Interpreter& interpreter, const Arguments& arguments) {
+absl::StatusOr<Value> MakeJoiner(Context& context, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("joiner", arguments, {"sep"}, 0));
-  TANDEM_ASSIGN_OR_RETURN(Value separator, interpreter.sandbox().String(", ", true));
-  TANDEM_ASSIGN_OR_RETURN(Value nothing, interpreter.sandbox().String("", true));
-  return interpreter.sandbox().Make<Joiner>(bound.Has(0) ? bound.Get(0) : separator, nothing);
+  TANDEM_ASSIGN_OR_RETURN(Value separator, context.sandbox().String(", ", true));
+  TANDEM_ASSIGN_OR_RETURN(Value nothing, context.sandbox().String("", true));
+  return context.sandbox().Make<Joiner>(bound.Has(0) ? bound.Get(0) : separator, nothing);
 }
 
 }  // namespace
 
 absl::StatusOr<int64_t> BoundArguments::Integer(size_t index, int64_t missing) const {
-  if (!Has(index)) {
-    return missing;
-  }
+  if (!Has(index)) return missing;
   if (!values_[index]->IsIntegral()) {
     return InvalidArgument("expected an integer argument, found {}", TypeName(*values_[index]));
   }
@@ -195,9 +178,7 @@ absl::StatusOr<BoundArguments> Bind(std::string_view callee, const Arguments& ar
     if (index == parameters.size()) {
       return InvalidArgument("{}() has no parameter '{}'", callee, name);
     }
-    if (values[index]) {
-      return InvalidArgument("{}() got two values for '{}'", callee, name);
-    }
+    if (values[index]) return InvalidArgument("{}() got two values for '{}'", callee, name);
     values[index] = value;
   }
   for (size_t index = 0; index < required; ++index) {
@@ -208,18 +189,13 @@ absl::StatusOr<BoundArguments> Bind(std::string_view callee, const Arguments& ar
   return BoundArguments(std::move(values));
 }
 
-absl::Status DefineFunctions(Interpreter& interpreter) {
-  using FunctionBody = absl::StatusOr<Value> (*)(Interpreter&, const Arguments&);
-  constexpr std::pair<const char*, FunctionBody> kFunctions[] = {
+std::span<const GlobalFunction> GlobalFunctions() {
+  static constexpr GlobalFunction kFunctions[] = {
       {"range", MakeRange},          {"dict", MakeDict},     {"namespace", MakeNamespace},
       {"cycler", MakeCycler},        {"joiner", MakeJoiner}, {"raise_exception", RaiseException},
       {"strftime_now", StrftimeNow},
   };
-  for (const auto& [name, body] : kFunctions) {
-    TANDEM_ASSIGN_OR_RETURN(Value function, interpreter.sandbox().Make<Function>(name, body));
-    interpreter.DefineDefault(name, std::move(function));
-  }
-  return absl::OkStatus();
+  return kFunctions;
 }
 
 }  // namespace tandem::frontend::jinja

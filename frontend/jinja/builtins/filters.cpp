@@ -2,9 +2,10 @@
 #include <cmath>
 #include <utility>
 
-#include "frontend/jinja/builtins.h"
-#include "frontend/jinja/format.h"
-#include "frontend/jinja/operators.h"
+#include "frontend/jinja/builtins/builtins.h"
+#include "frontend/jinja/builtins/format.h"
+#include "frontend/jinja/builtins/operators.h"
+#include "frontend/jinja/values/iterate.h"
 #include "frontend/jinja/values/numbers.h"
 #include "frontend/jinja/values/pieces.h"
 #include "frontend/jinja/values/print.h"
@@ -18,28 +19,26 @@ using Result = absl::StatusOr<Value>;
 
 // A filter that maps str(subject), keeping its mark of safety.
 template <typename Map>
-Result MapText(Interpreter& interpreter, const Value& subject, Map map) {
-  TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(interpreter.sandbox(), subject));
-  TANDEM_RETURN_IF_ERROR(interpreter.sandbox().Charge(static_cast<int64_t>(text.size() / 4)));
-  return interpreter.sandbox().String(map(text), subject.IsString() && subject.markup());
+Result MapText(Context& context, const Value& subject, Map map) {
+  TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(context.sandbox(), subject));
+  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(text.size() / 4)));
+  return context.sandbox().String(map(text), subject.IsString() && subject.markup());
 }
 
 // soft_str: a string as it is, anything else as str() has it.
-Result SoftString(Interpreter& interpreter, const Value& subject) {
-  if (subject.IsString()) {
-    return subject;
-  }
-  return MapText(interpreter, subject, [](const Text& text) { return text; });
+Result SoftString(Context& context, const Value& subject) {
+  if (subject.IsString()) return subject;
+  return MapText(context, subject, [](const Text& text) { return text; });
 }
 
-Result FilterUpper(Interpreter& interpreter, const Value& subject, const Arguments&) {
-  return MapText(interpreter, subject, ToUpper);
+Result FilterUpper(Context& context, const Value& subject, const Arguments&) {
+  return MapText(context, subject, ToUpper);
 }
-Result FilterLower(Interpreter& interpreter, const Value& subject, const Arguments&) {
-  return MapText(interpreter, subject, ToLower);
+Result FilterLower(Context& context, const Value& subject, const Arguments&) {
+  return MapText(context, subject, ToLower);
 }
-Result FilterCapitalize(Interpreter& interpreter, const Value& subject, const Arguments&) {
-  return MapText(interpreter, subject, ToCapitalized);
+Result FilterCapitalize(Context& context, const Value& subject, const Arguments&) {
+  return MapText(context, subject, ToCapitalized);
 }
 
 // Unlike str.title, words begin after white space and the characters - ( { [ < only.
@@ -68,114 +67,108 @@ Text TitleWords(const Text& text) {
   }
   return result;
 }
-Result FilterTitle(Interpreter& interpreter, const Value& subject, const Arguments&) {
-  return MapText(interpreter, subject, TitleWords);
+Result FilterTitle(Context& context, const Value& subject, const Arguments&) {
+  return MapText(context, subject, TitleWords);
 }
 
-Result FilterString(Interpreter& interpreter, const Value& subject, const Arguments&) {
-  return SoftString(interpreter, subject);
+Result FilterString(Context& context, const Value& subject, const Arguments&) {
+  return SoftString(context, subject);
 }
 
-Result FilterTrim(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+Result FilterTrim(Context& context, const Value& subject, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("trim", arguments, {"chars"}, 0));
-  TANDEM_ASSIGN_OR_RETURN(const Value text, SoftString(interpreter, subject));
-  return Strip(interpreter, text, bound.Get(0), true, true);
+  TANDEM_ASSIGN_OR_RETURN(const Value text, SoftString(context, subject));
+  return Strip(context, text, bound.Get(0), true, true);
 }
 
-Result FilterReplace(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+Result FilterReplace(Context& context, const Value& subject, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("replace", arguments, {"old", "new", "count"}, 2));
   Value parts[3] = {subject, bound.Get(0), bound.Get(1)};
   for (Value& part : parts) {
-    TANDEM_ASSIGN_OR_RETURN(Text text, ToText(interpreter.sandbox(), part));
-    TANDEM_ASSIGN_OR_RETURN(part, interpreter.sandbox().String(std::move(text)));
+    TANDEM_ASSIGN_OR_RETURN(Text text, ToText(context.sandbox(), part));
+    TANDEM_ASSIGN_OR_RETURN(part, context.sandbox().String(std::move(text)));
   }
   int64_t count = -1;
   if (!bound.Get(2).IsNone()) {
     TANDEM_ASSIGN_OR_RETURN(count, bound.Integer(2, -1));
   }
-  return Replace(interpreter, parts[0], parts[1], parts[2], count);
+  return Replace(context, parts[0], parts[1], parts[2], count);
 }
 
-Result FilterSafe(Interpreter& interpreter, const Value& subject, const Arguments&) {
-  TANDEM_ASSIGN_OR_RETURN(Text text, ToText(interpreter.sandbox(), subject));
-  return interpreter.sandbox().String(std::move(text), /*markup=*/true);
+Result FilterSafe(Context& context, const Value& subject, const Arguments&) {
+  TANDEM_ASSIGN_OR_RETURN(Text text, ToText(context.sandbox(), subject));
+  return context.sandbox().String(std::move(text), /*markup=*/true);
 }
-Result FilterEscape(Interpreter& interpreter, const Value& subject, const Arguments&) {
-  TANDEM_ASSIGN_OR_RETURN(Text text, EscapedText(interpreter.sandbox(), subject));
-  return interpreter.sandbox().String(std::move(text), /*markup=*/true);
+Result FilterEscape(Context& context, const Value& subject, const Arguments&) {
+  TANDEM_ASSIGN_OR_RETURN(Text text, EscapedText(context.sandbox(), subject));
+  return context.sandbox().String(std::move(text), /*markup=*/true);
 }
-Result FilterForceEscape(Interpreter& interpreter, const Value& subject, const Arguments&) {
-  TANDEM_ASSIGN_OR_RETURN(Text text, ToText(interpreter.sandbox(), subject));
-  TANDEM_ASSIGN_OR_RETURN(const Value plain, interpreter.sandbox().String(std::move(text)));
-  return FilterEscape(interpreter, plain, {});
+Result FilterForceEscape(Context& context, const Value& subject, const Arguments&) {
+  TANDEM_ASSIGN_OR_RETURN(Text text, ToText(context.sandbox(), subject));
+  TANDEM_ASSIGN_OR_RETURN(const Value plain, context.sandbox().String(std::move(text)));
+  return FilterEscape(context, plain, {});
 }
 
-Result FilterFormat(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
-  TANDEM_ASSIGN_OR_RETURN(const Value format, SoftString(interpreter, subject));
+Result FilterFormat(Context& context, const Value& subject, const Arguments& arguments) {
+  TANDEM_ASSIGN_OR_RETURN(const Value format, SoftString(context, subject));
   if (!arguments.named.empty() && !arguments.positional.empty()) {
     return InvalidArgument("format: positional and named arguments cannot be mixed");
   }
   Value values;
   if (arguments.named.empty()) {
-    TANDEM_ASSIGN_OR_RETURN(values, interpreter.sandbox().Tuple(arguments.positional));
+    TANDEM_ASSIGN_OR_RETURN(values, context.sandbox().Tuple(arguments.positional));
   } else {
     auto dict = std::make_unique<Dict>();
     for (const auto& [name, value] : arguments.named) {
-      TANDEM_ASSIGN_OR_RETURN(const Value key, interpreter.sandbox().String(name, true));
+      TANDEM_ASSIGN_OR_RETURN(const Value key, context.sandbox().String(name, true));
       dict->Set(key, value);
     }
-    TANDEM_ASSIGN_OR_RETURN(values, interpreter.sandbox().Take(std::move(dict)));
+    TANDEM_ASSIGN_OR_RETURN(values, context.sandbox().Take(std::move(dict)));
   }
-  return FormatPercent(interpreter.sandbox(), format, values);
+  return FormatPercent(context.sandbox(), format, values);
 }
 
-Result FilterCenter(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+Result FilterCenter(Context& context, const Value& subject, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("center", arguments, {"width"}, 0));
   TANDEM_ASSIGN_OR_RETURN(const int64_t width, bound.Integer(0, 80));
-  TANDEM_ASSIGN_OR_RETURN(const Value text, SoftString(interpreter, subject));
+  TANDEM_ASSIGN_OR_RETURN(const Value text, SoftString(context, subject));
   Arguments call;
   call.positional.push_back(Value::Int(width));
-  return FindStringMethod("center")(interpreter, text, call);
+  return FindStringMethod("center")(context, text, call);
 }
 
-Result FilterIndent(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+Result FilterIndent(Context& context, const Value& subject, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("indent", arguments, {"width", "first", "blank"}, 0));
-  if (!subject.IsString()) {
-    return InvalidArgument("indent: takes a str, not {}", TypeName(subject));
-  }
+  if (!subject.IsString()) return InvalidArgument("indent: takes a str, not {}", TypeName(subject));
   Text indention(std::string(4, ' '), true);
   if (bound.Has(0) && bound.Get(0).IsString()) {
     indention = bound.Get(0).text();
   } else if (bound.Has(0)) {
     TANDEM_ASSIGN_OR_RETURN(const int64_t width, bound.Integer(0, 4));
     const int64_t columns = std::max<int64_t>(width, 0);
-    TANDEM_RETURN_IF_ERROR(interpreter.sandbox().CheckStringSize(static_cast<size_t>(columns)));
+    TANDEM_RETURN_IF_ERROR(context.sandbox().CheckStringSize(static_cast<size_t>(columns)));
     indention = Text(std::string(static_cast<size_t>(columns), ' '), true);
   }
   const bool blank = bound.Truth(2, false);
   Text source = subject.text();
   source.Append("\n", true);
   Text out;
-  if (bound.Truth(1, false)) {
-    out.Append(indention);
-  }
+  if (bound.Truth(1, false)) out.Append(indention);
   const std::vector<Piece> lines = SplitLines(source.bytes(), false);
   for (size_t index = 0; index < lines.size(); ++index) {
     if (index != 0) {
       out.Append("\n", true);
-      if (blank || lines[index].end > lines[index].begin) {
-        out.Append(indention);
-      }
+      if (blank || lines[index].end > lines[index].begin) out.Append(indention);
     }
     out.Append(source, lines[index].begin, lines[index].end);
-    TANDEM_RETURN_IF_ERROR(interpreter.sandbox().CheckStringSize(out.size()));
+    TANDEM_RETURN_IF_ERROR(context.sandbox().CheckStringSize(out.size()));
   }
-  return interpreter.sandbox().String(std::move(out), subject.markup());
+  return context.sandbox().String(std::move(out), subject.markup());
 }
 
-Result FilterTruncate(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+Result FilterTruncate(Context& context, const Value& subject, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("truncate", arguments, {"length", "killwords", "end", "leeway"}, 0));
   TANDEM_ASSIGN_OR_RETURN(const int64_t length, bound.Integer(0, 255));
@@ -192,9 +185,7 @@ Result FilterTruncate(Interpreter& interpreter, const Value& subject, const Argu
   }
   const std::vector<size_t> offsets = CodePointOffsets(subject.bytes());
   const auto size = static_cast<int64_t>(offsets.size()) - 1;
-  if (size - leeway <= length) {
-    return subject;
-  }
+  if (size - leeway <= length) return subject;
   size_t cut = offsets[static_cast<size_t>(length - end_size)];
   if (!bound.Truth(1, false)) {
     const size_t space = subject.bytes().substr(0, cut).rfind(' ');
@@ -202,11 +193,11 @@ Result FilterTruncate(Interpreter& interpreter, const Value& subject, const Argu
   }
   Text out = subject.text().Slice(0, cut);
   out.Append(end);
-  return interpreter.sandbox().String(std::move(out), subject.markup());
+  return context.sandbox().String(std::move(out), subject.markup());
 }
 
-Result FilterWordCount(Interpreter& interpreter, const Value& subject, const Arguments&) {
-  TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(interpreter.sandbox(), subject));
+Result FilterWordCount(Context& context, const Value& subject, const Arguments&) {
+  TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(context.sandbox(), subject));
   int64_t words = 0;
   bool inside = false;
   for (size_t offset = 0; offset < text.size();) {
@@ -233,8 +224,8 @@ void AppendQuoted(Text& out, const Text& text, bool query) {
   }
 }
 
-Result FilterUrlEncode(Interpreter& interpreter, const Value& subject, const Arguments&) {
-  Sandbox& sandbox = interpreter.sandbox();
+Result FilterUrlEncode(Context& context, const Value& subject, const Arguments&) {
+  Sandbox& sandbox = context.sandbox();
   Text out;
   if (subject.IsString() || !IsIterable(subject)) {
     TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(sandbox, subject));
@@ -249,9 +240,7 @@ Result FilterUrlEncode(Interpreter& interpreter, const Value& subject, const Arg
   TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(sandbox, pairs));
   for (const Value& item : items) {
     TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> parts, Items(sandbox, item));
-    if (parts.size() != 2) {
-      return InvalidArgument("urlencode: takes a str, a dict or pairs");
-    }
+    if (parts.size() != 2) return InvalidArgument("urlencode: takes a str, a dict or pairs");
     TANDEM_ASSIGN_OR_RETURN(const Text key, ToText(sandbox, parts[0]));
     TANDEM_ASSIGN_OR_RETURN(const Text value, ToText(sandbox, parts[1]));
     out.Append(out.empty() ? "" : "&", true);
@@ -263,22 +252,20 @@ Result FilterUrlEncode(Interpreter& interpreter, const Value& subject, const Arg
   return sandbox.String(std::move(out));
 }
 
-Result FilterDefault(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+Result FilterDefault(Context& context, const Value& subject, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("default", arguments, {"default_value", "boolean"}, 0));
   const bool replaced = subject.IsUndefined() || (bound.Truth(1, false) && !IsTruthy(subject));
-  if (!replaced) {
-    return subject;
-  }
-  return bound.Has(0) ? Result(bound.Get(0)) : interpreter.sandbox().String("", true);
+  if (!replaced) return subject;
+  return bound.Has(0) ? Result(bound.Get(0)) : context.sandbox().String("", true);
 }
 
-Result FilterLength(Interpreter&, const Value& subject, const Arguments&) {
+Result FilterLength(Context&, const Value& subject, const Arguments&) {
   TANDEM_ASSIGN_OR_RETURN(const int64_t length, Length(subject));
   return Value::Int(length);
 }
 
-Result FilterAttribute(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+Result FilterAttribute(Context& context, const Value& subject, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("attr", arguments, {"name"}, 1));
   const Value name = bound.Get(0);
   if (!name.IsString()) {
@@ -287,7 +274,7 @@ Result FilterAttribute(Interpreter& interpreter, const Value& subject, const Arg
   if (subject.is(Type::kDict) && FindMethod(subject, name.bytes()) == nullptr) {
     return Value::Undefined(fmt::format("'dict object' has no attribute '{}'", name.bytes()));
   }
-  return interpreter.GetAttribute(subject, name.bytes());
+  return context.GetAttribute(subject, name.bytes());
 }
 
 absl::Status NeedNumber(std::string_view filter, const Value& subject) {
@@ -296,15 +283,13 @@ absl::Status NeedNumber(std::string_view filter, const Value& subject) {
              : InvalidArgument("{}: takes a number, not {}", filter, TypeName(subject));
 }
 
-Result FilterAbs(Interpreter&, const Value& subject, const Arguments&) {
+Result FilterAbs(Context&, const Value& subject, const Arguments&) {
   TANDEM_RETURN_IF_ERROR(NeedNumber("abs", subject));
-  if (subject.is(Type::kFloat)) {
-    return Value::Float(std::fabs(subject.number()), subject.trusted());
-  }
+  if (subject.is(Type::kFloat)) return Value::Float(std::fabs(subject.number()), subject.trusted());
   return subject.integer() < 0 ? Negate(subject) : Plus(subject);
 }
 
-Result FilterRound(Interpreter&, const Value& subject, const Arguments& arguments) {
+Result FilterRound(Context&, const Value& subject, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("round", arguments, {"precision", "method"}, 0));
   TANDEM_RETURN_IF_ERROR(NeedNumber("round", subject));
@@ -328,9 +313,7 @@ Result FilterRound(Interpreter&, const Value& subject, const Arguments& argument
 }
 
 absl::StatusOr<std::optional<int64_t>> Truncated(std::optional<double> number) {
-  if (!number || std::isnan(*number)) {
-    return std::optional<int64_t>();
-  }
+  if (!number || std::isnan(*number)) return std::optional<int64_t>();
   const double whole = std::trunc(*number);
   if (!(std::fabs(whole) < 9.2e18)) {
     return InvalidArgument("int: the number does not fit a 64-bit integer");
@@ -338,12 +321,10 @@ absl::StatusOr<std::optional<int64_t>> Truncated(std::optional<double> number) {
   return std::optional<int64_t>(static_cast<int64_t>(whole));
 }
 
-Result FilterInt(Interpreter&, const Value& subject, const Arguments& arguments) {
+Result FilterInt(Context&, const Value& subject, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("int", arguments, {"default", "base"}, 0));
-  if (subject.IsUndefined()) {
-    return InvalidArgument("{}", subject.reason());
-  }
+  if (subject.IsUndefined()) return InvalidArgument("{}", subject.reason());
   std::optional<int64_t> number;
   if (subject.IsIntegral()) {
     number = subject.integer();
@@ -359,33 +340,27 @@ Result FilterInt(Interpreter&, const Value& subject, const Arguments& arguments)
       }
     }
   }
-  if (number) {
-    return Value::Int(*number, AllTrusted(subject));
-  }
+  if (number) return Value::Int(*number, AllTrusted(subject));
   return bound.Has(0) ? bound.Get(0) : Value::Int(0, true);
 }
 
-Result FilterFloat(Interpreter&, const Value& subject, const Arguments& arguments) {
+Result FilterFloat(Context&, const Value& subject, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("float", arguments, {"default"}, 0));
-  if (subject.IsUndefined()) {
-    return InvalidArgument("{}", subject.reason());
-  }
+  if (subject.IsUndefined()) return InvalidArgument("{}", subject.reason());
   std::optional<double> number;
   if (subject.IsNumber()) {
     number = subject.number();
   } else if (subject.IsString()) {
     number = ParseFloat(subject.bytes());
   }
-  if (number) {
-    return Value::Float(*number, AllTrusted(subject));
-  }
+  if (number) return Value::Float(*number, AllTrusted(subject));
   return bound.Has(0) ? bound.Get(0) : Value::Float(0.0, true);
 }
 
 constexpr int64_t kMaxJsonIndent = 64;
 
 // As transformers defines it for chat templates.
-Result FilterToJson(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+Result FilterToJson(Context& context, const Value& subject, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(
       const BoundArguments bound,
       Bind("tojson", arguments, {"ensure_ascii", "indent", "separators", "sort_keys"}, 0));
@@ -407,15 +382,15 @@ Result FilterToJson(Interpreter& interpreter, const Value& subject, const Argume
   }
   if (!bound.Get(2).IsNone()) {
     TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> separators,
-                            Items(interpreter.sandbox(), bound.Get(2)));
+                            Items(context.sandbox(), bound.Get(2)));
     if (separators.size() != 2 || !separators[0].IsString() || !separators[1].IsString()) {
       return InvalidArgument("tojson: separators must be two strings");
     }
     style.item_separator = separators[0].bytes();
     style.key_separator = separators[1].bytes();
   }
-  TANDEM_ASSIGN_OR_RETURN(Text text, ToJson(interpreter.sandbox(), subject, style));
-  return interpreter.sandbox().String(std::move(text));
+  TANDEM_ASSIGN_OR_RETURN(Text text, ToJson(context.sandbox(), subject, style));
+  return context.sandbox().String(std::move(text));
 }
 
 constexpr std::pair<std::string_view, Filter> kFilters[] = {

@@ -3,7 +3,7 @@
 #include <string>
 #include <utility>
 
-#include "frontend/jinja/format.h"
+#include "frontend/jinja/builtins/format.h"
 #include "frontend/jinja/values/print.h"
 
 // Numbers and padding under a format specification.
@@ -13,9 +13,7 @@ namespace {
 std::string Grouped(const std::string& digits, char separator, size_t group) {
   std::string result;
   for (size_t index = 0; index < digits.size(); ++index) {
-    if (index != 0 && (digits.size() - index) % group == 0) {
-      result += separator;
-    }
+    if (index != 0 && (digits.size() - index) % group == 0) result += separator;
     result += digits[index];
   }
   return result;
@@ -71,13 +69,9 @@ std::string FloatDigits(double value, const FormatSpec& spec) {
     default:
       break;
   }
-  if (!spec.precision) {
-    return FloatRepr(magnitude);
-  }
+  if (!spec.precision) return FloatRepr(magnitude);
   std::string digits = fmt::format("{:.{}g}", magnitude, std::max(precision, 1));
-  if (digits.find_first_of(".e") == std::string::npos) {
-    digits += ".0";
-  }
+  if (digits.find_first_of(".e") == std::string::npos) digits += ".0";
   return digits;
 }
 
@@ -89,13 +83,9 @@ void AppendPadded(Text& out, const Text& body, const FormatSpec& spec, char defa
   const size_t padding = width > columns ? width - columns : 0;
   const char align = spec.align == '\0' ? default_align : spec.align;
   const size_t left = align == '<' ? 0 : align == '^' ? padding / 2 : padding;
-  for (size_t index = 0; index < left; ++index) {
-    out.Append(spec.fill, true);
-  }
+  for (size_t index = 0; index < left; ++index) out.Append(spec.fill, true);
   out.Append(body);
-  for (size_t index = left; index < padding; ++index) {
-    out.Append(spec.fill, true);
-  }
+  for (size_t index = left; index < padding; ++index) out.Append(spec.fill, true);
 }
 
 absl::StatusOr<std::string> FormatNumber(const Value& value, const FormatSpec& spec) {

@@ -2,11 +2,12 @@
 
 #include <initializer_list>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
 #include "core/base/status.h"
-#include "frontend/jinja/interpreter.h"
+#include "frontend/jinja/builtins/context.h"
 #include "frontend/jinja/values/value.h"
 
 /// Filters, tests, methods and functions that templates find.
@@ -37,9 +38,9 @@ absl::StatusOr<BoundArguments> Bind(std::string_view callee, const Arguments& ar
                                     std::initializer_list<std::string_view> parameters,
                                     size_t required);
 
-using Filter = absl::StatusOr<Value> (*)(Interpreter&, const Value& subject, const Arguments&);
-using Test = absl::StatusOr<bool> (*)(Interpreter&, const Value& subject, const Arguments&);
-using Method = absl::StatusOr<Value> (*)(Interpreter&, const Value& self, const Arguments&);
+using Filter = absl::StatusOr<Value> (*)(Context&, const Value& subject, const Arguments&);
+using Test = absl::StatusOr<bool> (*)(Context&, const Value& subject, const Arguments&);
+using Method = absl::StatusOr<Value> (*)(Context&, const Value& self, const Arguments&);
 
 /// What a name stands for; null if nothing has it.
 Filter FindFilter(std::string_view name);
@@ -55,15 +56,19 @@ bool IsMutatingMethod(const Value& self, std::string_view name);
 Filter FindSequenceFilter(std::string_view name);
 Method FindStringMethod(std::string_view name);
 
-/// Defines range, dict, namespace, cycler, joiner, raise_exception and strftime_now.
-absl::Status DefineFunctions(Interpreter& interpreter);
+struct GlobalFunction {
+  const char* name;
+  absl::StatusOr<Value> (*body)(Context&, const Arguments&);
+};
+/// range, dict, namespace, cycler, joiner, raise_exception and strftime_now.
+std::span<const GlobalFunction> GlobalFunctions();
 
 // What filters and methods share.
 
 /// str.strip and its kin: `characters` is None for white space.
-absl::StatusOr<Value> Strip(Interpreter& interpreter, const Value& text, const Value& characters,
-                            bool left, bool right);
+absl::StatusOr<Value> Strip(Context& context, const Value& text, const Value& characters, bool left,
+                            bool right);
 /// str.replace; a negative count replaces all.
-absl::StatusOr<Value> Replace(Interpreter& interpreter, const Value& text, const Value& from,
+absl::StatusOr<Value> Replace(Context& context, const Value& text, const Value& from,
                               const Value& to, int64_t count);
 }  // namespace tandem::frontend::jinja

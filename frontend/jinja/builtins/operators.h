@@ -26,8 +26,4 @@ absl::StatusOr<Value> Slice(Sandbox& sandbox, const Value& object, const Value& 
 /// range.
 absl::StatusOr<std::optional<Value>> Index(Sandbox& sandbox, const Value& sequence, int64_t index);
 
-/// The text of `value`, HTML-escaped unless it is marked safe already: what markupsafe.escape
-/// gives.
-absl::StatusOr<Text> EscapedText(Sandbox& sandbox, const Value& value);
-
 }  // namespace tandem::frontend::jinja

@@ -1,7 +1,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "frontend/jinja/builtins.h"
+#include "frontend/jinja/builtins/builtins.h"
+#include "frontend/jinja/values/compare.h"
 
 // Methods of dicts, lists and tuples.
 namespace tandem::frontend::jinja {
@@ -9,70 +10,61 @@ namespace {
 
 using Result = absl::StatusOr<Value>;
 
-Result DictGet(Interpreter&, const Value& self, const Arguments& arguments) {
+Result DictGet(Context&, const Value& self, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("get", arguments, {"key", "default"}, 1));
-  if (!arguments.named.empty()) {
-    return InvalidArgument("get() takes no keyword arguments");
-  }
+  if (!arguments.named.empty()) return InvalidArgument("get() takes no keyword arguments");
   const Value key = bound.Get(0);
-  if (!IsHashable(key)) {
-    return InvalidArgument("unhashable type: '{}'", TypeName(key));
-  }
+  if (!IsHashable(key)) return InvalidArgument("unhashable type: '{}'", TypeName(key));
   const Value* value = self.as<Dict>().Find(key);
   return value != nullptr ? *value : bound.Get(1);
 }
 
-Result MakeView(Interpreter& interpreter, const Value& self, const Arguments& arguments,
+Result MakeView(Context& context, const Value& self, const Arguments& arguments,
                 DictView::Part part) {
   TANDEM_RETURN_IF_ERROR(Bind("items/keys/values", arguments, {}, 0).status());
-  return interpreter.sandbox().Make<DictView>(self.as<Dict>(), part);
+  return context.sandbox().Make<DictView>(self.as<Dict>(), part);
 }
-Result DictItems(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return MakeView(interpreter, self, arguments, DictView::Part::kItems);
+Result DictItems(Context& context, const Value& self, const Arguments& arguments) {
+  return MakeView(context, self, arguments, DictView::Part::kItems);
 }
-Result DictKeys(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return MakeView(interpreter, self, arguments, DictView::Part::kKeys);
+Result DictKeys(Context& context, const Value& self, const Arguments& arguments) {
+  return MakeView(context, self, arguments, DictView::Part::kKeys);
 }
-Result DictValues(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  return MakeView(interpreter, self, arguments, DictView::Part::kValues);
+Result DictValues(Context& context, const Value& self, const Arguments& arguments) {
+  return MakeView(context, self, arguments, DictView::Part::kValues);
 }
 
-Result DictCopy(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+Result DictCopy(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_RETURN_IF_ERROR(Bind("copy", arguments, {}, 0).status());
   auto copy = std::make_unique<Dict>();
-  for (const auto& [key, value] : self.as<Dict>().entries()) {
-    copy->Set(key, value);
-  }
-  return interpreter.sandbox().Take(std::move(copy));
+  for (const auto& [key, value] : self.as<Dict>().entries()) copy->Set(key, value);
+  return context.sandbox().Take(std::move(copy));
 }
 
-Result SequenceIndex(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+Result SequenceIndex(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("index", arguments, {"value"}, 1));
   const std::vector<Value>& items = self.as<Sequence>().items;
   for (size_t index = 0; index < items.size(); ++index) {
-    TANDEM_ASSIGN_OR_RETURN(const bool same,
-                            Equal(interpreter.sandbox(), items[index], bound.Get(0)));
-    if (same) {
-      return Value::Int(static_cast<int64_t>(index));
-    }
+    TANDEM_ASSIGN_OR_RETURN(const bool same, Equal(context.sandbox(), items[index], bound.Get(0)));
+    if (same) return Value::Int(static_cast<int64_t>(index));
   }
   return InvalidArgument("index(): the value is not in the {}", TypeName(self));
 }
 
-Result SequenceCount(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+Result SequenceCount(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("count", arguments, {"value"}, 1));
   int64_t count = 0;
   for (const Value& item : self.as<Sequence>().items) {
-    TANDEM_ASSIGN_OR_RETURN(const bool same, Equal(interpreter.sandbox(), item, bound.Get(0)));
+    TANDEM_ASSIGN_OR_RETURN(const bool same, Equal(context.sandbox(), item, bound.Get(0)));
     count += same;
   }
   return Value::Int(count);
 }
 
-Result ListCopy(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+Result ListCopy(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_RETURN_IF_ERROR(Bind("copy", arguments, {}, 0).status());
-  return interpreter.sandbox().List(self.as<Sequence>().items);
+  return context.sandbox().List(self.as<Sequence>().items);
 }
 
 using Entry = std::pair<std::string_view, Method>;
@@ -89,9 +81,7 @@ constexpr std::string_view kMutatingListMethods[] = {"append", "clear",  "extend
 template <size_t N>
 Method Find(const Entry (&table)[N], std::string_view name) {
   for (const Entry& entry : table) {
-    if (entry.first == name) {
-      return entry.second;
-    }
+    if (entry.first == name) return entry.second;
   }
   return nullptr;
 }
