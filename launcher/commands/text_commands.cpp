@@ -8,6 +8,7 @@
 #include "frontend/chat/chat_template.h"
 #include "frontend/tokenizer/tokenizer.h"
 #include "launcher/commands/commands.h"
+#include "launcher/commands/json_output.h"
 #include "launcher/options/flag_parsers.h"
 
 namespace tandem::launcher {
@@ -32,10 +33,6 @@ std::string ReadAll(std::istream& input) {
 }
 
 void Write(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
-
-void WriteJson(const ordered_json& document) {
-  Write(document.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n");
-}
 
 absl::StatusOr<ordered_json> ReadMessages(const std::string& path) {
   std::string text;
@@ -64,7 +61,7 @@ absl::Status Tokenize(const TokenizeOptions& options) {
       const std::vector<int32_t> ids,
       open.tokenizer->Encode(text, {.special = options.special, .bos = options.bos}));
   if (options.json) {
-    WriteJson({{"tokens", ids}});
+    PrintJson({{"tokens", ids}});
     return absl::OkStatus();
   }
   const frontend::Vocabulary& vocabulary = open.tokenizer->vocabulary();
@@ -79,7 +76,7 @@ absl::Status Detokenize(const DetokenizeOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const std::string text,
                           open.tokenizer->Decode(ids, {.special = options.special}));
   if (options.json) {
-    WriteJson({{"text", text}});
+    PrintJson({{"text", text}});
   } else {
     Write(text);
   }
@@ -107,12 +104,12 @@ absl::Status Template(const TemplateOptions& options) {
                                options.eos_token.value_or(spelling(vocabulary.eos()))));
   if (!selected.note.empty()) fmt::print(stderr, "tandem: {}\n", selected.note);
   TANDEM_ASSIGN_OR_RETURN(const std::vector<frontend::TextSegment> segments,
-                          selected.chat.Render(messages, options.generation_prompt));
+                          selected.chat.Render(messages, !options.no_generation_prompt));
   const std::string text = frontend::JoinSegments(segments);
   if (options.json) {
     TANDEM_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
                             open.tokenizer->EncodeSegments(segments));
-    WriteJson({{"text", text}, {"tokens", ids}});
+    PrintJson({{"text", text}, {"tokens", ids}});
   } else {
     Write(text);
   }
