@@ -35,8 +35,7 @@ std::string Translate(Unit unit, std::string& word) {
     word = fmt::format("{}", *parsed);
     return std::string();
   };
-  // CLI11 gives "true" for a flag that stands alone.
-  if (unit == Unit::kSeconds && word == "true") word = kSecondsAlone;
+  if (unit == Unit::kSeconds && word == "true") word = fmt::format("{}", kSecondsAlone);
   if (unit == Unit::kSeconds) return with(ParseSeconds(word));
   return unit == Unit::kAge ? with(ParseAge(word)) : with(ParseSize(word));
 }
@@ -46,6 +45,15 @@ CLI::Option& AddTarget(CLI::App& app, const OptionRow& row, T& target) {
   if constexpr (std::is_same_v<T, bool>) {
     return *app.add_flag(row.name, target, row.help);
   } else {
+    if constexpr (std::is_same_v<T, std::optional<double>>) {
+      if (row.value.unit == Unit::kSeconds) {
+        // CLI11 gives an empty word, untranslated, for a flag that stands alone.
+        const auto read = [&target](const std::string& word) {
+          target = word.empty() ? kSecondsAlone : std::stod(word);
+        };
+        return *app.add_option_function<std::string>(row.name, read, row.help);
+      }
+    }
     CLI::Option& option = *app.add_option(row.name, target, row.help);
     constexpr bool kList = CLI::detail::is_mutable_container<T>::value;
     if (kList && !std::is_same_v<T, std::vector<std::string>>) option.delimiter(',');

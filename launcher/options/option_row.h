@@ -18,7 +18,7 @@ enum class Unit {
   kAge,      // seconds
   kSeconds,  // kSecondsAlone where the flag stands alone
 };
-inline constexpr const char* kSecondsAlone = "2";
+inline constexpr double kSecondsAlone = 2;
 
 /// Where the value of an option is kept, and what it may be.
 struct OptionValue {

@@ -21,7 +21,10 @@ bool IsFlag(const OptionRow& row) { return std::holds_alternative<bool*>(row.val
 
 /// A value of the option that is not its default.
 std::string SampleOf(const OptionRow& row) {
-  if (row.value.limits.most > 0) return fmt::format("{}", row.value.limits.most);
+  if (const auto [least, most] = row.value.limits; least < most) {
+    const std::string sample = fmt::format("{}", most);
+    return sample == row.written() ? fmt::format("{}", least) : sample;
+  }
   if (!row.value.choices.empty()) return row.value.choices.back();
   switch (row.value.unit) {
     case Unit::kSize:
@@ -50,9 +53,13 @@ struct Bound {
   Bound(const Bound&) = delete;
   Bound& operator=(const Bound&) = delete;
 
-  void ReadAll(const std::vector<std::string>& arguments) {
-    for (OptionRow& row : rows) row.required = false;
-    const absl::Status status = ReadOptions(rows, arguments);
+  void ReadAll(const std::vector<std::string>& arguments) { Read(rows, arguments); }
+  void ReadOne(size_t row, const std::vector<std::string>& arguments) {
+    Read({rows[row]}, arguments);
+  }
+  static void Read(Rows all, const std::vector<std::string>& arguments) {
+    for (OptionRow& row : all) row.required = false;
+    const absl::Status status = ReadOptions(all, arguments);
     EXPECT_TRUE(status.ok()) << Message(status);
   }
 
@@ -75,7 +82,7 @@ void CheckRows(std::vector<OptionRow> (*rows_of)(Options&)) {
     const std::string value = SampleOf(row);
 
     Bound<Options> flag(rows_of);
-    flag.ReadAll(ArgumentsWith(row, value));
+    flag.ReadOne(i, ArgumentsWith(row, value));
     const std::string written = flag.rows[i].written();
     EXPECT_NE(written, before);
 
@@ -89,7 +96,7 @@ void CheckRows(std::vector<OptionRow> (*rows_of)(Options&)) {
     }
 
     Bound<Options> rank(rows_of);
-    rank.ReadAll(ArgumentsOf({flag.rows[i]}));
+    rank.ReadOne(i, ArgumentsOf({flag.rows[i]}));
     EXPECT_EQ(rank.rows[i].written(), written);
   }
 }
