@@ -9,7 +9,6 @@
 #include "launcher/commands/npy_writer.h"
 #include "launcher/commands/text_side.h"
 #include "launcher/job/rank_job.h"
-#include "launcher/options/flag_parsers.h"
 
 namespace tandem::launcher {
 namespace {

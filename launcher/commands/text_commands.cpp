@@ -1,15 +1,18 @@
+#include <charconv>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "core/formats/gguf.h"
 #include "frontend/chat/chat_template.h"
 #include "frontend/tokenizer/tokenizer.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/json_output.h"
-#include "launcher/options/flag_parsers.h"
+#include "launcher/commands/text_side.h"
 
 namespace tandem::launcher {
 namespace {
@@ -53,6 +56,37 @@ absl::StatusOr<ordered_json> ReadMessages(const std::string& path) {
 }
 
 }  // namespace
+
+absl::StatusOr<std::vector<int32_t>> ParseTokens(const std::string& text) {
+  std::vector<int32_t> tokens;
+  const size_t first = text.find_first_not_of(" \t\r\n");
+  if (first != std::string::npos && (text[first] == '{' || text[first] == '[')) {
+    const auto document = ordered_json::parse(text, nullptr, false);
+    const auto& list =
+        document.is_object() && document.contains("tokens") ? document["tokens"] : document;
+    if (!list.is_array()) return InvalidArgument("expected [1,2,3] or {{\"tokens\":[1,2,3]}}");
+    for (const auto& entry : list) {
+      if (!entry.is_number_integer() || entry < 0 || entry > std::numeric_limits<int32_t>::max()) {
+        return InvalidArgument("{} is no token id", entry.dump());
+      }
+      tokens.push_back(entry.get<int32_t>());
+    }
+    return tokens;
+  }
+  std::string spaced = text;
+  for (char& c : spaced) c = c == ',' ? ' ' : c;
+  std::istringstream words(spaced);
+  for (std::string word; words >> word;) {
+    int32_t token = 0;
+    const char* end = word.data() + word.size();
+    const auto [rest, error] = std::from_chars(word.data(), end, token);
+    if (error != std::errc() || rest != end || token < 0) {
+      return InvalidArgument("'{}' is no token id; expected whole numbers, e.g. 1,2,3", word);
+    }
+    tokens.push_back(token);
+  }
+  return tokens;
+}
 
 absl::Status Tokenize(const TokenizeOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const OpenTokenizer open, Open(options.model));

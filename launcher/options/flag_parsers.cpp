@@ -2,8 +2,7 @@
 
 #include <charconv>
 #include <limits>
-#include <nlohmann/json.hpp>
-#include <sstream>
+#include <utility>
 
 namespace tandem::launcher {
 namespace {
@@ -33,35 +32,6 @@ absl::StatusOr<int64_t> ParseSize(const std::string& text) {
                            text);
   }
   return number << shift;
-}
-
-absl::StatusOr<std::vector<int32_t>> ParseTokens(const std::string& text) {
-  std::vector<int32_t> tokens;
-  const size_t first = text.find_first_not_of(" \t\r\n");
-  if (first != std::string::npos && (text[first] == '{' || text[first] == '[')) {
-    const auto document = nlohmann::json::parse(text, nullptr, false);
-    const auto& list =
-        document.is_object() && document.contains("tokens") ? document["tokens"] : document;
-    if (!list.is_array()) return InvalidArgument("expected [1,2,3] or {{\"tokens\":[1,2,3]}}");
-    for (const auto& entry : list) {
-      if (!entry.is_number_integer() || entry < 0 || entry > std::numeric_limits<int32_t>::max()) {
-        return InvalidArgument("{} is no token id", entry.dump());
-      }
-      tokens.push_back(entry.get<int32_t>());
-    }
-    return tokens;
-  }
-  std::string spaced = text;
-  for (char& c : spaced) c = c == ',' ? ' ' : c;
-  std::istringstream words(spaced);
-  for (std::string word; words >> word;) {
-    const auto [token, rest] = NumberAndUnit<int32_t>(word);
-    if (!rest.empty() || token < 0) {
-      return InvalidArgument("'{}' is no token id; expected whole numbers, e.g. 1,2,3", word);
-    }
-    tokens.push_back(token);
-  }
-  return tokens;
 }
 
 absl::StatusOr<double> ParseSeconds(const std::string& text) {

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "core/base/status.h"
 
@@ -11,9 +10,6 @@ namespace tandem::launcher {
 
 /// "1024", "64KiB", "512M", "2GiB" in bytes. kInvalidArgument otherwise.
 absl::StatusOr<int64_t> ParseSize(const std::string& text);
-/// "1,2,3", spaces allowed, as ids; also the JSON that `tandem tokenize --json` writes.
-/// kInvalidArgument naming the bad entry.
-absl::StatusOr<std::vector<int32_t>> ParseTokens(const std::string& text);
 /// "2", "0.5": more than 0, at most a day. kInvalidArgument otherwise.
 absl::StatusOr<double> ParseSeconds(const std::string& text);
 
