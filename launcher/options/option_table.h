@@ -6,7 +6,8 @@
 #include "launcher/options/options.h"
 
 /// The options of all commands, a row each. The rows keep their values in the options that they are
-/// made of, which must outlive them.
+/// made of, which must outlive them. Ranks are told all rows of `worker` (or `bench`), an agent all
+/// rows of `agent`.
 namespace tandem::launcher {
 
 std::vector<OptionRow> ModelRows(ModelOptions& o);
