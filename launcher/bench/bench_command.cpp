@@ -15,6 +15,7 @@
 #include "launcher/job/mpi_job.h"
 #include "launcher/job/progress_display.h"
 #include "launcher/job/rank_job.h"
+#include "launcher/options/option_table.h"
 #include "launcher/options/rank_command.h"
 #include "parallel/communicators/agree_on_status.h"
 #include "parallel/communicators/mpi_communicator.h"
@@ -99,7 +100,7 @@ class RankBench {
     result.isa = core::IsaName(rank_.cpu.isa);
     result.eight_bit = rank_.cpu.activations == core::ActivationMode::kQ8;
     result.activations = options_.model.activations;
-    result.kv_dtype = rank_.options.kv_dtype == core::KvDtype::kF16 ? "f16" : "f32";
+    result.kv_dtype = KvDtypeName(rank_.options.kv_dtype);
     result.prefill_chunk = rank_.options.prefill_chunk;
     result.read_bytes_per_second = read_;
     result.int8_per_second = int8_;
@@ -225,7 +226,7 @@ absl::Status BenchOnRank(const BenchOptions& options, const LoadedRank& rank) {
   const absl::StatusOr<BenchResult> result = measure();
   TANDEM_RETURN_IF_ERROR(ReportOnce(rank.world, result.status()));
   if (rank.world.rank() != 0) return absl::OkStatus();
-  const std::string text = options.json ? BenchJson(*result) + "\n" : BenchText(*result);
+  const std::string text = options.json ? BenchJson(*result) : BenchText(*result);
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
   return absl::OkStatus();
@@ -235,25 +236,14 @@ absl::Status BenchOnRank(const BenchOptions& options, const LoadedRank& rank) {
 absl::Status BenchUnderMpi(const BenchOptions& o) {
   TANDEM_ASSIGN_OR_RETURN(const auto file, CheckRanks(o.model, o.launch.ranks));
   TANDEM_RETURN_IF_ERROR(CheckContext(o, file->config()));
-  std::vector<std::string> command = CommandOfRanks("bench", o.model);
-  const auto add = [&command](const char* flag, std::string value) {
-    command.push_back(flag);
-    command.push_back(std::move(value));
-  };
-  add("--ranks", fmt::format("{}", o.launch.ranks));
-  add("--prompt", fmt::format("{}", o.prompt));
-  add("--gen", fmt::format("{}", o.generated));
-  add("--batch", fmt::format("{}", fmt::join(o.batches, ",")));
-  add("--context", fmt::format("{}", o.context));
-  add("--rounds", fmt::format("{}", o.rounds));
-  add("--read-memory", fmt::format("{}", o.read_memory));
-  if (o.json) command.emplace_back("--json");
+  BenchOptions told = o;
+  told.launch = {.ranks = o.launch.ranks, .hostfile = {}, .mpirun_arguments = {}};
   std::promise<absl::Status> end;
   TANDEM_ASSIGN_OR_RETURN(
       const auto job,
       MpiJob::Start(
-          o.launch, command, {}, [&end](const absl::Status& why) { end.set_value(why); },
-          JobOutput::kStandardOutput));
+          o.launch, CommandOfThisProgram("bench", RowsOf(told)), {},
+          [&end](const absl::Status& why) { end.set_value(why); }, JobOutput::kStandardOutput));
   return end.get_future().get();
 }
 

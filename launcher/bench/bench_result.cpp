@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "fmt/format.h"
+#include "launcher/commands/json_output.h"
 #include "launcher/options/version.h"
 
 namespace tandem::launcher {
@@ -206,7 +207,7 @@ std::string BenchJson(const BenchResult& r) {
                                  {"prefill", PrefillJson(r)},
                                  {"decode", DecodeJson(r, r.decode())},
                                  {"batches", std::move(batches)}};
-  return document.dump(2, ' ', false, ordered_json::error_handler_t::replace);
+  return JsonText(document, kIndented);
 }
 
 std::string BenchText(const BenchResult& r) {

@@ -36,8 +36,7 @@ void UseAllFiles() {
   setrlimit(RLIMIT_NOFILE, &files);
 }
 
-/// What is on disk. None, and the log says why, where that cannot be had: memory alone is of use
-/// too.
+/// The tier on disk. Where it cannot be opened, the log says why, and memory serves alone.
 std::vector<kv_store::TieredStore::Behind> DiskOf(const AgentOptions& options) {
   std::vector<kv_store::TieredStore::Behind> behind;
   if (options.state.kv_disk == 0) return behind;
@@ -72,14 +71,14 @@ absl::Status Agent(const AgentOptions& options) {
   if (const absl::Status locked = held.Lock(); !locked.ok()) {
     return absl::IsFailedPrecondition(locked) ? absl::OkStatus() : locked;
   }
-  TANDEM_ASSIGN_OR_RETURN(auto book, kv_store::PeerRegistry::Open(options.directory));
+  TANDEM_ASSIGN_OR_RETURN(auto registry, kv_store::PeerRegistry::Open(options.directory));
   kv_store::TieredStore local(
       {.host = {.bytes = options.state.kv_host_memory, .tenant_bytes = options.state.kv_tenant},
        .policy = *policy},
       DiskOf(options));
   kv_store::PeerTierOptions peer_options;
   peer_options.book_folder = options.directory + "/peers";
-  kv_store::PeerTier peers(book.keys(), peer_options);
+  kv_store::PeerTier peers(registry.keys(), peer_options);
   kv_store::PeeredStore store(local, peers, {.policy = *policy});
   const auto stats_by_tier = [&] {
     auto stats = local.StatsByTier();
@@ -88,7 +87,7 @@ absl::Status Agent(const AgentOptions& options) {
   };
   const auto lease = std::make_shared<kv_store::Lease>();
   kv_store::AgentNeighbours neighbours(
-      std::move(book), peers, store.here(),
+      std::move(registry), peers, store.here(),
       [&] { return kv_store::AgentStats{.all = local.Stats(), .by_tier = local.StatsByTier()}; },
       lease, {});
   kv_store::AgentServerOptions server_options;

@@ -5,6 +5,7 @@
 
 #include "frontend/chat/generation.h"
 #include "launcher/commands/commands.h"
+#include "launcher/commands/json_output.h"
 #include "launcher/commands/npy_writer.h"
 #include "launcher/commands/text_side.h"
 #include "launcher/job/rank_job.h"
@@ -53,11 +54,13 @@ ordered_json AnswerJson(const frontend::Answer& answer) {
   return document;
 }
 
+/// tokens: the prompt, if it was given in tokens.
 absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
-                          const GenerateOptions& options) {
-  TANDEM_ASSIGN_OR_RETURN(const auto text_model, LoadTextSide(file, "", options.tokens_given));
-  std::vector<int32_t> prompt = options.tokens;
-  if (!options.tokens_given) {
+                          const GenerateOptions& options, std::vector<int32_t> tokens) {
+  TANDEM_ASSIGN_OR_RETURN(const auto text_model,
+                          LoadTextSide(file, "", options.tokens.has_value()));
+  std::vector<int32_t> prompt = std::move(tokens);
+  if (options.prompt) {
     TANDEM_ASSIGN_OR_RETURN(prompt, text_model->EncodeText(*options.prompt));
   }
   frontend::GenerateCallbacks callbacks;
@@ -89,10 +92,10 @@ absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
       logprobs.resize(std::min(logprobs.size(), answer.tokens.size()));
       all["logprobs"] = LogprobsJson(logprobs);
     }
-    const std::string document = all.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-    std::fwrite(document.data(), 1, document.size(), stdout);
+    PrintJson(all);
+  } else if (answer.usage.completion_tokens > 0) {
+    std::fputc('\n', stdout);
   }
-  if (options.json || answer.usage.completion_tokens > 0) std::fputc('\n', stdout);
   std::fflush(stdout);
   return absl::OkStatus();
 }
@@ -100,15 +103,17 @@ absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
 }  // namespace
 
 absl::Status Generate(const GenerateOptions& options) {
-  if (options.prompt.has_value() == options.tokens_given) {
+  if (options.prompt.has_value() == options.tokens.has_value()) {
     return InvalidArgument("generate takes either -p TEXT or --tokens 1,2,3");
   }
   if (options.generation.logprobs && !options.json) {
     return InvalidArgument("generate --logprobs needs --json, which has a place for them");
   }
+  const auto tokens = ParseTokens(options.tokens.value_or(""));
+  if (!tokens.ok()) return InvalidArgument("--tokens: {}", Message(tokens.status()));
   return WithEngine(options.model, options.launch,
                     [&](parallel::Engine& engine, const core::ModelFile& file) {
-                      return GenerateWith(engine, file, options);
+                      return GenerateWith(engine, file, options, *tokens);
                     });
 }
 

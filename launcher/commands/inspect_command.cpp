@@ -3,6 +3,7 @@
 
 #include "core/formats/model_file.h"
 #include "launcher/commands/commands.h"
+#include "launcher/commands/json_output.h"
 
 namespace tandem::launcher {
 namespace {
@@ -80,7 +81,8 @@ std::string InspectText(const ordered_json& document) {
                   document["path"].get<std::string>(), document["bytes"].get<int64_t>(),
                   document["gguf_version"].get<int>(), document["fingerprint"].get<std::string>());
   const auto short_value = [](const ordered_json& value) {
-    std::string shown = value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+    std::string shown = JsonText(value);
+    shown.pop_back();  // the newline
     if (shown.size() > kShownCharacters) shown = shown.substr(0, kShownCharacters) + "...";
     return shown;
   };
@@ -105,10 +107,11 @@ std::string InspectText(const ordered_json& document) {
 absl::Status Inspect(const InspectOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const auto file, core::ModelFile::Open(options.model));
   const ordered_json document = InspectJson(*file);
-  const std::string text =
-      options.json ? document.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n"
-                   : InspectText(document);
-  std::fputs(text.c_str(), stdout);
+  if (options.json) {
+    PrintJson(document, kIndented);
+  } else {
+    std::fputs(InspectText(document).c_str(), stdout);
+  }
   return absl::OkStatus();
 }
 

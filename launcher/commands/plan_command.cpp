@@ -3,6 +3,7 @@
 
 #include "core/formats/model_file.h"
 #include "launcher/commands/commands.h"
+#include "launcher/commands/json_output.h"
 #include "parallel/sharding/model_costs.h"
 #include "parallel/sharding/shard_plan.h"
 #include "parallel/sharding/shard_plan_text.h"
@@ -70,10 +71,11 @@ absl::Status Plan(const PlanCommandOptions& options) {
       parallel::PlanShards(
           file->config(), costs,
           {.ranks = options.ranks, .weights = options.weights, .memory = options.memory}));
-  const std::string text = options.json
-                               ? PlanJson(options.model, file->config(), plan).dump(2) + "\n"
-                               : parallel::ToTable(file->config(), plan);
-  std::fputs(text.c_str(), stdout);
+  if (options.json) {
+    PrintJson(PlanJson(options.model, file->config(), plan), kIndented);
+  } else {
+    std::fputs(parallel::ToTable(file->config(), plan).c_str(), stdout);
+  }
   return absl::OkStatus();
 }
 

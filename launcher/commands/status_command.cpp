@@ -6,6 +6,7 @@
 #include "fmt/chrono.h"
 #include "frontend/client/client.h"
 #include "launcher/commands/commands.h"
+#include "launcher/commands/json_output.h"
 #include "launcher/commands/status_screen.h"
 #include "launcher/commands/status_text.h"
 
@@ -17,10 +18,6 @@ using Clock = std::chrono::steady_clock;
 
 /// How long a watched server may take to answer before it counts as gone for this look.
 constexpr auto kWatchTimeout = std::chrono::milliseconds(3000);
-
-std::string Line(const json& document) {
-  return document.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
-}
 
 /// A server that may come and go.
 class WatchedServer {
@@ -57,7 +54,7 @@ absl::Status Watch(const StatusOptions& options) {
     if (options.json) {
       const json document =
           status.ok() ? *status : json{{"type", "error"}, {"message", Message(status.status())}};
-      std::fputs(Line(document).c_str(), stdout);
+      std::fputs(JsonText(document).c_str(), stdout);
       read = std::fflush(stdout) == 0;
     } else {
       const std::time_t now = std::time(nullptr);
@@ -80,7 +77,7 @@ absl::Status ShowStatus(const StatusOptions& options) {
   client_options.endpoint = options.connect;
   TANDEM_ASSIGN_OR_RETURN(const auto client, frontend::Client::Connect(client_options));
   TANDEM_ASSIGN_OR_RETURN(const json status, client->ServerStatus());
-  std::fputs((options.json ? Line(status) : StatusText(status)).c_str(), stdout);
+  std::fputs((options.json ? JsonText(status) : StatusText(status)).c_str(), stdout);
   return absl::OkStatus();
 }
 

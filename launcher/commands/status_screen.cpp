@@ -94,8 +94,7 @@ void StatusScreen::TakeSignals() {
       Enter();
     } else if (signal != SIGWINCH) {
       Leave();
-      // The other thread may wait for a server that is not there; nothing of it needs an end in
-      // order.
+      // The other thread may wait for a server that is gone; it has nothing to clean up.
       std::_Exit(kExitDone);
     }
     Draw();

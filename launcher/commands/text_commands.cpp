@@ -1,14 +1,18 @@
+#include <charconv>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "core/formats/gguf.h"
 #include "frontend/chat/chat_template.h"
 #include "frontend/tokenizer/detokenizer.h"
 #include "launcher/commands/commands.h"
-#include "launcher/options/flag_parsers.h"
+#include "launcher/commands/json_output.h"
+#include "launcher/commands/text_side.h"
 
 namespace tandem::launcher {
 namespace {
@@ -33,10 +37,6 @@ std::string ReadAll(std::istream& input) {
 
 void Write(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
 
-void WriteJson(const ordered_json& document) {
-  Write(document.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n");
-}
-
 absl::StatusOr<ordered_json> ReadMessages(const std::string& path) {
   std::string text;
   if (path == "-") {
@@ -57,6 +57,37 @@ absl::StatusOr<ordered_json> ReadMessages(const std::string& path) {
 
 }  // namespace
 
+absl::StatusOr<std::vector<int32_t>> ParseTokens(const std::string& text) {
+  std::vector<int32_t> tokens;
+  const size_t first = text.find_first_not_of(" \t\r\n");
+  if (first != std::string::npos && (text[first] == '{' || text[first] == '[')) {
+    const auto document = ordered_json::parse(text, nullptr, false);
+    const auto& list =
+        document.is_object() && document.contains("tokens") ? document["tokens"] : document;
+    if (!list.is_array()) return InvalidArgument("expected [1,2,3] or {{\"tokens\":[1,2,3]}}");
+    for (const auto& entry : list) {
+      if (!entry.is_number_integer() || entry < 0 || entry > std::numeric_limits<int32_t>::max()) {
+        return InvalidArgument("{} is no token id", entry.dump());
+      }
+      tokens.push_back(entry.get<int32_t>());
+    }
+    return tokens;
+  }
+  std::string spaced = text;
+  for (char& c : spaced) c = c == ',' ? ' ' : c;
+  std::istringstream words(spaced);
+  for (std::string word; words >> word;) {
+    int32_t token = 0;
+    const char* end = word.data() + word.size();
+    const auto [rest, error] = std::from_chars(word.data(), end, token);
+    if (error != std::errc() || rest != end || token < 0) {
+      return InvalidArgument("'{}' is no token id; expected whole numbers, e.g. 1,2,3", word);
+    }
+    tokens.push_back(token);
+  }
+  return tokens;
+}
+
 absl::Status Tokenize(const TokenizeOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const OpenTokenizer open, Open(options.model));
   const std::string text = options.text ? *options.text : ReadAll(std::cin);
@@ -64,7 +95,7 @@ absl::Status Tokenize(const TokenizeOptions& options) {
       const std::vector<int32_t> ids,
       open.tokenizer->Encode(text, {.special = options.special, .bos = options.bos}));
   if (options.json) {
-    WriteJson({{"tokens", ids}});
+    PrintJson({{"tokens", ids}});
     return absl::OkStatus();
   }
   const frontend::Vocabulary& vocabulary = open.tokenizer->vocabulary();
@@ -79,7 +110,7 @@ absl::Status Detokenize(const DetokenizeOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const std::string text,
                           frontend::Decode(*open.tokenizer, ids, {.special = options.special}));
   if (options.json) {
-    WriteJson({{"text", text}});
+    PrintJson({{"text", text}});
   } else {
     Write(text);
   }
@@ -107,12 +138,12 @@ absl::Status Template(const TemplateOptions& options) {
                                options.eos_token.value_or(spelling(vocabulary.eos()))));
   if (!selected.note.empty()) fmt::print(stderr, "tandem: {}\n", selected.note);
   TANDEM_ASSIGN_OR_RETURN(const std::vector<frontend::TextSegment> segments,
-                          selected.chat.Render(messages, options.generation_prompt));
+                          selected.chat.Render(messages, !options.no_generation_prompt));
   const std::string text = frontend::JoinSegments(segments);
   if (options.json) {
     TANDEM_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
                             open.tokenizer->EncodeSegments(segments));
-    WriteJson({{"text", text}, {"tokens", ids}});
+    PrintJson({{"text", text}, {"tokens", ids}});
   } else {
     Write(text);
   }

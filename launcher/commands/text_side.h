@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/base/status.h"
 #include "core/formats/model_file.h"
@@ -15,5 +17,9 @@ namespace tandem::launcher {
 absl::StatusOr<std::unique_ptr<frontend::TextModel>> LoadTextSide(const core::ModelFile& file,
                                                                   const std::string& chat_template,
                                                                   bool tokens_suffice);
+
+/// "1,2,3", spaces allowed, as ids; also the JSON that `tandem tokenize --json` writes.
+/// kInvalidArgument naming the bad entry.
+absl::StatusOr<std::vector<int32_t>> ParseTokens(const std::string& text);
 
 }  // namespace tandem::launcher

@@ -18,7 +18,7 @@ namespace {
 using kv_store::AgentPeer;
 using parallel::HostAddresses;
 
-/// An agent, as it lies in memory: all ranks run the same build.
+/// What a rank tells of its agent. It travels as its bytes: all ranks run the same build.
 struct Card {
   char there;  // 0: this rank tells of none
   char host[256];
@@ -90,7 +90,7 @@ absl::Status MeetAgents(parallel::Communicator& world, HostKv* kv, const ModelOp
       meeting.peers.push_back(
           {.host = card.host, .endpoint = card.endpoint, .public_key = card.public_key});
     }
-    // Beyond that nobody remembers them all; those of the first ranks it is.
+    // No agent remembers more; it gets those of the first ranks.
     if (meeting.peers.size() > kv_store::kMostAgentPeers) {
       meeting.peers.resize(kv_store::kMostAgentPeers);
     }

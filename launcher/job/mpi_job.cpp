@@ -12,6 +12,8 @@
 #include <regex>
 #include <sstream>
 
+#include "launcher/options/rank_command.h"
+
 namespace tandem::launcher {
 namespace {
 
@@ -39,7 +41,7 @@ std::vector<std::string> MpirunArguments(
   return arguments;
 }
 
-/// Never returns. Only what is safe between fork and exec.
+/// Never returns, and calls only what is safe between fork and exec.
 [[noreturn]] void BecomeMpirun(char* const* arguments, char* const* environment, JobOutput output,
                                int error_pipe, int exec_failed_pipe) {
   setpgid(0, 0);
@@ -63,13 +65,6 @@ std::vector<std::string> EnvironmentWith(
   for (char** entry = environ; *entry != nullptr; ++entry) all.emplace_back(*entry);
   for (const auto& [name, value] : added) all.push_back(name + "=" + value);
   return all;
-}
-
-std::vector<char*> Pointers(std::vector<std::string>& strings) {
-  std::vector<char*> pointers;
-  for (std::string& text : strings) pointers.push_back(text.data());
-  pointers.push_back(nullptr);
-  return pointers;
 }
 
 }  // namespace

@@ -12,7 +12,7 @@
 #include "launcher/job/agent_meeting.h"
 #include "launcher/job/progress_display.h"
 #include "launcher/job/supervised_engine.h"
-#include "launcher/options/model_choices.h"
+#include "launcher/options/rank_command.h"
 #include "launcher/options/reported.h"
 #include "launcher/options/version.h"
 #include "launcher/state/host_kv.h"
@@ -61,19 +61,11 @@ parallel::CollectivePatience PatienceOf(const parallel::CpuPlacement& placement)
 absl::Status CheckSameEverywhere(Communicator& world, const core::ModelFile& file,
                                  const parallel::ShardPlan& plan, const ModelOptions& options,
                                  const ModelChoices& choices) {
-  const parallel::EngineIdentity identity{
-      .program_version = kVersion,
-      .numerics_version = kNumericsVersion,
-      .model_fingerprint = file.fingerprint(),
-      .plan_hash = parallel::PlanHash(plan.shards),
-      .options = {{"--activations", options.activations},
-                  {"--kv-dtype", choices.kv_dtype == core::KvDtype::kF16 ? "f16" : "f32"},
-                  {"--kv-memory", fmt::format("{}", options.kv_memory)},
-                  {"--prefill-chunk", fmt::format("{}", options.prefill_chunk)},
-                  {"--max-running", fmt::format("{}", options.max_running)},
-                  {"--kv-replicas", options.state.directory.empty()
-                                        ? "without --state"
-                                        : fmt::format("{}", options.state.kv_replicas)}}};
+  const parallel::EngineIdentity identity{.program_version = kVersion,
+                                          .numerics_version = kNumericsVersion,
+                                          .model_fingerprint = file.fingerprint(),
+                                          .plan_hash = parallel::PlanHash(plan.shards),
+                                          .options = SameOptions(options, choices)};
   return parallel::CheckWorld(world, parallel::FactsOf(identity));
 }
 
@@ -229,8 +221,14 @@ absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const E
 
 absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
                         const EngineBody& body) {
-  if (launch.ranks > 1 && !parallel::StartedByMpi()) return RunSupervised(model, launch, body);
-  return RunRankJob(model, launch.ranks, body);
+  const auto begin = std::chrono::steady_clock::now();
+  const EngineBody run = [&](parallel::Engine& engine, const core::ModelFile& file) {
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    spdlog::info("engine ready in {:.1f} s", seconds.count());
+    return body(engine, file);
+  };
+  if (launch.ranks > 1 && !parallel::StartedByMpi()) return RunSupervised(model, launch, run);
+  return RunRankJob(model, launch.ranks, run);
 }
 
 }  // namespace tandem::launcher

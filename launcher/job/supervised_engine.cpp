@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "launcher/job/mpi_job.h"
+#include "launcher/options/option_table.h"
 #include "launcher/options/rank_command.h"
 #include "parallel/engine/engine_link_keys.h"
 #include "parallel/engine/remote_engine.h"
@@ -14,13 +15,7 @@ namespace {
 /// How long ranks that were asked to end may take before they are told to.
 constexpr auto kGrace = std::chrono::milliseconds(3000);
 
-std::vector<std::string> WorkerCommand(const ModelOptions& model, int ranks) {
-  std::vector<std::string> command = CommandOfRanks("worker", model);
-  command.insert(command.end(), {"--expected-ranks", fmt::format("{}", ranks)});
-  return command;
-}
-
-/// What the job's thread and the gateway share: whether the job has ended, and the engine to tell.
+/// Carries the end of the job from the thread that sees it to the engine.
 class JobNews {
  public:
   void Ended(const absl::Status& why) {
@@ -50,11 +45,12 @@ class JobNews {
 absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launch,
                            const EngineBody& body) {
   TANDEM_ASSIGN_OR_RETURN(const auto file, CheckRanks(model, launch.ranks));
+  WorkerOptions worker{.model = model, .ranks = launch.ranks};
   const parallel::EngineLinkKeys keys = parallel::MakeEngineLinkKeys();
   const std::string endpoint = parallel::MakeLocalEndpoint();
   JobNews news;
   TANDEM_ASSIGN_OR_RETURN(const auto job,
-                          MpiJob::Start(launch, WorkerCommand(model, launch.ranks),
+                          MpiJob::Start(launch, CommandOfThisProgram("worker", RowsOf(worker)),
                                         parallel::LinkEnvironment(endpoint, keys),
                                         [&news](const absl::Status& why) { news.Ended(why); }));
 

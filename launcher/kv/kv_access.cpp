@@ -27,7 +27,7 @@ using std::chrono::seconds;
 // An agent that is just beginning or ending is waited for.
 constexpr auto kReachTime = seconds(10);
 constexpr auto kPollInterval = milliseconds(20);
-// Nobody waits for an answer here, as ranks do.
+// Ranks wait for an answer; commands have time.
 constexpr auto kDeadline = seconds(60);
 constexpr auto kLongDeadline = std::chrono::minutes(30);
 constexpr int64_t kHostBytes = int64_t{64} << 20;
@@ -150,7 +150,7 @@ absl::Status KvAccess::OpenAlone(kv_store::AgentDirectory directory, Purpose pur
   return absl::OkStatus();
 }
 
-/// Before anything is called damaged, or put beside what is there.
+/// A wrong key must not make records look damaged, or be used for new ones.
 absl::Status KvAccess::CheckKey() {
   TANDEM_ASSIGN_OR_RETURN(const auto blocks, tier_->List(std::nullopt, kKeyTries));
   bool tried = false;

@@ -120,24 +120,20 @@ class Records {
   }
 
   absl::StatusOr<std::vector<std::byte>> Read(const kv_store::ExportPlace& place) {
-    const kv_store::RecordName name = NameOf(place);
     const kv_store::RecordKey key = StoredKey(place);
     absl::Status last = NotFound("it is gone");
     for (const kv_store::TierKind kind : {kv_store::TierKind::kHost, kv_store::TierKind::kDisk}) {
       auto peeked = access_.tier().Peek(kind, std::span(&key, 1));
       if (peeked.front().state != kv_store::PeekedRecord::State::kThere) continue;
-      auto opened = access_.names().Open(key, std::move(peeked.front().bytes));
-      last = opened.ok() ? kv_store::CheckRecord(opened->bytes, fingerprint_, name, geometry_)
-                         : opened.status();
-      if (last.ok()) return opened->bytes.Copy();
+      auto record = Opened(place, std::move(peeked.front().bytes));
+      if (record.ok()) return record;
+      last = record.status();
     }
     // Another host may have it.
-    auto found = access_.tier().Get(std::span(&key, 1));
-    if (found.front()) {
-      auto opened = access_.names().Open(key, std::move(found.front()->bytes));
-      last = opened.ok() ? kv_store::CheckRecord(opened->bytes, fingerprint_, name, geometry_)
-                         : opened.status();
-      if (last.ok()) return opened->bytes.Copy();
+    if (auto found = access_.tier().Get(std::span(&key, 1)); found.front()) {
+      auto record = Opened(place, std::move(found.front()->bytes));
+      if (record.ok()) return record;
+      last = record.status();
     }
     return absl::DataLossError(
         fmt::format("block {} (tokens {} to {}), KV head {}, layer group {} cannot be read: {}; "
@@ -147,6 +143,16 @@ class Records {
   }
 
  private:
+  /// A stored record, decrypted and checked.
+  absl::StatusOr<std::vector<std::byte>> Opened(const kv_store::ExportPlace& place,
+                                                kv_store::SharedBytes stored) {
+    TANDEM_ASSIGN_OR_RETURN(const auto opened,
+                            access_.names().Open(StoredKey(place), std::move(stored)));
+    TANDEM_RETURN_IF_ERROR(
+        kv_store::CheckRecord(opened.bytes, fingerprint_, NameOf(place), geometry_));
+    return opened.bytes.Copy();
+  }
+
   bool IsUsable(int32_t count) const {
     for (int32_t block = 0; block < count; ++block) {
       bool any = false;

@@ -6,6 +6,7 @@
 #include "frontend/client/terminal_text.h"
 #include "launcher/commands/commands.h"
 #include "launcher/kv/kv_text.h"
+#include "launcher/options/model_choices.h"
 
 /// `tandem kv ls` and `tandem kv show`.
 namespace tandem::launcher {
@@ -50,36 +51,52 @@ std::string ConversationsText(const KvPrefix& prefix) {
   return fmt::format("{}", fmt::join(shown, ", "));
 }
 
-void PrintList(const Catalog& catalog, const std::vector<KvPrefix>& prefixes,
-               const std::map<uint64_t, std::string>& tenants) {
+/// What there is, without reading every record.
+struct ListedKv {
+  std::unique_ptr<KvAccess> access;
+  Catalog catalog;
+  std::vector<KvPrefix> prefixes;
+  std::map<uint64_t, std::string> tenants;
+};
+
+absl::StatusOr<ListedKv> ReadKv(const StateOptions& state) {
+  TANDEM_ASSIGN_OR_RETURN(auto access, KvAccess::Open(state, KvAccess::Purpose::kLook));
+  TANDEM_ASSIGN_OR_RETURN(Catalog catalog, ReadCatalog(*access, /*reads_all=*/false));
+  const NamedConversations& conversations = access->conversations().conversations;
+  auto prefixes = FindPrefixes(catalog, access->names(), conversations);
+  return ListedKv{.access = std::move(access),
+                  .catalog = std::move(catalog),
+                  .prefixes = std::move(prefixes),
+                  .tenants = TenantNames(conversations)};
+}
+
+void PrintList(const ListedKv& kv) {
   std::vector<std::vector<std::string>> rows;
   rows.push_back({"PREFIX", "MODEL", "TENANT", "CONVERSATION", "TOKENS", "BLOCKS", "RECORDS",
                   "SIZE", "TIERS", "LAST USE", "STATE"});
-  for (const KvPrefix& prefix : prefixes) {
-    rows.push_back({prefix.id, ShortFingerprint(catalog.models()[prefix.model].fingerprint),
-                    Shown(TenantText(tenants, prefix.tenant)), ConversationsText(prefix),
+  for (const KvPrefix& prefix : kv.prefixes) {
+    rows.push_back({prefix.id, ShortFingerprint(kv.catalog.models()[prefix.model].fingerprint),
+                    Shown(TenantText(kv.tenants, prefix.tenant)), ConversationsText(prefix),
                     fmt::format("{}", prefix.tokens), fmt::format("{}", prefix.blocks.size()),
                     fmt::format("{}", prefix.records), SizeText(prefix.bytes),
                     TiersText(prefix.tiers), TimeText(prefix.last_use), StateText(prefix)});
   }
-  if (!prefixes.empty()) fmt::print("{}", Table(rows));
-  const KvTotals totals = TotalsOf(catalog);
+  if (!kv.prefixes.empty()) fmt::print("{}", Table(rows));
+  const KvTotals totals = TotalsOf(kv.catalog);
   fmt::print(
       "prefixes: {}; {} blocks, {} records, {} in all, what several begin with counted once\n",
-      prefixes.size(), totals.blocks, totals.records, SizeText(totals.bytes));
+      kv.prefixes.size(), totals.blocks, totals.records, SizeText(totals.bytes));
 }
 
-absl::StatusOr<const KvPrefix*> Choose(const KvOptions& options,
-                                       const std::vector<KvPrefix>& prefixes,
-                                       const std::map<uint64_t, std::string>& tenants) {
+absl::StatusOr<const KvPrefix*> Choose(const KvOptions& options, const ListedKv& kv) {
   std::vector<const KvPrefix*> chosen;
-  for (const KvPrefix& prefix : prefixes) {
+  for (const KvPrefix& prefix : kv.prefixes) {
     if (options.conversation.empty()) {
       if (prefix.id.starts_with(options.prefix)) chosen.push_back(&prefix);
       continue;
     }
-    const auto name = prefix.tenant ? tenants.find(*prefix.tenant) : tenants.end();
-    const bool same = name != tenants.end() && name->second == options.tenant;
+    const auto name = prefix.tenant ? kv.tenants.find(*prefix.tenant) : kv.tenants.end();
+    const bool same = name != kv.tenants.end() && name->second == options.tenant;
     if (same && std::find(prefix.conversations.begin(), prefix.conversations.end(),
                           options.conversation) != prefix.conversations.end()) {
       chosen.push_back(&prefix);
@@ -156,19 +173,19 @@ ordered_json BlockJson(const Catalog& catalog, size_t index, size_t model, int64
           {"records", std::move(records)}};
 }
 
-void PrintPrefix(const Catalog& catalog, const KvPrefix& prefix,
-                 const std::map<uint64_t, std::string>& tenants) {
+void PrintPrefix(const ListedKv& kv, const KvPrefix& prefix) {
+  const Catalog& catalog = kv.catalog;
   const kv_store::CatalogModel& model = catalog.models()[prefix.model];
   fmt::print("prefix        {}\nmodel         {} ({} KV heads seen, head_dim {}, {})\n", prefix.id,
              FullFingerprint(model.fingerprint), model.kv_heads.size(), model.head_dim,
-             model.dtype == core::KvDtype::kF16 ? "f16" : "f32");
+             KvDtypeName(model.dtype));
   for (const auto& [group, layers] : model.layers) {
     fmt::print("layer group {} {} layers\n", group, layers);
   }
   fmt::print(
       "tenant        {}\nconversations {}\ntokens        {}, of use {}\nsize          {} in {} "
       "records of {} blocks, {}\nlast use      {}\nstate         {}\n\n",
-      Shown(TenantText(tenants, prefix.tenant)), ConversationsText(prefix), prefix.tokens,
+      Shown(TenantText(kv.tenants, prefix.tenant)), ConversationsText(prefix), prefix.tokens,
       prefix.usable_tokens, SizeText(prefix.bytes), prefix.records, prefix.blocks.size(),
       TiersText(prefix.tiers), TimeText(prefix.last_use), StateText(prefix));
   std::vector<std::vector<std::string>> rows = {
@@ -193,24 +210,19 @@ void PrintPrefix(const Catalog& catalog, const KvPrefix& prefix,
 }  // namespace
 
 absl::Status KvList(const KvOptions& options) {
-  TANDEM_ASSIGN_OR_RETURN(const auto access,
-                          KvAccess::Open(options.state, KvAccess::Purpose::kLook));
-  TANDEM_ASSIGN_OR_RETURN(const Catalog catalog, ReadCatalog(*access, /*reads_all=*/false));
-  const NamedConversations& conversations = access->conversations().conversations;
-  const auto prefixes = FindPrefixes(catalog, access->names(), conversations);
-  const auto tenants = TenantNames(conversations);
+  TANDEM_ASSIGN_OR_RETURN(const ListedKv kv, ReadKv(options.state));
   if (!options.json) {
-    PrintList(catalog, prefixes, tenants);
+    PrintList(kv);
     return absl::OkStatus();
   }
   ordered_json list = ordered_json::array();
-  for (const KvPrefix& prefix : prefixes) list.push_back(PrefixJson(prefix, catalog, tenants));
-  const KvTotals totals = TotalsOf(catalog);
-  PrintJson(
-      {{"prefixes", std::move(list)},
-       {"models", ModelsJson(catalog)},
-       {"total", {{"blocks", totals.blocks}, {"records", totals.records}, {"bytes", totals.bytes}}},
-       {"other_hosts", access->other_hosts()}});
+  for (const KvPrefix& prefix : kv.prefixes) {
+    list.push_back(PrefixJson(prefix, kv.catalog, kv.tenants));
+  }
+  PrintJson({{"prefixes", std::move(list)},
+             {"models", ModelsJson(kv.catalog)},
+             {"total", TotalsJson(TotalsOf(kv.catalog))},
+             {"other_hosts", kv.access->other_hosts()}});
   return absl::OkStatus();
 }
 
@@ -218,23 +230,18 @@ absl::Status KvShow(const KvOptions& options) {
   if (options.prefix.empty() == options.conversation.empty()) {
     return InvalidArgument("name either a PREFIX, as tandem kv ls tells it, or a --conversation");
   }
-  TANDEM_ASSIGN_OR_RETURN(const auto access,
-                          KvAccess::Open(options.state, KvAccess::Purpose::kLook));
-  TANDEM_ASSIGN_OR_RETURN(const Catalog catalog, ReadCatalog(*access, /*reads_all=*/false));
-  const NamedConversations& conversations = access->conversations().conversations;
-  const auto prefixes = FindPrefixes(catalog, access->names(), conversations);
-  const auto tenants = TenantNames(conversations);
-  TANDEM_ASSIGN_OR_RETURN(const KvPrefix* prefix, Choose(options, prefixes, tenants));
+  TANDEM_ASSIGN_OR_RETURN(const ListedKv kv, ReadKv(options.state));
+  TANDEM_ASSIGN_OR_RETURN(const KvPrefix* prefix, Choose(options, kv));
   if (!options.json) {
-    PrintPrefix(catalog, *prefix, tenants);
+    PrintPrefix(kv, *prefix);
     return absl::OkStatus();
   }
-  ordered_json document = PrefixJson(*prefix, catalog, tenants);
+  ordered_json document = PrefixJson(*prefix, kv.catalog, kv.tenants);
   ordered_json blocks = ordered_json::array();
   int64_t first = 0;
   for (const size_t block : prefix->chain) {
-    blocks.push_back(BlockJson(catalog, block, prefix->model, first));
-    first += catalog.Tokens(block, prefix->model);
+    blocks.push_back(BlockJson(kv.catalog, block, prefix->model, first));
+    first += kv.catalog.Tokens(block, prefix->model);
   }
   document["chain"] = std::move(blocks);
   PrintJson(document);

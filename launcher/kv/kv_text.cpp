@@ -8,6 +8,7 @@
 #include "fmt/chrono.h"
 #include "fmt/ranges.h"
 #include "launcher/job/progress_display.h"
+#include "launcher/options/model_choices.h"
 
 namespace tandem::launcher {
 namespace {
@@ -15,7 +16,7 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr size_t kShortBytes = 4;
-// Before there were clocks in the book, uses were numbered from 1 on.
+// Older records have a number for a time of use, counted from 1.
 constexpr uint64_t kFirstTime = 1'000'000'000'000'000;  // microseconds: in 2001
 
 std::string Hex(std::span<const uint8_t> bytes) {
@@ -109,26 +110,26 @@ ordered_json ModelsJson(const kv_store::Catalog& catalog) {
     models.push_back({{"fingerprint", FullFingerprint(model.fingerprint)},
                       {"kv_heads", model.kv_heads},
                       {"head_dim", model.head_dim},
-                      {"dtype", model.dtype == core::KvDtype::kF16 ? "f16" : "f32"},
+                      {"dtype", KvDtypeName(model.dtype)},
                       {"layer_groups", std::move(groups)}});
   }
   return models;
 }
 
+void KvTotals::Add(const kv_store::CatalogBlock& block) {
+  ++blocks;
+  records += static_cast<int64_t>(block.records.size());
+  bytes += block.bytes();
+}
+
 KvTotals TotalsOf(const kv_store::Catalog& catalog) {
   KvTotals totals;
-  for (const kv_store::CatalogBlock& block : catalog.blocks()) {
-    ++totals.blocks;
-    totals.records += static_cast<int64_t>(block.records.size());
-    totals.bytes += block.bytes();
-  }
+  for (const kv_store::CatalogBlock& block : catalog.blocks()) totals.Add(block);
   return totals;
 }
 
-void PrintJson(const ordered_json& document) {
-  const std::string text =
-      document.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
-  std::fwrite(text.data(), 1, text.size(), stdout);
+ordered_json TotalsJson(const KvTotals& totals) {
+  return {{"blocks", totals.blocks}, {"records", totals.records}, {"bytes", totals.bytes}};
 }
 
 absl::StatusOr<kv_store::Catalog> ReadCatalog(KvAccess& access, bool reads_all) {

@@ -7,6 +7,7 @@
 
 #include "core/base/status.h"
 #include "kv_store/catalog/catalog.h"
+#include "launcher/commands/json_output.h"
 #include "launcher/kv/kv_access.h"
 #include "launcher/kv/kv_prefixes.h"
 
@@ -32,16 +33,16 @@ std::string StateText(const KvPrefix& prefix);
 nlohmann::ordered_json PrefixJson(const KvPrefix& prefix, const kv_store::Catalog& catalog,
                                   const std::map<uint64_t, std::string>& tenants);
 nlohmann::ordered_json ModelsJson(const kv_store::Catalog& catalog);
-/// What of the catalog is there in all.
+/// A sum over blocks.
 struct KvTotals {
   int64_t blocks = 0;
   int64_t records = 0;
   int64_t bytes = 0;
+
+  void Add(const kv_store::CatalogBlock& block);
 };
 KvTotals TotalsOf(const kv_store::Catalog& catalog);
-
-/// One document on standard output.
-void PrintJson(const nlohmann::ordered_json& document);
+nlohmann::ordered_json TotalsJson(const KvTotals& totals);
 
 /// Reads the catalog, with progress on standard error.
 absl::StatusOr<kv_store::Catalog> ReadCatalog(KvAccess& access, bool reads_all);

@@ -108,24 +108,15 @@ uint64_t MicrosecondsAgo(double seconds) {
 }
 
 struct Collected {
-  struct Sum {
-    int64_t blocks = 0;
-    int64_t records = 0;
-    int64_t bytes = 0;
-  };
-  std::map<GarbageReason, Sum> by_reason;
-  Sum all;
+  std::map<GarbageReason, KvTotals> by_reason;
+  KvTotals all;
 };
 
 Collected SumOf(const Catalog& catalog, const std::vector<Garbage>& garbage) {
   Collected collected;
   for (const Garbage& one : garbage) {
-    const CatalogBlock& block = catalog.blocks()[one.block];
-    for (Collected::Sum* sum : {&collected.by_reason[one.reason], &collected.all}) {
-      ++sum->blocks;
-      sum->records += static_cast<int64_t>(block.records.size());
-      sum->bytes += block.bytes();
-    }
+    collected.by_reason[one.reason].Add(catalog.blocks()[one.block]);
+    collected.all.Add(catalog.blocks()[one.block]);
   }
   return collected;
 }
@@ -194,23 +185,19 @@ absl::Status KvCollect(const KvOptions& options) {
   if (!options.dry_run && !garbage.empty()) {
     TANDEM_RETURN_IF_ERROR(EraseAll(*access, catalog, garbage));
   }
+  const KvTotals found = TotalsOf(catalog);
+  const KvTotals left = {.blocks = found.blocks - collected.all.blocks,
+                         .records = found.records - collected.all.records,
+                         .bytes = found.bytes - collected.all.bytes};
   if (options.json) {
     ordered_json reasons = ordered_json::object();
     for (const auto& [reason, sum] : collected.by_reason) {
-      reasons[std::string(kv_store::GarbageReasonName(reason))] = {
-          {"blocks", sum.blocks}, {"records", sum.records}, {"bytes", sum.bytes}};
+      reasons[std::string(kv_store::GarbageReasonName(reason))] = TotalsJson(sum);
     }
-    const KvTotals totals = TotalsOf(catalog);
     PrintJson({{"dry_run", options.dry_run},
-               {"removed",
-                {{"blocks", collected.all.blocks},
-                 {"records", collected.all.records},
-                 {"bytes", collected.all.bytes}}},
+               {"removed", TotalsJson(collected.all)},
                {"reasons", std::move(reasons)},
-               {"left",
-                {{"blocks", totals.blocks - collected.all.blocks},
-                 {"records", totals.records - collected.all.records},
-                 {"bytes", totals.bytes - collected.all.bytes}}},
+               {"left", TotalsJson(left)},
                {"began_anew", access->began_anew().empty() ? ordered_json(nullptr)
                                                            : ordered_json(access->began_anew())}});
     return absl::OkStatus();
@@ -225,8 +212,7 @@ absl::Status KvCollect(const KvOptions& options) {
   }
   fmt::print("{} {} records of {} blocks, {}; {} stay\n",
              options.dry_run ? "would remove" : "removed", collected.all.records,
-             collected.all.blocks, SizeText(collected.all.bytes),
-             SizeText(TotalsOf(catalog).bytes - collected.all.bytes));
+             collected.all.blocks, SizeText(collected.all.bytes), SizeText(left.bytes));
   if (!rules.useless) {
     fmt::print(
         "what is incomplete here was left, since {} may have the rest; --this-host-alone "

@@ -85,8 +85,7 @@ struct GenerateOptions {
   ModelOptions model;
   LaunchOptions launch;
   std::optional<std::string> prompt;
-  std::vector<int32_t> tokens;
-  bool tokens_given = false;
+  std::optional<std::string> tokens;  // ids, instead of a prompt
   std::string logits_file;
   bool json = false;
   frontend::GenerationParams generation;
@@ -149,7 +148,7 @@ struct TemplateOptions {
   std::string chat_template;  // chatml, zephyr, a file; empty: the model's own
   std::optional<std::string> bos_token;
   std::optional<std::string> eos_token;
-  bool generation_prompt = true;
+  bool no_generation_prompt = false;
   bool json = false;
 };
 

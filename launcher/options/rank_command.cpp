@@ -1,8 +1,9 @@
 #include "launcher/options/rank_command.h"
 
 #include <filesystem>
+#include <utility>
 
-#include "launcher/options/model_choices.h"
+#include "launcher/options/option_table.h"
 #include "parallel/sharding/model_costs.h"
 #include "parallel/sharding/shard_plan.h"
 
@@ -18,46 +19,30 @@ absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& 
   return file;
 }
 
-std::vector<std::string> AgentFlags(const StateOptions& state) {
-  return {"--kv-write",       state.kv_write,
-          "--kv-host-memory", fmt::format("{}", state.kv_host_memory),
-          "--kv-disk",        fmt::format("{}", state.kv_disk),
-          "--kv-tenant",      fmt::format("{}", state.kv_tenant),
-          "--agent-ttl",      fmt::format("{}", state.agent_ttl)};
+std::vector<std::string> CommandOfThisProgram(const std::string& name,
+                                              const std::vector<OptionRow>& rows) {
+  std::error_code error;
+  std::vector<std::string> command = {
+      std::filesystem::read_symlink("/proc/self/exe", error).string(), name};
+  for (std::string& argument : ArgumentsOf(rows)) command.push_back(std::move(argument));
+  return command;
 }
 
-std::vector<std::string> CommandOfRanks(const std::string& name, const ModelOptions& o) {
-  std::error_code error;
-  const std::string program = std::filesystem::read_symlink("/proc/self/exe", error).string();
-  std::vector<std::string> command = {program, name, std::filesystem::absolute(o.model).string()};
-  const auto add = [&command](const char* flag, std::string value) {
-    command.push_back(flag);
-    command.push_back(std::move(value));
-  };
-  add("--threads", fmt::format("{}", o.threads));
-  add("--pin", o.pin);
-  add("--isa", o.isa);
-  add("--activations", o.activations);
-  add("--device", o.device);
-  add("--kv-memory", fmt::format("{}", o.kv_memory));
-  add("--prefill-chunk", fmt::format("{}", o.prefill_chunk));
-  add("--max-running", fmt::format("{}", o.max_running));
-  add("--max-waiting", fmt::format("{}", o.max_waiting));
-  add("--collective-timeout", fmt::format("{}", o.collective_timeout));
-  if (const StateOptions& state = o.state; !state.directory.empty()) {
-    add("--state", std::filesystem::absolute(state.directory).string());
-    if (!state.key_file.empty()) {
-      add("--state-key", std::filesystem::absolute(state.key_file).string());
-    }
-    add("--kv-replicas", fmt::format("{}", state.kv_replicas));
-    add("--durability", fmt::format("{}", state.durability));
-    for (const std::string& word : AgentFlags(state)) command.push_back(word);
+std::vector<char*> Pointers(std::vector<std::string>& strings) {
+  std::vector<char*> pointers;
+  for (std::string& text : strings) pointers.push_back(text.data());
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+std::vector<parallel::WorldFact> SameOptions(ModelOptions options, const ModelChoices& choices) {
+  options.kv_dtype = KvDtypeName(choices.kv_dtype);
+  std::vector<parallel::WorldFact> facts = SameOnAllRanks(ModelRows(options));
+  for (parallel::WorldFact& fact : SameOnAllRanks(StateRows(options.state))) {
+    if (options.state.directory.empty()) fact.value = "without --state";
+    facts.push_back(std::move(fact));
   }
-  if (o.speculate) command.push_back("--speculate");
-  if (!o.kv_dtype.empty()) add("--kv-dtype", o.kv_dtype);
-  if (!o.weights.empty()) add("--weights", fmt::format("{}", fmt::join(o.weights, ",")));
-  if (!o.control_interface.empty()) add("--control-interface", o.control_interface);
-  return command;
+  return facts;
 }
 
 }  // namespace tandem::launcher

@@ -6,6 +6,8 @@
 
 #include "core/base/status.h"
 #include "core/formats/model_file.h"
+#include "launcher/options/model_choices.h"
+#include "launcher/options/option_row.h"
 #include "launcher/options/options.h"
 
 namespace tandem::launcher {
@@ -14,11 +16,14 @@ namespace tandem::launcher {
 /// ranks.
 absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& model, int ranks);
 
-/// How an agent is to keep KV, as flags.
-std::vector<std::string> AgentFlags(const StateOptions& state);
+/// This program with a command (worker, bench, agent) and arguments of these values.
+std::vector<std::string> CommandOfThisProgram(const std::string& name,
+                                              const std::vector<OptionRow>& rows);
 
-/// This program with a command (worker, bench), the model and all of ModelOptions as flags: what
-/// mpirun starts, wherever it does.
-std::vector<std::string> CommandOfRanks(const std::string& name, const ModelOptions& model);
+/// As exec takes them: ended by a null pointer, valid as long as `strings` stay.
+std::vector<char*> Pointers(std::vector<std::string>& strings);
+
+/// The options in which the ranks of a job must agree: with `choices`, which were made of them.
+std::vector<parallel::WorldFact> SameOptions(ModelOptions options, const ModelChoices& choices);
 
 }  // namespace tandem::launcher

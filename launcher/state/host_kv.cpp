@@ -38,10 +38,9 @@ core::KvGeometry GeometryOf(const core::ModelConfig& config, const ModelChoices&
 
 kv_store::Fingerprint KvFingerprintOf(const core::ModelFile& file, const ModelOptions& options,
                                       const ModelChoices& choices) {
-  const std::string facts =
-      fmt::format("tandem kv 1, model {:016x}, numerics {}, device cpu, activations {}, cache {}",
-                  file.fingerprint(), kNumericsVersion, options.activations,
-                  choices.kv_dtype == core::KvDtype::kF16 ? "f16" : "f32");
+  const std::string facts = fmt::format(
+      "tandem kv 1, model {:016x}, numerics {}, device cpu, activations {}, cache {}",
+      file.fingerprint(), kNumericsVersion, options.activations, KvDtypeName(choices.kv_dtype));
   kv_store::Fingerprint fingerprint{};
   crypto_generichash(fingerprint.data(), fingerprint.size(),
                      reinterpret_cast<const unsigned char*>(facts.data()), facts.size(), nullptr,

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "kv_store/agent_link/agent_directory.h"
+#include "launcher/options/option_table.h"
 #include "launcher/options/rank_command.h"
 
 namespace tandem::launcher {
@@ -27,7 +28,7 @@ constexpr auto kStartAgain = std::chrono::seconds(1);
 constexpr auto kPollInterval = std::chrono::milliseconds(5);
 constexpr off_t kLogBytes = off_t{1} << 20;  // more is cut off at the next start
 
-/// Without what belongs to the job that this process may be of, and without our own flags.
+/// The variables of this process, without those of its MPI job and without our options.
 std::vector<std::string> AgentEnvironment() {
   std::vector<std::string> kept;
   for (char** entry = environ; *entry != nullptr; ++entry) {
@@ -39,15 +40,8 @@ std::vector<std::string> AgentEnvironment() {
   return kept;
 }
 
-std::vector<char*> Pointers(std::vector<std::string>& strings) {
-  std::vector<char*> pointers;
-  for (std::string& text : strings) pointers.push_back(text.data());
-  pointers.push_back(nullptr);
-  return pointers;
-}
-
-/// Never returns. Only what is safe between fork and exec. Nothing of this process stays open: its
-/// starter waits for the ends of pipes that it holds.
+/// Never returns, and calls only what is safe between fork and exec. It closes all files: whoever
+/// started this process waits for the ends of its pipes.
 [[noreturn]] void BecomeAgent(char* const* arguments, char* const* environment, int log) {
   setsid();
   if (fork() != 0) _exit(0);  // nobody's child, so that nobody has to wait for it
@@ -70,12 +64,10 @@ absl::Status StartAgent(const StateOptions& state, const std::string& path) {
   if (log < 0) return Unavailable("{}: {}", log_path, std::strerror(errno));
   struct stat facts {};
   if (fstat(log, &facts) == 0 && facts.st_size > kLogBytes && ftruncate(log, 0) != 0) {
-    // It grows on.
+    // The log grows on then.
   }
-  std::error_code error;
-  std::vector<std::string> arguments = {
-      std::filesystem::read_symlink("/proc/self/exe", error).string(), "agent", path};
-  for (std::string& word : AgentFlags(state)) arguments.push_back(std::move(word));
+  AgentOptions agent{.directory = path, .state = state};
+  std::vector<std::string> arguments = CommandOfThisProgram("agent", RowsOf(agent));
   std::vector<std::string> variables = AgentEnvironment();
   const std::vector<char*> argument_pointers = Pointers(arguments);
   const std::vector<char*> variable_pointers = Pointers(variables);

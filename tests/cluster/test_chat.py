@@ -1,4 +1,6 @@
 """Chats with the real model: from a pipe, from three hosts, through a server."""
+import re
+
 from conftest import GEMMA3, ROOT, SMOLLM2, TANDEM, generate_json, run
 
 QUESTION = "What is the capital of France?\n"
@@ -24,6 +26,11 @@ def test_quickstart_answers_a_pipe():
     result = run([ROOT / "launcher/quickstart"], input=QUESTION, timeout=600)
     assert result.returncode == 0, result.stderr
     assert "Paris" in result.stdout
+    for number, stage in enumerate(("packages", "build", "model"), 1):
+        assert re.search(rf"^quickstart: {number} of 4, {stage} \(.*\) \.\.\.$", result.stderr, re.M)
+        assert re.search(rf"^quickstart: {number} of 4, {stage} \(.*\): done in \d+\.\d s$", result.stderr, re.M)
+    assert "quickstart: 4 of 4, engine (2 ranks) ...\n" in result.stderr
+    assert re.search(r"info: engine ready in \d+\.\d s$", result.stderr, re.M)
 
 
 def test_generate_goes_on_from_raw_text():

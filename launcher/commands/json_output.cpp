@@ -1,0 +1,24 @@
+#include "launcher/commands/json_output.h"
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+namespace tandem::launcher {
+
+using nlohmann::json;
+using nlohmann::ordered_json;
+
+std::string JsonText(const json& document) {
+  return document.dump(kOneLine, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+std::string JsonText(const ordered_json& document, int indent) {
+  return document.dump(indent, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+}
+
+void PrintJson(const ordered_json& document, int indent) {
+  const std::string text = JsonText(document, indent);
+  std::fwrite(text.data(), 1, text.size(), stdout);
+}
+
+}  // namespace tandem::launcher

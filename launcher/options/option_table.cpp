@@ -1,0 +1,353 @@
+#include "launcher/options/option_table.h"
+
+#include <iterator>
+#include <utility>
+
+namespace tandem::launcher {
+namespace {
+
+using Rows = std::vector<OptionRow>;
+
+constexpr double kMostSteps = 1 << 20;
+constexpr double kMostTokens = 1 << 24;
+constexpr double kMostCount = 0x1p31;
+constexpr double kMostRanks = 65536;
+constexpr bool kSame = true;  // on all ranks of a job
+constexpr char kJsonHelp[] = "one JSON document on standard output";
+
+OptionRow Row(std::string name, OptionValue value, std::string help, bool same = false) {
+  return {std::move(name), std::move(value), std::move(help), same};
+}
+
+OptionRow Required(OptionRow row) {
+  row.required = true;
+  return row;
+}
+
+template <typename T>
+OptionValue Size(T& target) {
+  return {&target, {}, Unit::kSize};
+}
+OptionValue Path(std::string& target) { return {&target, {}, Unit::kPath}; }
+
+/// Several rows as one list, in this order.
+template <typename... More>
+Rows Join(Rows rows, More... more) {
+  const auto append = [&rows](Rows& others) {
+    std::move(others.begin(), others.end(), std::back_inserter(rows));
+  };
+  (append(more), ...);
+  return rows;
+}
+
+OptionRow ModelArgument(std::string& model) {
+  return Required(Row("MODEL", Path(model), "model file (.gguf)"));
+}
+
+OptionRow JsonRow(bool& json) { return Row("--json", {&json}, kJsonHelp); }
+
+OptionRow RanksRow(int& ranks) {
+  return Row("-n,--ranks", {&ranks, {1, kMostRanks}},
+             "ranks over which the model is sharded; started with mpirun");
+}
+
+Rows LaunchRows(LaunchOptions& o) {
+  return {RanksRow(o.ranks), Row("--hostfile", {&o.hostfile}, "hosts for mpirun, one a line"),
+          Row("--mpirun-arguments", {&o.mpirun_arguments},
+              "further arguments for mpirun, in one string")};
+}
+
+OptionRow TemplateRow(std::string& choice) {
+  return Row("--chat-template", {&choice},
+             "chatml, zephyr, or a file with a Jinja template (default: the model's own)");
+}
+
+/// How an agent keeps the KV of its host.
+Rows AgentRows(StateOptions& o) {
+  return {
+      Row("--kv-write", {&o.kv_write, {}, Unit::kNone, {"through", "back", "on-evict"}},
+          "when saved KV goes from a host's memory to its disk: through (at once), back (soon; "
+          "when an answer is done) or on-evict (when memory is full, or the agent ends)"),
+      Row("--kv-host-memory", Size(o.kv_host_memory),
+          "memory a host for saved KV (default 1GiB); the longest unused makes room"),
+      Row("--kv-disk", Size(o.kv_disk),
+          "disk space a host for saved KV (default 32GiB); 0: memory only"),
+      Row("--kv-tenant", Size(o.kv_tenant),
+          "saved KV of one tenant, at most, in either of them (default: no limit); a tenant that "
+          "has more loses the longest unused of its own"),
+      Row("--agent-ttl", {&o.agent_ttl, {0.1, 1e6}},
+          "seconds for which the process that keeps a host's saved KV outlives its last user"),
+  };
+}
+
+Rows GenerationRows(frontend::GenerationParams& o) {
+  core::SamplingParams& sampling = o.sampling;
+  return {
+      Row("--max-tokens", {&o.max_tokens, {0, kMostCount}},
+          "longest answer in tokens (default: chat 1024, else the rest of the context)"),
+      Row("--temperature", {&sampling.temperature, {0, 100}}, "0: always the likeliest token"),
+      Row("--top-k", {&sampling.top_k, {0, kMostSteps}}, "only the K likeliest tokens; 0: all"),
+      Row("--top-p", {&sampling.top_p, {0, 1}},
+          "only the likeliest tokens that together have this probability"),
+      Row("--min-p", {&sampling.min_p, {0, 1}},
+          "only tokens with this share of the best one's probability"),
+      Row("--repetition-penalty", {&sampling.repetition_penalty, {0.01, 100}},
+          "above 1: avoid tokens already there"),
+      Row("--seed", {&o.seed}, "of the randomness (default: drawn, and told)"),
+      Row("--stop", {&o.stop}, "text that ends the answer; may be given several times"),
+  };
+}
+
+/// Of all commands that look after the KV of a state directory.
+Rows KvRows(KvOptions& o) {
+  return {Required(Row("--state", {&o.state.directory}, "state directory of tandem serve")),
+          Row("--state-key", {&o.state.key_file},
+              "key file with which what lies in --state is encrypted"),
+          JsonRow(o.json)};
+}
+
+Rows KvConversationRows(KvOptions& o) {
+  return {
+      Row("--conversation", {&o.conversation}, "a conversation that the server keeps"),
+      Row("--tenant", {&o.tenant}, "whose it is (default: the nameless tenant's)"),
+  };
+}
+
+/// What besides the model's file decides which KV a server makes.
+Rows KvModelRows(ModelOptions& o) {
+  return {
+      Row("--kv-dtype", {&o.kv_dtype},
+          "of the server: f16 or f32 (default f16; f32 with --activations f32)"),
+      Row("--activations", {&o.activations}, "of the server: q8 or f32"),
+  };
+}
+
+}  // namespace
+
+Rows ModelRows(ModelOptions& o) {
+  return {
+      Row("--threads", {&o.threads, {0, 1024}},
+          "threads a rank; 0: the host's cores over its ranks"),
+      Row("--pin", {&o.pin},
+          "where threads stay: auto (each rank on a NUMA node of its own, if there are several), "
+          "cores (each thread on a core of its own) or none"),
+      Row("--isa", {&o.isa},
+          "instruction set: auto, scalar, avx2 or avx512 (all give the same bits)"),
+      Row("--activations", {&o.activations},
+          "q8: 8-bit activations with quantized weights; f32: float activations with dequantized "
+          "weights (slow, the reference)",
+          kSame),
+      Row("--kv-dtype", {&o.kv_dtype},
+          "KV cache: f16 or f32 (default f16; f32 with --activations f32)", kSame),
+      Row("--device", {&o.device}, "auto, cpu or cuda"),
+      Row("--weights", {&o.weights}, "relative speeds of the ranks, e.g. 1,1,2 (default equal)"),
+      Row("--kv-memory", Size(o.kv_memory),
+          "memory of the KV cache a rank, e.g. 2GiB (default: a quarter of what is free on the "
+          "host, divided among its ranks)",
+          kSame),
+      Row("--prefill-chunk", {&o.prefill_chunk, {1, kMostSteps}},
+          "prompt tokens computed in one step; fewer while answers stream, so that these do not "
+          "stall",
+          kSame),
+      Row("--max-running", {&o.max_running, {1, 4096}},
+          "requests computed at once, as far as the KV cache has pages for them", kSame),
+      Row("--max-waiting", {&o.max_waiting, {0, kMostSteps}},
+          "requests that may wait; more are refused as overloaded"),
+      Row("--speculate", {&o.speculate},
+          "guess tokens ahead from what the text said before and verify them in one step: faster "
+          "where it repeats itself, and the same answer"),
+      Row("--control-interface", {&o.control_interface},
+          "network interface or address from which rank 0 reaches the others"),
+      Row("--collective-timeout", {&o.collective_timeout, {0.1, 86400}},
+          "seconds after which a hanging meeting of the ranks ends the job, naming the laggard"),
+  };
+}
+
+Rows StateRows(StateOptions& o) {
+  return Join({Row("--state", Path(o.directory),
+                   "directory of what outlives this process, made where it is not there: "
+                   "conversations go on after a restart, with their KV, and an answer counts as "
+                   "done once its turn is on disk (default: conversations end with the process)"),
+               Row("--state-key", Path(o.key_file),
+                   "key file (32 bytes, or 64 hexadecimal digits) with which what lies in --state "
+                   "is encrypted"),
+               Row("--kv-replicas", {&o.kv_replicas, {1, 2}},
+                   "hosts of the job that keep each piece of saved KV: 1, or 2, so that the loss "
+                   "of one host costs none of it",
+                   kSame),
+               Row("--durability", {&o.durability, {1, 2}},
+                   "hosts whose disks a turn is on before its answer counts as done: 1, this one; "
+                   "or 2, another host of the job as well, which can go on with the conversations "
+                   "when this one is lost")},
+              AgentRows(o));
+}
+
+Rows RowsOf(ServeOptions& o) {
+  return Join(
+      {ModelArgument(o.model.model), Row("--listen", {&o.listen}, "ZeroMQ endpoint for clients"),
+       Row("--max-message", Size(o.max_message), "largest request frame (default 1MiB)"),
+       TemplateRow(o.chat_template),
+       Row("--context-policy", {&o.context_policy},
+           "chats longer than the context: stop (refuse them), shift (leave out the oldest "
+           "messages, but not the system's) or window:N (read the newest N tokens)"),
+       Row("--max-conversations", {&o.max_conversations, {0, kMostCount}},
+           "conversations that the server keeps; more are refused as overloaded"),
+       Row("--conversation-memory", Size(o.conversation_memory),
+           "memory of all kept conversations' text and tokens (default 256MiB)"),
+       Row("--resume-grace", {&o.resume_grace, {0, 3600}},
+           "seconds for which the requests of a client that is gone go on, so that it may come "
+           "back and resume them; 0: they end at once")},
+      StateRows(o.model.state),
+      Rows{Row("--recover", {&o.model.state.recover},
+               "which conversations to go on with, where several hosts have some: own (those in "
+               "--state, or none), ID or ID@HOST (a copy that a host keeps; those in --state are "
+               "put aside)")},
+      LaunchRows(o.launch), ModelRows(o.model));
+}
+
+Rows RowsOf(ChatOptions& o) {
+  return Join(
+      {Row("MODEL", Path(o.model.model), "model file (.gguf), for an engine of its own"),
+       Row("--connect", {&o.connect}, "endpoint of a running server, instead of MODEL"),
+       Row("--system", {&o.system}, "system message"),
+       Row("--conversation", {&o.conversation},
+           "go on with this conversation, which the server keeps (a new one if there is none)"),
+       Row("--tenant", {&o.tenant}, "whose conversation it is"),
+       Row("--context-policy", {&o.context_policy},
+           "chats longer than the context: stop, shift or window:N (default: the server's)"),
+       TemplateRow(o.chat_template)},
+      GenerationRows(o.generation), LaunchRows(o.launch), ModelRows(o.model));
+}
+
+Rows RowsOf(GenerateOptions& o) {
+  return Join(
+      {ModelArgument(o.model.model), Row("-p,--prompt", {&o.prompt}, "raw text to go on from"),
+       Row("--tokens", {&o.tokens}, "token ids to go on from, e.g. 1,2,3"),
+       Row("--logits", {&o.logits_file},
+           "write the prompt's logits, float32 [positions, vocab], to this .npy file"),
+       JsonRow(o.json),
+       Row("--logprobs", {&o.generation.logprobs, {0, parallel::kMostLogprobs}},
+           "with --json: the log-probability of every token, and those of this many likeliest "
+           "ones")},
+      GenerationRows(o.generation), LaunchRows(o.launch), ModelRows(o.model));
+}
+
+Rows RowsOf(BenchOptions& o) {
+  return Join(
+      {ModelArgument(o.model.model),
+       Row("--prompt", {&o.prompt, {1, kMostTokens}},
+           "tokens of the prompt whose prefill is measured"),
+       Row("--gen", {&o.generated, {2, kMostTokens}},
+           "tokens that each sequence gets while decoding is measured"),
+       Row("--batch", {&o.batches, {1, 4096}},
+           "how many sequences to decode together, e.g. 1,4,16,64"),
+       Row("--context", {&o.context, {1, kMostTokens}},
+           "tokens of each sequence in the cache before decoding"),
+       Row("--rounds", {&o.rounds, {1, 1000}}, "interleaved rounds, of which medians are told"),
+       Row("--read-memory", Size(o.read_memory),
+           "memory a host that is read to measure the bandwidth (default 1GiB)"),
+       Row("--json", {&o.json}, kJsonHelp)},
+      LaunchRows(o.launch), ModelRows(o.model));
+}
+
+Rows RowsOf(PlanCommandOptions& o) {
+  return {ModelArgument(o.model), Required(Row("-n,--ranks", {&o.ranks, {1, kMostRanks}}, "ranks")),
+          Row("--weights", {&o.weights}, "relative speeds of the ranks, e.g. 1,1,2"),
+          Row("--memory", Size(o.memory), "memory for weights of each rank, e.g. 8GiB,8GiB,4GiB"),
+          JsonRow(o.json)};
+}
+
+Rows RowsOf(InspectOptions& o) { return {ModelArgument(o.model), JsonRow(o.json)}; }
+
+Rows RowsOf(TokenizeOptions& o) {
+  return {ModelArgument(o.model),
+          Row("TEXT", {&o.text}, "text, taken exactly; none: standard input"),
+          Row("--special", {&o.special}, "recognize control tokens in the text"),
+          Row("--bos", {&o.bos}, "add the model's own start token, if it wants one"),
+          Row("--json", {&o.json}, "{\"tokens\":[...]}")};
+}
+
+Rows RowsOf(DetokenizeOptions& o) {
+  return {ModelArgument(o.model), Row("TOKENS", {&o.tokens}, "ids, e.g. 1,2,3, or tokenize's JSON"),
+          Row("--special", {&o.special}, "spell control tokens too"),
+          Row("--json", {&o.json}, "{\"text\":\"...\"}")};
+}
+
+Rows RowsOf(TemplateOptions& o) {
+  return {ModelArgument(o.model),
+          Required(Row("MESSAGES", {&o.messages}, "JSON file of messages; -: standard input")),
+          Row("--chat-template", {&o.chat_template},
+              "chatml, zephyr, or a file (default: the model's own)"),
+          Row("--bos-token", {&o.bos_token}, "text of bos_token (default: the model's)"),
+          Row("--eos-token", {&o.eos_token}, "text of eos_token (default: the model's)"),
+          Row("--no-generation-prompt", {&o.no_generation_prompt},
+              "do not end with the beginning of an answer"),
+          Row("--json", {&o.json}, "{\"text\":\"...\",\"tokens\":[...]}")};
+}
+
+Rows RowsOf(StatusOptions& o) {
+  return {
+      Row("--connect", {&o.connect}, "endpoint of the server"),
+      Row("--watch", {&o.watch, {}, Unit::kSeconds},
+          "look again every SECONDS until Ctrl-C (2 where none are given)"),
+      Row("--json", {&o.json}, "one JSON document on standard output, with --watch one a line")};
+}
+
+Rows RowsOf(WorkerOptions& o) {
+  return Join({ModelArgument(o.model.model), RanksRow(o.ranks)}, ModelRows(o.model),
+              StateRows(o.model.state));
+}
+
+Rows RowsOf(AgentOptions& o) {
+  return Join({Required(Row("DIRECTORY", Path(o.directory), "where it is kept"))},
+              AgentRows(o.state));
+}
+
+Rows KvListRows(KvOptions& o) { return KvRows(o); }
+
+Rows KvShowRows(KvOptions& o) {
+  return Join({Row("PREFIX", {&o.prefix}, "id, or its beginning, as ls tells it")}, KvRows(o),
+              KvConversationRows(o));
+}
+
+Rows KvCollectRows(KvOptions& o) {
+  return Join(KvRows(o),
+              Rows{Row("--older-than", {&o.older_than, {}, Unit::kAge},
+                       "also what was used last longer ago than this, e.g. 12h, 30d"),
+                   Row("--max-bytes", Size(o.max_bytes),
+                       "also what was unused longest, until no more than this is left, e.g. 8GiB"),
+                   Row("--dry-run", {&o.dry_run}, "tell what would go, and remove nothing"),
+                   Row("--this-host-alone", {&o.this_host_alone},
+                       "what is incomplete on this host is of no use: no other host has the rest "
+                       "(default: so if no other host keeps KV in the directory)")});
+}
+
+Rows KvExportRows(KvOptions& o) {
+  return Join(
+      {Required(Row("MODEL", Path(o.model.model), "model file (.gguf) whose KV it is"))}, KvRows(o),
+      KvConversationRows(o),
+      Rows{Row("--system", {&o.system}, "what all chats with this system message begin with"),
+           Row("--text-file", {&o.text_file},
+               "what all raw prompts begin with that begin with this file's text"),
+           Row("--chat-template", {&o.chat_template},
+               "of the server: chatml, zephyr, or a file with a Jinja template (default: the "
+               "model's own)")},
+      KvModelRows(o.model),
+      Rows{Required(Row("-o,--output", {&o.file}, "file to write; replaced once it is whole"))});
+}
+
+Rows KvImportRows(KvOptions& o) {
+  return Join(
+      {Required(Row("FILE", {&o.file}, "file that tandem kv export wrote")),
+       Row("MODEL", Path(o.model.model),
+           "model file (.gguf) that is to use it: another one's KV is refused")},
+      KvRows(o),
+      Rows{
+          Required(Row(
+              "--trust", {&o.trust},
+              "public key that may have signed it, as export prints it, or a file with such keys")),
+          Row("--tenant", {&o.tenant}, "whose it will be (default: the nameless tenant's)")},
+      KvModelRows(o.model));
+}
+
+}  // namespace tandem::launcher

@@ -1,0 +1,120 @@
+#include "launcher/command_line.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+namespace tandem::launcher {
+namespace {
+
+struct Outcome {
+  int status = 0;
+  std::string output;
+  std::string error;
+};
+
+Outcome RunProgram(std::vector<std::string> words) {
+  words.insert(words.begin(), "tandem");
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  Outcome outcome;
+  outcome.status = RunCommandLine(static_cast<int>(words.size()), arguments.data());
+  outcome.output = testing::internal::GetCapturedStdout();
+  outcome.error = testing::internal::GetCapturedStderr();
+  return outcome;
+}
+
+std::vector<std::string> Split(const std::string& text, char at) {
+  std::vector<std::string> parts;
+  std::istringstream words(text);
+  for (std::string word; std::getline(words, word, at);) parts.push_back(word);
+  return parts;
+}
+
+/// tests/golden/help.txt has "$ tandem COMMAND --help" lines, each with what it prints.
+TEST(CommandLine, HelpOfEveryCommandIsAsInTheGoldenFile) {
+  std::ifstream file(std::string(TANDEM_SOURCE_DIR) + "/tests/golden/help.txt");
+  const std::string golden(std::istreambuf_iterator<char>(file), {});
+  int commands = 0;
+  for (size_t begin = 0; begin < golden.size();) {
+    const size_t line_end = golden.find('\n', begin);
+    const size_t next = std::min(golden.find("\n$ tandem ", line_end), golden.size() - 1) + 1;
+    const std::string line = golden.substr(begin, line_end - begin);
+    SCOPED_TRACE(line);
+    ASSERT_EQ(line.find("$ tandem "), 0U);
+    const Outcome outcome = RunProgram(Split(line.substr(std::string("$ tandem ").size()), ' '));
+    EXPECT_EQ(outcome.status, 0);
+    EXPECT_EQ(outcome.output, golden.substr(line_end + 1, next - line_end - 1));
+    begin = next;
+    ++commands;
+  }
+  EXPECT_EQ(commands, 20);
+}
+
+/// Status 2 and one line that says what was wrong.
+void ExpectWrongUse(const std::vector<std::string>& words, const std::string& message) {
+  const Outcome outcome = RunProgram(words);
+  EXPECT_EQ(outcome.status, 2);
+  EXPECT_EQ(outcome.error, "tandem: " + message + "\n");
+  EXPECT_EQ(outcome.output, "");
+}
+
+TEST(CommandLine, WrongUseIsOneLineAndStatusTwo) {
+  ExpectWrongUse({}, "A subcommand is required; see tandem --help");
+  ExpectWrongUse({"sing"}, "unknown command 'sing'; see tandem --help");
+  ExpectWrongUse({"kv"}, "A subcommand is required; see tandem kv --help");
+  ExpectWrongUse({"inspect"}, "MODEL is required; see tandem inspect --help");
+  ExpectWrongUse({"inspect", "model", "--jsn"},
+                 "The following argument was not expected: --jsn; see tandem inspect --help");
+  ExpectWrongUse({"plan", "model", "--ranks", "0"},
+                 "--ranks: Value 0 not in range 1 to 65536; see tandem plan --help");
+  ExpectWrongUse({"plan", "model"}, "--ranks is required; see tandem plan --help");
+  ExpectWrongUse({"serve", "model", "--kv-disk", "much"},
+                 "--kv-disk: 'much' is no size; expected bytes, or a number with KiB, MiB or GiB; "
+                 "see tandem serve --help");
+  ExpectWrongUse({"kv", "gc", "--state", "S", "--older-than", "long"},
+                 "--older-than: 'long' is no age; expected a number with s, m, h, d or w, e.g. "
+                 "30d; see tandem kv --help");
+  ExpectWrongUse({"--log-level", "loud", "inspect", "model"},
+                 "--log-level loud: expected debug, info, warning, error or off");
+}
+
+/// Sets a variable as long as it lives.
+class Variable {
+ public:
+  Variable(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
+  ~Variable() { unsetenv(name_); }
+  Variable(const Variable&) = delete;
+  Variable& operator=(const Variable&) = delete;
+
+ private:
+  const char* const name_;
+};
+
+TEST(CommandLine, TheEnvironmentIsReadForTheCommandThatRuns) {
+  const Variable ranks("TANDEM_RANKS", "many");
+  ExpectWrongUse({"plan", "model"},
+                 "--ranks: Value many not in range 1 to 65536; see tandem plan --help");
+  // Of a text that another command would take for a number, this one hears nothing.
+  const Variable prompt("TANDEM_PROMPT", "Once upon a time");
+  const Outcome outcome = RunProgram({"inspect", "/no/such/model"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_NE(outcome.error.find("/no/such/model"), std::string::npos);
+}
+
+TEST(CommandLine, AWrongValueInAConfigFileNamesItsFlag) {
+  const std::string path = testing::TempDir() + "/command_line_test.toml";
+  std::ofstream(path) << "[plan]\nranks = 0\n";
+  ExpectWrongUse({"--config", path, "plan", "model"},
+                 "--ranks: Value 0 not in range 1 to 65536; see tandem plan --help");
+}
+
+}  // namespace
+}  // namespace tandem::launcher
