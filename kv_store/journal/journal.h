@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "core/base/status.h"
-#include "core/base/wire.h"
 
 namespace rocksdb {
 class WriteBatch;
@@ -55,6 +54,10 @@ struct JournalPosition {
 /// Of a database that is new.
 JournalPosition NewJournal();
 
+/// 16 bytes of BLAKE2b: they stand behind a record that tells what a database is.
+using Checksum = std::array<std::byte, 16>;
+Checksum ChecksumOf(std::span<const std::byte> bytes);
+
 /// Where the position lies in the database, and what lies there: version uint8 1, sequence uint64,
 /// branches (list of id uint64, begun uint64), checksum (16 bytes of BLAKE2b over these).
 inline constexpr std::string_view kPositionPlace = "J";
@@ -82,11 +85,5 @@ struct JournalEntry {
 
 /// Adds them, and the position, to what is to be written.
 void AddTo(rocksdb::WriteBatch& batch, const JournalEntry& entry);
-
-// On the wire, as their fields come. Readers have limits, and fail for what cannot be.
-void WritePosition(const JournalPosition& position, core::WireWriter& writer);
-JournalPosition ReadPosition(core::WireReader& reader);
-void WriteEntry(const JournalEntry& entry, core::WireWriter& writer);
-JournalEntry ReadEntry(core::WireReader& reader);
 
 }  // namespace tandem::kv_store
