@@ -77,7 +77,7 @@ struct ReusedFrom {
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kFailed };
 
 struct Usage {
-  int32_t prompt_tokens = 0;
+  int32_t prompt_tokens = 0;  // the whole input: template, start token and reused tokens included
   int32_t completion_tokens = 0;
   int32_t reused_tokens = 0;    // of the prompt, from cached pages or records
   ReusedFrom reused_from = {};  // the same
