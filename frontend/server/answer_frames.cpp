@@ -115,14 +115,14 @@ std::string StatusFrame(std::string_view id, const ServerStatus& server,
                     {"reused_tokens", engine.reused_tokens},
                     {"reused_from", ReusedFromJson(engine.reused_from)}};
   if (engine.keeps_records) {
-    const parallel::RecordStatus& records = engine.records;
+    const parallel::RecordCounts& records = engine.records;
     frame["records"] = {{"saved", records.put},
                         {"dropped", records.dropped},
                         {"refused", records.refused},
                         {"fetched", records.fetched},
                         {"damaged", records.damaged},
-                        {"late_fetches", records.late},
-                        {"not_durable", records.not_durable}};
+                        {"late_fetches", engine.late_fetches},
+                        {"not_durable", engine.not_durable}};
   }
   frame["speculation"] = {{"drafted_tokens", engine.drafted_tokens},
                           {"accepted_tokens", engine.accepted_tokens}};

@@ -11,6 +11,7 @@
 #include "core/base/status.h"
 #include "core/sampling/logprobs.h"
 #include "core/sampling/sampler.h"
+#include "parallel/plan/record_counts.h"
 
 namespace tandem::parallel {
 
@@ -123,17 +124,6 @@ struct RankStatus {
   std::string device;
 };
 
-/// What has become of the records of all ranks, as far as they have told.
-struct RecordStatus {
-  uint64_t put = 0;          // given to the tiers
-  uint64_t dropped = 0;      // not even that: too many were waiting
-  uint64_t refused = 0;      // in batches that a tier did not take whole
-  uint64_t fetched = 0;      // got from the tiers, whole
-  uint64_t damaged = 0;      // got from the tiers, but not what they should be
-  uint64_t late = 0;         // fetches that were given up
-  uint64_t not_durable = 0;  // durable requests that ended without
-};
-
 struct EngineStatus {
   std::vector<RankStatus> ranks;
   int32_t running = 0;
@@ -145,7 +135,9 @@ struct EngineStatus {
   uint64_t reused_tokens = 0;   // those of them that came from cached pages or records
   ReusedFrom reused_from = {};  // the same
   bool keeps_records = false;   // all ranks have a tier
-  RecordStatus records = {};
+  RecordCounts records = {};    // of all ranks, as far as they have told
+  uint64_t late_fetches = 0;    // fetches that were given up
+  uint64_t not_durable = 0;     // durable requests that ended without
   uint64_t preemptions = 0;
   uint64_t drafted_tokens = 0;
   uint64_t accepted_tokens = 0;

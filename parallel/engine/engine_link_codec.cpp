@@ -80,18 +80,13 @@ void Fields(Archive& archive, RankStatus& rank) {
 }
 
 template <typename Archive>
-void Fields(Archive& archive, RecordStatus& records) {
-  archive(records.put, records.dropped, records.refused, records.fetched, records.damaged,
-          records.late, records.not_durable);
-}
-
-template <typename Archive>
 void Fields(Archive& archive, EngineStatus& status) {
   archive(AtMost(status.ranks, kMostRanks, "ranks"), status.running, status.waiting,
           status.blocks_total, status.blocks_used, status.blocks_cached, status.prompt_tokens,
           status.reused_tokens, status.reused_from, status.keeps_records, status.records,
-          status.preemptions, status.drafted_tokens, status.accepted_tokens, status.steps,
-          status.tokens_generated, status.tokens_prefilled, status.tokens_per_second);
+          status.late_fetches, status.not_durable, status.preemptions, status.drafted_tokens,
+          status.accepted_tokens, status.steps, status.tokens_generated, status.tokens_prefilled,
+          status.tokens_per_second);
 }
 
 template <typename Archive>

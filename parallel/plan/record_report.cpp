@@ -8,11 +8,6 @@ using core::AtMost;
 using core::UpTo;
 
 template <typename Archive>
-void Fields(Archive& archive, RecordCounts& counts) {
-  archive(counts.put, counts.dropped, counts.refused, counts.fetched, counts.damaged);
-}
-
-template <typename Archive>
 void Fields(Archive& archive, RecordReport& report) {
   constexpr size_t kMostBlocks = 1 << 20;  // of a fetch
   const auto kind_of_tier = [](auto& each, kv_store::TierKind& kind) {
