@@ -28,8 +28,8 @@ struct EngineRequest {
   /// Set: every answer token comes with its log-probability and those of this many best tokens, 0
   /// to kMostLogprobs.
   std::optional<int32_t> logprobs;
-  /// And so does every prompt token from the second on. No cached pages are taken then: the logits
-  /// of their tokens are not kept.
+  /// The same for every prompt token from the second on. Takes no cached pages, since the logits of
+  /// their tokens are not kept.
   bool prompt_logprobs = false;
 
   uint64_t tenant = 0;   // cached pages are shared only among requests of one tenant
@@ -38,8 +38,8 @@ struct EngineRequest {
   bool reuse = true;     // take cached pages of the same prefix
   bool speculate =
       true;  // let the engine guess ahead, where it does at all; the answer is the same
-  /// The end waits until what was computed would be found again after a kill -9 of every process,
-  /// or for a deadline (Finish::saved says which). Tokens come as ever.
+  /// on_finish waits until the records of this request survive a kill -9 of every process, or until
+  /// a deadline (Finish::saved says which). Tokens are not delayed.
   bool durable = false;
 };
 
@@ -97,8 +97,8 @@ struct Finish {
   FinishReason reason = FinishReason::kStop;
   absl::Status status;  // set when kFailed: what went wrong, naming rank and host where it was one
   Usage usage;
-  /// Only of durable requests: all records are where they outlive the processes. False when they
-  /// did not get there in time, or the request did not end by itself.
+  /// Only of durable requests: all records are where they survive the processes. False if they did
+  /// not get there in time, or if the request was cancelled or failed.
   bool saved = false;
 };
 
@@ -108,8 +108,8 @@ struct EngineSink {
   std::function<void(std::span<const int32_t> tokens)> on_tokens;
   /// logits: [vocab] of prompt position `position`, ascending. Only with want_prompt_logits.
   std::function<void(int64_t position, std::span<const float> logits)> on_logits;
-  /// Of the tokens at `position` and after it, ascending; answer tokens come before on_tokens tells
-  /// of them. Only with logprobs.
+  /// Of the tokens from `position` on, ascending. Comes before on_tokens for the same answer
+  /// tokens. Only with logprobs.
   std::function<void(int64_t position, std::span<const TokenLogprobs> logprobs)> on_logprobs =
       nullptr;
   std::function<void(const Finish& finish)> on_finish;  // exactly once, last
@@ -164,8 +164,8 @@ class Engine {
 
   virtual absl::StatusOr<EngineStatus> Status() = 0;
 
-  /// OK while the engine can answer; otherwise why not. The first error sticks, except kUnknown:
-  /// the engine is gone, and why is being found out.
+  /// OK while the engine can answer; otherwise why not. The first error sticks. kUnknown: the
+  /// engine is gone, and the reason, which replaces this status, is not known yet.
   virtual absl::Status Health() = 0;
 };
 
