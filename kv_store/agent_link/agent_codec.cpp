@@ -19,9 +19,6 @@ namespace {
 constexpr size_t kMostTiers = 8;
 constexpr uint8_t kNowhere = 255;
 constexpr size_t kCallAt = 2;
-constexpr size_t kLongestName = 255;
-constexpr size_t kLongestEndpoint = 256;
-constexpr size_t kKeyText = 40;
 constexpr size_t kKeyBytes = 32;
 
 /// Writes the fields, and gathers what goes beside them.
@@ -121,16 +118,6 @@ void Fields(Archive& archive, ListedBlock& block) {
           AtMost(block.records, kLargestAgentFrame, "listed records"));
 }
 template <typename Archive>
-void Fields(Archive& archive, AgentPeer& peer) {
-  archive(AtMost(peer.host, kLongestName, "bytes of a host's name"),
-          AtMost(peer.endpoint, kLongestEndpoint, "bytes of an endpoint"),
-          AtMost(peer.public_key, kKeyText, "characters of a key"));
-  archive.WhenRead([&] {
-    if constexpr (Archive::kReads) archive.Fail(CheckPeer(peer));
-  });
-}
-
-template <typename Archive>
 void Fields(Archive& archive, AgentPut& message) {
   archive(Items(message.records, "records"));
 }
@@ -152,7 +139,7 @@ void Fields(Archive& archive, AgentErase& message) {
 }
 template <typename Archive>
 void Fields(Archive& archive, AgentListen& message) {
-  archive(AtMost(message.address, kLongestEndpoint, "bytes of an address"));
+  archive(AtMost(message.address, kLongestPeerEndpoint, "bytes of an address"));
 }
 template <typename Archive>
 void Fields(Archive& archive, AgentMeet& message) {
@@ -211,23 +198,23 @@ absl::Status CheckPeer(const AgentPeer& peer) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
            c == '_' || c == '.';
   };
-  if (peer.host.empty() || peer.host.size() > kLongestName || peer.host.front() == '.' ||
+  if (peer.host.empty() || peer.host.size() > kLongestPeerName || peer.host.front() == '.' ||
       !std::all_of(peer.host.begin(), peer.host.end(), plain)) {
     return InvalidArgument("KV agent: a peer's host has a name that is none: {} bytes",
                            peer.host.size());
   }
   const auto printed = [](char c) { return c > ' ' && c < 0x7f; };
-  if (!peer.endpoint.starts_with("tcp://") || peer.endpoint.size() > kLongestEndpoint ||
+  if (!peer.endpoint.starts_with("tcp://") || peer.endpoint.size() > kLongestPeerEndpoint ||
       !std::all_of(peer.endpoint.begin(), peer.endpoint.end(), printed)) {
     return InvalidArgument("KV agent: host {} has no endpoint tcp://ADDRESS:PORT", peer.host);
   }
   uint8_t raw[kKeyBytes];
-  if (peer.public_key.size() != kKeyText ||
+  if (peer.public_key.size() != kPeerKeyCharacters ||
       !std::all_of(peer.public_key.begin(), peer.public_key.end(), printed) ||
       zmq_z85_decode(raw, peer.public_key.c_str()) == nullptr) {
     return InvalidArgument(
         "KV agent: host {} has a key that is none, expected {} characters of Z85", peer.host,
-        kKeyText);
+        kPeerKeyCharacters);
   }
   return absl::OkStatus();
 }
