@@ -143,7 +143,7 @@ class FieldVisitor {
   }
   template <typename... T>
   void Visit(std::variant<T...>& variant) {
-    std::visit([this](auto& held) { Visit(held); }, variant);
+    std::visit([this](auto& held) { this->Visit(held); }, variant);
   }
   template <typename Variant>
   void Visit(KindOf<Variant>& kind) {
@@ -215,7 +215,9 @@ class WireWriter : public FieldVisitor<WireWriter> {
     Raw(std::as_bytes(values));
   }
   void Raw(std::span<const std::byte> bytes) {
-    bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+    const size_t at = bytes_.size();
+    bytes_.resize(at + bytes.size());
+    if (!bytes.empty()) std::memcpy(bytes_.data() + at, bytes.data(), bytes.size());
   }
   void Bytes(std::span<std::byte> bytes) { Raw(bytes); }
   static bool ok() { return true; }

@@ -4,6 +4,7 @@
 #include <sodium.h>
 
 #include <algorithm>
+#include <set>
 
 #include "kv_store/journal/journal_fields.h"
 
@@ -57,6 +58,24 @@ JournalPosition JournalPosition::Branched() const {
   next.branches.push_back({.id = DrawNumber(), .begun = sequence});
   if (next.branches.size() > kMostJournalBranches) next.branches.erase(next.branches.begin());
   return next;
+}
+
+bool IsPossible(const JournalPosition& position) {
+  uint64_t before = 0;
+  std::set<uint64_t> ids;
+  for (const JournalBranch& branch : position.branches) {
+    if (branch.begun < before || branch.begun > position.sequence) return false;
+    if (!ids.insert(branch.id).second) return false;
+    before = branch.begun;
+  }
+  return !position.branches.empty();
+}
+
+bool IsPossible(const JournalChange& change) {
+  if (change.place == kPositionPlace) return false;
+  if (change.kind != JournalChange::Kind::kDeleteRange) return true;
+  const bool over_position = change.place <= kPositionPlace && change.bytes > kPositionPlace;
+  return !over_position && change.place <= change.bytes;
 }
 
 JournalPosition NewJournal() {

@@ -51,6 +51,9 @@ struct JournalPosition {
   JournalPosition Branched() const;
 };
 
+/// Whether branches began in their order, each once, and not behind the last change.
+bool IsPossible(const JournalPosition& position);
+
 /// Of a database that is new.
 JournalPosition NewJournal();
 
@@ -74,6 +77,9 @@ struct JournalChange {
   std::string bytes;  // kPut: what lies there from now on; kDeleteRange: the first place behind it
   bool operator==(const JournalChange&) const = default;
 };
+
+/// Whether the range is one, and the position, which comes with the entry, is left alone.
+bool IsPossible(const JournalChange& change);
 
 /// Changes that are made together.
 struct JournalEntry {

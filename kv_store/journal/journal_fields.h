@@ -1,7 +1,5 @@
 #pragma once
 
-#include <set>
-
 #include "core/base/wire.h"
 #include "kv_store/journal/copy_messages.h"
 
@@ -26,31 +24,15 @@ void Fields(Archive& archive, JournalBranch& branch) {
 template <typename Archive>
 void Fields(Archive& archive, JournalPosition& position) {
   archive(position.sequence, core::AtMost(position.branches, kMostJournalBranches, "branches"));
-  archive.WhenRead([&] {
-    uint64_t before = 0;
-    bool possible = !position.branches.empty();
-    std::set<uint64_t> ids;
-    for (const JournalBranch& branch : position.branches) {
-      possible = possible && before <= branch.begun && branch.begun <= position.sequence &&
-                 ids.insert(branch.id).second;
-      before = branch.begun;
-    }
-    archive.Require(possible, "a journal's position has branches that cannot be");
-  });
+  archive.Require(IsPossible(position), "a journal's position has branches that cannot be");
 }
 
 template <typename Archive>
 void Fields(Archive& archive, JournalChange& change) {
-  using Kind = JournalChange::Kind;
-  archive(core::UpTo(change.kind, Kind::kDeleteRange, "kind of a change"), PlaceField(change.place),
-          BytesField(change.bytes));
-  // What says how far the copy is comes with the entry; a range must not reach that.
-  const bool range = change.kind == Kind::kDeleteRange;
-  const bool over_position =
-      change.place == kPositionPlace ||
-      (range && change.place <= kPositionPlace && change.bytes > kPositionPlace);
-  archive.Require(!over_position && (!range || change.bytes >= change.place),
-                  "a change of kind {} that cannot be", static_cast<int>(change.kind));
+  archive(core::UpTo(change.kind, JournalChange::Kind::kDeleteRange, "kind of a change"),
+          PlaceField(change.place), BytesField(change.bytes));
+  archive.Require(IsPossible(change), "a change of kind {} that cannot be",
+                  static_cast<int>(change.kind));
 }
 
 template <typename Archive>
