@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstddef>
@@ -196,7 +197,7 @@ class FieldVisitor {
       typename Archive::Writer writer;
       Item item{};
       each(writer, item);
-      return writer.bytes().size();
+      return std::max<size_t>(1, writer.bytes().size());
     }();
     return least;
   }
