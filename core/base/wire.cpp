@@ -2,6 +2,11 @@
 
 namespace tandem::core {
 
+// Inlined, it makes g++ 12 warn of sizes that cannot be.
+void WireWriter::Raw(std::span<const std::byte> bytes) {
+  bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+}
+
 void WireReader::Fail(absl::Status status) {
   if (status_.ok()) status_ = std::move(status);
 }

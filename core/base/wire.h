@@ -215,11 +215,7 @@ class WireWriter : public FieldVisitor<WireWriter> {
     (*this)(static_cast<uint32_t>(values.size()));
     Raw(std::as_bytes(values));
   }
-  void Raw(std::span<const std::byte> bytes) {
-    const size_t at = bytes_.size();
-    bytes_.resize(at + bytes.size());
-    if (!bytes.empty()) std::memcpy(bytes_.data() + at, bytes.data(), bytes.size());
-  }
+  void Raw(std::span<const std::byte> bytes);
   void Bytes(std::span<std::byte> bytes) { Raw(bytes); }
   static bool ok() { return true; }
 
