@@ -134,22 +134,8 @@ Answer AnswerWriter::Result(const parallel::Finish& finish) const {
   Answer answer;
   answer.reason = stop_.matched() ? parallel::FinishReason::kStop : finish.reason;
   answer.text = text_;
-  answer.usage.prompt_tokens = finish.usage.prompt_tokens;
+  answer.usage = finish.usage;
   answer.usage.completion_tokens = tokens();
-  answer.usage.reused_tokens = finish.usage.reused_tokens;
-  const parallel::ReusedFrom& from = finish.usage.reused_from;
-  answer.usage.reused_from = {.device = static_cast<int32_t>(from.device),
-                              .host = static_cast<int32_t>(from.host),
-                              .disk = static_cast<int32_t>(from.disk),
-                              .remote = static_cast<int32_t>(from.remote)};
-  answer.usage.computed_tokens = finish.usage.computed_tokens;
-  answer.usage.reuse_limit = finish.usage.reuse_limit;
-  answer.usage.preemptions = finish.usage.preemptions;
-  answer.usage.drafted_tokens = finish.usage.drafted_tokens;
-  answer.usage.accepted_tokens = finish.usage.accepted_tokens;
-  answer.timings = {.queue_seconds = finish.usage.queue_seconds,
-                    .prefill_seconds = finish.usage.prefill_seconds,
-                    .decode_seconds = finish.usage.decode_seconds};
   return answer;
 }
 

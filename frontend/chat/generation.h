@@ -31,33 +31,8 @@ struct GenerationParams {
   bool speculate = true;  // let the engine guess ahead; the answer is the same
 };
 
-/// Where reused tokens came from.
-struct ReusedFrom {
-  int32_t device = 0;
-  int32_t host = 0;
-  int32_t disk = 0;
-  int32_t remote = 0;
-};
-
-struct AnswerUsage {
-  int32_t prompt_tokens = 0;  // the whole input: template, start token and reused tokens included
-  int32_t completion_tokens = 0;
-  int32_t reused_tokens = 0;
-  ReusedFrom reused_from;
-  int32_t computed_tokens = 0;  // forward passes of tokens
-  parallel::ReuseLimit reuse_limit = parallel::ReuseLimit::kNothing;
-  int32_t preemptions = 0;
-  int32_t drafted_tokens = 0;
-  int32_t accepted_tokens = 0;  // of the drafted ones
-};
 /// "none", "not_asked", "nothing_known", "differs", "evicted", "late" or "damaged".
 std::string_view ReuseLimitName(parallel::ReuseLimit limit);
-
-struct AnswerTimings {
-  double queue_seconds = 0;
-  double prefill_seconds = 0;
-  double decode_seconds = 0;
-};
 
 /// "stop", "length", "cancelled", or "failed".
 std::string_view FinishReasonName(parallel::FinishReason reason);
@@ -68,8 +43,7 @@ struct Answer {
   std::string text;
   std::vector<int32_t> tokens;   // filled by Generate only
   std::optional<uint64_t> seed;  // set where the answer was sampled
-  AnswerUsage usage;
-  AnswerTimings timings;
+  parallel::Usage usage;         // completion_tokens: those that `text` was made of
 };
 
 /// What the engine is asked for: checks the prompt and parameters against the model, fills in the

@@ -243,12 +243,11 @@ void ChatConversation::ShowStats() {
     Print("No answer yet.\n");
     return;
   }
-  const AnswerUsage& usage = last_->usage;
-  const AnswerTimings& timings = last_->timings;
-  Print(fmt::format(
-      "last answer: {} prompt tokens ({} reused, {}), {} answer tokens ({})\n", usage.prompt_tokens,
-      usage.reused_tokens, Rate(usage.prompt_tokens - usage.reused_tokens, timings.prefill_seconds),
-      usage.completion_tokens, Rate(usage.completion_tokens, timings.decode_seconds)));
+  const parallel::Usage& usage = last_->usage;
+  Print(fmt::format("last answer: {} prompt tokens ({} reused, {}), {} answer tokens ({})\n",
+                    usage.prompt_tokens, usage.reused_tokens,
+                    Rate(usage.prompt_tokens - usage.reused_tokens, usage.prefill_seconds),
+                    usage.completion_tokens, Rate(usage.completion_tokens, usage.decode_seconds)));
   Print(fmt::format("             first text after {:.2f} s, all after {:.2f} s\n",
                     last_first_text_seconds_, last_seconds_));
   if (last_->seed) Print(fmt::format("             seed {}\n", *last_->seed));

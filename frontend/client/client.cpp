@@ -74,14 +74,14 @@ Answer AnswerFromDone(const Json& frame) {
   answer.usage.drafted_tokens = usage.value("drafted_tokens", 0);
   answer.usage.accepted_tokens = usage.value("accepted_tokens", 0);
   const Json from = usage.value("reused_from", Json::object());
-  answer.usage.reused_from = {.device = from.value("device", 0),
-                              .host = from.value("host", 0),
-                              .disk = from.value("disk", 0),
-                              .remote = from.value("remote", 0)};
+  answer.usage.reused_from = {.device = from.value("device", uint64_t{0}),
+                              .host = from.value("host", uint64_t{0}),
+                              .disk = from.value("disk", uint64_t{0}),
+                              .remote = from.value("remote", uint64_t{0})};
   const Json timings = frame.value("timings", Json::object());
-  answer.timings = {.queue_seconds = timings.value("queue_seconds", 0.0),
-                    .prefill_seconds = timings.value("prefill_seconds", 0.0),
-                    .decode_seconds = timings.value("decode_seconds", 0.0)};
+  answer.usage.queue_seconds = timings.value("queue_seconds", 0.0);
+  answer.usage.prefill_seconds = timings.value("prefill_seconds", 0.0);
+  answer.usage.decode_seconds = timings.value("decode_seconds", 0.0);
   return answer;
 }
 

@@ -9,10 +9,10 @@
 #include "core/base/wire.h"
 
 namespace tandem::frontend {
-namespace {
 
-using core::WireReader;
-using core::WireWriter;
+using core::AtMost;
+
+namespace {
 
 constexpr uint8_t kVersion = 1;
 constexpr size_t kChecksumBytes = crypto_generichash_BYTES_MIN;
@@ -36,16 +36,18 @@ Checksum ChecksumOf(std::string_view place, std::span<const std::byte> versioned
   return sum;
 }
 
-std::vector<std::byte> Finished(std::string_view place, WireWriter writer) {
-  std::vector<std::byte> record = writer.Take();
-  const Checksum sum = ChecksumOf(place, record);
-  record.insert(record.end(), sum.begin(), sum.end());
-  return record;
+template <typename... Field>
+std::vector<std::byte> Record(std::string_view place, const Field&... fields) {
+  core::WireWriter writer;
+  writer(kVersion, fields...);
+  const Checksum sum = ChecksumOf(place, writer.bytes());
+  writer.Raw(sum);
+  return writer.Take();
 }
 
 /// The fields of a record whose version is known and whose checksum is right.
-absl::StatusOr<std::span<const std::byte>> Fields(std::string_view place,
-                                                  std::span<const std::byte> record) {
+absl::StatusOr<std::span<const std::byte>> CheckedFields(std::string_view place,
+                                                         std::span<const std::byte> record) {
   if (record.size() < 1 + kChecksumBytes) {
     return absl::DataLossError(
         fmt::format("a record of {} bytes; it has at least {}", record.size(), 1 + kChecksumBytes));
@@ -64,85 +66,64 @@ absl::StatusOr<std::span<const std::byte>> Fields(std::string_view place,
   return versioned.subspan(1);
 }
 
-/// Errors of a reader mean that fields with a right checksum make no sense.
-absl::Status Damaged(const absl::Status& status) {
-  return status.ok() ? status : absl::DataLossError(status.message());
+template <typename Message>
+absl::StatusOr<Message> Read(std::string_view what, std::string_view place,
+                             std::span<const std::byte> record) {
+  TANDEM_ASSIGN_OR_RETURN(const auto fields, CheckedFields(place, record));
+  absl::StatusOr<Message> message = core::Decode<Message>(what, fields);
+  // Fields with a right checksum make no sense.
+  if (!message.ok()) return absl::DataLossError(message.status().message());
+  return message;
 }
 
 }  // namespace
 
+template <typename Archive>
+void Fields(Archive& archive, ConversationHead& head) {
+  archive(AtMost(head.name.tenant, kNameLimit, "bytes of the tenant's name"),
+          AtMost(head.name.id, kNameLimit, "bytes of the name"), head.instance, head.turns);
+}
+
+template <typename Archive>
+void Fields(Archive& archive, ChatMessage& message) {
+  archive(AtMost(message.role, kNameLimit, "bytes of a role"),
+          AtMost(message.content, kNoLimit, "bytes of a message"));
+}
+
+template <typename Archive>
+void Fields(Archive& archive, TextSegment& segment) {
+  archive(segment.from_template, AtMost(segment.text, kNoLimit, "bytes of a segment"));
+}
+
+template <typename Archive>
+void Fields(Archive& archive, ConversationDelta& delta) {
+  archive(delta.first, delta.dropped_tokens, AtMost(delta.messages, kNoLimit, "messages"),
+          delta.kept_segments, AtMost(delta.segments, kNoLimit, "segments"), delta.kept_tokens,
+          AtMost(delta.tokens, kNoLimit, "tokens"));
+}
+
+template <typename Archive>
+void Fields(Archive& archive, ConversationTurnRecord& turn) {
+  archive(turn.instance, turn.delta);
+}
+
 std::vector<std::byte> EncodeHead(std::string_view place, const ConversationHead& head) {
-  WireWriter writer;
-  writer.Number(kVersion);
-  writer.Text(head.name.tenant);
-  writer.Text(head.name.id);
-  writer.Number(head.instance);
-  writer.Number(head.turns);
-  return Finished(place, std::move(writer));
+  return Record(place, head);
 }
 
 std::vector<std::byte> EncodeTurn(std::string_view place, uint64_t instance,
                                   const ConversationDelta& delta) {
-  WireWriter writer;
-  writer.Number(kVersion);
-  writer.Number(instance);
-  writer.Number(delta.first);
-  writer.Number(delta.dropped_tokens);
-  writer.Count(delta.messages.size());
-  for (const ChatMessage& message : delta.messages) {
-    writer.Text(message.role);
-    writer.Text(message.content);
-  }
-  writer.Number(delta.kept_segments);
-  writer.Count(delta.segments.size());
-  for (const TextSegment& segment : delta.segments) {
-    writer.Bool(segment.from_template);
-    writer.Text(segment.text);
-  }
-  writer.Number(delta.kept_tokens);
-  writer.Numbers(std::span<const int32_t>(delta.tokens));
-  return Finished(place, std::move(writer));
+  return Record(place, instance, delta);
 }
 
 absl::StatusOr<ConversationHead> DecodeHead(std::string_view place,
                                             std::span<const std::byte> record) {
-  TANDEM_ASSIGN_OR_RETURN(const auto fields, Fields(place, record));
-  WireReader reader("head of a conversation", fields);
-  ConversationHead head;
-  head.name.tenant = reader.Text(kNameLimit, "bytes of the tenant's name");
-  head.name.id = reader.Text(kNameLimit, "bytes of the name");
-  head.instance = reader.Number<uint64_t>();
-  head.turns = reader.Number<uint64_t>();
-  TANDEM_RETURN_IF_ERROR(Damaged(reader.Finish()));
-  return head;
+  return Read<ConversationHead>("head of a conversation", place, record);
 }
 
 absl::StatusOr<ConversationTurnRecord> DecodeTurn(std::string_view place,
                                                   std::span<const std::byte> record) {
-  constexpr size_t kMessageBytes = 8;  // at least
-  constexpr size_t kSegmentBytes = 5;
-  TANDEM_ASSIGN_OR_RETURN(const auto fields, Fields(place, record));
-  WireReader reader("turn of a conversation", fields);
-  ConversationTurnRecord turn;
-  ConversationDelta& delta = turn.delta;
-  turn.instance = reader.Number<uint64_t>();
-  delta.first = reader.Number<uint64_t>();
-  delta.dropped_tokens = reader.Number<int64_t>();
-  delta.messages.resize(reader.Count(kNoLimit, kMessageBytes, "messages"));
-  for (ChatMessage& message : delta.messages) {
-    message.role = reader.Text(kNameLimit, "bytes of a role");
-    message.content = reader.Text(kNoLimit, "bytes of a message");
-  }
-  delta.kept_segments = reader.Number<uint64_t>();
-  delta.segments.resize(reader.Count(kNoLimit, kSegmentBytes, "segments"));
-  for (TextSegment& segment : delta.segments) {
-    segment.from_template = reader.Bool();
-    segment.text = reader.Text(kNoLimit, "bytes of a segment");
-  }
-  delta.kept_tokens = reader.Number<uint64_t>();
-  delta.tokens = reader.Numbers<int32_t>(kNoLimit, "tokens");
-  TANDEM_RETURN_IF_ERROR(Damaged(reader.Finish()));
-  return turn;
+  return Read<ConversationTurnRecord>("turn of a conversation", place, record);
 }
 
 }  // namespace tandem::frontend

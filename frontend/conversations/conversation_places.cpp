@@ -13,14 +13,18 @@ namespace {
 constexpr uint8_t kVersion = 1;
 constexpr size_t kNumberBytes = 8;
 constexpr size_t kHashBytes = ConversationPlaces::kPrefixBytes - 1;
-constexpr size_t kChecksumBytes = crypto_generichash_BYTES_MIN;
+constexpr size_t kChecksumBytes = sizeof(kv_store::Checksum);
 
-std::array<std::byte, kChecksumBytes> ChecksumOf(std::span<const std::byte> bytes) {
-  std::array<std::byte, kChecksumBytes> sum{};
-  crypto_generichash(reinterpret_cast<unsigned char*>(sum.data()), sum.size(),
-                     reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), nullptr,
-                     0);
-  return sum;
+struct Identity {
+  uint8_t version = kVersion;
+  bool encrypted = false;
+  kv_store::StateId salt{};
+  std::array<uint8_t, 16> check{};
+};
+
+template <typename Archive>
+void Fields(Archive& archive, Identity& identity) {
+  archive(identity.version, identity.encrypted, identity.salt, identity.check);
 }
 
 }  // namespace
@@ -53,32 +57,27 @@ absl::StatusOr<ConversationPlaces> ConversationPlaces::Read(std::span<const std:
   if (identity.size() <= kChecksumBytes) return absl::DataLossError(kDamaged);
   const auto fields = identity.first(identity.size() - kChecksumBytes);
   core::WireReader reader("identity of the store", fields);
-  const auto version = reader.Number<uint8_t>();
-  if (version > kVersion) {
+  Identity read;
+  reader(read);
+  if (read.version > kVersion) {
     return FailedPrecondition(
         "it has version {}, and this program reads versions up to {}: start a newer tandem",
-        version, kVersion);
+        read.version, kVersion);
   }
-  const auto sum = ChecksumOf(fields);
-  const bool encrypted = reader.Bool();
-  Bytes16 salt{};
-  Bytes16 check{};
-  for (Bytes16* bytes : {&salt, &check}) {
-    for (uint8_t& byte : *bytes) byte = reader.Number<uint8_t>();
-  }
-  if (!reader.Finish().ok() || version == 0 ||
+  const auto sum = kv_store::ChecksumOf(fields);
+  if (!reader.Finish().ok() || read.version == 0 ||
       !std::equal(sum.begin(), sum.end(), identity.end() - kChecksumBytes)) {
     return absl::DataLossError(kDamaged);
   }
-  if (encrypted && box == nullptr) {
+  if (read.encrypted && box == nullptr) {
     return FailedPrecondition("it is encrypted: give --state-key the key file it was made with");
   }
-  if (!encrypted && box != nullptr) {
+  if (!read.encrypted && box != nullptr) {
     return FailedPrecondition(
         "it was made without encryption: leave out --state-key, or choose another --state");
   }
-  const ConversationPlaces places(salt, box);
-  if (sodium_memcmp(places.check_.data(), check.data(), check.size()) != 0) {
+  const ConversationPlaces places(read.salt, box);
+  if (sodium_memcmp(places.check_.data(), read.check.data(), read.check.size()) != 0) {
     return FailedPrecondition(
         "it is encrypted with another key: give --state-key the key file it was made with");
   }
@@ -87,11 +86,8 @@ absl::StatusOr<ConversationPlaces> ConversationPlaces::Read(std::span<const std:
 
 std::vector<std::byte> ConversationPlaces::identity() const {
   core::WireWriter writer;
-  writer.Number(kVersion);
-  writer.Bool(encrypted_);
-  writer.Raw(std::as_bytes(std::span(salt_)));
-  writer.Raw(std::as_bytes(std::span(check_)));
-  writer.Raw(ChecksumOf(writer.bytes()));
+  writer(Identity{.encrypted = encrypted_, .salt = salt_, .check = check_});
+  writer.Raw(kv_store::ChecksumOf(writer.bytes()));
   return writer.Take();
 }
 

@@ -6,7 +6,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <cstring>
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <type_traits>
@@ -56,26 +56,11 @@ struct ErasureRecord {
   std::vector<kv_store::BlockHash> blocks;
 };
 
-std::string EncodeErasure(const ErasureRecord& erasure) {
-  core::WireWriter writer;
-  writer.Text(erasure.prefix);
-  writer.Count(erasure.blocks.size());
-  for (const kv_store::BlockHash& block : erasure.blocks)
-    writer.Raw(std::as_bytes(std::span(block)));
-  return Text(writer.bytes());
-}
-
-absl::StatusOr<ErasureRecord> DecodeErasure(std::string_view bytes) {
-  core::WireReader reader("an erasure", Bytes(bytes));
-  ErasureRecord erasure;
-  erasure.prefix = reader.Text(ConversationPlaces::kPrefixBytes, "bytes of a place");
-  erasure.blocks.resize(reader.Count(bytes.size(), sizeof(kv_store::BlockHash), "blocks"));
-  for (kv_store::BlockHash& block : erasure.blocks) {
-    const std::vector<std::byte> raw = reader.Raw(block.size());
-    if (raw.size() == block.size()) std::memcpy(block.data(), raw.data(), raw.size());
-  }
-  TANDEM_RETURN_IF_ERROR(reader.Finish());
-  return erasure;
+template <typename Archive>
+void Fields(Archive& archive, ErasureRecord& erasure) {
+  constexpr size_t kNoLimit = std::numeric_limits<uint32_t>::max();  // but the record's own size
+  archive(core::AtMost(erasure.prefix, ConversationPlaces::kPrefixBytes, "bytes of a place"),
+          core::AtMost(erasure.blocks, kNoLimit, "blocks"));
 }
 
 /// The records of a kind. None of the database's files is held afterwards.
@@ -290,7 +275,7 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
   const auto note_erasure = [&](const ErasureRecord& erasure) {
     // Told apart by a random number; what lies there is found by reading all of them.
     put(ConversationPlaces::Place(std::string(1, ConversationPlaces::kErasure), DrawNumber()),
-        EncodeErasure(erasure));
+        Text(core::Encode(erasure)));
     erases = true;
   };
   const auto add_erasure = [&](const Erasure& erasure) {
@@ -429,7 +414,7 @@ absl::Status ConversationStore::PurgeAll(const std::vector<PlacedRecord>& erasur
   for (const PlacedRecord& record : erasures) {
     done.push_back({.kind = JournalChange::Kind::kDelete, .place = record.place, .bytes = {}});
     places.insert(record.place);
-    const absl::StatusOr<ErasureRecord> erasure = DecodeErasure(record.bytes);
+    const auto erasure = core::Decode<ErasureRecord>("an erasure", Bytes(record.bytes));
     if (!erasure.ok()) {
       spdlog::error("{}: {}", options_.folder, Message(erasure.status()));
       continue;

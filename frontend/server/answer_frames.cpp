@@ -8,6 +8,15 @@ namespace tandem::frontend {
 
 using Json = nlohmann::ordered_json;
 
+namespace {
+
+Json ReusedFromJson(const parallel::ReusedFrom& from) {
+  return {
+      {"device", from.device}, {"host", from.host}, {"disk", from.disk}, {"remote", from.remote}};
+}
+
+}  // namespace
+
 std::string AcceptedFrame(std::string_view id) { return DumpFrame(FrameHead(id, "accepted")); }
 
 std::string DeltaFrame(std::string_view id, int64_t seq, std::string_view text,
@@ -43,23 +52,19 @@ std::string DoneFrame(std::string_view id, const DoneContents& done) {
   if (done.dropped.any()) {
     frame["dropped"] = {{"messages", done.dropped.messages}, {"tokens", done.dropped.tokens}};
   }
-  const AnswerUsage& usage = done.usage;
+  const parallel::Usage& usage = done.usage;
   frame["usage"] = {{"prompt_tokens", usage.prompt_tokens},
                     {"completion_tokens", usage.completion_tokens},
                     {"computed_tokens", usage.computed_tokens},
                     {"reused_tokens", usage.reused_tokens},
-                    {"reused_from",
-                     {{"device", usage.reused_from.device},
-                      {"host", usage.reused_from.host},
-                      {"disk", usage.reused_from.disk},
-                      {"remote", usage.reused_from.remote}}},
+                    {"reused_from", ReusedFromJson(usage.reused_from)},
                     {"reuse_limit", ReuseLimitName(usage.reuse_limit)},
                     {"preemptions", usage.preemptions},
                     {"drafted_tokens", usage.drafted_tokens},
                     {"accepted_tokens", usage.accepted_tokens}};
-  frame["timings"] = {{"queue_seconds", done.timings.queue_seconds},
-                      {"prefill_seconds", done.timings.prefill_seconds},
-                      {"decode_seconds", done.timings.decode_seconds}};
+  frame["timings"] = {{"queue_seconds", usage.queue_seconds},
+                      {"prefill_seconds", usage.prefill_seconds},
+                      {"decode_seconds", usage.decode_seconds}};
   return DumpFrame(frame);
 }
 
@@ -101,20 +106,16 @@ std::string StatusFrame(std::string_view id, const ServerStatus& server,
                     {"cached", engine.blocks_cached}};
   frame["reuse"] = {{"prompt_tokens", engine.prompt_tokens},
                     {"reused_tokens", engine.reused_tokens},
-                    {"reused_from",
-                     {{"device", engine.reused_from.device},
-                      {"host", engine.reused_from.host},
-                      {"disk", engine.reused_from.disk},
-                      {"remote", engine.reused_from.remote}}}};
+                    {"reused_from", ReusedFromJson(engine.reused_from)}};
   if (engine.keeps_records) {
-    const parallel::RecordStatus& records = engine.records;
+    const parallel::RecordCounts& records = engine.records;
     frame["records"] = {{"saved", records.put},
                         {"dropped", records.dropped},
                         {"refused", records.refused},
                         {"fetched", records.fetched},
                         {"damaged", records.damaged},
-                        {"late_fetches", records.late},
-                        {"not_durable", records.not_durable}};
+                        {"late_fetches", engine.late_fetches},
+                        {"not_durable", engine.not_durable}};
   }
   frame["speculation"] = {{"drafted_tokens", engine.drafted_tokens},
                           {"accepted_tokens", engine.accepted_tokens}};

@@ -37,8 +37,7 @@ struct DoneContents {
   std::optional<bool> durable;  // the conversation's turn; where the server has a state directory
   std::optional<uint64_t> seed;
   DroppedInput dropped;
-  AnswerUsage usage;
-  AnswerTimings timings;
+  parallel::Usage usage;
 };
 std::string DoneFrame(std::string_view id, const DoneContents& done);
 

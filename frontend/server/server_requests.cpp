@@ -35,23 +35,18 @@ DeltaExtras ExtrasOf(const RequestRecord& record, size_t choice, size_t begin, s
   return extras;
 }
 
-void AddUsage(const Answer& answer, DoneContents& done) {
-  AnswerUsage& sum = done.usage;
-  const AnswerUsage& more = answer.usage;
+/// Adds what one of several answers to the same prompt took.
+void AddUsage(const parallel::Usage& more, parallel::Usage& sum) {
   sum.completion_tokens += more.completion_tokens;
   sum.reused_tokens += more.reused_tokens;
-  sum.reused_from.device += more.reused_from.device;
-  sum.reused_from.host += more.reused_from.host;
-  sum.reused_from.disk += more.reused_from.disk;
-  sum.reused_from.remote += more.reused_from.remote;
+  sum.reused_from += more.reused_from;
   sum.computed_tokens += more.computed_tokens;
   sum.preemptions += more.preemptions;
   sum.drafted_tokens += more.drafted_tokens;
   sum.accepted_tokens += more.accepted_tokens;
-  AnswerTimings& timings = done.timings;
-  timings.queue_seconds = std::max(timings.queue_seconds, answer.timings.queue_seconds);
-  timings.prefill_seconds = std::max(timings.prefill_seconds, answer.timings.prefill_seconds);
-  timings.decode_seconds = std::max(timings.decode_seconds, answer.timings.decode_seconds);
+  sum.queue_seconds = std::max(sum.queue_seconds, more.queue_seconds);
+  sum.prefill_seconds = std::max(sum.prefill_seconds, more.prefill_seconds);
+  sum.decode_seconds = std::max(sum.decode_seconds, more.decode_seconds);
 }
 
 }  // namespace
@@ -313,7 +308,7 @@ void Server::Complete(RequestRecord& record) {
   done.usage.reuse_limit = first.answer->usage.reuse_limit;
   bool cancelled = false;
   for (AnswerChoice& choice : record.choices) {
-    AddUsage(*choice.answer, done);
+    AddUsage(choice.answer->usage, done.usage);
     const parallel::FinishReason reason = choice.answer->reason;
     cancelled = cancelled || reason == parallel::FinishReason::kCancelled;
     DoneContents::Choice& contents = done.choices.emplace_back();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "core/base/wire.h"
 #include "kv_store/journal/copy_messages.h"
 #include "kv_store/records/tier.h"
 
@@ -22,6 +23,10 @@ inline constexpr size_t kMostAgentItems = size_t{1} << 16;  // keys, records or 
 
 inline constexpr size_t kMostAgentPeers = 1024;  // that an agent knows
 
+inline constexpr size_t kLongestPeerName = 255;
+inline constexpr size_t kLongestPeerEndpoint = 256;
+inline constexpr size_t kPeerKeyCharacters = 40;
+
 /// An agent as others reach it.
 struct AgentPeer {
   std::string host;        // its name; no two agents of a job have the same
@@ -33,6 +38,15 @@ struct AgentPeer {
 /// OK, or what is wrong: names that are no file names, endpoints of another kind, keys that are
 /// none.
 absl::Status CheckPeer(const AgentPeer& peer);
+template <typename Archive>
+void Fields(Archive& archive, AgentPeer& peer) {
+  archive(core::AtMost(peer.host, kLongestPeerName, "bytes of a host's name"),
+          core::AtMost(peer.endpoint, kLongestPeerEndpoint, "bytes of an endpoint"),
+          core::AtMost(peer.public_key, kPeerKeyCharacters, "characters of a key"));
+  archive.WhenRead([&] {
+    if constexpr (Archive::kReads) archive.Fail(CheckPeer(peer));
+  });
+}
 
 // What is asked of an agent.
 

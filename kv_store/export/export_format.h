@@ -6,12 +6,14 @@
 #include <string>
 #include <vector>
 
+#include "core/base/wire.h"
 #include "kv_store/export/signing_key.h"
 #include "kv_store/records/record.h"
 
 // The byte layout stands in docs/export_format.md.
 namespace tandem::kv_store {
 
+inline constexpr std::array<uint8_t, 8> kExportMagic = {'T', 'A', 'N', 'D', 'E', 'M', 'P', 'X'};
 inline constexpr uint32_t kExportVersion = 2;
 inline constexpr size_t kExportHeaderBytes = 104;
 inline constexpr size_t kExportEntryBytes = 16;  // before every record
@@ -46,5 +48,38 @@ struct ExportPlace {
 
   auto operator<=>(const ExportPlace&) const = default;
 };
+
+/// The first kExportHeaderBytes of a file; the model's name and the tokens follow.
+struct ExportFileHeader {
+  std::array<uint8_t, 8> magic = kExportMagic;
+  uint32_t version = kExportVersion;
+  uint32_t header_bytes = kExportHeaderBytes;
+  uint32_t tokens = 0;
+  uint32_t kv_heads = 0;
+  uint32_t groups = 0;
+  uint32_t records = 0;
+  uint32_t name_bytes = 0;
+  uint32_t reserved = 0;
+  Fingerprint fingerprint{};
+  PublicKey signer{};
+};
+template <typename Archive>
+void Fields(Archive& archive, ExportFileHeader& header) {
+  archive(header.magic, header.version, header.header_bytes, header.tokens, header.kv_heads,
+          header.groups, header.records, header.name_bytes, header.reserved, header.fingerprint,
+          header.signer);
+}
+
+/// Stands before every record.
+struct ExportEntry {
+  uint32_t block = 0;
+  uint32_t group = 0;
+  uint32_t kv_head = 0;
+  uint32_t record_bytes = 0;
+};
+template <typename Archive>
+void Fields(Archive& archive, ExportEntry& entry) {
+  archive(entry.block, entry.group, entry.kv_head, entry.record_bytes);
+}
 
 }  // namespace tandem::kv_store

@@ -10,12 +10,10 @@
 #include <cstring>
 
 #include "core/base/check.h"
-#include "core/base/wire.h"
 
 namespace tandem::kv_store {
 namespace {
 
-constexpr std::string_view kMagic = "TANDEMPX";
 // Memory is taken as bytes come, not as a file claims that they will.
 constexpr size_t kPieceBytes = size_t{1} << 20;
 
@@ -100,47 +98,42 @@ absl::StatusOr<std::vector<std::byte>> ExportReader::Take(size_t size, std::stri
 
 absl::StatusOr<ExportHeader> ExportReader::ReadHeader() {
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::byte> bytes, Take(kExportHeaderBytes, "header"));
-  core::WireReader reader("exported KV", bytes);
-  const std::vector<std::byte> magic = reader.Raw(kMagic.size());
-  if (std::memcmp(magic.data(), kMagic.data(), kMagic.size()) != 0) {
-    return Damaged("it does not begin with {}: it is no file of tandem kv export", kMagic);
+  TANDEM_ASSIGN_OR_RETURN(const auto file, core::Decode<ExportFileHeader>("exported KV", bytes));
+  if (file.magic != kExportMagic) {
+    return Damaged("it does not begin with {}: it is no file of tandem kv export",
+                   std::string(kExportMagic.begin(), kExportMagic.end()));
   }
-  if (const auto version = reader.Number<uint32_t>(); version != kExportVersion) {
+  if (file.version != kExportVersion) {
     return FailedPrecondition(
         "exported KV: it is of version {}, this program reads {}; export it again with this one",
-        version, kExportVersion);
+        file.version, kExportVersion);
   }
-  if (const auto size = reader.Number<uint32_t>(); size != kExportHeaderBytes) {
-    return Damaged("its header has {} bytes, expected {}", size, kExportHeaderBytes);
-  }
-  absl::Status first;
-  const auto number = [&](std::string_view what, uint32_t low, uint32_t high) {
-    const auto found = reader.Number<uint32_t>();
-    if (first.ok() && (found < low || found > high)) {
-      first = Damaged("{} is {}, expected {} to {}", what, found, low, high);
-    }
-    return found;
+  const auto check = [](std::string_view what, uint32_t found, uint32_t low, uint32_t high) {
+    if (found >= low && found <= high) return absl::OkStatus();
+    return Damaged("{} is {}, expected {} to {}", what, found, low, high);
   };
-  const uint32_t tokens = number("tokens", core::kPageTokens, kMostExportTokens);
-  header_.kv_heads = static_cast<int32_t>(number("KV heads", 1, kMostExportHeads));
-  header_.groups = static_cast<int32_t>(number("layer groups", 1, kMostExportGroups));
-  header_.records = number("records", 1, kMostExportRecords);
-  const uint32_t name_bytes = number("bytes of the model's name", 0, kMostExportNameBytes);
-  number("what is reserved", 0, 0);
-  TANDEM_RETURN_IF_ERROR(first);
-  if (tokens % core::kPageTokens != 0) {
-    return Damaged("tokens is {}, expected whole blocks of {}", tokens, core::kPageTokens);
+  TANDEM_RETURN_IF_ERROR(
+      check("bytes of its header", file.header_bytes, kExportHeaderBytes, kExportHeaderBytes));
+  TANDEM_RETURN_IF_ERROR(check("tokens", file.tokens, core::kPageTokens, kMostExportTokens));
+  TANDEM_RETURN_IF_ERROR(check("KV heads", file.kv_heads, 1, kMostExportHeads));
+  TANDEM_RETURN_IF_ERROR(check("layer groups", file.groups, 1, kMostExportGroups));
+  TANDEM_RETURN_IF_ERROR(check("records", file.records, 1, kMostExportRecords));
+  TANDEM_RETURN_IF_ERROR(
+      check("bytes of the model's name", file.name_bytes, 0, kMostExportNameBytes));
+  TANDEM_RETURN_IF_ERROR(check("what is reserved", file.reserved, 0, 0));
+  if (file.tokens % core::kPageTokens != 0) {
+    return Damaged("tokens is {}, expected whole blocks of {}", file.tokens, core::kPageTokens);
   }
-  const std::vector<std::byte> fingerprint = reader.Raw(header_.fingerprint.size());
-  const std::vector<std::byte> signer = reader.Raw(header_.signer.size());
-  TANDEM_RETURN_IF_ERROR(reader.Finish());
-  std::memcpy(header_.fingerprint.data(), fingerprint.data(), fingerprint.size());
-  std::memcpy(header_.signer.data(), signer.data(), signer.size());
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::byte> name, Take(name_bytes, "model's name"));
+  header_.kv_heads = static_cast<int32_t>(file.kv_heads);
+  header_.groups = static_cast<int32_t>(file.groups);
+  header_.records = file.records;
+  header_.fingerprint = file.fingerprint;
+  header_.signer = file.signer;
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::byte> name, Take(file.name_bytes, "model's name"));
   header_.model.assign(reinterpret_cast<const char*>(name.data()), name.size());
   TANDEM_ASSIGN_OR_RETURN(const std::vector<std::byte> ids,
-                          Take(tokens * sizeof(int32_t), "tokens"));
-  header_.tokens.resize(tokens);
+                          Take(file.tokens * sizeof(int32_t), "tokens"));
+  header_.tokens.resize(file.tokens);
   std::memcpy(header_.tokens.data(), ids.data(), ids.size());
   for (const int32_t token : header_.tokens) {
     if (token < 0) return Damaged("{} is no token", token);
@@ -203,15 +196,15 @@ absl::StatusOr<std::optional<ExportRecord>> ExportReader::NextRecord() {
     return std::nullopt;
   }
   const std::string what = fmt::format("record {} of {}", records_read_ + 1, header_.records);
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::byte> entry, Take(kExportEntryBytes, what));
-  core::WireReader reader("exported KV", entry);
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::byte> bytes, Take(kExportEntryBytes, what));
+  TANDEM_ASSIGN_OR_RETURN(const auto entry, core::Decode<ExportEntry>("exported KV", bytes));
+  const auto number = [](uint32_t read) {
+    return static_cast<int32_t>(std::min(read, kMostExportTokens));
+  };
   ExportRecord record;
-  for (int32_t* number : {&record.place.block, &record.place.group, &record.place.kv_head}) {
-    *number =
-        static_cast<int32_t>(std::min<uint32_t>(reader.Number<uint32_t>(), kMostExportTokens));
-  }
-  const auto size = reader.Number<uint32_t>();
-  TANDEM_RETURN_IF_ERROR(reader.Finish());
+  record.place = {
+      .block = number(entry.block), .group = number(entry.group), .kv_head = number(entry.kv_head)};
+  const uint32_t size = entry.record_bytes;
   TANDEM_RETURN_IF_ERROR(CheckPlace(record.place));
   if (size < kRecordHeaderBytes || size > kMostExportRecordBytes) {
     return Damaged("{} has {} bytes, expected {} to {}", what, size, kRecordHeaderBytes,

@@ -11,12 +11,9 @@
 #include <utility>
 
 #include "core/base/check.h"
-#include "core/base/wire.h"
 
 namespace tandem::kv_store {
 namespace {
-
-constexpr std::string_view kMagic = "TANDEMPX";
 
 absl::Status WriteError(const std::string& path, int error) {
   if (error == ENOSPC || error == EDQUOT) {
@@ -83,17 +80,13 @@ absl::StatusOr<std::unique_ptr<ExportWriter>> ExportWriter::Create(const std::st
   header.signer = key.public_key();
   header.model.resize(std::min<size_t>(header.model.size(), kMostExportNameBytes));
   core::WireWriter bytes;
-  bytes.Raw(std::as_bytes(std::span(kMagic)));
-  bytes.Number(kExportVersion);
-  bytes.Number(static_cast<uint32_t>(kExportHeaderBytes));
-  bytes.Number(static_cast<uint32_t>(header.tokens.size()));
-  bytes.Number(static_cast<uint32_t>(header.kv_heads));
-  bytes.Number(static_cast<uint32_t>(header.groups));
-  bytes.Number(static_cast<uint32_t>(header.records));
-  bytes.Number(static_cast<uint32_t>(header.model.size()));
-  bytes.Number(uint32_t{0});
-  bytes.Raw(std::as_bytes(std::span(header.fingerprint)));
-  bytes.Raw(std::as_bytes(std::span(header.signer)));
+  bytes(ExportFileHeader{.tokens = static_cast<uint32_t>(header.tokens.size()),
+                         .kv_heads = static_cast<uint32_t>(header.kv_heads),
+                         .groups = static_cast<uint32_t>(header.groups),
+                         .records = static_cast<uint32_t>(header.records),
+                         .name_bytes = static_cast<uint32_t>(header.model.size()),
+                         .fingerprint = header.fingerprint,
+                         .signer = header.signer});
   TANDEM_CHECK(bytes.bytes().size() == kExportHeaderBytes, "size of an export's header");
   bytes.Raw(std::as_bytes(std::span(header.model)));
   bytes.Raw(std::as_bytes(std::span(header.tokens)));
@@ -119,12 +112,11 @@ absl::Status ExportWriter::Add(const ExportPlace& place, std::vector<std::byte> 
   --records_left_;
   // The hash would tell of the tenant whose tokens they were.
   MoveRecord(record, BlockHash{});
-  core::WireWriter entry;
-  entry.Number(static_cast<uint32_t>(place.block));
-  entry.Number(static_cast<uint32_t>(place.group));
-  entry.Number(static_cast<uint32_t>(place.kv_head));
-  entry.Number(static_cast<uint32_t>(record.size()));
-  TANDEM_RETURN_IF_ERROR(Write(entry.bytes()));
+  const ExportEntry entry{.block = static_cast<uint32_t>(place.block),
+                          .group = static_cast<uint32_t>(place.group),
+                          .kv_head = static_cast<uint32_t>(place.kv_head),
+                          .record_bytes = static_cast<uint32_t>(record.size())};
+  TANDEM_RETURN_IF_ERROR(Write(core::Encode(entry)));
   return Write(record);
 }
 

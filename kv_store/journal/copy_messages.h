@@ -3,7 +3,6 @@
 #include <string>
 #include <vector>
 
-#include "core/base/wire.h"
 #include "kv_store/journal/journal.h"
 #include "kv_store/journal/journal_copies.h"
 
@@ -13,8 +12,8 @@
 /// peers ask for themselves and leave it empty.
 namespace tandem::kv_store {
 
-inline constexpr size_t kMostCopyItems = size_t{1}
-                                         << 16;  // records, entries or ranges of a message
+/// Records, entries or ranges of a message.
+inline constexpr size_t kMostCopyItems = size_t{1} << 16;
 
 struct AgentCopyFind {
   StateId state{};       // whose keeper is asked for, too
@@ -61,24 +60,5 @@ struct AgentCopyAt {  // to Append
 struct AgentCopyPage {  // to Read
   JournalPage page;
 };
-
-void Write(const AgentCopyFind& message, core::WireWriter& writer);
-void Read(AgentCopyFind& message, core::WireReader& reader);
-void Write(const AgentCopyAppend& message, core::WireWriter& writer);
-void Read(AgentCopyAppend& message, core::WireReader& reader);
-void Write(const AgentCopyPart& message, core::WireWriter& writer);
-void Read(AgentCopyPart& message, core::WireReader& reader);
-void Write(const AgentCopyRead& message, core::WireWriter& writer);
-void Read(AgentCopyRead& message, core::WireReader& reader);
-void Write(const AgentCopyPurge& message, core::WireWriter& writer);
-void Read(AgentCopyPurge& message, core::WireReader& reader);
-void Write(const AgentCopyFence& message, core::WireWriter& writer);
-void Read(AgentCopyFence& message, core::WireReader& reader);
-void Write(const AgentCopies& message, core::WireWriter& writer);
-void Read(AgentCopies& message, core::WireReader& reader);
-void Write(const AgentCopyAt& message, core::WireWriter& writer);
-void Read(AgentCopyAt& message, core::WireReader& reader);
-void Write(const AgentCopyPage& message, core::WireWriter& writer);
-void Read(AgentCopyPage& message, core::WireReader& reader);
 
 }  // namespace tandem::kv_store

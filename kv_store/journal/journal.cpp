@@ -6,27 +6,14 @@
 #include <algorithm>
 #include <set>
 
+#include "kv_store/journal/journal_fields.h"
+
 namespace tandem::kv_store {
 namespace {
 
-using core::WireReader;
-using core::WireWriter;
-
 constexpr uint8_t kVersion = 1;
-constexpr size_t kChecksumBytes = crypto_generichash_BYTES_MIN;
 constexpr size_t kBranchBytes = 2 * sizeof(uint64_t);
-constexpr size_t kLongestPlace = 256;
-constexpr size_t kMostChanges = size_t{1} << 20;
-constexpr size_t kMostBytes = size_t{512} << 20;
 constexpr size_t kChangeBytes = 1 + 2 * sizeof(uint32_t);  // at least
-
-std::array<std::byte, kChecksumBytes> ChecksumOf(std::span<const std::byte> bytes) {
-  std::array<std::byte, kChecksumBytes> sum{};
-  crypto_generichash(reinterpret_cast<unsigned char*>(sum.data()), sum.size(),
-                     reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), nullptr,
-                     0);
-  return sum;
-}
 
 uint64_t DrawNumber() {
   uint64_t number = 0;
@@ -73,43 +60,39 @@ JournalPosition JournalPosition::Branched() const {
   return next;
 }
 
+bool IsPossible(const JournalPosition& position) {
+  uint64_t before = 0;
+  std::set<uint64_t> ids;
+  for (const JournalBranch& branch : position.branches) {
+    if (branch.begun < before || branch.begun > position.sequence) return false;
+    if (!ids.insert(branch.id).second) return false;
+    before = branch.begun;
+  }
+  return !position.branches.empty();
+}
+
+bool IsPossible(const JournalChange& change) {
+  if (change.place == kPositionPlace) return false;
+  if (change.kind != JournalChange::Kind::kDeleteRange) return true;
+  const bool over_position = change.place <= kPositionPlace && change.bytes > kPositionPlace;
+  return !over_position && change.place <= change.bytes;
+}
+
 JournalPosition NewJournal() {
   return {.branches = {{.id = DrawNumber(), .begun = 0}}, .sequence = 0};
 }
 
-void WritePosition(const JournalPosition& position, WireWriter& writer) {
-  writer.Number(position.sequence);
-  writer.Count(position.branches.size());
-  for (const JournalBranch& branch : position.branches) {
-    writer.Number(branch.id);
-    writer.Number(branch.begun);
-  }
-}
-
-JournalPosition ReadPosition(WireReader& reader) {
-  JournalPosition position;
-  position.sequence = reader.Number<uint64_t>();
-  position.branches.resize(reader.Count(kMostJournalBranches, kBranchBytes, "branches"));
-  uint64_t before = 0;
-  bool possible = !position.branches.empty();
-  std::set<uint64_t> ids;
-  for (JournalBranch& branch : position.branches) {
-    branch.id = reader.Number<uint64_t>();
-    branch.begun = reader.Number<uint64_t>();
-    possible = possible && before <= branch.begun && branch.begun <= position.sequence &&
-               ids.insert(branch.id).second;
-    before = branch.begun;
-  }
-  if (reader.ok() && !possible) {
-    reader.Fail(InvalidArgument("a journal's position has branches that cannot be"));
-  }
-  return position;
+Checksum ChecksumOf(std::span<const std::byte> bytes) {
+  Checksum sum{};
+  crypto_generichash(reinterpret_cast<unsigned char*>(sum.data()), sum.size(),
+                     reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), nullptr,
+                     0);
+  return sum;
 }
 
 std::string EncodePosition(const JournalPosition& position) {
-  WireWriter writer;
-  writer.Number(kVersion);
-  WritePosition(position, writer);
+  core::WireWriter writer;
+  writer(kVersion, position);
   writer.Raw(ChecksumOf(writer.bytes()));
   const std::vector<std::byte> bytes = writer.Take();
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
@@ -118,10 +101,11 @@ std::string EncodePosition(const JournalPosition& position) {
 absl::StatusOr<JournalPosition> DecodePosition(std::string_view record) {
   const auto bytes = std::as_bytes(std::span(record));
   const auto damaged = absl::DataLossError("the record that says how far it is, is damaged");
-  if (bytes.size() <= kChecksumBytes) return damaged;
-  const auto fields = bytes.first(bytes.size() - kChecksumBytes);
-  WireReader reader("position of a journal", fields);
-  const auto version = reader.Number<uint8_t>();
+  if (bytes.size() <= sizeof(Checksum)) return damaged;
+  const auto fields = bytes.first(bytes.size() - sizeof(Checksum));
+  core::WireReader reader("position of a journal", fields);
+  uint8_t version = 0;
+  reader(version);
   if (version > kVersion) {
     return FailedPrecondition(
         "its journal has version {}, and this program reads versions up to {}: start a newer "
@@ -129,9 +113,10 @@ absl::StatusOr<JournalPosition> DecodePosition(std::string_view record) {
         version, kVersion);
   }
   const auto sum = ChecksumOf(fields);
-  JournalPosition position = ReadPosition(reader);
+  JournalPosition position;
+  reader(position);
   if (!reader.Finish().ok() || version == 0 ||
-      !std::equal(sum.begin(), sum.end(), bytes.end() - kChecksumBytes)) {
+      !std::equal(sum.begin(), sum.end(), bytes.end() - sizeof(Checksum))) {
     return damaged;
   }
   return position;
@@ -160,38 +145,6 @@ void AddTo(rocksdb::WriteBatch& batch, const JournalEntry& entry) {
     }
   }
   batch.Put(rocksdb::Slice(kPositionPlace), EncodePosition(entry.at));
-}
-
-void WriteEntry(const JournalEntry& entry, WireWriter& writer) {
-  WritePosition(entry.at, writer);
-  writer.Count(entry.changes.size());
-  for (const JournalChange& change : entry.changes) {
-    writer.Number(static_cast<uint8_t>(change.kind));
-    writer.Text(change.place);
-    writer.Text(change.bytes);
-  }
-}
-
-JournalEntry ReadEntry(WireReader& reader) {
-  JournalEntry entry;
-  entry.at = ReadPosition(reader);
-  entry.changes.resize(reader.Count(kMostChanges, kChangeBytes, "changes"));
-  for (JournalChange& change : entry.changes) {
-    const auto kind = reader.Number<uint8_t>();
-    change.place = reader.Text(kLongestPlace, "bytes of a place");
-    change.bytes = reader.Text(kMostBytes, "bytes of a change");
-    change.kind = static_cast<JournalChange::Kind>(kind);
-    // What says how far the copy is comes with the entry; a range must not reach that.
-    const bool over_position = change.place == kPositionPlace ||
-                               (change.kind == JournalChange::Kind::kDeleteRange &&
-                                change.place <= kPositionPlace && change.bytes > kPositionPlace);
-    if (reader.ok() &&
-        (kind > static_cast<uint8_t>(JournalChange::Kind::kDeleteRange) || over_position ||
-         (change.kind == JournalChange::Kind::kDeleteRange && change.bytes < change.place))) {
-      reader.Fail(InvalidArgument("a journal has a change of kind {} that cannot be", kind));
-    }
-  }
-  return entry;
 }
 
 }  // namespace tandem::kv_store

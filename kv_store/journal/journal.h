@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "core/base/status.h"
-#include "core/base/wire.h"
 
 namespace rocksdb {
 class WriteBatch;
@@ -52,8 +51,15 @@ struct JournalPosition {
   JournalPosition Branched() const;
 };
 
+/// Whether branches began in their order, each once, and not behind the last change.
+bool IsPossible(const JournalPosition& position);
+
 /// Of a database that is new.
 JournalPosition NewJournal();
+
+/// 16 bytes of BLAKE2b: they stand behind a record that tells what a database is.
+using Checksum = std::array<std::byte, 16>;
+Checksum ChecksumOf(std::span<const std::byte> bytes);
 
 /// Where the position lies in the database, and what lies there: version uint8 1, sequence uint64,
 /// branches (list of id uint64, begun uint64), checksum (16 bytes of BLAKE2b over these).
@@ -72,6 +78,9 @@ struct JournalChange {
   bool operator==(const JournalChange&) const = default;
 };
 
+/// Whether the range is one, and the position, which comes with the entry, is left alone.
+bool IsPossible(const JournalChange& change);
+
 /// Changes that are made together.
 struct JournalEntry {
   JournalPosition at;  // behind them
@@ -82,11 +91,5 @@ struct JournalEntry {
 
 /// Adds them, and the position, to what is to be written.
 void AddTo(rocksdb::WriteBatch& batch, const JournalEntry& entry);
-
-// On the wire, as their fields come. Readers have limits, and fail for what cannot be.
-void WritePosition(const JournalPosition& position, core::WireWriter& writer);
-JournalPosition ReadPosition(core::WireReader& reader);
-void WriteEntry(const JournalEntry& entry, core::WireWriter& writer);
-JournalEntry ReadEntry(core::WireReader& reader);
 
 }  // namespace tandem::kv_store

@@ -30,7 +30,7 @@ ordered_json LogprobsJson(std::span<const parallel::TokenLogprobs> logprobs) {
 }
 
 ordered_json AnswerJson(const frontend::Answer& answer) {
-  const frontend::AnswerUsage& usage = answer.usage;
+  const parallel::Usage& usage = answer.usage;
   ordered_json document = {{"tokens", answer.tokens},
                            {"text", answer.text},
                            {"finish_reason", frontend::FinishReasonName(answer.reason)}};
@@ -44,13 +44,13 @@ ordered_json AnswerJson(const frontend::Answer& answer) {
     return seconds > 0 ? tokens / seconds : 0;
   };
   document["timings"] = {
-      {"queue_seconds", answer.timings.queue_seconds},
-      {"prefill_seconds", answer.timings.prefill_seconds},
-      {"decode_seconds", answer.timings.decode_seconds},
-      {"prefill_tokens_per_second", rate(usage.prompt_tokens, answer.timings.prefill_seconds)},
+      {"queue_seconds", usage.queue_seconds},
+      {"prefill_seconds", usage.prefill_seconds},
+      {"decode_seconds", usage.decode_seconds},
+      {"prefill_tokens_per_second", rate(usage.prompt_tokens, usage.prefill_seconds)},
       // The first token comes out of the prefill.
       {"decode_tokens_per_second",
-       rate(std::max(0, usage.completion_tokens - 1), answer.timings.decode_seconds)}};
+       rate(std::max(0, usage.completion_tokens - 1), usage.decode_seconds)}};
   return document;
 }
 

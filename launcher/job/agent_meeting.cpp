@@ -3,12 +3,13 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "kv_store/agent_link/agent_codec.h"
+#include "parallel/communicators/gather_messages.h"
 #include "parallel/control/control_address.h"
 #include "parallel/control/host_addresses.h"
 
@@ -17,19 +18,6 @@ namespace {
 
 using kv_store::AgentPeer;
 using parallel::HostAddresses;
-
-/// What a rank tells of its agent. It travels as its bytes: all ranks run the same build.
-struct Card {
-  char there;  // 0: this rank tells of none
-  char host[256];
-  char endpoint[257];
-  char public_key[41];
-};
-
-template <size_t size>
-void CopyText(const std::string& from, char (&to)[size]) {
-  std::memcpy(to, from.data(), std::min(from.size(), size - 1));
-}
 
 /// The best address of this host for those of other hosts.
 absl::StatusOr<std::string> AddressForOthers(const std::string& wanted, const HostAddresses& own,
@@ -45,17 +33,11 @@ absl::StatusOr<std::string> AddressForOthers(const std::string& wanted, const Ho
   return chosen->front().text;
 }
 
-absl::StatusOr<Card> ListenForOthers(HostKv& kv, const std::string& wanted,
-                                     const HostAddresses& own,
-                                     const std::vector<HostAddresses>& all) {
+absl::StatusOr<AgentPeer> ListenForOthers(HostKv& kv, const std::string& wanted,
+                                          const HostAddresses& own,
+                                          const std::vector<HostAddresses>& all) {
   TANDEM_ASSIGN_OR_RETURN(const std::string address, AddressForOthers(wanted, own, all));
-  TANDEM_ASSIGN_OR_RETURN(const AgentPeer self, kv.agent().Listen(address));
-  Card card{};
-  card.there = 1;
-  CopyText(self.host, card.host);
-  CopyText(self.endpoint, card.endpoint);
-  CopyText(self.public_key, card.public_key);
-  return card;
+  return kv.agent().Listen(address);
 }
 
 }  // namespace
@@ -72,23 +54,20 @@ absl::Status MeetAgents(parallel::Communicator& world, HostKv* kv, const ModelOp
   meeting.copies = static_cast<uint32_t>(options.state.kv_replicas);
   if (several) {
     TANDEM_ASSIGN_OR_RETURN(const auto all, parallel::GatherHostAddresses(world));
-    Card mine{};
+    std::optional<AgentPeer> mine;  // none: this rank tells of none
     if (speaks) {
-      const auto card = ListenForOthers(*kv, options.control_interface,
+      const auto self = ListenForOthers(*kv, options.control_interface,
                                         all[static_cast<size_t>(world.rank())], all);
-      if (card.ok()) {
-        mine = *card;
+      if (self.ok()) {
+        mine = *self;
       } else {
-        warn(card.status());
+        warn(self.status());
       }
     }
-    std::vector<Card> cards(static_cast<size_t>(world.size()));
-    TANDEM_RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(&mine, 1)),
-                                           std::as_writable_bytes(std::span(cards)), {}));
-    for (const Card& card : cards) {
-      if (card.there == 0 || std::strcmp(card.public_key, mine.public_key) == 0) continue;
-      meeting.peers.push_back(
-          {.host = card.host, .endpoint = card.endpoint, .public_key = card.public_key});
+    TANDEM_ASSIGN_OR_RETURN(const auto peers, parallel::GatherMessages(world, mine));
+    for (const std::optional<AgentPeer>& peer : peers) {
+      if (!peer || (mine && peer->public_key == mine->public_key)) continue;
+      meeting.peers.push_back(*peer);
     }
     // No agent remembers more; it gets those of the first ranks.
     if (meeting.peers.size() > kv_store::kMostAgentPeers) {

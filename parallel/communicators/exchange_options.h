@@ -9,11 +9,11 @@ struct ExchangeOptions {
   /// Sums of one message. Packed in 6 bytes each they stay below the 64 KiB that Open MPI's TCP
   /// sends at once; in larger messages a byte takes twice the time.
   int64_t segment = 10240;
-  /// All hosts send all to all where that costs a host at most so many more bytes than sums by
-  /// slices, which take one more way through the network.
+  /// Slices take one more way through the network than sending everything to everyone. If that
+  /// costs a host at most this many bytes more than slices, hosts send everything to everyone.
   int64_t bytes_of_a_way = int64_t{16} << 10;
-  /// From so many hosts on, fewer sums than so many a host go by MPI_Allreduce: what they cost is
-  /// messages, and that sends the fewest. Tried with 4 and 8 lab hosts.
+  /// With many_hosts or more, fewer than few_sums sums a host go by MPI_Allreduce, which sends the
+  /// fewest messages. Tried with 4 and 8 lab hosts.
   int64_t many_hosts = 4;
   int64_t few_sums = 2048;
 };

@@ -16,19 +16,19 @@ struct HostCollectiveOptions {
   /// Bytes of a rank's slot, a multiple of 64. Longer messages go in pieces of this size, which
   /// should fit a core's cache together with the other ranks' pieces.
   int64_t slot_bytes = int64_t{128} << 10;
-  /// All-reduces of at most so many bytes to read a rank are added by every rank for itself;
-  /// longer ones by slices, which takes a second meeting but less reading.
+  /// If a rank would read at most this many bytes, every rank adds up the whole all-reduce. Above,
+  /// each rank adds up a slice: that takes a second meeting but less reading.
   int64_t one_shot_bytes = int64_t{32} << 10;
   /// Parts of at least so many bytes may be written to a slot past the caches (ChooseStores).
   int64_t stream_bytes = int64_t{2} << 10;
 };
 
-/// How long a rank that waits for another polls before it sleeps until it is woken; 0 where ranks
-/// have no processors of their own.
+/// How long a waiting rank polls before it sleeps; 0 where ranks share processors.
 ///
-/// Short, and without sched_yield: who polls or yields uses up or gives away its time, and then
-/// waits behind a busy neighbour; who sleeps goes first when it is woken. With one foreign busy
-/// loop on two processors, decoding with yields was 5 to 10 times slower, on quiet ones not faster.
+/// The time is short, and there is no sched_yield: the system lets a thread that polled or yielded
+/// wait behind a busy neighbour, but runs a thread that slept as soon as it is woken. With one
+/// foreign busy loop on two processors, decoding with yields was 5 to 10 times slower; on quiet
+/// processors it was not faster.
 struct CollectivePatience {
   std::chrono::microseconds spin{20};
 };
@@ -36,15 +36,15 @@ struct CollectivePatience {
 /// Where the ranks of one host meet, in memory that they share: reductions and gathers without
 /// system calls.
 ///
-/// The memory holds a place for each rank (how often it has arrived, and at what) and two slots a
-/// rank. A meeting: each rank writes its part to its slot of this meeting, counts its arrival up
-/// (release), waits for the arrivals of those it needs (acquire), and reads their slots. The slots
-/// alternate, so that one exchange a meeting suffices: a slot is written again two meetings later,
-/// and its readers have arrived at the one between only after they had read it.
+/// The memory holds for each rank a place (how often it has arrived, and at what) and two slots.
+/// In a meeting each rank writes its part to its slot, counts its arrival (release), waits for the
+/// arrivals of the ranks it needs (acquire), and reads their slots. Meetings use the two slots in
+/// turn. A rank arrives at a meeting only after it has read the slots of the one before, so a slot
+/// that is written two meetings later has been read by all.
 ///
 /// The rules of core::Collective hold: same operations in the same order and sizes, from one thread
-/// at a time. A rank that asks for another size is named; nothing else can go wrong here. A rank
-/// that never arrives is waited for until the process ends (the watchdog's part).
+/// at a time. If a rank asks for another size, the error names it; there are no other errors. For a
+/// rank that never arrives the others wait until the process ends; the watchdog reports it.
 class HostCollective {
  public:
   /// Bytes of a rank's place, at the beginning of which stands its count of arrivals, 4 bytes. The
@@ -63,13 +63,12 @@ class HostCollective {
   /// this object. rank: among the ranks that meet here.
   HostCollective(std::byte* memory, int rank, int ranks, const HostCollectiveOptions& options);
 
-  /// Tries, all ranks together, whether slots are better written past the caches, and keeps to
-  /// that.
+  /// Measures whether slots are better written past the caches, and then writes them so. Called by
+  /// all ranks together. Takes about 2 ms; does nothing where ranks do not poll.
   ///
-  /// A slot's lines are in the cache of the rank that read them last. Where that cache is far
-  /// (another core complex or socket), taking them back one by one costs several times what memory
-  /// does; where ranks share a cache, staying in it is better. Takes about 2 ms; without polling
-  /// there is nothing to measure, and nothing is done.
+  /// A slot's lines are in the cache of the rank that read them last. If that cache is far (another
+  /// core complex or socket), fetching them back line by line costs several times as much as
+  /// writing to memory. If the ranks share a cache, staying in it is faster.
   absl::Status ChooseStores();
 
   void set_patience(const CollectivePatience& patience) { patience_ = patience; }
@@ -82,10 +81,10 @@ class HostCollective {
   /// Everyone's `mine` in rank order into `all`; all.size() == ranks() * mine.size().
   absl::Status AllGather(std::span<const std::byte> mine, std::span<std::byte> all);
 
-  /// Adds `values` over the ranks of this host and of other hosts, in place. Piece by piece, the
-  /// first `owners` ranks sum a slice each over this host, pass it to `between_hosts`, which adds
-  /// the other hosts' sums in place, and hand the result to the rest. `owners`: 1 to ranks().
-  /// Its errors are the errors of this rank only, which still meets the others.
+  /// Adds `values` over the ranks of this host and of other hosts, in place. Of each piece, the
+  /// first `owners` ranks (1 to ranks()) sum a slice each over this host. `between_hosts` adds the
+  /// other hosts' sums to that slice in place, and all ranks read the result. If `between_hosts`
+  /// fails, only this rank gets its error, and it still meets the others.
   absl::Status AllReduceSum(std::span<int64_t> values, int owners,
                             absl::FunctionRef<absl::Status(std::span<int64_t>)> between_hosts);
 

@@ -19,12 +19,12 @@ enum class SumPrecision { kExact, kRounded };
 
 /// All-reduce of int64 between hosts by MPI messages.
 ///
-/// Every host owns a slice of the sums. It gets the others' parts of it (packed, sum_packing.h),
-/// adds them up and sends everyone the totals: rounded to float32 already, where that is all that
-/// is asked for. Few sums are sent whole to everybody instead, who adds them for itself; between
-/// many hosts they are left to MPI_Allreduce. All else goes in segments through a pipeline, so that
-/// a host packs and adds while other segments travel; memory is bounded by kSlots segments a host
-/// and kind.
+/// Every host owns a slice of the sums. It receives the others' parts of its slice (packed,
+/// sum_packing.h), adds them up and sends everyone the totals; with kRounded they travel as
+/// float32. If there are few sums, every host sends all of them to every other instead, and each
+/// adds them up; between many hosts MPI_Allreduce does that. Slices go in segments through a
+/// pipeline: a host packs and adds one segment while others travel. Memory is bounded by kSlots
+/// segments a host and kind.
 ///
 /// All hosts call the same operations in the same order and sizes, from one thread at a time (that
 /// of MPI). What arrives is checked against the sizes that follow from the call. After an error the

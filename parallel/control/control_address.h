@@ -30,9 +30,10 @@ bool SameNetwork(const NetworkAddress& a, const NetworkAddress& b);
 
 /// The addresses of rank 0 on which the others should try to reach it, best first.
 ///
-/// wanted: an interface name or an address of `own`, or empty: then those whose network every other
-/// host is in with another address (so a bridge that all hosts have alike is no candidate); if
-/// there are none (a routed network), all. others: addresses of each rank on another host.
+/// wanted: an interface name or an address of `own`, or empty. If it is empty, an address qualifies
+/// when every other host has a different address in its network. (On a bridge that all hosts have
+/// alike, they have the same one.) If none qualifies (a routed network), all addresses are tried.
+/// others: addresses of each rank on another host.
 /// kInvalidArgument, listing what there is, if `wanted` is not here; kFailedPrecondition if this
 /// machine has no address.
 absl::StatusOr<std::vector<NetworkAddress>> ChooseControlAddresses(

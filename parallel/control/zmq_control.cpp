@@ -3,10 +3,10 @@
 #include <sodium.h>
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "parallel/communicators/agree_on_status.h"
+#include "parallel/communicators/gather_messages.h"
 #include "parallel/control/control_address.h"
 #include "parallel/control/host_addresses.h"
 #include "parallel/control/zmq_control_follower.h"
@@ -15,10 +15,13 @@
 namespace tandem::parallel {
 namespace {
 
-/// A public key, as it lies in memory: all ranks run the same build.
-struct KeyCard {
-  char public_key[41];
+struct PublicKey {
+  std::string text;  // Z85
 };
+template <typename Archive>
+void Fields(Archive& archive, PublicKey& key) {
+  archive(core::AtMost(key.text, 40, "characters of a key"));
+}
 
 /// What rank 0 binds: an abstract Unix socket (it leaves no file behind, and is private to the
 /// network namespace) where nobody is elsewhere, else TCP with ports the system chooses.
@@ -40,11 +43,11 @@ absl::StatusOr<std::vector<std::string>> EndpointsToBind(const ZmqControlOptions
 
 absl::StatusOr<std::unique_ptr<ZmqControlLeader>> OpenLeader(
     const ZmqControlOptions& options, const kv_store::CurveKeys& keys,
-    const std::vector<KeyCard>& cards, const std::vector<HostAddresses>& hosts,
+    const std::vector<PublicKey>& all_keys, const std::vector<HostAddresses>& hosts,
     const Communicator& world) {
   TANDEM_ASSIGN_OR_RETURN(std::vector<std::string> endpoints, EndpointsToBind(options, hosts));
   std::vector<std::string> public_keys;
-  for (const KeyCard& card : cards) public_keys.emplace_back(card.public_key);
+  for (const PublicKey& key : all_keys) public_keys.push_back(key.text);
   return ZmqControlLeader::Create({.hosts = world.hosts(),
                                    .public_keys = std::move(public_keys),
                                    .keys = keys,
@@ -68,17 +71,13 @@ absl::StatusOr<ControlEnd> ConnectZmqControl(const ZmqControlOptions& options,
                                              Communicator& world) {
   const kv_store::CurveKeys keys = kv_store::MakeCurveKeys();
   TANDEM_ASSIGN_OR_RETURN(const std::vector<HostAddresses> hosts, GatherHostAddresses(world));
-  KeyCard mine{};
-  std::memcpy(mine.public_key, keys.public_key.data(),
-              std::min(keys.public_key.size(), sizeof(mine.public_key) - 1));
-  std::vector<KeyCard> cards(static_cast<size_t>(world.size()));
-  TANDEM_RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(&mine, 1)),
-                                         std::as_writable_bytes(std::span(cards)), {}));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<PublicKey> all_keys,
+                          GatherMessages(world, PublicKey{keys.public_key}));
   absl::Status status;
   std::string endpoints;
   std::unique_ptr<ZmqControlLeader> leader;
   if (world.rank() == 0) {
-    auto opened = OpenLeader(options, keys, cards, hosts, world);
+    auto opened = OpenLeader(options, keys, all_keys, hosts, world);
     status = opened.status();
     if (opened.ok()) {
       leader = std::move(opened).value();
@@ -95,7 +94,7 @@ absl::StatusOr<ControlEnd> ConnectZmqControl(const ZmqControlOptions& options,
   } else {
     auto follower = ZmqControlFollower::Connect({.rank = world.rank(),
                                                  .leader_host = world.hosts()[0],
-                                                 .leader_key = cards[0].public_key,
+                                                 .leader_key = all_keys[0].text,
                                                  .keys = keys,
                                                  .endpoints = Lines(endpoints),
                                                  .patience = options.patience,

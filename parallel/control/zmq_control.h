@@ -27,10 +27,12 @@ struct ControlEnd {
   std::unique_ptr<ControlFollower> follower;
 };
 
-/// Connects rank 0 with every follower over ZeroMQ, encrypted and authenticated: every rank makes a
-/// CURVE key pair for this run alone, the public keys and rank 0's address go through `world`, and
-/// rank 0 lets nobody else in. Called by all ranks together; an error of one is an error of all:
-/// kUnavailable for a follower that does not reach rank 0, naming both and the addresses tried.
+/// Connects rank 0 with every follower over ZeroMQ, encrypted and authenticated.
+///
+/// Every rank makes a CURVE key pair for this run alone. The public keys and rank 0's address go
+/// through `world`, and rank 0 lets nobody else in. Called by all ranks together; an error of one
+/// is an error of all. kUnavailable if a follower does not reach rank 0, naming both and the
+/// addresses tried.
 absl::StatusOr<ControlEnd> ConnectZmqControl(const ZmqControlOptions& options, Communicator& world);
 
 }  // namespace tandem::parallel

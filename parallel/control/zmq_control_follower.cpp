@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "core/base/wire.h"
 #include "parallel/control/control_frames.h"
 
 namespace tandem::parallel {
@@ -58,11 +57,8 @@ bool ZmqControlFollower::TryEndpoint(const std::string& endpoint,
   monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, dealer_, "control-follower");
   dealer_.connect(endpoint);
 
-  core::WireWriter hello;
-  hello.Number(static_cast<uint8_t>(ControlFrame::kHello));
-  hello.Number(kControlVersion);
-  hello.Number<int32_t>(options_.rank);
-  if (kv_store::TrySend(dealer_, "", hello.bytes()) != kv_store::SendOutcome::kSent) return false;
+  const auto hello = FrameOf(ControlFrame::kHello, ControlHello{.rank = options_.rank});
+  if (kv_store::TrySend(dealer_, "", hello) != kv_store::SendOutcome::kSent) return false;
   zmq::pollitem_t items[] = {{dealer_.handle(), 0, ZMQ_POLLIN, 0}};
   if (zmq::poll(items, 1, patience) == 0) return false;
   zmq::message_t frame;
@@ -99,7 +95,7 @@ absl::StatusOr<std::vector<std::byte>> ZmqControlFollower::Receive() {
 }
 
 void ZmqControlFollower::Report(const RecordReport& report) {
-  std::vector<std::byte> frame = {static_cast<std::byte>(ControlFrame::kReport)};
+  std::vector<std::byte> frame = FrameOf(ControlFrame::kReport);
   const std::vector<std::byte> encoded = EncodeRecordReport(report);
   frame.insert(frame.end(), encoded.begin(), encoded.end());
   {
@@ -120,13 +116,10 @@ void ZmqControlFollower::SendReports() {
 }
 
 absl::Status ZmqControlFollower::Acknowledge(uint64_t step, const Digest& digest) {
-  core::WireWriter frame;
-  frame.Number(static_cast<uint8_t>(ControlFrame::kAck));
-  frame.Number(step);
-  frame.Raw(std::as_bytes(std::span(digest)));
+  const auto frame = FrameOf(ControlFrame::kAck, Acknowledgement{.step = step, .digest = digest});
   try {
     SendReports();
-    if (kv_store::TrySend(dealer_, "", frame.bytes()) == kv_store::SendOutcome::kSent)
+    if (kv_store::TrySend(dealer_, "", frame) == kv_store::SendOutcome::kSent)
       return absl::OkStatus();
   } catch (const zmq::error_t& error) {
     return Internal("control channel: {}", error.what());
@@ -135,12 +128,11 @@ absl::Status ZmqControlFollower::Acknowledge(uint64_t step, const Digest& digest
 }
 
 void ZmqControlFollower::Fail(const absl::Status& why) {
-  core::WireWriter frame;
-  frame.Number(static_cast<uint8_t>(ControlFrame::kFailed));
-  frame.Text(Message(why).substr(0, kLongestReason));
+  const auto frame =
+      FrameOf(ControlFrame::kFailed, ControlFailure{.why = Message(why).substr(0, kLongestReason)});
   try {
     dealer_.set(zmq::sockopt::linger, kLingerMilliseconds);
-    kv_store::TrySend(dealer_, "", frame.bytes());
+    kv_store::TrySend(dealer_, "", frame);
   } catch (const zmq::error_t&) {
     // Rank 0 learns from the broken connection.
   }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "core/base/wire.h"
 #include "parallel/control/control_frames.h"
 
 namespace tandem::parallel {
@@ -17,7 +16,6 @@ constexpr std::chrono::seconds kSuspicion{1};
 constexpr std::chrono::milliseconds kPingInterval{10};
 // When the channel is closed, followers have this long to read the last plan and hang up.
 constexpr std::chrono::milliseconds kLinger{1000};
-constexpr size_t kLongestFrame = 1 << 16;
 
 std::map<std::string, std::string> Users(const std::vector<std::string>& public_keys) {
   std::map<std::string, std::string> users;
@@ -26,8 +24,6 @@ std::map<std::string, std::string> Users(const std::vector<std::string>& public_
   }
   return users;
 }
-
-std::vector<std::byte> FrameOf(ControlFrame kind) { return {static_cast<std::byte>(kind)}; }
 
 }  // namespace
 
@@ -214,13 +210,15 @@ void ZmqControlLeader::Receive() {
 
 void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
   core::WireReader reader("control frame", frame);
-  switch (static_cast<ControlFrame>(reader.Number<uint8_t>())) {
+  uint8_t kind = 0;
+  reader(kind);
+  switch (static_cast<ControlFrame>(kind)) {
     case ControlFrame::kHello: {
-      const auto version = reader.Number<uint16_t>();
-      const auto claimed = reader.Number<int32_t>();
-      if (!reader.Finish().ok() || version != kControlVersion || claimed != rank) {
-        return Lost(
-            rank, fmt::format("speaks control version {}, expected {}", version, kControlVersion));
+      ControlHello hello;
+      reader(hello);
+      if (!reader.Finish().ok() || hello.version != kControlVersion || hello.rank != rank) {
+        return Lost(rank, fmt::format("speaks control version {}, expected {}", hello.version,
+                                      kControlVersion));
       }
       SendTo(rank, FrameOf(ControlFrame::kWelcome));
       const std::lock_guard lock(mutex_);
@@ -229,9 +227,8 @@ void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
       return;
     }
     case ControlFrame::kAck: {
-      Acknowledgement acknowledgement{
-          .rank = rank, .step = reader.Number<uint64_t>(), .digest = {}};
-      for (uint8_t& byte : acknowledgement.digest) byte = reader.Number<uint8_t>();
+      Acknowledgement acknowledgement{.rank = rank};
+      reader(acknowledgement);
       if (reader.Finish().ok()) return events_.Acknowledged(acknowledgement);
       break;
     }
@@ -242,8 +239,9 @@ void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
       return events_.Reported(*report);
     }
     case ControlFrame::kFailed: {
-      const std::string why = reader.Text(kLongestFrame, "reasons");
-      if (reader.Finish().ok()) return Lost(rank, "failed: " + why);
+      ControlFailure failure;
+      reader(failure);
+      if (reader.Finish().ok()) return Lost(rank, "failed: " + failure.why);
       break;
     }
     default:

@@ -49,9 +49,9 @@ struct CoordinatorOptions {
 /// The engine of rank 0: a thread that schedules, runs and commits steps as long as there is work,
 /// and sleeps otherwise.
 ///
-/// The thread that constructs it must call the communicator no more: the step thread does, and it
-/// alone. When a rank dies or a step fails, all open requests end with that status and so does
-/// every later Submit; the process can then only be ended.
+/// Once it is constructed, only its step thread may call the communicator. When a rank dies or a
+/// step fails, all open requests end with that status, and every later Submit returns it; all that
+/// is left to do then is to end the process.
 /// Destruction ends open requests with kUnavailable, stops the followers, and joins the thread.
 /// Thread safety: as Engine.
 class Coordinator final : public Engine {

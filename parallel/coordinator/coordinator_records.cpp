@@ -52,7 +52,7 @@ void Coordinator::TakeRecordNews(const Inbox& inbox) {
   }
   if (late.empty()) return;
   const std::lock_guard lock(mutex_);
-  status_.records.late += late.size();
+  status_.late_fetches += late.size();
 }
 
 void Coordinator::AskForRecords() {
@@ -67,26 +67,16 @@ void Coordinator::TellHeld(const PendingDurableAnswers::Held& held) {
   open_.Finish(held.id, held.reason, absl::OkStatus(), held.saved);
   if (held.saved) return;
   const std::lock_guard lock(mutex_);
-  ++status_.records.not_durable;
+  ++status_.not_durable;
 }
 
 void Coordinator::CountRecords(const RecordReport& report) {
   if (report.rank < 0 || static_cast<size_t>(report.rank) >= record_counts_.size()) return;
   record_counts_[static_cast<size_t>(report.rank)] = report.counts;
   RecordCounts sum;
-  for (const RecordCounts& counts : record_counts_) {
-    sum.put += counts.put;
-    sum.dropped += counts.dropped;
-    sum.refused += counts.refused;
-    sum.fetched += counts.fetched;
-    sum.damaged += counts.damaged;
-  }
+  for (const RecordCounts& counts : record_counts_) sum += counts;
   const std::lock_guard lock(mutex_);
-  status_.records.put = sum.put;
-  status_.records.dropped = sum.dropped;
-  status_.records.refused = sum.refused;
-  status_.records.fetched = sum.fetched;
-  status_.records.damaged = sum.damaged;
+  status_.records = sum;
 }
 
 std::optional<Clock::time_point> Coordinator::NextRecordDeadline() const {

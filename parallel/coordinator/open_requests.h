@@ -12,9 +12,9 @@ namespace tandem::parallel {
 
 /// The requests that have not finished, with their sinks and clocks.
 ///
-/// Calls of sinks are serialized by a lock of their own, which no other method takes: a sink may
-/// hold locks that callers of Add hold too. on_finish comes exactly once and last, even when the
-/// engine dies on one thread while another delivers tokens. Thread safety: all methods.
+/// A lock of its own serializes the calls of sinks. Add does not take it, so a sink may take locks
+/// that callers of Add hold. on_finish comes exactly once and last, even when the engine dies on
+/// one thread while another delivers tokens. Thread safety: all methods.
 class OpenRequests {
  public:
   void Add(RequestId id, EngineSink sink, int32_t prompt_tokens);

@@ -12,8 +12,8 @@
 
 namespace tandem::parallel {
 
-/// Durable requests that are done, but whose end is not told yet: all ranks must have flushed their
-/// records first, or a deadline have passed. Thread safety: none.
+/// Durable requests that are done, but whose clients are not told so yet: that waits until all
+/// ranks have flushed their records, or until a deadline. Thread safety: none.
 class PendingDurableAnswers {
  public:
   using Time = std::chrono::steady_clock::time_point;
@@ -30,11 +30,11 @@ class PendingDurableAnswers {
   void Hold(RequestId id, FinishReason reason, Time now);
   /// A plan with a flush mark has left.
   void MarkLeft(uint64_t step);
-  /// A rank's report: who is safe now, or for certain not.
+  /// Takes a rank's report. Returns the requests whose outcome it decides.
   std::vector<Held> Take(const RecordReport& report);
-  /// Who has waited long enough.
+  /// The requests whose deadline has passed.
   std::vector<Held> TakeLate(Time now);
-  /// Somebody who waits no longer; nothing if it is not here.
+  /// Takes a request out; nothing if it is not here.
   std::optional<Held> Release(RequestId id);
   std::vector<Held> ReleaseAll();
   std::optional<Time> next_deadline() const;

@@ -13,12 +13,11 @@ namespace tandem::parallel {
 
 /// One rank's part of the engine, from a loaded shard to the end. Called by all ranks together.
 ///
-/// Rank 0 gets the engine back at once; from then on its step thread, and nobody else, uses `world`
-/// and `model`, which must outlive it. Every other rank follows plans and returns when rank 0's
-/// engine is destroyed: null, or the error that ended this rank. After an error the caller gives
-/// rank 0 about a second to answer its clients (it has been told), then calls world.Abort and ends
-/// the process.
-/// Errors at startup are the same on all ranks and name the rank that had it.
+/// Rank 0 gets the engine at once. From then on only the engine's step thread uses `world` and
+/// `model`, which must outlive it. Every other rank follows plans until rank 0's engine is
+/// destroyed (null) or an error ends this rank. Rank 0 has then been told; the caller gives it
+/// about a second to answer its clients, calls world.Abort and ends the process. Errors at startup
+/// are the same on all ranks and name the rank that had it.
 absl::StatusOr<std::unique_ptr<Coordinator>> RunRank(const RankOptions& options,
                                                      Communicator& world, core::Model& model);
 

@@ -11,6 +11,7 @@
 #include "core/base/status.h"
 #include "core/sampling/logprobs.h"
 #include "core/sampling/sampler.h"
+#include "parallel/plan/record_counts.h"
 
 namespace tandem::parallel {
 
@@ -27,8 +28,8 @@ struct EngineRequest {
   /// Set: every answer token comes with its log-probability and those of this many best tokens, 0
   /// to kMostLogprobs.
   std::optional<int32_t> logprobs;
-  /// And so does every prompt token from the second on. No cached pages are taken then: the logits
-  /// of their tokens are not kept.
+  /// The same for every prompt token from the second on. Takes no cached pages, since the logits of
+  /// their tokens are not kept.
   bool prompt_logprobs = false;
 
   uint64_t tenant = 0;   // cached pages are shared only among requests of one tenant
@@ -37,8 +38,8 @@ struct EngineRequest {
   bool reuse = true;     // take cached pages of the same prefix
   bool speculate =
       true;  // let the engine guess ahead, where it does at all; the answer is the same
-  /// The end waits until what was computed would be found again after a kill -9 of every process,
-  /// or for a deadline (Finish::saved says which). Tokens come as ever.
+  /// on_finish waits until the records of this request survive a kill -9 of every process, or until
+  /// a deadline (Finish::saved says which). Tokens are not delayed.
   bool durable = false;
 };
 
@@ -77,7 +78,7 @@ struct ReusedFrom {
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kFailed };
 
 struct Usage {
-  int32_t prompt_tokens = 0;
+  int32_t prompt_tokens = 0;  // the whole input: template, start token and reused tokens included
   int32_t completion_tokens = 0;
   int32_t reused_tokens = 0;    // of the prompt, from cached pages or records
   ReusedFrom reused_from = {};  // the same
@@ -96,8 +97,8 @@ struct Finish {
   FinishReason reason = FinishReason::kStop;
   absl::Status status;  // set when kFailed: what went wrong, naming rank and host where it was one
   Usage usage;
-  /// Only of durable requests: all records are where they outlive the processes. False when they
-  /// did not get there in time, or the request did not end by itself.
+  /// Only of durable requests: all records are where they survive the processes. False if they did
+  /// not get there in time, or if the request was cancelled or failed.
   bool saved = false;
 };
 
@@ -107,8 +108,8 @@ struct EngineSink {
   std::function<void(std::span<const int32_t> tokens)> on_tokens;
   /// logits: [vocab] of prompt position `position`, ascending. Only with want_prompt_logits.
   std::function<void(int64_t position, std::span<const float> logits)> on_logits;
-  /// Of the tokens at `position` and after it, ascending; answer tokens come before on_tokens tells
-  /// of them. Only with logprobs.
+  /// Of the tokens from `position` on, ascending. Comes before on_tokens for the same answer
+  /// tokens. Only with logprobs.
   std::function<void(int64_t position, std::span<const TokenLogprobs> logprobs)> on_logprobs =
       nullptr;
   std::function<void(const Finish& finish)> on_finish;  // exactly once, last
@@ -123,17 +124,6 @@ struct RankStatus {
   std::string device;
 };
 
-/// What has become of the records of all ranks, as far as they have told.
-struct RecordStatus {
-  uint64_t put = 0;          // given to the tiers
-  uint64_t dropped = 0;      // not even that: too many were waiting
-  uint64_t refused = 0;      // in batches that a tier did not take whole
-  uint64_t fetched = 0;      // got from the tiers, whole
-  uint64_t damaged = 0;      // got from the tiers, but not what they should be
-  uint64_t late = 0;         // fetches that were given up
-  uint64_t not_durable = 0;  // durable requests that ended without
-};
-
 struct EngineStatus {
   std::vector<RankStatus> ranks;
   int32_t running = 0;
@@ -145,7 +135,9 @@ struct EngineStatus {
   uint64_t reused_tokens = 0;   // those of them that came from cached pages or records
   ReusedFrom reused_from = {};  // the same
   bool keeps_records = false;   // all ranks have a tier
-  RecordStatus records = {};
+  RecordCounts records = {};    // of all ranks, as far as they have told
+  uint64_t late_fetches = 0;    // fetches that were given up
+  uint64_t not_durable = 0;     // durable requests that ended without
   uint64_t preemptions = 0;
   uint64_t drafted_tokens = 0;
   uint64_t accepted_tokens = 0;
@@ -172,8 +164,8 @@ class Engine {
 
   virtual absl::StatusOr<EngineStatus> Status() = 0;
 
-  /// OK while the engine can answer; otherwise why not. The first error sticks, except kUnknown:
-  /// the engine is gone, and why is being found out.
+  /// OK while the engine can answer; otherwise why not. The first error sticks. kUnknown: the
+  /// engine is gone, and the reason, which replaces this status, is not known yet.
   virtual absl::Status Health() = 0;
 };
 

@@ -6,8 +6,8 @@
 
 namespace tandem::parallel {
 
-/// Whose turn it is: what each client has been served so far. Whoever has had least goes first, so
-/// clients share what there is however many requests each of them sends.
+/// What each client has been served so far. The client that has had least goes first, so clients
+/// get equal shares however many requests each of them sends.
 ///
 /// A client that comes (back) starts at what the least served of the present ones has had: absence
 /// earns no credit. Source: Sheng et al. 2024, "Fairness in Serving Large Language Models" (virtual

@@ -21,10 +21,9 @@ namespace tandem::parallel {
 
 /// An engine in another process, behind its EngineServer.
 ///
-/// When the link breaks, all open requests end with kUnavailable. The link alone cannot tell why,
-/// so the end waits up to `reason_wait` for somebody who knows more: the server's own last word, or
-/// a supervisor that calls MarkDead. Sinks are called from one thread of the link. Thread safety:
-/// as Engine.
+/// When the link breaks, all open requests end with kUnavailable. The link does not know why it
+/// broke, so they wait up to `reason_wait` for the reason: from the server (LinkDead) or from a
+/// supervisor (MarkDead). Sinks are called from one thread of the link. Thread safety: as Engine.
 class RemoteEngine final : public Engine {
  public:
   struct Options {

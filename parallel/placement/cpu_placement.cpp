@@ -10,6 +10,8 @@
 #include <memory>
 #include <set>
 
+#include "parallel/communicators/gather_messages.h"
+
 namespace tandem::parallel {
 namespace {
 
@@ -203,24 +205,18 @@ CpuPlacement PlaceRank(const std::vector<CpuCore>& all_cores, const std::vector<
   return placement;
 }
 
+template <typename Archive>
+void Fields(Archive& archive, CpuWish& wish) {
+  archive(wish.threads, core::AtMost(wish.allowed, 1 << 16, "processors"));
+}
+
 absl::StatusOr<CpuPlacement> AgreeOnPlacement(Communicator& world, Pinning pinning, int threads) {
   const CpuSet allowed = AllowedCpus();
-  // Every rank's note is as long as the longest.
-  std::vector<int64_t> sizes(static_cast<size_t>(world.size()));
-  sizes[static_cast<size_t>(world.rank())] = static_cast<int64_t>(allowed.size());
-  TANDEM_RETURN_IF_ERROR(world.AllReduceSum(sizes, {}));
-  const auto most = static_cast<size_t>(*std::max_element(sizes.begin(), sizes.end()));
-  std::vector<int32_t> note(most + 1);
-  note[0] = threads;
-  std::copy(allowed.begin(), allowed.end(), note.begin() + 1);
-  std::vector<int32_t> notes(note.size() * static_cast<size_t>(world.size()));
-  TANDEM_RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(note)),
-                                         std::as_writable_bytes(std::span(notes)), {}));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<CpuWish> all,
+                          GatherMessages(world, CpuWish{.allowed = allowed, .threads = threads}));
   std::vector<CpuWish> wishes;
-  for (size_t rank = 0; rank < sizes.size(); ++rank) {
-    if (world.hosts()[rank] != world.host()) continue;
-    const auto begin = notes.begin() + static_cast<std::ptrdiff_t>(rank * note.size());
-    wishes.push_back({.allowed = CpuSet(begin + 1, begin + 1 + sizes[rank]), .threads = *begin});
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    if (world.hosts()[rank] == world.host()) wishes.push_back(all[rank]);
   }
 
   absl::StatusOr<std::vector<CpuCore>> cores = CoresOfThisHost();

@@ -1,85 +1,37 @@
 #include "parallel/placement/world_check.h"
 
 #include <algorithm>
-#include <cstring>
 #include <map>
-#include <optional>
+
+#include "parallel/communicators/gather_messages.h"
 
 namespace tandem::parallel {
+
+template <typename Archive>
+void Fields(Archive& archive, WorldFact& fact) {
+  constexpr size_t kLongest = 1 << 20;
+  archive(core::AtMost(fact.name, kLongest, "bytes of a name"),
+          core::AtMost(fact.value, kLongest, "bytes of a value"));
+}
+
 namespace {
 
-constexpr size_t kMostBytes = 1 << 20;  // of one rank's facts
-constexpr size_t kMostRanksNamed = 8;   // in a message
-
-void AppendText(std::vector<std::byte>& bytes, std::string_view text) {
-  const auto size = static_cast<uint32_t>(text.size());
-  const auto raw = std::as_bytes(std::span(&size, 1));
-  bytes.insert(bytes.end(), raw.begin(), raw.end());
-  const auto content = std::as_bytes(std::span(text.data(), text.size()));
-  bytes.insert(bytes.end(), content.begin(), content.end());
-}
-
-/// Takes a text off the front of `bytes`; nothing where they are cut short.
-std::optional<std::string> TakeText(std::span<const std::byte>& bytes) {
-  uint32_t size = 0;
-  if (bytes.size() < sizeof(size)) return std::nullopt;
-  std::memcpy(&size, bytes.data(), sizeof(size));
-  bytes = bytes.subspan(sizeof(size));
-  if (bytes.size() < size) return std::nullopt;
-  std::string text(reinterpret_cast<const char*>(bytes.data()), size);
-  bytes = bytes.subspan(size);
-  return text;
-}
-
-std::vector<std::byte> Encode(std::span<const WorldFact> facts) {
-  std::vector<std::byte> bytes;
-  for (const WorldFact& fact : facts) {
-    AppendText(bytes, fact.name);
-    AppendText(bytes, fact.value);
-  }
-  return bytes;
-}
-
-std::optional<std::vector<WorldFact>> Decode(std::span<const std::byte> bytes) {
-  std::vector<WorldFact> facts;
-  while (!bytes.empty()) {
-    std::optional<std::string> name = TakeText(bytes);
-    if (!name.has_value()) return std::nullopt;
-    std::optional<std::string> value = TakeText(bytes);
-    if (!value.has_value()) return std::nullopt;
-    facts.push_back({*std::move(name), *std::move(value)});
-  }
-  return facts;
-}
+constexpr size_t kMostRanksNamed = 8;  // in a message
 
 /// Everyone's facts. [size()]
 absl::StatusOr<std::vector<std::vector<WorldFact>>> GatherFacts(Communicator& world,
                                                                 std::span<const WorldFact> facts) {
-  const std::vector<std::byte> mine = Encode(facts);
-  const auto ranks = static_cast<size_t>(world.size());
-  const uint64_t size = mine.size();
-  std::vector<uint64_t> sizes(ranks);
-  TANDEM_RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(&size, 1)),
-                                         std::as_writable_bytes(std::span(sizes)), {}));
-  const uint64_t largest = *std::max_element(sizes.begin(), sizes.end());
-  if (largest > kMostBytes) {
-    return InvalidArgument("the facts that ranks compare take {} bytes on rank {}, at most {}",
-                           largest, std::max_element(sizes.begin(), sizes.end()) - sizes.begin(),
-                           kMostBytes);
-  }
-  std::vector<std::byte> padded = mine;
-  padded.resize(largest);
-  std::vector<std::byte> all(ranks * largest);
-  TANDEM_RETURN_IF_ERROR(world.AllGather(padded, all, {}));
-  std::vector<std::vector<WorldFact>> gathered;
-  for (size_t r = 0; r < ranks; ++r) {
-    std::optional<std::vector<WorldFact>> decoded =
-        Decode(std::span(all).subspan(r * largest, sizes[r]));
-    if (!decoded.has_value()) {
+  core::WireWriter writer;
+  for (const WorldFact& fact : facts) writer(fact);
+  TANDEM_ASSIGN_OR_RETURN(const auto all, GatherBytes(world, writer.bytes()));
+  std::vector<std::vector<WorldFact>> gathered(all.size());
+  for (size_t r = 0; r < all.size(); ++r) {
+    core::WireReader reader("facts", all[r]);
+    while (reader.ok() && reader.left() > 0) reader(gathered[r].emplace_back());
+    if (!reader.ok()) {
       return FailedPrecondition("{} sent facts that cannot be read: is it another program?",
                                 RankOnHost(world, static_cast<int>(r)));
     }
-    gathered.push_back(*std::move(decoded));
   }
   return gathered;
 }

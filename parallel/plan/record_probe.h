@@ -10,8 +10,8 @@
 
 namespace tandem::parallel {
 
-/// Which of a request's tokens might be restored? Asked of rank 0's tier alone, so that neither a
-/// plan nor another rank is troubled with prompts that nobody has seen before.
+/// Asks rank 0's tier which of a request's tokens might be restored. Other ranks are not asked, so
+/// a prompt that is new costs neither a plan nor their time.
 struct RecordProbe {
   FetchId id = 0;  // of the fetch that may follow
   /// The blocks before this one need no records. Their hash, or the tenant's where there are none:
@@ -27,9 +27,9 @@ struct SavedTokens {
   kv_store::TierKind from = kv_store::TierKind::kHost;
 };
 
-/// The largest number of tokens, those of the blocks before included, up to which the tier has all
-/// records of `kv_head` that the next position sees; 0 if it has none that help. A tail is found
-/// without its length being known: all 63 lengths are asked for at once.
+/// The largest number of tokens, counted from the beginning, behind which the tier has all records
+/// of `kv_head` that the next position sees; 0 if it has none that help. The length of a tail is
+/// not known, so all 63 lengths are asked for at once.
 /// groups: [layer groups] Thread safety: as the tier's.
 SavedTokens FindSaved(kv_store::Tier& tier, const kv_store::Fingerprint& fingerprint,
                       const std::vector<core::KvLayerGroup>& groups, int32_t kv_head,

@@ -7,18 +7,9 @@
 
 #include "core/base/status.h"
 #include "kv_store/records/tier.h"
+#include "parallel/plan/record_counts.h"
 
 namespace tandem::parallel {
-
-/// What has become of a rank's records since it began.
-struct RecordCounts {
-  uint64_t put = 0;      // given to the tier
-  uint64_t dropped = 0;  // not even that: too many were waiting
-  uint64_t refused = 0;  // in batches that the tier did not take whole
-  uint64_t fetched = 0;  // got from the tier, whole
-  uint64_t damaged = 0;  // got from the tier, but not what they should be
-  bool operator==(const RecordCounts&) const = default;
-};
 
 /// What a rank tells rank 0 of its records, whenever it is ready: no step waits for it.
 struct RecordReport {

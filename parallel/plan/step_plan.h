@@ -77,9 +77,9 @@ struct FetchBlock {
   bool operator==(const FetchBlock&) const = default;
 };
 
-/// Records to be brought to the ranks' memory, of blocks one after the other. Every rank reports
-/// how many of them, from the front, it has whole and undamaged (RecordReport); it keeps them until
-/// a plan says that the fetch ends.
+/// Consecutive blocks whose records the ranks bring into their memory. Every rank reports how many
+/// of them, from the front, it has whole and undamaged (RecordReport). It keeps them until a plan
+/// ends the fetch.
 struct BlockFetch {
   FetchId id = 0;
   std::vector<FetchBlock> blocks;
@@ -93,8 +93,8 @@ enum class GatherLogits : uint8_t { kNone, kSampled, kAll };
 struct SequenceWork {
   SlotId slot = 0;
   int32_t start_position = 0;
-  /// The tokens' ids; none: one token, the one that this slot sampled last. So a plan can leave
-  /// before the step ahead of it has sampled.
+  /// The tokens' ids. None: the one token that this slot sampled last; so a plan can leave before
+  /// the step ahead of it has sampled.
   std::vector<int32_t> tokens;
   /// Guesses of what is sampled after them, computed along: a token is sampled after the last of
   /// `tokens` and after each guess that was right, up to the first wrong one. Only with `sample`.
@@ -114,9 +114,9 @@ struct SequenceWork {
   }
 };
 
-/// All that a rank needs to know to do a step together with the others: the number and sizes of
-/// collectives, and every allocation, follow from it and the plans before it alone. Only the
-/// coordinator decides when a sequence ends, so stop tokens and limits are not in it.
+/// All that a rank needs to do a step together with the others. The number and sizes of collectives
+/// and every allocation follow from this plan and the plans before it alone. Only the coordinator
+/// decides when a sequence ends, so stop tokens and limits are not in it.
 ///
 /// Order of execution: closed, opened, saves and then the flush mark, moves one after the other,
 /// ends and beginnings of fetches, then per sequence the table changes and history, the forward

@@ -13,18 +13,6 @@ namespace tandem::parallel {
 inline constexpr uint32_t kStepPlanMagic = 0x50535454;  // "TTSP" in little endian
 inline constexpr uint16_t kStepPlanVersion = 3;
 
-/// What a plan may hold at most; more is a corrupt plan.
-struct StepPlanLimits {
-  size_t slots = 1 << 16;
-  size_t tokens = 1 << 20;         // of one sequence in one step
-  size_t table_changes = 1 << 20;  // of one layer group of one sequence
-  size_t groups = 64;
-  size_t moves = 1 << 20;
-  size_t saves = 1 << 20;
-  size_t fetches = 1 << 16;  // begun or ended
-  size_t fetch_blocks = 1 << 20;
-};
-
 /// A plan as it travels, little endian throughout:
 ///   magic u32, version u16, flags u8 (bit 0 stop, bit 1 flush), epoch u64, step u64
 ///   closed:    count u32, slot i32 each

@@ -15,8 +15,7 @@ namespace tandem::parallel {
 /// Thread safety: none.
 class DraftIndex {
  public:
-  /// The end of the sequence stands earlier, too: `length` tokens of it, and token `next` came
-  /// then.
+  /// The last `length` tokens of the sequence stand earlier in it, too; there, `next` followed.
   struct Match {
     int32_t next = 0;
     int32_t length = 0;  // 0: nowhere; otherwise 2 to kLongestMatch
@@ -28,7 +27,7 @@ class DraftIndex {
   /// Of the longest matches the latest, among the last kMostCandidates places of the last pair.
   Match Find() const;
 
-  /// What came after the match, `count` tokens; where it runs into the end, it goes on with itself.
+  /// The `count` tokens that followed the match; at the end of the sequence they repeat.
   std::vector<int32_t> Continue(const Match& match, int32_t count) const;
 
   std::span<const int32_t> tokens() const { return tokens_; }

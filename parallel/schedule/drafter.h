@@ -11,13 +11,13 @@ namespace tandem::parallel {
 
 /// Guesses how one sequence goes on, from what it said before (prompt lookup), as far as it pays.
 ///
-/// Every token of the answer is held against what the index would have guessed, drafted or not, so
-/// the odds of a guess by the length of its match are known without trying. A draft is as long as
-/// its last token promises more than it costs. A ledger in tokens' worth of time bounds the loss
-/// whatever the text: a draft is paid for from what earlier ones saved and a small allowance for
-/// each token, so in all, drafts never cost more than kAllowance of the time, and kFirstAllowance.
-/// Source: Saxena 2023; Leviathan et al. 2023 (acceptance and gain).
-/// Thread safety: none.
+/// Every token of the answer is compared with what the index would have guessed, drafted or not. So
+/// the odds of a guess are known, by the length of its match, without trying. A draft grows as long
+/// as its last token promises more than it costs. A ledger, in tokens' worth of time, bounds the
+/// loss whatever the text: drafts are paid for with what earlier ones saved and with a small
+/// allowance for each token. So drafts never cost more than kFirstAllowance and a part kAllowance
+/// of the time. Source: Saxena 2023; Leviathan et al. 2023 (acceptance and gain). Thread safety:
+/// none.
 class Drafter {
  public:
   static constexpr int32_t kMostDrafts = 16;

@@ -13,8 +13,8 @@
 
 namespace tandem::parallel {
 
-/// Who has answered which probe and fetch, and until when is waited: a late one is a miss, and as
-/// long as a tier has not answered it, nothing else is asked. Thread safety: none.
+/// Which probes and fetches are open, who has answered them, and their deadlines. A late answer is
+/// a miss; until it has come, the tiers are asked nothing else. Thread safety: none.
 class FetchTracker {
  public:
   using Time = std::chrono::steady_clock::time_point;
@@ -25,7 +25,7 @@ class FetchTracker {
     bool late = false;
   };
 
-  /// least, deadline: as RecordOptions has them; fetches of more than 1,024 tokens have as much
+  /// least, deadline: as in RecordOptions. A fetch of more than 1,024 tokens has proportionally
   /// more time.
   FetchTracker(size_t ranks, std::chrono::milliseconds least, std::chrono::milliseconds deadline)
       : ranks_(ranks), least_(least), deadline_(deadline) {}
@@ -39,9 +39,9 @@ class FetchTracker {
   void ProbeBegins(FetchId id, int32_t tokens, Time now);
   void ProbeEnds(FetchId id);
   void FetchBegins(const BegunFetch& fetch, Time now);
-  /// A rank's report; set when it was the last one that was waited for.
+  /// Takes a rank's report. Returns the outcome if this was the last report of the fetch.
   std::optional<Outcome> Take(const RecordReport& report, Time now);
-  /// What is waited for no longer.
+  /// The fetches whose deadline has passed.
   std::vector<Outcome> TakeLate(Time now);
   std::optional<Time> next_deadline() const;
 

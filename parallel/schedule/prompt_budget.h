@@ -7,21 +7,21 @@
 
 namespace tandem::parallel {
 
-/// How many prompt tokens fit into a step without making those who decode wait for long: learnt
-/// from how long steps took.
+/// How many prompt tokens fit into a step so that sequences that decode do not wait for long. It is
+/// learnt from how long steps took.
 ///
-/// A step of m decoding sequences alone takes a(m), and each prompt token adds b: the median of the
-/// last few such steps each, so that one disturbed step says nothing and a change is followed
-/// within three. b grows along a prompt, as attention does. The budget keeps a step below
-/// kMostStretch * a(m). Source: Agrawal et al. 2024, "Sarathi-Serve" (stall-free batching; there
-/// the budget is found by profiling). Thread safety: none.
+/// A step of m decoding sequences alone takes a(m), and each prompt token adds b. Both are medians
+/// of the last few such steps: one disturbed step changes nothing, and three show a change. b grows
+/// along a prompt, as attention does. The budget keeps a step below kMostStretch * a(m). Source:
+/// Agrawal et al. 2024, "Sarathi-Serve" (stall-free batching; there the budget is found by
+/// profiling). Thread safety: none.
 class PromptBudget {
  public:
-  /// Time between tokens of a running stream over that without prompts, at most: below the 3 that
-  /// are promised, since steps vary.
+  /// The most by which prompts may stretch the time between tokens of a running stream. It is below
+  /// the promised 3, since steps vary.
   static constexpr double kMostStretch = 2.4;
-  /// A prompt moves on by this many tokens in any case: where a token of a prompt costs as much as
-  /// one of a stream, more would break the promise.
+  /// A prompt advances by this many tokens in any case. More would break the promise where a token
+  /// of a prompt costs as much as one of a stream.
   static constexpr int32_t kLeast = 2;
   /// Where nothing is known yet.
   static constexpr int32_t kFirst = 4;
@@ -32,9 +32,10 @@ class PromptBudget {
   /// A step took so long.
   void Add(int32_t decoding, int32_t prompt_tokens, double seconds);
 
-  /// Prompt tokens for a step in which so many sequences decode and so many read their prompts,
-  /// kLeast to `most`. Each prompt gets the room that one alone would have: whoever waits for a
-  /// first token counts as much as who waits for the next one, and small steps waste the machine.
+  /// Prompt tokens, kLeast to `most`, for a step in which `decoding` sequences decode and `prompts`
+  /// read their prompts. Each prompt gets the room that one alone would have: a client that waits
+  /// for its first token counts as much as one that waits for the next, and small steps waste the
+  /// machine.
   int32_t Tokens(int32_t decoding, int32_t prompts) const;
 
  private:

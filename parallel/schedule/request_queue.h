@@ -55,8 +55,7 @@ class RequestQueue {
   /// Takes it out; nothing if it is not here.
   std::optional<WaitingRequest> Take(RequestId id);
 
-  /// All of them, one after the other, the next one first, as things are when it is made. Good
-  /// until the next Add or Take.
+  /// All of them in the order of the moment when this was made. Valid until the next Add or Take.
   class Order {
    public:
     /// Null after the last.

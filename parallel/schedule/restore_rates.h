@@ -16,15 +16,16 @@ class RestoreRates {
 
   /// A step that had prompt tokens alone took so long.
   void StepTook(int32_t prompt_tokens, double seconds);
-  /// So long after it was looked for, so many tokens could be loaded. from: where they were
-  /// expected, whatever became of that; nothing: it was not known yet, so of all places that are.
+  /// `tokens` could be loaded `seconds` after they were looked for. from: where they were expected
+  /// to be, even if they were elsewhere; nothing: that was not known, so it counts for all places
+  /// that have been measured.
   void FetchTook(std::optional<From> from, int32_t tokens, double seconds);
 
   /// Nothing as long as no prompt was computed.
   std::optional<double> ComputeSeconds(int32_t tokens) const;
-  /// Whether so many tokens are better restored from there; `from` as above, and then whether they
-  /// are from anywhere. Where nothing is known it is tried; and after some refusals it is tried
-  /// again, since a tier may have been slow for a while only.
+  /// Whether restoring `tokens` from there is faster than computing them; from nothing: from any
+  /// place. True where nothing is known. After some refusals it is true again, since a tier may
+  /// have been slow for a while only.
   bool Worth(std::optional<From> from, int32_t tokens);
 
  private:

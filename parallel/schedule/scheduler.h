@@ -97,37 +97,36 @@ using DraftSource = std::function<std::vector<int32_t>(const RequestState& reque
 
 /// Decides what runs in each step. Holds no device code, sockets or clocks.
 ///
-/// Every sequence past its prompt computes one token a step (and drafts, where there are). Prompts
-/// share `prefill_chunk` tokens a step, or fewer while others decode (SetPromptTokens); each has
-/// the first turns until it has had prefill_chunk tokens, then goes behind those that have had
-/// fewer. Order everywhere: priority, then clients that were served less, then arrival.
+/// Every sequence past its prompt computes one token a step, and its drafts. Prompts share
+/// `prefill_chunk` tokens a step, or fewer while others decode (SetPromptTokens). A prompt goes
+/// first until it has had prefill_chunk tokens; then prompts that have had fewer go before it.
+/// The order everywhere is: higher priority, then clients that were served less, then arrival.
 ///
-/// Memory is given as sequences grow. A request is admitted when a slot is free and the pages that
-/// its prompt needs are, besides those that running prompts still need and a little headroom, or
-/// if there are enough for all that all of them can ever need; cached pages count as free. It
-/// starts behind the pages that the prefix index has for it. If a running sequence is just
-/// computing a beginning that both share, it waits for that, as long as the other one moves.
+/// Memory is given as sequences grow. A request is admitted when a slot is free and either there
+/// are pages for its prompt, for the rest of the running prompts and a little headroom, or there
+/// are pages for all that all of them can ever need. Cached pages count as free. The request starts
+/// behind the pages that the prefix index has for it. If a running sequence is computing a
+/// beginning that both share, the request waits for it, as long as that sequence advances.
 ///
-/// When pages run out, nothing idle is left to evict, the running sequence of the lowest priority
-/// that came last is preempted: its pages become idle, it goes to the head of the queue with its
-/// answer so far, and what is not evicted meanwhile it finds again. The rest is recomputed, to the
-/// same bits; on a CPU the pool is host memory already, so there is nowhere cheaper to spill to.
-/// The oldest sequence of the highest priority is served memory first and nobody preempts it, so
-/// it always advances.
+/// When no page is free and none is idle, the scheduler preempts a running sequence: of those with
+/// the lowest priority the one that came last. Its pages become idle, and it goes to the head of
+/// the queue with its answer so far. Later it takes back the pages that were not evicted and
+/// computes the rest again, to the same bits. (On a CPU the pool is host memory already, so
+/// spilling would be no cheaper.) The oldest sequence of the highest priority gets memory first and
+/// is never preempted, so it always advances.
 ///
-/// With records, each block that is full is saved by the plan after the one that filled it, and so
-/// is the tail when a sequence ends. A request in the queue that goes on beyond what the index has
-/// is looked for in the tiers, in two phases, while all others go on: a probe of rank 0's tier, and
-/// then a fetch, which a plan begins on all ranks. It is admitted when either has ended (Probed,
-/// Fetched), with the blocks that all ranks have as if they had been cached: the plan that opens
-/// its slot loads them.
+/// With records, a full block is saved by the plan after the one that filled it; the tail is saved
+/// when the sequence ends. If a waiting request goes on beyond what the index has, the tiers are
+/// asked for the rest in two phases while others run: a probe of rank 0's tier, then a fetch that a
+/// plan begins on all ranks. When either has ended (Probed, Fetched), the request is admitted, and
+/// the plan that opens its slot loads the blocks that all ranks have.
 ///
-/// Schedule may be called once more before the commit of the step it gave last (the plan ahead):
-/// the next token of a sequence is then named, not known. What a step computed for a sequence that
-/// has ended or was preempted meanwhile is dropped.
+/// Schedule may be called once more before the last step is committed (the plan ahead). Such a plan
+/// names the next token of a sequence by the slot that samples it. What a step computed for a
+/// sequence that has ended or was preempted since is dropped.
 ///
-/// Invariants: blocks in use = blocks in the tables of running sequences; every one of those is in
-/// the plans' order: a block that is freed is written again by later plans only.
+/// Invariants: the blocks in use are those in the tables of running sequences. Plans are executed
+/// in order, so a block that one plan frees is written only by later plans.
 /// Thread safety: none; the step loop owns it.
 class Scheduler {
  public:

@@ -17,8 +17,8 @@ namespace tandem::parallel {
 /// Thread safety: none.
 class SequencePages {
  public:
-  /// Takes what the index has of the beginning of `tokens`, at most `most` of them; 0: nothing, and
-  /// then it adopts none of the index's blocks later, either.
+  /// Takes what the index has of the beginning of `tokens`, at most `most` of them. 0: takes none
+  /// of the index's blocks, now or later.
   SequencePages(kv_store::PrefixIndex& index, const std::vector<core::KvLayerGroup>& groups,
                 uint64_t tenant, std::span<const int32_t> tokens, int32_t most);
 
@@ -30,13 +30,13 @@ class SequencePages {
   /// gives up that part.
   void Copy(std::vector<PageMove>& moves);
 
-  /// Of fetched blocks, the first of which is the sequence's `first_block`, how many bring it
-  /// farther than what it has taken: all that the position behind them sees must be among them or
-  /// in its tables. 0: none do.
+  /// How many of these fetched blocks bring the sequence farther than what it has taken; 0: none.
+  /// All blocks that the position behind them sees must be among them or in its tables.
+  /// first_block: the place in the sequence of the first of them.
   size_t Restorable(int32_t first_block, std::span<const FetchBlock> blocks) const;
-  /// Takes that many blocks of a fetch instead of what it shares in part: allocates their pages,
-  /// has them loaded, and adds them to the index. False, and nothing is changed, if there is no
-  /// memory. tokens: of the sequence.
+  /// Takes these blocks of a fetch in place of the block that it shares in part: allocates their
+  /// pages, has them loaded, and adds them to the index. False if there is no memory; then nothing
+  /// has changed. tokens: of the sequence.
   bool Restore(FetchId fetch, int32_t first_block, std::span<const FetchBlock> blocks,
                std::span<const int32_t> tokens, std::vector<PageMove>& moves);
 
@@ -46,15 +46,15 @@ class SequencePages {
   /// Blocks that it owns.
   int64_t held(size_t group) const { return held_[group]; }
 
-  /// Leaves behind what the windows of positions from `start` on do not see, and gets blocks up to
-  /// `end`. False if there are none: what it got so far stays, and it can be called again.
+  /// Gives back the blocks that positions from `start` on do not see, and gets blocks up to `end`.
+  /// False if there are too few: it keeps those it got, and Grow may be called again.
   bool Grow(int32_t start, int32_t end);
 
   /// What changed in the tables since the last call. [layer groups]
   std::vector<std::vector<BlockChange>> TakeChanges();
 
-  /// Adds to the index what is full of the first `computed` of `tokens`; AddTail also the rest.
-  /// saves: gets those blocks of which no records were made before; null: none are to be made.
+  /// Adds to the index the full blocks of the first `computed` of `tokens`; AddTail adds the rest,
+  /// too. saves: gets the blocks that have no records yet; null: no records are made.
   void AddFull(std::span<const int32_t> tokens, int32_t computed, std::vector<BlockSave>* saves);
   void AddTail(std::span<const int32_t> tokens, int32_t computed, std::vector<BlockSave>* saves);
   /// After AddTail: the save of what is in no full block, if anything is.

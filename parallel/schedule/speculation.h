@@ -27,8 +27,8 @@ class Speculation {
   /// The request has ended otherwise.
   void End(RequestId id) { drafters_.erase(id); }
 
-  /// Whether the next plan should wait for what this step gives, since somebody may draft then:
-  /// where how far a sequence gets depends on its drafts, it is not in a plan made ahead.
+  /// Whether the next plan should wait for the outcome of this step because a sequence may draft
+  /// then. (A plan made ahead leaves out a sequence whose next position depends on its drafts.)
   bool WorthWaiting(const ScheduledStep& step) const;
 
   /// How long a step took on this rank. Those with prompts are ignored.

@@ -4,10 +4,11 @@
 
 namespace tandem::parallel {
 
-/// What one token more costs in a step, learnt from how long steps took: a line through (tokens,
-/// seconds) of the steps so far, older ones counting less. Steps of decoding read all weights
-/// whatever they carry, so the line begins far above zero; the larger the batch, the more of a
-/// step's worth is a token. Thread safety: none.
+/// What one token more costs in a step, learnt from how long steps took.
+///
+/// It is a line through (tokens, seconds) of the steps so far; older ones count less. A step of
+/// decoding reads all weights however few tokens it has, so the line begins far above zero.
+/// Thread safety: none.
 class StepCost {
  public:
   static constexpr int32_t kMostTokens = 48;  // longer steps say nothing about short ones

@@ -35,8 +35,8 @@ struct RankBytes {
   double total() const { return attention + feed_forward + vocabulary + every_rank; }
 };
 
-/// One phase of a step: bytes over relative speed. The ranks meet at its end, so the slowest sets
-/// its time; ideal is what it would take if its bytes could be cut anywhere without copies.
+/// One phase of a step, in bytes over relative speed. The ranks meet at its end, so the slowest
+/// rank sets its time. ideal: the time if the bytes could be cut anywhere, without copies.
 struct PhaseTime {
   double slowest = 0;
   double ideal = 0;
@@ -67,7 +67,7 @@ int LargestRankCount(const core::ModelConfig& config);
 /// Cuts the model over the ranks.
 ///
 /// Every rank gets contiguous query heads (at least one partial sum) with the KV heads they need,
-/// feed- forward columns in whole partial sums and vocabulary rows in multiples of 16; of the last
+/// feed-forward columns in whole partial sums and vocabulary rows in multiples of 16; of the last
 /// two perhaps none. The predicted step time, which is the sum over the phases of the slowest
 /// rank's time, is as small as it can be; of equally fast cuts the one that copies the fewest KV
 /// heads wins, then the most even one. Where memory is short, cuts that share each rank's memory

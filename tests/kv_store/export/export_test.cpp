@@ -11,6 +11,7 @@
 
 #include "kv_store/export/export_reader.h"
 #include "kv_store/export/export_writer.h"
+#include "tests/support/hex.h"
 #include "tests/support/kv_chain.h"
 #include "tests/support/signed_export.h"
 #include "tests/support/temporary_directory.h"
@@ -92,6 +93,23 @@ absl::Status ReadAll(std::span<const std::byte> bytes, std::vector<ExportRecord>
     if (records != nullptr) records->push_back(*std::move(record));
   }
   return reader.Finish();
+}
+
+TEST(Export, TheBytesOfAFileStayAsTheyWere) {
+  const std::vector<std::byte> file = Exported(TwoGroups(), 1);
+  constexpr size_t kName = 7;
+  EXPECT_EQ(testing::Hex(std::span(file).first(kExportHeaderBytes + kName)),
+            "54414e44454d5058020000006800000040000000030000000200000006000000070000000000"
+            "00000102030000000000000000000000000000000000000000000000000000000000e4e57bc4"
+            "fc4bca2ddc8b1f2f96fdfc9ce166e7cd639c10b811df7b512781b34161206d6f64656c");
+  const size_t tokens = core::kPageTokens * sizeof(int32_t);
+  EXPECT_EQ(
+      testing::Hex(std::span(file).subspan(kExportHeaderBytes + kName + tokens, kExportEntryBytes)),
+      "00000000000000000000000080040000");
+  // The signature is over everything before it.
+  EXPECT_EQ(testing::Hex(std::span(file).last(kExportSignatureBytes)),
+            "6376b308c307cd4af0153225b2dc6b43ba4bd0f856e5c22c55ebb1195a1a86a9ebef22f040bd"
+            "925706e0c7d8ad0144fed78d2c3586bc6a988a6d0ec933b34b0d");
 }
 
 TEST(Export, GivesBackTokensAndRecordsWithoutTheirTenant) {

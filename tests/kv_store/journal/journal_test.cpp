@@ -8,6 +8,7 @@
 #include <iterator>
 
 #include "kv_store/journal/journal_copies.h"
+#include "kv_store/journal/journal_fields.h"
 #include "tests/support/random.h"
 #include "tests/support/temporary_directory.h"
 
@@ -87,11 +88,9 @@ TEST(JournalPosition, BranchesThatCannotBeAreNone) {
 
 TEST(JournalEntry, MayNotReachThePosition) {
   const auto decoded = [](const JournalChange& change) {
-    core::WireWriter writer;
-    WriteEntry({.at = NewJournal().Next(), .changes = {change}}, writer);
-    core::WireReader reader("test", writer.bytes());
-    const JournalEntry entry = ReadEntry(reader);
-    return reader.Finish().ok() && entry.changes.front() == change;
+    const JournalEntry entry{.at = NewJournal().Next(), .changes = {change}};
+    const auto read = core::Decode<JournalEntry>("test", core::Encode(entry));
+    return read.ok() && *read == entry;
   };
   using Kind = JournalChange::Kind;
   EXPECT_TRUE(decoded({.kind = Kind::kPut, .place = "C1", .bytes = "x"}));

@@ -12,11 +12,13 @@
 #include "parallel/communicators/thread_communicator.h"
 #include "parallel/control/agreement.h"
 #include "parallel/control/control_address.h"
+#include "parallel/control/control_frames.h"
 #include "parallel/control/thread_control.h"
 #include "parallel/control/zmq_control.h"
 #include "parallel/control/zmq_control_follower.h"
 #include "parallel/control/zmq_control_leader.h"
 #include "tests/parallel/communicators/thread_ranks.h"
+#include "tests/support/hex.h"
 
 namespace tandem::parallel {
 namespace {
@@ -322,6 +324,17 @@ std::vector<std::string> Texts(const absl::StatusOr<std::vector<NetworkAddress>>
   if (!addresses.ok()) return {Message(addresses.status())};
   for (const auto& address : *addresses) texts.push_back(address.text);
   return texts;
+}
+
+TEST(ControlFrames, TheBytesStayAsTheyWere) {
+  using testing::Hex;
+  EXPECT_EQ(Hex(FrameOf(ControlFrame::kHello, ControlHello{.rank = 3})), "01020003000000");
+  EXPECT_EQ(Hex(FrameOf(ControlFrame::kWelcome)), "02");
+  const Acknowledgement acknowledgement{
+      .rank = 3, .step = 5, .digest = testing::Counted<Digest>(1)};
+  EXPECT_EQ(Hex(FrameOf(ControlFrame::kAck, acknowledgement)),
+            "0505000000000000000102030405060708090a0b0c0d0e0f10");
+  EXPECT_EQ(Hex(FrameOf(ControlFrame::kFailed, ControlFailure{.why = "why"})), "0603000000776879");
 }
 
 TEST(ControlAddress, PrefersTheNetworkThatAllHostsShare) {

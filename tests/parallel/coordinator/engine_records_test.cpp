@@ -208,7 +208,7 @@ TEST_P(EngineRecordsTest, ALateTierIsAMissAndIsNotAskedAgainUntilItAnswers) {
     EXPECT_EQ(other.usage.reuse_limit, ReuseLimit::kNothing);
     const auto status = under_test.engine->Status();
     ASSERT_TRUE(status.ok());
-    EXPECT_EQ(status->records.late, 1U);
+    EXPECT_EQ(status->late_fetches, 1U);
     *held = false;
   }
 }
@@ -309,7 +309,7 @@ TEST_P(EngineRecordsTest, ATierInTroubleIsToldOf) {
   const auto status = under_test.engine->Status();
   ASSERT_TRUE(status.ok());
   EXPECT_GT(status->records.refused, 0U);
-  EXPECT_EQ(status->records.not_durable, 1U);
+  EXPECT_EQ(status->not_durable, 1U);
 }
 
 TEST_P(EngineRecordsTest, AFlushThatIsLateIsSaidToBe) {
