@@ -22,13 +22,12 @@ namespace {
 
 namespace fs = std::filesystem;
 using std::chrono::milliseconds;
-using std::chrono::seconds;
 
 // An agent that is just beginning or ending is waited for.
-constexpr auto kReachTime = seconds(10);
+constexpr auto kReachTime = std::chrono::seconds(10);
 constexpr auto kPollInterval = milliseconds(20);
 // Ranks wait for an answer; commands have time.
-constexpr auto kDeadline = seconds(60);
+constexpr auto kDeadline = std::chrono::seconds(60);
 constexpr auto kLongDeadline = std::chrono::minutes(30);
 constexpr int64_t kHostBytes = int64_t{64} << 20;
 constexpr size_t kKeyTries = 16;

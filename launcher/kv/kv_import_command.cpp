@@ -16,8 +16,6 @@
 namespace tandem::launcher {
 namespace {
 
-constexpr int32_t kBlock = core::kPageTokens;
-
 using RecordHash = std::array<unsigned char, crypto_generichash_BYTES>;
 
 RecordHash HashOf(const kv_store::ExportRecord& record) {
@@ -79,9 +77,10 @@ class Import {
     TANDEM_RETURN_IF_ERROR(source_->Rewind());
     const uint64_t tenant = frontend::NumberOf(options_.tenant);
     std::vector<kv_store::BlockHash> chain = {kv_store::TenantHash(tenant)};
-    for (size_t first = 0; first < header_.tokens.size(); first += kBlock) {
+    for (size_t first = 0; first < header_.tokens.size(); first += core::kPageTokens) {
       chain.push_back(kv_store::ChainHash(
-          chain.back(), std::span<const int32_t>(header_.tokens).subspan(first, kBlock)));
+          chain.back(),
+          std::span<const int32_t>(header_.tokens).subspan(first, core::kPageTokens)));
     }
     kv_store::ExportReader reader(*source_);
     TANDEM_ASSIGN_OR_RETURN(const kv_store::ExportHeader again, Named(reader.ReadHeader()));
@@ -230,7 +229,7 @@ absl::Status KvImport(const KvOptions& options) {
   if (options.json) {
     PrintJson({{"file", options.file},
                {"tokens", header.tokens.size()},
-               {"blocks", header.tokens.size() / kBlock},
+               {"blocks", header.tokens.size() / core::kPageTokens},
                {"records", import.records()},
                {"records_known", import.known()},
                {"bytes", import.bytes()},

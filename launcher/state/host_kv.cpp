@@ -17,7 +17,7 @@
 namespace tandem::launcher {
 namespace {
 
-constexpr auto kLookInterval = std::chrono::seconds(2);
+constexpr auto kAgentLookInterval = std::chrono::seconds(2);
 
 }  // namespace
 
@@ -78,7 +78,7 @@ HostKv::~HostKv() {
 void HostKv::KeepAgent() {
   bool failed = false;
   std::unique_lock lock(mutex_);
-  while (!changed_.wait_for(lock, kLookInterval, [this] { return stop_; })) {
+  while (!changed_.wait_for(lock, kAgentLookInterval, [this] { return stop_; })) {
     lock.unlock();
     const absl::Status status = EnsureAgent(state_);
     if (!status.ok() && !failed) spdlog::warn("{}; KV is not saved until it does", Message(status));
