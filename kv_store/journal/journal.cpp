@@ -6,8 +6,6 @@
 #include <algorithm>
 #include <set>
 
-#include "kv_store/journal/journal_fields.h"
-
 namespace tandem::kv_store {
 namespace {
 

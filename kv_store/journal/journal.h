@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "core/base/wire.h"
 
 namespace rocksdb {
 class WriteBatch;
@@ -91,5 +92,36 @@ struct JournalEntry {
 
 /// Adds them, and the position, to what is to be written.
 void AddTo(rocksdb::WriteBatch& batch, const JournalEntry& entry);
+
+// The fields of a journal's entries and positions.
+
+inline auto PlaceField(std::string& place) { return core::AtMost(place, 256, "bytes of a place"); }
+inline auto BytesField(std::string& bytes) {
+  return core::AtMost(bytes, size_t{512} << 20, "bytes of a record");
+}
+
+template <typename Archive>
+void Fields(Archive& archive, JournalBranch& branch) {
+  archive(branch.id, branch.begun);
+}
+
+template <typename Archive>
+void Fields(Archive& archive, JournalPosition& position) {
+  archive(position.sequence, core::AtMost(position.branches, kMostJournalBranches, "branches"));
+  archive.Require(IsPossible(position), "a journal's position has branches that cannot be");
+}
+
+template <typename Archive>
+void Fields(Archive& archive, JournalChange& change) {
+  archive(core::UpTo(change.kind, JournalChange::Kind::kDeleteRange, "kind of a change"),
+          PlaceField(change.place), BytesField(change.bytes));
+  archive.Require(IsPossible(change), "a change of kind {} that cannot be",
+                  static_cast<int>(change.kind));
+}
+
+template <typename Archive>
+void Fields(Archive& archive, JournalEntry& entry) {
+  archive(entry.at, core::AtMost(entry.changes, size_t{1} << 20, "changes"));
+}
 
 }  // namespace tandem::kv_store

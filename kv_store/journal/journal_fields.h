@@ -3,41 +3,13 @@
 #include "core/base/wire.h"
 #include "kv_store/journal/copy_messages.h"
 
-/// The fields of what agents tell each other of copies, of a journal's entries and positions.
+/// The fields of what agents tell each other of copies.
 namespace tandem::kv_store {
 
-inline auto PlaceField(std::string& place) { return core::AtMost(place, 256, "bytes of a place"); }
-inline auto BytesField(std::string& bytes) {
-  return core::AtMost(bytes, size_t{512} << 20, "bytes of a record");
-}
 inline auto HostField(std::string& host) { return core::AtMost(host, 255, "bytes of a host"); }
 template <typename List>
 auto CopyItems(List& items, std::string_view of) {
   return core::AtMost(items, kMostCopyItems, of);
-}
-
-template <typename Archive>
-void Fields(Archive& archive, JournalBranch& branch) {
-  archive(branch.id, branch.begun);
-}
-
-template <typename Archive>
-void Fields(Archive& archive, JournalPosition& position) {
-  archive(position.sequence, core::AtMost(position.branches, kMostJournalBranches, "branches"));
-  archive.Require(IsPossible(position), "a journal's position has branches that cannot be");
-}
-
-template <typename Archive>
-void Fields(Archive& archive, JournalChange& change) {
-  archive(core::UpTo(change.kind, JournalChange::Kind::kDeleteRange, "kind of a change"),
-          PlaceField(change.place), BytesField(change.bytes));
-  archive.Require(IsPossible(change), "a change of kind {} that cannot be",
-                  static_cast<int>(change.kind));
-}
-
-template <typename Archive>
-void Fields(Archive& archive, JournalEntry& entry) {
-  archive(entry.at, core::AtMost(entry.changes, size_t{1} << 20, "changes"));
 }
 
 template <typename Archive>
