@@ -71,7 +71,7 @@ void ConversationCopier::Await(Done done) {
   if (done) done(trouble);
 }
 
-absl::Status ConversationCopier::Purge(std::span<const kv_store::PlaceRange> ranges) {
+absl::Status ConversationCopier::Erase(std::span<const kv_store::PlaceRange> ranges) {
   // What is on its way to a copy must not come there behind this.
   struct Told {
     std::mutex mutex;
@@ -88,7 +88,7 @@ absl::Status ConversationCopier::Purge(std::span<const kv_store::PlaceRange> ran
   std::unique_lock lock(told->mutex);
   told->changed.wait(lock, [&] { return told->status.has_value(); });
   TANDEM_RETURN_IF_ERROR(*told->status);
-  return keeper_.Purge(at, ranges);
+  return keeper_.Erase(at, ranges);
 }
 
 ConversationCopier::Status ConversationCopier::status() {

@@ -388,22 +388,22 @@ absl::Status ConversationStore::Recover() {
   return ReadPosition();
 }
 
-absl::Status ConversationStore::Purge(const BlockEraser& erase_blocks,
-                                      const CopyEraser& erase_copies) {
+absl::Status ConversationStore::FinishErasures(const BlockEraser& erase_blocks,
+                                               const CopyEraser& erase_copies) {
   const std::shared_lock lock(db_mutex_);
   if (db_ == nullptr) return Unavailable("{} is not open", options_.folder);
   // Cleared first: what is erased from now on may be missed below.
   erasing_ = false;
   std::vector<PlacedRecord> erasures;
   absl::Status status = ReadFrom(*db_, ConversationPlaces::kErasure, erasures);
-  if (status.ok()) status = PurgeAll(erasures, erase_blocks, erase_copies);
+  if (status.ok()) status = EraseBytes(erasures, erase_blocks, erase_copies);
   if (!status.ok()) erasing_ = true;
   return status;
 }
 
-absl::Status ConversationStore::PurgeAll(const std::vector<PlacedRecord>& erasures,
-                                         const BlockEraser& erase_blocks,
-                                         const CopyEraser& erase_copies) {
+absl::Status ConversationStore::EraseBytes(const std::vector<PlacedRecord>& erasures,
+                                           const BlockEraser& erase_blocks,
+                                           const CopyEraser& erase_copies) {
   if (erasures.empty()) return absl::OkStatus();
   std::vector<kv_store::PlaceRange> ranges;
   std::vector<kv_store::PlaceRange> copied_ranges;
@@ -436,7 +436,7 @@ absl::Status ConversationStore::PurgeAll(const std::vector<PlacedRecord>& erasur
   }
   if (!ranges.empty()) {
     TANDEM_RETURN_IF_ERROR(FromDatabase(db_->Write({}, &again), "destroying"));
-    TANDEM_RETURN_IF_ERROR(kv_store::PurgeRanges(*db_, options_.folder, ranges));
+    TANDEM_RETURN_IF_ERROR(kv_store::EraseRanges(*db_, options_.folder, ranges));
     textless_ = std::move(places);
   }
   TANDEM_RETURN_IF_ERROR(erased);

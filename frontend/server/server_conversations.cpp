@@ -49,7 +49,7 @@ absl::StatusOr<std::vector<int32_t>> Server::StartChat(RequestRecord& record,
   }
   TANDEM_ASSIGN_OR_RETURN(const Conversation* const conversation,
                           conversations_.Begin(name, record.name.id, BytesOf(messages)));
-  ConversationTurn& turn = record.turn.emplace();  // from here on, Erase gives it up
+  ConversationTurn& turn = record.turn.emplace();  // from here on, DropRequest gives it up
   turn.name = name;
   std::vector<ChatMessage> all = conversation->messages;
   all.insert(all.end(), messages.begin(), messages.end());
@@ -123,7 +123,7 @@ void Server::AbandonTurn(RequestRecord& record) {
   }
   if (!computed) return;
   if (abandoned.running == 0) {
-    Discard(abandoned);
+    EraseKv(abandoned);
   } else {
     abandoned_[record.key] = std::move(abandoned);
   }
@@ -137,19 +137,19 @@ void Server::TakeAbandoned(const Mailbox::Event& event) {
     std::vector<int32_t>& answer = turn.answers[event.choice];
     answer.insert(answer.end(), tokens->begin(), tokens->end());
   } else if (std::holds_alternative<parallel::Finish>(event.what) && --turn.running == 0) {
-    Discard(turn);
+    EraseKv(turn);
     abandoned_.erase(found);
   }
 }
 
-void Server::Discard(const AbandonedTurn& turn) {
+void Server::EraseKv(const AbandonedTurn& turn) {
   std::vector<kv_store::BlockHash> blocks;
   for (const std::vector<int32_t>& answer : turn.answers) {
     const std::vector<kv_store::BlockHash> some =
         LeftBehind(turn.tenant, Joined(turn.prompt, answer));
     blocks.insert(blocks.end(), some.begin(), some.end());
   }
-  if (!blocks.empty()) log_->Discard(std::move(blocks));
+  if (!blocks.empty()) log_->EraseKv(std::move(blocks));
 }
 
 void Server::Handle(const RequestName& name, const ConversationListRequest& request) {

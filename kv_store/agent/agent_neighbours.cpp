@@ -160,7 +160,7 @@ void AgentNeighbours::RunLook() {
       const bool there = std::any_of(now.begin(), now.end(), [&](const KnownPeer& one) {
         return one.peer.host == before.peer.host;
       });
-      if (!there) spdlog::info("host {} is forgotten: its file is gone", before.peer.host);
+      if (!there) spdlog::info("host {} is dropped: its file is gone", before.peer.host);
     }
     known_ = std::move(now);
     UseBook();
@@ -170,7 +170,7 @@ void AgentNeighbours::RunLook() {
 AgentParts AgentNeighbours::Answer(const ReceivedFrame& request) {
   return AnswerFrame(request.parts, [&](const AgentMessage& message) -> AgentMessage {
     {
-      // Who was on the list when he connected may have been forgotten since.
+      // Who was on the list when he connected may have been dropped since.
       const std::lock_guard lock(served_mutex_);
       if (!served_.contains(request.user)) {
         return AgentStatus{.status = absl::PermissionDeniedError("KV agent: you are not known")};

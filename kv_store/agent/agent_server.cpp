@@ -72,8 +72,8 @@ AgentMessage AgentServer::Do(const AgentMessage& request) {
   if (auto answer = DoWithTier(tier_, request, options_.answer_bytes)) return *std::move(answer);
   if (const auto* list = std::get_if<AgentListQuery>(&request)) return List(*list);
   if (const auto* peek = std::get_if<AgentPeekQuery>(&request)) return Peek(*peek);
-  if (const auto* forget = std::get_if<AgentForget>(&request)) {
-    return AgentStatus{.status = tier_.Forget(forget->blocks)};
+  if (const auto* drop = std::get_if<AgentDrop>(&request)) {
+    return AgentStatus{.status = tier_.Drop(drop->blocks)};
   }
   if (std::holds_alternative<AgentStatsQuery>(request)) {
     return AgentStats{.all = tier_.Stats(), .by_tier = stats_by_tier_()};

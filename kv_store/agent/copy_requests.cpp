@@ -30,7 +30,7 @@ bool IsOfCopies(const AgentMessage& request) {
     return (std::holds_alternative<Kinds>(request) || ...);
   };
   return is_any_of.template operator()<AgentCopyFind, AgentCopyAppend, AgentCopyPart, AgentCopyRead,
-                                       AgentCopyPurge, AgentCopyFence>();
+                                       AgentCopyErase, AgentCopyFence>();
 }
 
 AgentCopies CopyRequests::OwnCopies() {
@@ -69,8 +69,8 @@ std::optional<AgentMessage> CopyRequests::DoForPeer(const AgentMessage& request)
     }
     return AgentStatus{.status = std::move(status)};
   }
-  if (const auto* purge = std::get_if<AgentCopyPurge>(&request)) {
-    return AgentStatus{.status = copies_.Purge(purge->state, purge->at, purge->ranges)};
+  if (const auto* erase = std::get_if<AgentCopyErase>(&request)) {
+    return AgentStatus{.status = copies_.Erase(erase->state, erase->at, erase->ranges)};
   }
   return std::nullopt;
 }
@@ -80,8 +80,8 @@ std::optional<AgentMessage> CopyRequests::DoForThisHost(const AgentMessage& requ
   if (const auto* fence = std::get_if<AgentCopyFence>(&request)) {
     return AgentStatus{.status = copies_.Fence(fence->state, fence->at)};
   }
-  if (const auto* purge = std::get_if<AgentCopyPurge>(&request)) {
-    return AgentStatus{.status = PurgeAll(*purge)};
+  if (const auto* erase = std::get_if<AgentCopyErase>(&request)) {
+    return AgentStatus{.status = EraseEverywhere(*erase)};
   }
   const auto passed = [&](const auto& message, std::chrono::milliseconds deadline) -> AgentMessage {
     auto passed_on = message;
@@ -139,13 +139,13 @@ AgentCopies CopyRequests::Find(const AgentCopyFind& request) {
   return all;
 }
 
-absl::Status CopyRequests::PurgeAll(const AgentCopyPurge& purge) {
-  absl::Status first = copies_.Purge(purge.state, purge.at, purge.ranges);
+absl::Status CopyRequests::EraseEverywhere(const AgentCopyErase& erase) {
+  absl::Status first = copies_.Erase(erase.state, erase.at, erase.ranges);
   std::vector<PeerCalls::Question> questions;
   for (const auto& peer : peers_.calls().Peers()) {
-    questions.push_back({.peer = peer, .message = purge});
+    questions.push_back({.peer = peer, .message = erase});
   }
-  const auto answers = peers_.calls().Ask(questions, Clock::now() + options_.purge_deadline);
+  const auto answers = peers_.calls().Ask(questions, Clock::now() + options_.erase_deadline);
   for (size_t i = 0; i < answers.size() && first.ok(); ++i) {
     const auto* told = answers[i].ok() ? std::get_if<AgentStatus>(&*answers[i]) : nullptr;
     if (told != nullptr && told->status.ok()) continue;

@@ -228,12 +228,12 @@ absl::Status AgentTier::Erase(std::span<const BlockHash> blocks) {
   return absl::OkStatus();
 }
 
-absl::Status AgentTier::Forget(std::span<const BlockHash> blocks) {
+absl::Status AgentTier::Drop(std::span<const BlockHash> blocks) {
   const auto deadline = Clock::now() + options_.flush_deadline;
   for (size_t first = 0; first < blocks.size(); first += kKeysInOne) {
     const auto part = blocks.subspan(first, std::min(kKeysInOne, blocks.size() - first));
     TANDEM_RETURN_IF_ERROR(
-        CallForStatus(AgentForget{.blocks = {part.begin(), part.end()}}, deadline));
+        CallForStatus(AgentDrop{.blocks = {part.begin(), part.end()}}, deadline));
   }
   return absl::OkStatus();
 }

@@ -47,7 +47,7 @@ class AgentTier : public Tier {
   /// All zero if the agent does not answer.
   TierStats Stats() override;
   std::vector<std::pair<TierKind, TierStats>> StatsByTier();
-  absl::Status Forget(std::span<const BlockHash> blocks) override;
+  absl::Status Drop(std::span<const BlockHash> blocks) override;
   /// As much as goes in one answer.
   absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
                                                 size_t most) override;

@@ -15,7 +15,7 @@ using std::chrono::milliseconds;
 constexpr milliseconds kFindPatience{4000};
 constexpr milliseconds kAppendPatience{2000};
 constexpr milliseconds kPartPatience{12'000};
-constexpr milliseconds kPurgePatience{30'000};
+constexpr milliseconds kErasePatience{30'000};
 constexpr size_t kMostPages = size_t{1} << 20;
 
 /// The answer of a kind, or why there is none.
@@ -77,14 +77,14 @@ absl::StatusOr<JournalPage> CopyKeeper::ReadAll(const std::string& host) const {
   return Internal("KV agent of host {}: it does not come to the end of a copy", host);
 }
 
-absl::Status CopyKeeper::Purge(const JournalPosition& at,
+absl::Status CopyKeeper::Erase(const JournalPosition& at,
                                std::span<const PlaceRange> ranges) const {
   while (!ranges.empty()) {
     const auto part = ranges.first(std::min(ranges.size(), kMostCopyItems));
     ranges = ranges.subspan(part.size());
     TANDEM_RETURN_IF_ERROR(ExpectStatus(
-        ask_(AgentCopyPurge{.state = state_, .at = at, .ranges = {part.begin(), part.end()}},
-             kPurgePatience)));
+        ask_(AgentCopyErase{.state = state_, .at = at, .ranges = {part.begin(), part.end()}},
+             kErasePatience)));
   }
   return absl::OkStatus();
 }

@@ -296,7 +296,7 @@ absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder) {
   return last;
 }
 
-absl::Status PurgeRanges(rocksdb::DB& db, const std::string& folder,
+absl::Status EraseRanges(rocksdb::DB& db, const std::string& folder,
                          const std::vector<std::pair<std::string, std::string>>& ranges) {
   const std::set<std::string> logs = FilesOf(folder, ".log");
   const std::set<std::string> tables = FilesOf(folder, ".sst");
@@ -312,8 +312,8 @@ absl::Status PurgeRanges(rocksdb::DB& db, const std::string& folder,
     TANDEM_RETURN_IF_ERROR(FromDatabase(db.CompactRange(options, &begin, &end), "compacting"));
   }
   // Makes it look for files of earlier processes, too.
-  TANDEM_RETURN_IF_ERROR(FromDatabase(db.DisableFileDeletions(), "dropping files"));
-  TANDEM_RETURN_IF_ERROR(FromDatabase(db.EnableFileDeletions(/*force=*/true), "dropping files"));
+  TANDEM_RETURN_IF_ERROR(FromDatabase(db.DisableFileDeletions(), "removing files"));
+  TANDEM_RETURN_IF_ERROR(FromDatabase(db.EnableFileDeletions(/*force=*/true), "removing files"));
   const auto end = std::chrono::steady_clock::now() + kDeletionTime;
   while (true) {
     std::vector<rocksdb::LiveFileMetaData> files;

@@ -58,9 +58,9 @@ absl::StatusOr<ReadDatabase> ReadWhole(std::unique_ptr<rocksdb::DB> db, const st
 /// are there; changes nothing. kNotFound if there is no database.
 absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder);
 
-/// Writes the tables that hold keys of [from, to) again without what was deleted, and drops the
+/// Writes the tables that hold keys of [from, to) again without what was deleted, and removes the
 /// logs; returns once none of the files that held it is there any more.
-absl::Status PurgeRanges(rocksdb::DB& db, const std::string& folder,
+absl::Status EraseRanges(rocksdb::DB& db, const std::string& folder,
                          const std::vector<std::pair<std::string, std::string>>& ranges);
 
 }  // namespace tandem::kv_store

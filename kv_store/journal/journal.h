@@ -36,7 +36,7 @@ struct JournalBranch {
   bool operator==(const JournalBranch&) const = default;
 };
 
-inline constexpr size_t kMostJournalBranches = 64;  // the oldest are forgotten
+inline constexpr size_t kMostJournalBranches = 64;  // the oldest are dropped
 
 struct JournalPosition {
   std::vector<JournalBranch> branches;  // at least one, the oldest first

@@ -48,7 +48,7 @@ class PeeredStore : public Tier {
   absl::Status Flush() override;
   absl::Status Erase(std::span<const BlockHash> blocks) override;
   TierStats Stats() override;
-  absl::Status Forget(std::span<const BlockHash> blocks) override { return EraseHere(blocks); }
+  absl::Status Drop(std::span<const BlockHash> blocks) override { return EraseHere(blocks); }
   // Of this host alone.
   absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
                                                 size_t most) override {

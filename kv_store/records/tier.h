@@ -88,11 +88,15 @@ struct TierStats {
 
 /// A place where records are kept.
 ///
-/// Records are immutable and droppable: a tier may forget any of them at any time, and then forgets
-/// all of the block and of the blocks that stand on it, those longest unused first. A tier that is
-/// in trouble (a full disk, a peer that is gone) misses and refuses; it never blocks longer than
-/// its deadline and never returns other bytes than were put. Thread safety: all functions may be
-/// called from any thread.
+/// Two verbs say how something goes, here and in the whole program. `Erase` destroys content for
+/// good, wherever copies of it lie: its bytes cannot be read again. `Drop` only lets go of what is
+/// here: it can be found elsewhere, or computed again.
+///
+/// Records are immutable. A tier may drop any of them at any time; with a record it drops all of
+/// its block and of the blocks that stand on it, those longest unused first. A tier that is in
+/// trouble (a full disk, a peer that is gone) misses and refuses. It never blocks longer than its
+/// deadline and never returns other bytes than were put. Thread safety: all functions may be called
+/// from any thread.
 class Tier {
  public:
   virtual ~Tier() = default;
@@ -127,8 +131,8 @@ class Tier {
   /// Destroys all records of these blocks, so that nothing of them can be read again.
   virtual absl::Status Erase(std::span<const BlockHash> blocks) = 0;
 
-  /// Erases in the tiers of this host only, where it is told apart from others.
-  virtual absl::Status Forget(std::span<const BlockHash> blocks) { return Erase(blocks); }
+  /// Drops all records of these blocks in the tiers of this host. Copies on other hosts stay.
+  virtual absl::Status Drop(std::span<const BlockHash> blocks) { return Erase(blocks); }
 
   virtual TierStats Stats() = 0;
 

@@ -83,7 +83,7 @@ bool BlockIndex::Use(const RecordKey& key) {
   return true;
 }
 
-void BlockIndex::Drop(const RecordKey& key) {
+void BlockIndex::DropRecord(const RecordKey& key) {
   const auto found = records_.find(key);
   if (found == records_.end()) return;
   Block& block = *found->second.block;
@@ -98,7 +98,7 @@ void BlockIndex::Drop(const RecordKey& key) {
   records_.erase(found);
 }
 
-std::vector<BlockIndex::Removed> BlockIndex::Erase(const BlockHash& block) {
+std::vector<BlockIndex::Removed> BlockIndex::DropBlock(const BlockHash& block) {
   // What stands on it goes first, even where the block itself is gone already.
   std::vector<BlockHash> order = {block};
   std::unordered_set<BlockHash, BlockHashBits> seen = {block};  // a damaged book may go in circles

@@ -52,9 +52,9 @@ class BlockIndex {
   /// Counts as a use of the record's block; false if there is no such record.
   bool Use(const RecordKey& key);
   /// Takes one record out, and its block if that was the last.
-  void Drop(const RecordKey& key);
+  void DropRecord(const RecordKey& key);
   /// Takes a block out and all that stand on it.
-  std::vector<Removed> Erase(const BlockHash& block);
+  std::vector<Removed> DropBlock(const BlockHash& block);
 
   struct Place {
     BlockHash block{};

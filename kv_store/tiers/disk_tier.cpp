@@ -106,7 +106,7 @@ absl::Status DiskTier::Closed() const {
 void DiskTier::DeleteInBatch(const BlockIndex::Removed& removed, Change& change) {
   for (const RecordKey& key : removed.keys) change.batch.DeleteRecord(removed.block, key);
   if (!secrets_.contains(removed.block)) change.batch.DeleteBlock(removed.block);
-  forget_ = true;
+  secrets_in_files_ = true;
   change.removed.push_back(removed);
 }
 
@@ -118,7 +118,7 @@ absl::Status DiskTier::Write(Change& change) {
     return status;
   }
   for (const auto& [key, block] : change.added) {
-    book_.Drop(key);
+    book_.DropRecord(key);
     if (!book_.LastUse(block)) secrets_.erase(block);
   }
   to_delete_.insert(to_delete_.end(), change.removed.begin(), change.removed.end());
@@ -244,7 +244,7 @@ std::optional<FoundRecord> DiskTier::Read(const RecordKey& key, bool is_use) {
   FoundRecord found;
   const ReadEnd end = ReadSettled(key, is_use, found, [&] {
     const std::lock_guard lock(mutex_);
-    book_.Drop(key);
+    book_.DropRecord(key);
     if (!book_.LastUse(found.block)) secrets_.erase(found.block);
     to_delete_.push_back({.block = found.block, .keys = {key}});
     ++counts_.dropped;
@@ -323,28 +323,28 @@ absl::Status DiskTier::Erase(std::span<const BlockHash> blocks) {
       const std::lock_guard lock(mutex_);
       std::vector<BlockIndex::Removed> all = std::exchange(to_delete_, {});
       for (const BlockHash& block : blocks) {
-        for (BlockIndex::Removed& removed : book_.Erase(block)) {
+        for (BlockIndex::Removed& removed : book_.DropBlock(block)) {
           secrets_.erase(removed.block);
           all.push_back(std::move(removed));
         }
       }
       for (const BlockIndex::Removed& removed : all) DeleteInBatch(removed, change);
       // Of a block that made room before, the secret may still stand in a file.
-      if (!forget_) return absl::OkStatus();
-      forget_ = false;
+      if (!secrets_in_files_) return absl::OkStatus();
+      secrets_in_files_ = false;
     }
     if (absl::Status status = Write(change); !status.ok()) {
       const std::lock_guard lock(mutex_);
-      forget_ = true;
+      secrets_in_files_ = true;
       return status;
     }
   }
   const std::shared_lock opened(opened_);
   if (database_ == nullptr) return Closed();
-  absl::Status status = Noted(database_->ForgetDeletedBlocks());
+  absl::Status status = Noted(database_->EraseDeletedBlocks());
   if (!status.ok()) {
     const std::lock_guard lock(mutex_);
-    forget_ = true;
+    secrets_in_files_ = true;
   }
   return status;
 }

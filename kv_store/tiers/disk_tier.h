@@ -111,7 +111,7 @@ class DiskTier : public Tier {
   std::unordered_set<BlockHash, BlockHashBits> used_;  // since their last use was written
   std::vector<BlockIndex::Removed> to_delete_;         // out of the book, but still in the database
   uint64_t changes_ = 0;                               // written
-  bool forget_ = false;                                // secrets of deleted blocks may be in files
+  bool secrets_in_files_ = false;                      // secrets of deleted blocks may be in files
   bool damaged_ = false;                               // the database says so
   TierStats counts_;                                   // what is counted; sizes are the book's
   std::atomic<bool> stop_ = false;

@@ -71,7 +71,7 @@ absl::Status MemoryTier::Erase(std::span<const BlockHash> blocks) {
   std::vector<TierRecord> left;
   const std::lock_guard lock(mutex_);
   for (const BlockHash& block : blocks) {
-    for (const BlockIndex::Removed& removed : book_.Erase(block)) {
+    for (const BlockIndex::Removed& removed : book_.DropBlock(block)) {
       for (const RecordKey& key : removed.keys) {
         left.push_back(std::move(records_.extract(key).mapped()));
       }
@@ -86,7 +86,7 @@ std::vector<TierRecord> MemoryTier::TakeOut(int64_t bytes) {
   int64_t taken = 0;
   while (!records_.empty() && (out.empty() || taken < bytes)) {
     out.push_back(std::move(records_.extract(records_.begin()).mapped()));
-    book_.Drop(out.back().key);
+    book_.DropRecord(out.back().key);
     taken += static_cast<int64_t>(out.back().bytes.size());
   }
   return out;

@@ -82,7 +82,7 @@ class RecordDatabase {
   /// All that was written is in files when it returns.
   absl::Status Flush();
   /// When it returns, the secrets of deleted blocks are in no file any more.
-  absl::Status ForgetDeletedBlocks();
+  absl::Status EraseDeletedBlocks();
 
   /// Bytes of all files.
   int64_t BytesOnDisk();

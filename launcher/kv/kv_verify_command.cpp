@@ -129,7 +129,7 @@ absl::Status EraseAll(KvAccess& access, const Catalog& catalog,
     for (size_t i = first; i < std::min(garbage.size(), first + kErasedAtOnce); ++i) {
       blocks.push_back(catalog.blocks()[garbage[i].block].stored);
     }
-    TANDEM_RETURN_IF_ERROR(access.tier().Forget(blocks));
+    TANDEM_RETURN_IF_ERROR(access.tier().Drop(blocks));
     display.Show(static_cast<double>(first + blocks.size()) / static_cast<double>(garbage.size()),
                  "removing KV");
   }

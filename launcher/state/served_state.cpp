@@ -56,7 +56,7 @@ class OpenedState final : public ServedState {
     if (kv_) {
       const kv_store::CopyKeeper keeper(store_->state(), Ask());
       options.erase_copies = [keeper, store = store_.get()](auto ranges) {
-        return keeper.Purge(store->position(), ranges);
+        return keeper.Erase(store->position(), ranges);
       };
       if (options_.durability > 1) options.keeper = keeper;
     }

@@ -66,7 +66,7 @@ class FaultyTier final : public kv_store::Tier {
 
  private:
   static void WaitWhile(const std::atomic<bool>& held) {
-    // A test that has failed forgets to let go.
+    // A test that has failed does not let go.
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
     while (held && std::chrono::steady_clock::now() < end) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));

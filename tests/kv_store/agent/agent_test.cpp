@@ -300,7 +300,7 @@ TEST(AgentCodec, RoundTripsEveryKind) {
       AgentPing(),
       AgentListQuery{.after = Ten()[0].block, .most = 5},
       AgentPeekQuery{.tier = TierKind::kDisk, .keys = KeysOf(Ten())},
-      AgentForget{.blocks = {Ten()[0].block}},
+      AgentDrop{.blocks = {Ten()[0].block}},
       AgentStatus{.status = ResourceExhausted("full")},
       AgentFound{.records = {std::nullopt, found}},
       AgentExisting{.where = {TierKind::kDisk, std::nullopt, TierKind::kRemote}},
@@ -314,7 +314,7 @@ TEST(AgentCodec, RoundTripsEveryKind) {
       AgentCopyAppend{.to = "a", .state = {1}, .entries = {{.at = here, .changes = {change}}}},
       AgentCopyPart{.to = "a", .state = {1}, .part = part},
       AgentCopyRead{.to = "a", .state = {1}, .behind = "C"},
-      AgentCopyPurge{.state = {1}, .at = here, .ranges = {{"C", "D"}}},
+      AgentCopyErase{.state = {1}, .at = here, .ranges = {{"C", "D"}}},
       AgentCopyFence{.state = {1}, .at = here},
       AgentCopies{
           .self = "a", .keeper = "b", .copies = {{"b", copy}, {"c", damaged}}, .silent = {"d"}},

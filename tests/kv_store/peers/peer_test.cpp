@@ -190,7 +190,7 @@ TierMaker OverPeer() {
 
 INSTANTIATE_TEST_SUITE_P(Peer, TierSuite, ::testing::Values(OverPeer()), TierMakerName);
 
-TEST(Peers, WhatIsListedAndForgottenIsOfThisHostAlone) {
+TEST(Peers, WhatIsListedAndDroppedIsOfThisHostAlone) {
   Job job(2, /*copies=*/2, WritePolicy::kThrough);
   const std::vector<TierRecord> records = Some(1, 5);
   ASSERT_TRUE(job[0].store.Put(records).ok());
@@ -198,7 +198,7 @@ TEST(Peers, WhatIsListedAndForgottenIsOfThisHostAlone) {
   const std::vector<RecordKey> keys = KeysOf(records);
   EXPECT_EQ(job[0].store.List(std::nullopt, 10)->size(), 5U);
   EXPECT_EQ(job[0].store.Peek(TierKind::kHost, keys)[0].bytes, records[0].bytes);
-  ASSERT_TRUE(job[0].store.Forget(std::vector{records[0].block, records[1].block}).ok());
+  ASSERT_TRUE(job[0].store.Drop(std::vector{records[0].block, records[1].block}).ok());
   EXPECT_EQ(job[0].store.List(std::nullopt, 10)->size(), 3U);
   EXPECT_EQ(job[0].store.Peek(TierKind::kHost, keys)[0].state, PeekedRecord::State::kMissing);
   EXPECT_EQ(CountExisting(job[1].local, records), 5);
@@ -372,7 +372,7 @@ TEST(Peers, EraseReachesAll) {
   }
 }
 
-TEST(Peers, EraseSaysWhomItDidNotReachUntilHeIsBackOrForgotten) {
+TEST(Peers, EraseSaysWhomItDidNotReachUntilHeIsBackOrDropped) {
   Job job(3);
   const auto records = Some(1, 3);
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(job[static_cast<size_t>(i)].store.Put(records).ok());

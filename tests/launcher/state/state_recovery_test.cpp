@@ -84,7 +84,7 @@ struct Server {
     const CopyKeeper keeper(state, hosts.Ask());
     if (copied) options.keeper = keeper;
     options.erase_copies = [keeper, raw = store.get()](auto ranges) {
-      return keeper.Purge(raw->position(), ranges);
+      return keeper.Erase(raw->position(), ranges);
     };
     writer = std::make_unique<ConversationWriter>(std::move(options), std::move(store),
                                                   std::vector<frontend::UnreadableConversation>());
