@@ -16,7 +16,7 @@ constexpr size_t kMostListedRecords = size_t{1} << 16;
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<AgentServer>> AgentServer::Create(
-    AgentDirectory directory, Tier& tier, StatsByTier stats_by_tier,
+    AgentDirectory directory, ListableTier& tier, StatsByTier stats_by_tier,
     const AgentServerOptions& options, AgentNeighbours* neighbours, std::shared_ptr<Lease> lease) {
   std::unique_ptr<AgentServer> server(
       new AgentServer(std::move(directory), tier, std::move(stats_by_tier), options, neighbours));
@@ -35,7 +35,7 @@ absl::StatusOr<std::unique_ptr<AgentServer>> AgentServer::Create(
   return server;
 }
 
-AgentServer::AgentServer(AgentDirectory directory, Tier& tier, StatsByTier stats_by_tier,
+AgentServer::AgentServer(AgentDirectory directory, ListableTier& tier, StatsByTier stats_by_tier,
                          const AgentServerOptions& options, AgentNeighbours* neighbours)
     : options_(options),
       directory_(std::move(directory)),

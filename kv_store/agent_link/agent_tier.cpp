@@ -183,13 +183,6 @@ std::vector<std::optional<FoundRecord>> AgentTier::Get(std::span<const RecordKey
   return found;
 }
 
-std::vector<bool> AgentTier::Exists(std::span<const RecordKey> keys) {
-  std::vector<bool> exists;
-  exists.reserve(keys.size());
-  for (const std::optional<TierKind>& where : Where(keys)) exists.push_back(where.has_value());
-  return exists;
-}
-
 std::vector<std::optional<TierKind>> AgentTier::Where(std::span<const RecordKey> keys) {
   const auto deadline = Clock::now() + options_.deadline;
   std::vector<std::optional<TierKind>> where;

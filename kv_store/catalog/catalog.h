@@ -76,7 +76,8 @@ class Catalog {
   };
   /// kFailedPrecondition if no record at all can be read with the names' key, saying so: rather
   /// than to call all of them damaged. Errors of the tier are passed on.
-  static absl::StatusOr<Catalog> Read(Tier& tier, const StoredNames& names, const Options& options);
+  static absl::StatusOr<Catalog> Read(ListableTier& tier, const StoredNames& names,
+                                      const Options& options);
 
   const std::vector<CatalogBlock>& blocks() const { return blocks_; }  // by stored hash
   const std::vector<CatalogModel>& models() const { return models_; }

@@ -247,13 +247,13 @@ std::vector<std::optional<FoundRecord>> PeerTier::Get(std::span<const RecordKey>
   return found;
 }
 
-std::vector<bool> PeerTier::Exists(std::span<const RecordKey> keys) {
-  std::vector<bool> exists;
-  exists.reserve(keys.size());
+std::vector<std::optional<TierKind>> PeerTier::Where(std::span<const RecordKey> keys) {
+  std::vector<std::optional<TierKind>> where;
+  where.reserve(keys.size());
   for (const auto& holders : Holders(keys, Clock::now() + options_.exists_deadline)) {
-    exists.push_back(!holders.empty());
+    where.push_back(holders.empty() ? std::nullopt : std::optional(TierKind::kRemote));
   }
-  return exists;
+  return where;
 }
 
 void PeerTier::Use(std::span<const RecordKey> keys) {

@@ -1,19 +1,16 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <mutex>
 #include <optional>
 #include <shared_mutex>
 #include <span>
-#include <thread>
-#include <utility>
 #include <vector>
 
 #include "kv_store/peers/peer_tier.h"
 #include "kv_store/records/tier.h"
+#include "kv_store/records/write_behind_queue.h"
 #include "kv_store/tiers/tiered_store.h"
 
 namespace tandem::kv_store {
@@ -34,22 +31,20 @@ struct PeeredStoreOptions {
 /// Erase erases here and at all peers, twice: what was on its way between two of them, the first
 /// time, is there the second time. If it is OK, no host has any of it. As a whole it has the
 /// records and limits of the tiers of this host. Thread safety: as Tier.
-class PeeredStore : public Tier {
+class PeeredStore : public ListableTier {
  public:
   /// Both must outlive it.
-  PeeredStore(Tier& local, PeerTier& peers, const PeeredStoreOptions& options);
-  ~PeeredStore() override;
+  PeeredStore(ListableTier& local, PeerTier& peers, const PeeredStoreOptions& options);
 
   absl::Status Put(std::span<const TierRecord> records) override;
   std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override;
-  std::vector<bool> Exists(std::span<const RecordKey> keys) override;
   std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) override;
   void Use(std::span<const RecordKey> keys) override;
   absl::Status Flush() override;
   absl::Status Erase(std::span<const BlockHash> blocks) override;
   TierStats Stats() override;
-  absl::Status Drop(std::span<const BlockHash> blocks) override { return EraseHere(blocks); }
   // Of this host alone.
+  absl::Status Drop(std::span<const BlockHash> blocks) override { return EraseHere(blocks); }
   absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
                                                 size_t most) override {
     return local_.List(after, most);
@@ -73,9 +68,6 @@ class PeeredStore : public Tier {
     std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override {
       return store_.local_.Get(keys);
     }
-    std::vector<bool> Exists(std::span<const RecordKey> keys) override {
-      return store_.local_.Exists(keys);
-    }
     std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) override {
       return store_.local_.Where(keys);
     }
@@ -94,15 +86,14 @@ class PeeredStore : public Tier {
 
   void Keep(std::span<const RecordKey> keys, const std::vector<std::optional<FoundRecord>>& found,
             uint64_t erasures);
-  absl::Status CopyLater(std::span<const TierRecord> records);
+  void CopyLater(std::span<const TierRecord> records);
   void UseLater(std::span<const RecordKey> keys);
-  void RunCopier();
-  /// mutex_ is held by `lock`. kDeadlineExceeded if not all that was queued is done in time.
-  absl::Status Drain(std::unique_lock<std::mutex>& lock);
+  /// kDeadlineExceeded if not all that was queued is done in time.
+  absl::Status Drain();
   absl::Status EraseHere(std::span<const BlockHash> blocks);
 
   const PeeredStoreOptions options_;
-  Tier& local_;
+  ListableTier& local_;
   PeerTier& peers_;
   Here here_;
 
@@ -110,17 +101,10 @@ class PeeredStore : public Tier {
   std::shared_mutex erasing_;
   uint64_t erasures_ = 0;  // guarded by erasing_
 
-  std::mutex mutex_;  // guards all below
-  std::condition_variable changed_;
-  std::deque<TierRecord> queue_;
-  int64_t queued_bytes_ = 0;     // those being copied included
-  uint64_t queued_ = 0;          // records ever
-  uint64_t copied_ = 0;          // of them, done with
-  std::vector<RecordKey> used_;  // to be told to peers
-  absl::Status failed_;          // the first copy that did, since the last Flush
-  bool stop_ = false;
+  std::mutex used_mutex_;
+  std::vector<RecordKey> used_;  // to be told to peers; guarded by used_mutex_
 
-  std::thread copier_;
+  WriteBehindQueue queue_;  // a mark: something was used
 };
 
 }  // namespace tandem::kv_store

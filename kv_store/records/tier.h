@@ -42,6 +42,9 @@ struct FoundRecord {
   BlockHash before{};
   uint64_t tenant = 0;
 };
+FoundRecord FoundIn(TierKind from, const TierRecord& record);
+/// What a nearer tier keeps of what was found farther out.
+TierRecord CopyOf(const RecordKey& key, const FoundRecord& found);
 
 /// A record that a tier has, as it lists it.
 struct ListedRecord {
@@ -108,18 +111,11 @@ class Tier {
   /// [keys] Nothing where there is no such record. Counts as a use.
   virtual std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) = 0;
 
-  /// [keys] Whether Get would find it now. No use.
-  virtual std::vector<bool> Exists(std::span<const RecordKey> keys) = 0;
+  /// [keys] Where Get would find it now; nothing where it would not. No use.
+  virtual std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) = 0;
 
-  /// [keys] Where Get would find it now. No use.
-  virtual std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) {
-    std::vector<std::optional<TierKind>> where;
-    where.reserve(keys.size());
-    for (const bool exists : Exists(keys)) {
-      where.push_back(exists ? std::optional(TierKind::kHost) : std::nullopt);
-    }
-    return where;
-  }
+  /// [keys] Whether Get would find it now. No use.
+  std::vector<bool> Exists(std::span<const RecordKey> keys);
 
   /// Counts as a use of those that are there: for tiers behind the one that answered.
   virtual void Use(std::span<const RecordKey> /*keys*/) {}
@@ -131,23 +127,23 @@ class Tier {
   /// Destroys all records of these blocks, so that nothing of them can be read again.
   virtual absl::Status Erase(std::span<const BlockHash> blocks) = 0;
 
-  /// Drops all records of these blocks in the tiers of this host. Copies on other hosts stay.
-  virtual absl::Status Drop(std::span<const BlockHash> blocks) { return Erase(blocks); }
-
   virtual TierStats Stats() = 0;
+};
 
+/// A tier that also tells what it has, for those who look after it.
+class ListableTier : public Tier {
+ public:
   /// The blocks behind `after` (from the first, if none), by hash; at most `most` of them, and none
   /// only at the end. No use. What comes and goes meanwhile may be listed or not.
-  virtual absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& /*after*/,
-                                                        size_t /*most*/) {
-    return Unimplemented("this tier cannot tell what it has");
-  }
+  virtual absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
+                                                        size_t most) = 0;
 
   /// [keys] The copy that lies in the tier of this kind. No use; nothing is moved, and nothing
   /// dropped because it is damaged.
-  virtual std::vector<PeekedRecord> Peek(TierKind /*tier*/, std::span<const RecordKey> keys) {
-    return std::vector<PeekedRecord>(keys.size());
-  }
+  virtual std::vector<PeekedRecord> Peek(TierKind tier, std::span<const RecordKey> keys) = 0;
+
+  /// Drops all records of these blocks in the tiers of this host. Copies on other hosts stay.
+  virtual absl::Status Drop(std::span<const BlockHash> blocks) { return Erase(blocks); }
 };
 
 }  // namespace tandem::kv_store

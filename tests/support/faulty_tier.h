@@ -50,9 +50,10 @@ class FaultyTier final : public kv_store::Tier {
     }
     return found;
   }
-  std::vector<bool> Exists(std::span<const kv_store::RecordKey> keys) override {
+  std::vector<std::optional<kv_store::TierKind>> Where(
+      std::span<const kv_store::RecordKey> keys) override {
     WaitWhile(holds_exists);
-    return behind_.Exists(keys);
+    return behind_.Where(keys);
   }
   absl::Status Flush() override {
     ++flushes;

@@ -32,7 +32,7 @@ AgentDirectory MustOpen(const std::string& path) {
   return std::move(*directory);
 }
 
-std::unique_ptr<AgentServer> Serve(const std::string& path, Tier& tier,
+std::unique_ptr<AgentServer> Serve(const std::string& path, ListableTier& tier,
                                    const AgentServerOptions& options = {}) {
   AgentDirectory directory = MustOpen(path);
   EXPECT_TRUE(directory.Lock().ok());
@@ -49,7 +49,7 @@ std::unique_ptr<AgentServer> Serve(const std::string& path, Tier& tier,
 /// A tier, its agent and a client, which go in the opposite order.
 struct ServedTier {
   TemporaryDirectory directory;
-  std::unique_ptr<Tier> tier;
+  std::unique_ptr<ListableTier> tier;
   std::unique_ptr<AgentServer> server;
   std::unique_ptr<AgentTier> client;
 

@@ -53,9 +53,9 @@ class WatchedTier : public MemoryTier {
     std::this_thread::sleep_for(delay.load());
     return MemoryTier::Get(keys);
   }
-  std::vector<bool> Exists(std::span<const RecordKey> keys) override {
+  std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) override {
     std::this_thread::sleep_for(delay.load());
-    return MemoryTier::Exists(keys);
+    return MemoryTier::Where(keys);
   }
   absl::Status Flush() override {
     ++flushes;
@@ -203,8 +203,8 @@ TEST(Peers, WhatIsListedAndDroppedIsOfThisHostAlone) {
   EXPECT_EQ(job[0].store.Peek(TierKind::kHost, keys)[0].state, PeekedRecord::State::kMissing);
   EXPECT_EQ(CountExisting(job[1].local, records), 5);
   EXPECT_EQ(CountFound(job[0].store, records), 5) << "the other host's copy comes back";
-  EXPECT_TRUE(absl::IsUnimplemented(job[0].peers.List(std::nullopt, 10).status()))
-      << "what a host has is not told to others";
+  static_assert(!std::is_base_of_v<ListableTier, PeerTier>,
+                "what a host has is not told to others");
 }
 
 TEST(Peers, WhatOneHasAllFindAndKeep) {
