@@ -14,6 +14,7 @@
 #include "core/base/wire.h"
 #include "frontend/conversations/conversation_codec.h"
 #include "frontend/text/name_number.h"
+#include "kv_store/base/hex.h"
 
 namespace tandem::frontend {
 
@@ -30,12 +31,6 @@ std::span<const std::byte> Bytes(std::string_view text) { return std::as_bytes(s
 
 std::string Text(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
-std::string Hex(std::string_view bytes) {
-  std::string text;
-  for (const char c : bytes) text += fmt::format("{:02x}", static_cast<uint8_t>(c));
-  return text;
 }
 
 uint64_t DrawNumber() {
@@ -175,7 +170,9 @@ void ConversationStore::Read(const std::vector<PlacedRecord>& records, FoundConv
     }
     State state;
     ConversationName name;
-    std::string described = fmt::format("a conversation without a name, at {}", Hex(prefix));
+    std::string described = fmt::format(
+        "a conversation without a name, at {}",
+        kv_store::Hex({reinterpret_cast<const uint8_t*>(prefix.data()), prefix.size()}));
     absl::StatusOr<Conversation> conversation = ReadOne(group, state, name, described);
     if (conversation.ok()) {
       states_[std::string(prefix)] = state;

@@ -100,9 +100,6 @@ class Server {
   void HandleCancel(const RequestName& name);
   void HandleResume(const RequestName& name, const ResumeRequest& resume);
   void HandleStatus(const RequestName& name);
-  /// The blocks of these tokens that no conversation of the tenant has.
-  std::vector<kv_store::BlockHash> LeftBehind(const std::string& tenant,
-                                              std::span<const int32_t> tokens) const;
   /// The turn ends without an answer; what was computed for it is destroyed.
   void AbandonTurn(RequestRecord& record);
   /// News of a request that is gone: perhaps of a turn that was given up.

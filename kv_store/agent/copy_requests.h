@@ -35,6 +35,8 @@ class CopyRequests {
 
  private:
   AgentCopies Find(const AgentCopyFind& request);
+  AgentMessage Append(const AgentCopyAppend& request);
+  AgentMessage Read(const AgentCopyRead& request);
   AgentCopies OwnCopies();
   /// To the host's agent, which gets `passed_on`.
   AgentMessage Pass(const std::string& to, AgentMessage passed_on,

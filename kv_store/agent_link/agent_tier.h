@@ -71,12 +71,18 @@ class AgentTier : public ListableTier {
 
   /// kUnavailable if there is no agent, kDeadlineExceeded if it is late.
   absl::StatusOr<AgentMessage> Call(AgentMessage request, Clock::time_point deadline);
+  template <typename Kind>
+  absl::StatusOr<Kind> CallFor(AgentMessage request, Clock::time_point deadline);
   /// Of a request that is answered by a status.
   absl::Status CallForStatus(AgentMessage request, Clock::time_point deadline);
+  /// Of a request about blocks, in parts.
+  template <typename Request>
+  absl::Status CallForBlocks(std::span<const BlockHash> blocks);
   absl::StatusOr<std::unique_ptr<Connection>> Connect();
   absl::StatusOr<AgentMessage> Exchange(Connection& connection, const AgentFrame& request,
                                         Clock::time_point deadline);
-  std::optional<AgentStats> AskStats();
+  /// All zero if the agent does not answer.
+  AgentStats AskStats();
   void RunLease();
 
   const AgentTierOptions options_;

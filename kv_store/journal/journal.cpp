@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <set>
 
+#include "kv_store/base/hex.h"
 #include "kv_store/journal/journal_fields.h"
 
 namespace tandem::kv_store {
@@ -23,22 +24,11 @@ uint64_t DrawNumber() {
 
 }  // namespace
 
-std::string StateIdText(const StateId& id) {
-  std::string text;
-  for (const uint8_t byte : id) text += fmt::format("{:02x}", byte);
-  return text;
-}
+std::string StateIdText(const StateId& id) { return Hex(id); }
 
 std::optional<StateId> ParseStateId(std::string_view text) {
-  StateId id{};
-  if (text.size() != 2 * id.size()) return std::nullopt;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-    if (digit < 0) return std::nullopt;
-    id[i / 2] = static_cast<uint8_t>(id[i / 2] << 4 | digit);
-  }
-  return id;
+  const auto id = UnhexArray<std::tuple_size_v<StateId>>(text);
+  return id && Hex(*id) == text ? id : std::nullopt;
 }
 
 bool JournalPosition::Contains(const JournalPosition& other) const {

@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <utility>
 
+#include "kv_store/base/files.h"
+
 namespace tandem::kv_store {
 namespace {
 
@@ -19,23 +21,6 @@ rocksdb::WriteOptions Synced() {
   rocksdb::WriteOptions options;
   options.sync = true;
   return options;
-}
-
-absl::Status Rename(const std::string& from, const std::string& to) {
-  std::error_code error;
-  fs::rename(from, to, error);
-  return error ? Unavailable("renaming {} to {}: {}", from, to, error.message()) : absl::OkStatus();
-}
-
-absl::Status Remove(const std::string& folder) {
-  std::error_code error;
-  fs::remove_all(folder, error);
-  return error ? Unavailable("removing {}: {}", folder, error.message()) : absl::OkStatus();
-}
-
-bool Exists(const std::string& folder) {
-  std::error_code error;
-  return fs::exists(folder, error);
 }
 
 }  // namespace

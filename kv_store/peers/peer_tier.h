@@ -8,6 +8,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/base/status.h"
@@ -56,7 +57,10 @@ class PeerTier : public Tier {
   PeerCalls& calls() { return calls_; }
   /// Hosts of the job that can be asked.
   std::vector<std::string> UpInJob() const;
-  const std::string& book_folder() const { return options_.book_folder; }
+  /// Asks all to erase something. kUnavailable, naming one, if not all have done it; `what`: as the
+  /// error calls it.
+  absl::Status EraseOnAll(const AgentMessage& message, std::string_view what,
+                          PeerCalls::Clock::time_point deadline);
 
   /// kUnavailable, naming them, if none of those that keep copies is up.
   absl::Status Put(std::span<const TierRecord> records) override;
@@ -84,9 +88,6 @@ class PeerTier : public Tier {
   /// [keys][those that may have it, in the order in which they are to be asked]
   std::vector<std::vector<PeerPointer>> Holders(std::span<const RecordKey> keys,
                                                 Clock::time_point deadline);
-  /// OK, or what the first that did not do it says.
-  absl::Status AskForStatus(const std::vector<PeerCalls::Question>& questions,
-                            Clock::time_point deadline);
 
   const PeerTierOptions options_;
   PeerCalls calls_;

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "frontend/text/name_number.h"
+#include "kv_store/base/chain_blocks.h"
 #include "kv_store/export/export_reader.h"
 #include "kv_store/records/record.h"
 #include "launcher/commands/commands.h"
@@ -78,11 +79,8 @@ class Import {
   absl::Status Put(KvAccess& access) {
     TANDEM_RETURN_IF_ERROR(source_->Rewind());
     const uint64_t tenant = frontend::NumberOf(options_.tenant);
-    std::vector<kv_store::BlockHash> chain = {kv_store::TenantHash(tenant)};
-    for (size_t first = 0; first < header_.tokens.size(); first += kBlock) {
-      chain.push_back(kv_store::ChainHash(
-          chain.back(), std::span<const int32_t>(header_.tokens).subspan(first, kBlock)));
-    }
+    const kv_store::BlockHash root = kv_store::TenantHash(tenant);
+    const std::vector<kv_store::BlockHash> chain = kv_store::FullBlocksOf(root, header_.tokens);
     kv_store::ExportReader reader(*source_);
     TANDEM_ASSIGN_OR_RETURN(const kv_store::ExportHeader again, Named(reader.ReadHeader()));
     if (again != header_) return Changed();
@@ -99,12 +97,12 @@ class Import {
       if (i >= hashes_.size() || HashOf(*record) != hashes_[i]) return Changed();
       batch_block = record->place.block;
       const auto block = static_cast<size_t>(batch_block);
-      kv_store::MoveRecord(record->bytes, chain[block + 1]);
+      kv_store::MoveRecord(record->bytes, chain[block]);
       kv_store::RecordName name = record->header.name;
-      name.block = chain[block + 1];
+      name.block = chain[block];
       batch.push_back(access.names().Seal({.key = kv_store::RecordKeyOf(header_.fingerprint, name),
-                                           .block = chain[block + 1],
-                                           .before = chain[block],
+                                           .block = chain[block],
+                                           .before = block > 0 ? chain[block - 1] : root,
                                            .tenant = tenant,
                                            .bytes = std::move(record->bytes)}));
     }

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "fmt/ranges.h"
+#include "kv_store/base/hex.h"
 #include "kv_store/catalog/catalog_garbage.h"
 #include "launcher/commands/commands.h"
 #include "launcher/job/progress_display.h"
@@ -44,8 +45,7 @@ struct Findings {
 
 std::string PlaceOf(const Catalog& catalog, const CatalogBlock& block,
                     const CatalogRecord& record) {
-  std::string hash;
-  for (size_t i = 0; i < 6; ++i) hash += fmt::format("{:02x}", block.stored[i]);
+  const std::string hash = kv_store::Hex(std::span(block.stored).first(6));
   if (!record.model) return fmt::format("block {}", hash);
   return fmt::format("block {}, KV head {}, layer group {}, model {}", hash, record.kv_head,
                      record.group, ShortFingerprint(catalog.models()[*record.model].fingerprint));

@@ -2,7 +2,7 @@
 
 #include <sodium.h>
 
-#include "fmt/format.h"
+#include "kv_store/base/hex.h"
 
 namespace tandem::parallel {
 namespace {
@@ -20,9 +20,7 @@ Digest DigestOf(std::span<const std::byte> bytes) {
 }
 
 std::string DigestText(const Digest& digest) {
-  std::string text;
-  for (size_t i = 0; i < digest.size() / 2; ++i) text += fmt::format("{:02x}", digest[i]);
-  return text;
+  return kv_store::Hex(std::span(digest).first(digest.size() / 2));
 }
 
 void RollingDigest::Add(std::span<const std::byte> bytes) {

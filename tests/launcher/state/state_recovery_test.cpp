@@ -11,6 +11,7 @@
 #include <set>
 
 #include "frontend/conversations/conversation_writer.h"
+#include "kv_store/base/files.h"
 #include "tests/support/copy_hosts.h"
 #include "tests/support/disk_image.h"
 #include "tests/support/random_conversations.h"
