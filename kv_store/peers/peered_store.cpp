@@ -1,5 +1,7 @@
 #include "kv_store/peers/peered_store.h"
 
+#include "kv_store/tiers/missing_keys.h"
+
 namespace tandem::kv_store {
 namespace {
 
@@ -11,7 +13,6 @@ PeeredStore::PeeredStore(ListableTier& local, PeerTier& peers, const PeeredStore
     : options_(options),
       local_(local),
       peers_(peers),
-      here_(*this),
       queue_(options.queue_bytes, [this](const WriteBehindQueue::Batch& batch) {
         absl::Status status = peers_.Put(batch.records);
         std::vector<RecordKey> used;
@@ -78,38 +79,26 @@ std::vector<std::optional<FoundRecord>> PeeredStore::Get(std::span<const RecordK
   std::vector<std::optional<FoundRecord>> found = local_.Get(keys);
   if (!peers_.knows_any()) return found;
   std::vector<RecordKey> here;
-  std::vector<RecordKey> missing;
-  std::vector<size_t> places;
   for (size_t k = 0; k < keys.size(); ++k) {
-    if (found[k]) {
-      here.push_back(keys[k]);
-    } else {
-      missing.push_back(keys[k]);
-      places.push_back(k);
-    }
+    if (found[k]) here.push_back(keys[k]);
   }
   UseLater(here);
-  if (missing.empty()) return found;
-  std::vector<std::optional<FoundRecord>> there = peers_.Get(missing);
-  Keep(missing, there, erasures);
-  for (size_t i = 0; i < there.size(); ++i) found[places[i]] = std::move(there[i]);
+  const MissingKeys missing(keys, found);
+  if (missing.keys.empty()) return found;
+  std::vector<std::optional<FoundRecord>> there = peers_.Get(missing.keys);
+  Keep(missing.keys, there, erasures);
+  for (size_t i = 0; i < there.size(); ++i) found[missing.places[i]] = std::move(there[i]);
   return found;
 }
 
 std::vector<std::optional<TierKind>> PeeredStore::Where(std::span<const RecordKey> keys) {
   std::vector<std::optional<TierKind>> where = local_.Where(keys);
   if (!peers_.knows_any()) return where;
-  std::vector<RecordKey> missing;
-  std::vector<size_t> places;
-  for (size_t k = 0; k < keys.size(); ++k) {
-    if (where[k]) continue;
-    missing.push_back(keys[k]);
-    places.push_back(k);
-  }
-  if (missing.empty()) return where;
-  const std::vector<bool> there = peers_.Exists(missing);
+  const MissingKeys missing(keys, where);
+  if (missing.keys.empty()) return where;
+  const std::vector<bool> there = peers_.Exists(missing.keys);
   for (size_t i = 0; i < there.size(); ++i) {
-    if (there[i]) where[places[i]] = TierKind::kRemote;
+    if (there[i]) where[missing.places[i]] = TierKind::kRemote;
   }
   return where;
 }
@@ -136,7 +125,7 @@ absl::Status PeeredStore::Flush() {
   return copied.ok() ? there : copied;
 }
 
-absl::Status PeeredStore::EraseHere(std::span<const BlockHash> blocks) {
+absl::Status PeeredStore::Drop(std::span<const BlockHash> blocks) {
   absl::Status erased;
   {
     const std::lock_guard erasing(erasing_);
@@ -150,11 +139,11 @@ absl::Status PeeredStore::EraseHere(std::span<const BlockHash> blocks) {
 
 absl::Status PeeredStore::Erase(std::span<const BlockHash> blocks) {
   if (blocks.empty()) return absl::OkStatus();
-  absl::Status here = EraseHere(blocks);
+  absl::Status here = Drop(blocks);
   if (!peers_.knows_any()) return here;
   absl::Status there = peers_.Erase(blocks);
   if (here.ok() && there.ok()) {
-    here = EraseHere(blocks);
+    here = Drop(blocks);
     there = peers_.Erase(blocks);
   }
   return here.ok() ? there : here;

@@ -44,7 +44,7 @@ class PeeredStore : public ListableTier {
   absl::Status Erase(std::span<const BlockHash> blocks) override;
   TierStats Stats() override;
   // Of this host alone.
-  absl::Status Drop(std::span<const BlockHash> blocks) override { return EraseHere(blocks); }
+  absl::Status Drop(std::span<const BlockHash> blocks) override;
   absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
                                                 size_t most) override {
     return local_.List(after, most);
@@ -53,35 +53,7 @@ class PeeredStore : public ListableTier {
     return local_.Peek(tier, keys);
   }
 
-  /// The tiers of this host alone: what peers may ask for.
-  Tier& here() { return here_; }
-
  private:
-  /// Never asks a peer.
-  class Here : public Tier {
-   public:
-    explicit Here(PeeredStore& store) : store_(store) {}
-
-    absl::Status Put(std::span<const TierRecord> records) override {
-      return store_.local_.Put(records);
-    }
-    std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override {
-      return store_.local_.Get(keys);
-    }
-    std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) override {
-      return store_.local_.Where(keys);
-    }
-    void Use(std::span<const RecordKey> keys) override { store_.local_.Use(keys); }
-    absl::Status Flush() override { return store_.local_.Flush(); }
-    absl::Status Erase(std::span<const BlockHash> blocks) override {
-      return store_.EraseHere(blocks);
-    }
-    TierStats Stats() override { return store_.local_.Stats(); }
-
-   private:
-    PeeredStore& store_;
-  };
-
   using Clock = std::chrono::steady_clock;
 
   void Keep(std::span<const RecordKey> keys, const std::vector<std::optional<FoundRecord>>& found,
@@ -90,12 +62,10 @@ class PeeredStore : public ListableTier {
   void UseLater(std::span<const RecordKey> keys);
   /// kDeadlineExceeded if not all that was queued is done in time.
   absl::Status Drain();
-  absl::Status EraseHere(std::span<const BlockHash> blocks);
 
   const PeeredStoreOptions options_;
   ListableTier& local_;
   PeerTier& peers_;
-  Here here_;
 
   // Held exclusively while erasing, so that nobody brings back what he found before.
   std::shared_mutex erasing_;

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "kv_store/tiers/merge_lists.h"
+#include "kv_store/tiers/missing_keys.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -87,45 +88,33 @@ std::vector<std::optional<FoundRecord>> TieredStore::Get(std::span<const RecordK
   const std::shared_lock erasing(erasing_);
   std::vector<std::optional<FoundRecord>> found = host_.Get(keys);
   std::vector<RecordKey> in_host;
-  std::vector<size_t> missing;
   for (size_t i = 0; i < keys.size(); ++i) {
     if (!found[i]) {
-      const std::optional<TierRecord> waiting = queue_.Find(keys[i]);
-      if (!waiting) {
-        missing.push_back(i);
-        continue;
-      }
-      found[i] = FoundIn(TierKind::kHost, *waiting);
+      if (const auto waiting = queue_.Find(keys[i])) found[i] = FoundIn(TierKind::kHost, *waiting);
     }
-    in_host.push_back(keys[i]);
+    if (found[i]) in_host.push_back(keys[i]);
   }
   for (size_t t = 0; t < behind_.size(); ++t) {
     behind_[t].tier->Use(in_host);
-    if (missing.empty()) continue;
-    std::vector<RecordKey> asked;
-    for (const size_t i : missing) asked.push_back(keys[i]);
-    std::vector<std::optional<FoundRecord>> here = behind_[t].tier->Get(asked);
-    std::vector<size_t> still_missing;
+    const MissingKeys missing(keys, found);
+    if (missing.keys.empty()) continue;
+    std::vector<std::optional<FoundRecord>> here = behind_[t].tier->Get(missing.keys);
     std::vector<TierRecord> copies;
-    for (size_t k = 0; k < asked.size(); ++k) {
-      if (!here[k]) {
-        still_missing.push_back(missing[k]);
-        continue;
-      }
-      copies.push_back(CopyOf(asked[k], *here[k]));
-      found[missing[k]] = std::move(here[k]);
+    for (size_t k = 0; k < here.size(); ++k) {
+      if (!here[k]) continue;
+      copies.push_back(CopyOf(missing.keys[k], *here[k]));
+      found[missing.places[k]] = std::move(here[k]);
     }
-    if (!copies.empty()) {
-      // Where there is no room for them nearby, they stay where they were found.
-      static_cast<void>(host_.Put(copies));
-      for (size_t nearer = 0; nearer < t; ++nearer) {
-        static_cast<void>(behind_[nearer].tier->Put(copies));
-      }
+    if (copies.empty()) continue;
+    // Where there is no room for them nearby, they stay where they were found.
+    static_cast<void>(host_.Put(copies));
+    for (size_t nearer = 0; nearer < t; ++nearer) {
+      static_cast<void>(behind_[nearer].tier->Put(copies));
     }
-    missing = std::move(still_missing);
   }
-  hits_ += keys.size() - missing.size();
-  misses_ += missing.size();
+  const size_t missing = MissingKeys(keys, found).keys.size();
+  hits_ += keys.size() - missing;
+  misses_ += missing;
   return found;
 }
 
@@ -136,17 +125,11 @@ std::vector<std::optional<TierKind>> TieredStore::Where(std::span<const RecordKe
     if (!where[i] && queue_.Find(keys[i])) where[i] = TierKind::kHost;
   }
   for (const Behind& behind : behind_) {
-    std::vector<RecordKey> asked;
-    std::vector<size_t> places;
-    for (size_t i = 0; i < keys.size(); ++i) {
-      if (where[i]) continue;
-      asked.push_back(keys[i]);
-      places.push_back(i);
-    }
-    if (asked.empty()) break;
-    const std::vector<bool> here = behind.tier->Exists(asked);
-    for (size_t k = 0; k < asked.size(); ++k) {
-      if (here[k]) where[places[k]] = behind.kind;
+    const MissingKeys missing(keys, where);
+    if (missing.keys.empty()) break;
+    const std::vector<bool> here = behind.tier->Exists(missing.keys);
+    for (size_t k = 0; k < here.size(); ++k) {
+      if (here[k]) where[missing.places[k]] = behind.kind;
     }
   }
   return where;

@@ -26,8 +26,12 @@ struct Host {
   explicit Host(const std::string& folder)
       : book(Open(folder)), local({}), peers(book.keys(), Options(folder)) {
     neighbours.emplace(
-        book, peers, local, [] { return AgentStats(); }, lease,
-        AgentNeighboursOptions{.look = milliseconds(20)});
+        book, peers,
+        AgentNeighbours::Here{
+            .tier = local,
+            .drop = [this](std::span<const BlockHash> blocks) { return local.Drop(blocks); },
+            .stats = [] { return AgentStats(); }},
+        lease, AgentNeighboursOptions{.look = milliseconds(20)});
   }
   static PeerRegistry Open(const std::string& folder) {
     std::filesystem::create_directories(folder);

@@ -89,9 +89,12 @@ struct Host {
         peers(book.keys(), Quick()),
         store(local, peers, {.policy = policy, .drain = milliseconds(2000)}) {
     neighbours.emplace(
-        book, peers, store.here(),
-        [this] { return AgentStats{.all = local.Stats(), .by_tier = {}}; }, lease,
-        AgentNeighboursOptions{.answer_bytes = 1500, .look = milliseconds(20)});
+        book, peers,
+        AgentNeighbours::Here{
+            .tier = local,
+            .drop = [this](std::span<const BlockHash> blocks) { return store.Drop(blocks); },
+            .stats = [this] { return AgentStats{.all = local.Stats(), .by_tier = {}}; }},
+        lease, AgentNeighboursOptions{.answer_bytes = 1500, .look = milliseconds(20)});
   }
 
   static PeerRegistry Open(const std::string& folder) {
