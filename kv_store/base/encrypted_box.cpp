@@ -30,13 +30,9 @@ std::span<const std::byte> Tag(const std::array<uint8_t, 32>& hash) {
 }  // namespace
 
 absl::StatusOr<StateKey> ReadStateKey(const std::string& path) {
-  absl::StatusOr<SmallFile> file = ReadSmallFile(path);
+  absl::StatusOr<std::string> file = ReadSmallFile(path, /*secret=*/true);
   if (!file.ok()) return InvalidArgument("key file {}", Message(file.status()));
-  if (file->others_may_read()) {
-    return InvalidArgument("key file {}: others may read it (mode {:04o}); run: chmod 600 {}", path,
-                           file->mode, path);
-  }
-  std::string& text = file->text;
+  std::string& text = *file;
   StateKey key{};
   if (text.size() == key.size()) {
     std::copy(text.begin(), text.end(), key.begin());

@@ -23,14 +23,14 @@ std::string TemporaryName(const std::string& path) {
                      randombytes_random());
 }
 
-}  // namespace
-
 absl::Status FileError(const std::string& path, std::string_view doing, int error) {
   if (error == ENOSPC || error == EDQUOT) {
     return ResourceExhausted("{}: the disk is full; make room or write elsewhere", path);
   }
   return Unavailable("{}: cannot be {}: {}", path, doing, std::strerror(error));
 }
+
+}  // namespace
 
 bool Exists(const std::string& path) {
   std::error_code error;
@@ -69,19 +69,18 @@ std::string FolderOf(const std::string& path) {
   return parent.empty() ? "." : parent.string();
 }
 
-absl::StatusOr<SmallFile> ReadSmallFile(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+absl::StatusOr<std::string> ReadSmallFile(const std::string& path, bool secret) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) {
     const std::string why = std::strerror(errno);
     return errno == ENOENT ? NotFound("{}: {}", path, why) : Unavailable("{}: {}", path, why);
   }
   struct stat facts {};
-  SmallFile file;
-  file.text.resize(kMostBytes + 1);
+  std::string text(kMostBytes + 1, '\0');
   size_t size = 0;
   ssize_t got = fstat(fd, &facts) == 0 ? 1 : -1;
-  while (got > 0 && size < file.text.size()) {
-    got = read(fd, file.text.data() + size, file.text.size() - size);
+  while (got > 0 && size < text.size()) {
+    got = read(fd, text.data() + size, text.size() - size);
     if (got > 0) size += static_cast<size_t>(got);
   }
   const int why = errno;
@@ -90,9 +89,12 @@ absl::StatusOr<SmallFile> ReadSmallFile(const std::string& path) {
   if (size > kMostBytes) {
     return absl::DataLossError(fmt::format("{}: it is larger than {} bytes", path, kMostBytes));
   }
-  file.text.resize(size);
-  file.mode = facts.st_mode & 07777U;
-  return file;
+  if (secret && (facts.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
+    return InvalidArgument("{}: others may read it (mode {:04o}); run: chmod 600 {}", path,
+                           facts.st_mode & 07777U, path);
+  }
+  text.resize(size);
+  return text;
 }
 
 absl::StatusOr<std::unique_ptr<WholeFile>> WholeFile::Create(const std::string& path) {

@@ -13,9 +13,6 @@
 /// Files as the stores keep them: whole or not at all, and for their owner only.
 namespace tandem::kv_store {
 
-/// kResourceExhausted where the disk is full, else kUnavailable.
-absl::Status FileError(const std::string& path, std::string_view doing, int error);
-
 bool Exists(const std::string& path);
 /// `PATH.WORD-N`, with the first N that is free.
 std::string FreeName(const std::string& path, std::string_view word);
@@ -27,13 +24,9 @@ absl::Status SyncFolder(const std::string& folder);
 /// The folder that a path is in.
 std::string FolderOf(const std::string& path);
 
-struct SmallFile {
-  std::string text;
-  unsigned mode = 0;  // permissions
-  bool others_may_read() const { return (mode & 0077U) != 0; }
-};
-/// kNotFound; kUnavailable; kDataLoss if it is larger than 4096 bytes.
-absl::StatusOr<SmallFile> ReadSmallFile(const std::string& path);
+/// kNotFound; kUnavailable; kDataLoss if it is larger than 4096 bytes; of a secret
+/// kInvalidArgument, if others may read it.
+absl::StatusOr<std::string> ReadSmallFile(const std::string& path, bool secret = false);
 
 /// A file (mode 0600) that is written under another name, or none, and gets its own when it is
 /// whole. Whatever ends it earlier leaves what was there before. Thread safety: none.
@@ -41,7 +34,7 @@ class WholeFile {
  public:
   enum class Before { kReplace, kKeep };  // what has the name when it is whole
 
-  /// Errors of all functions: as FileError.
+  /// Errors of all functions: kResourceExhausted where the disk is full, else kUnavailable.
   static absl::StatusOr<std::unique_ptr<WholeFile>> Create(const std::string& path);
   ~WholeFile();
   WholeFile(const WholeFile&) = delete;

@@ -30,20 +30,15 @@ std::optional<PublicKey> PublicKeyOf(std::string_view text) {
   return UnhexArray<std::tuple_size_v<PublicKey>>(text);
 }
 
-absl::StatusOr<SigningKey> KeyIn(const std::string& path, SmallFile file, const EncryptedBox* box) {
-  if (file.others_may_read()) {
-    return InvalidArgument(
-        "{}: others may read it (mode {:04o}), and with it sign in your name; "
-        "run: chmod 600 {}",
-        path, file.mode, path);
-  }
+absl::StatusOr<SigningKey> KeyIn(const std::string& path, std::string text,
+                                 const EncryptedBox* box) {
   const auto damaged = [&path](std::string_view what) {
     return InvalidArgument(
         "{}: {}; put the file back, or remove it for a new key, which others "
         "then have to trust anew",
         path, what);
   };
-  auto bytes = Unhex(Trimmed(file.text));
+  auto bytes = Unhex(Trimmed(text));
   if (!bytes) return damaged("expected hexadecimal digits");
   if (box != nullptr) {
     auto opened = box->Open(Place(), std::as_bytes(std::span(*bytes)));
@@ -62,7 +57,7 @@ absl::StatusOr<SigningKey> KeyIn(const std::string& path, SmallFile file, const 
   SigningKey key(seed);
   sodium_memzero(seed.data(), seed.size());
   sodium_memzero(bytes->data(), bytes->size());
-  sodium_memzero(file.text.data(), file.text.size());
+  sodium_memzero(text.data(), text.size());
   return key;
 }
 
@@ -97,13 +92,13 @@ SigningKey::~SigningKey() { sodium_memzero(secret_.data(), secret_.size()); }
 absl::StatusOr<SigningKey> OpenSigningKey(const std::string& directory, const EncryptedBox* box) {
   [[maybe_unused]] const int already = sodium_init();
   const std::string path = directory + "/export.key";
-  absl::StatusOr<SmallFile> file = ReadSmallFile(path);
-  if (absl::IsNotFound(file.status())) {
+  absl::StatusOr<std::string> text = ReadSmallFile(path, /*secret=*/true);
+  if (absl::IsNotFound(text.status())) {
     TANDEM_RETURN_IF_ERROR(MakeKey(path, box));
-    file = ReadSmallFile(path);
+    text = ReadSmallFile(path, /*secret=*/true);
   }
-  TANDEM_RETURN_IF_ERROR(file.status());
-  return KeyIn(path, *std::move(file), box);
+  TANDEM_RETURN_IF_ERROR(text.status());
+  return KeyIn(path, *std::move(text), box);
 }
 
 absl::StatusOr<std::vector<PublicKey>> ReadPublicKeys(const std::string& text) {

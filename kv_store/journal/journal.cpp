@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <set>
 
+#include "kv_store/base/blake2b.h"
 #include "kv_store/base/hex.h"
 #include "kv_store/journal/journal_fields.h"
 
@@ -72,13 +73,7 @@ JournalPosition NewJournal() {
   return {.branches = {{.id = DrawNumber(), .begun = 0}}, .sequence = 0};
 }
 
-Checksum ChecksumOf(std::span<const std::byte> bytes) {
-  Checksum sum{};
-  crypto_generichash(reinterpret_cast<unsigned char*>(sum.data()), sum.size(),
-                     reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), nullptr,
-                     0);
-  return sum;
-}
+Checksum ChecksumOf(std::span<const std::byte> bytes) { return Blake2b<Checksum>(bytes); }
 
 std::string EncodePosition(const JournalPosition& position) {
   core::WireWriter writer;

@@ -47,8 +47,8 @@ std::string EncodeLines(const std::string& title, const std::vector<std::string>
 
 absl::StatusOr<std::vector<std::string>> ReadLines(const std::string& path,
                                                    const std::string& title, size_t count) {
-  TANDEM_ASSIGN_OR_RETURN(const SmallFile file, ReadSmallFile(path));
-  auto lines = DecodeLines(file.text, title, count);
+  TANDEM_ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path));
+  auto lines = DecodeLines(text, title, count);
   if (lines.ok()) return lines;
   return absl::DataLossError(fmt::format("{}: {}", path, Message(lines.status())));
 }
@@ -126,8 +126,8 @@ std::vector<KnownPeer> PeerRegistry::Peers() const {
     const std::string host = entry.path().filename().string();
     if (host.starts_with('.')) continue;
     const std::string path = entry.path().string();
-    const absl::StatusOr<SmallFile> file = ReadSmallFile(path);
-    absl::StatusOr<KnownPeer> known = file.ok() ? DecodePeer(host, file->text) : file.status();
+    const absl::StatusOr<std::string> text = ReadSmallFile(path);
+    absl::StatusOr<KnownPeer> known = text.ok() ? DecodePeer(host, *text) : text.status();
     if (!known.ok()) {
       spdlog::warn("{}: {}; that host is not known until a job meets it again", path,
                    Message(known.status()));

@@ -16,21 +16,21 @@
 namespace tandem::kv_store {
 
 struct PeeredStoreOptions {
-  /// kThrough: the second copy is there before Put returns. Else it follows soon: what is spared by
-  /// kOnEvict is this host's disk.
+  /// With kThrough the second copy is there before Put returns, with the others it follows soon:
+  /// kOnEvict spares this host's disk only.
   WritePolicy policy = WritePolicy::kBack;
   int64_t queue_bytes = int64_t{256} << 20;  // of records that wait for a peer
   std::chrono::milliseconds patience{1500};  // of Put for room in the queue
   std::chrono::milliseconds drain{10'000};   // of Flush and Erase for what is on its way
 };
 
-/// The tiers of this host before those of others. What a peer has is kept here too, once it was
-/// asked for: so a new host takes over its share. Where peers keep copies, what is put goes to one
-/// of them as well; Flush waits for that, and says what did not get there since the last Flush.
+/// The tiers of this host before those of others. A record that a peer had is kept here too, so a
+/// new host takes over its share. Where peers keep copies, a record that is put goes to one of them
+/// as well; Flush waits for that, and says which did not get there since the last Flush.
 ///
-/// Erase erases here and at all peers, twice: what was on its way between two of them, the first
-/// time, is there the second time. If it is OK, no host has any of it. As a whole it has the
-/// records and limits of the tiers of this host. Thread safety: as Tier.
+/// Erase erases here and at all peers, and then does so again: a record that was on its way from
+/// one host to another at first has arrived by then. After OK no host has any of it. Stats tells
+/// the records and limits of this host's tiers. Thread safety: as Tier.
 class PeeredStore : public ListableTier {
  public:
   /// Both must outlive it.

@@ -1,10 +1,10 @@
-#include <sodium.h>
 
 #include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
 
 #include "frontend/text/name_number.h"
+#include "kv_store/base/blake2b.h"
 #include "kv_store/base/chain_blocks.h"
 #include "kv_store/export/export_reader.h"
 #include "kv_store/records/record.h"
@@ -19,14 +19,10 @@ namespace {
 
 constexpr int32_t kBlock = core::kPageTokens;
 
-using RecordHash = std::array<unsigned char, crypto_generichash_BYTES>;
+using RecordHash = std::array<uint8_t, 32>;
 
 RecordHash HashOf(const kv_store::ExportRecord& record) {
-  RecordHash hash{};
-  crypto_generichash(hash.data(), hash.size(),
-                     reinterpret_cast<const unsigned char*>(record.bytes.data()),
-                     record.bytes.size(), nullptr, 0);
-  return hash;
+  return kv_store::Blake2b<RecordHash>(record.bytes);
 }
 
 /// What the model that is to use it says of an exported file.

@@ -2,6 +2,7 @@
 
 #include <sodium.h>
 
+#include "kv_store/base/blake2b.h"
 #include "kv_store/base/hex.h"
 
 namespace tandem::parallel {
@@ -13,11 +14,7 @@ const unsigned char* Bytes(std::span<const std::byte> bytes) {
 
 }  // namespace
 
-Digest DigestOf(std::span<const std::byte> bytes) {
-  Digest digest;
-  crypto_generichash(digest.data(), digest.size(), Bytes(bytes), bytes.size(), nullptr, 0);
-  return digest;
-}
+Digest DigestOf(std::span<const std::byte> bytes) { return kv_store::Blake2b<Digest>(bytes); }
 
 std::string DigestText(const Digest& digest) {
   return kv_store::Hex(std::span(digest).first(digest.size() / 2));
