@@ -18,7 +18,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::string_view kHelp =
     "  /system TEXT  set the system message (/system alone shows it); begins a new conversation\n"
-    "  /reset        forget the conversation\n"
+    "  /reset        begin a new conversation\n"
     "  /fork NAME    copy the server's conversation and go on with the copy\n"
     "  /conversations  those that the server keeps\n"
     "  /stats        tokens and speed of the last answer\n"

@@ -4,7 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <condition_variable>
+#include <future>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -71,24 +71,13 @@ void ConversationCopier::Await(Done done) {
   if (done) done(trouble);
 }
 
-absl::Status ConversationCopier::Purge(std::span<const kv_store::PlaceRange> ranges) {
+absl::Status ConversationCopier::Erase(std::span<const kv_store::PlaceRange> ranges) {
   // What is on its way to a copy must not come there behind this.
-  struct Told {
-    std::mutex mutex;
-    std::condition_variable changed;
-    std::optional<absl::Status> status;
-  };
-  const auto told = std::make_shared<Told>();
+  const auto told = std::make_shared<std::promise<absl::Status>>();
   const JournalPosition at = store_.position();
-  Await([told](absl::Status status) {
-    const std::lock_guard lock(told->mutex);
-    told->status = std::move(status);
-    told->changed.notify_all();
-  });
-  std::unique_lock lock(told->mutex);
-  told->changed.wait(lock, [&] { return told->status.has_value(); });
-  TANDEM_RETURN_IF_ERROR(*told->status);
-  return keeper_.Purge(at, ranges);
+  Await([told](absl::Status status) { told->set_value(std::move(status)); });
+  TANDEM_RETURN_IF_ERROR(told->get_future().get());
+  return keeper_.Erase(at, ranges);
 }
 
 ConversationCopier::Status ConversationCopier::status() {

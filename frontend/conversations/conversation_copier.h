@@ -50,7 +50,7 @@ class ConversationCopier {
   /// why it is not yet.
   void Await(Done done);
   /// Destroys what was deleted from these ranges before, in all copies on all hosts.
-  absl::Status Purge(std::span<const kv_store::PlaceRange> ranges);
+  absl::Status Erase(std::span<const kv_store::PlaceRange> ranges);
 
   struct Status {
     std::string host;      // that keeps the copy; empty: none does

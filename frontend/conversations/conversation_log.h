@@ -19,7 +19,7 @@ struct ConversationLogStatus {
   int64_t conversations = 0;        // on disk
   int64_t unreadable = 0;           // on disk, and damaged or of a newer program
   int64_t unwritten_changes = 0;    // in memory only, until there is room
-  int64_t unfinished_erasures = 0;  // deleted or discarded, with bytes that are still there
+  int64_t unfinished_erasures = 0;  // deleted or left behind, with bytes that are still there
   struct Copied {
     std::string host;              // that keeps the copy; empty: none does now
     int64_t uncopied_changes = 0;  // that are on disk here only
@@ -38,14 +38,14 @@ class ConversationLog {
   virtual ~ConversationLog() = default;
 
   /// A turn of a conversation, which begins with it where it is not there. `left_behind`: blocks
-  /// whose KV nobody needs from this turn on, as in Discard. Done is told OK once the turn outlives
+  /// whose KV nobody needs from this turn on, as in EraseKv. Done is told OK once the turn outlives
   /// a kill -9 and a loss of power; otherwise why it does not yet. What was not written is kept and
   /// tried again.
   virtual void Append(const ConversationName& name, ConversationDelta delta,
                       std::vector<kv_store::BlockHash> left_behind, Done done) = 0;
   /// Destroys the KV of these blocks. Nobody waits for it; it is tried until it is done, by the
   /// next process if need be.
-  virtual void Discard(std::vector<kv_store::BlockHash> blocks) = 0;
+  virtual void EraseKv(std::vector<kv_store::BlockHash> blocks) = 0;
   /// Destroys a conversation, and the KV of these blocks. Done is told OK once no file holds any of
   /// it; otherwise why some still do. That too is tried again, by the next process if need be.
   virtual void Erase(const ConversationName& name, std::vector<kv_store::BlockHash> blocks,

@@ -14,6 +14,7 @@
 #include "core/base/wire.h"
 #include "frontend/conversations/conversation_codec.h"
 #include "frontend/text/name_number.h"
+#include "kv_store/base/hex.h"
 
 namespace tandem::frontend {
 
@@ -30,12 +31,6 @@ std::span<const std::byte> Bytes(std::string_view text) { return std::as_bytes(s
 
 std::string Text(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
-std::string Hex(std::string_view bytes) {
-  std::string text;
-  for (const char c : bytes) text += fmt::format("{:02x}", static_cast<uint8_t>(c));
-  return text;
 }
 
 uint64_t DrawNumber() {
@@ -175,7 +170,9 @@ void ConversationStore::Read(const std::vector<PlacedRecord>& records, FoundConv
     }
     State state;
     ConversationName name;
-    std::string described = fmt::format("a conversation without a name, at {}", Hex(prefix));
+    std::string described = fmt::format(
+        "a conversation without a name, at {}",
+        kv_store::Hex({reinterpret_cast<const uint8_t*>(prefix.data()), prefix.size()}));
     absl::StatusOr<Conversation> conversation = ReadOne(group, state, name, described);
     if (conversation.ok()) {
       states_[std::string(prefix)] = state;
@@ -388,22 +385,22 @@ absl::Status ConversationStore::Recover() {
   return ReadPosition();
 }
 
-absl::Status ConversationStore::Purge(const BlockEraser& erase_blocks,
-                                      const CopyEraser& erase_copies) {
+absl::Status ConversationStore::FinishErasures(const BlockEraser& erase_blocks,
+                                               const CopyEraser& erase_copies) {
   const std::shared_lock lock(db_mutex_);
   if (db_ == nullptr) return Unavailable("{} is not open", options_.folder);
   // Cleared first: what is erased from now on may be missed below.
   erasing_ = false;
   std::vector<PlacedRecord> erasures;
   absl::Status status = ReadFrom(*db_, ConversationPlaces::kErasure, erasures);
-  if (status.ok()) status = PurgeAll(erasures, erase_blocks, erase_copies);
+  if (status.ok()) status = EraseBytes(erasures, erase_blocks, erase_copies);
   if (!status.ok()) erasing_ = true;
   return status;
 }
 
-absl::Status ConversationStore::PurgeAll(const std::vector<PlacedRecord>& erasures,
-                                         const BlockEraser& erase_blocks,
-                                         const CopyEraser& erase_copies) {
+absl::Status ConversationStore::EraseBytes(const std::vector<PlacedRecord>& erasures,
+                                           const BlockEraser& erase_blocks,
+                                           const CopyEraser& erase_copies) {
   if (erasures.empty()) return absl::OkStatus();
   std::vector<kv_store::PlaceRange> ranges;
   std::vector<kv_store::PlaceRange> copied_ranges;
@@ -436,7 +433,7 @@ absl::Status ConversationStore::PurgeAll(const std::vector<PlacedRecord>& erasur
   }
   if (!ranges.empty()) {
     TANDEM_RETURN_IF_ERROR(FromDatabase(db_->Write({}, &again), "destroying"));
-    TANDEM_RETURN_IF_ERROR(kv_store::PurgeRanges(*db_, options_.folder, ranges));
+    TANDEM_RETURN_IF_ERROR(kv_store::EraseRanges(*db_, options_.folder, ranges));
     textless_ = std::move(places);
   }
   TANDEM_RETURN_IF_ERROR(erased);

@@ -42,11 +42,11 @@ struct FoundConversations {
 /// Conversations on disk: a RocksDB whose log is synced before a write counts.
 ///
 /// One writer, the process that holds the database's lock. A turn costs what it added, not what the
-/// conversation has. Nothing that is damaged is read as something else, and nothing but Purge
-/// removes bytes: a damaged log or table is put aside whole (`conversations.damaged-N`) before the
-/// rest is gone on with. Every write moves its position on (journal.h), so that a copy elsewhere
-/// can follow. Thread safety: Write and Recover by one thread; Purge by another at the same time;
-/// position, SetListener and ReadAll by any.
+/// conversation has. Nothing that is damaged is read as something else, and nothing but
+/// FinishErasures removes bytes: a damaged log or table is put aside whole
+/// (`conversations.damaged-N`) before the rest is gone on with. Every write moves its position on
+/// (journal.h), so that a copy elsewhere can follow. Thread safety: Write and Recover by one
+/// thread; FinishErasures by another at the same time; position, SetListener and ReadAll by any.
 class ConversationStore {
  public:
   struct Options {
@@ -72,16 +72,16 @@ class ConversationStore {
     ConversationDelta delta;
   };
   /// Destroys a conversation. `blocks`: those of its tokens that nobody else needs; they are told
-  /// by Purge until it succeeds.
+  /// by FinishErasures until it succeeds.
   struct Erasure {
     ConversationName name;
     std::vector<kv_store::BlockHash> blocks;
   };
-  /// Blocks that are told by Purge until it succeeds.
-  struct Discard {
+  /// Blocks that are told by FinishErasures until it succeeds.
+  struct KvErasure {
     std::vector<kv_store::BlockHash> blocks;
   };
-  using Change = std::variant<Turn, Erasure, Discard>;
+  using Change = std::variant<Turn, Erasure, KvErasure>;
 
   /// Writes all of them or none, in order. OK: synced to disk. After an error nothing is written
   /// before Recover succeeds; then the same changes may be written again.
@@ -91,12 +91,13 @@ class ConversationStore {
   /// Whether something was erased whose bytes may still be there.
   bool erasing() const { return erasing_.load(); }
   /// Destroys the bytes of what was erased: rewrites the tables that hold them without them, and
-  /// drops the logs. `erase_blocks` is asked first to destroy the KV of these blocks, and
+  /// removes the logs. `erase_blocks` is asked first to destroy the KV of these blocks, and
   /// `erase_copies` what was in these ranges in all copies; if they cannot, the bytes here are
   /// destroyed all the same. What fails stays to be done, also after the process.
   using BlockEraser = std::function<absl::Status(std::span<const kv_store::BlockHash>)>;
   using CopyEraser = std::function<absl::Status(std::span<const kv_store::PlaceRange>)>;
-  absl::Status Purge(const BlockEraser& erase_blocks, const CopyEraser& erase_copies = nullptr);
+  absl::Status FinishErasures(const BlockEraser& erase_blocks,
+                              const CopyEraser& erase_copies = nullptr);
 
   kv_store::StateId state() const { return places_.state(); }
   /// Behind the last change.
@@ -134,8 +135,8 @@ class ConversationStore {
   std::string Encrypted(const std::string& tenant, const std::string& place,
                         std::vector<std::byte> record) const;
   absl::StatusOr<std::vector<std::byte>> Decrypted(const kv_store::PlacedRecord& record) const;
-  absl::Status PurgeAll(const std::vector<kv_store::PlacedRecord>& erasures,
-                        const BlockEraser& erase_blocks, const CopyEraser& erase_copies);
+  absl::Status EraseBytes(const std::vector<kv_store::PlacedRecord>& erasures,
+                          const BlockEraser& erase_blocks, const CopyEraser& erase_copies);
 
   const Options options_;
   const ConversationPlaces places_;
@@ -147,7 +148,7 @@ class ConversationStore {
   std::map<std::string, State> states_;  // by prefix; what Write has written
   std::atomic<int64_t> conversations_{0};
   std::atomic<bool> erasing_{false};
-  std::set<std::string> textless_;  // places of erasures whose bytes are gone; Purge's own
+  std::set<std::string> textless_;  // places of erasures whose bytes are gone; FinishErasures' own
 };
 
 struct ConversationStore::Opened {

@@ -32,11 +32,11 @@ ConversationWriter::ConversationWriter(Options options, std::unique_ptr<Conversa
   }
   if (options_.keeper) copier_.emplace(options_.copier, *options_.keeper, *store_);
   if (store_->erasing()) {
-    purge_at_ = Clock::now();
-    unpurged_ = 1;
+    erase_at_ = Clock::now();
+    unfinished_erasures_ = 1;
   }
   writer_ = std::thread([this] { WriteLoop(); });
-  purger_ = std::thread([this] { PurgeLoop(); });
+  eraser_ = std::thread([this] { EraseLoop(); });
 }
 
 ConversationWriter::~ConversationWriter() {
@@ -46,22 +46,22 @@ ConversationWriter::~ConversationWriter() {
   }
   changed_.notify_all();
   writer_.join();
-  purger_.join();
+  eraser_.join();
 }
 
 void ConversationWriter::Append(const ConversationName& name, ConversationDelta delta,
                                 std::vector<kv_store::BlockHash> left_behind, Done done) {
   std::vector<Waiting> changes;
   if (!left_behind.empty()) {
-    changes.push_back({ConversationStore::Discard{std::move(left_behind)}, nullptr});
+    changes.push_back({ConversationStore::KvErasure{std::move(left_behind)}, nullptr});
   }
   changes.push_back({Turn{.name = name, .delta = std::move(delta)}, std::move(done)});
   Put(std::move(changes));
 }
 
-void ConversationWriter::Discard(std::vector<kv_store::BlockHash> blocks) {
+void ConversationWriter::EraseKv(std::vector<kv_store::BlockHash> blocks) {
   std::vector<Waiting> changes;
-  changes.push_back({ConversationStore::Discard{std::move(blocks)}, nullptr});
+  changes.push_back({ConversationStore::KvErasure{std::move(blocks)}, nullptr});
   Put(std::move(changes));
 }
 
@@ -106,8 +106,8 @@ ConversationLogStatus ConversationWriter::Status() {
   status.conversations = store_->conversations();
   status.unreadable = static_cast<int64_t>(unreadable_.size()) + unreadable_gaps_;
   status.unwritten_changes = unwritten_;
-  status.unfinished_erasures = unpurged_;
-  status.trouble = Message(trouble_.ok() ? purge_trouble_ : trouble_);
+  status.unfinished_erasures = unfinished_erasures_;
+  status.trouble = Message(trouble_.ok() ? erase_trouble_ : trouble_);
   if (copier_) {
     const ConversationCopier::Status copied = copier_->status();
     status.copied = {.host = copied.host, .uncopied_changes = copied.uncopied};
@@ -185,10 +185,10 @@ void ConversationWriter::Written(std::vector<Waiting>& backlog) {
     for (Waiting& waiting : backlog) {
       if (!Destroys(waiting.change)) continue;
       const bool deleted = std::holds_alternative<Erasure>(waiting.change);
-      if (deleted) purge_at_ = Clock::now();
-      if (!purge_at_) purge_at_ = Clock::now() + options_.gather;
-      ++unpurged_;
-      if (waiting.done) purges_.push_back(std::exchange(waiting.done, nullptr));
+      if (deleted) erase_at_ = Clock::now();
+      if (!erase_at_) erase_at_ = Clock::now() + options_.gather;
+      ++unfinished_erasures_;
+      if (waiting.done) erasure_owners_.push_back(std::exchange(waiting.done, nullptr));
     }
   }
   changed_.notify_all();
@@ -226,42 +226,42 @@ void ConversationWriter::Failed(std::vector<Waiting>& backlog, const absl::Statu
   }
 }
 
-void ConversationWriter::PurgeLoop() {
+void ConversationWriter::EraseLoop() {
   std::unique_lock lock(mutex_);
   milliseconds pause = options_.retry;
   while (true) {
-    while (!writer_ended_ && !(purge_at_ && Clock::now() >= *purge_at_)) {
-      if (purge_at_) {
-        const Clock::time_point at = *purge_at_;  // wait_until takes a reference
+    while (!writer_ended_ && !(erase_at_ && Clock::now() >= *erase_at_)) {
+      if (erase_at_) {
+        const Clock::time_point at = *erase_at_;  // wait_until takes a reference
         changed_.wait_until(lock, at);
       } else {
         changed_.wait(lock);
       }
     }
-    if (!purge_at_) return;
-    purge_at_.reset();
-    const std::vector<Done> owners = std::exchange(purges_, {});
-    const int64_t unpurged = unpurged_;
+    if (!erase_at_) return;
+    erase_at_.reset();
+    const std::vector<Done> owners = std::exchange(erasure_owners_, {});
+    const int64_t unfinished = unfinished_erasures_;
     lock.unlock();
-    const absl::Status status = store_->Purge(
+    const absl::Status status = store_->FinishErasures(
         options_.erase_blocks,
         copier_
             ? [this](
-                  std::span<const kv_store::PlaceRange> ranges) { return copier_->Purge(ranges); }
+                  std::span<const kv_store::PlaceRange> ranges) { return copier_->Erase(ranges); }
             : options_.erase_copies);
     lock.lock();
     // A host that is away may stay so for long: its absence is told once.
-    if (!status.ok() && status != purge_trouble_) {
+    if (!status.ok() && status != erase_trouble_) {
       spdlog::error("{}: not all of what was deleted is destroyed ({}); it is tried again",
                     options_.directory, Message(status));
     }
-    purge_trouble_ = status;
+    erase_trouble_ = status;
     if (status.ok()) {
-      unpurged_ -= unpurged;
+      unfinished_erasures_ -= unfinished;
       pause = options_.retry;
     } else {
       // What was deleted meanwhile does not wait.
-      purge_at_ = Clock::now() + (purges_.empty() ? pause : milliseconds(0));
+      erase_at_ = Clock::now() + (erasure_owners_.empty() ? pause : milliseconds(0));
       pause = std::min(2 * pause, options_.longest_pause);
     }
     lock.unlock();

@@ -53,7 +53,7 @@ class ConversationWriter final : public ConversationLog {
 
   void Append(const ConversationName& name, ConversationDelta delta,
               std::vector<kv_store::BlockHash> left_behind, Done done) override;
-  void Discard(std::vector<kv_store::BlockHash> blocks) override;
+  void EraseKv(std::vector<kv_store::BlockHash> blocks) override;
   void Erase(const ConversationName& name, std::vector<kv_store::BlockHash> blocks,
              Done done) override;
   absl::Status CheckReadable(const ConversationName& name) override;
@@ -74,7 +74,7 @@ class ConversationWriter final : public ConversationLog {
   void WriteBacklog(std::vector<Waiting>& backlog);
   void Written(std::vector<Waiting>& backlog);
   void Failed(std::vector<Waiting>& backlog, const absl::Status& why);
-  void PurgeLoop();
+  void EraseLoop();
 
   const Options options_;
   const std::unique_ptr<ConversationStore> store_;
@@ -88,17 +88,17 @@ class ConversationWriter final : public ConversationLog {
   int64_t unreadable_gaps_ = 0;                    // of which no name is known
   int64_t unwritten_ = 0;
   absl::Status trouble_;  // of writing
-  absl::Status purge_trouble_;
-  std::vector<Done> purges_;                   // owners of erasures that are written
-  std::optional<Clock::time_point> purge_at_;  // nothing: there is nothing to destroy
-  int64_t unpurged_ = 0;                       // erasures whose bytes may still be there
+  absl::Status erase_trouble_;
+  std::vector<Done> erasure_owners_;           // owners of erasures that are written
+  std::optional<Clock::time_point> erase_at_;  // nothing: there is nothing to destroy
+  int64_t unfinished_erasures_ = 0;            // erasures whose bytes may still be there
   bool quit_ = false;
   bool writer_ended_ = false;
 
   bool must_recover_ = false;  // the writing thread's own
   Clock::time_point retry_at_;
   std::thread writer_;
-  std::thread purger_;
+  std::thread eraser_;
 };
 
 }  // namespace tandem::frontend

@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "core/base/retry_after.h"
+#include "frontend/text/name_number.h"
+#include "kv_store/base/chain_blocks.h"
 
 namespace tandem::frontend {
 namespace {
@@ -130,9 +132,9 @@ absl::Status Conversations::Fork(const ConversationName& from, const std::string
   return absl::OkStatus();
 }
 
-size_t Conversations::KnownTokens(const std::string& tenant,
-                                  std::span<const int32_t> tokens) const {
-  size_t known = 0;
+std::vector<kv_store::BlockHash> Conversations::LeftBehind(const std::string& tenant,
+                                                           std::span<const int32_t> tokens) const {
+  size_t known = 0;  // of the first tokens, that a conversation has at its beginning
   for (auto it = conversations_.lower_bound({.tenant = tenant, .id = ""});
        it != conversations_.end() && it->first.tenant == tenant && known < tokens.size(); ++it) {
     const std::vector<int32_t>& history = it->second.history.tokens;
@@ -140,7 +142,7 @@ size_t Conversations::KnownTokens(const std::string& tenant,
         std::mismatch(tokens.begin(), tokens.end(), history.begin(), history.end());
     known = std::max(known, static_cast<size_t>(differs.first - tokens.begin()));
   }
-  return known;
+  return kv_store::BlocksOfChain(NumberOf(tenant), tokens, known);
 }
 
 Conversations::Page Conversations::List(const std::string& tenant, const std::string& after,

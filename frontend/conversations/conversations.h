@@ -10,6 +10,7 @@
 #include "core/base/status.h"
 #include "frontend/chat/chat_prompt.h"
 #include "frontend/chat/text_model.h"
+#include "kv_store/base/block_hash.h"
 
 namespace tandem::frontend {
 
@@ -72,8 +73,9 @@ class Conversations {
     bool more = false;
   };
   bool Has(const ConversationName& name) const { return conversations_.contains(name); }
-  /// How many of the first of these tokens a conversation of the tenant has at its beginning.
-  size_t KnownTokens(const std::string& tenant, std::span<const int32_t> tokens) const;
+  /// The blocks of these tokens' KV that no conversation of the tenant needs.
+  std::vector<kv_store::BlockHash> LeftBehind(const std::string& tenant,
+                                              std::span<const int32_t> tokens) const;
 
   /// A tenant's conversations after `after`, at most `limit`.
   Page List(const std::string& tenant, const std::string& after, size_t limit) const;

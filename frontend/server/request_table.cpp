@@ -78,11 +78,11 @@ void RequestTable::Finish(RequestRecord& record, std::string done_frame) {
   finished_[record.finished_as] = &record;
   finished_bytes_ += record.bytes();
   while (static_cast<int64_t>(finished_.size()) > kept_answers_ || finished_bytes_ > kept_bytes_) {
-    Erase(*finished_.begin()->second);
+    Drop(*finished_.begin()->second);
   }
 }
 
-void RequestTable::Erase(RequestRecord& record) {
+void RequestTable::Drop(RequestRecord& record) {
   if (record.open()) {
     Close(record);
   } else {
@@ -93,12 +93,12 @@ void RequestTable::Erase(RequestRecord& record) {
   records_.erase(name);
 }
 
-void RequestTable::ForgetAnswersOf(const std::string& client) {
+void RequestTable::DropAnswersOf(const std::string& client) {
   auto it = records_.lower_bound({.client = client, .id = ""});
   while (it != records_.end() && it->first.client == client) {
     RequestRecord& record = *it->second;
     ++it;
-    if (!record.open()) Erase(record);
+    if (!record.open()) Drop(record);
   }
 }
 

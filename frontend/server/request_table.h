@@ -51,7 +51,7 @@ struct RequestName {
   auto operator<=>(const RequestName&) const = default;
 };
 
-/// One request of a client, from acceptance until its answer is forgotten.
+/// One request of a client, from acceptance until its answer is dropped.
 struct RequestRecord {
   using Time = std::chrono::steady_clock::time_point;
   struct Delta {
@@ -101,9 +101,9 @@ class RequestTable {
 
   /// Moves an open record among the kept answers. The record may be gone afterwards.
   void Finish(RequestRecord& record, std::string done_frame);
-  void Erase(RequestRecord& record);
-  /// Erases the answers kept for a client.
-  void ForgetAnswersOf(const std::string& client);
+  void Drop(RequestRecord& record);
+  /// Drops the answers kept for a client.
+  void DropAnswersOf(const std::string& client);
 
   int64_t open() const { return static_cast<int64_t>(open_.size()); }
   /// Answers that open requests are to get.

@@ -176,7 +176,7 @@ std::optional<Router::Incoming> Router::Receive() {
       const auto before = client_of_fd_.find(fd);
       if (before != client_of_fd_.end()) {
         vanished_.push_back(before->second);
-        Forget(vanished_.back());
+        Drop(vanished_.back());
       }
       client_of_fd_[fd] = incoming.client;
     }
@@ -202,7 +202,7 @@ void Router::DrainMonitor() {
     const auto found = client_of_fd_.find(fd);
     if (event != ZMQ_EVENT_DISCONNECTED || found == client_of_fd_.end()) continue;
     const std::string client = found->second;
-    Forget(client);
+    Drop(client);
     vanished_.push_back(client);
   }
 }
@@ -231,7 +231,7 @@ Router::Delivery Router::Send(const std::string& client, std::string frame, bool
     const Attempt attempt = TrySend(client, peer, frame);
     if (attempt == Attempt::kSent) return Delivery::kSent;
     if (attempt == Attempt::kGone) {
-      Forget(client);
+      Drop(client);
       return Delivery::kGone;
     }
   }
@@ -262,12 +262,12 @@ void Router::Flush() {
     }
   }
   for (const std::string& client : gone) {
-    Forget(client);
+    Drop(client);
     vanished_.push_back(client);
   }
 }
 
-void Router::Forget(const std::string& client) {
+void Router::Drop(const std::string& client) {
   const auto found = peers_.find(client);
   if (found == peers_.end()) return;
   waiting_bytes_ -= found->second.waiting_bytes;

@@ -82,7 +82,7 @@ class Router {
          zmq::socket_t socket, zmq::socket_t monitor, std::string endpoint);
   Attempt TrySend(const std::string& client, const Peer& peer, std::string_view frame);
   void DrainMonitor();
-  void Forget(const std::string& client);
+  void Drop(const std::string& client);
 
   const RouterOptions options_;
   std::unique_ptr<zmq::context_t> context_;  // outlives the sockets

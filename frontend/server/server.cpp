@@ -74,7 +74,7 @@ void Server::Stop() {
 
 absl::Status Server::Run() {
   absl::Status status = Serve();
-  for (const auto& [key, turn] : std::exchange(abandoned_, {})) Discard(turn);
+  for (const auto& [key, turn] : std::exchange(abandoned_, {})) EraseKv(turn);
   return status;
 }
 
@@ -139,7 +139,7 @@ void Server::CheckTimers() {
     if (record->detached_until && now >= *record->detached_until) {
       CancelInEngine(*record);
       ++counts_.cancelled_requests;
-      Erase(*record);
+      DropRequest(*record);
     } else if (record->deadline && now >= *record->deadline) {
       CancelInEngine(*record);
       Fail(*record, ErrorCode::kDeadlineExceeded,

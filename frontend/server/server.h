@@ -100,14 +100,11 @@ class Server {
   void HandleCancel(const RequestName& name);
   void HandleResume(const RequestName& name, const ResumeRequest& resume);
   void HandleStatus(const RequestName& name);
-  /// The blocks of these tokens that no conversation of the tenant has.
-  std::vector<kv_store::BlockHash> LeftBehind(const std::string& tenant,
-                                              std::span<const int32_t> tokens) const;
   /// The turn ends without an answer; what was computed for it is destroyed.
   void AbandonTurn(RequestRecord& record);
   /// News of a request that is gone: perhaps of a turn that was given up.
   void TakeAbandoned(const Mailbox::Event& event);
-  void Discard(const AbandonedTurn& turn);
+  void EraseKv(const AbandonedTurn& turn);
   /// Deletes it in memory; gives the blocks of its tokens that no other conversation shares.
   absl::StatusOr<std::vector<kv_store::BlockHash>> DeleteConversation(const ConversationName& name);
   void Handle(const RequestName& name, const ConversationListRequest& request);
@@ -140,15 +137,15 @@ class Server {
   /// The turn of a conversation ends with this answer.
   void CommitTurn(RequestRecord& record, const AnswerChoice& choice);
   void CancelInEngine(RequestRecord& record);
-  /// Forgets an open request; its conversation is what it was before.
-  void Erase(RequestRecord& record);
+  /// Drops an open request; its conversation is what it was before.
+  void DropRequest(RequestRecord& record);
   /// Ends a request with an error frame and frees its id.
   void Fail(RequestRecord& record, ErrorCode code, std::string_view message);
   void FailAll(std::string_view message);
   /// A client is gone: its requests wait for it to come back, where it can, or are dropped.
   void Vanished(const std::string& client);
   /// Frees everything of a client that is gone for good.
-  void Drop(const std::string& client);
+  void DropClient(const std::string& client);
   void SetTimer(Clock::time_point at);
   void CancelSlow(const std::string& client);
   void Refuse(const RequestName& name, ErrorCode code, std::string_view message);

@@ -2,8 +2,6 @@
 #include <utility>
 
 #include "frontend/server/server.h"
-#include "frontend/text/name_number.h"
-#include "kv_store/base/chain_blocks.h"
 
 /// The server's conversations: their turns, and the commands on them.
 namespace tandem::frontend {
@@ -49,7 +47,7 @@ absl::StatusOr<std::vector<int32_t>> Server::StartChat(RequestRecord& record,
   }
   TANDEM_ASSIGN_OR_RETURN(const Conversation* const conversation,
                           conversations_.Begin(name, record.name.id, BytesOf(messages)));
-  ConversationTurn& turn = record.turn.emplace();  // from here on, Erase gives it up
+  ConversationTurn& turn = record.turn.emplace();  // from here on, DropRequest gives it up
   turn.name = name;
   std::vector<ChatMessage> all = conversation->messages;
   all.insert(all.end(), messages.begin(), messages.end());
@@ -91,20 +89,14 @@ void Server::CommitTurn(RequestRecord& record, const AnswerChoice& choice) {
     if (std::mismatch(chain.begin(), chain.end(), now.begin(), now.end()).first == chain.end()) {
       continue;  // as most turns are: what was computed goes on
     }
-    const std::vector<kv_store::BlockHash> blocks = LeftBehind(turn.name.tenant, chain);
+    const std::vector<kv_store::BlockHash> blocks =
+        conversations_.LeftBehind(turn.name.tenant, chain);
     left_behind.insert(left_behind.end(), blocks.begin(), blocks.end());
   }
   log_->Append(turn.name, std::move(delta), std::move(left_behind),
                [mailbox = mailbox_, key = record.key](absl::Status status) {
                  mailbox->Put({.key = key, .what = Mailbox::TurnLogged{std::move(status)}});
                });
-}
-
-std::vector<kv_store::BlockHash> Server::LeftBehind(const std::string& tenant,
-                                                    std::span<const int32_t> tokens) const {
-  const size_t known = conversations_.KnownTokens(tenant, tokens);
-  if (known == tokens.size()) return {};
-  return kv_store::BlocksOfChain(NumberOf(tenant), tokens, known);
 }
 
 void Server::AbandonTurn(RequestRecord& record) {
@@ -123,7 +115,7 @@ void Server::AbandonTurn(RequestRecord& record) {
   }
   if (!computed) return;
   if (abandoned.running == 0) {
-    Discard(abandoned);
+    EraseKv(abandoned);
   } else {
     abandoned_[record.key] = std::move(abandoned);
   }
@@ -137,19 +129,19 @@ void Server::TakeAbandoned(const Mailbox::Event& event) {
     std::vector<int32_t>& answer = turn.answers[event.choice];
     answer.insert(answer.end(), tokens->begin(), tokens->end());
   } else if (std::holds_alternative<parallel::Finish>(event.what) && --turn.running == 0) {
-    Discard(turn);
+    EraseKv(turn);
     abandoned_.erase(found);
   }
 }
 
-void Server::Discard(const AbandonedTurn& turn) {
+void Server::EraseKv(const AbandonedTurn& turn) {
   std::vector<kv_store::BlockHash> blocks;
   for (const std::vector<int32_t>& answer : turn.answers) {
     const std::vector<kv_store::BlockHash> some =
-        LeftBehind(turn.tenant, Joined(turn.prompt, answer));
+        conversations_.LeftBehind(turn.tenant, Joined(turn.prompt, answer));
     blocks.insert(blocks.end(), some.begin(), some.end());
   }
-  if (!blocks.empty()) log_->Discard(std::move(blocks));
+  if (!blocks.empty()) log_->EraseKv(std::move(blocks));
 }
 
 void Server::Handle(const RequestName& name, const ConversationListRequest& request) {
@@ -191,7 +183,7 @@ absl::StatusOr<std::vector<kv_store::BlockHash>> Server::DeleteConversation(
   std::vector<int32_t> tokens;
   if (const auto found = conversations_.Get(name); found.ok()) tokens = (*found)->history.tokens;
   TANDEM_RETURN_IF_ERROR(conversations_.Delete(name));
-  return LeftBehind(name.tenant, tokens);
+  return conversations_.LeftBehind(name.tenant, tokens);
 }
 
 void Server::Handle(const RequestName& name, const ConversationForkRequest& request) {

@@ -81,7 +81,7 @@ void Server::HandleGenerate(const RequestName& name, Request request) {
   record.fingerprint = request.fingerprint;
   const absl::Status started = Start(record, std::move(generate));
   if (!started.ok()) {
-    Erase(record);
+    DropRequest(record);
     Refuse(name, started);
     return;
   }
@@ -358,9 +358,9 @@ void Server::CancelInEngine(RequestRecord& record) {
   }
 }
 
-void Server::Erase(RequestRecord& record) {
+void Server::DropRequest(RequestRecord& record) {
   if (record.turn) AbandonTurn(record);
-  requests_.Erase(record);
+  requests_.Drop(record);
 }
 
 void Server::Fail(RequestRecord& record, ErrorCode code, std::string_view message) {
@@ -368,7 +368,7 @@ void Server::Fail(RequestRecord& record, ErrorCode code, std::string_view messag
   const std::string client = record.name.client;
   const bool detached = record.detached_until.has_value();
   std::string frame = ErrorFrame(record.name.id, code, message);
-  Erase(record);
+  DropRequest(record);
   if (detached) return;
   if (router_->Send(client, std::move(frame), /*must=*/true) == Router::Delivery::kGone) {
     Vanished(client);
@@ -377,7 +377,7 @@ void Server::Fail(RequestRecord& record, ErrorCode code, std::string_view messag
 
 void Server::Vanished(const std::string& client) {
   if (IsMadeUpName(client) || options_.resume_grace.count() == 0) {
-    Drop(client);
+    DropClient(client);
     return;
   }
   const Clock::time_point until = Clock::now() + options_.resume_grace;
@@ -388,13 +388,13 @@ void Server::Vanished(const std::string& client) {
   }
 }
 
-void Server::Drop(const std::string& client) {
+void Server::DropClient(const std::string& client) {
   for (RequestRecord* record : requests_.OpenOf(client)) {
     CancelInEngine(*record);
     ++counts_.cancelled_requests;
-    Erase(*record);
+    DropRequest(*record);
   }
-  if (IsMadeUpName(client)) requests_.ForgetAnswersOf(client);
+  if (IsMadeUpName(client)) requests_.DropAnswersOf(client);
 }
 
 void Server::CancelSlow(const std::string& client) {

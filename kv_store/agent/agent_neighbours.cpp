@@ -33,14 +33,13 @@ bool SamePeers(const std::vector<KnownPeer>& a, const std::vector<KnownPeer>& b)
 
 }  // namespace
 
-AgentNeighbours::AgentNeighbours(PeerRegistry book, PeerTier& peers, Tier& here, Stats stats,
+AgentNeighbours::AgentNeighbours(PeerRegistry book, PeerTier& peers, Here here,
                                  std::shared_ptr<Lease> lease,
                                  const AgentNeighboursOptions& options)
     : options_(options),
       book_(std::move(book)),
       peers_(peers),
-      here_(here),
-      stats_(std::move(stats)),
+      here_(std::move(here)),
       lease_(std::move(lease)),
       journal_copies_({.folder = book_.directory() + "/conversations"}),
       copy_requests_(book_.host(), journal_copies_, peers_) {
@@ -160,7 +159,7 @@ void AgentNeighbours::RunLook() {
       const bool there = std::any_of(now.begin(), now.end(), [&](const KnownPeer& one) {
         return one.peer.host == before.peer.host;
       });
-      if (!there) spdlog::info("host {} is forgotten: its file is gone", before.peer.host);
+      if (!there) spdlog::info("host {} is dropped: its file is gone", before.peer.host);
     }
     known_ = std::move(now);
     UseBook();
@@ -170,7 +169,7 @@ void AgentNeighbours::RunLook() {
 AgentParts AgentNeighbours::Answer(const ReceivedFrame& request) {
   return AnswerFrame(request.parts, [&](const AgentMessage& message) -> AgentMessage {
     {
-      // Who was on the list when he connected may have been forgotten since.
+      // Who was on the list when he connected may have been dropped since.
       const std::lock_guard lock(served_mutex_);
       if (!served_.contains(request.user)) {
         return AgentStatus{.status = absl::PermissionDeniedError("KV agent: you are not known")};
@@ -183,9 +182,14 @@ AgentParts AgentNeighbours::Answer(const ReceivedFrame& request) {
 AgentMessage AgentNeighbours::Do(const AgentMessage& request) {
   if (std::holds_alternative<AgentPing>(request)) return AgentStatus();
   lease_->Renew();
-  if (auto answer = DoWithTier(here_, request, options_.answer_bytes)) return *std::move(answer);
+  if (const auto* erase = std::get_if<AgentErase>(&request)) {
+    return AgentStatus{.status = here_.drop(erase->blocks)};
+  }
+  if (auto answer = DoWithTier(here_.tier, request, options_.answer_bytes)) {
+    return *std::move(answer);
+  }
   if (auto answer = copy_requests_.DoForPeer(request)) return *std::move(answer);
-  if (std::holds_alternative<AgentStatsQuery>(request)) return stats_();
+  if (std::holds_alternative<AgentStatsQuery>(request)) return here_.stats();
   return NoRequest(request);
 }
 

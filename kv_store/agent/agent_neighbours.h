@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
@@ -41,13 +42,17 @@ struct AgentNeighboursOptions {
 /// listens where it did and serves whom it did. Thread safety: all.
 class AgentNeighbours {
  public:
-  using Stats = std::function<AgentStats()>;
+  /// What peers are served from.
+  struct Here {
+    Tier& tier;                                                    // must never ask peers itself
+    std::function<absl::Status(std::span<const BlockHash>)> drop;  // in it, for peers' Erase
+    std::function<AgentStats()> stats;
+  };
 
-  /// here: what peers are served from; it must never ask peers itself. lease: renewed by whatever
-  /// peers ask, but not by pings, or two agents would keep each other alive. peers and here must
-  /// outlive it.
-  AgentNeighbours(PeerRegistry book, PeerTier& peers, Tier& here, Stats stats,
-                  std::shared_ptr<Lease> lease, const AgentNeighboursOptions& options);
+  /// lease: renewed by whatever peers ask, but not by pings, or two agents would keep each other
+  /// alive. peers and here must outlive it.
+  AgentNeighbours(PeerRegistry book, PeerTier& peers, Here here, std::shared_ptr<Lease> lease,
+                  const AgentNeighboursOptions& options);
   ~AgentNeighbours();
   AgentNeighbours(const AgentNeighbours&) = delete;
   AgentNeighbours& operator=(const AgentNeighbours&) = delete;
@@ -74,8 +79,7 @@ class AgentNeighbours {
   const AgentNeighboursOptions options_;
   const PeerRegistry book_;
   PeerTier& peers_;
-  Tier& here_;
-  const Stats stats_;
+  const Here here_;
   const std::shared_ptr<Lease> lease_;
   JournalCopies journal_copies_;  // in `conversations` of the agent's directory
   CopyRequests copy_requests_;

@@ -16,7 +16,7 @@ constexpr size_t kMostListedRecords = size_t{1} << 16;
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<AgentServer>> AgentServer::Create(
-    AgentDirectory directory, Tier& tier, StatsByTier stats_by_tier,
+    AgentDirectory directory, ListableTier& tier, StatsByTier stats_by_tier,
     const AgentServerOptions& options, AgentNeighbours* neighbours, std::shared_ptr<Lease> lease) {
   std::unique_ptr<AgentServer> server(
       new AgentServer(std::move(directory), tier, std::move(stats_by_tier), options, neighbours));
@@ -35,7 +35,7 @@ absl::StatusOr<std::unique_ptr<AgentServer>> AgentServer::Create(
   return server;
 }
 
-AgentServer::AgentServer(AgentDirectory directory, Tier& tier, StatsByTier stats_by_tier,
+AgentServer::AgentServer(AgentDirectory directory, ListableTier& tier, StatsByTier stats_by_tier,
                          const AgentServerOptions& options, AgentNeighbours* neighbours)
     : options_(options),
       directory_(std::move(directory)),
@@ -72,8 +72,8 @@ AgentMessage AgentServer::Do(const AgentMessage& request) {
   if (auto answer = DoWithTier(tier_, request, options_.answer_bytes)) return *std::move(answer);
   if (const auto* list = std::get_if<AgentListQuery>(&request)) return List(*list);
   if (const auto* peek = std::get_if<AgentPeekQuery>(&request)) return Peek(*peek);
-  if (const auto* forget = std::get_if<AgentForget>(&request)) {
-    return AgentStatus{.status = tier_.Forget(forget->blocks)};
+  if (const auto* drop = std::get_if<AgentDrop>(&request)) {
+    return AgentStatus{.status = tier_.Drop(drop->blocks)};
   }
   if (std::holds_alternative<AgentStatsQuery>(request)) {
     return AgentStats{.all = tier_.Stats(), .by_tier = stats_by_tier_()};

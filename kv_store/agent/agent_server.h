@@ -35,7 +35,7 @@ class AgentServer {
   /// server, and so must `neighbours`, the agents of other hosts; null: there are none. lease:
   /// renewed by others too.
   static absl::StatusOr<std::unique_ptr<AgentServer>> Create(
-      AgentDirectory directory, Tier& tier, StatsByTier stats_by_tier,
+      AgentDirectory directory, ListableTier& tier, StatsByTier stats_by_tier,
       const AgentServerOptions& options, AgentNeighbours* neighbours = nullptr,
       std::shared_ptr<Lease> lease = std::make_shared<Lease>());
 
@@ -44,7 +44,7 @@ class AgentServer {
   void Stop() { server_->Stop(); }
 
  private:
-  AgentServer(AgentDirectory directory, Tier& tier, StatsByTier stats_by_tier,
+  AgentServer(AgentDirectory directory, ListableTier& tier, StatsByTier stats_by_tier,
               const AgentServerOptions& options, AgentNeighbours* neighbours);
   AgentMessage Do(const AgentMessage& request);
   /// What only processes of this host may ask.
@@ -53,7 +53,7 @@ class AgentServer {
 
   const AgentServerOptions options_;
   AgentDirectory directory_;
-  Tier& tier_;
+  ListableTier& tier_;
   const StatsByTier stats_by_tier_;
   AgentNeighbours* const neighbours_;
   std::latch made_{1};  // server_ is there

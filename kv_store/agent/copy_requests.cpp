@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "kv_store/agent_link/agent_answers.h"
 #include "kv_store/base/rendezvous.h"
 
 namespace tandem::kv_store {
@@ -23,6 +24,25 @@ std::string KeeperOf(const StateId& state, const std::vector<std::string>& hosts
   return best == hosts.end() ? "" : *best;
 }
 
+/// The host whose agent is meant; null for messages that name none.
+const std::string* AddresseeOf(const AgentMessage& request) {
+  return std::visit(
+      [](const auto& message) -> const std::string* {
+        if constexpr (requires { message.to; }) return &message.to;
+        return nullptr;
+      },
+      request);
+}
+
+AgentMessage PassedOn(AgentMessage request) {
+  std::visit(
+      [](auto& message) {
+        if constexpr (requires { message.to; }) message.to.clear();
+      },
+      request);
+  return request;
+}
+
 }  // namespace
 
 bool IsOfCopies(const AgentMessage& request) {
@@ -30,7 +50,7 @@ bool IsOfCopies(const AgentMessage& request) {
     return (std::holds_alternative<Kinds>(request) || ...);
   };
   return is_any_of.template operator()<AgentCopyFind, AgentCopyAppend, AgentCopyPart, AgentCopyRead,
-                                       AgentCopyPurge, AgentCopyFence>();
+                                       AgentCopyErase, AgentCopyFence>();
 }
 
 AgentCopies CopyRequests::OwnCopies() {
@@ -40,37 +60,30 @@ AgentCopies CopyRequests::OwnCopies() {
   return own;
 }
 
+AgentMessage CopyRequests::Append(const AgentCopyAppend& request) {
+  auto position = copies_.Append(request.state, request.entries);
+  if (!position.ok()) return AgentStatus{.status = position.status()};
+  return AgentCopyAt{.position = *std::move(position)};
+}
+
+AgentMessage CopyRequests::Read(const AgentCopyRead& request) {
+  auto page = copies_.Read(request.state, request.behind);
+  if (!page.ok()) return AgentStatus{.status = page.status()};
+  return AgentCopyPage{.page = *std::move(page)};
+}
+
 std::optional<AgentMessage> CopyRequests::DoForPeer(const AgentMessage& request) {
+  if (const std::string* to = AddresseeOf(request); to != nullptr && !to->empty()) {
+    return AgentStatus{.status = InvalidArgument("KV agent: it passes nothing on to host {}", *to)};
+  }
   if (std::holds_alternative<AgentCopyFind>(request)) return OwnCopies();
-  const auto for_me = [](const std::string& to) {
-    return to.empty() ? absl::OkStatus()
-                      : InvalidArgument("KV agent: it passes nothing on to host {}", to);
-  };
-  if (const auto* append = std::get_if<AgentCopyAppend>(&request)) {
-    absl::Status status = for_me(append->to);
-    if (status.ok()) {
-      auto position = copies_.Append(append->state, append->entries);
-      if (position.ok()) return AgentCopyAt{.position = *std::move(position)};
-      status = position.status();
-    }
-    return AgentStatus{.status = std::move(status)};
-  }
+  if (const auto* append = std::get_if<AgentCopyAppend>(&request)) return Append(*append);
+  if (const auto* read = std::get_if<AgentCopyRead>(&request)) return Read(*read);
   if (const auto* part = std::get_if<AgentCopyPart>(&request)) {
-    absl::Status status = for_me(part->to);
-    if (status.ok()) status = copies_.Take(part->state, part->part);
-    return AgentStatus{.status = std::move(status)};
+    return AgentStatus{.status = copies_.Take(part->state, part->part)};
   }
-  if (const auto* read = std::get_if<AgentCopyRead>(&request)) {
-    absl::Status status = for_me(read->to);
-    if (status.ok()) {
-      auto page = copies_.Read(read->state, read->behind);
-      if (page.ok()) return AgentCopyPage{.page = *std::move(page)};
-      status = page.status();
-    }
-    return AgentStatus{.status = std::move(status)};
-  }
-  if (const auto* purge = std::get_if<AgentCopyPurge>(&request)) {
-    return AgentStatus{.status = copies_.Purge(purge->state, purge->at, purge->ranges)};
+  if (const auto* erase = std::get_if<AgentCopyErase>(&request)) {
+    return AgentStatus{.status = copies_.Erase(erase->state, erase->at, erase->ranges)};
   }
   return std::nullopt;
 }
@@ -80,24 +93,14 @@ std::optional<AgentMessage> CopyRequests::DoForThisHost(const AgentMessage& requ
   if (const auto* fence = std::get_if<AgentCopyFence>(&request)) {
     return AgentStatus{.status = copies_.Fence(fence->state, fence->at)};
   }
-  if (const auto* purge = std::get_if<AgentCopyPurge>(&request)) {
-    return AgentStatus{.status = PurgeAll(*purge)};
+  if (const auto* erase = std::get_if<AgentCopyErase>(&request)) {
+    return AgentStatus{.status = EraseEverywhere(*erase)};
   }
-  const auto passed = [&](const auto& message, std::chrono::milliseconds deadline) -> AgentMessage {
-    auto passed_on = message;
-    passed_on.to.clear();
-    return Pass(message.to, std::move(passed_on), deadline);
-  };
-  if (const auto* append = std::get_if<AgentCopyAppend>(&request)) {
-    return passed(*append, options_.append_deadline);
-  }
-  if (const auto* part = std::get_if<AgentCopyPart>(&request)) {
-    return passed(*part, options_.part_deadline);
-  }
-  if (const auto* read = std::get_if<AgentCopyRead>(&request)) {
-    return passed(*read, options_.part_deadline);
-  }
-  return std::nullopt;
+  const std::string* to = AddresseeOf(request);
+  if (to == nullptr) return std::nullopt;
+  const bool is_append = std::holds_alternative<AgentCopyAppend>(request);
+  return Pass(*to, PassedOn(request),
+              is_append ? options_.append_deadline : options_.part_deadline);
 }
 
 AgentMessage CopyRequests::Pass(const std::string& to, AgentMessage passed_on,
@@ -121,45 +124,26 @@ AgentCopies CopyRequests::Find(const AgentCopyFind& request) {
   }
   AgentCopies all = OwnCopies();
   all.keeper = KeeperOf(request.state, peers_.UpInJob());
-  std::vector<PeerCalls::Question> questions;
-  for (const auto& peer : peers_.calls().Peers()) {
-    questions.push_back({.peer = peer, .message = AgentCopyFind{.state = request.state}});
-  }
-  const auto answers = peers_.calls().Ask(questions, Clock::now() + options_.find_deadline);
-  for (size_t i = 0; i < answers.size(); ++i) {
-    const auto* told = answers[i].ok() ? std::get_if<AgentCopies>(&*answers[i]) : nullptr;
-    if (told == nullptr) {
-      all.silent.push_back(PeerCalls::WhoIs(*questions[i].peer).host);
+  const auto peers = peers_.calls().Peers();
+  auto answers = peers_.calls().AskAll(peers, AgentCopyFind{.state = request.state},
+                                       Clock::now() + options_.find_deadline);
+  for (size_t i = 0; i < peers.size(); ++i) {
+    const std::string& host = PeerCalls::WhoIs(*peers[i]).host;
+    auto told = Expect<AgentCopies>(std::move(answers[i]));
+    if (!told.ok()) {
+      all.silent.push_back(host);
       continue;
     }
-    for (const AgentCopyOn& one : told->copies) {
-      all.copies.push_back({PeerCalls::WhoIs(*questions[i].peer).host, one.copy});
-    }
+    for (AgentCopyOn& one : told->copies) all.copies.push_back({host, std::move(one.copy)});
   }
   return all;
 }
 
-absl::Status CopyRequests::PurgeAll(const AgentCopyPurge& purge) {
-  absl::Status first = copies_.Purge(purge.state, purge.at, purge.ranges);
-  std::vector<PeerCalls::Question> questions;
-  for (const auto& peer : peers_.calls().Peers()) {
-    questions.push_back({.peer = peer, .message = purge});
-  }
-  const auto answers = peers_.calls().Ask(questions, Clock::now() + options_.purge_deadline);
-  for (size_t i = 0; i < answers.size() && first.ok(); ++i) {
-    const auto* told = answers[i].ok() ? std::get_if<AgentStatus>(&*answers[i]) : nullptr;
-    if (told != nullptr && told->status.ok()) continue;
-    const std::string& host = PeerCalls::WhoIs(*questions[i].peer).host;
-    first = Unavailable(
-        "a copy of deleted conversations may be left on host {}: {}; if that host is gone for "
-        "good, remove {}/{}",
-        host,
-        told != nullptr   ? Message(told->status)
-        : answers[i].ok() ? "it answers what was not asked"
-                          : Message(answers[i].status()),
-        peers_.book_folder(), host);
-  }
-  return first;
+absl::Status CopyRequests::EraseEverywhere(const AgentCopyErase& erase) {
+  absl::Status here = copies_.Erase(erase.state, erase.at, erase.ranges);
+  const absl::Status there = peers_.EraseOnAll(erase, "a copy of deleted conversations",
+                                               Clock::now() + options_.erase_deadline);
+  return here.ok() ? there : here;
 }
 
 }  // namespace tandem::kv_store

@@ -17,7 +17,7 @@ struct CopyRequestsOptions {
   std::chrono::milliseconds find_deadline{1000};  // of what all are asked
   std::chrono::milliseconds append_deadline{1500};
   std::chrono::milliseconds part_deadline{10'000};  // of parts and pages
-  std::chrono::milliseconds purge_deadline{20'000};
+  std::chrono::milliseconds erase_deadline{20'000};
 };
 
 /// What an agent does about copies of conversations: for peers, with those that this host has; for
@@ -35,11 +35,13 @@ class CopyRequests {
 
  private:
   AgentCopies Find(const AgentCopyFind& request);
+  AgentMessage Append(const AgentCopyAppend& request);
+  AgentMessage Read(const AgentCopyRead& request);
   AgentCopies OwnCopies();
   /// To the host's agent, which gets `passed_on`.
   AgentMessage Pass(const std::string& to, AgentMessage passed_on,
                     std::chrono::milliseconds deadline);
-  absl::Status PurgeAll(const AgentCopyPurge& purge);
+  absl::Status EraseEverywhere(const AgentCopyErase& erase);
 
   const std::string host_;
   JournalCopies& copies_;

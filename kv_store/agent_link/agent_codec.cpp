@@ -154,7 +154,7 @@ void Fields(Archive& archive, AgentPeekQuery& message) {
   archive(message.tier, Items(message.keys, "keys"));
 }
 template <typename Archive>
-void Fields(Archive& archive, AgentForget& message) {
+void Fields(Archive& archive, AgentDrop& message) {
   archive(Items(message.blocks, "blocks"));
 }
 template <typename Archive>

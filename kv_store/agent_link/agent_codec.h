@@ -88,8 +88,8 @@ struct AgentPeekQuery {
   TierKind tier = TierKind::kHost;
   std::vector<RecordKey> keys;
 };
-/// Erase on this host alone.
-struct AgentForget {
+/// Tier::Drop: on this host alone.
+struct AgentDrop {
   std::vector<BlockHash> blocks;
 };
 
@@ -123,9 +123,9 @@ struct AgentPeeked {
 using AgentMessage =
     std::variant<AgentPut, AgentGet, AgentExists, AgentUse, AgentFlush, AgentErase, AgentStatsQuery,
                  AgentRenew, AgentStop, AgentListen, AgentMeet, AgentPing, AgentListQuery,
-                 AgentPeekQuery, AgentForget, AgentStatus, AgentFound, AgentExisting, AgentStats,
+                 AgentPeekQuery, AgentDrop, AgentStatus, AgentFound, AgentExisting, AgentStats,
                  AgentIdentity, AgentListing, AgentPeeked, AgentCopyFind, AgentCopyAppend,
-                 AgentCopyPart, AgentCopyRead, AgentCopyPurge, AgentCopyFence, AgentCopies,
+                 AgentCopyPart, AgentCopyRead, AgentCopyErase, AgentCopyFence, AgentCopies,
                  AgentCopyAt, AgentCopyPage>;
 
 struct AgentFrame {

@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <iterator>
 #include <limits>
+#include <utility>
 
+#include "kv_store/agent_link/agent_answers.h"
+#include "kv_store/base/parts.h"
 #include "kv_store/base/zmq_tools.h"
 
 namespace tandem::kv_store {
@@ -13,6 +16,22 @@ namespace {
 constexpr size_t kKeysInOne = 4096;
 
 int64_t BytesOf(const TierRecord& record) { return static_cast<int64_t>(record.bytes.size()); }
+
+/// [keys] What is answered to `ask`, which is asked of a part of the keys at a time and may answer
+/// for the first of them only. As Item() says, from where nothing is answered.
+template <typename Item, typename Ask>
+std::vector<Item> AnswersTo(std::span<const RecordKey> keys, const Ask& ask) {
+  std::vector<Item> all;
+  all.reserve(keys.size());
+  while (all.size() < keys.size()) {
+    const auto asked = PartsOf(keys.subspan(all.size()), kKeysInOne).front();
+    absl::StatusOr<std::vector<Item>> answer = ask({asked.begin(), asked.end()});
+    if (!answer.ok() || answer->empty() || answer->size() > asked.size()) break;
+    std::move(answer->begin(), answer->end(), std::back_inserter(all));
+  }
+  all.resize(keys.size());
+  return all;
+}
 
 }  // namespace
 
@@ -139,12 +158,13 @@ absl::StatusOr<AgentMessage> AgentTier::Call(AgentMessage request, Clock::time_p
   return answer;
 }
 
+template <typename Kind>
+absl::StatusOr<Kind> AgentTier::CallFor(AgentMessage request, Clock::time_point deadline) {
+  return Expect<Kind>(Call(std::move(request), deadline));
+}
+
 absl::Status AgentTier::CallForStatus(AgentMessage request, Clock::time_point deadline) {
-  TANDEM_ASSIGN_OR_RETURN(const AgentMessage answer, Call(std::move(request), deadline));
-  const auto* status = std::get_if<AgentStatus>(&answer);
-  return status != nullptr
-             ? status->status
-             : Internal("KV agent in {}: it answers what was not asked", directory_.path());
+  return ExpectStatus(Call(std::move(request), deadline));
 }
 
 absl::Status AgentTier::Put(std::span<const TierRecord> records) {
@@ -167,49 +187,42 @@ absl::Status AgentTier::Put(std::span<const TierRecord> records) {
 }
 
 std::vector<std::optional<FoundRecord>> AgentTier::Get(std::span<const RecordKey> keys) {
+  using Found = std::optional<FoundRecord>;
   const auto deadline = Clock::now() + options_.deadline;
-  std::vector<std::optional<FoundRecord>> found;
-  found.reserve(keys.size());
-  while (found.size() < keys.size()) {
-    const auto rest = keys.subspan(found.size());
-    const auto asked = rest.first(std::min(rest.size(), kKeysInOne));
-    absl::StatusOr<AgentMessage> answer =
-        Call(AgentGet{.keys = {asked.begin(), asked.end()}}, deadline);
-    auto* part = answer.ok() ? std::get_if<AgentFound>(&*answer) : nullptr;
-    if (part == nullptr || part->records.empty() || part->records.size() > asked.size()) break;
-    std::move(part->records.begin(), part->records.end(), std::back_inserter(found));
-  }
-  found.resize(keys.size());
-  return found;
-}
-
-std::vector<bool> AgentTier::Exists(std::span<const RecordKey> keys) {
-  std::vector<bool> exists;
-  exists.reserve(keys.size());
-  for (const std::optional<TierKind>& where : Where(keys)) exists.push_back(where.has_value());
-  return exists;
+  return AnswersTo<Found>(
+      keys, [&](std::vector<RecordKey> asked) -> absl::StatusOr<std::vector<Found>> {
+        TANDEM_ASSIGN_OR_RETURN(AgentFound found,
+                                CallFor<AgentFound>(AgentGet{.keys = std::move(asked)}, deadline));
+        return std::move(found.records);
+      });
 }
 
 std::vector<std::optional<TierKind>> AgentTier::Where(std::span<const RecordKey> keys) {
+  using Where = std::optional<TierKind>;
   const auto deadline = Clock::now() + options_.deadline;
-  std::vector<std::optional<TierKind>> where;
-  while (where.size() < keys.size()) {
-    const auto rest = keys.subspan(where.size());
-    const auto asked = rest.first(std::min(rest.size(), kKeysInOne));
-    const absl::StatusOr<AgentMessage> answer =
-        Call(AgentExists{.keys = {asked.begin(), asked.end()}}, deadline);
-    const auto* part = answer.ok() ? std::get_if<AgentExisting>(&*answer) : nullptr;
-    if (part == nullptr || part->where.size() != asked.size()) break;
-    where.insert(where.end(), part->where.begin(), part->where.end());
-  }
-  where.resize(keys.size());
-  return where;
+  return AnswersTo<Where>(
+      keys, [&](std::vector<RecordKey> asked) -> absl::StatusOr<std::vector<Where>> {
+        TANDEM_ASSIGN_OR_RETURN(
+            AgentExisting existing,
+            CallFor<AgentExisting>(AgentExists{.keys = std::move(asked)}, deadline));
+        return std::move(existing.where);
+      });
+}
+
+std::vector<PeekedRecord> AgentTier::Peek(TierKind tier, std::span<const RecordKey> keys) {
+  return AnswersTo<PeekedRecord>(
+      keys, [&](std::vector<RecordKey> asked) -> absl::StatusOr<std::vector<PeekedRecord>> {
+        TANDEM_ASSIGN_OR_RETURN(
+            AgentPeeked peeked,
+            CallFor<AgentPeeked>(AgentPeekQuery{.tier = tier, .keys = std::move(asked)},
+                                 Clock::now() + options_.deadline));
+        return std::move(peeked.records);
+      });
 }
 
 void AgentTier::Use(std::span<const RecordKey> keys) {
   const auto deadline = Clock::now() + options_.deadline;
-  for (size_t first = 0; first < keys.size(); first += kKeysInOne) {
-    const auto part = keys.subspan(first, std::min(kKeysInOne, keys.size() - first));
+  for (const auto part : PartsOf(keys, kKeysInOne)) {
     if (!CallForStatus(AgentUse{.keys = {part.begin(), part.end()}}, deadline).ok()) return;
   }
 }
@@ -218,67 +231,39 @@ absl::Status AgentTier::Flush() {
   return CallForStatus(AgentFlush(), Clock::now() + options_.flush_deadline);
 }
 
+template <typename Request>
+absl::Status AgentTier::CallForBlocks(std::span<const BlockHash> blocks) {
+  const auto deadline = Clock::now() + options_.flush_deadline;
+  for (const auto part : PartsOf(blocks, kKeysInOne)) {
+    TANDEM_RETURN_IF_ERROR(CallForStatus(Request{.blocks = {part.begin(), part.end()}}, deadline));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status AgentTier::Erase(std::span<const BlockHash> blocks) {
-  const auto deadline = Clock::now() + options_.flush_deadline;
-  for (size_t first = 0; first < blocks.size(); first += kKeysInOne) {
-    const auto part = blocks.subspan(first, std::min(kKeysInOne, blocks.size() - first));
-    TANDEM_RETURN_IF_ERROR(
-        CallForStatus(AgentErase{.blocks = {part.begin(), part.end()}}, deadline));
-  }
-  return absl::OkStatus();
+  return CallForBlocks<AgentErase>(blocks);
 }
 
-absl::Status AgentTier::Forget(std::span<const BlockHash> blocks) {
-  const auto deadline = Clock::now() + options_.flush_deadline;
-  for (size_t first = 0; first < blocks.size(); first += kKeysInOne) {
-    const auto part = blocks.subspan(first, std::min(kKeysInOne, blocks.size() - first));
-    TANDEM_RETURN_IF_ERROR(
-        CallForStatus(AgentForget{.blocks = {part.begin(), part.end()}}, deadline));
-  }
-  return absl::OkStatus();
+absl::Status AgentTier::Drop(std::span<const BlockHash> blocks) {
+  return CallForBlocks<AgentDrop>(blocks);
 }
 
-std::optional<AgentStats> AgentTier::AskStats() {
-  absl::StatusOr<AgentMessage> answer = Call(AgentStatsQuery(), Clock::now() + options_.deadline);
-  auto* stats = answer.ok() ? std::get_if<AgentStats>(&*answer) : nullptr;
-  if (stats == nullptr) return std::nullopt;
-  return std::move(*stats);
+AgentStats AgentTier::AskStats() {
+  auto stats = CallFor<AgentStats>(AgentStatsQuery(), Clock::now() + options_.deadline);
+  return stats.ok() ? *std::move(stats) : AgentStats();
 }
 
-TierStats AgentTier::Stats() { return AskStats().value_or(AgentStats()).all; }
+TierStats AgentTier::Stats() { return AskStats().all; }
 
-std::vector<std::pair<TierKind, TierStats>> AgentTier::StatsByTier() {
-  return AskStats().value_or(AgentStats()).by_tier;
-}
+std::vector<std::pair<TierKind, TierStats>> AgentTier::StatsByTier() { return AskStats().by_tier; }
 
 absl::StatusOr<std::vector<ListedBlock>> AgentTier::List(const std::optional<BlockHash>& after,
                                                          size_t most) {
   constexpr size_t kMost = std::numeric_limits<uint32_t>::max();
   const AgentListQuery query{.after = after, .most = static_cast<uint32_t>(std::min(most, kMost))};
-  TANDEM_ASSIGN_OR_RETURN(AgentMessage answer, Call(query, Clock::now() + options_.deadline));
-  if (auto* listing = std::get_if<AgentListing>(&answer)) return std::move(listing->blocks);
-  if (const auto* status = std::get_if<AgentStatus>(&answer);
-      status != nullptr && !status->status.ok()) {
-    return status->status;
-  }
-  return Internal("KV agent in {}: it answers what was not asked", directory_.path());
-}
-
-std::vector<PeekedRecord> AgentTier::Peek(TierKind tier, std::span<const RecordKey> keys) {
-  std::vector<PeekedRecord> peeked;
-  peeked.reserve(keys.size());
-  while (peeked.size() < keys.size()) {
-    const auto rest = keys.subspan(peeked.size());
-    const auto asked = rest.first(std::min(rest.size(), kKeysInOne));
-    absl::StatusOr<AgentMessage> answer =
-        Call(AgentPeekQuery{.tier = tier, .keys = {asked.begin(), asked.end()}},
-             Clock::now() + options_.deadline);
-    auto* part = answer.ok() ? std::get_if<AgentPeeked>(&*answer) : nullptr;
-    if (part == nullptr || part->records.empty() || part->records.size() > asked.size()) break;
-    std::move(part->records.begin(), part->records.end(), std::back_inserter(peeked));
-  }
-  peeked.resize(keys.size());
-  return peeked;
+  TANDEM_ASSIGN_OR_RETURN(AgentListing listing,
+                          CallFor<AgentListing>(query, Clock::now() + options_.deadline));
+  return std::move(listing.blocks);
 }
 
 absl::Status AgentTier::Renew() {
@@ -286,13 +271,10 @@ absl::Status AgentTier::Renew() {
 }
 
 absl::StatusOr<AgentPeer> AgentTier::Listen(const std::string& address) {
-  TANDEM_ASSIGN_OR_RETURN(const AgentMessage answer, Call(AgentListen{.address = address},
-                                                          Clock::now() + options_.flush_deadline));
-  if (const auto* identity = std::get_if<AgentIdentity>(&answer)) return identity->self;
-  if (const auto* status = std::get_if<AgentStatus>(&answer); status && !status->status.ok()) {
-    return status->status;
-  }
-  return Internal("KV agent in {}: it answers what was not asked", directory_.path());
+  TANDEM_ASSIGN_OR_RETURN(const AgentIdentity identity,
+                          CallFor<AgentIdentity>(AgentListen{.address = address},
+                                                 Clock::now() + options_.flush_deadline));
+  return identity.self;
 }
 
 absl::Status AgentTier::Meet(AgentMeet meeting) {

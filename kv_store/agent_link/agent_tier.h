@@ -20,7 +20,7 @@
 namespace tandem::kv_store {
 
 struct AgentTierOptions {
-  std::chrono::milliseconds deadline{2000};          // of Put, Get, Exists; late means miss
+  std::chrono::milliseconds deadline{2000};          // of Put, Get, Where; late means miss
   std::chrono::milliseconds flush_deadline{30'000};  // of Flush and Erase
   std::chrono::milliseconds down{500};      // an agent that failed is not asked again for so long
   std::chrono::milliseconds renew{1000};    // how often the lease is renewed
@@ -32,14 +32,13 @@ struct AgentTierOptions {
 ///
 /// Every call has a connection of its own for as long as it takes, so a late answer can never be
 /// taken for that of another call. Thread safety: as Tier.
-class AgentTier : public Tier {
+class AgentTier : public ListableTier {
  public:
   AgentTier(AgentDirectory directory, const AgentTierOptions& options);
   ~AgentTier() override;
 
   absl::Status Put(std::span<const TierRecord> records) override;
   std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override;
-  std::vector<bool> Exists(std::span<const RecordKey> keys) override;
   std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) override;
   void Use(std::span<const RecordKey> keys) override;
   absl::Status Flush() override;
@@ -47,7 +46,7 @@ class AgentTier : public Tier {
   /// All zero if the agent does not answer.
   TierStats Stats() override;
   std::vector<std::pair<TierKind, TierStats>> StatsByTier();
-  absl::Status Forget(std::span<const BlockHash> blocks) override;
+  absl::Status Drop(std::span<const BlockHash> blocks) override;
   /// As much as goes in one answer.
   absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
                                                 size_t most) override;
@@ -72,12 +71,18 @@ class AgentTier : public Tier {
 
   /// kUnavailable if there is no agent, kDeadlineExceeded if it is late.
   absl::StatusOr<AgentMessage> Call(AgentMessage request, Clock::time_point deadline);
+  template <typename Kind>
+  absl::StatusOr<Kind> CallFor(AgentMessage request, Clock::time_point deadline);
   /// Of a request that is answered by a status.
   absl::Status CallForStatus(AgentMessage request, Clock::time_point deadline);
+  /// Of a request about blocks, in parts.
+  template <typename Request>
+  absl::Status CallForBlocks(std::span<const BlockHash> blocks);
   absl::StatusOr<std::unique_ptr<Connection>> Connect();
   absl::StatusOr<AgentMessage> Exchange(Connection& connection, const AgentFrame& request,
                                         Clock::time_point deadline);
-  std::optional<AgentStats> AskStats();
+  /// All zero if the agent does not answer.
+  AgentStats AskStats();
   void RunLease();
 
   const AgentTierOptions options_;

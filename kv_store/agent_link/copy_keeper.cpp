@@ -2,9 +2,11 @@
 
 #include <sodium.h>
 
-#include <algorithm>
 #include <iterator>
 #include <utility>
+
+#include "kv_store/agent_link/agent_answers.h"
+#include "kv_store/base/parts.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -15,24 +17,8 @@ using std::chrono::milliseconds;
 constexpr milliseconds kFindPatience{4000};
 constexpr milliseconds kAppendPatience{2000};
 constexpr milliseconds kPartPatience{12'000};
-constexpr milliseconds kPurgePatience{30'000};
+constexpr milliseconds kErasePatience{30'000};
 constexpr size_t kMostPages = size_t{1} << 20;
-
-/// The answer of a kind, or why there is none.
-template <typename Kind>
-absl::StatusOr<Kind> Expect(absl::StatusOr<AgentMessage> answer) {
-  TANDEM_RETURN_IF_ERROR(answer.status());
-  if (auto* wanted = std::get_if<Kind>(&*answer)) return std::move(*wanted);
-  if (const auto* status = std::get_if<AgentStatus>(&*answer); status && !status->status.ok()) {
-    return status->status;
-  }
-  return Internal("KV agent: it answers what was not asked");
-}
-
-absl::Status ExpectStatus(absl::StatusOr<AgentMessage> answer) {
-  TANDEM_ASSIGN_OR_RETURN(const AgentStatus status, Expect<AgentStatus>(std::move(answer)));
-  return status.status;
-}
 
 }  // namespace
 
@@ -77,14 +63,12 @@ absl::StatusOr<JournalPage> CopyKeeper::ReadAll(const std::string& host) const {
   return Internal("KV agent of host {}: it does not come to the end of a copy", host);
 }
 
-absl::Status CopyKeeper::Purge(const JournalPosition& at,
+absl::Status CopyKeeper::Erase(const JournalPosition& at,
                                std::span<const PlaceRange> ranges) const {
-  while (!ranges.empty()) {
-    const auto part = ranges.first(std::min(ranges.size(), kMostCopyItems));
-    ranges = ranges.subspan(part.size());
+  for (const auto part : PartsOf(ranges, kMostCopyItems)) {
     TANDEM_RETURN_IF_ERROR(ExpectStatus(
-        ask_(AgentCopyPurge{.state = state_, .at = at, .ranges = {part.begin(), part.end()}},
-             kPurgePatience)));
+        ask_(AgentCopyErase{.state = state_, .at = at, .ranges = {part.begin(), part.end()}},
+             kErasePatience)));
   }
   return absl::OkStatus();
 }

@@ -33,8 +33,8 @@ class CopyKeeper {
   absl::Status Give(const std::string& host, JournalPart part) const;
   /// All records of the copy on that host, with where it is. kAborted if it moves on meanwhile.
   absl::StatusOr<JournalPage> ReadAll(const std::string& host) const;
-  /// JournalCopies::Purge on all hosts. kUnavailable, naming one, if not all have done it.
-  absl::Status Purge(const JournalPosition& at, std::span<const PlaceRange> ranges) const;
+  /// JournalCopies::Erase on all hosts. kUnavailable, naming one, if not all have done it.
+  absl::Status Erase(const JournalPosition& at, std::span<const PlaceRange> ranges) const;
   /// A fence in place of the copy on that host. overwrite: JournalPart.
   absl::Status FenceOff(const std::string& host, const JournalPosition& at, bool overwrite) const;
   /// JournalCopies::Fence on this host.

@@ -49,9 +49,9 @@ struct ReceivedFrame {
   AgentParts parts;
 };
 
-/// Answers frames of an agent's clients over a ROUTER socket: those of different clients, and of
-/// different threads of one, side by side. What is no frame is answered with an error and ends
-/// nothing. Thread safety: all functions.
+/// Answers the frames of an agent's clients over a ROUTER socket, several at the same time. A
+/// message that is no frame is answered with an error, and its client stays connected. Thread
+/// safety: all functions.
 class FrameServer {
  public:
   /// The answer to a request. Called from several threads.
@@ -59,8 +59,8 @@ class FrameServer {
   /// Called once when nobody can ask any more; Wait returns what it does.
   using OnEnd = std::function<absl::Status()>;
 
-  /// endpoint: to bind, of whatever kind. keys: of a CURVE server, whom then only those on
-  /// allowed() reach, nobody at first; none: no encryption. kUnavailable if it cannot be bound.
+  /// Binds to the endpoint. With keys it is a CURVE server that only those on allowed() reach, at
+  /// first nobody; without, nothing is encrypted. kUnavailable if it cannot be bound.
   static absl::StatusOr<std::unique_ptr<FrameServer>> Create(const std::string& endpoint,
                                                              const std::optional<CurveKeys>& keys,
                                                              std::shared_ptr<Lease> lease,

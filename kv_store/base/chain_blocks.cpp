@@ -6,9 +6,23 @@
 
 namespace tandem::kv_store {
 
+namespace {
+
+constexpr size_t kBlock = core::kPageTokens;
+
+}  // namespace
+
+std::vector<BlockHash> FullBlocksOf(const BlockHash& before, std::span<const int32_t> tokens) {
+  std::vector<BlockHash> blocks;
+  for (size_t begin = 0; begin + kBlock <= tokens.size(); begin += kBlock) {
+    blocks.push_back(
+        ChainHash(blocks.empty() ? before : blocks.back(), tokens.subspan(begin, kBlock)));
+  }
+  return blocks;
+}
+
 std::vector<BlockHash> BlocksOfChain(uint64_t tenant, std::span<const int32_t> tokens,
                                      size_t kept) {
-  constexpr size_t kBlock = core::kPageTokens;
   std::vector<BlockHash> blocks;
   BlockHash before = TenantHash(tenant);
   for (size_t begin = 0; begin < tokens.size(); begin += kBlock) {

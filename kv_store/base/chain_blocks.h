@@ -9,6 +9,9 @@
 
 namespace tandem::kv_store {
 
+/// The hashes of the full blocks of tokens that stand on the block (or the tenant) `before`.
+std::vector<BlockHash> FullBlocksOf(const BlockHash& before, std::span<const int32_t> tokens);
+
 /// The hashes of all blocks that a sequence of a tenant's tokens may have left in tiers: every full
 /// block, and a tail of every length, since each turn may have ended there. Those that end within
 /// the first `kept` tokens are left out. Time: a hash a token.

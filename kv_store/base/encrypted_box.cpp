@@ -1,13 +1,12 @@
 #include "kv_store/base/encrypted_box.h"
 
-#include <fcntl.h>
 #include <sodium.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
+
+#include "kv_store/base/files.h"
+#include "kv_store/base/hex.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -28,29 +27,12 @@ std::span<const std::byte> Tag(const std::array<uint8_t, 32>& hash) {
   return std::as_bytes(std::span(hash)).first(kTagBytes);
 }
 
-absl::StatusOr<std::string> ReadSecret(const std::string& path) {
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) return InvalidArgument("key file {}: {}", path, std::strerror(errno));
-  struct stat facts {};
-  constexpr size_t kMost = 4096;
-  std::string text(kMost, '\0');
-  const bool known = fstat(file, &facts) == 0;
-  const ssize_t size = read(file, text.data(), text.size());
-  const int error = errno;
-  close(file);
-  if (!known || size < 0) return InvalidArgument("key file {}: {}", path, std::strerror(error));
-  if ((facts.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
-    return InvalidArgument("key file {}: others may read it (mode {:04o}); run: chmod 600 {}", path,
-                           facts.st_mode & 07777U, path);
-  }
-  text.resize(static_cast<size_t>(size));
-  return text;
-}
-
 }  // namespace
 
 absl::StatusOr<StateKey> ReadStateKey(const std::string& path) {
-  TANDEM_ASSIGN_OR_RETURN(std::string text, ReadSecret(path));
+  absl::StatusOr<std::string> file = ReadSmallFile(path, /*secret=*/true);
+  if (!file.ok()) return InvalidArgument("key file {}", Message(file.status()));
+  std::string& text = *file;
   StateKey key{};
   if (text.size() == key.size()) {
     std::copy(text.begin(), text.end(), key.begin());
@@ -58,18 +40,11 @@ absl::StatusOr<StateKey> ReadStateKey(const std::string& path) {
   }
   const size_t size = text.size();
   while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.pop_back();
-  size_t written = 0;
-  const char* end = nullptr;
-  if (text.size() != 2 * key.size() ||
-      sodium_hex2bin(key.data(), key.size(), text.data(), text.size(), nullptr, &written, &end) !=
-          0 ||
-      written != key.size() || end != text.data() + text.size()) {
-    return InvalidArgument(
-        "key file {}: expected 32 bytes, or 64 hexadecimal digits, found {} bytes; make one with: "
-        "(umask 077; head -c 32 /dev/urandom > {})",
-        path, size, path);
-  }
-  return key;
+  if (const auto digits = UnhexArray<key.size()>(text)) return *digits;
+  return InvalidArgument(
+      "key file {}: expected 32 bytes, or 64 hexadecimal digits, found {} bytes; make one with: "
+      "(umask 077; head -c 32 /dev/urandom > {})",
+      path, size, path);
 }
 
 EncryptedBox::EncryptedBox(const StateKey& key) : key_(key) {}

@@ -19,11 +19,11 @@ using StateKey = std::array<uint8_t, 32>;
 /// holds something else, cannot be read, or may be read by others; says what to do.
 absl::StatusOr<StateKey> ReadStateKey(const std::string& path);
 
-/// Encryption at rest: what lies on a disk is encrypted with a key of its tenant and bound to its
-/// place there, so that it can be neither read nor changed nor put elsewhere unnoticed.
+/// Encryption at rest. A text on a disk is encrypted with a key of its tenant and bound to its
+/// place: nobody can read it, and nobody can change or move it unnoticed.
 ///
-/// XChaCha20-Poly1305 with random nonces; a tenant's key is a keyed BLAKE2b hash (libsodium). A
-/// encrypted text tells its length, and which texts are of one tenant, but not of which.
+/// XChaCha20-Poly1305 with random nonces; a tenant's key is a keyed BLAKE2b hash (libsodium). An
+/// encrypted text shows its length, and which texts belong to the same tenant, but not to which.
 /// Thread safety: none needed, immutable.
 class EncryptedBox {
  public:
@@ -46,7 +46,7 @@ class EncryptedBox {
   /// Whether bytes may have come from Seal, of this program or an older one.
   static bool LooksEncrypted(std::span<const std::byte> bytes);
 
-  /// A key for another purpose, from which neither this one nor the state's can be told.
+  /// A key for another purpose. Whoever has it can tell neither this key nor the state's.
   std::array<uint8_t, 32> Derive(std::string_view purpose, std::span<const std::byte> of) const;
 
  private:

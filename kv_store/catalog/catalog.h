@@ -42,7 +42,7 @@ struct CatalogBlock {
   BlockHash stored{};  // the name that tiers know it by
   BlockHash stored_before{};
   uint64_t stored_tenant = 0;
-  /// Of a encrypted block these are known once one of its records was read.
+  /// Of an encrypted block these are known once one of its records was read.
   bool known = false;
   BlockHash hash{};
   BlockHash before{};
@@ -74,9 +74,10 @@ class Catalog {
     bool reads_all = false;
     core::Progress progress = nullptr;
   };
-  /// kFailedPrecondition if no record at all can be read with the names' key, saying so: rather
-  /// than to call all of them damaged. Errors of the tier are passed on.
-  static absl::StatusOr<Catalog> Read(Tier& tier, const StoredNames& names, const Options& options);
+  /// kFailedPrecondition if no record at all opens with the names' key: then the key is wrong, and
+  /// not every record damaged. Errors of the tier are passed on.
+  static absl::StatusOr<Catalog> Read(ListableTier& tier, const StoredNames& names,
+                                      const Options& options);
 
   const std::vector<CatalogBlock>& blocks() const { return blocks_; }  // by stored hash
   const std::vector<CatalogModel>& models() const { return models_; }
@@ -86,8 +87,8 @@ class Catalog {
   bool IsAnchored(size_t block) const;
   /// Whether it has records of the model.
   bool Has(size_t block, size_t model) const;
-  /// KV heads that are missing in a layer group of which others are there. Layer groups that are
-  /// missing whole are not: behind a sliding window they are not needed.
+  /// KV heads that are missing in layer groups of which other heads are there. A layer group that
+  /// is missing as a whole does not count: behind a sliding window it is not needed.
   std::vector<std::pair<int32_t, int32_t>> Missing(size_t block,
                                                    size_t model) const;  // head, group
   /// Whether the block, and all that it stands on, is there whole for the model, and not damaged.

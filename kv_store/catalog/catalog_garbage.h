@@ -27,10 +27,11 @@ struct Garbage {
 };
 
 struct GarbageRules {
-  /// What no model can use: incomplete and orphaned blocks. Not where other hosts may have the
-  /// rest.
+  /// Incomplete and orphaned blocks go, since no model can use them. False where other hosts may
+  /// have the rest.
   bool useless = true;
-  /// Blocks used since are not called useless: the rest may be on its way. Microseconds since 1970.
+  /// Blocks used since then are not called useless, since the rest may be on its way. Microseconds
+  /// since 1970.
   uint64_t settled_before = std::numeric_limits<uint64_t>::max();
   /// Blocks used last before it go. Microseconds since 1970.
   std::optional<uint64_t> unused_since = std::nullopt;
@@ -38,9 +39,9 @@ struct GarbageRules {
   std::optional<int64_t> most_bytes = std::nullopt;
 };
 
-/// The blocks that are to go. With a block goes all that stands on it; what is unused goes from the
-/// end of its prefix. What a newer program has written stays, whatever the rules but for those of
-/// use. Thread safety: none needed, a function of its arguments.
+/// The blocks that are to go. All that stands on a block goes with it; an unused prefix goes from
+/// its end. The rules of use and of room apply to blocks that a newer program has written, the
+/// other rules do not. Thread safety: none needed, a function of its arguments.
 std::vector<Garbage> FindGarbage(const Catalog& catalog, const GarbageRules& rules);
 
 }  // namespace tandem::kv_store

@@ -19,7 +19,7 @@ bool IsIn(const CatalogRecord& record, TierKind tier) {
 /// Builds a catalog.
 class CatalogReader {
  public:
-  CatalogReader(Tier& tier, const StoredNames& names, const Catalog::Options& options)
+  CatalogReader(ListableTier& tier, const StoredNames& names, const Catalog::Options& options)
       : tier_(tier), names_(names), options_(options) {}
 
   absl::StatusOr<Catalog> Read() {
@@ -285,7 +285,7 @@ class CatalogReader {
     return catalog_.Has(block, model) && catalog_.Missing(block, model).empty();
   }
 
-  Tier& tier_;
+  ListableTier& tier_;
   const StoredNames& names_;
   const Catalog::Options& options_;
   Catalog catalog_;
@@ -293,7 +293,7 @@ class CatalogReader {
   int64_t unopened_ = 0;  // and those that are encrypted, with another key
 };
 
-absl::StatusOr<Catalog> Catalog::Read(Tier& tier, const StoredNames& names,
+absl::StatusOr<Catalog> Catalog::Read(ListableTier& tier, const StoredNames& names,
                                       const Options& options) {
   return CatalogReader(tier, names, options).Read();
 }

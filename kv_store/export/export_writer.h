@@ -6,12 +6,12 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "kv_store/base/files.h"
 #include "kv_store/export/export_format.h"
 
 namespace tandem::kv_store {
 
-/// Writes an exported file: into a temporary one beside it (mode 0600), which becomes the file once
-/// it is whole and synced. Whatever ends it earlier leaves what was there before.
+/// Writes an exported file, which is there once it is whole and synced (WholeFile).
 /// Thread safety: none.
 class ExportWriter {
  public:
@@ -34,14 +34,12 @@ class ExportWriter {
  private:
   struct Hash;
 
-  ExportWriter(std::string path, const SigningKey& key);
+  ExportWriter(std::unique_ptr<WholeFile> file, const SigningKey& key);
   absl::Status Write(std::span<const std::byte> bytes);
 
-  const std::string path_;
   const SigningKey key_;
   const std::unique_ptr<Hash> hash_;
-  std::string temporary_;  // empty: there is none
-  int file_ = -1;
+  const std::unique_ptr<WholeFile> file_;
   int64_t bytes_ = 0;
   int64_t records_left_ = 0;
 };

@@ -1,42 +1,23 @@
 #include "kv_store/export/signing_key.h"
 
-#include <fcntl.h>
 #include <sodium.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <optional>
 #include <string_view>
+#include <utility>
+
+#include "kv_store/base/files.h"
+#include "kv_store/base/hex.h"
 
 namespace tandem::kv_store {
 namespace {
 
-constexpr size_t kMostFileBytes = 4096;
 constexpr char kPlace[] = "tandem export key 1";
 
 std::span<const std::byte> Place() { return std::as_bytes(std::span(kPlace)); }
-
-std::string Hex(std::span<const uint8_t> bytes) {
-  std::string text;
-  for (const uint8_t byte : bytes) text += fmt::format("{:02x}", byte);
-  return text;
-}
-
-std::optional<std::vector<uint8_t>> Unhex(std::string_view text) {
-  if (text.size() < 2) return std::nullopt;
-  std::vector<uint8_t> bytes(text.size() / 2);
-  size_t written = 0;
-  const char* end = nullptr;
-  if (sodium_hex2bin(bytes.data(), bytes.size(), text.data(), text.size(), nullptr, &written,
-                     &end) != 0 ||
-      end != text.data() + text.size() || written != bytes.size()) {
-    return std::nullopt;
-  }
-  return bytes;
-}
 
 std::string_view Trimmed(std::string_view text) {
   constexpr std::string_view kSpace = " \t\r\n";
@@ -46,26 +27,11 @@ std::string_view Trimmed(std::string_view text) {
 }
 
 std::optional<PublicKey> PublicKeyOf(std::string_view text) {
-  const auto bytes = Unhex(text);
-  PublicKey key{};
-  if (!bytes || bytes->size() != key.size()) return std::nullopt;
-  std::memcpy(key.data(), bytes->data(), key.size());
-  return key;
+  return UnhexArray<std::tuple_size_v<PublicKey>>(text);
 }
 
-absl::StatusOr<SigningKey> ReadKey(const std::string& path, int file, const EncryptedBox* box) {
-  struct stat facts {};
-  std::string text(kMostFileBytes, '\0');
-  const bool known = fstat(file, &facts) == 0;
-  const ssize_t size = read(file, text.data(), text.size());
-  if (!known || size < 0) return Unavailable("{}: {}", path, std::strerror(errno));
-  if ((facts.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
-    return InvalidArgument(
-        "{}: others may read it (mode {:04o}), and with it sign in your name; "
-        "run: chmod 600 {}",
-        path, facts.st_mode & 07777U, path);
-  }
-  text.resize(static_cast<size_t>(size));
+absl::StatusOr<SigningKey> KeyIn(const std::string& path, std::string text,
+                                 const EncryptedBox* box) {
   const auto damaged = [&path](std::string_view what) {
     return InvalidArgument(
         "{}: {}; put the file back, or remove it for a new key, which others "
@@ -106,19 +72,9 @@ absl::Status MakeKey(const std::string& path, const EncryptedBox* box) {
   }
   text += '\n';
   sodium_memzero(seed.data(), seed.size());
-  std::string temporary = path + ".XXXXXX";
-  const int file = mkstemp(temporary.data());  // mode 0600
-  if (file < 0) return Unavailable("{}: cannot be made: {}", path, std::strerror(errno));
-  const bool written = write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
-                       fsync(file) == 0;
-  const int why = errno;
-  close(file);
+  const absl::Status made = WriteWholeFile(path, text, /*sync=*/true, WholeFile::Before::kKeep);
   sodium_memzero(text.data(), text.size());
-  const bool made = written && (link(temporary.c_str(), path.c_str()) == 0 || errno == EEXIST);
-  const int error = written ? errno : why;
-  unlink(temporary.c_str());
-  if (made) return absl::OkStatus();
-  return Unavailable("{}: cannot be written: {}", path, std::strerror(error));
+  return made;
 }
 
 }  // namespace
@@ -136,15 +92,13 @@ SigningKey::~SigningKey() { sodium_memzero(secret_.data(), secret_.size()); }
 absl::StatusOr<SigningKey> OpenSigningKey(const std::string& directory, const EncryptedBox* box) {
   [[maybe_unused]] const int already = sodium_init();
   const std::string path = directory + "/export.key";
-  int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0 && errno == ENOENT) {
+  absl::StatusOr<std::string> text = ReadSmallFile(path, /*secret=*/true);
+  if (absl::IsNotFound(text.status())) {
     TANDEM_RETURN_IF_ERROR(MakeKey(path, box));
-    file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    text = ReadSmallFile(path, /*secret=*/true);
   }
-  if (file < 0) return Unavailable("{}: {}", path, std::strerror(errno));
-  absl::StatusOr<SigningKey> key = ReadKey(path, file, box);
-  close(file);
-  return key;
+  TANDEM_RETURN_IF_ERROR(text.status());
+  return KeyIn(path, *std::move(text), box);
 }
 
 absl::StatusOr<std::vector<PublicKey>> ReadPublicKeys(const std::string& text) {

@@ -1,14 +1,10 @@
 #include "kv_store/journal/conversation_database.h"
 
-#include <fcntl.h>
 #include <rocksdb/db.h>
 #include <rocksdb/write_batch.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <filesystem>
 #include <limits>
 #include <optional>
@@ -17,6 +13,7 @@
 #include <utility>
 
 #include "kv_store/base/database_log.h"
+#include "kv_store/base/files.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -167,8 +164,7 @@ std::set<std::string> FilesOf(const std::string& folder, std::string_view extens
 std::string FileLeft(const std::string& folder, const std::set<std::string>& files,
                      const std::set<std::string>& live) {
   for (const std::string& file : files) {
-    std::error_code error;
-    if (!live.contains(file) && fs::exists(fs::path(folder) / file, error)) return file;
+    if (!live.contains(file) && Exists(folder + "/" + file)) return file;
   }
   return "";
 }
@@ -181,22 +177,6 @@ absl::Status FromDatabase(const rocksdb::Status& status, std::string_view doing)
   if (status.IsNoSpace()) return absl::ResourceExhaustedError(text);
   if (status.IsCorruption()) return absl::DataLossError(text);
   return absl::UnavailableError(text);
-}
-
-std::string FreeName(const std::string& folder, std::string_view word) {
-  for (int i = 1;; ++i) {
-    std::string name = fmt::format("{}.{}-{}", folder, word, i);
-    std::error_code error;
-    if (!fs::exists(name, error)) return name;
-  }
-}
-
-absl::Status SyncFolder(const std::string& folder) {
-  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  const bool synced = fd >= 0 && fsync(fd) == 0;
-  const int why = errno;
-  if (fd >= 0) close(fd);
-  return synced ? absl::OkStatus() : Unavailable("{}: {}", folder, std::strerror(why));
 }
 
 absl::StatusOr<std::vector<PlacedRecord>> ReadStrictly(rocksdb::DB& db) {
@@ -222,10 +202,9 @@ absl::Status WriteAll(rocksdb::DB& db, const std::vector<PlacedRecord>& records)
 
 absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& folder,
                                                           DamagedLog damaged) {
-  std::error_code error;
   // A crash between the two renames of ReadWhole.
-  if (!fs::exists(folder, error) && fs::exists(folder + ".new", error)) {
-    fs::rename(folder + ".new", folder, error);
+  if (!Exists(folder) && Exists(folder + ".new")) {
+    TANDEM_RETURN_IF_ERROR(Rename(folder + ".new", folder));
   }
   rocksdb::Options options = DatabaseOptions(folder);
   auto db = OpenWith(options, folder);
@@ -237,7 +216,7 @@ absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& fol
   TANDEM_RETURN_IF_ERROR(CopyLogsAside(folder, aside));
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
   db = OpenWith(options, folder);
-  if (!db.ok()) fs::remove_all(aside, error);  // it was not the log, and that is as it was
+  if (!db.ok()) static_cast<void>(Remove(aside));  // it was not the log, and that is as it was
   return db;
 }
 
@@ -257,10 +236,8 @@ absl::StatusOr<ReadDatabase> ReadWhole(std::unique_ptr<rocksdb::DB> db, const st
   copy.reset();
   read.db.reset();
   const std::string aside = FreeName(folder, "damaged");
-  std::error_code error;
-  fs::rename(folder, aside, error);
-  if (!error) fs::rename(renewed, folder, error);
-  if (error) return Unavailable("moving {} to {}: {}", folder, aside, error.message());
+  TANDEM_RETURN_IF_ERROR(Rename(folder, aside));
+  TANDEM_RETURN_IF_ERROR(Rename(renewed, folder));
   spdlog::error(
       "{}: a table is damaged ({}): {} records could be read and were copied, {} runs of records "
       "could not; the old files, with all their text, are kept in {}",
@@ -270,8 +247,7 @@ absl::StatusOr<ReadDatabase> ReadWhole(std::unique_ptr<rocksdb::DB> db, const st
 }
 
 absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder) {
-  std::error_code error;
-  if (!fs::exists(folder + "/CURRENT", error)) {
+  if (!Exists(folder + "/CURRENT")) {
     return NotFound("{}: there are no conversations", folder);
   }
   rocksdb::Options options = DatabaseOptions(folder);
@@ -296,7 +272,7 @@ absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder) {
   return last;
 }
 
-absl::Status PurgeRanges(rocksdb::DB& db, const std::string& folder,
+absl::Status EraseRanges(rocksdb::DB& db, const std::string& folder,
                          const std::vector<std::pair<std::string, std::string>>& ranges) {
   const std::set<std::string> logs = FilesOf(folder, ".log");
   const std::set<std::string> tables = FilesOf(folder, ".sst");
@@ -312,8 +288,8 @@ absl::Status PurgeRanges(rocksdb::DB& db, const std::string& folder,
     TANDEM_RETURN_IF_ERROR(FromDatabase(db.CompactRange(options, &begin, &end), "compacting"));
   }
   // Makes it look for files of earlier processes, too.
-  TANDEM_RETURN_IF_ERROR(FromDatabase(db.DisableFileDeletions(), "dropping files"));
-  TANDEM_RETURN_IF_ERROR(FromDatabase(db.EnableFileDeletions(/*force=*/true), "dropping files"));
+  TANDEM_RETURN_IF_ERROR(FromDatabase(db.DisableFileDeletions(), "removing files"));
+  TANDEM_RETURN_IF_ERROR(FromDatabase(db.EnableFileDeletions(/*force=*/true), "removing files"));
   const auto end = std::chrono::steady_clock::now() + kDeletionTime;
   while (true) {
     std::vector<rocksdb::LiveFileMetaData> files;

@@ -26,9 +26,6 @@ struct PlacedRecord {
 /// something is damaged, else kUnavailable.
 absl::Status FromDatabase(const rocksdb::Status& status, std::string_view doing);
 
-/// `FOLDER.WORD-N`, with the first N that is free.
-std::string FreeName(const std::string& folder, std::string_view word);
-
 /// What to do about a log that is damaged in its middle.
 enum class DamagedLog {
   kCopyAside,  // first (`FOLDER.damaged-N`), then what is whole of it is taken
@@ -42,8 +39,6 @@ absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(
 absl::StatusOr<std::vector<PlacedRecord>> ReadStrictly(rocksdb::DB& db);
 /// Writes and syncs them.
 absl::Status WriteAll(rocksdb::DB& db, const std::vector<PlacedRecord>& records);
-/// Syncs the names in a folder.
-absl::Status SyncFolder(const std::string& folder);
 
 struct ReadDatabase {
   std::unique_ptr<rocksdb::DB> db;    // of LookIntoDatabase: for reading only
@@ -58,9 +53,9 @@ absl::StatusOr<ReadDatabase> ReadWhole(std::unique_ptr<rocksdb::DB> db, const st
 /// are there; changes nothing. kNotFound if there is no database.
 absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder);
 
-/// Writes the tables that hold keys of [from, to) again without what was deleted, and drops the
+/// Writes the tables that hold keys of [from, to) again without what was deleted, and removes the
 /// logs; returns once none of the files that held it is there any more.
-absl::Status PurgeRanges(rocksdb::DB& db, const std::string& folder,
+absl::Status EraseRanges(rocksdb::DB& db, const std::string& folder,
                          const std::vector<std::pair<std::string, std::string>>& ranges);
 
 }  // namespace tandem::kv_store

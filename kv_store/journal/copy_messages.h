@@ -34,7 +34,7 @@ struct AgentCopyRead {
   StateId state{};
   std::string behind;
 };
-struct AgentCopyPurge {  // on all hosts
+struct AgentCopyErase {  // on all hosts
   StateId state{};
   JournalPosition at;
   std::vector<PlaceRange> ranges;

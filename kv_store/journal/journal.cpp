@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <set>
 
+#include "kv_store/base/blake2b.h"
+#include "kv_store/base/hex.h"
+
 namespace tandem::kv_store {
 namespace {
 
@@ -21,22 +24,11 @@ uint64_t DrawNumber() {
 
 }  // namespace
 
-std::string StateIdText(const StateId& id) {
-  std::string text;
-  for (const uint8_t byte : id) text += fmt::format("{:02x}", byte);
-  return text;
-}
+std::string StateIdText(const StateId& id) { return Hex(id); }
 
 std::optional<StateId> ParseStateId(std::string_view text) {
-  StateId id{};
-  if (text.size() != 2 * id.size()) return std::nullopt;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-    if (digit < 0) return std::nullopt;
-    id[i / 2] = static_cast<uint8_t>(id[i / 2] << 4 | digit);
-  }
-  return id;
+  const auto id = UnhexArray<std::tuple_size_v<StateId>>(text);
+  return id && Hex(*id) == text ? id : std::nullopt;
 }
 
 bool JournalPosition::Contains(const JournalPosition& other) const {
@@ -80,13 +72,7 @@ JournalPosition NewJournal() {
   return {.branches = {{.id = DrawNumber(), .begun = 0}}, .sequence = 0};
 }
 
-Checksum ChecksumOf(std::span<const std::byte> bytes) {
-  Checksum sum{};
-  crypto_generichash(reinterpret_cast<unsigned char*>(sum.data()), sum.size(),
-                     reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), nullptr,
-                     0);
-  return sum;
-}
+Checksum ChecksumOf(std::span<const std::byte> bytes) { return Blake2b<Checksum>(bytes); }
 
 std::string EncodePosition(const JournalPosition& position) {
   core::WireWriter writer;

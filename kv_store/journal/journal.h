@@ -18,8 +18,8 @@ class WriteBatch;
 
 /// The changes of a database of conversations in their order, as they are copied to another host.
 ///
-/// Every change moves the database on by one, and the database says in a record of its own where it
-/// is. A copy goes on from where it is; so what it has is told by its position alone.
+/// Every change moves the database on by one. A record in the database says where it is, and a copy
+/// takes the changes from there on, so its position alone says what it has.
 /// Thread safety: none needed, values and functions of their arguments.
 namespace tandem::kv_store {
 
@@ -37,7 +37,7 @@ struct JournalBranch {
   bool operator==(const JournalBranch&) const = default;
 };
 
-inline constexpr size_t kMostJournalBranches = 64;  // the oldest are forgotten
+inline constexpr size_t kMostJournalBranches = 64;  // the oldest are dropped
 
 struct JournalPosition {
   std::vector<JournalBranch> branches;  // at least one, the oldest first

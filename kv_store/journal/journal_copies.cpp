@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <utility>
 
+#include "kv_store/base/files.h"
+
 namespace tandem::kv_store {
 namespace {
 
@@ -19,23 +21,6 @@ rocksdb::WriteOptions Synced() {
   rocksdb::WriteOptions options;
   options.sync = true;
   return options;
-}
-
-absl::Status Rename(const std::string& from, const std::string& to) {
-  std::error_code error;
-  fs::rename(from, to, error);
-  return error ? Unavailable("renaming {} to {}: {}", from, to, error.message()) : absl::OkStatus();
-}
-
-absl::Status Remove(const std::string& folder) {
-  std::error_code error;
-  fs::remove_all(folder, error);
-  return error ? Unavailable("removing {}: {}", folder, error.message()) : absl::OkStatus();
-}
-
-bool Exists(const std::string& folder) {
-  std::error_code error;
-  return fs::exists(folder, error);
 }
 
 }  // namespace
@@ -234,7 +219,7 @@ absl::Status JournalCopies::MakeFence(const StateId& state, const JournalPositio
   return Replace(state, /*aside=*/false);
 }
 
-absl::Status JournalCopies::Purge(const StateId& state, const JournalPosition& at,
+absl::Status JournalCopies::Erase(const StateId& state, const JournalPosition& at,
                                   std::span<const PlaceRange> ranges) {
   const std::lock_guard lock(mutex_);
   // What was on its way may have the text too.
@@ -255,10 +240,10 @@ absl::Status JournalCopies::Purge(const StateId& state, const JournalPosition& a
   // So that there is something to flush, and the log with the text in it goes.
   rocksdb::Status status =
       open.db->Put({}, rocksdb::Slice(kPositionPlace), EncodePosition(open.position));
-  absl::Status purged = FromDatabase(status, "destroying in " + FolderOf(state));
-  if (purged.ok()) purged = PurgeRanges(*open.db, FolderOf(state), {ranges.begin(), ranges.end()});
-  if (!purged.ok()) open_.erase(state);
-  return purged;
+  absl::Status erased = FromDatabase(status, "destroying in " + FolderOf(state));
+  if (erased.ok()) erased = EraseRanges(*open.db, FolderOf(state), {ranges.begin(), ranges.end()});
+  if (!erased.ok()) open_.erase(state);
+  return erased;
 }
 
 absl::Status JournalCopies::Fence(const StateId& state, const JournalPosition& at) {

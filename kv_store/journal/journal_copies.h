@@ -84,7 +84,7 @@ class JournalCopies {
   /// Once it is OK, nothing of what was deleted from these ranges up to `at` is on the disk. Of a
   /// copy that has not come so far nothing but a fence is left. kFailedPrecondition if the copy is
   /// on another branch.
-  absl::Status Purge(const StateId& state, const JournalPosition& at,
+  absl::Status Erase(const StateId& state, const JournalPosition& at,
                      std::span<const PlaceRange> ranges);
   /// Somebody has gone on from this position: in place of a copy that it contains, if there is one,
   /// that is kept.

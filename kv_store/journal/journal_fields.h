@@ -54,7 +54,7 @@ void Fields(Archive& archive, AgentCopyRead& message) {
   archive(HostField(message.to), message.state, PlaceField(message.behind));
 }
 template <typename Archive>
-void Fields(Archive& archive, AgentCopyPurge& message) {
+void Fields(Archive& archive, AgentCopyErase& message) {
   archive(message.state, message.at,
           core::AtMost(message.ranges, kMostCopyItems, "ranges", [](auto& each, PlaceRange& range) {
             each(PlaceField(range.first), PlaceField(range.second));

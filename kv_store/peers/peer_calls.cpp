@@ -199,6 +199,14 @@ void PeerCalls::Note(std::vector<Asked>& all) {
   changed_.notify_all();
 }
 
+std::vector<absl::StatusOr<AgentMessage>> PeerCalls::AskAll(const std::vector<PeerPointer>& peers,
+                                                            const AgentMessage& message,
+                                                            Clock::time_point deadline) {
+  std::vector<Question> questions;
+  for (const PeerPointer& peer : peers) questions.push_back({.peer = peer, .message = message});
+  return Ask(questions, deadline);
+}
+
 std::vector<absl::StatusOr<AgentMessage>> PeerCalls::AskAnyway(
     const std::vector<Question>& questions, Clock::time_point deadline) {
   std::vector<Asked> all(questions.size());

@@ -58,6 +58,10 @@ class PeerCalls {
   /// peer is not up or goes away, kDeadlineExceeded if it is late.
   std::vector<absl::StatusOr<AgentMessage>> Ask(const std::vector<Question>& questions,
                                                 Clock::time_point deadline);
+  /// [peers] Asks all of them the same.
+  std::vector<absl::StatusOr<AgentMessage>> AskAll(const std::vector<PeerPointer>& peers,
+                                                   const AgentMessage& message,
+                                                   Clock::time_point deadline);
 
  private:
   struct Connection;

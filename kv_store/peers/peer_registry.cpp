@@ -1,26 +1,22 @@
 #include "kv_store/peers/peer_registry.h"
 
-#include <fcntl.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
 #include <charconv>
-#include <cstring>
 #include <filesystem>
 #include <set>
 #include <system_error>
 #include <utility>
+
+#include "kv_store/base/files.h"
 
 namespace tandem::kv_store {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kLargestFile = 1024;
 constexpr const char* kKeyTitle = "tandem kv key 1";
 constexpr const char* kListensTitle = "tandem kv listens 1";
 constexpr const char* kPeerTitle = "tandem kv peer 1";
@@ -49,51 +45,12 @@ std::string EncodeLines(const std::string& title, const std::vector<std::string>
   return text;
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-  if (fd < 0) {
-    const std::string why = std::strerror(errno);
-    return errno == ENOENT ? NotFound("{}: {}", path, why) : Unavailable("{}: {}", path, why);
-  }
-  std::array<char, kLargestFile + 1> buffer{};
-  size_t size = 0;
-  while (size < buffer.size()) {
-    const ssize_t got = read(fd, buffer.data() + size, buffer.size() - size);
-    if (got <= 0) break;
-    size += static_cast<size_t>(got);
-  }
-  close(fd);
-  if (size > kLargestFile) {
-    return absl::DataLossError(fmt::format("{}: it is larger than {} bytes", path, kLargestFile));
-  }
-  return std::string(buffer.data(), size);
-}
-
 absl::StatusOr<std::vector<std::string>> ReadLines(const std::string& path,
                                                    const std::string& title, size_t count) {
-  TANDEM_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  TANDEM_ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path));
   auto lines = DecodeLines(text, title, count);
   if (lines.ok()) return lines;
   return absl::DataLossError(fmt::format("{}: {}", path, Message(lines.status())));
-}
-
-/// Under another name first, so that a file is there whole or not at all. What a loss of power may
-/// cost without being a loss need not be synced.
-absl::Status WriteFile(const std::string& path, const std::string& text, bool sync) {
-  const fs::path whole(path);
-  const std::string part = whole.parent_path().string() + "/." + whole.filename().string();
-  const int fd =
-      open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, S_IRUSR | S_IWUSR);
-  if (fd < 0) return Unavailable("{}: {}", part, std::strerror(errno));
-  const bool written = write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
-                       (!sync || fsync(fd) == 0);
-  const int why = errno;
-  close(fd);
-  if (!written) return Unavailable("{}: {}", part, std::strerror(why));
-  if (rename(part.c_str(), path.c_str()) != 0) {
-    return Unavailable("{}: {}", path, std::strerror(errno));
-  }
-  return absl::OkStatus();
 }
 
 absl::StatusOr<CurveKeys> ReadKeys(const std::string& path) {
@@ -153,7 +110,7 @@ absl::StatusOr<PeerRegistry> PeerRegistry::Open(const std::string& directory) {
           Message(keys.status()));
     }
     keys = MakeCurveKeys();
-    TANDEM_RETURN_IF_ERROR(WriteFile(
+    TANDEM_RETURN_IF_ERROR(WriteWholeFile(
         path, EncodeLines(kKeyTitle, {keys->public_key, keys->secret_key}), /*sync=*/true));
   }
   std::error_code error;
@@ -169,7 +126,7 @@ std::vector<KnownPeer> PeerRegistry::Peers() const {
     const std::string host = entry.path().filename().string();
     if (host.starts_with('.')) continue;
     const std::string path = entry.path().string();
-    const absl::StatusOr<std::string> text = ReadFile(path);
+    const absl::StatusOr<std::string> text = ReadSmallFile(path);
     absl::StatusOr<KnownPeer> known = text.ok() ? DecodePeer(host, *text) : text.status();
     if (!known.ok()) {
       spdlog::warn("{}: {}; that host is not known until a job meets it again", path,
@@ -195,7 +152,9 @@ absl::Status PeerRegistry::SetPeers(std::vector<KnownPeer> peers) const {
   std::set<std::string> kept;
   for (const KnownPeer& known : peers) {
     kept.insert(known.peer.host);
-    absl::Status status = WriteFile(PathOf(known.peer.host), EncodePeer(known), /*sync=*/false);
+    // A loss of power may cost it without being a loss.
+    absl::Status status =
+        WriteWholeFile(PathOf(known.peer.host), EncodePeer(known), /*sync=*/false);
     if (first.ok()) first = std::move(status);
   }
   std::error_code error;
@@ -224,7 +183,7 @@ std::optional<PeerRegistry::Listens> PeerRegistry::ReadListens() const {
 }
 
 absl::Status PeerRegistry::WriteListens(const Listens& listens) const {
-  return WriteFile(
+  return WriteWholeFile(
       directory_ + "/listens",
       EncodeLines(kListensTitle, {listens.endpoint, fmt::format("{}", listens.copies)}),
       /*sync=*/false);

@@ -27,7 +27,7 @@ absl::StatusOr<KnownPeer> DecodePeer(const std::string& host, std::string_view t
 /// What an agent keeps on disk of itself and of other hosts' agents, each file checked when read:
 /// - `agent.key`, its CURVE key pair, made at first;
 /// - `listens`, where it listens for other hosts, if it was told to;
-/// - `peers/HOST`, a file for each host that it has met. Who removes one makes it forget the host.
+/// - `peers/HOST`, a file for each host that it has met. Who removes one makes it drop the host.
 /// Thread safety: none.
 class PeerRegistry {
  public:

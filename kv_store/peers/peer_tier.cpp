@@ -7,6 +7,8 @@
 #include <string_view>
 #include <utility>
 
+#include "kv_store/agent_link/agent_answers.h"
+#include "kv_store/base/parts.h"
 #include "kv_store/base/rendezvous.h"
 
 namespace tandem::kv_store {
@@ -25,12 +27,6 @@ std::vector<PeerCalls::PeerPointer> InOrder(std::vector<PeerCalls::PeerPointer> 
   std::sort(peers.begin(), peers.end(),
             [&](const auto& a, const auto& b) { return score(a) > score(b); });
   return peers;
-}
-
-const absl::Status* StatusOf(const absl::StatusOr<AgentMessage>& answer) {
-  if (!answer.ok()) return &answer.status();
-  const auto* status = std::get_if<AgentStatus>(&*answer);
-  return status != nullptr ? &status->status : nullptr;
 }
 
 }  // namespace
@@ -87,17 +83,6 @@ std::vector<PeerCalls::PeerPointer> PeerTier::Copying() const {
   return peers;
 }
 
-absl::Status PeerTier::AskForStatus(const std::vector<PeerCalls::Question>& questions,
-                                    Clock::time_point deadline) {
-  absl::Status first;
-  for (const absl::StatusOr<AgentMessage>& answer : calls_.Ask(questions, deadline)) {
-    const absl::Status* status = StatusOf(answer);
-    if (!first.ok()) break;
-    first = status != nullptr ? *status : Internal("KV agent: a peer answers what was not asked");
-  }
-  return first;
-}
-
 absl::Status PeerTier::PutRound(std::span<const TierRecord> records, std::vector<size_t>& pending,
                                 Clock::time_point deadline) {
   std::vector<PeerPointer> up = Copying();
@@ -143,8 +128,7 @@ absl::Status PeerTier::PutRound(std::span<const TierRecord> records, std::vector
       later.insert(later.end(), asked[q]->records.begin(), asked[q]->records.end());
       continue;
     }
-    const absl::Status* status = StatusOf(answers[q]);
-    if (first.ok() && status != nullptr) first = *status;
+    if (first.ok()) first = ExpectStatus(answers[q]);
     const std::lock_guard lock(mutex_);
     dirty_hosts_.insert(PeerCalls::WhoIs(*asked[q]->peer).host);
   }
@@ -176,14 +160,10 @@ std::vector<std::vector<PeerCalls::PeerPointer>> PeerTier::Holders(std::span<con
                                                                    Clock::time_point deadline) {
   std::vector<std::vector<PeerPointer>> holders(keys.size());
   const std::vector<PeerPointer> up = Up();
-  for (size_t first = 0; first < keys.size() && !up.empty(); first += kItemsInOne) {
-    const auto part = keys.subspan(first, std::min(kItemsInOne, keys.size() - first));
-    std::vector<PeerCalls::Question> questions;
-    for (const PeerPointer& peer : up) {
-      questions.push_back(
-          {.peer = peer, .message = AgentExists{.keys = {part.begin(), part.end()}}});
-    }
-    const auto answers = calls_.Ask(questions, deadline);
+  size_t first = 0;
+  for (const auto part : PartsOf(keys, kItemsInOne)) {
+    const auto answers =
+        calls_.AskAll(up, AgentExists{.keys = {part.begin(), part.end()}}, deadline);
     for (size_t p = 0; p < up.size(); ++p) {
       const auto* existing = answers[p].ok() ? std::get_if<AgentExisting>(&*answers[p]) : nullptr;
       if (existing == nullptr || existing->where.size() != part.size()) continue;
@@ -191,6 +171,7 @@ std::vector<std::vector<PeerCalls::PeerPointer>> PeerTier::Holders(std::span<con
         if (existing->where[k]) holders[first + k].push_back(up[p]);
       }
     }
+    first += part.size();
   }
   for (size_t k = 0; k < keys.size(); ++k) {
     if (holders[k].size() > 1) holders[k] = InOrder(std::move(holders[k]), keys[k]);
@@ -247,25 +228,21 @@ std::vector<std::optional<FoundRecord>> PeerTier::Get(std::span<const RecordKey>
   return found;
 }
 
-std::vector<bool> PeerTier::Exists(std::span<const RecordKey> keys) {
-  std::vector<bool> exists;
-  exists.reserve(keys.size());
+std::vector<std::optional<TierKind>> PeerTier::Where(std::span<const RecordKey> keys) {
+  std::vector<std::optional<TierKind>> where;
+  where.reserve(keys.size());
   for (const auto& holders : Holders(keys, Clock::now() + options_.exists_deadline)) {
-    exists.push_back(!holders.empty());
+    where.push_back(holders.empty() ? std::nullopt : std::optional(TierKind::kRemote));
   }
-  return exists;
+  return where;
 }
 
 void PeerTier::Use(std::span<const RecordKey> keys) {
   const std::vector<PeerPointer> copying = Copying();
   const auto deadline = Clock::now() + options_.exists_deadline;
-  for (size_t first = 0; first < keys.size() && !copying.empty(); first += kItemsInOne) {
-    const auto part = keys.subspan(first, std::min(kItemsInOne, keys.size() - first));
-    std::vector<PeerCalls::Question> questions;
-    for (const PeerPointer& peer : copying) {
-      questions.push_back({.peer = peer, .message = AgentUse{.keys = {part.begin(), part.end()}}});
-    }
-    static_cast<void>(calls_.Ask(questions, deadline));
+  for (const auto part : PartsOf(keys, kItemsInOne)) {
+    static_cast<void>(
+        calls_.AskAll(copying, AgentUse{.keys = {part.begin(), part.end()}}, deadline));
   }
 }
 
@@ -275,39 +252,40 @@ absl::Status PeerTier::Flush() {
     const std::lock_guard lock(mutex_);
     dirty = std::exchange(dirty_hosts_, {});
   }
-  std::vector<PeerCalls::Question> questions;
-  for (const PeerPointer& peer : calls_.Peers()) {
-    if (dirty.contains(PeerCalls::WhoIs(*peer).host)) {
-      questions.push_back({.peer = peer, .message = AgentFlush()});
-    }
+  std::vector<PeerPointer> peers = calls_.Peers();
+  std::erase_if(peers, [&](const PeerPointer& peer) {
+    return !dirty.contains(PeerCalls::WhoIs(*peer).host);
+  });
+  absl::Status first;
+  for (auto& answer : calls_.AskAll(peers, AgentFlush(), Clock::now() + options_.flush_deadline)) {
+    if (first.ok()) first = ExpectStatus(std::move(answer));
   }
-  return AskForStatus(questions, Clock::now() + options_.flush_deadline);
+  return first;
 }
 
 absl::Status PeerTier::Erase(std::span<const BlockHash> blocks) {
   const auto deadline = Clock::now() + options_.flush_deadline;
-  const std::vector<PeerPointer> peers = calls_.Peers();
   absl::Status first;
-  for (size_t begin = 0; begin < blocks.size(); begin += kItemsInOne) {
-    const auto part = blocks.subspan(begin, std::min(kItemsInOne, blocks.size() - begin));
-    std::vector<PeerCalls::Question> questions;
-    for (const PeerPointer& peer : peers) {
-      questions.push_back(
-          {.peer = peer, .message = AgentErase{.blocks = {part.begin(), part.end()}}});
-    }
-    const auto answers = calls_.Ask(questions, deadline);
-    for (size_t p = 0; p < answers.size() && first.ok(); ++p) {
-      const absl::Status* status = StatusOf(answers[p]);
-      if (status != nullptr && status->ok()) continue;
-      const std::string& host = PeerCalls::WhoIs(*peers[p]).host;
-      first = Unavailable(
-          "KV of deleted conversations may be left on host {}: {}; if that host is gone for good, "
-          "remove {}/{}",
-          host, status != nullptr ? Message(*status) : "it answers what was not asked",
-          options_.book_folder, host);
-    }
+  for (const auto part : PartsOf(blocks, kItemsInOne)) {
+    absl::Status status = EraseOnAll(AgentErase{.blocks = {part.begin(), part.end()}},
+                                     "KV of deleted conversations", deadline);
+    if (first.ok()) first = std::move(status);
   }
   return first;
+}
+
+absl::Status PeerTier::EraseOnAll(const AgentMessage& message, std::string_view what,
+                                  Clock::time_point deadline) {
+  const std::vector<PeerPointer> peers = calls_.Peers();
+  auto answers = calls_.AskAll(peers, message, deadline);
+  for (size_t p = 0; p < peers.size(); ++p) {
+    const absl::Status status = ExpectStatus(std::move(answers[p]));
+    if (status.ok()) continue;
+    const std::string& host = PeerCalls::WhoIs(*peers[p]).host;
+    return Unavailable("{} may be left on host {}: {}; if that host is gone for good, remove {}/{}",
+                       what, host, Message(status), options_.book_folder, host);
+  }
+  return absl::OkStatus();
 }
 
 TierStats PeerTier::Counts() const {
@@ -320,11 +298,8 @@ TierStats PeerTier::Counts() const {
 
 TierStats PeerTier::Stats() {
   TierStats sum = Counts();
-  std::vector<PeerCalls::Question> questions;
-  for (const PeerPointer& peer : Up()) {
-    questions.push_back({.peer = peer, .message = AgentStatsQuery()});
-  }
-  for (const auto& answer : calls_.Ask(questions, Clock::now() + options_.exists_deadline)) {
+  for (const auto& answer :
+       calls_.AskAll(Up(), AgentStatsQuery(), Clock::now() + options_.exists_deadline)) {
     const auto* stats = answer.ok() ? std::get_if<AgentStats>(&*answer) : nullptr;
     if (stats == nullptr) continue;
     sum.records += stats->all.records;

@@ -8,6 +8,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/base/status.h"
@@ -18,7 +19,7 @@
 namespace tandem::kv_store {
 
 struct PeerTierOptions {
-  std::chrono::milliseconds exists_deadline{500};    // of Exists and Use; late means miss
+  std::chrono::milliseconds exists_deadline{500};    // of Where and Use; late means miss
   std::chrono::milliseconds deadline{1500};          // of Get and Put
   std::chrono::milliseconds flush_deadline{10'000};  // of Flush and Erase
   int64_t batch_bytes = int64_t{16} << 20;           // of records in one request, about
@@ -29,7 +30,7 @@ struct PeerTierOptions {
 
 /// What the agents of other hosts keep.
 ///
-/// Get and Exists ask all of them at the same time; of those that have a record, the one that comes
+/// Get and Where ask all of them at the same time; of those that have a record, the one that comes
 /// first by rendezvous hash is asked for it, then the next. Put gives each block to one peer, of
 /// those that keep copies and are up the first by rendezvous hash of the block (Thaler &
 /// Ravishankar 1998), so that a host that comes or goes moves only its own share; with none that
@@ -56,12 +57,15 @@ class PeerTier : public Tier {
   PeerCalls& calls() { return calls_; }
   /// Hosts of the job that can be asked.
   std::vector<std::string> UpInJob() const;
-  const std::string& book_folder() const { return options_.book_folder; }
+  /// Asks all to erase something. kUnavailable, naming one, if not all have done it; `what`: as the
+  /// error calls it.
+  absl::Status EraseOnAll(const AgentMessage& message, std::string_view what,
+                          PeerCalls::Clock::time_point deadline);
 
   /// kUnavailable, naming them, if none of those that keep copies is up.
   absl::Status Put(std::span<const TierRecord> records) override;
   std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override;
-  std::vector<bool> Exists(std::span<const RecordKey> keys) override;
+  std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) override;
   /// Told to those that keep copies.
   void Use(std::span<const RecordKey> keys) override;
   absl::Status Flush() override;
@@ -84,9 +88,6 @@ class PeerTier : public Tier {
   /// [keys][those that may have it, in the order in which they are to be asked]
   std::vector<std::vector<PeerPointer>> Holders(std::span<const RecordKey> keys,
                                                 Clock::time_point deadline);
-  /// OK, or what the first that did not do it says.
-  absl::Status AskForStatus(const std::vector<PeerCalls::Question>& questions,
-                            Clock::time_point deadline);
 
   const PeerTierOptions options_;
   PeerCalls calls_;

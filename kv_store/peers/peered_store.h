@@ -1,55 +1,50 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <mutex>
 #include <optional>
 #include <shared_mutex>
 #include <span>
-#include <thread>
-#include <utility>
 #include <vector>
 
 #include "kv_store/peers/peer_tier.h"
 #include "kv_store/records/tier.h"
+#include "kv_store/records/write_behind_queue.h"
 #include "kv_store/tiers/tiered_store.h"
 
 namespace tandem::kv_store {
 
 struct PeeredStoreOptions {
-  /// kThrough: the second copy is there before Put returns. Else it follows soon: what is spared by
-  /// kOnEvict is this host's disk.
+  /// With kThrough the second copy is there before Put returns, with the others it follows soon:
+  /// kOnEvict spares this host's disk only.
   WritePolicy policy = WritePolicy::kBack;
   int64_t queue_bytes = int64_t{256} << 20;  // of records that wait for a peer
   std::chrono::milliseconds patience{1500};  // of Put for room in the queue
   std::chrono::milliseconds drain{10'000};   // of Flush and Erase for what is on its way
 };
 
-/// The tiers of this host before those of others. What a peer has is kept here too, once it was
-/// asked for: so a new host takes over its share. Where peers keep copies, what is put goes to one
-/// of them as well; Flush waits for that, and says what did not get there since the last Flush.
+/// The tiers of this host before those of others. A record that a peer had is kept here too, so a
+/// new host takes over its share. Where peers keep copies, a record that is put goes to one of them
+/// as well; Flush waits for that, and says which did not get there since the last Flush.
 ///
-/// Erase erases here and at all peers, twice: what was on its way between two of them, the first
-/// time, is there the second time. If it is OK, no host has any of it. As a whole it has the
-/// records and limits of the tiers of this host. Thread safety: as Tier.
-class PeeredStore : public Tier {
+/// Erase erases here and at all peers, and then does so again: a record that was on its way from
+/// one host to another at first has arrived by then. After OK no host has any of it. Stats tells
+/// the records and limits of this host's tiers. Thread safety: as Tier.
+class PeeredStore : public ListableTier {
  public:
   /// Both must outlive it.
-  PeeredStore(Tier& local, PeerTier& peers, const PeeredStoreOptions& options);
-  ~PeeredStore() override;
+  PeeredStore(ListableTier& local, PeerTier& peers, const PeeredStoreOptions& options);
 
   absl::Status Put(std::span<const TierRecord> records) override;
   std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override;
-  std::vector<bool> Exists(std::span<const RecordKey> keys) override;
   std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) override;
   void Use(std::span<const RecordKey> keys) override;
   absl::Status Flush() override;
   absl::Status Erase(std::span<const BlockHash> blocks) override;
   TierStats Stats() override;
-  absl::Status Forget(std::span<const BlockHash> blocks) override { return EraseHere(blocks); }
   // Of this host alone.
+  absl::Status Drop(std::span<const BlockHash> blocks) override;
   absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
                                                 size_t most) override {
     return local_.List(after, most);
@@ -58,69 +53,28 @@ class PeeredStore : public Tier {
     return local_.Peek(tier, keys);
   }
 
-  /// The tiers of this host alone: what peers may ask for.
-  Tier& here() { return here_; }
-
  private:
-  /// Never asks a peer.
-  class Here : public Tier {
-   public:
-    explicit Here(PeeredStore& store) : store_(store) {}
-
-    absl::Status Put(std::span<const TierRecord> records) override {
-      return store_.local_.Put(records);
-    }
-    std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override {
-      return store_.local_.Get(keys);
-    }
-    std::vector<bool> Exists(std::span<const RecordKey> keys) override {
-      return store_.local_.Exists(keys);
-    }
-    std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) override {
-      return store_.local_.Where(keys);
-    }
-    void Use(std::span<const RecordKey> keys) override { store_.local_.Use(keys); }
-    absl::Status Flush() override { return store_.local_.Flush(); }
-    absl::Status Erase(std::span<const BlockHash> blocks) override {
-      return store_.EraseHere(blocks);
-    }
-    TierStats Stats() override { return store_.local_.Stats(); }
-
-   private:
-    PeeredStore& store_;
-  };
-
   using Clock = std::chrono::steady_clock;
 
   void Keep(std::span<const RecordKey> keys, const std::vector<std::optional<FoundRecord>>& found,
             uint64_t erasures);
-  absl::Status CopyLater(std::span<const TierRecord> records);
+  void CopyLater(std::span<const TierRecord> records);
   void UseLater(std::span<const RecordKey> keys);
-  void RunCopier();
-  /// mutex_ is held by `lock`. kDeadlineExceeded if not all that was queued is done in time.
-  absl::Status Drain(std::unique_lock<std::mutex>& lock);
-  absl::Status EraseHere(std::span<const BlockHash> blocks);
+  /// kDeadlineExceeded if not all that was queued is done in time.
+  absl::Status Drain();
 
   const PeeredStoreOptions options_;
-  Tier& local_;
+  ListableTier& local_;
   PeerTier& peers_;
-  Here here_;
 
   // Held exclusively while erasing, so that nobody brings back what he found before.
   std::shared_mutex erasing_;
   uint64_t erasures_ = 0;  // guarded by erasing_
 
-  std::mutex mutex_;  // guards all below
-  std::condition_variable changed_;
-  std::deque<TierRecord> queue_;
-  int64_t queued_bytes_ = 0;     // those being copied included
-  uint64_t queued_ = 0;          // records ever
-  uint64_t copied_ = 0;          // of them, done with
-  std::vector<RecordKey> used_;  // to be told to peers
-  absl::Status failed_;          // the first copy that did, since the last Flush
-  bool stop_ = false;
+  std::mutex used_mutex_;
+  std::vector<RecordKey> used_;  // to be told to peers; guarded by used_mutex_
 
-  std::thread copier_;
+  WriteBehindQueue queue_;  // a mark: something was used
 };
 
 }  // namespace tandem::kv_store

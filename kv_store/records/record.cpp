@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "core/base/check.h"
+#include "kv_store/base/hex.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -89,12 +90,6 @@ RecordHeader HeaderOf(const Fingerprint& fingerprint, const RecordName& name,
               static_cast<int32_t>(geometry.groups[static_cast<size_t>(name.group)].layers.size()),
           .head_dim = geometry.head_dim,
           .dtype = geometry.dtype};
-}
-
-std::string Hex(std::span<const uint8_t> bytes) {
-  std::string text;
-  for (const uint8_t byte : bytes) text += fmt::format("{:02x}", byte);
-  return text;
 }
 
 std::string_view DtypeName(core::KvDtype dtype) {

@@ -12,11 +12,11 @@
 
 namespace tandem::kv_store {
 
-/// The names under which a state directory's tiers keep things, and how what they keep is read: as
-/// it is, or encrypted and hidden where the directory has a key. Thread safety: immutable.
+/// How the tiers of a state directory name and keep records: as they are, or, where the directory
+/// has a key, encrypted and under keyed names. Thread safety: immutable.
 class StoredNames {
  public:
-  /// What a encrypted record has more bytes than the record.
+  /// How many bytes an encrypted record has more than the record.
   static constexpr size_t kEncryptionOverhead = EncryptedBox::kOverhead + 72;
 
   /// box: null: nothing is hidden; must outlive this.

@@ -42,6 +42,9 @@ struct FoundRecord {
   BlockHash before{};
   uint64_t tenant = 0;
 };
+FoundRecord FoundIn(TierKind from, const TierRecord& record);
+/// What a nearer tier keeps of what was found farther out.
+TierRecord CopyOf(const RecordKey& key, const FoundRecord& found);
 
 /// A record that a tier has, as it lists it.
 struct ListedRecord {
@@ -88,11 +91,15 @@ struct TierStats {
 
 /// A place where records are kept.
 ///
-/// Records are immutable and droppable: a tier may forget any of them at any time, and then forgets
-/// all of the block and of the blocks that stand on it, those longest unused first. A tier that is
-/// in trouble (a full disk, a peer that is gone) misses and refuses; it never blocks longer than
-/// its deadline and never returns other bytes than were put. Thread safety: all functions may be
-/// called from any thread.
+/// Two verbs say how something goes, here and in the whole program. `Erase` destroys content for
+/// good, wherever copies of it lie: its bytes cannot be read again. `Drop` only lets go of what is
+/// here: it can be found elsewhere, or computed again.
+///
+/// Records are immutable. A tier may drop any of them at any time; with a record it drops all of
+/// its block and of the blocks that stand on it, those longest unused first. A tier that is in
+/// trouble (a full disk, a peer that is gone) misses and refuses. It never blocks longer than its
+/// deadline and never returns other bytes than were put. Thread safety: all functions may be called
+/// from any thread.
 class Tier {
  public:
   virtual ~Tier() = default;
@@ -104,18 +111,11 @@ class Tier {
   /// [keys] Nothing where there is no such record. Counts as a use.
   virtual std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) = 0;
 
-  /// [keys] Whether Get would find it now. No use.
-  virtual std::vector<bool> Exists(std::span<const RecordKey> keys) = 0;
+  /// [keys] Where Get would find it now; nothing where it would not. No use.
+  virtual std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) = 0;
 
-  /// [keys] Where Get would find it now. No use.
-  virtual std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) {
-    std::vector<std::optional<TierKind>> where;
-    where.reserve(keys.size());
-    for (const bool exists : Exists(keys)) {
-      where.push_back(exists ? std::optional(TierKind::kHost) : std::nullopt);
-    }
-    return where;
-  }
+  /// [keys] Whether Get would find it now. No use.
+  std::vector<bool> Exists(std::span<const RecordKey> keys);
 
   /// Counts as a use of those that are there: for tiers behind the one that answered.
   virtual void Use(std::span<const RecordKey> /*keys*/) {}
@@ -127,23 +127,23 @@ class Tier {
   /// Destroys all records of these blocks, so that nothing of them can be read again.
   virtual absl::Status Erase(std::span<const BlockHash> blocks) = 0;
 
-  /// Erases in the tiers of this host only, where it is told apart from others.
-  virtual absl::Status Forget(std::span<const BlockHash> blocks) { return Erase(blocks); }
-
   virtual TierStats Stats() = 0;
+};
 
+/// A tier that also tells what it has, for those who look after it.
+class ListableTier : public Tier {
+ public:
   /// The blocks behind `after` (from the first, if none), by hash; at most `most` of them, and none
   /// only at the end. No use. What comes and goes meanwhile may be listed or not.
-  virtual absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& /*after*/,
-                                                        size_t /*most*/) {
-    return Unimplemented("this tier cannot tell what it has");
-  }
+  virtual absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
+                                                        size_t most) = 0;
 
   /// [keys] The copy that lies in the tier of this kind. No use; nothing is moved, and nothing
   /// dropped because it is damaged.
-  virtual std::vector<PeekedRecord> Peek(TierKind /*tier*/, std::span<const RecordKey> keys) {
-    return std::vector<PeekedRecord>(keys.size());
-  }
+  virtual std::vector<PeekedRecord> Peek(TierKind tier, std::span<const RecordKey> keys) = 0;
+
+  /// Drops all records of these blocks in the tiers of this host. Copies on other hosts stay.
+  virtual absl::Status Drop(std::span<const BlockHash> blocks) { return Erase(blocks); }
 };
 
 }  // namespace tandem::kv_store

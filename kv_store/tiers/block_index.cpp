@@ -29,7 +29,7 @@ bool BlockIndex::Add(const TierRecord& record, std::vector<Removed>& evicted) {
       (limits_.tenant_bytes > 0 && bytes > limits_.tenant_bytes)) {
     return false;
   }
-  // The block is in the book while room is made, so that what it stands on is no leaf.
+  // The block is in the index while room is made, so that what it stands on is no leaf.
   Block& block = BlockOf(record.block, record.before, record.tenant, clock_);
   const auto make_room = [&](const Leaves& leaves, const auto& fits) {
     while (!fits()) {
@@ -83,7 +83,7 @@ bool BlockIndex::Use(const RecordKey& key) {
   return true;
 }
 
-void BlockIndex::Drop(const RecordKey& key) {
+void BlockIndex::DropRecord(const RecordKey& key) {
   const auto found = records_.find(key);
   if (found == records_.end()) return;
   Block& block = *found->second.block;
@@ -98,10 +98,10 @@ void BlockIndex::Drop(const RecordKey& key) {
   records_.erase(found);
 }
 
-std::vector<BlockIndex::Removed> BlockIndex::Erase(const BlockHash& block) {
+std::vector<BlockIndex::Removed> BlockIndex::DropBlock(const BlockHash& block) {
   // What stands on it goes first, even where the block itself is gone already.
   std::vector<BlockHash> order = {block};
-  std::unordered_set<BlockHash, BlockHashBits> seen = {block};  // a damaged book may go in circles
+  std::unordered_set<BlockHash, BlockHashBits> seen = {block};  // a damaged index may go in circles
   for (size_t i = 0; i < order.size(); ++i) {
     const auto above = standing_on_.find(order[i]);
     if (above == standing_on_.end()) continue;

@@ -18,7 +18,7 @@ struct TierLimits {
   int64_t tenant_bytes = 0;  // of one tenant's records; 0: none
 };
 
-/// A tier's book of its blocks: which records belong to each, which block stands on which, when
+/// A tier's index of its blocks: which records belong to each, which block stands on which, when
 /// each was used last, and how much there is, in all and of each tenant. Decides what makes room.
 ///
 /// A block that nothing stands on is a leaf. Room is made by leaves only, the longest unused first,
@@ -29,7 +29,7 @@ struct TierLimits {
 /// Time: O(log blocks) a call and a removed block. Thread safety: none.
 class BlockIndex {
  public:
-  /// A block that left the book, with the keys of its records.
+  /// A block that left the index, with the keys of its records.
   struct Removed {
     BlockHash block{};
     std::vector<RecordKey> keys;
@@ -39,7 +39,7 @@ class BlockIndex {
   /// that they are in order whatever the system's clock does.
   explicit BlockIndex(TierLimits limits, uint64_t clock = 1) : limits_(limits), clock_(clock) {}
 
-  /// Adds a record that is not in the book, and moves to `evicted` the blocks that must go for it.
+  /// Adds a record that is not in the index, and moves to `evicted` the blocks that must go for it.
   /// False if there is no room even so: it would take the block itself, or what it stands on.
   bool Add(const TierRecord& record, std::vector<Removed>& evicted);
   /// Adds a record whatever the limits, as one that is there already: used last at `last_use`.
@@ -52,9 +52,9 @@ class BlockIndex {
   /// Counts as a use of the record's block; false if there is no such record.
   bool Use(const RecordKey& key);
   /// Takes one record out, and its block if that was the last.
-  void Drop(const RecordKey& key);
+  void DropRecord(const RecordKey& key);
   /// Takes a block out and all that stand on it.
-  std::vector<Removed> Erase(const BlockHash& block);
+  std::vector<Removed> DropBlock(const BlockHash& block);
 
   struct Place {
     BlockHash block{};
@@ -118,7 +118,7 @@ class BlockIndex {
   int64_t bytes_ = 0;
   std::unordered_map<BlockHash, Block, BlockHashBits> blocks_;
   std::unordered_map<RecordKey, Record, BlockHashBits> records_;
-  // The blocks that stand on one, whether that one is in the book or not.
+  // The blocks that stand on one, whether that one is in the index or not.
   std::unordered_map<BlockHash, std::vector<BlockHash>, BlockHashBits> standing_on_;
   Leaves leaves_;
   std::unordered_map<uint64_t, Tenant> tenants_;

@@ -11,7 +11,7 @@ namespace {
 
 // A batch is written when it has so many bytes.
 constexpr size_t kBatchBytes = size_t{8} << 20;
-constexpr size_t kEntriesBytes = 512;  // of a record in the book and its block's, about
+constexpr size_t kEntriesBytes = 512;  // of a record in the index and its block's, about
 constexpr std::chrono::milliseconds kCollectorInterval{500};
 // A database that is damaged again so soon after it was opened again is begun anew.
 constexpr std::chrono::seconds kRepairHolds{60};
@@ -45,7 +45,9 @@ absl::StatusOr<std::unique_ptr<DiskTier>> DiskTier::Open(const DiskTierOptions& 
   return tier;
 }
 
-DiskTier::DiskTier(const DiskTierOptions& options) : options_(options), book_(options.limits) {}
+DiskTier::DiskTier(const DiskTierOptions& options)
+    : IndexedTier(TierKind::kDisk, "KV store on disk, " + options.directory, options.limits),
+      options_(options) {}
 
 DiskTier::~DiskTier() {
   {
@@ -67,16 +69,16 @@ absl::Status DiskTier::OpenDatabase() {
                                                 .write_deadline = options_.write_deadline,
                                                 .keeps_damaged = options_.keeps_damaged}));
   const std::lock_guard lock(mutex_);
-  book_ = BlockIndex(options_.limits);
+  index_ = BlockIndex(options_.limits);
   secrets_.clear();
   used_.clear();
   to_delete_.clear();
   TANDEM_RETURN_IF_ERROR(database_->ForEachRecord(
       [this](const RecordDatabase::Block& block, const RecordKey& key, int64_t bytes) {
-        book_.Restore(key, block.block, block.before, block.tenant, bytes, block.last_use);
+        index_.Restore(key, block.block, block.before, block.tenant, bytes, block.last_use);
         secrets_[block.block] = block.secret;
       }));
-  to_delete_ = book_.Shrink();
+  to_delete_ = index_.Shrink();
   for (const BlockIndex::Removed& removed : to_delete_) secrets_.erase(removed.block);
   damaged_ = false;
   return absl::OkStatus();
@@ -99,15 +101,19 @@ absl::Status DiskTier::Noted(absl::Status status) {
 }
 
 absl::Status DiskTier::Closed() const {
-  return Unavailable("KV store on disk, {}: it was damaged and cannot be opened again yet",
-                     options_.directory);
+  return Unavailable("{}: it was damaged and cannot be opened again yet", name());
 }
 
 void DiskTier::DeleteInBatch(const BlockIndex::Removed& removed, Change& change) {
   for (const RecordKey& key : removed.keys) change.batch.DeleteRecord(removed.block, key);
   if (!secrets_.contains(removed.block)) change.batch.DeleteBlock(removed.block);
-  forget_ = true;
+  secrets_in_files_ = true;
   change.removed.push_back(removed);
+}
+
+void DiskTier::DropRecord(const RecordKey& key, const BlockHash& block) {
+  index_.DropRecord(key);
+  if (!index_.LastUse(block)) secrets_.erase(block);
 }
 
 absl::Status DiskTier::Write(Change& change) {
@@ -117,10 +123,7 @@ absl::Status DiskTier::Write(Change& change) {
     if (!change.added.empty() || !change.removed.empty()) ++changes_;
     return status;
   }
-  for (const auto& [key, block] : change.added) {
-    book_.Drop(key);
-    if (!book_.LastUse(block)) secrets_.erase(block);
-  }
+  for (const auto& [key, block] : change.added) DropRecord(key, block);
   to_delete_.insert(to_delete_.end(), change.removed.begin(), change.removed.end());
   return status;
 }
@@ -146,15 +149,14 @@ absl::Status DiskTier::Put(std::span<const TierRecord> records) {
       BlockSecret secret{};
       {
         const std::lock_guard lock(mutex_);
-        if (book_.Use(record.key)) {
+        if (index_.Use(record.key)) {
           used_.insert(record.block);
           continue;
         }
         std::vector<BlockIndex::Removed> evicted;
-        const bool added = !full && book_.Add(record, evicted);
+        const bool added = !full && AddToIndex(record, evicted);
         for (const BlockIndex::Removed& removed : evicted) {
           secrets_.erase(removed.block);
-          counts_.evicted += removed.keys.size();
           DeleteInBatch(removed, change);
         }
         if (!added) {
@@ -168,7 +170,7 @@ absl::Status DiskTier::Put(std::span<const TierRecord> records) {
                                  .before = record.before,
                                  .tenant = record.tenant,
                                  .secret = place->second});
-          change.batch.PutLastUse(record.block, book_.clock());
+          change.batch.PutLastUse(record.block, index_.clock());
         }
         secret = place->second;
         change.added.emplace_back(record.key, record.block);
@@ -181,19 +183,10 @@ absl::Status DiskTier::Put(std::span<const TierRecord> records) {
       refused += added;
     }
   }
-  const std::lock_guard lock(mutex_);
-  counts_.refused += refused;
-  if (!status.ok() || refused == 0) return status;
-  if (full) {
-    return ResourceExhausted(
-        "KV store on disk, {}: less than {} bytes are free on its file system; make room there",
-        options_.directory, options_.reserve_bytes);
-  }
-  return ResourceExhausted(
-      "KV store on disk, {}: {} of {} records found no room in {} bytes ({} of a tenant); give it "
-      "more",
-      options_.directory, refused, records.size(), options_.limits.bytes,
-      options_.limits.tenant_bytes);
+  absl::Status no_room = Refused(refused, records.size());
+  if (!status.ok() || no_room.ok() || !full) return status.ok() ? no_room : status;
+  return ResourceExhausted("{}: less than {} bytes are free on its file system; make room there",
+                           name(), options_.reserve_bytes);
 }
 
 DiskTier::ReadEnd DiskTier::ReadOnce(const RecordKey& key, bool is_use, FoundRecord& found) {
@@ -201,7 +194,7 @@ DiskTier::ReadEnd DiskTier::ReadOnce(const RecordKey& key, bool is_use, FoundRec
   BlockSecret secret{};
   {
     const std::lock_guard lock(mutex_);
-    const auto place = book_.Find(key);
+    const auto place = index_.Find(key);
     if (!place) return ReadEnd::kMissing;
     found.from = TierKind::kDisk;
     found.block = place->block;
@@ -209,7 +202,7 @@ DiskTier::ReadEnd DiskTier::ReadOnce(const RecordKey& key, bool is_use, FoundRec
     found.tenant = place->tenant;
     secret = secrets_.at(place->block);
     if (is_use) {
-      book_.Use(key);
+      index_.Use(key);
       used_.insert(place->block);
     }
   }
@@ -217,7 +210,7 @@ DiskTier::ReadEnd DiskTier::ReadOnce(const RecordKey& key, bool is_use, FoundRec
   const std::lock_guard lock(mutex_);
   // It may have gone meanwhile, and come back under another secret.
   const auto still = secrets_.find(found.block);
-  if (!book_.Has(key) || still == secrets_.end() || still->second != secret) {
+  if (!index_.Has(key) || still == secrets_.end() || still->second != secret) {
     return ReadEnd::kMissing;
   }
   if (!bytes.ok()) return ReadEnd::kFailed;
@@ -232,7 +225,7 @@ DiskTier::ReadEnd DiskTier::ReadSettled(const RecordKey& key, bool is_use, Found
     const ReadEnd end = ReadOnce(key, is_use, found);
     if (end != ReadEnd::kFailed) return end;
   }
-  // Either it is in the book and about to be written, or it is damaged.
+  // Either it is in the index and about to be written, or it is damaged.
   const std::lock_guard writing(writing_);
   const std::shared_lock opened(opened_);
   const ReadEnd end = ReadOnce(key, is_use, found);
@@ -244,30 +237,12 @@ std::optional<FoundRecord> DiskTier::Read(const RecordKey& key, bool is_use) {
   FoundRecord found;
   const ReadEnd end = ReadSettled(key, is_use, found, [&] {
     const std::lock_guard lock(mutex_);
-    book_.Drop(key);
-    if (!book_.LastUse(found.block)) secrets_.erase(found.block);
+    DropRecord(key, found.block);
     to_delete_.push_back({.block = found.block, .keys = {key}});
     ++counts_.dropped;
   });
-  if (is_use) {
-    const std::lock_guard lock(mutex_);
-    ++(end == ReadEnd::kFound ? counts_.hits : counts_.misses);
-  }
   if (end != ReadEnd::kFound) return std::nullopt;
   return found;
-}
-
-std::vector<std::optional<FoundRecord>> DiskTier::Get(std::span<const RecordKey> keys) {
-  std::vector<std::optional<FoundRecord>> found(keys.size());
-  for (size_t i = 0; i < keys.size(); ++i) found[i] = Read(keys[i], /*is_use=*/true);
-  return found;
-}
-
-std::vector<bool> DiskTier::Exists(std::span<const RecordKey> keys) {
-  std::vector<bool> exists(keys.size());
-  const std::lock_guard lock(mutex_);
-  for (size_t i = 0; i < keys.size(); ++i) exists[i] = book_.Has(keys[i]);
-  return exists;
 }
 
 absl::Status DiskTier::WriteLastUses() {
@@ -279,7 +254,7 @@ absl::Status DiskTier::WriteLastUses() {
     const std::lock_guard lock(mutex_);
     if (used_.empty()) return absl::OkStatus();
     for (const BlockHash& block : std::exchange(used_, {})) {
-      if (const auto last_use = book_.LastUse(block)) change.batch.PutLastUse(block, *last_use);
+      if (const auto last_use = index_.LastUse(block)) change.batch.PutLastUse(block, *last_use);
     }
     ++changes_;
   }
@@ -308,7 +283,7 @@ absl::Status DiskTier::Flush() {
 void DiskTier::Use(std::span<const RecordKey> keys) {
   const std::lock_guard lock(mutex_);
   for (const RecordKey& key : keys) {
-    if (book_.Use(key)) used_.insert(book_.Find(key)->block);
+    if (index_.Use(key)) used_.insert(index_.Find(key)->block);
   }
 }
 
@@ -323,60 +298,39 @@ absl::Status DiskTier::Erase(std::span<const BlockHash> blocks) {
       const std::lock_guard lock(mutex_);
       std::vector<BlockIndex::Removed> all = std::exchange(to_delete_, {});
       for (const BlockHash& block : blocks) {
-        for (BlockIndex::Removed& removed : book_.Erase(block)) {
+        for (BlockIndex::Removed& removed : index_.DropBlock(block)) {
           secrets_.erase(removed.block);
           all.push_back(std::move(removed));
         }
       }
       for (const BlockIndex::Removed& removed : all) DeleteInBatch(removed, change);
       // Of a block that made room before, the secret may still stand in a file.
-      if (!forget_) return absl::OkStatus();
-      forget_ = false;
+      if (!secrets_in_files_) return absl::OkStatus();
+      secrets_in_files_ = false;
     }
     if (absl::Status status = Write(change); !status.ok()) {
       const std::lock_guard lock(mutex_);
-      forget_ = true;
+      secrets_in_files_ = true;
       return status;
     }
   }
   const std::shared_lock opened(opened_);
   if (database_ == nullptr) return Closed();
-  absl::Status status = Noted(database_->ForgetDeletedBlocks());
+  absl::Status status = Noted(database_->EraseDeletedBlocks());
   if (!status.ok()) {
     const std::lock_guard lock(mutex_);
-    forget_ = true;
+    secrets_in_files_ = true;
   }
   return status;
 }
 
-TierStats DiskTier::Stats() {
-  const std::lock_guard lock(mutex_);
-  TierStats stats = counts_;
-  stats.records = book_.records();
-  stats.blocks = book_.blocks();
-  stats.bytes = book_.bytes();
-  stats.bytes_limit = book_.limits().bytes;
-  return stats;
-}
-
-absl::StatusOr<std::vector<ListedBlock>> DiskTier::List(const std::optional<BlockHash>& after,
-                                                        size_t most) {
-  const std::lock_guard lock(mutex_);
-  return book_.List(after, most, TierKind::kDisk);
-}
-
-std::vector<PeekedRecord> DiskTier::Peek(TierKind tier, std::span<const RecordKey> keys) {
-  std::vector<PeekedRecord> peeked(keys.size());
-  if (tier != TierKind::kDisk) return peeked;
-  for (size_t i = 0; i < keys.size(); ++i) {
-    FoundRecord found;
-    const ReadEnd end = ReadSettled(keys[i], /*is_use=*/false, found, nullptr);
-    if (end == ReadEnd::kMissing) continue;
-    peeked[i].state =
-        end == ReadEnd::kFound ? PeekedRecord::State::kThere : PeekedRecord::State::kUnreadable;
-    peeked[i].bytes = std::move(found.bytes);
-  }
-  return peeked;
+PeekedRecord DiskTier::PeekOne(const RecordKey& key) {
+  FoundRecord found;
+  const ReadEnd end = ReadSettled(key, /*is_use=*/false, found, nullptr);
+  if (end == ReadEnd::kMissing) return {};
+  return {.state = end == ReadEnd::kFound ? PeekedRecord::State::kThere
+                                          : PeekedRecord::State::kUnreadable,
+          .bytes = std::move(found.bytes)};
 }
 
 int64_t DiskTier::BytesOnDisk() {
@@ -421,7 +375,7 @@ void DiskTier::CollectGarbage() {
   const auto garbage = [this] {
     const int64_t on_disk = database_->BytesOnDisk();
     const std::lock_guard lock(mutex_);
-    return std::max<int64_t>(0, on_disk - book_.bytes());
+    return std::max<int64_t>(0, on_disk - index_.bytes());
   };
   const int64_t found = garbage();
   garbage_left_ = std::min(garbage_left_, found);
@@ -447,12 +401,12 @@ void DiskTier::Repair(bool again) {
       // Tried again when the collector wakes next.
       database_.reset();
       const std::lock_guard lock(mutex_);
-      book_ = BlockIndex(options_.limits);
+      index_ = BlockIndex(options_.limits);
       damaged_ = true;
       return;
     }
     const std::lock_guard lock(mutex_);
-    keys = book_.Keys();
+    keys = index_.Keys();
   }
   for (const RecordKey& key : keys) {
     if (stop_) return;

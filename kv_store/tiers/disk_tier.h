@@ -14,8 +14,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "kv_store/records/tier.h"
-#include "kv_store/tiers/block_index.h"
+#include "kv_store/tiers/indexed_tier.h"
 #include "kv_store/tiers/record_database.h"
 
 namespace tandem::kv_store {
@@ -41,22 +40,16 @@ struct DiskTierOptions {
 /// Erase returns when that is destroyed; the room comes back later, in a thread of the tier's own.
 ///
 /// Lock order: writing_, opened_, mutex_. Thread safety: as Tier.
-class DiskTier : public Tier {
+class DiskTier : public IndexedTier {
  public:
   /// Errors: as RecordDatabase::Open.
   static absl::StatusOr<std::unique_ptr<DiskTier>> Open(const DiskTierOptions& options);
   ~DiskTier() override;
 
   absl::Status Put(std::span<const TierRecord> records) override;
-  std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override;
-  std::vector<bool> Exists(std::span<const RecordKey> keys) override;
   void Use(std::span<const RecordKey> keys) override;
   absl::Status Flush() override;
   absl::Status Erase(std::span<const BlockHash> blocks) override;
-  TierStats Stats() override;
-  absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
-                                                size_t most) override;
-  std::vector<PeekedRecord> Peek(TierKind tier, std::span<const RecordKey> keys) override;
 
   /// Of all files.
   int64_t BytesOnDisk();
@@ -66,11 +59,11 @@ class DiskTier : public Tier {
  private:
   explicit DiskTier(const DiskTierOptions& options);
 
-  /// What one batch changes in the book, to be undone if it cannot be written.
+  /// What one batch changes in the index, to be undone if it cannot be written.
   struct Change;
 
   absl::Status OpenDatabase();
-  /// Under writing_. What could not be written is taken out of the book again.
+  /// Under writing_. What could not be written is taken out of the index again.
   absl::Status Write(Change& change);
   /// Under mutex_.
   void DeleteInBatch(const BlockIndex::Removed& removed, Change& change);
@@ -80,6 +73,12 @@ class DiskTier : public Tier {
   ReadEnd ReadSettled(const RecordKey& key, bool is_use, FoundRecord& found,
                       const std::function<void()>& when_damaged);
   std::optional<FoundRecord> Read(const RecordKey& key, bool is_use);
+  std::optional<FoundRecord> GetOne(const RecordKey& key) override {
+    return Read(key, /*is_use=*/true);
+  }
+  PeekedRecord PeekOne(const RecordKey& key) override;
+  /// mutex_ is held. Drops a record from the index, and its block's secret with the last one.
+  void DropRecord(const RecordKey& key, const BlockHash& block);
   absl::Status WriteLastUses();
   /// Remembers what a status says of the database's health.
   absl::Status Noted(absl::Status status);
@@ -95,7 +94,7 @@ class DiskTier : public Tier {
 
   const DiskTierOptions options_;
 
-  std::mutex writing_;  // held by whoever changes the database: one at a time, in the book's order
+  std::mutex writing_;  // held by whoever changes the database: one at a time, in the index's order
 
   std::shared_mutex opened_;  // held exclusively by whoever opens it again
   /// Guarded by opened_. Null while it cannot be opened again.
@@ -104,16 +103,14 @@ class DiskTier : public Tier {
   std::mutex flushing_;
   uint64_t flushed_changes_ = 0;  // guarded by flushing_
 
-  std::mutex mutex_;  // guards all below
   std::condition_variable changed_;
-  BlockIndex book_;
+  // All below are guarded by mutex_.
   std::unordered_map<BlockHash, BlockSecret, BlockHashBits> secrets_;
   std::unordered_set<BlockHash, BlockHashBits> used_;  // since their last use was written
-  std::vector<BlockIndex::Removed> to_delete_;         // out of the book, but still in the database
-  uint64_t changes_ = 0;                               // written
-  bool forget_ = false;                                // secrets of deleted blocks may be in files
-  bool damaged_ = false;                               // the database says so
-  TierStats counts_;                                   // what is counted; sizes are the book's
+  std::vector<BlockIndex::Removed> to_delete_;  // out of the index, but still in the database
+  uint64_t changes_ = 0;                        // written
+  bool secrets_in_files_ = false;               // secrets of deleted blocks may be in files
+  bool damaged_ = false;                        // the database says so
   std::atomic<bool> stop_ = false;
 
   int64_t garbage_left_ = 0;  // that could not be collected; the collector's

@@ -33,10 +33,6 @@ std::vector<std::optional<FoundRecord>> EncryptedTier::Get(std::span<const Recor
   return found;
 }
 
-std::vector<bool> EncryptedTier::Exists(std::span<const RecordKey> keys) {
-  return tier_->Exists(names_.Keys(keys));
-}
-
 std::vector<std::optional<TierKind>> EncryptedTier::Where(std::span<const RecordKey> keys) {
   return tier_->Where(names_.Keys(keys));
 }

@@ -24,7 +24,6 @@ class EncryptedTier : public Tier {
 
   absl::Status Put(std::span<const TierRecord> records) override;
   std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override;
-  std::vector<bool> Exists(std::span<const RecordKey> keys) override;
   std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) override;
   void Use(std::span<const RecordKey> keys) override;
   absl::Status Flush() override { return tier_->Flush(); }

@@ -1,18 +1,16 @@
 #pragma once
 
 #include <functional>
-#include <mutex>
 #include <unordered_map>
 #include <vector>
 
-#include "kv_store/records/tier.h"
-#include "kv_store/tiers/block_index.h"
+#include "kv_store/tiers/indexed_tier.h"
 
 namespace tandem::kv_store {
 
 /// Keeps records in this process's memory. Flush does nothing: they die with the process.
 /// Thread safety: as Tier.
-class MemoryTier : public Tier {
+class MemoryTier : public IndexedTier {
  public:
   /// Told what leaves to make room (not what is erased), in the thread that called Put, under no
   /// lock.
@@ -21,26 +19,22 @@ class MemoryTier : public Tier {
   explicit MemoryTier(TierLimits limits, OnEvict on_evict = nullptr);
 
   absl::Status Put(std::span<const TierRecord> records) override;
-  std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override;
-  std::vector<bool> Exists(std::span<const RecordKey> keys) override;
   void Use(std::span<const RecordKey> keys) override;
   absl::Status Flush() override { return absl::OkStatus(); }
   absl::Status Erase(std::span<const BlockHash> blocks) override;
-  TierStats Stats() override;
-  absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
-                                                size_t most) override;
-  std::vector<PeekedRecord> Peek(TierKind tier, std::span<const RecordKey> keys) override;
 
   /// Takes records out, at least `bytes` of them if there are as many; none are left when it
   /// returns none.
   std::vector<TierRecord> TakeOut(int64_t bytes);
 
  private:
+  std::optional<FoundRecord> GetOne(const RecordKey& key) override;
+  PeekedRecord PeekOne(const RecordKey& key) override;
+  /// mutex_ is held. Moves the records of blocks that have left the index.
+  void MoveRecords(const std::vector<BlockIndex::Removed>& from, std::vector<TierRecord>& to);
+
   const OnEvict on_evict_;
-  std::mutex mutex_;  // guards all below
-  BlockIndex book_;
-  std::unordered_map<RecordKey, TierRecord, BlockHashBits> records_;
-  TierStats counts_;  // what is counted; sizes are the book's
+  std::unordered_map<RecordKey, TierRecord, BlockHashBits> records_;  // guarded by mutex_
 };
 
 }  // namespace tandem::kv_store

@@ -352,7 +352,7 @@ absl::Status RecordDatabase::Flush() {
   return StatusOf(status, options_.directory, "cannot be flushed");
 }
 
-absl::Status RecordDatabase::ForgetDeletedBlocks() {
+absl::Status RecordDatabase::EraseDeletedBlocks() {
   TANDEM_RETURN_IF_ERROR(Flush());
   rocksdb::CompactRangeOptions options;
   options.exclusive_manual_compaction = false;

@@ -20,8 +20,8 @@ namespace tandem::kv_store {
 /// block at once, while the records' bytes stay in their files until those are collected.
 using BlockSecret = std::array<uint8_t, 32>;
 
-/// What the disk tier keeps in RocksDB: records, encrypted, in blob files, and a small book of what
-/// there is, so that opening reads no record.
+/// What the disk tier keeps in RocksDB: encrypted records in blob files, and a small index of them,
+/// so that opening reads no record.
 ///
 /// There is no write-ahead log: what is written is lost with the process until Flush returns.
 /// Thread safety: all functions, but writers are in order only if the caller orders them.
@@ -33,9 +33,9 @@ class RecordDatabase {
     std::chrono::milliseconds write_deadline{1000};
     bool keeps_damaged = false;
   };
-  /// Opens what is there, or begins anew, destroying it, if that is damaged; began_anew() says why.
-  /// kDataLoss instead if it keeps what is damaged.
-  /// kFailedPrecondition if another process has it open.
+  /// Opens the database. One that is damaged is destroyed and begun anew, and began_anew() says
+  /// why; with keeps_damaged it stays, and kDataLoss is returned. kFailedPrecondition if another
+  /// process has it open.
   static absl::StatusOr<std::unique_ptr<RecordDatabase>> Open(const Options& options);
   ~RecordDatabase();
   /// Destroys a database that is closed.
@@ -50,7 +50,7 @@ class RecordDatabase {
     BlockSecret secret{};
     uint64_t last_use = 0;
   };
-  /// Visits every record with the block that it is of. kDataLoss if the book is damaged.
+  /// Visits every record with the block that it is of. kDataLoss if the index is damaged.
   absl::Status ForEachRecord(
       const std::function<void(const Block& block, const RecordKey& key, int64_t bytes)>& visit);
 
@@ -82,7 +82,7 @@ class RecordDatabase {
   /// All that was written is in files when it returns.
   absl::Status Flush();
   /// When it returns, the secrets of deleted blocks are in no file any more.
-  absl::Status ForgetDeletedBlocks();
+  absl::Status EraseDeletedBlocks();
 
   /// Bytes of all files.
   int64_t BytesOnDisk();

@@ -3,13 +3,12 @@
 #include <utility>
 
 #include "kv_store/tiers/merge_lists.h"
+#include "kv_store/tiers/missing_keys.h"
 
 namespace tandem::kv_store {
 namespace {
 
 constexpr int64_t kBatchBytes = int64_t{16} << 20;
-
-int64_t BytesOf(const TierRecord& record) { return static_cast<int64_t>(record.bytes.size()); }
 
 }  // namespace
 
@@ -38,17 +37,12 @@ TieredStore::TieredStore(const TieredStoreOptions& options, std::vector<Behind> 
       behind_(std::move(behind)),
       host_(options.host, options.policy == WritePolicy::kOnEvict
                               ? [this](std::vector<TierRecord> evicted) { WriteLater(evicted); }
-                              : MemoryTier::OnEvict()) {
-  writer_ = std::thread([this] { RunWriter(); });
-}
+                              : MemoryTier::OnEvict()),
+      queue_(options.queue_bytes,
+             [this](const WriteBehindQueue::Batch& batch) { return PutBehind(batch.records); }) {}
 
 TieredStore::~TieredStore() {
-  {
-    const std::lock_guard lock(mutex_);
-    stop_ = true;
-    changed_.notify_all();
-  }
-  writer_.join();  // writes what waits
+  queue_.Stop();
   if (options_.policy != WritePolicy::kOnEvict || behind_.empty()) return;
   for (;;) {
     const std::vector<TierRecord> rest = host_.TakeOut(kBatchBytes);
@@ -65,50 +59,10 @@ absl::Status TieredStore::PutBehind(std::span<const TierRecord> records) {
   return first;
 }
 
-void TieredStore::Remember(absl::Status status) {
-  const std::lock_guard lock(mutex_);
-  if (failed_.ok()) failed_ = std::move(status);
-}
-
 void TieredStore::WriteLater(std::span<const TierRecord> records) {
   if (behind_.empty()) return;
   for (const TierRecord& record : records) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (waiting_.contains(record.key)) continue;
-      if (queued_bytes_ + BytesOf(record) <= options_.queue_bytes) {
-        waiting_[record.key] = record;
-        queue_.push_back(record);
-        queued_bytes_ += BytesOf(record);
-        ++queued_;
-        changed_.notify_all();
-        continue;
-      }
-    }
-    Remember(PutBehind(std::span(&record, 1)));
-  }
-}
-
-void TieredStore::RunWriter() {
-  std::unique_lock lock(mutex_);
-  for (;;) {
-    changed_.wait(lock, [this] { return stop_ || !queue_.empty(); });
-    if (queue_.empty()) return;
-    std::vector<TierRecord> taken;
-    int64_t bytes = 0;
-    while (!queue_.empty() && bytes < kBatchBytes) {
-      bytes += BytesOf(queue_.front());
-      taken.push_back(std::move(queue_.front()));
-      queue_.pop_front();
-    }
-    lock.unlock();
-    absl::Status status = PutBehind(taken);
-    lock.lock();
-    if (failed_.ok()) failed_ = std::move(status);
-    for (const TierRecord& record : taken) waiting_.erase(record.key);
-    queued_bytes_ -= bytes;
-    written_ += taken.size();
-    changed_.notify_all();
+    if (!queue_.Push(record)) queue_.Fail(PutBehind(std::span(&record, 1)));
   }
 }
 
@@ -134,88 +88,48 @@ std::vector<std::optional<FoundRecord>> TieredStore::Get(std::span<const RecordK
   const std::shared_lock erasing(erasing_);
   std::vector<std::optional<FoundRecord>> found = host_.Get(keys);
   std::vector<RecordKey> in_host;
-  std::vector<size_t> missing;
-  {
-    const std::lock_guard lock(mutex_);
-    for (size_t i = 0; i < keys.size(); ++i) {
-      if (!found[i]) {
-        const auto waiting = waiting_.find(keys[i]);
-        if (waiting == waiting_.end()) {
-          missing.push_back(i);
-          continue;
-        }
-        found[i] = {.bytes = waiting->second.bytes,
-                    .from = TierKind::kHost,
-                    .block = waiting->second.block,
-                    .before = waiting->second.before,
-                    .tenant = waiting->second.tenant};
-      }
-      in_host.push_back(keys[i]);
+  for (size_t i = 0; i < keys.size(); ++i) {
+    if (!found[i]) {
+      if (const auto waiting = queue_.Find(keys[i])) found[i] = FoundIn(TierKind::kHost, *waiting);
     }
+    if (found[i]) in_host.push_back(keys[i]);
   }
   for (size_t t = 0; t < behind_.size(); ++t) {
     behind_[t].tier->Use(in_host);
-    if (missing.empty()) continue;
-    std::vector<RecordKey> asked;
-    for (const size_t i : missing) asked.push_back(keys[i]);
-    std::vector<std::optional<FoundRecord>> here = behind_[t].tier->Get(asked);
-    std::vector<size_t> still_missing;
+    const MissingKeys missing(keys, found);
+    if (missing.keys.empty()) continue;
+    std::vector<std::optional<FoundRecord>> here = behind_[t].tier->Get(missing.keys);
     std::vector<TierRecord> copies;
-    for (size_t k = 0; k < asked.size(); ++k) {
-      if (!here[k]) {
-        still_missing.push_back(missing[k]);
-        continue;
-      }
-      copies.push_back({.key = asked[k],
-                        .block = here[k]->block,
-                        .before = here[k]->before,
-                        .tenant = here[k]->tenant,
-                        .bytes = here[k]->bytes});
-      found[missing[k]] = std::move(here[k]);
+    for (size_t k = 0; k < here.size(); ++k) {
+      if (!here[k]) continue;
+      copies.push_back(CopyOf(missing.keys[k], *here[k]));
+      found[missing.places[k]] = std::move(here[k]);
     }
-    if (!copies.empty()) {
-      // Where there is no room for them nearby, they stay where they were found.
-      static_cast<void>(host_.Put(copies));
-      for (size_t nearer = 0; nearer < t; ++nearer) {
-        static_cast<void>(behind_[nearer].tier->Put(copies));
-      }
+    if (copies.empty()) continue;
+    // Where there is no room for them nearby, they stay where they were found.
+    static_cast<void>(host_.Put(copies));
+    for (size_t nearer = 0; nearer < t; ++nearer) {
+      static_cast<void>(behind_[nearer].tier->Put(copies));
     }
-    missing = std::move(still_missing);
   }
-  const std::lock_guard lock(mutex_);
-  hits_ += keys.size() - missing.size();
-  misses_ += missing.size();
+  const size_t missing = MissingKeys(keys, found).keys.size();
+  hits_ += keys.size() - missing;
+  misses_ += missing;
   return found;
-}
-
-std::vector<bool> TieredStore::Exists(std::span<const RecordKey> keys) {
-  std::vector<bool> exists;
-  exists.reserve(keys.size());
-  for (const std::optional<TierKind>& where : Where(keys)) exists.push_back(where.has_value());
-  return exists;
 }
 
 std::vector<std::optional<TierKind>> TieredStore::Where(std::span<const RecordKey> keys) {
   const std::shared_lock erasing(erasing_);
   std::vector<std::optional<TierKind>> where = host_.Where(keys);
-  {
-    const std::lock_guard lock(mutex_);
-    for (size_t i = 0; i < keys.size(); ++i) {
-      if (!where[i] && waiting_.contains(keys[i])) where[i] = TierKind::kHost;
-    }
+  for (size_t i = 0; i < keys.size(); ++i) {
+    if (!where[i] && queue_.Find(keys[i])) where[i] = TierKind::kHost;
   }
   for (const Behind& behind : behind_) {
-    std::vector<RecordKey> asked;
-    std::vector<size_t> places;
-    for (size_t i = 0; i < keys.size(); ++i) {
-      if (where[i]) continue;
-      asked.push_back(keys[i]);
-      places.push_back(i);
-    }
-    if (asked.empty()) break;
-    const std::vector<bool> here = behind.tier->Exists(asked);
-    for (size_t k = 0; k < asked.size(); ++k) {
-      if (here[k]) where[places[k]] = behind.kind;
+    const MissingKeys missing(keys, where);
+    if (missing.keys.empty()) break;
+    const std::vector<bool> here = behind.tier->Exists(missing.keys);
+    for (size_t k = 0; k < here.size(); ++k) {
+      if (here[k]) where[missing.places[k]] = behind.kind;
     }
   }
   return where;
@@ -227,13 +141,8 @@ void TieredStore::Use(std::span<const RecordKey> keys) {
 }
 
 absl::Status TieredStore::Flush() {
-  absl::Status first;
-  {
-    std::unique_lock lock(mutex_);
-    const uint64_t queued = queued_;
-    changed_.wait(lock, [&] { return written_ >= queued; });
-    first = std::exchange(failed_, absl::OkStatus());
-  }
+  queue_.Await();
+  absl::Status first = queue_.TakeFailure();
   for (const Behind& behind : behind_) {
     if (absl::Status status = behind.tier->Flush(); first.ok()) first = std::move(status);
   }
@@ -243,11 +152,7 @@ absl::Status TieredStore::Flush() {
 absl::Status TieredStore::Erase(std::span<const BlockHash> blocks) {
   if (blocks.empty()) return absl::OkStatus();
   const std::lock_guard erasing(erasing_);
-  {
-    // What is on its way arrives first, so that it is erased where it arrives.
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return waiting_.empty(); });
-  }
+  queue_.Await();  // what is on its way arrives first, so that it is erased where it arrives
   absl::Status first = host_.Erase(blocks);
   for (const Behind& behind : behind_) {
     if (absl::Status status = behind.tier->Erase(blocks); first.ok()) first = std::move(status);
@@ -264,7 +169,6 @@ TierStats TieredStore::Stats() {
     if (stats.bytes >= most.bytes) most = stats;
   }
   most.dropped = dropped;
-  const std::lock_guard lock(mutex_);
   most.hits = hits_;
   most.misses = misses_;
   return most;
@@ -281,10 +185,7 @@ absl::StatusOr<std::vector<ListedBlock>> TieredStore::List(const std::optional<B
   std::vector<std::vector<ListedBlock>> lists;
   TANDEM_ASSIGN_OR_RETURN(lists.emplace_back(), host_.List(after, most));
   for (const Behind& behind : behind_) {
-    absl::StatusOr<std::vector<ListedBlock>> list = behind.tier->List(after, most);
-    if (absl::IsUnimplemented(list.status())) continue;
-    TANDEM_RETURN_IF_ERROR(list.status());
-    lists.push_back(*std::move(list));
+    TANDEM_ASSIGN_OR_RETURN(lists.emplace_back(), behind.tier->List(after, most));
   }
   return MergeLists(std::move(lists), most);
 }

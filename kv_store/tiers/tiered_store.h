@@ -1,19 +1,16 @@
 #pragma once
 
-#include <condition_variable>
+#include <atomic>
 #include <cstdint>
-#include <deque>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <shared_mutex>
 #include <string_view>
-#include <thread>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "kv_store/records/tier.h"
+#include "kv_store/records/write_behind_queue.h"
 #include "kv_store/tiers/memory_tier.h"
 
 namespace tandem::kv_store {
@@ -40,12 +37,12 @@ struct TieredStoreOptions {
 ///
 /// As a whole it has the records, limits and evictions of the tier that has most. Flush says what
 /// could not be written since the last Flush. Thread safety: as Tier.
-class TieredStore : public Tier {
+class TieredStore : public ListableTier {
  public:
   /// A tier behind host memory.
   struct Behind {
     TierKind kind = TierKind::kDisk;
-    std::unique_ptr<Tier> tier;
+    std::unique_ptr<ListableTier> tier;
   };
 
   /// behind: the nearest first; may be none.
@@ -54,7 +51,6 @@ class TieredStore : public Tier {
 
   absl::Status Put(std::span<const TierRecord> records) override;
   std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override;
-  std::vector<bool> Exists(std::span<const RecordKey> keys) override;
   std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) override;
   void Use(std::span<const RecordKey> keys) override;
   absl::Status Flush() override;
@@ -68,10 +64,8 @@ class TieredStore : public Tier {
 
  private:
   absl::Status PutBehind(std::span<const TierRecord> records);
-  /// Leaves records to the writer, or writes them if too many wait.
+  /// Leaves records to the queue, or writes them if too many wait.
   void WriteLater(std::span<const TierRecord> records);
-  void RunWriter();
-  void Remember(absl::Status status);
 
   const TieredStoreOptions options_;
   const std::vector<Behind> behind_;
@@ -80,20 +74,10 @@ class TieredStore : public Tier {
   // Held exclusively while erasing, so that nobody brings back what he found before.
   std::shared_mutex erasing_;
 
-  std::mutex mutex_;  // guards all below
-  std::condition_variable changed_;
-  std::deque<TierRecord> queue_;
-  std::unordered_map<RecordKey, TierRecord, BlockHashBits>
-      waiting_;  // in the queue or being written
-  int64_t queued_bytes_ = 0;
-  uint64_t queued_ = 0;   // records ever
-  uint64_t written_ = 0;  // of them, done with
-  bool stop_ = false;
-  absl::Status failed_;  // the first write that did, since the last Flush
-  uint64_t hits_ = 0;
-  uint64_t misses_ = 0;
+  std::atomic<uint64_t> hits_ = 0;
+  std::atomic<uint64_t> misses_ = 0;
 
-  std::thread writer_;
+  WriteBehindQueue queue_;
 };
 
 }  // namespace tandem::kv_store

@@ -87,8 +87,13 @@ absl::Status Agent(const AgentOptions& options) {
   };
   const auto lease = std::make_shared<kv_store::Lease>();
   kv_store::AgentNeighbours neighbours(
-      std::move(registry), peers, store.here(),
-      [&] { return kv_store::AgentStats{.all = local.Stats(), .by_tier = local.StatsByTier()}; },
+      std::move(registry), peers,
+      {.tier = local,
+       .drop = [&](std::span<const kv_store::BlockHash> blocks) { return store.Drop(blocks); },
+       .stats =
+           [&] {
+             return kv_store::AgentStats{.all = local.Stats(), .by_tier = local.StatsByTier()};
+           }},
       lease, {});
   kv_store::AgentServerOptions server_options;
   server_options.ttl = std::chrono::duration_cast<milliseconds>(

@@ -37,7 +37,7 @@ class KvAccess {
   KvAccess& operator=(const KvAccess&) = delete;
 
   /// What is kept, under its stored names.
-  kv_store::Tier& tier() { return *tier_; }
+  kv_store::ListableTier& tier() { return *tier_; }
   const kv_store::StoredNames& names() const { return names_; }
   const kv_store::EncryptedBox* box() const { return box_.get(); }
   const std::string& path() const { return path_; }  // of this host's KV
@@ -68,7 +68,7 @@ class KvAccess {
   frontend::FoundConversations conversations_;
   std::vector<std::string> other_hosts_;
   std::string began_anew_;
-  std::unique_ptr<kv_store::Tier> tier_;
+  std::unique_ptr<kv_store::ListableTier> tier_;
   std::unique_ptr<kv_store::AgentServer> server_;  // while this process is the agent
 };
 

@@ -6,6 +6,7 @@
 #include "core/model/model.h"
 #include "frontend/chat/shared_prefix.h"
 #include "frontend/text/name_number.h"
+#include "kv_store/base/chain_blocks.h"
 #include "kv_store/export/export_writer.h"
 #include "kv_store/pages/pool_size.h"
 #include "kv_store/records/record.h"
@@ -72,14 +73,12 @@ class Records {
   Records(KvAccess& access, const kv_store::Fingerprint& fingerprint,
           const core::KvGeometry& geometry, uint64_t tenant, std::span<const int32_t> tokens)
       : access_(access), fingerprint_(fingerprint), geometry_(geometry) {
-    kv_store::BlockHash hash = kv_store::TenantHash(tenant);
+    hashes_ = kv_store::FullBlocksOf(kv_store::TenantHash(tenant), tokens);
     std::vector<kv_store::RecordKey> keys;
-    for (size_t first = 0; first + kBlock <= tokens.size(); first += kBlock) {
-      hash = kv_store::ChainHash(hash, tokens.subspan(first, kBlock));
-      hashes_.push_back(hash);
+    for (int32_t block = 0; block < blocks(); ++block) {
       for (int32_t group = 0; group < groups(); ++group) {
         for (int32_t head = 0; head < geometry_.kv_heads; ++head) {
-          keys.push_back(StoredKey({.block = blocks() - 1, .group = group, .kv_head = head}));
+          keys.push_back(StoredKey({.block = block, .group = group, .kv_head = head}));
         }
       }
     }

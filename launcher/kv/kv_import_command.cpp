@@ -1,10 +1,11 @@
-#include <sodium.h>
 
 #include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
 
 #include "frontend/text/name_number.h"
+#include "kv_store/base/blake2b.h"
+#include "kv_store/base/chain_blocks.h"
 #include "kv_store/export/export_reader.h"
 #include "kv_store/records/record.h"
 #include "launcher/commands/commands.h"
@@ -16,14 +17,10 @@
 namespace tandem::launcher {
 namespace {
 
-using RecordHash = std::array<unsigned char, crypto_generichash_BYTES>;
+using RecordHash = std::array<uint8_t, 32>;
 
 RecordHash HashOf(const kv_store::ExportRecord& record) {
-  RecordHash hash{};
-  crypto_generichash(hash.data(), hash.size(),
-                     reinterpret_cast<const unsigned char*>(record.bytes.data()),
-                     record.bytes.size(), nullptr, 0);
-  return hash;
+  return kv_store::Blake2b<RecordHash>(record.bytes);
 }
 
 /// What the model that is to use it says of an exported file.
@@ -76,12 +73,8 @@ class Import {
   absl::Status Put(KvAccess& access) {
     TANDEM_RETURN_IF_ERROR(source_->Rewind());
     const uint64_t tenant = frontend::NumberOf(options_.tenant);
-    std::vector<kv_store::BlockHash> chain = {kv_store::TenantHash(tenant)};
-    for (size_t first = 0; first < header_.tokens.size(); first += core::kPageTokens) {
-      chain.push_back(kv_store::ChainHash(
-          chain.back(),
-          std::span<const int32_t>(header_.tokens).subspan(first, core::kPageTokens)));
-    }
+    const kv_store::BlockHash root = kv_store::TenantHash(tenant);
+    const std::vector<kv_store::BlockHash> chain = kv_store::FullBlocksOf(root, header_.tokens);
     kv_store::ExportReader reader(*source_);
     TANDEM_ASSIGN_OR_RETURN(const kv_store::ExportHeader again, Named(reader.ReadHeader()));
     if (again != header_) return Changed();
@@ -98,12 +91,12 @@ class Import {
       if (i >= hashes_.size() || HashOf(*record) != hashes_[i]) return Changed();
       batch_block = record->place.block;
       const auto block = static_cast<size_t>(batch_block);
-      kv_store::MoveRecord(record->bytes, chain[block + 1]);
+      kv_store::MoveRecord(record->bytes, chain[block]);
       kv_store::RecordName name = record->header.name;
-      name.block = chain[block + 1];
+      name.block = chain[block];
       batch.push_back(access.names().Seal({.key = kv_store::RecordKeyOf(header_.fingerprint, name),
-                                           .block = chain[block + 1],
-                                           .before = chain[block],
+                                           .block = chain[block],
+                                           .before = block > 0 ? chain[block - 1] : root,
                                            .tenant = tenant,
                                            .bytes = std::move(record->bytes)}));
     }

@@ -4,9 +4,9 @@
 #include <set>
 #include <tuple>
 
-#include "fmt/format.h"
 #include "frontend/text/name_number.h"
 #include "kv_store/base/chain_blocks.h"
+#include "kv_store/base/hex.h"
 
 namespace tandem::launcher {
 namespace {
@@ -14,9 +14,7 @@ namespace {
 constexpr size_t kIdBytes = 6;
 
 std::string IdOf(const kv_store::BlockHash& hash) {
-  std::string text;
-  for (size_t i = 0; i < kIdBytes; ++i) text += fmt::format("{:02x}", hash[i]);
-  return text;
+  return kv_store::Hex(std::span(hash).first(kIdBytes));
 }
 
 class PrefixFinder {

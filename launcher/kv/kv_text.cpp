@@ -7,6 +7,7 @@
 
 #include "fmt/chrono.h"
 #include "fmt/ranges.h"
+#include "kv_store/base/hex.h"
 #include "launcher/job/progress_display.h"
 #include "launcher/options/model_choices.h"
 
@@ -18,12 +19,6 @@ using nlohmann::ordered_json;
 constexpr size_t kShortBytes = 4;
 // Older records have a number for a time of use, counted from 1.
 constexpr uint64_t kFirstTime = 1'000'000'000'000'000;  // microseconds: in 2001
-
-std::string Hex(std::span<const uint8_t> bytes) {
-  std::string text;
-  for (const uint8_t byte : bytes) text += fmt::format("{:02x}", byte);
-  return text;
-}
 
 ordered_json TimeJson(uint64_t microseconds) {
   if (microseconds < kFirstTime) return nullptr;
@@ -42,10 +37,12 @@ std::vector<std::string> TierNames(uint8_t tiers) {
 }  // namespace
 
 std::string ShortFingerprint(const kv_store::Fingerprint& fingerprint) {
-  return Hex(std::span(fingerprint).first(kShortBytes));
+  return kv_store::Hex(std::span(fingerprint).first(kShortBytes));
 }
 
-std::string FullFingerprint(const kv_store::Fingerprint& fingerprint) { return Hex(fingerprint); }
+std::string FullFingerprint(const kv_store::Fingerprint& fingerprint) {
+  return kv_store::Hex(fingerprint);
+}
 
 std::string TiersText(uint8_t tiers) { return fmt::format("{}", fmt::join(TierNames(tiers), "+")); }
 

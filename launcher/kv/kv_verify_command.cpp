@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "fmt/ranges.h"
+#include "kv_store/base/hex.h"
 #include "kv_store/catalog/catalog_garbage.h"
 #include "launcher/commands/commands.h"
 #include "launcher/job/progress_display.h"
@@ -23,7 +24,7 @@ using kv_store::RecordHealth;
 using nlohmann::ordered_json;
 
 constexpr size_t kShownProblems = 20;
-constexpr size_t kErasedAtOnce = 4096;
+constexpr size_t kDroppedAtOnce = 4096;
 // The KV heads of a block come from several ranks, one after the other.
 constexpr double kSettleSeconds = 60;
 
@@ -44,8 +45,7 @@ struct Findings {
 
 std::string PlaceOf(const Catalog& catalog, const CatalogBlock& block,
                     const CatalogRecord& record) {
-  std::string hash;
-  for (size_t i = 0; i < 6; ++i) hash += fmt::format("{:02x}", block.stored[i]);
+  const std::string hash = kv_store::Hex(std::span(block.stored).first(6));
   if (!record.model) return fmt::format("block {}", hash);
   return fmt::format("block {}, KV head {}, layer group {}, model {}", hash, record.kv_head,
                      record.group, ShortFingerprint(catalog.models()[*record.model].fingerprint));
@@ -121,15 +121,15 @@ Collected SumOf(const Catalog& catalog, const std::vector<Garbage>& garbage) {
   return collected;
 }
 
-absl::Status EraseAll(KvAccess& access, const Catalog& catalog,
-                      const std::vector<Garbage>& garbage) {
+absl::Status DropAll(KvAccess& access, const Catalog& catalog,
+                     const std::vector<Garbage>& garbage) {
   ProgressDisplay display;
-  for (size_t first = 0; first < garbage.size(); first += kErasedAtOnce) {
+  for (size_t first = 0; first < garbage.size(); first += kDroppedAtOnce) {
     std::vector<kv_store::BlockHash> blocks;
-    for (size_t i = first; i < std::min(garbage.size(), first + kErasedAtOnce); ++i) {
+    for (size_t i = first; i < std::min(garbage.size(), first + kDroppedAtOnce); ++i) {
       blocks.push_back(catalog.blocks()[garbage[i].block].stored);
     }
-    TANDEM_RETURN_IF_ERROR(access.tier().Forget(blocks));
+    TANDEM_RETURN_IF_ERROR(access.tier().Drop(blocks));
     display.Show(static_cast<double>(first + blocks.size()) / static_cast<double>(garbage.size()),
                  "removing KV");
   }
@@ -183,7 +183,7 @@ absl::Status KvCollect(const KvOptions& options) {
   const std::vector<Garbage> garbage = kv_store::FindGarbage(catalog, rules);
   const Collected collected = SumOf(catalog, garbage);
   if (!options.dry_run && !garbage.empty()) {
-    TANDEM_RETURN_IF_ERROR(EraseAll(*access, catalog, garbage));
+    TANDEM_RETURN_IF_ERROR(DropAll(*access, catalog, garbage));
   }
   const KvTotals found = TotalsOf(catalog);
   const KvTotals left = {.blocks = found.blocks - collected.all.blocks,

@@ -1,6 +1,5 @@
 #include "launcher/state/host_kv.h"
 
-#include <sodium.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
@@ -10,6 +9,7 @@
 
 #include "core/base/isa.h"
 #include "core/model/model.h"
+#include "kv_store/base/blake2b.h"
 #include "kv_store/tiers/encrypted_tier.h"
 #include "launcher/options/version.h"
 #include "launcher/state/kv_agent.h"
@@ -41,11 +41,7 @@ kv_store::Fingerprint KvFingerprintOf(const core::ModelFile& file, const ModelOp
   const std::string facts = fmt::format(
       "tandem kv 1, model {:016x}, numerics {}, device cpu, activations {}, cache {}",
       file.fingerprint(), kNumericsVersion, options.activations, KvDtypeName(choices.kv_dtype));
-  kv_store::Fingerprint fingerprint{};
-  crypto_generichash(fingerprint.data(), fingerprint.size(),
-                     reinterpret_cast<const unsigned char*>(facts.data()), facts.size(), nullptr,
-                     0);
-  return fingerprint;
+  return kv_store::Blake2b<kv_store::Fingerprint>(std::as_bytes(std::span(facts)));
 }
 
 absl::StatusOr<std::unique_ptr<HostKv>> HostKv::Open(const StateOptions& state, bool keeps_agent) {

@@ -3,7 +3,6 @@
 #include <spdlog/spdlog.h>
 
 #include <chrono>
-#include <filesystem>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -11,7 +10,7 @@
 #include "frontend/conversations/conversation_writer.h"
 #include "kv_store/agent_link/copy_keeper.h"
 #include "kv_store/base/encrypted_box.h"
-#include "kv_store/journal/conversation_database.h"
+#include "kv_store/base/files.h"
 #include "launcher/state/host_kv.h"
 #include "launcher/state/kv_agent.h"
 #include "launcher/state/state_recovery.h"
@@ -33,9 +32,7 @@ class OpenedState final : public ServedState {
 
   /// Those that are there; none is made.
   absl::Status ReadConversations() {
-    std::error_code error;
-    const bool there =
-        std::filesystem::exists(folder_, error) || std::filesystem::exists(folder_ + ".new", error);
+    const bool there = kv_store::Exists(folder_) || kv_store::Exists(folder_ + ".new");
     return there ? OpenStore() : absl::OkStatus();
   }
 
@@ -56,7 +53,7 @@ class OpenedState final : public ServedState {
     if (kv_) {
       const kv_store::CopyKeeper keeper(store_->state(), Ask());
       options.erase_copies = [keeper, store = store_.get()](auto ranges) {
-        return keeper.Purge(store->position(), ranges);
+        return keeper.Erase(store->position(), ranges);
       };
       if (options_.durability > 1) options.keeper = keeper;
     }
@@ -100,9 +97,8 @@ class OpenedState final : public ServedState {
 
   /// Whether it is not enough to go on with what is here.
   bool NeedsCopies() const {
-    std::error_code error;
     return options_.durability > 1 || !options_.recover.empty() ||
-           std::filesystem::exists(AgentPath(options_) + "/conversations", error);
+           kv_store::Exists(AgentPath(options_) + "/conversations");
   }
 
   absl::Status SettleWithCopies() {
@@ -125,9 +121,7 @@ class OpenedState final : public ServedState {
     store_.reset();
     found_ = {};
     const std::string aside = kv_store::FreeName(folder_, "aside");
-    std::error_code error;
-    std::filesystem::rename(folder_, aside, error);
-    if (error) return Unavailable("renaming {} to {}: {}", folder_, aside, error.message());
+    TANDEM_RETURN_IF_ERROR(kv_store::Rename(folder_, aside));
     spdlog::warn("state {}: the conversations in it are kept in {}", directory_->path(), aside);
     return absl::OkStatus();
   }

@@ -6,19 +6,18 @@
 
 #include <algorithm>
 #include <chrono>
-#include <filesystem>
 #include <optional>
 #include <set>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "kv_store/base/files.h"
 #include "kv_store/journal/conversation_database.h"
 
 namespace tandem::launcher {
 namespace {
 
-namespace fs = std::filesystem;
 using kv_store::AgentCopies;
 using kv_store::AgentCopyOn;
 using kv_store::CopyKeeper;
@@ -126,16 +125,13 @@ absl::StatusOr<kv_store::JournalPage> ReadUnattended(const CopyKeeper& keeper,
 /// Makes the folder of these records, at once.
 absl::Status Make(const std::string& folder, const std::vector<kv_store::PlacedRecord>& records) {
   const std::string part = folder + ".adopted";
-  std::error_code error;
-  fs::remove_all(part, error);
-  if (error) return Unavailable("removing {}: {}", part, error.message());
+  TANDEM_RETURN_IF_ERROR(kv_store::Remove(part));
   {
     TANDEM_ASSIGN_OR_RETURN(const auto db, kv_store::OpenDatabase(part));
     TANDEM_RETURN_IF_ERROR(kv_store::WriteAll(*db, records));
   }
-  fs::rename(part, folder, error);
-  if (error) return Unavailable("renaming {} to {}: {}", part, folder, error.message());
-  return kv_store::SyncFolder(fs::path(folder).parent_path().string());
+  TANDEM_RETURN_IF_ERROR(kv_store::Rename(part, folder));
+  return kv_store::SyncFolder(kv_store::FolderOf(folder));
 }
 
 /// Those that have what is not here.
@@ -188,8 +184,8 @@ absl::StatusOr<bool> AdoptCopy(const CopyKeeper::Ask& ask, const RecoverChoice& 
   TANDEM_RETURN_IF_ERROR(Make(folder, all.records));
   spdlog::info(
       "state {}: conversations {} go on from the copy on host {}, {} changes in {} records",
-      fs::path(folder).parent_path().string(), StateIdText(keeper.state()), chosen->host,
-      all.at.sequence, all.records.size());
+      kv_store::FolderOf(folder), StateIdText(keeper.state()), chosen->host, all.at.sequence,
+      all.records.size());
   return true;
 }
 

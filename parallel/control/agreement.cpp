@@ -14,7 +14,7 @@ absl::Status Agreement::Own(uint64_t step, const Digest& digest) {
   for (const auto& [rank, theirs] : entry.early) {
     TANDEM_RETURN_IF_ERROR(Compare(step, rank, digest, theirs));
   }
-  Forget(step);
+  Drop(step);
   return absl::OkStatus();
 }
 
@@ -32,7 +32,7 @@ absl::Status Agreement::Follower(const Acknowledgement& acknowledgement) {
   }
   const absl::Status agreed =
       Compare(acknowledgement.step, rank, entry.own, acknowledgement.digest);
-  Forget(acknowledgement.step);
+  Drop(acknowledgement.step);
   return agreed;
 }
 
@@ -46,7 +46,7 @@ absl::Status Agreement::Compare(uint64_t step, int rank, const Digest& own,
       rank, hosts_[static_cast<size_t>(rank)], step, DigestText(theirs), DigestText(own));
 }
 
-void Agreement::Forget(uint64_t step) {
+void Agreement::Drop(uint64_t step) {
   const auto entry = steps_.find(step);
   if (entry->second.known && entry->second.followers + 1 >= hosts_.size()) steps_.erase(entry);
 }

@@ -33,7 +33,7 @@ class Agreement {
     size_t followers = 0;         // that have acknowledged
   };
   absl::Status Compare(uint64_t step, int rank, const Digest& own, const Digest& theirs) const;
-  void Forget(uint64_t step);
+  void Drop(uint64_t step);
 
   const std::vector<std::string> hosts_;
   mutable std::mutex mutex_;

@@ -10,7 +10,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// ZeroMQ tells that some peer went before its router forgets who it was: for this long after, the
+// ZeroMQ tells that some peer went before its router drops who it was: for this long after, the
 // followers are pinged to find out.
 constexpr std::chrono::seconds kSuspicion{1};
 constexpr std::chrono::milliseconds kPingInterval{10};

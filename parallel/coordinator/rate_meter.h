@@ -18,11 +18,11 @@ class RateMeter {
     } else {
       samples_.back().events += events;
     }
-    Forget(now);
+    DropOld(now);
   }
 
   double PerSecond(Time now) {
-    Forget(now);
+    DropOld(now);
     uint64_t events = 0;
     for (const Sample& sample : samples_) events += sample.events;
     return static_cast<double>(events) / std::chrono::duration<double>(kSpan).count();
@@ -36,7 +36,7 @@ class RateMeter {
   static constexpr std::chrono::milliseconds kGrain{100};
   static constexpr std::chrono::seconds kSpan{10};
 
-  void Forget(Time now) {
+  void DropOld(Time now) {
     while (!samples_.empty() && now - samples_.front().time > kSpan) samples_.pop_front();
   }
 

@@ -2,7 +2,8 @@
 
 #include <sodium.h>
 
-#include "fmt/format.h"
+#include "kv_store/base/blake2b.h"
+#include "kv_store/base/hex.h"
 
 namespace tandem::parallel {
 namespace {
@@ -13,16 +14,10 @@ const unsigned char* Bytes(std::span<const std::byte> bytes) {
 
 }  // namespace
 
-Digest DigestOf(std::span<const std::byte> bytes) {
-  Digest digest;
-  crypto_generichash(digest.data(), digest.size(), Bytes(bytes), bytes.size(), nullptr, 0);
-  return digest;
-}
+Digest DigestOf(std::span<const std::byte> bytes) { return kv_store::Blake2b<Digest>(bytes); }
 
 std::string DigestText(const Digest& digest) {
-  std::string text;
-  for (size_t i = 0; i < digest.size() / 2; ++i) text += fmt::format("{:02x}", digest[i]);
-  return text;
+  return kv_store::Hex(std::span(digest).first(digest.size() / 2));
 }
 
 void RollingDigest::Add(std::span<const std::byte> bytes) {

@@ -4,6 +4,7 @@
 #include <optional>
 #include <span>
 
+#include "kv_store/base/chain_blocks.h"
 #include "kv_store/pages/pool_size.h"
 
 namespace tandem::parallel {
@@ -58,12 +59,7 @@ SavedTokens FindSaved(kv_store::Tier& tier, const kv_store::Fingerprint& fingerp
                       const RecordProbe& probe) {
   const std::span<const int32_t> tokens(probe.tokens);
   const int64_t first = probe.first_block;
-  std::vector<kv_store::BlockHash> chain;
-  kv_store::BlockHash hash = probe.before;
-  for (size_t i = 0; i + kFull <= tokens.size(); i += kFull) {
-    hash = kv_store::ChainHash(hash, tokens.subspan(i, kFull));
-    chain.push_back(hash);
-  }
+  const std::vector<kv_store::BlockHash> chain = kv_store::FullBlocksOf(probe.before, tokens);
   const std::vector<int32_t> lengths(chain.size(), core::kPageTokens);
   const Known full(tier, fingerprint, groups.size(), kv_head, chain, lengths);
   const auto usable = [&](int64_t blocks) {

@@ -51,7 +51,7 @@ class RecordReader {
   void Stop();
 
   void Fetch(BlockFetch fetch);
-  /// Forgets a fetch, whether it was done or not.
+  /// Drops a fetch, whether it was done or not.
   void End(FetchId fetch);
   /// Fills the pages. kInternal if no such block was reported as whole.
   absl::Status Load(const BlockLoad& load);

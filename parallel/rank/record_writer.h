@@ -1,13 +1,13 @@
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <mutex>
-#include <thread>
+#include <utility>
 #include <vector>
 
 #include "kv_store/records/tier.h"
+#include "kv_store/records/write_behind_queue.h"
 
 namespace tandem::parallel {
 
@@ -28,7 +28,7 @@ class RecordWriter {
   /// writer's thread. The tier must outlive the writer.
   RecordWriter(kv_store::Tier& tier, int64_t most_bytes, OnFlushed on_flushed,
                std::function<void()> on_trouble);
-  ~RecordWriter();
+  ~RecordWriter() { Stop(); }
   RecordWriter(const RecordWriter&) = delete;
   RecordWriter& operator=(const RecordWriter&) = delete;
 
@@ -38,37 +38,26 @@ class RecordWriter {
   /// Room for so many records of so many bytes together, which Put then brings; false, and they
   /// count as dropped, if there is none.
   bool Reserve(size_t records, int64_t bytes);
-  void Put(std::vector<kv_store::TierRecord> records);
+  void Put(std::vector<kv_store::TierRecord> records) { queue_.PushReserved(std::move(records)); }
   /// on_flushed is called once all that was put before is flushed. Marks that wait together are
   /// reached by one flush.
-  void Mark(uint64_t mark);
+  void Mark(uint64_t mark) { queue_.Mark(mark); }
 
   Counts counts() const;
 
  private:
-  struct Work {
-    std::vector<kv_store::TierRecord> records;
-    std::vector<uint64_t> marks;
-  };
-
-  void Run();
-  void Do(Work work);
+  absl::Status Write(const kv_store::WriteBehindQueue::Batch& batch);
 
   kv_store::Tier& tier_;
-  const int64_t most_bytes_;
   const OnFlushed on_flushed_;
   const std::function<void()> on_trouble_;
 
-  mutable std::mutex mutex_;  // guards all below
-  std::condition_variable changed_;
-  Work waiting_;
-  int64_t bytes_ = 0;  // reserved, and not yet with the tier
-  bool lost_ = false;  // something, since the last mark that was reached
+  mutable std::mutex mutex_;  // guards the next three
+  bool lost_ = false;         // something, since the last mark that was reached
   bool trouble_ = false;
-  bool stopping_ = false;
   Counts counts_;
 
-  std::thread thread_;
+  kv_store::WriteBehindQueue queue_;
 };
 
 }  // namespace tandem::parallel

@@ -122,7 +122,7 @@ std::optional<BegunFetch> Scheduler::Probed(FetchId probe, SavedTokens saved) {
 bool Scheduler::PlanFetch(const WaitingRequest& waiting, SavedTokens saved,
                           Restore& restore) const {
   const RequestState& state = waiting.state;
-  // The index may have learnt or forgotten something while the tier was asked.
+  // The index may have gained or dropped something while the tier was asked.
   const int32_t most = std::min(saved.tokens, state.token_count() - 1);
   const kv_store::PrefixKnown known = index_.Known(state.request.tenant, state.tokens, most);
   const auto blocks_until = [&](int32_t end) {

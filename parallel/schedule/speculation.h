@@ -22,7 +22,7 @@ class Speculation {
   /// A Scheduler's DraftSource.
   std::vector<int32_t> Guess(const RequestState& request, int32_t most, int32_t step_tokens);
 
-  /// What a step gave a request; forgets those that have finished.
+  /// What a step gave a request; drops those that have finished.
   void Take(const RequestEvent& event);
   /// The request has ended otherwise.
   void End(RequestId id) { drafters_.erase(id); }

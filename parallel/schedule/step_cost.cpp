@@ -5,7 +5,7 @@
 namespace tandem::parallel {
 namespace {
 
-constexpr double kForget = 0.98;        // about the last fifty steps count
+constexpr double kDecay = 0.98;         // about the last fifty steps count
 constexpr double kOutlier = 2.0;        // times what the line says: no more is believed
 constexpr double kLeastVariance = 0.3;  // of the numbers of tokens, for a line through them
 constexpr double kLeastWeight = 8;      // steps
@@ -22,11 +22,11 @@ void StepCost::Add(int32_t tokens, double seconds) {
         seconds_ / weight_ * (1 - share_ + share_ * n) / (1 - share_ + share_ * mean);
     seconds = std::min(seconds, kOutlier * line);
   }
-  weight_ = weight_ * kForget + 1;
-  tokens_ = tokens_ * kForget + n;
-  tokens_squared_ = tokens_squared_ * kForget + n * n;
-  seconds_ = seconds_ * kForget + seconds;
-  tokens_seconds_ = tokens_seconds_ * kForget + n * seconds;
+  weight_ = weight_ * kDecay + 1;
+  tokens_ = tokens_ * kDecay + n;
+  tokens_squared_ = tokens_squared_ * kDecay + n * n;
+  seconds_ = seconds_ * kDecay + seconds;
+  tokens_seconds_ = tokens_seconds_ * kDecay + n * seconds;
 
   const double mean = tokens_ / weight_;
   const double variance = tokens_squared_ / weight_ - mean * mean;

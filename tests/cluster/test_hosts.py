@@ -139,7 +139,7 @@ def test_an_agent_that_is_cut_off_stalls_nobody(lab, start_server, tmp_path):
     stop(server)
 
 
-def test_deleting_names_the_host_that_is_away_until_it_is_back_or_forgotten(lab, start_server, tmp_path):
+def test_deleting_names_the_host_that_is_away_until_it_is_back_or_dropped(lab, start_server, tmp_path):
     hosts = Hosts(lab, start_server, tmp_path, "--kv-replicas", 2)
     server = hosts.serve([1, 2])
     with client_of(server) as client:

@@ -113,10 +113,10 @@ class CopyHosts {
       if (!page.ok()) return Answer(page.status());
       return kv_store::AgentCopyPage{.page = *std::move(page)};
     }
-    if (const auto* purge = std::get_if<kv_store::AgentCopyPurge>(&request)) {
+    if (const auto* erase = std::get_if<kv_store::AgentCopyErase>(&request)) {
       absl::Status first;
       for (auto& [host, copies] : copies_) {
-        const absl::Status status = copies->Purge(purge->state, purge->at, purge->ranges);
+        const absl::Status status = copies->Erase(erase->state, erase->at, erase->ranges);
         if (first.ok()) first = status;
       }
       return Answer(first);

@@ -50,9 +50,10 @@ class FaultyTier final : public kv_store::Tier {
     }
     return found;
   }
-  std::vector<bool> Exists(std::span<const kv_store::RecordKey> keys) override {
+  std::vector<std::optional<kv_store::TierKind>> Where(
+      std::span<const kv_store::RecordKey> keys) override {
     WaitWhile(holds_exists);
-    return behind_.Exists(keys);
+    return behind_.Where(keys);
   }
   absl::Status Flush() override {
     ++flushes;
@@ -66,7 +67,7 @@ class FaultyTier final : public kv_store::Tier {
 
  private:
   static void WaitWhile(const std::atomic<bool>& held) {
-    // A test that has failed forgets to let go.
+    // A test that has failed does not let go.
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
     while (held && std::chrono::steady_clock::now() < end) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));

@@ -14,7 +14,7 @@ namespace tandem::core {
 /// safety: one thread calls.
 class AttentionByChunks {
  public:
-  /// Forgets the queries of the call before.
+  /// Drops the queries of the call before.
   void Clear();
 
   /// Queries of one sequence that share a KV head; they are copied, what they point to must live

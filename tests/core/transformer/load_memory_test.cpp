@@ -32,11 +32,11 @@ int64_t StatusBytes(const std::string& name) {
 }
 
 /// Makes VmHWM, the most memory this process ever had, begin from now (proc(5), clear_refs).
-void ForgetPeak() { std::ofstream("/proc/self/clear_refs") << "5"; }
+void ResetPeak() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
 /// Loads a model and holds the most memory that took to what its weights take.
 void ExpectPeakJustAboveWeights(std::string_view file_name) {
-  ForgetPeak();
+  ResetPeak();
   const int64_t before = StatusBytes("VmRSS");
   const auto file = ModelFile::Open(tandem::testing::ModelPath(file_name));
   ASSERT_TRUE(file.ok()) << file.status();

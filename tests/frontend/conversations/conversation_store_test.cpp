@@ -104,7 +104,7 @@ void RunAgainstAModel(const kv_store::EncryptedBox* box, uint64_t seed) {
     ASSERT_TRUE(disk.store->Write(changes).ok());
     ASSERT_EQ(disk.store->conversations(), static_cast<int64_t>(model.size()));
     if (random.Below(40) == 0) {
-      ASSERT_EQ(disk.store->Purge(nullptr), absl::OkStatus());
+      ASSERT_EQ(disk.store->FinishErasures(nullptr), absl::OkStatus());
     }
     if (random.Below(40) == 0) {
       ASSERT_TRUE(disk.store->Recover().ok());
@@ -216,12 +216,12 @@ TEST(ConversationStore, WhatWasErasedIsInNoFile) {
   EXPECT_TRUE(disk.store->erasing());
   disk.Open();  // the process dies before it could destroy the bytes
   EXPECT_TRUE(disk.store->erasing());
-  EXPECT_TRUE(
-      absl::IsUnavailable(disk.store->Purge([](auto) { return Unavailable("the tier is away"); })));
+  EXPECT_TRUE(absl::IsUnavailable(
+      disk.store->FinishErasures([](auto) { return Unavailable("the tier is away"); })));
   EXPECT_TRUE(disk.store->erasing());
   std::vector<kv_store::BlockHash> erased;
   ASSERT_TRUE(disk.store
-                  ->Purge([&](std::span<const kv_store::BlockHash> blocks) {
+                  ->FinishErasures([&](std::span<const kv_store::BlockHash> blocks) {
                     erased.assign(blocks.begin(), blocks.end());
                     return absl::OkStatus();
                   })
@@ -333,7 +333,7 @@ TEST(ConversationStore, ADamagedTableCostsOneConversationAndNoBytes) {
   EXPECT_EQ(disk.Open().unreadable.size(), 1U);
   EXPECT_FALSE(fs::exists(disk.folder() + ".damaged-2"));
   ASSERT_TRUE(disk.Erase({"", "b"}).ok());
-  ASSERT_EQ(disk.store->Purge(nullptr), absl::OkStatus());
+  ASSERT_EQ(disk.store->FinishErasures(nullptr), absl::OkStatus());
   model.erase({"", "b"});
   ExpectSame(disk.Open(), model);
 }

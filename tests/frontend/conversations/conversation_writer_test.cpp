@@ -198,7 +198,7 @@ TEST(ConversationWriter, WhatTurnsLeaveBehindIsErasedAlsoByTheNextProcess) {
   EXPECT_TRUE(told.get_future().get().ok());
   EXPECT_TRUE(all_erased({{1}, {2}}));
   away = true;
-  disk.writer->Discard({{3}});
+  disk.writer->EraseKv({{3}});
   EXPECT_TRUE(Eventually([&] { return !disk.writer->Status().trouble.empty(); }));
   const FoundConversations found = disk.Open(erase_blocks);
   EXPECT_EQ(found.conversations.size(), 1U);
@@ -251,7 +251,7 @@ TEST(ConversationWriter, WhatIsLeftBehindIsDestroyedTogetherAndWhatIsDeletedAtOn
     blocks += some.size();
     return absl::OkStatus();
   });
-  for (uint8_t i = 0; i < 50; ++i) disk.writer->Discard({{i}});
+  for (uint8_t i = 0; i < 50; ++i) disk.writer->EraseKv({{i}});
   ASSERT_TRUE(disk.Append("a", Saying("hi")).ok());
   EXPECT_TRUE(Eventually([&] { return disk.writer->Status().unfinished_erasures == 50; }));
   EXPECT_EQ(asked, 0);
@@ -260,7 +260,7 @@ TEST(ConversationWriter, WhatIsLeftBehindIsDestroyedTogetherAndWhatIsDeletedAtOn
   EXPECT_EQ(blocks, 51U);
   EXPECT_EQ(disk.writer->Status().unfinished_erasures, 0);
   // The end does not wait for the gathering.
-  disk.writer->Discard({{101}});
+  disk.writer->EraseKv({{101}});
   disk.writer.reset();
   EXPECT_EQ(asked, 2);
 }
@@ -277,7 +277,7 @@ TEST(ConversationWriter, AHostThatIsAwayIsAskedLessAndLessOften) {
   // What turns leave behind meanwhile does not make it ask more often.
   const auto end = std::chrono::steady_clock::now() + milliseconds(600);
   for (uint8_t i = 0; std::chrono::steady_clock::now() < end; ++i) {
-    disk.writer->Discard({{i}});
+    disk.writer->EraseKv({{i}});
     std::this_thread::sleep_for(milliseconds(10));
   }
   EXPECT_GE(asked, 2);

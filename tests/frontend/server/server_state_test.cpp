@@ -42,7 +42,7 @@ class HeldLog final : public ConversationLog {
     erased_blocks_ = blocks.size();
     waiting_.push_back(std::move(done));
   }
-  void Discard(std::vector<kv_store::BlockHash> blocks) override {
+  void EraseKv(std::vector<kv_store::BlockHash> blocks) override {
     const std::lock_guard lock(mutex_);
     left_behind_.insert(blocks.begin(), blocks.end());
   }

@@ -32,7 +32,7 @@ AgentDirectory MustOpen(const std::string& path) {
   return std::move(*directory);
 }
 
-std::unique_ptr<AgentServer> Serve(const std::string& path, Tier& tier,
+std::unique_ptr<AgentServer> Serve(const std::string& path, ListableTier& tier,
                                    const AgentServerOptions& options = {}) {
   AgentDirectory directory = MustOpen(path);
   EXPECT_TRUE(directory.Lock().ok());
@@ -49,7 +49,7 @@ std::unique_ptr<AgentServer> Serve(const std::string& path, Tier& tier,
 /// A tier, its agent and a client, which go in the opposite order.
 struct ServedTier {
   TemporaryDirectory directory;
-  std::unique_ptr<Tier> tier;
+  std::unique_ptr<ListableTier> tier;
   std::unique_ptr<AgentServer> server;
   std::unique_ptr<AgentTier> client;
 
@@ -300,7 +300,7 @@ TEST(AgentCodec, RoundTripsEveryKind) {
       AgentPing(),
       AgentListQuery{.after = Ten()[0].block, .most = 5},
       AgentPeekQuery{.tier = TierKind::kDisk, .keys = KeysOf(Ten())},
-      AgentForget{.blocks = {Ten()[0].block}},
+      AgentDrop{.blocks = {Ten()[0].block}},
       AgentStatus{.status = ResourceExhausted("full")},
       AgentFound{.records = {std::nullopt, found}},
       AgentExisting{.where = {TierKind::kDisk, std::nullopt, TierKind::kRemote}},
@@ -314,7 +314,7 @@ TEST(AgentCodec, RoundTripsEveryKind) {
       AgentCopyAppend{.to = "a", .state = {1}, .entries = {{.at = here, .changes = {change}}}},
       AgentCopyPart{.to = "a", .state = {1}, .part = part},
       AgentCopyRead{.to = "a", .state = {1}, .behind = "C"},
-      AgentCopyPurge{.state = {1}, .at = here, .ranges = {{"C", "D"}}},
+      AgentCopyErase{.state = {1}, .at = here, .ranges = {{"C", "D"}}},
       AgentCopyFence{.state = {1}, .at = here},
       AgentCopies{
           .self = "a", .keeper = "b", .copies = {{"b", copy}, {"c", damaged}}, .silent = {"d"}},

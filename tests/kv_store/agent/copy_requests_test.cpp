@@ -26,8 +26,12 @@ struct Host {
   explicit Host(const std::string& folder)
       : book(Open(folder)), local({}), peers(book.keys(), Options(folder)) {
     neighbours.emplace(
-        book, peers, local, [] { return AgentStats(); }, lease,
-        AgentNeighboursOptions{.look = milliseconds(20)});
+        book, peers,
+        AgentNeighbours::Here{
+            .tier = local,
+            .drop = [this](std::span<const BlockHash> blocks) { return local.Drop(blocks); },
+            .stats = [] { return AgentStats(); }},
+        lease, AgentNeighboursOptions{.look = milliseconds(20)});
   }
   static PeerRegistry Open(const std::string& folder) {
     std::filesystem::create_directories(folder);
@@ -144,14 +148,14 @@ TEST(CopyRequests, PurgingReachesAllOrNamesWhomItDidNot) {
     ASSERT_TRUE(keeper.Give(host, Whole(start, {{"C1", "text"}, {"I", "identity"}})).ok());
   }
   const std::vector<PlaceRange> ranges = {{"C1", "C2"}};
-  ASSERT_EQ(keeper.Purge(start.Next(), ranges), absl::OkStatus());
+  ASSERT_EQ(keeper.Erase(start.Next(), ranges), absl::OkStatus());
   const auto left = keeper.Find(false);
   ASSERT_EQ(left->copies.size(), 2U);
   for (const auto& [host, copy] : left->copies) {
     EXPECT_EQ(copy.condition, JournalCopy::Condition::kFence) << host;
   }
   job.hosts[2].reset();
-  const absl::Status status = keeper.Purge(start.Next(), ranges);
+  const absl::Status status = keeper.Erase(start.Next(), ranges);
   EXPECT_TRUE(absl::IsUnavailable(status));
   EXPECT_THAT(Message(status), HasSubstr("host2"));
   EXPECT_THAT(Message(status), HasSubstr("host0/peers/host2"));

@@ -94,7 +94,7 @@ std::vector<Golden> AllKinds() {
       {AgentPeekQuery{.tier = TierKind::kRemote, .keys = {Hash(7)}},
        "060d080706050403020102010000000708090a0b0c0d0e0f101112131415161718191a1b1c1d"
        "1e1f20212223242526"},
-      {AgentForget{.blocks = {Hash(8)}},
+      {AgentDrop{.blocks = {Hash(8)}},
        "060e08070605040302010100000008090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
        "2021222324252627"},
       {AgentStatus{.status = ResourceExhausted("full")},
@@ -158,7 +158,7 @@ std::vector<Golden> AllKinds() {
       {AgentCopyRead{.to = "host", .state = state, .behind = "C1"},
        "0619080706050403020104000000686f7374303132333435363738393a3b3c3d3e3f02000000"
        "4331"},
-      {AgentCopyPurge{.state = state, .at = here, .ranges = {{"C", "D"}}},
+      {AgentCopyErase{.state = state, .at = here, .ranges = {{"C", "D"}}},
        "061a0807060504030201303132333435363738393a3b3c3d3e3f090000000000000002000000"
        "8877665544332211000000000000000000ffeeddccbbaa990700000000000000010000000100"
        "0000430100000044"},

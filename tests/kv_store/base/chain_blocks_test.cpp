@@ -25,6 +25,15 @@ TEST(BlocksOfChain, AreAllFullBlocksAndTails) {
   EXPECT_TRUE(BlocksOfChain(5, {}, 0).empty());
 }
 
+TEST(BlocksOfChain, FullBlocksAreThoseOfAChainFromAnywhere) {
+  std::vector<int32_t> tokens(64 * 3 + 63, 7);
+  const std::vector<BlockHash> all = BlocksOfChain(5, tokens, 0);
+  const std::vector<BlockHash> full = FullBlocksOf(TenantHash(5), tokens);
+  EXPECT_EQ(full, (std::vector{all[63], all[127], all[191]}));
+  EXPECT_EQ(FullBlocksOf(full[0], std::span(tokens).subspan(64)), (std::vector{full[1], full[2]}));
+  EXPECT_TRUE(FullBlocksOf(full[0], std::span(tokens).first(63)).empty());
+}
+
 TEST(BlocksOfChain, LeavesOutWhatOthersShare) {
   std::vector<int32_t> tokens(130, 3);
   const std::vector<BlockHash> all = BlocksOfChain(0, tokens, 0);

@@ -34,7 +34,8 @@ class ReadTier : public MemoryTier {
   int reads = 0;
 };
 
-Catalog MustRead(Tier& tier, const StoredNames& names = StoredNames(), bool reads_all = false) {
+Catalog MustRead(ListableTier& tier, const StoredNames& names = StoredNames(),
+                 bool reads_all = false) {
   auto catalog = Catalog::Read(tier, names, {.reads_all = reads_all});
   EXPECT_TRUE(catalog.ok()) << catalog.status();
   return *std::move(catalog);

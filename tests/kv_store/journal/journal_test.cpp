@@ -55,7 +55,7 @@ TEST(JournalPosition, KnowsWhatIsBehindItAndWhatIsElsewhere) {
   EXPECT_FALSE(third.Contains(Moved(other, 2)));
 }
 
-TEST(JournalPosition, ForgetsTheOldestBranchesSafely) {
+TEST(JournalPosition, DropsTheOldestBranchesSafely) {
   const JournalPosition start = NewJournal();
   JournalPosition position = start;
   for (size_t i = 0; i < 2 * kMostJournalBranches; ++i) position = position.Branched();
@@ -232,7 +232,7 @@ TEST(JournalCopies, AWholeOneIsThereAtOnceOrNotAtAll) {
     ASSERT_EQ(there.copies->Take(there.state, parts[i]), absl::OkStatus());
     EXPECT_EQ(there.Content(), before);
   }
-  there.Open();  // and what came is forgotten
+  there.Open();  // and what came is dropped
   EXPECT_EQ(there.Content(), before);
   EXPECT_TRUE(absl::IsFailedPrecondition(there.copies->Take(there.state, parts.back())));
   EXPECT_FALSE(fs::exists(there.folder_of() + ".new"));
@@ -292,7 +292,7 @@ TEST(JournalCopies, AFenceKeepsThoseOutThatStayedBehind) {
   EXPECT_EQ(there.Content(), adopter.records);
 }
 
-TEST(JournalCopies, WhatIsPurgedIsInNoFile) {
+TEST(JournalCopies, WhatIsErasedIsInNoFile) {
   Copies there;
   Source source;
   source.Put("Ca1", "secret");
@@ -306,7 +306,7 @@ TEST(JournalCopies, WhatIsPurgedIsInNoFile) {
   ASSERT_EQ(*there.copies->Append(there.state, {&erased, 1}), erased.at);
   EXPECT_GT(there.FilesWith("secret"), 0);
   const std::vector<PlaceRange> ranges = {{"Ca", "Cb"}};
-  ASSERT_EQ(there.copies->Purge(there.state, erased.at, ranges), absl::OkStatus());
+  ASSERT_EQ(there.copies->Erase(there.state, erased.at, ranges), absl::OkStatus());
   EXPECT_EQ(there.FilesWith("secret"), 0);
   EXPECT_GT(there.FilesWith("other"), 0);
   EXPECT_EQ(there.Content(),
@@ -315,7 +315,7 @@ TEST(JournalCopies, WhatIsPurgedIsInNoFile) {
   EXPECT_EQ(there.Only().position, erased.at);
 
   // One that has not heard of it keeps a fence.
-  ASSERT_EQ(there.copies->Purge(there.state, Moved(erased.at, 1), ranges), absl::OkStatus());
+  ASSERT_EQ(there.copies->Erase(there.state, Moved(erased.at, 1), ranges), absl::OkStatus());
   EXPECT_EQ(there.Only().condition, Condition::kFence);
   EXPECT_EQ(there.FilesWith("other"), 0);
   // One of another branch is not touched, and says so.
@@ -324,9 +324,9 @@ TEST(JournalCopies, WhatIsPurgedIsInNoFile) {
   Copies elsewhere;
   ASSERT_TRUE(elsewhere.Give(forked).ok());
   EXPECT_TRUE(
-      absl::IsFailedPrecondition(elsewhere.copies->Purge(elsewhere.state, source.at, ranges)));
+      absl::IsFailedPrecondition(elsewhere.copies->Erase(elsewhere.state, source.at, ranges)));
   // None there: nothing to do.
-  EXPECT_EQ(elsewhere.copies->Purge(StateId{9}, source.at, ranges), absl::OkStatus());
+  EXPECT_EQ(elsewhere.copies->Erase(StateId{9}, source.at, ranges), absl::OkStatus());
 }
 
 TEST(JournalCopies, ADamagedOneIsNoneUntilItIsReplaced) {
@@ -338,7 +338,7 @@ TEST(JournalCopies, ADamagedOneIsNoneUntilItIsReplaced) {
     if (extension == ".sst") {
       // Purging nothing writes tables.
       ASSERT_TRUE(
-          there.copies->Purge(there.state, source.at, std::vector<PlaceRange>{{"D", "E"}}).ok());
+          there.copies->Erase(there.state, source.at, std::vector<PlaceRange>{{"D", "E"}}).ok());
     }
     for (int i = 0; i < 5; ++i) {
       const JournalEntry entry = source.Put(fmt::format("C{}", i), std::string(500, 'y'));

@@ -53,9 +53,9 @@ class WatchedTier : public MemoryTier {
     std::this_thread::sleep_for(delay.load());
     return MemoryTier::Get(keys);
   }
-  std::vector<bool> Exists(std::span<const RecordKey> keys) override {
+  std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) override {
     std::this_thread::sleep_for(delay.load());
-    return MemoryTier::Exists(keys);
+    return MemoryTier::Where(keys);
   }
   absl::Status Flush() override {
     ++flushes;
@@ -89,9 +89,12 @@ struct Host {
         peers(book.keys(), Quick()),
         store(local, peers, {.policy = policy, .drain = milliseconds(2000)}) {
     neighbours.emplace(
-        book, peers, store.here(),
-        [this] { return AgentStats{.all = local.Stats(), .by_tier = {}}; }, lease,
-        AgentNeighboursOptions{.answer_bytes = 1500, .look = milliseconds(20)});
+        book, peers,
+        AgentNeighbours::Here{
+            .tier = local,
+            .drop = [this](std::span<const BlockHash> blocks) { return store.Drop(blocks); },
+            .stats = [this] { return AgentStats{.all = local.Stats(), .by_tier = {}}; }},
+        lease, AgentNeighboursOptions{.answer_bytes = 1500, .look = milliseconds(20)});
   }
 
   static PeerRegistry Open(const std::string& folder) {
@@ -190,7 +193,7 @@ TierMaker OverPeer() {
 
 INSTANTIATE_TEST_SUITE_P(Peer, TierSuite, ::testing::Values(OverPeer()), TierMakerName);
 
-TEST(Peers, WhatIsListedAndForgottenIsOfThisHostAlone) {
+TEST(Peers, WhatIsListedAndDroppedIsOfThisHostAlone) {
   Job job(2, /*copies=*/2, WritePolicy::kThrough);
   const std::vector<TierRecord> records = Some(1, 5);
   ASSERT_TRUE(job[0].store.Put(records).ok());
@@ -198,13 +201,13 @@ TEST(Peers, WhatIsListedAndForgottenIsOfThisHostAlone) {
   const std::vector<RecordKey> keys = KeysOf(records);
   EXPECT_EQ(job[0].store.List(std::nullopt, 10)->size(), 5U);
   EXPECT_EQ(job[0].store.Peek(TierKind::kHost, keys)[0].bytes, records[0].bytes);
-  ASSERT_TRUE(job[0].store.Forget(std::vector{records[0].block, records[1].block}).ok());
+  ASSERT_TRUE(job[0].store.Drop(std::vector{records[0].block, records[1].block}).ok());
   EXPECT_EQ(job[0].store.List(std::nullopt, 10)->size(), 3U);
   EXPECT_EQ(job[0].store.Peek(TierKind::kHost, keys)[0].state, PeekedRecord::State::kMissing);
   EXPECT_EQ(CountExisting(job[1].local, records), 5);
   EXPECT_EQ(CountFound(job[0].store, records), 5) << "the other host's copy comes back";
-  EXPECT_TRUE(absl::IsUnimplemented(job[0].peers.List(std::nullopt, 10).status()))
-      << "what a host has is not told to others";
+  static_assert(!std::is_base_of_v<ListableTier, PeerTier>,
+                "what a host has is not told to others");
 }
 
 TEST(Peers, WhatOneHasAllFindAndKeep) {
@@ -372,7 +375,7 @@ TEST(Peers, EraseReachesAll) {
   }
 }
 
-TEST(Peers, EraseSaysWhomItDidNotReachUntilHeIsBackOrForgotten) {
+TEST(Peers, EraseSaysWhomItDidNotReachUntilHeIsBackOrDropped) {
   Job job(3);
   const auto records = Some(1, 3);
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(job[static_cast<size_t>(i)].store.Put(records).ok());

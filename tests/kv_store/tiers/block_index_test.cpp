@@ -86,17 +86,17 @@ TEST(BlockIndex, ATenantOverItsQuotaMakesRoomFromItsOwn) {
   EXPECT_EQ(book.bytes_of(8), 20);
 }
 
-TEST(BlockIndex, EraseTakesWhatStandsOnIt) {
+TEST(BlockIndex, DroppingABlockTakesWhatStandsOnIt) {
   BlockIndex book({});
   Add(book, 1, 0, 10);
   Add(book, 2, 1, 10);
   Add(book, 3, 2, 10);
   Add(book, 4, 1, 10);
-  EXPECT_THAT(BlocksOf(book.Erase(BlockNamed(2))), ElementsAre(BlockNamed(3), BlockNamed(2)));
-  EXPECT_THAT(BlocksOf(book.Erase(BlockNamed(2))), IsEmpty());
+  EXPECT_THAT(BlocksOf(book.DropBlock(BlockNamed(2))), ElementsAre(BlockNamed(3), BlockNamed(2)));
+  EXPECT_THAT(BlocksOf(book.DropBlock(BlockNamed(2))), IsEmpty());
   // What stands on a block that never came.
   Add(book, 6, 5, 10);
-  EXPECT_THAT(BlocksOf(book.Erase(BlockNamed(5))), ElementsAre(BlockNamed(6)));
+  EXPECT_THAT(BlocksOf(book.DropBlock(BlockNamed(5))), ElementsAre(BlockNamed(6)));
   EXPECT_EQ(book.blocks(), 2);
 }
 
@@ -107,7 +107,7 @@ TEST(BlockIndex, CirclesHangNothing) {
   Add(book, 2, 3, 10);
   Add(book, 3, 2, 10);
   EXPECT_FALSE(book.Add(RecordOf(4, 0, 0, 10), evicted));
-  EXPECT_EQ(book.Erase(BlockNamed(2)).size(), 2U);
+  EXPECT_EQ(book.DropBlock(BlockNamed(2)).size(), 2U);
   EXPECT_EQ(book.blocks(), 0);
 }
 
@@ -207,13 +207,13 @@ TEST(BlockIndex, DoesAsASlowBookDoes) {
         ASSERT_EQ(book.Use(record.key), known);
         if (known) slow[n].last_use = ++clock;
       } else if (what < 19) {
-        book.Drop(record.key);
+        book.DropRecord(record.key);
         if (slow.contains(n)) {
           slow[n].heads.erase(head);
           if (slow[n].heads.empty()) slow.erase(n);
         }
       } else {
-        book.Erase(record.block);
+        book.DropBlock(record.block);
         // As far as one block leads to the next.
         std::set<int> gone = {n};
         for (int other = n; other < 62; ++other) {

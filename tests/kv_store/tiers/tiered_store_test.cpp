@@ -21,7 +21,7 @@ using ::testing::ElementsAre;
 using testing::RecordOf;
 using testing::TemporaryDirectory;
 
-std::vector<TieredStore::Behind> Behind(std::unique_ptr<Tier> tier) {
+std::vector<TieredStore::Behind> Behind(std::unique_ptr<ListableTier> tier) {
   std::vector<TieredStore::Behind> behind;
   behind.push_back({.kind = TierKind::kDisk, .tier = std::move(tier)});
   return behind;
@@ -159,22 +159,29 @@ TEST(TieredStore, FlushTellsWhatCouldNotBeWritten) {
 TEST(TieredStore, OnEvictWritesWhatLeavesHostMemoryAndTheRestAtTheEnd) {
   auto last = std::make_shared<MemoryTier>(TierLimits());
   // Outlives the store that it stands behind.
-  class Shared : public Tier {
+  class Shared : public ListableTier {
    public:
-    explicit Shared(std::shared_ptr<Tier> tier) : tier_(std::move(tier)) {}
+    explicit Shared(std::shared_ptr<ListableTier> tier) : tier_(std::move(tier)) {}
     absl::Status Put(std::span<const TierRecord> records) override { return tier_->Put(records); }
     std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override {
       return tier_->Get(keys);
     }
-    std::vector<bool> Exists(std::span<const RecordKey> keys) override {
-      return tier_->Exists(keys);
+    std::vector<std::optional<TierKind>> Where(std::span<const RecordKey> keys) override {
+      return tier_->Where(keys);
     }
     absl::Status Flush() override { return tier_->Flush(); }
     absl::Status Erase(std::span<const BlockHash> blocks) override { return tier_->Erase(blocks); }
     TierStats Stats() override { return tier_->Stats(); }
+    absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
+                                                  size_t most) override {
+      return tier_->List(after, most);
+    }
+    std::vector<PeekedRecord> Peek(TierKind tier, std::span<const RecordKey> keys) override {
+      return tier_->Peek(tier, keys);
+    }
 
    private:
-    std::shared_ptr<Tier> tier_;
+    std::shared_ptr<ListableTier> tier_;
   };
   {
     TieredStore store({.host = {.bytes = 500}, .policy = WritePolicy::kOnEvict},

@@ -25,7 +25,7 @@ frontend::Conversation Said(std::vector<int32_t> tokens) {
   return conversation;
 }
 
-std::vector<KvPrefix> Find(kv_store::Tier& tier, const kv_store::StoredNames& names,
+std::vector<KvPrefix> Find(kv_store::ListableTier& tier, const kv_store::StoredNames& names,
                            const NamedConversations& conversations) {
   const auto catalog = kv_store::Catalog::Read(tier, names, {});
   EXPECT_TRUE(catalog.ok()) << catalog.status();

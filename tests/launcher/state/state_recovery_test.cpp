@@ -11,6 +11,7 @@
 #include <set>
 
 #include "frontend/conversations/conversation_writer.h"
+#include "kv_store/base/files.h"
 #include "tests/support/copy_hosts.h"
 #include "tests/support/disk_image.h"
 #include "tests/support/random_conversations.h"
@@ -84,7 +85,7 @@ struct Server {
     const CopyKeeper keeper(state, hosts.Ask());
     if (copied) options.keeper = keeper;
     options.erase_copies = [keeper, raw = store.get()](auto ranges) {
-      return keeper.Purge(raw->position(), ranges);
+      return keeper.Erase(raw->position(), ranges);
     };
     writer = std::make_unique<ConversationWriter>(std::move(options), std::move(store),
                                                   std::vector<frontend::UnreadableConversation>());

@@ -381,7 +381,7 @@ TEST(Agreement, NamesTheRankThatDisagrees) {
   }
 }
 
-TEST(Agreement, ForgetsStepsThatAllHaveDone) {
+TEST(Agreement, DropsStepsThatAllHaveDone) {
   Agreement agreement(Hosts(3));
   const Digest digest = DigestOf(Bytes({1}));
   for (uint64_t step = 1; step <= 100; ++step) {

@@ -88,7 +88,7 @@ TEST(FairShare, WhoComesBackHasNoCreditAndKeepsItsDebt) {
   EXPECT_EQ(turns.served(3), 300);
 }
 
-TEST(FairShare, AFloodOfNamesIsForgotten) {
+TEST(FairShare, AFloodOfNamesIsDropped) {
   FairShare turns;
   turns.Came(0);
   for (uint64_t client = 1; client < 50'000; ++client) {

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/status.h"
+
+/// Files as the stores keep them: whole or not at all, and for their owner only.
+namespace tandem::kv_store {
+
+bool Exists(const std::string& path);
+/// `PATH.WORD-N`, with the first N that is free.
+std::string FreeName(const std::string& path, std::string_view word);
+absl::Status Rename(const std::string& from, const std::string& to);
+/// With all that is in it; OK where there is nothing.
+absl::Status Remove(const std::string& path);
+/// Syncs the names in a folder.
+absl::Status SyncFolder(const std::string& folder);
+/// The folder that a path is in.
+std::string FolderOf(const std::string& path);
+
+/// kNotFound; kUnavailable; kDataLoss if it is larger than 4096 bytes; of a secret
+/// kInvalidArgument, if others may read it.
+absl::StatusOr<std::string> ReadSmallFile(const std::string& path, bool secret = false);
+
+/// A file (mode 0600) that is written under another name, or none, and gets its own when it is
+/// whole. Whatever ends it earlier leaves what was there before. Thread safety: none.
+class WholeFile {
+ public:
+  enum class Before { kReplace, kKeep };  // what has the name when it is whole
+
+  /// Errors of all functions: kResourceExhausted where the disk is full, else kUnavailable.
+  static absl::StatusOr<std::unique_ptr<WholeFile>> Create(const std::string& path);
+  ~WholeFile();
+  WholeFile(const WholeFile&) = delete;
+  WholeFile& operator=(const WholeFile&) = delete;
+
+  absl::Status Write(std::span<const std::byte> bytes);
+  /// Gives it its name. sync: what was written outlives a loss of power.
+  absl::Status Finish(bool sync = true, Before before = Before::kReplace);
+
+ private:
+  WholeFile(std::string path, int file) : path_(std::move(path)), file_(file) {}
+
+  const std::string path_;
+  const int file_;
+  std::string temporary_;  // empty: it has no name yet
+};
+absl::Status WriteWholeFile(const std::string& path, std::string_view text, bool sync = true,
+                            WholeFile::Before before = WholeFile::Before::kReplace);
+
+}  // namespace tandem::kv_store

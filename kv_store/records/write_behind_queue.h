@@ -1,0 +1,86 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "kv_store/records/tier.h"
+
+namespace tandem::kv_store {
+
+/// Records on their way to a slower tier, and the thread that writes them there in batches, in the
+/// order in which they were pushed. Whoever pushes does not wait for that tier; the bytes that wait
+/// or are being written are bounded.
+///
+/// A mark stands between records. It comes with the batch that has the last record before it, or
+/// with the next batch, which may have no records. Thread safety: all functions; `write` is called
+/// from the queue's thread only.
+class WriteBehindQueue {
+ public:
+  using Clock = std::chrono::steady_clock;
+  struct Batch {
+    std::vector<TierRecord> records;
+    std::vector<uint64_t> marks;
+  };
+  /// What it returns is told by TakeFailure.
+  using Write = std::function<absl::Status(const Batch& batch)>;
+
+  WriteBehindQueue(int64_t most_bytes, Write write);
+  ~WriteBehindQueue() { Stop(); }
+  WriteBehindQueue(const WriteBehindQueue&) = delete;
+  WriteBehindQueue& operator=(const WriteBehindQueue&) = delete;
+
+  /// Writes what waits and ends the thread; false if that is done already. Called by one thread,
+  /// when nobody pushes any more.
+  bool Stop();
+
+  /// False if there is no room by the deadline. A record that waits already is not pushed again.
+  bool Push(const TierRecord& record, Clock::time_point deadline = {});
+  /// Keeps room for records of so many bytes together, which PushReserved then brings; false if
+  /// there is none.
+  bool Reserve(int64_t bytes);
+  void PushReserved(std::vector<TierRecord> records);
+  void Mark(uint64_t mark);
+
+  /// A record that waits or is being written.
+  std::optional<TierRecord> Find(const RecordKey& key) const;
+  /// Waits until all that was pushed before is written; how many records are not by the deadline.
+  uint64_t Await(Clock::time_point deadline = Clock::time_point::max());
+
+  /// Counts as a batch that failed.
+  void Fail(absl::Status why);
+  /// The first failure since it was asked last.
+  absl::Status TakeFailure();
+
+ private:
+  void Run();
+  Batch NextBatch();
+  void Add(const TierRecord& record);
+
+  const int64_t most_bytes_;
+  const Write write_;
+
+  mutable std::mutex mutex_;  // guards all below
+  std::condition_variable changed_;
+  std::deque<TierRecord> queue_;
+  std::deque<std::pair<uint64_t, uint64_t>> marks_;  // records pushed before it, the mark
+  std::unordered_map<RecordKey, TierRecord, BlockHashBits> on_their_way_;
+  int64_t bytes_ = 0;     // reserved, waiting or being written
+  uint64_t pushed_ = 0;   // records ever
+  uint64_t written_ = 0;  // of them, done with
+  absl::Status failed_;
+  bool stop_ = false;
+
+  std::thread thread_;
+};
+
+}  // namespace tandem::kv_store
