@@ -175,7 +175,7 @@ void MpiJob::ReadErrors(int error_pipe) {
     why = Unavailable("{}", reason);
   }
   on_end_(why);
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   ended_ = true;
 }
 
@@ -183,7 +183,7 @@ bool MpiJob::WaitUntilEnded(std::chrono::milliseconds time) {
   const auto end = std::chrono::steady_clock::now() + time;
   while (true) {
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       if (ended_) return true;
     }
     if (std::chrono::steady_clock::now() >= end) return false;
