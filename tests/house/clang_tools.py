@@ -21,6 +21,12 @@ def product_units():
                   for path in (ROOT / folder).rglob('*.cpp'))
 
 
+def sources():
+    """All .h and .cpp files, the tests' too."""
+    return sorted(str(path.relative_to(ROOT)) for folder in (*FOLDERS, 'tests')
+                  for path in (ROOT / folder).rglob('*') if path.suffix in ('.h', '.cpp'))
+
+
 def included(path):
     """Files of ours that a file includes, directly or not."""
     found, ahead = set(), [path]
@@ -70,9 +76,9 @@ def need(*programs):
             fail(f'{program} is not installed; run: launcher/install_packages {package}')
 
 
-def run(command):
-    """Exit status and all output."""
-    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+def run(command, text=''):
+    """Exit status and all output of a command that reads `text`."""
+    done = subprocess.run(command, cwd=ROOT, input=text, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, check=False)
     return done.returncode, done.stdout
 
