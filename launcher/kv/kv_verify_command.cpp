@@ -122,7 +122,7 @@ Collected SumOf(const Catalog& catalog, const std::vector<Garbage>& garbage) {
 }
 
 absl::Status DropAll(KvAccess& access, const Catalog& catalog,
-                      const std::vector<Garbage>& garbage) {
+                     const std::vector<Garbage>& garbage) {
   ProgressDisplay display;
   for (size_t first = 0; first < garbage.size(); first += kDroppedAtOnce) {
     std::vector<kv_store::BlockHash> blocks;
