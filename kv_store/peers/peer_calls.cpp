@@ -209,6 +209,7 @@ std::vector<absl::StatusOr<AgentMessage>> PeerCalls::AskAll(const std::vector<Pe
                                                             const AgentMessage& message,
                                                             Clock::time_point deadline) {
   std::vector<Question> questions;
+  questions.reserve(peers.size());
   for (const PeerPointer& peer : peers) questions.push_back({.peer = peer, .message = message});
   return Ask(questions, deadline);
 }
