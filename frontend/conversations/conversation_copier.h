@@ -99,8 +99,8 @@ class ConversationCopier {
   std::deque<Waiting> waiting_ ABSL_GUARDED_BY(mutex_);
   absl::Status trouble_ ABSL_GUARDED_BY(mutex_);  // of sending
   absl::Status late_ ABSL_GUARDED_BY(mutex_);     // until all is copied
-  std::optional<Clock::time_point> stop_
-      ABSL_GUARDED_BY(mutex_);  // until then what is left is copied
+  // Until then what is left is copied.
+  std::optional<Clock::time_point> stop_ ABSL_GUARDED_BY(mutex_);
   bool sender_ended_ ABSL_GUARDED_BY(mutex_) = false;
 
   Clock::time_point tidy_at_;  // the sender's own

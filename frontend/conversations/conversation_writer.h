@@ -82,17 +82,17 @@ class ConversationWriter final : public ConversationLog {
   Mutex mutex_;
   CondVar changed_;
   std::vector<Waiting> queue_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, std::string> unreadable_
-      ABSL_GUARDED_BY(mutex_);                           // by prefix, what is wrong
+  // By prefix, what is wrong.
+  std::map<std::string, std::string> unreadable_ ABSL_GUARDED_BY(mutex_);
   int64_t unreadable_gaps_ ABSL_GUARDED_BY(mutex_) = 0;  // of which no name is known
   int64_t unwritten_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status trouble_ ABSL_GUARDED_BY(mutex_);  // of writing
   absl::Status erase_trouble_ ABSL_GUARDED_BY(mutex_);
   std::vector<Done> erasure_owners_ ABSL_GUARDED_BY(mutex_);  // owners of erasures that are written
-  std::optional<Clock::time_point> erase_at_
-      ABSL_GUARDED_BY(mutex_);  // nothing: there is nothing to destroy
-  int64_t unfinished_erasures_ ABSL_GUARDED_BY(mutex_) =
-      0;  // erasures whose bytes may still be there
+  // Nothing: there is nothing to destroy.
+  std::optional<Clock::time_point> erase_at_ ABSL_GUARDED_BY(mutex_);
+  // Erasures whose bytes may still be there.
+  int64_t unfinished_erasures_ ABSL_GUARDED_BY(mutex_) = 0;
   bool quit_ ABSL_GUARDED_BY(mutex_) = false;
   bool writer_ended_ ABSL_GUARDED_BY(mutex_) = false;
 

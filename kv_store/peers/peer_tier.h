@@ -100,8 +100,8 @@ class PeerTier : public Tier {
   mutable Mutex mutex_;
   std::set<std::string> copy_hosts_ ABSL_GUARDED_BY(mutex_);  // that keep copies
   std::set<std::string> job_hosts_ ABSL_GUARDED_BY(mutex_);
-  std::set<std::string> dirty_hosts_
-      ABSL_GUARDED_BY(mutex_);  // that were given something since the last Flush
+  // Hosts that were given something since the last Flush.
+  std::set<std::string> dirty_hosts_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace tandem::kv_store

@@ -71,8 +71,8 @@ class WriteBehindQueue {
   mutable Mutex mutex_;
   CondVar changed_;
   std::deque<TierRecord> queue_ ABSL_GUARDED_BY(mutex_);
-  std::deque<std::pair<uint64_t, uint64_t>> marks_
-      ABSL_GUARDED_BY(mutex_);  // records pushed before it, the mark
+  // Records pushed before it, the mark.
+  std::deque<std::pair<uint64_t, uint64_t>> marks_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<RecordKey, TierRecord, BlockHashBits> on_their_way_ ABSL_GUARDED_BY(mutex_);
   int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;     // reserved, waiting or being written
   uint64_t pushed_ ABSL_GUARDED_BY(mutex_) = 0;   // records ever

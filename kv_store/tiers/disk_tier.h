@@ -100,21 +100,21 @@ class DiskTier : public IndexedTier {
   Mutex writing_ ABSL_ACQUIRED_BEFORE(opened_);
 
   SharedMutex opened_ ABSL_ACQUIRED_BEFORE(mutex_);  // held exclusively by whoever opens it again
-  std::unique_ptr<RecordDatabase> database_
-      ABSL_GUARDED_BY(opened_);  // null while it cannot be opened again
+  // Null while it cannot be opened again.
+  std::unique_ptr<RecordDatabase> database_ ABSL_GUARDED_BY(opened_);
 
   Mutex flushing_ ABSL_ACQUIRED_BEFORE(writing_);
   uint64_t flushed_changes_ ABSL_GUARDED_BY(flushing_) = 0;
 
   CondVar changed_;
   std::unordered_map<BlockHash, BlockSecret, BlockHashBits> secrets_ ABSL_GUARDED_BY(mutex_);
-  std::unordered_set<BlockHash, BlockHashBits> used_
-      ABSL_GUARDED_BY(mutex_);  // since their last use was written
-  std::vector<BlockIndex::Removed> to_delete_
-      ABSL_GUARDED_BY(mutex_);                    // out of the index, but still in the database
+  // Blocks that were used since their last use was written.
+  std::unordered_set<BlockHash, BlockHashBits> used_ ABSL_GUARDED_BY(mutex_);
+  // Out of the index, but still in the database.
+  std::vector<BlockIndex::Removed> to_delete_ ABSL_GUARDED_BY(mutex_);
   uint64_t changes_ ABSL_GUARDED_BY(mutex_) = 0;  // written
-  bool secrets_in_files_ ABSL_GUARDED_BY(mutex_) =
-      false;                                      // secrets of deleted blocks may be in files
+  // Secrets of deleted blocks may be in files.
+  bool secrets_in_files_ ABSL_GUARDED_BY(mutex_) = false;
   bool damaged_ ABSL_GUARDED_BY(mutex_) = false;  // the database says so
   std::atomic<bool> stop_ = false;
 

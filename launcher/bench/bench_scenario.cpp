@@ -77,8 +77,8 @@ class Record {
  private:
   mutable Mutex mutex_;
   CondVar changed_;
-  std::vector<std::vector<Clock::time_point>> times_
-      ABSL_GUARDED_BY(mutex_);  // [sequences][tokens]
+  // [sequences][tokens]
+  std::vector<std::vector<Clock::time_point>> times_ ABSL_GUARDED_BY(mutex_);
   size_t tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t finished_ ABSL_GUARDED_BY(mutex_) = 0;
   parallel::Finish last_finish_ ABSL_GUARDED_BY(mutex_);
