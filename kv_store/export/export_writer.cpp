@@ -10,7 +10,6 @@
 namespace tandem::kv_store {
 namespace {
 
-
 absl::Status CheckHeader(const ExportHeader& header) {
   const auto check = [](std::string_view what, uint64_t found, uint64_t most) -> absl::Status {
     if (found >= 1 && found <= most) return absl::OkStatus();
