@@ -4,8 +4,9 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <limits>
+
+#include "core/base/errno_text.h"
 
 namespace tandem::core {
 namespace {
@@ -52,7 +53,7 @@ absl::StatusOr<std::byte*> Arena::Allocate(int64_t bytes) {
     return ResourceExhausted(
         "memory for weights: {} MiB more than the {} MiB held cannot be had ({}); use more ranks "
         "or a smaller model, or raise the limit (ulimit -v, cgroup)",
-        size >> 20, allocated_ >> 20, std::strerror(errno));
+        size >> 20, allocated_ >> 20, ErrnoText(errno));
   }
   auto* begin = static_cast<std::byte*>(address);
   const auto misaligned =

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "core/base/status.h"
-#include "core/model/matrix_source.h"
 #include "core/formats/gguf.h"
 #include "core/model/config.h"
+#include "core/model/matrix_source.h"
 
 namespace tandem::core {
 

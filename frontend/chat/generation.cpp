@@ -1,11 +1,11 @@
 #include "frontend/chat/generation.h"
 
 #include <algorithm>
-#include <condition_variable>
 #include <limits>
-#include <mutex>
 #include <random>
 #include <utility>
+
+#include "core/base/mutex.h"
 
 namespace tandem::frontend {
 namespace {
@@ -151,17 +151,17 @@ absl::StatusOr<Answer> Generate(parallel::Engine& engine, const TextModel& model
   // The sink only hands over, so that text is made and the engine cancelled from this thread. Both
   // sides own the box: the sink may outlive this call where the engine dies.
   struct Box {
-    std::mutex mutex;
-    std::condition_variable changed;
-    std::vector<int32_t> tokens;
-    std::optional<parallel::Finish> finish;
+    Mutex mutex;
+    CondVar changed;
+    std::vector<int32_t> tokens ABSL_GUARDED_BY(mutex);
+    std::optional<parallel::Finish> finish ABSL_GUARDED_BY(mutex);
   };
   auto box = std::make_shared<Box>();
   parallel::EngineSink sink;
   sink.on_tokens = [box](std::span<const int32_t> tokens) {
-    const std::lock_guard lock(box->mutex);
+    const MutexLock lock(box->mutex);
     box->tokens.insert(box->tokens.end(), tokens.begin(), tokens.end());
-    box->changed.notify_one();
+    box->changed.NotifyOne();
   };
   sink.on_logits = callbacks.on_logits;
   if (callbacks.on_logprobs) {
@@ -171,9 +171,9 @@ absl::StatusOr<Answer> Generate(parallel::Engine& engine, const TextModel& model
     };
   }
   sink.on_finish = [box](const parallel::Finish& finish) {
-    const std::lock_guard lock(box->mutex);
+    const MutexLock lock(box->mutex);
     box->finish = finish;
-    box->changed.notify_one();
+    box->changed.NotifyOne();
   };
   TANDEM_ASSIGN_OR_RETURN(const parallel::RequestId id,
                           engine.Submit(std::move(request), std::move(sink)));
@@ -184,8 +184,8 @@ absl::StatusOr<Answer> Generate(parallel::Engine& engine, const TextModel& model
   while (!finish) {
     std::vector<int32_t> tokens;
     {
-      std::unique_lock lock(box->mutex);
-      box->changed.wait(lock, [&] { return !box->tokens.empty() || box->finish; });
+      const MutexLock lock(box->mutex);
+      while (box->tokens.empty() && !box->finish) box->changed.Wait(box->mutex);
       tokens.swap(box->tokens);
       finish = box->finish;
     }

@@ -17,6 +17,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "core/base/errno_text.h"
 #include "frontend/text/utf8.h"
 
 namespace tandem::frontend {
@@ -65,7 +66,7 @@ class EditedLines final : public LineReader {
 
   absl::Status SetUp() {
     if (edit_ == nullptr || history_ == nullptr) {
-      return Internal("the terminal cannot be used for editing: {}", std::strerror(errno));
+      return Internal("the terminal cannot be used for editing: {}", ErrnoText(errno));
     }
     el_set(edit_, EL_CLIENTDATA, this);
     el_set(edit_, EL_PROMPT, &EditedLines::Prompt);
@@ -150,6 +151,7 @@ class EditedLines final : public LineReader {
       // A Ctrl-D that was typed before libedit had the terminal to itself arrives as a zero byte.
       constexpr char kEndOfTransmission = 4;
       if (byte == '\0') byte = kEndOfTransmission;
+      // NOLINTNEXTLINE(concurrency-mt-unsafe): with a state of its own it is safe.
       const size_t used = std::mbrtowc(out, &byte, 1, &state);
       if (used == static_cast<size_t>(-2)) continue;  // a character of several bytes
       if (used == static_cast<size_t>(-1)) {
@@ -169,7 +171,7 @@ class EditedLines final : public LineReader {
     const int fd = open(history_file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
     if (fd < 0) {
       spdlog::warn("the chat's lines are not kept: cannot open {}: {}", history_file_,
-                   std::strerror(errno));
+                   ErrnoText(errno));
       history_file_.clear();
       return;
     }
@@ -204,8 +206,10 @@ std::unique_ptr<LineReader> ReadLinesFrom(FILE* input) {
 absl::StatusOr<std::unique_ptr<LineReader>> EditLinesOn(FILE* input, FILE* output,
                                                         const std::string& history_file,
                                                         int interrupt_fd) {
+  // NOLINTBEGIN(concurrency-mt-unsafe): once, before the first line is read.
   std::setlocale(LC_CTYPE, "");
   if (std::strcmp(nl_langinfo(CODESET), "UTF-8") != 0) std::setlocale(LC_CTYPE, "C.UTF-8");
+  // NOLINTEND(concurrency-mt-unsafe)
   auto reader = std::make_unique<EditedLines>(input, output, history_file, interrupt_fd);
   TANDEM_RETURN_IF_ERROR(reader->SetUp());
   return reader;

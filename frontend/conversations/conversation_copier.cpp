@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/mutex.h"
+
 namespace tandem::frontend {
 namespace {
 
@@ -32,17 +34,17 @@ ConversationCopier::ConversationCopier(const Options& options, kv_store::CopyKee
 ConversationCopier::~ConversationCopier() {
   store_.SetListener(nullptr);
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stop_ = Clock::now() + options_.deadline;
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
   sender_.join();
   clock_.join();
 }
 
 void ConversationCopier::Take(JournalEntry entry) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     written_ = entry.at.sequence;
     queue_bytes_ += entry.bytes();
     queue_.push_back(std::move(entry));
@@ -52,13 +54,13 @@ void ConversationCopier::Take(JournalEntry entry) {
       host_.clear();
     }
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 void ConversationCopier::Await(Done done) {
   absl::Status trouble;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     trouble = trouble_;
     if (trouble.ok() && Behind()) {
       waiting_.push_back({.sequence = written_,
@@ -67,7 +69,7 @@ void ConversationCopier::Await(Done done) {
       done = nullptr;
     }
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
   if (done) done(trouble);
 }
 
@@ -81,7 +83,7 @@ absl::Status ConversationCopier::Erase(std::span<const kv_store::PlaceRange> ran
 }
 
 ConversationCopier::Status ConversationCopier::status() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return {.host = host_,
           .uncopied = static_cast<int64_t>(copied_.branches.empty() ? queue_.size()
                                                                     : written_ - copied_.sequence),
@@ -124,7 +126,7 @@ absl::Status ConversationCopier::CopyWhole(const std::string& host) {
     TANDEM_RETURN_IF_ERROR(keeper_.Give(host, part));
     ++part.number;
   }
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   CopiedUpTo(part.at);
   // Changes that were dropped meanwhile cannot follow any more.
   if (!Follows()) return Unavailable("more is said than can be copied to host {}", host);
@@ -153,7 +155,7 @@ absl::Status ConversationCopier::FindPlace() {
     there = *copy.position;
   }
   if (usable) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     CopiedUpTo(there);
     if (Follows()) {
       host_ = found.keeper;
@@ -166,7 +168,7 @@ absl::Status ConversationCopier::FindPlace() {
 absl::Status ConversationCopier::SendQueue(const std::string& host) {
   std::vector<JournalEntry> entries;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     size_t bytes = 0;
     for (const JournalEntry& entry : queue_) {
       if (!entries.empty() &&
@@ -180,7 +182,7 @@ absl::Status ConversationCopier::SendQueue(const std::string& host) {
   std::optional<JournalPosition> last;
   if (!entries.empty()) last = entries.back().at;
   const auto position = keeper_.Append(host, std::move(entries));
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (position.ok() && (last ? position->Contains(*last) : *position == copied_)) {
     CopiedUpTo(*position);
     return absl::OkStatus();
@@ -194,7 +196,7 @@ absl::Status ConversationCopier::SendQueue(const std::string& host) {
 void ConversationCopier::FenceOffOlder(const std::string& host) {
   JournalPosition own;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (host != host_ || Behind()) return;
     own = copied_;
   }
@@ -213,7 +215,7 @@ void ConversationCopier::FenceOffOlder(const std::string& host) {
 absl::Status ConversationCopier::Step() {
   std::string host;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     host = host_;
   }
   if (host.empty()) return FindPlace();
@@ -227,15 +229,15 @@ absl::Status ConversationCopier::Step() {
 
 void ConversationCopier::Send() {
   Clock::time_point next = Clock::now();
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   while (true) {
     const auto now = Clock::now();
     if (stop_ && (!Behind() || !trouble_.ok() || now >= *stop_)) break;
     // In trouble it is tried now and then, else at once.
     if ((Behind() && trouble_.ok()) || now >= next) {
-      lock.unlock();
+      lock.Unlock();
       const absl::Status status = Step();
-      lock.lock();
+      lock.Lock();
       next = Clock::now() + (status.ok() ? options_.sign : options_.retry);
       if (!status.ok() && trouble_.ok()) {
         spdlog::error(
@@ -254,29 +256,28 @@ void ConversationCopier::Send() {
         told.emplace_back(std::move(first.done), copied ? absl::OkStatus() : status);
         waiting_.pop_front();
       }
-      lock.unlock();
+      lock.Unlock();
       for (auto& [done, result] : told) done(result);
-      lock.lock();
+      lock.Lock();
       continue;
     }
-    changed_.wait_until(lock, next);
+    changed_.WaitUntil(mutex_, next);
   }
   sender_ended_ = true;
-  lock.unlock();
-  changed_.notify_all();
+  lock.Unlock();
+  changed_.NotifyAll();
 }
 
 void ConversationCopier::RunClock() {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   while (!sender_ended_ || !waiting_.empty()) {
     if (waiting_.empty()) {
-      changed_.wait(lock);
+      changed_.Wait(mutex_);
       continue;
     }
-    // Copied: whom it belongs to may be gone when the wait, which takes a reference, is over.
     const Clock::time_point deadline = waiting_.front().deadline;
     if (!sender_ended_ && Clock::now() < deadline) {
-      changed_.wait_until(lock, deadline);
+      changed_.WaitUntil(mutex_, deadline);
       continue;
     }
     Waiting late = std::move(waiting_.front());
@@ -286,11 +287,11 @@ void ConversationCopier::RunClock() {
                       : fmt::format("the copy on host {} is late", host_));
     const bool is_new = late_.ok() && trouble_.ok();
     if (trouble_.ok()) late_ = status;
-    lock.unlock();
+    lock.Unlock();
     if (is_new)
       spdlog::warn("{}: turns do not count as durable until it is there", Message(status));
     late.done(status);
-    lock.lock();
+    lock.Lock();
   }
 }
 

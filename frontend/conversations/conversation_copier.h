@@ -1,16 +1,15 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
 #include <thread>
 
+#include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "frontend/conversations/conversation_store.h"
 #include "kv_store/agent_link/copy_keeper.h"
@@ -78,29 +77,31 @@ class ConversationCopier {
   /// A copy that another host kept before is older, and must not be taken for the one that has all:
   /// a fence is put in its place.
   void FenceOffOlder(const std::string& host);
-  // mutex_ is held in these.
-  bool Behind() const { return host_.empty() || copied_.sequence < written_; }
+  bool Behind() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return host_.empty() || copied_.sequence < written_;
+  }
   /// Whether the queue goes on from where the copy is.
-  bool Follows() const;
-  void CopiedUpTo(const kv_store::JournalPosition& position);
+  bool Follows() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CopiedUpTo(const kv_store::JournalPosition& position) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RunClock();
 
   const Options options_;
   const kv_store::CopyKeeper keeper_;
   ConversationStore& store_;
 
-  std::mutex mutex_;  // guards all below
-  std::condition_variable changed_;
-  std::deque<kv_store::JournalEntry> queue_;  // not copied yet
-  size_t queue_bytes_ = 0;
-  std::string host_;                  // that has all before the queue; empty: none
-  uint64_t written_ = 0;              // sequence of the last change
-  kv_store::JournalPosition copied_;  // where host_ is
-  std::deque<Waiting> waiting_;
-  absl::Status trouble_;                   // of sending
-  absl::Status late_;                      // until all is copied
-  std::optional<Clock::time_point> stop_;  // until then what is left is copied
-  bool sender_ended_ = false;
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<kv_store::JournalEntry> queue_ ABSL_GUARDED_BY(mutex_);  // not copied yet
+  size_t queue_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::string host_ ABSL_GUARDED_BY(mutex_);      // that has all before the queue; empty: none
+  uint64_t written_ ABSL_GUARDED_BY(mutex_) = 0;  // sequence of the last change
+  kv_store::JournalPosition copied_ ABSL_GUARDED_BY(mutex_);  // where host_ is
+  std::deque<Waiting> waiting_ ABSL_GUARDED_BY(mutex_);
+  absl::Status trouble_ ABSL_GUARDED_BY(mutex_);  // of sending
+  absl::Status late_ ABSL_GUARDED_BY(mutex_);     // until all is copied
+  // Until then what is left is copied.
+  std::optional<Clock::time_point> stop_ ABSL_GUARDED_BY(mutex_);
+  bool sender_ended_ ABSL_GUARDED_BY(mutex_) = false;
 
   Clock::time_point tidy_at_;  // the sender's own
   std::thread sender_;

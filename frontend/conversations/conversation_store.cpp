@@ -7,10 +7,10 @@
 
 #include <algorithm>
 #include <limits>
-#include <mutex>
 #include <optional>
 #include <type_traits>
 
+#include "core/base/mutex.h"
 #include "core/base/wire.h"
 #include "frontend/conversations/conversation_codec.h"
 #include "frontend/text/name_number.h"
@@ -123,7 +123,10 @@ absl::StatusOr<ConversationStore::Opened> ConversationStore::Open(const Options&
   }
   Opened result;
   result.store.reset(new ConversationStore(options, std::move(read.db), *places));
-  TANDEM_RETURN_IF_ERROR(result.store->ReadPosition());
+  {
+    const ReaderMutexLock lock(result.store->db_mutex_);
+    TANDEM_RETURN_IF_ERROR(result.store->ReadPosition());
+  }
   result.store->Read(read.records, result.found);
   if (read.gaps > 0) {
     result.found.unreadable.push_back(
@@ -240,7 +243,7 @@ absl::StatusOr<std::vector<std::byte>> ConversationStore::Decrypted(
 }
 
 absl::Status ConversationStore::Write(std::span<const Change> changes) {
-  const std::shared_lock lock(db_mutex_);
+  const ReaderMutexLock lock(db_mutex_);
   if (db_ == nullptr) return Unavailable("{} is not open", options_.folder);
   std::vector<JournalChange> batch;
   const auto put = [&batch](std::string place, std::string bytes) {
@@ -310,7 +313,7 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
 }
 
 absl::Status ConversationStore::Commit(std::vector<JournalChange> changes, bool branch) {
-  const std::lock_guard lock(commit_mutex_);
+  const MutexLock lock(commit_mutex_);
   kv_store::JournalEntry entry{.at = branch ? position_.Branched() : position_.Next(),
                                .changes = std::move(changes)};
   rocksdb::WriteBatch batch;
@@ -325,7 +328,7 @@ absl::Status ConversationStore::Commit(std::vector<JournalChange> changes, bool 
 }
 
 absl::Status ConversationStore::ReadPosition() {
-  const std::lock_guard lock(commit_mutex_);
+  const MutexLock lock(commit_mutex_);
   const rocksdb::Slice place(kv_store::kPositionPlace);
   std::string record;
   const rocksdb::Status got = db_->Get({}, place, &record);
@@ -351,34 +354,34 @@ absl::Status ConversationStore::ReadPosition() {
 }
 
 kv_store::JournalPosition ConversationStore::position() {
-  const std::lock_guard lock(commit_mutex_);
+  const MutexLock lock(commit_mutex_);
   return position_;
 }
 
 void ConversationStore::SetListener(Listener listener) {
-  const std::lock_guard lock(commit_mutex_);
+  const MutexLock lock(commit_mutex_);
   listener_ = std::move(listener);
 }
 
 absl::Status ConversationStore::BeginBranch() {
-  const std::shared_lock lock(db_mutex_);
+  const ReaderMutexLock lock(db_mutex_);
   if (db_ == nullptr) return Unavailable("{} is not open", options_.folder);
   return Commit({}, /*branch=*/true);
 }
 
 absl::StatusOr<std::vector<PlacedRecord>> ConversationStore::ReadAll() {
-  const std::shared_lock lock(db_mutex_);
+  const ReaderMutexLock lock(db_mutex_);
   if (db_ == nullptr) return Unavailable("{} is not open", options_.folder);
   return kv_store::ReadStrictly(*db_);
 }
 
 absl::Status ConversationStore::Recover() {
   {
-    const std::shared_lock lock(db_mutex_);
+    const ReaderMutexLock lock(db_mutex_);
     if (db_ != nullptr && db_->Resume().ok()) return ReadPosition();
   }
   // RocksDB takes some errors for final that are not.
-  const std::unique_lock lock(db_mutex_);
+  const WriterMutexLock lock(db_mutex_);
   db_.reset();
   TANDEM_ASSIGN_OR_RETURN(db_, OpenDatabase(options_.folder));
   // What failed may be there all the same.
@@ -387,7 +390,7 @@ absl::Status ConversationStore::Recover() {
 
 absl::Status ConversationStore::FinishErasures(const BlockEraser& erase_blocks,
                                                const CopyEraser& erase_copies) {
-  const std::shared_lock lock(db_mutex_);
+  const ReaderMutexLock lock(db_mutex_);
   if (db_ == nullptr) return Unavailable("{} is not open", options_.folder);
   // Cleared first: what is erased from now on may be missed below.
   erasing_ = false;

@@ -5,9 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <set>
-#include <shared_mutex>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,6 +13,7 @@
 #include <variant>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "frontend/conversations/conversation_delta.h"
 #include "frontend/conversations/conversation_places.h"
@@ -121,10 +120,11 @@ class ConversationStore {
 
   ConversationStore(Options options, std::unique_ptr<rocksdb::DB> db, ConversationPlaces places);
 
-  /// db_mutex_ is held. Writes the position that the database has; a new one where it has none.
-  absl::Status ReadPosition();
-  /// db_mutex_ is held. branch: a new one begins.
-  absl::Status Commit(std::vector<kv_store::JournalChange> changes, bool branch = false);
+  /// Writes the position that the database has; a new one where it has none.
+  absl::Status ReadPosition() ABSL_SHARED_LOCKS_REQUIRED(db_mutex_);
+  /// branch: a new one begins.
+  absl::Status Commit(std::vector<kv_store::JournalChange> changes, bool branch = false)
+      ABSL_SHARED_LOCKS_REQUIRED(db_mutex_);
 
   /// Makes conversations of records that come ordered by place.
   void Read(const std::vector<kv_store::PlacedRecord>& records, FoundConversations& found);
@@ -136,15 +136,16 @@ class ConversationStore {
                         std::vector<std::byte> record) const;
   absl::StatusOr<std::vector<std::byte>> Decrypted(const kv_store::PlacedRecord& record) const;
   absl::Status EraseBytes(const std::vector<kv_store::PlacedRecord>& erasures,
-                          const BlockEraser& erase_blocks, const CopyEraser& erase_copies);
+                          const BlockEraser& erase_blocks, const CopyEraser& erase_copies)
+      ABSL_SHARED_LOCKS_REQUIRED(db_mutex_);
 
   const Options options_;
   const ConversationPlaces places_;
-  std::shared_mutex db_mutex_;       // held alone while the database is opened again
-  std::unique_ptr<rocksdb::DB> db_;  // null if that has failed
-  std::mutex commit_mutex_;          // guards the next two; held while a change is written
-  kv_store::JournalPosition position_;
-  Listener listener_;
+  SharedMutex db_mutex_;  // held alone while the database is opened again
+  std::unique_ptr<rocksdb::DB> db_ ABSL_GUARDED_BY(db_mutex_);  // null if that has failed
+  Mutex commit_mutex_;                                          // held while a change is written
+  kv_store::JournalPosition position_ ABSL_GUARDED_BY(commit_mutex_);
+  Listener listener_ ABSL_GUARDED_BY(commit_mutex_);
   std::map<std::string, State> states_;  // by prefix; what Write has written
   std::atomic<int64_t> conversations_{0};
   std::atomic<bool> erasing_{false};

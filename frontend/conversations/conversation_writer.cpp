@@ -41,10 +41,10 @@ ConversationWriter::ConversationWriter(Options options, std::unique_ptr<Conversa
 
 ConversationWriter::~ConversationWriter() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     quit_ = true;
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
   writer_.join();
   eraser_.join();
 }
@@ -74,7 +74,7 @@ void ConversationWriter::Erase(const ConversationName& name,
 
 void ConversationWriter::Put(std::vector<Waiting> changes) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     for (Waiting& waiting : changes) {
       // From now on the name is free.
       if (const auto* erasure = std::get_if<Erasure>(&waiting.change)) {
@@ -84,12 +84,12 @@ void ConversationWriter::Put(std::vector<Waiting> changes) {
       ++unwritten_;
     }
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 absl::Status ConversationWriter::CheckReadable(const ConversationName& name) {
   const std::string prefix = store_->PrefixOf(name);
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto found = unreadable_.find(prefix);
   if (found == unreadable_.end()) return absl::OkStatus();
   return absl::DataLossError(
@@ -99,7 +99,7 @@ absl::Status ConversationWriter::CheckReadable(const ConversationName& name) {
 }
 
 ConversationLogStatus ConversationWriter::Status() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   ConversationLogStatus status;
   status.directory = options_.directory;
   status.encrypted = options_.encrypted;
@@ -118,18 +118,19 @@ ConversationLogStatus ConversationWriter::Status() {
 
 void ConversationWriter::WriteLoop() {
   std::vector<Waiting> backlog;
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   while (true) {
-    const auto wanted = [this] { return !queue_.empty() || quit_; };
-    if (backlog.empty()) {
-      changed_.wait(lock, wanted);
-    } else {
-      changed_.wait_until(lock, retry_at_, wanted);
+    while (queue_.empty() && !quit_) {
+      if (backlog.empty()) {
+        changed_.Wait(mutex_);
+      } else if (!changed_.WaitUntil(mutex_, retry_at_)) {
+        break;
+      }
     }
     std::vector<Waiting> more = std::exchange(queue_, {});
     const bool last = quit_;
     const absl::Status trouble = trouble_;
-    lock.unlock();
+    lock.Unlock();
     for (Waiting& waiting : more) {
       // The turns that an erasure destroys need no longer be written.
       if (const auto* erasure = std::get_if<Erasure>(&waiting.change)) {
@@ -147,7 +148,7 @@ void ConversationWriter::WriteLoop() {
         Failed(backlog, trouble);
       }
     }
-    lock.lock();
+    lock.Lock();
     if (last && queue_.empty()) break;
   }
   if (!backlog.empty()) {
@@ -155,8 +156,8 @@ void ConversationWriter::WriteLoop() {
                   options_.directory, backlog.size());
   }
   writer_ended_ = true;
-  lock.unlock();
-  changed_.notify_all();
+  lock.Unlock();
+  changed_.NotifyAll();
 }
 
 void ConversationWriter::WriteBacklog(std::vector<Waiting>& backlog) {
@@ -179,7 +180,7 @@ void ConversationWriter::WriteBacklog(std::vector<Waiting>& backlog) {
 void ConversationWriter::Written(std::vector<Waiting>& backlog) {
   bool recovered = false;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     recovered = !std::exchange(trouble_, absl::OkStatus()).ok();
     unwritten_ = static_cast<int64_t>(queue_.size());
     for (Waiting& waiting : backlog) {
@@ -191,7 +192,7 @@ void ConversationWriter::Written(std::vector<Waiting>& backlog) {
       if (waiting.done) erasure_owners_.push_back(std::exchange(waiting.done, nullptr));
     }
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
   if (recovered) {
     spdlog::info("{}: conversations are written again; all {} changes that waited are on disk",
                  options_.directory, backlog.size());
@@ -210,7 +211,7 @@ void ConversationWriter::Written(std::vector<Waiting>& backlog) {
 void ConversationWriter::Failed(std::vector<Waiting>& backlog, const absl::Status& why) {
   bool is_new = false;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     is_new = trouble_.ok();
     trouble_ = why;
     unwritten_ = static_cast<int64_t>(backlog.size() + queue_.size());
@@ -227,29 +228,28 @@ void ConversationWriter::Failed(std::vector<Waiting>& backlog, const absl::Statu
 }
 
 void ConversationWriter::EraseLoop() {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   milliseconds pause = options_.retry;
   while (true) {
     while (!writer_ended_ && !(erase_at_ && Clock::now() >= *erase_at_)) {
       if (erase_at_) {
-        const Clock::time_point at = *erase_at_;  // wait_until takes a reference
-        changed_.wait_until(lock, at);
+        changed_.WaitUntil(mutex_, *erase_at_);
       } else {
-        changed_.wait(lock);
+        changed_.Wait(mutex_);
       }
     }
     if (!erase_at_) return;
     erase_at_.reset();
     const std::vector<Done> owners = std::exchange(erasure_owners_, {});
     const int64_t unfinished = unfinished_erasures_;
-    lock.unlock();
+    lock.Unlock();
     const absl::Status status = store_->FinishErasures(
         options_.erase_blocks,
         copier_
             ? [this](
                   std::span<const kv_store::PlaceRange> ranges) { return copier_->Erase(ranges); }
             : options_.erase_copies);
-    lock.lock();
+    lock.Lock();
     // A host that is away may stay so for long: its absence is told once.
     if (!status.ok() && status != erase_trouble_) {
       spdlog::error("{}: not all of what was deleted is destroyed ({}); it is tried again",
@@ -264,9 +264,9 @@ void ConversationWriter::EraseLoop() {
       erase_at_ = Clock::now() + (erasure_owners_.empty() ? pause : milliseconds(0));
       pause = std::min(2 * pause, options_.longest_pause);
     }
-    lock.unlock();
+    lock.Unlock();
     for (const Done& done : owners) done(status);
-    lock.lock();
+    lock.Lock();
     if (writer_ended_ && !status.ok()) return;  // the next process does it
   }
 }

@@ -1,15 +1,14 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "frontend/conversations/conversation_copier.h"
 #include "frontend/conversations/conversation_log.h"
 #include "frontend/conversations/conversation_store.h"
@@ -80,20 +79,22 @@ class ConversationWriter final : public ConversationLog {
   const std::unique_ptr<ConversationStore> store_;
   std::optional<ConversationCopier> copier_;
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  // All below are guarded by mutex_.
-  std::vector<Waiting> queue_;
-  std::map<std::string, std::string> unreadable_;  // by prefix, what is wrong
-  int64_t unreadable_gaps_ = 0;                    // of which no name is known
-  int64_t unwritten_ = 0;
-  absl::Status trouble_;  // of writing
-  absl::Status erase_trouble_;
-  std::vector<Done> erasure_owners_;           // owners of erasures that are written
-  std::optional<Clock::time_point> erase_at_;  // nothing: there is nothing to destroy
-  int64_t unfinished_erasures_ = 0;            // erasures whose bytes may still be there
-  bool quit_ = false;
-  bool writer_ended_ = false;
+  Mutex mutex_;
+  CondVar changed_;
+  std::vector<Waiting> queue_ ABSL_GUARDED_BY(mutex_);
+  // By prefix, what is wrong.
+  std::map<std::string, std::string> unreadable_ ABSL_GUARDED_BY(mutex_);
+  int64_t unreadable_gaps_ ABSL_GUARDED_BY(mutex_) = 0;  // of which no name is known
+  int64_t unwritten_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Status trouble_ ABSL_GUARDED_BY(mutex_);  // of writing
+  absl::Status erase_trouble_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Done> erasure_owners_ ABSL_GUARDED_BY(mutex_);  // owners of erasures that are written
+  // Nothing: there is nothing to destroy.
+  std::optional<Clock::time_point> erase_at_ ABSL_GUARDED_BY(mutex_);
+  // Erasures whose bytes may still be there.
+  int64_t unfinished_erasures_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool quit_ ABSL_GUARDED_BY(mutex_) = false;
+  bool writer_ended_ ABSL_GUARDED_BY(mutex_) = false;
 
   bool must_recover_ = false;  // the writing thread's own
   Clock::time_point retry_at_;

@@ -4,12 +4,12 @@
 #include <unistd.h>
 
 #include <cstdint>
-#include <mutex>
 #include <span>
 #include <utility>
 #include <variant>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "parallel/engine/engine.h"
 
@@ -47,7 +47,7 @@ class Mailbox {
   void Put(Event event) {
     bool first = false;
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       first = events_.empty();
       events_.push_back(std::move(event));
     }
@@ -59,7 +59,7 @@ class Mailbox {
     uint64_t count = 0;
     // Cleared before the events are taken, so that none is ever left without a wake-up.
     (void)!read(wake_fd_, &count, sizeof(count));
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return std::exchange(events_, {});
   }
 
@@ -72,8 +72,8 @@ class Mailbox {
 
  private:
   const int wake_fd_;
-  std::mutex mutex_;
-  std::vector<Event> events_;  // guarded by mutex_
+  Mutex mutex_;
+  std::vector<Event> events_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace tandem::frontend

@@ -44,7 +44,7 @@ AgentNeighbours::AgentNeighbours(PeerRegistry book, PeerTier& peers, Here here,
       journal_copies_({.folder = book_.directory() + "/conversations"}),
       copy_requests_(book_.host(), journal_copies_, peers_) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (const auto listens = book_.ReadListens()) {
       copies_ = listens->copies;
       if (const absl::Status status = ListenAt(listens->endpoint); !status.ok()) {
@@ -60,9 +60,9 @@ AgentNeighbours::AgentNeighbours(PeerRegistry book, PeerTier& peers, Here here,
 
 AgentNeighbours::~AgentNeighbours() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stop_ = true;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   look_.join();
   server_.reset();
@@ -92,7 +92,7 @@ void AgentNeighbours::UseBook() {
         {.peer = known.peer, .keeps_copies = known.in_job && copies_ > 1, .in_job = known.in_job});
   }
   {
-    const std::lock_guard lock(served_mutex_);
+    const MutexLock lock(served_mutex_);
     served_ = std::move(hosts);
   }
   if (server_ != nullptr) server_->allowed().Replace(std::move(users));
@@ -100,7 +100,7 @@ void AgentNeighbours::UseBook() {
 }
 
 absl::StatusOr<AgentPeer> AgentNeighbours::Listen(const std::string& address) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const std::string wanted = address.find(':') != std::string::npos ? "[" + address + "]" : address;
   if (server_ == nullptr || address_ != wanted) {
     TANDEM_RETURN_IF_ERROR(ListenAt("tcp://" + wanted + ":*"));
@@ -121,7 +121,7 @@ absl::Status AgentNeighbours::Meet(const AgentMeet& meeting) {
 }
 
 absl::StatusOr<std::vector<std::string>> AgentNeighbours::Learn(const AgentMeet& meeting) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   std::map<std::string, KnownPeer> known;
   for (KnownPeer& before : book_.Peers()) {
     before.in_job = false;
@@ -149,8 +149,10 @@ absl::StatusOr<std::vector<std::string>> AgentNeighbours::Learn(const AgentMeet&
 }
 
 void AgentNeighbours::RunLook() {
-  std::unique_lock lock(mutex_);
-  while (!changed_.wait_for(lock, options_.look, [this] { return stop_; })) {
+  const MutexLock lock(mutex_);
+  while (!stop_) {
+    changed_.WaitFor(mutex_, options_.look);
+    if (stop_) return;
     const int64_t stamp = book_.Stamp();
     if (std::exchange(stamp_, stamp) == stamp) continue;
     std::vector<KnownPeer> now = book_.Peers();
@@ -170,7 +172,7 @@ AgentParts AgentNeighbours::Answer(const ReceivedFrame& request) {
   return AnswerFrame(request.parts, [&](const AgentMessage& message) -> AgentMessage {
     {
       // Who was on the list when he connected may have been dropped since.
-      const std::lock_guard lock(served_mutex_);
+      const MutexLock lock(served_mutex_);
       if (!served_.contains(request.user)) {
         return AgentStatus{.status = absl::PermissionDeniedError("KV agent: you are not known")};
       }

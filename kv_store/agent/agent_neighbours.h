@@ -1,11 +1,9 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <span>
@@ -14,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "kv_store/agent/copy_requests.h"
 #include "kv_store/agent_link/agent_codec.h"
@@ -69,11 +68,11 @@ class AgentNeighbours {
  private:
   /// The hosts of the meeting.
   absl::StatusOr<std::vector<std::string>> Learn(const AgentMeet& meeting);
-  absl::Status ListenAt(const std::string& endpoint);
+  absl::Status ListenAt(const std::string& endpoint) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   AgentMessage Do(const AgentMessage& request);
   AgentParts Answer(const ReceivedFrame& request);
   /// Tells server and tier of whom the book has.
-  void UseBook();
+  void UseBook() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RunLook();
 
   const AgentNeighboursOptions options_;
@@ -84,17 +83,17 @@ class AgentNeighbours {
   JournalCopies journal_copies_;  // in `conversations` of the agent's directory
   CopyRequests copy_requests_;
 
-  std::mutex served_mutex_;       // never held while another is taken
-  std::set<std::string> served_;  // hosts; guarded by served_mutex_
+  Mutex served_mutex_;  // never held while another is taken
+  std::set<std::string> served_ ABSL_GUARDED_BY(served_mutex_);  // hosts
 
-  std::mutex mutex_;  // guards all below
-  std::condition_variable changed_;
-  int64_t stamp_ = 0;  // of the book when it was looked into last
-  std::vector<KnownPeer> known_;
-  std::string address_;  // where it listens, empty: nowhere
-  uint32_t copies_ = 1;
-  bool stop_ = false;
-  std::unique_ptr<FrameServer> server_;
+  Mutex mutex_;
+  CondVar changed_;
+  int64_t stamp_ ABSL_GUARDED_BY(mutex_) = 0;  // of the book when it was looked into last
+  std::vector<KnownPeer> known_ ABSL_GUARDED_BY(mutex_);
+  std::string address_ ABSL_GUARDED_BY(mutex_);  // where it listens, empty: nowhere
+  uint32_t copies_ ABSL_GUARDED_BY(mutex_) = 1;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  std::unique_ptr<FrameServer> server_ ABSL_GUARDED_BY(mutex_);
 
   std::thread look_;
 };

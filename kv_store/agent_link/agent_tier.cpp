@@ -50,20 +50,20 @@ AgentTier::AgentTier(AgentDirectory directory, const AgentTierOptions& options)
 
 AgentTier::~AgentTier() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stop_ = true;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   lease_.join();
 }
 
 void AgentTier::RunLease() {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   while (!stop_) {
-    lock.unlock();
+    lock.Unlock();
     static_cast<void>(Renew());
-    lock.lock();
-    changed_.wait_for(lock, options_.renew, [this] { return stop_; });
+    lock.Lock();
+    if (!stop_) changed_.WaitFor(mutex_, options_.renew);
   }
 }
 
@@ -126,7 +126,7 @@ absl::StatusOr<AgentMessage> AgentTier::Call(AgentMessage request, Clock::time_p
   const AgentFrame frame{.call = next_call_.fetch_add(1), .message = std::move(request)};
   std::unique_ptr<Connection> connection;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (down_until_ && Clock::now() < *down_until_) {
       return Unavailable("KV agent in {}: it did not answer just now", directory_.path());
     }
@@ -147,7 +147,7 @@ absl::StatusOr<AgentMessage> AgentTier::Call(AgentMessage request, Clock::time_p
       answer = fresh.status();
     }
   }
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (answer.ok()) {
     idle_.push_back(std::move(connection));
     down_until_.reset();

@@ -2,16 +2,15 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "kv_store/agent_link/agent_codec.h"
 #include "kv_store/agent_link/agent_directory.h"
 #include "kv_store/records/tier.h"
@@ -91,11 +90,11 @@ class AgentTier : public ListableTier {
   std::atomic<uint64_t> next_call_ = 1;
   std::atomic<uint64_t> next_connection_ = 1;
 
-  std::mutex mutex_;  // guards all below
-  std::condition_variable changed_;
-  std::vector<std::unique_ptr<Connection>> idle_;
-  std::optional<Clock::time_point> down_until_;
-  bool stop_ = false;
+  Mutex mutex_;
+  CondVar changed_;
+  std::vector<std::unique_ptr<Connection>> idle_ ABSL_GUARDED_BY(mutex_);
+  std::optional<Clock::time_point> down_until_ ABSL_GUARDED_BY(mutex_);
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
 
   std::thread lease_;
 };

@@ -65,21 +65,21 @@ FrameServer::~FrameServer() {
 }
 
 void FrameServer::Stop() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   stop_ = true;
-  changed_.notify_all();
+  changed_.NotifyAll();
   wake_.Signal();
 }
 
 absl::Status FrameServer::Wait() {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return ended_; });
+  const MutexLock lock(mutex_);
+  while (!ended_) changed_.Wait(mutex_);
   return end_;
 }
 
 void FrameServer::Accept(ReceivedFrame request) {
-  const std::lock_guard lock(mutex_);
-  const auto refuse = [&](absl::Status why) {
+  const MutexLock lock(mutex_);
+  const auto refuse = [&](absl::Status why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     answers_.push_back(
         {.client = std::move(request.client), .parts = Refusal(request.parts, std::move(why))});
   };
@@ -91,7 +91,7 @@ void FrameServer::Accept(ReceivedFrame request) {
   }
   requests_bytes_ += size;
   requests_.push_back(std::move(request));
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 /// In the socket's thread.
@@ -114,7 +114,7 @@ void FrameServer::SendAnswers() {
   for (int i = 0; i < kFramesInARow; ++i) {
     Frame answer;
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       if (answers_.empty()) return;
       answer = std::move(answers_.front());
       answers_.pop_front();
@@ -148,7 +148,7 @@ void FrameServer::RunSocket() {
   for (;;) {
     const bool came = PollOnce();
     if (came && options_.ttl) lease_->Renew();
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const bool idle = requests_.empty() && at_work_ == 0 && answers_.empty();
     if (came || !idle) busy = Lease::Clock::now();
     if (options_.ttl && idle && Lease::Clock::now() - busy > *options_.ttl &&
@@ -162,23 +162,23 @@ void FrameServer::RunSocket() {
   if (allowed_) allowed_->socket().close();
   context_.close();  // waits until nobody can connect any more
   absl::Status end = on_end_ ? on_end_() : absl::OkStatus();
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   end_ = std::move(end);
   ended_ = true;
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 void FrameServer::RunWorker() {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [this] { return !requests_.empty() || ended_; });
+    while (requests_.empty() && !ended_) changed_.Wait(mutex_);
     if (requests_.empty()) return;
     ReceivedFrame request = std::move(requests_.front());
     requests_.pop_front();
     ++at_work_;
-    lock.unlock();
+    lock.Unlock();
     Frame answer{.client = request.client, .parts = answer_(request)};
-    lock.lock();
+    lock.Lock();
     requests_bytes_ -= BytesOf(request.parts);
     answers_.push_back(std::move(answer));
     --at_work_;

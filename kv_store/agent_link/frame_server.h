@@ -2,20 +2,19 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "kv_store/agent_link/agent_codec.h"
 #include "kv_store/base/zmq_tools.h"
@@ -102,15 +101,15 @@ class FrameServer {
   std::string endpoint_;
   WakeUp wake_;
 
-  std::mutex mutex_;  // guards all below
-  std::condition_variable changed_;
-  std::deque<ReceivedFrame> requests_;
-  int64_t requests_bytes_ = 0;
-  std::deque<Frame> answers_;
-  int at_work_ = 0;  // requests that are being served
-  bool stop_ = false;
-  bool ended_ = false;
-  absl::Status end_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<ReceivedFrame> requests_ ABSL_GUARDED_BY(mutex_);
+  int64_t requests_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::deque<Frame> answers_ ABSL_GUARDED_BY(mutex_);
+  int at_work_ ABSL_GUARDED_BY(mutex_) = 0;  // requests that are being served
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status end_ ABSL_GUARDED_BY(mutex_);
 
   std::vector<std::thread> workers_;
   std::thread socket_thread_;

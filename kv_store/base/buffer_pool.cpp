@@ -1,7 +1,8 @@
 #include "kv_store/base/buffer_pool.h"
 
-#include <mutex>
 #include <utility>
+
+#include "core/base/mutex.h"
 
 namespace tandem::kv_store {
 
@@ -9,15 +10,15 @@ struct BufferPool::State {
   explicit State(size_t most) : most_bytes(most) {}
 
   const size_t most_bytes;
-  std::mutex mutex;  // guards all below
-  std::vector<std::vector<std::byte>> unused;
-  size_t bytes = 0;  // of unused
+  Mutex mutex;
+  std::vector<std::vector<std::byte>> unused ABSL_GUARDED_BY(mutex);
+  size_t bytes ABSL_GUARDED_BY(mutex) = 0;  // of unused
 };
 
 BufferPool::BufferPool(size_t most_bytes) : state_(std::make_shared<State>(most_bytes)) {}
 
 std::vector<std::byte> BufferPool::Take() {
-  const std::lock_guard lock(state_->mutex);
+  const MutexLock lock(state_->mutex);
   if (state_->unused.empty()) return {};
   std::vector<std::byte> memory = std::move(state_->unused.back());
   state_->unused.pop_back();
@@ -30,7 +31,7 @@ SharedBytes BufferPool::Share(std::vector<std::byte> bytes) {
     const std::unique_ptr<std::vector<std::byte>> owned(done);
     const std::shared_ptr<State> state = pool.lock();
     if (state == nullptr) return;
-    const std::lock_guard lock(state->mutex);
+    const MutexLock lock(state->mutex);
     if (state->bytes + done->capacity() > state->most_bytes) return;
     state->bytes += done->capacity();
     state->unused.push_back(std::move(*done));

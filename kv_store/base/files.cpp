@@ -6,9 +6,10 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <utility>
+
+#include "core/base/errno_text.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -27,7 +28,7 @@ absl::Status FileError(const std::string& path, std::string_view doing, int erro
   if (error == ENOSPC || error == EDQUOT) {
     return ResourceExhausted("{}: the disk is full; make room or write elsewhere", path);
   }
-  return Unavailable("{}: cannot be {}: {}", path, doing, std::strerror(error));
+  return Unavailable("{}: cannot be {}: {}", path, doing, ErrnoText(error));
 }
 
 }  // namespace
@@ -72,7 +73,7 @@ std::string FolderOf(const std::string& path) {
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, bool secret) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) {
-    const std::string why = std::strerror(errno);
+    const std::string why = ErrnoText(errno);
     return errno == ENOENT ? NotFound("{}: {}", path, why) : Unavailable("{}: {}", path, why);
   }
   struct stat facts {};
@@ -85,7 +86,7 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path, bool secret) 
   }
   const int why = errno;
   close(fd);
-  if (got < 0) return Unavailable("{}: {}", path, std::strerror(why));
+  if (got < 0) return Unavailable("{}: {}", path, ErrnoText(why));
   if (size > kMostBytes) {
     return absl::DataLossError(fmt::format("{}: it is larger than {} bytes", path, kMostBytes));
   }

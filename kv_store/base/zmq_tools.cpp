@@ -60,7 +60,7 @@ void AllowList::Answer() {
     if (request.size() == 7 && request[5].to_string_view() == "CURVE" && request[6].size() == 32) {
       char key[41] = {};
       zmq_z85_encode(key, request[6].data<uint8_t>(), 32);
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       const auto found = users_.find(key);
       if (found != users_.end()) user = found->second;
     }
@@ -75,7 +75,7 @@ void AllowList::Answer() {
 }
 
 void AllowList::Replace(std::map<std::string, std::string> users) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   users_ = std::move(users);
 }
 

@@ -3,12 +3,12 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
-#include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "kv_store/base/shared_bytes.h"
 #include "zmq.hpp"
@@ -56,8 +56,8 @@ class AllowList {
 
  private:
   zmq::socket_t socket_;
-  std::mutex mutex_;
-  std::map<std::string, std::string> users_;  // guarded by mutex_
+  Mutex mutex_;
+  std::map<std::string, std::string> users_ ABSL_GUARDED_BY(mutex_);
 };
 
 /// The name under which the sender of a message stands in the AllowList; empty without one.

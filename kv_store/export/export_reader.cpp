@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "core/base/check.h"
+#include "core/base/errno_text.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -35,7 +36,7 @@ absl::StatusOr<std::unique_ptr<FileSource>> FileSource::Open(const std::string& 
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file < 0) {
     if (errno == ENOENT) return NotFound("{}: no such file", path);
-    return Unavailable("{}: {}", path, std::strerror(errno));
+    return Unavailable("{}: {}", path, ErrnoText(errno));
   }
   struct stat facts {};
   if (fstat(file, &facts) != 0 || !S_ISREG(facts.st_mode)) {
@@ -52,7 +53,7 @@ absl::StatusOr<size_t> FileSource::Read(std::span<std::byte> out) {
   while (filled < out.size()) {
     const ssize_t got = read(file_, out.data() + filled, out.size() - filled);
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return Unavailable("{}: cannot be read: {}", path_, std::strerror(errno));
+    if (got < 0) return Unavailable("{}: cannot be read: {}", path_, ErrnoText(errno));
     if (got == 0) break;
     filled += static_cast<size_t>(got);
   }
@@ -61,7 +62,7 @@ absl::StatusOr<size_t> FileSource::Read(std::span<std::byte> out) {
 
 absl::Status FileSource::Rewind() {
   if (lseek(file_, 0, SEEK_SET) == 0) return absl::OkStatus();
-  return Unavailable("{}: cannot be read again: {}", path_, std::strerror(errno));
+  return Unavailable("{}: cannot be read again: {}", path_, ErrnoText(errno));
 }
 
 struct ExportReader::Hash {

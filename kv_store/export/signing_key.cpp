@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include "core/base/errno_text.h"
 #include "kv_store/base/files.h"
 #include "kv_store/base/hex.h"
 
@@ -108,7 +109,7 @@ absl::StatusOr<std::vector<PublicKey>> ReadPublicKeys(const std::string& text) {
     return InvalidArgument(
         "'{}' is neither a public key (64 hexadecimal digits, as tandem kv export prints it) nor a "
         "file of them that can be read: {}",
-        text, std::strerror(errno));
+        text, ErrnoText(errno));
   }
   std::vector<PublicKey> keys;
   int number = 0;

@@ -79,7 +79,7 @@ absl::StatusOr<JournalCopies::Copy*> JournalCopies::OpenWhole(const StateId& sta
 }
 
 std::vector<JournalCopy> JournalCopies::List() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   std::vector<JournalCopy> copies;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(options_.folder, error)) {
@@ -105,7 +105,7 @@ std::vector<JournalCopy> JournalCopies::List() {
 
 absl::StatusOr<JournalPosition> JournalCopies::Append(const StateId& state,
                                                       std::span<const JournalEntry> entries) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   TANDEM_ASSIGN_OR_RETURN(Copy* const copy, OpenWhole(state));
   heard_[state] = Clock::now();
   rocksdb::WriteBatch batch;
@@ -160,7 +160,7 @@ absl::Status JournalCopies::CheckNothingIsLost(const StateId& state, const Journ
 }
 
 absl::Status JournalCopies::Take(const StateId& state, const JournalPart& part) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   bool aside = false;
   TANDEM_RETURN_IF_ERROR(CheckNothingIsLost(state, part, aside));
   heard_[state] = Clock::now();
@@ -192,7 +192,7 @@ absl::Status JournalCopies::Take(const StateId& state, const JournalPart& part) 
 }
 
 absl::StatusOr<JournalPage> JournalCopies::Read(const StateId& state, const std::string& behind) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   TANDEM_ASSIGN_OR_RETURN(Copy* const copy, OpenWhole(state));
   JournalPage page{.at = copy->position, .more = false, .records = {}};
   rocksdb::ReadOptions options;
@@ -221,7 +221,7 @@ absl::Status JournalCopies::MakeFence(const StateId& state, const JournalPositio
 
 absl::Status JournalCopies::Erase(const StateId& state, const JournalPosition& at,
                                   std::span<const PlaceRange> ranges) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   // What was on its way may have the text too.
   if (incoming_.erase(state) > 0) TANDEM_RETURN_IF_ERROR(Remove(FolderOf(state) + kNew));
   const auto copy = Open(state);
@@ -247,7 +247,7 @@ absl::Status JournalCopies::Erase(const StateId& state, const JournalPosition& a
 }
 
 absl::Status JournalCopies::Fence(const StateId& state, const JournalPosition& at) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto copy = Open(state);
   if (copy.ok() && !at.Contains((*copy)->position)) return absl::OkStatus();  // it is one itself
   if (copy.ok() && (*copy)->fence && (*copy)->position.branches == at.branches) {

@@ -4,13 +4,13 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "kv_store/journal/conversation_database.h"
 #include "kv_store/journal/journal.h"
@@ -105,19 +105,22 @@ class JournalCopies {
 
   std::string FolderOf(const StateId& state) const;
   /// Opened and checked. kNotFound, kDataLoss.
-  absl::StatusOr<Copy*> Open(const StateId& state);
-  absl::StatusOr<Copy*> OpenWhole(const StateId& state);
-  absl::StatusOr<std::unique_ptr<rocksdb::DB>> MakeAnew(const StateId& state);
+  absl::StatusOr<Copy*> Open(const StateId& state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<Copy*> OpenWhole(const StateId& state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<std::unique_ptr<rocksdb::DB>> MakeAnew(const StateId& state)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   /// What MakeAnew made is the copy from now on. aside: the one before is kept.
-  absl::Status Replace(const StateId& state, bool aside);
-  absl::Status MakeFence(const StateId& state, const JournalPosition& at);
-  absl::Status CheckNothingIsLost(const StateId& state, const JournalPart& part, bool& aside);
+  absl::Status Replace(const StateId& state, bool aside) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status MakeFence(const StateId& state, const JournalPosition& at)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckNothingIsLost(const StateId& state, const JournalPart& part, bool& aside)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Options options_;
-  std::mutex mutex_;  // guards all below
-  std::map<StateId, Copy> open_;
-  std::map<StateId, Incoming> incoming_;
-  std::map<StateId, Clock::time_point> heard_;  // of the writers
+  Mutex mutex_;
+  std::map<StateId, Copy> open_ ABSL_GUARDED_BY(mutex_);
+  std::map<StateId, Incoming> incoming_ ABSL_GUARDED_BY(mutex_);
+  std::map<StateId, Clock::time_point> heard_ ABSL_GUARDED_BY(mutex_);  // of the writers
 };
 
 }  // namespace tandem::kv_store

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
 #include <utility>
 
 namespace tandem::kv_store {
@@ -27,11 +28,10 @@ struct PeerCalls::Peer {
   explicit Peer(AgentPeer peer) : who(std::move(peer)) {}
 
   const AgentPeer who;
-  // The PeerCalls' mutex_ guards all below.
-  bool up = false;
-  Clock::time_point next_ping;  // while it is down
-  std::chrono::milliseconds retry{0};
-  std::vector<std::unique_ptr<Connection>> idle;
+  bool up ABSL_GUARDED_BY(&PeerCalls::mutex_) = false;
+  Clock::time_point next_ping ABSL_GUARDED_BY(&PeerCalls::mutex_);  // while it is down
+  std::chrono::milliseconds retry ABSL_GUARDED_BY(&PeerCalls::mutex_){0};
+  std::vector<std::unique_ptr<Connection>> idle ABSL_GUARDED_BY(&PeerCalls::mutex_);
 };
 
 /// A question under way.
@@ -53,15 +53,15 @@ PeerCalls::PeerCalls(CurveKeys keys, const PeerCallsOptions& options)
 
 PeerCalls::~PeerCalls() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stop_ = true;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   pings_.join();
 }
 
 void PeerCalls::SetPeers(const std::vector<AgentPeer>& peers) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   std::vector<PeerPointer> all;
   for (const AgentPeer& who : peers) {
     const auto known = std::find_if(peers_.begin(), peers_.end(),
@@ -75,28 +75,34 @@ void PeerCalls::SetPeers(const std::vector<AgentPeer>& peers) {
     all.push_back(std::move(peer));
   }
   peers_ = std::move(all);
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 std::vector<PeerCalls::PeerPointer> PeerCalls::Peers() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return peers_;
 }
 
 bool PeerCalls::IsUp(const Peer& peer) const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return peer.up;
 }
 
 bool PeerCalls::Await(const std::vector<std::string>& hosts, Clock::time_point deadline) {
-  std::unique_lock lock(mutex_);
-  return changed_.wait_until(lock, deadline, [&] {
-    return std::all_of(hosts.begin(), hosts.end(), [&](const std::string& host) {
-      return std::any_of(peers_.begin(), peers_.end(), [&](const PeerPointer& peer) {
-        return peer->who.host == host && peer->up;
-      });
-    });
-  });
+  const MutexLock lock(mutex_);
+  while (!AreUp(hosts)) {
+    if (!changed_.WaitUntil(mutex_, deadline)) return AreUp(hosts);
+  }
+  return true;
+}
+
+bool PeerCalls::AreUp(const std::vector<std::string>& hosts) const {
+  std::set<std::string> up;
+  for (const PeerPointer& peer : peers_) {
+    if (peer->up) up.insert(peer->who.host);
+  }
+  return std::all_of(hosts.begin(), hosts.end(),
+                     [&](const std::string& host) { return up.contains(host); });
 }
 
 std::unique_ptr<PeerCalls::Connection> PeerCalls::Connect(const AgentPeer& peer) {
@@ -113,7 +119,7 @@ std::unique_ptr<PeerCalls::Connection> PeerCalls::Connect(const AgentPeer& peer)
 void PeerCalls::Begin(Asked& asked, bool fresh) {
   asked.connection.reset();
   if (!fresh) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!asked.peer->idle.empty()) {
       asked.connection = std::move(asked.peer->idle.back());
       asked.peer->idle.pop_back();
@@ -182,7 +188,7 @@ void PeerCalls::Poll(std::vector<Asked>& all, Clock::time_point deadline) {
 /// Who has answered is up, who has not is down.
 void PeerCalls::Note(std::vector<Asked>& all) {
   const auto now = Clock::now();
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (Asked& asked : all) {
     Peer& peer = *asked.peer;
     if (asked.answer->ok()) {
@@ -196,13 +202,14 @@ void PeerCalls::Note(std::vector<Asked>& all) {
     peer.next_ping = now + peer.retry;
     peer.idle.clear();
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 std::vector<absl::StatusOr<AgentMessage>> PeerCalls::AskAll(const std::vector<PeerPointer>& peers,
                                                             const AgentMessage& message,
                                                             Clock::time_point deadline) {
   std::vector<Question> questions;
+  questions.reserve(peers.size());
   for (const PeerPointer& peer : peers) questions.push_back({.peer = peer, .message = message});
   return Ask(questions, deadline);
 }
@@ -254,7 +261,6 @@ std::vector<absl::StatusOr<AgentMessage>> PeerCalls::Ask(const std::vector<Quest
   return answers;
 }
 
-/// mutex_ is held. `next`: when to look again.
 std::vector<PeerCalls::Question> PeerCalls::DuePings(Clock::time_point& next) {
   const auto now = Clock::now();
   next = now + options_.last_retry;
@@ -271,17 +277,17 @@ std::vector<PeerCalls::Question> PeerCalls::DuePings(Clock::time_point& next) {
 }
 
 void PeerCalls::RunPings() {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   while (!stop_) {
     Clock::time_point next;
     const std::vector<Question> due = DuePings(next);
     if (due.empty()) {
-      changed_.wait_until(lock, next);
+      changed_.WaitUntil(mutex_, next);
       continue;
     }
-    lock.unlock();
+    lock.Unlock();
     static_cast<void>(AskAnyway(due, Clock::now() + options_.ping_deadline));
-    lock.lock();
+    lock.Lock();
   }
 }
 

@@ -2,14 +2,13 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "kv_store/agent_link/agent_codec.h"
 #include "kv_store/base/zmq_tools.h"
@@ -76,7 +75,9 @@ class PeerCalls {
   void Look(Asked& asked, bool readable, bool event);
   void Note(std::vector<Asked>& all);
   void RunPings();
-  std::vector<Question> DuePings(Clock::time_point& next);
+  bool AreUp(const std::vector<std::string>& hosts) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  /// `next`: when to look again.
+  std::vector<Question> DuePings(Clock::time_point& next) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const CurveKeys keys_;
   const PeerCallsOptions options_;
@@ -84,10 +85,10 @@ class PeerCalls {
   std::atomic<uint64_t> next_call_ = 1;
   std::atomic<uint64_t> next_connection_ = 1;
 
-  mutable std::mutex mutex_;  // guards all below, and what changes of peers
-  std::condition_variable changed_;
-  std::vector<PeerPointer> peers_;
-  bool stop_ = false;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::vector<PeerPointer> peers_ ABSL_GUARDED_BY(mutex_);
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
 
   std::thread pings_;
 };

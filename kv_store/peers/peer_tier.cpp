@@ -46,7 +46,7 @@ void PeerTier::SetPeers(const std::vector<Member>& members) {
   known_ = peers.size();
   copying_ = copying.size();
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     copy_hosts_ = std::move(copying);
     job_hosts_ = std::move(in_job);
   }
@@ -66,7 +66,7 @@ std::vector<PeerCalls::PeerPointer> PeerTier::Up() const {
 std::vector<std::string> PeerTier::UpInJob() const {
   std::vector<std::string> hosts;
   const std::vector<PeerPointer> up = Up();
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (const PeerPointer& peer : up) {
     const std::string& host = PeerCalls::WhoIs(*peer).host;
     if (job_hosts_.contains(host)) hosts.push_back(host);
@@ -76,8 +76,8 @@ std::vector<std::string> PeerTier::UpInJob() const {
 
 std::vector<PeerCalls::PeerPointer> PeerTier::Copying() const {
   std::vector<PeerPointer> peers = calls_.Peers();
-  const std::lock_guard lock(mutex_);
-  std::erase_if(peers, [this](const PeerPointer& peer) {
+  const MutexLock lock(mutex_);
+  std::erase_if(peers, [this](const PeerPointer& peer) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return !copy_hosts_.contains(PeerCalls::WhoIs(*peer).host);
   });
   return peers;
@@ -129,7 +129,7 @@ absl::Status PeerTier::PutRound(std::span<const TierRecord> records, std::vector
       continue;
     }
     if (first.ok()) first = ExpectStatus(answers[q]);
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     dirty_hosts_.insert(PeerCalls::WhoIs(*asked[q]->peer).host);
   }
   std::sort(later.begin(), later.end());
@@ -249,7 +249,7 @@ void PeerTier::Use(std::span<const RecordKey> keys) {
 absl::Status PeerTier::Flush() {
   std::set<std::string> dirty;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     dirty = std::exchange(dirty_hosts_, {});
   }
   std::vector<PeerPointer> peers = calls_.Peers();

@@ -3,7 +3,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <span>
@@ -11,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "kv_store/agent_link/agent_codec.h"
 #include "kv_store/peers/peer_calls.h"
@@ -97,10 +97,11 @@ class PeerTier : public Tier {
   std::atomic<uint64_t> misses_ = 0;
   std::atomic<uint64_t> refused_ = 0;
 
-  mutable std::mutex mutex_;          // guards all below
-  std::set<std::string> copy_hosts_;  // that keep copies
-  std::set<std::string> job_hosts_;
-  std::set<std::string> dirty_hosts_;  // that were given something since the last Flush
+  mutable Mutex mutex_;
+  std::set<std::string> copy_hosts_ ABSL_GUARDED_BY(mutex_);  // that keep copies
+  std::set<std::string> job_hosts_ ABSL_GUARDED_BY(mutex_);
+  // Hosts that were given something since the last Flush.
+  std::set<std::string> dirty_hosts_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace tandem::kv_store

@@ -17,7 +17,7 @@ PeeredStore::PeeredStore(ListableTier& local, PeerTier& peers, const PeeredStore
         absl::Status status = peers_.Put(batch.records);
         std::vector<RecordKey> used;
         {
-          const std::lock_guard lock(used_mutex_);
+          const MutexLock lock(used_mutex_);
           used.swap(used_);
         }
         peers_.Use(used);
@@ -38,7 +38,7 @@ void PeeredStore::CopyLater(std::span<const TierRecord> records) {
 
 void PeeredStore::UseLater(std::span<const RecordKey> keys) {
   if (!peers_.keeps_copies() || keys.empty()) return;
-  const std::lock_guard lock(used_mutex_);
+  const MutexLock lock(used_mutex_);
   const bool is_first = used_.empty();
   const auto told = keys.first(std::min(keys.size(), kMostUsed - used_.size()));
   used_.insert(used_.end(), told.begin(), told.end());
@@ -46,7 +46,7 @@ void PeeredStore::UseLater(std::span<const RecordKey> keys) {
 }
 
 absl::Status PeeredStore::Put(std::span<const TierRecord> records) {
-  const std::shared_lock erasing(erasing_);
+  const ReaderMutexLock erasing(erasing_);
   absl::Status kept = local_.Put(records);
   if (!peers_.keeps_copies()) return kept;
   if (options_.policy != WritePolicy::kThrough) {
@@ -65,7 +65,7 @@ void PeeredStore::Keep(std::span<const RecordKey> keys,
     copies.push_back(CopyOf(keys[k], *found[k]));
   }
   if (copies.empty()) return;
-  const std::shared_lock erasing(erasing_);
+  const ReaderMutexLock erasing(erasing_);
   // Where there is no room for them here, they stay where they were found.
   if (erasures == erasures_) static_cast<void>(local_.Put(copies));
 }
@@ -73,7 +73,7 @@ void PeeredStore::Keep(std::span<const RecordKey> keys,
 std::vector<std::optional<FoundRecord>> PeeredStore::Get(std::span<const RecordKey> keys) {
   uint64_t erasures = 0;
   {
-    const std::shared_lock erasing(erasing_);
+    const ReaderMutexLock erasing(erasing_);
     erasures = erasures_;
   }
   std::vector<std::optional<FoundRecord>> found = local_.Get(keys);
@@ -128,7 +128,7 @@ absl::Status PeeredStore::Flush() {
 absl::Status PeeredStore::Drop(std::span<const BlockHash> blocks) {
   absl::Status erased;
   {
-    const std::lock_guard erasing(erasing_);
+    const WriterMutexLock erasing(erasing_);
     ++erasures_;
     erased = local_.Erase(blocks);
   }

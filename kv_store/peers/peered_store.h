@@ -2,12 +2,11 @@
 
 #include <chrono>
 #include <cstdint>
-#include <mutex>
 #include <optional>
-#include <shared_mutex>
 #include <span>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "kv_store/peers/peer_tier.h"
 #include "kv_store/records/tier.h"
 #include "kv_store/records/write_behind_queue.h"
@@ -68,11 +67,11 @@ class PeeredStore : public ListableTier {
   PeerTier& peers_;
 
   // Held exclusively while erasing, so that nobody brings back what he found before.
-  std::shared_mutex erasing_;
-  uint64_t erasures_ = 0;  // guarded by erasing_
+  SharedMutex erasing_;
+  uint64_t erasures_ ABSL_GUARDED_BY(erasing_) = 0;
 
-  std::mutex used_mutex_;
-  std::vector<RecordKey> used_;  // to be told to peers; guarded by used_mutex_
+  Mutex used_mutex_;
+  std::vector<RecordKey> used_ ABSL_GUARDED_BY(used_mutex_);  // to be told to peers
 
   WriteBehindQueue queue_;  // a mark: something was used
 };

@@ -14,9 +14,9 @@ WriteBehindQueue::WriteBehindQueue(int64_t most_bytes, Write write)
 
 bool WriteBehindQueue::Stop() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stop_ = true;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   if (!thread_.joinable()) return false;
   thread_.join();
@@ -27,57 +27,59 @@ void WriteBehindQueue::Add(const TierRecord& record) {
   queue_.push_back(record);
   on_their_way_[record.key] = record;
   ++pushed_;
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 bool WriteBehindQueue::Push(const TierRecord& record, Clock::time_point deadline) {
-  std::unique_lock lock(mutex_);
+  const MutexLock lock(mutex_);
   if (on_their_way_.contains(record.key)) return true;
-  const auto has_room = [&] { return bytes_ + BytesOf(record) <= most_bytes_; };
-  if (!changed_.wait_until(lock, deadline, has_room)) return false;
+  while (bytes_ + BytesOf(record) > most_bytes_) {
+    if (!changed_.WaitUntil(mutex_, deadline)) return false;
+  }
   bytes_ += BytesOf(record);
   Add(record);
   return true;
 }
 
 bool WriteBehindQueue::Reserve(int64_t bytes) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (bytes_ + bytes > most_bytes_) return false;
   bytes_ += bytes;
   return true;
 }
 
 void WriteBehindQueue::PushReserved(std::vector<TierRecord> records) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (const TierRecord& record : records) Add(record);
 }
 
 void WriteBehindQueue::Mark(uint64_t mark) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   marks_.emplace_back(pushed_, mark);
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 std::optional<TierRecord> WriteBehindQueue::Find(const RecordKey& key) const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto found = on_their_way_.find(key);
   return found == on_their_way_.end() ? std::nullopt : std::optional(found->second);
 }
 
 uint64_t WriteBehindQueue::Await(Clock::time_point deadline) {
-  std::unique_lock lock(mutex_);
+  const MutexLock lock(mutex_);
   const uint64_t pushed = pushed_;
-  changed_.wait_until(lock, deadline, [&] { return written_ >= pushed; });
+  while (written_ < pushed && changed_.WaitUntil(mutex_, deadline)) {
+  }
   return pushed - std::min(pushed, written_);
 }
 
 void WriteBehindQueue::Fail(absl::Status why) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (failed_.ok()) failed_ = std::move(why);
 }
 
 absl::Status WriteBehindQueue::TakeFailure() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return std::exchange(failed_, absl::OkStatus());
 }
 
@@ -98,20 +100,20 @@ void WriteBehindQueue::Run() {
   for (;;) {
     Batch batch;  // its memory is freed without the lock
     {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [this] { return stop_ || !queue_.empty() || !marks_.empty(); });
+      const MutexLock lock(mutex_);
+      while (!stop_ && queue_.empty() && marks_.empty()) changed_.Wait(mutex_);
       if (queue_.empty() && marks_.empty()) return;
       batch = NextBatch();
     }
     absl::Status status = write_(batch);
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (failed_.ok()) failed_ = std::move(status);
     for (const TierRecord& record : batch.records) {
       on_their_way_.erase(record.key);
       bytes_ -= BytesOf(record);
     }
     written_ += batch.records.size();
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
 }
 

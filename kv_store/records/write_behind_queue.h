@@ -1,11 +1,9 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <thread>
@@ -13,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "kv_store/records/tier.h"
 
 namespace tandem::kv_store {
@@ -63,22 +62,23 @@ class WriteBehindQueue {
 
  private:
   void Run();
-  Batch NextBatch();
-  void Add(const TierRecord& record);
+  Batch NextBatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Add(const TierRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const int64_t most_bytes_;
   const Write write_;
 
-  mutable std::mutex mutex_;  // guards all below
-  std::condition_variable changed_;
-  std::deque<TierRecord> queue_;
-  std::deque<std::pair<uint64_t, uint64_t>> marks_;  // records pushed before it, the mark
-  std::unordered_map<RecordKey, TierRecord, BlockHashBits> on_their_way_;
-  int64_t bytes_ = 0;     // reserved, waiting or being written
-  uint64_t pushed_ = 0;   // records ever
-  uint64_t written_ = 0;  // of them, done with
-  absl::Status failed_;
-  bool stop_ = false;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::deque<TierRecord> queue_ ABSL_GUARDED_BY(mutex_);
+  // Records pushed before it, the mark.
+  std::deque<std::pair<uint64_t, uint64_t>> marks_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<RecordKey, TierRecord, BlockHashBits> on_their_way_ ABSL_GUARDED_BY(mutex_);
+  int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;     // reserved, waiting or being written
+  uint64_t pushed_ ABSL_GUARDED_BY(mutex_) = 0;   // records ever
+  uint64_t written_ ABSL_GUARDED_BY(mutex_) = 0;  // of them, done with
+  absl::Status failed_ ABSL_GUARDED_BY(mutex_);
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
 
   std::thread thread_;
 };

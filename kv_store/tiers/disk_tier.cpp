@@ -40,7 +40,10 @@ struct DiskTier::Change {
 
 absl::StatusOr<std::unique_ptr<DiskTier>> DiskTier::Open(const DiskTierOptions& options) {
   std::unique_ptr<DiskTier> tier(new DiskTier(options));
-  TANDEM_RETURN_IF_ERROR(tier->OpenDatabase());
+  {
+    const WriterMutexLock opened(tier->opened_);
+    TANDEM_RETURN_IF_ERROR(tier->OpenDatabase());
+  }
   tier->collector_ = std::thread([raw = tier.get()] { raw->RunCollector(); });
   return tier;
 }
@@ -51,9 +54,9 @@ DiskTier::DiskTier(const DiskTierOptions& options)
 
 DiskTier::~DiskTier() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stop_ = true;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   if (collector_.joinable()) collector_.join();
   if (database_ == nullptr) return;
@@ -68,16 +71,17 @@ absl::Status DiskTier::OpenDatabase() {
                                                 .memtable_bytes = options_.memtable_bytes,
                                                 .write_deadline = options_.write_deadline,
                                                 .keeps_damaged = options_.keeps_damaged}));
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   index_ = BlockIndex(options_.limits);
   secrets_.clear();
   used_.clear();
   to_delete_.clear();
   TANDEM_RETURN_IF_ERROR(database_->ForEachRecord(
-      [this](const RecordDatabase::Block& block, const RecordKey& key, int64_t bytes) {
-        index_.Restore(key, block.block, block.before, block.tenant, bytes, block.last_use);
-        secrets_[block.block] = block.secret;
-      }));
+      [this](const RecordDatabase::Block& block, const RecordKey& key, int64_t bytes)
+          ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+            index_.Restore(key, block.block, block.before, block.tenant, bytes, block.last_use);
+            secrets_[block.block] = block.secret;
+          }));
   to_delete_ = index_.Shrink();
   for (const BlockIndex::Removed& removed : to_delete_) secrets_.erase(removed.block);
   damaged_ = false;
@@ -93,9 +97,9 @@ bool DiskTier::DiskIsFull() const {
 
 absl::Status DiskTier::Noted(absl::Status status) {
   if (absl::IsDataLoss(status)) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     damaged_ = true;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   return status;
 }
@@ -118,7 +122,7 @@ void DiskTier::DropRecord(const RecordKey& key, const BlockHash& block) {
 
 absl::Status DiskTier::Write(Change& change) {
   absl::Status status = Noted(database_->Write(change.batch));
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (status.ok()) {
     if (!change.added.empty() || !change.removed.empty()) ++changes_;
     return status;
@@ -130,8 +134,8 @@ absl::Status DiskTier::Write(Change& change) {
 
 absl::Status DiskTier::Put(std::span<const TierRecord> records) {
   if (records.empty()) return absl::OkStatus();
-  const std::lock_guard writing(writing_);
-  const std::shared_lock opened(opened_);
+  const MutexLock writing(writing_);
+  const ReaderMutexLock opened(opened_);
   if (database_ == nullptr) return Closed();
   const bool full = DiskIsFull();
   absl::Status status;
@@ -139,7 +143,7 @@ absl::Status DiskTier::Put(std::span<const TierRecord> records) {
   for (size_t next = 0; next < records.size();) {
     Change change(*database_, RoomFor(records.subspan(next)));
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       for (const BlockIndex::Removed& removed : std::exchange(to_delete_, {})) {
         DeleteInBatch(removed, change);
       }
@@ -148,7 +152,7 @@ absl::Status DiskTier::Put(std::span<const TierRecord> records) {
       const TierRecord& record = records[next];
       BlockSecret secret{};
       {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         if (index_.Use(record.key)) {
           used_.insert(record.block);
           continue;
@@ -193,7 +197,7 @@ DiskTier::ReadEnd DiskTier::ReadOnce(const RecordKey& key, bool is_use, FoundRec
   if (database_ == nullptr) return ReadEnd::kMissing;
   BlockSecret secret{};
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto place = index_.Find(key);
     if (!place) return ReadEnd::kMissing;
     found.from = TierKind::kDisk;
@@ -207,7 +211,7 @@ DiskTier::ReadEnd DiskTier::ReadOnce(const RecordKey& key, bool is_use, FoundRec
     }
   }
   absl::StatusOr<std::vector<std::byte>> bytes = database_->Read(key, secret);
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   // It may have gone meanwhile, and come back under another secret.
   const auto still = secrets_.find(found.block);
   if (!index_.Has(key) || still == secrets_.end() || still->second != secret) {
@@ -221,13 +225,13 @@ DiskTier::ReadEnd DiskTier::ReadOnce(const RecordKey& key, bool is_use, FoundRec
 DiskTier::ReadEnd DiskTier::ReadSettled(const RecordKey& key, bool is_use, FoundRecord& found,
                                         const std::function<void()>& when_damaged) {
   {
-    const std::shared_lock opened(opened_);
+    const ReaderMutexLock opened(opened_);
     const ReadEnd end = ReadOnce(key, is_use, found);
     if (end != ReadEnd::kFailed) return end;
   }
   // Either it is in the index and about to be written, or it is damaged.
-  const std::lock_guard writing(writing_);
-  const std::shared_lock opened(opened_);
+  const MutexLock writing(writing_);
+  const ReaderMutexLock opened(opened_);
   const ReadEnd end = ReadOnce(key, is_use, found);
   if (end == ReadEnd::kFailed && when_damaged != nullptr) when_damaged();
   return end;
@@ -236,7 +240,7 @@ DiskTier::ReadEnd DiskTier::ReadSettled(const RecordKey& key, bool is_use, Found
 std::optional<FoundRecord> DiskTier::Read(const RecordKey& key, bool is_use) {
   FoundRecord found;
   const ReadEnd end = ReadSettled(key, is_use, found, [&] {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     DropRecord(key, found.block);
     to_delete_.push_back({.block = found.block, .keys = {key}});
     ++counts_.dropped;
@@ -246,12 +250,12 @@ std::optional<FoundRecord> DiskTier::Read(const RecordKey& key, bool is_use) {
 }
 
 absl::Status DiskTier::WriteLastUses() {
-  const std::lock_guard writing(writing_);
-  const std::shared_lock opened(opened_);
+  const MutexLock writing(writing_);
+  const ReaderMutexLock opened(opened_);
   if (database_ == nullptr) return Closed();
   Change change(*database_);
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (used_.empty()) return absl::OkStatus();
     for (const BlockHash& block : std::exchange(used_, {})) {
       if (const auto last_use = index_.LastUse(block)) change.batch.PutLastUse(block, *last_use);
@@ -262,18 +266,18 @@ absl::Status DiskTier::WriteLastUses() {
 }
 
 absl::Status DiskTier::Flush() {
-  const std::lock_guard flushing(flushing_);
+  const MutexLock flushing(flushing_);
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (changes_ == flushed_changes_) return absl::OkStatus();
   }
   static_cast<void>(WriteLastUses());  // worth having, not worth failing for
   uint64_t changes = 0;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     changes = changes_;
   }
-  const std::shared_lock opened(opened_);
+  const ReaderMutexLock opened(opened_);
   if (database_ == nullptr) return Closed();
   TANDEM_RETURN_IF_ERROR(Noted(database_->Flush()));
   flushed_changes_ = changes;
@@ -281,7 +285,7 @@ absl::Status DiskTier::Flush() {
 }
 
 void DiskTier::Use(std::span<const RecordKey> keys) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (const RecordKey& key : keys) {
     if (index_.Use(key)) used_.insert(index_.Find(key)->block);
   }
@@ -290,12 +294,12 @@ void DiskTier::Use(std::span<const RecordKey> keys) {
 absl::Status DiskTier::Erase(std::span<const BlockHash> blocks) {
   if (blocks.empty()) return absl::OkStatus();
   {
-    const std::lock_guard writing(writing_);
-    const std::shared_lock opened(opened_);
+    const MutexLock writing(writing_);
+    const ReaderMutexLock opened(opened_);
     if (database_ == nullptr) return Closed();
     Change change(*database_);
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       std::vector<BlockIndex::Removed> all = std::exchange(to_delete_, {});
       for (const BlockHash& block : blocks) {
         for (BlockIndex::Removed& removed : index_.DropBlock(block)) {
@@ -309,16 +313,16 @@ absl::Status DiskTier::Erase(std::span<const BlockHash> blocks) {
       secrets_in_files_ = false;
     }
     if (absl::Status status = Write(change); !status.ok()) {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       secrets_in_files_ = true;
       return status;
     }
   }
-  const std::shared_lock opened(opened_);
+  const ReaderMutexLock opened(opened_);
   if (database_ == nullptr) return Closed();
   absl::Status status = Noted(database_->EraseDeletedBlocks());
   if (!status.ok()) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     secrets_in_files_ = true;
   }
   return status;
@@ -334,12 +338,12 @@ PeekedRecord DiskTier::PeekOne(const RecordKey& key) {
 }
 
 int64_t DiskTier::BytesOnDisk() {
-  const std::shared_lock opened(opened_);
+  const ReaderMutexLock opened(opened_);
   return database_ == nullptr ? 0 : database_->BytesOnDisk();
 }
 
 std::string DiskTier::began_anew() {
-  const std::shared_lock opened(opened_);
+  const ReaderMutexLock opened(opened_);
   return database_ == nullptr ? std::string() : database_->began_anew();
 }
 
@@ -347,18 +351,26 @@ int64_t DiskTier::GarbageTolerated() const {
   return std::max(options_.least_garbage_bytes, options_.limits.bytes / 10);
 }
 
+int64_t DiskTier::Garbage() {
+  const int64_t on_disk = database_->BytesOnDisk();
+  const MutexLock lock(mutex_);
+  return std::max<int64_t>(0, on_disk - index_.bytes());
+}
+
 void DiskTier::RunCollector() {
   uint64_t seen = 0;
   std::optional<Clock::time_point> repaired;
   for (;;) {
     {
-      std::unique_lock lock(mutex_);
-      changed_.wait_for(lock, kCollectorInterval, [&] { return stop_.load(); });
+      MutexLock lock(mutex_);
+      const auto next = Clock::now() + kCollectorInterval;
+      while (!stop_ && changed_.WaitUntil(mutex_, next)) {
+      }
       if (stop_) return;
       if (!damaged_ && changes_ == seen) continue;
       seen = changes_;
       if (damaged_) {
-        lock.unlock();
+        lock.Unlock();
         const bool again = repaired && Clock::now() < *repaired + kRepairHolds;
         repaired = Clock::now();
         Repair(again);
@@ -370,14 +382,9 @@ void DiskTier::RunCollector() {
 }
 
 void DiskTier::CollectGarbage() {
-  const std::shared_lock opened(opened_);
+  const ReaderMutexLock opened(opened_);
   if (database_ == nullptr) return;
-  const auto garbage = [this] {
-    const int64_t on_disk = database_->BytesOnDisk();
-    const std::lock_guard lock(mutex_);
-    return std::max<int64_t>(0, on_disk - index_.bytes());
-  };
-  const int64_t found = garbage();
+  const int64_t found = Garbage();
   garbage_left_ = std::min(garbage_left_, found);
   const int64_t tolerated = GarbageTolerated();
   if (found <= garbage_left_ + tolerated && database_->BlobFiles() <= options_.most_files) return;
@@ -387,25 +394,25 @@ void DiskTier::CollectGarbage() {
                                 .rewritten_bytes = std::max(options_.limits.bytes / 8, tolerated)},
                                stop_)));
   // What could not be got is not tried again before there is more of it.
-  garbage_left_ = std::max<int64_t>(0, garbage() - tolerated);
+  garbage_left_ = std::max<int64_t>(0, Garbage() - tolerated);
 }
 
 void DiskTier::Repair(bool again) {
   std::vector<RecordKey> keys;
   {
-    const std::lock_guard writing(writing_);
-    const std::lock_guard opened(opened_);
+    const MutexLock writing(writing_);
+    const WriterMutexLock opened(opened_);
     database_.reset();
     if (again) static_cast<void>(RecordDatabase::Destroy(options_.directory));
     if (!OpenDatabase().ok()) {
       // Tried again when the collector wakes next.
       database_.reset();
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       index_ = BlockIndex(options_.limits);
       damaged_ = true;
       return;
     }
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     keys = index_.Keys();
   }
   for (const RecordKey& key : keys) {

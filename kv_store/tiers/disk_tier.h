@@ -2,18 +2,16 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
-#include <shared_mutex>
 #include <string>
 #include <thread>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "kv_store/tiers/indexed_tier.h"
 #include "kv_store/tiers/record_database.h"
 
@@ -39,7 +37,7 @@ struct DiskTierOptions {
 /// that cannot be opened is begun anew. Records are encrypted under a secret of their block, and
 /// Erase returns when that is destroyed; the room comes back later, in a thread of the tier's own.
 ///
-/// Lock order: writing_, opened_, mutex_. Thread safety: as Tier.
+/// Thread safety: as Tier.
 class DiskTier : public IndexedTier {
  public:
   /// Errors: as RecordDatabase::Open.
@@ -62,13 +60,15 @@ class DiskTier : public IndexedTier {
   /// What one batch changes in the index, to be undone if it cannot be written.
   struct Change;
 
-  absl::Status OpenDatabase();
-  /// Under writing_. What could not be written is taken out of the index again.
-  absl::Status Write(Change& change);
-  /// Under mutex_.
-  void DeleteInBatch(const BlockIndex::Removed& removed, Change& change);
+  absl::Status OpenDatabase() ABSL_EXCLUSIVE_LOCKS_REQUIRED(opened_);
+  /// What could not be written is taken out of the index again.
+  absl::Status Write(Change& change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(writing_)
+      ABSL_SHARED_LOCKS_REQUIRED(opened_);
+  void DeleteInBatch(const BlockIndex::Removed& removed, Change& change)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   enum class ReadEnd { kFound, kMissing, kFailed };
-  ReadEnd ReadOnce(const RecordKey& key, bool is_use, FoundRecord& found);
+  ReadEnd ReadOnce(const RecordKey& key, bool is_use, FoundRecord& found)
+      ABSL_SHARED_LOCKS_REQUIRED(opened_);
   /// Waits for what is about to be written; what fails even so is told while nobody writes.
   ReadEnd ReadSettled(const RecordKey& key, bool is_use, FoundRecord& found,
                       const std::function<void()>& when_damaged);
@@ -77,14 +77,16 @@ class DiskTier : public IndexedTier {
     return Read(key, /*is_use=*/true);
   }
   PeekedRecord PeekOne(const RecordKey& key) override;
-  /// mutex_ is held. Drops a record from the index, and its block's secret with the last one.
-  void DropRecord(const RecordKey& key, const BlockHash& block);
+  /// Drops a record from the index, and its block's secret with the last one.
+  void DropRecord(const RecordKey& key, const BlockHash& block)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status WriteLastUses();
   /// Remembers what a status says of the database's health.
   absl::Status Noted(absl::Status status);
   absl::Status Closed() const;
   bool DiskIsFull() const;
   int64_t GarbageTolerated() const;
+  int64_t Garbage() ABSL_SHARED_LOCKS_REQUIRED(opened_);
   /// The collector's thread.
   void RunCollector();
   void CollectGarbage();
@@ -94,23 +96,26 @@ class DiskTier : public IndexedTier {
 
   const DiskTierOptions options_;
 
-  std::mutex writing_;  // held by whoever changes the database: one at a time, in the index's order
+  // Held by whoever changes the database: one at a time, in the index's order.
+  Mutex writing_ ABSL_ACQUIRED_BEFORE(opened_);
 
-  std::shared_mutex opened_;  // held exclusively by whoever opens it again
-  /// Guarded by opened_. Null while it cannot be opened again.
-  std::unique_ptr<RecordDatabase> database_;
+  SharedMutex opened_ ABSL_ACQUIRED_BEFORE(mutex_);  // held exclusively by whoever opens it again
+  // Null while it cannot be opened again.
+  std::unique_ptr<RecordDatabase> database_ ABSL_GUARDED_BY(opened_);
 
-  std::mutex flushing_;
-  uint64_t flushed_changes_ = 0;  // guarded by flushing_
+  Mutex flushing_ ABSL_ACQUIRED_BEFORE(writing_);
+  uint64_t flushed_changes_ ABSL_GUARDED_BY(flushing_) = 0;
 
-  std::condition_variable changed_;
-  // All below are guarded by mutex_.
-  std::unordered_map<BlockHash, BlockSecret, BlockHashBits> secrets_;
-  std::unordered_set<BlockHash, BlockHashBits> used_;  // since their last use was written
-  std::vector<BlockIndex::Removed> to_delete_;  // out of the index, but still in the database
-  uint64_t changes_ = 0;                        // written
-  bool secrets_in_files_ = false;               // secrets of deleted blocks may be in files
-  bool damaged_ = false;                        // the database says so
+  CondVar changed_;
+  std::unordered_map<BlockHash, BlockSecret, BlockHashBits> secrets_ ABSL_GUARDED_BY(mutex_);
+  // Blocks that were used since their last use was written.
+  std::unordered_set<BlockHash, BlockHashBits> used_ ABSL_GUARDED_BY(mutex_);
+  // Out of the index, but still in the database.
+  std::vector<BlockIndex::Removed> to_delete_ ABSL_GUARDED_BY(mutex_);
+  uint64_t changes_ ABSL_GUARDED_BY(mutex_) = 0;  // written
+  // Secrets of deleted blocks may be in files.
+  bool secrets_in_files_ ABSL_GUARDED_BY(mutex_) = false;
+  bool damaged_ ABSL_GUARDED_BY(mutex_) = false;  // the database says so
   std::atomic<bool> stop_ = false;
 
   int64_t garbage_left_ = 0;  // that could not be collected; the collector's

@@ -7,7 +7,7 @@ std::vector<std::optional<FoundRecord>> IndexedTier::Get(std::span<const RecordK
   found.reserve(keys.size());
   for (const RecordKey& key : keys) {
     found.push_back(GetOne(key));
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     ++(found.back() ? counts_.hits : counts_.misses);
   }
   return found;
@@ -15,7 +15,7 @@ std::vector<std::optional<FoundRecord>> IndexedTier::Get(std::span<const RecordK
 
 std::vector<std::optional<TierKind>> IndexedTier::Where(std::span<const RecordKey> keys) {
   std::vector<std::optional<TierKind>> where(keys.size());
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (size_t i = 0; i < keys.size(); ++i) {
     if (index_.Has(keys[i])) where[i] = kind_;
   }
@@ -23,7 +23,7 @@ std::vector<std::optional<TierKind>> IndexedTier::Where(std::span<const RecordKe
 }
 
 TierStats IndexedTier::Stats() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   TierStats stats = counts_;
   stats.records = index_.records();
   stats.blocks = index_.blocks();
@@ -34,7 +34,7 @@ TierStats IndexedTier::Stats() {
 
 absl::StatusOr<std::vector<ListedBlock>> IndexedTier::List(const std::optional<BlockHash>& after,
                                                            size_t most) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return index_.List(after, most, kind_);
 }
 
@@ -53,7 +53,7 @@ bool IndexedTier::AddToIndex(const TierRecord& record, std::vector<BlockIndex::R
 
 absl::Status IndexedTier::Refused(uint64_t refused, size_t of) {
   if (refused == 0) return absl::OkStatus();
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   counts_.refused += refused;
   return ResourceExhausted(
       "{}: {} of {} records found no room in {} bytes ({} of a tenant); give it more", name_,

@@ -1,10 +1,10 @@
 #pragma once
 
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "kv_store/records/tier.h"
 #include "kv_store/tiers/block_index.h"
 
@@ -30,14 +30,15 @@ class IndexedTier : public ListableTier {
   virtual std::optional<FoundRecord> GetOne(const RecordKey& key) = 0;
   virtual PeekedRecord PeekOne(const RecordKey& key) = 0;
 
-  /// mutex_ is held. Adds a record to the index, and moves to `evicted` the blocks that must go.
-  bool AddToIndex(const TierRecord& record, std::vector<BlockIndex::Removed>& evicted);
+  /// Adds a record to the index, and moves to `evicted` the blocks that must go.
+  bool AddToIndex(const TierRecord& record, std::vector<BlockIndex::Removed>& evicted)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   /// Counts records that found no room; kResourceExhausted, or OK if there are none.
   absl::Status Refused(uint64_t refused, size_t of);
 
-  std::mutex mutex_;  // guards the next two
-  BlockIndex index_;
-  TierStats counts_;  // what is counted; sizes are the index's
+  Mutex mutex_;
+  BlockIndex index_ ABSL_GUARDED_BY(mutex_);
+  TierStats counts_ ABSL_GUARDED_BY(mutex_);  // what is counted; sizes are the index's
 
  private:
   const TierKind kind_;

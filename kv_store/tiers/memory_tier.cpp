@@ -20,7 +20,7 @@ absl::Status MemoryTier::Put(std::span<const TierRecord> records) {
   std::vector<TierRecord> left;  // their memory is freed, or handed on, after the lock
   uint64_t refused = 0;
   for (const TierRecord& record : records) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (index_.Use(record.key)) continue;
     std::vector<BlockIndex::Removed> evicted;
     if (AddToIndex(record, evicted)) {
@@ -35,7 +35,7 @@ absl::Status MemoryTier::Put(std::span<const TierRecord> records) {
 }
 
 std::optional<FoundRecord> MemoryTier::GetOne(const RecordKey& key) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto place = records_.find(key);
   if (place == records_.end()) return std::nullopt;
   index_.Use(key);
@@ -43,20 +43,20 @@ std::optional<FoundRecord> MemoryTier::GetOne(const RecordKey& key) {
 }
 
 void MemoryTier::Use(std::span<const RecordKey> keys) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (const RecordKey& key : keys) index_.Use(key);
 }
 
 absl::Status MemoryTier::Erase(std::span<const BlockHash> blocks) {
   std::vector<TierRecord> left;
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (const BlockHash& block : blocks) MoveRecords(index_.DropBlock(block), left);
   return absl::OkStatus();
 }
 
 std::vector<TierRecord> MemoryTier::TakeOut(int64_t bytes) {
   std::vector<TierRecord> out;
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   int64_t taken = 0;
   while (!records_.empty() && (out.empty() || taken < bytes)) {
     out.push_back(std::move(records_.extract(records_.begin()).mapped()));
@@ -67,7 +67,7 @@ std::vector<TierRecord> MemoryTier::TakeOut(int64_t bytes) {
 }
 
 PeekedRecord MemoryTier::PeekOne(const RecordKey& key) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto place = records_.find(key);
   if (place == records_.end()) return {};
   return {.state = PeekedRecord::State::kThere, .bytes = place->second.bytes};

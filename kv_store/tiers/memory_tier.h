@@ -30,11 +30,12 @@ class MemoryTier : public IndexedTier {
  private:
   std::optional<FoundRecord> GetOne(const RecordKey& key) override;
   PeekedRecord PeekOne(const RecordKey& key) override;
-  /// mutex_ is held. Moves the records of blocks that have left the index.
-  void MoveRecords(const std::vector<BlockIndex::Removed>& from, std::vector<TierRecord>& to);
+  /// Moves the records of blocks that have left the index.
+  void MoveRecords(const std::vector<BlockIndex::Removed>& from, std::vector<TierRecord>& to)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const OnEvict on_evict_;
-  std::unordered_map<RecordKey, TierRecord, BlockHashBits> records_;  // guarded by mutex_
+  std::unordered_map<RecordKey, TierRecord, BlockHashBits> records_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace tandem::kv_store

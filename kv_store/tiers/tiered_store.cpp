@@ -67,7 +67,7 @@ void TieredStore::WriteLater(std::span<const TierRecord> records) {
 }
 
 absl::Status TieredStore::Put(std::span<const TierRecord> records) {
-  const std::shared_lock erasing(erasing_);
+  const ReaderMutexLock erasing(erasing_);
   absl::Status kept = host_.Put(records);
   if (behind_.empty()) return kept;
   switch (options_.policy) {
@@ -85,7 +85,7 @@ absl::Status TieredStore::Put(std::span<const TierRecord> records) {
 }
 
 std::vector<std::optional<FoundRecord>> TieredStore::Get(std::span<const RecordKey> keys) {
-  const std::shared_lock erasing(erasing_);
+  const ReaderMutexLock erasing(erasing_);
   std::vector<std::optional<FoundRecord>> found = host_.Get(keys);
   std::vector<RecordKey> in_host;
   for (size_t i = 0; i < keys.size(); ++i) {
@@ -119,7 +119,7 @@ std::vector<std::optional<FoundRecord>> TieredStore::Get(std::span<const RecordK
 }
 
 std::vector<std::optional<TierKind>> TieredStore::Where(std::span<const RecordKey> keys) {
-  const std::shared_lock erasing(erasing_);
+  const ReaderMutexLock erasing(erasing_);
   std::vector<std::optional<TierKind>> where = host_.Where(keys);
   for (size_t i = 0; i < keys.size(); ++i) {
     if (!where[i] && queue_.Find(keys[i])) where[i] = TierKind::kHost;
@@ -151,7 +151,7 @@ absl::Status TieredStore::Flush() {
 
 absl::Status TieredStore::Erase(std::span<const BlockHash> blocks) {
   if (blocks.empty()) return absl::OkStatus();
-  const std::lock_guard erasing(erasing_);
+  const WriterMutexLock erasing(erasing_);
   queue_.Await();  // what is on its way arrives first, so that it is erased where it arrives
   absl::Status first = host_.Erase(blocks);
   for (const Behind& behind : behind_) {

@@ -4,11 +4,11 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <shared_mutex>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "kv_store/records/tier.h"
 #include "kv_store/records/write_behind_queue.h"
 #include "kv_store/tiers/memory_tier.h"
@@ -72,7 +72,7 @@ class TieredStore : public ListableTier {
   MemoryTier host_;
 
   // Held exclusively while erasing, so that nobody brings back what he found before.
-  std::shared_mutex erasing_;
+  SharedMutex erasing_;
 
   std::atomic<uint64_t> hits_ = 0;
   std::atomic<uint64_t> misses_ = 0;

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
-#include <mutex>
 #include <optional>
 #include <vector>
+
+#include "core/base/mutex.h"
 
 namespace tandem::launcher {
 namespace {
@@ -25,31 +25,31 @@ class Record {
     return {.on_tokens =
                 [this, sequence](std::span<const int32_t> tokens) {
                   const Clock::time_point now = Clock::now();
-                  const std::lock_guard lock(mutex_);
+                  const MutexLock lock(mutex_);
                   times_[sequence].insert(times_[sequence].end(), tokens.size(), now);
                   tokens_ += tokens.size();
                 },
             .on_logits = {},
             .on_finish =
                 [this](const parallel::Finish& finish) {
-                  const std::lock_guard lock(mutex_);
+                  const MutexLock lock(mutex_);
                   last_finish_ = finish;
                   if (!finish.status.ok()) status_ = finish.status;
                   ++finished_;
-                  changed_.notify_all();
+                  changed_.NotifyAll();
                 }};
   }
 
   /// Until `sequences` of them are finished; the last one's usage.
   absl::StatusOr<parallel::Usage> Wait(size_t sequences, int64_t tokens,
                                        const ScenarioProgress& progress) {
-    std::unique_lock lock(mutex_);
+    MutexLock lock(mutex_);
     while (finished_ < sequences) {
-      changed_.wait_for(lock, kBetweenProgress);
+      changed_.WaitFor(mutex_, kBetweenProgress);
       const double fraction = static_cast<double>(tokens_) / static_cast<double>(tokens);
-      lock.unlock();
+      lock.Unlock();
       if (progress) progress(std::min(fraction, 1.0));
-      lock.lock();
+      lock.Lock();
     }
     if (!status_.ok()) return status_;
     return last_finish_.usage;
@@ -58,7 +58,7 @@ class Record {
   /// Tokens a second of all sequences together, from when the last one has begun until the first
   /// one ends; nothing if that is no time at all.
   std::optional<double> TogetherRate() const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     Clock::time_point begin = Clock::time_point::min();
     const std::vector<Clock::time_point>* first_to_end = nullptr;
     for (const std::vector<Clock::time_point>& times : times_) {
@@ -75,13 +75,14 @@ class Record {
   }
 
  private:
-  mutable std::mutex mutex_;  // guards all below
-  std::condition_variable changed_;
-  std::vector<std::vector<Clock::time_point>> times_;  // [sequences][tokens]
-  size_t tokens_ = 0;
-  size_t finished_ = 0;
-  parallel::Finish last_finish_;
-  absl::Status status_;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  // [sequences][tokens]
+  std::vector<std::vector<Clock::time_point>> times_ ABSL_GUARDED_BY(mutex_);
+  size_t tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t finished_ ABSL_GUARDED_BY(mutex_) = 0;
+  parallel::Finish last_finish_ ABSL_GUARDED_BY(mutex_);
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 
 /// Spread over the vocabulary without pattern: the finalizer of SplitMix64 (Steele et al. 2014).

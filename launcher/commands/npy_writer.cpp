@@ -3,7 +3,8 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
+
+#include "core/base/errno_text.h"
 
 namespace tandem::launcher {
 
@@ -12,7 +13,7 @@ absl::StatusOr<std::unique_ptr<NpyWriter>> NpyWriter::Create(const std::string& 
   const std::string temporary = fmt::format("{}.{}.part", path, getpid());
   std::FILE* file = std::fopen(temporary.c_str(), "wb");
   if (file == nullptr) {
-    return FailedPrecondition("{}: cannot be written: {}", path, std::strerror(errno));
+    return FailedPrecondition("{}: cannot be written: {}", path, ErrnoText(errno));
   }
   std::unique_ptr<NpyWriter> writer(new NpyWriter(path, temporary, file, rows));
 
@@ -35,7 +36,7 @@ absl::StatusOr<std::unique_ptr<NpyWriter>> NpyWriter::Create(const std::string& 
                                 static_cast<char>(size >> 8)};
   if (std::fwrite(prefix, 1, kPrefix, file) != kPrefix ||
       std::fwrite(header.data(), 1, header.size(), file) != header.size()) {
-    return FailedPrecondition("{}: cannot be written: {}", path, std::strerror(errno));
+    return FailedPrecondition("{}: cannot be written: {}", path, ErrnoText(errno));
   }
   return writer;
 }
@@ -49,7 +50,7 @@ NpyWriter::~NpyWriter() {
 void NpyWriter::Append(std::span<const float> row) {
   --missing_rows_;
   if (status_.ok() && std::fwrite(row.data(), sizeof(float), row.size(), file_) != row.size()) {
-    status_ = FailedPrecondition("{}: cannot be written: {}", path_, std::strerror(errno));
+    status_ = FailedPrecondition("{}: cannot be written: {}", path_, ErrnoText(errno));
   }
 }
 
@@ -63,7 +64,7 @@ absl::Status NpyWriter::Finish() {
   if (!closed || std::rename(temporary_.c_str(), path_.c_str()) != 0) {
     const int error = errno;
     std::remove(temporary_.c_str());
-    return FailedPrecondition("{}: cannot be written: {}", path_, std::strerror(error));
+    return FailedPrecondition("{}: cannot be written: {}", path_, ErrnoText(error));
   }
   return absl::OkStatus();
 }

@@ -61,7 +61,7 @@ void StatusScreen::Leave() {
 }
 
 bool StatusScreen::Show(const std::string& block) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (terminal_) {
     block_ = block;
     return Draw();
@@ -87,7 +87,7 @@ bool StatusScreen::Draw() {
 void StatusScreen::TakeSignals() {
   const sigset_t set = TerminalSignals();
   for (int signal = 0; sigwait(&set, &signal) == 0 && signal != SIGUSR2;) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (signal == SIGTSTP) {
       Leave();
       raise(SIGSTOP);  // and some time later, after SIGCONT

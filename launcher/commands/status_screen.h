@@ -1,8 +1,9 @@
 #pragma once
 
-#include <mutex>
 #include <string>
 #include <thread>
+
+#include "core/base/mutex.h"
 
 namespace tandem::launcher {
 
@@ -25,13 +26,13 @@ class StatusScreen {
 
  private:
   void Enter();
-  void Leave();
-  bool Draw();
+  void Leave() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool Draw() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeSignals();
 
   const bool terminal_;
-  std::mutex mutex_;
-  std::string block_;  // guarded by mutex_, as is the terminal
+  Mutex mutex_;  // guards the terminal, too
+  std::string block_ ABSL_GUARDED_BY(mutex_);
   std::thread signals_;
 };
 

@@ -8,10 +8,10 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <regex>
 #include <sstream>
 
+#include "core/base/errno_text.h"
 #include "launcher/options/rank_command.h"
 
 namespace tandem::launcher {
@@ -91,7 +91,7 @@ absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(
     const std::vector<std::pair<std::string, std::string>>& environment, OnEnd on_end,
     JobOutput output) {
   if (!launch.hostfile.empty() && access(launch.hostfile.c_str(), R_OK) != 0) {
-    return InvalidArgument("--hostfile {}: {}", launch.hostfile, std::strerror(errno));
+    return InvalidArgument("--hostfile {}: {}", launch.hostfile, ErrnoText(errno));
   }
   std::vector<std::string> arguments = MpirunArguments(launch, command, environment);
   std::vector<std::string> variables = EnvironmentWith(environment);
@@ -101,10 +101,10 @@ absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(
   int errors[2];
   int exec_failed[2];
   if (pipe2(errors, O_CLOEXEC) != 0 || pipe2(exec_failed, O_CLOEXEC) != 0) {
-    return Internal("cannot make a pipe: {}", std::strerror(errno));
+    return Internal("cannot make a pipe: {}", ErrnoText(errno));
   }
   const pid_t pid = fork();
-  if (pid < 0) return Internal("cannot start a process: {}", std::strerror(errno));
+  if (pid < 0) return Internal("cannot start a process: {}", ErrnoText(errno));
   if (pid == 0) {
     BecomeMpirun(argument_pointers.data(), variable_pointers.data(), output, errors[1],
                  exec_failed[1]);
@@ -121,7 +121,7 @@ absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(
     return FailedPrecondition(
         "mpirun cannot be started: {}; install it with: apt-get install "
         "openmpi-bin",
-        std::strerror(error));
+        ErrnoText(error));
   }
   return std::unique_ptr<MpiJob>(new MpiJob(pid, errors[0], std::move(on_end)));
 }
@@ -175,7 +175,7 @@ void MpiJob::ReadErrors(int error_pipe) {
     why = Unavailable("{}", reason);
   }
   on_end_(why);
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   ended_ = true;
 }
 
@@ -183,7 +183,7 @@ bool MpiJob::WaitUntilEnded(std::chrono::milliseconds time) {
   const auto end = std::chrono::steady_clock::now() + time;
   while (true) {
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       if (ended_) return true;
     }
     if (std::chrono::steady_clock::now() >= end) return false;

@@ -1,8 +1,8 @@
 #include "launcher/job/supervised_engine.h"
 
-#include <mutex>
 #include <optional>
 
+#include "core/base/mutex.h"
 #include "launcher/job/mpi_job.h"
 #include "launcher/options/option_table.h"
 #include "launcher/options/rank_command.h"
@@ -19,25 +19,25 @@ constexpr auto kGrace = std::chrono::milliseconds(3000);
 class JobNews {
  public:
   void Ended(const absl::Status& why) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     ended_ = why.ok() ? Unavailable("the ranks have ended") : why;
     if (engine_ != nullptr) engine_->MarkDead(ended_);
   }
   /// The reason for the end, OK while the job runs.
   absl::Status status() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return ended_;
   }
   void Tell(parallel::RemoteEngine* engine) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     engine_ = engine;
     if (engine_ != nullptr && !ended_.ok()) engine_->MarkDead(ended_);
   }
 
  private:
-  std::mutex mutex_;
-  absl::Status ended_;                        // guarded by mutex_
-  parallel::RemoteEngine* engine_ = nullptr;  // guarded by mutex_
+  Mutex mutex_;
+  absl::Status ended_ ABSL_GUARDED_BY(mutex_);
+  parallel::RemoteEngine* engine_ ABSL_GUARDED_BY(mutex_) = nullptr;
 };
 
 }  // namespace

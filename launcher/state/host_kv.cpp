@@ -64,22 +64,24 @@ HostKv::HostKv(StateOptions state, std::unique_ptr<kv_store::EncryptedBox> box,
 
 HostKv::~HostKv() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stop_ = true;
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
   if (keeper_.joinable()) keeper_.join();
 }
 
 void HostKv::KeepAgent() {
   bool failed = false;
-  std::unique_lock lock(mutex_);
-  while (!changed_.wait_for(lock, kAgentLookInterval, [this] { return stop_; })) {
-    lock.unlock();
+  MutexLock lock(mutex_);
+  while (!stop_) {
+    changed_.WaitFor(mutex_, kAgentLookInterval);
+    if (stop_) return;
+    lock.Unlock();
     const absl::Status status = EnsureAgent(state_);
     if (!status.ok() && !failed) spdlog::warn("{}; KV is not saved until it does", Message(status));
     failed = !status.ok();
-    lock.lock();
+    lock.Lock();
   }
 }
 

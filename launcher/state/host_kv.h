@@ -1,10 +1,9 @@
 #pragma once
 
-#include <condition_variable>
 #include <memory>
-#include <mutex>
 #include <thread>
 
+#include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "core/formats/model_file.h"
 #include "core/model/kv_view.h"
@@ -52,9 +51,9 @@ class HostKv {
   kv_store::AgentTier& agent_;
   std::unique_ptr<kv_store::Tier> tier_;
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool stop_ = false;  // guarded by mutex_
+  Mutex mutex_;
+  CondVar changed_;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread keeper_;
 };
 

@@ -10,12 +10,12 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <filesystem>
 #include <string_view>
 #include <thread>
 #include <vector>
 
+#include "core/base/errno_text.h"
 #include "kv_store/agent_link/agent_directory.h"
 #include "launcher/options/option_table.h"
 #include "launcher/options/rank_command.h"
@@ -61,7 +61,7 @@ std::vector<std::string> AgentEnvironment() {
 absl::Status StartAgent(const StateOptions& state, const std::string& path) {
   const std::string log_path = path + "/agent.log";
   const int log = open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-  if (log < 0) return Unavailable("{}: {}", log_path, std::strerror(errno));
+  if (log < 0) return Unavailable("{}: {}", log_path, ErrnoText(errno));
   struct stat facts {};
   if (fstat(log, &facts) == 0 && facts.st_size > kLogBytes && ftruncate(log, 0) != 0) {
     // The log grows on then.
@@ -75,7 +75,7 @@ absl::Status StartAgent(const StateOptions& state, const std::string& path) {
   if (child == 0) BecomeAgent(argument_pointers.data(), variable_pointers.data(), log);
   const int why = errno;
   close(log);
-  if (child < 0) return Unavailable("cannot start a process: {}", std::strerror(why));
+  if (child < 0) return Unavailable("cannot start a process: {}", ErrnoText(why));
   waitpid(child, nullptr, 0);
   return absl::OkStatus();
 }

@@ -8,8 +8,9 @@
 
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <filesystem>
+
+#include "core/base/errno_text.h"
 
 namespace tandem::launcher {
 namespace {
@@ -34,7 +35,7 @@ absl::Status CheckStateDirectory(const std::string& path, bool may_make) {
   if (may_make) std::filesystem::create_directories(path, error);
   struct stat facts {};
   if (error || stat(path.c_str(), &facts) != 0) {
-    return InvalidArgument("--state {}: {}", path, error ? error.message() : std::strerror(errno));
+    return InvalidArgument("--state {}: {}", path, error ? error.message() : ErrnoText(errno));
   }
   if (!S_ISDIR(facts.st_mode)) return InvalidArgument("--state {}: it is no directory", path);
   if ((facts.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
@@ -52,14 +53,13 @@ absl::StatusOr<std::unique_ptr<StateDirectory>> StateDirectory::Take(const std::
   TANDEM_RETURN_IF_ERROR(CheckStateDirectory(path, /*may_make=*/true));
   const std::string file = path + "/lock";
   const int lock = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
-  if (lock < 0) return InvalidArgument("--state {}: {}: {}", path, file, std::strerror(errno));
+  if (lock < 0) return InvalidArgument("--state {}: {}: {}", path, file, ErrnoText(errno));
   if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
     const int error = errno;
     const std::string owner = OwnerIn(lock);
     close(lock);
     if (error != EWOULDBLOCK) {
-      return InvalidArgument("--state {}: {} cannot be locked: {}", path, file,
-                             std::strerror(error));
+      return InvalidArgument("--state {}: {} cannot be locked: {}", path, file, ErrnoText(error));
     }
     return FailedPrecondition(
         "--state {}: it is in use by {}; one server at a time: stop that one, or choose another "
@@ -73,7 +73,7 @@ absl::StatusOr<std::unique_ptr<StateDirectory>> StateDirectory::Take(const std::
 
 StateDirectory::~StateDirectory() {
   // Emptied first, so that nobody reads of an owner that is gone.
-  if (ftruncate(lock_, 0) != 0) spdlog::warn("{}/lock: {}", path_, std::strerror(errno));
+  if (ftruncate(lock_, 0) != 0) spdlog::warn("{}/lock: {}", path_, ErrnoText(errno));
   close(lock_);
 }
 
@@ -83,7 +83,7 @@ void StateDirectory::Announce(const std::string& endpoint) {
   // On a full disk the lock still holds, and says less.
   if (ftruncate(lock_, 0) != 0 ||
       pwrite(lock_, owner.data(), owner.size(), 0) != static_cast<ssize_t>(owner.size())) {
-    spdlog::warn("{}/lock: {}", path_, std::strerror(errno));
+    spdlog::warn("{}/lock: {}", path_, ErrnoText(errno));
   }
 }
 

@@ -20,12 +20,12 @@ absl::Status OneRankCommunicator::AllGather(std::span<const std::byte> mine,
 void OneRankCommunicator::Abort(const absl::Status& why) { Fail(why); }
 
 absl::Status OneRankCommunicator::Error() const {
-  std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return error_;
 }
 
 void OneRankCommunicator::Fail(const absl::Status& why) {
-  std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (error_.ok()) error_ = why;
 }
 

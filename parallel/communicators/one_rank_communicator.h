@@ -1,10 +1,10 @@
 #pragma once
 
-#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "parallel/communicators/communicator.h"
 
 namespace tandem::parallel {
@@ -27,8 +27,8 @@ class OneRankCommunicator final : public Communicator {
   void Fail(const absl::Status& why);
 
   std::vector<std::string> hosts_ = {HostName()};
-  mutable std::mutex mutex_;
-  absl::Status error_;  // guarded by mutex_; the first one sticks
+  mutable Mutex mutex_;
+  absl::Status error_ ABSL_GUARDED_BY(mutex_);  // the first one sticks
 };
 
 }  // namespace tandem::parallel

@@ -5,8 +5,9 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <random>
+
+#include "core/base/errno_text.h"
 
 namespace tandem::parallel {
 
@@ -21,8 +22,7 @@ absl::StatusOr<SharedMemory> SharedMemory::Open(const std::string& name, int64_t
 
 absl::StatusOr<SharedMemory> SharedMemory::Map(std::string name, int64_t bytes, bool create) {
   const auto failed = [&](const char* what) {
-    return Unavailable("shared memory {} of {} bytes: {}: {}", name, bytes, what,
-                       std::strerror(errno));
+    return Unavailable("shared memory {} of {} bytes: {}: {}", name, bytes, what, ErrnoText(errno));
   };
   const int flags = O_RDWR | O_CLOEXEC | (create ? O_CREAT | O_EXCL : 0);
   SharedMemory memory;
@@ -58,7 +58,7 @@ absl::Status SharedMemory::Reserve(int64_t begin, int64_t count) const {
   const int error = posix_fallocate(file_, begin, count);
   if (error == 0) return absl::OkStatus();
   return ResourceExhausted("shared memory {}: no room for {} bytes: {}; make /dev/shm larger",
-                           name_, count, std::strerror(error));
+                           name_, count, ErrnoText(error));
 }
 
 void SharedMemory::RemoveName() {

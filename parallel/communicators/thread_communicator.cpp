@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <array>
-#include <condition_variable>
-#include <mutex>
 #include <random>
 #include <string_view>
 #include <thread>
 #include <utility>
 
 #include "absl/functional/function_ref.h"
+#include "core/base/mutex.h"
 
 namespace tandem::parallel {
 namespace {
@@ -44,18 +43,18 @@ class ThreadWorld {
   };
 
   ThreadWorld(int ranks, ThreadWorldOptions options)
-      : options_(std::move(options)), places_(static_cast<size_t>(ranks)) {
+      : ranks_(ranks), options_(std::move(options)), places_(static_cast<size_t>(ranks)) {
     if (options_.hosts.empty()) options_.hosts.assign(static_cast<size_t>(ranks), HostName());
   }
 
   const ThreadWorldOptions& options() const { return options_; }
-  int ranks() const { return static_cast<int>(places_.size()); }
+  int ranks() const { return ranks_; }
 
   /// Meets the other ranks. `contribute` puts this rank's part into the slot; `collect` takes the
   /// result once everyone has contributed. Both run under the lock.
   absl::Status Meet(int rank, const Operation& operation, absl::FunctionRef<void(Slot&)> contribute,
                     absl::FunctionRef<void(const Slot&)> collect) {
-    std::unique_lock lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!error_.ok()) return error_;
     const uint64_t meeting = completed_;
     Slot& slot = slots_[meeting % 2];
@@ -76,9 +75,9 @@ class ThreadWorld {
       arrived_ = 0;
       for (Place& each : places_) each.arrived = false;
       ++completed_;
-      changed_.notify_all();
+      changed_.NotifyAll();
     } else {
-      WaitFor(lock, meeting);
+      WaitFor(meeting);
     }
     // A meeting that completed counts, even if the world has ended since.
     if (completed_ == meeting) return error_;
@@ -88,7 +87,7 @@ class ThreadWorld {
 
   /// The first error sticks and wakes every waiter.
   void End(const absl::Status& why) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     Fail(why);
   }
 
@@ -102,22 +101,29 @@ class ThreadWorld {
     Operation last;
   };
 
-  void WaitFor(std::unique_lock<std::mutex>& lock, uint64_t meeting) {
-    const auto over = [&] { return completed_ != meeting || !error_.ok(); };
-    if (options_.timeout.count() == 0) {
-      changed_.wait(lock, over);
-    } else if (!changed_.wait_for(lock, options_.timeout, over)) {
-      Fail(absl::DeadlineExceededError(Missing(meeting)));
-    }
+  bool Gathers(uint64_t meeting) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return completed_ == meeting && error_.ok();
   }
 
-  void Fail(const absl::Status& why) {
+  void WaitFor(uint64_t meeting) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const auto deadline = std::chrono::steady_clock::now() + options_.timeout;
+    while (Gathers(meeting)) {
+      if (options_.timeout.count() == 0) {
+        changed_.Wait(mutex_);
+      } else if (!changed_.WaitUntil(mutex_, deadline)) {
+        break;
+      }
+    }
+    if (Gathers(meeting)) Fail(absl::DeadlineExceededError(Missing(meeting)));
+  }
+
+  void Fail(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (!error_.ok() || why.ok()) return;
     error_ = why;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
 
-  std::string Missing(uint64_t meeting) const {
+  std::string Missing(uint64_t meeting) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     std::string missing;
     for (int rank = 0; rank < ranks(); ++rank) {
       const Place& place = places_[static_cast<size_t>(rank)];
@@ -129,15 +135,15 @@ class ThreadWorld {
                        options_.timeout.count(), missing);
   }
 
+  const int ranks_;
   ThreadWorldOptions options_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  // All below are guarded by mutex_.
-  std::vector<Place> places_;  // [ranks]
-  std::array<Slot, 2> slots_;
-  uint64_t completed_ = 0;  // meetings
-  int arrived_ = 0;         // ranks at the meeting that gathers now
-  absl::Status error_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::vector<Place> places_ ABSL_GUARDED_BY(mutex_);  // [ranks]
+  std::array<Slot, 2> slots_ ABSL_GUARDED_BY(mutex_);
+  uint64_t completed_ ABSL_GUARDED_BY(mutex_) = 0;  // meetings
+  int arrived_ ABSL_GUARDED_BY(mutex_) = 0;         // ranks at the meeting that gathers now
+  absl::Status error_ ABSL_GUARDED_BY(mutex_);
 };
 
 class ThreadCommunicator final : public Communicator {

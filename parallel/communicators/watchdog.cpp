@@ -73,10 +73,10 @@ Watchdog::Watchdog(const ProgressBoard& board, Clock::duration deadline,
 
 Watchdog::~Watchdog() {
   {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
   thread_.join();
 }
 
@@ -86,15 +86,17 @@ void Watchdog::Watch() {
   // By meeting, not by who waits: the one that waited longest may leave first when the laggard has
   // come, and another still stand in the same meeting.
   std::optional<uint64_t> reported;
-  std::unique_lock lock(mutex_);
-  while (!changed_.wait_for(lock, pause, [this] { return stopping_; })) {
+  MutexLock lock(mutex_);
+  while (!stopping_) {
+    changed_.WaitFor(mutex_, pause);
+    if (stopping_) return;
     const std::optional<StalledCollective> stalled =
         FindStalledCollective(board_, deadline_, Clock::now());
     if (!stalled.has_value() || reported == stalled->meeting) continue;
     reported = stalled->meeting;
-    lock.unlock();
+    lock.Unlock();
     report_(*stalled);
-    lock.lock();
+    lock.Lock();
   }
 }
 

@@ -1,14 +1,13 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <functional>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "parallel/communicators/progress_board.h"
 
 namespace tandem::parallel {
@@ -48,10 +47,10 @@ class Watchdog {
   const ProgressBoard& board_;
   const std::chrono::steady_clock::duration deadline_;
   const std::function<void(const StalledCollective&)> report_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool stopping_ = false;  // guarded by mutex_
-  std::thread thread_;     // last: starts when all else is there
+  Mutex mutex_;
+  CondVar changed_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;  // last: starts when all else is there
 };
 
 }  // namespace tandem::parallel

@@ -7,7 +7,7 @@ namespace tandem::parallel {
 Agreement::Agreement(std::vector<std::string> hosts) : hosts_(std::move(hosts)) {}
 
 absl::Status Agreement::Own(uint64_t step, const Digest& digest) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   Step& entry = steps_[step];
   entry.known = true;
   entry.own = digest;
@@ -23,7 +23,7 @@ absl::Status Agreement::Follower(const Acknowledgement& acknowledgement) {
   if (rank < 1 || static_cast<size_t>(rank) >= hosts_.size()) {
     return Internal("an acknowledgement came from rank {} of {}", rank, hosts_.size());
   }
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   Step& entry = steps_[acknowledgement.step];
   ++entry.followers;
   if (!entry.known) {
@@ -52,7 +52,7 @@ void Agreement::Drop(uint64_t step) {
 }
 
 size_t Agreement::open_steps() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return steps_.size();
 }
 

@@ -2,10 +2,10 @@
 
 #include <cstdint>
 #include <map>
-#include <mutex>
 #include <string>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "parallel/control/control_channel.h"
 
@@ -33,11 +33,11 @@ class Agreement {
     size_t followers = 0;         // that have acknowledged
   };
   absl::Status Compare(uint64_t step, int rank, const Digest& own, const Digest& theirs) const;
-  void Drop(uint64_t step);
+  void Drop(uint64_t step) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::vector<std::string> hosts_;
-  mutable std::mutex mutex_;
-  std::map<uint64_t, Step> steps_;  // guarded by mutex_
+  mutable Mutex mutex_;
+  std::map<uint64_t, Step> steps_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace tandem::parallel

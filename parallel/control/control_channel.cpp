@@ -5,7 +5,7 @@
 namespace tandem::parallel {
 
 void ControlEventGate::Listen(ControlEvents events) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   events_ = std::move(events);
   listening_ = !closed_;
   for (const absl::Status& why : std::exchange(early_, {})) {
@@ -14,17 +14,17 @@ void ControlEventGate::Listen(ControlEvents events) {
 }
 
 void ControlEventGate::Acknowledged(const Acknowledgement& acknowledgement) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (listening_) events_.on_acknowledgement(acknowledgement);
 }
 
 void ControlEventGate::Reported(const RecordReport& report) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (listening_ && events_.on_report) events_.on_report(report);
 }
 
 void ControlEventGate::Lost(const absl::Status& why) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (listening_) {
     events_.on_lost(why);
   } else if (!closed_) {
@@ -33,7 +33,7 @@ void ControlEventGate::Lost(const absl::Status& why) {
 }
 
 void ControlEventGate::Close() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   listening_ = false;
   closed_ = true;
   events_ = {};

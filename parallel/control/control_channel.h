@@ -3,11 +3,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "parallel/plan/digest.h"
 #include "parallel/plan/record_report.h"
@@ -75,11 +75,11 @@ class ControlEventGate {
   void Close();
 
  private:
-  std::mutex mutex_;  // guards all below; held while an event is delivered
-  ControlEvents events_;
-  bool listening_ = false;
-  bool closed_ = false;
-  std::vector<absl::Status> early_;
+  Mutex mutex_;  // held while an event is delivered
+  ControlEvents events_ ABSL_GUARDED_BY(mutex_);
+  bool listening_ ABSL_GUARDED_BY(mutex_) = false;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<absl::Status> early_ ABSL_GUARDED_BY(mutex_);
 };
 
 /// "rank 2 on host n3 ...": what on_lost says.

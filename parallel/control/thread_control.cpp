@@ -1,22 +1,22 @@
 #include "parallel/control/thread_control.h"
 
-#include <condition_variable>
 #include <deque>
-#include <mutex>
 #include <utility>
+
+#include "core/base/mutex.h"
 
 namespace tandem::parallel {
 namespace {
 
-/// What both ends share; `mutex` guards the queues and `closed`.
+/// What both ends share.
 struct Shared {
   explicit Shared(std::vector<std::string> names) : hosts(std::move(names)), queues(hosts.size()) {}
 
   const std::vector<std::string> hosts;  // [ranks]
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::vector<std::deque<std::vector<std::byte>>> queues;  // [ranks]
-  bool closed = false;
+  Mutex mutex;
+  CondVar changed;
+  std::vector<std::deque<std::vector<std::byte>>> queues ABSL_GUARDED_BY(mutex);  // [ranks]
+  bool closed ABSL_GUARDED_BY(mutex) = false;
   ControlEventGate events;
 };
 
@@ -28,20 +28,20 @@ class ThreadLeader final : public ControlLeader {
   void Listen(ControlEvents events) override { shared_->events.Listen(std::move(events)); }
 
   absl::Status Send(std::span<const std::byte> plan) override {
-    const std::lock_guard lock(shared_->mutex);
+    const MutexLock lock(shared_->mutex);
     if (shared_->closed) return FailedPrecondition("the control channel is closed");
     for (size_t rank = 1; rank < shared_->queues.size(); ++rank) {
       shared_->queues[rank].emplace_back(plan.begin(), plan.end());
     }
-    shared_->changed.notify_all();
+    shared_->changed.NotifyAll();
     return absl::OkStatus();
   }
 
   void Close() override {
     shared_->events.Close();
-    const std::lock_guard lock(shared_->mutex);
+    const MutexLock lock(shared_->mutex);
     shared_->closed = true;
-    shared_->changed.notify_all();
+    shared_->changed.NotifyAll();
   }
 
  private:
@@ -57,9 +57,9 @@ class ThreadFollower final : public ControlFollower {
   }
 
   absl::StatusOr<std::vector<std::byte>> Receive() override {
-    std::unique_lock lock(shared_->mutex);
+    const MutexLock lock(shared_->mutex);
     auto& queue = shared_->queues[static_cast<size_t>(rank_)];
-    shared_->changed.wait(lock, [&] { return !queue.empty() || shared_->closed; });
+    while (queue.empty() && !shared_->closed) shared_->changed.Wait(shared_->mutex);
     if (queue.empty()) return LostRank(0, shared_->hosts[0], "is gone");
     std::vector<std::byte> plan = std::move(queue.front());
     queue.pop_front();

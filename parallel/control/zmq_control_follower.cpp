@@ -99,7 +99,7 @@ void ZmqControlFollower::Report(const RecordReport& report) {
   const std::vector<std::byte> encoded = EncodeRecordReport(report);
   frame.insert(frame.end(), encoded.begin(), encoded.end());
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     reports_.push_back(std::move(frame));
   }
   wake_.Signal();
@@ -108,7 +108,7 @@ void ZmqControlFollower::Report(const RecordReport& report) {
 void ZmqControlFollower::SendReports() {
   std::vector<std::vector<std::byte>> reports;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     reports.swap(reports_);
   }
   // One that does not leave is one that comes too late: rank 0 does not wait for ever.

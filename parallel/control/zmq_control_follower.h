@@ -3,10 +3,10 @@
 #include <chrono>
 #include <cstddef>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "kv_store/base/zmq_tools.h"
 #include "parallel/control/control_channel.h"
 
@@ -44,8 +44,8 @@ class ZmqControlFollower final : public ControlFollower {
   const Options options_;
   kv_store::WakeUp wake_;
 
-  std::mutex mutex_;
-  std::vector<std::vector<std::byte>> reports_;  // frames to be sent; guarded by mutex_
+  Mutex mutex_;
+  std::vector<std::vector<std::byte>> reports_ ABSL_GUARDED_BY(mutex_);  // frames to be sent
 
   // Used by the thread that calls, alone.
   zmq::context_t context_;

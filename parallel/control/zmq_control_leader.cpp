@@ -59,10 +59,11 @@ ZmqControlLeader::ZmqControlLeader(Options options)
 ZmqControlLeader::~ZmqControlLeader() { Close(); }
 
 absl::Status ZmqControlLeader::WaitForFollowers(std::chrono::milliseconds patience) {
-  std::unique_lock lock(mutex_);
+  const MutexLock lock(mutex_);
   const size_t followers = options_.hosts.size() - 1;
-  changed_.wait_for(lock, patience,
-                    [&] { return connected_.size() == followers || !health_.ok(); });
+  const auto deadline = Clock::now() + patience;
+  while (connected_.size() != followers && health_.ok() && changed_.WaitUntil(mutex_, deadline)) {
+  }
   if (!health_.ok()) return health_;
   std::string missing;
   for (size_t rank = 1; rank <= followers; ++rank) {
@@ -79,7 +80,7 @@ absl::Status ZmqControlLeader::Send(std::span<const std::byte> plan) {
   std::vector<std::byte> frame = FrameOf(ControlFrame::kPlan);
   frame.insert(frame.end(), plan.begin(), plan.end());
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!health_.ok()) return health_;
     if (closing_) return FailedPrecondition("the control channel is closed");
     outgoing_.push_back(std::move(frame));
@@ -91,7 +92,7 @@ absl::Status ZmqControlLeader::Send(std::span<const std::byte> plan) {
 void ZmqControlLeader::Close() {
   events_.Close();
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     closing_ = true;
   }
   wake_.Signal();
@@ -102,7 +103,7 @@ void ZmqControlLeader::Run() {
   try {
     for (;;) {
       PollOnce();
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       if (closing_ && outgoing_.empty()) break;
     }
     AwaitHangUp();
@@ -121,7 +122,7 @@ void ZmqControlLeader::AwaitHangUp() {
   // too.
   const auto deadline = Clock::now() + kLinger;
   const auto all_left = [this] {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return std::includes(lost_.begin(), lost_.end(), connected_.begin(), connected_.end());
   };
   while (Clock::now() < deadline && !all_left()) {
@@ -150,7 +151,7 @@ void ZmqControlLeader::PollOnce() {
 void ZmqControlLeader::SendQueued() {
   std::deque<std::vector<std::byte>> frames;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     frames.swap(outgoing_);
   }
   for (const auto& frame : frames) {
@@ -177,7 +178,7 @@ void ZmqControlLeader::FindTheDead() {
   const std::vector<std::byte> ping = FrameOf(ControlFrame::kPing);
   std::set<int> connected;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     connected = connected_;
   }
   for (const int rank : connected) SendTo(rank, ping);
@@ -221,9 +222,9 @@ void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
                                       kControlVersion));
       }
       SendTo(rank, FrameOf(ControlFrame::kWelcome));
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       connected_.insert(rank);
-      changed_.notify_all();
+      changed_.NotifyAll();
       return;
     }
     case ControlFrame::kAck: {
@@ -252,9 +253,9 @@ void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
 
 void ZmqControlLeader::EndWith(const absl::Status& why) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (health_.ok()) health_ = why;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   events_.Lost(why);
 }

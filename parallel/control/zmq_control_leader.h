@@ -1,16 +1,15 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <deque>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "kv_store/base/zmq_tools.h"
 #include "parallel/control/control_channel.h"
 
@@ -69,12 +68,12 @@ class ZmqControlLeader final : public ControlLeader {
   std::set<int> lost_;
   std::chrono::steady_clock::time_point suspicious_until_{};
 
-  std::mutex mutex_;  // guards all below
-  std::condition_variable changed_;
-  std::deque<std::vector<std::byte>> outgoing_;  // frames
-  std::set<int> connected_;
-  absl::Status health_;  // of the channel itself
-  bool closing_ = false;
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<std::vector<std::byte>> outgoing_ ABSL_GUARDED_BY(mutex_);  // frames
+  std::set<int> connected_ ABSL_GUARDED_BY(mutex_);
+  absl::Status health_ ABSL_GUARDED_BY(mutex_);  // of the channel itself
+  bool closing_ ABSL_GUARDED_BY(mutex_) = false;
 
   std::thread thread_;
 };

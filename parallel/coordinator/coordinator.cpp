@@ -54,9 +54,9 @@ Coordinator::Coordinator(RankSetup setup, std::unique_ptr<ControlLeader> channel
                         },
                     .on_report =
                         [this](const RecordReport& report) {
-                          const std::lock_guard lock(mutex_);
+                          const MutexLock lock(mutex_);
                           inbox_.reports.push_back(report);
-                          changed_.notify_all();
+                          changed_.NotifyAll();
                         },
                     .on_lost = [this](const absl::Status& why) { Die(why); }});
   thread_ = std::thread([this] { Loop(); });
@@ -65,14 +65,17 @@ Coordinator::Coordinator(RankSetup setup, std::unique_ptr<ControlLeader> channel
 Coordinator::~Coordinator() {
   constexpr std::chrono::seconds kPatience{5};
   {
-    std::unique_lock lock(mutex_);
+    MutexLock lock(mutex_);
     stopping_ = true;
-    changed_.notify_all();
-    if (!changed_.wait_for(lock, kPatience, [&] { return loop_ended_; })) {
+    changed_.NotifyAll();
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
+    while (!loop_ended_ && changed_.WaitUntil(mutex_, deadline)) {
+    }
+    if (!loop_ended_) {
       const absl::Status why =
           health_.ok() ? Unavailable("the last step did not end within {} s", kPatience.count())
                        : health_;
-      lock.unlock();
+      lock.Unlock();
       if (options_.abort_world) options_.abort_world(why);
     }
   }
@@ -85,7 +88,7 @@ Coordinator::~Coordinator() {
 
 absl::StatusOr<RequestId> Coordinator::Submit(EngineRequest request, EngineSink sink) {
   TANDEM_RETURN_IF_ERROR(Scheduler::Check(limits_, request));
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (!health_.ok()) return health_;
   if (stopping_) return Unavailable("the engine is being stopped");
   const size_t most = static_cast<size_t>(limits_.max_running) + options_.max_waiting;
@@ -100,7 +103,7 @@ absl::StatusOr<RequestId> Coordinator::Submit(EngineRequest request, EngineSink 
   const RequestId id = next_id_++;
   open_.Add(id, std::move(sink), static_cast<int32_t>(request.prompt.size()));
   inbox_.requests.emplace_back(id, std::move(request));
-  changed_.notify_all();
+  changed_.NotifyAll();
   return id;
 }
 
@@ -115,13 +118,13 @@ int32_t Coordinator::SecondsUntilRoom() {
 }
 
 void Coordinator::Cancel(RequestId id) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   inbox_.cancelled.push_back(id);
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 absl::StatusOr<EngineStatus> Coordinator::Status() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   EngineStatus status = status_;
   status.waiting += static_cast<int32_t>(inbox_.requests.size());
   status.tokens_per_second = generated_rate_.PerSecond(RateMeter::Time::clock::now());
@@ -129,7 +132,7 @@ absl::StatusOr<EngineStatus> Coordinator::Status() {
 }
 
 absl::Status Coordinator::Health() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return health_;
 }
 
@@ -141,19 +144,21 @@ void Coordinator::Loop() {
   }
   FinishPlanAhead();
   StopFollowers();
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   loop_ended_ = true;
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 bool Coordinator::WaitForWork() {
-  std::unique_lock lock(mutex_);
-  const auto idle = [&] { return !current_ && !scheduler_.has_work() && inbox_.empty(); };
-  const auto awake = [&] { return stopping_ || !health_.ok() || !idle(); };
-  if (const auto deadline = NextRecordDeadline()) {
-    changed_.wait_until(lock, *deadline, awake);
-  } else {
-    changed_.wait(lock, awake);
+  const bool has_work = current_ || scheduler_.has_work();
+  const auto deadline = NextRecordDeadline();
+  const MutexLock lock(mutex_);
+  while (!has_work && inbox_.empty() && !stopping_ && health_.ok()) {
+    if (!deadline) {
+      changed_.Wait(mutex_);
+    } else if (!changed_.WaitUntil(mutex_, *deadline)) {
+      break;
+    }
   }
   return !stopping_ && health_.ok();
 }
@@ -188,7 +193,7 @@ absl::Status Coordinator::Step() {
 void Coordinator::TakeInbox() {
   Inbox inbox;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     std::swap(inbox, inbox_);
   }
   for (auto& [id, request] : inbox.requests) scheduler_.Add(id, std::move(request));
@@ -217,7 +222,7 @@ absl::StatusOr<std::optional<Coordinator::InFlight>> Coordinator::Schedule() {
   }
   for (const RequestId id : step->preempted) open_.Preempted(id);
   if (!step->admitted.empty() || !step->preempted.empty()) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     status_.prompt_tokens += prompt_tokens;
     status_.reused_tokens += reused.total();
     status_.reused_from += reused;
@@ -262,7 +267,7 @@ absl::Status Coordinator::Commit(const InFlight& flight, const StepResult& resul
       ++finished;
     }
   }
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto now = RateMeter::Time::clock::now();
   generated_rate_.Add(now, generated);
   finished_rate_.Add(now, finished);
@@ -298,7 +303,7 @@ absl::Status Coordinator::DeliverScores(const RequestEvent& event) {
 }
 
 void Coordinator::PublishStatus() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   status_.running = scheduler_.running();
   status_.waiting = scheduler_.waiting();
   status_.blocks_used = scheduler_.blocks_used();
@@ -307,19 +312,20 @@ void Coordinator::PublishStatus() {
 
 void Coordinator::Die(const absl::Status& why) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!health_.ok() || stopping_) return;
     health_ = why;
     inbox_ = {};
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   open_.FinishAll(FinishReason::kFailed, why);
 }
 
 absl::Status Coordinator::BlameForStepFailure(const absl::Status& own) {
-  std::unique_lock lock(mutex_);
-  if (status_.ranks.size() > 1) {
-    changed_.wait_for(lock, options_.blame_wait, [&] { return !health_.ok() || stopping_; });
+  const auto deadline = std::chrono::steady_clock::now() + options_.blame_wait;
+  const MutexLock lock(mutex_);
+  while (status_.ranks.size() > 1 && health_.ok() && !stopping_ &&
+         changed_.WaitUntil(mutex_, deadline)) {
   }
   return health_.ok() ? own : health_;
 }

@@ -1,16 +1,15 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <thread>
 #include <unordered_map>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "parallel/control/agreement.h"
 #include "parallel/control/control_channel.h"
 #include "parallel/coordinator/open_requests.h"
@@ -100,7 +99,7 @@ class Coordinator final : public Engine {
   void TellHeld(const PendingDurableAnswers::Held& held);
   void CountRecords(const RecordReport& report);
   std::optional<std::chrono::steady_clock::time_point> NextRecordDeadline() const;
-  int32_t SecondsUntilRoom();
+  int32_t SecondsUntilRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Die(const absl::Status& why);
   absl::Status BlameForStepFailure(const absl::Status& own);
   void FinishPlanAhead();
@@ -123,16 +122,16 @@ class Coordinator final : public Engine {
   Agreement agreement_;
   OpenRequests open_;
 
-  mutable std::mutex mutex_;         // guards all below
-  std::condition_variable changed_;  // inbox, stopping or health
-  Inbox inbox_;
-  bool stopping_ = false;
-  bool loop_ended_ = false;
-  absl::Status health_;
-  RequestId next_id_ = 1;
-  EngineStatus status_;
-  RateMeter generated_rate_;
-  RateMeter finished_rate_;
+  mutable Mutex mutex_;
+  CondVar changed_;  // inbox, stopping or health
+  Inbox inbox_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool loop_ended_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status health_ ABSL_GUARDED_BY(mutex_);
+  RequestId next_id_ ABSL_GUARDED_BY(mutex_) = 1;
+  EngineStatus status_ ABSL_GUARDED_BY(mutex_);
+  RateMeter generated_rate_ ABSL_GUARDED_BY(mutex_);
+  RateMeter finished_rate_ ABSL_GUARDED_BY(mutex_);
 
   std::thread thread_;
 };

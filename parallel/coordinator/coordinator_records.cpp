@@ -17,14 +17,14 @@ void Coordinator::ListenToRecords() {
   });
   setup_.records->Listen(
       [this](const RecordReport& report) {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         inbox_.reports.push_back(report);
-        changed_.notify_all();
+        changed_.NotifyAll();
       },
       [this](FetchId probe, SavedTokens saved) {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         inbox_.probed.emplace_back(probe, saved);
-        changed_.notify_all();
+        changed_.NotifyAll();
       });
 }
 
@@ -51,7 +51,7 @@ void Coordinator::TakeRecordNews(const Inbox& inbox) {
     scheduler_.Fetched(outcome.id, outcome.from, outcome.late);
   }
   if (late.empty()) return;
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   status_.late_fetches += late.size();
 }
 
@@ -66,7 +66,7 @@ void Coordinator::AskForRecords() {
 void Coordinator::TellHeld(const PendingDurableAnswers::Held& held) {
   open_.Finish(held.id, held.reason, absl::OkStatus(), held.saved);
   if (held.saved) return;
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   ++status_.not_durable;
 }
 
@@ -75,7 +75,7 @@ void Coordinator::CountRecords(const RecordReport& report) {
   record_counts_[static_cast<size_t>(report.rank)] = report.counts;
   RecordCounts sum;
   for (const RecordCounts& counts : record_counts_) sum += counts;
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   status_.records = sum;
 }
 

@@ -5,27 +5,25 @@
 namespace tandem::parallel {
 
 void OpenRequests::Add(RequestId id, EngineSink sink, int32_t prompt_tokens) {
-  auto request = std::make_shared<Request>();
-  request->sink = std::move(sink);
-  request->usage.prompt_tokens = prompt_tokens;
-  request->submitted = Clock::now();
-  const std::lock_guard lock(mutex_);
+  auto request =
+      std::make_shared<Request>(Request{std::move(sink), {.prompt_tokens = prompt_tokens}});
+  const MutexLock lock(mutex_);
   requests_.emplace(id, std::move(request));
 }
 
 size_t OpenRequests::size() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return requests_.size();
 }
 
 std::shared_ptr<OpenRequests::Request> OpenRequests::Find(RequestId id) const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto found = requests_.find(id);
   return found == requests_.end() ? nullptr : found->second;
 }
 
 void OpenRequests::Admitted(RequestId id, const ReusedFrom& reused, ReuseLimit limit) {
-  const std::lock_guard delivery(delivery_);
+  const MutexLock delivery(delivery_);
   const auto request = Find(id);
   if (!request || request->admitted != Clock::time_point{}) return;
   request->admitted = Clock::now();
@@ -35,18 +33,18 @@ void OpenRequests::Admitted(RequestId id, const ReusedFrom& reused, ReuseLimit l
 }
 
 void OpenRequests::Preempted(RequestId id) {
-  const std::lock_guard delivery(delivery_);
+  const MutexLock delivery(delivery_);
   if (const auto request = Find(id)) ++request->usage.preemptions;
 }
 
 void OpenRequests::Computed(RequestId id, int32_t tokens) {
-  const std::lock_guard delivery(delivery_);
+  const MutexLock delivery(delivery_);
   if (const auto request = Find(id)) request->usage.computed_tokens += tokens;
 }
 
 void OpenRequests::Drafted(RequestId id, int32_t drafted, int32_t accepted) {
   if (drafted == 0) return;
-  const std::lock_guard delivery(delivery_);
+  const MutexLock delivery(delivery_);
   const auto request = Find(id);
   if (!request) return;
   request->usage.drafted_tokens += drafted;
@@ -54,20 +52,20 @@ void OpenRequests::Drafted(RequestId id, int32_t drafted, int32_t accepted) {
 }
 
 void OpenRequests::Logits(RequestId id, int64_t position, std::span<const float> logits) {
-  const std::lock_guard delivery(delivery_);
+  const MutexLock delivery(delivery_);
   const auto request = Find(id);
   if (request && request->sink.on_logits) request->sink.on_logits(position, logits);
 }
 
 void OpenRequests::Logprobs(RequestId id, int64_t position,
                             std::span<const TokenLogprobs> logprobs) {
-  const std::lock_guard delivery(delivery_);
+  const MutexLock delivery(delivery_);
   const auto request = Find(id);
   if (request && request->sink.on_logprobs) request->sink.on_logprobs(position, logprobs);
 }
 
 void OpenRequests::Token(RequestId id, int32_t token) {
-  const std::lock_guard delivery(delivery_);
+  const MutexLock delivery(delivery_);
   const auto request = Find(id);
   if (!request) return;
   if (request->usage.completion_tokens++ == 0) request->first_token = Clock::now();
@@ -94,21 +92,21 @@ void OpenRequests::CallFinish(Request& request, FinishReason reason, const absl:
 
 void OpenRequests::Finish(RequestId id, FinishReason reason, const absl::Status& status,
                           bool saved) {
-  const std::lock_guard delivery(delivery_);
+  const MutexLock delivery(delivery_);
   const auto request = Find(id);
   if (!request) return;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     requests_.erase(id);
   }
   CallFinish(*request, reason, status, saved);
 }
 
 void OpenRequests::FinishAll(FinishReason reason, const absl::Status& status) {
-  const std::lock_guard delivery(delivery_);
+  const MutexLock delivery(delivery_);
   std::unordered_map<RequestId, std::shared_ptr<Request>> ended;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     ended.swap(requests_);
   }
   for (const auto& [id, request] : ended) CallFinish(*request, reason, status, false);

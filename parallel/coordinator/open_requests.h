@@ -2,10 +2,10 @@
 
 #include <chrono>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <unordered_map>
 
+#include "core/base/mutex.h"
 #include "parallel/engine/engine.h"
 
 namespace tandem::parallel {
@@ -38,18 +38,18 @@ class OpenRequests {
   using Clock = std::chrono::steady_clock;
   struct Request {
     EngineSink sink;
-    Usage usage;
-    Clock::time_point submitted;
-    Clock::time_point admitted{};
-    Clock::time_point first_token{};
+    Usage usage ABSL_GUARDED_BY(&OpenRequests::delivery_);
+    const Clock::time_point submitted = Clock::now();
+    Clock::time_point admitted ABSL_GUARDED_BY(&OpenRequests::delivery_){};
+    Clock::time_point first_token ABSL_GUARDED_BY(&OpenRequests::delivery_){};
   };
   std::shared_ptr<Request> Find(RequestId id) const;
-  static void CallFinish(Request& request, FinishReason reason, const absl::Status& status,
-                         bool saved);
+  void CallFinish(Request& request, FinishReason reason, const absl::Status& status, bool saved)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(delivery_);
 
-  std::mutex delivery_;       // held while a sink is called; taken before mutex_
-  mutable std::mutex mutex_;  // guards requests_
-  std::unordered_map<RequestId, std::shared_ptr<Request>> requests_;
+  Mutex delivery_ ABSL_ACQUIRED_BEFORE(mutex_);  // held while a sink is called
+  mutable Mutex mutex_;
+  std::unordered_map<RequestId, std::shared_ptr<Request>> requests_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace tandem::parallel

@@ -34,7 +34,7 @@ class EngineServer::Outbox {
   /// A result; if too much is unsent already, `id` is noted as overflown instead.
   void PutResult(RequestId id, const LinkMessage& message) {
     std::vector<std::byte> frame = EncodeLinkMessage(message);
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (overflown_.contains(id)) return;
     if (bytes_ + frame.size() > most_bytes_) {
       overflown_.insert(id);
@@ -48,7 +48,7 @@ class EngineServer::Outbox {
   /// The end of a request, which always finds room.
   void PutFinish(RequestId id, const Finish& finish) {
     std::vector<std::byte> frame = EncodeLinkMessage(LinkFinish{.id = id, .finish = finish});
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     finished_.push_back(id);
     if (overflown_.erase(id) > 0) return;  // the client was told already
     bytes_ += frame.size();
@@ -58,7 +58,7 @@ class EngineServer::Outbox {
 
   /// The oldest frame, empty if there is none.
   std::vector<std::byte> Take() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (frames_.empty()) return {};
     std::vector<std::byte> frame = std::move(frames_.front());
     frames_.pop_front();
@@ -66,25 +66,25 @@ class EngineServer::Outbox {
     return frame;
   }
   void PutBack(std::vector<std::byte> frame) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     bytes_ += frame.size();
     frames_.push_front(std::move(frame));
   }
   bool empty() const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return frames_.empty();
   }
   void Clear() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     frames_.clear();
     bytes_ = 0;
   }
   std::vector<RequestId> TakeOverflows() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return std::exchange(new_overflows_, {});
   }
   std::vector<RequestId> TakeFinished() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return std::exchange(finished_, {});
   }
   const kv_store::WakeUp& wake() const { return wake_; }
@@ -92,12 +92,12 @@ class EngineServer::Outbox {
  private:
   const size_t most_bytes_;
   kv_store::WakeUp wake_;
-  mutable std::mutex mutex_;  // guards all below
-  std::deque<std::vector<std::byte>> frames_;
-  size_t bytes_ = 0;
-  std::unordered_set<RequestId> overflown_;
-  std::vector<RequestId> new_overflows_;
-  std::vector<RequestId> finished_;
+  mutable Mutex mutex_;
+  std::deque<std::vector<std::byte>> frames_ ABSL_GUARDED_BY(mutex_);
+  size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::unordered_set<RequestId> overflown_ ABSL_GUARDED_BY(mutex_);
+  std::vector<RequestId> new_overflows_ ABSL_GUARDED_BY(mutex_);
+  std::vector<RequestId> finished_ ABSL_GUARDED_BY(mutex_);
 };
 
 absl::StatusOr<std::unique_ptr<EngineServer>> EngineServer::Create(Options options,
@@ -128,7 +128,7 @@ EngineServer::EngineServer(Options options, Engine& engine)
 
 EngineServer::~EngineServer() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     closing_ = true;
   }
   outbox_->wake().Signal();
@@ -136,24 +136,24 @@ EngineServer::~EngineServer() {
 }
 
 absl::Status EngineServer::Wait() {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return ended_; });
+  const MutexLock lock(mutex_);
+  while (!ended_) changed_.Wait(mutex_);
   return end_;
 }
 
 void EngineServer::End(const absl::Status& why) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (ended_) return;
   ended_ = true;
   end_ = why;
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 void EngineServer::Run() {
   try {
     for (;;) {
       PollOnce();
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       if (closing_) break;
     }
     FlushAll();

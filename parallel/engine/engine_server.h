@@ -1,14 +1,13 @@
 #pragma once
 
-#include <condition_variable>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <unordered_map>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "kv_store/base/zmq_tools.h"
 #include "parallel/engine/engine.h"
 #include "parallel/engine/engine_link_codec.h"
@@ -75,11 +74,11 @@ class EngineServer {
   bool client_is_full_ = false;  // it has not read what was sent
   bool told_dead_ = false;
 
-  std::mutex mutex_;  // guards all below
-  std::condition_variable changed_;
-  bool closing_ = false;
-  bool ended_ = false;
-  absl::Status end_;
+  Mutex mutex_;
+  CondVar changed_;
+  bool closing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status end_ ABSL_GUARDED_BY(mutex_);
 
   std::thread thread_;
 };

@@ -70,10 +70,10 @@ absl::Status RemoteEngine::Handshake(const std::function<absl::Status()>& keep_w
 
 RemoteEngine::~RemoteEngine() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     closing_ = true;
     if (health_.ok()) health_ = Unavailable("the link to the engine was closed");
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   wake_.Signal();
   if (thread_.joinable()) thread_.join();
@@ -83,7 +83,7 @@ RemoteEngine::~RemoteEngine() {
 void RemoteEngine::Queue(const LinkMessage& message) {
   std::vector<std::byte> frame = EncodeLinkMessage(message);
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     outgoing_.push_back(std::move(frame));
   }
   wake_.Signal();
@@ -94,21 +94,22 @@ absl::StatusOr<RequestId> RemoteEngine::Submit(EngineRequest request, EngineSink
   entry->sink = std::move(sink);
   RequestId id = 0;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!health_.ok()) return health_;
     if (broken_) return Unavailable("the engine is gone; the reason is not known yet");
     id = next_id_++;
     requests_[id] = entry;
   }
   Queue(LinkSubmit{.id = id, .request = std::move(request)});
-  std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, options_.answer_patience,
-                    [&] { return entry->answered || !health_.ok(); });
+  MutexLock lock(mutex_);
+  const auto deadline = Clock::now() + options_.answer_patience;
+  while (!entry->answered && health_.ok() && changed_.WaitUntil(mutex_, deadline)) {
+  }
   if (entry->answered && entry->refused.ok()) return id;
   requests_.erase(id);
   if (!entry->refused.ok()) return entry->refused;
   if (!health_.ok()) return health_;
-  lock.unlock();
+  lock.Unlock();
   Queue(LinkCancel{.id = id});
   return Unavailable("the engine did not answer within {} ms", options_.answer_patience.count());
 }
@@ -119,15 +120,16 @@ absl::StatusOr<EngineStatus> RemoteEngine::Status() {
   auto query = std::make_shared<Query>();
   uint64_t number = 0;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!health_.ok()) return health_;
     number = next_id_++;
     queries_[number] = query;
   }
   Queue(LinkStatusQuery{.query = number});
-  std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, options_.answer_patience,
-                    [&] { return query->answer.has_value() || !health_.ok(); });
+  const auto deadline = Clock::now() + options_.answer_patience;
+  const MutexLock lock(mutex_);
+  while (!query->answer && health_.ok() && changed_.WaitUntil(mutex_, deadline)) {
+  }
   queries_.erase(number);
   if (query->answer) return *std::move(query->answer);
   if (!health_.ok()) return health_;
@@ -135,7 +137,7 @@ absl::StatusOr<EngineStatus> RemoteEngine::Status() {
 }
 
 absl::Status RemoteEngine::Health() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (health_.ok() && broken_) {
     return absl::UnknownError("the engine is gone; the reason is not known yet");
   }
@@ -144,7 +146,7 @@ absl::Status RemoteEngine::Health() {
 
 void RemoteEngine::MarkDead(const absl::Status& why) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (reason_.ok()) reason_ = why;
   }
   wake_.Signal();
@@ -156,7 +158,7 @@ void RemoteEngine::Run() {
   try {
     for (;;) {
       PollOnce();
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       if (closing_ && (outgoing_.empty() || broken_)) break;
     }
     monitor_.reset();
@@ -173,7 +175,7 @@ void RemoteEngine::PollOnce() {
                              {monitor_->socket().handle(), 0, ZMQ_POLLIN, 0}};
   std::chrono::milliseconds timeout(-1);
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!outgoing_.empty() || (broken_ && health_.ok())) timeout = kRetryInterval;
   }
   zmq::poll(items, std::size(items), timeout);
@@ -183,7 +185,7 @@ void RemoteEngine::PollOnce() {
   if (kv_store::Readable(items[2]) && monitor_->TakeDisconnected() && !broken_since_) {
     broken_since_ = Clock::now();
     Receive(std::numeric_limits<int>::max());  // what came before the end
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     broken_ = true;
   }
   MaybeDie();
@@ -193,13 +195,13 @@ void RemoteEngine::SendQueued() {
   for (;;) {
     std::vector<std::byte> frame;
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       if (outgoing_.empty()) return;
       if (broken_) return outgoing_.clear();
       frame = outgoing_.front();
     }
     if (kv_store::TrySend(dealer_, "", frame) != kv_store::SendOutcome::kSent) return;
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     outgoing_.pop_front();
   }
 }
@@ -218,19 +220,19 @@ void RemoteEngine::Receive(int most_frames) {
 }
 
 std::shared_ptr<RemoteEngine::Request> RemoteEngine::Find(RequestId id) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto found = requests_.find(id);
   return found == requests_.end() ? nullptr : found->second;
 }
 
 void RemoteEngine::Handle(LinkMessage message) {
   const auto answer = [this](RequestId id, const absl::Status& refused) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto found = requests_.find(id);
     if (found == requests_.end()) return;
     found->second->answered = true;
     found->second->refused = refused;
-    changed_.notify_all();
+    changed_.NotifyAll();
   };
   std::visit(
       Overloaded{[&](const LinkAccepted& accepted) { answer(accepted.id, absl::OkStatus()); },
@@ -255,13 +257,13 @@ void RemoteEngine::Handle(LinkMessage message) {
                    const auto request = Find(result.id);
                    if (!request) return;
                    {
-                     const std::lock_guard lock(mutex_);
+                     const MutexLock lock(mutex_);
                      requests_.erase(result.id);
                    }
                    if (request->sink.on_finish) request->sink.on_finish(result.finish);
                  },
                  [&](LinkStatus& status) {
-                   const std::lock_guard lock(mutex_);
+                   const MutexLock lock(mutex_);
                    const auto found = queries_.find(status.query);
                    if (found == queries_.end()) return;
                    if (status.error.ok()) {
@@ -269,7 +271,7 @@ void RemoteEngine::Handle(LinkMessage message) {
                    } else {
                      found->second->answer = status.error;
                    }
-                   changed_.notify_all();
+                   changed_.NotifyAll();
                  },
                  [&](const LinkDead& dead) { MarkDead(dead.why); },
                  [](const auto&) {}},  // pings, and what only a client says
@@ -279,7 +281,7 @@ void RemoteEngine::Handle(LinkMessage message) {
 void RemoteEngine::MaybeDie() {
   absl::Status why;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!health_.ok()) return;
     if (!reason_.ok()) {
       why = reason_;
@@ -289,24 +291,25 @@ void RemoteEngine::MaybeDie() {
       return;
     }
     health_ = why;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   FinishAll(why);
 }
 
 void RemoteEngine::FinishAll(const absl::Status& why) {
-  std::unordered_map<RequestId, std::shared_ptr<Request>> ended;
+  std::vector<std::shared_ptr<Request>> ended;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (health_.ok()) health_ = why;
-    ended.swap(requests_);
-    changed_.notify_all();
-  }
-  for (const auto& [id, request] : ended) {
-    // Whoever still waits in Submit gets the error there.
-    if (request->answered && request->refused.ok() && request->sink.on_finish) {
-      request->sink.on_finish({.reason = FinishReason::kFailed, .status = why, .usage = {}});
+    for (const auto& [id, request] : std::exchange(requests_, {})) {
+      // Whoever still waits in Submit gets the error there.
+      if (request->answered && request->refused.ok()) ended.push_back(request);
     }
+    changed_.NotifyAll();
+  }
+  for (const auto& request : ended) {
+    if (!request->sink.on_finish) continue;
+    request->sink.on_finish({.reason = FinishReason::kFailed, .status = why, .usage = {}});
   }
 }
 

@@ -1,17 +1,16 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
 #include <unordered_map>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "kv_store/base/zmq_tools.h"
 #include "parallel/engine/engine.h"
 #include "parallel/engine/engine_link_codec.h"
@@ -56,11 +55,11 @@ class RemoteEngine final : public Engine {
  private:
   struct Request {
     EngineSink sink;
-    bool answered = false;  // accepted or refused
-    absl::Status refused;
+    bool answered ABSL_GUARDED_BY(&RemoteEngine::mutex_) = false;  // accepted or refused
+    absl::Status refused ABSL_GUARDED_BY(&RemoteEngine::mutex_);
   };
   struct Query {
-    std::optional<absl::StatusOr<EngineStatus>> answer;
+    std::optional<absl::StatusOr<EngineStatus>> answer ABSL_GUARDED_BY(&RemoteEngine::mutex_);
   };
 
   explicit RemoteEngine(Options options);
@@ -85,16 +84,16 @@ class RemoteEngine final : public Engine {
   std::unique_ptr<kv_store::DisconnectMonitor> monitor_;
   std::optional<std::chrono::steady_clock::time_point> broken_since_;
 
-  std::mutex mutex_;  // guards all below
-  std::condition_variable changed_;
-  std::deque<std::vector<std::byte>> outgoing_;
-  std::unordered_map<RequestId, std::shared_ptr<Request>> requests_;
-  std::unordered_map<uint64_t, std::shared_ptr<Query>> queries_;
-  uint64_t next_id_ = 1;
-  bool broken_ = false;  // the link; health_ follows
-  absl::Status reason_;  // given by who knows more
-  absl::Status health_;
-  bool closing_ = false;
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<std::vector<std::byte>> outgoing_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<RequestId, std::shared_ptr<Request>> requests_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<uint64_t, std::shared_ptr<Query>> queries_ ABSL_GUARDED_BY(mutex_);
+  uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // the link; health_ follows
+  absl::Status reason_ ABSL_GUARDED_BY(mutex_);  // given by who knows more
+  absl::Status health_ ABSL_GUARDED_BY(mutex_);
+  bool closing_ ABSL_GUARDED_BY(mutex_) = false;
 
   std::thread thread_;
 };

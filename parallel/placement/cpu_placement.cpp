@@ -6,10 +6,10 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <memory>
 #include <set>
 
+#include "core/base/errno_text.h"
 #include "parallel/communicators/gather_messages.h"
 
 namespace tandem::parallel {
@@ -38,7 +38,7 @@ absl::StatusOr<std::vector<CpuCore>> LoadCores(const char* description) {
     return InvalidArgument("hwloc does not read the topology '{}'", description);
   }
   if (hwloc_topology_load(raw) != 0) {
-    return Internal("hwloc cannot read this host's topology: {}", std::strerror(errno));
+    return Internal("hwloc cannot read this host's topology: {}", ErrnoText(errno));
   }
   const bool has_cores = hwloc_get_nbobjs_by_type(raw, HWLOC_OBJ_CORE) > 0;
   const hwloc_obj_type_t type = has_cores ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU;
@@ -147,7 +147,7 @@ absl::Status BindThisThread(const CpuSet& cpus) {
   CPU_FREE(set);
   if (code == 0) return absl::OkStatus();
   return FailedPrecondition("cannot bind a thread to processors {}: {}; try --pin none",
-                            fmt::join(cpus, ","), std::strerror(error));
+                            fmt::join(cpus, ","), ErrnoText(error));
 }
 
 CpuPlacement PlaceRank(const std::vector<CpuCore>& all_cores, const std::vector<CpuWish>& wishes,

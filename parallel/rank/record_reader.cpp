@@ -23,10 +23,10 @@ RecordReader::~RecordReader() { Stop(); }
 
 void RecordReader::Stop() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
     for (auto& [id, fetched] : fetches_) fetched->ended = true;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   if (thread_.joinable()) thread_.join();
 }
@@ -34,14 +34,14 @@ void RecordReader::Stop() {
 void RecordReader::Fetch(BlockFetch fetch) {
   auto fetched = std::make_shared<Fetched>();
   fetched->blocks = std::move(fetch.blocks);
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   fetches_[fetch.id] = fetched;
   jobs_.emplace_back(FetchJob{.id = fetch.id, .fetched = std::move(fetched)});
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 void RecordReader::End(FetchId fetch) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto found = fetches_.find(fetch);
   if (found == fetches_.end()) return;
   found->second->ended = true;
@@ -49,18 +49,18 @@ void RecordReader::End(FetchId fetch) {
 }
 
 void RecordReader::Probe(RecordProbe probe) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   jobs_.emplace_back(std::move(probe));
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 RecordReader::Counts RecordReader::counts() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return counts_;
 }
 
 size_t RecordReader::open_fetches() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return fetches_.size();
 }
 
@@ -68,8 +68,8 @@ void RecordReader::Run() {
   for (;;) {
     std::optional<Job> job;
     {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
+      const MutexLock lock(mutex_);
+      while (!stopping_ && jobs_.empty()) changed_.Wait(mutex_);
       if (stopping_) return;
       job = std::move(jobs_.front());
       jobs_.pop_front();
@@ -87,7 +87,7 @@ void RecordReader::Run() {
 void RecordReader::Do(const FetchJob& job) {
   Fetched& fetched = *job.fetched;
   const auto ended = [&] {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return fetched.ended;
   };
   // The next part is on its way while one is checked.
@@ -114,7 +114,7 @@ void RecordReader::Do(const FetchJob& job) {
     from.push_back(farthest == records.end() ? kv_store::TierKind::kHost : farthest->from);
   }
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     fetched.done = true;
   }
   options_.on_fetched(job.id, std::move(from));
@@ -168,7 +168,7 @@ bool RecordReader::Take(Part part, Fetched& fetched) {
     }
     if (whole) fetched.records.push_back(std::move(records));
   }
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   counts_.fetched += counts.fetched;
   counts_.damaged += counts.damaged;
   return whole;
@@ -177,7 +177,7 @@ bool RecordReader::Take(Part part, Fetched& fetched) {
 absl::Status RecordReader::Load(const BlockLoad& load) {
   std::shared_ptr<Fetched> fetched;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto found = fetches_.find(load.fetch);
     if (found != fetches_.end() && found->second->done) fetched = found->second;
   }

@@ -1,17 +1,16 @@
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <thread>
 #include <unordered_map>
 #include <variant>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "core/model/shard.h"
 #include "kv_store/pages/page_pool.h"
@@ -67,8 +66,8 @@ class RecordReader {
     std::vector<FetchBlock> blocks;
     /// [blocks from the front that are whole][layer groups asked for, ascending, x kv_heads]
     std::vector<std::vector<kv_store::FoundRecord>> records;
-    bool done = false;   // guarded by mutex_
-    bool ended = false;  // guarded by mutex_
+    bool done ABSL_GUARDED_BY(&RecordReader::mutex_) = false;
+    bool ended ABSL_GUARDED_BY(&RecordReader::mutex_) = false;
   };
   struct FetchJob {
     FetchId id = 0;
@@ -94,12 +93,12 @@ class RecordReader {
   const kv_store::PagePool& pool_;
   const Options options_;
 
-  mutable std::mutex mutex_;  // guards all below
-  std::condition_variable changed_;
-  std::deque<Job> jobs_;
-  std::unordered_map<FetchId, std::shared_ptr<Fetched>> fetches_;
-  bool stopping_ = false;
-  Counts counts_;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::deque<Job> jobs_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<FetchId, std::shared_ptr<Fetched>> fetches_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  Counts counts_ ABSL_GUARDED_BY(mutex_);
 
   std::thread thread_;
 };

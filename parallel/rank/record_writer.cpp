@@ -19,7 +19,7 @@ void RecordWriter::Stop() {
 
 bool RecordWriter::Reserve(size_t records, int64_t bytes) {
   if (queue_.Reserve(bytes)) return true;
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   counts_.dropped += records;
   lost_ = true;
   trouble_ = true;
@@ -27,7 +27,7 @@ bool RecordWriter::Reserve(size_t records, int64_t bytes) {
 }
 
 RecordWriter::Counts RecordWriter::counts() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return counts_;
 }
 
@@ -38,7 +38,7 @@ absl::Status RecordWriter::Write(const kv_store::WriteBehindQueue::Batch& batch)
   bool safe = true;
   bool trouble = false;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     counts_.put += batch.records.size();
     if (!put.ok()) counts_.refused += batch.records.size();
     lost_ = lost_ || !put.ok();

@@ -2,10 +2,10 @@
 
 #include <cstdint>
 #include <functional>
-#include <mutex>
 #include <utility>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "kv_store/records/tier.h"
 #include "kv_store/records/write_behind_queue.h"
 
@@ -52,10 +52,10 @@ class RecordWriter {
   const OnFlushed on_flushed_;
   const std::function<void()> on_trouble_;
 
-  mutable std::mutex mutex_;  // guards the next three
-  bool lost_ = false;         // something, since the last mark that was reached
-  bool trouble_ = false;
-  Counts counts_;
+  mutable Mutex mutex_;
+  bool lost_ ABSL_GUARDED_BY(mutex_) = false;  // something, since the last mark that was reached
+  bool trouble_ ABSL_GUARDED_BY(mutex_) = false;
+  Counts counts_ ABSL_GUARDED_BY(mutex_);
 
   kv_store::WriteBehindQueue queue_;
 };

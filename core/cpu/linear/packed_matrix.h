@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "core/base/arena.h"
-#include "core/model/matrix_source.h"
 #include "core/base/status.h"
 #include "core/base/thread_pool.h"
 #include "core/cpu/linear/tile_format.h"
+#include "core/model/matrix_source.h"
 #include "core/model/shard.h"
 
 namespace tandem::core {
