@@ -17,7 +17,6 @@ namespace {
 constexpr uint8_t kVersion = 1;
 constexpr size_t kChecksumBytes = crypto_generichash_BYTES_MIN;
 constexpr size_t kNameLimit = 4096;  // bytes of a tenant's or conversation's name, or of a role
-constexpr size_t kNoLimit = std::numeric_limits<uint32_t>::max();  // but the record's own size
 
 using Checksum = std::array<std::byte, kChecksumBytes>;
 

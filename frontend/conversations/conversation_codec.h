@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -15,6 +16,9 @@
 /// Decoders trust nothing and take memory in proportion to the record. kFailedPrecondition: written
 /// by a newer program; kDataLoss: damaged. docs/state.md describes the bytes.
 namespace tandem::frontend {
+
+/// Of a list in a record: none but the record's own size.
+inline constexpr size_t kNoLimit = std::numeric_limits<uint32_t>::max();
 
 struct ConversationHead {
   ConversationName name;

@@ -10,13 +10,12 @@
 namespace tandem::frontend {
 namespace {
 
-constexpr uint8_t kVersion = 1;
+constexpr uint8_t kIdentityVersion = 1;
 constexpr size_t kNumberBytes = 8;
 constexpr size_t kHashBytes = ConversationPlaces::kPrefixBytes - 1;
-constexpr size_t kChecksumBytes = sizeof(kv_store::Checksum);
 
 struct Identity {
-  uint8_t version = kVersion;
+  uint8_t version = kIdentityVersion;
   bool encrypted = false;
   kv_store::StateId salt{};
   std::array<uint8_t, 16> check{};
@@ -54,19 +53,19 @@ ConversationPlaces::ConversationPlaces(const Bytes16& salt, const kv_store::Encr
 absl::StatusOr<ConversationPlaces> ConversationPlaces::Read(std::span<const std::byte> identity,
                                                             const kv_store::EncryptedBox* box) {
   constexpr const char* kDamaged = "the record that says how to read it is damaged";
-  if (identity.size() <= kChecksumBytes) return absl::DataLossError(kDamaged);
-  const auto fields = identity.first(identity.size() - kChecksumBytes);
+  if (identity.size() <= sizeof(kv_store::Checksum)) return absl::DataLossError(kDamaged);
+  const auto fields = identity.first(identity.size() - sizeof(kv_store::Checksum));
   core::WireReader reader("identity of the store", fields);
   Identity read;
   reader(read);
-  if (read.version > kVersion) {
+  if (read.version > kIdentityVersion) {
     return FailedPrecondition(
         "it has version {}, and this program reads versions up to {}: start a newer tandem",
-        read.version, kVersion);
+        read.version, kIdentityVersion);
   }
   const auto sum = kv_store::ChecksumOf(fields);
   if (!reader.Finish().ok() || read.version == 0 ||
-      !std::equal(sum.begin(), sum.end(), identity.end() - kChecksumBytes)) {
+      !std::equal(sum.begin(), sum.end(), identity.end() - sizeof(kv_store::Checksum))) {
     return absl::DataLossError(kDamaged);
   }
   if (read.encrypted && box == nullptr) {

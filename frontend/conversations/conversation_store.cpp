@@ -53,7 +53,6 @@ struct ErasureRecord {
 
 template <typename Archive>
 void Fields(Archive& archive, ErasureRecord& erasure) {
-  constexpr size_t kNoLimit = std::numeric_limits<uint32_t>::max();  // but the record's own size
   archive(core::AtMost(erasure.prefix, ConversationPlaces::kPrefixBytes, "bytes of a place"),
           core::AtMost(erasure.blocks, kNoLimit, "blocks"));
 }

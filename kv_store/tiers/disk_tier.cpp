@@ -10,7 +10,7 @@ namespace tandem::kv_store {
 namespace {
 
 // A batch is written when it has so many bytes.
-constexpr size_t kBatchBytes = size_t{8} << 20;
+constexpr size_t kWriteBatchBytes = size_t{8} << 20;
 constexpr size_t kEntriesBytes = 512;  // of a record in the index and its block's, about
 constexpr std::chrono::milliseconds kCollectorInterval{500};
 // A database that is damaged again so soon after it was opened again is begun anew.
@@ -22,7 +22,7 @@ using Clock = std::chrono::steady_clock;
 size_t RoomFor(std::span<const TierRecord> records) {
   size_t room = 0;
   for (const TierRecord& record : records) {
-    if (room >= kBatchBytes) break;
+    if (room >= kWriteBatchBytes) break;
     room += record.bytes.size() + kEntriesBytes;
   }
   return room;
@@ -148,7 +148,7 @@ absl::Status DiskTier::Put(std::span<const TierRecord> records) {
         DeleteInBatch(removed, change);
       }
     }
-    for (; next < records.size() && change.batch.bytes() < kBatchBytes; ++next) {
+    for (; next < records.size() && change.batch.bytes() < kWriteBatchBytes; ++next) {
       const TierRecord& record = records[next];
       BlockSecret secret{};
       {

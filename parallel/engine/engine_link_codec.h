@@ -13,6 +13,8 @@
 namespace tandem::parallel {
 
 inline constexpr uint8_t kLinkVersion = 4;
+// Frames that either end sends or receives in a row: neither direction may starve the other.
+inline constexpr int kFramesInARow = 64;
 
 // The messages between a RemoteEngine ("client") and an EngineServer. Request and query numbers are
 // the client's.

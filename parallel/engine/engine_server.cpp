@@ -3,6 +3,8 @@
 #include <unordered_set>
 #include <utility>
 
+#include "core/base/overloaded.h"
+
 namespace tandem::parallel {
 namespace {
 
@@ -11,18 +13,9 @@ using Clock = std::chrono::steady_clock;
 // As in the control channel: how long a disconnection is followed up.
 constexpr std::chrono::seconds kSuspicion{1};
 constexpr std::chrono::milliseconds kSoon{5};
-// Frames sent or received in a row: neither direction may starve the other.
-constexpr int kFramesInARow = 64;
 // How often the engine is asked whether it lives.
 constexpr std::chrono::milliseconds kHealthInterval{200};
 constexpr std::chrono::milliseconds kLinger{1000};
-
-template <typename... Visitors>
-struct Overloaded : Visitors... {
-  using Visitors::operator()...;
-};
-template <typename... Visitors>
-Overloaded(Visitors...) -> Overloaded<Visitors...>;
 
 }  // namespace
 
@@ -211,8 +204,8 @@ void EngineServer::Receive() {
 }
 
 void EngineServer::Handle(LinkMessage message) {
-  std::visit(
-      Overloaded{[&](LinkHello) { Reply(LinkWelcome{}); }, [&](LinkStop) { End(absl::OkStatus()); },
+  std::visit(core::Overloaded{
+                 [&](LinkHello) { Reply(LinkWelcome{}); }, [&](LinkStop) { End(absl::OkStatus()); },
                  [&](LinkSubmit& submit) { Submit(std::move(submit)); },
                  [&](LinkCancel& cancel) {
                    const auto found = engine_ids_.find(cancel.id);
@@ -225,7 +218,7 @@ void EngineServer::Handle(LinkMessage message) {
                    Reply(reply);
                  },
                  [](auto&) {}},  // what only a server says
-      message);
+             message);
 }
 
 void EngineServer::Submit(LinkSubmit message) {

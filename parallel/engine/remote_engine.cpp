@@ -3,6 +3,8 @@
 #include <limits>
 #include <utility>
 
+#include "core/base/overloaded.h"
+
 namespace tandem::parallel {
 namespace {
 
@@ -11,15 +13,6 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kConnectInterval{50};
 constexpr std::chrono::milliseconds kRetryInterval{5};
 constexpr int kLingerMilliseconds = 500;
-// Frames received in a row: a flood of tokens must not keep a cancel from being sent.
-constexpr int kFramesInARow = 64;
-
-template <typename... Visitors>
-struct Overloaded : Visitors... {
-  using Visitors::operator()...;
-};
-template <typename... Visitors>
-Overloaded(Visitors...) -> Overloaded<Visitors...>;
 
 }  // namespace
 
@@ -235,46 +228,47 @@ void RemoteEngine::Handle(LinkMessage message) {
     changed_.NotifyAll();
   };
   std::visit(
-      Overloaded{[&](const LinkAccepted& accepted) { answer(accepted.id, absl::OkStatus()); },
-                 [&](const LinkRefused& refused) { answer(refused.id, refused.status); },
-                 [&](const LinkTokens& result) {
-                   const auto request = Find(result.id);
-                   if (request && request->sink.on_tokens) request->sink.on_tokens(result.tokens);
-                 },
-                 [&](const LinkLogits& result) {
-                   const auto request = Find(result.id);
-                   if (request && request->sink.on_logits) {
-                     request->sink.on_logits(result.position, result.logits);
-                   }
-                 },
-                 [&](const LinkLogprobs& result) {
-                   const auto request = Find(result.id);
-                   if (request && request->sink.on_logprobs) {
-                     request->sink.on_logprobs(result.position, result.logprobs);
-                   }
-                 },
-                 [&](const LinkFinish& result) {
-                   const auto request = Find(result.id);
-                   if (!request) return;
-                   {
-                     const MutexLock lock(mutex_);
-                     requests_.erase(result.id);
-                   }
-                   if (request->sink.on_finish) request->sink.on_finish(result.finish);
-                 },
-                 [&](LinkStatus& status) {
-                   const MutexLock lock(mutex_);
-                   const auto found = queries_.find(status.query);
-                   if (found == queries_.end()) return;
-                   if (status.error.ok()) {
-                     found->second->answer = std::move(status.status);
-                   } else {
-                     found->second->answer = status.error;
-                   }
-                   changed_.NotifyAll();
-                 },
-                 [&](const LinkDead& dead) { MarkDead(dead.why); },
-                 [](const auto&) {}},  // pings, and what only a client says
+      core::Overloaded{[&](const LinkAccepted& accepted) { answer(accepted.id, absl::OkStatus()); },
+                       [&](const LinkRefused& refused) { answer(refused.id, refused.status); },
+                       [&](const LinkTokens& result) {
+                         const auto request = Find(result.id);
+                         if (request && request->sink.on_tokens)
+                           request->sink.on_tokens(result.tokens);
+                       },
+                       [&](const LinkLogits& result) {
+                         const auto request = Find(result.id);
+                         if (request && request->sink.on_logits) {
+                           request->sink.on_logits(result.position, result.logits);
+                         }
+                       },
+                       [&](const LinkLogprobs& result) {
+                         const auto request = Find(result.id);
+                         if (request && request->sink.on_logprobs) {
+                           request->sink.on_logprobs(result.position, result.logprobs);
+                         }
+                       },
+                       [&](const LinkFinish& result) {
+                         const auto request = Find(result.id);
+                         if (!request) return;
+                         {
+                           const MutexLock lock(mutex_);
+                           requests_.erase(result.id);
+                         }
+                         if (request->sink.on_finish) request->sink.on_finish(result.finish);
+                       },
+                       [&](LinkStatus& status) {
+                         const MutexLock lock(mutex_);
+                         const auto found = queries_.find(status.query);
+                         if (found == queries_.end()) return;
+                         if (status.error.ok()) {
+                           found->second->answer = std::move(status.status);
+                         } else {
+                           found->second->answer = status.error;
+                         }
+                         changed_.NotifyAll();
+                       },
+                       [&](const LinkDead& dead) { MarkDead(dead.why); },
+                       [](const auto&) {}},  // pings, and what only a client says
       message);
 }
 

@@ -418,7 +418,7 @@ Result FilterRejectAttr(Context& context, const Value& subject, const Arguments&
   return Select(context, subject, arguments, true, false);
 }
 
-constexpr std::pair<std::string_view, Filter> kFilters[] = {
+constexpr std::pair<std::string_view, Filter> kSequenceFilters[] = {
     {"batch", FilterBatch},
     {"dictsort", FilterDictSort},
     {"first", FilterFirst},
@@ -444,9 +444,9 @@ constexpr std::pair<std::string_view, Filter> kFilters[] = {
 }  // namespace
 
 Filter FindSequenceFilter(std::string_view name) {
-  const auto* const found = std::find_if(std::begin(kFilters), std::end(kFilters),
+  const auto* const found = std::find_if(std::begin(kSequenceFilters), std::end(kSequenceFilters),
                                          [&](const auto& entry) { return entry.first == name; });
-  return found == std::end(kFilters) ? nullptr : found->second;
+  return found == std::end(kSequenceFilters) ? nullptr : found->second;
 }
 
 }  // namespace tandem::frontend::jinja
