@@ -322,8 +322,8 @@ TEST(SampleRows, ChoosesForEachRowAsAloneAndFailsOnlyItsOwn) {
   std::vector<float> logits(4 * kVocab);
   for (size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(i * 7919 % 1009) / 50;
   logits[2 * kVocab + 17] = std::numeric_limits<float>::quiet_NaN();
-  const SamplingParams greedy{.repetition_penalty = 1.5F};
-  const SamplingParams drawn{.temperature = 0.8F, .top_k = 20, .seed = 5};
+  const SamplingParams greedy{.repetition_penalty = 1.5F, .logit_bias = {}};
+  const SamplingParams drawn{.temperature = 0.8F, .top_k = 20, .seed = 5, .logit_bias = {}};
   const std::vector<int32_t> history = {3, 9, 200};
   const std::vector<SampleRow> rows = {
       {.row = 3, .params = &greedy, .history = history, .token_index = 0, .candidates = 1},
