@@ -30,6 +30,10 @@ const PackedMatrix& MatrixOf(const Weight& weight) {
   return static_cast<const CpuWeight&>(weight).matrix();
 }
 
+PartialSumOutput OutputOf(PartialSums& out, int64_t partial_columns) {
+  return {partial_columns, out.sums(), out.dim(), out.failed()};
+}
+
 }  // namespace
 
 CpuOperations::CpuOperations(const ModelConfig& config, const Shard& shard,
@@ -114,7 +118,8 @@ void CpuOperations::NormHeads(Tensor& x, const WeightVector& weight, float epsil
 }
 
 void CpuOperations::Quantize(const Tensor& x, bool quantize) {
-  activations_.Assign(options_.isa, x.data(), x.rows(), x.columns(), x.columns(), quantize, pool_);
+  activations_.Assign(options_.isa, {x.data(), x.rows(), x.columns(), x.columns()}, quantize,
+                      pool_);
 }
 
 void CpuOperations::Linear(const Tensor& x, std::initializer_list<Projection> projections) {
@@ -217,32 +222,28 @@ void CpuOperations::LinearPartialSums(const Weight& weight, const Tensor& x,
   out.SetTokens(x.rows());
   const PackedMatrix& matrix = MatrixOf(weight);
   Quantize(x, matrix.quantized());
-  core::LinearPartialSums(options_.isa, matrix, activations_, partial_columns, out.sums(),
-                          out.dim(), out.failed(), pool_);
+  core::LinearPartialSums(options_.isa, matrix, activations_, OutputOf(out, partial_columns),
+                          pool_);
 }
 
-void CpuOperations::GatedLinearPartialSums(const Tensor& x, Gate kind, const Weight& gate,
-                                           const Weight& up, const Weight& down,
-                                           int64_t partial_columns, PartialSums& out) {
+void CpuOperations::GatedLinearPartialSums(const Tensor& x, const GatedFeedForward& block,
+                                           PartialSums& out) {
   const auto product = PhaseScope::Product(phases_);
   out.SetTokens(x.rows());
-  const PackedMatrix& gate_matrix = MatrixOf(gate);
-  const PackedMatrix& up_matrix = MatrixOf(up);
-  const PackedMatrix& down_matrix = MatrixOf(down);
-  Quantize(x, gate_matrix.quantized() || up_matrix.quantized());
+  const GatedPair pair{block.kind, MatrixOf(block.gate), MatrixOf(block.up)};
+  const PackedMatrix& down_matrix = MatrixOf(block.down);
+  Quantize(x, pair.gate.quantized() || pair.up.quantized());
   const Activations* gated = &gated_codes_;
   if (down_matrix.quantized()) {
-    core::GatedLinear(options_.isa, kind, gate_matrix, up_matrix, activations_, gated_codes_,
-                      pool_);
+    core::GatedLinear(options_.isa, pair, activations_, gated_codes_, pool_);
   } else {
     gated_.SetRows(x.rows());
-    core::GatedLinear(options_.isa, kind, gate_matrix, up_matrix, activations_, gated_.data(),
-                      gated_.columns(), pool_);
+    core::GatedLinear(options_.isa, pair, activations_, gated_.data(), gated_.columns(), pool_);
     Quantize(gated_, false);
     gated = &activations_;
   }
-  core::LinearPartialSums(options_.isa, down_matrix, *gated, partial_columns, out.sums(), out.dim(),
-                          out.failed(), pool_);
+  core::LinearPartialSums(options_.isa, down_matrix, *gated, OutputOf(out, block.partial_columns),
+                          pool_);
 }
 
 absl::Status CpuOperations::AllReduce(PartialSums& sums, Collective& collective,

@@ -47,8 +47,7 @@ class CpuOperations final : public Operations {
               Tensor& out) override;
   void LinearPartialSums(const Weight& weight, const Tensor& x, int64_t partial_columns,
                          PartialSums& out) override;
-  void GatedLinearPartialSums(const Tensor& x, Gate kind, const Weight& gate, const Weight& up,
-                              const Weight& down, int64_t partial_columns,
+  void GatedLinearPartialSums(const Tensor& x, const GatedFeedForward& block,
                               PartialSums& out) override;
   absl::Status AllReduce(PartialSums& sums, Collective& collective,
                          const StepPhase& phase) override;

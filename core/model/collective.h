@@ -9,7 +9,8 @@
 
 namespace tandem::core {
 
-/// Where a rank is in a step: published to the watchdog before each meeting, and named in errors.
+/// Where a rank is in a step: published to the watchdog before each collective, and named in
+/// errors.
 struct StepPhase {
   enum class Kind : uint8_t { kAttention, kFeedForward, kVocabulary, kOther };
   uint64_t step = 0;

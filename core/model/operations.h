@@ -60,6 +60,15 @@ class PartialSums {
   int64_t tokens_ = 0;
 };
 
+/// A feed-forward block: down(activation(gate x) * up x).
+struct GatedFeedForward {
+  Gate kind = Gate::kSilu;
+  const Weight& gate;  // [columns, dim], and so has `up`
+  const Weight& up;
+  const Weight& down;           // [dim, columns]
+  int64_t partial_columns = 0;  // of a partial sum of `down`
+};
+
 /// What attention needs to know of a layer.
 struct AttentionLayer {
   int layer = 0;
@@ -113,8 +122,7 @@ class Operations {
                                  PartialSums& out) = 0;
   /// LinearPartialSums of `down` and activation(gate * x) * (up * x); gate and up have the same
   /// shape.
-  virtual void GatedLinearPartialSums(const Tensor& x, Gate kind, const Weight& gate,
-                                      const Weight& up, const Weight& down, int64_t partial_columns,
+  virtual void GatedLinearPartialSums(const Tensor& x, const GatedFeedForward& block,
                                       PartialSums& out) = 0;
   virtual absl::Status AllReduce(PartialSums& sums, Collective& collective,
                                  const StepPhase& phase) = 0;

@@ -43,8 +43,9 @@ absl::Status Transformer::FeedForward(const Batch& batch, const Layer& layer,
   const PhaseScope scope(batch.phases, Phase::kFeedForward);
   Scratch& s = scratch_;
   ops_.RmsNorm(s.x, layer.feed_forward_norm, config_.norm_epsilon, s.normed);
-  ops_.GatedLinearPartialSums(s.normed, config_.gate, *layer.gate, *layer.up, *layer.down,
-                              config_.ffn_partial_columns(), s.sums);
+  ops_.GatedLinearPartialSums(
+      s.normed, {config_.gate, *layer.gate, *layer.up, *layer.down, config_.ffn_partial_columns()},
+      s.sums);
   TANDEM_RETURN_IF_ERROR(ops_.AllReduce(
       s.sums, collective, {batch.step, layer.attention.layer, StepPhase::Kind::kFeedForward}));
   ops_.AddPartialSums(s.sums, layer.post_feed_forward_norm, config_.norm_epsilon, s.x);

@@ -33,27 +33,27 @@ bool SamePeers(const std::vector<KnownPeer>& a, const std::vector<KnownPeer>& b)
 
 }  // namespace
 
-AgentNeighbours::AgentNeighbours(PeerRegistry book, PeerTier& peers, Here here,
+AgentNeighbours::AgentNeighbours(PeerRegistry registry, PeerTier& peers, Here here,
                                  std::shared_ptr<Lease> lease,
                                  const AgentNeighboursOptions& options)
     : options_(options),
-      book_(std::move(book)),
+      registry_(std::move(registry)),
       peers_(peers),
       here_(std::move(here)),
       lease_(std::move(lease)),
-      journal_copies_({.folder = book_.directory() + "/conversations"}),
-      copy_requests_(book_.host(), journal_copies_, peers_) {
+      journal_copies_({.folder = registry_.directory() + "/conversations"}),
+      copy_requests_(registry_.host(), journal_copies_, peers_) {
   {
     const MutexLock lock(mutex_);
-    if (const auto listens = book_.ReadListens()) {
+    if (const auto listens = registry_.ReadListens()) {
       copies_ = listens->copies;
       if (const absl::Status status = ListenAt(listens->endpoint); !status.ok()) {
         spdlog::warn("{}; other hosts do not reach this agent until a job brings them together",
                      Message(status));
       }
     }
-    known_ = book_.Peers();
-    UseBook();
+    known_ = registry_.Peers();
+    UseRegistry();
   }
   look_ = std::thread([this] { RunLook(); });
 }
@@ -74,14 +74,14 @@ absl::Status AgentNeighbours::ListenAt(const std::string& endpoint) {
   TANDEM_ASSIGN_OR_RETURN(
       server_,
       FrameServer::Create(
-          endpoint, book_.keys(), lease_,
+          endpoint, registry_.keys(), lease_,
           [this](const ReceivedFrame& request) { return Answer(request); }, nullptr,
           {.threads = options_.threads, .queued_bytes = options_.queued_bytes, .ttl = {}}));
   address_ = AddressIn(server_->endpoint());
   return absl::OkStatus();
 }
 
-void AgentNeighbours::UseBook() {
+void AgentNeighbours::UseRegistry() {
   std::map<std::string, std::string> users;
   std::set<std::string> hosts;
   std::vector<PeerTier::Member> members;
@@ -104,45 +104,47 @@ absl::StatusOr<AgentPeer> AgentNeighbours::Listen(const std::string& address) {
   const std::string wanted = address.find(':') != std::string::npos ? "[" + address + "]" : address;
   if (server_ == nullptr || address_ != wanted) {
     TANDEM_RETURN_IF_ERROR(ListenAt("tcp://" + wanted + ":*"));
-    UseBook();
+    UseRegistry();
   }
-  AgentPeer self{
-      .host = book_.host(), .endpoint = server_->endpoint(), .public_key = book_.keys().public_key};
+  AgentPeer self{.host = registry_.host(),
+                 .endpoint = server_->endpoint(),
+                 .public_key = registry_.keys().public_key};
   TANDEM_RETURN_IF_ERROR(CheckPeer(self));
-  TANDEM_RETURN_IF_ERROR(book_.WriteListens({.endpoint = self.endpoint, .copies = copies_}));
+  TANDEM_RETURN_IF_ERROR(registry_.WriteListens({.endpoint = self.endpoint, .copies = copies_}));
   return self;
 }
 
-absl::Status AgentNeighbours::Meet(const AgentMeet& meeting) {
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> hosts, Learn(meeting));
+absl::Status AgentNeighbours::Introduce(const AgentIntroduction& introduction) {
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<std::string> hosts, Learn(introduction));
   // Peers ask meanwhile, too: nothing is locked.
   if (peers_.Await(hosts, options_.patience)) return absl::OkStatus();
   return Unavailable("not all agents of the {} other hosts answer yet", hosts.size());
 }
 
-absl::StatusOr<std::vector<std::string>> AgentNeighbours::Learn(const AgentMeet& meeting) {
+absl::StatusOr<std::vector<std::string>> AgentNeighbours::Learn(
+    const AgentIntroduction& introduction) {
   const MutexLock lock(mutex_);
   std::map<std::string, KnownPeer> known;
-  for (KnownPeer& before : book_.Peers()) {
+  for (KnownPeer& before : registry_.Peers()) {
     before.in_job = false;
     known[before.peer.host] = std::move(before);
   }
   std::vector<std::string> hosts;
-  for (const AgentPeer& peer : meeting.peers) {
-    if (peer.host == book_.host() || peer.public_key == book_.keys().public_key) continue;
+  for (const AgentPeer& peer : introduction.peers) {
+    if (peer.host == registry_.host() || peer.public_key == registry_.keys().public_key) continue;
     known[peer.host] = {.peer = peer, .in_job = true, .met = SecondsNow()};
     hosts.push_back(peer.host);
   }
   std::vector<KnownPeer> all;
   for (auto& [host, peer] : known) all.push_back(std::move(peer));
-  const absl::Status written = book_.SetPeers(std::move(all));
-  known_ = book_.Peers();
-  copies_ = meeting.copies;
+  const absl::Status written = registry_.SetPeers(std::move(all));
+  known_ = registry_.Peers();
+  copies_ = introduction.copies;
   absl::Status noted;
   if (server_ != nullptr) {
-    noted = book_.WriteListens({.endpoint = server_->endpoint(), .copies = copies_});
+    noted = registry_.WriteListens({.endpoint = server_->endpoint(), .copies = copies_});
   }
-  UseBook();
+  UseRegistry();
   TANDEM_RETURN_IF_ERROR(written);
   TANDEM_RETURN_IF_ERROR(noted);
   return hosts;
@@ -153,9 +155,9 @@ void AgentNeighbours::RunLook() {
   while (!stop_) {
     changed_.WaitFor(mutex_, options_.look);
     if (stop_) return;
-    const int64_t stamp = book_.Stamp();
+    const int64_t stamp = registry_.Stamp();
     if (std::exchange(stamp_, stamp) == stamp) continue;
-    std::vector<KnownPeer> now = book_.Peers();
+    std::vector<KnownPeer> now = registry_.Peers();
     if (SamePeers(now, known_)) continue;
     for (const KnownPeer& before : known_) {
       const bool there = std::any_of(now.begin(), now.end(), [&](const KnownPeer& one) {
@@ -164,7 +166,7 @@ void AgentNeighbours::RunLook() {
       if (!there) spdlog::info("host {} is dropped: its file is gone", before.peer.host);
     }
     known_ = std::move(now);
-    UseBook();
+    UseRegistry();
   }
 }
 

@@ -92,12 +92,12 @@ AgentMessage AgentServer::Do(const AgentMessage& request) {
         .status = Unavailable("KV agent: it is a command's, and keeps no copies of conversations")};
   }
   const auto* listen = std::get_if<AgentListen>(&request);
-  const auto* meet = std::get_if<AgentMeet>(&request);
+  const auto* meet = std::get_if<AgentIntroduction>(&request);
   if (listen == nullptr && meet == nullptr) return NoRequest(request);
   if (neighbours_ == nullptr) {
     return AgentStatus{.status = Unimplemented("KV agent: it knows no other hosts")};
   }
-  if (meet != nullptr) return AgentStatus{.status = neighbours_->Meet(*meet)};
+  if (meet != nullptr) return AgentStatus{.status = neighbours_->Introduce(*meet)};
   absl::StatusOr<AgentPeer> self = neighbours_->Listen(listen->address);
   if (!self.ok()) return AgentStatus{.status = self.status()};
   return AgentIdentity{.self = *std::move(self)};

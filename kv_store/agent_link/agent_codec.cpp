@@ -142,7 +142,7 @@ void Fields(Archive& archive, AgentListen& message) {
   archive(AtMost(message.address, kLongestPeerEndpoint, "bytes of an address"));
 }
 template <typename Archive>
-void Fields(Archive& archive, AgentMeet& message) {
+void Fields(Archive& archive, AgentIntroduction& message) {
   archive(AtMost(message.peers, kMostAgentPeers, "peers"), message.copies);
 }
 template <typename Archive>

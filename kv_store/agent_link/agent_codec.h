@@ -75,7 +75,7 @@ struct AgentListen {
 };
 /// The agents of the other hosts of a job that begins, which may ask you and whom you may ask.
 /// Those met before stay known.
-struct AgentMeet {
+struct AgentIntroduction {
   std::vector<AgentPeer> peers;
   uint32_t copies = 1;  // of what is put, on as many hosts
 };
@@ -122,7 +122,7 @@ struct AgentPeeked {
 
 using AgentMessage =
     std::variant<AgentPut, AgentGet, AgentExists, AgentUse, AgentFlush, AgentErase, AgentStatsQuery,
-                 AgentRenew, AgentStop, AgentListen, AgentMeet, AgentPing, AgentListQuery,
+                 AgentRenew, AgentStop, AgentListen, AgentIntroduction, AgentPing, AgentListQuery,
                  AgentPeekQuery, AgentDrop, AgentStatus, AgentFound, AgentExisting, AgentStats,
                  AgentIdentity, AgentListing, AgentPeeked, AgentCopyFind, AgentCopyAppend,
                  AgentCopyPart, AgentCopyRead, AgentCopyErase, AgentCopyFence, AgentCopies,

@@ -277,8 +277,8 @@ absl::StatusOr<AgentPeer> AgentTier::Listen(const std::string& address) {
   return identity.self;
 }
 
-absl::Status AgentTier::Meet(AgentMeet meeting) {
-  return CallForStatus(std::move(meeting), Clock::now() + options_.flush_deadline);
+absl::Status AgentTier::Introduce(AgentIntroduction introduction) {
+  return CallForStatus(std::move(introduction), Clock::now() + options_.flush_deadline);
 }
 
 absl::Status AgentTier::StopAgent() {

@@ -56,7 +56,7 @@ class AgentTier : public ListableTier {
   /// Has the agent listen for other hosts at this address of this host; how they reach it.
   absl::StatusOr<AgentPeer> Listen(const std::string& address);
   /// Tells the agent of those of the other hosts of a job.
-  absl::Status Meet(AgentMeet meeting);
+  absl::Status Introduce(AgentIntroduction introduction);
   /// Anything else.
   absl::StatusOr<AgentMessage> Ask(AgentMessage request, std::chrono::milliseconds patience) {
     return Call(std::move(request), Clock::now() + patience);

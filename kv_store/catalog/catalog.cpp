@@ -53,7 +53,7 @@ int32_t Catalog::Tokens(size_t block, size_t model) const {
 
 std::vector<size_t> Catalog::ChainTo(size_t block) const {
   std::vector<size_t> chain = {block};
-  // A damaged book may go in circles.
+  // A damaged index may go in circles.
   while (blocks_[chain.back()].below && chain.size() <= blocks_.size()) {
     chain.push_back(*blocks_[chain.back()].below);
   }

@@ -8,7 +8,7 @@
 
 namespace tandem::kv_store {
 
-/// The coordinator's book of the logical blocks of one layer group: who is free, and how many
+/// The coordinator's record of the logical blocks of one layer group: who is free, and how many
 /// owners each of the others has.
 ///
 /// Invariants: a block is in the free list exactly when it has no owner; `used() + free()` is the

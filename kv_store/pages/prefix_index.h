@@ -48,7 +48,7 @@ struct PrefixKnown {
   BlockHash hash{};         // of the last of these, or of the tenant
 };
 
-/// The coordinator's book of all blocks: which are free, which sequences hold, and which are kept
+/// The coordinator's record of all blocks: which are free, which sequences hold, and which are kept
 /// because a later request may begin with the same tokens.
 ///
 /// What is kept stands in a tree of blocks of 64 tokens, a root a tenant. A node has a block in

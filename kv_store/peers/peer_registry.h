@@ -50,7 +50,7 @@ class PeerRegistry {
 
   struct Listens {
     std::string endpoint;
-    uint32_t copies = 1;  // AgentMeet
+    uint32_t copies = 1;  // AgentIntroduction
   };
   std::optional<Listens> ReadListens() const;
   absl::Status WriteListens(const Listens& listens) const;

@@ -283,7 +283,7 @@ absl::Status PeerTier::EraseOnAll(const AgentMessage& message, std::string_view 
     if (status.ok()) continue;
     const std::string& host = PeerCalls::WhoIs(*peers[p]).host;
     return Unavailable("{} may be left on host {}: {}; if that host is gone for good, remove {}/{}",
-                       what, host, Message(status), options_.book_folder, host);
+                       what, host, Message(status), options_.registry_folder, host);
   }
   return absl::OkStatus();
 }

@@ -24,7 +24,7 @@ struct PeerTierOptions {
   std::chrono::milliseconds flush_deadline{10'000};  // of Flush and Erase
   int64_t batch_bytes = int64_t{16} << 20;           // of records in one request, about
   /// Where the file of a peer lies by which it is known (PeerRegistry); told by errors of Erase.
-  std::string book_folder;
+  std::string registry_folder;
   PeerCallsOptions calls;
 };
 

@@ -21,7 +21,7 @@
 namespace tandem::kv_store {
 namespace {
 
-// The book's entries: one of these, the block's hash, and for a record its key.
+// The index's entries: one of these, the block's hash, and for a record its key.
 constexpr char kBlockEntry = 'B';    // before, tenant, secret
 constexpr char kRecordEntry = 'R';   // bytes as uint64
 constexpr char kLastUseEntry = 'U';  // uint64
@@ -129,16 +129,16 @@ rocksdb::WriteOptions NoLog() {
 
 struct RecordDatabase::Files {
   std::unique_ptr<rocksdb::DB> db;
-  rocksdb::ColumnFamilyHandle* book = nullptr;
+  rocksdb::ColumnFamilyHandle* index = nullptr;
   rocksdb::ColumnFamilyHandle* records = nullptr;
 
   ~Files() {
     if (db == nullptr) return;
-    if (book != nullptr) db->DestroyColumnFamilyHandle(book);
+    if (index != nullptr) db->DestroyColumnFamilyHandle(index);
     if (records != nullptr) db->DestroyColumnFamilyHandle(records);
     static_cast<void>(db->Close());
   }
-  std::vector<rocksdb::ColumnFamilyHandle*> families() const { return {book, records}; }
+  std::vector<rocksdb::ColumnFamilyHandle*> families() const { return {index, records}; }
 };
 
 struct RecordDatabase::Batch::Changes {
@@ -153,9 +153,9 @@ struct RecordDatabase::Batch::Changes {
     if (status.ok()) status = made;
   }
   void PutEntry(const std::string& entry, const std::string& value) {
-    Keep(batch.Put(files.book, entry, value));
+    Keep(batch.Put(files.index, entry, value));
   }
-  void DeleteEntry(const std::string& entry) { Keep(batch.Delete(files.book, entry)); }
+  void DeleteEntry(const std::string& entry) { Keep(batch.Delete(files.index, entry)); }
 };
 
 RecordDatabase::Batch::Batch(RecordDatabase& database, size_t room)
@@ -242,7 +242,7 @@ absl::Status RecordDatabase::OpenFiles() {
   rocksdb::DBOptions options;
   options.create_if_missing = true;
   options.create_missing_column_families = true;
-  options.atomic_flush = true;   // records and book agree, without a log
+  options.atomic_flush = true;   // records and index agree, without a log
   options.max_open_files = 256;  // blob files may be thousands
   options.max_background_jobs = 2;
   options.avoid_flush_during_shutdown = false;
@@ -268,9 +268,9 @@ absl::Status RecordDatabase::OpenFiles() {
   }
   files_ = std::make_unique<Files>();
   files_->db.reset(db);
-  files_->book = handles[0];
+  files_->index = handles[0];
   files_->records = handles[1];
-  // Damage in the book shows here, while beginning anew is still easy.
+  // Damage in the index shows here, while beginning anew is still easy.
   return ForEachRecord([](const Block&, const RecordKey&, int64_t) {});
 }
 
@@ -278,7 +278,7 @@ absl::Status RecordDatabase::ForEachRecord(
     const std::function<void(const Block& block, const RecordKey& key, int64_t bytes)>& visit) {
   std::unordered_map<BlockHash, Block, BlockHashBits> blocks;
   const std::unique_ptr<rocksdb::Iterator> it(
-      files_->db->NewIterator(rocksdb::ReadOptions(), files_->book));
+      files_->db->NewIterator(rocksdb::ReadOptions(), files_->index));
   const auto for_kind = [&](char kind, size_t key_bytes, size_t value_bytes, const auto& read) {
     for (it->Seek(std::string(1, kind)); it->Valid() && it->key()[0] == kind; it->Next()) {
       if (it->key().size() != key_bytes || it->value().size() != value_bytes) continue;
@@ -302,7 +302,7 @@ absl::Status RecordDatabase::ForEachRecord(
     if (block == blocks.end() || bytes > (uint64_t{1} << 40)) return;
     visit(block->second, ReadAt<RecordKey>(it->key(), 1 + kHashBytes), static_cast<int64_t>(bytes));
   });
-  return StatusOf(it->status(), options_.directory, "its book cannot be read");
+  return StatusOf(it->status(), options_.directory, "its index cannot be read");
 }
 
 absl::Status RecordDatabase::Write(Batch& batch) {
@@ -361,7 +361,7 @@ absl::Status RecordDatabase::EraseDeletedBlocks() {
   const std::string end(1, kBlockEntry + 1);
   const rocksdb::Slice first(begin);
   const rocksdb::Slice last(end);
-  return StatusOf(files_->db->CompactRange(options, files_->book, &first, &last),
+  return StatusOf(files_->db->CompactRange(options, files_->index, &first, &last),
                   options_.directory, "erased blocks are still in its files");
 }
 

@@ -77,7 +77,7 @@ absl::Status Agent(const AgentOptions& options) {
        .policy = *policy},
       DiskOf(options));
   kv_store::PeerTierOptions peer_options;
-  peer_options.book_folder = options.directory + "/peers";
+  peer_options.registry_folder = options.directory + "/peers";
   kv_store::PeerTier peers(registry.keys(), peer_options);
   kv_store::PeeredStore store(local, peers, {.policy = *policy});
   const auto stats_by_tier = [&] {

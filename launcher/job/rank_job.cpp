@@ -9,7 +9,7 @@
 
 #include "core/device/device.h"
 #include "core/transformer/transformer.h"
-#include "launcher/job/agent_meeting.h"
+#include "launcher/job/agent_introductions.h"
 #include "launcher/job/progress_display.h"
 #include "launcher/job/supervised_engine.h"
 #include "launcher/options/rank_command.h"
@@ -123,9 +123,9 @@ class Rank {
   }
 
   absl::Status Run(const RankBody& body) {
-    const auto hanging = [this](const parallel::StalledCollective& meeting) {
-      spdlog::error("{}; ending the job", meeting.text);
-      world_.Abort(absl::DeadlineExceededError(meeting.text));
+    const auto hanging = [this](const parallel::StalledCollective& stalled) {
+      spdlog::error("{}; ending the job", stalled.text);
+      world_.Abort(absl::DeadlineExceededError(stalled.text));
       std::_Exit(kExitFailed);
     };
     const parallel::Watchdog watchdog(
@@ -151,7 +151,7 @@ class Rank {
       kv = OpenKv();
       if (kv) rank.options.records.tier = &kv->tier();
       rank.options.records.fingerprint = KvFingerprintOf(*file_, options_, choices_);
-      TANDEM_RETURN_IF_ERROR(MeetAgents(world_, kv.get(), options_));
+      TANDEM_RETURN_IF_ERROR(IntroduceAgents(world_, kv.get(), options_));
     }
     const absl::Status status = body(rank);
     world_.PublishTo(nullptr);

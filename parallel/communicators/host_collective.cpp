@@ -91,12 +91,12 @@ HostCollective::HostCollective(std::byte* memory, int rank, int ranks,
       rank_(rank),
       ranks_(ranks),
       options_(options),
-      meeting_(places_[rank].arrivals.load(std::memory_order_relaxed)) {
+      round_(places_[rank].arrivals.load(std::memory_order_relaxed)) {
   static_assert(sizeof(Place) == kPlaceBytes);
 }
 
 std::byte* HostCollective::Slot(int rank) const {
-  return slots_ + (int64_t{2} * rank + meeting_ % 2) * options_.slot_bytes;
+  return slots_ + (int64_t{2} * rank + round_ % 2) * options_.slot_bytes;
 }
 
 void HostCollective::Put(std::span<const int64_t> piece, size_t begin, size_t count) const {
@@ -108,17 +108,15 @@ void HostCollective::Put(std::span<const int64_t> piece, size_t begin, size_t co
 
 void HostCollective::Arrive(const Purpose& purpose) {
   Place& mine = places_[rank_];
-  mine.purposes[meeting_ % 2] = purpose;
+  mine.purposes[round_ % 2] = purpose;
   // Sequentially consistent, as the sleeper's two steps are: either it sees this arrival before it
   // sleeps, or we see it here and wake it.
-  mine.arrivals.store(meeting_, std::memory_order_seq_cst);
+  mine.arrivals.store(round_, std::memory_order_seq_cst);
   if (mine.sleepers.load(std::memory_order_seq_cst) != 0) WakeAll(mine.arrivals);
 }
 
 void HostCollective::WaitForArrival(Place& other) const {
-  const auto here = [&](uint32_t arrivals) {
-    return static_cast<int32_t>(arrivals - meeting_) >= 0;
-  };
+  const auto here = [&](uint32_t arrivals) { return static_cast<int32_t>(arrivals - round_) >= 0; };
   const auto arrived = [&] { return here(other.arrivals.load(std::memory_order_acquire)); };
   if (arrived()) return;
   if (patience_.spin.count() > 0) {
@@ -142,7 +140,7 @@ void HostCollective::WaitForArrival(Place& other) const {
 absl::Status HostCollective::WaitFor(int rank, const Purpose& purpose) const {
   Place& other = places_[rank];
   WaitForArrival(other);
-  const Purpose& others = other.purposes[meeting_ % 2];
+  const Purpose& others = other.purposes[round_ % 2];
   if (others == purpose) return absl::OkStatus();
   const auto text = [](const Purpose& p) {
     return fmt::format("a {} of {} bytes", p.gather != 0 ? "gather" : "sum", p.bytes);
@@ -186,7 +184,7 @@ absl::Status HostCollective::AllReduceSum(std::span<int64_t> values) {
 }
 
 absl::Status HostCollective::ReduceAtOnce(std::span<int64_t> piece, const Purpose& purpose) {
-  ++meeting_;
+  ++round_;
   Put(piece, 0, piece.size());
   Arrive(purpose);
   for (int distance = 1; distance < ranks_; ++distance) {
@@ -199,7 +197,7 @@ absl::Status HostCollective::ReduceAtOnce(std::span<int64_t> piece, const Purpos
 
 absl::Status HostCollective::ReduceBySlices(std::span<int64_t> piece, const Purpose& purpose) {
   const Slice mine = SliceOf(piece.size(), rank_, ranks_);
-  ++meeting_;
+  ++round_;
   const size_t end = mine.begin + mine.count;
   Put(piece, 0, mine.begin);
   Put(piece, end, piece.size() - end);
@@ -210,7 +208,7 @@ absl::Status HostCollective::ReduceBySlices(std::span<int64_t> piece, const Purp
     Add(Numbers(Slot(other)) + mine.begin, mine.count, piece.data() + mine.begin);
   }
 
-  ++meeting_;
+  ++round_;
   Put(piece, mine.begin, mine.count);
   Arrive(purpose);
   for (int distance = 1; distance < ranks_; ++distance) {
@@ -243,7 +241,7 @@ absl::Status HostCollective::ReduceOverHosts(
     const Purpose& purpose) {
   const bool owner = rank_ < owners;
   const Slice mine = owner ? SliceOf(piece.size(), rank_, owners) : Slice{};
-  ++meeting_;
+  ++round_;
   Put(piece, 0, piece.size());
   Arrive(purpose);
   if (owner) {
@@ -256,7 +254,7 @@ absl::Status HostCollective::ReduceOverHosts(
     if (failure.ok()) failure = status;
   }
 
-  ++meeting_;
+  ++round_;
   Put(piece, mine.begin, mine.count);
   Arrive(purpose);
   for (int other = 0; other < owners; ++other) {
@@ -277,7 +275,7 @@ absl::Status HostCollective::AllGather(std::span<const std::byte> mine, std::spa
   size_t begin = 0;
   do {
     const size_t count = std::min(most, mine.size() - begin);
-    ++meeting_;
+    ++round_;
     if (count != 0) std::memcpy(Slot(rank_), mine.data() + begin, count);
     Arrive(purpose);
     put(mine.data() + begin, count, rank_, begin);

@@ -17,7 +17,7 @@ struct HostCollectiveOptions {
   /// should fit a core's cache together with the other ranks' pieces.
   int64_t slot_bytes = int64_t{128} << 10;
   /// If a rank would read at most this many bytes, every rank adds up the whole all-reduce. Above,
-  /// each rank adds up a slice: that takes a second meeting but less reading.
+  /// each rank adds up a slice: that takes a second round but less reading.
   int64_t one_shot_bytes = int64_t{32} << 10;
   /// Parts of at least so many bytes may be written to a slot past the caches (ChooseStores).
   int64_t stream_bytes = int64_t{2} << 10;
@@ -37,10 +37,10 @@ struct CollectivePatience {
 /// system calls.
 ///
 /// The memory holds for each rank a place (how often it has arrived, and at what) and two slots.
-/// In a meeting each rank writes its part to its slot, counts its arrival (release), waits for the
-/// arrivals of the ranks it needs (acquire), and reads their slots. Meetings use the two slots in
-/// turn. A rank arrives at a meeting only after it has read the slots of the one before, so a slot
-/// that is written two meetings later has been read by all.
+/// In a round each rank writes its part to its slot, counts its arrival (release), waits for the
+/// arrivals of the ranks it needs (acquire), and reads their slots. Rounds use the two slots in
+/// turn. A rank arrives at a round only after it has read the slots of the one before, so a slot
+/// that is written two rounds later has been read by all.
 ///
 /// The rules of core::Collective hold: same operations in the same order and sizes, from one thread
 /// at a time. If a rank asks for another size, the error names it; there are no other errors. For a
@@ -97,7 +97,7 @@ class HostCollective {
   };
 
   struct alignas(kPlaceBytes) Place {
-    std::atomic<uint32_t> arrivals;  // meetings that this rank has come to, modulo 2^32
+    std::atomic<uint32_t> arrivals;  // rounds that this rank has come to, modulo 2^32
     std::atomic<uint32_t> sleepers;  // ranks that sleep until the next arrival
     Purpose purposes[2];             // what it came for; alternate as the slots do
   };
@@ -107,7 +107,7 @@ class HostCollective {
   /// The rank that is `distance` after this one, in a circle: ranks begin with different
   /// neighbours.
   int Neighbour(int distance) const { return (rank_ + distance) % ranks_; }
-  /// Copies to our slot of this meeting, at the same place as in the piece.
+  /// Copies to our slot of this round, at the same place as in the piece.
   void Put(std::span<const int64_t> piece, size_t begin, size_t count) const;
   void Arrive(const Purpose& purpose);
   absl::Status WaitFor(int rank, const Purpose& purpose) const;
@@ -125,7 +125,7 @@ class HostCollective {
   const HostCollectiveOptions options_;
   CollectivePatience patience_;
   bool stream_ = true;
-  uint32_t meeting_;  // that we are at or have been at last, modulo 2^32
+  uint32_t round_;  // that we are at or have been at last, modulo 2^32
 };
 
 }  // namespace tandem::parallel

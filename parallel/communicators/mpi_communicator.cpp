@@ -58,18 +58,18 @@ class MpiCommunicator final : public Communicator {
   absl::Status SetUpReductions(const MpiOptions& options) {
     if (options.shared_memory && size_ > 1) {
       TANDEM_RETURN_IF_ERROR(Guarded("setting up shared memory", {},
-                                     [&] { return SetUpHostCollective(options.meeting); }));
+                                     [&] { return SetUpHostCollective(options.host); }));
     }
-    const MPI_Comm comm = meeting_ == nullptr ? MPI_COMM_WORLD : owners_comm_;
+    const MPI_Comm comm = host_ == nullptr ? MPI_COMM_WORLD : owners_comm_;
     if (comm != MPI_COMM_NULL) exchange_ = std::make_unique<HostExchange>(comm, options.exchange);
     return absl::OkStatus();
   }
 
   absl::Status SetPatience(const CollectivePatience& patience) override {
-    if (meeting_ == nullptr) return absl::OkStatus();
+    if (host_ == nullptr) return absl::OkStatus();
     return Exclusively("trying ways to meet", {}, [&] {
-      meeting_->set_patience(patience);
-      return meeting_->ChooseStores();
+      host_->set_patience(patience);
+      return host_->ChooseStores();
     });
   }
 
@@ -88,8 +88,8 @@ class MpiCommunicator final : public Communicator {
       return Fail(Internal("all-gather of {} bytes on {}: room for {} bytes, expected {} times {}",
                            mine.size(), RankOnHost(*this, rank_), all.size(), size_, mine.size()));
     }
-    if (meeting_ != nullptr && !several_hosts_) {
-      return Exclusively("all-gather", phase, [&] { return meeting_->AllGather(mine, all); });
+    if (host_ != nullptr && !several_hosts_) {
+      return Exclusively("all-gather", phase, [&] { return host_->AllGather(mine, all); });
     }
     return Guarded("MPI_Allgather", phase, [&]() -> int {
       if (mine.size() <= Piece()) {
@@ -153,9 +153,9 @@ class MpiCommunicator final : public Communicator {
                             fmt::format("all-reduce on {} in {}: {}", RankOnHost(*this, rank_),
                                         PhaseText(phase), Message(status)));
       };
-      if (meeting_ == nullptr) return between_hosts(values);
-      if (!several_hosts_) return meeting_->AllReduceSum(values);
-      return meeting_->AllReduceSum(values, owners_, between_hosts);
+      if (host_ == nullptr) return between_hosts(values);
+      if (!several_hosts_) return host_->AllReduceSum(values);
+      return host_->AllReduceSum(values, owners_, between_hosts);
     });
   }
 
@@ -194,7 +194,7 @@ class MpiCommunicator final : public Communicator {
       if (code != MPI_SUCCESS) return code;
     }
     memory_ = std::move(memory).value();
-    meeting_ = std::make_unique<HostCollective>(memory_.data(), local_rank, local_size, options);
+    host_ = std::make_unique<HostCollective>(memory_.data(), local_rank, local_size, options);
     return MPI_SUCCESS;
   }
 
@@ -271,7 +271,7 @@ class MpiCommunicator final : public Communicator {
   absl::Status error_;  // guarded by busy_
   // Set once, before the first collective of others.
   SharedMemory memory_;
-  std::unique_ptr<HostCollective> meeting_;  // null: all goes by MPI
+  std::unique_ptr<HostCollective> host_;  // null: all goes by MPI
   bool several_hosts_ = false;
   int owners_ = 1;                          // ranks of each host that reduce a slice between hosts
   MPI_Comm owners_comm_ = MPI_COMM_NULL;    // those of one slice; null on the others

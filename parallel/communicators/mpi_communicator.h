@@ -18,7 +18,7 @@ struct MpiOptions {
   int64_t largest_count = int64_t{1} << 30;
   /// Ranks of one host meet in shared memory. False, or where the system gives none: by MPI.
   bool shared_memory = true;
-  HostCollectiveOptions meeting = {};
+  HostCollectiveOptions host = {};
   ExchangeOptions exchange = {};
 };
 

@@ -13,9 +13,9 @@ ProgressBoard::ProgressBoard(std::vector<std::string> hosts)
     : hosts_(std::move(hosts)), slots_(hosts_.size()) {}
 
 void ProgressBoard::Enter(int rank, const core::StepPhase& phase) {
-  const uint64_t meetings =
-      slots_[static_cast<size_t>(rank)].meetings.load(std::memory_order_relaxed);
-  Put(rank, {phase, meetings + 1, true, Clock::now()});
+  const uint64_t collectives =
+      slots_[static_cast<size_t>(rank)].collectives.load(std::memory_order_relaxed);
+  Put(rank, {phase, collectives + 1, true, Clock::now()});
 }
 
 void ProgressBoard::Leave(int rank) {
@@ -31,7 +31,7 @@ void ProgressBoard::Put(int rank, const RankProgress& progress) {
   slot.version.store(version + 1, std::memory_order_relaxed);
   // Release stores: a reader that sees one of these fields also sees the odd version before it.
   slot.step.store(progress.phase.step, std::memory_order_release);
-  slot.meetings.store(progress.meetings, std::memory_order_release);
+  slot.collectives.store(progress.collectives, std::memory_order_release);
   slot.since.store(progress.since.time_since_epoch().count(), std::memory_order_release);
   slot.layer.store(progress.phase.layer, std::memory_order_release);
   slot.kind.store(static_cast<uint8_t>(progress.phase.kind), std::memory_order_release);
@@ -46,7 +46,7 @@ RankProgress ProgressBoard::Read(int rank) const {
     RankProgress progress;
     // Acquire loads: the second look at the version cannot come before them.
     progress.phase.step = slot.step.load(std::memory_order_acquire);
-    progress.meetings = slot.meetings.load(std::memory_order_acquire);
+    progress.collectives = slot.collectives.load(std::memory_order_acquire);
     progress.since = Clock::time_point(Clock::duration(slot.since.load(std::memory_order_acquire)));
     progress.phase.layer = slot.layer.load(std::memory_order_acquire);
     progress.phase.kind =

@@ -13,8 +13,8 @@ namespace tandem::parallel {
 /// Where one rank was last seen.
 struct RankProgress {
   core::StepPhase phase;
-  uint64_t meetings = 0;  // collectives entered so far; equal on all ranks once a step is done
-  bool waiting = false;   // inside the collective: entered and not yet left
+  uint64_t collectives = 0;  // collectives entered so far; equal on all ranks once a step is done
+  bool waiting = false;      // inside the collective: entered and not yet left
   std::chrono::steady_clock::time_point since;  // of the last entering or leaving
 };
 
@@ -43,7 +43,7 @@ class ProgressBoard {
   struct alignas(64) Slot {
     std::atomic<uint64_t> version{0};  // odd while written
     std::atomic<uint64_t> step{0};
-    std::atomic<uint64_t> meetings{0};
+    std::atomic<uint64_t> collectives{0};
     std::atomic<int64_t> since{0};
     std::atomic<int32_t> layer{-1};
     std::atomic<uint8_t> kind{static_cast<uint8_t>(core::StepPhase::Kind::kOther)};

@@ -30,9 +30,9 @@ struct Operation {
 
 /// Where the threads meet, one operation after the other.
 ///
-/// Invariants: two slots alternate. A slot is filled while its meeting gathers, and read by its
-/// ranks after it is complete; it is reset only by the first arrival two meetings later, when all
-/// ranks have arrived at the one between and so have read it. Thread safety: all methods.
+/// Invariants: two slots alternate. A slot is filled while its collective gathers, and read by its
+/// ranks after it is complete; it is reset only by the first arrival two collectives later, when
+/// all ranks have arrived at the one between and so have read it. Thread safety: all methods.
 class ThreadWorld {
  public:
   struct Slot {
@@ -56,8 +56,8 @@ class ThreadWorld {
                     absl::FunctionRef<void(const Slot&)> collect) {
     const MutexLock lock(mutex_);
     if (!error_.ok()) return error_;
-    const uint64_t meeting = completed_;
-    Slot& slot = slots_[meeting % 2];
+    const uint64_t collective = completed_;
+    Slot& slot = slots_[collective % 2];
     Place& place = places_[static_cast<size_t>(rank)];
     place.last = operation;
     if (arrived_ == 0) {
@@ -77,10 +77,10 @@ class ThreadWorld {
       ++completed_;
       changed_.NotifyAll();
     } else {
-      WaitFor(meeting);
+      WaitFor(collective);
     }
-    // A meeting that completed counts, even if the world has ended since.
-    if (completed_ == meeting) return error_;
+    // A collective that completed counts, even if the world has ended since.
+    if (completed_ == collective) return error_;
     collect(slot);
     return absl::OkStatus();
   }
@@ -97,24 +97,24 @@ class ThreadWorld {
 
  private:
   struct Place {
-    bool arrived = false;  // at the meeting that gathers now
+    bool arrived = false;  // at the collective that gathers now
     Operation last;
   };
 
-  bool Gathers(uint64_t meeting) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return completed_ == meeting && error_.ok();
+  bool Gathers(uint64_t collective) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return completed_ == collective && error_.ok();
   }
 
-  void WaitFor(uint64_t meeting) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  void WaitFor(uint64_t collective) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const auto deadline = std::chrono::steady_clock::now() + options_.timeout;
-    while (Gathers(meeting)) {
+    while (Gathers(collective)) {
       if (options_.timeout.count() == 0) {
         changed_.Wait(mutex_);
       } else if (!changed_.WaitUntil(mutex_, deadline)) {
         break;
       }
     }
-    if (Gathers(meeting)) Fail(absl::DeadlineExceededError(Missing(meeting)));
+    if (Gathers(collective)) Fail(absl::DeadlineExceededError(Missing(collective)));
   }
 
   void Fail(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -123,7 +123,7 @@ class ThreadWorld {
     changed_.NotifyAll();
   }
 
-  std::string Missing(uint64_t meeting) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  std::string Missing(uint64_t collective) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     std::string missing;
     for (int rank = 0; rank < ranks(); ++rank) {
       const Place& place = places_[static_cast<size_t>(rank)];
@@ -131,7 +131,7 @@ class ThreadWorld {
       missing += fmt::format("{}{} (last seen: {})", missing.empty() ? "" : ", ", Name(rank),
                              place.last.name.empty() ? "never" : place.last.Text());
     }
-    return fmt::format("{} waits since {} ms for {}", slots_[meeting % 2].operation.Text(),
+    return fmt::format("{} waits since {} ms for {}", slots_[collective % 2].operation.Text(),
                        options_.timeout.count(), missing);
   }
 
@@ -141,8 +141,8 @@ class ThreadWorld {
   CondVar changed_;
   std::vector<Place> places_ ABSL_GUARDED_BY(mutex_);  // [ranks]
   std::array<Slot, 2> slots_ ABSL_GUARDED_BY(mutex_);
-  uint64_t completed_ ABSL_GUARDED_BY(mutex_) = 0;  // meetings
-  int arrived_ ABSL_GUARDED_BY(mutex_) = 0;         // ranks at the meeting that gathers now
+  uint64_t completed_ ABSL_GUARDED_BY(mutex_) = 0;  // collectives
+  int arrived_ ABSL_GUARDED_BY(mutex_) = 0;         // ranks at the collective that gathers now
   absl::Status error_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -49,14 +49,14 @@ std::optional<StalledCollective> FindStalledCollective(const ProgressBoard& boar
     const duration<double> waited = now - progress.since;
     if (!progress.waiting || waited < deadline) continue;
     if (stalled.has_value() && stalled->waited >= waited) continue;
-    stalled = {rank, progress.phase, progress.meetings, waited, {}, {}, {}};
+    stalled = {rank, progress.phase, progress.collectives, waited, {}, {}, {}};
   }
   if (!stalled.has_value()) return std::nullopt;
   for (int rank = 0; rank < board.ranks(); ++rank) {
     const RankProgress& progress = all[static_cast<size_t>(rank)];
     if (!Seen(progress)) {
       stalled->unseen.push_back(rank);
-    } else if (progress.meetings < stalled->meeting) {
+    } else if (progress.collectives < stalled->collective) {
       stalled->laggards.push_back(rank);
     }
   }
@@ -83,8 +83,8 @@ Watchdog::~Watchdog() {
 void Watchdog::Watch() {
   const Clock::duration pause =
       std::clamp<Clock::duration>(deadline_ / 8, milliseconds(1), milliseconds(1000));
-  // By meeting, not by who waits: the one that waited longest may leave first when the laggard has
-  // come, and another still stand in the same meeting.
+  // By collective, not by who waits: the one that waited longest may leave first when the laggard
+  // has come, and another still stand in the same collective.
   std::optional<uint64_t> reported;
   MutexLock lock(mutex_);
   while (!stopping_) {
@@ -92,8 +92,8 @@ void Watchdog::Watch() {
     if (stopping_) return;
     const std::optional<StalledCollective> stalled =
         FindStalledCollective(board_, deadline_, Clock::now());
-    if (!stalled.has_value() || reported == stalled->meeting) continue;
-    reported = stalled->meeting;
+    if (!stalled.has_value() || reported == stalled->collective) continue;
+    reported = stalled->collective;
     lock.Unlock();
     report_(*stalled);
     lock.Lock();

@@ -16,7 +16,7 @@ namespace tandem::parallel {
 struct StalledCollective {
   int waiting_rank = 0;  // the one that has waited longest
   core::StepPhase phase;
-  uint64_t meeting = 0;
+  uint64_t collective = 0;
   std::chrono::duration<double> waited{0};
   std::vector<int> laggards;  // ranks known not to have come yet
   std::vector<int> unseen;    // ranks of which the board has never heard
@@ -29,7 +29,8 @@ std::optional<StalledCollective> FindStalledCollective(const ProgressBoard& boar
                                                        std::chrono::steady_clock::duration deadline,
                                                        std::chrono::steady_clock::time_point now);
 
-/// A thread that looks at a board and reports each meeting that takes longer than a deadline, once.
+/// A thread that looks at a board and reports each collective that takes longer than a deadline,
+/// once.
 ///
 /// It needs nothing from the ranks but the board, so it works while they hang. `report` is called
 /// from the watchdog's thread and must not destroy the watchdog. The board must outlive it.

@@ -219,10 +219,14 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
                              .records_own = RecordedKvHeads(shards, world.rank())},
         *setup.pool);
   }
-  setup.runner = std::make_unique<RankRunner>(
-      model, *setup.pool, world,
-      SlotTable(options.max_running, geometry.groups, blocks, config.vocab),
-      std::move(vocab_shards), setup.records.get(), options.phases);
+  setup.runner = std::make_unique<RankRunner>(RankRunner::Parts{
+      .model = model,
+      .pool = *setup.pool,
+      .collective = world,
+      .slots = SlotTable(options.max_running, geometry.groups, blocks, config.vocab),
+      .vocab_shards = std::move(vocab_shards),
+      .records = setup.records.get(),
+      .phases = options.phases});
   return setup;
 }
 

@@ -27,17 +27,14 @@ core::StepPhase VocabularyPhase(const StepPlan& plan) {
 
 }  // namespace
 
-RankRunner::RankRunner(core::Model& model, const kv_store::PagePool& pool,
-                       core::Collective& collective, SlotTable slots,
-                       std::vector<core::Range> vocab_shards, RankRecords* records,
-                       core::PhaseClock* phases)
-    : model_(model),
-      pool_(pool),
-      collective_(collective),
-      slots_(std::move(slots)),
-      vocab_shards_(std::move(vocab_shards)),
-      records_(records),
-      phases_(phases) {
+RankRunner::RankRunner(Parts parts)
+    : model_(parts.model),
+      pool_(parts.pool),
+      collective_(parts.collective),
+      slots_(std::move(parts.slots)),
+      vocab_shards_(std::move(parts.vocab_shards)),
+      records_(parts.records),
+      phases_(parts.phases) {
   for (const core::Range& rows : vocab_shards_)
     largest_shard_ = std::max(largest_shard_, rows.count);
 }

@@ -25,12 +25,17 @@ namespace tandem::parallel {
 /// Thread safety: one thread calls.
 class RankRunner {
  public:
-  /// vocab_shards: rows of every rank. [ranks] records: what saves and fetches, or null: a plan has
-  /// none. phases: where to keep the time of each phase, or null. All references must outlive the
-  /// runner.
-  RankRunner(core::Model& model, const kv_store::PagePool& pool, core::Collective& collective,
-             SlotTable slots, std::vector<core::Range> vocab_shards, RankRecords* records = nullptr,
-             core::PhaseClock* phases = nullptr);
+  /// What a runner works with; all that is pointed to must outlive it.
+  struct Parts {
+    core::Model& model;
+    const kv_store::PagePool& pool;
+    core::Collective& collective;
+    SlotTable slots;
+    std::vector<core::Range> vocab_shards;  // [ranks] rows of every rank
+    RankRecords* records = nullptr;         // what saves and fetches; null: a plan has none
+    core::PhaseClock* phases = nullptr;     // where to keep the time of each phase, or null
+  };
+  explicit RankRunner(Parts parts);
 
   /// plan_hash: StepPlanHash of the plan as it travelled.
   absl::StatusOr<StepResult> Execute(const StepPlan& plan, const Digest& plan_hash);

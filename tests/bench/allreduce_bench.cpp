@@ -41,11 +41,11 @@ bool Parse(int argc, char** argv, Arguments& arguments) {
     const char* text = argv[++i];
     if (std::from_chars(text, text + std::strlen(text), value).ec != std::errc()) return false;
     if (flag == "--slot") {
-      arguments.mpi.meeting.slot_bytes = value;
+      arguments.mpi.host.slot_bytes = value;
     } else if (flag == "--one-shot") {
-      arguments.mpi.meeting.one_shot_bytes = value;
+      arguments.mpi.host.one_shot_bytes = value;
     } else if (flag == "--stream") {
-      arguments.mpi.meeting.stream_bytes = value;
+      arguments.mpi.host.stream_bytes = value;
     } else if (flag == "--work") {
       arguments.work = std::chrono::microseconds(value);
     } else {

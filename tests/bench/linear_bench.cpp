@@ -81,7 +81,7 @@ void BM_Linear(benchmark::State& state) {
   std::mt19937 random(2);
   for (float& value : x) value = std::normal_distribution<float>()(random);
   Activations activations;
-  activations.Assign(isa, x.data(), tokens, columns, columns, matrix.quantized(), pool);
+  activations.Assign(isa, {x.data(), tokens, columns, columns}, matrix.quantized(), pool);
   std::vector<float> out(static_cast<size_t>(tokens * rows));
   const int64_t partial_columns = state.range(6);
   std::vector<int64_t> sums(static_cast<size_t>(partial_columns == 0 ? 0 : tokens * rows));
@@ -91,8 +91,8 @@ void BM_Linear(benchmark::State& state) {
       const LinearJob job = {&matrix, out.data(), rows};
       Linear(isa, {&job, 1}, activations, pool);
     } else {
-      LinearPartialSums(isa, matrix, activations, partial_columns, sums.data(), rows, failed.data(),
-                        pool);
+      LinearPartialSums(isa, matrix, activations,
+                        {partial_columns, sums.data(), rows, failed.data()}, pool);
     }
     benchmark::DoNotOptimize(out.data());
     benchmark::ClobberMemory();
@@ -130,7 +130,7 @@ void BM_Quantize(benchmark::State& state) {
   std::vector<float> x(static_cast<size_t>(tokens * kColumns), 1.0F);
   Activations activations;
   for (auto _ : state) {
-    activations.Assign(isa, x.data(), tokens, kColumns, kColumns, true, pool);
+    activations.Assign(isa, {x.data(), tokens, kColumns, kColumns}, true, pool);
     benchmark::ClobberMemory();
   }
   state.counters["Gvalues/s"] = benchmark::Counter(static_cast<double>(tokens * kColumns) * 1e-9,

@@ -39,24 +39,6 @@ Float* ResultOf(Float* results, int64_t chunk, size_t query, int head_dim) {
   return results + (chunk * kMostTileQueries + static_cast<int64_t>(query)) * (head_dim + 2);
 }
 
-/// Combines the chunks [first, last] of one query into its result.
-void Combine(const AttentionKernels& kernels, const float* results, size_t query, int64_t first,
-             int64_t last, int head_dim, float* out) {
-  float maximum = -std::numeric_limits<float>::infinity();
-  for (int64_t c = first; c <= last; ++c) {
-    maximum = std::max(maximum, ResultOf(results, c, query, head_dim)[head_dim]);
-  }
-  float sum = 0.0F;
-  std::fill_n(out, head_dim, 0.0F);
-  for (int64_t c = first; c <= last; ++c) {
-    const float* result = ResultOf(results, c, query, head_dim);
-    const float factor = Exp(result[head_dim] - maximum);
-    sum = __builtin_fmaf(factor, result[head_dim + 1], sum);
-    kernels.accumulate(result, factor, head_dim, out);
-  }
-  kernels.divide(out, sum, head_dim);
-}
-
 }  // namespace
 
 void StoreKeyValue(const KvGeometry& geometry, const KvPage& page, int slot,
@@ -142,13 +124,26 @@ void AttendChunk(Isa isa, const QueryTile& work, int64_t index, const void* then
 }
 
 void CombineChunks(Isa isa, const QueryTile& work, const float* results) {
+  const AttentionKernels& kernels = Kernels(isa);
   const int head_dim = work.pages.cache->geometry().head_dim;
   for (size_t q = 0; q < work.queries.size(); ++q) {
     const AttentionQuery& query = work.queries[q];
-    const int64_t from = FirstVisible(query.position, work.window) / kChunkTokens;
-    const int64_t to = query.position / kChunkTokens;
-    Combine(Kernels(isa), results, q, from - work.first_chunk(), to - work.first_chunk(), head_dim,
-            query.out);
+    const int64_t first =
+        FirstVisible(query.position, work.window) / kChunkTokens - work.first_chunk();
+    const int64_t last = query.position / kChunkTokens - work.first_chunk();
+    float maximum = -std::numeric_limits<float>::infinity();
+    for (int64_t c = first; c <= last; ++c) {
+      maximum = std::max(maximum, ResultOf(results, c, q, head_dim)[head_dim]);
+    }
+    float sum = 0.0F;
+    std::fill_n(query.out, head_dim, 0.0F);
+    for (int64_t c = first; c <= last; ++c) {
+      const float* result = ResultOf(results, c, q, head_dim);
+      const float factor = Exp(result[head_dim] - maximum);
+      sum = __builtin_fmaf(factor, result[head_dim + 1], sum);
+      kernels.accumulate(result, factor, head_dim, query.out);
+    }
+    kernels.divide(query.out, sum, head_dim);
   }
 }
 
@@ -168,12 +163,6 @@ void AttendQueries(Isa isa, std::span<const AttentionQuery> queries, const HeadP
     CombineChunks(isa, tile, results.data());
     queries = queries.subspan(count);
   }
-}
-
-void AttendHead(Isa isa, std::span<const float> query, const HeadPages& pages, int64_t position,
-                int window, float scale, std::span<float> out) {
-  const AttentionQuery one = {query.data(), out.data(), position};
-  AttendQueries(isa, {&one, 1}, pages, window, scale);
 }
 
 }  // namespace tandem::core

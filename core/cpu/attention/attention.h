@@ -21,31 +21,6 @@ struct HeadPages {
   std::span<const BlockId> blocks;  // block table of the layer's group
 };
 
-/// Attention of one query position p over (p - window, p], or [0, p] where window is 0, chunk by
-/// chunk of absolute position.
-///
-/// The order is fixed by position alone: the same bits in prefill, decode and replay, and for every
-/// Isa (numerics.md, rule 4). All in float32, `fma` rounding once, exp our own (elementwise.h):
-///
-///     for each chunk c of 256 absolute positions that holds a visible one, ascending:
-///       s[t] = (fma over d ascending of query[d] * key[t][d], from 0) * scale   for visible t
-///       m_c  = max of s[t]
-///       w[t] = exp(s[t] - m_c)
-///       l_c  = 16 lanes, lane = t mod 16, t ascending in each, folded i with i + 8, 4, 2, 1
-///       o_c[d] = fma over visible t ascending of w[t] * value[t][d], from 0
-///     M = max of m_c;  f_c = exp(m_c - M)
-///     out[d] = (fma over c ascending of f_c * o_c[d], from 0)
-///              / (fma over c ascending of f_c * l_c, from 0)
-///
-/// Positions that are not visible add nothing: what their slots hold, NaN included, never reaches
-/// the result, and blocks left behind by the window (kNoBlock) are never touched. A visible score
-/// that is NaN or +infinity makes the whole result NaN, for rule 3 to find.
-///
-/// query: [head_dim], already rotated; scale multiplies scores; out: [head_dim]; pages must cover
-/// the visible positions. Source: Milakov & Gimelshein 2018 (softmax by chunks).
-void AttendHead(Isa isa, std::span<const float> query, const HeadPages& pages, int64_t position,
-                int window, float scale, std::span<float> out);
-
 /// One query of one position, and where its result goes. query, out: [head_dim]
 struct AttentionQuery {
   const float* query = nullptr;
@@ -56,7 +31,7 @@ struct AttentionQuery {
 /// Up to kMostTileQueries (attention_kernels.h) queries of one sequence that share a KV head, and
 /// the chunks that any of them sees: what can run on different threads. With `results` of
 /// ResultFloats() floats, AttendChunk for each chunk in any order, and then CombineChunks, are
-/// AttendHead for each query, bit for bit; keys and values are read once for all queries.
+/// AttendQueries, bit for bit.
 struct QueryTile {
   /// some: at least one; must outlive the tile.
   static QueryTile Of(std::span<const AttentionQuery> some, const HeadPages& their_pages,
@@ -81,9 +56,30 @@ struct QueryTile {
 void AttendChunk(Isa isa, const QueryTile& tile, int64_t chunk, const void* then, float* results);
 void CombineChunks(Isa isa, const QueryTile& tile, const float* results);
 
-/// AttendHead for several queries of one sequence that share a KV head: query heads of its group,
-/// positions of a prompt, or both. The same bits as one by one, but keys and values are read once
-/// for up to six of them: put queries of the same or neighbouring positions next to each other.
+/// Attention of queries of one sequence that share a KV head: query heads of its group, positions
+/// of a prompt, or both. Each query of position p sees (p - window, p], or [0, p] where window is
+/// 0, chunk by chunk of absolute position.
+///
+/// The order is fixed by position alone: the same bits in prefill, decode and replay, and for every
+/// Isa (numerics.md, rule 4). All in float32, `fma` rounding once, exp our own (elementwise.h):
+///
+///     for each chunk c of 256 absolute positions that holds a visible one, ascending:
+///       s[t] = (fma over d ascending of query[d] * key[t][d], from 0) * scale   for visible t
+///       m_c  = max of s[t]
+///       w[t] = exp(s[t] - m_c)
+///       l_c  = 16 lanes, lane = t mod 16, t ascending in each, folded i with i + 8, 4, 2, 1
+///       o_c[d] = fma over visible t ascending of w[t] * value[t][d], from 0
+///     M = max of m_c;  f_c = exp(m_c - M)
+///     out[d] = (fma over c ascending of f_c * o_c[d], from 0)
+///              / (fma over c ascending of f_c * l_c, from 0)
+///
+/// Positions that are not visible add nothing: what their slots hold, NaN included, never reaches
+/// the result, and blocks left behind by the window (kNoBlock) are never touched. A visible score
+/// that is NaN or +infinity makes the whole result NaN, for rule 3 to find.
+///
+/// Keys and values are read once for up to six queries: put those of the same or neighbouring
+/// positions next to each other. Queries are already rotated; scale multiplies scores; pages must
+/// cover the visible positions. Source: Milakov & Gimelshein 2018 (softmax by chunks).
 void AttendQueries(Isa isa, std::span<const AttentionQuery> queries, const HeadPages& pages,
                    int window, float scale);
 

@@ -23,21 +23,20 @@ QuantizeKernel KernelOf(Isa isa) {
 
 }  // namespace
 
-void Activations::Assign(Isa isa, const float* x, int64_t tokens, int64_t columns, int64_t stride,
-                         bool quantize, ThreadPool& pool) {
-  x_ = x;
-  tokens_ = tokens;
-  columns_ = columns;
-  stride_ = stride;
-  blocks_ = (columns + kBlockColumns - 1) / kBlockColumns;
+void Activations::Assign(Isa isa, const FloatRows& x, bool quantize, ThreadPool& pool) {
+  x_ = x.data;
+  tokens_ = x.tokens;
+  columns_ = x.columns;
+  stride_ = x.stride;
+  blocks_ = (x.columns + kBlockColumns - 1) / kBlockColumns;
   quantized_ = quantize;
-  if (!quantize || tokens == 0 || columns == 0) return;
+  if (!quantize || x.tokens == 0 || x.columns == 0) return;
 
   MakeRoom();
   const auto quantize_group = [&](int64_t group, int) {
-    QuantizePart(isa, group, 0, columns, x + group * kGroupTokens * stride, stride);
+    QuantizePart(isa, group, 0, x.columns, x.data + group * kGroupTokens * x.stride, x.stride);
   };
-  if (tokens * columns < kParallelValues) {
+  if (x.tokens * x.columns < kParallelValues) {
     for (int64_t group = 0; group < groups(); ++group) quantize_group(group, 0);
   } else {
     pool.ParallelFor(groups(), quantize_group);

@@ -345,8 +345,10 @@ namespace {
 /// Both products of GatedLinear, piece by piece: take(token, row, gates, ups) gets neighbouring
 /// rows of both, beginning at a multiple of 32, and may change them.
 template <typename Take>
-void GatedPieces(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatrix& up,
-                 const Activations& x, ThreadPool& pool, const Take& take) {
+void GatedPieces(Isa isa, const GatedPair& weights, const Activations& x, ThreadPool& pool,
+                 const Take& take) {
+  const PackedMatrix& gate = weights.gate;
+  const PackedMatrix& up = weights.up;
   if (gate.rows() == 0 || x.tokens() == 0) return;
   const Product gate_product(isa, gate, x);
   const Product up_product(isa, up, x);
@@ -377,8 +379,8 @@ void GatedPieces(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatri
         const int64_t tokens = std::min(kGroup, x.tokens() - token);
         for (int64_t t = 0; t < tokens; ++t) {
           const std::span<float> values(ups + t * kRows, rows);
-          GatedActivation(isa, kind, std::span<const float>(gates + t * kRows, rows), values,
-                          values);
+          GatedActivation(isa, weights.kind, std::span<const float>(gates + t * kRows, rows),
+                          values, values);
         }
         take(group, row, rows, ups, kRows);
       }
@@ -388,9 +390,9 @@ void GatedPieces(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatri
 
 }  // namespace
 
-void GatedLinear(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatrix& up,
-                 const Activations& x, float* out, int64_t out_stride, ThreadPool& pool) {
-  GatedPieces(isa, kind, gate, up, x, pool,
+void GatedLinear(Isa isa, const GatedPair& weights, const Activations& x, float* out,
+                 int64_t out_stride, ThreadPool& pool) {
+  GatedPieces(isa, weights, x, pool,
               [&](int64_t group, int64_t row, size_t rows, const float* values, int64_t stride) {
                 const int64_t end = std::min((group + 1) * kGroup, x.tokens());
                 for (int64_t token = group * kGroup; token < end; ++token, values += stride) {
@@ -399,24 +401,25 @@ void GatedLinear(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatri
               });
 }
 
-void GatedLinear(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatrix& up,
-                 const Activations& x, Activations& out, ThreadPool& pool) {
-  out.Reserve(x.tokens(), gate.rows());
-  GatedPieces(isa, kind, gate, up, x, pool,
+void GatedLinear(Isa isa, const GatedPair& weights, const Activations& x, Activations& out,
+                 ThreadPool& pool) {
+  out.Reserve(x.tokens(), weights.gate.rows());
+  GatedPieces(isa, weights, x, pool,
               [&](int64_t group, int64_t row, size_t rows, const float* values, int64_t stride) {
                 out.QuantizePart(isa, group, row, static_cast<int64_t>(rows), values, stride);
               });
 }
 
 void LinearPartialSums(Isa isa, const PackedMatrix& weights, const Activations& x,
-                       int64_t partial_columns, int64_t* sums, int64_t sums_stride, int64_t* failed,
-                       ThreadPool& pool) {
+                       const PartialSumOutput& out, ThreadPool& pool) {
   if (weights.rows() == 0 || x.tokens() == 0) return;
   const Product product(isa, weights, x);
-  const Target target{
-      .partial_columns = partial_columns, .sums = sums, .stride = sums_stride, .failed = failed};
+  const Target target{.partial_columns = out.partial_columns,
+                      .sums = out.sums,
+                      .stride = out.stride,
+                      .failed = out.failed};
   const Cut cut = CutTasks(weights.tiles(), weights.tile_bytes(), x, pool.threads());
-  std::fill_n(failed, x.tokens(), 0);
+  std::fill_n(out.failed, x.tokens(), 0);
   ForPieces(cut, weights.tiles(), x, pool,
             [&](const Piece& piece) { product.Multiply(piece, target); });
 }

@@ -11,6 +11,14 @@
 
 namespace tandem::core {
 
+/// Rows of floats that stand somewhere: [tokens, columns], `stride` floats from row to row.
+struct FloatRows {
+  const float* data = nullptr;
+  int64_t tokens = 0;
+  int64_t columns = 0;
+  int64_t stride = 0;
+};
+
 /// Input rows of a product: the floats, and their 8-bit codes (numerics.md, rule 2) where quantized
 /// weights will want them. Buffers are kept from call to call. Thread safety: one thread calls
 /// Assign and Reserve; products only read.
@@ -35,10 +43,8 @@ class Activations {
   };
   static constexpr int64_t kGroupTokens = 8;
 
-  /// x: [tokens, columns] with `stride` floats from row to row; must outlive the products. Codes
-  /// are made if `quantize`.
-  void Assign(Isa isa, const float* x, int64_t tokens, int64_t columns, int64_t stride,
-              bool quantize, ThreadPool& pool);
+  /// x must outlive the products. Codes are made if `quantize`.
+  void Assign(Isa isa, const FloatRows& x, bool quantize, ThreadPool& pool);
 
   /// Instead of Assign, for rows that come in parts and are wanted as codes only: makes room, after
   /// which every block must be given to QuantizePart. row() has nothing to give.
@@ -99,24 +105,37 @@ inline constexpr size_t kMostLinearJobs = 4;
 /// payload). x.columns() == weights->columns(), and x has codes if any weights are quantized.
 void Linear(Isa isa, std::span<const LinearJob> jobs, const Activations& x, ThreadPool& pool);
 
+/// The first two matrices of a gated feed-forward block, of the same shape.
+struct GatedPair {
+  Gate kind = Gate::kSilu;
+  const PackedMatrix& gate;
+  const PackedMatrix& up;
+};
+
 /// out[token, row] = activation(gate x)[token, row] * (up x)[token, row], bit for bit what two
-/// products and GatedActivation (elementwise.h) give, without a pass over memory between them. gate
-/// and up have the same shape. out: [tokens, gate.rows()] with out_stride floats from row to row.
-void GatedLinear(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatrix& up,
-                 const Activations& x, float* out, int64_t out_stride, ThreadPool& pool);
+/// products and GatedActivation (elementwise.h) give, without a pass over memory between them. out:
+/// [tokens, gate.rows()] with out_stride floats from row to row.
+void GatedLinear(Isa isa, const GatedPair& weights, const Activations& x, float* out,
+                 int64_t out_stride, ThreadPool& pool);
 
 /// The same, as codes for a product to follow: bit for bit what Assign makes of it.
-void GatedLinear(Isa isa, Gate kind, const PackedMatrix& gate, const PackedMatrix& up,
-                 const Activations& x, Activations& out, ThreadPool& pool);
+void GatedLinear(Isa isa, const GatedPair& weights, const Activations& x, Activations& out,
+                 ThreadPool& pool);
+
+/// Where the partial sums of a product are added up.
+struct PartialSumOutput {
+  int64_t partial_columns = 0;  // of a partial sum
+  int64_t* sums = nullptr;      // [tokens, rows], `stride` elements from row to row
+  int64_t stride = 0;
+  int64_t* failed = nullptr;  // [tokens]
+};
 
 /// The same product, summed partial sum by partial sum: every `partial_columns` columns (a multiple
 /// of 32; the last partial sum may be short) give a float32, which is rounded to nearest even to a
 /// multiple of 2^-32 and added up in sums[token, row] (rule 3). failed[token] is the number of rows
 /// in which a partial sum is not finite or its magnitude reaches 2^22; such a partial sum adds 0.
-/// sums: [tokens, weights.rows()] with sums_stride elements from row to row; failed: [tokens].
 void LinearPartialSums(Isa isa, const PackedMatrix& weights, const Activations& x,
-                       int64_t partial_columns, int64_t* sums, int64_t sums_stride, int64_t* failed,
-                       ThreadPool& pool);
+                       const PartialSumOutput& out, ThreadPool& pool);
 
 /// One rounding from a sum of partial sums to float32, directly (not through double).
 float PartialSumToFloat(int64_t sum);

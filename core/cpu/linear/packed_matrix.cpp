@@ -10,7 +10,8 @@
 namespace tandem::core {
 namespace {
 
-// Bytes of a file that are mapped at a time: enough work between two meetings of the threads.
+// Bytes of a file that are mapped at a time: enough work between two waits of the threads for each
+// other.
 constexpr int64_t kRunBytes = int64_t{4} << 20;
 
 /// What of a source goes into a matrix.

@@ -296,7 +296,7 @@ TEST(AgentCodec, RoundTripsEveryKind) {
       AgentRenew(),
       AgentStop(),
       AgentListen{.address = "10.0.0.1"},
-      AgentMeet{.peers = {PeerOf("a"), PeerOf("b")}, .copies = 2},
+      AgentIntroduction{.peers = {PeerOf("a"), PeerOf("b")}, .copies = 2},
       AgentPing(),
       AgentListQuery{.after = Ten()[0].block, .most = 5},
       AgentPeekQuery{.tier = TierKind::kDisk, .keys = KeysOf(Ten())},
@@ -346,8 +346,8 @@ TEST(AgentCodec, RoundTripsEveryKind) {
   const auto put = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[0]}));
   EXPECT_EQ(std::get<AgentPut>(put->message).records[3].bytes, Ten()[3].bytes);
   const auto met = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[10]}));
-  EXPECT_EQ(std::get<AgentMeet>(met->message).peers[1], PeerOf("b"));
-  EXPECT_EQ(std::get<AgentMeet>(met->message).copies, 2U);
+  EXPECT_EQ(std::get<AgentIntroduction>(met->message).peers[1], PeerOf("b"));
+  EXPECT_EQ(std::get<AgentIntroduction>(met->message).copies, 2U);
   const auto got = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[16]}));
   EXPECT_EQ(std::get<AgentFound>(got->message).records[1]->tenant, 12U);
   const auto list = DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = messages[20]}));
@@ -378,7 +378,8 @@ TEST(AgentCodec, SaysWhatIsWrong) {
 
 TEST(AgentCodec, TakesNoPeersThatAreNone) {
   const auto decoded = [](const AgentPeer& peer) {
-    return DecodeAgentFrame(EncodeAgentFrame({.call = 1, .message = AgentMeet{.peers = {peer}}}))
+    return DecodeAgentFrame(
+               EncodeAgentFrame({.call = 1, .message = AgentIntroduction{.peers = {peer}}}))
         .status();
   };
   EXPECT_TRUE(decoded(PeerOf("a")).ok());

@@ -24,9 +24,9 @@ const StateId kState{7};
 /// An agent without its own clients' socket.
 struct Host {
   explicit Host(const std::string& folder)
-      : book(Open(folder)), local({}), peers(book.keys(), Options(folder)) {
+      : registry(Open(folder)), local({}), peers(registry.keys(), Options(folder)) {
     neighbours.emplace(
-        book, peers,
+        registry, peers,
         AgentNeighbours::Here{
             .tier = local,
             .drop = [this](std::span<const BlockHash> blocks) { return local.Drop(blocks); },
@@ -39,7 +39,7 @@ struct Host {
   }
   static PeerTierOptions Options(const std::string& folder) {
     PeerTierOptions options;
-    options.book_folder = folder + "/peers";
+    options.registry_folder = folder + "/peers";
     options.calls = {.ping_deadline = milliseconds(300),
                      .first_retry = milliseconds(10),
                      .last_retry = milliseconds(100)};
@@ -52,7 +52,7 @@ struct Host {
                       });
   }
 
-  PeerRegistry book;
+  PeerRegistry registry;
   MemoryTier local;
   PeerTier peers;
   std::shared_ptr<Lease> lease = std::make_shared<Lease>();
@@ -69,7 +69,7 @@ struct Job {
     std::vector<std::thread> threads;
     for (const auto& host : hosts) {
       threads.emplace_back([&] {
-        const absl::Status met = host->neighbours->Meet({.peers = all, .copies = 1});
+        const absl::Status met = host->neighbours->Introduce({.peers = all, .copies = 1});
         EXPECT_TRUE(met.ok()) << met;
       });
     }

@@ -17,9 +17,9 @@ using testing::TemporaryDirectory;
 
 PeerRegistry MustOpen(const std::string& folder) {
   std::filesystem::create_directories(folder);
-  auto book = PeerRegistry::Open(folder);
-  EXPECT_TRUE(book.ok()) << book.status();
-  return *std::move(book);
+  auto registry = PeerRegistry::Open(folder);
+  EXPECT_TRUE(registry.ok()) << registry.status();
+  return *std::move(registry);
 }
 
 TEST(PeerRegistry, KeepsWhomItWasTold) {
@@ -32,49 +32,51 @@ TEST(PeerRegistry, KeepsWhomItWasTold) {
                     .public_key = MakeCurveKeys().public_key};
   std::string key;
   {
-    const PeerRegistry book = MustOpen(path);
-    key = book.keys().public_key;
-    EXPECT_EQ(book.host(), "here");
-    EXPECT_TRUE(book.Peers().empty());
-    EXPECT_FALSE(book.ReadListens().has_value());
-    ASSERT_TRUE(book.SetPeers({{.peer = a, .in_job = false, .met = 7},
+    const PeerRegistry registry = MustOpen(path);
+    key = registry.keys().public_key;
+    EXPECT_EQ(registry.host(), "here");
+    EXPECT_TRUE(registry.Peers().empty());
+    EXPECT_FALSE(registry.ReadListens().has_value());
+    ASSERT_TRUE(registry
+                    .SetPeers({{.peer = a, .in_job = false, .met = 7},
                                {.peer = b, .in_job = true, .met = 5}})
                     .ok());
-    ASSERT_TRUE(book.WriteListens({.endpoint = "tcp://10.0.0.3:5", .copies = 2}).ok());
+    ASSERT_TRUE(registry.WriteListens({.endpoint = "tcp://10.0.0.3:5", .copies = 2}).ok());
   }
-  const PeerRegistry book = MustOpen(path);
-  EXPECT_EQ(book.keys().public_key, key);
+  const PeerRegistry registry = MustOpen(path);
+  EXPECT_EQ(registry.keys().public_key, key);
   struct stat facts {};
   ASSERT_EQ(stat((path + "/agent.key").c_str(), &facts), 0);
   EXPECT_EQ(facts.st_mode & 07777U, 0600U);
-  const auto peers = book.Peers();
+  const auto peers = registry.Peers();
   ASSERT_EQ(peers.size(), 2U);
   EXPECT_EQ(peers[0].peer, b);
   EXPECT_TRUE(peers[0].in_job);
   EXPECT_EQ(peers[1].peer, a);
   EXPECT_EQ(peers[1].met, 7);
-  EXPECT_EQ(book.ReadListens()->copies, 2U);
-  ASSERT_TRUE(book.SetPeers({{.peer = b, .in_job = true, .met = 5}}).ok());
-  EXPECT_EQ(book.Peers().size(), 1U);
+  EXPECT_EQ(registry.ReadListens()->copies, 2U);
+  ASSERT_TRUE(registry.SetPeers({{.peer = b, .in_job = true, .met = 5}}).ok());
+  EXPECT_EQ(registry.Peers().size(), 1U);
 }
 
 TEST(PeerRegistry, LeavesOutWhatIsDamaged) {
   spdlog::set_level(spdlog::level::off);
   const TemporaryDirectory directory;
-  const PeerRegistry book = MustOpen(directory.path() + "/here");
+  const PeerRegistry registry = MustOpen(directory.path() + "/here");
   const std::string key = MakeCurveKeys().public_key;
   ASSERT_TRUE(
-      book.SetPeers({{.peer = {.host = "a", .endpoint = "tcp://10.0.0.1:1", .public_key = key}}})
+      registry
+          .SetPeers({{.peer = {.host = "a", .endpoint = "tcp://10.0.0.1:1", .public_key = key}}})
           .ok());
   std::string whole;
   {
-    std::ifstream file(book.PathOf("a"));
+    std::ifstream file(registry.PathOf("a"));
     whole.assign(std::istreambuf_iterator<char>(file), {});
   }
   ASSERT_FALSE(whole.empty());
   const auto count_with = [&](const std::string& text) {
-    std::ofstream(book.PathOf("a"), std::ios::trunc) << text;
-    return book.Peers().size();
+    std::ofstream(registry.PathOf("a"), std::ios::trunc) << text;
+    return registry.Peers().size();
   };
   EXPECT_EQ(count_with(whole), 1U);
   for (size_t size = 0; size < whole.size(); ++size) {
@@ -91,7 +93,7 @@ TEST(PeerRegistry, LeavesOutWhatIsDamaged) {
 
 TEST(PeerRegistry, IsBounded) {
   const TemporaryDirectory directory;
-  const PeerRegistry book = MustOpen(directory.path() + "/here");
+  const PeerRegistry registry = MustOpen(directory.path() + "/here");
   const std::string key = MakeCurveKeys().public_key;
   std::vector<KnownPeer> many;
   for (int i = 0; i < 1100; ++i) {
@@ -100,8 +102,8 @@ TEST(PeerRegistry, IsBounded) {
          .in_job = i == 3,
          .met = i});
   }
-  ASSERT_TRUE(book.SetPeers(many).ok());
-  const auto kept = book.Peers();
+  ASSERT_TRUE(registry.SetPeers(many).ok());
+  const auto kept = registry.Peers();
   ASSERT_EQ(kept.size(), kMostAgentPeers);
   EXPECT_EQ(kept[0].peer.host, "h3");
   EXPECT_EQ(kept[1].peer.host, "h1099");

@@ -73,7 +73,7 @@ PeerTierOptions Quick() {
           .deadline = milliseconds(1500),
           .flush_deadline = milliseconds(2000),
           .batch_bytes = 2500,
-          .book_folder = {},
+          .registry_folder = {},
           .calls = {.ping_deadline = milliseconds(300),
                     .first_retry = milliseconds(10),
                     .last_retry = milliseconds(100)}};
@@ -84,12 +84,12 @@ struct Host {
   explicit Host(const std::string& folder, const TierLimits& limits = {},
                 WritePolicy policy = WritePolicy::kBack)
       : path(folder),
-        book(Open(folder)),
+        registry(Open(folder)),
         local(limits),
-        peers(book.keys(), Quick()),
+        peers(registry.keys(), Quick()),
         store(local, peers, {.policy = policy, .drain = milliseconds(2000)}) {
     neighbours.emplace(
-        book, peers,
+        registry, peers,
         AgentNeighbours::Here{
             .tier = local,
             .drop = [this](std::span<const BlockHash> blocks) { return store.Drop(blocks); },
@@ -99,9 +99,9 @@ struct Host {
 
   static PeerRegistry Open(const std::string& folder) {
     std::filesystem::create_directories(folder);
-    auto book = PeerRegistry::Open(folder);
-    EXPECT_TRUE(book.ok()) << book.status();
-    return *std::move(book);
+    auto registry = PeerRegistry::Open(folder);
+    EXPECT_TRUE(registry.ok()) << registry.status();
+    return *std::move(registry);
   }
   AgentPeer Listen() {
     auto self = neighbours->Listen("127.0.0.1");
@@ -110,7 +110,7 @@ struct Host {
   }
 
   const std::string path;
-  PeerRegistry book;
+  PeerRegistry registry;
   WatchedTier local;
   PeerTier peers;
   PeeredStore store;
@@ -124,10 +124,10 @@ struct Job {
     for (int i = 0; i < count; ++i) {
       hosts.push_back(std::make_unique<Host>(PathOf(i), TierLimits(), policy));
     }
-    Meet(copies);
+    Introduce(copies);
   }
   std::string PathOf(int i) const { return fmt::format("{}/host{}", directory.path(), i); }
-  void Meet(uint32_t copies) {
+  void Introduce(uint32_t copies) {
     std::vector<AgentPeer> all;
     for (const auto& host : hosts) {
       if (host) all.push_back(host->Listen());
@@ -136,7 +136,7 @@ struct Job {
     for (const auto& host : hosts) {
       if (!host) continue;
       threads.emplace_back([&] {
-        const absl::Status met = host->neighbours->Meet({.peers = all, .copies = copies});
+        const absl::Status met = host->neighbours->Introduce({.peers = all, .copies = copies});
         EXPECT_TRUE(met.ok()) << met;
       });
     }
@@ -185,7 +185,7 @@ TierMaker OverPeer() {
                 auto job = std::make_shared<Job>(0);
                 job->hosts.push_back(std::make_unique<Host>(job->PathOf(0)));
                 job->hosts.push_back(std::make_unique<Host>(job->PathOf(1), limits));
-                job->Meet(2);
+                job->Introduce(2);
                 return std::shared_ptr<Tier>(job, &(*job)[0].peers);
               },
           .lists = false};
@@ -324,25 +324,25 @@ TEST(Peers, StrangersAreRefused) {
   // The right key for the wrong server is none either.
   AgentPeer impostor = served;
   impostor.public_key = MakeCurveKeys().public_key;
-  PeerTier mistaken(job[1].book.keys(), Quick());
+  PeerTier mistaken(job[1].registry.keys(), Quick());
   mistaken.SetPeers({{.peer = impostor}});
   EXPECT_FALSE(mistaken.Await({served.host}, milliseconds(300)));
   // A known one, and no longer: also on the connection that stands.
-  PeerTier known(job[1].book.keys(), Quick());
+  PeerTier known(job[1].registry.keys(), Quick());
   known.SetPeers({{.peer = served}});
   ASSERT_TRUE(known.Await({served.host}, milliseconds(5000)));
   EXPECT_EQ(CountFound(known, records), 3);
-  std::filesystem::remove(job[0].book.PathOf("host1"));
+  std::filesystem::remove(job[0].registry.PathOf("host1"));
   EXPECT_TRUE(Soon([&] { return CountFound(known, records) == 0; }));
 }
 
 TEST(Peers, MayNotSteerTheAgentOfAnotherHost) {
   Job job(2);
-  PeerCalls calls(job[1].book.keys(), {.first_retry = milliseconds(10)});
+  PeerCalls calls(job[1].registry.keys(), {.first_retry = milliseconds(10)});
   const AgentPeer served = job[0].Listen();
   calls.SetPeers({served});
   ASSERT_TRUE(calls.Await({served.host}, Clock::now() + milliseconds(5000)));
-  AgentMeet meet;
+  AgentIntroduction meet;
   meet.peers.push_back(
       {.host = "evil", .endpoint = "tcp://10.0.0.9:1", .public_key = MakeCurveKeys().public_key});
   const std::vector<AgentMessage> forbidden = {AgentStop(), AgentRenew(), AgentStatus(),
@@ -353,7 +353,7 @@ TEST(Peers, MayNotSteerTheAgentOfAnotherHost) {
     ASSERT_TRUE(answers[0].ok()) << answers[0].status();
     EXPECT_EQ(std::get<AgentStatus>(*answers[0]).status.code(), absl::StatusCode::kInvalidArgument);
   }
-  EXPECT_EQ(job[0].book.Peers().size(), 1U);
+  EXPECT_EQ(job[0].registry.Peers().size(), 1U);
   const auto age = job[0].lease->age();
   const auto pong = calls.Ask({{.peer = calls.Peers()[0], .message = AgentPing()}},
                               Clock::now() + milliseconds(5000));
@@ -394,7 +394,7 @@ TEST(Peers, EraseSaysWhomItDidNotReachUntilHeIsBackOrDropped) {
 
   job.hosts[1].reset();
   EXPECT_FALSE(job[0].store.Erase(blocks).ok());
-  std::filesystem::remove(job[0].book.PathOf("host1"));
+  std::filesystem::remove(job[0].registry.PathOf("host1"));
   EXPECT_TRUE(Soon([&] { return job[0].store.Erase(blocks).ok(); }));
 }
 

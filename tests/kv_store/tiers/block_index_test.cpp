@@ -26,109 +26,109 @@ std::vector<BlockHash> BlocksOf(const std::vector<BlockIndex::Removed>& removed)
 }
 
 /// Adds a record of block `n` on block `before`.
-std::vector<BlockHash> Add(BlockIndex& book, int n, int before, int64_t bytes, uint64_t tenant = 0,
+std::vector<BlockHash> Add(BlockIndex& index, int n, int before, int64_t bytes, uint64_t tenant = 0,
                            int head = 0) {
   std::vector<BlockIndex::Removed> evicted;
-  EXPECT_TRUE(book.Add(RecordOf(n, before, head, bytes, tenant), evicted));
+  EXPECT_TRUE(index.Add(RecordOf(n, before, head, bytes, tenant), evicted));
   return BlocksOf(evicted);
 }
 
 TEST(BlockIndex, LeavesGoFirstTheLongestUnusedBeforeOthers) {
-  BlockIndex book({.bytes = 50});
-  Add(book, 1, 0, 10);
-  Add(book, 2, 1, 10);
-  Add(book, 3, 2, 10);
-  Add(book, 4, 1, 10);
-  Add(book, 5, 4, 10);
+  BlockIndex index({.bytes = 50});
+  Add(index, 1, 0, 10);
+  Add(index, 2, 1, 10);
+  Add(index, 3, 2, 10);
+  Add(index, 4, 1, 10);
+  Add(index, 5, 4, 10);
   // 1 is the oldest, but 2 and 4 stand on it; 3 is the oldest leaf.
-  EXPECT_THAT(Add(book, 6, 0, 10), ElementsAre(BlockNamed(3)));
+  EXPECT_THAT(Add(index, 6, 0, 10), ElementsAre(BlockNamed(3)));
   // Now 2 is a leaf, and older than 5.
-  EXPECT_TRUE(book.Use(RecordOf(2, 1, 0, 10).key));
-  EXPECT_THAT(Add(book, 7, 0, 10), ElementsAre(BlockNamed(5)));
-  EXPECT_THAT(Add(book, 8, 0, 20), ElementsAre(BlockNamed(4), BlockNamed(6)));
-  EXPECT_EQ(book.bytes(), 50);
-  EXPECT_EQ(book.blocks(), 4);
+  EXPECT_TRUE(index.Use(RecordOf(2, 1, 0, 10).key));
+  EXPECT_THAT(Add(index, 7, 0, 10), ElementsAre(BlockNamed(5)));
+  EXPECT_THAT(Add(index, 8, 0, 20), ElementsAre(BlockNamed(4), BlockNamed(6)));
+  EXPECT_EQ(index.bytes(), 50);
+  EXPECT_EQ(index.blocks(), 4);
 }
 
 TEST(BlockIndex, ABlockGoesWithAllItsRecords) {
-  BlockIndex book({.bytes = 40});
-  for (int head = 0; head < 3; ++head) Add(book, 1, 0, 10, 0, head);
+  BlockIndex index({.bytes = 40});
+  for (int head = 0; head < 3; ++head) Add(index, 1, 0, 10, 0, head);
   std::vector<BlockIndex::Removed> evicted;
-  ASSERT_TRUE(book.Add(RecordOf(2, 0, 0, 20), evicted));
+  ASSERT_TRUE(index.Add(RecordOf(2, 0, 0, 20), evicted));
   ASSERT_EQ(evicted.size(), 1U);
   EXPECT_EQ(evicted[0].keys.size(), 3U);
-  EXPECT_EQ(book.records(), 1);
-  EXPECT_EQ(book.bytes(), 20);
+  EXPECT_EQ(index.records(), 1);
+  EXPECT_EQ(index.bytes(), 20);
 }
 
 TEST(BlockIndex, NothingMakesRoomForWhatStandsOnIt) {
-  BlockIndex book({.bytes = 30});
-  Add(book, 1, 0, 10);
-  Add(book, 2, 1, 10);
-  Add(book, 3, 2, 10);
+  BlockIndex index({.bytes = 30});
+  Add(index, 1, 0, 10);
+  Add(index, 2, 1, 10);
+  Add(index, 3, 2, 10);
   std::vector<BlockIndex::Removed> evicted;
-  EXPECT_FALSE(book.Add(RecordOf(4, 3, 0, 10), evicted));
-  EXPECT_FALSE(book.Add(RecordOf(3, 2, 1, 10), evicted));  // nor for the rest of a block
-  EXPECT_FALSE(book.Add(RecordOf(9, 0, 0, 31), evicted));  // nor in vain
+  EXPECT_FALSE(index.Add(RecordOf(4, 3, 0, 10), evicted));
+  EXPECT_FALSE(index.Add(RecordOf(3, 2, 1, 10), evicted));  // nor for the rest of a block
+  EXPECT_FALSE(index.Add(RecordOf(9, 0, 0, 31), evicted));  // nor in vain
   EXPECT_THAT(evicted, IsEmpty());
-  EXPECT_EQ(book.blocks(), 3);
+  EXPECT_EQ(index.blocks(), 3);
 }
 
 TEST(BlockIndex, ATenantOverItsQuotaMakesRoomFromItsOwn) {
-  BlockIndex book({.bytes = 100, .tenant_bytes = 20});
-  Add(book, 1, 0, 10, 7);
-  Add(book, 2, 0, 10, 8);
-  Add(book, 3, 0, 10, 8);
-  EXPECT_THAT(Add(book, 4, 0, 10, 8), ElementsAre(BlockNamed(2)));
+  BlockIndex index({.bytes = 100, .tenant_bytes = 20});
+  Add(index, 1, 0, 10, 7);
+  Add(index, 2, 0, 10, 8);
+  Add(index, 3, 0, 10, 8);
+  EXPECT_THAT(Add(index, 4, 0, 10, 8), ElementsAre(BlockNamed(2)));
   std::vector<BlockIndex::Removed> evicted;
-  EXPECT_FALSE(book.Add(RecordOf(5, 0, 0, 21, 8), evicted));
-  EXPECT_EQ(book.bytes_of(7), 10);
-  EXPECT_EQ(book.bytes_of(8), 20);
+  EXPECT_FALSE(index.Add(RecordOf(5, 0, 0, 21, 8), evicted));
+  EXPECT_EQ(index.bytes_of(7), 10);
+  EXPECT_EQ(index.bytes_of(8), 20);
 }
 
 TEST(BlockIndex, DroppingABlockTakesWhatStandsOnIt) {
-  BlockIndex book({});
-  Add(book, 1, 0, 10);
-  Add(book, 2, 1, 10);
-  Add(book, 3, 2, 10);
-  Add(book, 4, 1, 10);
-  EXPECT_THAT(BlocksOf(book.DropBlock(BlockNamed(2))), ElementsAre(BlockNamed(3), BlockNamed(2)));
-  EXPECT_THAT(BlocksOf(book.DropBlock(BlockNamed(2))), IsEmpty());
+  BlockIndex index({});
+  Add(index, 1, 0, 10);
+  Add(index, 2, 1, 10);
+  Add(index, 3, 2, 10);
+  Add(index, 4, 1, 10);
+  EXPECT_THAT(BlocksOf(index.DropBlock(BlockNamed(2))), ElementsAre(BlockNamed(3), BlockNamed(2)));
+  EXPECT_THAT(BlocksOf(index.DropBlock(BlockNamed(2))), IsEmpty());
   // What stands on a block that never came.
-  Add(book, 6, 5, 10);
-  EXPECT_THAT(BlocksOf(book.DropBlock(BlockNamed(5))), ElementsAre(BlockNamed(6)));
-  EXPECT_EQ(book.blocks(), 2);
+  Add(index, 6, 5, 10);
+  EXPECT_THAT(BlocksOf(index.DropBlock(BlockNamed(5))), ElementsAre(BlockNamed(6)));
+  EXPECT_EQ(index.blocks(), 2);
 }
 
 TEST(BlockIndex, CirclesHangNothing) {
-  BlockIndex book({.bytes = 20});
+  BlockIndex index({.bytes = 20});
   std::vector<BlockIndex::Removed> evicted;
-  EXPECT_FALSE(book.Add(RecordOf(1, 1, 0, 10), evicted));
-  Add(book, 2, 3, 10);
-  Add(book, 3, 2, 10);
-  EXPECT_FALSE(book.Add(RecordOf(4, 0, 0, 10), evicted));
-  EXPECT_EQ(book.DropBlock(BlockNamed(2)).size(), 2U);
-  EXPECT_EQ(book.blocks(), 0);
+  EXPECT_FALSE(index.Add(RecordOf(1, 1, 0, 10), evicted));
+  Add(index, 2, 3, 10);
+  Add(index, 3, 2, 10);
+  EXPECT_FALSE(index.Add(RecordOf(4, 0, 0, 10), evicted));
+  EXPECT_EQ(index.DropBlock(BlockNamed(2)).size(), 2U);
+  EXPECT_EQ(index.blocks(), 0);
 }
 
 TEST(BlockIndex, WhatIsRestoredIsCutToTheLimits) {
-  BlockIndex book({.bytes = 30, .tenant_bytes = 20});
+  BlockIndex index({.bytes = 30, .tenant_bytes = 20});
   const auto restore = [&](int n, int before, uint64_t tenant, uint64_t last_use) {
     const TierRecord record = RecordOf(n, before, 0, 10, tenant);
-    book.Restore(record.key, record.block, record.before, tenant, 10, last_use);
+    index.Restore(record.key, record.block, record.before, tenant, 10, last_use);
   };
   restore(2, 1, 0, 7);  // before what it stands on
   restore(1, 0, 0, 5);
   restore(3, 0, 0, 6);
   restore(4, 0, 1, 2);
   restore(5, 0, 1, 3);
-  EXPECT_THAT(BlocksOf(book.Shrink()), ElementsAre(BlockNamed(3), BlockNamed(4)));
-  EXPECT_EQ(book.clock(), 7U);
-  EXPECT_EQ(book.LastUse(BlockNamed(2)), 7U);
-  EXPECT_EQ(book.LastUse(BlockNamed(4)), std::nullopt);
+  EXPECT_THAT(BlocksOf(index.Shrink()), ElementsAre(BlockNamed(3), BlockNamed(4)));
+  EXPECT_EQ(index.clock(), 7U);
+  EXPECT_EQ(index.LastUse(BlockNamed(2)), 7U);
+  EXPECT_EQ(index.LastUse(BlockNamed(4)), std::nullopt);
 }
 
-/// Against a book that looks at everything each time.
+/// Against a index that looks at everything each time.
 TEST(BlockIndex, DoesAsASlowBookDoes) {
   struct Slow {
     int before = 0;
@@ -140,7 +140,7 @@ TEST(BlockIndex, DoesAsASlowBookDoes) {
     SplitMix random(seed);
     const TierLimits limits{.bytes = seed % 3 == 0 ? 0 : 400,
                             .tenant_bytes = seed % 2 == 0 ? 0 : 250};
-    BlockIndex book(limits);
+    BlockIndex index(limits);
     std::map<int, Slow> slow;
     uint64_t clock = 0;
     const auto bytes = [&](std::optional<uint64_t> tenant) {
@@ -167,7 +167,7 @@ TEST(BlockIndex, DoesAsASlowBookDoes) {
       const uint64_t what = random.Below(20);
       if (what < 14) {
         const bool known = slow.contains(n) && slow[n].heads.contains(head);
-        ASSERT_EQ(book.Has(record.key), known);
+        ASSERT_EQ(index.Has(record.key), known);
         if (known) continue;
         Slow& block = slow[n];
         block.before = n / 2;
@@ -196,7 +196,7 @@ TEST(BlockIndex, DoesAsASlowBookDoes) {
           slow.erase(n);
         }
         std::vector<BlockIndex::Removed> evicted;
-        ASSERT_EQ(book.Add(record, evicted), fits);
+        ASSERT_EQ(index.Add(record, evicted), fits);
         std::set<BlockHash> expected;
         for (const int block_gone : gone) expected.insert(BlockNamed(block_gone));
         std::set<BlockHash> found;
@@ -204,16 +204,16 @@ TEST(BlockIndex, DoesAsASlowBookDoes) {
         ASSERT_EQ(found, expected) << "seed " << seed << ", operation " << i;
       } else if (what < 18) {
         const bool known = slow.contains(n) && slow[n].heads.contains(head);
-        ASSERT_EQ(book.Use(record.key), known);
+        ASSERT_EQ(index.Use(record.key), known);
         if (known) slow[n].last_use = ++clock;
       } else if (what < 19) {
-        book.DropRecord(record.key);
+        index.DropRecord(record.key);
         if (slow.contains(n)) {
           slow[n].heads.erase(head);
           if (slow[n].heads.empty()) slow.erase(n);
         }
       } else {
-        book.DropBlock(record.block);
+        index.DropBlock(record.block);
         // As far as one block leads to the next.
         std::set<int> gone = {n};
         for (int other = n; other < 62; ++other) {
@@ -221,9 +221,9 @@ TEST(BlockIndex, DoesAsASlowBookDoes) {
         }
         for (const int other : gone) slow.erase(other);
       }
-      ASSERT_EQ(book.bytes(), bytes(std::nullopt)) << "seed " << seed << ", operation " << i;
-      ASSERT_EQ(book.bytes_of(tenant), bytes(tenant));
-      ASSERT_EQ(book.blocks(), static_cast<int64_t>(slow.size()));
+      ASSERT_EQ(index.bytes(), bytes(std::nullopt)) << "seed " << seed << ", operation " << i;
+      ASSERT_EQ(index.bytes_of(tenant), bytes(tenant));
+      ASSERT_EQ(index.blocks(), static_cast<int64_t>(slow.size()));
     }
   }
 }

@@ -71,7 +71,7 @@ int main(int argc, char** argv) {
   if (way == "abort") return tandem::parallel::CheckAbort(options);
   if (way == "pieces" || way == "mpi_pieces") {
     options.largest_count = 1000;
-    options.meeting = {.slot_bytes = 8192, .one_shot_bytes = 4096};
+    options.host = {.slot_bytes = 8192, .one_shot_bytes = 4096};
     options.exchange = {.segment = 300, .bytes_of_a_way = 2000, .few_sums = 50};
   }
   options.shared_memory = way != "mpi" && way != "mpi_pieces";

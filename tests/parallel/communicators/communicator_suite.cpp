@@ -146,7 +146,7 @@ absl::Status LeafSumsRoundAsExactOnes(Communicator& world, size_t size) {
   return absl::OkStatus();
 }
 
-absl::Status BoardCountsMeetings(Communicator& world) {
+absl::Status BoardCountsCollectives(Communicator& world) {
   ProgressBoard board(world.hosts());
   world.PublishTo(&board);
   std::vector<int64_t> value = {1};
@@ -155,10 +155,11 @@ absl::Status BoardCountsMeetings(Communicator& world) {
   world.PublishTo(nullptr);
   TANDEM_RETURN_IF_ERROR(status);
   const RankProgress progress = board.Read(world.rank());
-  if (world.size() == 1 && progress.meetings == 0) return absl::OkStatus();  // nobody to wait for
-  if (progress.meetings != 2 || progress.waiting || progress.phase.step != 8 ||
+  if (world.size() == 1 && progress.collectives == 0)
+    return absl::OkStatus();  // nobody to wait for
+  if (progress.collectives != 2 || progress.waiting || progress.phase.step != 8 ||
       progress.phase.layer != 4 || progress.phase.kind != core::StepPhase::Kind::kFeedForward) {
-    return Internal("the board shows {} meetings, {}", progress.meetings,
+    return Internal("the board shows {} collectives, {}", progress.collectives,
                     PhaseText(progress.phase));
   }
   return absl::OkStatus();
@@ -186,7 +187,7 @@ std::vector<CommunicatorCase> CommunicatorSuite() {
   add_sizes("Broadcast", {0, 1, 1000, 100001}, BroadcastIsFromRankZero);
   cases.push_back({"Strings", StringsTakeRankZerosSize});
   cases.push_back({"Many", ManyOperationsStayInStep});
-  cases.push_back({"Board", BoardCountsMeetings});
+  cases.push_back({"Board", BoardCountsCollectives});
   return cases;
 }
 

@@ -36,9 +36,9 @@ class Host {
     std::vector<std::thread> threads;
     for (int rank = 0; rank < ranks_; ++rank) {
       threads.emplace_back([&, rank] {
-        HostCollective meeting(memory_.data(), rank, ranks_, options_);
-        meeting.set_patience(patience);
-        body(meeting);
+        HostCollective collective(memory_.data(), rank, ranks_, options_);
+        collective.set_patience(patience);
+        body(collective);
       });
     }
     for (std::thread& thread : threads) thread.join();
@@ -77,32 +77,32 @@ struct Way {
   CollectivePatience patience;
 };
 
-class HostMeetingWays : public testing::TestWithParam<Way> {};
+class HostCollectiveWays : public testing::TestWithParam<Way> {};
 
 /// Sizes around the borders (slot of 32 numbers, one line, one shot) and random ones, sums and
 /// gathers mixed, some ranks late.
-TEST_P(HostMeetingWays, SumsAndGathersAreExact) {
+TEST_P(HostCollectiveWays, SumsAndGathersAreExact) {
   const Way& way = GetParam();
   Host host(way.ranks, way.options);
-  host.Run(way.patience, [&](HostCollective& meeting) {
-    ASSERT_TRUE(meeting.ChooseStores().ok());
+  host.Run(way.patience, [&](HostCollective& collective) {
+    ASSERT_TRUE(collective.ChooseStores().ok());
     std::mt19937 random(5);
-    std::mt19937 own(static_cast<unsigned>(meeting.rank()));
+    std::mt19937 own(static_cast<unsigned>(collective.rank()));
     for (int round = 0; round < 400; ++round) {
       const std::vector<size_t> borders = {0, 1, 7, 8, 9, 31, 32, 33, 63, 64, 65, 257, 1000};
       const size_t size = round % 2 == 0 ? borders[random() % borders.size()] : random() % 300;
       if (own() % 64 == 0) std::this_thread::sleep_for(microseconds(own() % 3000));
-      std::vector<int64_t> values = Values(meeting.rank(), size, round);
+      std::vector<int64_t> values = Values(collective.rank(), size, round);
       if (random() % 3 != 0) {
-        ASSERT_TRUE(meeting.AllReduceSum(values).ok());
-        ASSERT_EQ(values, Sums(meeting.ranks(), size, round)) << size;
+        ASSERT_TRUE(collective.AllReduceSum(values).ok());
+        ASSERT_EQ(values, Sums(collective.ranks(), size, round)) << size;
         continue;
       }
       // Any number of bytes, also such that do not fill numbers.
       const size_t bytes = size * 8 - std::min<size_t>(size, random() % 8);
-      std::vector<std::byte> all(bytes * static_cast<size_t>(meeting.ranks()));
-      ASSERT_TRUE(meeting.AllGather(std::as_bytes(std::span(values)).first(bytes), all).ok());
-      for (int rank = 0; rank < meeting.ranks(); ++rank) {
+      std::vector<std::byte> all(bytes * static_cast<size_t>(collective.ranks()));
+      ASSERT_TRUE(collective.AllGather(std::as_bytes(std::span(values)).first(bytes), all).ok());
+      for (int rank = 0; rank < collective.ranks(); ++rank) {
         const std::vector<int64_t> expected = Values(rank, size, round);
         if (bytes == 0) continue;
         ASSERT_EQ(std::memcmp(&all[static_cast<size_t>(rank) * bytes], expected.data(), bytes), 0);
@@ -114,7 +114,7 @@ TEST_P(HostMeetingWays, SumsAndGathersAreExact) {
 constexpr HostCollectiveOptions kSmallSlots = {.slot_bytes = 256, .one_shot_bytes = 192};
 constexpr HostCollectiveOptions kNeverAtOnce = {.slot_bytes = 4096, .one_shot_bytes = 0};
 
-INSTANTIATE_TEST_SUITE_P(All, HostMeetingWays,
+INSTANTIATE_TEST_SUITE_P(All, HostCollectiveWays,
                          testing::Values(Way{1, kSmallSlots, kPoll}, Way{2, kSmallSlots, kPoll},
                                          Way{2, kSmallSlots, kSleepAtOnce}, Way{2, {}, kPoll},
                                          Way{3, kSmallSlots, kSleepAtOnce},
@@ -129,10 +129,10 @@ TEST(HostCollective, CountsPastTheEndOfItsCounter) {
     const uint32_t arrivals = 0xFFFFFFF0;
     std::memcpy(host.data() + rank * HostCollective::kPlaceBytes, &arrivals, sizeof(arrivals));
   }
-  host.Run(kSleepAtOnce, [](HostCollective& meeting) {
+  host.Run(kSleepAtOnce, [](HostCollective& collective) {
     for (int round = 0; round < 50; ++round) {
-      std::vector<int64_t> values = Values(meeting.rank(), 5, round);
-      ASSERT_TRUE(meeting.AllReduceSum(values).ok());
+      std::vector<int64_t> values = Values(collective.rank(), 5, round);
+      ASSERT_TRUE(collective.AllReduceSum(values).ok());
       ASSERT_EQ(values, Sums(kRanks, 5, round));
     }
   });
@@ -140,18 +140,18 @@ TEST(HostCollective, CountsPastTheEndOfItsCounter) {
 
 TEST(HostCollective, NamesARankThatAsksForSomethingElse) {
   Host host(3, {});
-  host.Run(kPoll, [](HostCollective& meeting) {
-    std::vector<int64_t> values(meeting.rank() == 1 ? 9 : 8);
-    const absl::Status status = meeting.AllReduceSum(values);
+  host.Run(kPoll, [](HostCollective& collective) {
+    std::vector<int64_t> values(collective.rank() == 1 ? 9 : 8);
+    const absl::Status status = collective.AllReduceSum(values);
     EXPECT_THAT(Message(status), HasSubstr("rank 1 of this host asks for a sum of 72 bytes"));
   });
   Host other(2, {});
-  other.Run(kPoll, [](HostCollective& meeting) {
+  other.Run(kPoll, [](HostCollective& collective) {
     std::vector<int64_t> values(2);
     std::vector<std::byte> all(32);
-    const absl::Status status = meeting.rank() == 0
-                                    ? meeting.AllReduceSum(values)
-                                    : meeting.AllGather(std::as_bytes(std::span(values)), all);
+    const absl::Status status = collective.rank() == 0
+                                    ? collective.AllReduceSum(values)
+                                    : collective.AllGather(std::as_bytes(std::span(values)), all);
     EXPECT_THAT(Message(status), HasSubstr("a gather of 16 bytes"));
   });
 }
@@ -171,14 +171,14 @@ TEST(HostCollective, SumsOverHosts) {
   int first = 0;
   for (size_t h = 0; h < sizes.size(); ++h) {
     threads.emplace_back([&, h, first] {
-      hosts[h]->Run(kSleepAtOnce, [&](HostCollective& meeting) {
+      hosts[h]->Run(kSleepAtOnce, [&](HostCollective& collective) {
         for (int round = 0; round < 60; ++round) {
           const size_t size = static_cast<size_t>(round * 7) % 150;
-          std::vector<int64_t> values = Values(first + meeting.rank(), size, round);
+          std::vector<int64_t> values = Values(first + collective.rank(), size, round);
           const auto between = [&](std::span<int64_t> sums) {
-            return slices[static_cast<size_t>(meeting.rank())][h]->AllReduceSum(sums, {});
+            return slices[static_cast<size_t>(collective.rank())][h]->AllReduceSum(sums, {});
           };
-          ASSERT_TRUE(meeting.AllReduceSum(values, kOwners, between).ok());
+          ASSERT_TRUE(collective.AllReduceSum(values, kOwners, between).ok());
           ASSERT_EQ(values, Sums(kRanks, size, round));
         }
       });
@@ -190,11 +190,11 @@ TEST(HostCollective, SumsOverHosts) {
 
 TEST(HostCollective, MeetsTheOthersEvenIfTheNetworkFails) {
   Host host(2, {});
-  host.Run(kPoll, [](HostCollective& meeting) {
+  host.Run(kPoll, [](HostCollective& collective) {
     std::vector<int64_t> values(4);
     const auto between = [](std::span<int64_t>) { return Unavailable("cable"); };
-    const absl::Status status = meeting.AllReduceSum(values, 1, between);
-    EXPECT_EQ(status.ok(), meeting.rank() == 1);
+    const absl::Status status = collective.AllReduceSum(values, 1, between);
+    EXPECT_EQ(status.ok(), collective.rank() == 1);
   });
 }
 

@@ -25,16 +25,16 @@ constexpr core::StepPhase kFeedForward = {4, 1, core::StepPhase::Kind::kFeedForw
 TEST(ProgressBoard, KeepsWhatARankWrote) {
   ProgressBoard board({"alpha", "beta"});
   EXPECT_EQ(board.ranks(), 2);
-  EXPECT_EQ(board.Read(1).meetings, 0U);
+  EXPECT_EQ(board.Read(1).collectives, 0U);
   EXPECT_FALSE(board.Read(1).waiting);
   board.Enter(1, kAttention);
   EXPECT_TRUE(board.Read(1).waiting);
   EXPECT_EQ(board.Read(1).phase.layer, 1);
   board.Leave(1);
   board.Enter(1, kFeedForward);
-  EXPECT_EQ(board.Read(1).meetings, 2U);
+  EXPECT_EQ(board.Read(1).collectives, 2U);
   EXPECT_EQ(board.Read(1).phase.kind, core::StepPhase::Kind::kFeedForward);
-  EXPECT_EQ(board.Read(0).meetings, 0U);
+  EXPECT_EQ(board.Read(0).collectives, 0U);
 }
 
 TEST(ProgressBoard, NeverShowsHalfAnEntry) {
@@ -52,12 +52,12 @@ TEST(ProgressBoard, NeverShowsHalfAnEntry) {
   uint64_t last = 0;
   while (!done) {
     const RankProgress seen = board.Read(0);
-    const auto meetings = static_cast<int64_t>(seen.meetings);
-    ASSERT_EQ(seen.phase.step, seen.meetings);
-    ASSERT_EQ(seen.since.time_since_epoch().count(), meetings);
-    ASSERT_EQ(seen.phase.layer, seen.meetings == 0 ? -1 : meetings);
-    ASSERT_GE(seen.meetings, last);
-    last = seen.meetings;
+    const auto collectives = static_cast<int64_t>(seen.collectives);
+    ASSERT_EQ(seen.phase.step, seen.collectives);
+    ASSERT_EQ(seen.since.time_since_epoch().count(), collectives);
+    ASSERT_EQ(seen.phase.layer, seen.collectives == 0 ? -1 : collectives);
+    ASSERT_GE(seen.collectives, last);
+    last = seen.collectives;
   }
   writer.join();
 }
@@ -125,7 +125,7 @@ TEST(Watchdog, ReportsTheLaggardOnceWhileTheRanksHang) {
     TANDEM_RETURN_IF_ERROR(world.AllReduceSum(values, kAttention));
     if (world.rank() == 1) {
       report.wait();
-      // Longer than another deadline: the meeting must not be reported again.
+      // Longer than another deadline: the collective must not be reported again.
       std::this_thread::sleep_for(milliseconds(500));
     }
     return world.AllReduceSum(values, kFeedForward);

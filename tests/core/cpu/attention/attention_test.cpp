@@ -112,7 +112,8 @@ std::vector<float> Attend(Isa isa, const Cache& cache, int layer, int head,
                           const std::vector<float>& query, int64_t position, int window,
                           float scale) {
   std::vector<float> out(query.size(), 42.0F);
-  AttendHead(isa, query, cache.Head(layer, head), position, window, scale, out);
+  const AttentionQuery one = {query.data(), out.data(), position};
+  AttendQueries(isa, {&one, 1}, cache.Head(layer, head), window, scale);
   return out;
 }
 

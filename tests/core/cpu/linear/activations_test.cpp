@@ -34,7 +34,7 @@ TEST(Activations, HaveTheCodesOfTheReferenceOnEveryIsa) {
     x[static_cast<size_t>(8 * columns)] = -kInfinity;
     for (const Isa isa : AllIsas()) {
       Activations activations;
-      activations.Assign(isa, x.data(), tokens, columns, columns, true, pool);
+      activations.Assign(isa, {x.data(), tokens, columns, columns}, true, pool);
       ASSERT_EQ(activations.groups(), 4);
       for (int64_t t = 0; t < tokens; ++t) {
         const Activations::Group group = activations.group(t / 8);
@@ -72,7 +72,7 @@ TEST(Activations, ShrinkAndGrow) {
   const PackedMatrix matrix = rig.Pack(w);
   for (const int64_t tokens : {1, 20, 3, 33}) {
     const std::vector<float> x = RandomFloats(tokens * 256, 17);
-    activations.Assign(BestIsa(), x.data(), tokens, 256, 256, true, pool);
+    activations.Assign(BestIsa(), {x.data(), tokens, 256, 256}, true, pool);
     std::vector<float> out(static_cast<size_t>(tokens * 16));
     const LinearJob job = {&matrix, out.data(), 16};
     Linear(BestIsa(), {&job, 1}, activations, pool);

@@ -101,10 +101,10 @@ TEST(LinearPartialSums, ReplaceWhatStandsThere) {
   const Rig::PartialSums once = rig.ProductPartialSums(BestIsa(), matrix, x, 1, 32);
   for (const Isa isa : AllIsas()) {
     Activations activations;
-    activations.Assign(isa, x.data(), 1, 32, 32, false, rig.pool);
+    activations.Assign(isa, {x.data(), 1, 32, 32}, false, rig.pool);
     std::vector<int64_t> sums(16, 77);
     int64_t failed = 5;
-    LinearPartialSums(isa, matrix, activations, 32, sums.data(), 16, &failed, rig.pool);
+    LinearPartialSums(isa, matrix, activations, {32, sums.data(), 16, &failed}, rig.pool);
     for (size_t i = 0; i < 16; ++i) EXPECT_EQ(sums[i], once.sums[i]);
     EXPECT_EQ(failed, 0);
   }

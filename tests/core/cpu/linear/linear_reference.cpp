@@ -118,8 +118,8 @@ PackedMatrix Rig::Pack(const WeightSample& w, Range rows, Range columns, Activat
 std::vector<float> Rig::Product(Isa isa, const PackedMatrix& matrix, const std::vector<float>& x,
                                 int64_t tokens) {
   Activations activations;
-  activations.Assign(isa, x.data(), tokens, matrix.columns(), matrix.columns(), matrix.quantized(),
-                     pool);
+  activations.Assign(isa, {x.data(), tokens, matrix.columns(), matrix.columns()},
+                     matrix.quantized(), pool);
   std::vector<float> out(static_cast<size_t>(tokens * matrix.rows()), -1.0F);
   const LinearJob job = {&matrix, out.data(), matrix.rows()};
   Linear(isa, {&job, 1}, activations, pool);
@@ -130,13 +130,14 @@ Rig::PartialSums Rig::ProductPartialSums(Isa isa, const PackedMatrix& matrix,
                                          const std::vector<float>& x, int64_t tokens,
                                          int64_t partial_columns) {
   Activations activations;
-  activations.Assign(isa, x.data(), tokens, matrix.columns(), matrix.columns(), matrix.quantized(),
-                     pool);
+  activations.Assign(isa, {x.data(), tokens, matrix.columns(), matrix.columns()},
+                     matrix.quantized(), pool);
   PartialSums partials;
   partials.sums.resize(static_cast<size_t>(tokens * matrix.rows()));
   partials.failed.resize(static_cast<size_t>(tokens));
-  LinearPartialSums(isa, matrix, activations, partial_columns, partials.sums.data(), matrix.rows(),
-                    partials.failed.data(), pool);
+  LinearPartialSums(isa, matrix, activations,
+                    {partial_columns, partials.sums.data(), matrix.rows(), partials.failed.data()},
+                    pool);
   return partials;
 }
 

@@ -192,7 +192,7 @@ TEST(Linear, SeveralJobsGiveWhatEachGivesAlone) {
       const std::vector<float> x = RandomFloats(tokens * 96, 34);
       for (const Isa isa : AllIsas()) {
         Activations activations;
-        activations.Assign(isa, x.data(), tokens, 96, 96, true, rig.pool);
+        activations.Assign(isa, {x.data(), tokens, 96, 96}, true, rig.pool);
         std::vector<PackedMatrix> matrices;
         std::vector<std::vector<float>> outs;
         std::vector<LinearJob> jobs;
@@ -216,9 +216,9 @@ TEST(Linear, SeveralJobsGiveWhatEachGivesAlone) {
 void ExpectSameCodes(Isa isa, const PackedMatrix& gate, const PackedMatrix& up, Gate kind,
                      const Activations& x, const std::vector<float>& floats, ThreadPool& pool) {
   Activations expected;
-  expected.Assign(Isa::kScalar, floats.data(), x.tokens(), 200, 200, true, pool);
+  expected.Assign(Isa::kScalar, {floats.data(), x.tokens(), 200, 200}, true, pool);
   Activations found;
-  GatedLinear(isa, kind, gate, up, x, found, pool);
+  GatedLinear(isa, {kind, gate, up}, x, found, pool);
   ASSERT_EQ(found.tokens(), x.tokens());
   ASSERT_EQ(found.columns(), 200);
   for (int64_t i = 0; i < expected.groups(); ++i) {
@@ -253,9 +253,9 @@ TEST(Linear, GatedProductsAreTwoProductsAndTheActivation) {
         }
         for (const Isa isa : AllIsas()) {
           Activations activations;
-          activations.Assign(isa, x.data(), tokens, 64, 64, true, rig.pool);
+          activations.Assign(isa, {x.data(), tokens, 64, 64}, true, rig.pool);
           std::vector<float> out(expected.size());
-          GatedLinear(isa, kind, gate_matrix, up_matrix, activations, out.data(), 200, rig.pool);
+          GatedLinear(isa, {kind, gate_matrix, up_matrix}, activations, out.data(), 200, rig.pool);
           ExpectSameBits(out, expected, "gated");
           ExpectSameCodes(isa, gate_matrix, up_matrix, kind, activations, expected, rig.pool);
         }
@@ -271,7 +271,7 @@ TEST(Linear, StridesLeaveTheirGapsAlone) {
   const std::vector<float> x = RandomFloats(3 * 70, 14);
   for (const Isa isa : AllIsas()) {
     Activations activations;
-    activations.Assign(isa, x.data(), 3, 64, 70, true, rig.pool);
+    activations.Assign(isa, {x.data(), 3, 64, 70}, true, rig.pool);
     std::vector<float> out(3 * 25, 77.0F);
     const LinearJob job = {&matrix, out.data(), 25};
     Linear(isa, {&job, 1}, activations, rig.pool);

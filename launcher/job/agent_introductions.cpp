@@ -1,4 +1,4 @@
-#include "launcher/job/agent_meeting.h"
+#include "launcher/job/agent_introductions.h"
 
 #include <spdlog/spdlog.h>
 
@@ -42,7 +42,8 @@ absl::StatusOr<AgentPeer> ListenForOthers(HostKv& kv, const std::string& wanted,
 
 }  // namespace
 
-absl::Status MeetAgents(parallel::Communicator& world, HostKv* kv, const ModelOptions& options) {
+absl::Status IntroduceAgents(parallel::Communicator& world, HostKv* kv,
+                             const ModelOptions& options) {
   const std::vector<std::string>& hosts = world.hosts();
   const bool several = std::any_of(hosts.begin(), hosts.end(),
                                    [&](const std::string& host) { return host != hosts.front(); });
@@ -50,8 +51,8 @@ absl::Status MeetAgents(parallel::Communicator& world, HostKv* kv, const ModelOp
   const auto warn = [&](const absl::Status& status) {
     spdlog::warn("rank {} on {}: other hosts' KV: {}", world.rank(), world.host(), Message(status));
   };
-  kv_store::AgentMeet meeting;
-  meeting.copies = static_cast<uint32_t>(options.state.kv_replicas);
+  kv_store::AgentIntroduction introduction;
+  introduction.copies = static_cast<uint32_t>(options.state.kv_replicas);
   if (several) {
     TANDEM_ASSIGN_OR_RETURN(const auto all, parallel::GatherHostAddresses(world));
     std::optional<AgentPeer> mine;  // none: this rank tells of none
@@ -67,19 +68,19 @@ absl::Status MeetAgents(parallel::Communicator& world, HostKv* kv, const ModelOp
     TANDEM_ASSIGN_OR_RETURN(const auto peers, parallel::GatherMessages(world, mine));
     for (const std::optional<AgentPeer>& peer : peers) {
       if (!peer || (mine && peer->public_key == mine->public_key)) continue;
-      meeting.peers.push_back(*peer);
+      introduction.peers.push_back(*peer);
     }
     // No agent remembers more; it gets those of the first ranks.
-    if (meeting.peers.size() > kv_store::kMostAgentPeers) {
-      meeting.peers.resize(kv_store::kMostAgentPeers);
+    if (introduction.peers.size() > kv_store::kMostAgentPeers) {
+      introduction.peers.resize(kv_store::kMostAgentPeers);
     }
-  } else if (meeting.copies > 1 && world.rank() == 0) {
+  } else if (introduction.copies > 1 && world.rank() == 0) {
     spdlog::warn("--kv-replicas {}: the job has one host, so there is no second copy of KV",
-                 meeting.copies);
+                 introduction.copies);
   }
   if (!speaks) return absl::OkStatus();
-  const size_t peers = meeting.peers.size();
-  if (const absl::Status met = kv->agent().Meet(std::move(meeting)); !met.ok()) warn(met);
+  const size_t peers = introduction.peers.size();
+  if (const absl::Status met = kv->agent().Introduce(std::move(introduction)); !met.ok()) warn(met);
   if (peers > 0) {
     spdlog::info("the KV agent of {} serves those of {} other hosts", world.host(), peers);
   }

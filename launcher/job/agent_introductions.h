@@ -14,6 +14,7 @@ namespace tandem::launcher {
 ///
 /// All ranks call it together. kv: null on ranks that have no agent. What only some hosts cannot do
 /// is told by the log and costs no more than the KV of others; errors are the world's.
-absl::Status MeetAgents(parallel::Communicator& world, HostKv* kv, const ModelOptions& options);
+absl::Status IntroduceAgents(parallel::Communicator& world, HostKv* kv,
+                             const ModelOptions& options);
 
 }  // namespace tandem::launcher
