@@ -27,7 +27,7 @@ struct Scalar {
 
   template <DType kDtype>
   static void AddKernels(TileKernels& kernels) {
-    AddKernel<Scalar, kDtype, 1, 4>(kernels);
+    AddKernel<Scalar, kDtype, 1, 2>(kernels);
     AddKernel<Scalar, kDtype, 1, 1>(kernels);
   }
 

@@ -11,7 +11,7 @@
 namespace tandem::frontend::jinja {
 namespace {
 
-using Result = absl::StatusOr<bool>;
+using TestResult = absl::StatusOr<bool>;
 
 absl::StatusOr<Value> OneArgument(std::string_view test, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind(test, arguments, {"other"}, 1));
@@ -20,79 +20,79 @@ absl::StatusOr<Value> OneArgument(std::string_view test, const Arguments& argume
 
 // Tests of the type alone.
 template <typename Predicate>
-Result Check(const Arguments& arguments, Predicate predicate) {
+TestResult Check(const Arguments& arguments, Predicate predicate) {
   TANDEM_RETURN_IF_ERROR(Bind("test", arguments, {}, 0).status());
   return predicate();
 }
 
-Result Remainder(Context& context, const Value& value, const Value& divisor, int64_t wanted) {
+TestResult Remainder(Context& context, const Value& value, const Value& divisor, int64_t wanted) {
   TANDEM_ASSIGN_OR_RETURN(const Value rest, Binary(context.sandbox(), "%", value, divisor));
   return Equal(context.sandbox(), rest, Value::Int(wanted));
 }
 
-Result TestOdd(Context& context, const Value& value, const Arguments&) {
+TestResult TestOdd(Context& context, const Value& value, const Arguments&) {
   return Remainder(context, value, Value::Int(2), 1);
 }
-Result TestEven(Context& context, const Value& value, const Arguments&) {
+TestResult TestEven(Context& context, const Value& value, const Arguments&) {
   return Remainder(context, value, Value::Int(2), 0);
 }
-Result TestDivisibleBy(Context& context, const Value& value, const Arguments& arguments) {
+TestResult TestDivisibleBy(Context& context, const Value& value, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const Value divisor, OneArgument("divisibleby", arguments));
   return Remainder(context, value, divisor, 0);
 }
 
-Result TestDefined(Context&, const Value& value, const Arguments& arguments) {
+TestResult TestDefined(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return !value.IsUndefined(); });
 }
-Result TestUndefined(Context&, const Value& value, const Arguments& arguments) {
+TestResult TestUndefined(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.IsUndefined(); });
 }
-Result TestNone(Context&, const Value& value, const Arguments& arguments) {
+TestResult TestNone(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.IsNone(); });
 }
-Result TestBoolean(Context&, const Value& value, const Arguments& arguments) {
+TestResult TestBoolean(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.is(Type::kBool); });
 }
-Result TestTrue(Context&, const Value& value, const Arguments& arguments) {
+TestResult TestTrue(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.is(Type::kBool) && value.boolean(); });
 }
-Result TestFalse(Context&, const Value& value, const Arguments& arguments) {
+TestResult TestFalse(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.is(Type::kBool) && !value.boolean(); });
 }
-Result TestInteger(Context&, const Value& value, const Arguments& arguments) {
+TestResult TestInteger(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.is(Type::kInt); });
 }
-Result TestFloat(Context&, const Value& value, const Arguments& arguments) {
+TestResult TestFloat(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.is(Type::kFloat); });
 }
-Result TestNumber(Context&, const Value& value, const Arguments& arguments) {
+TestResult TestNumber(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.IsNumber(); });
 }
-Result TestString(Context&, const Value& value, const Arguments& arguments) {
+TestResult TestString(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.IsString(); });
 }
-Result TestMapping(Context&, const Value& value, const Arguments& arguments) {
+TestResult TestMapping(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.is(Type::kDict); });
 }
-Result TestIterable(Context&, const Value& value, const Arguments& arguments) {
+TestResult TestIterable(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return IsIterable(value); });
 }
-Result TestSequence(Context&, const Value& value, const Arguments& arguments) {
+TestResult TestSequence(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] {
     return IsIterable(value) && !value.is(Type::kDictView) && !value.is(Type::kIterator);
   });
 }
-Result TestCallable(Context&, const Value& value, const Arguments& arguments) {
+TestResult TestCallable(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] {
     return value.IsUndefined() || (value.is(Type::kNative) && value.as<Native>().callable());
   });
 }
-Result TestEscaped(Context&, const Value& value, const Arguments& arguments) {
+TestResult TestEscaped(Context&, const Value& value, const Arguments& arguments) {
   return Check(arguments, [&] { return value.IsString() && value.markup(); });
 }
 
 // str.islower and str.isupper: some cased character, and none of the other case.
-Result HasOnlyCase(Context& context, const Value& value, bool lower) {
+TestResult HasOnlyCase(Context& context, const Value& value, bool lower) {
   TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(context.sandbox(), value));
   bool found = false;
   for (size_t offset = 0; offset < text.size();) {
@@ -105,14 +105,14 @@ Result HasOnlyCase(Context& context, const Value& value, bool lower) {
   }
   return found;
 }
-Result TestLower(Context& context, const Value& value, const Arguments&) {
+TestResult TestLower(Context& context, const Value& value, const Arguments&) {
   return HasOnlyCase(context, value, true);
 }
-Result TestUpper(Context& context, const Value& value, const Arguments&) {
+TestResult TestUpper(Context& context, const Value& value, const Arguments&) {
   return HasOnlyCase(context, value, false);
 }
 
-Result TestSameAs(Context& context, const Value& value, const Arguments& arguments) {
+TestResult TestSameAs(Context& context, const Value& value, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const Value other, OneArgument("sameas", arguments));
   if (value.type() != other.type()) return false;
   switch (value.type()) {
@@ -129,15 +129,15 @@ Result TestSameAs(Context& context, const Value& value, const Arguments& argumen
   }
 }
 
-Result TestIn(Context& context, const Value& value, const Arguments& arguments) {
+TestResult TestIn(Context& context, const Value& value, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const Value container, OneArgument("in", arguments));
   return Contains(context.sandbox(), container, value);
 }
-Result TestEqual(Context& context, const Value& value, const Arguments& arguments) {
+TestResult TestEqual(Context& context, const Value& value, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const Value other, OneArgument("eq", arguments));
   return Equal(context.sandbox(), value, other);
 }
-Result TestNotEqual(Context& context, const Value& value, const Arguments& arguments) {
+TestResult TestNotEqual(Context& context, const Value& value, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const bool same, TestEqual(context, value, arguments));
   return !same;
 }
@@ -147,27 +147,27 @@ absl::StatusOr<Order> Ordered(Context& context, const Value& value, const Argume
   TANDEM_ASSIGN_OR_RETURN(const Value other, OneArgument(operation, arguments));
   return Compare(context.sandbox(), value, other, operation);
 }
-Result TestLess(Context& context, const Value& value, const Arguments& arguments) {
+TestResult TestLess(Context& context, const Value& value, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const Order order, Ordered(context, value, arguments, "<"));
   return order == Order::kLess;
 }
-Result TestGreater(Context& context, const Value& value, const Arguments& arguments) {
+TestResult TestGreater(Context& context, const Value& value, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const Order order, Ordered(context, value, arguments, ">"));
   return order == Order::kGreater;
 }
-Result TestLessEqual(Context& context, const Value& value, const Arguments& arguments) {
+TestResult TestLessEqual(Context& context, const Value& value, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const Order order, Ordered(context, value, arguments, "<="));
   return order == Order::kLess || order == Order::kEqual;
 }
-Result TestGreaterEqual(Context& context, const Value& value, const Arguments& arguments) {
+TestResult TestGreaterEqual(Context& context, const Value& value, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const Order order, Ordered(context, value, arguments, ">="));
   return order == Order::kGreater || order == Order::kEqual;
 }
 
-Result TestIsFilter(Context&, const Value& value, const Arguments&) {
+TestResult TestIsFilter(Context&, const Value& value, const Arguments&) {
   return value.IsString() && FindFilter(value.bytes()) != nullptr;
 }
-Result TestIsTest(Context&, const Value& value, const Arguments&) {
+TestResult TestIsTest(Context&, const Value& value, const Arguments&) {
   return value.IsString() && FindTest(value.bytes()) != nullptr;
 }
 
