@@ -71,7 +71,7 @@ std::string FolderOf(const std::string& path) {
 }
 
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, bool secret) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | (secret ? 0 : O_NOFOLLOW));
   if (fd < 0) {
     const std::string why = ErrnoText(errno);
     return errno == ENOENT ? NotFound("{}: {}", path, why) : Unavailable("{}: {}", path, why);

@@ -24,8 +24,9 @@ absl::Status SyncFolder(const std::string& folder);
 /// The folder that a path is in.
 std::string FolderOf(const std::string& path);
 
-/// kNotFound; kUnavailable; kDataLoss if it is larger than 4096 bytes; of a secret
-/// kInvalidArgument, if others may read it.
+/// A secret may be a link to where the user keeps it; any other file is our own, and a link in its
+/// place is not followed. kNotFound; kUnavailable; kDataLoss if it is larger than 4096 bytes; of a
+/// secret kInvalidArgument, if others may read it.
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, bool secret = false);
 
 /// A file (mode 0600) that is written under another name, or none, and gets its own when it is

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -74,6 +75,10 @@ TEST(SmallFile, IsBoundedAndASecretIsItsOwners) {
   EXPECT_THAT(Message(ReadSmallFile(path, /*secret=*/true).status()), HasSubstr("chmod 600"));
   chmod(path.c_str(), 0400);
   EXPECT_EQ(ReadSmallFile(path, /*secret=*/true).value(), "secret");
+  const std::string link = folder.path() + "/link";
+  ASSERT_EQ(symlink(path.c_str(), link.c_str()), 0);
+  EXPECT_EQ(ReadSmallFile(link, /*secret=*/true).value(), "secret");
+  EXPECT_TRUE(absl::IsUnavailable(ReadSmallFile(link).status()));
 }
 
 TEST(Files, AreRenamedAndRemoved) {
