@@ -252,13 +252,13 @@ absl::Status CpuOperations::AllReduce(PartialSums& sums, Collective& collective,
   return collective.AllReducePartialSums(sums.all(), phase);
 }
 
-void CpuOperations::AddPartialSums(const PartialSums& sums, const WeightVector& post_norm,
-                                   float epsilon, Tensor& x) {
+void CpuOperations::AddPartialSums(const PartialSums& sums, const WeightVector& bias,
+                                   const WeightVector& post_norm, float epsilon, Tensor& x) {
   total_.SetRows(x.rows());
   pool_.ParallelFor(x.rows(), [&](int64_t t, int) {
     const std::span<const int64_t> row(sums.sums() + t * sums.dim(),
                                        static_cast<size_t>(sums.dim()));
-    PartialSumsToFloat(options_.isa, row, {}, total_.row(t));
+    PartialSumsToFloat(options_.isa, row, bias.values(), total_.row(t));
     if (!post_norm.empty()) {
       core::RmsNorm(options_.isa, total_.row(t), post_norm.values(), epsilon, total_.row(t));
     }

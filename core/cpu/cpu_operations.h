@@ -51,8 +51,8 @@ class CpuOperations final : public Operations {
                               PartialSums& out) override;
   absl::Status AllReduce(PartialSums& sums, Collective& collective,
                          const StepPhase& phase) override;
-  void AddPartialSums(const PartialSums& sums, const WeightVector& post_norm, float epsilon,
-                      Tensor& x) override;
+  void AddPartialSums(const PartialSums& sums, const WeightVector& bias,
+                      const WeightVector& post_norm, float epsilon, Tensor& x) override;
   void SelectRows(const Tensor& x, std::span<const int32_t> rows, Tensor& out) override;
   absl::Status Sample(Tensor& logits, Range vocab_rows, std::span<const SampleRow> rows,
                       Collective& collective, const StepPhase& phase,

@@ -1,6 +1,8 @@
 #include "core/formats/config_gguf.h"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <optional>
 #include <string_view>
 #include <unordered_set>
@@ -22,6 +24,8 @@ constexpr uint32_t kMaxContext = 1 << 26;
 constexpr uint32_t kGemma3WindowPattern = 6;  // every sixth layer is a full one
 constexpr float kGemma3LocalBase = 10000.0F;
 constexpr int kGemma3Layers27B = 62;
+
+constexpr uint32_t kQuantizationVersion = 2;  // of the layout of quantized blocks
 
 constexpr std::string_view kSupported = "llama, qwen2, qwen3 or gemma3";
 
@@ -199,6 +203,64 @@ absl::Status ReadGemma3(const GgufFile& file, const Keys& keys, ModelConfig& con
   return absl::OkStatus();
 }
 
+/// Whether a value says that something is not there: no, 0, or nothing.
+bool IsNeutral(const GgufFile& file, const GgufEntry& entry) {
+  if (entry.type == GgufType::kString) {
+    const auto text = file.String(entry.key);
+    return text.ok() && (text->empty() || *text == "none");
+  }
+  // Zeros have no bit set, whatever their type; arrays of strings have lengths, which are set.
+  return std::all_of(entry.value.begin(), entry.value.end(),
+                     [](std::byte byte) { return byte == std::byte{0}; });
+}
+
+/// Each key of the architecture is one that is read, one that changes nothing, or a refusal: a key
+/// that is new may change what the weights mean.
+absl::Status CheckKnownKeys(const GgufFile& file, const Keys& keys) {
+  static constexpr std::string_view kKnown[] = {
+      "block_count", "context_length", "embedding_length", "feed_forward_length",
+      "attention.head_count", "attention.head_count_kv", "attention.key_length",
+      "attention.value_length", "attention.layer_norm_rms_epsilon", "attention.causal",
+      "rope.dimension_count", "rope.freq_base", "rope.scale_linear", "rope.scaling.type",
+      "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.attn_factor",
+      "rope.scaling.yarn_ext_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
+      // These change nothing: how the model was trained, what its tensors say anyway, or where its
+      // rows came from.
+      "rope.scaling.finetuned", "vocab_size", "tensor_data_layout", "attention.layer_norm_epsilon",
+      "attention.sliding_window"};
+  static constexpr std::string_view kOfGemma3[] = {"attention.sliding_window_pattern",
+                                                   "rope.freq_base_swa"};
+  static constexpr std::string_view kScales[] = {"logit_scale", "residual_scale",
+                                                 "embedding_scale"};
+  const std::string prefix = keys.Full("");
+  for (const GgufEntry& entry : file.entries()) {
+    if (!entry.key.starts_with(prefix) || IsNeutral(file, entry)) continue;
+    const std::string_view key = entry.key.substr(prefix.size());
+    const auto among = [key](const auto& names) {
+      return std::find(std::begin(names), std::end(names), key) != std::end(names);
+    };
+    if (among(kKnown)) continue;
+    if (among(kOfGemma3) && keys.architecture() == FamilyName(Family::kGemma3)) continue;
+    if (among(kScales) && file.FloatOr(entry.key, 0.0F).value_or(0.0F) == 1.0F) continue;
+    return Unimplemented(
+        "{}: key '{}' is {}: this is not supported for {} models; computing without it could give "
+        "wrong answers",
+        file.path(), PrintableText(entry.key), file.ValueText(entry), keys.architecture());
+  }
+  return absl::OkStatus();
+}
+
+/// A window that the family does not have must not be felt.
+absl::Status CheckNoWindow(const GgufFile& file, const Keys& keys, int context) {
+  const std::string key = keys.Full("attention.sliding_window");
+  TANDEM_ASSIGN_OR_RETURN(const uint32_t window, file.U32Or(key, 0));
+  if (window == 0 || window >= static_cast<uint32_t>(context)) return absl::OkStatus();
+  return Unimplemented(
+      "{}: key '{}' is {}, below the context of {} tokens: sliding windows are not supported for "
+      "{} models",
+      file.path(), key, window, context, keys.architecture());
+}
+
 /// Refuses files whose metadata asks for arithmetic that the forward pass does not have, rather
 /// than answer wrongly.
 absl::Status CheckPlainArithmetic(const GgufFile& file, const Keys& keys) {
@@ -214,17 +276,27 @@ absl::Status CheckPlainArithmetic(const GgufFile& file, const Keys& keys) {
     return Unimplemented("{}: key '{}' is false: only models that generate text are supported",
                          file.path(), causal_key);
   }
-  for (const char* name :
-       {"attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "residual_scale",
-        "embedding_scale", "attention.scale", "attention.clamp_kqv", "attention.max_alibi_bias"}) {
-    const std::string key = keys.Full(name);
-    TANDEM_ASSIGN_OR_RETURN(const float value, file.FloatOr(key, 0.0F));
-    if (value != 0.0F) {
-      return Unimplemented("{}: key '{}' is {}: this is not supported for {} models", file.path(),
-                           key, value, keys.architecture());
-    }
+  const std::string pooling_key = keys.Full("pooling_type");
+  TANDEM_ASSIGN_OR_RETURN(const uint32_t pooling, file.U32Or(pooling_key, 0));
+  if (pooling != 0) {
+    return Unimplemented(
+        "{}: key '{}' is {}: this is a model of embeddings; only models that generate text are "
+        "supported",
+        file.path(), pooling_key, pooling);
   }
-  return absl::OkStatus();
+  constexpr std::string_view kType = "general.type";
+  TANDEM_ASSIGN_OR_RETURN(const std::string_view type, file.StringOr(kType, "model"));
+  if (type != "model") {
+    return Unimplemented("{}: key '{}' is \"{}\", expected a file that holds a whole model",
+                         file.path(), kType, PrintableText(type));
+  }
+  constexpr std::string_view kBlocks = "general.quantization_version";
+  TANDEM_ASSIGN_OR_RETURN(const uint32_t blocks, file.U32Or(kBlocks, kQuantizationVersion));
+  if (blocks != kQuantizationVersion) {
+    return Unimplemented("{}: key '{}' is {}, expected {}; quantize the model again", file.path(),
+                         kBlocks, blocks, kQuantizationVersion);
+  }
+  return CheckKnownKeys(file, keys);
 }
 
 absl::Status CheckTensor(const GgufFile& file, const TensorShape& shape) {
@@ -263,6 +335,9 @@ absl::StatusOr<ModelConfig> ReadConfig(const GgufFile& file) {
   config.name = PrintableText(name, 200);
   TANDEM_RETURN_IF_ERROR(CheckPlainArithmetic(file, keys));
   TANDEM_RETURN_IF_ERROR(ReadShape(file, keys, config));
+  if (*family != Family::kGemma3) {
+    TANDEM_RETURN_IF_ERROR(CheckNoWindow(file, keys, config.context));
+  }
   TANDEM_RETURN_IF_ERROR(ReadVocabulary(file, config));
   TANDEM_RETURN_IF_ERROR(ReadEpsilon(file, keys, config));
   const RopeLayout layout =
@@ -273,9 +348,11 @@ absl::StatusOr<ModelConfig> ReadConfig(const GgufFile& file) {
   config.layer_window.assign(static_cast<size_t>(config.layers), 0);
   config.attention_scale = 1.0F / std::sqrt(static_cast<float>(config.head_dim));
   config.tied_head = file.FindTensor("output.weight") == nullptr;
+  config.qkv_bias = file.FindTensor("blk.0.attn_q.bias") != nullptr;
+  config.attention_output_bias = file.FindTensor("blk.0.attn_output.bias") != nullptr;
+  config.down_bias = file.FindTensor("blk.0.ffn_down.bias") != nullptr;
   switch (*family) {
     case Family::kLlama:
-      config.qkv_bias = file.FindTensor("blk.0.attn_q.bias") != nullptr;
       break;
     case Family::kQwen2:
       config.qkv_bias = true;
@@ -317,11 +394,13 @@ std::vector<TensorShape> ExpectedTensors(const ModelConfig& config) {
       vector("attn_k_norm.weight", config.head_dim);
     }
     matrix("attn_output.weight", dim, query);
+    if (config.attention_output_bias) vector("attn_output.bias", dim);
     if (config.post_norms) vector("post_attention_norm.weight", dim);
     vector("ffn_norm.weight", dim);
     matrix("ffn_gate.weight", config.ffn_dim, dim);
     matrix("ffn_up.weight", config.ffn_dim, dim);
     matrix("ffn_down.weight", dim, config.ffn_dim);
+    if (config.down_bias) vector("ffn_down.bias", dim);
     if (config.post_norms) vector("post_ffw_norm.weight", dim);
   }
   shapes.push_back({"output_norm.weight", 0, dim});

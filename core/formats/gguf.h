@@ -54,6 +54,7 @@ struct GgufTensor {
   size_t rank = 0;                                     // dimensions used
   std::array<int64_t, kGgufMaxDims> dims{1, 1, 1, 1};  // [columns, rows, ...]: fastest first
   std::span<const std::byte> data;
+  const MappedFile* mapping = nullptr;  // that `data` lies in; null for OpenBuffer
 
   int64_t elements() const { return dims[0] * dims[1] * dims[2] * dims[3]; }
   /// "[rows, columns]": slowest first, as messages show shapes.
@@ -69,7 +70,8 @@ struct GgufTensor {
 /// object. Thread safety: immutable after Open. Source: github.com/ggml-org/ggml, docs/gguf.md.
 class GgufFile {
  public:
-  /// Maps the file; no tensor data is read.
+  /// Maps the file; no tensor data is read. Of a model in several files (`-00001-of-00003.gguf`,
+  /// key split.count) give the first: its tensors are those of all parts, and the metadata its own.
   static absl::StatusOr<std::unique_ptr<GgufFile>> Open(const std::string& path);
   /// Reads a file that is in memory already; `bytes` must outlive the result. `name` stands for the
   /// path in messages.
@@ -78,11 +80,12 @@ class GgufFile {
 
   const std::string& path() const { return path_; }
   uint32_t version() const { return version_; }
-  /// The whole file, and the part of it before the tensor data.
-  std::span<const std::byte> bytes() const { return bytes_; }
-  /// What bytes() is mapped from; null for OpenBuffer.
-  const MappedFile* mapping() const { return mapping_.bytes().empty() ? nullptr : &mapping_; }
+  /// Bytes of all parts.
+  int64_t bytes() const { return all_bytes_; }
+  /// What comes before the tensor data.
   std::span<const std::byte> header() const { return header_; }
+  /// The parts after the first.
+  std::span<const std::unique_ptr<GgufFile>> other_parts() const { return parts_; }
 
   /// All metadata in the file's order.
   std::span<const GgufEntry> entries() const { return entries_; }
@@ -124,6 +127,9 @@ class GgufFile {
   friend class GgufParser;
   GgufFile() = default;
 
+  static absl::StatusOr<std::unique_ptr<GgufFile>> OpenOne(const std::string& path);
+  absl::Status OpenOtherParts();
+  absl::Status Take(std::unique_ptr<GgufFile> part);
   absl::StatusOr<const GgufEntry*> Require(std::string_view key) const;
   absl::StatusOr<const GgufEntry*> RequireArray(std::string_view key) const;
   absl::Status WrongType(const GgufEntry& entry, std::string_view expected) const;
@@ -132,6 +138,8 @@ class GgufFile {
   MappedFile mapping_;  // empty for OpenBuffer
   std::span<const std::byte> bytes_;
   std::span<const std::byte> header_;
+  int64_t all_bytes_ = 0;
+  std::vector<std::unique_ptr<GgufFile>> parts_;
   uint32_t version_ = 0;
   std::vector<GgufEntry> entries_;
   std::vector<GgufTensor> tensors_;

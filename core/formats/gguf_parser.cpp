@@ -90,12 +90,26 @@ std::string_view ForeignTypeName(uint32_t number) {
       return "F64";
     case 29:
       return "IQ1_M";
+    case 31:
+      return "Q4_0_4_4";
+    case 32:
+      return "Q4_0_4_8";
+    case 33:
+      return "Q4_0_8_8";
     case 34:
       return "TQ1_0";
     case 35:
       return "TQ2_0";
+    case 36:
+      return "IQ4_NL_4_4";
+    case 37:
+      return "IQ4_NL_4_8";
+    case 38:
+      return "IQ4_NL_8_8";
     case 39:
       return "MXFP4";
+    case 40:
+      return "NVFP4";
     default:
       return "unknown";
   }
@@ -380,13 +394,89 @@ class GgufParser {
   std::vector<uint64_t> tensor_offsets_;  // [tensors] from the start of the tensor data
 };
 
-absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path) {
+absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::OpenOne(const std::string& path) {
   std::unique_ptr<GgufFile> file(new GgufFile);
   TANDEM_ASSIGN_OR_RETURN(file->mapping_, MappedFile::Open(path));
   file->path_ = path;
   file->bytes_ = file->mapping_.bytes();
+  file->all_bytes_ = static_cast<int64_t>(file->bytes_.size());
   TANDEM_RETURN_IF_ERROR(GgufParser(*file).Parse());
+  for (GgufTensor& tensor : file->tensors_) tensor.mapping = &file->mapping_;
   return file;
+}
+
+absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path) {
+  TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<GgufFile> file, OpenOne(path));
+  TANDEM_RETURN_IF_ERROR(file->OpenOtherParts());
+  return file;
+}
+
+absl::Status GgufFile::OpenOtherParts() {
+  constexpr uint32_t kMostParts = 999;
+  constexpr std::string_view kCount = "split.count";
+  constexpr std::string_view kNumber = "split.no";
+  TANDEM_ASSIGN_OR_RETURN(const uint32_t count, U32Or(kCount, 1));
+  TANDEM_ASSIGN_OR_RETURN(const uint32_t number, U32Or(kNumber, 0));
+  if (count <= 1) return absl::OkStatus();
+  if (count > kMostParts || number >= count) {
+    return InvalidArgument(
+        "{}: keys '{}' and '{}' are {} and {}, expected part 0 to {} of {} at most", path_, kNumber,
+        kCount, number, count, count - 1, kMostParts);
+  }
+  const auto name = [count](uint32_t part) {
+    return fmt::format("-{:05}-of-{:05}.gguf", part + 1, count);
+  };
+  const std::string own = name(number);
+  if (!path_.ends_with(own)) {
+    return InvalidArgument(
+        "{}: this is part {} of {} (key '{}'), but its name does not end with {}, by which the "
+        "other "
+        "parts are found; give all parts their names back",
+        path_, number + 1, count, kCount, own);
+  }
+  const std::string stem = path_.substr(0, path_.size() - own.size());
+  if (number != 0) {
+    return InvalidArgument("{}: this is part {} of {}; give the first part, {}", path_, number + 1,
+                           count, stem + name(0));
+  }
+  for (uint32_t part = 1; part < count; ++part) {
+    const std::string path = stem + name(part);
+    absl::StatusOr<std::unique_ptr<GgufFile>> other = OpenOne(path);
+    if (!other.ok()) {
+      return absl::Status(
+          other.status().code(),
+          fmt::format("{} (part {} of {})", Message(other.status()), part + 1, count));
+    }
+    const uint32_t its_number = (*other)->U32Or(kNumber, 0).value_or(count);
+    const uint32_t its_count = (*other)->U32Or(kCount, 1).value_or(0);
+    if (its_number != part || its_count != count) {
+      return InvalidArgument(
+          "{}: keys '{}' and '{}' are {} and {}, expected {} and {}: it is a part of another model",
+          path, kNumber, kCount, its_number, its_count, part, count);
+    }
+    TANDEM_RETURN_IF_ERROR(Take(*std::move(other)));
+  }
+  constexpr std::string_view kTensors = "split.tensors.count";
+  TANDEM_ASSIGN_OR_RETURN(const uint32_t tensors,
+                          U32Or(kTensors, static_cast<uint32_t>(tensors_.size())));
+  if (tensors != tensors_.size()) {
+    return InvalidArgument("{}: key '{}' is {}, but the {} parts have {} tensors; fetch them again",
+                           path_, kTensors, tensors, count, tensors_.size());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status GgufFile::Take(std::unique_ptr<GgufFile> part) {
+  for (const GgufTensor& tensor : part->tensors_) {
+    if (!tensor_index_.emplace(tensor.name, tensors_.size()).second) {
+      return InvalidArgument("{}: tensor '{}' is in another part already, expected once",
+                             part->path_, PrintableText(tensor.name));
+    }
+    tensors_.push_back(tensor);
+  }
+  all_bytes_ += part->all_bytes_;
+  parts_.push_back(std::move(part));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::OpenBuffer(std::span<const std::byte> bytes,
@@ -394,6 +484,7 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::OpenBuffer(std::span<const s
   std::unique_ptr<GgufFile> file(new GgufFile);
   file->path_ = std::move(name);
   file->bytes_ = bytes;
+  file->all_bytes_ = static_cast<int64_t>(bytes.size());
   TANDEM_RETURN_IF_ERROR(GgufParser(*file).Parse());
   return file;
 }

@@ -45,13 +45,14 @@ uint64_t Fingerprint(const GgufFile& file) {
   constexpr size_t kSampleBytes = 64;
   SampleHash hash;
   hash.Add(file.header());
-  hash.AddWord(file.bytes().size());
+  hash.AddWord(static_cast<uint64_t>(file.bytes()));
+  for (const auto& part : file.other_parts()) hash.Add(part->header());
   for (const GgufTensor& tensor : file.tensors()) {
     const size_t size = std::min(kSampleBytes, tensor.data.size());
     const auto sample = tensor.data.subspan((tensor.data.size() - size) / 2, size);
     hash.Add(sample);
     // For these few bytes the system has mapped many pages.
-    if (file.mapping() != nullptr) file.mapping()->Release(sample);
+    if (tensor.mapping != nullptr) tensor.mapping->Release(sample);
   }
   return hash.value();
 }
@@ -102,7 +103,7 @@ absl::StatusOr<MatrixSource> ModelFile::Matrix(std::string_view name, int64_t ro
     return WrongShape(*gguf_, *tensor, expected);
   }
   return MatrixSource{tensor->name, tensor->dtype, tensor->data.data(),
-                      rows,         columns,       gguf_->mapping()};
+                      rows,         columns,       tensor->mapping};
 }
 
 absl::StatusOr<std::vector<float>> ModelFile::Vector(std::string_view name, int64_t n) const {

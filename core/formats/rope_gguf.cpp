@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numbers>
 #include <string>
+#include <utility>
 
 #include "core/base/double_math.h"
 
@@ -144,6 +145,18 @@ absl::StatusOr<Rope> ReadRope(const GgufFile& file, std::string_view arch, RopeL
   Rope rope = PlainRope(layout, static_cast<int>(rotary_dims), base);
   if (const GgufTensor* factors = file.FindTensor("rope_freqs.weight"); factors != nullptr) {
     TANDEM_RETURN_IF_ERROR(ApplyFrequencyFactors(file, *factors, rope));
+  }
+  if (type != "yarn") {
+    // These two belong to YaRN, and would scale the rotation all the same.
+    for (const auto& [name, neutral] :
+         {std::pair{"scaling.attn_factor", 1.0F}, {"scaling.yarn_ext_factor", 0.0F}}) {
+      const std::string key = prefix + name;
+      TANDEM_ASSIGN_OR_RETURN(const float value, file.FloatOr(key, neutral));
+      if (value != neutral) {
+        return Unimplemented("{}: key '{}' is {}: supported with '{}scaling.type' yarn only",
+                             file.path(), key, value, prefix);
+      }
+    }
   }
   if (type == "linear") {
     for (double& frequency : rope.inverse_frequencies) frequency /= factor;

@@ -44,10 +44,12 @@ struct ModelConfig {
   float embedding_scale = 1.0F;  // Gemma: sqrt(dim)
   float attention_scale = 1.0F;  // scores are q.k times this
   Gate gate = Gate::kSilu;
-  bool qkv_bias = false;        // Qwen2
-  bool query_key_norm = false;  // Qwen3, Gemma 3
-  bool post_norms = false;      // Gemma 3: norms after attention and feed-forward
-  bool tied_head = false;       // logits come from the embedding table
+  bool qkv_bias = false;               // Qwen2; other families where the file has them
+  bool attention_output_bias = false;  // where the file has it
+  bool down_bias = false;              // where the file has it
+  bool query_key_norm = false;         // Qwen3, Gemma 3
+  bool post_norms = false;             // Gemma 3: norms after attention and feed-forward
+  bool tied_head = false;              // logits come from the embedding table
 
   std::vector<int> layer_window;  // [layers] sliding window, 0 = full attention
   Rope rope;                      // full-attention layers

@@ -126,10 +126,10 @@ class Operations {
                                       PartialSums& out) = 0;
   virtual absl::Status AllReduce(PartialSums& sums, Collective& collective,
                                  const StepPhase& phase) = 0;
-  /// x += norm(float(sums)); the norm only where post_norm is not empty. Marks tokens whose failure
-  /// count is not zero, on the device.
-  virtual void AddPartialSums(const PartialSums& sums, const WeightVector& post_norm, float epsilon,
-                              Tensor& x) = 0;
+  /// x += norm(float(sums) + bias); bias and norm only where they are not empty. Marks tokens whose
+  /// failure count is not zero, on the device.
+  virtual void AddPartialSums(const PartialSums& sums, const WeightVector& bias,
+                              const WeightVector& post_norm, float epsilon, Tensor& x) = 0;
   /// out[i] = x[rows[i]]
   virtual void SelectRows(const Tensor& x, std::span<const int32_t> rows, Tensor& out) = 0;
   /// Samples a token for each of `rows`, where the logits are: core/sampling/sampler.h has the

@@ -34,7 +34,8 @@ absl::Status Transformer::Attention(const Batch& batch, const Layer& layer, cons
                          int64_t{config_.heads_per_partial_sum()} * config_.head_dim, s.sums);
   TANDEM_RETURN_IF_ERROR(ops_.AllReduce(
       s.sums, collective, {batch.step, layer.attention.layer, StepPhase::Kind::kAttention}));
-  ops_.AddPartialSums(s.sums, layer.post_attention_norm, config_.norm_epsilon, s.x);
+  ops_.AddPartialSums(s.sums, layer.attention_output_bias, layer.post_attention_norm,
+                      config_.norm_epsilon, s.x);
   return absl::OkStatus();
 }
 
@@ -48,7 +49,8 @@ absl::Status Transformer::FeedForward(const Batch& batch, const Layer& layer,
       s.sums);
   TANDEM_RETURN_IF_ERROR(ops_.AllReduce(
       s.sums, collective, {batch.step, layer.attention.layer, StepPhase::Kind::kFeedForward}));
-  ops_.AddPartialSums(s.sums, layer.post_feed_forward_norm, config_.norm_epsilon, s.x);
+  ops_.AddPartialSums(s.sums, layer.down_bias, layer.post_feed_forward_norm, config_.norm_epsilon,
+                      s.x);
   return absl::OkStatus();
 }
 

@@ -52,11 +52,13 @@ class Transformer final : public Model {
     WeightVector query_bias, key_bias, value_bias;
     WeightVector query_norm, key_norm;         // [head_dim]
     std::unique_ptr<Weight> attention_output;  // [dim, heads * head_dim]
+    WeightVector attention_output_bias;        // [dim]
     WeightVector post_attention_norm;          // [dim]
     WeightVector feed_forward_norm;            // [dim]
     std::unique_ptr<Weight> gate;              // [ffn_columns, dim]
     std::unique_ptr<Weight> up;                // [ffn_columns, dim]
     std::unique_ptr<Weight> down;              // [dim, ffn_columns]
+    WeightVector down_bias;                    // [dim]
     WeightVector post_feed_forward_norm;       // [dim]
   };
 

@@ -113,6 +113,9 @@ absl::StatusOr<Transformer::Layer> Transformer::LoadLayer(int index) {
   }
   TANDEM_RETURN_IF_ERROR(matrix(layer.attention_output, "attn_output.weight", c.dim, query_size,
                                 all_rows, query_rows));
+  if (c.attention_output_bias) {
+    TANDEM_RETURN_IF_ERROR(vector(layer.attention_output_bias, "attn_output.bias", c.dim));
+  }
   TANDEM_RETURN_IF_ERROR(vector(layer.feed_forward_norm, "ffn_norm.weight", c.dim));
   TANDEM_RETURN_IF_ERROR(
       matrix(layer.gate, "ffn_gate.weight", c.ffn_dim, c.dim, shard_.ffn_columns, all_columns));
@@ -120,6 +123,7 @@ absl::StatusOr<Transformer::Layer> Transformer::LoadLayer(int index) {
       matrix(layer.up, "ffn_up.weight", c.ffn_dim, c.dim, shard_.ffn_columns, all_columns));
   TANDEM_RETURN_IF_ERROR(
       matrix(layer.down, "ffn_down.weight", c.dim, c.ffn_dim, all_rows, shard_.ffn_columns));
+  if (c.down_bias) TANDEM_RETURN_IF_ERROR(vector(layer.down_bias, "ffn_down.bias", c.dim));
   if (c.post_norms) {
     TANDEM_RETURN_IF_ERROR(vector(layer.post_attention_norm, "post_attention_norm.weight", c.dim));
     TANDEM_RETURN_IF_ERROR(vector(layer.post_feed_forward_norm, "post_ffw_norm.weight", c.dim));

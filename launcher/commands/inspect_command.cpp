@@ -67,7 +67,7 @@ ordered_json InspectJson(const core::ModelFile& file) {
                        {"bytes", tensor.data.size()}});
   }
   return {{"path", file.path()},
-          {"bytes", gguf.bytes().size()},
+          {"bytes", gguf.bytes()},
           {"gguf_version", gguf.version()},
           {"fingerprint", fmt::format("{:016x}", file.fingerprint())},
           {"config", ConfigJson(file.config())},

@@ -28,6 +28,7 @@ core::ModelConfig ConfigOf(const TinyModelSpec& spec) {
   config.query_key_norm = spec.family == Family::kQwen3 || spec.family == Family::kGemma3;
   config.post_norms = spec.family == Family::kGemma3;
   config.tied_head = spec.tied_head;
+  config.attention_output_bias = config.down_bias = spec.output_biases;
   return config;
 }
 

@@ -28,6 +28,7 @@ struct TinyModelSpec {
   core::DType dtype = core::DType::kF32;
   core::DType embedding_dtype = core::DType::kF32;  // of the embedding and the head
   bool tied_head = true;
+  bool output_biases = false;  // of the attention's output and the feed-forward's
   /// Adds a byte-level tokenizer: 256 bytes, then <|endoftext|>, <|im_start|>, <|im_end|>, then
   /// unused tokens. vocab must be at least 260.
   bool tokenizer = false;

@@ -237,11 +237,101 @@ TEST(ConfigGguf, OddFiles) {
   };
   EXPECT_EQ(ReadError(metadata),
             "m.gguf: key 'llama.final_logit_softcapping' is 30: this is not supported for llama "
-            "models");
+            "models; computing without it could give wrong answers");
   metadata.more = [](GgufWriter& writer) { writer.AddBool("llama.attention.causal", false); };
   EXPECT_THAT(ReadError(metadata), HasSubstr("only models that generate text"));
   metadata.more = [](GgufWriter& writer) { writer.AddFloat("llama.rope.freq_base", 0.0F); };
   EXPECT_THAT(ReadError(metadata), HasSubstr("key 'llama.rope.freq_base' is 0, expected"));
+}
+
+/// A key of the family, or a whole one, with a value that asks for other arithmetic.
+struct ForeignKey {
+  const char* key;
+  std::function<void(GgufWriter&, const std::string&)> add;
+};
+
+std::function<void(GgufWriter&, const std::string&)> Number(uint32_t value) {
+  return [=](GgufWriter& writer, const std::string& key) { writer.AddU32(key, value); };
+}
+std::function<void(GgufWriter&, const std::string&)> Real(float value) {
+  return [=](GgufWriter& writer, const std::string& key) { writer.AddFloat(key, value); };
+}
+std::function<void(GgufWriter&, const std::string&)> Word(const char* value) {
+  return [=](GgufWriter& writer, const std::string& key) { writer.AddString(key, value); };
+}
+std::function<void(GgufWriter&, const std::string&)> Yes() {
+  return [](GgufWriter& writer, const std::string& key) { writer.AddBool(key, true); };
+}
+
+TEST(ConfigGguf, KeysThatChangeTheArithmeticAreRefusedByName) {
+  const std::vector<ForeignKey> foreign = {
+      {"llama.pooling_type", Number(1)},
+      {"llama.pooling_type", Number(4)},
+      {"llama.expert_count", Number(8)},
+      {"llama.expert_weights_scale", Real(2.5F)},
+      {"llama.attention.sliding_window", Number(100)},
+      {"llama.attention.sliding_window_pattern", Number(2)},
+      {"llama.attention.relative_buckets_count", Number(32)},
+      {"llama.attention.kv_lora_rank", Number(512)},
+      {"llama.attention.scale", Real(0.5F)},
+      {"llama.attention.clamp_kqv", Real(8)},
+      {"llama.attention.max_alibi_bias", Real(8)},
+      {"llama.attention.temperature_scale", Real(0.1F)},
+      {"llama.attention.shared_kv_layers", Number(1)},
+      {"llama.attn_logit_softcapping", Real(50)},
+      {"llama.final_logit_softcapping", Real(30)},
+      {"llama.logit_scale", Real(0.0625F)},
+      {"llama.residual_scale", Real(0.22F)},
+      {"llama.embedding_scale", Real(12)},
+      {"llama.use_parallel_residual", Yes()},
+      {"llama.rope.dimension_sections",
+       [](GgufWriter& writer, const std::string& key) {
+         writer.AddInts(key, std::vector<int32_t>{16, 24, 24, 0});
+       }},
+      {"llama.rope.freq_base_swa", Real(10000)},
+      {"llama.rope.scaling.attn_factor", Real(1.2F)},
+      {"llama.rope.scaling.yarn_ext_factor", Real(1)},
+      {"llama.rope.scaling.yarn_log_multiplier", Real(0.1F)},
+      {"llama.ssm.state_size", Number(16)},
+      {"llama.some_new_thing", Word("yes")},
+      {"general.type", Word("adapter")},
+      {"general.type", Word("mmproj")},
+      {"general.quantization_version", Number(1)},
+  };
+  for (const ForeignKey& one : foreign) {
+    SCOPED_TRACE(one.key);
+    Metadata metadata;
+    metadata.more = [&one](GgufWriter& writer) { one.add(writer, one.key); };
+    EXPECT_THAT(ReadError(metadata), HasSubstr(std::string("key '") + one.key + "' is"));
+    EXPECT_TRUE(absl::IsUnimplemented(Read(metadata).status()));
+  }
+}
+
+TEST(ConfigGguf, KeysThatChangeNothingAreTaken) {
+  const std::vector<ForeignKey> harmless = {
+      {"llama.pooling_type", Number(0)},
+      {"llama.expert_count", Number(0)},
+      {"llama.attention.sliding_window", Number(0)},
+      {"llama.attention.sliding_window", Number(128)},  // the context
+      {"llama.logit_scale", Real(1)},
+      {"llama.rope.scaling.attn_factor", Real(1)},
+      {"llama.rope.scaling.finetuned", Yes()},
+      {"llama.vocab_size", Number(50)},
+      {"llama.tensor_data_layout", Word("Meta AI original pth")},
+      {"llama.some_new_thing", Number(0)},
+      {"llama.some_new_thing", Word("none")},
+      {"general.type", Word("model")},
+      {"general.quantization_version", Number(2)},
+      {"general.some_new_thing", Word("yes")},
+      {"quantize.imatrix.file", Word("a.dat")},
+  };
+  for (const ForeignKey& one : harmless) {
+    SCOPED_TRACE(one.key);
+    Metadata metadata;
+    metadata.more = [&one](GgufWriter& writer) { one.add(writer, one.key); };
+    const auto config = Read(metadata);
+    EXPECT_TRUE(config.ok()) << config.status();
+  }
 }
 
 TEST(RopeGguf, AgreesWithTransformers) {
@@ -333,11 +423,10 @@ TEST(CheckTensors, MissingWrongAndUnknownOnes) {
   EXPECT_EQ(TensorError([](GgufWriter& writer, const GgufTensor& tensor) {
               if (tensor.name != "output_norm.weight") return false;
               const int64_t dims[] = {64};
-              writer.AddTensor("blk.0.attn_output.bias", DType::kF32, dims,
-                               std::vector<std::byte>(256));
+              writer.AddTensor("blk.0.ffn_up.bias", DType::kF32, dims, std::vector<std::byte>(256));
               return false;
             }),
-            "m.gguf: tensor 'blk.0.attn_output.bias' [64] is not part of the llama models that are "
+            "m.gguf: tensor 'blk.0.ffn_up.bias' [64] is not part of the llama models that are "
             "supported; computing without it would give wrong answers");
 }
 

@@ -4,14 +4,20 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
 
+#include "fmt/format.h"
 #include "tests/support/models.h"
+#include "tests/support/temporary_directory.h"
 #include "tests/support/tiny_model.h"
 
 namespace tandem::core {
 namespace {
 
 using ::testing::Each;
+using testing::GgufWriter;
 using ::testing::HasSubstr;
 using testing::ModelPath;
 using testing::TempFile;
@@ -52,6 +58,93 @@ TEST(ModelFile, FoldersAndSafetensorsAreNotReadYet) {
   EXPECT_TRUE(absl::IsUnimplemented(ModelFile::Open("/tmp").status()));
   EXPECT_THAT(Message(ModelFile::Open("model.safetensors").status()),
               HasSubstr("convert the model to GGUF"));
+}
+
+/// A tiny model in files of a folder, every tensor in part i % parts.
+class SplitModel {
+ public:
+  explicit SplitModel(uint32_t parts) : whole_(TinyModel({})), count_(parts) {
+    const auto file = GgufFile::OpenBuffer(whole_, "whole");
+    writers_.resize(parts);
+    const auto tensors = (*file)->tensors();
+    for (uint32_t part = 0; part < parts; ++part) {
+      writers_[part].AddU32("split.no", part);
+      writers_[part].AddU32("split.count", parts);
+      writers_[part].AddU32("split.tensors.count", static_cast<uint32_t>(tensors.size()));
+    }
+    for (const GgufEntry& entry : (*file)->entries()) {
+      // An array's header stands before its elements.
+      if (entry.type == GgufType::kArray) continue;
+      writers_[0].AddEntry(entry.key, static_cast<uint32_t>(entry.type), entry.value);
+    }
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const auto dims = std::span(tensors[i].dims).first(tensors[i].rank);
+      writers_[i % parts].AddTensor(tensors[i].name, tensors[i].dtype, dims, tensors[i].data);
+    }
+  }
+
+  std::string Path(uint32_t part) const {
+    return folder_.path() + fmt::format("/m-{:05}-of-{:05}.gguf", part + 1, count_);
+  }
+  void Write(uint32_t part, const std::string& path) const {
+    const std::vector<std::byte> bytes = writers_[part].Finish();
+    std::ofstream(path, std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()),
+               static_cast<std::streamsize>(bytes.size()));
+  }
+  void WriteAll() const {
+    for (uint32_t part = 0; part < count_; ++part) Write(part, Path(part));
+  }
+  std::span<const std::byte> whole() const { return whole_; }
+
+ private:
+  testing::TemporaryDirectory folder_;
+  std::vector<std::byte> whole_;
+  std::vector<GgufWriter> writers_;
+  uint32_t count_;
+};
+
+TEST(SplitModelFile, HasTheTensorsOfAllParts) {
+  const SplitModel split(3);
+  split.WriteAll();
+  const auto file = ModelFile::Open(split.Path(0));
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto whole = ModelFile::OpenBuffer(split.whole(), "whole");
+  int64_t bytes = 0;
+  for (uint32_t part = 0; part < 3; ++part) {
+    bytes += static_cast<int64_t>(std::filesystem::file_size(split.Path(part)));
+  }
+  EXPECT_EQ((*file)->gguf().bytes(), bytes);
+  ASSERT_EQ((*file)->gguf().tensors().size(), (*whole)->gguf().tensors().size());
+  for (const GgufTensor& tensor : (*whole)->gguf().tensors()) {
+    const GgufTensor* found = (*file)->gguf().FindTensor(tensor.name);
+    ASSERT_NE(found, nullptr) << tensor.name;
+    ASSERT_EQ(found->data.size(), tensor.data.size());
+    EXPECT_EQ(std::memcmp(found->data.data(), tensor.data.data(), tensor.data.size()), 0);
+    // Its pages can be given back.
+    ASSERT_NE(found->mapping, nullptr);
+    EXPECT_GE(found->data.data(), found->mapping->bytes().data());
+    EXPECT_LE(found->data.data() + found->data.size(),
+              found->mapping->bytes().data() + found->mapping->bytes().size());
+  }
+}
+
+TEST(SplitModelFile, SaysWhichPartIsMissingOrWrong) {
+  const SplitModel split(3);
+  split.WriteAll();
+  const auto error = [](const std::string& path) {
+    return std::string(Message(ModelFile::Open(path).status()));
+  };
+  EXPECT_EQ(error(split.Path(1)),
+            split.Path(1) + ": this is part 2 of 3; give the first part, " + split.Path(0));
+  std::filesystem::remove(split.Path(2));
+  EXPECT_THAT(error(split.Path(0)), HasSubstr(split.Path(2)));
+  EXPECT_THAT(error(split.Path(0)), HasSubstr("(part 3 of 3)"));
+  split.Write(1, split.Path(2));
+  EXPECT_THAT(error(split.Path(0)), HasSubstr("it is a part of another model"));
+  const std::string renamed = split.Path(0) + ".x.gguf";
+  split.Write(0, renamed);
+  EXPECT_THAT(error(renamed), HasSubstr("its name does not end with -00001-of-00003.gguf"));
 }
 
 TEST(ModelFile, FingerprintTellsFilesApart) {
