@@ -4,10 +4,15 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <memory>
+#include <span>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "core/base/isa.h"
 #include "launcher/commands/commands.h"
@@ -27,6 +32,33 @@ constexpr char kKvExamples[] =
     "  tandem kv gc --state S --older-than 30d --max-bytes 8GiB --dry-run\n"
     "  tandem kv export --state S model.gguf --system \"$(cat system.txt)\" -o system.tandemkv\n"
     "  tandem kv import --state T system.tandemkv --trust KEY_THAT_EXPORT_PRINTED model.gguf";
+
+/// A limit as the option's words have it, for messages and help.
+std::string LimitText(double limit, Unit unit) {
+  if (unit == Unit::kSize && limit >= 1024) {
+    constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB", "PiB"};
+    size_t i = 0;
+    for (limit /= 1024; limit >= 1024; limit /= 1024) ++i;
+    return fmt::format("{}{}", limit, kUnits[i]);
+  }
+  if (unit == Unit::kAge && limit > 0) return fmt::format("{}d", limit / 86400);
+  return limit < 1e15 ? fmt::format("{}", limit) : fmt::format("{:.0f}", limit);
+}
+
+/// CLI11's own takes nan.
+template <typename Number>
+CLI::Validator InRange(const OptionValue& value) {
+  const auto [least, most] = value.limits;
+  const std::string low = LimitText(least, value.unit);
+  const std::string high = LimitText(most, value.unit);
+  const auto check = [=, least = least, most = most](const std::string& word) {
+    Number number{};
+    const bool good = CLI::detail::lexical_cast(word, number) &&
+                      static_cast<double>(number) >= least && static_cast<double>(number) <= most;
+    return good ? std::string() : fmt::format("Value {} not in range {} to {}", word, low, high);
+  };
+  return {check, fmt::format("in [{} - {}]", low, high)};
+}
 
 /// As CLI11 wants it: the word is replaced by the number that it says, or the error is returned.
 std::string Translate(Unit unit, std::string& word) {
@@ -57,11 +89,17 @@ CLI::Option& AddTarget(CLI::App& app, const OptionRow& row, T& target) {
     CLI::Option& option = *app.add_option(row.name, target, row.help);
     constexpr bool kList = CLI::detail::is_mutable_container<T>::value;
     if (kList && !std::is_same_v<T, std::vector<std::string>>) option.delimiter(',');
-    const auto [least, most] = row.value.limits;
-    if (least < most && option.get_type_name() == "FLOAT") {
-      option.check(CLI::Range(least, most));
-    } else if (least < most) {
-      option.check(CLI::Range(static_cast<int64_t>(least), static_cast<int64_t>(most)));
+    if (row.value.limits.least < row.value.limits.most) {
+      const bool real = option.get_type_name() == "FLOAT";
+      option.check(real ? InRange<double>(row.value) : InRange<int64_t>(row.value));
+    } else if (std::is_same_v<T, std::optional<uint64_t>>) {
+      // CLI11 takes -1 for the largest number.
+      option.check(CLI::Validator(
+          [](const std::string& word) {
+            const bool sign = word.find_first_not_of("0123456789") != std::string::npos;
+            return sign ? fmt::format("Value {} not in range 0 to 2^64 - 1", word) : std::string();
+          },
+          "in [0 - 2^64 - 1]"));
     }
     return option;
   }
@@ -73,7 +111,9 @@ void AddRow(CLI::App& app, const OptionRow& row) {
       *std::visit([&](auto* target) { return &AddTarget(app, row, *target); }, value.target);
   if (row.required) option.required();
   if (!value.choices.empty()) option.check(CLI::IsMember(value.choices));
-  if (value.unit == Unit::kNone && !row.required && !row.written().empty()) {
+  // 0 stands for a default that is found out later, where it is none of the values.
+  const bool found_out = row.written() == "0" && value.limits.least > 0;
+  if (value.unit == Unit::kNone && !row.required && !row.written().empty() && !found_out) {
     option.capture_default_str();
   } else if (value.unit != Unit::kNone && value.unit != Unit::kPath) {
     // What a quantity is by default, its help tells.
@@ -92,12 +132,34 @@ void AddRows(CLI::App& app, const std::vector<OptionRow>& rows) {
   });
 }
 
+/// How many letters must change to make one word of the other (Levenshtein 1966).
+size_t Distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = std::exchange(row[j], std::min({row[j] + 1, row[j - 1] + 1, replaced}));
+    }
+  }
+  return row.back();
+}
+
+/// words: at least one.
+std::string Nearest(const std::string& word, const std::vector<std::string>& words) {
+  return *std::min_element(words.begin(), words.end(), [&](const auto& a, const auto& b) {
+    return Distance(word, a) < Distance(word, b);
+  });
+}
+
 class CommandLine {
  public:
   CommandLine() : app_("Tandem: a large language model on many machines at once.", "tandem") {
     app_.set_version_flag("--version", std::string("tandem ") + kVersion);
     app_.set_config("--config", "", "config file (TOML or INI): a section a command, a key a flag")
         ->envname("TANDEM_CONFIG");
+    app_.allow_config_extras(CLI::config_extras_mode::error);
     AddRows(app_, {{"--log-level", {&log_level_}, "debug, info, warning, error or off"}});
     app_.require_subcommand(1);
     app_.fallthrough();
@@ -122,6 +184,9 @@ class CommandLine {
       app_.parse(argc, argv);
     } catch (const CLI::Success& e) {
       return app_.exit(e);
+    } catch (const CLI::ConfigError& e) {
+      std::fprintf(stderr, "tandem: %s\n", ExplainConfigError(e).c_str());
+      return kExitUsage;
     } catch (const CLI::ParseError& e) {
       const auto commands = app_.get_subcommands();
       if (commands.empty() && argc > 1 && argv[1][0] != '-') {
@@ -129,7 +194,8 @@ class CommandLine {
         return kExitUsage;
       }
       const std::string command = commands.empty() ? "" : " " + commands.front()->get_name();
-      std::fprintf(stderr, "tandem: %s; see tandem%s --help\n", e.what(), command.c_str());
+      const std::string what = NameSource(e.what(), std::span(argv, static_cast<size_t>(argc)));
+      std::fprintf(stderr, "tandem: %s; see tandem%s --help\n", what.c_str(), command.c_str());
       return kExitUsage;
     }
     if (absl::Status status = SetUpLog(); !status.ok()) return ExitWith(status);
@@ -139,6 +205,74 @@ class CommandLine {
   }
 
  private:
+  /// The key of a config file that nobody knows, with the nearest one that is known.
+  std::string ExplainConfigError(const CLI::ConfigError& error) {
+    const std::string path = app_.get_config_ptr()->as<std::string>();
+    std::vector<CLI::ConfigItem> items;
+    try {
+      items = app_.get_config_formatter()->from_file(path);
+    } catch (const CLI::Error&) {
+      return fmt::format("config file {}: {}", path, error.what());
+    }
+    for (const CLI::ConfigItem& item : items) {
+      const CLI::App* app = &app_;
+      std::vector<std::string> known;
+      std::string wrong;
+      for (const std::string& parent : item.parents) {
+        const auto next = app->get_subcommands(
+            [&parent](const CLI::App* one) { return one->get_name() == parent; });
+        if (next.empty()) {
+          wrong = parent;
+          for (const CLI::App* one : app->get_subcommands({})) known.push_back(one->get_name());
+          break;
+        }
+        app = next.front();
+      }
+      // CLI11 marks where a section begins and ends.
+      if (wrong.empty() && (item.name == "++" || item.name == "--")) continue;
+      if (wrong.empty() && app->get_option_no_throw("--" + item.name) == nullptr &&
+          app->get_option_no_throw(item.name) == nullptr) {
+        wrong = item.name;
+        for (const CLI::Option* option : app->get_options()) {
+          for (const std::string& name : option->get_lnames()) known.push_back(name);
+        }
+      }
+      if (wrong.empty()) continue;
+      const bool section = item.name == "++" || item.name == "--";
+      return fmt::format("config file {}: {} is unknown; did you mean {}?", path,
+                         section ? "[" + wrong + "]" : item.fullname(), Nearest(wrong, known));
+    }
+    return fmt::format("config file {}: {}", path, error.what());
+  }
+
+  /// A message that begins with an option's flag, with its variable where the value came from
+  /// there.
+  std::string NameSource(const std::string& message, std::span<char*> words) const {
+    for (const CLI::App* app : app_.get_subcommands()) {
+      while (!app->get_subcommands().empty()) app = app->get_subcommands().front();
+      for (const CLI::Option* option : app->get_options()) {
+        const std::string& variable = option->get_envname();
+        if (variable.empty() || std::getenv(variable.c_str()) == nullptr) continue;
+        for (const std::string& name : option->get_lnames()) {
+          const std::string begin = "--" + name + ":";
+          if (!message.starts_with(begin) || IsGiven(*option, words)) continue;
+          return variable + message.substr(begin.size() - 1);
+        }
+      }
+    }
+    return message;
+  }
+
+  static bool IsGiven(const CLI::Option& option, std::span<char*> words) {
+    return std::any_of(words.begin(), words.end(), [&](std::string_view word) {
+      word = word.substr(0, word.find('='));
+      return std::any_of(option.get_lnames().begin(), option.get_lnames().end(),
+                         [&](const std::string& name) { return word == "--" + name; }) ||
+             std::any_of(option.get_snames().begin(), option.get_snames().end(),
+                         [&](const std::string& name) { return word.starts_with("-" + name); });
+    });
+  }
+
   static int ExitWith(const absl::Status& status) {
     if (status.ok()) return kExitDone;
     if (!IsReportedElsewhere(status)) Report(status);

@@ -37,6 +37,16 @@ std::vector<int64_t> BlocksForBytes(const core::KvGeometry& geometry, const Pool
   return blocks;
 }
 
+absl::Status CheckPoolBytes(const core::KvGeometry& geometry, int64_t bytes) {
+  int64_t least = 0;
+  for (size_t g = 0; g < geometry.groups.size(); ++g) least += geometry.BlockBytes(g);
+  if (bytes >= least) return absl::OkStatus();
+  return InvalidArgument(
+      "--kv-memory: {} bytes are too little for a KV cache; one block of {} tokens of every layer "
+      "takes {} bytes on a rank: give at least that",
+      bytes, core::kPageTokens, least);
+}
+
 int64_t LongestSequence(const std::vector<core::KvLayerGroup>& groups,
                         const std::vector<int64_t>& blocks, int64_t step_tokens, int64_t context) {
   const auto fits = [&](int64_t positions) {

@@ -40,6 +40,9 @@ std::vector<int64_t> BlocksForWish(const core::KvGeometry& geometry, const PoolW
 std::vector<int64_t> BlocksForBytes(const core::KvGeometry& geometry, const PoolWish& wish,
                                     int64_t bytes);
 
+/// kInvalidArgument where `bytes` are less than one block of every layer group takes.
+absl::Status CheckPoolBytes(const core::KvGeometry& geometry, int64_t bytes);
+
 /// The longest sequence, at most `context`, of which one fits into such a pool.
 int64_t LongestSequence(const std::vector<core::KvLayerGroup>& groups,
                         const std::vector<int64_t>& blocks, int64_t step_tokens, int64_t context);

@@ -388,13 +388,20 @@ void DiskTier::CollectGarbage() {
   garbage_left_ = std::min(garbage_left_, found);
   const int64_t tolerated = GarbageTolerated();
   if (found <= garbage_left_ + tolerated && database_->BlobFiles() <= options_.most_files) return;
+  const auto changes = [this] {
+    const MutexLock lock(mutex_);
+    return changes_;
+  };
+  const uint64_t before = changes();
   static_cast<void>(
       Noted(database_->Collect({.garbage_bytes = tolerated / 2,
                                 .files = options_.most_files,
                                 .rewritten_bytes = std::max(options_.limits.bytes / 8, tolerated)},
                                stop_)));
-  // What could not be got is not tried again before there is more of it.
-  garbage_left_ = std::max<int64_t>(0, Garbage() - tolerated);
+  // What could not be got is not tried again before there is more of it. What died meanwhile was
+  // not tried yet.
+  const int64_t left = std::max<int64_t>(0, Garbage() - tolerated);
+  if (changes() == before) garbage_left_ = left;
 }
 
 void DiskTier::Repair(bool again) {

@@ -101,8 +101,8 @@ class Rank {
   absl::Status LoadShard() {
     const auto begin = std::chrono::steady_clock::now();
     const core::Shard& shard = plan_.shards[static_cast<size_t>(world_.rank())];
-    TANDEM_ASSIGN_OR_RETURN(placement_,
-                            parallel::AgreeOnPlacement(world_, choices_.pinning, options_.threads));
+    TANDEM_ASSIGN_OR_RETURN(placement_, parallel::AgreeOnPlacement(world_, choices_.pinning,
+                                                                   options_.threads.value_or(0)));
     // Before any thread starts and any weight is written: what is touched first by a thread of a
     // NUMA node lies there.
     Bind(placement_.cpus);
@@ -139,7 +139,7 @@ class Rank {
     rank.options.max_waiting = options_.max_waiting;
     rank.options.prefill_chunk = options_.prefill_chunk;
     rank.options.speculate = options_.speculate;
-    rank.options.kv_memory = options_.kv_memory;
+    rank.options.kv_memory = options_.kv_memory.value_or(0);
     rank.options.kv_dtype = choices_.kv_dtype;
     rank.options.device = std::string(operations_->device_name());
     if (!placement_.thread_cpus.empty()) {

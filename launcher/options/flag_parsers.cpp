@@ -45,7 +45,7 @@ absl::StatusOr<double> ParseSeconds(const std::string& text) {
 
 absl::StatusOr<double> ParseAge(const std::string& text) {
   const auto [number, unit] = NumberAndUnit<int64_t>(text);
-  constexpr int64_t kMostNumber = 1'000'000'000;
+  constexpr int64_t kMostNumber = 4'000'000'000;
   for (const auto& [name, seconds] :
        {std::pair{"", 1}, {"s", 1}, {"m", 60}, {"h", 3600}, {"d", 86400}, {"w", 7 * 86400}}) {
     if (unit == name && number >= 0 && number <= kMostNumber) {

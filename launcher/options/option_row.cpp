@@ -57,7 +57,9 @@ std::vector<std::string> ArgumentsOf(const std::vector<OptionRow>& rows) {
 std::vector<parallel::WorldFact> SameOnAllRanks(const std::vector<OptionRow>& rows) {
   std::vector<parallel::WorldFact> facts;
   for (const OptionRow& row : rows) {
-    if (row.same) facts.push_back({row.flag(), row.written()});
+    if (!row.same) continue;
+    const std::string written = row.written();
+    facts.push_back({row.flag(), written.empty() ? "default" : written});
   }
   return facts;
 }

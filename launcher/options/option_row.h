@@ -31,7 +31,7 @@ struct OptionValue {
     double least = 0;
     double most = 0;
   };
-  Limits limits = {};  // equal: none
+  Limits limits = {};  // equal: none, as for texts; every number but a seed has some
   Unit unit = Unit::kNone;
   std::vector<std::string> choices = {};  // empty: any
 };

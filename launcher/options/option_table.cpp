@@ -12,7 +12,13 @@ constexpr double kMostSteps = 1 << 20;
 constexpr double kMostTokens = 1 << 24;
 constexpr double kMostCount = 0x1p31;
 constexpr double kMostRanks = 65536;
+constexpr double kKiB = 0x1p10;
+constexpr double kMiB = 0x1p20;
+constexpr double kGiB = 0x1p30;
+constexpr double kMostBytes = 0x1p50;
+constexpr double kDay = 86400;
 constexpr bool kSame = true;  // on all ranks of a job
+constexpr OptionValue::Limits kSpeeds = {1e-6, 1e6};
 constexpr char kJsonHelp[] = "one JSON document on standard output";
 
 OptionRow Row(std::string name, OptionValue value, std::string help, bool same = false) {
@@ -25,8 +31,8 @@ OptionRow Required(OptionRow row) {
 }
 
 template <typename T>
-OptionValue Size(T& target) {
-  return {&target, {}, Unit::kSize};
+OptionValue Size(T& target, double least = 0, double most = kMostBytes) {
+  return {&target, {least, most}, Unit::kSize};
 }
 OptionValue Path(std::string& target) { return {&target, {}, Unit::kPath}; }
 
@@ -93,7 +99,7 @@ Rows GenerationRows(frontend::GenerationParams& o) {
           "only tokens with this share of the best one's probability"),
       Row("--repetition-penalty", {&sampling.repetition_penalty, {0.01, 100}},
           "above 1: avoid tokens already there"),
-      Row("--seed", {&o.seed}, "of the randomness (default: drawn, and told)"),
+      Row("--seed", {&o.seed}, "of the randomness, any 64-bit number (default: drawn, and told)"),
       Row("--stop", {&o.stop}, "text that ends the answer; may be given several times"),
   };
 }
@@ -126,8 +132,8 @@ Rows KvModelRows(ModelOptions& o) {
 
 Rows ModelRows(ModelOptions& o) {
   return {
-      Row("--threads", {&o.threads, {0, 1024}},
-          "threads a rank; 0: the host's cores over its ranks"),
+      Row("--threads", {&o.threads, {1, 512}},
+          "threads a rank (default: the host's cores over its ranks)"),
       Row("--pin", {&o.pin},
           "where threads stay: auto (each rank on a NUMA node of its own, if there are several), "
           "cores (each thread on a core of its own) or none"),
@@ -140,9 +146,11 @@ Rows ModelRows(ModelOptions& o) {
       Row("--kv-dtype", {&o.kv_dtype},
           "KV cache: f16 or f32 (default f16; f32 with --activations f32)", kSame),
       Row("--device", {&o.device}, "auto, cpu or cuda"),
-      Row("--weights", {&o.weights}, "relative speeds of the ranks, e.g. 1,1,2 (default equal)"),
-      Row("--kv-memory", Size(o.kv_memory),
-          "memory of the KV cache a rank, e.g. 2GiB (default: a quarter of what is free on the "
+      Row("--weights", {&o.weights, kSpeeds},
+          "relative speeds of the ranks, e.g. 1,1,2 (default equal)"),
+      Row("--kv-memory", Size(o.kv_memory, 1),
+          "memory of the KV cache a rank, e.g. 2GiB; at least one block of every kind of layer "
+          "(default: a quarter of what is free on the "
           "host, divided among its ranks)",
           kSame),
       Row("--prefill-chunk", {&o.prefill_chunk, {1, kMostSteps}},
@@ -185,7 +193,8 @@ Rows StateRows(StateOptions& o) {
 Rows RowsOf(ServeOptions& o) {
   return Join(
       {ModelArgument(o.model.model), Row("--listen", {&o.listen}, "ZeroMQ endpoint for clients"),
-       Row("--max-message", Size(o.max_message), "largest request frame (default 1MiB)"),
+       Row("--max-message", Size(o.max_message, kKiB, kGiB),
+           "largest request frame (default 1MiB)"),
        TemplateRow(o.chat_template),
        Row("--context-policy", {&o.context_policy},
            "chats longer than the context: stop (refuse them), shift (leave out the oldest "
@@ -244,17 +253,18 @@ Rows RowsOf(BenchOptions& o) {
        Row("--context", {&o.context, {1, kMostTokens}},
            "tokens of each sequence in the cache before decoding"),
        Row("--rounds", {&o.rounds, {1, 1000}}, "interleaved rounds, of which medians are told"),
-       Row("--read-memory", Size(o.read_memory),
+       Row("--read-memory", Size(o.read_memory, kMiB),
            "memory a host that is read to measure the bandwidth (default 1GiB)"),
        Row("--json", {&o.json}, kJsonHelp)},
       LaunchRows(o.launch), ModelRows(o.model));
 }
 
 Rows RowsOf(PlanCommandOptions& o) {
-  return {ModelArgument(o.model), Required(Row("-n,--ranks", {&o.ranks, {1, kMostRanks}}, "ranks")),
-          Row("--weights", {&o.weights}, "relative speeds of the ranks, e.g. 1,1,2"),
-          Row("--memory", Size(o.memory), "memory for weights of each rank, e.g. 8GiB,8GiB,4GiB"),
-          JsonRow(o.json)};
+  return {
+      ModelArgument(o.model), Required(Row("-n,--ranks", {&o.ranks, {1, kMostRanks}}, "ranks")),
+      Row("--weights", {&o.weights, kSpeeds}, "relative speeds of the ranks, e.g. 1,1,2"),
+      Row("--memory", Size(o.memory, 1), "memory for weights of each rank, e.g. 8GiB,8GiB,4GiB"),
+      JsonRow(o.json)};
 }
 
 Rows RowsOf(InspectOptions& o) { return {ModelArgument(o.model), JsonRow(o.json)}; }
@@ -289,7 +299,8 @@ Rows RowsOf(StatusOptions& o) {
   return {
       Row("--connect", {&o.connect}, "endpoint of the server"),
       Row("--watch", {&o.watch, {}, Unit::kSeconds},
-          "look again every SECONDS until Ctrl-C (2 where none are given)"),
+          "look again every SECONDS, above 0 and at most 86400, until Ctrl-C (2 where none are "
+          "given)"),
       Row("--json", {&o.json}, "one JSON document on standard output, with --watch one a line")};
 }
 
@@ -312,7 +323,7 @@ Rows KvShowRows(KvOptions& o) {
 
 Rows KvCollectRows(KvOptions& o) {
   return Join(KvRows(o),
-              Rows{Row("--older-than", {&o.older_than, {}, Unit::kAge},
+              Rows{Row("--older-than", {&o.older_than, {0, 36500 * kDay}, Unit::kAge},
                        "also what was used last longer ago than this, e.g. 12h, 30d"),
                    Row("--max-bytes", Size(o.max_bytes),
                        "also what was unused longest, until no more than this is left, e.g. 8GiB"),

@@ -31,22 +31,22 @@ struct StateOptions {
 
 /// How a model is run, wherever a forward pass runs.
 struct ModelOptions {
-  std::string model;               // path of a GGUF file
-  int threads = 0;                 // a rank; 0: the cores of this rank
-  std::string pin = "auto";        // auto, none, cores
-  std::string isa = "auto";        // auto, scalar, avx2, avx512
-  std::string activations = "q8";  // q8, f32
-  std::string kv_dtype;            // f16, f32; empty: f16, or f32 with activations f32
-  std::string device = "auto";     // auto, cpu, cuda
-  std::vector<double> weights;     // relative speeds of the ranks; empty: equal
-  int64_t kv_memory = 0;           // bytes a rank; 0: chosen by free memory
-  int prefill_chunk = 512;         // prompt tokens a step
-  int max_running = 64;            // requests in progress at once
-  int max_waiting = 256;           // requests in the queue
-  bool speculate = false;          // guess tokens ahead and verify them in one step
-  std::string control_interface;   // where rank 0 sends plans from; empty: chosen
-  double collective_timeout = 60;  // seconds until a collective of the ranks counts as hanging
-  StateOptions state;              // of serve and its ranks
+  std::string model;                 // path of a GGUF file
+  std::optional<int> threads;        // a rank; none: the cores of this rank
+  std::string pin = "auto";          // auto, none, cores
+  std::string isa = "auto";          // auto, scalar, avx2, avx512
+  std::string activations = "q8";    // q8, f32
+  std::string kv_dtype;              // f16, f32; empty: f16, or f32 with activations f32
+  std::string device = "auto";       // auto, cpu, cuda
+  std::vector<double> weights;       // relative speeds of the ranks; empty: equal
+  std::optional<int64_t> kv_memory;  // bytes a rank; none: chosen by free memory
+  int prefill_chunk = 512;           // prompt tokens a step
+  int max_running = 64;              // requests in progress at once
+  int max_waiting = 256;             // requests in the queue
+  bool speculate = false;            // guess tokens ahead and verify them in one step
+  std::string control_interface;     // where rank 0 sends plans from; empty: chosen
+  double collective_timeout = 60;    // seconds until a collective of the ranks counts as hanging
+  StateOptions state;                // of serve and its ranks
 };
 
 /// How many ranks, and where.

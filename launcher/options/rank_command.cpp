@@ -3,6 +3,8 @@
 #include <filesystem>
 #include <utility>
 
+#include "core/model/model.h"
+#include "kv_store/pages/pool_size.h"
 #include "launcher/options/option_table.h"
 #include "parallel/sharding/model_costs.h"
 #include "parallel/sharding/shard_plan.h"
@@ -10,12 +12,23 @@
 namespace tandem::launcher {
 
 absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& model, int ranks) {
-  TANDEM_RETURN_IF_ERROR(ModelChoices::From(model).status());
+  TANDEM_ASSIGN_OR_RETURN(const ModelChoices choices, ModelChoices::From(model));
   TANDEM_ASSIGN_OR_RETURN(auto file, core::ModelFile::Open(model.model));
   TANDEM_ASSIGN_OR_RETURN(const parallel::ModelCosts costs, parallel::CostsOf(*file));
-  TANDEM_RETURN_IF_ERROR(
-      parallel::PlanShards(file->config(), costs, {.ranks = ranks, .weights = model.weights})
-          .status());
+  const core::ModelConfig& config = file->config();
+  TANDEM_ASSIGN_OR_RETURN(
+      const parallel::ShardPlan plan,
+      parallel::PlanShards(config, costs, {.ranks = ranks, .weights = model.weights}));
+  for (const core::Shard& shard : plan.shards) {
+    if (!model.kv_memory) break;
+    TANDEM_RETURN_IF_ERROR(
+        kv_store::CheckPoolBytes({.groups = core::LayerGroups(config),
+                                  .layers = config.layers,
+                                  .kv_heads = static_cast<int>(shard.kv_heads.count),
+                                  .head_dim = config.head_dim,
+                                  .dtype = choices.kv_dtype},
+                                 *model.kv_memory));
+  }
   return file;
 }
 

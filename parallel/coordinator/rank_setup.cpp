@@ -60,7 +60,8 @@ int64_t Beginning(const kv_store::Fingerprint& fingerprint) {
 }
 
 absl::Status CheckOptions(const RankOptions& options, const core::ModelConfig& config,
-                          size_t groups) {
+                          const core::KvGeometry& geometry) {
+  const size_t groups = geometry.groups.size();
   if (options.max_running < 1 || options.max_running > 4096) {
     return InvalidArgument("running requests: {}, expected 1 to 4096", options.max_running);
   }
@@ -78,6 +79,7 @@ absl::Status CheckOptions(const RankOptions& options, const core::ModelConfig& c
     return Unimplemented("{}: {} kinds of attention layers, at most {} are supported", config.name,
                          groups, kMostGroups);
   }
+  if (options.kv_memory > 0) return kv_store::CheckPoolBytes(geometry, options.kv_memory);
   return absl::OkStatus();
 }
 
@@ -142,8 +144,7 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
                                   .kv_heads = static_cast<int>(model.shard().kv_heads.count),
                                   .head_dim = config.head_dim,
                                   .dtype = options.kv_dtype};
-  TANDEM_RETURN_IF_ERROR(
-      AgreeOnStatus(world, CheckOptions(options, config, geometry.groups.size())));
+  TANDEM_RETURN_IF_ERROR(AgreeOnStatus(world, CheckOptions(options, config, geometry)));
   TANDEM_ASSIGN_OR_RETURN(const std::vector<int64_t> my_blocks,
                           ChooseBlocks(options, world, model, geometry));
 

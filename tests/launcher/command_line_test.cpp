@@ -101,12 +101,56 @@ class Variable {
 TEST(CommandLine, TheEnvironmentIsReadForTheCommandThatRuns) {
   const Variable ranks("TANDEM_RANKS", "many");
   ExpectWrongUse({"plan", "model"},
-                 "--ranks: Value many not in range 1 to 65536; see tandem plan --help");
+                 "TANDEM_RANKS: Value many not in range 1 to 65536; see tandem plan --help");
   // Of a text that another command would take for a number, this one hears nothing.
   const Variable prompt("TANDEM_PROMPT", "Once upon a time");
   const Outcome outcome = RunProgram({"inspect", "/no/such/model"});
   EXPECT_EQ(outcome.status, 1);
   EXPECT_NE(outcome.error.find("/no/such/model"), std::string::npos);
+}
+
+TEST(CommandLine, NumbersThatAreNoneAreOutOfRange) {
+  for (const char* flag : {"--temperature", "--top-p", "--min-p", "--repetition-penalty",
+                           "--weights", "--collective-timeout"}) {
+    for (const char* word : {"nan", "-nan", "inf", "-1", "1e300", "x"}) {
+      const Outcome outcome = RunProgram({"generate", "model", flag, word});
+      EXPECT_EQ(outcome.status, 2) << flag << " " << word;
+      EXPECT_EQ(
+          outcome.error.find("tandem: " + std::string(flag) + ": Value " + word + " not in range"),
+          0U)
+          << outcome.error;
+    }
+  }
+  for (const char* word : {"-1", "+1", "1.5", "nan", "99999999999999999999"}) {
+    EXPECT_EQ(RunProgram({"generate", "model", "--seed", word}).status, 2) << word;
+  }
+  ExpectWrongUse({"generate", "model", "--threads", "513"},
+                 "--threads: Value 513 not in range 1 to 512; see tandem generate --help");
+  ExpectWrongUse({"serve", "model", "--max-message", "1"},
+                 "--max-message: Value 1 not in range 1KiB to 1GiB; see tandem serve --help");
+}
+
+TEST(CommandLine, AWrongVariableIsNamed) {
+  const Variable threads("TANDEM_THREADS", "none");
+  ExpectWrongUse({"generate", "model"},
+                 "TANDEM_THREADS: Value none not in range 1 to 512; see tandem generate --help");
+  // The flag goes before, and is to blame then.
+  ExpectWrongUse({"generate", "model", "--threads=0"},
+                 "--threads: Value 0 not in range 1 to 512; see tandem generate --help");
+}
+
+TEST(CommandLine, AnUnknownKeyOfAConfigFileIsNamedWithTheNearestKnown) {
+  const std::string path = testing::TempDir() + "/command_line_typo_test.toml";
+  const auto expect = [&](const std::string& text, const std::string& message) {
+    std::ofstream(path) << text;
+    ExpectWrongUse({"--config", path, "plan", "model", "-n", "1"},
+                   "config file " + path + ": " + message);
+  };
+  expect("[plan]\nrank = 1\n", "plan.rank is unknown; did you mean ranks?");
+  expect("log-levle = \"info\"\n", "log-levle is unknown; did you mean log-level?");
+  // Of a command that does not run, too.
+  expect("[serve]\nkv_memory = \"1GiB\"\n", "serve.kv_memory is unknown; did you mean kv-memory?");
+  expect("[srve]\nthreads = 1\n", "[srve] is unknown; did you mean serve?");
 }
 
 TEST(CommandLine, AWrongValueInAConfigFileNamesItsFlag) {
