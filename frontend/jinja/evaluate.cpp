@@ -198,7 +198,17 @@ absl::StatusOr<Value> Interpreter::EvaluateCall(const Expression& expression, Sc
   }
   TANDEM_ASSIGN_OR_RETURN(Arguments arguments, EvaluateArguments(expression.arguments, scope));
   if (caller != nullptr) arguments.named.emplace_back("caller", *caller);
+  TANDEM_RETURN_IF_ERROR(ChargeReading(self, arguments));
   return method != nullptr ? method(*this, self, arguments) : Call(function, arguments);
+}
+
+absl::Status Interpreter::ChargeReading(const Value& subject, const Arguments& arguments) {
+  constexpr size_t kBytesOfAStep = 64;
+  const auto bytes = [](const Value& value) { return value.IsString() ? value.text().size() : 0; };
+  size_t read = bytes(subject);
+  for (const Value& value : arguments.positional) read += bytes(value);
+  for (const auto& [name, value] : arguments.named) read += bytes(value);
+  return sandbox().Charge(static_cast<int64_t>(read / kBytesOfAStep));
 }
 
 absl::StatusOr<Value> Interpreter::Call(const Value& callee, const Arguments& arguments) {
@@ -213,6 +223,7 @@ absl::StatusOr<Value> Interpreter::ApplyFilter(std::string_view name, const Valu
                                                const Arguments& arguments) {
   const Filter filter = FindFilter(name);
   if (filter == nullptr) return InvalidArgument("there is no filter named '{}'", name);
+  TANDEM_RETURN_IF_ERROR(ChargeReading(subject, arguments));
   return filter(*this, subject, arguments);
 }
 
@@ -220,6 +231,7 @@ absl::StatusOr<bool> Interpreter::ApplyTest(std::string_view name, const Value& 
                                             const Arguments& arguments) {
   const Test test = FindTest(name);
   if (test == nullptr) return InvalidArgument("there is no test named '{}'", name);
+  TANDEM_RETURN_IF_ERROR(ChargeReading(subject, arguments));
   return test(*this, subject, arguments);
 }
 
@@ -343,6 +355,7 @@ absl::StatusOr<Value> Interpreter::GetAttribute(const Value& object, std::string
 }
 
 absl::StatusOr<Value> Interpreter::GetItem(const Value& object, const Value& key) {
+  TANDEM_RETURN_IF_ERROR(ChargeReading(key, {}));
   switch (object.type()) {
     case Type::kUndefined:
       return InvalidArgument("{}", object.reason());

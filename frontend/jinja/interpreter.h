@@ -100,6 +100,8 @@ class Interpreter : public Context {
   /// `block` is what a filter without operand takes: the text of a filter or set block, or null.
   absl::StatusOr<Value> EvaluateFilter(const Expression& expression, Scope& scope,
                                        const Value* block);
+  /// Fuel for the bytes of the texts that a filter, a test, a method or a function is given.
+  absl::Status ChargeReading(const Value& subject, const Arguments& arguments);
   /// Calls a function, macro or method.
   absl::StatusOr<Value> Call(const Value& callee, const Arguments& arguments);
   absl::StatusOr<Value> EvaluateTest(const Expression& expression, Scope& scope);

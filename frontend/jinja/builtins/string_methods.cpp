@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <functional>
 #include <limits>
+#include <unordered_set>
 #include <utility>
 
 #include "frontend/jinja/builtins/builtins.h"
@@ -9,6 +10,7 @@
 #include "frontend/jinja/values/iterate.h"
 #include "frontend/jinja/values/pieces.h"
 #include "frontend/jinja/values/print.h"
+#include "frontend/jinja/values/search.h"
 #include "frontend/jinja/values/unicode.h"
 
 // Methods of strings. Every character of a result keeps its origin.
@@ -62,13 +64,15 @@ Result SplitWith(Context& context, const Value& self, const Arguments& arguments
                           Bind("split", arguments, {"sep", "maxsplit"}, 0));
   TANDEM_ASSIGN_OR_RETURN(const int64_t most, bound.Integer(1, -1));
   const Value separator = bound.Get(0);
-  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(self.text().size() / 16)));
   if (separator.IsNone()) {
     return PieceList(context, self, SplitAtSpace(self.bytes(), most, from_right));
   }
   TANDEM_RETURN_IF_ERROR(NeedString("split", separator));
   if (separator.bytes().empty()) return InvalidArgument("split(): empty separator");
-  return PieceList(context, self, SplitAtText(self.bytes(), separator.bytes(), most, from_right));
+  TANDEM_ASSIGN_OR_RETURN(
+      const std::vector<Piece> pieces,
+      SplitAtText(context.sandbox(), self.bytes(), separator.bytes(), most, from_right));
+  return PieceList(context, self, pieces);
 }
 Result StringSplit(Context& context, const Value& self, const Arguments& arguments) {
   return SplitWith(context, self, arguments, false);
@@ -89,7 +93,9 @@ Result Partition(Context& context, const Value& self, const Arguments& arguments
   TANDEM_RETURN_IF_ERROR(NeedString("partition", separator));
   if (separator.bytes().empty()) return InvalidArgument("partition(): empty separator");
   const std::string& bytes = self.bytes();
-  size_t found = from_right ? bytes.rfind(separator.bytes()) : bytes.find(separator.bytes());
+  TANDEM_ASSIGN_OR_RETURN(const TextSearch search,
+                          TextSearch::Make(context.sandbox(), separator.bytes(), bytes.size()));
+  size_t found = from_right ? search.Last(bytes, bytes.size()) : search.First(bytes);
   size_t after = found + separator.bytes().size();
   if (found == std::string::npos) found = after = from_right ? 0 : bytes.size();
   std::vector<Value> parts;
@@ -147,8 +153,8 @@ Result Affix(Context& context, const Value& self, const Arguments& arguments, bo
   if (bound.Get(0).is(Type::kTuple)) candidates = bound.Get(0).as<Sequence>().items;
   for (const Value& candidate : candidates) {
     TANDEM_RETURN_IF_ERROR(NeedString(start ? "startswith" : "endswith", candidate));
-    TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(1));
     const std::string& affix = candidate.bytes();
+    TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(affix.size() / 16 + 1)));
     if (window.valid && affix.size() <= bytes.size() &&
         bytes.substr(start ? 0 : bytes.size() - affix.size(), affix.size()) == affix) {
       return Value::Bool(true, true);
@@ -184,13 +190,14 @@ Result Search(Context& context, const Value& self, const Arguments& arguments, b
                           Bind("find", arguments, {"sub", "start", "end"}, 1));
   TANDEM_RETURN_IF_ERROR(NeedString("find", bound.Get(0)));
   TANDEM_ASSIGN_OR_RETURN(const Window window, Bounds(self, bound, 1));
-  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(self.text().size() / 16)));
   const std::string_view bytes =
       std::string_view(self.bytes()).substr(window.begin, window.end - window.begin);
   const std::string& wanted = bound.Get(0).bytes();
+  TANDEM_ASSIGN_OR_RETURN(const TextSearch search,
+                          TextSearch::Make(context.sandbox(), wanted, bytes.size()));
   const size_t found = !window.valid ? std::string_view::npos
-                       : from_right  ? bytes.rfind(wanted)
-                                     : bytes.find(wanted);
+                       : from_right  ? search.Last(bytes, bytes.size())
+                                     : search.First(bytes);
   if (found != std::string_view::npos) {
     return Value::Int(static_cast<int64_t>(
         CountCodePoints(std::string_view(self.bytes()).substr(0, window.begin + found))));
@@ -215,15 +222,16 @@ Result StringCount(Context& context, const Value& self, const Arguments& argumen
                           Bind("count", arguments, {"sub", "start", "end"}, 1));
   TANDEM_RETURN_IF_ERROR(NeedString("count", bound.Get(0)));
   TANDEM_ASSIGN_OR_RETURN(const Window window, Bounds(self, bound, 1));
-  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(self.text().size() / 16)));
   const std::string_view bytes =
       std::string_view(self.bytes()).substr(window.begin, window.end - window.begin);
   const std::string& wanted = bound.Get(0).bytes();
+  TANDEM_ASSIGN_OR_RETURN(const TextSearch search,
+                          TextSearch::Make(context.sandbox(), wanted, bytes.size()));
   if (!window.valid) return Value::Int(0);
   if (wanted.empty()) return Value::Int(static_cast<int64_t>(CountCodePoints(bytes)) + 1);
   int64_t count = 0;
-  for (size_t found = bytes.find(wanted); found != std::string_view::npos;
-       found = bytes.find(wanted, found + wanted.size())) {
+  for (size_t found = search.First(bytes); found != TextSearch::kNone;
+       found = search.First(bytes, found + wanted.size())) {
     ++count;
   }
   return Value::Int(count);
@@ -405,12 +413,18 @@ Result Strip(Context& context, const Value& text, const Value& characters, bool 
   }
   TANDEM_RETURN_IF_ERROR(NeedString("strip", characters));
   const std::vector<size_t> offsets = CodePointOffsets(bytes);
-  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(
-      (offsets.size() * std::min<size_t>(characters.bytes().size(), 64)) / 64)));
+  const std::string_view set = characters.bytes();
+  TANDEM_RETURN_IF_ERROR(
+      context.sandbox().Charge(static_cast<int64_t>((bytes.size() + set.size()) / 16)));
+  std::unordered_set<std::string_view> stripped_characters;
+  for (size_t offset = 0; offset < set.size();) {
+    const size_t length = DecodeAt(set, offset).length;
+    stripped_characters.insert(set.substr(offset, length));
+    offset += length;
+  }
   const auto stripped = [&](size_t index) {
-    const std::string_view character =
-        std::string_view(bytes).substr(offsets[index], offsets[index + 1] - offsets[index]);
-    return characters.bytes().find(character) != std::string::npos;
+    return stripped_characters.contains(
+        std::string_view(bytes).substr(offsets[index], offsets[index + 1] - offsets[index]));
   };
   size_t first = 0;
   size_t last = offsets.size() - 1;
@@ -431,13 +445,14 @@ Result Replace(Context& context, const Value& text, const Value& from, const Val
   if (text.markup()) {
     TANDEM_ASSIGN_OR_RETURN(replacement, EscapedText(context.sandbox(), to));
   }
-  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(bytes.size() / 16)));
+  TANDEM_ASSIGN_OR_RETURN(const TextSearch search_for,
+                          TextSearch::Make(context.sandbox(), wanted, bytes.size()));
   Text out;
   size_t begin = 0;
   size_t search = 0;
   while (count != 0) {
     // An empty pattern matches before every character and at the end.
-    const size_t found = wanted.empty() ? search : bytes.find(wanted, search);
+    const size_t found = wanted.empty() ? search : search_for.First(bytes, search);
     if (found == std::string::npos || found > bytes.size()) break;
     out.Append(text.text(), begin, found);
     out.Append(replacement);

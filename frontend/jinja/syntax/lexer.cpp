@@ -416,6 +416,18 @@ std::string Describe(const Token& token) {
   }
 }
 
-absl::StatusOr<std::vector<Token>> Tokenize(std::string_view source) { return Lexer(source).Run(); }
+absl::StatusOr<std::vector<Token>> Tokenize(std::string_view source) {
+  int64_t line = 1;
+  for (size_t offset = 0; offset < source.size();) {
+    const CodePoint point = DecodeAt(source, offset);
+    if (IsInvalidByte(point)) {
+      return InvalidArgument("line {}: byte {} of the template, 0x{:02X}, is no UTF-8", line,
+                             offset, static_cast<uint8_t>(source[offset]));
+    }
+    if (point.value == '\n') ++line;
+    offset += point.length;
+  }
+  return Lexer(source).Run();
+}
 
 }  // namespace tandem::frontend::jinja

@@ -5,6 +5,7 @@
 #include <compare>
 
 #include "frontend/jinja/values/iterate.h"
+#include "frontend/jinja/values/search.h"
 
 // Equality, order and membership of values.
 namespace tandem::frontend::jinja {
@@ -139,12 +140,16 @@ absl::StatusOr<bool> Contains(Sandbox& sandbox, const Value& container, const Va
       return InvalidArgument("'in <string>' requires string as left operand, not {}",
                              TypeName(member));
     }
-    TANDEM_RETURN_IF_ERROR(sandbox.Charge(static_cast<int64_t>(container.text().size() / 64)));
-    return container.bytes().find(member.bytes()) != std::string::npos;
+    TANDEM_ASSIGN_OR_RETURN(const TextSearch search,
+                            TextSearch::Make(sandbox, member.bytes(), container.text().size()));
+    return search.First(container.bytes()) != TextSearch::kNone;
   }
   if (container.is(Type::kDict) ||
       (container.is(Type::kDictView) && container.as<DictView>().part == DictView::Part::kKeys)) {
     if (!IsHashable(member)) return InvalidArgument("unhashable type: '{}'", TypeName(member));
+    if (member.IsString()) {
+      TANDEM_RETURN_IF_ERROR(sandbox.Charge(static_cast<int64_t>(member.text().size() / 64)));
+    }
     const Dict& dict =
         container.is(Type::kDict) ? container.as<Dict>() : container.as<DictView>().dict;
     return dict.Find(member) != nullptr;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "frontend/jinja/values/search.h"
 #include "frontend/jinja/values/text.h"
 #include "frontend/jinja/values/unicode.h"
 
@@ -42,15 +43,17 @@ std::vector<Piece> SplitAtSpace(std::string_view bytes, int64_t most, bool from_
   return pieces;
 }
 
-std::vector<Piece> SplitAtText(std::string_view bytes, std::string_view separator, int64_t most,
-                               bool from_right) {
+absl::StatusOr<std::vector<Piece>> SplitAtText(Sandbox& sandbox, std::string_view bytes,
+                                               std::string_view separator, int64_t most,
+                                               bool from_right) {
+  TANDEM_ASSIGN_OR_RETURN(const TextSearch search,
+                          TextSearch::Make(sandbox, separator, bytes.size()));
   std::vector<Piece> pieces;
   if (from_right) {
     size_t end = bytes.size();
     while (most-- != 0) {
-      const size_t found = end < separator.size() ? std::string_view::npos
-                                                  : bytes.rfind(separator, end - separator.size());
-      if (found == std::string_view::npos) break;
+      const size_t found = search.Last(bytes, end);
+      if (found == TextSearch::kNone) break;
       pieces.push_back({found + separator.size(), end});
       end = found;
     }
@@ -60,8 +63,8 @@ std::vector<Piece> SplitAtText(std::string_view bytes, std::string_view separato
   }
   size_t begin = 0;
   while (most-- != 0) {
-    const size_t found = bytes.find(separator, begin);
-    if (found == std::string_view::npos) break;
+    const size_t found = search.First(bytes, begin);
+    if (found == TextSearch::kNone) break;
     pieces.push_back({begin, found});
     begin = found + separator.size();
   }

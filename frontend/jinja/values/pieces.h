@@ -5,6 +5,9 @@
 #include <string_view>
 #include <vector>
 
+#include "core/base/status.h"
+#include "frontend/jinja/values/sandbox.h"
+
 /// Where a string falls apart.
 namespace tandem::frontend::jinja {
 
@@ -17,9 +20,10 @@ struct Piece {
 /// str.split() and str.rsplit() at white space, at most `most` times; no limit if negative.
 std::vector<Piece> SplitAtSpace(std::string_view bytes, int64_t most, bool from_right);
 
-/// The same at a separator, which must not be empty.
-std::vector<Piece> SplitAtText(std::string_view bytes, std::string_view separator, int64_t most,
-                               bool from_right);
+/// The same at a separator, which must not be empty. Spends fuel.
+absl::StatusOr<std::vector<Piece>> SplitAtText(Sandbox& sandbox, std::string_view bytes,
+                                               std::string_view separator, int64_t most,
+                                               bool from_right);
 
 /// str.splitlines().
 std::vector<Piece> SplitLines(std::string_view bytes, bool keep_ends);

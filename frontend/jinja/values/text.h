@@ -66,6 +66,11 @@ struct CodePoint {
 /// Decodes the code point that starts at `offset`, which is below text.size().
 CodePoint DecodeAt(std::string_view text, size_t offset);
 
+/// Whether it is such a byte.
+inline bool IsInvalidByte(const CodePoint& point) {
+  return point.value >= 0xDC80 && point.value <= 0xDCFF;
+}
+
 /// Appends the UTF-8 form of `value`; what DecodeAt made of an invalid byte becomes that byte
 /// again.
 void AppendUtf8(std::string& out, char32_t value);

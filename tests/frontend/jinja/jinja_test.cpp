@@ -1,9 +1,12 @@
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <string>
 
 #include "frontend/chat/chat_template.h"
+#include "frontend/jinja/values/search.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -126,6 +129,46 @@ constexpr const char* kRunawayTemplates[] = {
     "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = ns.l + ['a' * 9999] "
     "%}"
     "{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "y in x %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x.find(y) %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x.rfind(y) %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x.count(y) %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x.split(y) %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x.rsplit(y) %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x.partition(y) %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x.replace(y, '') %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x.strip(y) %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x.startswith(x) %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x.endswith((y, x, y)) %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x == x %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x is in x %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "{x: 1}[x] %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x in {x: 1} %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x|length %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x.isalpha() %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x|wordcount %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x < x %}1{% endif %}{% endfor %}",
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "x in [y, y] %}1{% endif %}{% endfor %}",
     "{{ 2 ** 64 }}",
     "{{ 9223372036854775807 + 1 }}",
     "{{ -9223372036854775807 - 2 }}",
@@ -142,6 +185,74 @@ TEST_P(RunawayTemplateTest, EndsWithAnError) {
 
 INSTANTIATE_TEST_SUITE_P(All, RunawayTemplateTest,
                          testing::Range(size_t{0}, std::size(kRunawayTemplates)));
+
+/// Where a search begins anew at each place, these take hours.
+TEST(JinjaTest, SearchesTakeTheTimeOfTheirLength) {
+  const std::string texts =
+      "{% set x = 'a' * 8000000 %}{% set y = 'a' * 4000000 ~ 'b' %}"
+      "{% set z = 'b' ~ 'a' * 4000000 %}";
+  const std::pair<const char*, const char*> cases[] = {
+      {"y in x", "False"},
+      {"z in x", "False"},
+      {"y in (x ~ 'b')", "True"},
+      {"y not in x", "True"},
+      {"x.find(y)", "-1"},
+      {"(x ~ 'b').find(y)", "4000000"},
+      {"x.rfind(z)", "-1"},
+      {"('b' ~ x).rfind(z)", "0"},
+      {"x.count(y)", "0"},
+      {"x.count('a' * 17)", "470588"},
+      {"x.split(y)|length", "1"},
+      {"x.rsplit(z)|length", "1"},
+      {"('a' * 4000000 ~ 'bc').split(y)|length", "2"},
+      {"x.partition(y)[0]|length", "8000000"},
+      {"x.rpartition(z)[2]|length", "8000000"},
+      {"x.replace(y, '')|length", "8000000"},
+      {"(x ~ 'b').replace(y, '-')|length", "4000001"},
+      {"x.strip(y)|length", "0"},
+  };
+  for (const auto& [expression, expected] : cases) {
+    const auto found = Render(texts + "{{ " + expression + " }}");
+    ASSERT_TRUE(found.ok()) << expression << ": " << found.status();
+    EXPECT_EQ(JoinSegments(*found), expected) << expression;
+  }
+}
+
+/// Every way in which short texts lie in each other, against the standard library.
+TEST(JinjaTest, SearchesFindWhatTheStandardLibraryFinds) {
+  std::mt19937 random(1);
+  const auto text = [&](size_t most) {
+    std::string letters(random() % (most + 1), ' ');
+    for (char& letter : letters) letter = "ab"[random() % 2];
+    return letters;
+  };
+  jinja::Limits limits;
+  limits.steps = std::numeric_limits<int64_t>::max();
+  jinja::Sandbox sandbox(limits);
+  for (int i = 0; i < 20'000; ++i) {
+    std::string wanted = text(24);
+    if (i % 2 == 0) wanted += std::string(random() % 24, 'a');
+    std::string whole = text(80);
+    if (i % 3 == 0) whole.insert(random() % (whole.size() + 1), wanted);
+    const auto search = jinja::TextSearch::Make(sandbox, wanted, whole.size());
+    ASSERT_TRUE(search.ok());
+    for (const size_t at : {size_t{0}, whole.size() / 2, whole.size()}) {
+      ASSERT_EQ(search->First(whole, at), whole.find(wanted, at)) << wanted << " in " << whole;
+      ASSERT_EQ(search->Last(whole, at), std::string_view(whole).substr(0, at).rfind(wanted))
+          << wanted << " in " << whole;
+    }
+  }
+}
+
+TEST(JinjaTest, ATemplateThatIsNoUtf8IsRefusedByLine) {
+  for (const char* byte : {"\xFF", "\xC0\xAF", "\xED\xA0\x80", "\xE2\x82"}) {
+    const auto found = Render(std::string("one\ntwo ") + byte);
+    ASSERT_FALSE(found.ok());
+    EXPECT_NE(Message(found.status()).find("line 2: byte 8 of the template"), std::string::npos)
+        << found.status();
+  }
+  EXPECT_TRUE(Render("caf\xC3\xA9").ok());
+}
 
 TEST(JinjaTest, DeepSourceIsRefused) {
   const auto repeated = [](const std::string& part, int times) {
