@@ -135,6 +135,7 @@ absl::StatusOr<Value> Interpreter::EvaluateDict(const Expression& expression, Sc
     TANDEM_ASSIGN_OR_RETURN(const Value key, Evaluate(*expression.operands[index], scope));
     TANDEM_ASSIGN_OR_RETURN(Value value, Evaluate(*expression.operands[index + 1], scope));
     if (!IsHashable(key)) return InvalidArgument("unhashable type: '{}'", TypeName(key));
+    TANDEM_RETURN_IF_ERROR(ChargeReading(key, {}));
     dict->Set(key, std::move(value));
   }
   return sandbox().Take(std::move(dict));
@@ -203,7 +204,7 @@ absl::StatusOr<Value> Interpreter::EvaluateCall(const Expression& expression, Sc
 }
 
 absl::Status Interpreter::ChargeReading(const Value& subject, const Arguments& arguments) {
-  constexpr size_t kBytesOfAStep = 64;
+  constexpr size_t kBytesOfAStep = 16;
   const auto bytes = [](const Value& value) { return value.IsString() ? value.text().size() : 0; };
   size_t read = bytes(subject);
   for (const Value& value : arguments.positional) read += bytes(value);

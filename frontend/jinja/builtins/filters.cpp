@@ -198,6 +198,7 @@ Result FilterTruncate(Context& context, const Value& subject, const Arguments& a
 
 Result FilterWordCount(Context& context, const Value& subject, const Arguments&) {
   TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(context.sandbox(), subject));
+  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(text.size() / 4)));
   int64_t words = 0;
   bool inside = false;
   for (size_t offset = 0; offset < text.size();) {

@@ -4,7 +4,7 @@ namespace tandem::frontend::jinja {
 namespace {
 
 constexpr size_t kShort = 16;  // bytes
-constexpr size_t kBytesOfAStep = 16;
+constexpr size_t kBytesOfAStep = 8;
 
 /// at(i): the i-th byte of `size`, in the direction of the search.
 template <typename At>

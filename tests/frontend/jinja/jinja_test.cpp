@@ -189,26 +189,26 @@ INSTANTIATE_TEST_SUITE_P(All, RunawayTemplateTest,
 /// Where a search begins anew at each place, these take hours.
 TEST(JinjaTest, SearchesTakeTheTimeOfTheirLength) {
   const std::string texts =
-      "{% set x = 'a' * 8000000 %}{% set y = 'a' * 4000000 ~ 'b' %}"
-      "{% set z = 'b' ~ 'a' * 4000000 %}";
+      "{% set x = 'a' * 2000000 %}{% set y = 'a' * 1000000 ~ 'b' %}"
+      "{% set z = 'b' ~ 'a' * 1000000 %}";
   const std::pair<const char*, const char*> cases[] = {
       {"y in x", "False"},
       {"z in x", "False"},
       {"y in (x ~ 'b')", "True"},
       {"y not in x", "True"},
       {"x.find(y)", "-1"},
-      {"(x ~ 'b').find(y)", "4000000"},
+      {"(x ~ 'b').find(y)", "1000000"},
       {"x.rfind(z)", "-1"},
       {"('b' ~ x).rfind(z)", "0"},
       {"x.count(y)", "0"},
-      {"x.count('a' * 17)", "470588"},
+      {"x.count('a' * 17)", "117647"},
       {"x.split(y)|length", "1"},
       {"x.rsplit(z)|length", "1"},
-      {"('a' * 4000000 ~ 'bc').split(y)|length", "2"},
-      {"x.partition(y)[0]|length", "8000000"},
-      {"x.rpartition(z)[2]|length", "8000000"},
-      {"x.replace(y, '')|length", "8000000"},
-      {"(x ~ 'b').replace(y, '-')|length", "4000001"},
+      {"('a' * 1000000 ~ 'bc').split(y)|length", "2"},
+      {"x.partition(y)[0]|length", "2000000"},
+      {"x.rpartition(z)[2]|length", "2000000"},
+      {"x.replace(y, '')|length", "2000000"},
+      {"(x ~ 'b').replace(y, '-')|length", "1000001"},
       {"x.strip(y)|length", "0"},
   };
   for (const auto& [expression, expected] : cases) {
