@@ -44,6 +44,14 @@ template <typename... Args>
   return absl::InternalError(fmt::format(format, std::forward<Args>(args)...));
 }
 
+/// What is wrong with the contents of a file that somebody named: kDataLoss where `status` blames
+/// what was given.
+[[nodiscard]] inline absl::Status DamagedInside(const absl::Status& status) {
+  const bool contents = absl::IsInvalidArgument(status) || absl::IsNotFound(status) ||
+                        absl::IsOutOfRange(status);
+  return contents ? absl::DataLossError(status.message()) : status;
+}
+
 /// The message of a status as std::string (Debian's absl::string_view is not std::string_view).
 inline std::string Message(const absl::Status& status) { return std::string(status.message()); }
 

@@ -66,8 +66,10 @@ struct GgufTensor {
 /// Open walks and checks the whole header: afterwards every entry and tensor lies inside the file,
 /// tensors are aligned and do not overlap, names are unique, and tensor types are ones that
 /// core/model/dtype.h knows. Whatever is wrong gives one line that names the file, the key or
-/// tensor, what was expected and what was found. Views (string_view, span) live as long as this
-/// object. Thread safety: immutable after Open. Source: github.com/ggml-org/ggml, docs/gguf.md.
+/// tensor, what was expected and what was found: kInvalidArgument where there is no such file or no
+/// GGUF file, kDataLoss where its contents are wrong, kUnimplemented for what is not built. Views
+/// (string_view, span) live as long as this object. Thread safety: immutable after Open. Source:
+/// github.com/ggml-org/ggml, docs/gguf.md.
 class GgufFile {
  public:
   /// Maps the file; no tensor data is read. Of a model in several files (`-00001-of-00003.gguf`,

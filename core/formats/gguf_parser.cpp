@@ -125,6 +125,11 @@ class GgufParser {
 
   absl::Status Parse() {
     TANDEM_RETURN_IF_ERROR(ReadMagicAndVersion());
+    return DamagedInside(ParseContents());
+  }
+
+ private:
+  absl::Status ParseContents() {
     TANDEM_ASSIGN_OR_RETURN(const uint64_t tensors, ReadCount("tensors", kMaxTensors));
     TANDEM_ASSIGN_OR_RETURN(const uint64_t entries, ReadCount("metadata entries", kMaxEntries));
     for (uint64_t i = 0; i < entries; ++i) TANDEM_RETURN_IF_ERROR(ReadEntry(i));
@@ -133,7 +138,6 @@ class GgufParser {
     return PlaceTensors();
   }
 
- private:
   uint64_t left() const { return bytes_.size() - offset_; }
 
   absl::Status Truncated(std::string_view what, uint64_t need) const {
@@ -396,7 +400,9 @@ class GgufParser {
 
 absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::OpenOne(const std::string& path) {
   std::unique_ptr<GgufFile> file(new GgufFile);
-  TANDEM_ASSIGN_OR_RETURN(file->mapping_, MappedFile::Open(path));
+  auto mapping = MappedFile::Open(path);
+  if (!mapping.ok()) return InvalidArgument("{}", Message(mapping.status()));
+  file->mapping_ = *std::move(mapping);
   file->path_ = path;
   file->bytes_ = file->mapping_.bytes();
   file->all_bytes_ = static_cast<int64_t>(file->bytes_.size());
@@ -415,13 +421,17 @@ absl::Status GgufFile::OpenOtherParts() {
   constexpr uint32_t kMostParts = 999;
   constexpr std::string_view kCount = "split.count";
   constexpr std::string_view kNumber = "split.no";
-  TANDEM_ASSIGN_OR_RETURN(const uint32_t count, U32Or(kCount, 1));
-  TANDEM_ASSIGN_OR_RETURN(const uint32_t number, U32Or(kNumber, 0));
+  const absl::StatusOr<uint32_t> told_count = U32Or(kCount, 1);
+  const absl::StatusOr<uint32_t> told_number = U32Or(kNumber, 0);
+  if (!told_count.ok()) return DamagedInside(told_count.status());
+  if (!told_number.ok()) return DamagedInside(told_number.status());
+  const uint32_t count = *told_count;
+  const uint32_t number = *told_number;
   if (count <= 1) return absl::OkStatus();
   if (count > kMostParts || number >= count) {
-    return InvalidArgument(
-        "{}: keys '{}' and '{}' are {} and {}, expected part 0 to {} of {} at most", path_, kNumber,
-        kCount, number, count, count - 1, kMostParts);
+    return absl::DataLossError(
+        fmt::format("{}: keys '{}' and '{}' are {} and {}, expected part 0 to {} of {} at most",
+                    path_, kNumber, kCount, number, count, count - 1, kMostParts));
   }
   const auto name = [count](uint32_t part) {
     return fmt::format("-{:05}-of-{:05}.gguf", part + 1, count);
@@ -443,25 +453,25 @@ absl::Status GgufFile::OpenOtherParts() {
     const std::string path = stem + name(part);
     absl::StatusOr<std::unique_ptr<GgufFile>> other = OpenOne(path);
     if (!other.ok()) {
-      return absl::Status(
-          other.status().code(),
+      return absl::DataLossError(
           fmt::format("{} (part {} of {})", Message(other.status()), part + 1, count));
     }
     const uint32_t its_number = (*other)->U32Or(kNumber, 0).value_or(count);
     const uint32_t its_count = (*other)->U32Or(kCount, 1).value_or(0);
     if (its_number != part || its_count != count) {
-      return InvalidArgument(
+      return absl::DataLossError(fmt::format(
           "{}: keys '{}' and '{}' are {} and {}, expected {} and {}: it is a part of another model",
-          path, kNumber, kCount, its_number, its_count, part, count);
+          path, kNumber, kCount, its_number, its_count, part, count));
     }
-    TANDEM_RETURN_IF_ERROR(Take(*std::move(other)));
+    TANDEM_RETURN_IF_ERROR(DamagedInside(Take(*std::move(other))));
   }
   constexpr std::string_view kTensors = "split.tensors.count";
   TANDEM_ASSIGN_OR_RETURN(const uint32_t tensors,
                           U32Or(kTensors, static_cast<uint32_t>(tensors_.size())));
   if (tensors != tensors_.size()) {
-    return InvalidArgument("{}: key '{}' is {}, but the {} parts have {} tensors; fetch them again",
-                           path_, kTensors, tensors, count, tensors_.size());
+    return absl::DataLossError(
+        fmt::format("{}: key '{}' is {}, but the {} parts have {} tensors; fetch them again", path_,
+                    kTensors, tensors, count, tensors_.size()));
   }
   return absl::OkStatus();
 }

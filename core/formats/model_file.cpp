@@ -67,7 +67,7 @@ absl::Status WrongShape(const GgufFile& file, const GgufTensor& tensor, std::str
 absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::Open(const std::string& path) {
   std::error_code ignored;
   if (path.ends_with(".safetensors") || std::filesystem::is_directory(path, ignored)) {
-    return Unimplemented(
+    return InvalidArgument(
         "{}: expected a .gguf file; folders and safetensors are not read yet: convert the model to "
         "GGUF first",
         path);
@@ -85,8 +85,10 @@ absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::OpenBuffer(std::span<const
 
 absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::FromGguf(std::unique_ptr<GgufFile> gguf) {
   std::unique_ptr<ModelFile> file(new ModelFile);
-  TANDEM_ASSIGN_OR_RETURN(file->config_, ReadConfig(*gguf));
-  TANDEM_RETURN_IF_ERROR(CheckTensors(*gguf, file->config_));
+  absl::StatusOr<ModelConfig> config = ReadConfig(*gguf);
+  if (!config.ok()) return DamagedInside(config.status());
+  file->config_ = *std::move(config);
+  TANDEM_RETURN_IF_ERROR(DamagedInside(CheckTensors(*gguf, file->config_)));
   file->fingerprint_ = Fingerprint(*gguf);
   file->gguf_ = std::move(gguf);
   return file;

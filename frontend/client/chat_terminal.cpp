@@ -3,12 +3,16 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "core/base/counted.h"
+#include "frontend/client/repetition_watch.h"
 #include "frontend/client/terminal_text.h"
 
 namespace tandem::frontend {
@@ -86,6 +90,33 @@ std::string Rate(int64_t tokens, double seconds) {
 
 }  // namespace
 
+std::string InFlags(std::string_view message) {
+  static constexpr std::string_view kFields[] = {
+      "max_tokens", "top_k", "top_p", "min_p", "context_policy", "repetition_penalty"};
+  std::string text;
+  const auto is_name = [](char c) { return c == '_' || (c >= 'a' && c <= 'z'); };
+  for (size_t begin = 0; begin < message.size();) {
+    size_t end = begin;
+    while (end < message.size() && is_name(message[end])) ++end;
+    std::string word(message.substr(begin, end - begin));
+    if (std::find(std::begin(kFields), std::end(kFields), word) != std::end(kFields)) {
+      std::replace(word.begin(), word.end(), '_', '-');
+      word.insert(0, "--");
+    }
+    text += word;
+    if (end < message.size()) text += message[end];
+    begin = end + 1;
+  }
+  return text;
+}
+
+absl::Status InFlags(const absl::Status& status) {
+  absl::Status in_flags(status.code(), InFlags(Message(status)));
+  status.ForEachPayload(
+      [&](absl::string_view url, const absl::Cord& payload) { in_flags.SetPayload(url, payload); });
+  return in_flags;
+}
+
 ChatConversation::ChatConversation(Client& client, const ChatTerminalOptions& options,
                                    bool interactive)
     : client_(client),
@@ -96,10 +127,22 @@ ChatConversation::ChatConversation(Client& client, const ChatTerminalOptions& op
   Reset();
 }
 
-bool ChatConversation::ServerHasMessages() {
+nlohmann::json ChatConversation::ServerMessages() {
   const auto found = client_.ConversationCommand(
       "get", {{"conversation", place_.conversation}, {"tenant", place_.tenant}});
-  return found.ok() && found->contains("messages") && !(*found)["messages"].empty();
+  const auto none = nlohmann::json::array();
+  return found.ok() ? found->value("messages", none) : none;
+}
+
+void ChatConversation::TellUnusedSystem(const nlohmann::json& messages) {
+  const nlohmann::json& first = messages.front();
+  if (system_.empty() || !first.is_object()) return;
+  if (first.value("role", "") == "system" && first.value("content", "") == system_) return;
+  std::fprintf(
+      options_.errors,
+      "tandem: --system is not used: conversation \"%s\" is known to the server, and goes on "
+      "with the beginning that it has\n",
+      TerminalText().Clean(place_.conversation).c_str());
 }
 
 void ChatConversation::Fork(const std::string& name) {
@@ -129,9 +172,10 @@ void ChatConversation::ListConversations() {
     const nlohmann::json list = page->value("conversations", nlohmann::json::array());
     for (const nlohmann::json& entry : list) {
       after = entry.value("conversation", "");
-      Print(fmt::format("{}{}: {} messages, {} tokens\n",
-                        after == place_.conversation ? "* " : "  ", TerminalText().Clean(after),
-                        entry.value("message_count", 0), entry.value("tokens", 0)));
+      Print(fmt::format("{}{}: {}, {}\n", after == place_.conversation ? "* " : "  ",
+                        TerminalText().Clean(after),
+                        Counted(entry.value("message_count", 0), "message"),
+                        Counted(entry.value("tokens", 0), "token")));
     }
     more = page->value("more", false) && !list.empty();
   }
@@ -139,7 +183,10 @@ void ChatConversation::ListConversations() {
 
 void ChatConversation::Reset() {
   messages_.clear();
-  if (kept_by_server() && ServerHasMessages()) return;
+  if (kept_by_server()) {
+    const nlohmann::json known = ServerMessages();
+    if (known.is_array() && !known.empty()) return TellUnusedSystem(known);
+  }
   if (!system_.empty()) messages_.push_back({"system", system_});
 }
 
@@ -199,6 +246,8 @@ absl::Status ChatConversation::Say(const std::string& content) {
   const std::vector<ChatMessage> before = messages_;
   messages_.push_back({"user", content});
   TerminalText cleaner;
+  RepetitionWatch watch;
+  bool repeats = false;
   const Clock::time_point start = Clock::now();
   std::optional<double> first_text;
   char last_character = '\n';
@@ -207,6 +256,10 @@ absl::Status ChatConversation::Say(const std::string& content) {
     const std::string clean = cleaner.Clean(text);
     if (!clean.empty()) last_character = clean.back();
     Print(clean);
+    if (interactive_ && !repeats && watch.Append(text)) {
+      repeats = true;
+      client_.Interrupt();
+    }
   };
   absl::StatusOr<Answer> answer = client_.Chat(messages_, options_.params, on_text, place_);
   if (last_character != '\n' || (answer.ok() && answer->text.empty())) Print("\n");
@@ -215,7 +268,7 @@ absl::Status ChatConversation::Say(const std::string& content) {
     if (!interactive_ || answer.status().code() == absl::StatusCode::kUnavailable) {
       return answer.status();
     }
-    std::fprintf(options_.errors, "%s\n", Message(answer.status()).c_str());
+    std::fprintf(options_.errors, "%s\n", InFlags(Message(answer.status())).c_str());
     if (!messages_.empty()) std::fprintf(options_.errors, "(/reset begins a new conversation)\n");
     return absl::OkStatus();
   }
@@ -223,7 +276,9 @@ absl::Status ChatConversation::Say(const std::string& content) {
     std::fprintf(options_.errors, "[the answer ends here: it has reached %s]\n",
                  options_.params.max_tokens ? "the most tokens it may have" : "the context's end");
   } else if (answer->reason == parallel::FinishReason::kCancelled) {
-    std::fprintf(options_.errors, "[stopped]\n");
+    std::fprintf(options_.errors, "%s\n",
+                 repeats ? "[stopped: the answer only repeats itself; ask again, or in other words]"
+                         : "[stopped]");
   }
   if (kept_by_server()) {
     messages_.clear();
@@ -244,14 +299,16 @@ void ChatConversation::ShowStats() {
     return;
   }
   const parallel::Usage& usage = last_->usage;
-  Print(fmt::format("last answer: {} prompt tokens ({} reused, {}), {} answer tokens ({})\n",
-                    usage.prompt_tokens, usage.reused_tokens,
+  Print(fmt::format("last answer: {} ({} reused, {}), {} ({})\n",
+                    Counted(usage.prompt_tokens, "prompt token"), usage.reused_tokens,
                     Rate(usage.prompt_tokens - usage.reused_tokens, usage.prefill_seconds),
-                    usage.completion_tokens, Rate(usage.completion_tokens, usage.decode_seconds)));
+                    Counted(usage.completion_tokens, "answer token"),
+                    Rate(usage.completion_tokens, usage.decode_seconds)));
   Print(fmt::format("             first text after {:.2f} s, all after {:.2f} s\n",
                     last_first_text_seconds_, last_seconds_));
   if (last_->seed) Print(fmt::format("             seed {}\n", *last_->seed));
-  Print(fmt::format("this chat:   {} answers, {} answer tokens\n", answers_, tokens_));
+  Print(fmt::format("this chat:   {}, {}\n", Counted(answers_, "answer"),
+                    Counted(tokens_, "answer token")));
 }
 
 namespace {
@@ -274,8 +331,9 @@ void Greet(Client& client, const ChatTerminalOptions& options) {
   const size_t ranks = status->contains("ranks") ? (*status)["ranks"].size() : 0;
   const std::string name = TerminalText().Clean(model["name"].get_ref<const std::string&>());
   const std::string greeting =
-      fmt::format("{} on {} rank{}. /help shows the commands, Ctrl-C stops an answer.\n", name,
-                  ranks, ranks == 1 ? "" : "s");
+      fmt::format("{} on {}, context {}. /help shows the commands, Ctrl-C stops an answer.\n", name,
+                  Counted(static_cast<int64_t>(ranks), "rank"),
+                  Counted(model.value("context", int64_t{0}), "token"));
   std::fputs(greeting.c_str(), options.output);
 }
 
@@ -308,9 +366,12 @@ absl::Status RunOnTerminal(Client& client, const ChatTerminalOptions& options) {
 
 }  // namespace
 
+bool IsTerminal(const ChatTerminalOptions& options) {
+  return isatty(fileno(options.input)) != 0 && isatty(fileno(options.output)) != 0;
+}
+
 absl::Status RunChatTerminal(Client& client, const ChatTerminalOptions& options) {
-  const bool terminal = isatty(fileno(options.input)) != 0 && isatty(fileno(options.output)) != 0;
-  return terminal ? RunOnTerminal(client, options) : RunOnPipe(client, options);
+  return IsTerminal(options) ? RunOnTerminal(client, options) : RunOnPipe(client, options);
 }
 
 }  // namespace tandem::frontend

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdio>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,6 +23,13 @@ struct ChatTerminalOptions {
   FILE* errors = stderr;
 };
 
+/// Whether somebody sits at both ends.
+bool IsTerminal(const ChatTerminalOptions& options);
+
+/// A message of the server's in the words of the command line: `max_tokens` becomes --max-tokens.
+std::string InFlags(std::string_view message);
+absl::Status InFlags(const absl::Status& status);
+
 /// A conversation, line by line: each line is a message, or a command that begins with a slash.
 /// Messages are kept here and sent whole, unless the server keeps the conversation: then a new one
 /// is sent alone. Thread safety: one thread.
@@ -40,9 +48,11 @@ class ChatConversation {
   absl::Status Say(const std::string& content);
   void Command(const std::string& line);
   void Reset();
+  /// Says that the server's conversation has a beginning of its own.
+  void TellUnusedSystem(const nlohmann::json& messages);
   bool kept_by_server() const { return !place_.conversation.empty(); }
-  /// True if the server knows messages of this conversation already.
-  bool ServerHasMessages();
+  /// The messages of this conversation that the server knows already, as far as one page goes.
+  nlohmann::json ServerMessages();
   void Fork(const std::string& name);
   void ListConversations();
   void ShowStats();

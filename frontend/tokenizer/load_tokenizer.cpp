@@ -39,11 +39,16 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSpm(const core::GgufFile& file) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const core::GgufFile& file) {
-  TANDEM_ASSIGN_OR_RETURN(const std::string_view model, file.String("tokenizer.ggml.model"));
-  if (model == "gpt2") return LoadBpe(file);
-  if (model == "llama") return LoadSpm(file);
-  return Unimplemented("{}: tokenizer.ggml.model is '{}', expected 'gpt2' or 'llama'", file.path(),
-                       core::PrintableText(model));
+  const auto load = [&]() -> absl::StatusOr<std::unique_ptr<Tokenizer>> {
+    TANDEM_ASSIGN_OR_RETURN(const std::string_view model, file.String("tokenizer.ggml.model"));
+    if (model == "gpt2") return LoadBpe(file);
+    if (model == "llama") return LoadSpm(file);
+    return Unimplemented("{}: tokenizer.ggml.model is '{}', expected 'gpt2' or 'llama'",
+                         file.path(), core::PrintableText(model));
+  };
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = load();
+  if (!tokenizer.ok()) return DamagedInside(tokenizer.status());
+  return tokenizer;
 }
 
 }  // namespace tandem::frontend

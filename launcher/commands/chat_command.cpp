@@ -13,17 +13,49 @@
 namespace tandem::launcher {
 namespace {
 
-absl::Status ChatAt(const std::string& endpoint, const ChatOptions& options) {
+/// The sampling of a chat: what was asked for; else, on a terminal, what `file` recommends (null:
+/// it is not known), else what people are used to.
+core::SamplingParams SamplingOf(const SamplingChoices& choices, const core::GgufFile* file,
+                                bool terminal) {
+  const auto recommended = [&](const char* key, double usual) -> double {
+    if (!terminal || file == nullptr) return usual;
+    const std::string full = std::string("general.sampling.") + key;
+    const absl::StatusOr<float> real = file->Float(full);
+    if (real.ok()) return *real;
+    const absl::StatusOr<int64_t> whole = file->Integer(full);
+    return whole.ok() ? static_cast<double>(*whole) : usual;
+  };
+  // A file may recommend anything: what is out of the flags' ranges is not taken.
+  const auto choose = [&](const auto& choice, const char* key, double usual, double least,
+                          double most) -> double {
+    if (choice) return static_cast<double>(*choice);
+    const double value = recommended(key, usual);
+    return value >= least && value <= most ? value : usual;
+  };
+  core::SamplingParams params;
+  params.temperature =
+      static_cast<float>(choose(choices.temperature, "temp", terminal ? 0.8 : 0, 0, 100));
+  params.top_k = static_cast<int32_t>(choose(choices.top_k, "top_k", 0, 0, 1 << 20));
+  params.top_p = static_cast<float>(choose(choices.top_p, "top_p", terminal ? 0.95 : 1, 0, 1));
+  params.min_p = static_cast<float>(choose(choices.min_p, "min_p", 0, 0, 1));
+  params.repetition_penalty =
+      static_cast<float>(choose(choices.repetition_penalty, "penalty_repeat", 1, 0.01, 100));
+  return params;
+}
+
+absl::Status ChatAt(const std::string& endpoint, const ChatOptions& options,
+                    const core::GgufFile* file) {
   frontend::ClientOptions client_options;
   client_options.endpoint = endpoint;
   TANDEM_ASSIGN_OR_RETURN(const auto client, frontend::Client::Connect(client_options));
   frontend::ChatTerminalOptions terminal;
   terminal.system = options.system;
   terminal.params = options.generation;
+  terminal.params.sampling = SamplingOf(options.sampling, file, frontend::IsTerminal(terminal));
   terminal.place = {.conversation = options.conversation,
                     .tenant = options.tenant,
                     .context_policy = options.context_policy};
-  return frontend::RunChatTerminal(*client, terminal);
+  return frontend::InFlags(frontend::RunChatTerminal(*client, terminal));
 }
 
 /// A server for this chat alone, behind a socket that no other user can open: abstract sockets have
@@ -40,7 +72,7 @@ absl::Status ChatWith(parallel::Engine& engine, const core::ModelFile& file,
   absl::Status server_status;
   if (server.ok()) {
     std::thread serving([&] { server_status = (*server)->Run(); });
-    chat_status = ChatAt((*server)->endpoint(), options);
+    chat_status = ChatAt((*server)->endpoint(), options, &file.gguf());
     (*server)->Stop();
     serving.join();
     server->reset();
@@ -60,7 +92,7 @@ absl::Status Chat(const ChatOptions& options) {
     const auto policy = frontend::ParseContextPolicy(options.context_policy);
     if (!policy.ok()) return InvalidArgument("--context-policy: {}", Message(policy.status()));
   }
-  if (!options.connect.empty()) return ChatAt(options.connect, options);
+  if (!options.connect.empty()) return ChatAt(options.connect, options, nullptr);
   if (parallel::StartedByMpi()) {
     return InvalidArgument(
         "chat cannot run under mpirun, which keeps the terminal to itself; use "

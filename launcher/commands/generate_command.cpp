@@ -1,14 +1,20 @@
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
+#include <iostream>
+#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "frontend/chat/generation.h"
+#include "frontend/client/chat_terminal.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/json_output.h"
 #include "launcher/commands/npy_writer.h"
 #include "launcher/commands/text_side.h"
 #include "launcher/job/rank_job.h"
+#include "parallel/communicators/mpi_communicator.h"
 
 namespace tandem::launcher {
 namespace {
@@ -54,6 +60,13 @@ ordered_json AnswerJson(const frontend::Answer& answer) {
   return document;
 }
 
+/// Standard input, without the line's end that editors and echo put behind a text.
+std::string ReadPrompt() {
+  std::string text{std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+  if (text.ends_with('\n')) text.pop_back();
+  return text;
+}
+
 /// tokens: the prompt, if it was given in tokens.
 absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
                           const GenerateOptions& options, std::vector<int32_t> tokens) {
@@ -97,23 +110,45 @@ absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
     std::fputc('\n', stdout);
   }
   std::fflush(stdout);
+  if (!options.json && answer.seed && !options.generation.seed) {
+    fmt::print(stderr, "tandem: drew --seed {}\n", *answer.seed);
+  }
   return absl::OkStatus();
 }
 
 }  // namespace
 
 absl::Status Generate(const GenerateOptions& options) {
-  if (options.prompt.has_value() == options.tokens.has_value()) {
-    return InvalidArgument("generate takes either -p TEXT or --tokens 1,2,3");
+  const bool piped =
+      options.prompt ? *options.prompt == "-" : !options.tokens && isatty(STDIN_FILENO) == 0;
+  if (!piped && options.prompt.has_value() == options.tokens.has_value()) {
+    return InvalidArgument(
+        "generate takes either -p TEXT (-: standard input, as a pipe without -p) or --tokens "
+        "1,2,3");
   }
   if (options.generation.logprobs && !options.json) {
     return InvalidArgument("generate --logprobs needs --json, which has a place for them");
   }
   const auto tokens = ParseTokens(options.tokens.value_or(""));
   if (!tokens.ok()) return InvalidArgument("--tokens: {}", Message(tokens.status()));
+  if (piped && options.tokens) {
+    return InvalidArgument("generate takes -p or --tokens, and not both");
+  }
+  GenerateOptions whole = options;
+  const auto read = [&]() -> absl::Status {
+    if (!piped) return absl::OkStatus();
+    whole.prompt = ReadPrompt();
+    if (!whole.prompt->empty() || options.prompt) return absl::OkStatus();
+    return InvalidArgument(
+        "generate needs a prompt: -p TEXT, a text on standard input, or --tokens 1,2,3");
+  };
+  // mpirun gives standard input to rank 0 alone, which is the one that runs the body.
+  const bool late = parallel::StartedByMpi();
+  if (!late) TANDEM_RETURN_IF_ERROR(read());
   return WithEngine(options.model, options.launch,
-                    [&](parallel::Engine& engine, const core::ModelFile& file) {
-                      return GenerateWith(engine, file, options, *tokens);
+                    [&](parallel::Engine& engine, const core::ModelFile& file) -> absl::Status {
+                      if (late) TANDEM_RETURN_IF_ERROR(read());
+                      return frontend::InFlags(GenerateWith(engine, file, whole, *tokens));
                     });
 }
 

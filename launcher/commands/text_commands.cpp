@@ -9,6 +9,7 @@
 
 #include "core/formats/gguf.h"
 #include "frontend/chat/chat_template.h"
+#include "frontend/text/utf8.h"
 #include "frontend/tokenizer/detokenizer.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/json_output.h"
@@ -36,6 +37,48 @@ std::string ReadAll(std::istream& input) {
 }
 
 void Write(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+/// The text of a token between quotes, on one line: what is no UTF-8, or cannot be seen, as \\xNN.
+std::string Quoted(const std::string& bytes) {
+  std::string quoted = "\"";
+  for (std::string_view rest = bytes; !rest.empty();) {
+    const size_t valid = frontend::ValidUtf8Prefix(rest);
+    for (const char c : rest.substr(0, valid)) {
+      const auto byte = static_cast<unsigned char>(c);
+      if (c == '"' || c == '\\') {
+        quoted += {'\\', c};
+      } else if (c == '\n') {
+        quoted += "\\n";
+      } else if (byte < ' ' || byte == 0x7F) {
+        quoted += fmt::format("\\x{:02X}", byte);
+      } else {
+        quoted += c;
+      }
+    }
+    rest.remove_prefix(valid);
+    if (rest.empty()) break;
+    quoted += fmt::format("\\x{:02X}", static_cast<unsigned char>(rest[0]));
+    rest.remove_prefix(1);
+  }
+  return quoted + "\"";
+}
+
+/// Ids alone, of what Tokenize wrote; commas become spaces.
+absl::StatusOr<std::string> WithoutQuotes(const std::string& text) {
+  std::string ids;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '"') {
+      ids += text[i] == ',' ? ' ' : text[i];
+      continue;
+    }
+    const size_t begin = i++;
+    while (i < text.size() && text[i] != '"') i += text[i] == '\\' ? 2 : 1;
+    if (i >= text.size()) {
+      return InvalidArgument("the quote that begins at byte {} has no end", begin);
+    }
+  }
+  return ids;
+}
 
 absl::StatusOr<ordered_json> ReadMessages(const std::string& path) {
   std::string text;
@@ -73,8 +116,7 @@ absl::StatusOr<std::vector<int32_t>> ParseTokens(const std::string& text) {
     }
     return tokens;
   }
-  std::string spaced = text;
-  for (char& c : spaced) c = c == ',' ? ' ' : c;
+  TANDEM_ASSIGN_OR_RETURN(const std::string spaced, WithoutQuotes(text));
   std::istringstream words(spaced);
   for (std::string word; words >> word;) {
     int32_t token = 0;
@@ -98,8 +140,9 @@ absl::Status Tokenize(const TokenizeOptions& options) {
     PrintJson({{"tokens", ids}});
     return absl::OkStatus();
   }
-  const frontend::Vocabulary& vocabulary = open.tokenizer->vocabulary();
-  for (const int32_t id : ids) Write(fmt::format("{:>8} {}\n", id, vocabulary.text(id)));
+  for (const int32_t id : ids) {
+    Write(fmt::format("{:>8} {}\n", id, Quoted(open.tokenizer->TokenBytes(id))));
+  }
   return absl::OkStatus();
 }
 

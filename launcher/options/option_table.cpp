@@ -86,15 +86,18 @@ Rows AgentRows(StateOptions& o) {
   };
 }
 
-Rows GenerationRows(frontend::GenerationParams& o) {
-  core::SamplingParams& sampling = o.sampling;
+/// sampling: SamplingParams or SamplingChoices; the other two tell of defaults that are found out.
+template <typename Sampling>
+Rows GenerationRows(frontend::GenerationParams& o, Sampling& sampling,
+                    const std::string& temperature = "", const std::string& top_p = "") {
   return {
       Row("--max-tokens", {&o.max_tokens, {0, kMostCount}},
           "longest answer in tokens (default: chat 1024, else the rest of the context)"),
-      Row("--temperature", {&sampling.temperature, {0, 100}}, "0: always the likeliest token"),
+      Row("--temperature", {&sampling.temperature, {0, 100}},
+          "0: always the likeliest token" + temperature),
       Row("--top-k", {&sampling.top_k, {0, kMostSteps}}, "only the K likeliest tokens; 0: all"),
       Row("--top-p", {&sampling.top_p, {0, 1}},
-          "only the likeliest tokens that together have this probability"),
+          "only the likeliest tokens that together have this probability" + top_p),
       Row("--min-p", {&sampling.min_p, {0, 1}},
           "only tokens with this share of the best one's probability"),
       Row("--repetition-penalty", {&sampling.repetition_penalty, {0.01, 100}},
@@ -225,12 +228,18 @@ Rows RowsOf(ChatOptions& o) {
        Row("--context-policy", {&o.context_policy},
            "chats longer than the context: stop, shift or window:N (default: the server's)"),
        TemplateRow(o.chat_template)},
-      GenerationRows(o.generation), LaunchRows(o.launch), ModelRows(o.model));
+      GenerationRows(o.generation, o.sampling,
+                     " (default: on a terminal what the model's file recommends, or 0.8; 0 for a "
+                     "pipe)",
+                     " (default: on a terminal what the model's file recommends, or 0.95)"),
+      LaunchRows(o.launch), ModelRows(o.model));
 }
 
 Rows RowsOf(GenerateOptions& o) {
   return Join(
-      {ModelArgument(o.model.model), Row("-p,--prompt", {&o.prompt}, "raw text to go on from"),
+      {ModelArgument(o.model.model),
+       Row("-p,--prompt", {&o.prompt},
+           "raw text to go on from; -, or a pipe without -p: standard input"),
        Row("--tokens", {&o.tokens}, "token ids to go on from, e.g. 1,2,3"),
        Row("--logits", {&o.logits_file},
            "write the prompt's logits, float32 [positions, vocab], to this .npy file"),
@@ -238,7 +247,8 @@ Rows RowsOf(GenerateOptions& o) {
        Row("--logprobs", {&o.generation.logprobs, {0, parallel::kMostLogprobs}},
            "with --json: the log-probability of every token, and those of this many likeliest "
            "ones")},
-      GenerationRows(o.generation), LaunchRows(o.launch), ModelRows(o.model));
+      GenerationRows(o.generation, o.generation.sampling), LaunchRows(o.launch),
+      ModelRows(o.model));
 }
 
 Rows RowsOf(BenchOptions& o) {

@@ -68,6 +68,15 @@ struct ServeOptions {
   double resume_grace = 2;                           // seconds for a client that is gone
 };
 
+/// Sampling that was asked for. None: that of a chat on a terminal, and none for a pipe.
+struct SamplingChoices {
+  std::optional<double> temperature;
+  std::optional<int> top_k;
+  std::optional<double> top_p;
+  std::optional<double> min_p;
+  std::optional<double> repetition_penalty;
+};
+
 struct ChatOptions {
   ModelOptions model;
   LaunchOptions launch;
@@ -79,6 +88,7 @@ struct ChatOptions {
   std::string context_policy;  // stop, shift, window:N; empty: the server's own
   frontend::GenerationParams generation = {
       .max_tokens = 1024, .sampling = {}, .seed = {}, .stop = {}};
+  SamplingChoices sampling;  // over those of `generation`
 };
 
 struct GenerateOptions {

@@ -105,7 +105,7 @@ TEST(CommandLine, TheEnvironmentIsReadForTheCommandThatRuns) {
   // Of a text that another command would take for a number, this one hears nothing.
   const Variable prompt("TANDEM_PROMPT", "Once upon a time");
   const Outcome outcome = RunProgram({"inspect", "/no/such/model"});
-  EXPECT_EQ(outcome.status, 1);
+  EXPECT_EQ(outcome.status, 2);
   EXPECT_NE(outcome.error.find("/no/such/model"), std::string::npos);
 }
 

@@ -89,10 +89,29 @@ TEST(ChatOnAPipe, GoesOnWithAConversationOfTheServers) {
   EXPECT_THAT(again.output, HasSubstr("  c1: 5 messages"));
   EXPECT_THAT(again.output, HasSubstr("* c2: 7 messages"));
   EXPECT_THAT(again.output, HasSubstr("keeps this conversation"));
+  EXPECT_EQ(again.errors, "");
   const auto prompt = served.engine.requests().back().prompt;
   EXPECT_EQ(std::string(prompt.begin(), prompt.end()),
             "system:Be brief.\nuser:one\nassistant:You said: one\nuser:two\n"
             "assistant:You said: two\nuser:three\nassistant:");
+  options.system = "Be long.";
+  const PipedChat other(served, "four\n", options);
+  EXPECT_EQ(other.output, "You said: four\n");
+  EXPECT_EQ(other.errors,
+            "tandem: --system is not used: conversation \"c1\" is known to the server, and goes on "
+            "with the beginning that it has\n");
+}
+
+TEST(InFlags, NamesTheFlagsOfFields) {
+  EXPECT_EQ(InFlags("max_tokens: expected top_p or context_policy"),
+            "--max-tokens: expected --top-p or --context-policy");
+  EXPECT_EQ(InFlags("--max-tokens, my_max_tokens, maximum"),
+            "--max-tokens, my_max_tokens, maximum");
+  EXPECT_EQ(InFlags(""), "");
+  absl::Status status = InvalidArgument("min_p: x");
+  status.SetPayload("u", absl::Cord("p"));
+  EXPECT_EQ(Message(InFlags(status)), "--min-p: x");
+  EXPECT_EQ(InFlags(status).GetPayload("u"), absl::Cord("p"));
 }
 
 TEST(ChatOnAPipe, HasCommands) {
@@ -200,7 +219,7 @@ class ChatOnATerminal : public ::testing::Test {
 TEST_F(ChatOnATerminal, StreamsAnswersAndEndsWithControlD) {
   ServedEngine served;
   TypedChat chat(served, history_);
-  EXPECT_TRUE(chat.Shows("bytes on 1 rank. /help"));
+  EXPECT_TRUE(chat.Shows("bytes on 1 rank, context 4096 tokens. /help")) << chat.seen();
   EXPECT_TRUE(chat.Shows("> "));
   chat.Type("naïve\r");
   EXPECT_TRUE(chat.Shows("You said: naïve")) << chat.seen();
@@ -210,6 +229,19 @@ TEST_F(ChatOnATerminal, StreamsAnswersAndEndsWithControlD) {
   struct stat file {};
   ASSERT_EQ(stat(history_.c_str(), &file), 0);
   EXPECT_EQ(file.st_mode & 0777, 0600U);
+}
+
+TEST_F(ChatOnATerminal, StopsAnAnswerThatOnlyRepeatsItself) {
+  ServedEngine served({}, std::chrono::microseconds(100), /*context=*/8000);
+  TypedChat chat(served, history_);
+  EXPECT_TRUE(chat.Shows("> "));
+  std::string message;
+  for (int i = 0; i < 900; ++i) message += "na ";
+  chat.Type(message + "\r");
+  EXPECT_TRUE(chat.Shows("[stopped: the answer only repeats itself")) << chat.seen();
+  EXPECT_TRUE(chat.Shows("> "));
+  chat.Type("\x04");
+  EXPECT_TRUE(chat.Join().ok());
 }
 
 TEST_F(ChatOnATerminal, ArrowKeysRecallEarlierLinesOfEarlierRunsToo) {

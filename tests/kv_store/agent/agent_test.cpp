@@ -135,7 +135,7 @@ class SlowTier : public MemoryTier {
  public:
   SlowTier() : MemoryTier({}) {}
   std::vector<std::optional<FoundRecord>> Get(std::span<const RecordKey> keys) override {
-    if (slow) std::this_thread::sleep_for(milliseconds(400));
+    if (slow) std::this_thread::sleep_for(milliseconds(2500));
     return MemoryTier::Get(keys);
   }
   std::atomic<bool> slow = false;
@@ -146,12 +146,12 @@ TEST(Agent, LateIsAMissAndNoAnswerToTheNextCall) {
   auto slow = std::make_unique<SlowTier>();
   SlowTier& tier = *slow;
   served.tier = std::move(slow);
-  served.Start({}, {.deadline = milliseconds(150), .down = milliseconds(1)});
+  served.Start({}, {.deadline = milliseconds(800), .down = milliseconds(1)});
   ASSERT_TRUE(served.client->Put(Ten()).ok());
   tier.slow = true;
   const auto start = std::chrono::steady_clock::now();
   EXPECT_EQ(CountFound(*served.client), 0);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(390));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(2400));
   tier.slow = false;
   std::this_thread::sleep_for(milliseconds(10));
   const TierRecord other = RecordOf(77, 0, 0, 10);

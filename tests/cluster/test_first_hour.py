@@ -1,0 +1,136 @@
+"""The first hour of somebody new: each test is named by the item of what once went wrong."""
+import json
+import os
+import pathlib
+import pty
+import re
+import select
+import time
+
+import numpy
+import pytest
+import zmq
+
+from conftest import MPIRUN, SMOLLM2, TANDEM, run
+
+GENERATE = [TANDEM, "generate", SMOLLM2, "-p", "Once upon a time", "--max-tokens", 3]
+
+
+def wrong_use(*command, **options):
+    """One line on stderr, status 2; the line."""
+    result = run(command, **options)
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    assert result.stderr.startswith("tandem: ") and result.stderr.count("\n") == 1, result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize("flag, value", [
+    *((flag, value) for flag in ("--temperature", "--top-p", "--min-p", "--repetition-penalty") for value in ("nan", "inf", "-1")),
+    ("--kv-memory", "1"), ("--kv-memory", "0"), ("--threads", "1000"), ("--threads", "0"), ("--seed", "-1")])
+def test_01_numbers_that_are_none(flag, value):
+    assert flag in wrong_use(*GENERATE, flag, value)
+    if flag == "--kv-memory":
+        assert flag in wrong_use(*GENERATE, flag, value, "-n", 2)
+
+
+def test_02_typos(tmp_path):
+    config = tmp_path / "tandem.toml"
+    config.write_text("[generate]\nthread = 1\n")
+    assert "generate.thread is unknown; did you mean threads?" in wrong_use(TANDEM, "--config", config, *GENERATE[1:])
+    environment = {**os.environ, "TANDEM_THREADS": "two"}
+    assert wrong_use(*GENERATE, env=environment).startswith("tandem: TANDEM_THREADS: ")
+
+
+def test_10_words(tmp_path):
+    # A prompt from a pipe, with and without -p -, in one process and under mpirun.
+    text = run(GENERATE).stdout
+    for command in ([TANDEM, "generate", SMOLLM2], [TANDEM, "generate", SMOLLM2, "-p", "-"],
+                    [*MPIRUN, "-n", 2, TANDEM, "generate", SMOLLM2]):
+        assert run([*command, "--max-tokens", 3], input="Once upon a time\n").stdout == text
+    assert "needs a prompt" in wrong_use(TANDEM, "generate", SMOLLM2)
+    # A seed that was drawn is told, and gives the same text.
+    drawn = run([*GENERATE, "--temperature", 1.5])
+    seed = re.fullmatch(r"tandem: drew --seed (\d+)\n", drawn.stderr)[1]
+    again = run([*GENERATE, "--temperature", 1.5, "--seed", seed])
+    assert (again.stdout, again.stderr) == (drawn.stdout, "")
+    # What tokenize writes can be read, and piped back.
+    words = "Hello \"wörld\" 😀\n\\ 17 \x01"
+    table = run([TANDEM, "tokenize", SMOLLM2, words]).stdout
+    assert '"Hello"' in table and " 😀" not in table.splitlines()[0]
+    assert run([TANDEM, "detokenize", SMOLLM2], input=table).stdout == words
+    # Exit status 2: there is no model at that path. 1: its contents are wrong.
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(pathlib.Path(SMOLLM2).read_bytes()[:30_000_000])
+    commands = (["generate", "MODEL", "-p", "x"], ["inspect", "MODEL"], ["tokenize", "MODEL", "x"], ["detokenize", "MODEL", "1"],
+                ["template", "MODEL", "-"], ["plan", "MODEL", "-n", 2], ["bench", "MODEL"], ["chat", "MODEL"], ["chat", "MODEL", "-n", 2],
+                ["serve", "MODEL", "--listen", "tcp://127.0.0.1:*"], ["serve", "MODEL", "-n", 2, "--listen", "tcp://127.0.0.1:*"])
+    for command in commands:
+        for path, status in (("/no/such.gguf", 2), (__file__, 2), ("/tmp", 2), (damaged, 1)):
+            result = run([TANDEM, *(path if word == "MODEL" else word for word in command)])
+            assert result.returncode == status, (command, path, result)
+            assert str(path) in result.stderr
+
+
+def test_12_jinja(tmp_path):
+    messages = json.dumps([{"role": "user", "content": "x"}])
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ 'a'*4000000+'b' in 'a'*8000000 }}")
+    result = run([TANDEM, "template", SMOLLM2, "-", "--chat-template", template], input=messages, timeout=60)
+    assert result.stdout == "False", result
+    template.write_bytes(b"one\ntwo \xff")
+    assert "line 2: byte 8 of the template, 0xFF, is no UTF-8" in wrong_use(
+        TANDEM, "template", SMOLLM2, "-", "--chat-template", template, input=messages)
+
+
+class Terminal:
+    """A program whose standard streams are a terminal."""
+
+    def __init__(self, *command):
+        self.seen = ""
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execv(command[0], [str(word) for word in command])
+
+    def shows(self, text, seconds=60):
+        end = time.monotonic() + seconds
+        while text not in self.seen and time.monotonic() < end:
+            if select.select([self.fd], [], [], 0.2)[0]:
+                try:
+                    self.seen += os.read(self.fd, 1 << 16).decode(errors="replace")
+                except OSError:
+                    break
+        assert text in self.seen, self.seen
+        self.seen = self.seen.split(text, 1)[1]
+
+    def types(self, text):
+        os.write(self.fd, text.encode())
+
+    def end(self):
+        self.types("/quit\n")
+        end = time.monotonic() + 20
+        while os.waitpid(self.pid, os.WNOHANG)[0] == 0:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        os.close(self.fd)
+
+
+def test_14_first_words():
+    chat = Terminal(TANDEM, "chat", SMOLLM2, "-n", 2, "--max-tokens", 20)
+    chat.shows("on 2 ranks, context 8192 tokens. /help shows the commands")
+    chat.types("What is the capital of France?\n")
+    chat.shows("> ")
+    chat.shows("> ")
+    chat.types("/stats\n")
+    chat.shows("seed ")  # only what is sampled has one
+    chat.end()
+    # Greedily this model gets stuck under the template's own system message.
+    chat = Terminal(TANDEM, "chat", SMOLLM2, "--temperature", 0)
+    chat.shows("> ")
+    chat.types("What is the capital of France?\n")
+    chat.shows("[stopped: the answer only repeats itself")
+    chat.end()
+    # A pipe stays as it was: greedy, and the same for everybody.
+    answers = {run([TANDEM, "chat", SMOLLM2, "--max-tokens", 20], input="What is the capital of France?\n").stdout
+               for _ in range(2)}
+    assert len(answers) == 1
