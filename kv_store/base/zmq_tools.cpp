@@ -3,6 +3,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <iterator>
 #include <memory>
@@ -25,11 +26,33 @@ void SetSafeOptions(zmq::socket_t& socket, const SocketLimits& limits) {
   socket.set(zmq::sockopt::maxmsgsize, limits.largest_message);
   socket.set(zmq::sockopt::sndhwm, limits.queued_messages);
   socket.set(zmq::sockopt::rcvhwm, limits.queued_messages);
-  socket.set(zmq::sockopt::heartbeat_ivl, static_cast<int>(limits.heartbeat.count()));
-  socket.set(zmq::sockopt::heartbeat_timeout, static_cast<int>(limits.silence.count()));
-  socket.set(zmq::sockopt::heartbeat_ttl, static_cast<int>(limits.silence.count()));
+  // No ZMTP heartbeats. When a queue is full, libzmq stops reading; if the peer leaves then, it
+  // keeps the broken connection until the queue has room again. A heartbeat due meanwhile writes to
+  // it and ends the process (assertion !_io_error; in 4.3.5, too, kin of libzmq's issues 3596 and
+  // 3937): whoever sends much and leaves would end the server.
+  const int seconds = std::max(1, static_cast<int>(limits.heartbeat.count() / 1000));
+  const int probes = static_cast<int>(limits.silence.count() / 1000) / seconds - 1;
+  socket.set(zmq::sockopt::tcp_keepalive, 1);
+  socket.set(zmq::sockopt::tcp_keepalive_idle, seconds);
+  socket.set(zmq::sockopt::tcp_keepalive_intvl, seconds);
+  socket.set(zmq::sockopt::tcp_keepalive_cnt, std::max(1, probes));
   socket.set(zmq::sockopt::reconnect_ivl, -1);
   socket.set(zmq::sockopt::ipv6, 1);
+}
+
+bool Liveness::Tick() {
+  const auto now = std::chrono::steady_clock::now();
+  quiet_ += std::min<std::chrono::steady_clock::duration>(now - ticked_, limits_.heartbeat);
+  ticked_ = now;
+  if (now - pinged_ < limits_.heartbeat) return false;
+  pinged_ = now;
+  return true;
+}
+
+std::string Liveness::Text() const {
+  return fmt::format(
+      "has sent nothing for {:.1f} s; its process is stopped, or its host is gone or overloaded",
+      std::chrono::duration<double>(quiet_).count());
 }
 
 void BeCurveServer(zmq::socket_t& socket, const CurveKeys& keys) {

@@ -80,6 +80,13 @@ Watchdog::~Watchdog() {
   thread_.join();
 }
 
+void Watchdog::TellFirst(std::function<void(const StalledCollective&)> told,
+                         Clock::duration grace) {
+  const MutexLock lock(mutex_);
+  told_ = std::move(told);
+  grace_ = grace;
+}
+
 void Watchdog::Watch() {
   const Clock::duration pause =
       std::clamp<Clock::duration>(deadline_ / 8, milliseconds(1), milliseconds(1000));
@@ -94,6 +101,13 @@ void Watchdog::Watch() {
         FindStalledCollective(board_, deadline_, Clock::now());
     if (!stalled.has_value() || reported == stalled->collective) continue;
     reported = stalled->collective;
+    if (told_) {
+      told_(*stalled);
+      const auto end = Clock::now() + grace_;
+      while (!stopping_ && changed_.WaitUntil(mutex_, end)) {
+      }
+      if (stopping_) return;
+    }
     lock.Unlock();
     report_(*stalled);
     lock.Lock();

@@ -59,6 +59,13 @@ Coordinator::Coordinator(RankSetup setup, std::unique_ptr<ControlLeader> channel
                           changed_.NotifyAll();
                         },
                     .on_lost = [this](const absl::Status& why) { Die(why); }});
+  if (options_.watchdog != nullptr) {
+    options_.watchdog->TellFirst(
+        [this](const StalledCollective& stalled) {
+          channel_->Stalled(Unavailable("{}", stalled.text));
+        },
+        kStallGrace);
+  }
   thread_ = std::thread([this] { Loop(); });
 }
 
@@ -80,6 +87,7 @@ Coordinator::~Coordinator() {
     }
   }
   thread_.join();
+  if (options_.watchdog != nullptr) options_.watchdog->TellFirst(nullptr, {});
   channel_->Close();
   setup_.records.reset();
   for (const PendingDurableAnswers::Held& held : held_.ReleaseAll()) TellHeld(held);

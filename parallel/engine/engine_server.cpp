@@ -112,7 +112,8 @@ EngineServer::EngineServer(Options options, Engine& engine)
       engine_(engine),
       outbox_(std::make_shared<Outbox>(options_.most_unsent)),
       allowed_(context_, {{options_.address.client_key, "gateway"}}),
-      router_(context_, zmq::socket_type::router) {
+      router_(context_, zmq::socket_type::router),
+      liveness_(options_.limits) {
   kv_store::SetSafeOptions(router_, options_.limits);
   kv_store::BeCurveServer(router_, options_.address.keys);
   router_.set(zmq::sockopt::router_mandatory, true);
@@ -178,28 +179,24 @@ void EngineServer::PollOnce() {
   if (kv_store::Readable(items[3]) && monitor_->TakeDisconnected()) {
     suspicious_until_ = Clock::now() + kSuspicion;
   }
-  if (suspicious) Reply(LinkPing{});
+  if ((liveness_.Tick() || suspicious) && replies_.empty()) Reply(LinkPing{});
   Flush();
   CheckEngine();
 }
 
 void EngineServer::Receive() {
   for (int frames = 0; frames < kFramesInARow; ++frames) {
-    zmq::message_t routing_id;
-    if (!router_.recv(routing_id, zmq::recv_flags::dontwait)) return;
-    zmq::message_t frame;
-    if (!routing_id.more() || !router_.recv(frame, zmq::recv_flags::dontwait)) continue;
-    while (frame.more()) {
-      // Nothing of ours has more frames.
-      if (!router_.recv(frame, zmq::recv_flags::dontwait)) break;
-    }
-    absl::StatusOr<LinkMessage> message = DecodeLinkMessage(kv_store::BytesOf(frame));
+    std::vector<zmq::message_t> parts = kv_store::TryReceive(router_);  // routing id, frame
+    if (parts.empty()) return;
+    if (parts.size() != 2) continue;  // none of ours
+    absl::StatusOr<LinkMessage> message = DecodeLinkMessage(kv_store::BytesOf(parts[1]));
     if (!message.ok()) continue;  // of no use to anyone; the client waits in vain and says so
+    const std::string from = parts[0].to_string();
     if (std::holds_alternative<LinkHello>(*message)) {
-      if (!client_.empty() && client_ != routing_id.to_string_view()) ClientGone();
-      client_ = routing_id.to_string();
+      if (!client_.empty() && client_ != from) ClientGone();
+      client_ = from;
     }
-    if (client_ == routing_id.to_string_view()) Handle(*std::move(message));
+    if (client_ == from) Handle(*std::move(message));
   }
 }
 
