@@ -85,10 +85,28 @@ def flood_and_leave(endpoint, frames, size, curve):
         time.sleep(random.choice((0.01, 0.1, 0.4)))
 
 
+def crowd(endpoint, members=16):
+    """Many that send without a pause for a while, more than is read, and then leave: of some the input is stopped."""
+    def flood():
+        with contextlib.suppress(ConnectionError, TimeoutError), raw_socket(endpoint) as plain:
+            plain.settimeout(5)
+            plain.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32) +
+                          b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06DEALER")
+            end = time.monotonic() + random.uniform(1, 3)
+            while time.monotonic() < end:
+                plain.sendall(b"\x00\x01x" * 20000)
+    members = [threading.Thread(target=flood) for _ in range(members)]
+    for member in members:
+        member.start()
+    for member in members:
+        member.join()
+
+
 def abuse(endpoints, seed):
     chance = random.Random(seed)
     for endpoint in endpoints:
         half_handshakes(endpoint, chance.randbytes)
+        crowd(endpoint)
         for frames, size in FLOODS:
             for curve in (False, True):
                 flood_and_leave(endpoint, frames, size, curve)
