@@ -15,7 +15,7 @@ using std::chrono::milliseconds;
 constexpr SocketLimits kShort{.largest_message = int64_t{4} << 20,
                               .queued_messages = 4,
                               .heartbeat = milliseconds(10),
-                              .silence = milliseconds(50)};
+                              .silence = milliseconds(5000)};
 
 /// Sends more than is read, and is gone while the other end has stopped reading.
 void FloodAndLeave(const std::string& endpoint, size_t bytes) {
