@@ -13,8 +13,9 @@ import time
 
 import pytest
 import zmq
-from conftest import SMOLLM2, TANDEM, assert_no_leftovers
+from conftest import MPIRUN, SMOLLM2, TANDEM, assert_no_leftovers, run
 from test_faults import HOST, last_frame, open_chat, wait_for_delta
+from test_hosts import Hosts
 from test_state import agents_of, client_of, no_agents_left  # noqa: F401 (a fixture)
 
 # frames, bytes of each: within what a socket queues, beyond it, and beyond what a frame may have
@@ -189,3 +190,28 @@ def test_a_rank_that_is_stopped_for_a_while_goes_on(start_server, victim):
         interruption.join()
         assert client.say("c", "Tell me a long story.", **question)["text"] == right
     assert server.stop() == 0, server.rest_of_log()
+
+
+def test_a_stopped_follower_under_plain_mpirun_is_named_too(start_server):
+    server = start_server(*MPIRUN, "-n", 3, TANDEM, "serve", SMOLLM2, "--listen", "tcp://127.0.0.1:*")
+    client = open_chat(server.endpoint, b"client")
+    wait_for_delta(client)
+    os.kill(server.ranks()[2], signal.SIGSTOP)
+    frame = last_frame(client)
+    client.close()
+    assert frame["type"] == "error" and frame["code"] == "unavailable", frame
+    assert f"rank 2 on host {HOST} has sent nothing" in frame["message"], frame
+    assert server.process.wait(40) != 0
+    assert_no_leftovers(server)
+
+
+def test_a_rank_whose_host_is_cut_off_is_named(lab, start_server, tmp_path):
+    server = Hosts(lab, start_server, tmp_path).serve([1, 2])
+    client = open_chat(server.endpoint, b"client")
+    wait_for_delta(client)
+    assert run(lab("link", 2, "down")).returncode == 0
+    frame = last_frame(client)
+    client.close()
+    assert frame["type"] == "error" and frame["code"] == "unavailable", frame
+    assert "rank 1 on host tandem-lab-2 has sent nothing" in frame["message"], frame
+    assert server.process.wait(40) == 1
