@@ -107,10 +107,12 @@ std::string UserOf(zmq::message_t& message) {
   return user == nullptr ? std::string() : std::string(user);
 }
 
-DisconnectMonitor::DisconnectMonitor(zmq::context_t& context, zmq::socket_t& watched,
-                                     const std::string& name, Watch watch)
+DisconnectMonitor::DisconnectMonitor(zmq::context_t& context, zmq::socket_t& watched, Watch watch)
     : watched_(watched), socket_(context, zmq::socket_type::pair) {
-  const std::string endpoint = "inproc://monitor-" + name;
+  // The name of one that is gone may be taken for a while yet.
+  const std::string endpoint =
+      fmt::format("inproc://monitor-{}-{}", static_cast<const void*>(this),
+                  std::chrono::steady_clock::now().time_since_epoch().count());
   int events = ZMQ_EVENT_DISCONNECTED;
   // An attempt that fails closes its socket.
   if (watch == Watch::kAttempts) events |= ZMQ_EVENT_CLOSED;
@@ -132,6 +134,12 @@ bool DisconnectMonitor::TakeDisconnected() {
     }
     disconnected = true;  // nothing else was asked for
   }
+}
+
+bool DisconnectMonitor::Suspicious() {
+  const auto now = std::chrono::steady_clock::now();
+  if (TakeDisconnected()) suspicious_until_ = now + std::chrono::seconds(1);
+  return now < suspicious_until_;
 }
 
 WakeUp::WakeUp() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {

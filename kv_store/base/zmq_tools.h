@@ -100,8 +100,7 @@ class DisconnectMonitor {
     kAttempts,     // or none came to be
   };
 
-  /// name: differs from that of other monitors of the context.
-  DisconnectMonitor(zmq::context_t& context, zmq::socket_t& watched, const std::string& name,
+  DisconnectMonitor(zmq::context_t& context, zmq::socket_t& watched,
                     Watch watch = Watch::kConnections);
   ~DisconnectMonitor();
   DisconnectMonitor(const DisconnectMonitor&) = delete;
@@ -110,10 +109,14 @@ class DisconnectMonitor {
   zmq::socket_t& socket() { return socket_; }
   /// True if a peer was disconnected since the last call.
   bool TakeDisconnected();
+  /// True for a second after some peer was disconnected. ZeroMQ tells that before its router drops
+  /// who it was: whom a ping does not reach in that time is gone.
+  bool Suspicious();
 
  private:
   zmq::socket_t& watched_;
   zmq::socket_t socket_;
+  std::chrono::steady_clock::time_point suspicious_until_{};
 };
 
 /// A file descriptor that one thread polls beside sockets and others signal. Thread safety: all.

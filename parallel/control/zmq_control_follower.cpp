@@ -77,7 +77,7 @@ bool ZmqControlFollower::TryEndpoint(const std::string& endpoint,
   kv_store::SetSafeOptions(dealer_, options_.limits);
   kv_store::BeCurveClient(dealer_, options_.keys, options_.leader_key);
   dealer_.set(zmq::sockopt::routing_id, RoutingIdOf(options_.rank));
-  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, dealer_, "control-follower");
+  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, dealer_);
   dealer_.connect(endpoint);
 
   const auto hello = FrameOf(ControlFrame::kHello, ControlHello{.rank = options_.rank});

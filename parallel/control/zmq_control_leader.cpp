@@ -10,9 +10,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// ZeroMQ tells that some peer went before its router drops who it was: for this long after, the
-// followers are pinged to find out.
-constexpr std::chrono::seconds kSuspicion{1};
+// While somebody is gone and is to be found.
 constexpr std::chrono::milliseconds kPingInterval{10};
 // When the channel is closed, followers have this long to read the last plan and hang up.
 constexpr std::chrono::milliseconds kLinger{1000};
@@ -53,7 +51,7 @@ ZmqControlLeader::ZmqControlLeader(Options options)
   kv_store::SetSafeOptions(router_, options_.limits);
   kv_store::BeCurveServer(router_, options_.keys);
   router_.set(zmq::sockopt::router_mandatory, true);
-  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, router_, "control-leader");
+  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, router_);
 }
 
 ZmqControlLeader::~ZmqControlLeader() { Close(); }
@@ -112,7 +110,7 @@ void ZmqControlLeader::Close() {
 void ZmqControlLeader::Run() {
   try {
     for (;;) {
-      PollOnce();
+      PollOnce(false);
       const MutexLock lock(mutex_);
       if (closing_ && outgoing_.empty()) break;
     }
@@ -135,27 +133,21 @@ void ZmqControlLeader::AwaitHangUp() {
     const MutexLock lock(mutex_);
     return std::includes(lost_.begin(), lost_.end(), connected_.begin(), connected_.end());
   };
-  while (Clock::now() < deadline && !all_left()) {
-    suspicious_until_ = Clock::now() + kSuspicion;
-    PollOnce();
-  }
+  while (Clock::now() < deadline && !all_left()) PollOnce(true);
 }
 
-void ZmqControlLeader::PollOnce() {
+void ZmqControlLeader::PollOnce(bool closing) {
   zmq::pollitem_t items[] = {{nullptr, wake_.fd(), ZMQ_POLLIN, 0},
                              {router_.handle(), 0, ZMQ_POLLIN, 0},
                              {allowed_.socket().handle(), 0, ZMQ_POLLIN, 0},
                              {monitor_->socket().handle(), 0, ZMQ_POLLIN, 0}};
-  const bool suspicious = Clock::now() < suspicious_until_;
-  zmq::poll(items, std::size(items), suspicious ? kPingInterval : options_.limits.heartbeat);
+  const bool ping_all = monitor_->Suspicious() || closing;
+  zmq::poll(items, std::size(items), ping_all ? kPingInterval : options_.limits.heartbeat);
   if (kv_store::Readable(items[0])) wake_.Clear();
   SendQueued();
   if (kv_store::Readable(items[2])) allowed_.Answer();
   if (kv_store::Readable(items[1])) Receive();
-  if (kv_store::Readable(items[3]) && monitor_->TakeDisconnected()) {
-    suspicious_until_ = Clock::now() + kSuspicion;
-  }
-  LookAfterFollowers(suspicious);
+  LookAfterFollowers(ping_all);
   JudgeStall();
 }
 

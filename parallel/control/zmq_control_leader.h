@@ -45,7 +45,7 @@ class ZmqControlLeader final : public ControlLeader {
   explicit ZmqControlLeader(Options options);
 
   void Run();
-  void PollOnce();
+  void PollOnce(bool closing);
   /// Gives the followers time to hang up first.
   void AwaitHangUp();
   void SendQueued();
@@ -71,7 +71,6 @@ class ZmqControlLeader final : public ControlLeader {
   std::vector<std::string> endpoints_;
   std::map<int, kv_store::Liveness> followers_;  // that have said hello
   std::set<int> lost_;
-  std::chrono::steady_clock::time_point suspicious_until_{};
 
   Mutex mutex_;
   CondVar changed_;

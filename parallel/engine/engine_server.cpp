@@ -8,10 +8,6 @@
 namespace tandem::parallel {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-// As in the control channel: how long a disconnection is followed up.
-constexpr std::chrono::seconds kSuspicion{1};
 constexpr std::chrono::milliseconds kSoon{5};
 // How often the engine is asked whether it lives.
 constexpr std::chrono::milliseconds kHealthInterval{200};
@@ -117,7 +113,7 @@ EngineServer::EngineServer(Options options, Engine& engine)
   kv_store::SetSafeOptions(router_, options_.limits);
   kv_store::BeCurveServer(router_, options_.address.keys);
   router_.set(zmq::sockopt::router_mandatory, true);
-  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, router_, "engine-server");
+  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, router_);
 }
 
 EngineServer::~EngineServer() {
@@ -164,7 +160,7 @@ void EngineServer::PollOnce() {
                              {router_.handle(), 0, ZMQ_POLLIN, 0},
                              {allowed_.socket().handle(), 0, ZMQ_POLLIN, 0},
                              {monitor_->socket().handle(), 0, ZMQ_POLLIN, 0}};
-  const bool suspicious = Clock::now() < suspicious_until_;
+  const bool suspicious = monitor_->Suspicious();
   const bool unsent = !client_.empty() && (!replies_.empty() || !outbox_->empty());
   auto timeout = kHealthInterval;
   if (unsent && !client_is_full_) {
@@ -176,9 +172,6 @@ void EngineServer::PollOnce() {
   if (kv_store::Readable(items[0])) outbox_->wake().Clear();
   if (kv_store::Readable(items[2])) allowed_.Answer();
   if (kv_store::Readable(items[1])) Receive();
-  if (kv_store::Readable(items[3]) && monitor_->TakeDisconnected()) {
-    suspicious_until_ = Clock::now() + kSuspicion;
-  }
   if ((liveness_.Tick() || suspicious) && replies_.empty()) Reply(LinkPing{});
   Flush();
   CheckEngine();

@@ -71,8 +71,7 @@ class EngineServer {
   std::deque<std::vector<std::byte>> replies_;  // go before what is in the outbox
   std::unordered_map<RequestId, RequestId> engine_ids_;  // client's number -> engine's
   kv_store::Liveness liveness_;                          // for when to ping
-  std::chrono::steady_clock::time_point suspicious_until_{};
-  bool client_is_full_ = false;  // it has not read what was sent
+  bool client_is_full_ = false;                          // it has not read what was sent
   bool told_dead_ = false;
 
   Mutex mutex_;

@@ -38,7 +38,7 @@ RemoteEngine::RemoteEngine(Options options)
   dealer_.set(zmq::sockopt::reconnect_ivl, static_cast<int>(kConnectInterval.count()));
   kv_store::BeCurveClient(dealer_, options_.keys, options_.server_key);
   dealer_.set(zmq::sockopt::routing_id, std::string("gateway"));
-  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, dealer_, "remote-engine");
+  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, dealer_);
   dealer_.connect(options_.endpoint);
 }
 
