@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 
@@ -30,15 +31,17 @@ def listening(pid):
             if match := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(link)):
                 sockets.add(match[1])
     found = []
-    for line in pathlib.Path("/proc/net/unix").read_text().splitlines()[1:]:
+    for line in pathlib.Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]:
         fields = line.split(None, 7)
         if len(fields) == 8 and fields[6] in sockets and int(fields[3], 16) & 0x10000:
             found.append(f"ipc://{fields[7]}")
-    for family, address in (("tcp", "127.0.0.1"), ("tcp6", "[::1]")):
-        for line in pathlib.Path(f"/proc/net/{family}").read_text().splitlines()[1:]:
+    for family in ("tcp", "tcp6"):
+        for line in pathlib.Path(f"/proc/{pid}/net/{family}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[9] in sockets and fields[3] == "0A":
-                found.append(f"tcp://{address}:{int(fields[1].rsplit(':', 1)[1], 16)}")
+                address, port = fields[1].split(":")
+                # Of an IPv6 socket, the IPv4 address that it is bound to.
+                found.append(f"tcp://{socket.inet_ntoa(bytes.fromhex(address[-8:])[::-1])}:{int(port, 16)}")
     return found
 
 
@@ -49,7 +52,7 @@ def raw_socket(endpoint):
         plain.connect("\0" + address[1:] if address[0] == "@" else address)
     else:
         host, port = address.rsplit(":", 1)
-        plain = socket.create_connection((host.strip("[]"), int(port)))
+        plain = socket.create_connection((host, int(port)))
     # It leaves as one that is killed: what it has sent and nobody has read is lost.
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     return plain
@@ -74,7 +77,6 @@ def flood_and_leave(endpoint, frames, size, curve):
     with zmq.Context() as context, context.socket(zmq.DEALER) as flooder:
         flooder.linger = 0
         flooder.sndhwm = 0
-        flooder.ipv6 = True
         if curve:
             flooder.curve_publickey, flooder.curve_secretkey = zmq.curve_keypair()
             flooder.curve_serverkey = zmq.curve_keypair()[0]
@@ -116,6 +118,23 @@ def abuse(endpoints, seed):
                 raw_socket(endpoint).close()
 
 
+def chat_beside(server, strangers):
+    """The answers of others are right before the strangers come, beside them, and after."""
+    def chat(client, conversation):
+        return client.say(conversation, "Tell me a long story about a lighthouse.", max_tokens=60, temperature=0,
+                          seconds=120)
+    with client_of(server) as client:
+        right = chat(client, "before")["text"]
+        for stranger in strangers:
+            stranger.start()
+        turns = 0
+        while any(stranger.is_alive() for stranger in strangers):
+            turns += 1
+            assert chat(client, f"beside{turns}")["text"] == right
+        assert turns > 0
+        assert chat(client, "after")["text"] == right
+
+
 def test_strangers_flood_and_leave_at_every_port_between_our_processes(start_server, tmp_path):
     state = tmp_path / "state"
     server = start_server(TANDEM, "serve", SMOLLM2, "-n", 2, "--state", state, "--listen", "tcp://127.0.0.1:*")
@@ -125,23 +144,26 @@ def test_strangers_flood_and_leave_at_every_port_between_our_processes(start_ser
     links = [port for pid in ranks for port in listening(pid) if port.startswith("ipc://@tandem-")]
     assert sorted(port.split("-")[1] for port in links) == ["control", "engine"], links
     # The agent names its socket by way of a descriptor that only it has.
-    ports = links + [port for port in listening(agents[0]) if "tcp" in port] + \
-        [f"ipc://{path}" for path in state.rglob("agent.sock")]
-    assert len(ports) > len(links), ports
+    ports = links + [f"ipc://{path}" for path in state.rglob("agent.sock")]
+    assert len(ports) == 3, ports
+    strangers = [threading.Thread(target=abuse, args=(ports, seed)) for seed in range(2)]
+    chat_beside(server, strangers)
+    assert (server.ranks(), agents_of(tmp_path)) == (ranks, agents)
+    assert server.stop() == 0, server.rest_of_log()
 
-    def chat(client, conversation):
-        return client.say(conversation, "Tell me a long story about a lighthouse.", max_tokens=60, temperature=0,
-                          seconds=120)
-    with client_of(server) as client:
-        right = chat(client, "before")["text"]
-        strangers = [threading.Thread(target=abuse, args=(ports, seed)) for seed in range(2)]
-        for stranger in strangers:
-            stranger.start()
-        turns = 0
-        while any(stranger.is_alive() for stranger in strangers):
-            turns += 1
-            assert chat(client, f"beside{turns}")["text"] == right
-        assert chat(client, "after")["text"] == right
+
+def test_strangers_flood_and_leave_at_every_port_between_hosts(lab, start_server, tmp_path):
+    server = Hosts(lab, start_server, tmp_path, "--kv-replicas", 2).serve([1, 2])
+    ranks, agents = server.ranks(), agents_of(tmp_path)
+    # Ours are bound to an address, those of MPI to all.
+    ports = [port for pid in (ranks[0], *agents) for port in listening(pid) if "//10.97.0." in port]
+    assert len(ports) == 3, ports
+    script = f"import test_abuse_links; test_abuse_links.abuse({ports}, 1)"
+    stranger = threading.Thread(target=lambda: results.append(run(
+        lab("exec", 1, sys.executable, "-c", script), cwd=pathlib.Path(__file__).parent)))
+    results = []
+    chat_beside(server, [stranger])
+    assert results[0].returncode == 0, results[0].stderr
     assert (server.ranks(), agents_of(tmp_path)) == (ranks, agents)
     assert server.stop() == 0, server.rest_of_log()
 
