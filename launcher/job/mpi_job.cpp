@@ -49,7 +49,7 @@ std::vector<std::string> MpirunArguments(
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   sigset_t none;
   sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, nullptr);
+  pthread_sigmask(SIG_SETMASK, &none, nullptr);
   const int null = open("/dev/null", O_RDWR);
   dup2(null, STDIN_FILENO);
   if (output == JobOutput::kStandardError) dup2(error_pipe, STDOUT_FILENO);
@@ -78,7 +78,7 @@ std::vector<std::string> EnvironmentWith(
     const std::vector<std::pair<std::string, std::string>>& added) {
   std::vector<std::string> all;
   for (char** entry = environ; *entry != nullptr; ++entry) all.emplace_back(*entry);
-  for (const auto& [name, value] : added) all.push_back(name + "=" + value);
+  for (const auto& [name, value] : added) all.push_back(fmt::format("{}={}", name, value));
   return all;
 }
 

@@ -153,7 +153,7 @@ class Rank {
       rank.options.records.fingerprint = KvFingerprintOf(*file_, options_, choices_);
       TANDEM_RETURN_IF_ERROR(IntroduceAgents(world_, kv.get(), options_));
     }
-    const absl::Status status = body(rank);
+    absl::Status status = body(rank);
     world_.PublishTo(nullptr);
     return status;
   }

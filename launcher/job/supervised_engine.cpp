@@ -65,7 +65,7 @@ absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launc
     return Unavailable("the ranks ended before they could answer: {}", Message(engine.status()));
   }
   news.Tell(engine->get());
-  const absl::Status status = body(**engine, *file);
+  absl::Status status = body(**engine, *file);
   news.Tell(nullptr);
   if ((*engine)->Health().ok()) {
     (*engine)->RequestStop();

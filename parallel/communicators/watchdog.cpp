@@ -42,6 +42,7 @@ std::optional<StalledCollective> FindStalledCollective(const ProgressBoard& boar
                                                        Clock::duration deadline,
                                                        Clock::time_point now) {
   std::vector<RankProgress> all;
+  all.reserve(static_cast<size_t>(board.ranks()));
   for (int rank = 0; rank < board.ranks(); ++rank) all.push_back(board.Read(rank));
   std::optional<StalledCollective> stalled;
   for (int rank = 0; rank < board.ranks(); ++rank) {

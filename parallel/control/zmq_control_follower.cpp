@@ -28,7 +28,7 @@ ControlFailure FailureOf(const absl::Status& why) {
 }
 
 bool IsKind(const zmq::message_t& frame, ControlFrame kind) {
-  return frame.size() > 0 && kv_store::BytesOf(frame)[0] == static_cast<std::byte>(kind);
+  return !frame.empty() && kv_store::BytesOf(frame)[0] == static_cast<std::byte>(kind);
 }
 
 }  // namespace

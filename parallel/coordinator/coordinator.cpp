@@ -14,6 +14,7 @@ namespace {
 
 std::vector<std::string> HostsOf(const std::vector<RankStatus>& ranks) {
   std::vector<std::string> hosts;
+  hosts.reserve(ranks.size());
   for (const RankStatus& rank : ranks) hosts.push_back(rank.host);
   return hosts;
 }
@@ -120,7 +121,7 @@ int32_t Coordinator::SecondsUntilRoom() {
   // again. Without an answer in the last ten seconds, nobody knows.
   constexpr double kLeast = 1, kMost = 60;
   const double rate = finished_rate_.PerSecond(RateMeter::Time::clock::now());
-  const double places = 1 + options_.max_waiting / 4;
+  const double places = 1 + options_.max_waiting / 4.0;
   const double seconds = rate > 0 ? std::clamp(places / rate, kLeast, kMost) : kMost / 4;
   return static_cast<int32_t>(std::ceil(seconds));
 }

@@ -53,7 +53,7 @@ absl::Status RunFollower(const RankOptions& options, Communicator& world, core::
         follower.Stalled(Unavailable("{}", stalled.text));
       },
       kStallGrace);
-  const absl::Status status = FollowPlans(follower, *setup->runner, options.epoch);
+  absl::Status status = FollowPlans(follower, *setup->runner, options.epoch);
   options.watchdog->TellFirst(nullptr, {});
   return status;
 }
