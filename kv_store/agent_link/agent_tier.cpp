@@ -35,14 +35,6 @@ std::vector<Item> AnswersTo(std::span<const RecordKey> keys, const Ask& ask) {
 
 }  // namespace
 
-struct AgentTier::Connection {
-  Connection(zmq::context_t& context, const std::string& name)
-      : socket(context, zmq::socket_type::dealer), monitor(context, socket, name) {}
-
-  zmq::socket_t socket;
-  DisconnectMonitor monitor;
-};
-
 AgentTier::AgentTier(AgentDirectory directory, const AgentTierOptions& options)
     : options_(options), directory_(std::move(directory)) {
   lease_ = std::thread([this] { RunLease(); });
@@ -67,14 +59,11 @@ void AgentTier::RunLease() {
   }
 }
 
-absl::StatusOr<std::unique_ptr<AgentTier::Connection>> AgentTier::Connect() {
+absl::StatusOr<std::unique_ptr<AgentConnection>> AgentTier::Connect() {
   TANDEM_RETURN_IF_ERROR(directory_.Probe());
   try {
-    auto connection = std::make_unique<Connection>(
-        context_, "agent-" + std::to_string(next_connection_.fetch_add(1)));
-    SocketLimits limits;
-    limits.largest_message = 2 * static_cast<int64_t>(kLargestAgentFrame);
-    SetSafeOptions(connection->socket, limits);
+    auto connection =
+        std::make_unique<AgentConnection>(context_, DisconnectMonitor::Watch::kConnections);
     connection->socket.connect(directory_.address());
     return connection;
   } catch (const zmq::error_t& error) {
@@ -82,7 +71,8 @@ absl::StatusOr<std::unique_ptr<AgentTier::Connection>> AgentTier::Connect() {
   }
 }
 
-absl::StatusOr<AgentMessage> AgentTier::Exchange(Connection& connection, const AgentFrame& request,
+absl::StatusOr<AgentMessage> AgentTier::Exchange(AgentConnection& connection,
+                                                 const AgentFrame& request,
                                                  Clock::time_point deadline) {
   const auto gone = [this] {
     return Unavailable("KV agent in {}: it went away", directory_.path());
@@ -124,7 +114,7 @@ absl::StatusOr<AgentMessage> AgentTier::Exchange(Connection& connection, const A
 
 absl::StatusOr<AgentMessage> AgentTier::Call(AgentMessage request, Clock::time_point deadline) {
   const AgentFrame frame{.call = next_call_.fetch_add(1), .message = std::move(request)};
-  std::unique_ptr<Connection> connection;
+  std::unique_ptr<AgentConnection> connection;
   {
     const MutexLock lock(mutex_);
     if (down_until_ && Clock::now() < *down_until_) {
@@ -139,7 +129,7 @@ absl::StatusOr<AgentMessage> AgentTier::Call(AgentMessage request, Clock::time_p
   if (connection != nullptr) answer = Exchange(*connection, frame, deadline);
   // A connection that lay idle may be one to an agent that has gone and come back since.
   if (absl::IsUnavailable(answer.status())) {
-    absl::StatusOr<std::unique_ptr<Connection>> fresh = Connect();
+    absl::StatusOr<std::unique_ptr<AgentConnection>> fresh = Connect();
     if (fresh.ok()) {
       connection = std::move(*fresh);
       answer = Exchange(*connection, frame, deadline);

@@ -12,6 +12,7 @@
 
 #include "core/base/mutex.h"
 #include "kv_store/agent_link/agent_codec.h"
+#include "kv_store/agent_link/agent_connection.h"
 #include "kv_store/agent_link/agent_directory.h"
 #include "kv_store/records/tier.h"
 #include "zmq.hpp"
@@ -66,7 +67,6 @@ class AgentTier : public ListableTier {
 
  private:
   using Clock = std::chrono::steady_clock;
-  struct Connection;
 
   /// kUnavailable if there is no agent, kDeadlineExceeded if it is late.
   absl::StatusOr<AgentMessage> Call(AgentMessage request, Clock::time_point deadline);
@@ -77,8 +77,8 @@ class AgentTier : public ListableTier {
   /// Of a request about blocks, in parts.
   template <typename Request>
   absl::Status CallForBlocks(std::span<const BlockHash> blocks);
-  absl::StatusOr<std::unique_ptr<Connection>> Connect();
-  absl::StatusOr<AgentMessage> Exchange(Connection& connection, const AgentFrame& request,
+  absl::StatusOr<std::unique_ptr<AgentConnection>> Connect();
+  absl::StatusOr<AgentMessage> Exchange(AgentConnection& connection, const AgentFrame& request,
                                         Clock::time_point deadline);
   /// All zero if the agent does not answer.
   AgentStats AskStats();
@@ -88,11 +88,10 @@ class AgentTier : public ListableTier {
   const AgentDirectory directory_;
   zmq::context_t context_;
   std::atomic<uint64_t> next_call_ = 1;
-  std::atomic<uint64_t> next_connection_ = 1;
 
   Mutex mutex_;
   CondVar changed_;
-  std::vector<std::unique_ptr<Connection>> idle_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::unique_ptr<AgentConnection>> idle_ ABSL_GUARDED_BY(mutex_);
   std::optional<Clock::time_point> down_until_ ABSL_GUARDED_BY(mutex_);
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
 

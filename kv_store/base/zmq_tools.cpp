@@ -3,6 +3,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <iterator>
 #include <memory>
@@ -25,11 +26,33 @@ void SetSafeOptions(zmq::socket_t& socket, const SocketLimits& limits) {
   socket.set(zmq::sockopt::maxmsgsize, limits.largest_message);
   socket.set(zmq::sockopt::sndhwm, limits.queued_messages);
   socket.set(zmq::sockopt::rcvhwm, limits.queued_messages);
-  socket.set(zmq::sockopt::heartbeat_ivl, static_cast<int>(limits.heartbeat.count()));
-  socket.set(zmq::sockopt::heartbeat_timeout, static_cast<int>(limits.silence.count()));
-  socket.set(zmq::sockopt::heartbeat_ttl, static_cast<int>(limits.silence.count()));
+  // No ZMTP heartbeats. When a queue is full, libzmq stops reading; if the peer leaves then, it
+  // keeps the broken connection until the queue has room again. A heartbeat due meanwhile writes to
+  // it and ends the process (assertion !_io_error; in 4.3.5, too, kin of libzmq's issues 3596 and
+  // 3937): whoever sends much and leaves would end the server.
+  const int seconds = std::max(1, static_cast<int>(limits.heartbeat.count() / 1000));
+  const int probes = static_cast<int>(limits.silence.count() / 1000) / seconds - 1;
+  socket.set(zmq::sockopt::tcp_keepalive, 1);
+  socket.set(zmq::sockopt::tcp_keepalive_idle, seconds);
+  socket.set(zmq::sockopt::tcp_keepalive_intvl, seconds);
+  socket.set(zmq::sockopt::tcp_keepalive_cnt, std::max(1, probes));
   socket.set(zmq::sockopt::reconnect_ivl, -1);
   socket.set(zmq::sockopt::ipv6, 1);
+}
+
+bool Liveness::Tick() {
+  const auto now = std::chrono::steady_clock::now();
+  quiet_ += std::min<std::chrono::steady_clock::duration>(now - ticked_, limits_.heartbeat);
+  ticked_ = now;
+  if (now - pinged_ < limits_.heartbeat) return false;
+  pinged_ = now;
+  return true;
+}
+
+std::string Liveness::Text() const {
+  return fmt::format(
+      "has sent nothing for {:.1f} s; its process is stopped, or its host is gone or overloaded",
+      std::chrono::duration<double>(quiet_).count());
 }
 
 void BeCurveServer(zmq::socket_t& socket, const CurveKeys& keys) {
@@ -84,10 +107,12 @@ std::string UserOf(zmq::message_t& message) {
   return user == nullptr ? std::string() : std::string(user);
 }
 
-DisconnectMonitor::DisconnectMonitor(zmq::context_t& context, zmq::socket_t& watched,
-                                     const std::string& name, Watch watch)
+DisconnectMonitor::DisconnectMonitor(zmq::context_t& context, zmq::socket_t& watched, Watch watch)
     : watched_(watched), socket_(context, zmq::socket_type::pair) {
-  const std::string endpoint = "inproc://monitor-" + name;
+  // The name of one that is gone may be taken for a while yet.
+  const std::string endpoint =
+      fmt::format("inproc://monitor-{}-{}", static_cast<const void*>(this),
+                  std::chrono::steady_clock::now().time_since_epoch().count());
   int events = ZMQ_EVENT_DISCONNECTED;
   // An attempt that fails closes its socket.
   if (watch == Watch::kAttempts) events |= ZMQ_EVENT_CLOSED;
@@ -109,6 +134,12 @@ bool DisconnectMonitor::TakeDisconnected() {
     }
     disconnected = true;  // nothing else was asked for
   }
+}
+
+bool DisconnectMonitor::Suspicious() {
+  const auto now = std::chrono::steady_clock::now();
+  if (TakeDisconnected()) suspicious_until_ = now + std::chrono::seconds(1);
+  return now < suspicious_until_;
 }
 
 WakeUp::WakeUp() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {

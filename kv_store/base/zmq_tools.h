@@ -26,12 +26,40 @@ CurveKeys MakeCurveKeys();
 struct SocketLimits {
   int64_t largest_message = int64_t{64} << 20;  // bytes; a peer that sends more is cut off
   int queued_messages = 4096;                   // in each direction
-  std::chrono::milliseconds heartbeat{1000};    // idle peers show that they live this often
+  std::chrono::milliseconds heartbeat{1000};    // peers show that they live this often
   std::chrono::milliseconds silence{5000};      // a peer that is silent for longer is gone
 };
 
-/// No lingering at close, bounded queues and messages, heartbeats, no reconnecting.
+/// No lingering at close, bounded queues and messages, no reconnecting, and TCP itself finds out
+/// within `silence` that the host at the other end is gone. A process that is stopped keeps its
+/// connections: where that matters, both ends have a Liveness.
 void SetSafeOptions(zmq::socket_t& socket, const SocketLimits& limits);
+
+/// How long a peer has been silent, of one that pings every `heartbeat` whatever else it does.
+/// Thread safety: none.
+class Liveness {
+ public:
+  explicit Liveness(const SocketLimits& limits) : limits_(limits) {}
+
+  /// To be called every `heartbeat` or more often; true if a ping is due to the peer. Time in which
+  /// nobody called is not the peer's silence: this process was stopped itself.
+  bool Tick();
+  /// Something came from the peer.
+  void Heard() { quiet_ = {}; }
+
+  std::chrono::steady_clock::duration quiet() const { return quiet_; }
+  bool silent() const { return quiet_ > limits_.silence; }
+  /// Two pings are missing: if somebody must be to blame, it is this peer.
+  bool suspect() const { return quiet_ > 2 * limits_.heartbeat; }
+  /// "has sent nothing for 5.0 s; ..."
+  std::string Text() const;
+
+ private:
+  const SocketLimits limits_;
+  std::chrono::steady_clock::time_point ticked_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point pinged_{};
+  std::chrono::steady_clock::duration quiet_{};
+};
 
 /// Makes a socket a CURVE server that asks its context's AllowList.
 void BeCurveServer(zmq::socket_t& socket, const CurveKeys& keys);
@@ -72,8 +100,7 @@ class DisconnectMonitor {
     kAttempts,     // or none came to be
   };
 
-  /// name: differs from that of other monitors of the context.
-  DisconnectMonitor(zmq::context_t& context, zmq::socket_t& watched, const std::string& name,
+  DisconnectMonitor(zmq::context_t& context, zmq::socket_t& watched,
                     Watch watch = Watch::kConnections);
   ~DisconnectMonitor();
   DisconnectMonitor(const DisconnectMonitor&) = delete;
@@ -82,10 +109,14 @@ class DisconnectMonitor {
   zmq::socket_t& socket() { return socket_; }
   /// True if a peer was disconnected since the last call.
   bool TakeDisconnected();
+  /// True for a second after some peer was disconnected. ZeroMQ tells that before its router drops
+  /// who it was: whom a ping does not reach in that time is gone.
+  bool Suspicious();
 
  private:
   zmq::socket_t& watched_;
   zmq::socket_t socket_;
+  std::chrono::steady_clock::time_point suspicious_until_{};
 };
 
 /// A file descriptor that one thread polls beside sockets and others signal. Thread safety: all.

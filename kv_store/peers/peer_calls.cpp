@@ -15,15 +15,6 @@ constexpr int kSocketThreads = 2;      // they encrypt
 
 }  // namespace
 
-struct PeerCalls::Connection {
-  Connection(zmq::context_t& context, const std::string& name)
-      : socket(context, zmq::socket_type::dealer),
-        monitor(context, socket, name, DisconnectMonitor::Watch::kAttempts) {}
-
-  zmq::socket_t socket;
-  DisconnectMonitor monitor;
-};
-
 struct PeerCalls::Peer {
   explicit Peer(AgentPeer peer) : who(std::move(peer)) {}
 
@@ -31,7 +22,7 @@ struct PeerCalls::Peer {
   bool up ABSL_GUARDED_BY(&PeerCalls::mutex_) = false;
   Clock::time_point next_ping ABSL_GUARDED_BY(&PeerCalls::mutex_);  // while it is down
   std::chrono::milliseconds retry ABSL_GUARDED_BY(&PeerCalls::mutex_){0};
-  std::vector<std::unique_ptr<Connection>> idle ABSL_GUARDED_BY(&PeerCalls::mutex_);
+  std::vector<std::unique_ptr<AgentConnection>> idle ABSL_GUARDED_BY(&PeerCalls::mutex_);
 };
 
 /// A question under way.
@@ -39,7 +30,7 @@ struct PeerCalls::Asked {
   PeerPointer peer;
   uint64_t call = 0;
   AgentParts parts;
-  std::unique_ptr<Connection> connection;
+  std::unique_ptr<AgentConnection> connection;
   bool fresh = false;  // the connection was made for it
   std::optional<absl::StatusOr<AgentMessage>> answer;
 };
@@ -105,12 +96,9 @@ bool PeerCalls::AreUp(const std::vector<std::string>& hosts) const {
                      [&](const std::string& host) { return up.contains(host); });
 }
 
-std::unique_ptr<PeerCalls::Connection> PeerCalls::Connect(const AgentPeer& peer) {
-  auto connection = std::make_unique<Connection>(
-      context_, "peer-" + std::to_string(next_connection_.fetch_add(1)));
-  SocketLimits limits;
-  limits.largest_message = 2 * static_cast<int64_t>(kLargestAgentFrame);
-  SetSafeOptions(connection->socket, limits);
+std::unique_ptr<AgentConnection> PeerCalls::Connect(const AgentPeer& peer) {
+  auto connection =
+      std::make_unique<AgentConnection>(context_, DisconnectMonitor::Watch::kAttempts);
   BeCurveClient(connection->socket, keys_, peer.public_key);
   connection->socket.connect(peer.endpoint);
   return connection;
@@ -137,7 +125,7 @@ void PeerCalls::Begin(Asked& asked, bool fresh) {
 }
 
 void PeerCalls::Look(Asked& asked, bool readable, bool event) {
-  Connection& connection = *asked.connection;
+  AgentConnection& connection = *asked.connection;
   while (readable) {
     const AgentParts parts = TakeParts(TryReceive(connection.socket));
     if (parts.empty()) break;

@@ -10,8 +10,7 @@
 
 #include "core/base/mutex.h"
 #include "core/base/status.h"
-#include "kv_store/agent_link/agent_codec.h"
-#include "kv_store/base/zmq_tools.h"
+#include "kv_store/agent_link/agent_connection.h"
 #include "zmq.hpp"
 
 namespace tandem::kv_store {
@@ -63,13 +62,12 @@ class PeerCalls {
                                                    Clock::time_point deadline);
 
  private:
-  struct Connection;
   struct Asked;
 
   /// Asks those that are down, too.
   std::vector<absl::StatusOr<AgentMessage>> AskAnyway(const std::vector<Question>& questions,
                                                       Clock::time_point deadline);
-  std::unique_ptr<Connection> Connect(const AgentPeer& peer);
+  std::unique_ptr<AgentConnection> Connect(const AgentPeer& peer);
   void Begin(Asked& asked, bool fresh);
   void Poll(std::vector<Asked>& all, Clock::time_point deadline);
   void Look(Asked& asked, bool readable, bool event);
@@ -83,7 +81,6 @@ class PeerCalls {
   const PeerCallsOptions options_;
   zmq::context_t context_;
   std::atomic<uint64_t> next_call_ = 1;
-  std::atomic<uint64_t> next_connection_ = 1;
 
   mutable Mutex mutex_;
   CondVar changed_;

@@ -18,6 +18,7 @@ namespace tandem::launcher {
 namespace {
 
 constexpr auto kPollInterval = std::chrono::milliseconds(20);
+constexpr auto kEndInterval = std::chrono::milliseconds(200);
 constexpr auto kTermination = std::chrono::milliseconds(6000);
 
 std::vector<std::string> MpirunArguments(
@@ -48,7 +49,7 @@ std::vector<std::string> MpirunArguments(
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   sigset_t none;
   sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, nullptr);
+  pthread_sigmask(SIG_SETMASK, &none, nullptr);
   const int null = open("/dev/null", O_RDWR);
   dup2(null, STDIN_FILENO);
   if (output == JobOutput::kStandardError) dup2(error_pipe, STDOUT_FILENO);
@@ -59,11 +60,25 @@ std::vector<std::string> MpirunArguments(
   _exit(127);
 }
 
+/// What a child has written; 0 or less once it has ended, though others may hold its pipe: whatever
+/// connects mpirun to a host that is cut off does so for minutes.
+ssize_t ReadWhileRuns(pid_t child, int pipe, char* buffer, size_t size) {
+  pollfd readable{.fd = pipe, .events = POLLIN, .revents = 0};
+  for (bool ended = false;;) {
+    const int ready = poll(&readable, 1, static_cast<int>(kEndInterval.count()));
+    if (ready > 0) return read(pipe, buffer, size);
+    if (ended) return 0;
+    siginfo_t info{};
+    waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOHANG | WNOWAIT);
+    ended = info.si_pid == child;
+  }
+}
+
 std::vector<std::string> EnvironmentWith(
     const std::vector<std::pair<std::string, std::string>>& added) {
   std::vector<std::string> all;
   for (char** entry = environ; *entry != nullptr; ++entry) all.emplace_back(*entry);
-  for (const auto& [name, value] : added) all.push_back(name + "=" + value);
+  for (const auto& [name, value] : added) all.push_back(fmt::format("{}={}", name, value));
   return all;
 }
 
@@ -141,7 +156,7 @@ void MpiJob::ReadErrors(int error_pipe) {
   std::string line;
   bool in_notice = false;
   char buffer[4096];
-  for (ssize_t size; (size = read(error_pipe, buffer, sizeof(buffer))) > 0;) {
+  for (ssize_t size; (size = ReadWhileRuns(pid_, error_pipe, buffer, sizeof(buffer))) > 0;) {
     for (ssize_t i = 0; i < size; ++i) {
       if (buffer[i] != '\n') {
         line += buffer[i];

@@ -128,11 +128,10 @@ class Rank {
       world_.Abort(absl::DeadlineExceededError(stalled.text));
       std::_Exit(kExitFailed);
     };
-    const parallel::Watchdog watchdog(
-        board_,
-        std::chrono::duration_cast<std::chrono::steady_clock::duration>(
-            std::chrono::duration<double>(options_.collective_timeout)),
-        hanging);
+    parallel::Watchdog watchdog(board_,
+                                std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+                                    std::chrono::duration<double>(options_.collective_timeout)),
+                                hanging);
     world_.PublishTo(&board_);
     LoadedRank rank{.world = world_, .file = *file_, .model = *model_, .cpu = cpu_, .options = {}};
     rank.options.max_running = options_.max_running;
@@ -145,6 +144,7 @@ class Rank {
     if (!placement_.thread_cpus.empty()) {
       rank.options.on_step_thread = [this] { Bind(placement_.thread_cpus.front()); };
     }
+    rank.options.watchdog = &watchdog;
     rank.options.control.interface = options_.control_interface;
     std::unique_ptr<HostKv> kv;
     if (!options_.state.directory.empty()) {
@@ -153,7 +153,7 @@ class Rank {
       rank.options.records.fingerprint = KvFingerprintOf(*file_, options_, choices_);
       TANDEM_RETURN_IF_ERROR(IntroduceAgents(world_, kv.get(), options_));
     }
-    const absl::Status status = body(rank);
+    absl::Status status = body(rank);
     world_.PublishTo(nullptr);
     return status;
   }

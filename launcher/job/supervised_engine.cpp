@@ -6,6 +6,7 @@
 #include "launcher/job/mpi_job.h"
 #include "launcher/options/option_table.h"
 #include "launcher/options/rank_command.h"
+#include "parallel/communicators/communicator.h"
 #include "parallel/engine/engine_link_keys.h"
 #include "parallel/engine/remote_engine.h"
 
@@ -56,6 +57,7 @@ absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launc
 
   parallel::RemoteEngine::Options options;
   options.endpoint = endpoint;
+  options.who = fmt::format("rank 0 on host {}", parallel::HostName());  // a socket of this host
   options.server_key = keys.server.public_key;
   options.keys = keys.client;
   auto engine = parallel::RemoteEngine::Connect(options, [&news] { return news.status(); });
@@ -63,7 +65,7 @@ absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launc
     return Unavailable("the ranks ended before they could answer: {}", Message(engine.status()));
   }
   news.Tell(engine->get());
-  const absl::Status status = body(**engine, *file);
+  absl::Status status = body(**engine, *file);
   news.Tell(nullptr);
   if ((*engine)->Health().ok()) {
     (*engine)->RequestStop();

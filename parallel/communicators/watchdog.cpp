@@ -42,6 +42,7 @@ std::optional<StalledCollective> FindStalledCollective(const ProgressBoard& boar
                                                        Clock::duration deadline,
                                                        Clock::time_point now) {
   std::vector<RankProgress> all;
+  all.reserve(static_cast<size_t>(board.ranks()));
   for (int rank = 0; rank < board.ranks(); ++rank) all.push_back(board.Read(rank));
   std::optional<StalledCollective> stalled;
   for (int rank = 0; rank < board.ranks(); ++rank) {
@@ -80,6 +81,13 @@ Watchdog::~Watchdog() {
   thread_.join();
 }
 
+void Watchdog::TellFirst(std::function<void(const StalledCollective&)> told,
+                         Clock::duration grace) {
+  const MutexLock lock(mutex_);
+  told_ = std::move(told);
+  grace_ = grace;
+}
+
 void Watchdog::Watch() {
   const Clock::duration pause =
       std::clamp<Clock::duration>(deadline_ / 8, milliseconds(1), milliseconds(1000));
@@ -94,6 +102,13 @@ void Watchdog::Watch() {
         FindStalledCollective(board_, deadline_, Clock::now());
     if (!stalled.has_value() || reported == stalled->collective) continue;
     reported = stalled->collective;
+    if (told_) {
+      told_(*stalled);
+      const auto end = Clock::now() + grace_;
+      while (!stopping_ && changed_.WaitUntil(mutex_, end)) {
+      }
+      if (stopping_) return;
+    }
     lock.Unlock();
     report_(*stalled);
     lock.Lock();

@@ -33,12 +33,19 @@ std::optional<StalledCollective> FindStalledCollective(const ProgressBoard& boar
 /// once.
 ///
 /// It needs nothing from the ranks but the board, so it works while they hang. `report` is called
-/// from the watchdog's thread and must not destroy the watchdog. The board must outlive it.
+/// from the watchdog's thread and must not destroy the watchdog. The board must outlive it. Thread
+/// safety: all methods.
 class Watchdog {
  public:
   Watchdog(const ProgressBoard& board, std::chrono::steady_clock::duration deadline,
            std::function<void(const StalledCollective&)> report);
   ~Watchdog();
+
+  /// Who is told of a stalled collective before `report` is called `grace` later; null: nobody. Is
+  /// called from the watchdog's thread, and not any more once another TellFirst has returned.
+  void TellFirst(std::function<void(const StalledCollective&)> told,
+                 std::chrono::steady_clock::duration grace);
+
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
@@ -50,6 +57,8 @@ class Watchdog {
   const std::function<void(const StalledCollective&)> report_;
   Mutex mutex_;
   CondVar changed_;
+  std::function<void(const StalledCollective&)> told_ ABSL_GUARDED_BY(mutex_);
+  std::chrono::steady_clock::duration grace_ ABSL_GUARDED_BY(mutex_){};
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;  // last: starts when all else is there
 };

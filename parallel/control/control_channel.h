@@ -42,12 +42,16 @@ class ControlLeader {
   virtual void Listen(ControlEvents events) = 0;
   /// An encoded plan to every follower. Does not wait for them.
   virtual absl::Status Send(std::span<const std::byte> plan) = 0;
+  /// A collective takes too long, as `why` says: on_lost soon says so, or names the rank that is
+  /// silent, if one is. From any thread.
+  virtual void Stalled(const absl::Status& why) = 0;
   /// Ends the channel after what was sent has left; no event is delivered once it returns.
   /// Followers that wait learn that rank 0 is gone.
   virtual void Close() = 0;
 };
 
-/// A follower's end. Thread safety: one thread calls; Report may be called from others, too.
+/// A follower's end. Thread safety: one thread calls; Report and Stalled may be called from others,
+/// too.
 class ControlFollower {
  public:
   virtual ~ControlFollower() = default;
@@ -59,6 +63,8 @@ class ControlFollower {
   /// Tells rank 0 something that belongs to no step. Leaves soon if Receive is waiting, else with
   /// the next acknowledgement or Receive. Never waits.
   virtual void Report(const RecordReport& report) = 0;
+  /// Tells rank 0 that a collective takes too long (ControlLeader::Stalled). Never waits.
+  virtual void Stalled(const absl::Status& why) = 0;
   /// Tells rank 0 why this rank gives up.
   virtual void Fail(const absl::Status& why) = 0;
 };

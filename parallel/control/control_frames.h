@@ -8,17 +8,18 @@
 
 namespace tandem::parallel {
 
-inline constexpr uint16_t kControlVersion = 2;
+inline constexpr uint16_t kControlVersion = 3;
 
 /// First byte of every frame of the ZeroMQ control channel; numbers are little endian.
 enum class ControlFrame : uint8_t {
   kHello = 1,    // follower: ControlHello
   kWelcome = 2,  // rank 0
   kPlan = 3,     // rank 0: an encoded step plan
-  kPing = 4,     // rank 0: nothing; sent to learn whether the follower is still there
-  kAck = 5,      // follower: Acknowledgement
+  kPing = 4,  // both: nothing; sent to show that one lives, and to learn whether the other is there
+  kAck = 5,   // follower: Acknowledgement
   kFailed = 6,   // follower: why it gives up (ControlFailure)
   kReport = 7,   // follower: an encoded record report
+  kStalled = 8,  // follower: which collective takes too long (ControlFailure)
 };
 
 struct ControlHello {

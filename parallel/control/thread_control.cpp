@@ -37,6 +37,8 @@ class ThreadLeader final : public ControlLeader {
     return absl::OkStatus();
   }
 
+  void Stalled(const absl::Status& why) override { shared_->events.Lost(why); }
+
   void Close() override {
     shared_->events.Close();
     const MutexLock lock(shared_->mutex);
@@ -76,6 +78,8 @@ class ThreadFollower final : public ControlFollower {
     own.rank = rank_;
     shared_->events.Reported(own);
   }
+
+  void Stalled(const absl::Status& why) override { shared_->events.Lost(why); }
 
   void Fail(const absl::Status& why) override {
     failed_ = true;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/base/mutex.h"
@@ -32,25 +33,37 @@ class ZmqControlFollower final : public ControlFollower {
   absl::StatusOr<std::vector<std::byte>> Receive() override;
   absl::Status Acknowledge(uint64_t step, const Digest& digest) override;
   void Report(const RecordReport& report) override;
+  void Stalled(const absl::Status& why) override;
   void Fail(const absl::Status& why) override;
 
  private:
-  explicit ZmqControlFollower(Options options) : options_(std::move(options)) {}
+  explicit ZmqControlFollower(Options options);
 
   bool TryEndpoint(const std::string& endpoint, std::chrono::milliseconds patience);
-  absl::Status LeaderGone() const;
-  void SendReports();
+  absl::StatusOr<std::vector<std::byte>> ReceivePlan();
+  absl::Status LeaderLost(const std::string& how) const;
+  bool SendNow(std::span<const std::byte> frame) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Queue(std::vector<std::byte> frame);
+  void SendQueued() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RunPulse();
 
   const Options options_;
   kv_store::WakeUp wake_;
 
   Mutex mutex_;
-  std::vector<std::vector<std::byte>> reports_ ABSL_GUARDED_BY(mutex_);  // frames to be sent
+  CondVar pulse_due_;
+  std::vector<std::vector<std::byte>> queued_ ABSL_GUARDED_BY(mutex_);  // frames to be sent
+  bool receiving_ ABSL_GUARDED_BY(mutex_) = false;
+  bool closing_ ABSL_GUARDED_BY(mutex_) = false;
 
-  // Used by the thread that calls, alone.
+  // Used by the thread in Receive, and while there is none, with the mutex, by all.
   zmq::context_t context_;
   zmq::socket_t dealer_;
   std::unique_ptr<kv_store::DisconnectMonitor> monitor_;
+  kv_store::Liveness leader_;
+
+  // Shows rank 0 that this process lives while a step keeps the thread that calls.
+  std::thread pulse_;
 };
 
 }  // namespace tandem::parallel

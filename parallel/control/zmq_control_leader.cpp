@@ -10,9 +10,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// ZeroMQ tells that some peer went before its router drops who it was: for this long after, the
-// followers are pinged to find out.
-constexpr std::chrono::seconds kSuspicion{1};
+// While somebody is gone and is to be found.
 constexpr std::chrono::milliseconds kPingInterval{10};
 // When the channel is closed, followers have this long to read the last plan and hang up.
 constexpr std::chrono::milliseconds kLinger{1000};
@@ -53,7 +51,7 @@ ZmqControlLeader::ZmqControlLeader(Options options)
   kv_store::SetSafeOptions(router_, options_.limits);
   kv_store::BeCurveServer(router_, options_.keys);
   router_.set(zmq::sockopt::router_mandatory, true);
-  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, router_, "control-leader");
+  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, router_);
 }
 
 ZmqControlLeader::~ZmqControlLeader() { Close(); }
@@ -89,6 +87,16 @@ absl::Status ZmqControlLeader::Send(std::span<const std::byte> plan) {
   return absl::OkStatus();
 }
 
+void ZmqControlLeader::Stalled(const absl::Status& why) {
+  {
+    const MutexLock lock(mutex_);
+    if (!stalled_.ok()) return;
+    stalled_ = why;
+    stalled_since_ = Clock::now();
+  }
+  wake_.Signal();
+}
+
 void ZmqControlLeader::Close() {
   events_.Close();
   {
@@ -102,7 +110,7 @@ void ZmqControlLeader::Close() {
 void ZmqControlLeader::Run() {
   try {
     for (;;) {
-      PollOnce();
+      PollOnce(false);
       const MutexLock lock(mutex_);
       if (closing_ && outgoing_.empty()) break;
     }
@@ -125,27 +133,22 @@ void ZmqControlLeader::AwaitHangUp() {
     const MutexLock lock(mutex_);
     return std::includes(lost_.begin(), lost_.end(), connected_.begin(), connected_.end());
   };
-  while (Clock::now() < deadline && !all_left()) {
-    suspicious_until_ = Clock::now() + kSuspicion;
-    PollOnce();
-  }
+  while (Clock::now() < deadline && !all_left()) PollOnce(true);
 }
 
-void ZmqControlLeader::PollOnce() {
+void ZmqControlLeader::PollOnce(bool closing) {
   zmq::pollitem_t items[] = {{nullptr, wake_.fd(), ZMQ_POLLIN, 0},
                              {router_.handle(), 0, ZMQ_POLLIN, 0},
                              {allowed_.socket().handle(), 0, ZMQ_POLLIN, 0},
                              {monitor_->socket().handle(), 0, ZMQ_POLLIN, 0}};
-  const bool suspicious = Clock::now() < suspicious_until_;
-  zmq::poll(items, std::size(items), suspicious ? kPingInterval : std::chrono::milliseconds(-1));
+  const bool ping_all = monitor_->Suspicious() || closing;
+  zmq::poll(items, std::size(items), ping_all ? kPingInterval : options_.limits.heartbeat);
   if (kv_store::Readable(items[0])) wake_.Clear();
   SendQueued();
   if (kv_store::Readable(items[2])) allowed_.Answer();
   if (kv_store::Readable(items[1])) Receive();
-  if (kv_store::Readable(items[3]) && monitor_->TakeDisconnected()) {
-    suspicious_until_ = Clock::now() + kSuspicion;
-  }
-  if (suspicious) FindTheDead();
+  LookAfterFollowers(ping_all);
+  JudgeStall();
 }
 
 void ZmqControlLeader::SendQueued() {
@@ -174,14 +177,31 @@ void ZmqControlLeader::SendTo(int rank, std::span<const std::byte> frame) {
   }
 }
 
-void ZmqControlLeader::FindTheDead() {
-  const std::vector<std::byte> ping = FrameOf(ControlFrame::kPing);
-  std::set<int> connected;
+void ZmqControlLeader::LookAfterFollowers(bool ping_all) {
+  for (auto& [rank, liveness] : followers_) {
+    if (liveness.Tick() || ping_all) SendTo(rank, FrameOf(ControlFrame::kPing));
+    if (liveness.silent()) Lost(rank, liveness.Text());
+  }
+}
+
+void ZmqControlLeader::JudgeStall() {
+  absl::Status why;
   {
     const MutexLock lock(mutex_);
-    connected = connected_;
+    if (stalled_.ok()) return;
+    why = stalled_;
+    // Whoever waits for a rank that is stopped knows less of it than whoever misses its pings.
+    const auto suspect = std::find_if(followers_.begin(), followers_.end(),
+                                      [](const auto& one) { return one.second.suspect(); });
+    if (suspect != followers_.end()) {
+      const auto& [rank, liveness] = *suspect;
+      why = LostRank(rank, options_.hosts[static_cast<size_t>(rank)], liveness.Text());
+    } else if (Clock::now() - stalled_since_ < 4 * options_.limits.heartbeat) {
+      return;
+    }
+    stalled_ = absl::OkStatus();
   }
-  for (const int rank : connected) SendTo(rank, ping);
+  events_.Lost(why);
 }
 
 void ZmqControlLeader::Lost(int rank, const std::string& how) {
@@ -191,25 +211,21 @@ void ZmqControlLeader::Lost(int rank, const std::string& how) {
 
 void ZmqControlLeader::Receive() {
   for (;;) {
-    zmq::message_t routing_id;
-    if (!router_.recv(routing_id, zmq::recv_flags::dontwait)) return;
-    zmq::message_t frame;
-    if (!routing_id.more() || !router_.recv(frame, zmq::recv_flags::dontwait)) continue;
-    while (frame.more()) {
-      // Nothing of ours has more frames.
-      if (!router_.recv(frame, zmq::recv_flags::dontwait)) break;
-    }
+    std::vector<zmq::message_t> parts = kv_store::TryReceive(router_);  // routing id, frame
+    if (parts.empty()) return;
+    if (parts.size() != 2) continue;  // none of ours
     // The key, not what the peer calls itself, says which rank it is.
-    const std::string user = kv_store::UserOf(frame);
+    const std::string user = kv_store::UserOf(parts[1]);
     for (size_t rank = 1; rank < options_.hosts.size(); ++rank) {
-      if (user == RoutingIdOf(static_cast<int>(rank)) && routing_id.to_string_view() == user) {
-        HandleFrame(static_cast<int>(rank), kv_store::BytesOf(frame));
+      if (user == RoutingIdOf(static_cast<int>(rank)) && parts[0].to_string_view() == user) {
+        HandleFrame(static_cast<int>(rank), kv_store::BytesOf(parts[1]));
       }
     }
   }
 }
 
 void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
+  if (const auto known = followers_.find(rank); known != followers_.end()) known->second.Heard();
   core::WireReader reader("control frame", frame);
   uint8_t kind = 0;
   reader(kind);
@@ -222,6 +238,7 @@ void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
                                       kControlVersion));
       }
       SendTo(rank, FrameOf(ControlFrame::kWelcome));
+      followers_.try_emplace(rank, options_.limits);
       const MutexLock lock(mutex_);
       connected_.insert(rank);
       changed_.NotifyAll();
@@ -238,6 +255,14 @@ void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
       if (!report.ok()) break;
       report->rank = rank;
       return events_.Reported(*report);
+    }
+    case ControlFrame::kPing:
+      return;
+    case ControlFrame::kStalled: {
+      ControlFailure failure;
+      reader(failure);
+      if (reader.Finish().ok()) return Stalled(Unavailable("{}", failure.why));
+      break;
     }
     case ControlFrame::kFailed: {
       ControlFailure failure;

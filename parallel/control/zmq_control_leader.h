@@ -38,20 +38,24 @@ class ZmqControlLeader final : public ControlLeader {
 
   void Listen(ControlEvents events) override { events_.Listen(std::move(events)); }
   absl::Status Send(std::span<const std::byte> plan) override;
+  void Stalled(const absl::Status& why) override;
   void Close() override;
 
  private:
   explicit ZmqControlLeader(Options options);
 
   void Run();
-  void PollOnce();
+  void PollOnce(bool closing);
   /// Gives the followers time to hang up first.
   void AwaitHangUp();
   void SendQueued();
   void Receive();
   void HandleFrame(int rank, std::span<const std::byte> frame);
   void SendTo(int rank, std::span<const std::byte> frame);
-  void FindTheDead();
+  /// Pings those that are due, or all; finds who is gone or silent.
+  void LookAfterFollowers(bool ping_all);
+  /// Says who is to blame for a stalled collective, once that is known.
+  void JudgeStall();
   void Lost(int rank, const std::string& how);
   void EndWith(const absl::Status& why);
 
@@ -65,14 +69,16 @@ class ZmqControlLeader final : public ControlLeader {
   zmq::socket_t router_;
   std::unique_ptr<kv_store::DisconnectMonitor> monitor_;
   std::vector<std::string> endpoints_;
+  std::map<int, kv_store::Liveness> followers_;  // that have said hello
   std::set<int> lost_;
-  std::chrono::steady_clock::time_point suspicious_until_{};
 
   Mutex mutex_;
   CondVar changed_;
   std::deque<std::vector<std::byte>> outgoing_ ABSL_GUARDED_BY(mutex_);  // frames
   std::set<int> connected_ ABSL_GUARDED_BY(mutex_);
-  absl::Status health_ ABSL_GUARDED_BY(mutex_);  // of the channel itself
+  absl::Status health_ ABSL_GUARDED_BY(mutex_);   // of the channel itself
+  absl::Status stalled_ ABSL_GUARDED_BY(mutex_);  // until somebody was blamed
+  std::chrono::steady_clock::time_point stalled_since_ ABSL_GUARDED_BY(mutex_);
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
 
   std::thread thread_;

@@ -14,6 +14,7 @@ namespace {
 
 std::vector<std::string> HostsOf(const std::vector<RankStatus>& ranks) {
   std::vector<std::string> hosts;
+  hosts.reserve(ranks.size());
   for (const RankStatus& rank : ranks) hosts.push_back(rank.host);
   return hosts;
 }
@@ -59,6 +60,13 @@ Coordinator::Coordinator(RankSetup setup, std::unique_ptr<ControlLeader> channel
                           changed_.NotifyAll();
                         },
                     .on_lost = [this](const absl::Status& why) { Die(why); }});
+  if (options_.watchdog != nullptr) {
+    options_.watchdog->TellFirst(
+        [this](const StalledCollective& stalled) {
+          channel_->Stalled(Unavailable("{}", stalled.text));
+        },
+        kStallGrace);
+  }
   thread_ = std::thread([this] { Loop(); });
 }
 
@@ -80,6 +88,7 @@ Coordinator::~Coordinator() {
     }
   }
   thread_.join();
+  if (options_.watchdog != nullptr) options_.watchdog->TellFirst(nullptr, {});
   channel_->Close();
   setup_.records.reset();
   for (const PendingDurableAnswers::Held& held : held_.ReleaseAll()) TellHeld(held);
@@ -112,7 +121,7 @@ int32_t Coordinator::SecondsUntilRoom() {
   // again. Without an answer in the last ten seconds, nobody knows.
   constexpr double kLeast = 1, kMost = 60;
   const double rate = finished_rate_.PerSecond(RateMeter::Time::clock::now());
-  const double places = 1 + options_.max_waiting / 4;
+  const double places = 1 + options_.max_waiting / 4.0;
   const double seconds = rate > 0 ? std::clamp(places / rate, kLeast, kMost) : kMost / 4;
   return static_cast<int32_t>(std::ceil(seconds));
 }

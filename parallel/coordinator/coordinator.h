@@ -43,6 +43,7 @@ struct CoordinatorOptions {
   std::function<void()> on_step_thread = nullptr;
   /// Ends the world when the step loop hangs in a collective at destruction (Communicator::Abort).
   std::function<void(const absl::Status&)> abort_world;
+  Watchdog* watchdog = nullptr;  // RankOptions
 };
 
 /// The engine of rank 0: a thread that schedules, runs and commits steps as long as there is work,

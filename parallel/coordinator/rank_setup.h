@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "core/model/model.h"
 #include "kv_store/pages/page_pool.h"
 #include "parallel/communicators/communicator.h"
+#include "parallel/communicators/watchdog.h"
 #include "parallel/control/zmq_control.h"
 #include "parallel/engine/engine.h"
 #include "parallel/rank/rank_records.h"
@@ -20,6 +22,10 @@
 #include "parallel/schedule/scheduler.h"
 
 namespace tandem::parallel {
+
+/// Once a collective is stalled, rank 0 and who started it have this long to find out which rank is
+/// to blame, to tell the clients and to end the job.
+inline constexpr std::chrono::seconds kStallGrace{12};
 
 /// Choices of whoever starts the ranks; the same on all of them (checked).
 struct RankOptions {
@@ -40,6 +46,9 @@ struct RankOptions {
   RecordOptions records = {};            // where KV outlives the ranks; the tier is each rank's own
   /// Where this rank keeps the time of each phase, or null; must outlive the rank's part.
   core::PhaseClock* phases = nullptr;
+  /// What watches this rank's collectives, or null; must outlive the rank's part. It tells the
+  /// control channel first, so that clients hear which rank is to blame before the job ends.
+  Watchdog* watchdog = nullptr;
 };
 
 /// What a rank needs to execute plans, and what all ranks told each other at the start.

@@ -22,7 +22,8 @@ absl::StatusOr<std::unique_ptr<Coordinator>> RunLeader(const RankOptions& option
                          .least_fetch_deadline = options.records.least_fetch_deadline,
                          .flush_deadline = options.records.flush_deadline,
                          .on_step_thread = options.on_step_thread,
-                         .abort_world = [&world](const absl::Status& why) { world.Abort(why); }});
+                         .abort_world = [&world](const absl::Status& why) { world.Abort(why); },
+                         .watchdog = options.watchdog});
 }
 
 absl::StatusOr<std::unique_ptr<Coordinator>> RunRank(const RankOptions& options,
@@ -46,7 +47,15 @@ absl::Status RunFollower(const RankOptions& options, Communicator& world, core::
                            [](FetchId, SavedTokens) {});
   }
   if (options.on_step_thread) options.on_step_thread();
-  return FollowPlans(follower, *setup->runner, options.epoch);
+  if (options.watchdog == nullptr) return FollowPlans(follower, *setup->runner, options.epoch);
+  options.watchdog->TellFirst(
+      [&follower](const StalledCollective& stalled) {
+        follower.Stalled(Unavailable("{}", stalled.text));
+      },
+      kStallGrace);
+  absl::Status status = FollowPlans(follower, *setup->runner, options.epoch);
+  options.watchdog->TellFirst(nullptr, {});
+  return status;
 }
 
 }  // namespace tandem::parallel

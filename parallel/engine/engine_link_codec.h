@@ -21,7 +21,7 @@ inline constexpr int kFramesInARow = 64;
 
 struct LinkHello {};    // client: I am here
 struct LinkWelcome {};  // server: and so am I
-struct LinkPing {};     // server: nothing; sent to learn whether the client is still there
+struct LinkPing {};     // server: nothing; sent to show that it lives, and whether the client does
 struct LinkStop {};     // client: end the engine
 struct LinkSubmit {     // client
   RequestId id = 0;

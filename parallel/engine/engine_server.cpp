@@ -8,10 +8,6 @@
 namespace tandem::parallel {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-// As in the control channel: how long a disconnection is followed up.
-constexpr std::chrono::seconds kSuspicion{1};
 constexpr std::chrono::milliseconds kSoon{5};
 // How often the engine is asked whether it lives.
 constexpr std::chrono::milliseconds kHealthInterval{200};
@@ -112,11 +108,12 @@ EngineServer::EngineServer(Options options, Engine& engine)
       engine_(engine),
       outbox_(std::make_shared<Outbox>(options_.most_unsent)),
       allowed_(context_, {{options_.address.client_key, "gateway"}}),
-      router_(context_, zmq::socket_type::router) {
+      router_(context_, zmq::socket_type::router),
+      liveness_(options_.limits) {
   kv_store::SetSafeOptions(router_, options_.limits);
   kv_store::BeCurveServer(router_, options_.address.keys);
   router_.set(zmq::sockopt::router_mandatory, true);
-  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, router_, "engine-server");
+  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, router_);
 }
 
 EngineServer::~EngineServer() {
@@ -163,7 +160,7 @@ void EngineServer::PollOnce() {
                              {router_.handle(), 0, ZMQ_POLLIN, 0},
                              {allowed_.socket().handle(), 0, ZMQ_POLLIN, 0},
                              {monitor_->socket().handle(), 0, ZMQ_POLLIN, 0}};
-  const bool suspicious = Clock::now() < suspicious_until_;
+  const bool suspicious = monitor_->Suspicious();
   const bool unsent = !client_.empty() && (!replies_.empty() || !outbox_->empty());
   auto timeout = kHealthInterval;
   if (unsent && !client_is_full_) {
@@ -175,31 +172,24 @@ void EngineServer::PollOnce() {
   if (kv_store::Readable(items[0])) outbox_->wake().Clear();
   if (kv_store::Readable(items[2])) allowed_.Answer();
   if (kv_store::Readable(items[1])) Receive();
-  if (kv_store::Readable(items[3]) && monitor_->TakeDisconnected()) {
-    suspicious_until_ = Clock::now() + kSuspicion;
-  }
-  if (suspicious) Reply(LinkPing{});
+  if ((liveness_.Tick() || suspicious) && replies_.empty()) Reply(LinkPing{});
   Flush();
   CheckEngine();
 }
 
 void EngineServer::Receive() {
   for (int frames = 0; frames < kFramesInARow; ++frames) {
-    zmq::message_t routing_id;
-    if (!router_.recv(routing_id, zmq::recv_flags::dontwait)) return;
-    zmq::message_t frame;
-    if (!routing_id.more() || !router_.recv(frame, zmq::recv_flags::dontwait)) continue;
-    while (frame.more()) {
-      // Nothing of ours has more frames.
-      if (!router_.recv(frame, zmq::recv_flags::dontwait)) break;
-    }
-    absl::StatusOr<LinkMessage> message = DecodeLinkMessage(kv_store::BytesOf(frame));
+    std::vector<zmq::message_t> parts = kv_store::TryReceive(router_);  // routing id, frame
+    if (parts.empty()) return;
+    if (parts.size() != 2) continue;  // none of ours
+    absl::StatusOr<LinkMessage> message = DecodeLinkMessage(kv_store::BytesOf(parts[1]));
     if (!message.ok()) continue;  // of no use to anyone; the client waits in vain and says so
+    const std::string from = parts[0].to_string();
     if (std::holds_alternative<LinkHello>(*message)) {
-      if (!client_.empty() && client_ != routing_id.to_string_view()) ClientGone();
-      client_ = routing_id.to_string();
+      if (!client_.empty() && client_ != from) ClientGone();
+      client_ = from;
     }
-    if (client_ == routing_id.to_string_view()) Handle(*std::move(message));
+    if (client_ == from) Handle(*std::move(message));
   }
 }
 

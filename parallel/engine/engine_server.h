@@ -70,8 +70,8 @@ class EngineServer {
   std::string client_;                          // routing id of the client, empty without one
   std::deque<std::vector<std::byte>> replies_;  // go before what is in the outbox
   std::unordered_map<RequestId, RequestId> engine_ids_;  // client's number -> engine's
-  std::chrono::steady_clock::time_point suspicious_until_{};
-  bool client_is_full_ = false;  // it has not read what was sent
+  kv_store::Liveness liveness_;                          // for when to ping
+  bool client_is_full_ = false;                          // it has not read what was sent
   bool told_dead_ = false;
 
   Mutex mutex_;

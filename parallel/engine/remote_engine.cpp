@@ -30,13 +30,15 @@ absl::StatusOr<std::unique_ptr<RemoteEngine>> RemoteEngine::Connect(
 }
 
 RemoteEngine::RemoteEngine(Options options)
-    : options_(std::move(options)), dealer_(context_, zmq::socket_type::dealer) {
+    : options_(std::move(options)),
+      dealer_(context_, zmq::socket_type::dealer),
+      server_(options_.limits) {
   kv_store::SetSafeOptions(dealer_, options_.limits);
   // Until the server is there.
   dealer_.set(zmq::sockopt::reconnect_ivl, static_cast<int>(kConnectInterval.count()));
   kv_store::BeCurveClient(dealer_, options_.keys, options_.server_key);
   dealer_.set(zmq::sockopt::routing_id, std::string("gateway"));
-  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, dealer_, "remote-engine");
+  monitor_ = std::make_unique<kv_store::DisconnectMonitor>(context_, dealer_);
   dealer_.connect(options_.endpoint);
 }
 
@@ -166,7 +168,7 @@ void RemoteEngine::PollOnce() {
   zmq::pollitem_t items[] = {{nullptr, wake_.fd(), ZMQ_POLLIN, 0},
                              {dealer_.handle(), 0, ZMQ_POLLIN, 0},
                              {monitor_->socket().handle(), 0, ZMQ_POLLIN, 0}};
-  std::chrono::milliseconds timeout(-1);
+  std::chrono::milliseconds timeout = options_.limits.heartbeat;
   {
     const MutexLock lock(mutex_);
     if (!outgoing_.empty() || (broken_ && health_.ok())) timeout = kRetryInterval;
@@ -181,6 +183,7 @@ void RemoteEngine::PollOnce() {
     const MutexLock lock(mutex_);
     broken_ = true;
   }
+  if (!broken_since_) server_.Tick();
   MaybeDie();
 }
 
@@ -203,6 +206,7 @@ void RemoteEngine::Receive(int most_frames) {
   for (int frames = 0; frames < most_frames; ++frames) {
     zmq::message_t frame;
     if (!dealer_.recv(frame, zmq::recv_flags::dontwait)) return;
+    server_.Heard();
     absl::StatusOr<LinkMessage> message = DecodeLinkMessage(kv_store::BytesOf(frame));
     if (message.ok()) {
       Handle(*std::move(message));
@@ -277,10 +281,14 @@ void RemoteEngine::MaybeDie() {
   {
     const MutexLock lock(mutex_);
     if (!health_.ok()) return;
-    if (!reason_.ok()) {
+    const bool ended =
+        !reason_.ok() || (broken_since_ && Clock::now() - *broken_since_ >= options_.reason_wait);
+    if (server_.silent() || (ended && server_.suspect())) {
+      why = Unavailable("{} {}", options_.who, server_.Text());
+    } else if (!reason_.ok()) {
       why = reason_;
-    } else if (broken_since_ && Clock::now() - *broken_since_ >= options_.reason_wait) {
-      why = Unavailable("the engine's process at {} died or was disconnected", options_.endpoint);
+    } else if (ended) {
+      why = Unavailable("{} at {} died or was disconnected", options_.who, options_.endpoint);
     } else {
       return;
     }

@@ -22,13 +22,16 @@ namespace tandem::parallel {
 ///
 /// When the link breaks, all open requests end with kUnavailable. The link does not know why it
 /// broke, so they wait up to `reason_wait` for the reason: from the server (LinkDead) or from a
-/// supervisor (MarkDead). Sinks are called from one thread of the link. Thread safety: as Engine.
+/// supervisor (MarkDead). A server that is silent is dead, and is itself the reason for what comes
+/// of it, whatever a supervisor says. Sinks are called from one thread of the link. Thread safety:
+/// as Engine.
 class RemoteEngine final : public Engine {
  public:
   struct Options {
     std::string endpoint;
-    std::string server_key;    // public
-    kv_store::CurveKeys keys;  // the client's
+    std::string who = "the engine's process";  // is there, as errors call it
+    std::string server_key;                    // public
+    kv_store::CurveKeys keys;                  // the client's
     kv_store::SocketLimits limits;
     std::chrono::milliseconds reason_wait{4000};
     std::chrono::milliseconds answer_patience{10000};  // for an answer to Submit or Status
@@ -82,6 +85,7 @@ class RemoteEngine final : public Engine {
   zmq::context_t context_;
   zmq::socket_t dealer_;
   std::unique_ptr<kv_store::DisconnectMonitor> monitor_;
+  kv_store::Liveness server_;
   std::optional<std::chrono::steady_clock::time_point> broken_since_;
 
   Mutex mutex_;

@@ -138,6 +138,32 @@ TEST(Watchdog, ReportsTheLaggardOnceWhileTheRanksHang) {
   EXPECT_EQ(reports, 1);
 }
 
+TEST(Watchdog, ReportsAfterTheGraceOfWhoIsToldFirst) {
+  ProgressBoard board({"alpha", "beta"});
+  board.Enter(0, kAttention);
+  std::promise<void> reported;
+  const auto report = [&](const StalledCollective&) { reported.set_value(); };
+  Watchdog watchdog(board, milliseconds(50), report);
+  std::promise<std::string> told;
+  watchdog.TellFirst([&](const StalledCollective& stalled) { told.set_value(stalled.text); },
+                     milliseconds(500));
+  EXPECT_THAT(told.get_future().get(), HasSubstr("rank 0 on host alpha has waited"));
+  std::future<void> reports = reported.get_future();
+  EXPECT_EQ(reports.wait_for(milliseconds(200)), std::future_status::timeout);
+  reports.wait();
+}
+
+TEST(Watchdog, WhoIsToldFirstMayEndItInPeace) {
+  ProgressBoard board({"alpha", "beta"});
+  board.Enter(0, kAttention);
+  std::promise<void> told;
+  {
+    Watchdog watchdog(board, milliseconds(50), [&](const StalledCollective&) { ADD_FAILURE(); });
+    watchdog.TellFirst([&](const StalledCollective&) { told.set_value(); }, seconds(100));
+    told.get_future().wait();
+  }
+}
+
 TEST(Watchdog, StopsAtOnce) {
   ProgressBoard board({"alpha"});
   const auto before = Clock::now();

@@ -298,6 +298,139 @@ TEST(ZmqControl, RefusesStrangers) {
   EXPECT_THAT(Message(missing), HasSubstr("rank 2 on host n2 did not connect"));
 }
 
+constexpr kv_store::SocketLimits kFast{.heartbeat = std::chrono::milliseconds(50),
+                                       .silence = std::chrono::milliseconds(1000)};
+
+/// Rank 0's end of a world of two, and what the other end needs.
+struct PairOfRanks {
+  explicit PairOfRanks(EventLog& log) {
+    auto opened =
+        ZmqControlLeader::Create({.hosts = {"n0", "n1"},
+                                  .public_keys = {leader_keys.public_key, follower_keys.public_key},
+                                  .keys = leader_keys,
+                                  .endpoints = {"ipc://@tandem-control-test-*"},
+                                  .limits = kFast});
+    EXPECT_TRUE(opened.ok()) << opened.status();
+    leader = *std::move(opened);
+    leader->Listen(log.Events());
+  }
+  std::unique_ptr<ZmqControlFollower> Follower() {
+    auto follower = ZmqControlFollower::Connect({.rank = 1,
+                                                 .leader_host = "n0",
+                                                 .leader_key = leader_keys.public_key,
+                                                 .keys = follower_keys,
+                                                 .endpoints = leader->endpoints(),
+                                                 .limits = kFast});
+    EXPECT_TRUE(follower.ok()) << follower.status();
+    return *std::move(follower);
+  }
+  /// A rank 1 that says hello, and after it nothing.
+  void MuteFollower() {
+    kv_store::SetSafeOptions(mute, kFast);
+    kv_store::BeCurveClient(mute, follower_keys, leader_keys.public_key);
+    mute.set(zmq::sockopt::routing_id, RoutingIdOf(1));
+    mute.connect(leader->endpoints()[0]);
+    kv_store::TrySend(mute, "", FrameOf(ControlFrame::kHello, ControlHello{.rank = 1}));
+    EXPECT_TRUE(leader->WaitForFollowers(std::chrono::seconds(20)).ok());
+  }
+
+  kv_store::CurveKeys leader_keys = kv_store::MakeCurveKeys();
+  kv_store::CurveKeys follower_keys = kv_store::MakeCurveKeys();
+  std::unique_ptr<ZmqControlLeader> leader;
+  zmq::context_t context;
+  zmq::socket_t mute{context, zmq::socket_type::dealer};
+};
+
+TEST(ZmqControl, AFollowerThatIsSilentIsNamed) {
+  EventLog log;  // outlives the channel
+  PairOfRanks pair(log);
+  pair.MuteFollower();
+  ASSERT_TRUE(log.WaitForLoss());
+  EXPECT_THAT(log.lost(), ElementsAre(HasSubstr("rank 1 on host n1 has sent nothing for 1.")));
+}
+
+TEST(ZmqControl, AFollowerInALongStepIsNotSilent) {
+  EventLog log;  // outlives the channel
+  PairOfRanks pair(log);
+  const auto follower = pair.Follower();
+  std::this_thread::sleep_for(3 * kFast.silence);
+  EXPECT_THAT(log.lost(), ElementsAre());
+  // Nor is rank 0 when it comes back.
+  ASSERT_TRUE(pair.leader->Send(Bytes({1})).ok());
+  EXPECT_TRUE(follower->Receive().ok());
+  std::thread receiving([&] { EXPECT_TRUE(follower->Receive().ok()); });
+  std::this_thread::sleep_for(3 * kFast.silence);
+  EXPECT_THAT(log.lost(), ElementsAre());
+  ASSERT_TRUE(pair.leader->Send(Bytes({1})).ok());
+  receiving.join();
+}
+
+TEST(ZmqControl, ARankZeroThatIsSilentIsNamed) {
+  const kv_store::CurveKeys leader_keys = kv_store::MakeCurveKeys();
+  const kv_store::CurveKeys follower_keys = kv_store::MakeCurveKeys();
+  zmq::context_t context;
+  kv_store::AllowList allowed(context, {{follower_keys.public_key, "rank-1"}});
+  zmq::socket_t router(context, zmq::socket_type::router);
+  kv_store::SetSafeOptions(router, kFast);
+  kv_store::BeCurveServer(router, leader_keys);
+  router.bind("ipc://@tandem-control-test-*");
+  absl::Status status;
+  std::atomic<bool> ended = false;
+  std::thread follower([&] {
+    auto end = ZmqControlFollower::Connect({.rank = 1,
+                                            .leader_host = "n0",
+                                            .leader_key = leader_keys.public_key,
+                                            .keys = follower_keys,
+                                            .endpoints = {router.get(zmq::sockopt::last_endpoint)},
+                                            .limits = kFast});
+    status = end.ok() ? (*end)->Receive().status() : end.status();
+    ended = true;
+  });
+  bool welcomed = false;
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!ended) {
+    if (std::chrono::steady_clock::now() > deadline) {
+      router.close();  // it says something else, then
+      welcomed = true;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    allowed.Answer();
+    if (welcomed) continue;
+    if (const auto hello = kv_store::TryReceive(router); !hello.empty()) {
+      kv_store::TrySend(router, hello[0].to_string_view(), FrameOf(ControlFrame::kWelcome));
+      welcomed = true;
+    }
+  }
+  follower.join();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(Message(status), HasSubstr("rank 0 on host n0 has sent nothing for 2."));
+}
+
+TEST(ZmqControl, AStalledCollectiveIsTheFaultOfWhoIsSilent) {
+  EventLog log;  // outlives the channel
+  PairOfRanks pair(log);
+  pair.MuteFollower();
+  pair.leader->Stalled(Unavailable("rank 0 on host n0 has waited"));
+  ASSERT_TRUE(log.WaitForLoss());
+  EXPECT_THAT(log.lost()[0], HasSubstr("rank 1 on host n1 has sent nothing for 0."));
+}
+
+TEST_P(ControlChannelTest, AStalledCollectiveIsToldAsItIsWhereNobodyIsSilent) {
+  for (const bool by_follower : {false, true}) {
+    EventLog log;  // outlives the channel
+    ThreadControl control = Make(2);
+    control.leader->Listen(log.Events());
+    const absl::Status why = Unavailable("rank 0 on host n0 has waited");
+    if (by_follower) {
+      control.followers[0]->Stalled(why);
+    } else {
+      control.leader->Stalled(why);
+    }
+    ASSERT_TRUE(log.WaitForLoss());
+    EXPECT_THAT(log.lost(), ElementsAre("rank 0 on host n0 has waited"));
+  }
+}
+
 TEST(ZmqControl, UnknownInterfaceIsAnErrorOfAllRanks) {
   const auto statuses = RunRanks(MakeThreadWorld(2), [](Communicator& world) {
     ZmqControlOptions options;
@@ -328,7 +461,7 @@ std::vector<std::string> Texts(const absl::StatusOr<std::vector<NetworkAddress>>
 
 TEST(ControlFrames, TheBytesStayAsTheyWere) {
   using testing::Hex;
-  EXPECT_EQ(Hex(FrameOf(ControlFrame::kHello, ControlHello{.rank = 3})), "01020003000000");
+  EXPECT_EQ(Hex(FrameOf(ControlFrame::kHello, ControlHello{.rank = 3})), "01030003000000");
   EXPECT_EQ(Hex(FrameOf(ControlFrame::kWelcome)), "02");
   const Acknowledgement acknowledgement{
       .rank = 3, .step = 5, .digest = testing::Counted<Digest>(1)};
