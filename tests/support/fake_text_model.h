@@ -11,7 +11,7 @@ namespace tandem::testing {
 
 /// A model whose tokens are bytes: token b is the byte b, kEnd ends an answer. A chat is
 /// "role:content\n" for each message, then "assistant:".
-class FakeTextModel final : public frontend::TextModel {
+class FakeTextModel : public frontend::TextModel {
  public:
   static constexpr int32_t kEnd = 256;
 
