@@ -71,7 +71,10 @@ absl::Status RequestPreparer::Add(Preparation preparation) {
         kComeBackSeconds);
   }
   ClientQueue& queue = waiting_[preparation.client];
-  queue.requests.push_back({.preparation = std::move(preparation), .bytes = bytes});
+  const int64_t begins_at = queue.requests.empty() ? now_ : queue.requests.back().ends_at;
+  queue.requests.push_back({.preparation = std::move(preparation),
+                            .bytes = bytes,
+                            .ends_at = std::max(now_, begins_at) + bytes});
   queue.bytes += bytes;
   bytes_ += bytes;
   changed_.NotifyOne();
@@ -111,11 +114,13 @@ void RequestPreparer::Run() {
 }
 
 Preparation RequestPreparer::TakeNext() {
-  auto it = waiting_.upper_bound(last_client_);
-  if (it == waiting_.end()) it = waiting_.begin();
-  last_client_ = it->first;
+  const auto it =
+      std::min_element(waiting_.begin(), waiting_.end(), [](const auto& one, const auto& other) {
+        return one.second.requests.front().ends_at < other.second.requests.front().ends_at;
+      });
   ClientQueue& queue = it->second;
   Waiting next = std::move(queue.requests.front());
+  now_ = std::max(now_, next.ends_at - next.bytes);
   queue.requests.pop_front();
   queue.bytes -= next.bytes;
   bytes_ -= next.bytes;

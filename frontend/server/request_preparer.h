@@ -21,8 +21,11 @@ struct RequestPreparerLimits {
 };
 
 /// A thread that renders, tokenizes and submits requests, which takes long for a long text, and
-/// waits where the engine does not answer. Clients take turns; the requests of one stay in order.
+/// waits where the engine does not answer. The requests of one client stay in order; those of
+/// different ones go by fair queuing, so that a short request passes the long ones of others, and
+/// they pass it later in turn.
 ///
+/// Source of the order: Demers, Keshav, Shenker 1989 (fair queuing), with bytes for time.
 /// What comes of a request goes to the mailbox as Prepared; the engine's events of it may come
 /// before. Thread safety: all functions from any thread.
 class RequestPreparer {
@@ -45,6 +48,7 @@ class RequestPreparer {
   struct Waiting {
     Preparation preparation;
     int64_t bytes = 0;
+    int64_t ends_at = 0;  // where all clients got the same number of bytes in a round
   };
   struct ClientQueue {
     std::deque<Waiting> requests;  // never empty
@@ -53,7 +57,7 @@ class RequestPreparer {
 
   void Run();
   void PrepareOne(Preparation preparation);
-  /// Takes the next one of the client whose turn it is.
+  /// Takes the one that ends first.
   Preparation TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool dropped();  // the one that is being prepared
 
@@ -66,8 +70,8 @@ class RequestPreparer {
   CondVar changed_;
   std::map<std::string, ClientQueue> waiting_ ABSL_GUARDED_BY(mutex_);  // by client
   int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::string last_client_ ABSL_GUARDED_BY(mutex_);  // whose turn was the last
-  uint64_t current_ ABSL_GUARDED_BY(mutex_) = 0;     // key of the one that is being prepared
+  int64_t now_ ABSL_GUARDED_BY(mutex_) = 0;       // in the terms of Waiting::ends_at
+  uint64_t current_ ABSL_GUARDED_BY(mutex_) = 0;  // key of the one that is being prepared
   bool current_dropped_ ABSL_GUARDED_BY(mutex_) = false;
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
