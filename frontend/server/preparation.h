@@ -13,21 +13,21 @@
 /// From a request as it was read to work that the engine has taken: what takes long, or waits.
 namespace tandem::frontend {
 
+/// A conversation as it was when its turn began, and what is new.
+struct TurnInput {
+  std::vector<ChatMessage> messages;  // all of them, the new ones too
+  size_t new_from = 0;                // the first new one
+  ChatHistory history;
+  size_t first = 0;
+  int64_t dropped_tokens = 0;
+};
+
 /// A request, with all that its preparation needs, so that it may happen on any thread.
 struct Preparation {
-  /// A conversation as it was when its turn began.
-  struct Turn {
-    std::vector<ChatMessage> messages;  // all of them, the new ones too
-    size_t new_from = 0;                // the first new one
-    ChatHistory history;
-    size_t first = 0;
-    int64_t dropped_tokens = 0;
-  };
-
   uint64_t key = 0;    // the server's number of the request
   std::string client;  // connection identity
   GenerateRequest request;
-  std::optional<Turn> turn;  // of a conversation; then request.input is empty
+  std::optional<TurnInput> turn;  // of a conversation; then request.input is empty
   ContextPolicy policy;
   bool durable = false;
   int64_t most_logprobs = 0;  // of all answers together

@@ -40,7 +40,7 @@ absl::Status Server::BeginTurn(RequestRecord& record, Preparation& preparation) 
   TANDEM_ASSIGN_OR_RETURN(const Conversation* const conversation,
                           conversations_.Begin(name, record.name.id, BytesOf(messages)));
   record.turn.emplace().name = name;  // from here on, DropRequest gives it up
-  Preparation::Turn& turn = preparation.turn.emplace();
+  TurnInput& turn = preparation.turn.emplace();
   turn.messages = conversation->messages;
   turn.new_from = turn.messages.size();
   std::move(messages.begin(), messages.end(), std::back_inserter(turn.messages));
