@@ -266,7 +266,9 @@ void Server::Handle(Router::Incoming incoming) {
 void Server::HandleStatus(const RequestName& name) {
   status_questions_.push_back(
       {.name = name, .number = figures_->Ask(), .until = Clock::now() + kStatusTime});
-  if (status_questions_.size() > kStatusQuestions) AnswerStatus(/*answers=*/false);
+  if (status_questions_.size() > kStatusQuestions) {
+    AnswerStatus(/*answers=*/Clock::now() - engine_status_at_ < kStatusTime);
+  }
   SetTimer(status_questions_.front().until);
 }
 

@@ -7,12 +7,14 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 import zmq
-from conftest import SMOLLM2, TANDEM
+from conftest import SMOLLM2, TANDEM, run
 
 CONTEXT = zmq.Context()
 MIB = 1 << 20
@@ -315,3 +317,36 @@ def test_pings_and_status_are_answered_while_the_engine_hangs(start_server):
             os.kill(rank0, signal.SIGCONT)
         assert answer(waiting, "r1")["type"] == "done"
     assert_alive(server)
+
+
+ON_ANOTHER_HOST = """
+import json, sys, time, zmq
+client = zmq.Context().socket(zmq.DEALER)
+client.linger = 0
+client.connect("tcp://10.97.0.1:5555")
+client.send(sys.argv[1].encode())
+print(client.recv().decode(), flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_client_whose_host_is_gone_is_noticed(start_server, lab, busy):
+    def client(host, request, seconds):
+        return [*lab("exec", host, sys.executable, "-c", ON_ANOTHER_HOST, request.decode(), seconds)]
+
+    start_server(*lab("exec", 1, TANDEM, "serve", SMOLLM2, "-n", 1, "--listen", "tcp://10.97.0.1:5555"))
+    request = chat("r1", "Count.", max_tokens=5000, **ENDLESS) if busy else frame("ping", "p")
+    with subprocess.Popen(client(2, request, 100), stdout=subprocess.PIPE) as gone:
+        try:
+            assert gone.stdout.readline()
+            assert run(lab("link", 2, "down")).returncode == 0
+            end = time.monotonic() + 45  # about 20 are promised
+            while True:
+                status = json.loads(run(client(1, frame("status", "s"), 0)).stdout)
+                if status["clients"] == 1 and status["requests"]["open"] == 0:
+                    break
+                assert time.monotonic() < end, status
+                time.sleep(1)
+        finally:
+            gone.kill()
