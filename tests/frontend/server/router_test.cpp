@@ -79,12 +79,14 @@ TEST(Router, WhoDoesNotReadIsNotListenedToAndNotForgotten) {
 
 TEST(Router, ANewcomerOfTheSameNameTakesThePlace) {
   Port port;
-  FrameClient first(port.router->endpoint(), {.identity = "alice"});
+  FrameClient first(port.router->endpoint(), {.identity = "alice", .reconnects = false});
   first.SendRaw({"1"});
   EXPECT_EQ(port.Receive()->frame, "1");
   FrameClient second(port.router->endpoint(), {.identity = "alice"});
   second.SendRaw({"2"});
   EXPECT_EQ(port.Receive()->frame, "2");
+  first.Vanish();
+  EXPECT_FALSE(port.Receive());
   EXPECT_TRUE(port.router->TakeVanished().empty()) << "alice is there";
   EXPECT_EQ(port.router->clients(), 1);
   EXPECT_EQ(port.router->Send("alice", R"({"v":1})"), Router::Delivery::kSent);
