@@ -96,8 +96,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& opt
     zmq::socket_t socket(*context, zmq::socket_type::dealer);
     socket.set(zmq::sockopt::linger, kLingerMillis);
     // No heartbeats of ZMTP's: while nobody reads here, the mark stops input, and a heartbeat on a
-    // connection that fails meanwhile aborts the process (libzmq 4.3.4; router.h tells more). A dead
-    // host shows by these, a dead server by the protocol's pings in Receive.
+    // connection that fails meanwhile aborts the process (libzmq 4.3.4; router.h tells more). A
+    // dead host shows by these, a dead server by the protocol's pings in Receive.
     socket.set(zmq::sockopt::tcp_keepalive, 1);
     socket.set(zmq::sockopt::tcp_keepalive_idle, kKeepAliveSeconds);
     socket.set(zmq::sockopt::tcp_keepalive_intvl, kKeepAliveSeconds);
