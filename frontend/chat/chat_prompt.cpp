@@ -43,9 +43,14 @@ std::optional<std::vector<TextSegment>> RestAfter(const std::vector<TextSegment>
 }
 
 absl::StatusOr<ChatHistory> Encode(const TextModel& model, std::span<const ChatMessage> messages,
-                                   const ChatHistory* history) {
+                                   const ChatHistory* history, bool must_fit) {
   ChatHistory prompt;
   TANDEM_ASSIGN_OR_RETURN(prompt.segments, model.RenderChat(messages));
+  if (must_fit) {
+    std::vector<std::string_view> pieces;
+    for (const TextSegment& segment : prompt.segments) pieces.emplace_back(segment.text);
+    TANDEM_RETURN_IF_ERROR(CheckTextFits(model, pieces));
+  }
   if (history != nullptr && !history->tokens.empty()) {
     if (const auto rest = RestAfter(prompt.segments, history->segments)) {
       TANDEM_ASSIGN_OR_RETURN(const auto more, model.EncodeContinuation(*rest));
@@ -76,7 +81,8 @@ class ShiftedChat {
                                   input_.messages.begin() + static_cast<ptrdiff_t>(system_));
     kept.insert(kept.end(), input_.messages.begin() + static_cast<ptrdiff_t>(first_),
                 input_.messages.end());
-    return frontend::Encode(model_, kept, input_.history);
+    return frontend::Encode(model_, kept, input_.history,
+                            input_.policy.kind == ContextPolicy::Kind::kStop);
   }
 
   bool Fits(const ChatHistory& prompt) const {

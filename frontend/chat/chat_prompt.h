@@ -70,7 +70,7 @@ struct ChatPrompt {
 /// to half of the context, before a user's message. Without a history it finds the cuts of earlier
 /// turns again, so that the beginning stays the same from turn to turn. `window` cuts to its size,
 /// or further, to leave the room. The result may still be longer than the context; the engine then
-/// refuses it. Errors: those of the model.
+/// refuses it. Errors: those of the model; under `stop`, of CheckTextFits.
 absl::StatusOr<ChatPrompt> MakeChatPrompt(const TextModel& model, const ChatInput& input);
 
 /// The history after an answer: `text` is what the user saw of it, of which `tokens` stand for the

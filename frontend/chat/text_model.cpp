@@ -28,6 +28,16 @@ class AnswerStream final : public TextStream {
   Detokenizer detokenizer_;
 };
 
+/// Of a text, that one token may stand for.
+size_t MostTokenBytes(const Tokenizer& tokenizer) {
+  constexpr size_t kCharacterBytes = 4;  // an unknown token stands for one character
+  size_t most = kCharacterBytes;
+  for (int32_t id = 0; id < tokenizer.vocabulary().size(); ++id) {
+    most = std::max(most, tokenizer.TokenBytes(id).size());
+  }
+  return most;
+}
+
 class FileTextModel final : public TextModel {
  public:
   FileTextModel(const core::ModelConfig& config, int context, std::unique_ptr<Tokenizer> tokenizer,
@@ -36,7 +46,8 @@ class FileTextModel final : public TextModel {
         vocab_(config.vocab),
         context_(context),
         tokenizer_(std::move(tokenizer)),
-        chat_(std::move(chat)) {}
+        chat_(std::move(chat)),
+        most_token_bytes_(MostTokenBytes(*tokenizer_)) {}
 
   const std::string& name() const override { return name_; }
   int vocab() const override { return vocab_; }
@@ -65,6 +76,12 @@ class FileTextModel final : public TextModel {
     return tokenizer_->Encode(text, {.special = false, .bos = true});
   }
 
+  int64_t LeastTokens(std::span<const std::string_view> text) const override {
+    size_t bytes = 0;
+    for (const std::string_view piece : text) bytes += tokenizer_->LeastBytes(piece);
+    return static_cast<int64_t>((bytes + most_token_bytes_ - 1) / most_token_bytes_);
+  }
+
   std::unique_ptr<TextStream> NewStream() const override {
     return std::make_unique<AnswerStream>(*tokenizer_);
   }
@@ -82,6 +99,7 @@ class FileTextModel final : public TextModel {
   const int context_;
   const std::unique_ptr<Tokenizer> tokenizer_;
   const ChatTemplate chat_;
+  const size_t most_token_bytes_;
 };
 
 /// How the file spells a token; nothing if there is none.
@@ -95,6 +113,17 @@ absl::StatusOr<std::vector<int32_t>> TextModel::EncodeChat(
     std::span<const ChatMessage> messages) const {
   TANDEM_ASSIGN_OR_RETURN(const std::vector<TextSegment> segments, RenderChat(messages));
   return EncodeRendered(segments);
+}
+
+absl::Status CheckTextFits(const TextModel& model, std::span<const std::string_view> text) {
+  const int64_t least = model.LeastTokens(text);
+  if (least <= model.context()) return absl::OkStatus();
+  size_t bytes = 0;
+  for (const std::string_view piece : text) bytes += piece.size();
+  return OutOfRange(
+      "the prompt has {} bytes, which are at least {} tokens, but the context of {} holds {}: "
+      "shorten it, begin anew, or let a chat be shortened with context_policy",
+      bytes, least, model.name(), model.context());
 }
 
 absl::StatusOr<std::unique_ptr<TextModel>> LoadTextModel(const core::ModelFile& file,

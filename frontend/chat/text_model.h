@@ -59,6 +59,9 @@ class TextModel {
   /// Raw text: no template, no control tokens; the start token where the model's file says so.
   virtual absl::StatusOr<std::vector<int32_t>> EncodeText(std::string_view text) const = 0;
 
+  /// A text, in pieces, has this many tokens at least: as far as that is known without encoding it.
+  virtual int64_t LeastTokens(std::span<const std::string_view> /*text*/) const { return 0; }
+
   virtual std::unique_ptr<TextStream> NewStream() const = 0;
   /// The bytes that a token stands for, which need not be whole characters; control tokens give
   /// their name. `token` must be in the vocabulary.
@@ -68,6 +71,10 @@ class TextModel {
   /// Strings that end a chat's answer, because the template has no token for it.
   virtual std::span<const std::string> chat_stop_strings() const = 0;
 };
+
+/// kOutOfRange if a text, in pieces, is longer than the context: found out without encoding it, and
+/// so not of every text that is.
+absl::Status CheckTextFits(const TextModel& model, std::span<const std::string_view> text);
 
 struct TextModelOptions {
   /// "chatml", "zephyr", or a file with a Jinja template; none: the model's own, else zephyr.

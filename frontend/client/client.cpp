@@ -18,8 +18,10 @@ using std::chrono::milliseconds;
 constexpr const char* kMonitor = "inproc://monitor";
 constexpr milliseconds kReconnectTime{2000};  // for a server that was restarted in between
 constexpr int kLingerMillis = 200;
-constexpr int kHeartbeatMillis = 5000;
-constexpr int kHeartbeatTimeoutMillis = 15000;
+// A silent host is asked after this many seconds, and again, and is gone after as many more.
+constexpr int kKeepAliveSeconds = 5;
+constexpr int kKeepAliveProbes = 3;
+constexpr int kUnacknowledgedMillis = 20'000;
 
 absl::Status ServerError(const Json& frame) {
   const std::string code = frame.value("code", "internal");
@@ -93,8 +95,14 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& opt
     auto context = std::make_unique<zmq::context_t>(/*io_threads=*/1);
     zmq::socket_t socket(*context, zmq::socket_type::dealer);
     socket.set(zmq::sockopt::linger, kLingerMillis);
-    socket.set(zmq::sockopt::heartbeat_ivl, kHeartbeatMillis);
-    socket.set(zmq::sockopt::heartbeat_timeout, kHeartbeatTimeoutMillis);
+    // No heartbeats of ZMTP's: while nobody reads here, the mark stops input, and a heartbeat on a
+    // connection that fails meanwhile aborts the process (libzmq 4.3.4; router.h tells more). A
+    // dead host shows by these, a dead server by the protocol's pings in Receive.
+    socket.set(zmq::sockopt::tcp_keepalive, 1);
+    socket.set(zmq::sockopt::tcp_keepalive_idle, kKeepAliveSeconds);
+    socket.set(zmq::sockopt::tcp_keepalive_intvl, kKeepAliveSeconds);
+    socket.set(zmq::sockopt::tcp_keepalive_cnt, kKeepAliveProbes);
+    socket.set(zmq::sockopt::tcp_maxrt, kUnacknowledgedMillis);
     socket.set(zmq::sockopt::ipv6, options.endpoint.find('[') != std::string::npos);
     if (zmq_socket_monitor(socket.handle(), kMonitor,
                            ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED) != 0) {

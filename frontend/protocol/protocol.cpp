@@ -279,14 +279,18 @@ absl::StatusOr<Request> ReadRequest(const Json& object, std::string id,
 
 }  // namespace
 
+std::string TooLarge(uint64_t bytes, const ProtocolLimits& limits) {
+  return fmt::format(
+      "the frame has {} bytes, at most {} are taken: send less, or start the server with a larger "
+      "--max-message",
+      bytes, limits.frame_bytes);
+}
+
 std::variant<Request, RequestError> ParseRequest(std::string_view frame,
                                                  const ProtocolLimits& limits) {
   if (static_cast<int64_t>(frame.size()) > limits.frame_bytes) {
-    return RequestError{.id = "",
-                        .code = ErrorCode::kTooLarge,
-                        .message = fmt::format("the frame has {} bytes, at most {} are taken: send "
-                                               "less, or start the server with a larger limit",
-                                               frame.size(), limits.frame_bytes)};
+    return RequestError{
+        .id = "", .code = ErrorCode::kTooLarge, .message = TooLarge(frame.size(), limits)};
   }
   const auto refuse = [](const absl::Status& status, std::string id) {
     return RequestError{

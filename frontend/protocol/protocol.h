@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <string>
 #include <string_view>
 #include <variant>
 
@@ -9,6 +11,9 @@
 /// field that is planned but not built yet is refused, never silently dropped. answer_frames.h
 /// makes the answers.
 namespace tandem::frontend {
+
+/// What is wrong with a frame of so many bytes: more than the limits allow.
+std::string TooLarge(uint64_t bytes, const ProtocolLimits& limits);
 
 /// Reads and checks one frame. Never throws; work and memory are bounded by the frame's size.
 std::variant<Request, RequestError> ParseRequest(std::string_view frame,

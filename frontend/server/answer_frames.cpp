@@ -88,6 +88,8 @@ std::string StatusFrame(std::string_view id, const ServerStatus& server,
                         const parallel::EngineStatus& engine) {
   Json frame = FrameHead(id, "status");
   frame["model"] = {{"name", server.model}, {"vocab", server.vocab}, {"context", server.context}};
+  frame["engine"] = {{"answers", server.engine_answers},
+                     {"figures_age_seconds", server.engine_figures_age_seconds}};
   frame["ranks"] = Json::array();
   for (const parallel::RankStatus& rank : engine.ranks) {
     frame["ranks"].push_back({{"rank", rank.rank},

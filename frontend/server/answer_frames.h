@@ -62,6 +62,8 @@ struct ServerStatus {
   uint64_t failed_requests = 0;
   uint64_t refused_frames = 0;
   double uptime_seconds = 0;
+  bool engine_answers = true;  // in time; else its part is that of an earlier answer, and
+  double engine_figures_age_seconds = 0;
   std::optional<ConversationLogStatus> state;  // where the server has a state directory
 };
 std::string StatusFrame(std::string_view id, const ServerStatus& server,

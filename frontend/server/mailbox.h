@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <utility>
 #include <variant>
@@ -11,12 +12,13 @@
 
 #include "core/base/mutex.h"
 #include "core/base/status.h"
+#include "frontend/server/preparation.h"
 #include "parallel/engine/engine.h"
 
 namespace tandem::frontend {
 
-/// Hands what the engine and the log of conversations produce over to the thread that owns the
-/// sockets, and wakes it.
+/// Hands what the engine, the preparer and the log of conversations produce over to the thread that
+/// owns the sockets, and wakes it.
 ///
 /// Held in shared ownership by the server and every sink, because an engine (or a log) may call a
 /// sink after the server is gone. Memory is bounded by the tokens of the requests in progress.
@@ -30,12 +32,18 @@ class Mailbox {
   struct CommandLogged {
     absl::Status status;
   };
+  /// What EngineFigures asked for.
+  struct EngineAnswer {
+    uint64_t number = 0;
+    absl::StatusOr<parallel::EngineStatus> status;
+  };
   struct Event {
     uint64_t key = 0;   // the server's number of the request, or of the command
     size_t choice = 0;  // which of its answers
-    /// Tokens; log-probabilities, which come before their tokens; the end; or news of the log.
+    /// Of a request: tokens; log-probabilities, which come before their tokens; the end; what came
+    /// of its preparation, perhaps after some of these; or news of the log. And of the engine.
     std::variant<std::vector<int32_t>, std::vector<parallel::TokenLogprobs>, parallel::Finish,
-                 TurnLogged, CommandLogged>
+                 std::unique_ptr<Prepared>, TurnLogged, CommandLogged, EngineAnswer>
         what;
   };
 

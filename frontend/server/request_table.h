@@ -68,6 +68,8 @@ struct RequestRecord {
   /// Set: the client is gone, and this is when it is no longer waited for.
   std::optional<Time> detached_until;
   bool cancelled = false;                // by the client
+  bool preparing = true;                 // the engine has not taken it yet
+  int accepts = 1;                       // frames to be sent once it has
   bool wants_logprobs = false;           // of each token
   std::optional<ConversationTurn> turn;  // while open; of a conversation
   DroppedInput dropped;

@@ -1,278 +1,260 @@
 #include "frontend/server/router.h"
 
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 namespace tandem::frontend {
 namespace {
 
-// A frame just above the limit is read and answered; libzmq drops the connection of one this many
-// times larger, without a word.
-constexpr int64_t kDroppedAboveLimits = 16;
-constexpr int kSendQueue = 64;     // messages a client, in libzmq
-constexpr int kReceiveQueue = 64;  // messages a client, in libzmq
+using std::chrono::milliseconds;
+
 constexpr int kKernelSendBytes = 256 << 10;
-constexpr int kHeartbeatMillis = 5000;
-constexpr int kHeartbeatTimeoutMillis = 15000;
-constexpr int kLingerMillis = 1000;
-constexpr std::chrono::milliseconds kRetryInterval{5};
-constexpr const char* kMonitor = "inproc://monitor";
+constexpr size_t kReadBytes = 64 << 10;
+constexpr int64_t kSurplusConnections = 32;  // that are told so; others are closed without a word
+constexpr int kAcceptedATurn = 64;
+constexpr milliseconds kHandshakeTime{10'000};
+constexpr milliseconds kSurplusTime{1000};
+constexpr milliseconds kDescriptorWait{200};
 
-absl::Status CannotListen(const std::string& endpoint, int error) {
-  switch (error) {
-    case EADDRINUSE:
-      return FailedPrecondition(
-          "cannot listen on {}: the address is in use; stop the server that has it, or choose "
-          "another with --listen",
-          endpoint);
-    case EADDRNOTAVAIL:
-    case ENODEV:
-      return FailedPrecondition(
-          "cannot listen on {}: this host has no such address; use one of its own, 127.0.0.1 for "
-          "this host only, or 0.0.0.0 for all networks",
-          endpoint);
-    case EINVAL:
-    case EPROTONOSUPPORT:
-    case ENOCOMPATPROTO:
-      return InvalidArgument(
-          "cannot listen on \"{}\": expected an endpoint like tcp://127.0.0.1:5555 or "
-          "ipc:///run/tandem.sock",
-          endpoint);
-    default:
-      return FailedPrecondition("cannot listen on {}: {}", endpoint, zmq_strerror(error));
-  }
-}
-
-/// libzmq takes an ipc path away from a server that lives; ask whether one answers there.
-absl::Status CheckIpcPath(const std::string& endpoint) {
-  const std::string path = endpoint.substr(std::strlen("ipc://"));
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
-    return InvalidArgument("cannot listen on {}: expected a path of 1 to {} bytes after ipc://",
-                           endpoint, sizeof(address.sun_path) - 1);
-  }
-  struct stat file {};
-  if (path[0] == '@' || lstat(path.c_str(), &file) != 0) return absl::OkStatus();
-  if (!S_ISSOCK(file.st_mode)) {
-    return FailedPrecondition("cannot listen on {}: {} is a file, and not a socket", endpoint,
-                              path);
-  }
-  std::memcpy(address.sun_path, path.data(), path.size());
-  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  const bool alive = connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
-  close(fd);
-  return alive ? CannotListen(endpoint, EADDRINUSE) : absl::OkStatus();
-}
-
-absl::Status CheckEndpoint(const std::string& endpoint) {
-  if (endpoint.starts_with("ipc://")) return CheckIpcPath(endpoint);
-  // libzmq takes port 99999 for 34463.
-  constexpr int kHighestPort = 65535;
-  const std::string port = endpoint.substr(endpoint.rfind(':') + 1);
-  const bool digits = !port.empty() && port.size() <= 5 &&
-                      port.find_first_not_of("0123456789") == std::string::npos;
-  const bool wanted = port == "*" || (digits && std::stoi(port) <= kHighestPort);
-  if (endpoint.starts_with("tcp://") && wanted) return absl::OkStatus();
-  return CannotListen(endpoint, EINVAL);
+/// A name for a client without one. It begins with a zero byte and never comes back.
+std::string MadeUpName(uint64_t number) {
+  std::string name(1, '\0');
+  return name.append(reinterpret_cast<const char*>(&number), sizeof(number));
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Router>> Router::Bind(const RouterOptions& options) {
-  TANDEM_RETURN_IF_ERROR(CheckEndpoint(options.endpoint));
-  try {
-    auto context = std::make_unique<zmq::context_t>(/*io_threads=*/1);
-    zmq::socket_t socket(*context, zmq::socket_type::router);
-    socket.set(zmq::sockopt::router_mandatory, true);
-    // A client that comes back under its name before its old connection is known to be dead gets
-    // its place.
-    socket.set(zmq::sockopt::router_handover, true);
-    socket.set(zmq::sockopt::maxmsgsize, options.frame_bytes * kDroppedAboveLimits);
-    socket.set(zmq::sockopt::sndhwm, kSendQueue);
-    socket.set(zmq::sockopt::rcvhwm, kReceiveQueue);
-    socket.set(zmq::sockopt::sndbuf, kKernelSendBytes);
-    socket.set(zmq::sockopt::linger, kLingerMillis);
-    socket.set(zmq::sockopt::heartbeat_ivl, kHeartbeatMillis);
-    socket.set(zmq::sockopt::heartbeat_timeout, kHeartbeatTimeoutMillis);
-    socket.set(zmq::sockopt::ipv6, options.endpoint.find('[') != std::string::npos);
-    if (zmq_socket_monitor(socket.handle(), kMonitor, ZMQ_EVENT_DISCONNECTED) != 0) {
-      return Internal("cannot watch the connections of {}: {}", options.endpoint,
-                      zmq_strerror(zmq_errno()));
-    }
-    zmq::socket_t monitor(*context, zmq::socket_type::pair);
-    monitor.set(zmq::sockopt::rcvhwm, 0);
-    monitor.set(zmq::sockopt::linger, 0);
-    monitor.connect(kMonitor);
-    socket.bind(options.endpoint);
-    std::string endpoint = socket.get(zmq::sockopt::last_endpoint);
-    if (endpoint.starts_with("ipc:///")) {
-      (void)chmod(endpoint.c_str() + std::strlen("ipc://"), S_IRUSR | S_IWUSR);
-    }
-    return std::unique_ptr<Router>(new Router(options, std::move(context), std::move(socket),
-                                              std::move(monitor), std::move(endpoint)));
-  } catch (const zmq::error_t& error) {
-    return CannotListen(options.endpoint, error.num());
-  }
+absl::StatusOr<std::unique_ptr<Router>> Router::Bind(const RouterOptions& options,
+                                                     std::string surplus) {
+  TANDEM_ASSIGN_OR_RETURN(Listener listener, Listen(options.endpoint));
+  return std::unique_ptr<Router>(new Router(options, std::move(listener), std::move(surplus)));
 }
 
-Router::Router(const RouterOptions& options, std::unique_ptr<zmq::context_t> context,
-               zmq::socket_t socket, zmq::socket_t monitor, std::string endpoint)
+Router::Router(const RouterOptions& options, Listener listener, std::string surplus)
     : options_(options),
-      context_(std::move(context)),
-      socket_(std::move(socket)),
-      monitor_(std::move(monitor)),
-      endpoint_(std::move(endpoint)) {}
+      listener_(std::move(listener)),
+      surplus_(std::move(surplus)),
+      read_bytes_(kReadBytes) {}
 
-Router::~Router() { zmq_socket_monitor(socket_.handle(), nullptr, 0); }
+Router::~Router() {
+  if (!listener_.path.empty()) unlink(listener_.path.c_str());
+}
 
-void Router::Wait(int wake_fd, std::chrono::milliseconds timeout) {
-  if (waiting_bytes_ > 0) timeout = std::min(timeout, kRetryInterval);
-  std::array<zmq_pollitem_t, 3> items{{{socket_.handle(), 0, ZMQ_POLLIN, 0},
-                                       {monitor_.handle(), 0, ZMQ_POLLIN, 0},
-                                       {nullptr, wake_fd, ZMQ_POLLIN, 0}}};
+void Router::Wait(int wake_fd, milliseconds timeout) {
+  CloseOverdue();
+  const Clock::time_point now = Clock::now();
+  const bool accepts = !accept_again_at_ || now >= *accept_again_at_;
+  if (!accepts) timeout = std::min(timeout, kDescriptorWait);
+  polled_.assign({{wake_fd, POLLIN, 0}, {accepts ? listener_.socket.fd() : -1, POLLIN, 0}});
+  for (const auto& [number, connection] : connections_) {
+    const bool paused = Paused(*connection);
+    if (!paused && connection->unread) timeout = milliseconds(0);
+    auto events = static_cast<short>(POLLRDHUP);
+    if (!paused) events = static_cast<short>(events | POLLIN);
+    if (!connection->waiting.empty()) events = static_cast<short>(events | POLLOUT);
+    polled_.push_back({connection->socket.fd(), events, 0});
+  }
   // An interrupted or failed wait is a short one: the caller looks at everything anyway.
-  (void)zmq_poll(items.data(), static_cast<int>(items.size()), static_cast<long>(timeout.count()));
+  if (poll(polled_.data(), polled_.size(), static_cast<int>(timeout.count())) <= 0) return;
+  size_t at = 2;
+  for (auto it = connections_.begin(); it != connections_.end(); ++at) {
+    const int events = polled_[at].revents;
+    Connection& connection = *it->second;
+    const bool left = (events & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+    if (left && Paused(connection)) {
+      it = Close(it);  // nobody reads what waits for it, nor what it still said
+      continue;
+    }
+    connection.readable = connection.readable || left || (events & POLLIN) != 0;
+    connection.writable = connection.writable || (events & POLLOUT) != 0;
+    ++it;
+  }
+  if (polled_[1].revents != 0) AcceptWaiting();
+}
+
+void Router::AcceptWaiting() {
+  accept_again_at_.reset();
+  for (int i = 0; i < kAcceptedATurn; ++i) {
+    Socket socket = Accept(listener_, kKernelSendBytes);
+    if (socket.fd() < 0) {
+      if (errno != EMFILE && errno != ENFILE) return;
+      accept_again_at_ = Clock::now() + kDescriptorWait;
+      if (std::exchange(told_of_descriptors_, true)) return;
+      rlimit limit{};
+      (void)getrlimit(RLIMIT_NOFILE, &limit);
+      spdlog::warn(
+          "no file descriptors are left for more clients: this process may have {} (ulimit -n); "
+          "they wait until others leave",
+          limit.rlim_cur);
+      return;
+    }
+    const int64_t others = static_cast<int64_t>(connections_.size()) - surplus_connections_;
+    const bool surplus = others >= options_.clients;
+    if (surplus && surplus_connections_ >= kSurplusConnections) continue;
+    auto connection = std::make_unique<Connection>(std::move(socket),
+                                                   static_cast<uint64_t>(options_.frame_bytes));
+    connection->surplus = surplus;
+    surplus_connections_ += surplus ? 1 : 0;
+    connection->ends_at = Clock::now() + (surplus ? kSurplusTime : kHandshakeTime);
+    Queue(*connection, ZmtpGreeting());
+    connections_[next_number_++] = std::move(connection);
+  }
 }
 
 std::optional<Router::Incoming> Router::Receive() {
-  DrainMonitor();
-  zmq::message_t part;
-  if (zmq_msg_recv(part.handle(), socket_.handle(), ZMQ_DONTWAIT) < 0) return std::nullopt;
-  Incoming incoming{.client = part.to_string(), .frame = ""};
-  int frames = 0;
-  bool envelope = false;
-  int fd = -1;
-  while (part.more()) {
-    part.rebuild();
-    if (zmq_msg_recv(part.handle(), socket_.handle(), 0) < 0) break;
-    fd = zmq_msg_get(part.handle(), ZMQ_SRCFD);
-    if (frames == 0 && part.size() == 0 && part.more()) {
-      envelope = true;
-      continue;
-    }
-    ++frames;
-    incoming.frame = part.to_string();
+  std::optional<Incoming> message;
+  // One round without a message, after the one that was heard last.
+  for (size_t left = connections_.size(); left > 0; --left) {
+    auto it = connections_.upper_bound(last_heard_);
+    if (it == connections_.end()) it = connections_.begin();
+    last_heard_ = it->first;
+    Connection& connection = *it->second;
+    if (Paused(connection) || !(connection.readable || connection.unread)) continue;
+    if (!Step(it->first, connection, message)) Close(it);
+    if (message) return message;
   }
-  incoming.single = frames == 1;
-  DrainMonitor();
-  Peer& peer = peers_[incoming.client];
-  peer.envelope = envelope;
-  if (peer.fd != fd) {
-    const auto old = client_of_fd_.find(peer.fd);
-    if (old != client_of_fd_.end() && old->second == incoming.client) client_of_fd_.erase(old);
-    peer.fd = fd;
-    if (fd >= 0) {
-      // Whoever had this descriptor before is gone, even if its last message came after its
-      // leaving.
-      const auto before = client_of_fd_.find(fd);
-      if (before != client_of_fd_.end()) {
-        vanished_.push_back(before->second);
-        Drop(vanished_.back());
-      }
-      client_of_fd_[fd] = incoming.client;
-    }
-  }
-  return incoming;
+  return std::nullopt;
 }
 
-void Router::DrainMonitor() {
-  zmq::message_t part;
-  while (zmq_msg_recv(part.handle(), monitor_.handle(), ZMQ_DONTWAIT) >= 0) {
-    // First frame: event number (16 bits) and value (32 bits), here the descriptor that closed.
-    uint16_t event = 0;
-    int32_t fd = -1;
-    if (part.size() >= sizeof(event) + sizeof(fd)) {
-      std::memcpy(&event, part.data(), sizeof(event));
-      std::memcpy(&fd, static_cast<const char*>(part.data()) + sizeof(event), sizeof(fd));
+bool Router::Step(uint64_t number, Connection& connection, std::optional<Incoming>& message) {
+  bool has_read = false;  // once a turn
+  for (;;) {
+    ZmtpReader::Event event = connection.reader.Next();
+    connection.unread = true;
+    if (std::holds_alternative<ZmtpReader::NeedsBytes>(event)) {
+      connection.unread = false;
+      if (!connection.readable || std::exchange(has_read, true)) return true;
+      if (!Read(connection)) return false;
+    } else if (std::holds_alternative<ZmtpReader::Broken>(event)) {
+      return false;
+    } else if (std::holds_alternative<ZmtpReader::Greeted>(event)) {
+      Queue(connection, ZmtpReady());
+    } else if (auto* ready = std::get_if<ZmtpReader::Ready>(&event)) {
+      BecomeReady(number, connection, std::move(ready->identity));
+    } else if (const auto* ping = std::get_if<ZmtpReader::Ping>(&event)) {
+      Queue(connection, ZmtpPong(ping->context));
+      if (Paused(connection)) return Write(connection);
+    } else if (!connection.surplus) {
+      auto& received = std::get<ZmtpReader::Message>(event);
+      connection.envelope = received.envelope;
+      message = Incoming{.client = connection.name,
+                         .frame = std::move(received.frame),
+                         .single = received.single,
+                         .oversized = received.oversized};
+      return true;
     }
-    while (part.more()) {
-      part.rebuild();
-      if (zmq_msg_recv(part.handle(), monitor_.handle(), 0) < 0) break;
-    }
-    part.rebuild();
-    const auto found = client_of_fd_.find(fd);
-    if (event != ZMQ_EVENT_DISCONNECTED || found == client_of_fd_.end()) continue;
-    const std::string client = found->second;
-    Drop(client);
-    vanished_.push_back(client);
+    if (!connection.waiting.empty() && !Write(connection)) return false;
   }
 }
 
-std::vector<std::string> Router::TakeVanished() {
-  DrainMonitor();
-  return std::exchange(vanished_, {});
-}
-
-Router::Attempt Router::TrySend(const std::string& client, const Peer& peer,
-                                std::string_view frame) {
-  void* socket = socket_.handle();
-  if (zmq_send(socket, client.data(), client.size(), ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0) {
-    return zmq_errno() == EAGAIN || zmq_errno() == EINTR ? Attempt::kFull : Attempt::kGone;
+bool Router::Read(Connection& connection) {
+  const ssize_t bytes = recv(connection.socket.fd(), read_bytes_.data(), read_bytes_.size(), 0);
+  if (bytes > 0) {
+    connection.reader.Append({read_bytes_.data(), static_cast<size_t>(bytes)});
+    connection.unread = true;
+    return true;
   }
-  if (peer.envelope) (void)zmq_send(socket, "", 0, ZMQ_SNDMORE | ZMQ_DONTWAIT);
-  (void)zmq_send(socket, frame.data(), frame.size(), ZMQ_DONTWAIT);
-  return Attempt::kSent;
+  if (bytes == 0) return false;
+  connection.readable = errno == EINTR;
+  return errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK;
 }
 
-Router::Delivery Router::Send(const std::string& client, std::string frame, bool must) {
-  const auto found = peers_.find(client);
-  if (found == peers_.end()) return Delivery::kGone;
-  Peer& peer = found->second;
-  if (peer.waiting.empty()) {
-    const Attempt attempt = TrySend(client, peer, frame);
-    if (attempt == Attempt::kSent) return Delivery::kSent;
-    if (attempt == Attempt::kGone) {
-      Drop(client);
-      return Delivery::kGone;
+void Router::BecomeReady(uint64_t number, Connection& connection, std::string identity) {
+  if (connection.surplus) {
+    Queue(connection, ZmtpMessage(surplus_, /*envelope=*/false));
+    return;
+  }
+  connection.ends_at.reset();
+  connection.name = identity.empty() ? MadeUpName(number) : std::move(identity);
+  const auto [known, added] = by_name_.emplace(connection.name, number);
+  if (added) return;
+  // A client that comes back under its name before its old connection is known to be dead gets its
+  // place; what waits on the old one it may ask for again.
+  const auto old = connections_.find(std::exchange(known->second, number));
+  old->second->name.clear();
+  Close(old);
+}
+
+void Router::Queue(Connection& connection, std::string bytes) {
+  connection.waiting_bytes += static_cast<int64_t>(bytes.size());
+  waiting_bytes_ += static_cast<int64_t>(bytes.size());
+  connection.waiting.push_back(std::move(bytes));
+}
+
+bool Router::Write(Connection& connection) {
+  while (!connection.waiting.empty()) {
+    const std::string& first = connection.waiting.front();
+    const ssize_t bytes = send(connection.socket.fd(), first.data() + connection.sent,
+                               first.size() - connection.sent, MSG_NOSIGNAL);
+    if (bytes < 0 && errno == EINTR) continue;
+    if (bytes < 0) {
+      connection.writable = false;
+      return errno == EAGAIN || errno == EWOULDBLOCK;
+    }
+    connection.sent += static_cast<size_t>(bytes);
+    connection.waiting_bytes -= bytes;
+    waiting_bytes_ -= bytes;
+    if (connection.sent < first.size()) continue;
+    connection.sent = 0;
+    connection.waiting.pop_front();
+  }
+  return true;
+}
+
+Router::Delivery Router::Send(const std::string& client, std::string_view frame, bool must) {
+  const auto found = by_name_.find(client);
+  if (found == by_name_.end()) return Delivery::kGone;
+  const auto at = connections_.find(found->second);
+  Connection& connection = *at->second;
+  if (!connection.waiting.empty()) {
+    const auto bytes = static_cast<int64_t>(frame.size());
+    const int factor = must ? 2 : 1;
+    if (connection.waiting_bytes + bytes > options_.client_budget_bytes * factor ||
+        waiting_bytes_ + bytes > options_.total_budget_bytes * factor) {
+      return Delivery::kOverBudget;
     }
   }
-  const auto bytes = static_cast<int64_t>(frame.size());
-  const int factor = must ? 2 : 1;
-  if (peer.waiting_bytes + bytes > options_.client_budget_bytes * factor ||
-      waiting_bytes_ + bytes > options_.total_budget_bytes * factor) {
-    return Delivery::kOverBudget;
-  }
-  peer.waiting.push_back(std::move(frame));
-  peer.waiting_bytes += bytes;
-  waiting_bytes_ += bytes;
-  return Delivery::kSent;
+  Queue(connection, ZmtpMessage(frame, connection.envelope));
+  if (!connection.writable || Write(connection)) return Delivery::kSent;
+  connection.name.clear();  // the caller hears of it here
+  by_name_.erase(client);
+  Close(at);
+  return Delivery::kGone;
 }
 
 void Router::Flush() {
   if (waiting_bytes_ == 0) return;
-  std::vector<std::string> gone;
-  for (auto& [client, peer] : peers_) {
-    while (!peer.waiting.empty()) {
-      const Attempt attempt = TrySend(client, peer, peer.waiting.front());
-      if (attempt == Attempt::kGone) gone.push_back(client);
-      if (attempt != Attempt::kSent) break;
-      const auto bytes = static_cast<int64_t>(peer.waiting.front().size());
-      peer.waiting_bytes -= bytes;
-      waiting_bytes_ -= bytes;
-      peer.waiting.pop_front();
-    }
-  }
-  for (const std::string& client : gone) {
-    Drop(client);
-    vanished_.push_back(client);
+  for (auto it = connections_.begin(); it != connections_.end();) {
+    Connection& connection = *it->second;
+    const bool writes = connection.writable && !connection.waiting.empty();
+    it = !writes || Write(connection) ? std::next(it) : Close(it);
   }
 }
 
-void Router::Drop(const std::string& client) {
-  const auto found = peers_.find(client);
-  if (found == peers_.end()) return;
-  waiting_bytes_ -= found->second.waiting_bytes;
-  client_of_fd_.erase(found->second.fd);
-  peers_.erase(found);
+std::vector<std::string> Router::TakeVanished() { return std::exchange(vanished_, {}); }
+
+Router::Connections::iterator Router::Close(Connections::iterator at) {
+  const Connection& connection = *at->second;
+  waiting_bytes_ -= connection.waiting_bytes;
+  surplus_connections_ -= connection.surplus ? 1 : 0;
+  if (!connection.name.empty()) {
+    by_name_.erase(connection.name);
+    vanished_.push_back(connection.name);
+  }
+  return connections_.erase(at);
+}
+
+void Router::CloseOverdue() {
+  const Clock::time_point now = Clock::now();
+  for (auto it = connections_.begin(); it != connections_.end();) {
+    const auto& ends_at = it->second->ends_at;
+    it = ends_at && now >= *ends_at ? Close(it) : std::next(it);
+  }
 }
 
 }  // namespace tandem::frontend

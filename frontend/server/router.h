@@ -1,30 +1,49 @@
 #pragma once
 
+#include <poll.h>
+
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
-#include <zmq.hpp>
 
 #include "core/base/status.h"
+#include "frontend/server/listener.h"
+#include "frontend/server/zmtp.h"
 
 namespace tandem::frontend {
 
 struct RouterOptions {
-  std::string endpoint = "tcp://127.0.0.1:5555";  // or ipc:///path; port * picks a free one
-  int64_t frame_bytes = int64_t{1} << 20;         // the largest frame that is worth reading
-  /// Bytes that may wait for one client, beyond what ZeroMQ and the kernel hold.
+  std::string endpoint = "tcp://127.0.0.1:5555";  // as Listen takes it
+  int64_t frame_bytes = int64_t{1} << 20;         // the largest frame that is read
+  int64_t clients = 256;                          // connections at once
+  /// Bytes that may wait for one client, beyond what the kernel holds.
   int64_t client_budget_bytes = int64_t{4} << 20;
-  int64_t total_budget_bytes = int64_t{256} << 20;  // for all clients together
+  int64_t total_budget_bytes = int64_t{128} << 20;  // for all clients together
+  /// A client for which more waits is not listened to, until it has read.
+  int64_t pause_bytes = int64_t{1} << 20;
 };
 
-/// A server's ROUTER socket with what a public one needs: every client has a bounded queue of its
-/// own, one that is gone is noticed at once, and no peer can make it block or throw.
+/// What a ROUTER socket is to DEALER and REQ clients, for a port that anybody may come to: no
+/// client can end it, make it block, or cost it more than a promised number of bytes.
+///
+/// Why not libzmq's own: its engine asserts that it never writes on a connection that has failed
+/// (stream_engine_base.cpp, `!_io_error`). A mark (ZMQ_RCVHWM) stops input; the client leaves; then
+/// the heartbeat's timer writes, and the process aborts. Without heartbeats of our own the same
+/// happens through a PING of the client's among the bytes that were read before, which no option
+/// turns away. (Issues 3937 and 3596 of libzmq are kin.) A socket without a mark has no bound on
+/// its memory, and marks count messages, whatever their bytes. So the bytes are counted here, and
+/// whoever does not read is not listened to, which TCP tells the sender. Dead hosts show by TCP
+/// keep-alive, dead programs by the protocol's `ping`.
+///
+/// A client holds: one frame within the limit and 64 KiB of what it sent; of answers the budget
+/// (twice for last words), or one frame where none waits.
 ///
 /// Thread safety: one thread, the one that called Bind.
 class Router {
@@ -32,67 +51,96 @@ class Router {
   struct Incoming {
     std::string client;  // connection identity
     std::string frame;
-    bool single = true;  // false: the message had several frames (`frame` is the last)
+    bool single = true;      // false: the message had several frames (`frame` is the last)
+    uint64_t oversized = 0;  // set: bytes of a frame beyond the limit, of which nothing is kept
   };
   enum class Delivery : uint8_t {
-    kSent,        // handed to ZeroMQ, or waiting within the client's budget
+    kSent,        // handed to the kernel, or waiting within the client's budget
     kOverBudget,  // dropped: the client does not read
     kGone,        // dropped: the client is not connected
   };
 
-  /// Listens. kInvalidArgument for an endpoint that is none, kFailedPrecondition where it cannot be
-  /// had (port in use, no permission), each with one line that says what to do.
-  static absl::StatusOr<std::unique_ptr<Router>> Bind(const RouterOptions& options);
+  /// Listens. `surplus`: the message for clients beyond the limit. Errors: Listen.
+  static absl::StatusOr<std::unique_ptr<Router>> Bind(const RouterOptions& options,
+                                                      std::string surplus);
   ~Router();
   Router(const Router&) = delete;
   Router& operator=(const Router&) = delete;
 
   /// Where clients connect, with the port that was picked.
-  const std::string& endpoint() const { return endpoint_; }
+  const std::string& endpoint() const { return listener_.endpoint; }
 
-  /// Waits for a message, a client's leaving, `wake_fd` becoming readable or the timeout. Shorter
-  /// where frames wait for clients that read slowly.
+  /// Waits for bytes, a client's coming or leaving, `wake_fd` becoming readable or the timeout.
   void Wait(int wake_fd, std::chrono::milliseconds timeout);
 
-  /// The next message, if there is one.
+  /// The next message, if there is one. Clients take turns.
   std::optional<Incoming> Receive();
 
-  /// Clients that left since the last call. Call it after each Receive and before its message is
-  /// handled: the message's client may have the file descriptor of one that left.
+  /// Clients that left since the last call.
   std::vector<std::string> TakeVanished();
 
   /// Sends in order, without blocking. `must` frames (the last word on a request) may go over the
   /// budget, up to twice of it.
-  Delivery Send(const std::string& client, std::string frame, bool must = false);
-  /// Tries again to send what waits.
+  Delivery Send(const std::string& client, std::string_view frame, bool must = false);
+  /// Sends what waits, as far as clients read.
   void Flush();
   int64_t waiting_bytes() const { return waiting_bytes_; }
-  int64_t clients() const { return static_cast<int64_t>(peers_.size()); }
+  int64_t clients() const { return static_cast<int64_t>(by_name_.size()); }
 
  private:
-  struct Peer {
-    int fd = -1;            // of its connection, as the socket monitor names it
-    bool envelope = false;  // speaks REQ: an empty frame before each message
-    std::deque<std::string> waiting;
-    int64_t waiting_bytes = 0;
-  };
-  enum class Attempt : uint8_t { kSent, kFull, kGone };
+  using Clock = std::chrono::steady_clock;
 
-  Router(const RouterOptions& options, std::unique_ptr<zmq::context_t> context,
-         zmq::socket_t socket, zmq::socket_t monitor, std::string endpoint);
-  Attempt TrySend(const std::string& client, const Peer& peer, std::string_view frame);
-  void DrainMonitor();
-  void Drop(const std::string& client);
+  struct Connection {
+    Connection(Socket its_socket, uint64_t frame_bytes)
+        : socket(std::move(its_socket)), reader(frame_bytes) {}
+
+    Socket socket;
+    ZmtpReader reader;
+    std::string name;  // once it is ready
+    bool surplus = false;
+    bool envelope = false;  // speaks REQ: an empty frame before each message
+    bool readable = true;   // the kernel may have bytes
+    bool unread = false;    // the reader may have a message
+    bool writable = true;
+    std::deque<std::string> waiting;
+    size_t sent = 0;  // bytes of the first of them
+    int64_t waiting_bytes = 0;
+    std::optional<Clock::time_point> ends_at;  // not ready by then, or surplus: closed
+  };
+  using Connections = std::map<uint64_t, std::unique_ptr<Connection>>;  // by order of coming
+
+  Router(const RouterOptions& options, Listener listener, std::string surplus);
+
+  void AcceptWaiting();
+  bool Paused(const Connection& connection) const {
+    return connection.waiting_bytes > options_.pause_bytes;
+  }
+  /// Looks at one connection until it gives a message or was read once. False: it is at its end.
+  bool Step(uint64_t number, Connection& connection, std::optional<Incoming>& message);
+  /// Reads once from the kernel; false if the client is gone.
+  bool Read(Connection& connection);
+  void BecomeReady(uint64_t number, Connection& connection, std::string identity);
+  void Queue(Connection& connection, std::string bytes);
+  /// Writes what waits, as far as the kernel takes it; false if the client is gone.
+  bool Write(Connection& connection);
+  /// Closes it; a ready one has vanished.
+  Connections::iterator Close(Connections::iterator at);
+  void CloseOverdue();
 
   const RouterOptions options_;
-  std::unique_ptr<zmq::context_t> context_;  // outlives the sockets
-  zmq::socket_t socket_;
-  zmq::socket_t monitor_;
-  std::string endpoint_;
-  std::unordered_map<std::string, Peer> peers_;
-  std::unordered_map<int, std::string> client_of_fd_;
-  std::vector<std::string> vanished_;
+  const Listener listener_;
+  const std::string surplus_;
+  Connections connections_;
+  std::unordered_map<std::string, uint64_t> by_name_;
+  uint64_t next_number_ = 1;
+  uint64_t last_heard_ = 0;  // whose turn was the last
+  int64_t surplus_connections_ = 0;
   int64_t waiting_bytes_ = 0;
+  std::vector<std::string> vanished_;
+  std::optional<Clock::time_point> accept_again_at_;  // set: no descriptors are left
+  bool told_of_descriptors_ = false;
+  std::vector<pollfd> polled_;    // of one Wait; the connections' come last
+  std::vector<char> read_bytes_;  // of one Read
 };
 
 }  // namespace tandem::frontend

@@ -18,7 +18,10 @@ using std::chrono::milliseconds;
 constexpr milliseconds kEngineCheckInterval{250};
 constexpr milliseconds kEndingTime{300};  // for frames that still wait, and requests on their way
 constexpr milliseconds kLogTime{5000};    // for a disk that takes long
-constexpr int kMessagesATurn = 64;        // so that a flood does not keep answers waiting
+constexpr milliseconds kTurn{20};         // so that a flood does not keep answers waiting
+constexpr milliseconds kStatusTime{500};  // for the engine's part of a status
+constexpr size_t kStatusQuestions = 256;  // that wait for it
+constexpr double kFullSeconds = 5;        // after which a client may find a place
 
 bool IsLoopback(const std::string& endpoint) {
   return endpoint.starts_with("ipc://") || endpoint.starts_with("tcp://127.") ||
@@ -31,10 +34,16 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Create(ServerOptions options,
                                                        parallel::Engine& engine,
                                                        const TextModel& model,
                                                        ConversationLog* log) {
+  const std::string full = fmt::format(
+      "{} clients are connected, and no more are taken: come back later, or start the "
+      "server with a larger --max-clients",
+      options.clients);
   TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<Router> router,
                           Router::Bind({.endpoint = options.endpoint,
                                         .frame_bytes = options.limits.frame_bytes,
-                                        .client_budget_bytes = options.client_budget_bytes}));
+                                        .clients = options.clients,
+                                        .client_budget_bytes = options.client_budget_bytes},
+                                       ErrorFrame("", ErrorCode::kOverloaded, full, kFullSeconds)));
   if (!IsLoopback(router->endpoint())) {
     spdlog::warn(
         "listening on {}: whoever reaches this address can use the model and read the "
@@ -60,6 +69,14 @@ Server::Server(ServerOptions options, std::unique_ptr<Router> router, parallel::
 }
 
 Server::~Server() {
+  preparer_.reset();
+  figures_.reset();
+  // What the engine took meanwhile nobody waits for.
+  for (const Mailbox::Event& event : mailbox_->Take()) {
+    const auto* prepared = std::get_if<std::unique_ptr<Prepared>>(&event.what);
+    if (prepared == nullptr) continue;
+    for (const parallel::RequestId id : (*prepared)->engine_ids) engine_.Cancel(id);
+  }
   for (RequestRecord* record : requests_.AllOpen()) CancelInEngine(*record);
 }
 
@@ -73,6 +90,9 @@ void Server::Stop() {
 }
 
 absl::Status Server::Run() {
+  preparer_.emplace(engine_, model_, mailbox_, options_.preparer);
+  figures_.emplace(engine_, mailbox_);
+  figures_->Ask();
   absl::Status status = Serve();
   for (const auto& [key, turn] : std::exchange(abandoned_, {})) EraseKv(turn);
   return status;
@@ -82,14 +102,15 @@ absl::Status Server::Serve() {
   while (!ends_at_ || Clock::now() < *ends_at_ ||
          (WaitsForLog() && Clock::now() < *ends_at_ + kLogTime)) {
     router_->Wait(mailbox_->wake_fd(), UntilNextTimer());
-    TakeFromEngine();
+    TakeFromMailbox();
     TakeFromClients();
     router_->Flush();
     CancelVanished();
     CheckTimers();
     CheckEngine();
     if (stop_.load() && !ends_at_) {
-      const bool idle = requests_.open() == 0 && router_->waiting_bytes() == 0 && commands_.empty();
+      const bool idle = requests_.open() == 0 && router_->waiting_bytes() == 0 &&
+                        commands_.empty() && status_questions_.empty();
       if (idle) return absl::OkStatus();
       FailAll("the server is shutting down");
       EndSoon(absl::OkStatus());
@@ -130,6 +151,10 @@ void Server::CheckTimers() {
   const Clock::time_point now = Clock::now();
   if (!next_timer_ || now < *next_timer_) return;
   next_timer_.reset();
+  while (!status_questions_.empty() && now >= status_questions_.front().until) {
+    AnswerStatus(/*answers=*/false);
+  }
+  if (!status_questions_.empty()) SetTimer(status_questions_.front().until);
   std::vector<uint64_t> keys;
   for (const RequestRecord* record : requests_.AllOpen()) keys.push_back(record->key);
   for (const uint64_t key : keys) {
@@ -151,38 +176,47 @@ void Server::CheckTimers() {
   }
 }
 
-void Server::TakeFromEngine() {
-  for (Mailbox::Event& event : mailbox_->Take()) {
-    if (const auto* command = std::get_if<Mailbox::CommandLogged>(&event.what)) {
-      TakeCommand(event.key, command->status);
-      continue;
-    }
-    RequestRecord* record = requests_.FindOpen(event.key);
-    if (record == nullptr) {
-      // Other events of requests that were dropped meanwhile find nobody.
-      TakeAbandoned(event);
-      continue;
-    }
-    if (const auto* finish = std::get_if<parallel::Finish>(&event.what)) {
-      Finish(*record, event.choice, *finish);
-    } else if (const auto* logged = std::get_if<Mailbox::TurnLogged>(&event.what)) {
-      TakeLogged(*record, logged->status);
-    } else if (auto* logprobs = std::get_if<std::vector<parallel::TokenLogprobs>>(&event.what)) {
-      std::vector<parallel::TokenLogprobs>& known = record->choices[event.choice].logprobs;
-      std::move(logprobs->begin(), logprobs->end(), std::back_inserter(known));
-    } else {
-      Take(*record, event.choice, std::get<std::vector<int32_t>>(event.what));
-    }
+void Server::TakeFromMailbox() {
+  for (Mailbox::Event& event : mailbox_->Take()) Take(std::move(event));
+}
+
+void Server::Take(Mailbox::Event event) {
+  if (auto* answer = std::get_if<Mailbox::EngineAnswer>(&event.what)) {
+    TakeFigures(std::move(*answer));
+    return;
+  }
+  if (const auto* command = std::get_if<Mailbox::CommandLogged>(&event.what)) {
+    TakeCommand(event.key, command->status);
+    return;
+  }
+  RequestRecord* record = requests_.FindOpen(event.key);
+  if (record == nullptr) {
+    // Other events of requests that were dropped meanwhile find nobody.
+    TakeAbandoned(event);
+  } else if (auto* prepared = std::get_if<std::unique_ptr<Prepared>>(&event.what)) {
+    TakePrepared(*record, std::move(**prepared));
+  } else if (record->preparing) {
+    early_[event.key].push_back(std::move(event));
+  } else if (const auto* finish = std::get_if<parallel::Finish>(&event.what)) {
+    Finish(*record, event.choice, *finish);
+  } else if (const auto* logged = std::get_if<Mailbox::TurnLogged>(&event.what)) {
+    TakeLogged(*record, logged->status);
+  } else if (auto* logprobs = std::get_if<std::vector<parallel::TokenLogprobs>>(&event.what)) {
+    std::vector<parallel::TokenLogprobs>& known = record->choices[event.choice].logprobs;
+    std::move(logprobs->begin(), logprobs->end(), std::back_inserter(known));
+  } else {
+    Take(*record, event.choice, std::get<std::vector<int32_t>>(event.what));
   }
 }
 
 void Server::TakeFromClients() {
-  for (int i = 0; i < kMessagesATurn; ++i) {
+  const Clock::time_point end = Clock::now() + kTurn;
+  do {
     std::optional<Router::Incoming> incoming = router_->Receive();
     CancelVanished();
     if (!incoming) return;
     Handle(*std::move(incoming));
-  }
+  } while (Clock::now() < end);
 }
 
 void Server::CancelVanished() {
@@ -190,6 +224,11 @@ void Server::CancelVanished() {
 }
 
 void Server::Handle(Router::Incoming incoming) {
+  if (incoming.oversized > 0) {
+    Refuse({incoming.client, ""}, ErrorCode::kTooLarge,
+           TooLarge(incoming.oversized, options_.limits));
+    return;
+  }
   if (!incoming.single) {
     Refuse({incoming.client, ""}, ErrorCode::kInvalidArgument,
            "the message has several frames (or none): send one frame with one JSON object");
@@ -225,18 +264,46 @@ void Server::Handle(Router::Incoming incoming) {
 }
 
 void Server::HandleStatus(const RequestName& name) {
-  const absl::StatusOr<parallel::EngineStatus> engine = engine_.Status();
-  if (!engine.ok()) {
-    Refuse(name, engine.status());
-    return;
+  status_questions_.push_back(
+      {.name = name, .number = figures_->Ask(), .until = Clock::now() + kStatusTime});
+  if (status_questions_.size() > kStatusQuestions) {
+    AnswerStatus(/*answers=*/Clock::now() - engine_status_at_ < kStatusTime);
   }
+  SetTimer(status_questions_.front().until);
+}
+
+void Server::TakeFigures(Mailbox::EngineAnswer answer) {
+  const bool ok = answer.status.ok();
+  if (ok) {
+    engine_status_ = *std::move(answer.status);
+    engine_status_at_ = Clock::now();
+  }
+  while (!status_questions_.empty() && status_questions_.front().number <= answer.number) {
+    // An engine that is dead is no engine whose figures are of use.
+    if (const absl::Status health = engine_.Health(); !ok && !health.ok()) {
+      Refuse(status_questions_.front().name, answer.status.status());
+      status_questions_.pop_front();
+    } else {
+      AnswerStatus(ok);
+    }
+  }
+}
+
+void Server::AnswerStatus(bool answers) {
+  const RequestName name = std::move(status_questions_.front().name);
+  status_questions_.pop_front();
+  const auto seconds = [](Clock::duration time) {
+    return std::chrono::duration<double>(time).count();
+  };
+  counts_.engine_answers = answers;
+  counts_.engine_figures_age_seconds = seconds(Clock::now() - engine_status_at_);
   counts_.clients = router_->clients();
   counts_.open_requests = requests_.open();
   counts_.conversations = conversations_.count();
   counts_.conversation_bytes = conversations_.bytes();
   if (log_ != nullptr) counts_.state = log_->Status();
-  counts_.uptime_seconds = std::chrono::duration<double>(Clock::now() - started_).count();
-  router_->Send(name.client, StatusFrame(name.id, counts_, *engine));
+  counts_.uptime_seconds = seconds(Clock::now() - started_);
+  router_->Send(name.client, StatusFrame(name.id, counts_, engine_status_));
 }
 
 void Server::HandleCancel(const RequestName& name) {

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -13,7 +14,9 @@
 #include "frontend/conversations/conversations.h"
 #include "frontend/protocol/request.h"
 #include "frontend/server/answer_frames.h"
+#include "frontend/server/engine_figures.h"
 #include "frontend/server/mailbox.h"
+#include "frontend/server/request_preparer.h"
 #include "frontend/server/request_table.h"
 #include "frontend/server/router.h"
 #include "parallel/engine/engine.h"
@@ -23,6 +26,7 @@ namespace tandem::frontend {
 struct ServerOptions {
   std::string endpoint = "tcp://127.0.0.1:5555";
   ProtocolLimits limits;
+  int64_t clients = 256;                           // connections at once
   int64_t client_budget_bytes = int64_t{4} << 20;  // waiting for one client that reads slowly
   int64_t open_requests = 1024;                    // answers in progress, of all clients
   int64_t open_requests_per_client = 64;
@@ -34,13 +38,15 @@ struct ServerOptions {
   std::chrono::milliseconds resume_grace{2000};
   /// Log-probabilities that one request may ask for in all, since they are sent with its end.
   int64_t logprobs = 200'000;
+  RequestPreparerLimits preparer;
 };
 
 /// Serves the ZeroMQ protocol, version 1, over an engine.
 ///
-/// One thread, the one in Run, owns the socket and all requests; the engine's sinks hand over
-/// through a mailbox. Whatever a client sends or fails to read, it affects that client only.
-/// Thread safety: Run from one thread; Stop from any, and from a signal handler.
+/// One thread, the one in Run, owns the sockets and all requests, and never waits for the engine or
+/// a tokenizer: other threads do, and hand over through a mailbox, as the engine's sinks do.
+/// Whatever a client sends or fails to read, it affects that client only. Thread safety: Run from
+/// one thread; Stop from any, and from a signal handler.
 class Server {
  public:
   /// Listens from now on; clients are answered once Run is called. Errors: Router::Bind. The engine
@@ -79,7 +85,8 @@ class Server {
     std::string tenant;
     std::vector<int32_t> prompt;
     std::vector<std::vector<int32_t>> answers;  // [choices]
-    size_t running = 0;                         // choices that the engine has not ended
+    /// Choices that the engine has not ended, and the preparation, where it may still submit them.
+    size_t running = 0;
   };
 
   Server(ServerOptions options, std::unique_ptr<Router> router, parallel::Engine& engine,
@@ -88,7 +95,8 @@ class Server {
   absl::Status Serve();
 
   std::chrono::milliseconds UntilNextTimer() const;
-  void TakeFromEngine();
+  void TakeFromMailbox();
+  void Take(Mailbox::Event event);
   void TakeFromClients();
   /// Deadlines of requests, and of clients that may come back.
   void CheckTimers();
@@ -100,10 +108,17 @@ class Server {
   void HandleCancel(const RequestName& name);
   void HandleResume(const RequestName& name, const ResumeRequest& resume);
   void HandleStatus(const RequestName& name);
-  /// The turn ends without an answer; what was computed for it is destroyed.
-  void AbandonTurn(RequestRecord& record);
+  /// The engine's status has come.
+  void TakeFigures(Mailbox::EngineAnswer answer);
+  /// Answers the first that asked; `answers`: the engine does.
+  void AnswerStatus(bool answers);
+  /// The turn ends without an answer; what was computed for it is destroyed. `prepares`: it may
+  /// still be submitted.
+  void AbandonTurn(RequestRecord& record, bool prepares);
   /// News of a request that is gone: perhaps of a turn that was given up.
   void TakeAbandoned(const Mailbox::Event& event);
+  /// It has lost one of those that it counts as running.
+  void EndOneOf(std::map<uint64_t, AbandonedTurn>::iterator turn);
   void EraseKv(const AbandonedTurn& turn);
   /// Deletes it in memory; gives the blocks of its tokens that no other conversation shares.
   absl::StatusOr<std::vector<kv_store::BlockHash>> DeleteConversation(const ConversationName& name);
@@ -112,10 +127,12 @@ class Server {
   void Handle(const RequestName& name, const ConversationDeleteRequest& request);
   void Handle(const RequestName& name, const ConversationForkRequest& request);
 
+  /// Hands a request to the preparer.
   absl::Status Start(RequestRecord& record, GenerateRequest request);
-  /// The prompt of a chat, under its context policy; begins the turn of its conversation.
-  absl::StatusOr<std::vector<int32_t>> StartChat(RequestRecord& record, GenerateRequest& request);
-  absl::Status Submit(RequestRecord& record, const parallel::EngineRequest& work);
+  /// Begins the turn of a conversation.
+  absl::Status BeginTurn(RequestRecord& record, Preparation& preparation);
+  /// The engine has taken a request, or it was refused.
+  void TakePrepared(RequestRecord& record, Prepared prepared);
   /// Sends the answer so far again, from a delta on, and goes on from there.
   void Replay(RequestRecord& record, int64_t from_seq);
 
@@ -136,7 +153,7 @@ class Server {
   bool WaitsForLog();
   /// The turn of a conversation ends with this answer.
   void CommitTurn(RequestRecord& record, const AnswerChoice& choice);
-  void CancelInEngine(RequestRecord& record);
+  void CancelInEngine(RequestRecord& record);  // once it is there
   /// Drops an open request; its conversation is what it was before.
   void DropRequest(RequestRecord& record);
   /// Ends a request with an error frame and frees its id.
@@ -160,12 +177,28 @@ class Server {
   const std::shared_ptr<Mailbox> mailbox_ = std::make_shared<Mailbox>();
   std::atomic<bool> stop_{false};
 
+  /// Set by Run: what waits for the engine in its place.
+  std::optional<RequestPreparer> preparer_;
+  std::optional<EngineFigures> figures_;
+
   RequestTable requests_;
+  /// Events of requests that came before it was known that the engine has them; by key.
+  std::map<uint64_t, std::vector<Mailbox::Event>> early_;
   Conversations conversations_;
   std::map<uint64_t, AbandonedTurn> abandoned_;  // by the request's key; none without a log
   std::map<uint64_t, Command> commands_;         // that wait for the log
   uint64_t next_command_ = 1;
   ServerStatus counts_;
+
+  struct StatusQuestion {
+    RequestName name;
+    uint64_t number = 0;  // of the engine's answer that will do
+    Clock::time_point until;
+  };
+  std::deque<StatusQuestion> status_questions_;  // in the order of arrival
+  parallel::EngineStatus engine_status_;         // the last one
+  Clock::time_point engine_status_at_ = Clock::now();
+
   const Clock::time_point started_ = Clock::now();
   Clock::time_point next_engine_check_ = Clock::now();
   std::optional<Clock::time_point> next_timer_;  // of all open requests

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "frontend/server/server.h"
@@ -29,36 +30,25 @@ std::vector<int32_t> Joined(std::span<const int32_t> prompt, std::span<const int
 
 }  // namespace
 
-absl::StatusOr<std::vector<int32_t>> Server::StartChat(RequestRecord& record,
-                                                       GenerateRequest& request) {
-  auto& messages = std::get<std::vector<ChatMessage>>(request.input);
-  ChatInput input;
-  input.policy = request.context_policy.value_or(options_.context_policy);
-  input.max_tokens = request.params.max_tokens;
-  if (!request.conversation) {
-    input.messages = messages;
-    TANDEM_ASSIGN_OR_RETURN(const ChatPrompt prompt, MakeChatPrompt(model_, input));
-    record.dropped = prompt.dropped;
-    return std::vector<int32_t>(prompt.tokens().begin(), prompt.tokens().end());
-  }
+absl::Status Server::BeginTurn(RequestRecord& record, Preparation& preparation) {
+  const GenerateRequest& request = preparation.request;
+  auto& messages = std::get<std::vector<ChatMessage>>(preparation.request.input);
   const ConversationName name{.tenant = request.tenant, .id = *request.conversation};
   if (log_ != nullptr && !conversations_.Has(name)) {
     TANDEM_RETURN_IF_ERROR(log_->CheckReadable(name));
   }
   TANDEM_ASSIGN_OR_RETURN(const Conversation* const conversation,
                           conversations_.Begin(name, record.name.id, BytesOf(messages)));
-  ConversationTurn& turn = record.turn.emplace();  // from here on, DropRequest gives it up
-  turn.name = name;
-  std::vector<ChatMessage> all = conversation->messages;
-  all.insert(all.end(), messages.begin(), messages.end());
-  input.messages = all;
-  input.history = &conversation->history;
-  input.first = conversation->first;
-  input.dropped_tokens = conversation->dropped_tokens;
-  TANDEM_ASSIGN_OR_RETURN(turn.prompt, MakeChatPrompt(model_, input));
-  turn.messages = std::move(messages);
-  record.dropped = turn.prompt.dropped;
-  return std::vector<int32_t>(turn.prompt.tokens().begin(), turn.prompt.tokens().end());
+  record.turn.emplace().name = name;  // from here on, DropRequest gives it up
+  TurnInput& turn = preparation.turn.emplace();
+  turn.messages = conversation->messages;
+  turn.new_from = turn.messages.size();
+  std::move(messages.begin(), messages.end(), std::back_inserter(turn.messages));
+  messages.clear();
+  turn.history = conversation->history;
+  turn.first = conversation->first;
+  turn.dropped_tokens = conversation->dropped_tokens;
+  return absl::OkStatus();
 }
 
 void Server::CommitTurn(RequestRecord& record, const AnswerChoice& choice) {
@@ -99,16 +89,17 @@ void Server::CommitTurn(RequestRecord& record, const AnswerChoice& choice) {
                });
 }
 
-void Server::AbandonTurn(RequestRecord& record) {
+void Server::AbandonTurn(RequestRecord& record, bool prepares) {
   const ConversationTurn turn = *std::exchange(record.turn, std::nullopt);
   conversations_.Abandon(turn.name);
   if (log_ == nullptr) return;
   AbandonedTurn abandoned;
   abandoned.tenant = turn.name.tenant;
   abandoned.prompt.assign(turn.prompt.tokens().begin(), turn.prompt.tokens().end());
-  bool computed = false;
+  bool computed = prepares;
+  abandoned.running = prepares ? 1 : 0;
   for (const AnswerChoice& choice : record.choices) {
-    const bool submitted = choice.engine_id != 0;
+    const bool submitted = prepares || choice.engine_id != 0;
     computed = computed || submitted;
     if (submitted && !choice.ended) ++abandoned.running;
     abandoned.answers.push_back(choice.tokens);
@@ -122,16 +113,32 @@ void Server::AbandonTurn(RequestRecord& record) {
 }
 
 void Server::TakeAbandoned(const Mailbox::Event& event) {
+  const auto* prepared = std::get_if<std::unique_ptr<Prepared>>(&event.what);
+  if (prepared != nullptr) {
+    for (const parallel::RequestId id : (*prepared)->engine_ids) engine_.Cancel(id);
+  }
   const auto found = abandoned_.find(event.key);
   if (found == abandoned_.end()) return;
   AbandonedTurn& turn = found->second;
-  if (const auto* tokens = std::get_if<std::vector<int32_t>>(&event.what)) {
+  if (prepared != nullptr) {
+    turn.prompt = (*prepared)->prompt_tokens;
+    if ((*prepared)->status.ok()) {
+      EndOneOf(found);
+    } else {
+      abandoned_.erase(found);  // nothing was computed
+    }
+  } else if (const auto* tokens = std::get_if<std::vector<int32_t>>(&event.what)) {
     std::vector<int32_t>& answer = turn.answers[event.choice];
     answer.insert(answer.end(), tokens->begin(), tokens->end());
-  } else if (std::holds_alternative<parallel::Finish>(event.what) && --turn.running == 0) {
-    EraseKv(turn);
-    abandoned_.erase(found);
+  } else if (std::holds_alternative<parallel::Finish>(event.what)) {
+    EndOneOf(found);
   }
+}
+
+void Server::EndOneOf(std::map<uint64_t, AbandonedTurn>::iterator turn) {
+  if (--turn->second.running > 0) return;
+  EraseKv(turn->second);
+  abandoned_.erase(turn);
 }
 
 void Server::EraseKv(const AbandonedTurn& turn) {

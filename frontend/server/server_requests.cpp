@@ -83,105 +83,74 @@ void Server::HandleGenerate(const RequestName& name, Request request) {
   if (!started.ok()) {
     DropRequest(record);
     Refuse(name, started);
-    return;
-  }
-  if (router_->Send(name.client, AcceptedFrame(name.id)) == Router::Delivery::kGone) {
-    Vanished(name.client);
-    return;
-  }
-  if (record.wants_logprobs) return;  // an echo comes with them
-  const uint64_t key = record.key;
-  for (size_t i = 0; i < record.choices.size(); ++i) {
-    if (requests_.FindOpen(key) == nullptr || !Deliver(record, i, "", /*last=*/false)) return;
   }
 }
 
 absl::Status Server::Start(RequestRecord& record, GenerateRequest request) {
-  std::vector<int32_t> prompt;
-  std::string echo;
-  if (std::holds_alternative<std::vector<ChatMessage>>(request.input)) {
-    TANDEM_ASSIGN_OR_RETURN(prompt, StartChat(record, request));
-    const auto stops = model_.chat_stop_strings();
-    request.params.stop.insert(request.params.stop.end(), stops.begin(), stops.end());
-  } else if (auto* text = std::get_if<std::string>(&request.input)) {
-    TANDEM_ASSIGN_OR_RETURN(prompt, model_.EncodeText(*text));
-    echo = std::move(*text);
-  } else {
-    prompt = std::get<std::vector<int32_t>>(std::move(request.input));
-  }
-  TANDEM_ASSIGN_OR_RETURN(parallel::EngineRequest work,
-                          MakeEngineRequest(model_, std::move(prompt), request.params));
-  if (request.echo && std::holds_alternative<std::vector<int32_t>>(request.input)) {
-    const std::unique_ptr<TextStream> stream = model_.NewStream();
-    for (const int32_t token : work.prompt) echo += stream->Append(token);
-    echo += stream->Finish();
-  }
-  work.client = NumberOf(record.name.client);
-  work.tenant = NumberOf(request.tenant);
-  work.durable = log_ != nullptr && record.turn.has_value();
-  record.wants_logprobs = work.logprobs.has_value();
-  work.prompt_logprobs = request.echo && record.wants_logprobs;
-  if (record.wants_logprobs) {
-    const int64_t tokens =
-        work.max_tokens + static_cast<int64_t>(request.echo ? work.prompt.size() : size_t{0});
-    if (tokens * (1 + *work.logprobs) * request.samples > options_.logprobs) {
-      return InvalidArgument(
-          "logprobs: {} answers of up to {} tokens with {} log-probabilities each are more than {} "
-          "in all: send a smaller max_tokens, logprobs or n",
-          request.samples, tokens, 1 + *work.logprobs, options_.logprobs);
-    }
-  }
-  if (work.sampling.temperature > 0) record.seed = work.sampling.seed;
-  for (AnswerChoice& choice : record.choices) {
-    choice.writer.emplace(model_.NewStream(), request.params.stop);
-    if (!request.echo) continue;
-    choice.echo = echo;
-    if (!work.prompt_logprobs) continue;
-    choice.prompt_logprobs = work.prompt.size();
-    // Nothing stands before the first token to tell how likely it is.
-    constexpr float kUnknown = std::numeric_limits<float>::quiet_NaN();
-    choice.logprobs.push_back({.chosen = {work.prompt.front(), kUnknown}, .top = {}});
-  }
   if (request.deadline_seconds) {
     record.deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(
                                          std::chrono::duration<double>(*request.deadline_seconds));
     SetTimer(*record.deadline);
   }
-  return Submit(record, work);
+  Preparation preparation;
+  preparation.key = record.key;
+  preparation.client = record.name.client;
+  preparation.policy = request.context_policy.value_or(options_.context_policy);
+  preparation.durable = log_ != nullptr && request.conversation.has_value();
+  preparation.most_logprobs = options_.logprobs;
+  preparation.request = std::move(request);
+  if (preparation.request.conversation) {
+    TANDEM_RETURN_IF_ERROR(BeginTurn(record, preparation));
+  }
+  return preparer_->Add(std::move(preparation));
 }
 
-absl::Status Server::Submit(RequestRecord& record, const parallel::EngineRequest& work) {
-  for (size_t i = 0; i < record.choices.size(); ++i) {
-    parallel::EngineRequest sample = work;
-    sample.sampling.sample_number = static_cast<uint32_t>(i);
-    const uint64_t key = record.key;
-    parallel::EngineSink sink;
-    sink.on_tokens = [mailbox = mailbox_, key, i](std::span<const int32_t> tokens) {
-      mailbox->Put(
-          {.key = key, .choice = i, .what = std::vector<int32_t>(tokens.begin(), tokens.end())});
-    };
-    if (record.wants_logprobs) {
-      sink.on_logprobs = [mailbox = mailbox_, key, i](
-                             int64_t, std::span<const parallel::TokenLogprobs> logprobs) {
-        mailbox->Put(
-            {.key = key,
-             .choice = i,
-             .what = std::vector<parallel::TokenLogprobs>(logprobs.begin(), logprobs.end())});
-      };
-    }
-    sink.on_finish = [mailbox = mailbox_, key, i](const parallel::Finish& finish) {
-      mailbox->Put({.key = key, .choice = i, .what = finish});
-    };
-    absl::StatusOr<parallel::RequestId> id = engine_.Submit(std::move(sample), std::move(sink));
-    if (!id.ok()) {
-      for (size_t before = 0; before < i; ++before) {
-        engine_.Cancel(record.choices[before].engine_id);
-      }
-      return id.status();
-    }
-    record.choices[i].engine_id = *id;
+void Server::TakePrepared(RequestRecord& record, Prepared prepared) {
+  const RequestName name = record.name;
+  const uint64_t key = record.key;
+  const bool detached = record.detached_until.has_value();
+  record.preparing = false;
+  std::vector<Mailbox::Event> early;
+  if (const auto found = early_.find(key); found != early_.end()) {
+    early = std::move(found->second);
+    early_.erase(found);
   }
-  return absl::OkStatus();
+  if (!prepared.status.ok()) {
+    DropRequest(record);
+    if (!detached) Refuse(name, prepared.status);
+    return;
+  }
+  record.dropped = prepared.chat.dropped;
+  record.seed = prepared.seed;
+  record.wants_logprobs = prepared.wants_logprobs;
+  if (record.turn) {
+    record.turn->messages = std::move(prepared.new_messages);
+    record.turn->prompt = std::move(prepared.chat);
+  }
+  for (size_t i = 0; i < record.choices.size(); ++i) {
+    AnswerChoice& choice = record.choices[i];
+    choice.engine_id = prepared.engine_ids[i];
+    choice.writer.emplace(model_.NewStream(), prepared.stop);
+    choice.echo = prepared.echo;
+    if (!prepared.prompt_logprobs) continue;
+    choice.prompt_logprobs = prepared.prompt_tokens.size();
+    // Nothing stands before the first token to tell how likely it is.
+    constexpr float kUnknown = std::numeric_limits<float>::quiet_NaN();
+    choice.logprobs.push_back({.chosen = {prepared.prompt_tokens.front(), kUnknown}, .top = {}});
+  }
+  if (record.cancelled) CancelInEngine(record);
+  for (int i = 0; i < record.accepts && !detached; ++i) {
+    if (router_->Send(name.client, AcceptedFrame(name.id)) == Router::Delivery::kGone) {
+      Vanished(name.client);
+      break;
+    }
+  }
+  for (size_t i = 0; i < prepared.engine_ids.size(); ++i) {
+    RequestRecord* open = requests_.FindOpen(key);
+    // An echo comes with the log-probabilities where there are some.
+    if (open == nullptr || open->wants_logprobs || !Deliver(*open, i, "", /*last=*/false)) break;
+  }
+  for (Mailbox::Event& event : early) Take(std::move(event));
 }
 
 void Server::HandleResume(const RequestName& name, const ResumeRequest& resume) {
@@ -202,6 +171,10 @@ void Server::HandleResume(const RequestName& name, const ResumeRequest& resume) 
 void Server::Replay(RequestRecord& record, int64_t from_seq) {
   const std::string client = record.name.client;
   record.detached_until.reset();
+  if (record.preparing) {
+    ++record.accepts;
+    return;
+  }
   Router::Delivery delivery = router_->Send(client, AcceptedFrame(record.name.id));
   std::vector<RequestRecord::Delta> begins(record.choices.size());
   for (size_t seq = 0; seq < record.deltas.size(); ++seq) {
@@ -353,14 +326,20 @@ void Server::SendDone(RequestRecord& record, const DoneContents& done) {
 }
 
 void Server::CancelInEngine(RequestRecord& record) {
+  if (record.preparing) return;
   for (AnswerChoice& choice : record.choices) {
     if (!std::exchange(choice.cancelled, true)) engine_.Cancel(choice.engine_id);
   }
 }
 
 void Server::DropRequest(RequestRecord& record) {
-  if (record.turn) AbandonTurn(record);
+  const bool prepares = record.preparing && !preparer_->Drop(record.name.client, record.key);
+  const auto found = early_.find(record.key);
+  std::vector<Mailbox::Event> early;
+  if (found != early_.end()) early = std::move(early_.extract(found).mapped());
+  if (record.turn) AbandonTurn(record, prepares);
   requests_.Drop(record);
+  for (const Mailbox::Event& event : early) TakeAbandoned(event);
 }
 
 void Server::Fail(RequestRecord& record, ErrorCode code, std::string_view message) {

@@ -1,5 +1,6 @@
 #include "frontend/tokenizer/bpe_tokenizer.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -86,6 +87,17 @@ std::string BpeTokenizer::TokenBytes(int32_t id) const {
     if (std::optional<std::string> bytes = ByteLevelBytes(text)) return *std::move(bytes);
   }
   return std::string(text);
+}
+
+size_t BpeTokenizer::LeastBytes(std::string_view text) const {
+  const auto has_token = [&](char byte) {
+    return byte_tokens_[static_cast<uint8_t>(byte)] != MergeSymbol::kNone;
+  };
+  const auto kept = static_cast<size_t>(std::count_if(text.begin(), text.end(), has_token));
+  if (!pre_tokenizer_.entry().normalizes) return kept;
+  // At most three bytes become one: the letters of a Hangul syllable, say.
+  constexpr size_t kNfc = 3;
+  return kept == text.size() ? kept / kNfc : 0;
 }
 
 absl::Status BpeTokenizer::EncodeText(std::string_view text, std::vector<int32_t>& ids) const {

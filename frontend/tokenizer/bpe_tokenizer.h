@@ -28,6 +28,7 @@ class BpeTokenizer final : public Tokenizer {
                                                            PreTokenizer pre_tokenizer);
 
   std::string TokenBytes(int32_t id) const override;
+  size_t LeastBytes(std::string_view text) const override;
 
  protected:
   absl::Status EncodeText(std::string_view text, std::vector<int32_t>& ids) const override;

@@ -60,6 +60,9 @@ class Tokenizer {
 
   /// True if encoding puts a space before a text (and decoding takes it away).
   virtual bool adds_leading_space() const { return false; }
+  /// How many bytes of a text are left at least for tokens to stand for, where encoding normalizes
+  /// it or leaves bytes out. In one pass.
+  virtual size_t LeastBytes(std::string_view text) const { return text.size(); }
 
  protected:
   Tokenizer(Vocabulary vocabulary, TokenSplitter splitter)

@@ -60,6 +60,7 @@ absl::Status Serve(const ServeOptions& options) {
         frontend::ServerOptions server_options;
         server_options.endpoint = options.listen;
         server_options.limits.frame_bytes = options.max_message;
+        server_options.clients = options.max_clients;
         server_options.conversations = {.conversations = options.max_conversations,
                                         .bytes = options.conversation_memory};
         server_options.context_policy = *policy;

@@ -11,6 +11,7 @@ using Rows = std::vector<OptionRow>;
 constexpr double kMostSteps = 1 << 20;
 constexpr double kMostTokens = 1 << 24;
 constexpr double kMostCount = 0x1p31;
+constexpr double kMostClients = 65536;
 constexpr double kMostRanks = 65536;
 constexpr double kKiB = 0x1p10;
 constexpr double kMiB = 0x1p20;
@@ -198,6 +199,8 @@ Rows RowsOf(ServeOptions& o) {
       {ModelArgument(o.model.model), Row("--listen", {&o.listen}, "ZeroMQ endpoint for clients"),
        Row("--max-message", Size(o.max_message, kKiB, kGiB),
            "largest request frame (default 1MiB)"),
+       Row("--max-clients", {&o.max_clients, {1, kMostClients}},
+           "clients that may be connected at once; more are refused as overloaded"),
        TemplateRow(o.chat_template),
        Row("--context-policy", {&o.context_policy},
            "chats longer than the context: stop (refuse them), shift (leave out the oldest "

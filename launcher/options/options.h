@@ -61,6 +61,7 @@ struct ServeOptions {
   LaunchOptions launch;
   std::string listen = "tcp://127.0.0.1:5555";
   int64_t max_message = int64_t{1} << 20;  // bytes of a request frame
+  int64_t max_clients = 256;               // connections at once
   std::string chat_template;               // chatml, zephyr, a file; empty: the model's own
   std::string context_policy = "stop";     // stop, shift, window:N
   int64_t max_conversations = 1024;

@@ -68,6 +68,12 @@ absl::StatusOr<std::vector<int32_t>> FakeTextModel::EncodeText(std::string_view 
   return ByteTokens(text);
 }
 
+int64_t FakeTextModel::LeastTokens(std::span<const std::string_view> text) const {
+  size_t bytes = 0;
+  for (const std::string_view piece : text) bytes += piece.size();
+  return static_cast<int64_t>(bytes);
+}
+
 std::unique_ptr<frontend::TextStream> FakeTextModel::NewStream() const {
   return std::make_unique<ByteStream>();
 }

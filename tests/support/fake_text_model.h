@@ -11,7 +11,7 @@ namespace tandem::testing {
 
 /// A model whose tokens are bytes: token b is the byte b, kEnd ends an answer. A chat is
 /// "role:content\n" for each message, then "assistant:".
-class FakeTextModel final : public frontend::TextModel {
+class FakeTextModel : public frontend::TextModel {
  public:
   static constexpr int32_t kEnd = 256;
 
@@ -29,6 +29,7 @@ class FakeTextModel final : public frontend::TextModel {
   absl::StatusOr<std::optional<std::vector<int32_t>>> EncodeContinuation(
       std::span<const frontend::TextSegment> segments) const override;
   absl::StatusOr<std::vector<int32_t>> EncodeText(std::string_view text) const override;
+  int64_t LeastTokens(std::span<const std::string_view> text) const override;
   std::unique_ptr<frontend::TextStream> NewStream() const override;
   std::string TokenBytes(int32_t token) const override {
     return token == kEnd ? "<end>" : std::string(1, static_cast<char>(token));

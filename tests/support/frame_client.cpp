@@ -16,6 +16,7 @@ FrameClient::FrameClient(const std::string& endpoint, const Options& options)
   socket_.set(zmq::sockopt::rcvhwm, options.receive_queue);
   if (options.kernel_bytes > 0) socket_.set(zmq::sockopt::rcvbuf, options.kernel_bytes);
   if (!options.identity.empty()) socket_.set(zmq::sockopt::routing_id, options.identity);
+  if (!options.reconnects) socket_.set(zmq::sockopt::reconnect_ivl, -1);
   socket_.connect(endpoint);
 }
 

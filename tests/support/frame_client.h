@@ -22,6 +22,7 @@ class FrameClient {
     int receive_queue = 1000;
     int kernel_bytes = 0;  // of the receive buffer; 0 = the system's choice
     zmq::socket_type type = zmq::socket_type::dealer;
+    bool reconnects = true;
   };
   explicit FrameClient(const std::string& endpoint);
   FrameClient(const std::string& endpoint, const Options& options);

@@ -90,11 +90,31 @@ TEST(ChatPrompt, WindowTakesTheNewestTokens) {
 }
 
 TEST(ChatPrompt, StopLeavesAllAsItIs) {
-  const FakeTextModel model(/*context=*/100);
+  const FakeTextModel model(/*context=*/1000);
   const std::vector<ChatMessage> messages = LongChat(3, 100);
   const auto prompt = MakeChatPrompt(model, {.messages = messages, .policy = {}, .max_tokens = {}});
   EXPECT_EQ(prompt->whole.tokens, *model.EncodeChat(messages));
   EXPECT_FALSE(prompt->dropped.any());
+}
+
+TEST(ChatPrompt, StopRefusesByBytesWhatCannotFit) {
+  // A model that would notice if it were asked to encode.
+  class NeverEncodes final : public testing::FakeTextModel {
+   public:
+    NeverEncodes() : FakeTextModel(/*context=*/100) {}
+    absl::StatusOr<std::vector<int32_t>> EncodeRendered(
+        std::span<const TextSegment> /*segments*/) const override {
+      return Internal("encoded");
+    }
+  };
+  const NeverEncodes model;
+  const std::vector<ChatMessage> messages = LongChat(3, 100);
+  ChatInput input{.messages = messages, .policy = {}, .max_tokens = {}};
+  const absl::Status status = MakeChatPrompt(model, input).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kOutOfRange);
+  EXPECT_NE(Message(status).find("holds 100"), std::string::npos) << status;
+  input.policy = Policy("shift");
+  EXPECT_EQ(Message(MakeChatPrompt(model, input).status()), "encoded");
 }
 
 TEST(ChatPrompt, ShiftDropsWholeMessagesAndKeepsTheSystems) {
