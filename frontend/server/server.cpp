@@ -234,6 +234,7 @@ void Server::HandleStatus(const RequestName& name) {
   counts_.open_requests = requests_.open();
   counts_.conversations = conversations_.count();
   counts_.conversation_bytes = conversations_.bytes();
+  counts_.damaged_conversations = conversations_.damaged();
   if (log_ != nullptr) counts_.state = log_->Status();
   counts_.uptime_seconds = std::chrono::duration<double>(Clock::now() - started_).count();
   router_->Send(name.client, StatusFrame(name.id, counts_, *engine));

@@ -105,6 +105,9 @@ class Server {
   /// News of a request that is gone: perhaps of a turn that was given up.
   void TakeAbandoned(const Mailbox::Event& event);
   void EraseKv(const AbandonedTurn& turn);
+  /// Takes what is kept of a damaged conversation where its name tells which it is; then refuses
+  /// what a newer program has written.
+  absl::Status FindOnDisk(const ConversationName& name);
   /// Deletes it in memory; gives the blocks of its tokens that no other conversation shares.
   absl::StatusOr<std::vector<kv_store::BlockHash>> DeleteConversation(const ConversationName& name);
   void Handle(const RequestName& name, const ConversationListRequest& request);

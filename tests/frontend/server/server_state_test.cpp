@@ -49,10 +49,26 @@ class HeldLog final : public ConversationLog {
   absl::Status CheckReadable(const ConversationName& name) override {
     const std::lock_guard lock(mutex_);
     if (!unreadable_.contains(name)) return absl::OkStatus();
-    return absl::DataLossError("it cannot be read");
+    return FailedPrecondition("it cannot be read");
+  }
+  std::optional<Conversation> TakeDamaged(const ConversationName& name) override {
+    const std::lock_guard lock(mutex_);
+    auto kept = damaged_.extract(name);
+    return kept.empty() ? std::nullopt : std::optional(kept.mapped());
+  }
+  void KeepDamaged(const ConversationName& name, Conversation kept) {
+    const std::lock_guard lock(mutex_);
+    kept.damaged = true;
+    damaged_[name] = std::move(kept);
   }
   ConversationLogStatus Status() override {
-    return {.directory = "/state", .conversations = 3, .trouble = "the disk is full"};
+    ConversationLogStatus status;
+    status.directory = "/state";
+    status.conversations = 3;
+    status.damaged = 2;
+    status.damage = "a table is damaged";
+    status.trouble = "the disk is full";
+    return status;
   }
 
   /// Tells all that waits; how many did.
@@ -90,6 +106,7 @@ class HeldLog final : public ConversationLog {
   std::mutex mutex_;
   std::map<ConversationName, Conversation> conversations_;
   std::map<ConversationName, bool> unreadable_;
+  std::map<ConversationName, Conversation> damaged_;
   std::deque<Done> waiting_;
   size_t erased_blocks_ = 0;
   std::set<kv_store::BlockHash> left_behind_;

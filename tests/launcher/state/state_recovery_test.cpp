@@ -52,17 +52,19 @@ struct Server {
     const auto open = [&]() -> absl::Status {
       TANDEM_ASSIGN_OR_RETURN(auto opened, ConversationStore::Open({.folder = folder()}));
       store = std::move(opened.store);
-      found = {opened.found.conversations.begin(), opened.found.conversations.end()};
-      EXPECT_TRUE(opened.found.unreadable.empty());
+      read = std::move(opened.found);
+      EXPECT_TRUE(read.unreadable.empty());
       return absl::OkStatus();
     };
     if (fs::exists(folder())) TANDEM_RETURN_IF_ERROR(open());
     if (store) {
+      TANDEM_RETURN_IF_ERROR(TakeFromCopies({store->state(), hosts.Ask()}, *store, read));
       TANDEM_ASSIGN_OR_RETURN(const bool another, ChoseAnother({store->state(), hosts.Ask()},
                                                                choice, store->position()));
       if (another) {
         store.reset();
         fs::rename(folder(), kv_store::FreeName(folder(), "aside"));
+        fs::remove(ConversationStore::WitnessPath(folder()));
       }
     }
     adopted = false;
@@ -73,6 +75,7 @@ struct Server {
     TANDEM_RETURN_IF_ERROR(CheckNobodyWentOn({store->state(), hosts.Ask()},
                                              choice.own || (adopted && choice.state), *store));
     state = store->state();
+    found = {read.conversations.begin(), read.conversations.end()};
     ConversationWriter::Options options;
     options.directory = path;
     options.retry = milliseconds(20);
@@ -88,7 +91,7 @@ struct Server {
       return keeper.Erase(raw->position(), ranges);
     };
     writer = std::make_unique<ConversationWriter>(std::move(options), std::move(store),
-                                                  std::vector<frontend::UnreadableConversation>());
+                                                  frontend::FoundConversations());
     return absl::OkStatus();
   }
   absl::Status Append(const ConversationName& name, ConversationDelta delta) {
@@ -137,6 +140,7 @@ struct Server {
   Hosts& hosts;
   const std::string path;
   Found found;
+  frontend::FoundConversations read;  // the same, as the store has found it
   bool adopted = false;
   milliseconds tidy{10'000};
   kv_store::StateId state{};
