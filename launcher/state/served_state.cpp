@@ -34,12 +34,12 @@ class OpenedState final : public ServedState {
 
   /// Those that are there; none is made.
   absl::Status ReadConversations() {
-    return kv_store::DatabaseIsThere(folder_) ? OpenStore() : absl::OkStatus();
+    if (kv_store::DatabaseIsThere(folder_)) return OpenStore();
+    without_trace_ = kv_store::Exists(directory_->path() + "/kv") && !kv_store::Exists(Witness());
+    return absl::OkStatus();
   }
 
   absl::Status Settle() override {
-    const bool nothing = !store_ && !kv_store::Exists(Witness());
-    const bool used = kv_store::Exists(directory_->path() + "/kv");
     TANDEM_RETURN_IF_ERROR(OpenKv());
     if (kv_) {
       const absl::Status settled = SettleWithCopies();
@@ -47,7 +47,7 @@ class OpenedState final : public ServedState {
       if (!settled.ok()) spdlog::warn("copies of conversations: {}", Message(settled));
     }
     if (!store_) TANDEM_RETURN_IF_ERROR(OpenStore());
-    if (nothing && used && store_->conversations() == 0) {
+    if (without_trace_ && store_->conversations() == 0) {
       found_.damage = fmt::format(
           "{}: there is KV, but no conversations: if there were any, they are lost", folder_);
       spdlog::warn("{}", found_.damage);
@@ -200,6 +200,7 @@ class OpenedState final : public ServedState {
   const std::unique_ptr<StateDirectory> directory_;
   const std::unique_ptr<kv_store::EncryptedBox> box_;
   const std::string folder_ = directory_->path() + "/conversations";
+  bool without_trace_ = false;  // of conversations, though a server was here before
   frontend::FoundConversations found_;
   std::unique_ptr<frontend::ConversationStore> store_;  // until the writer has it
   std::unique_ptr<HostKv> kv_;                          // null: no agent came up
