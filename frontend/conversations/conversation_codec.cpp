@@ -140,8 +140,7 @@ TurnHash HashOfTurn(std::span<const std::byte> record) {
 
 absl::StatusOr<ConversationHead> DecodeHead(std::string_view place,
                                             std::span<const std::byte> record) {
-  return Read<ConversationHead>("head of a conversation", place, record,
-                                &ConversationHead::last);
+  return Read<ConversationHead>("head of a conversation", place, record, &ConversationHead::last);
 }
 
 absl::StatusOr<ConversationTurnRecord> DecodeTurn(std::string_view place,

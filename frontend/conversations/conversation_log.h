@@ -39,10 +39,10 @@ class ConversationLog {
 
   virtual ~ConversationLog() = default;
 
-  /// A turn of a conversation, which begins with it where it is not there or is damaged. `left_behind`: blocks
-  /// whose KV nobody needs from this turn on, as in EraseKv. Done is told OK once the turn outlives
-  /// a kill -9 and a loss of power; otherwise why it does not yet. What was not written is kept and
-  /// tried again.
+  /// A turn of a conversation, which begins with it where it is not there or is damaged.
+  /// `left_behind`: blocks whose KV nobody needs from this turn on, as in EraseKv. Done is told OK
+  /// once the turn outlives a kill -9 and a loss of power; otherwise why it does not yet. What was
+  /// not written is kept and tried again.
   virtual void Append(const ConversationName& name, ConversationDelta delta,
                       std::vector<kv_store::BlockHash> left_behind, Done done) = 0;
   /// Destroys the KV of these blocks. Nobody waits for it; it is tried until it is done, by the

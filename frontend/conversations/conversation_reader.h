@@ -22,8 +22,8 @@ struct ConversationState {
 };
 
 struct ReadConversation {
-  std::string described;      // by name, as soon as that is known
-  bool named = false;         // the head could be read
+  std::string described;  // by name, as soon as that is known
+  bool named = false;     // the head could be read
   ConversationName name;
   ConversationState state;    // of what was kept
   bool chained = false;       // some turn says which one comes before it

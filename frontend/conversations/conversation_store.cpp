@@ -195,15 +195,14 @@ absl::StatusOr<ConversationStore::Opened> ConversationStore::OpenRead(const Opti
     store.journal_lost_ = sequence == 0 && report->sequence > 0;
     store.behind_ = report->sequence > sequence;
     if (store.behind_) {
-      damage.push_back(fmt::format("its last change is {}, and {} were written", sequence,
-                                   report->sequence));
+      damage.push_back(
+          fmt::format("its last change is {}, and {} were written", sequence, report->sequence));
     }
   }
   // A witness that has lost what came last may not know that a conversation was erased. So it is
   // believed against a database that looks whole only while it has all.
-  const bool believed =
-      !damage.empty() || read.gaps > 0 ||
-      (report->damaged == 0 && report->sequence >= store.position().sequence);
+  const bool believed = !damage.empty() || read.gaps > 0 ||
+                        (report->damaged == 0 && report->sequence >= store.position().sequence);
   if (!believed) {
     std::erase_if(report->slots, [](const auto& entry) {
       return entry.second.kind != WitnessSlot::Kind::kDamaged;
@@ -294,7 +293,8 @@ void ConversationStore::Read(const std::vector<PlacedRecord>& records, const Wit
       erasing_ = true;
       return;
     }
-    ReadConversation read = reader.Read(group, IsPrefix(prefix) ? claim_on(prefix) : nullptr, behind_);
+    ReadConversation read =
+        reader.Read(group, IsPrefix(prefix) ? claim_on(prefix) : nullptr, behind_);
     there.insert(prefix);
     Add(prefix, std::move(read), found);
   });
@@ -428,8 +428,7 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
     ++state.turns;
     const std::string head_place = ConversationPlaces::Place(prefix, 0);
     const std::string turn_place = ConversationPlaces::Place(prefix, state.turns);
-    std::vector<std::byte> record =
-        EncodeTurn(turn_place, state.instance, state.last, turn.delta);
+    std::vector<std::byte> record = EncodeTurn(turn_place, state.instance, state.last, turn.delta);
     state.last = HashOfTurn(record);
     const ConversationHead head{turn.name, state.instance, state.turns, state.last};
     put(head_place, Encrypted(turn.name.tenant, head_place, EncodeHead(head_place, head)));
@@ -619,9 +618,10 @@ absl::Status ConversationStore::Recover() {
     const MutexLock lock(commit_mutex_);
     if (position_.Contains(before)) return absl::OkStatus();
     position_ = before;
-    return absl::DataLossError(fmt::format("{}: changes that were written are missing: start the "
-                                           "server again, which tells what is lost",
-                                           options_.folder));
+    return absl::DataLossError(
+        fmt::format("{}: changes that were written are missing: start the "
+                    "server again, which tells what is lost",
+                    options_.folder));
   };
   {
     const ReaderMutexLock lock(db_mutex_);

@@ -155,8 +155,7 @@ class ConversationStore {
   WitnessSlot SlotOf(const std::string& prefix, const ConversationState& state) const;
 
   /// Notes slots in the witness, which is made anew where there is none.
-  absl::Status Witness(std::vector<WitnessSlot> slots)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
+  absl::Status Witness(std::vector<WitnessSlot> slots) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
 
   std::string Encrypted(const std::string& tenant, const std::string& place,
                         std::vector<std::byte> record) const;
@@ -174,9 +173,9 @@ class ConversationStore {
   std::unique_ptr<ConversationWitness> witness_ ABSL_GUARDED_BY(commit_mutex_);
   std::map<WitnessHash, WitnessSlot> witnessed_ ABSL_GUARDED_BY(commit_mutex_);  // those that count
   bool witness_failed_ ABSL_GUARDED_BY(commit_mutex_) = false;  // and the log says so
-  std::map<std::string, ConversationState> states_;  // by prefix; what Write has written
-  std::map<std::string, ConversationState> damaged_;  // by prefix; what is kept of them
-  bool behind_ = false;   // changes are missing at the end
+  std::map<std::string, ConversationState> states_;             // by prefix; what Write has written
+  std::map<std::string, ConversationState> damaged_;            // by prefix; what is kept of them
+  bool behind_ = false;                                         // changes are missing at the end
   bool journal_lost_ = false;
   bool chained_ = false;  // there are turns that were written beside a witness
   std::atomic<int64_t> conversations_{0};

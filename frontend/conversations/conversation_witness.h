@@ -35,8 +35,9 @@ struct WitnessSlot {
   WitnessHash conversation{};
   uint64_t instance = 0;
   uint64_t turns = 0;
-  std::optional<WitnessHash> last = std::nullopt;  // keyed hash of the last turn; nothing: not known
-  uint64_t sequence = 0;            // of the database's last change, below 2^56
+  std::optional<WitnessHash> last =
+      std::nullopt;       // keyed hash of the last turn; nothing: not known
+  uint64_t sequence = 0;  // of the database's last change, below 2^56
   bool operator==(const WitnessSlot&) const = default;
 };
 
@@ -49,10 +50,10 @@ absl::StatusOr<WitnessSlot> DecodeWitnessSlot(std::span<const std::byte> bytes, 
 /// What a witness said when it was read.
 struct WitnessReport {
   bool there = false;
-  std::vector<std::byte> identity;            // of the database; empty: it cannot be read
-  std::map<WitnessHash, WitnessSlot> slots;   // kTurns, kErased or kDamaged
-  uint64_t sequence = 0;                      // the highest
-  int64_t damaged = 0;                        // slots, or what is left of one
+  std::vector<std::byte> identity;           // of the database; empty: it cannot be read
+  std::map<WitnessHash, WitnessSlot> slots;  // kTurns, kErased or kDamaged
+  uint64_t sequence = 0;                     // the highest
+  int64_t damaged = 0;                       // slots, or what is left of one
 };
 
 /// Thread safety: none.

@@ -13,6 +13,8 @@ using Erasure = ConversationStore::Erasure;
 using Turn = ConversationStore::Turn;
 using std::chrono::milliseconds;
 
+constexpr milliseconds kWitnessSync{1000};
+
 /// Whether something is to be destroyed once the change is written.
 bool Destroys(const ConversationStore::Change& change) {
   return !std::holds_alternative<Turn>(change);
@@ -97,7 +99,8 @@ absl::Status ConversationWriter::CheckReadable(const ConversationName& name) {
   const auto found = unreadable_.find(prefix);
   if (found == unreadable_.end()) return absl::OkStatus();
   return FailedPrecondition(
-      "{}: it cannot be read from disk, where it stays; use another name, or conversation.delete it",
+      "{}: it cannot be read from disk, where it stays; use another name, or conversation.delete "
+      "it",
       found->second);
 }
 
@@ -134,7 +137,12 @@ void ConversationWriter::WriteLoop() {
   MutexLock lock(mutex_);
   while (true) {
     while (queue_.empty() && !quit_) {
-      if (backlog.empty()) {
+      if (backlog.empty() && sync_at_) {
+        if (changed_.WaitUntil(mutex_, *sync_at_)) continue;
+        lock.Unlock();
+        SyncWitness();
+        lock.Lock();
+      } else if (backlog.empty()) {
         changed_.Wait(mutex_);
       } else if (!changed_.WaitUntil(mutex_, retry_at_)) {
         break;
@@ -170,6 +178,7 @@ void ConversationWriter::WriteLoop() {
   }
   writer_ended_ = true;
   lock.Unlock();
+  SyncWitness();
   changed_.NotifyAll();
 }
 
@@ -184,11 +193,18 @@ void ConversationWriter::WriteBacklog(std::vector<Waiting>& backlog) {
   must_recover_ = !status.ok();
   if (status.ok()) {
     Written(backlog);
-    store_->SyncWitness();  // whoever waits for the turns need not wait for that
+    // Nobody waits for that: only who loses power and the end of the log could miss it.
+    if (sync_at_ && Clock::now() >= *sync_at_) SyncWitness();
+    if (!sync_at_) sync_at_ = Clock::now() + kWitnessSync;
   } else {
     retry_at_ = Clock::now() + options_.retry;
     Failed(backlog, status);
   }
+}
+
+void ConversationWriter::SyncWitness() {
+  store_->SyncWitness();
+  sync_at_.reset();
 }
 
 void ConversationWriter::Written(std::vector<Waiting>& backlog) {

@@ -73,6 +73,7 @@ class ConversationWriter final : public ConversationLog {
   /// Writes `backlog` and tells its owners. `backlog` is empty afterwards, or what is to be tried
   /// again.
   void WriteBacklog(std::vector<Waiting>& backlog);
+  void SyncWitness();
   void Written(std::vector<Waiting>& backlog);
   void Failed(std::vector<Waiting>& backlog, const absl::Status& why);
   void EraseLoop();
@@ -103,6 +104,7 @@ class ConversationWriter final : public ConversationLog {
 
   bool must_recover_ = false;  // the writing thread's own
   Clock::time_point retry_at_;
+  std::optional<Clock::time_point> sync_at_;  // nothing: the witness is synced
   std::thread writer_;
   std::thread eraser_;
 };

@@ -137,11 +137,11 @@ absl::Status Conversations::Fork(const ConversationName& from, const std::string
 absl::Status Conversations::CheckWhole(const ConversationName& name) const {
   const auto found = conversations_.find(name);
   if (found == conversations_.end() || !found->second.damaged) return absl::OkStatus();
-  return absl::DataLossError(fmt::format(
-      "conversation \"{}\" is damaged on disk: its first {} messages are kept "
-      "(conversation.get tells them), later ones are lost; go on from there with "
-      "\"accept_damage\":true, or conversation.delete it",
-      name.id, found->second.messages.size()));
+  return absl::DataLossError(
+      fmt::format("conversation \"{}\" is damaged on disk: its first {} messages are kept "
+                  "(conversation.get tells them), later ones are lost; go on from there with "
+                  "\"accept_damage\":true, or conversation.delete it",
+                  name.id, found->second.messages.size()));
 }
 
 int64_t Conversations::damaged() const {

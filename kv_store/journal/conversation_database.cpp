@@ -268,8 +268,8 @@ absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder) {
   if (damage.ok()) return read;
 
   read.torn = false;
-  read.damage += fmt::format("{}a table is damaged ({})", read.damage.empty() ? "" : "; ",
-                             damage.ToString());
+  read.damage +=
+      fmt::format("{}a table is damaged ({})", read.damage.empty() ? "" : "; ", damage.ToString());
   read.records.clear();
   read.gaps = Scan(*read.db, /*check=*/false).Leniently(read.records);
   const std::string renewed = folder + kRenewed;

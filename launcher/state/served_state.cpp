@@ -146,8 +146,8 @@ class OpenedState final : public ServedState {
   /// Where conversations were lost, only a copy of the same ones stands for them.
   absl::StatusOr<RecoverChoice> ChoiceWithoutStore() {
     RecoverChoice choice = choice_;
-    const auto state = frontend::ConversationStore::WitnessedState(
-        {.folder = folder_, .box = box_.get()});
+    const auto state =
+        frontend::ConversationStore::WitnessedState({.folder = folder_, .box = box_.get()});
     if (!choice.none() || !state) return choice;
     TANDEM_ASSIGN_OR_RETURN(const kv_store::AgentCopies found,
                             kv_store::CopyKeeper(*state, AskPatiently()).Find(/*patient=*/true));

@@ -198,9 +198,9 @@ absl::Status TakeFromCopies(const CopyKeeper& keeper, frontend::ConversationStor
   for (const AgentCopyOn& on : copies.copies) {
     if (on.copy.state != keeper.state() || !IsWhole(on)) continue;
     const uint64_t branch = on.copy.position->branches.back().id;
-    const bool ours = store.journal_lost() ||
-                      std::any_of(own.branches.begin(), own.branches.end(),
-                                  [&](const auto& one) { return one.id == branch; });
+    const bool ours =
+        store.journal_lost() || std::any_of(own.branches.begin(), own.branches.end(),
+                                            [&](const auto& one) { return one.id == branch; });
     if (!ours) continue;
     if (best == nullptr || on.copy.position->sequence > best->copy.position->sequence) best = &on;
   }

@@ -59,7 +59,8 @@ TEST(ConversationCodec, TurnsAndHeadsComeBack) {
   Conversation before;
   for (int turn = 0; turn < 50; ++turn) {
     const Conversation after = random.Next(before);
-    const auto record = EncodeTurn("place", 77, TurnHash{9}, RandomConversations::Delta(before, after));
+    const auto record =
+        EncodeTurn("place", 77, TurnHash{9}, RandomConversations::Delta(before, after));
     auto decoded = DecodeTurn("place", record);
     ASSERT_TRUE(decoded.ok()) << decoded.status();
     EXPECT_EQ(decoded->instance, 77U);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <iterator>
 #include <map>
+#include <span>
 
 #include "frontend/conversations/conversation_store.h"
 #include "kv_store/base/files.h"
@@ -155,7 +156,9 @@ void DamageAll(const KeptStore& open, const Said& said) {
                        FlipAt(i / 6.0, static_cast<int>(random.Below(8))));
   }
   for (const fs::path& file : made.Files()) {
-    for (const auto& [kind, damage] : kinds) {
+    const std::string name = file.filename();
+    const bool unread = name == "IDENTITY" || name.starts_with("OPTIONS");
+    for (const auto& [kind, damage] : std::span(kinds).first(unread ? 5 : kinds.size())) {
       SCOPED_TRACE(fmt::format("{}, {}", file.string(), kind));
       KeptStore one;
       one.box = made.box;
@@ -175,6 +178,7 @@ void DamageAll(const KeptStore& open, const Said& said) {
         EXPECT_EQ(damaged, 0);
       }
       EXPECT_FALSE(fs::exists(one.folder() + ".before"));
+      if (found.damage.empty()) continue;
       // The next start tells the same, and keeps nothing more.
       const FoundConversations again = one.Open();
       ASSERT_NE(one.store, nullptr);
