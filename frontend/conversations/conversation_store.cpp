@@ -96,7 +96,7 @@ std::set<WitnessHash> DamagedIn(const WitnessReport& report) {
 std::string KeepWitness(const std::string& path) {
   const std::string aside = kv_store::FreeName(path, "damaged");
   const absl::Status status = kv_store::Rename(path, aside);
-  if (status.ok()) return ", " + aside;
+  if (status.ok()) return ", and it is kept in " + aside;
   spdlog::error("{}", Message(status));
   return "";
 }
@@ -218,26 +218,29 @@ absl::StatusOr<ConversationStore::Opened> ConversationStore::OpenRead(const Opti
     result.found.unreadable.push_back(
         {.prefix = "", .what = fmt::format("{} runs of records of a damaged table", read.gaps)});
   }
+  if (is_new && damage.empty()) damage.emplace_back("turns are missing");
+  // A torn end of the log that nobody was told of is no loss.
+  const bool torn =
+      read.torn && damage.size() == 1 && report->there && report->damaged == 0 && !is_new;
+  std::string aside;
+  if (damage.empty() || torn) {
+    kv_store::DropImage(options.folder);
+  } else {
+    aside = kv_store::KeepImage(options.folder);
+  }
   if (report->damaged > 0) {
-    damage.push_back(fmt::format("{}: {} slots are damaged", witness_path, report->damaged));
+    damage.push_back(fmt::format("{}: {} slots are damaged{}", witness_path, report->damaged,
+                                 KeepWitness(witness_path)));
   } else if (!report->there && store.chained_) {
     damage.push_back(fmt::format("{} is missing", witness_path));
   }
-  if (is_new && damage.empty()) damage.emplace_back("turns are missing");
-  // A torn end of the log that nobody was told of is no loss.
-  const bool torn = read.torn && damage.size() == 1 && report->there && !is_new;
-  if (damage.empty() || torn) {
-    kv_store::DropImage(options.folder);
-    if (torn) {
-      spdlog::warn("{}; no turn that was acknowledged is missing", fmt::join(damage, "; "));
-    }
-  } else {
-    std::string& text = result.found.damage;
-    text = fmt::format("{}: {}", options.folder, fmt::join(damage, "; "));
-    const std::string aside = kv_store::KeepImage(options.folder);
-    if (!aside.empty()) text += "; the files are kept as they were in " + aside;
-    if (report->damaged > 0) text += KeepWitness(witness_path);
-    spdlog::error("{}", text);
+  const std::string told = fmt::format("{}: {}", options.folder, fmt::join(damage, "; "));
+  if (torn) {
+    spdlog::warn("{}; no turn that was acknowledged is missing", told);
+  } else if (!damage.empty()) {
+    result.found.damage =
+        aside.empty() ? told : told + "; the files are kept as they were in " + aside;
+    spdlog::error("{}", result.found.damage);
   }
   const ReaderMutexLock lock(store.db_mutex_);
   if (store.behind_ && !store.journal_lost_) {

@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <rocksdb/db.h>
 
 #include <filesystem>
 #include <fstream>
@@ -270,6 +271,66 @@ TEST(ConversationDamage, IsOverOnceItIsGoneOnWith) {
   for (const auto& [prefix, one] : found.nameless) EXPECT_TRUE(one.messages.empty());
   const FoundConversations after = cut.Open();
   EXPECT_EQ(CheckFound(after, said, cut), static_cast<int64_t>(found.nameless.size()));
+}
+
+TEST(ConversationDamage, OfAWitnessBringsNothingBackThatWasErased) {
+  KeptStore open;
+  Said said;
+  RandomConversations random(10);
+  open.Open();
+  open.SayOneMore(said, random);
+  open.Erase({"t", "b"});
+  said.erase({"t", "b"});
+  KeptStore made;
+  open.CopyTo(made);
+  const std::string witness = ContentOf(made.witness());
+  ASSERT_EQ(witness.size() % kWitnessSlotBytes, 0U);
+  for (size_t at = 0; at <= witness.size(); at += kWitnessSlotBytes) {
+    for (const bool cut : {true, false}) {
+      SCOPED_TRACE(fmt::format("slot {}, cut {}", at / kWitnessSlotBytes, cut));
+      KeptStore one;
+      fs::copy(made.path(), one.path(),
+               fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+      std::string changed = cut ? witness.substr(0, at) : witness;
+      if (!cut && at < changed.size()) changed[at + 20] ^= 4;
+      Overwrite(one.witness(), changed);
+      EXPECT_EQ(CheckFound(one.Open(), said, one), 0);
+    }
+  }
+}
+
+TEST(ConversationDamage, ATurnOfAnotherHistoryBreaksTheChain) {
+  // Two stores go on from the same turn; then one has a turn of the other, with its right checksum.
+  RandomConversations random(9);
+  const ConversationName name{"t", "a"};
+  const Conversation first = random.Next({});
+  KeptStore one;
+  one.Open();
+  one.Say(name, {}, first);
+  KeptStore other;
+  one.CopyTo(other);
+  other.Open();
+  other.Say(name, first, random.Next(first));
+  const Conversation second = random.Next(first);
+  one.Say(name, first, second);
+  one.Say(name, second, random.Next(second));
+  const std::string place = ConversationPlaces::Place(one.store->PrefixOf(name), 2);
+  const auto records = other.store->ReadAll();
+  ASSERT_TRUE(records.ok());
+  one.store.reset();
+  fs::remove(one.witness());  // the chain alone must tell
+  {
+    const auto db = kv_store::OpenDatabase(one.folder());
+    ASSERT_TRUE(db.ok());
+    for (const kv_store::PlacedRecord& record : *records) {
+      if (record.place != place) continue;
+      ASSERT_TRUE(kv_store::WriteAll(**db, {record}).ok());
+    }
+  }
+  const FoundConversations found = one.Open();
+  ASSERT_EQ(found.conversations.size(), 1U);
+  EXPECT_TRUE(found.conversations[0].second.damaged);
+  EXPECT_NE(found.damage, "");
 }
 
 TEST(ConversationDamage, ADeadStartIsStartedAgain) {
