@@ -105,6 +105,12 @@ std::string ConversationPlaces::Prefix(const ConversationName& name) const {
   return prefix;
 }
 
+std::string ConversationPlaces::EndOf(std::string prefix) {
+  while (!prefix.empty() && static_cast<uint8_t>(prefix.back()) == 0xFF) prefix.pop_back();
+  if (!prefix.empty()) ++prefix.back();
+  return prefix;
+}
+
 ConversationPlaces::Bytes16 ConversationPlaces::HashOfPrefix(std::string_view prefix) {
   Bytes16 hash{};
   std::copy_n(prefix.begin() + 1, hash.size(), hash.begin());

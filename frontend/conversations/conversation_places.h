@@ -42,6 +42,12 @@ class ConversationPlaces {
 
   /// What the places of all records of a conversation begin with.
   std::string Prefix(const ConversationName& name) const;
+  /// Whether it is what the places of a conversation begin with.
+  static bool IsPrefix(std::string_view prefix) {
+    return prefix.size() == kPrefixBytes && prefix[0] == kConversation;
+  }
+  /// The first place behind all that begin with this.
+  static std::string EndOf(std::string prefix);
   /// The prefix without its first byte, and back.
   static Bytes16 HashOfPrefix(std::string_view prefix);
   static std::string PrefixOfHash(const Bytes16& hash);
