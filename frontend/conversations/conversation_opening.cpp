@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -43,6 +44,33 @@ std::string KeepWitness(const std::string& path) {
   if (status.ok()) return ", and it is kept in " + aside;
   spdlog::error("{}", Message(status));
   return "";
+}
+
+/// How many conversations have not all the records that the witness knows of.
+int64_t Lacking(const std::vector<PlacedRecord>& records, const WitnessReport& report) {
+  std::map<WitnessHash, uint64_t> turns;
+  for (const PlacedRecord& record : records) {
+    const auto number = ConversationPlaces::NumberOfPlace(record.place);
+    if (number.value_or(0) > 0) ++turns[ConversationPlaces::HashOfPrefix(record.place)];
+  }
+  return std::count_if(report.slots.begin(), report.slots.end(), [&](const auto& entry) {
+    return entry.second.kind == WitnessSlot::Kind::kTurns &&
+           turns[entry.first] < entry.second.turns;
+  });
+}
+
+/// Where the database lacks what its witness knows of, its list of files may have lost its end,
+/// which RocksDB takes for an older list: then files count that are not in it.
+absl::StatusOr<ReadDatabase> ReadMost(const std::string& folder) {
+  TANDEM_ASSIGN_OR_RETURN(ReadDatabase read, kv_store::ReadWhole(folder));
+  const auto report = ConversationWitness::Read(ConversationStore::WitnessPath(folder));
+  const int64_t lacking = report.ok() ? Lacking(read.records, *report) : 0;
+  if (lacking == 0 || !kv_store::HasImage(folder)) return read;
+  read.db.reset();
+  TANDEM_ASSIGN_OR_RETURN(ReadDatabase more, kv_store::ReadWhole(folder, /*trusted=*/false));
+  if (Lacking(more.records, *report) < lacking) return more;
+  more.db.reset();
+  return kv_store::ReadWhole(folder);
 }
 
 /// A store while it is being opened.
@@ -150,7 +178,7 @@ int64_t FoundConversations::damaged() const {
 }
 
 absl::StatusOr<ConversationStore::Opened> ConversationStore::Open(const Options& options) {
-  TANDEM_ASSIGN_OR_RETURN(ReadDatabase read, kv_store::ReadWhole(options.folder));
+  TANDEM_ASSIGN_OR_RETURN(ReadDatabase read, ReadMost(options.folder));
   auto opened = OpenRead(options, read);
   if (absl::IsFailedPrecondition(opened.status())) {
     // Of another key, say: then it is left as it was.

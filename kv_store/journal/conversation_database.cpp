@@ -240,26 +240,32 @@ absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& fol
   return OpenWith(options, folder);
 }
 
-absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder) {
+absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted) {
   ReadDatabase read;
   if (const absl::Status image = TakeImage(folder); !image.ok()) {
     spdlog::warn("{}: if {} is damaged, its files cannot be kept", Message(image), folder);
   }
-  // First so that any damage of the log is seen.
   rocksdb::Options options = DatabaseOptions(folder);
-  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kAbsoluteConsistency;
-  const bool nameless = !Exists(folder + "/CURRENT") && HasDatabaseFiles(folder);
-  auto db = nameless ? absl::DataLossError(fmt::format("opening {}: CURRENT is missing", folder))
-                     : OpenWith(options, folder);
-  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
-  if (absl::IsDataLoss(db.status())) {
-    read.damage = Message(db.status());
-    if (!nameless) db = OpenWith(options, folder);
-    read.torn = db.ok();
+  absl::StatusOr<std::unique_ptr<rocksdb::DB>> db;
+  if (!trusted) {
+    db = absl::DataLossError("MANIFEST has lost its end");
+  } else if (!Exists(folder + "/CURRENT") && HasDatabaseFiles(folder)) {
+    db = absl::DataLossError("CURRENT is missing");
+  } else {
+    // First so that any damage of the log is seen.
+    options.wal_recovery_mode = rocksdb::WALRecoveryMode::kAbsoluteConsistency;
+    db = OpenWith(options, folder);
+    options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
     if (absl::IsDataLoss(db.status())) {
-      TANDEM_RETURN_IF_ERROR(RepairFiles(options, folder));
+      read.damage = Message(db.status());
       db = OpenWith(options, folder);
+      read.torn = db.ok();
     }
+  }
+  if (absl::IsDataLoss(db.status())) {
+    if (read.damage.empty()) read.damage = Message(db.status());
+    TANDEM_RETURN_IF_ERROR(RepairFiles(options, folder));
+    db = OpenWith(options, folder);
   }
   if (absl::IsFailedPrecondition(db.status())) DropImage(folder);
   TANDEM_RETURN_IF_ERROR(db.status());

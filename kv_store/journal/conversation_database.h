@@ -46,7 +46,10 @@ struct ReadDatabase {
 /// be opened is made anew of its tables and logs, one that has damaged tables of all that is
 /// readable. The files that were there are in an image (database_image.h), which the caller keeps,
 /// restores or drops. kFailedPrecondition if another process has it.
-absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder);
+///
+/// `trusted`: false where MANIFEST, though it can be read, is known to have lost its end. Then the
+/// tables and logs of the image count.
+absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted = true);
 
 /// Reads all that can be read, also while another process has it open, whose writes before the call
 /// are there; changes nothing. kNotFound if there is no database.

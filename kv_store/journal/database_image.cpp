@@ -58,6 +58,8 @@ absl::Status TakeImage(const std::string& folder) {
   return Rename(folder + kPart, folder + kImage);
 }
 
+bool HasImage(const std::string& folder) { return Exists(folder + kImage); }
+
 absl::Status RestoreImage(const std::string& folder) {
   if (!Exists(folder + kImage)) return absl::OkStatus();
   TANDEM_RETURN_IF_ERROR(Remove(folder));

@@ -17,6 +17,7 @@ bool DatabaseIsThere(const std::string& folder);
 /// Puts right what a process left that died while it opened the database, and takes an image.
 /// kUnavailable if that cannot be done (a full disk, say): then there is none.
 absl::Status TakeImage(const std::string& folder);
+bool HasImage(const std::string& folder);
 /// The database is what it was, again.
 absl::Status RestoreImage(const std::string& folder);
 /// Keeps the image for whoever wants to look at it. Where it is then, `FOLDER.damaged-N`; empty if
