@@ -374,8 +374,10 @@ absl::Status ConversationStore::TakeFromCopy(const std::vector<PlacedRecord>& co
   }
   TANDEM_RETURN_IF_ERROR(Commit(std::move(batch), {}, /*branch=*/true));
   for (auto& [prefix, read] : taken) {
-    const auto is_it = [&](const auto& one) { return places_.Prefix(one.first) == prefix; };
-    std::erase_if(found.conversations, is_it);
+    if (read.named) {
+      std::erase_if(found.conversations,
+                    [&name = read.name](const auto& one) { return one.first == name; });
+    }
     found.nameless.erase(prefix);
     damaged_.erase(prefix);
     spdlog::info("{}: {} is taken from the copy, {} turns", options_.folder, read.described,
