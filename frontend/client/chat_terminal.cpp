@@ -24,6 +24,7 @@ constexpr std::string_view kHelp =
     "  /system TEXT  set the system message (/system alone shows it); begins a new conversation\n"
     "  /reset        begin a new conversation\n"
     "  /fork NAME    copy the server's conversation and go on with the copy\n"
+    "  /accept       go on with what is kept of a damaged conversation\n"
     "  /conversations  those that the server keeps\n"
     "  /stats        tokens and speed of the last answer\n"
     "  /quit         end (so does Ctrl-D)\n"
@@ -214,6 +215,9 @@ void ChatConversation::Command(const std::string& line) {
     ended_ = true;
   } else if (name == "/fork") {
     Fork(argument);
+  } else if (name == "/accept") {
+    place_.accept_damage = true;
+    Print("The next message goes on from what is kept.\n");
   } else if (name == "/conversations") {
     ListConversations();
   } else if (kept_by_server() && (name == "/reset" || name == "/system")) {
@@ -272,6 +276,7 @@ absl::Status ChatConversation::Say(const std::string& content) {
     if (!messages_.empty()) std::fprintf(options_.errors, "(/reset begins a new conversation)\n");
     return absl::OkStatus();
   }
+  place_.accept_damage = false;
   if (answer->reason == parallel::FinishReason::kLength) {
     std::fprintf(options_.errors, "[the answer ends here: it has reached %s]\n",
                  options_.params.max_tokens ? "the most tokens it may have" : "the context's end");

@@ -33,6 +33,7 @@ absl::Status ServerError(const Json& frame) {
   if (code == "unimplemented") return absl::UnimplementedError(message);
   if (code == "deadline_exceeded") return absl::DeadlineExceededError(message);
   if (code == "cancelled") return absl::CancelledError(message);
+  if (code == "damaged") return absl::DataLossError(message);
   return absl::InternalError(message);
 }
 
@@ -247,6 +248,7 @@ absl::StatusOr<Answer> Client::Chat(const std::vector<ChatMessage>& messages,
                                     const ChatPlace& place) {
   Json request = {{"type", "chat"}, {"messages", Json::array()}};
   if (!place.conversation.empty()) request["conversation"] = place.conversation;
+  if (place.accept_damage) request["accept_damage"] = true;
   if (!place.tenant.empty()) request["tenant"] = place.tenant;
   if (!place.context_policy.empty()) request["context_policy"] = place.context_policy;
   for (const ChatMessage& message : messages) {

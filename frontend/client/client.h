@@ -30,6 +30,7 @@ struct ChatPlace {
   std::string conversation;
   std::string tenant;
   std::string context_policy;
+  bool accept_damage = false;  // of the conversation: it goes on with what is kept
 };
 
 /// A client of the ZeroMQ protocol, version 1.

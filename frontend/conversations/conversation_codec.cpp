@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <limits>
 
 #include "core/base/wire.h"
@@ -14,7 +15,8 @@ using core::AtMost;
 
 namespace {
 
-constexpr uint8_t kVersion = 1;
+constexpr uint8_t kUnchained = 1;
+constexpr uint8_t kVersion = 2;  // the same fields, and a hash behind them
 constexpr size_t kChecksumBytes = crypto_generichash_BYTES_MIN;
 constexpr size_t kNameLimit = 4096;  // bytes of a tenant's or conversation's name, or of a role
 
@@ -36,17 +38,23 @@ Checksum ChecksumOf(std::string_view place, std::span<const std::byte> versioned
 }
 
 template <typename... Field>
-std::vector<std::byte> Record(std::string_view place, const Field&... fields) {
+std::vector<std::byte> Record(std::string_view place, const std::optional<TurnHash>& hash,
+                              const Field&... fields) {
   core::WireWriter writer;
-  writer(kVersion, fields...);
+  writer(hash ? kVersion : kUnchained, fields...);
+  if (hash) writer(*hash);
   const Checksum sum = ChecksumOf(place, writer.bytes());
   writer.Raw(sum);
   return writer.Take();
 }
 
-/// The fields of a record whose version is known and whose checksum is right.
-absl::StatusOr<std::span<const std::byte>> CheckedFields(std::string_view place,
-                                                         std::span<const std::byte> record) {
+struct CheckedRecord {
+  std::span<const std::byte> fields;
+  std::optional<TurnHash> hash;
+};
+
+/// What is in a record whose version is known and whose checksum is right.
+absl::StatusOr<CheckedRecord> Checked(std::string_view place, std::span<const std::byte> record) {
   if (record.size() < 1 + kChecksumBytes) {
     return absl::DataLossError(
         fmt::format("a record of {} bytes; it has at least {}", record.size(), 1 + kChecksumBytes));
@@ -57,21 +65,29 @@ absl::StatusOr<std::span<const std::byte>> CheckedFields(std::string_view place,
   }
   const std::span<const std::byte> versioned = record.first(record.size() - kChecksumBytes);
   const Checksum sum = ChecksumOf(place, versioned);
-  if (record[0] != std::byte{kVersion} ||
+  if (record[0] == std::byte{0} ||
       !std::equal(sum.begin(), sum.end(), record.end() - kChecksumBytes)) {
     return absl::DataLossError(
         fmt::format("a record of {} bytes whose checksum is wrong", record.size()));
   }
-  return versioned.subspan(1);
+  CheckedRecord checked{.fields = versioned.subspan(1), .hash = std::nullopt};
+  if (record[0] == std::byte{kUnchained}) return checked;
+  if (checked.fields.size() < sizeof(TurnHash)) return absl::DataLossError("a record without hash");
+  std::memcpy(checked.hash.emplace().data(), checked.fields.last(sizeof(TurnHash)).data(),
+              sizeof(TurnHash));
+  checked.fields = checked.fields.first(checked.fields.size() - sizeof(TurnHash));
+  return checked;
 }
 
 template <typename Message>
 absl::StatusOr<Message> Read(std::string_view what, std::string_view place,
-                             std::span<const std::byte> record) {
-  TANDEM_ASSIGN_OR_RETURN(const auto fields, CheckedFields(place, record));
-  absl::StatusOr<Message> message = core::Decode<Message>(what, fields);
+                             std::span<const std::byte> record,
+                             std::optional<TurnHash> Message::*hash) {
+  TANDEM_ASSIGN_OR_RETURN(const CheckedRecord checked, Checked(place, record));
+  absl::StatusOr<Message> message = core::Decode<Message>(what, checked.fields);
   // Fields with a right checksum make no sense.
   if (!message.ok()) return absl::DataLossError(message.status().message());
+  (*message).*hash = checked.hash;
   return message;
 }
 
@@ -107,22 +123,30 @@ void Fields(Archive& archive, ConversationTurnRecord& turn) {
 }
 
 std::vector<std::byte> EncodeHead(std::string_view place, const ConversationHead& head) {
-  return Record(place, head);
+  return Record(place, head.last, head);
 }
 
 std::vector<std::byte> EncodeTurn(std::string_view place, uint64_t instance,
+                                  const std::optional<TurnHash>& before,
                                   const ConversationDelta& delta) {
-  return Record(place, instance, delta);
+  return Record(place, before, instance, delta);
+}
+
+TurnHash HashOfTurn(std::span<const std::byte> record) {
+  TurnHash hash{};
+  std::memcpy(hash.data(), record.last(hash.size()).data(), hash.size());
+  return hash;
 }
 
 absl::StatusOr<ConversationHead> DecodeHead(std::string_view place,
                                             std::span<const std::byte> record) {
-  return Read<ConversationHead>("head of a conversation", place, record);
+  return Read<ConversationHead>("head of a conversation", place, record, &ConversationHead::last);
 }
 
 absl::StatusOr<ConversationTurnRecord> DecodeTurn(std::string_view place,
                                                   std::span<const std::byte> record) {
-  return Read<ConversationTurnRecord>("turn of a conversation", place, record);
+  return Read<ConversationTurnRecord>("turn of a conversation", place, record,
+                                      &ConversationTurnRecord::before);
 }
 
 }  // namespace tandem::frontend

@@ -17,7 +17,8 @@ struct ConversationLogStatus {
   std::string directory;
   bool encrypted = false;
   int64_t conversations = 0;        // on disk
-  int64_t unreadable = 0;           // on disk, and damaged or of a newer program
+  int64_t unreadable = 0;           // on disk, and of a newer program, or not even to be told apart
+  int64_t damaged = 0;              // turns of them are lost, and nobody has asked for them by name
   int64_t unwritten_changes = 0;    // in memory only, until there is room
   int64_t unfinished_erasures = 0;  // deleted or left behind, with bytes that are still there
   struct Copied {
@@ -25,7 +26,8 @@ struct ConversationLogStatus {
     int64_t uncopied_changes = 0;  // that are on disk here only
   };
   std::optional<Copied> copied = std::nullopt;  // nothing: no copy is asked for
-  std::string trouble;                          // why changes do not reach the disk; empty: they do
+  std::string damage;   // what was found damaged at the start; empty: nothing
+  std::string trouble;  // why changes do not reach the disk; empty: they do
 };
 
 /// Where conversations go to outlive the process. Thread safety: all functions from any thread;
@@ -37,10 +39,10 @@ class ConversationLog {
 
   virtual ~ConversationLog() = default;
 
-  /// A turn of a conversation, which begins with it where it is not there. `left_behind`: blocks
-  /// whose KV nobody needs from this turn on, as in EraseKv. Done is told OK once the turn outlives
-  /// a kill -9 and a loss of power; otherwise why it does not yet. What was not written is kept and
-  /// tried again.
+  /// A turn of a conversation, which begins with it where it is not there or is damaged.
+  /// `left_behind`: blocks whose KV nobody needs from this turn on, as in EraseKv. Done is told OK
+  /// once the turn outlives a kill -9 and a loss of power; otherwise why it does not yet. What was
+  /// not written is kept and tried again.
   virtual void Append(const ConversationName& name, ConversationDelta delta,
                       std::vector<kv_store::BlockHash> left_behind, Done done) = 0;
   /// Destroys the KV of these blocks. Nobody waits for it; it is tried until it is done, by the
@@ -51,9 +53,12 @@ class ConversationLog {
   virtual void Erase(const ConversationName& name, std::vector<kv_store::BlockHash> blocks,
                      Done done) = 0;
 
-  /// kDataLoss if there is a conversation of that name that cannot be read, saying what to do:
-  /// nothing may be appended to it before it is erased.
+  /// kFailedPrecondition if there is a conversation of that name that a newer program has written,
+  /// saying what to do: nothing may be appended to it before it is erased.
   virtual absl::Status CheckReadable(const ConversationName& name) = 0;
+  /// What is kept of a damaged conversation whose name could not be read; nothing if there is none
+  /// of that name, or somebody has taken it before.
+  virtual std::optional<Conversation> TakeDamaged(const ConversationName& name) = 0;
 
   virtual ConversationLogStatus Status() = 0;
 };

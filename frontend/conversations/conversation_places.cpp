@@ -105,6 +105,31 @@ std::string ConversationPlaces::Prefix(const ConversationName& name) const {
   return prefix;
 }
 
+std::string ConversationPlaces::EndOf(std::string prefix) {
+  while (!prefix.empty() && static_cast<uint8_t>(prefix.back()) == 0xFF) prefix.pop_back();
+  if (!prefix.empty()) ++prefix.back();
+  return prefix;
+}
+
+ConversationPlaces::Bytes16 ConversationPlaces::HashOfPrefix(std::string_view prefix) {
+  Bytes16 hash{};
+  std::copy_n(prefix.begin() + 1, hash.size(), hash.begin());
+  return hash;
+}
+
+std::string ConversationPlaces::PrefixOfHash(const Bytes16& hash) {
+  std::string prefix(1, kConversation);
+  prefix.append(hash.begin(), hash.end());
+  return prefix;
+}
+
+ConversationPlaces::Bytes16 ConversationPlaces::Keyed(const Bytes16& hash) const {
+  Bytes16 keyed{};
+  crypto_generichash(keyed.data(), keyed.size(), hash.data(), hash.size(), name_key_.data(),
+                     name_key_.size());
+  return keyed;
+}
+
 std::string ConversationPlaces::Place(std::string_view prefix, uint64_t number) {
   std::string place(prefix);
   for (size_t i = 0; i < kNumberBytes; ++i) {

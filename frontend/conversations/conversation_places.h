@@ -23,6 +23,7 @@ namespace tandem::frontend {
 /// the store's own. Thread safety: none needed, immutable.
 class ConversationPlaces {
  public:
+  using Bytes16 = std::array<uint8_t, 16>;
   static constexpr char kConversation = 'C';
   static constexpr char kErasure = 'E';  // and 8 bytes of number: what is still to be destroyed
   static constexpr std::string_view kIdentity = kv_store::kIdentityPlace;
@@ -41,13 +42,22 @@ class ConversationPlaces {
 
   /// What the places of all records of a conversation begin with.
   std::string Prefix(const ConversationName& name) const;
+  /// Whether it is what the places of a conversation begin with.
+  static bool IsPrefix(std::string_view prefix) {
+    return prefix.size() == kPrefixBytes && prefix[0] == kConversation;
+  }
+  /// The first place behind all that begin with this.
+  static std::string EndOf(std::string prefix);
+  /// The prefix without its first byte, and back.
+  static Bytes16 HashOfPrefix(std::string_view prefix);
+  static std::string PrefixOfHash(const Bytes16& hash);
+  /// Of a hash of a turn: whoever has no key of the store cannot tell which turn it is of.
+  Bytes16 Keyed(const Bytes16& hash) const;
   static std::string Place(std::string_view prefix, uint64_t number);
   /// The number at the end of a place; nothing if it is none.
   static std::optional<uint64_t> NumberOfPlace(std::string_view place);
 
  private:
-  using Bytes16 = std::array<uint8_t, 16>;
-
   ConversationPlaces(const Bytes16& salt, const kv_store::EncryptedBox* box);
 
   Bytes16 salt_{};

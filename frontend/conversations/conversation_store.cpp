@@ -14,7 +14,6 @@
 #include "core/base/wire.h"
 #include "frontend/conversations/conversation_codec.h"
 #include "frontend/text/name_number.h"
-#include "kv_store/base/hex.h"
 
 namespace tandem::frontend {
 
@@ -22,8 +21,6 @@ using kv_store::FromDatabase;
 using kv_store::JournalChange;
 using kv_store::OpenDatabase;
 using kv_store::PlacedRecord;
-using kv_store::ReadDatabase;
-using kv_store::ReadWhole;
 
 namespace {
 
@@ -37,13 +34,6 @@ uint64_t DrawNumber() {
   uint64_t number = 0;
   randombytes_buf(&number, sizeof(number));
   return number;
-}
-
-/// The first place behind all that begin with this.
-std::string EndOf(std::string prefix) {
-  while (!prefix.empty() && static_cast<uint8_t>(prefix.back()) == 0xFF) prefix.pop_back();
-  if (!prefix.empty()) ++prefix.back();
-  return prefix;
 }
 
 struct ErasureRecord {
@@ -68,10 +58,6 @@ absl::Status ReadFrom(rocksdb::DB& db, char kind, std::vector<PlacedRecord>& rec
   return FromDatabase(iterator->status(), "reading what is to be destroyed");
 }
 
-bool IsErasure(std::string_view place) {
-  return !place.empty() && place[0] == ConversationPlaces::kErasure;
-}
-
 }  // namespace
 
 ConversationStore::ConversationStore(Options options, std::unique_ptr<rocksdb::DB> db,
@@ -80,165 +66,62 @@ ConversationStore::ConversationStore(Options options, std::unique_ptr<rocksdb::D
 
 ConversationStore::~ConversationStore() = default;
 
-absl::StatusOr<ConversationStore::Opened> ConversationStore::Open(const Options& options) {
-  TANDEM_ASSIGN_OR_RETURN(auto opened, OpenDatabase(options.folder));
-  std::optional<ConversationPlaces> places;
-  const auto read_places = [&](std::string_view identity) -> absl::Status {
-    auto known = ConversationPlaces::Read(Bytes(identity), options.box);
-    if (!known.ok()) {
-      return absl::Status(known.status().code(),
-                          fmt::format("{}: {}", options.folder, Message(known.status())));
-    }
-    places = *known;
-    return absl::OkStatus();
-  };
-  // First, so that nothing is put right with another key. Where its table is damaged it is found
-  // below: whoever reads a damaged block unchecked may be ended by an assertion of RocksDB's.
-  std::string identity;
-  const rocksdb::Slice place(ConversationPlaces::kIdentity);
-  const rocksdb::Status got = opened->Get({}, place, &identity);
-  if (got.ok()) {
-    TANDEM_RETURN_IF_ERROR(read_places(identity));
-  } else if (!got.IsNotFound() && !got.IsCorruption()) {
-    return FromDatabase(got, "reading " + options.folder);
-  }
-  TANDEM_ASSIGN_OR_RETURN(ReadDatabase read, ReadWhole(std::move(opened), options.folder));
-  for (const PlacedRecord& record : read.records) {
-    if (places || record.place != ConversationPlaces::kIdentity) continue;
-    TANDEM_RETURN_IF_ERROR(read_places(record.bytes));
-  }
-  if (!places) {
-    if (!read.records.empty() || read.gaps > 0) {
-      return absl::DataLossError(fmt::format(
-          "{}: it has {} records, but none that says how to read them; move the folder aside to "
-          "begin a new one",
-          options.folder, read.records.size()));
-    }
-    places.emplace(options.box);
-    rocksdb::WriteOptions synced;
-    synced.sync = true;
-    const rocksdb::Status put = read.db->Put(synced, place, Text(places->identity()));
-    if (!put.ok()) return FromDatabase(put, "writing " + options.folder);
-  }
-  Opened result;
-  result.store.reset(new ConversationStore(options, std::move(read.db), *places));
-  {
-    const ReaderMutexLock lock(result.store->db_mutex_);
-    TANDEM_RETURN_IF_ERROR(result.store->ReadPosition());
-  }
-  result.store->Read(read.records, result.found);
-  if (read.gaps > 0) {
-    result.found.unreadable.push_back(
-        {.prefix = "", .what = fmt::format("{} runs of records of a damaged table", read.gaps)});
-  }
-  return result;
+WitnessSlot ConversationStore::SlotOf(const std::string& prefix,
+                                      const ConversationState& state) const {
+  return {.kind = WitnessSlot::Kind::kTurns,
+          .conversation = ConversationPlaces::HashOfPrefix(prefix),
+          .instance = state.instance,
+          .turns = state.turns,
+          .last = places_.Keyed(state.last)};
 }
 
-absl::StatusOr<FoundConversations> ConversationStore::Look(const Options& options) {
-  TANDEM_ASSIGN_OR_RETURN(ReadDatabase read, kv_store::LookIntoDatabase(options.folder));
-  FoundConversations found;
-  const auto identity = std::find_if(
-      read.records.begin(), read.records.end(),
-      [](const PlacedRecord& record) { return record.place == ConversationPlaces::kIdentity; });
-  if (identity == read.records.end()) {
-    if (read.records.empty() && read.gaps == 0) return found;
-    return absl::DataLossError(
-        fmt::format("{}: it has no record that says how to read it", options.folder));
+absl::Status ConversationStore::Witness(std::vector<WitnessSlot> slots) {
+  constexpr uint64_t kSpareSlots = 16384;
+  for (WitnessSlot& slot : slots) {
+    slot.sequence = position_.sequence;
+    if (slot.kind == WitnessSlot::Kind::kErased) {
+      witnessed_.erase(slot.conversation);
+    } else {
+      witnessed_[slot.conversation] = slot;
+    }
   }
-  const auto places = ConversationPlaces::Read(Bytes(identity->bytes), options.box);
-  if (!places.ok()) {
-    return absl::Status(places.status().code(),
-                        fmt::format("{}: {}", options.folder, Message(places.status())));
+  if (slots.empty()) {
+    slots.push_back({.kind = WitnessSlot::Kind::kPosition, .sequence = position_.sequence});
   }
-  ConversationStore(options, std::move(read.db), *places).Read(read.records, found);
-  return found;
+  const bool long_enough =
+      witness_ != nullptr && witness_->slots() < 4 * witnessed_.size() + kSpareSlots;
+  absl::Status status;
+  if (long_enough) {
+    status = witness_->Append(slots);
+  } else {
+    std::vector<WitnessSlot> all{
+        {.kind = WitnessSlot::Kind::kPosition, .sequence = position_.sequence}};
+    for (const auto& [hash, slot] : witnessed_) {
+      all.push_back(slot);
+      all.back().sequence = position_.sequence;
+    }
+    auto made = ConversationWitness::Make(WitnessPath(options_.folder), places_.identity(), all);
+    status = made.status();
+    if (made.ok()) witness_ = *std::move(made);
+  }
+  // After a part of a slot nothing could be added.
+  if (!status.ok()) witness_.reset();
+  return status;
 }
 
-void ConversationStore::Read(const std::vector<PlacedRecord>& records, FoundConversations& found) {
-  const auto prefix_of = [](const PlacedRecord& record) {
-    return std::string_view(record.place).substr(0, ConversationPlaces::kPrefixBytes);
-  };
-  for (auto begin = records.begin(); begin != records.end();) {
-    const std::string_view prefix = prefix_of(*begin);
-    auto end = std::find_if(begin, records.end(), [&](const PlacedRecord& record) {
-      return prefix_of(record) != prefix;
-    });
-    const std::span<const PlacedRecord> group(begin, end);
-    begin = end;
-    if (prefix == ConversationPlaces::kIdentity || prefix == kv_store::kPositionPlace) continue;
-    if (IsErasure(prefix)) {
-      erasing_ = true;
-      continue;
-    }
-    State state;
-    ConversationName name;
-    std::string described = fmt::format(
-        "a conversation without a name, at {}",
-        kv_store::Hex({reinterpret_cast<const uint8_t*>(prefix.data()), prefix.size()}));
-    absl::StatusOr<Conversation> conversation = ReadOne(group, state, name, described);
-    if (conversation.ok()) {
-      states_[std::string(prefix)] = state;
-      found.conversations.emplace_back(std::move(name), *std::move(conversation));
-      continue;
-    }
-    std::string what = fmt::format("{}: {}", described, Message(conversation.status()));
-    spdlog::error("{}: {}; it stays on disk until it is deleted", options_.folder, what);
-    found.unreadable.push_back({.prefix = std::string(prefix), .what = std::move(what)});
+void ConversationStore::SyncWitness() {
+  const MutexLock lock(commit_mutex_);
+  if (witness_ == nullptr) return;
+  if (const absl::Status status = witness_->Sync(); !status.ok()) {
+    spdlog::error("{}", Message(status));
+    witness_.reset();
   }
-  conversations_ = static_cast<int64_t>(states_.size());
-}
-
-absl::StatusOr<Conversation> ConversationStore::ReadOne(std::span<const PlacedRecord> records,
-                                                        State& state, ConversationName& name,
-                                                        std::string& described) const {
-  const auto number_of = [&](size_t i) {
-    return ConversationPlaces::NumberOfPlace(records[i].place);
-  };
-  if (number_of(0) != 0U) return absl::DataLossError("its first record is missing");
-  TANDEM_ASSIGN_OR_RETURN(const auto head_record, Decrypted(records[0]));
-  TANDEM_ASSIGN_OR_RETURN(const ConversationHead head, DecodeHead(records[0].place, head_record));
-  described = fmt::format(
-      "conversation \"{}\"{}", head.name.id,
-      head.name.tenant.empty() ? "" : fmt::format(" of tenant \"{}\"", head.name.tenant));
-  if (records[0].place != ConversationPlaces::Place(places_.Prefix(head.name), 0)) {
-    return absl::DataLossError("it lies at another's place");
-  }
-  if (records.size() != head.turns + 1) {
-    return absl::DataLossError(
-        fmt::format("it has {} turns, and {} are there", head.turns, records.size() - 1));
-  }
-  Conversation conversation;
-  for (size_t i = 1; i < records.size(); ++i) {
-    const auto named = [&](const absl::Status& status) {
-      return absl::Status(status.code(), fmt::format("turn {}: {}", i, Message(status)));
-    };
-    if (number_of(i) != i) return absl::DataLossError(fmt::format("turn {} is missing", i));
-    const auto record = Decrypted(records[i]);
-    if (!record.ok()) return named(record.status());
-    auto turn = DecodeTurn(records[i].place, *record);
-    if (!turn.ok()) return named(turn.status());
-    if (turn->instance != head.instance) {
-      return absl::DataLossError(fmt::format("turn {} is of an earlier conversation", i));
-    }
-    const absl::Status applied = Apply(std::move(turn->delta), conversation);
-    if (!applied.ok()) return named(applied);
-  }
-  state = {.instance = head.instance, .turns = head.turns};
-  name = head.name;
-  return conversation;
 }
 
 std::string ConversationStore::Encrypted(const std::string& tenant, const std::string& place,
                                          std::vector<std::byte> record) const {
   if (options_.box == nullptr) return Text(record);
   return Text(options_.box->Seal(NumberOf(tenant), Bytes(place), record));
-}
-
-absl::StatusOr<std::vector<std::byte>> ConversationStore::Decrypted(
-    const PlacedRecord& record) const {
-  const std::span<const std::byte> bytes = Bytes(record.bytes);
-  if (options_.box != nullptr) return options_.box->Open(Bytes(record.place), bytes);
-  return std::vector<std::byte>(bytes.begin(), bytes.end());
 }
 
 absl::Status ConversationStore::Write(std::span<const Change> changes) {
@@ -249,26 +132,36 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
     batch.push_back(
         {.kind = JournalChange::Kind::kPut, .place = std::move(place), .bytes = std::move(bytes)});
   };
-  std::map<std::string, std::optional<State>> changed;  // nothing: erased
+  std::map<std::string, std::optional<ConversationState>> changed;  // nothing: erased
+  std::vector<WitnessSlot> erased;
   bool erases = false;
-  const auto state_of = [&](const std::string& prefix) -> State {
+  const auto delete_range = [&batch](const std::string& prefix) {
+    batch.push_back({.kind = JournalChange::Kind::kDeleteRange,
+                     .place = prefix,
+                     .bytes = ConversationPlaces::EndOf(prefix)});
+  };
+  const auto state_of = [&](const std::string& prefix) -> ConversationState {
     if (const auto found = changed.find(prefix); found != changed.end()) {
-      return found->second.value_or(State{});
+      return found->second.value_or(ConversationState{});
     }
     const auto found = states_.find(prefix);
-    return found == states_.end() ? State{} : found->second;
+    return found == states_.end() ? ConversationState{} : found->second;
   };
   const auto add_turn = [&](const Turn& turn) {
     const std::string prefix = places_.Prefix(turn.name);
-    State state = state_of(prefix);
-    if (state.turns == 0) state.instance = DrawNumber();
+    ConversationState state = state_of(prefix);
+    if (state.turns == 0) {
+      if (damaged_.contains(prefix) && !changed.contains(prefix)) delete_range(prefix);
+      state = {.instance = DrawNumber(), .turns = 0, .last = {}};
+    }
     ++state.turns;
     const std::string head_place = ConversationPlaces::Place(prefix, 0);
     const std::string turn_place = ConversationPlaces::Place(prefix, state.turns);
-    const ConversationHead head{turn.name, state.instance, state.turns};
+    std::vector<std::byte> record = EncodeTurn(turn_place, state.instance, state.last, turn.delta);
+    state.last = HashOfTurn(record);
+    const ConversationHead head{turn.name, state.instance, state.turns, state.last};
     put(head_place, Encrypted(turn.name.tenant, head_place, EncodeHead(head_place, head)));
-    put(turn_place, Encrypted(turn.name.tenant, turn_place,
-                              EncodeTurn(turn_place, state.instance, turn.delta)));
+    put(turn_place, Encrypted(turn.name.tenant, turn_place, std::move(record)));
     changed[prefix] = state;
   };
   const auto note_erasure = [&](const ErasureRecord& erasure) {
@@ -279,9 +172,10 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
   };
   const auto add_erasure = [&](const Erasure& erasure) {
     const std::string prefix = places_.Prefix(erasure.name);
-    batch.push_back(
-        {.kind = JournalChange::Kind::kDeleteRange, .place = prefix, .bytes = EndOf(prefix)});
+    delete_range(prefix);
     note_erasure({prefix, erasure.blocks});
+    erased.push_back({.kind = WitnessSlot::Kind::kErased,
+                      .conversation = ConversationPlaces::HashOfPrefix(prefix)});
     changed[prefix].reset();
   };
   for (const Change& change : changes) {
@@ -298,9 +192,20 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
         },
         change);
   }
-  TANDEM_RETURN_IF_ERROR(Commit(std::move(batch)));
+  if (!erased.empty()) {
+    // First, so that none is missed later that was erased.
+    const MutexLock witness_lock(commit_mutex_);
+    TANDEM_RETURN_IF_ERROR(Witness(std::move(erased)));
+    TANDEM_RETURN_IF_ERROR(witness_->Sync());
+  }
+  std::vector<WitnessSlot> slots;
+  for (const auto& [prefix, state] : changed) {
+    if (state) slots.push_back(SlotOf(prefix, *state));
+  }
+  TANDEM_RETURN_IF_ERROR(Commit(std::move(batch), std::move(slots)));
   if (erases) erasing_ = true;
   for (auto& [prefix, state] : changed) {
+    damaged_.erase(prefix);
     if (state) {
       states_[prefix] = *state;
     } else {
@@ -311,7 +216,8 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
   return absl::OkStatus();
 }
 
-absl::Status ConversationStore::Commit(std::vector<JournalChange> changes, bool branch) {
+absl::Status ConversationStore::Commit(std::vector<JournalChange> changes,
+                                       std::vector<WitnessSlot> slots, bool branch) {
   const MutexLock lock(commit_mutex_);
   kv_store::JournalEntry entry{.at = branch ? position_.Branched() : position_.Next(),
                                .changes = std::move(changes)};
@@ -322,6 +228,10 @@ absl::Status ConversationStore::Commit(std::vector<JournalChange> changes, bool 
   TANDEM_RETURN_IF_ERROR(
       FromDatabase(db_->Write(options, &batch), "writing to " + options_.folder));
   position_ = entry.at;
+  // It is written, so it counts: without its witness it could be lost unnoticed, and no more.
+  const absl::Status witnessed = Witness(std::move(slots));
+  if (!witnessed.ok() && !witness_failed_) spdlog::error("{}", Message(witnessed));
+  witness_failed_ = !witnessed.ok();
   if (listener_) listener_(std::move(entry));
   return absl::OkStatus();
 }
@@ -365,7 +275,7 @@ void ConversationStore::SetListener(Listener listener) {
 absl::Status ConversationStore::BeginBranch() {
   const ReaderMutexLock lock(db_mutex_);
   if (db_ == nullptr) return Unavailable("{} is not open", options_.folder);
-  return Commit({}, /*branch=*/true);
+  return Commit({}, {}, /*branch=*/true);
 }
 
 absl::StatusOr<std::vector<PlacedRecord>> ConversationStore::ReadAll() {
@@ -375,16 +285,27 @@ absl::StatusOr<std::vector<PlacedRecord>> ConversationStore::ReadAll() {
 }
 
 absl::Status ConversationStore::Recover() {
+  const kv_store::JournalPosition before = position();
+  const auto read_position = [&]() ABSL_SHARED_LOCKS_REQUIRED(db_mutex_) -> absl::Status {
+    TANDEM_RETURN_IF_ERROR(ReadPosition());
+    // What failed may be there all the same.
+    const MutexLock lock(commit_mutex_);
+    if (position_.Contains(before)) return absl::OkStatus();
+    position_ = before;
+    return absl::DataLossError(
+        fmt::format("{}: changes that were written are missing: start the "
+                    "server again, which tells what is lost",
+                    options_.folder));
+  };
   {
     const ReaderMutexLock lock(db_mutex_);
-    if (db_ != nullptr && db_->Resume().ok()) return ReadPosition();
+    if (db_ != nullptr && db_->Resume().ok()) return read_position();
   }
   // RocksDB takes some errors for final that are not.
   const WriterMutexLock lock(db_mutex_);
   db_.reset();
   TANDEM_ASSIGN_OR_RETURN(db_, OpenDatabase(options_.folder));
-  // What failed may be there all the same.
-  return ReadPosition();
+  return read_position();
 }
 
 absl::Status ConversationStore::FinishErasures(const BlockEraser& erase_blocks,
@@ -420,11 +341,11 @@ absl::Status ConversationStore::EraseBytes(const std::vector<PlacedRecord>& eras
     }
     blocks.insert(blocks.end(), erasure->blocks.begin(), erasure->blocks.end());
     if (erasure->prefix.empty()) continue;
-    copied_ranges.emplace_back(erasure->prefix, EndOf(erasure->prefix));
+    copied_ranges.emplace_back(erasure->prefix, ConversationPlaces::EndOf(erasure->prefix));
     if (textless_.contains(record.place)) continue;
     // Written again so that there is something to flush, and the log with the text in it goes.
     again.Put(record.place, record.bytes);
-    ranges.emplace_back(erasure->prefix, EndOf(erasure->prefix));
+    ranges.emplace_back(erasure->prefix, ConversationPlaces::EndOf(erasure->prefix));
   }
   // The text here does not wait for hosts that do not answer.
   absl::Status erased;

@@ -17,6 +17,8 @@
 #include "core/base/status.h"
 #include "frontend/conversations/conversation_delta.h"
 #include "frontend/conversations/conversation_places.h"
+#include "frontend/conversations/conversation_reader.h"
+#include "frontend/conversations/conversation_witness.h"
 #include "kv_store/base/block_hash.h"
 #include "kv_store/base/encrypted_box.h"
 #include "kv_store/journal/conversation_database.h"
@@ -35,17 +37,23 @@ struct UnreadableConversation {
 /// What Open found.
 struct FoundConversations {
   std::vector<std::pair<ConversationName, Conversation>> conversations;
-  std::vector<UnreadableConversation> unreadable;
+  /// What is kept of damaged ones without a name, by the prefix of their places.
+  std::map<std::string, Conversation> nameless;
+  std::vector<UnreadableConversation> unreadable;  // of a newer program, or gaps (without prefix)
+  std::string damage;                              // of files; empty: none
+  int64_t damaged() const;                         // conversations, with and without a name
 };
 
-/// Conversations on disk: a RocksDB whose log is synced before a write counts.
+/// Conversations on disk: a RocksDB whose log is synced before a write counts, and a witness
+/// (`FOLDER.witness`) that knows how far each has come.
 ///
 /// One writer, the process that holds the database's lock. A turn costs what it added, not what the
-/// conversation has. Nothing that is damaged is read as something else, and nothing but
-/// FinishErasures removes bytes: a damaged log or table is put aside whole
-/// (`conversations.damaged-N`) before the rest is gone on with. Every write moves its position on
-/// (journal.h), so that a copy elsewhere can follow. Thread safety: Write and Recover by one
-/// thread; FinishErasures by another at the same time; position, SetListener and ReadAll by any.
+/// conversation has. Nothing that is damaged is read as something else, no turn that was written is
+/// missing unnoticed, and nothing but FinishErasures and a turn that goes on with a damaged
+/// conversation removes bytes: damaged files are put aside whole (`FOLDER.damaged-N`) before the
+/// rest is gone on with. Every write moves its position on (journal.h), so that a copy elsewhere
+/// can follow. Thread safety: Write, Recover and SyncWitness by one thread; FinishErasures by
+/// another at the same time; position, SetListener and ReadAll by any.
 class ConversationStore {
  public:
   struct Options {
@@ -54,18 +62,22 @@ class ConversationStore {
   };
   struct Opened;
 
-  /// Opens or makes a store and reads all of it; says in the log what could not be read.
-  /// kFailedPrecondition if it was made with another key or by a newer program, or if another
-  /// process has it; kDataLoss if it cannot be read at all.
+  /// Opens or makes a store and reads all of it, whatever is damaged; says in the log what could
+  /// not be read. kFailedPrecondition if it was made with another key or by a newer program, or if
+  /// another process has it.
   static absl::StatusOr<Opened> Open(const Options& options);
   /// Reads all of it, also while another process has it open, as far as it can be read; changes
   /// nothing. kNotFound if there is no store; kFailedPrecondition as Open.
   static absl::StatusOr<FoundConversations> Look(const Options& options);
+  /// Which store there was, as its witness tells it; nothing if that cannot be known.
+  static std::optional<kv_store::StateId> WitnessedState(const Options& options);
+  static std::string WitnessPath(const std::string& folder) { return folder + ".witness"; }
   ~ConversationStore();
   ConversationStore(const ConversationStore&) = delete;
   ConversationStore& operator=(const ConversationStore&) = delete;
 
-  /// A turn that a conversation ends with from now on; one that is not there begins with it.
+  /// A turn that a conversation ends with from now on; one that is not there, or is damaged, begins
+  /// with it.
   struct Turn {
     ConversationName name;
     ConversationDelta delta;
@@ -86,6 +98,17 @@ class ConversationStore {
   /// before Recover succeeds; then the same changes may be written again.
   absl::Status Write(std::span<const Change> changes);
   absl::Status Recover();
+  /// What was written outlives, as the witness tells it, a loss of power too.
+  void SyncWitness();
+
+  /// Whether turns are missing that a copy may have.
+  /// Whether the position is a new one, since it could not be read.
+  bool journal_lost() const { return journal_lost_; }
+  bool damaged() const { return behind_ || !damaged_.empty(); }
+  /// Takes what is missing from a copy of this store, as far as it is there, and goes on behind its
+  /// position; brings `found` up to date. Before the first Write.
+  absl::Status TakeFromCopy(const std::vector<kv_store::PlacedRecord>& copy,
+                            const kv_store::JournalPosition& at, FoundConversations& found);
 
   /// Whether something was erased whose bytes may still be there.
   bool erasing() const { return erasing_.load(); }
@@ -113,28 +136,29 @@ class ConversationStore {
   int64_t conversations() const { return conversations_.load(); }
 
  private:
-  struct State {
-    uint64_t instance = 0;
-    uint64_t turns = 0;
-  };
-
   ConversationStore(Options options, std::unique_ptr<rocksdb::DB> db, ConversationPlaces places);
 
+  /// Gives it what it needs after ReadWhole; OpenRead does that for a database without trouble of
+  /// another kind.
+  static absl::StatusOr<Opened> OpenRead(const Options& options, kv_store::ReadDatabase& read);
   /// Writes the position that the database has; a new one where it has none.
   absl::Status ReadPosition() ABSL_SHARED_LOCKS_REQUIRED(db_mutex_);
   /// branch: a new one begins.
-  absl::Status Commit(std::vector<kv_store::JournalChange> changes, bool branch = false)
+  absl::Status Commit(std::vector<kv_store::JournalChange> changes,
+                      std::vector<WitnessSlot> slots = {}, bool branch = false)
       ABSL_SHARED_LOCKS_REQUIRED(db_mutex_);
 
-  /// Makes conversations of records that come ordered by place.
-  void Read(const std::vector<kv_store::PlacedRecord>& records, FoundConversations& found);
-  /// `records`: of one conversation. `described`: names it as soon as its name is known.
-  absl::StatusOr<Conversation> ReadOne(std::span<const kv_store::PlacedRecord> records,
-                                       State& state, ConversationName& name,
-                                       std::string& described) const;
+  /// Makes conversations of records that come ordered by place; `report`: what the witness says.
+  void Read(const std::vector<kv_store::PlacedRecord>& records, const WitnessReport& report,
+            FoundConversations& found);
+  void Add(const std::string& prefix, ReadConversation read, FoundConversations& found);
+  WitnessSlot SlotOf(const std::string& prefix, const ConversationState& state) const;
+
+  /// Notes slots in the witness, which is made anew where there is none.
+  absl::Status Witness(std::vector<WitnessSlot> slots) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
+
   std::string Encrypted(const std::string& tenant, const std::string& place,
                         std::vector<std::byte> record) const;
-  absl::StatusOr<std::vector<std::byte>> Decrypted(const kv_store::PlacedRecord& record) const;
   absl::Status EraseBytes(const std::vector<kv_store::PlacedRecord>& erasures,
                           const BlockEraser& erase_blocks, const CopyEraser& erase_copies)
       ABSL_SHARED_LOCKS_REQUIRED(db_mutex_);
@@ -146,7 +170,14 @@ class ConversationStore {
   Mutex commit_mutex_;                                          // held while a change is written
   kv_store::JournalPosition position_ ABSL_GUARDED_BY(commit_mutex_);
   Listener listener_ ABSL_GUARDED_BY(commit_mutex_);
-  std::map<std::string, State> states_;  // by prefix; what Write has written
+  std::unique_ptr<ConversationWitness> witness_ ABSL_GUARDED_BY(commit_mutex_);
+  std::map<WitnessHash, WitnessSlot> witnessed_ ABSL_GUARDED_BY(commit_mutex_);  // those that count
+  bool witness_failed_ ABSL_GUARDED_BY(commit_mutex_) = false;  // and the log says so
+  std::map<std::string, ConversationState> states_;             // by prefix; what Write has written
+  std::map<std::string, ConversationState> damaged_;            // by prefix; what is kept of them
+  bool behind_ = false;                                         // changes are missing at the end
+  bool journal_lost_ = false;
+  bool chained_ = false;  // there are turns that were written beside a witness
   std::atomic<int64_t> conversations_{0};
   std::atomic<bool> erasing_{false};
   std::set<std::string> textless_;  // places of erasures whose bytes are gone; FinishErasures' own

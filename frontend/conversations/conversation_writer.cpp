@@ -13,6 +13,8 @@ using Erasure = ConversationStore::Erasure;
 using Turn = ConversationStore::Turn;
 using std::chrono::milliseconds;
 
+constexpr milliseconds kWitnessSync{1000};
+
 /// Whether something is to be destroyed once the change is written.
 bool Destroys(const ConversationStore::Change& change) {
   return !std::holds_alternative<Turn>(change);
@@ -21,9 +23,12 @@ bool Destroys(const ConversationStore::Change& change) {
 }  // namespace
 
 ConversationWriter::ConversationWriter(Options options, std::unique_ptr<ConversationStore> store,
-                                       std::vector<UnreadableConversation> unreadable)
-    : options_(std::move(options)), store_(std::move(store)) {
-  for (UnreadableConversation& one : unreadable) {
+                                       FoundConversations found)
+    : options_(std::move(options)),
+      damage_(std::move(found.damage)),
+      store_(std::move(store)),
+      damaged_(std::move(found.nameless)) {
+  for (UnreadableConversation& one : found.unreadable) {
     if (one.prefix.empty()) {
       ++unreadable_gaps_;
     } else {
@@ -79,6 +84,7 @@ void ConversationWriter::Put(std::vector<Waiting> changes) {
       // From now on the name is free.
       if (const auto* erasure = std::get_if<Erasure>(&waiting.change)) {
         unreadable_.erase(store_->PrefixOf(erasure->name));
+        damaged_.erase(store_->PrefixOf(erasure->name));
       }
       queue_.push_back(std::move(waiting));
       ++unwritten_;
@@ -92,10 +98,18 @@ absl::Status ConversationWriter::CheckReadable(const ConversationName& name) {
   const MutexLock lock(mutex_);
   const auto found = unreadable_.find(prefix);
   if (found == unreadable_.end()) return absl::OkStatus();
-  return absl::DataLossError(
-      fmt::format("{}: it cannot be read from disk, where it stays; use another name, or "
-                  "conversation.delete it",
-                  found->second));
+  return FailedPrecondition(
+      "{}: it cannot be read from disk, where it stays; use another name, or conversation.delete "
+      "it",
+      found->second);
+}
+
+std::optional<Conversation> ConversationWriter::TakeDamaged(const ConversationName& name) {
+  const std::string prefix = store_->PrefixOf(name);
+  const MutexLock lock(mutex_);
+  auto kept = damaged_.extract(prefix);
+  if (kept.empty()) return std::nullopt;
+  return std::move(kept.mapped());
 }
 
 ConversationLogStatus ConversationWriter::Status() {
@@ -105,6 +119,8 @@ ConversationLogStatus ConversationWriter::Status() {
   status.encrypted = options_.encrypted;
   status.conversations = store_->conversations();
   status.unreadable = static_cast<int64_t>(unreadable_.size()) + unreadable_gaps_;
+  status.damaged = static_cast<int64_t>(damaged_.size());
+  status.damage = damage_;
   status.unwritten_changes = unwritten_;
   status.unfinished_erasures = unfinished_erasures_;
   status.trouble = Message(trouble_.ok() ? erase_trouble_ : trouble_);
@@ -121,7 +137,12 @@ void ConversationWriter::WriteLoop() {
   MutexLock lock(mutex_);
   while (true) {
     while (queue_.empty() && !quit_) {
-      if (backlog.empty()) {
+      if (backlog.empty() && sync_at_) {
+        if (changed_.WaitUntil(mutex_, *sync_at_)) continue;
+        lock.Unlock();
+        SyncWitness();
+        lock.Lock();
+      } else if (backlog.empty()) {
         changed_.Wait(mutex_);
       } else if (!changed_.WaitUntil(mutex_, retry_at_)) {
         break;
@@ -157,6 +178,7 @@ void ConversationWriter::WriteLoop() {
   }
   writer_ended_ = true;
   lock.Unlock();
+  SyncWitness();
   changed_.NotifyAll();
 }
 
@@ -171,10 +193,18 @@ void ConversationWriter::WriteBacklog(std::vector<Waiting>& backlog) {
   must_recover_ = !status.ok();
   if (status.ok()) {
     Written(backlog);
+    // Nobody waits for that: only who loses power and the end of the log could miss it.
+    if (sync_at_ && Clock::now() >= *sync_at_) SyncWitness();
+    if (!sync_at_) sync_at_ = Clock::now() + kWitnessSync;
   } else {
     retry_at_ = Clock::now() + options_.retry;
     Failed(backlog, status);
   }
+}
+
+void ConversationWriter::SyncWitness() {
+  store_->SyncWitness();
+  sync_at_.reset();
 }
 
 void ConversationWriter::Written(std::vector<Waiting>& backlog) {

@@ -43,8 +43,9 @@ class ConversationWriter final : public ConversationLog {
     ConversationCopier::Options copier = {};
   };
 
+  /// `found`: by the store; its conversations with a name are not the writer's.
   ConversationWriter(Options options, std::unique_ptr<ConversationStore> store,
-                     std::vector<UnreadableConversation> unreadable);
+                     FoundConversations found);
   /// Writes what is left, as far as the disk lets it.
   ~ConversationWriter() override;
   ConversationWriter(const ConversationWriter&) = delete;
@@ -56,6 +57,7 @@ class ConversationWriter final : public ConversationLog {
   void Erase(const ConversationName& name, std::vector<kv_store::BlockHash> blocks,
              Done done) override;
   absl::Status CheckReadable(const ConversationName& name) override;
+  std::optional<Conversation> TakeDamaged(const ConversationName& name) override;
   ConversationLogStatus Status() override;
 
  private:
@@ -71,11 +73,13 @@ class ConversationWriter final : public ConversationLog {
   /// Writes `backlog` and tells its owners. `backlog` is empty afterwards, or what is to be tried
   /// again.
   void WriteBacklog(std::vector<Waiting>& backlog);
+  void SyncWitness();
   void Written(std::vector<Waiting>& backlog);
   void Failed(std::vector<Waiting>& backlog, const absl::Status& why);
   void EraseLoop();
 
   const Options options_;
+  const std::string damage_;  // that was found
   const std::unique_ptr<ConversationStore> store_;
   std::optional<ConversationCopier> copier_;
 
@@ -84,6 +88,8 @@ class ConversationWriter final : public ConversationLog {
   std::vector<Waiting> queue_ ABSL_GUARDED_BY(mutex_);
   // By prefix, what is wrong.
   std::map<std::string, std::string> unreadable_ ABSL_GUARDED_BY(mutex_);
+  // What is kept of damaged ones that nobody has asked for by name, by prefix.
+  std::map<std::string, Conversation> damaged_ ABSL_GUARDED_BY(mutex_);
   int64_t unreadable_gaps_ ABSL_GUARDED_BY(mutex_) = 0;  // of which no name is known
   int64_t unwritten_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status trouble_ ABSL_GUARDED_BY(mutex_);  // of writing
@@ -98,6 +104,7 @@ class ConversationWriter final : public ConversationLog {
 
   bool must_recover_ = false;  // the writing thread's own
   Clock::time_point retry_at_;
+  std::optional<Clock::time_point> sync_at_;  // nothing: the witness is synced
   std::thread writer_;
   std::thread eraser_;
 };

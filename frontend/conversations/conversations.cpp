@@ -88,6 +88,7 @@ void Conversations::Commit(const ConversationName& name, std::vector<ChatMessage
   conversation.dropped_tokens = dropped_tokens;
   conversation.history = std::move(history);
   conversation.answering.clear();
+  conversation.damaged = false;  // that was accepted
   bytes_ += conversation.bytes();
 }
 
@@ -95,7 +96,7 @@ void Conversations::Abandon(const ConversationName& name) {
   const auto found = conversations_.find(name);
   if (found == conversations_.end()) return;
   found->second.answering.clear();
-  if (!found->second.messages.empty()) return;
+  if (!found->second.messages.empty() || found->second.damaged) return;
   bytes_ -= NameBytes(name) + found->second.bytes();
   conversations_.erase(found);
 }
@@ -119,6 +120,7 @@ absl::Status Conversations::Fork(const ConversationName& from, const std::string
   const auto found = conversations_.find(from);
   if (found == conversations_.end()) return NoSuch(from);
   const ConversationName name{.tenant = from.tenant, .id = to};
+  TANDEM_RETURN_IF_ERROR(CheckWhole(from));
   if (conversations_.contains(name)) {
     return InvalidArgument("to: there is a conversation \"{}\" already; choose another name", to);
   }
@@ -130,6 +132,21 @@ absl::Status Conversations::Fork(const ConversationName& from, const std::string
   conversations_[name] = std::move(copy);
   bytes_ += bytes;
   return absl::OkStatus();
+}
+
+absl::Status Conversations::CheckWhole(const ConversationName& name) const {
+  const auto found = conversations_.find(name);
+  if (found == conversations_.end() || !found->second.damaged) return absl::OkStatus();
+  return absl::DataLossError(
+      fmt::format("conversation \"{}\" is damaged on disk: its first {} messages are kept "
+                  "(conversation.get tells them), later ones are lost; go on from there with "
+                  "\"accept_damage\":true, or conversation.delete it",
+                  name.id, found->second.messages.size()));
+}
+
+int64_t Conversations::damaged() const {
+  return std::count_if(conversations_.begin(), conversations_.end(),
+                       [](const auto& entry) { return entry.second.damaged; });
 }
 
 std::vector<kv_store::BlockHash> Conversations::LeftBehind(const std::string& tenant,

@@ -27,6 +27,7 @@ struct Conversation {
   size_t first = 0;            // the model no longer reads messages before it, but the system's
   int64_t dropped_tokens = 0;  // of these
   ChatHistory history;         // what the model has read and written; of the messages it reads
+  bool damaged = false;        // turns of it are lost: this is what was kept
   std::string answering;       // id of the request that is being answered; empty: none is
   int64_t bytes() const;
 };
@@ -79,6 +80,10 @@ class Conversations {
 
   /// A tenant's conversations after `after`, at most `limit`.
   Page List(const std::string& tenant, const std::string& after, size_t limit) const;
+
+  /// kDataLoss, saying what is kept and what to do, if the conversation is damaged.
+  absl::Status CheckWhole(const ConversationName& name) const;
+  int64_t damaged() const;
 
   int64_t count() const { return static_cast<int64_t>(conversations_.size()); }
   int64_t bytes() const { return bytes_; }

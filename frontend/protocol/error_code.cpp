@@ -20,6 +20,8 @@ std::string_view ErrorCodeName(ErrorCode code) {
       return "deadline_exceeded";
     case ErrorCode::kCancelled:
       return "cancelled";
+    case ErrorCode::kDamaged:
+      return "damaged";
     case ErrorCode::kInternal:
       return "internal";
   }
@@ -43,6 +45,8 @@ ErrorCode ErrorCodeOf(const absl::Status& status) {
       return ErrorCode::kDeadlineExceeded;
     case absl::StatusCode::kCancelled:
       return ErrorCode::kCancelled;
+    case absl::StatusCode::kDataLoss:
+      return ErrorCode::kDamaged;
     default:
       return ErrorCode::kInternal;
   }

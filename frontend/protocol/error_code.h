@@ -16,6 +16,7 @@ enum class ErrorCode : uint8_t {
   kUnimplemented,
   kDeadlineExceeded,
   kCancelled,
+  kDamaged,
   kInternal,
 };
 /// The code as the protocol spells it, e.g. "invalid_argument".

@@ -98,6 +98,7 @@ absl::StatusOr<GenerateRequest> ReadChat(const Json& object, const ProtocolLimit
     return InvalidArgument("n: a conversation goes on with one answer; send n 1, found {}",
                            request.samples);
   }
+  TANDEM_RETURN_IF_ERROR(ReadBool(object, "accept_damage", request.accept_damage));
   std::optional<std::string> policy;
   TANDEM_RETURN_IF_ERROR(ReadText(object, "context_policy", 1, limits.id_bytes, policy));
   if (policy) {

@@ -41,6 +41,7 @@ struct GenerateRequest {
   std::string tenant;                      // empty: the one of all who name none
   /// The messages go on from those of this conversation; of `chat`.
   std::optional<std::string> conversation;
+  bool accept_damage = false;  // the conversation goes on with what is kept of it; of `chat`
   std::optional<ContextPolicy> context_policy;  // none: the server's own; of `chat`
 };
 struct CancelRequest {};

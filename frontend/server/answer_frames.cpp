@@ -133,6 +133,8 @@ std::string StatusFrame(std::string_view id, const ServerStatus& server,
                       {"encrypted", state.encrypted},
                       {"conversations", state.conversations},
                       {"unreadable", state.unreadable},
+                      {"damaged", server.damaged_conversations + state.damaged},
+                      {"damage", nullptr},
                       {"unwritten_changes", state.unwritten_changes},
                       {"unfinished_erasures", state.unfinished_erasures},
                       {"trouble", nullptr}};
@@ -141,6 +143,7 @@ std::string StatusFrame(std::string_view id, const ServerStatus& server,
       copied = {{"host", nullptr}, {"uncopied_changes", state.copied->uncopied_changes}};
       if (!state.copied->host.empty()) copied["host"] = state.copied->host;
     }
+    if (!state.damage.empty()) frame["state"]["damage"] = state.damage;
     if (!state.trouble.empty()) frame["state"]["trouble"] = state.trouble;
   }
   frame["clients"] = server.clients;

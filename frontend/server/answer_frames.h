@@ -57,6 +57,7 @@ struct ServerStatus {
   int64_t open_requests = 0;  // accepted and not answered in full
   int64_t conversations = 0;
   int64_t conversation_bytes = 0;
+  int64_t damaged_conversations = 0;  // of these
   uint64_t answered_requests = 0;
   uint64_t cancelled_requests = 0;
   uint64_t failed_requests = 0;

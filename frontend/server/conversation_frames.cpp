@@ -13,6 +13,7 @@ void Describe(const Conversation& conversation, Json& out) {
   out["tokens"] = conversation.history.tokens.size();
   out["bytes"] = conversation.bytes();
   out["answering"] = !conversation.answering.empty();
+  if (conversation.damaged) out["damaged"] = {{"kept_messages", conversation.messages.size()}};
 }
 
 }  // namespace

@@ -301,6 +301,7 @@ void Server::AnswerStatus(bool answers) {
   counts_.open_requests = requests_.open();
   counts_.conversations = conversations_.count();
   counts_.conversation_bytes = conversations_.bytes();
+  counts_.damaged_conversations = conversations_.damaged();
   if (log_ != nullptr) counts_.state = log_->Status();
   counts_.uptime_seconds = seconds(Clock::now() - started_);
   router_->Send(name.client, StatusFrame(name.id, counts_, engine_status_));

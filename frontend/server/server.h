@@ -120,6 +120,9 @@ class Server {
   /// It has lost one of those that it counts as running.
   void EndOneOf(std::map<uint64_t, AbandonedTurn>::iterator turn);
   void EraseKv(const AbandonedTurn& turn);
+  /// Takes what is kept of a damaged conversation where its name tells which it is; then refuses
+  /// what a newer program has written.
+  absl::Status FindOnDisk(const ConversationName& name);
   /// Deletes it in memory; gives the blocks of its tokens that no other conversation shares.
   absl::StatusOr<std::vector<kv_store::BlockHash>> DeleteConversation(const ConversationName& name);
   void Handle(const RequestName& name, const ConversationListRequest& request);

@@ -34,9 +34,8 @@ absl::Status Server::BeginTurn(RequestRecord& record, Preparation& preparation) 
   const GenerateRequest& request = preparation.request;
   auto& messages = std::get<std::vector<ChatMessage>>(preparation.request.input);
   const ConversationName name{.tenant = request.tenant, .id = *request.conversation};
-  if (log_ != nullptr && !conversations_.Has(name)) {
-    TANDEM_RETURN_IF_ERROR(log_->CheckReadable(name));
-  }
+  TANDEM_RETURN_IF_ERROR(FindOnDisk(name));
+  if (!request.accept_damage) TANDEM_RETURN_IF_ERROR(conversations_.CheckWhole(name));
   TANDEM_ASSIGN_OR_RETURN(const Conversation* const conversation,
                           conversations_.Begin(name, record.name.id, BytesOf(messages)));
   record.turn.emplace().name = name;  // from here on, DropRequest gives it up
@@ -49,6 +48,12 @@ absl::Status Server::BeginTurn(RequestRecord& record, Preparation& preparation) 
   turn.first = conversation->first;
   turn.dropped_tokens = conversation->dropped_tokens;
   return absl::OkStatus();
+}
+
+absl::Status Server::FindOnDisk(const ConversationName& name) {
+  if (log_ == nullptr || conversations_.Has(name)) return absl::OkStatus();
+  if (auto kept = log_->TakeDamaged(name)) conversations_.Restore(name, *std::move(kept));
+  return log_->CheckReadable(name);
 }
 
 void Server::CommitTurn(RequestRecord& record, const AnswerChoice& choice) {
@@ -66,13 +71,16 @@ void Server::CommitTurn(RequestRecord& record, const AnswerChoice& choice) {
                                            certain.tokens, certain.text_bytes);
   turn.messages.push_back({"assistant", choice.text});
   ConversationDelta delta;
-  if (log_ != nullptr) {
+  // Then the log begins it anew.
+  const bool was_damaged = (*conversations_.Get(turn.name))->damaged;
+  if (log_ != nullptr && !was_damaged) {
     delta = DeltaFrom(**conversations_.Get(turn.name), turn.messages, turn.prompt.first,
                       turn.prompt.dropped_tokens, history);
   }
   conversations_.Commit(turn.name, std::move(turn.messages), turn.prompt.first,
                         turn.prompt.dropped_tokens, std::move(history));
   if (log_ == nullptr) return;
+  if (was_damaged) delta = DeltaOf(**conversations_.Get(turn.name));
   const std::vector<int32_t>& now = (*conversations_.Get(turn.name))->history.tokens;
   std::vector<kv_store::BlockHash> left_behind;
   for (const std::vector<int32_t>& chain : chains) {
@@ -158,10 +166,11 @@ void Server::Handle(const RequestName& name, const ConversationListRequest& requ
 }
 
 void Server::Handle(const RequestName& name, const ConversationGetRequest& request) {
-  const absl::StatusOr<const Conversation*> found =
-      conversations_.Get({.tenant = request.tenant, .id = request.conversation});
-  if (!found.ok()) {
-    Refuse(name, found.status());
+  const ConversationName conversation{.tenant = request.tenant, .id = request.conversation};
+  const absl::Status readable = FindOnDisk(conversation);
+  const absl::StatusOr<const Conversation*> found = conversations_.Get(conversation);
+  if (!readable.ok() || !found.ok()) {
+    Refuse(name, readable.ok() ? found.status() : readable);
     return;
   }
   router_->Send(name.client, ConversationFrame(name.id, request.conversation, **found,
@@ -184,9 +193,7 @@ void Server::Handle(const RequestName& name, const ConversationDeleteRequest& re
 absl::StatusOr<std::vector<kv_store::BlockHash>> Server::DeleteConversation(
     const ConversationName& name) {
   // One that cannot be read is on disk only.
-  if (log_ != nullptr && !log_->CheckReadable(name).ok()) {
-    return std::vector<kv_store::BlockHash>();
-  }
+  if (!FindOnDisk(name).ok()) return std::vector<kv_store::BlockHash>();
   std::vector<int32_t> tokens;
   if (const auto found = conversations_.Get(name); found.ok()) tokens = (*found)->history.tokens;
   TANDEM_RETURN_IF_ERROR(conversations_.Delete(name));
@@ -196,7 +203,8 @@ absl::StatusOr<std::vector<kv_store::BlockHash>> Server::DeleteConversation(
 void Server::Handle(const RequestName& name, const ConversationForkRequest& request) {
   const ConversationName from{.tenant = request.tenant, .id = request.conversation};
   const ConversationName to{.tenant = request.tenant, .id = request.to};
-  absl::Status status = log_ != nullptr ? log_->CheckReadable(to) : absl::OkStatus();
+  absl::Status status = FindOnDisk(to);
+  if (status.ok()) status = FindOnDisk(from);
   if (status.ok()) status = conversations_.Fork(from, request.to);
   if (!status.ok()) {
     Refuse(name, status);

@@ -14,6 +14,7 @@
 
 #include "kv_store/base/database_log.h"
 #include "kv_store/base/files.h"
+#include "kv_store/journal/database_image.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -24,6 +25,7 @@ constexpr size_t kMemtableBytes = size_t{8} << 20;
 constexpr size_t kReadAhead = size_t{1} << 20;
 constexpr size_t kBatchBytes = size_t{4} << 20;
 constexpr auto kDeletionTime = std::chrono::seconds(5);
+constexpr const char* kRenewed = ".new";
 constexpr int kLooks = 10;
 constexpr auto kBetweenLooks = std::chrono::milliseconds(50);
 
@@ -40,30 +42,26 @@ rocksdb::Options DatabaseOptions(const std::string& folder) {
   return options;
 }
 
+/// Whether the files themselves keep the database from being opened, and will every time.
+bool IsDamage(const rocksdb::Status& status) {
+  return status.IsCorruption() || status.IsPathNotFound() || status.IsNotFound() ||
+         status.IsInvalidArgument() || status.IsNotSupported() || status.IsIncomplete();
+}
+
 absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenWith(const rocksdb::Options& options,
                                                       const std::string& folder) {
   rocksdb::DB* db = nullptr;
   const rocksdb::Status status = rocksdb::DB::Open(options, folder, &db);
   std::unique_ptr<rocksdb::DB> owned(db);
   if (status.ok()) return owned;
+  if (IsDamage(status)) {
+    return absl::DataLossError(fmt::format("opening {}: {}", folder, status.ToString()));
+  }
   if (status.IsIOError() && status.ToString().find("lock ") != std::string::npos) {
     return FailedPrecondition("{}: another process has these conversations open ({})", folder,
                               status.ToString());
   }
   return FromDatabase(status, "opening " + folder);
-}
-
-absl::Status CopyLogsAside(const std::string& folder, const std::string& aside) {
-  std::error_code error;
-  fs::create_directory(aside, error);
-  if (!error) fs::permissions(aside, fs::perms::owner_all, error);
-  for (auto entry = fs::directory_iterator(folder, error);
-       !error && entry != fs::directory_iterator(); entry.increment(error)) {
-    if (entry->path().extension() != ".log") continue;
-    fs::copy_file(entry->path(), aside / entry->path().filename(), error);
-  }
-  if (!error) return absl::OkStatus();
-  return Unavailable("copying the damaged log of {} to {}: {}", folder, aside, error.message());
 }
 
 /// Reads all records in order; where they cannot be read, goes on behind.
@@ -160,6 +158,17 @@ std::set<std::string> FilesOf(const std::string& folder, std::string_view extens
   return files;
 }
 
+bool HasDatabaseFiles(const std::string& folder) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename();
+    if (name.ends_with(".sst") || name.ends_with(".log") || name.starts_with("MANIFEST-")) {
+      return true;
+    }
+  }
+  return false;
+}
+
 /// One of the files that is still in the folder and not among those that live; empty: none is.
 std::string FileLeft(const std::string& folder, const std::set<std::string>& files,
                      const std::set<std::string>& live) {
@@ -178,6 +187,28 @@ absl::Status FromDatabase(const rocksdb::Status& status, std::string_view doing)
   if (status.IsCorruption()) return absl::DataLossError(text);
   return absl::UnavailableError(text);
 }
+
+namespace {
+
+/// Makes a database of the tables and logs alone, without the files that say what belongs to it.
+/// Where that cannot be done either, nothing is left in the folder.
+absl::Status RepairFiles(const rocksdb::Options& options, const std::string& folder) {
+  std::error_code error;
+  fs::remove(folder + "/CURRENT", error);
+  const rocksdb::Status repaired = rocksdb::RepairDB(folder, options);
+  if (repaired.ok()) {
+    rocksdb::DB* db = nullptr;
+    const rocksdb::Status opened = rocksdb::DB::Open(options, folder, &db);
+    const std::unique_ptr<rocksdb::DB> owned(db);
+    if (opened.ok()) return Remove(folder + "/lost");  // the image has it
+    spdlog::error("{}: {}", folder, opened.ToString());
+  } else {
+    spdlog::error("{}: {}", folder, repaired.ToString());
+  }
+  return DiscardFiles(folder);
+}
+
+}  // namespace
 
 absl::StatusOr<std::vector<PlacedRecord>> ReadStrictly(rocksdb::DB& db) {
   std::vector<PlacedRecord> records;
@@ -200,48 +231,61 @@ absl::Status WriteAll(rocksdb::DB& db, const std::vector<PlacedRecord>& records)
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& folder,
-                                                          DamagedLog damaged) {
-  // A crash between the two renames of ReadWhole.
-  if (!Exists(folder) && Exists(folder + ".new")) {
-    TANDEM_RETURN_IF_ERROR(Rename(folder + ".new", folder));
-  }
+absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& folder) {
   rocksdb::Options options = DatabaseOptions(folder);
-  auto db = OpenWith(options, folder);
-  if (damaged == DamagedLog::kRefuse) return db;
-  if (!absl::IsDataLoss(db.status()) || FilesOf(folder, ".log").empty()) return db;
-  const std::string aside = FreeName(folder, "damaged");
-  spdlog::error("{}; its log is kept in {}, and what is whole of it is taken", Message(db.status()),
-                aside);
-  TANDEM_RETURN_IF_ERROR(CopyLogsAside(folder, aside));
-  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
-  db = OpenWith(options, folder);
-  if (!db.ok()) static_cast<void>(Remove(aside));  // it was not the log, and that is as it was
-  return db;
+  // Where the file that names the others is gone, a new database would remove them.
+  if (!Exists(folder + "/CURRENT") && HasDatabaseFiles(folder)) {
+    return absl::DataLossError(fmt::format("opening {}: CURRENT is missing", folder));
+  }
+  return OpenWith(options, folder);
 }
 
-absl::StatusOr<ReadDatabase> ReadWhole(std::unique_ptr<rocksdb::DB> db, const std::string& folder) {
+absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted) {
   ReadDatabase read;
-  read.db = std::move(db);
+  if (const absl::Status image = TakeImage(folder); !image.ok()) {
+    spdlog::warn("{}: if {} is damaged, its files cannot be kept", Message(image), folder);
+  }
+  rocksdb::Options options = DatabaseOptions(folder);
+  absl::StatusOr<std::unique_ptr<rocksdb::DB>> db;
+  if (!trusted) {
+    db = absl::DataLossError("MANIFEST has lost its end");
+  } else if (!Exists(folder + "/CURRENT") && HasDatabaseFiles(folder)) {
+    db = absl::DataLossError("CURRENT is missing");
+  } else {
+    // First so that any damage of the log is seen.
+    options.wal_recovery_mode = rocksdb::WALRecoveryMode::kAbsoluteConsistency;
+    db = OpenWith(options, folder);
+    options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
+    if (absl::IsDataLoss(db.status())) {
+      read.damage = Message(db.status());
+      db = OpenWith(options, folder);
+      read.torn = db.ok();
+    }
+  }
+  if (absl::IsDataLoss(db.status())) {
+    if (read.damage.empty()) read.damage = Message(db.status());
+    TANDEM_RETURN_IF_ERROR(RepairFiles(options, folder));
+    db = OpenWith(options, folder);
+  }
+  if (absl::IsFailedPrecondition(db.status())) DropImage(folder);
+  TANDEM_RETURN_IF_ERROR(db.status());
+  read.db = *std::move(db);
   const rocksdb::Status damage = Scan(*read.db, /*check=*/true).Strictly(read.records);
   if (damage.ok()) return read;
 
+  read.torn = false;
+  read.damage +=
+      fmt::format("{}a table is damaged ({})", read.damage.empty() ? "" : "; ", damage.ToString());
   read.records.clear();
   read.gaps = Scan(*read.db, /*check=*/false).Leniently(read.records);
-  const std::string renewed = folder + ".new";
-  const rocksdb::Options options = DatabaseOptions(folder);
-  rocksdb::DestroyDB(renewed, options);
+  const std::string renewed = folder + kRenewed;
+  TANDEM_RETURN_IF_ERROR(Remove(renewed));
   TANDEM_ASSIGN_OR_RETURN(auto copy, OpenWith(options, renewed));
   TANDEM_RETURN_IF_ERROR(WriteAll(*copy, read.records));
   copy.reset();
   read.db.reset();
-  const std::string aside = FreeName(folder, "damaged");
-  TANDEM_RETURN_IF_ERROR(Rename(folder, aside));
+  TANDEM_RETURN_IF_ERROR(DiscardFiles(folder));
   TANDEM_RETURN_IF_ERROR(Rename(renewed, folder));
-  spdlog::error(
-      "{}: a table is damaged ({}): {} records could be read and were copied, {} runs of records "
-      "could not; the old files, with all their text, are kept in {}",
-      folder, damage.ToString(), read.records.size(), read.gaps, aside);
   TANDEM_ASSIGN_OR_RETURN(read.db, OpenWith(options, folder));
   return read;
 }

@@ -26,14 +26,9 @@ struct PlacedRecord {
 /// something is damaged, else kUnavailable.
 absl::Status FromDatabase(const rocksdb::Status& status, std::string_view doing);
 
-/// What to do about a log that is damaged in its middle.
-enum class DamagedLog {
-  kCopyAside,  // first (`FOLDER.damaged-N`), then what is whole of it is taken
-  kRefuse,     // kDataLoss; nothing is changed
-};
-/// Opens or makes a database. kFailedPrecondition if another process has it.
-absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(
-    const std::string& folder, DamagedLog damaged = DamagedLog::kCopyAside);
+/// Opens or makes a database. kFailedPrecondition if another process has it; kDataLoss if it is
+/// damaged, but for a torn end of the log, which is left out: nothing is changed then.
+absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& folder);
 
 /// All records, in order. kDataLoss if a table is damaged.
 absl::StatusOr<std::vector<PlacedRecord>> ReadStrictly(rocksdb::DB& db);
@@ -44,10 +39,17 @@ struct ReadDatabase {
   std::unique_ptr<rocksdb::DB> db;    // of LookIntoDatabase: for reading only
   std::vector<PlacedRecord> records;  // all but those of `gaps`, by place
   int64_t gaps = 0;                   // runs of records that cannot be read
+  std::string damage;                 // of the files; empty: none was seen
+  bool torn = false;                  // it is that of a log alone, perhaps only of its end
 };
-/// Reads all of it. Where a table is damaged, the whole database is moved aside
-/// (`FOLDER.damaged-N`) and a new one made of all that could be read, damaged or not.
-absl::StatusOr<ReadDatabase> ReadWhole(std::unique_ptr<rocksdb::DB> db, const std::string& folder);
+/// Opens or makes a database whatever is damaged of it, and reads all that can be read. What cannot
+/// be opened is made anew of its tables and logs, one that has damaged tables of all that is
+/// readable. The files that were there are in an image (database_image.h), which the caller keeps,
+/// restores or drops. kFailedPrecondition if another process has it.
+///
+/// `trusted`: false where MANIFEST, though it can be read, is known to have lost its end. Then the
+/// tables and logs of the image count.
+absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted = true);
 
 /// Reads all that can be read, also while another process has it open, whose writes before the call
 /// are there; changes nothing. kNotFound if there is no database.

@@ -54,7 +54,7 @@ absl::StatusOr<JournalCopies::Copy*> JournalCopies::Open(const StateId& state) {
   const std::string folder = FolderOf(state);
   if (!Exists(folder)) return NotFound("{}: there is no such copy", folder);
   Copy copy;
-  TANDEM_ASSIGN_OR_RETURN(copy.db, OpenDatabase(folder, DamagedLog::kRefuse));
+  TANDEM_ASSIGN_OR_RETURN(copy.db, OpenDatabase(folder));
   TANDEM_RETURN_IF_ERROR(FromDatabase(copy.db->VerifyChecksum(), "checking " + folder));
   std::string record;
   const rocksdb::Status got = copy.db->Get({}, rocksdb::Slice(kPositionPlace), &record);
@@ -133,7 +133,7 @@ absl::StatusOr<std::unique_ptr<rocksdb::DB>> JournalCopies::MakeAnew(const State
   std::error_code error;
   fs::create_directories(options_.folder, error);
   if (error) return Unavailable("{}: {}", options_.folder, error.message());
-  return OpenDatabase(folder, DamagedLog::kRefuse);
+  return OpenDatabase(folder);
 }
 
 absl::Status JournalCopies::Replace(const StateId& state, bool aside) {

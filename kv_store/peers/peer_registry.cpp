@@ -104,10 +104,12 @@ absl::StatusOr<PeerRegistry> PeerRegistry::Open(const std::string& directory) {
   absl::StatusOr<CurveKeys> keys = ReadKeys(path);
   if (!keys.ok()) {
     if (!absl::IsNotFound(keys.status())) {
+      const std::string aside = FreeName(path, "damaged");
       spdlog::warn(
-          "{}; a new one is made, and hosts that know the old one do not know this agent "
-          "until a job brings them together",
-          Message(keys.status()));
+          "{}; it is kept in {} and a new one is made, and hosts that know the old one do not know "
+          "this agent until a job brings them together",
+          Message(keys.status()), aside);
+      TANDEM_RETURN_IF_ERROR(Rename(path, aside));
     }
     keys = MakeCurveKeys();
     TANDEM_RETURN_IF_ERROR(WriteWholeFile(

@@ -84,11 +84,16 @@ std::string StateText(const json& status) {
   }
   for (const auto& [place, what] :
        {std::pair{"/state/unreadable", "conversations on disk cannot be read; the log names them"},
+        {"/state/damaged", "conversations are damaged; the log names them"},
         {"/state/unwritten_changes", "changes are in memory only"},
         {"/state/copied/uncopied_changes", "changes are on this host's disk only"},
         {"/state/unfinished_erasures", "deletions are not finished"}}) {
     if (NumberAt(status, place).value_or(0) > 0)
       text += fmt::format("           {} {}\n", at(place), what);
+  }
+  const Pointer damage("/state/damage");
+  if (status.contains(damage) && status[damage].is_string()) {
+    text += fmt::format("           found damaged: {}\n", WordAt(status, "/state/damage"));
   }
   const Pointer trouble("/state/trouble");
   if (status.contains(trouble) && status[trouble].is_string()) {

@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <chrono>
 #include <optional>
 #include <thread>
@@ -11,6 +12,7 @@
 #include "kv_store/agent_link/copy_keeper.h"
 #include "kv_store/base/encrypted_box.h"
 #include "kv_store/base/files.h"
+#include "kv_store/journal/database_image.h"
 #include "launcher/state/host_kv.h"
 #include "launcher/state/kv_agent.h"
 #include "launcher/state/state_recovery.h"
@@ -32,8 +34,9 @@ class OpenedState final : public ServedState {
 
   /// Those that are there; none is made.
   absl::Status ReadConversations() {
-    const bool there = kv_store::Exists(folder_) || kv_store::Exists(folder_ + ".new");
-    return there ? OpenStore() : absl::OkStatus();
+    if (kv_store::DatabaseIsThere(folder_)) return OpenStore();
+    without_trace_ = kv_store::Exists(directory_->path() + "/kv") && !kv_store::Exists(Witness());
+    return absl::OkStatus();
   }
 
   absl::Status Settle() override {
@@ -44,6 +47,11 @@ class OpenedState final : public ServedState {
       if (!settled.ok()) spdlog::warn("copies of conversations: {}", Message(settled));
     }
     if (!store_) TANDEM_RETURN_IF_ERROR(OpenStore());
+    if (without_trace_ && store_->conversations() == 0) {
+      found_.damage = fmt::format(
+          "{}: there is KV, but no conversations: if there were any, they are lost", folder_);
+      spdlog::warn("{}", found_.damage);
+    }
     frontend::ConversationWriter::Options options;
     options.directory = directory_->path();
     options.encrypted = box_ != nullptr;
@@ -57,7 +65,11 @@ class OpenedState final : public ServedState {
       };
       if (options_.durability > 1) options.keeper = keeper;
     }
-    writer_.emplace(std::move(options), std::move(store_), std::move(found_.unreadable));
+    writer_.emplace(std::move(options), std::move(store_),
+                    frontend::FoundConversations{.conversations = {},
+                                                 .nameless = std::move(found_.nameless),
+                                                 .unreadable = std::move(found_.unreadable),
+                                                 .damage = found_.damage});
     return absl::OkStatus();
   }
 
@@ -77,9 +89,9 @@ class OpenedState final : public ServedState {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     found_ = std::move(opened.found);
     store_ = std::move(opened.store);
-    spdlog::info("state {}: {} conversations, {} that cannot be read, in {:.2f} s",
-                 directory_->path(), found_.conversations.size(), found_.unreadable.size(),
-                 seconds.count());
+    spdlog::info("state {}: {} conversations, {} damaged, {} that cannot be read, in {:.2f} s",
+                 directory_->path(), found_.conversations.size() + found_.nameless.size(),
+                 found_.damaged(), found_.unreadable.size(), seconds.count());
     return absl::OkStatus();
   }
 
@@ -104,13 +116,15 @@ class OpenedState final : public ServedState {
   absl::Status SettleWithCopies() {
     if (store_) {
       const kv_store::CopyKeeper keeper(store_->state(), AskPatiently());
+      if (!choice_.own) TANDEM_RETURN_IF_ERROR(TakeFromCopies(keeper, *store_, found_));
       TANDEM_ASSIGN_OR_RETURN(const bool another,
                               ChoseAnother(keeper, choice_, store_->position()));
       if (another) TANDEM_RETURN_IF_ERROR(PutAside());
     }
     bool adopted = false;
     if (!store_) {
-      TANDEM_ASSIGN_OR_RETURN(adopted, AdoptCopy(AskPatiently(), choice_, folder_));
+      TANDEM_ASSIGN_OR_RETURN(const RecoverChoice choice, ChoiceWithoutStore());
+      TANDEM_ASSIGN_OR_RETURN(adopted, AdoptCopy(AskPatiently(), choice, folder_));
       TANDEM_RETURN_IF_ERROR(OpenStore());
     }
     const bool overrule = choice_.own || (adopted && choice_.state);
@@ -123,7 +137,29 @@ class OpenedState final : public ServedState {
     const std::string aside = kv_store::FreeName(folder_, "aside");
     TANDEM_RETURN_IF_ERROR(kv_store::Rename(folder_, aside));
     spdlog::warn("state {}: the conversations in it are kept in {}", directory_->path(), aside);
-    return absl::OkStatus();
+    if (!kv_store::Exists(Witness())) return absl::OkStatus();
+    return kv_store::Rename(Witness(), aside + ".witness");
+  }
+
+  std::string Witness() const { return frontend::ConversationStore::WitnessPath(folder_); }
+
+  /// Where conversations were lost, only a copy of the same ones stands for them.
+  absl::StatusOr<RecoverChoice> ChoiceWithoutStore() {
+    RecoverChoice choice = choice_;
+    const auto state =
+        frontend::ConversationStore::WitnessedState({.folder = folder_, .box = box_.get()});
+    if (!choice.none() || !state) return choice;
+    TANDEM_ASSIGN_OR_RETURN(const kv_store::AgentCopies found,
+                            kv_store::CopyKeeper(*state, AskPatiently()).Find(/*patient=*/true));
+    const bool there =
+        std::any_of(found.copies.begin(), found.copies.end(),
+                    [&](const kv_store::AgentCopyOn& on) { return on.copy.state == *state; });
+    if (there) {
+      choice.state = state;
+    } else {
+      choice.own = true;
+    }
+    return choice;
   }
 
   kv_store::CopyKeeper::Ask Ask() {
@@ -164,6 +200,7 @@ class OpenedState final : public ServedState {
   const std::unique_ptr<StateDirectory> directory_;
   const std::unique_ptr<kv_store::EncryptedBox> box_;
   const std::string folder_ = directory_->path() + "/conversations";
+  bool without_trace_ = false;  // of conversations, though a server was here before
   frontend::FoundConversations found_;
   std::unique_ptr<frontend::ConversationStore> store_;  // until the writer has it
   std::unique_ptr<HostKv> kv_;                          // null: no agent came up

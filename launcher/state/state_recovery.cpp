@@ -189,6 +189,30 @@ absl::StatusOr<bool> AdoptCopy(const CopyKeeper::Ask& ask, const RecoverChoice& 
   return true;
 }
 
+absl::Status TakeFromCopies(const CopyKeeper& keeper, frontend::ConversationStore& store,
+                            frontend::FoundConversations& found) {
+  if (!store.damaged()) return absl::OkStatus();
+  TANDEM_ASSIGN_OR_RETURN(const AgentCopies copies, keeper.Find(/*patient=*/true));
+  const JournalPosition own = store.position();
+  const AgentCopyOn* best = nullptr;
+  for (const AgentCopyOn& on : copies.copies) {
+    if (on.copy.state != keeper.state() || !IsWhole(on)) continue;
+    const uint64_t branch = on.copy.position->branches.back().id;
+    const bool ours =
+        store.journal_lost() || std::any_of(own.branches.begin(), own.branches.end(),
+                                            [&](const auto& one) { return one.id == branch; });
+    if (!ours) continue;
+    if (best == nullptr || on.copy.position->sequence > best->copy.position->sequence) best = &on;
+  }
+  if (best == nullptr) return absl::OkStatus();
+  const auto all = ReadUnattended(keeper, best->host);
+  if (!all.ok()) {
+    spdlog::warn("the copy on host {}: {}", best->host, Message(all.status()));
+    return absl::OkStatus();
+  }
+  return store.TakeFromCopy(all->records, all->at, found);
+}
+
 absl::StatusOr<bool> ChoseAnother(const CopyKeeper& keeper, const RecoverChoice& choice,
                                   const JournalPosition& own) {
   if (!choice.state) return false;

@@ -33,6 +33,11 @@ absl::StatusOr<bool> AdoptCopy(const kv_store::CopyKeeper::Ask& ask, const Recov
 absl::Status CheckNobodyWentOn(const kv_store::CopyKeeper& keeper, bool overrule,
                                frontend::ConversationStore& store);
 
+/// Takes what the store has lost from the copy that has most of it, if there is one that nobody
+/// else went on with; brings `found` up to date.
+absl::Status TakeFromCopies(const kv_store::CopyKeeper& keeper, frontend::ConversationStore& store,
+                            frontend::FoundConversations& found);
+
 /// Whether another state was chosen than that of the store, or a copy that has more.
 absl::StatusOr<bool> ChoseAnother(const kv_store::CopyKeeper& keeper, const RecoverChoice& choice,
                                   const kv_store::JournalPosition& own);

@@ -14,7 +14,7 @@ import zmq
 TIMEOUT_MS = 120_000
 ERROR_CODES = {
     "invalid_argument", "not_found", "too_large", "overloaded", "unavailable", "unimplemented",
-    "deadline_exceeded", "cancelled", "internal",
+    "deadline_exceeded", "cancelled", "damaged", "internal",
 }
 # The ids that end an answer of SmolLM2 and Gemma: without them an answer is as long as it may be.
 ENDLESS = {"max_tokens": 2000, "logit_bias": {"0": -1000, "1": -1000, "2": -1000, "106": -1000}}

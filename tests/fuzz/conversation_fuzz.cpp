@@ -17,7 +17,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       if (EncodeHead(kPlace, *head) != record) std::abort();
     }
     if (auto turn = DecodeTurn(kPlace, record); turn.ok()) {
-      if (EncodeTurn(kPlace, turn->instance, turn->delta) != record) std::abort();
+      if (EncodeTurn(kPlace, turn->instance, turn->before, turn->delta) != record) std::abort();
       Conversation conversation;
       static_cast<void>(Apply(std::move(turn->delta), conversation));
       if (conversation.first > conversation.messages.size()) std::abort();

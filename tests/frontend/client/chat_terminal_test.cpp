@@ -114,6 +114,22 @@ TEST(InFlags, NamesTheFlagsOfFields) {
   EXPECT_EQ(InFlags(status).GetPayload("u"), absl::Cord("p"));
 }
 
+TEST(ChatOnAPipe, GoesOnWithADamagedConversationWhereThatIsAccepted) {
+  ServedEngine served({}, std::chrono::microseconds(0), 4096, {}, nullptr, [](Server& made) {
+    Conversation kept;
+    kept.messages = {{"user", "one"}, {"assistant", "You said: one"}};
+    kept.damaged = true;
+    made.Restore({"", "c1"}, kept);
+  });
+  ChatTerminalOptions options;
+  options.place.conversation = "c1";
+  const PipedChat refused(served, "two\n", options);
+  EXPECT_TRUE(absl::IsDataLoss(refused.status)) << refused.status;
+  const PipedChat accepted(served, "/accept\ntwo\nthree\n", options);
+  EXPECT_THAT(accepted.output, HasSubstr("You said: two\nYou said: three\n"));
+  EXPECT_EQ(served.engine.requests().size(), 2U);
+}
+
 TEST(ChatOnAPipe, HasCommands) {
   ServedEngine served;
   const PipedChat chat(served, "/stats\nhi\n/stats\n/help\n/nonsense\n /slash is text\n");

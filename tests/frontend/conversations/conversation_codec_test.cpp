@@ -37,7 +37,7 @@ TEST(ConversationDelta, IsAsSmallAsItsTurn) {
   EXPECT_EQ(delta.tokens.size(), 1U);
   EXPECT_EQ(delta.segments.size(), 1U);
   EXPECT_TRUE(delta.messages.empty());
-  EXPECT_LT(EncodeTurn("p", 1, delta).size(), 150U);
+  EXPECT_LT(EncodeTurn("p", 1, TurnHash{}, delta).size(), 150U);
 }
 
 TEST(ConversationDelta, OfAnotherConversationIsRefused) {
@@ -59,25 +59,28 @@ TEST(ConversationCodec, TurnsAndHeadsComeBack) {
   Conversation before;
   for (int turn = 0; turn < 50; ++turn) {
     const Conversation after = random.Next(before);
-    const auto record = EncodeTurn("place", 77, RandomConversations::Delta(before, after));
+    const auto record =
+        EncodeTurn("place", 77, TurnHash{9}, RandomConversations::Delta(before, after));
     auto decoded = DecodeTurn("place", record);
     ASSERT_TRUE(decoded.ok()) << decoded.status();
     EXPECT_EQ(decoded->instance, 77U);
+    EXPECT_EQ(decoded->before, TurnHash{9});
     ASSERT_TRUE(Apply(std::move(decoded->delta), before).ok());
     ASSERT_TRUE(Same(before, after));
   }
-  const ConversationHead head{{"tenant \"x\"", "name"}, 123, 456};
+  const ConversationHead head{{"tenant \"x\"", "name"}, 123, 456, TurnHash{7}};
   const auto decoded = DecodeHead("place", EncodeHead("place", head));
   ASSERT_TRUE(decoded.ok()) << decoded.status();
   EXPECT_EQ(decoded->name, head.name);
   EXPECT_EQ(decoded->instance, 123U);
   EXPECT_EQ(decoded->turns, 456U);
+  EXPECT_EQ(decoded->last, TurnHash{7});
 }
 
 TEST(ConversationCodec, DamageIsSeen) {
   RandomConversations random(3);
-  const auto turn = EncodeTurn("place", 1, DeltaOf(random.Next(random.Next({}))));
-  const auto head = EncodeHead("place", {{"t", "n"}, 1, 2});
+  const auto turn = EncodeTurn("place", 1, TurnHash{9}, DeltaOf(random.Next(random.Next({}))));
+  const auto head = EncodeHead("place", {{"t", "n"}, 1, 2, TurnHash{7}});
   for (const auto* record : {&turn, &head}) {
     const auto damaged = [&](std::string_view place, std::span<const std::byte> bytes) {
       return record == &turn ? DecodeTurn(place, bytes).status()
@@ -95,7 +98,7 @@ TEST(ConversationCodec, DamageIsSeen) {
     }
   }
   auto newer = head;
-  newer[0] = std::byte{2};
+  newer[0] = std::byte{3};
   EXPECT_TRUE(absl::IsFailedPrecondition(DecodeHead("place", newer).status()));
   EXPECT_FALSE(DecodeHead("place", turn).ok()) << "a turn is no head";
   EXPECT_FALSE(DecodeTurn("place", head).ok());

@@ -18,7 +18,7 @@ using testing::Hex;
 
 TEST(ConversationCodec, TheBytesStayAsTheyWere) {
   const ConversationHead head{
-      .name = {.tenant = "tenant", .id = "name"}, .instance = 1, .turns = 2};
+      .name = {.tenant = "tenant", .id = "name"}, .instance = 1, .turns = 2, .last = std::nullopt};
   EXPECT_EQ(Hex(EncodeHead("place", head)),
             "010600000074656e616e74040000006e616d6501000000000000000200000000000000931d71"
             "d8dbea4530f9df709c4dbbe74f");
@@ -30,7 +30,7 @@ TEST(ConversationCodec, TheBytesStayAsTheyWere) {
       .segments = {{.text = "a", .from_template = true}, {.text = "b", .from_template = false}},
       .kept_tokens = 4,
       .tokens = {5, 6}};
-  EXPECT_EQ(Hex(EncodeTurn("place", 7, delta)),
+  EXPECT_EQ(Hex(EncodeTurn("place", 7, std::nullopt, delta)),
             "0107000000000000000100000000000000020000000000000002000000040000007573657202"
             "000000486909000000617373697374616e740000000003000000000000000200000001010000"
             "0061000100000062040000000000000002000000050000000600000029ff6078afe2d1b86640"

@@ -52,7 +52,7 @@ struct Written {
                                     .retry = retry,
                                     .gather = gather,
                                     .erase_blocks = std::move(erase_blocks)},
-        std::move(opened->store), opened->found.unreadable);
+        std::move(opened->store), opened->found);
     return std::move(opened->found);
   }
   /// What the log tells of a change.
@@ -299,10 +299,13 @@ TEST(ConversationWriter, ErasingAConversationThatCannotBeReadFreesItsName) {
   const std::string prefix = opened->store->PrefixOf({"", "a"});
   disk.writer = std::make_unique<ConversationWriter>(
       ConversationWriter::Options{}, std::move(opened->store),
-      std::vector<UnreadableConversation>{{prefix, "conversation \"a\": damaged"}});
+      FoundConversations{.conversations = {},
+                         .nameless = {},
+                         .unreadable = {{prefix, "conversation \"a\": newer"}},
+                         .damage = ""});
   EXPECT_TRUE(disk.writer->CheckReadable({"", "b"}).ok());
   const absl::Status status = disk.writer->CheckReadable({"", "a"});
-  EXPECT_TRUE(absl::IsDataLoss(status));
+  EXPECT_TRUE(absl::IsFailedPrecondition(status));
   EXPECT_THAT(Message(status), HasSubstr("conversation.delete"));
   EXPECT_EQ(disk.writer->Status().unreadable, 1);
   EXPECT_TRUE(disk.Erase("a").ok());

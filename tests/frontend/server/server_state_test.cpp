@@ -49,10 +49,26 @@ class HeldLog final : public ConversationLog {
   absl::Status CheckReadable(const ConversationName& name) override {
     const std::lock_guard lock(mutex_);
     if (!unreadable_.contains(name)) return absl::OkStatus();
-    return absl::DataLossError("it cannot be read");
+    return FailedPrecondition("it cannot be read");
+  }
+  std::optional<Conversation> TakeDamaged(const ConversationName& name) override {
+    const std::lock_guard lock(mutex_);
+    auto kept = damaged_.extract(name);
+    return kept.empty() ? std::nullopt : std::optional(kept.mapped());
+  }
+  void KeepDamaged(const ConversationName& name, Conversation kept) {
+    const std::lock_guard lock(mutex_);
+    kept.damaged = true;
+    damaged_[name] = std::move(kept);
   }
   ConversationLogStatus Status() override {
-    return {.directory = "/state", .conversations = 3, .trouble = "the disk is full"};
+    ConversationLogStatus status;
+    status.directory = "/state";
+    status.conversations = 3;
+    status.damaged = 2;
+    status.damage = "a table is damaged";
+    status.trouble = "the disk is full";
+    return status;
   }
 
   /// Tells all that waits; how many did.
@@ -90,6 +106,7 @@ class HeldLog final : public ConversationLog {
   std::mutex mutex_;
   std::map<ConversationName, Conversation> conversations_;
   std::map<ConversationName, bool> unreadable_;
+  std::map<ConversationName, Conversation> damaged_;
   std::deque<Done> waiting_;
   size_t erased_blocks_ = 0;
   std::set<kv_store::BlockHash> left_behind_;
@@ -354,6 +371,74 @@ TEST(ServerState, AConversationThatCannotBeReadIsNotBegunAnew) {
   ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
   server.log.Tell(absl::OkStatus());
   EXPECT_EQ(client.ReceiveAnswer("r1").back()["type"], "done");
+}
+
+TEST(ServerState, ADamagedConversationGoesOnOnlyWhereThatIsAccepted) {
+  LoggedServer server;
+  Conversation kept;
+  kept.messages = {{"user", "first"}, {"assistant", "You said: first"}};
+  kept.history.tokens = {1, 2, 3};
+  server.log.KeepDamaged({"", "c1"}, kept);
+  FrameClient client(server.served.endpoint());
+  client.Send(Turn("r1", "hello"));
+  const Json refused = client.ReceiveAnswer("r1").back();
+  EXPECT_EQ(refused["code"], "damaged");
+  EXPECT_THAT(refused["message"].get<std::string>(), HasSubstr("first 2 messages are kept"));
+  EXPECT_THAT(refused["message"].get<std::string>(), HasSubstr("accept_damage"));
+  client.Send(Command("conversation.get", "c1"));
+  const Json got = Outcome(client, "ask");
+  EXPECT_EQ(got["damaged"], Json({{"kept_messages", 2}}));
+  EXPECT_EQ(got["messages"].size(), 2U);
+  client.Send(Command("conversation.list", "c1"));
+  EXPECT_EQ(Outcome(client, "ask")["conversations"][0]["damaged"], Json({{"kept_messages", 2}}));
+  client.Send(Command("conversation.fork", "c1", {{"to", "c2"}}));
+  EXPECT_EQ(Outcome(client, "ask")["code"], "damaged");
+  client.Send({{"v", 1}, {"type", "status"}, {"id", "s"}});
+  const Json status = Outcome(client, "s");
+  EXPECT_EQ(status["state"]["damaged"], 3) << "one with a name, and two that the log tells of";
+  EXPECT_EQ(status["state"]["damage"], "a table is damaged");
+  EXPECT_EQ(server.log.waiting(), 0U) << "nothing was written";
+  // A turn that comes to nothing leaves the damage as it was.
+  Json turn = Turn("r2", "hello");
+  turn["accept_damage"] = true;
+  turn["deadline"] = 0.000001;
+  client.Send(turn);
+  EXPECT_EQ(client.ReceiveAnswer("r2").back()["type"], "error");
+  client.Send(Turn("r3", "hello"));
+  EXPECT_EQ(client.ReceiveAnswer("r3").back()["code"], "damaged");
+  turn = Turn("r4", "hello");
+  turn["accept_damage"] = true;
+  client.Send(turn);
+  ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
+  server.log.Tell(absl::OkStatus());
+  EXPECT_EQ(client.ReceiveAnswer("r4").back()["type"], "done");
+  // The log, which had nothing of it, has all of it now.
+  const Conversation logged = server.log.conversations().at({"", "c1"});
+  EXPECT_EQ(logged.messages.size(), 4U);
+  EXPECT_EQ(logged.messages[0].content, "first");
+  client.Send(Command("conversation.get", "c1"));
+  EXPECT_FALSE(Outcome(client, "ask").contains("damaged"));
+}
+
+TEST(ServerState, ADamagedConversationOfWhichNothingIsKeptStaysDamaged) {
+  LoggedServer server;
+  server.log.KeepDamaged({"", "c1"}, {});
+  FrameClient client(server.served.endpoint());
+  for (const char* id : {"r1", "r2"}) {
+    Json turn = Turn(id, "hello");
+    turn["accept_damage"] = true;
+    turn["deadline"] = 0.000001;
+    client.Send(turn);
+    EXPECT_EQ(client.ReceiveAnswer(id).back()["type"], "error");
+    client.Send(Command("conversation.get", "c1"));
+    EXPECT_EQ(Outcome(client, "ask")["damaged"], Json({{"kept_messages", 0}}));
+  }
+  client.Send(Command("conversation.delete", "c1"));
+  ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
+  server.log.Tell(absl::OkStatus());
+  EXPECT_EQ(Outcome(client, "ask")["type"], "conversation.delete");
+  client.Send(Turn("r3", "hello"));
+  ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
 }
 
 }  // namespace

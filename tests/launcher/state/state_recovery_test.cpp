@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <future>
 #include <map>
 #include <set>
@@ -52,17 +53,19 @@ struct Server {
     const auto open = [&]() -> absl::Status {
       TANDEM_ASSIGN_OR_RETURN(auto opened, ConversationStore::Open({.folder = folder()}));
       store = std::move(opened.store);
-      found = {opened.found.conversations.begin(), opened.found.conversations.end()};
-      EXPECT_TRUE(opened.found.unreadable.empty());
+      read = std::move(opened.found);
+      EXPECT_TRUE(read.unreadable.empty());
       return absl::OkStatus();
     };
     if (fs::exists(folder())) TANDEM_RETURN_IF_ERROR(open());
     if (store) {
+      TANDEM_RETURN_IF_ERROR(TakeFromCopies({store->state(), hosts.Ask()}, *store, read));
       TANDEM_ASSIGN_OR_RETURN(const bool another, ChoseAnother({store->state(), hosts.Ask()},
                                                                choice, store->position()));
       if (another) {
         store.reset();
         fs::rename(folder(), kv_store::FreeName(folder(), "aside"));
+        fs::remove(ConversationStore::WitnessPath(folder()));
       }
     }
     adopted = false;
@@ -73,6 +76,7 @@ struct Server {
     TANDEM_RETURN_IF_ERROR(CheckNobodyWentOn({store->state(), hosts.Ask()},
                                              choice.own || (adopted && choice.state), *store));
     state = store->state();
+    found = {read.conversations.begin(), read.conversations.end()};
     ConversationWriter::Options options;
     options.directory = path;
     options.retry = milliseconds(20);
@@ -88,7 +92,7 @@ struct Server {
       return keeper.Erase(raw->position(), ranges);
     };
     writer = std::make_unique<ConversationWriter>(std::move(options), std::move(store),
-                                                  std::vector<frontend::UnreadableConversation>());
+                                                  frontend::FoundConversations());
     return absl::OkStatus();
   }
   absl::Status Append(const ConversationName& name, ConversationDelta delta) {
@@ -110,10 +114,14 @@ struct Server {
   /// As a kill -9 leaves it. Nothing is said meanwhile.
   void Kill() {
     hosts.Cut(true);  // what it does from now on is not done
+    const std::string witness = ConversationStore::WitnessPath(folder());
+    const std::string witness_image = path + "/image.witness";
     if (fs::exists(folder())) testing::CopyAsOfAMoment(folder(), path + "/image");
+    if (fs::exists(witness)) fs::copy_file(witness, witness_image);
     writer.reset();
     fs::remove_all(folder());
     if (fs::exists(path + "/image")) fs::rename(path + "/image", folder());
+    if (fs::exists(witness_image)) fs::rename(witness_image, witness);
     hosts.Cut(false);
   }
   /// Texts of a conversation's messages that were found at the start.
@@ -137,6 +145,7 @@ struct Server {
   Hosts& hosts;
   const std::string path;
   Found found;
+  frontend::FoundConversations read;  // the same, as the store has found it
   bool adopted = false;
   milliseconds tidy{10'000};
   kv_store::StateId state{};
@@ -199,6 +208,81 @@ TEST(StateRecovery, WhatWasAcknowledgedGoesOnElsewhere) {
   ASSERT_EQ(first.Start(StateIdText(first.state) + "@1"), absl::OkStatus());
   EXPECT_EQ(first.found[ConversationName("", "c1")].messages.back().content, "and on");
   EXPECT_FALSE(fs::exists(first.folder() + ".aside-2"));
+}
+
+/// Damages the files of a database of this kind.
+void DamageFiles(const std::string& folder, const std::string& kind,
+                 const std::function<void(const fs::path&)>& damage) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(folder)) files.push_back(entry.path());
+  for (const fs::path& file : files) {
+    if (file.filename().string().find(kind) != std::string::npos) damage(file);
+  }
+}
+
+TEST(StateRecovery, WhatADamagedStoreHasLostComesFromTheCopy) {
+  const auto cut = [](const fs::path& file) { fs::resize_file(file, fs::file_size(file) / 2); };
+  const auto flip = [](const fs::path& file) {
+    std::fstream stream(file, std::ios::binary | std::ios::in | std::ios::out);
+    stream.seekp(static_cast<std::streamoff>(fs::file_size(file) / 2));
+    stream.put('~');
+  };
+  const auto remove = [](const fs::path& file) { fs::remove(file); };
+  const std::vector<std::pair<std::string, std::function<void(const fs::path&)>>> ways = {
+      {".log", cut},    {".log", flip}, {".log", remove}, {".sst", flip},
+      {".sst", remove}, {"", remove},   {"", cut}};
+  for (size_t way = 0; way < ways.size(); ++way) {
+    SCOPED_TRACE(way);
+    TemporaryDirectory disk;
+    Hosts hosts(2);
+    Server first(hosts, disk.path() + "/first");
+    ASSERT_EQ(first.Start(), absl::OkStatus());
+    std::map<std::string, std::string> said;
+    for (int i = 0; i < 30; ++i) {
+      if (i == 15) {
+        ASSERT_EQ(first.Start(), absl::OkStatus());  // now there is a table
+      }
+      const std::string id = fmt::format("c{}", i % 3);
+      const std::string text = fmt::format("t{}", i);
+      ASSERT_EQ(first.Say(id, text), absl::OkStatus());
+      said[id] += text + ";";
+    }
+    ASSERT_EQ(first.Erase({"", "c2"}), absl::OkStatus());
+    said.erase("c2");
+    ASSERT_EQ(first.Say("c0", "last"), absl::OkStatus());
+    said["c0"] += "last;";
+    first.Kill();
+    DamageFiles(first.folder(), ways[way].first, ways[way].second);
+    ASSERT_EQ(first.Start(), absl::OkStatus());
+    EXPECT_EQ(first.read.damaged(), 0);
+    EXPECT_TRUE(first.read.nameless.empty());
+    EXPECT_EQ(first.found.size(), said.size());
+    for (const auto& [id, text] : said) EXPECT_EQ(first.Said(id), text);
+    // From then on it goes on as ever, and so does its copy.
+    ASSERT_EQ(first.Say("c1", "on"), absl::OkStatus());
+    said["c1"] += "on;";
+    first.Kill();
+    Server second(hosts, disk.path() + "/second");
+    ASSERT_EQ(second.Start(), absl::OkStatus());
+    EXPECT_TRUE(second.adopted);
+    EXPECT_EQ(second.found.size(), said.size());
+    for (const auto& [id, text] : said) EXPECT_EQ(second.Said(id), text);
+  }
+}
+
+TEST(StateRecovery, WhatNoCopyHasIsToldAsDamage) {
+  TemporaryDirectory disk;
+  Hosts hosts(2);
+  Server first(hosts, disk.path() + "/first");
+  ASSERT_EQ(first.Start(), absl::OkStatus());
+  ASSERT_EQ(first.Say("c", "copied"), absl::OkStatus());
+  hosts.Cut(true);
+  EXPECT_FALSE(first.Say("c", "here only").ok());
+  first.Kill();
+  DamageFiles(first.folder(), ".log", [](const fs::path& file) { fs::remove(file); });
+  ASSERT_EQ(first.Start(), absl::OkStatus());
+  EXPECT_EQ(first.read.damaged(), 1);
+  EXPECT_EQ(first.Said("c"), "copied;");
 }
 
 TEST(StateRecovery, ACopyThatWentOnIsPutAsideWhenThatIsChosen) {

@@ -1,0 +1,394 @@
+#include <fmt/ranges.h>
+#include <rocksdb/db.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "frontend/conversations/conversation_store.h"
+#include "kv_store/base/files.h"
+#include "kv_store/journal/database_image.h"
+
+/// How a store is opened: whatever is damaged, and so that nothing is missing without a word.
+namespace tandem::frontend {
+
+using kv_store::JournalChange;
+using kv_store::PlacedRecord;
+using kv_store::ReadDatabase;
+
+namespace {
+
+/// Null: there is none.
+const std::string* IdentityIn(const std::vector<PlacedRecord>& records) {
+  const auto identity = std::find_if(
+      records.begin(), records.end(),
+      [](const PlacedRecord& record) { return record.place == ConversationPlaces::kIdentity; });
+  return identity == records.end() ? nullptr : &identity->bytes;
+}
+
+/// Those that were known to be damaged before.
+std::set<WitnessHash> DamagedIn(const WitnessReport& report) {
+  std::set<WitnessHash> damaged;
+  for (const auto& [hash, slot] : report.slots) {
+    if (slot.kind == WitnessSlot::Kind::kDamaged) damaged.insert(hash);
+  }
+  return damaged;
+}
+
+/// Puts a damaged witness aside; says where it is.
+std::string KeepWitness(const std::string& path) {
+  const std::string aside = kv_store::FreeName(path, "damaged");
+  const absl::Status status = kv_store::Rename(path, aside);
+  if (status.ok()) return ", and it is kept in " + aside;
+  spdlog::error("{}", Message(status));
+  return "";
+}
+
+/// How many conversations have not all the records that the witness knows of.
+int64_t Lacking(const std::vector<PlacedRecord>& records, const WitnessReport& report) {
+  std::map<WitnessHash, uint64_t> turns;
+  for (const PlacedRecord& record : records) {
+    const auto number = ConversationPlaces::NumberOfPlace(record.place);
+    if (number.value_or(0) > 0) ++turns[ConversationPlaces::HashOfPrefix(record.place)];
+  }
+  return std::count_if(report.slots.begin(), report.slots.end(), [&](const auto& entry) {
+    return entry.second.kind == WitnessSlot::Kind::kTurns &&
+           turns[entry.first] < entry.second.turns;
+  });
+}
+
+/// Where the database lacks what its witness knows of, its list of files may have lost its end,
+/// which RocksDB takes for an older list: then files count that are not in it.
+absl::StatusOr<ReadDatabase> ReadMost(const std::string& folder) {
+  TANDEM_ASSIGN_OR_RETURN(ReadDatabase read, kv_store::ReadWhole(folder));
+  const auto report = ConversationWitness::Read(ConversationStore::WitnessPath(folder));
+  const int64_t lacking = report.ok() ? Lacking(read.records, *report) : 0;
+  if (lacking == 0 || !kv_store::HasImage(folder)) return read;
+  read.db.reset();
+  TANDEM_ASSIGN_OR_RETURN(ReadDatabase more, kv_store::ReadWhole(folder, /*trusted=*/false));
+  if (Lacking(more.records, *report) < lacking) return more;
+  more.db.reset();
+  return kv_store::ReadWhole(folder);
+}
+
+/// A store while it is being opened.
+struct Opening {
+  const ConversationStore::Options& options;
+  ReadDatabase& read;
+  const std::string witness_path = ConversationStore::WitnessPath(options.folder);
+  WitnessReport report = {};
+  std::vector<std::string> damage = {};  // of the database
+  std::optional<ConversationPlaces> places = std::nullopt;
+
+  bool empty() const { return read.records.empty() && read.gaps == 0; }
+};
+
+/// Sets the places if the record says them; kFailedPrecondition as ConversationPlaces::Read.
+absl::Status ReadPlaces(std::span<const std::byte> identity, Opening& opening) {
+  const auto known = ConversationPlaces::Read(identity, opening.options.box);
+  if (known.ok()) opening.places = *known;
+  if (!absl::IsFailedPrecondition(known.status())) return absl::OkStatus();
+  return FailedPrecondition("{}: {}", opening.options.folder, Message(known.status()));
+}
+
+/// Finds out how the records are to be read, from the database or its witness; begins a new store
+/// where neither tells.
+absl::Status Identify(Opening& opening) {
+  const std::string& folder = opening.options.folder;
+  WitnessReport& report = opening.report;
+  const std::string* const identity = IdentityIn(opening.read.records);
+  if (identity != nullptr) {
+    TANDEM_RETURN_IF_ERROR(ReadPlaces(std::as_bytes(std::span(*identity)), opening));
+  }
+  if (opening.places) {
+    if (report.identity.empty() || report.identity == opening.places->identity()) {
+      return absl::OkStatus();
+    }
+    const std::string aside = kv_store::FreeName(opening.witness_path, "aside");
+    TANDEM_RETURN_IF_ERROR(kv_store::Rename(opening.witness_path, aside));
+    spdlog::warn("{} is of other conversations; it is kept in {}", opening.witness_path, aside);
+    report = WitnessReport{};
+    return absl::OkStatus();
+  }
+  if (!report.identity.empty()) TANDEM_RETURN_IF_ERROR(ReadPlaces(report.identity, opening));
+  if (!opening.empty() || !report.slots.empty()) {
+    opening.damage.emplace_back(opening.empty() ? "there is nothing in it"
+                                                : "it does not say how to read it");
+  }
+  if (!opening.places) {
+    // Its names are hashes that nothing can be compared with any more.
+    report.slots.clear();
+    if (!opening.empty()) {
+      opening.read.db.reset();
+      TANDEM_RETURN_IF_ERROR(kv_store::DiscardFiles(folder));
+      TANDEM_ASSIGN_OR_RETURN(opening.read.db, kv_store::OpenDatabase(folder));
+      opening.read.records.clear();
+    }
+    opening.places.emplace(opening.options.box);
+  }
+  const std::vector<std::byte> record = opening.places->identity();
+  rocksdb::WriteOptions synced;
+  synced.sync = true;
+  const rocksdb::Status put = opening.read.db->Put(
+      synced, rocksdb::Slice(ConversationPlaces::kIdentity),
+      rocksdb::Slice(reinterpret_cast<const char*>(record.data()), record.size()));
+  return kv_store::FromDatabase(put, "writing " + folder);
+}
+
+/// Keeps the files as they were where they are damaged; says what was found. `chained`: there are
+/// turns that were written beside a witness.
+std::string TellDamage(Opening& opening, bool turns_are_missing, bool chained) {
+  std::vector<std::string>& damage = opening.damage;
+  const WitnessReport& report = opening.report;
+  if (turns_are_missing && damage.empty()) damage.emplace_back("turns are missing");
+  // A torn end of the log that nobody was told of is no loss.
+  const bool torn = opening.read.torn && damage.size() == 1 && report.there &&
+                    report.damaged == 0 && !turns_are_missing;
+  std::string aside;
+  if (damage.empty() || torn) {
+    kv_store::DropImage(opening.options.folder);
+  } else {
+    aside = kv_store::KeepImage(opening.options.folder);
+  }
+  if (report.damaged > 0) {
+    damage.push_back(fmt::format("{}: {} slots are damaged{}", opening.witness_path, report.damaged,
+                                 KeepWitness(opening.witness_path)));
+  } else if (!report.there && chained) {
+    damage.push_back(fmt::format("{} is missing", opening.witness_path));
+  }
+  if (damage.empty()) return "";
+  std::string told = fmt::format("{}: {}", opening.options.folder, fmt::join(damage, "; "));
+  if (torn) {
+    spdlog::warn("{}; no turn that was acknowledged is missing", told);
+    return "";
+  }
+  if (!aside.empty()) told += "; the files are kept as they were in " + aside;
+  spdlog::error("{}", told);
+  return told;
+}
+
+}  // namespace
+
+int64_t FoundConversations::damaged() const {
+  return static_cast<int64_t>(nameless.size()) +
+         std::count_if(conversations.begin(), conversations.end(),
+                       [](const auto& one) { return one.second.damaged; });
+}
+
+absl::StatusOr<ConversationStore::Opened> ConversationStore::Open(const Options& options) {
+  TANDEM_ASSIGN_OR_RETURN(ReadDatabase read, ReadMost(options.folder));
+  auto opened = OpenRead(options, read);
+  if (absl::IsFailedPrecondition(opened.status())) {
+    // Of another key, say: then it is left as it was.
+    read.db.reset();
+    const absl::Status restored = kv_store::RestoreImage(options.folder);
+    if (!restored.ok()) spdlog::error("{}", Message(restored));
+  }
+  return opened;
+}
+
+absl::StatusOr<ConversationStore::Opened> ConversationStore::OpenRead(const Options& options,
+                                                                      ReadDatabase& read) {
+  Opening opening{.options = options, .read = read};
+  if (!read.damage.empty()) opening.damage.push_back(read.damage);
+  WitnessReport& report = opening.report;
+  if (auto witness = ConversationWitness::Read(opening.witness_path); witness.ok()) {
+    report = *std::move(witness);
+  } else {
+    opening.damage.push_back(Message(witness.status()));
+  }
+  TANDEM_RETURN_IF_ERROR(Identify(opening));
+
+  Opened result;
+  result.store.reset(new ConversationStore(options, std::move(read.db), *opening.places));
+  ConversationStore& store = *result.store;
+  FoundConversations& found = result.found;
+  const ReaderMutexLock lock(store.db_mutex_);
+  TANDEM_RETURN_IF_ERROR(store.ReadPosition());
+  const uint64_t sequence = store.position().sequence;
+  store.journal_lost_ = sequence == 0 && report.sequence > 0;
+  store.behind_ = report.sequence > sequence;
+  if (store.behind_) {
+    opening.damage.push_back(
+        fmt::format("its last change is {}, and {} were written", sequence, report.sequence));
+  }
+  // A witness that has lost what came last may not know that a conversation was erased. So it is
+  // believed against a database that looks whole only while it has all.
+  const bool believed = !opening.damage.empty() || read.gaps > 0 ||
+                        (report.damaged == 0 && report.sequence >= sequence);
+  if (!believed) {
+    std::erase_if(report.slots, [](const auto& entry) {
+      return entry.second.kind != WitnessSlot::Kind::kDamaged;
+    });
+  }
+  const std::set<WitnessHash> known = DamagedIn(report);
+  store.Read(read.records, report, found);
+  bool is_new = read.gaps > 0;
+  for (const auto& [prefix, state] : store.damaged_) {
+    is_new = is_new || !known.contains(ConversationPlaces::HashOfPrefix(prefix));
+  }
+  if (read.gaps > 0) {
+    found.unreadable.push_back(
+        {.prefix = "", .what = fmt::format("{} runs of records of a damaged table", read.gaps)});
+  }
+  found.damage = TellDamage(opening, is_new, store.chained_);
+  if (store.behind_ && !store.journal_lost_) {
+    // What others have behind the last change is none of what comes now.
+    TANDEM_RETURN_IF_ERROR(store.Commit({}, {}, /*branch=*/true));
+    return result;
+  }
+  const MutexLock commit_lock(store.commit_mutex_);
+  const absl::Status witnessed = store.Witness({});
+  if (!witnessed.ok()) spdlog::error("{}", Message(witnessed));
+  return result;
+}
+
+std::optional<kv_store::StateId> ConversationStore::WitnessedState(const Options& options) {
+  const auto report = ConversationWitness::Read(WitnessPath(options.folder));
+  if (!report.ok()) return std::nullopt;
+  const auto places = ConversationPlaces::Read(report->identity, options.box);
+  return places.ok() ? std::optional(places->state()) : std::nullopt;
+}
+
+absl::StatusOr<FoundConversations> ConversationStore::Look(const Options& options) {
+  TANDEM_ASSIGN_OR_RETURN(ReadDatabase read, kv_store::LookIntoDatabase(options.folder));
+  FoundConversations found;
+  const std::string* const identity = IdentityIn(read.records);
+  if (identity == nullptr) {
+    if (read.records.empty() && read.gaps == 0) return found;
+    return absl::DataLossError(
+        fmt::format("{}: it has no record that says how to read it", options.folder));
+  }
+  const auto places = ConversationPlaces::Read(std::as_bytes(std::span(*identity)), options.box);
+  if (!places.ok()) {
+    return absl::Status(places.status().code(),
+                        fmt::format("{}: {}", options.folder, Message(places.status())));
+  }
+  ConversationStore(options, std::move(read.db), *places).Read(read.records, {}, found);
+  return found;
+}
+
+void ConversationStore::Read(const std::vector<PlacedRecord>& records, const WitnessReport& report,
+                             FoundConversations& found) {
+  const ConversationReader reader(places_, options_.box);
+  const auto claim_on = [&report](const std::string& prefix) -> const WitnessSlot* {
+    const auto slot = report.slots.find(ConversationPlaces::HashOfPrefix(prefix));
+    return slot == report.slots.end() || slot->second.kind == WitnessSlot::Kind::kErased
+               ? nullptr
+               : &slot->second;
+  };
+  std::set<std::string> there;
+  ForEachGroup(records, [&](std::string_view of, std::span<const PlacedRecord> group) {
+    const std::string prefix(of);
+    if (prefix == ConversationPlaces::kIdentity || prefix == kv_store::kPositionPlace) return;
+    if (prefix[0] == ConversationPlaces::kErasure) {
+      erasing_ = true;
+      return;
+    }
+    ReadConversation read = reader.Read(
+        group, ConversationPlaces::IsPrefix(prefix) ? claim_on(prefix) : nullptr, behind_);
+    there.insert(prefix);
+    Add(prefix, std::move(read), found);
+  });
+  for (const auto& [hash, slot] : report.slots) {
+    const std::string prefix = ConversationPlaces::PrefixOfHash(hash);
+    if (slot.kind == WitnessSlot::Kind::kErased || there.contains(prefix)) continue;
+    Add(prefix, ConversationReader::Lost(prefix, slot), found);
+  }
+  conversations_ = static_cast<int64_t>(states_.size());
+}
+
+void ConversationStore::Add(const std::string& prefix, ReadConversation read,
+                            FoundConversations& found) {
+  chained_ = chained_ || read.chained;
+  const std::string what = fmt::format("{}: {}", read.described, Message(read.status));
+  if (absl::IsFailedPrecondition(read.status) || !ConversationPlaces::IsPrefix(prefix)) {
+    spdlog::error("{}: {}; it stays on disk until it is deleted", options_.folder, what);
+    found.unreadable.push_back({.prefix = prefix, .what = what});
+    return;
+  }
+  WitnessSlot slot = SlotOf(prefix, read.state);
+  if (read.status.ok()) {
+    states_[prefix] = read.state;
+  } else {
+    spdlog::error("{}: {}; its first {} messages are kept", options_.folder, what,
+                  read.conversation.messages.size());
+    damaged_[prefix] = read.state;
+    read.conversation.damaged = true;
+    slot.kind = WitnessSlot::Kind::kDamaged;
+    if (read.written > read.state.turns) slot.last.reset();
+    slot.turns = std::max(read.written, read.state.turns);
+  }
+  {
+    const MutexLock lock(commit_mutex_);
+    witnessed_[slot.conversation] = slot;
+  }
+  if (read.named) {
+    found.conversations.emplace_back(std::move(read.name), std::move(read.conversation));
+  } else {
+    found.nameless[prefix] = std::move(read.conversation);
+  }
+}
+
+absl::Status ConversationStore::TakeFromCopy(const std::vector<PlacedRecord>& copy,
+                                             const kv_store::JournalPosition& at,
+                                             FoundConversations& found) {
+  const ReaderMutexLock lock(db_mutex_);
+  if (db_ == nullptr) return Unavailable("{} is not open", options_.folder);
+  const ConversationReader reader(places_, options_.box);
+  std::vector<JournalChange> batch;
+  std::vector<WitnessSlot> slots;
+  std::map<std::string, ReadConversation> taken;
+  ForEachGroup(copy, [&](std::string_view of, std::span<const PlacedRecord> group) {
+    const std::string prefix(of);
+    const auto here = damaged_.find(prefix);
+    if (!ConversationPlaces::IsPrefix(prefix) || states_.contains(prefix) ||
+        (here == damaged_.end() && !behind_)) {
+      return;
+    }
+    std::optional<WitnessSlot> claim;
+    {
+      const MutexLock commit_lock(commit_mutex_);
+      const auto slot = witnessed_.find(ConversationPlaces::HashOfPrefix(prefix));
+      if (slot != witnessed_.end()) claim = slot->second;
+    }
+    ReadConversation read = reader.Read(group, claim ? &*claim : nullptr, /*stale=*/true);
+    if (absl::IsFailedPrecondition(read.status) ||
+        (here != damaged_.end() && !read.status.ok() && read.state.turns <= here->second.turns)) {
+      return;
+    }
+    batch.push_back({.kind = JournalChange::Kind::kDeleteRange,
+                     .place = prefix,
+                     .bytes = ConversationPlaces::EndOf(prefix)});
+    for (const PlacedRecord& record : group) {
+      batch.push_back(
+          {.kind = JournalChange::Kind::kPut, .place = record.place, .bytes = record.bytes});
+    }
+    taken.emplace(prefix, std::move(read));
+  });
+  {
+    const MutexLock commit_lock(commit_mutex_);
+    if (!position_.Contains(at)) position_ = at;
+  }
+  TANDEM_RETURN_IF_ERROR(Commit(std::move(batch), {}, /*branch=*/true));
+  for (auto& [prefix, read] : taken) {
+    if (read.named) {
+      std::erase_if(found.conversations,
+                    [&name = read.name](const auto& one) { return one.first == name; });
+    }
+    found.nameless.erase(prefix);
+    damaged_.erase(prefix);
+    spdlog::info("{}: {} is taken from the copy, {} turns", options_.folder, read.described,
+                 read.state.turns);
+    Add(prefix, std::move(read), found);
+  }
+  behind_ = false;
+  conversations_ = static_cast<int64_t>(states_.size());
+  const MutexLock commit_lock(commit_mutex_);
+  witness_.reset();  // made anew, with what was taken
+  return Witness({});
+}
+
+}  // namespace tandem::frontend

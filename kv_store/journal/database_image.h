@@ -1,0 +1,31 @@
+#pragma once
+
+#include <string>
+
+#include "core/base/status.h"
+
+/// A database's files as they are before it is opened, which changes and removes them.
+///
+/// An image is a folder beside the database's, `FOLDER.before`, of links to the same files: whoever
+/// opens the database writes new files only. It is there while the database is being opened, and
+/// nothing is acknowledged before it is gone.
+namespace tandem::kv_store {
+
+/// Whether there is a database, or what is left of one, or of one that was being opened.
+bool DatabaseIsThere(const std::string& folder);
+
+/// Puts right what a process left that died while it opened the database, and takes an image.
+/// kUnavailable if that cannot be done (a full disk, say): then there is none.
+absl::Status TakeImage(const std::string& folder);
+bool HasImage(const std::string& folder);
+/// The database is what it was, again.
+absl::Status RestoreImage(const std::string& folder);
+/// Keeps the image for whoever wants to look at it. Where it is then, `FOLDER.damaged-N`; empty if
+/// there is none.
+std::string KeepImage(const std::string& folder);
+void DropImage(const std::string& folder);
+/// Removes the files of a database, which the image has; where there is none they are kept as that
+/// would be.
+absl::Status DiscardFiles(const std::string& folder);
+
+}  // namespace tandem::kv_store

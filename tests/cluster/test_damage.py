@@ -1,0 +1,232 @@
+"""Damage of every file of a state directory: a flipped bit, a cut, a deletion. After each of them the server starts, and the
+next turn of a conversation has the right text, or the client is told that the conversation is damaged."""
+import concurrent.futures
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, TANDEM, Server, session_processes
+from test_state import Client, end_agents
+
+TURNS = 3
+NAMES = ["a", "b", "c"]
+AT_A_TIME = 2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Small, with random weights: what it says means nothing, but its log-probabilities depend on all that it reads."""
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    subprocess.run([sys.executable, ROOT / "tests/bench/random_model.py", path, "--layers", "2", "--dim", "64", "--ffn", "128",
+                    "--heads", "2", "--kv-heads", "1", "--vocab", "2000"], check=True, capture_output=True)
+    return path
+
+
+@contextlib.contextmanager
+def served(model, state, *more):
+    """A client of a server that ends with kill -9, and its agents with it. client.log: what the server said at its start."""
+    server = Server([TANDEM, "serve", model, "--listen", "tcp://127.0.0.1:*", "--state", state, *more])
+    try:
+        server.wait_until_ready()
+        client = Client(server.endpoint)
+        client.log = "".join(server.log)
+        client.server = server
+        try:
+            yield client
+        finally:
+            client.close()
+    finally:
+        for pid, _ in session_processes(server.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        server.process.wait(20)
+        server.process.stderr.close()
+        end_agents(state)
+
+
+def said(name, turn):
+    return f"Turn {turn} of {name}: " + "what is blue? " * 5
+
+
+def say(client, name, turn, **fields):
+    return client.say(name, said(name, turn), max_tokens=4, **fields)
+
+
+def answer_of(done):
+    """What depends on all that the model has read."""
+    return done["text"], done["usage"]["prompt_tokens"], [token["logprob"] for token in done["logprobs"]]
+
+
+def converse(model, state, opened_before):
+    """Conversations as a server leaves them; `opened_before`: they are in tables, and not only in a log."""
+    for turn in range(TURNS):
+        with served(model, state) as client:
+            for name in NAMES:
+                for now in [turn] if opened_before else range(TURNS):
+                    assert say(client, name, now)["durable"] is True
+            if turn == TURNS - 1 or not opened_before:
+                if opened_before:  # closed in order, at the end
+                    assert client.server.stop() == 0
+                return
+    raise AssertionError
+
+
+@pytest.fixture(scope="module", params=["killed", "closed"])
+def kept(request, model, tmp_path_factory):
+    """A state directory, and how its conversations go on: [messages, next answer] by name."""
+    state = tmp_path_factory.mktemp(request.param) / "state"
+    converse(model, state, request.param == "closed")
+    undisturbed = state.with_name("undisturbed")
+    shutil.copytree(state, undisturbed, ignore=lambda folder, names: [name for name in names if name.endswith(".sock")])
+    with served(model, undisturbed) as client:
+        known = {name: (client.ask("conversation.get", conversation=name)["messages"],
+                        answer_of(say(client, name, TURNS))) for name in NAMES}
+        assert client.ask("status")["state"]["damage"] is None
+    assert all(len(messages) == 2 * TURNS for messages, _ in known.values())
+    return state, known
+
+
+def flip(part):
+    def change(path):
+        content = bytearray(path.read_bytes())
+        if content:
+            content[int(part * (len(content) - 1))] ^= 0x10
+            path.write_bytes(content)
+    return change
+
+
+def cut(part):
+    return lambda path: os.truncate(path, int(part * path.stat().st_size))
+
+
+KINDS = {"deleted": os.remove, "emptied": cut(0), "cut": cut(0.5), "torn": cut(0.97), "first": flip(0), "middle": flip(0.5),
+         "late": flip(0.9), "last": flip(1)}
+KINDS_OF_KV = ["deleted", "cut", "middle"]  # tests/kv_store tries more: KV is never needed
+
+
+def cases_of(state):
+    """(file, kind) of all files; of many files alike in KV, two."""
+    seen = {}
+    for path in sorted(state.rglob("*")):
+        if not path.is_file() or path.name in ("LOCK", "agent.lock"):
+            continue
+        file = path.relative_to(state)
+        is_kv = file.parts[0] == "kv"
+        alike = (file.parent, re.sub(r"\d+", "N", file.name))
+        seen[alike] = seen.get(alike, 0) + 1
+        if is_kv and seen[alike] > 2:
+            continue
+        for kind in KINDS_OF_KV if is_kv else KINDS:
+            yield file, kind
+
+
+def check(model, state, known):
+    """Starts a server on a directory that something happened to; the names that are damaged."""
+    damaged = set()
+    with served(model, state) as client:
+        for name, (messages, answer) in known.items():
+            done = say(client, name, TURNS)
+            if done["type"] == "done":
+                assert answer_of(done) == answer and done["durable"] is True, (name, done)
+                continue
+            assert done["code"] == "damaged" and "accept_damage" in done["message"], (name, done, client.log)
+            damaged.add(name)
+            got = client.ask("conversation.get", conversation=name)
+            count = got["damaged"]["kept_messages"]
+            assert got["messages"] == messages[:count] and count <= len(messages), (name, got)
+            assert f"{count} messages are kept" in done["message"]
+        status = client.ask("status")["state"]
+        assert status["damaged"] == len(damaged), (status, client.log)
+        listed = client.ask("conversation.list")["conversations"]
+        assert {entry["conversation"] for entry in listed if "damaged" in entry} == damaged
+        if damaged:
+            assert status["damage"], client.log
+            aside = re.search(r"kept as they were in (\S+\.damaged-\d+)", status["damage"])
+            assert aside is None or os.path.isdir(aside[1]), status
+            assert aside or not (state / "conversations.damaged-1").exists(), status
+        for name in damaged:  # what is left of them goes on
+            done = say(client, name, TURNS, accept_damage=True)
+            assert done["type"] == "done" and done["durable"] is True, done
+            assert say(client, name, TURNS + 1)["type"] == "done"
+        assert client.ask("status")["state"]["damaged"] == 0
+    return damaged
+
+
+def test_damage_of_any_file_is_told_or_costs_nothing(model, kept, tmp_path):
+    state, known = kept
+    cases = list(cases_of(state))
+
+    def run_case(number):
+        file, kind = cases[number]
+        copy = tmp_path / f"{number}" / "state"
+        shutil.copytree(state, copy, ignore=lambda folder, names: [name for name in names if name.endswith(".sock")])
+        KINDS[kind](copy / file)
+        try:
+            damaged = check(model, copy, known)
+        except Exception as error:
+            raise AssertionError(f"{file}, {kind}: {error}") from error
+        # Neither KV nor what only says who is there is needed, and a witness takes nothing with it.
+        assert not damaged or file.parts[0] == "conversations", (file, kind, damaged)
+        shutil.rmtree(copy)
+        return file.parts[0], len(damaged)
+
+    with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
+        results = list(pool.map(run_case, range(len(cases))))
+    told = sum(count > 0 for _, count in results)
+    print(f"{len(results)} cases, {told} of them with damage that was told")
+    assert told > 0
+    assert {where for where, _ in results} >= {"conversations", "conversations.witness", "kv", "lock"}
+
+
+def copy_of(state, to):
+    shutil.copytree(state, to, ignore=lambda folder, names: [name for name in names if name.endswith(".sock")])
+    return to
+
+
+def test_folders_that_are_gone_are_told(model, kept, tmp_path):
+    state, known = kept
+    copy = copy_of(state, tmp_path / "conversations")
+    shutil.rmtree(copy / "conversations")
+    assert check(model, copy, known) == set(NAMES)
+    copy = copy_of(state, tmp_path / "all")
+    shutil.rmtree(copy / "conversations")
+    os.remove(copy / "conversations.witness")
+    with served(model, copy) as client:
+        assert "there is KV, but no conversations" in client.ask("status")["state"]["damage"]
+        assert "there is KV, but no conversations" in client.log
+    copy = copy_of(state, tmp_path / "kv")
+    shutil.rmtree(copy / "kv")
+    assert check(model, copy, known) == set()
+
+
+def test_damage_stays_until_it_is_accepted_or_deleted(model, kept, tmp_path):
+    state, known = kept
+    copy = copy_of(state, tmp_path / "state")
+    shutil.rmtree(copy / "conversations")
+    for _ in range(3):
+        with served(model, copy) as client:
+            assert client.ask("status")["state"]["damaged"] == len(NAMES)
+            assert say(client, "a", TURNS)["code"] == "damaged"
+            assert client.ask("conversation.fork", conversation="a", to="d")["code"] == "damaged"
+    with served(model, copy) as client:
+        assert client.ask("conversation.delete", conversation="b")["type"] == "conversation.delete"
+        assert client.ask("conversation.get", conversation="b")["code"] == "not_found"
+        assert say(client, "a", 0, accept_damage=True)["durable"] is True
+        assert client.ask("status")["state"]["damaged"] == 1
+    with served(model, copy) as client:
+        assert client.ask("status")["state"]["damaged"] == 1
+        assert len(client.ask("conversation.get", conversation="a")["messages"]) == 2
+        assert say(client, "b", 0)["type"] == "done"
+        assert say(client, "c", 0)["code"] == "damaged"
+    # Another key, or a newer program, is still refused.
+    key = tmp_path / "key"
+    key.write_bytes(bytes(32))
+    key.chmod(0o600)
+    with pytest.raises(AssertionError, match="--state-key"), served(model, copy, "--state-key", key):
+        pass
