@@ -47,8 +47,8 @@ template <typename... Args>
 /// What is wrong with the contents of a file that somebody named: kDataLoss where `status` blames
 /// what was given.
 [[nodiscard]] inline absl::Status DamagedInside(const absl::Status& status) {
-  const bool contents = absl::IsInvalidArgument(status) || absl::IsNotFound(status) ||
-                        absl::IsOutOfRange(status);
+  const bool contents =
+      absl::IsInvalidArgument(status) || absl::IsNotFound(status) || absl::IsOutOfRange(status);
   return contents ? absl::DataLossError(status.message()) : status;
 }
 

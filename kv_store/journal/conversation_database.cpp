@@ -173,7 +173,7 @@ bool HasDatabaseFiles(const std::string& folder) {
 std::string FileLeft(const std::string& folder, const std::set<std::string>& files,
                      const std::set<std::string>& live) {
   for (const std::string& file : files) {
-    if (!live.contains(file) && Exists(folder + "/" + file)) return file;
+    if (!live.contains(file) && Exists(fmt::format("{}/{}", folder, file))) return file;
   }
   return "";
 }

@@ -68,7 +68,7 @@ absl::Status RestoreImage(const std::string& folder) {
 
 std::string KeepImage(const std::string& folder) {
   if (!Exists(folder + kImage)) return "";
-  const std::string aside = FreeName(folder, "damaged");
+  std::string aside = FreeName(folder, "damaged");
   const absl::Status status = Rename(folder + kImage, aside);
   if (status.ok()) return aside;
   spdlog::error("{}", Message(status));

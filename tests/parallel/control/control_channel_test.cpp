@@ -308,7 +308,7 @@ struct PairOfRanks {
         ZmqControlLeader::Create({.hosts = {"n0", "n1"},
                                   .public_keys = {leader_keys.public_key, follower_keys.public_key},
                                   .keys = leader_keys,
-                                  .endpoints = {"ipc://@tandem-control-test-*"},
+                                  .endpoints = {"tcp://127.0.0.1:*"},
                                   .limits = kFast});
     EXPECT_TRUE(opened.ok()) << opened.status();
     leader = *std::move(opened);
@@ -373,7 +373,7 @@ TEST(ZmqControl, ARankZeroThatIsSilentIsNamed) {
   zmq::socket_t router(context, zmq::socket_type::router);
   kv_store::SetSafeOptions(router, kFast);
   kv_store::BeCurveServer(router, leader_keys);
-  router.bind("ipc://@tandem-control-test-*");
+  router.bind("tcp://127.0.0.1:*");
   absl::Status status;
   std::atomic<bool> ended = false;
   std::thread follower([&] {
