@@ -119,11 +119,10 @@ absl::StatusOr<WitnessSlot> DecodeWitnessSlot(std::span<const std::byte> bytes, 
 
 absl::StatusOr<WitnessReport> ConversationWitness::Read(const std::string& path) {
   WitnessReport report;
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-  if (file < 0) {
-    if (errno == ENOENT) return report;
-    return WitnessError(path, "read");
-  }
+  const absl::StatusOr<int> opened = kv_store::OpenOwnFile(path, O_RDONLY);
+  if (absl::IsNotFound(opened.status())) return report;
+  if (!opened.ok()) return opened.status();
+  const int file = *opened;
   report.there = true;
   std::vector<std::byte> bytes(kReadBytes);
   size_t had = 0;  // of a slot that goes on in the next piece
@@ -161,8 +160,7 @@ absl::StatusOr<std::unique_ptr<ConversationWitness>> ConversationWitness::Make(
     TANDEM_RETURN_IF_ERROR(file->Write(bytes));
     TANDEM_RETURN_IF_ERROR(file->Finish());
   }
-  const int file = open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW);
-  if (file < 0) return WitnessError(path, "written");
+  TANDEM_ASSIGN_OR_RETURN(const int file, kv_store::OpenOwnFile(path, O_WRONLY | O_APPEND));
   return std::unique_ptr<ConversationWitness>(new ConversationWitness(path, file, next));
 }
 

@@ -12,6 +12,8 @@
 #include <filesystem>
 #include <system_error>
 
+#include "kv_store/base/files.h"
+
 namespace tandem::kv_store {
 namespace {
 
@@ -26,7 +28,8 @@ absl::StatusOr<AgentDirectory> AgentDirectory::Open(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
   if (error) return Unavailable("KV agent's directory {}: {}", path, error.message());
-  const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  TANDEM_RETURN_IF_ERROR(CheckOwnTree(path));
+  const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
   if (fd < 0) return SystemError(path, "cannot be opened");
   AgentDirectory directory(path, fd);
   struct stat status {};
@@ -64,8 +67,7 @@ absl::Status AgentDirectory::Probe() const {
 }
 
 absl::Status AgentDirectory::Lock() {
-  const int fd = openat(fd_, "agent.lock", O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
-  if (fd < 0) return SystemError(path_, "agent.lock cannot be opened");
+  TANDEM_ASSIGN_OR_RETURN(const int fd, OpenOwnFile(path_ + "/agent.lock", O_RDWR | O_CREAT));
   if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
     const int why = errno;
     close(fd);

@@ -31,6 +31,20 @@ absl::Status FileError(const std::string& path, std::string_view doing, int erro
   return Unavailable("{}: cannot be {}: {}", path, doing, ErrnoText(error));
 }
 
+absl::Status IsLink(const std::string& path) {
+  return FailedPrecondition(
+      "{}: it is a symbolic link, and none is followed here; remove it, or put what it names in "
+      "its "
+      "place (a bind mount serves a folder on another disk)",
+      path);
+}
+
+absl::Status CheckOwner(const std::string& path, uid_t owner) {
+  if (owner == geteuid()) return absl::OkStatus();
+  return FailedPrecondition("{}: it belongs to user {}, not to {}; remove it, or run as its owner",
+                            path, owner, geteuid());
+}
+
 }  // namespace
 
 bool Exists(const std::string& path) {
@@ -68,6 +82,50 @@ absl::Status SyncFolder(const std::string& folder) {
 std::string FolderOf(const std::string& path) {
   const fs::path parent = fs::path(path).parent_path();
   return parent.empty() ? "." : parent.string();
+}
+
+absl::StatusOr<int> OpenOwnFile(const std::string& path, int flags) {
+  // O_NONBLOCK: a pipe in its place must not be waited for.
+  const int fd = open(path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+  if (fd < 0) {
+    if (errno == ELOOP) return IsLink(path);
+    if (errno == ENOENT) return NotFound("{}: {}", path, ErrnoText(errno));
+    return FileError(path, "opened", errno);
+  }
+  struct stat facts {};
+  absl::Status status;
+  if (fstat(fd, &facts) != 0) {
+    status = FileError(path, "looked at", errno);
+  } else if (!S_ISREG(facts.st_mode)) {
+    status = FailedPrecondition("{}: it is no regular file; remove it", path);
+  } else {
+    status = CheckOwner(path, facts.st_uid);
+  }
+  if (status.ok()) return fd;
+  close(fd);
+  return status;
+}
+
+absl::Status CheckOwnTree(const std::string& path) {
+  const auto check = [](const std::string& one) -> absl::Status {
+    struct stat facts {};
+    if (lstat(one.c_str(), &facts) != 0) {
+      return errno == ENOENT ? absl::OkStatus() : FileError(one, "looked at", errno);
+    }
+    if (S_ISLNK(facts.st_mode)) return IsLink(one);
+    if (!S_ISREG(facts.st_mode) && !S_ISDIR(facts.st_mode) && !S_ISSOCK(facts.st_mode)) {
+      return FailedPrecondition("{}: it is no file, folder or socket; remove it", one);
+    }
+    return CheckOwner(one, facts.st_uid);
+  };
+  TANDEM_RETURN_IF_ERROR(check(path));
+  std::error_code error;
+  // What goes away meanwhile is fine.
+  for (fs::recursive_directory_iterator entry(path, error), end; !error && entry != end;
+       entry.increment(error)) {
+    TANDEM_RETURN_IF_ERROR(check(entry->path().string()));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, bool secret) {

@@ -24,6 +24,15 @@ absl::Status SyncFolder(const std::string& folder);
 /// The folder that a path is in.
 std::string FolderOf(const std::string& path);
 
+/// A file of our own in a folder that others may have written to: opened without following a link,
+/// made (mode 0600) with O_CREAT. kFailedPrecondition for what is not ours (a link, another user's,
+/// no regular file), whose contents stay untouched; else as
+/// the system says: kNotFound, kResourceExhausted, kUnavailable.
+absl::StatusOr<int> OpenOwnFile(const std::string& path, int flags);
+/// Whether a path and all below it, if it is there, are files, folders and sockets of this user.
+/// kFailedPrecondition naming the first that is not, or is a link.
+absl::Status CheckOwnTree(const std::string& path);
+
 /// A secret may be a link to where the user keeps it; any other file is our own, and a link in its
 /// place is not followed. kNotFound; kUnavailable; kDataLoss if it is larger than 4096 bytes; of a
 /// secret kInvalidArgument, if others may read it.

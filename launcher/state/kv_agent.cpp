@@ -17,6 +17,7 @@
 
 #include "core/base/errno_text.h"
 #include "kv_store/agent_link/agent_directory.h"
+#include "kv_store/base/files.h"
 #include "launcher/options/option_table.h"
 #include "launcher/options/rank_command.h"
 
@@ -60,8 +61,8 @@ std::vector<std::string> AgentEnvironment() {
 
 absl::Status StartAgent(const StateOptions& state, const std::string& path) {
   const std::string log_path = path + "/agent.log";
-  const int log = open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-  if (log < 0) return Unavailable("{}: {}", log_path, ErrnoText(errno));
+  TANDEM_ASSIGN_OR_RETURN(const int log,
+                          kv_store::OpenOwnFile(log_path, O_WRONLY | O_CREAT | O_APPEND));
   struct stat facts {};
   if (fstat(log, &facts) == 0 && facts.st_size > kLogBytes && ftruncate(log, 0) != 0) {
     // The log grows on then.

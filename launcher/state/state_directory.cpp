@@ -11,6 +11,7 @@
 #include <filesystem>
 
 #include "core/base/errno_text.h"
+#include "kv_store/base/files.h"
 
 namespace tandem::launcher {
 namespace {
@@ -28,6 +29,19 @@ std::string OwnerIn(int lock) {
   return owner.empty() ? "a server that has not said who it is yet" : owner;
 }
 
+/// Of all that is ours by its name: others may keep something else beside it (`lost+found`).
+absl::Status CheckContents(const std::string& path) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(path, error)) {
+    const std::string name = entry.path().filename().string();
+    const bool used = name == "kv" || name == "copies" || name.starts_with("conversations");
+    const absl::Status status =
+        used ? kv_store::CheckOwnTree(entry.path().string()) : absl::OkStatus();
+    if (!status.ok()) return InvalidArgument("--state {}: {}", path, Message(status));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckStateDirectory(const std::string& path, bool may_make) {
@@ -38,6 +52,10 @@ absl::Status CheckStateDirectory(const std::string& path, bool may_make) {
     return InvalidArgument("--state {}: {}", path, error ? error.message() : ErrnoText(errno));
   }
   if (!S_ISDIR(facts.st_mode)) return InvalidArgument("--state {}: it is no directory", path);
+  if (facts.st_uid != geteuid()) {
+    return InvalidArgument("--state {}: it belongs to user {}, not to {}; name another one", path,
+                           facts.st_uid, geteuid());
+  }
   if ((facts.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
     return InvalidArgument(
         "--state {}: others may look into it (mode {:04o}), and it holds what users said; run: "
@@ -52,8 +70,10 @@ absl::StatusOr<std::unique_ptr<StateDirectory>> StateDirectory::Take(const std::
   umask(S_IRWXG | S_IRWXO);
   TANDEM_RETURN_IF_ERROR(CheckStateDirectory(path, /*may_make=*/true));
   const std::string file = path + "/lock";
-  const int lock = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
-  if (lock < 0) return InvalidArgument("--state {}: {}: {}", path, file, ErrnoText(errno));
+  TANDEM_RETURN_IF_ERROR(CheckContents(path));
+  const absl::StatusOr<int> opened = kv_store::OpenOwnFile(file, O_RDWR | O_CREAT);
+  if (!opened.ok()) return InvalidArgument("--state {}: {}", path, Message(opened.status()));
+  const int lock = *opened;
   if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
     const int error = errno;
     const std::string owner = OwnerIn(lock);

@@ -134,3 +134,36 @@ def test_14_first_words():
     answers = {run([TANDEM, "chat", SMOLLM2, "--max-tokens", 20], input="What is the capital of France?\n").stdout
                for _ in range(2)}
     assert len(answers) == 1
+
+
+def test_11_links_in_the_state_directory(tmp_path, start_server):
+    def serve(state):
+        return [TANDEM, "serve", SMOLLM2, "--listen", "tcp://127.0.0.1:*", "--state", state, "--agent-ttl", 1]
+
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in ("lock", "conversations", "conversations.witness", "kv"):
+        state = tmp_path / f"state-{name}"
+        state.mkdir(mode=0o700)
+        (state / name).symlink_to(victim)
+        line = wrong_use(*serve(state))
+        assert f"{state / name}: it is a symbolic link" in line
+    # Of a state that was in use, and of files that others put there.
+    state = tmp_path / "state"
+    start_server(*serve(state)).stop()
+    (agent_log,) = state.glob("kv/*/agent.log")
+    for path in (agent_log, state / "lock", agent_log.with_name("agent.lock"), state / "conversations" / "CURRENT"):
+        kept = path.rename(tmp_path / "kept")
+        path.symlink_to(victim)
+        assert f"{path}: it is a symbolic link" in wrong_use(*serve(state))
+        path.unlink()
+        if os.geteuid() == 0:
+            path.write_text("")
+            os.chown(path, 4321, -1)
+            assert f"{path}: it belongs to user 4321" in wrong_use(*serve(state))
+            path.unlink()
+        kept.rename(path)
+    (state / "lock").unlink()
+    os.mkfifo(state / "lock")
+    assert "it is no regular file" in wrong_use(*serve(state), timeout=20)
+    assert victim.read_text() == "precious"
