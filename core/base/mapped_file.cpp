@@ -68,7 +68,10 @@ void Advise(std::span<const std::byte> part, int advice) {
   const auto begin = reinterpret_cast<uintptr_t>(part.data()) / page * page;
   const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size());
   // A failure costs speed or memory, never correctness.
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, advice);
+  if (end > begin) {
+    madvise(reinterpret_cast<void*>(begin), end - begin,
+            advice);  // NOLINT(performance-no-int-to-ptr)
+  }
 }
 
 }  // namespace

@@ -75,7 +75,7 @@ void CpuOperations::BeginStep(const Batch& batch) {
     rope_.Prepare(sequence.start_position, end);
     local_rope_.Prepare(sequence.start_position, end);
     for (int32_t i = 0; i < sequence.tokens; ++i) {
-      places_[static_cast<size_t>(sequence.first_token + i)] = {
+      places_[static_cast<size_t>(sequence.first_token) + static_cast<size_t>(i)] = {
           int64_t{sequence.start_position} + i, &sequence};
     }
     for (int64_t i = 0; i < sequence.tokens; i += kRunTokens) {

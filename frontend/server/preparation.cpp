@@ -54,7 +54,7 @@ int64_t Preparation::bytes() const {
   } else {
     bytes += std::get<std::vector<int32_t>>(request.input).size() * sizeof(int32_t);
   }
-  for (const std::string& stop : request.params.stop) bytes += sizeof(stop) + stop.size();
+  for (const std::string& stop : request.params.stop) bytes += sizeof(std::string) + stop.size();
   if (turn) {
     bytes += BytesOfMessages(turn->messages) + turn->history.tokens.size() * sizeof(int32_t);
     for (const TextSegment& segment : turn->history.segments) {

@@ -40,7 +40,7 @@ void AttentionByChunks::Cut(size_t queries) {
 
 void AttentionByChunks::Run(Isa isa, ThreadPool& pool) {
   // Queries together read keys and values once; apart they give every thread something to do.
-  const auto wanted = static_cast<size_t>(2 * pool.threads());
+  const size_t wanted = 2 * static_cast<size_t>(pool.threads());
   for (size_t queries = kMostTileQueries;; queries = (queries + 1) / 2) {
     Cut(queries);
     if (parts_.size() >= wanted || queries == 1) break;

@@ -34,7 +34,7 @@ Lanes LanesExp(Lanes x) {
   p = Lanes::Fma(p, r * r, r) + Lanes::Set(1.0F);
 
   // The difference is zero, or NaN for NaN, whose exponent the addition would have destroyed.
-  const Lanes result = Lanes::AddExponent(p, shifted) + (clamped - clamped);
+  const Lanes result = Lanes::AddExponent(p, shifted) + (clamped - clamped);  // NOLINT
   return Lanes::SelectLess(x, lowest, Lanes::Set(0.0F), result);
 }
 

@@ -67,6 +67,7 @@ Result Sorted(Context& context, const std::vector<Value>& items, const Key& key,
   TANDEM_ASSIGN_OR_RETURN(const std::vector<size_t> order,
                           SortedOrder(context.sandbox(), keys, reverse));
   std::vector<Value> sorted;
+  sorted.reserve(order.size());
   for (const size_t index : order) sorted.push_back(items[index]);
   return context.sandbox().List(std::move(sorted));
 }

@@ -332,7 +332,7 @@ std::string FloatRepr(double value) {
   if (count <= exponent + 1) {
     return result + digits + std::string(static_cast<size_t>(exponent + 1 - count), '0') + ".0";
   }
-  const auto whole = static_cast<size_t>(exponent + 1);
+  const size_t whole = static_cast<size_t>(exponent) + 1;
   result += digits.substr(0, whole);
   result += '.';
   return result + digits.substr(whole);

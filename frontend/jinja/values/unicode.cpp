@@ -250,7 +250,7 @@ bool IsIdentifier(char32_t value, bool first) {
 }
 
 Text ToUpper(const Text& text) {
-  return MapCharacters(text, [](char32_t value, std::string) { return Upper(value); });
+  return MapCharacters(text, [](char32_t value, const std::string&) { return Upper(value); });
 }
 
 Text ToLower(const Text& text) {
