@@ -136,6 +136,7 @@ absl::StatusOr<std::vector<std::string>> AgentNeighbours::Learn(
     hosts.push_back(peer.host);
   }
   std::vector<KnownPeer> all;
+  all.reserve(known.size());
   for (auto& [host, peer] : known) all.push_back(std::move(peer));
   const absl::Status written = registry_.SetPeers(std::move(all));
   known_ = registry_.Peers();

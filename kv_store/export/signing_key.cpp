@@ -73,7 +73,7 @@ absl::Status MakeKey(const std::string& path, const EncryptedBox* box) {
   }
   text += '\n';
   sodium_memzero(seed.data(), seed.size());
-  const absl::Status made = WriteWholeFile(path, text, /*sync=*/true, WholeFile::Before::kKeep);
+  absl::Status made = WriteWholeFile(path, text, /*sync=*/true, WholeFile::Before::kKeep);
   sodium_memzero(text.data(), text.size());
   return made;
 }

@@ -48,7 +48,7 @@ bool WriteBehindQueue::Reserve(int64_t bytes) {
   return true;
 }
 
-void WriteBehindQueue::PushReserved(std::vector<TierRecord> records) {
+void WriteBehindQueue::PushReserved(const std::vector<TierRecord>& records) {
   const MutexLock lock(mutex_);
   for (const TierRecord& record : records) Add(record);
 }

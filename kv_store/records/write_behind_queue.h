@@ -47,7 +47,7 @@ class WriteBehindQueue {
   /// Keeps room for records of so many bytes together, which PushReserved then brings; false if
   /// there is none.
   bool Reserve(int64_t bytes);
-  void PushReserved(std::vector<TierRecord> records);
+  void PushReserved(const std::vector<TierRecord>& records);
   void Mark(uint64_t mark);
 
   /// A record that waits or is being written.
