@@ -7,6 +7,7 @@
 #include <thread>
 #include <utility>
 
+#include "core/base/counted.h"
 #include "frontend/conversations/conversation_writer.h"
 #include "kv_store/agent_link/copy_keeper.h"
 #include "kv_store/base/encrypted_box.h"
@@ -77,9 +78,9 @@ class OpenedState final : public ServedState {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     found_ = std::move(opened.found);
     store_ = std::move(opened.store);
-    spdlog::info("state {}: {} conversations, {} that cannot be read, in {:.2f} s",
-                 directory_->path(), found_.conversations.size(), found_.unreadable.size(),
-                 seconds.count());
+    spdlog::info("state {}: {}, {} that cannot be read, in {:.2f} s", directory_->path(),
+                 Counted(static_cast<int64_t>(found_.conversations.size()), "conversation"),
+                 found_.unreadable.size(), seconds.count());
     return absl::OkStatus();
   }
 
