@@ -11,6 +11,7 @@
 #include "frontend/chat/generation.h"
 #include "frontend/chat/text_model.h"
 #include "frontend/protocol/error_code.h"
+#include "frontend/protocol/known_fields.h"
 
 /// What a client asks for, as the ZeroMQ protocol's requests say it.
 namespace tandem::frontend {
@@ -21,6 +22,7 @@ struct ProtocolLimits {
   int id_bytes = 256;  // of a request's id
   int stop_strings = 64;
   int stop_bytes = 4096;  // of one stop string
+  int stop_tokens = 4096;
   int logit_biases = 4096;
   int samples = 16;                 // of one prompt
   int logprobs = 20;                // of a token
@@ -73,6 +75,7 @@ struct StatusRequest {};
 struct Request {
   std::string id;            // empty where a ping, status or conversation.* had none
   uint64_t fingerprint = 0;  // equal for equal requests; tells a repeat from a reused id
+  UnknownFields unknown_fields = {};
   std::variant<GenerateRequest, CancelRequest, ResumeRequest, PingRequest, StatusRequest,
                ConversationListRequest, ConversationGetRequest, ConversationDeleteRequest,
                ConversationForkRequest>
