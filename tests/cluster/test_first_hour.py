@@ -12,7 +12,7 @@ import numpy
 import pytest
 import zmq
 
-from conftest import MPIRUN, SMOLLM2, TANDEM, run
+from conftest import MPIRUN, ROOT, SMOLLM2, TANDEM, run
 
 GENERATE = [TANDEM, "generate", SMOLLM2, "-p", "Once upon a time", "--max-tokens", 3]
 
@@ -248,6 +248,21 @@ def test_10_plurals(start_server, tmp_path):
     for text in shown:
         assert not wrong.search(text), text
     assert "1 client is connected" in shown[1] and "1 conversation is kept" in shown[0] and "state      1 conversation in" in shown[2]
+
+
+def test_10_readme(start_server):
+    """The lines that begin a server work as typed, for root and on few cores, too."""
+    readme = (ROOT / "README.md").read_text()
+    lines = [line.split("  #")[0].strip() for line in readme.split("## Serving")[1].split("## The parts")[0].splitlines()
+             if re.match("    (mpirun .*)?tandem serve MODEL.gguf", line) and "--state" not in line]
+    assert len(lines) == 2 and "mpirun" in lines[1]
+    folder = pathlib.Path(TANDEM).parent
+    for line in lines:
+        command = re.sub(r"\bMODEL\.gguf", SMOLLM2, line.split("      ")[0])
+        server = start_server("sh", "-c", f"PATH={folder}:$PATH exec {command} --listen 'tcp://127.0.0.1:*'")
+        with Asker(server.endpoint) as client:
+            assert len(client.ask({"type": "status", "id": "s"})["ranks"]) == 4
+        server.stop()
 
 
 def test_10_words(tmp_path):
