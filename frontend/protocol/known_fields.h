@@ -3,11 +3,10 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <span>
-#include <string>
 #include <string_view>
-#include <vector>
 
 #include "core/base/status.h"
+#include "frontend/protocol/request.h"
 
 /// The fields of requests that are known, here and to the servers whose requests people bring along
 /// (OpenAI's API, vLLM, llama.cpp's server and some others): what would change an answer, and is
@@ -34,15 +33,6 @@ struct KnownField {
   bool beside_penalty = false;  // it says how the repetition penalty works, and nothing without one
 };
 std::span<const KnownField> KnownFields();
-
-/// Fields of a request that nobody knows.
-struct UnknownFields {
-  static constexpr size_t kNames = 100;     // that are kept
-  static constexpr size_t kNameBytes = 64;  // of each
-
-  uint64_t count = 0;
-  std::vector<std::string> names;  // printable ASCII, without ends that are too long
-};
 
 /// Looks at all fields of an object. kUnimplemented for the first one that asks for something that
 /// is not built, naming it. `place`: not kEverywhere or kAnswer; under kOther nothing is refused.

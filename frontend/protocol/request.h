@@ -11,7 +11,6 @@
 #include "frontend/chat/generation.h"
 #include "frontend/chat/text_model.h"
 #include "frontend/protocol/error_code.h"
-#include "frontend/protocol/known_fields.h"
 
 /// What a client asks for, as the ZeroMQ protocol's requests say it.
 namespace tandem::frontend {
@@ -71,6 +70,15 @@ struct ConversationForkRequest {
 };
 struct PingRequest {};
 struct StatusRequest {};
+
+/// Fields of a request that nobody knows.
+struct UnknownFields {
+  static constexpr size_t kNames = 100;     // that are kept
+  static constexpr size_t kNameBytes = 64;  // of each
+
+  uint64_t count = 0;
+  std::vector<std::string> names;  // printable ASCII, without ends that are too long
+};
 
 struct Request {
   std::string id;            // empty where a ping, status or conversation.* had none

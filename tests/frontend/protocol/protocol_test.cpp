@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "fmt/format.h"
+#include "frontend/protocol/known_fields.h"
 #include "frontend/server/answer_frames.h"
 
 namespace tandem::frontend {
