@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cctype>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -14,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/descriptor_limit.h"
 #include "core/base/isa.h"
 #include "launcher/commands/commands.h"
 #include "launcher/options/flag_parsers.h"
@@ -194,6 +196,10 @@ class CommandLine {
         return kExitUsage;
       }
       const std::string command = commands.empty() ? "" : " " + commands.front()->get_name();
+      if (const std::string unknown = UnknownFlag(); !unknown.empty()) {
+        std::fprintf(stderr, "tandem: %s; see tandem%s --help\n", unknown.c_str(), command.c_str());
+        return kExitUsage;
+      }
       const std::string what = NameSource(e.what(), std::span(argv, static_cast<size_t>(argc)));
       std::fprintf(stderr, "tandem: %s; see tandem%s --help\n", what.c_str(), command.c_str());
       return kExitUsage;
@@ -201,10 +207,33 @@ class CommandLine {
     if (absl::Status status = SetUpLog(); !status.ok()) return ExitWith(status);
     if (absl::Status status = core::CheckProcessor(); !status.ok()) return ExitWith(status);
     core::SetFloatEnvironment();
+    RaiseDescriptorLimit();
     return ExitWith(run_());
   }
 
  private:
+  /// What is wrong with the first word that looks like a flag and is none; empty: there is no such.
+  /// CLI11 misses what a command requires first.
+  std::string UnknownFlag() const {
+    for (const std::string& word : app_.remaining(/*recurse=*/true)) {
+      if (word.size() < 2 || word[0] != '-' || std::isdigit(static_cast<unsigned char>(word[1]))) {
+        continue;
+      }
+      const std::string flag = word.substr(0, word.find('='));
+      const CLI::App* app = &app_;
+      std::vector<std::string> known;
+      while (!app->get_subcommands().empty()) app = app->get_subcommands().front();
+      for (const CLI::Option* option : app->get_options()) {
+        for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+      }
+      const std::string nearest = Nearest(flag, known);
+      const bool close = Distance(flag, nearest) <= std::max<size_t>(flag.size() / 4, 2);
+      return fmt::format("{} is unknown{}", flag,
+                         close ? fmt::format(" (did you mean {}?)", nearest) : "");
+    }
+    return "";
+  }
+
   /// The key of a config file that nobody knows, with the nearest one that is known.
   std::string ExplainConfigError(const CLI::ConfigError& error) {
     const std::string path = app_.get_config_ptr()->as<std::string>();

@@ -5,6 +5,7 @@
 #include <random>
 #include <utility>
 
+#include "core/base/counted.h"
 #include "core/base/mutex.h"
 
 namespace tandem::frontend {
@@ -71,13 +72,15 @@ absl::StatusOr<parallel::EngineRequest> MakeEngineRequest(const TextModel& model
   for (const auto& [token, bias] : params.sampling.logit_bias) {
     TANDEM_RETURN_IF_ERROR(CheckToken(token, model, "logit_bias"));
   }
+  for (const int32_t token : params.stop_tokens) {
+    TANDEM_RETURN_IF_ERROR(CheckToken(token, model, "stop_token_ids"));
+  }
   const int64_t rest = int64_t{model.context()} - static_cast<int64_t>(prompt.size());
   if (rest < 0) {
     return OutOfRange(
-        "the prompt has {} tokens, but the context of {} holds {}: shorten it, begin anew, or let "
-        "a "
-        "chat be shortened with context_policy",
-        prompt.size(), model.name(), model.context());
+        "the prompt has {}, but the context of {} holds {}: shorten it, begin anew, or let a chat "
+        "be shortened with context_policy",
+        Counted(static_cast<int64_t>(prompt.size()), "token"), model.name(), model.context());
   }
   parallel::EngineRequest request;
   request.prompt = std::move(prompt);
@@ -94,7 +97,11 @@ absl::StatusOr<parallel::EngineRequest> MakeEngineRequest(const TextModel& model
   request.priority = params.priority;
   request.reuse = params.reuse;
   request.speculate = params.speculate;
-  request.stop_tokens.assign(model.end_tokens().begin(), model.end_tokens().end());
+  request.stop_tokens = params.stop_tokens;
+  if (!params.ignore_eos) {
+    request.stop_tokens.insert(request.stop_tokens.end(), model.end_tokens().begin(),
+                               model.end_tokens().end());
+  }
   return request;
 }
 

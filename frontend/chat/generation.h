@@ -20,10 +20,12 @@ namespace tandem::frontend {
 
 /// How an answer is to be made, in terms of text.
 struct GenerationParams {
-  std::optional<int64_t> max_tokens;  // none: the rest of the context
-  core::SamplingParams sampling;      // its seed is ignored; `seed` counts
-  std::optional<uint64_t> seed;       // none: drawn where the answer is sampled
-  std::vector<std::string> stop;      // not part of the answer
+  std::optional<int64_t> max_tokens;      // none: the rest of the context
+  core::SamplingParams sampling;          // its seed is ignored; `seed` counts
+  std::optional<uint64_t> seed;           // none: drawn where the answer is sampled
+  std::vector<std::string> stop;          // not part of the answer
+  std::vector<int32_t> stop_tokens = {};  // end the answer, besides the model's own
+  bool ignore_eos = false;                // the model's own do not; nor strings in place of them
   /// Set: every token comes with its log-probability and those of this many best ones.
   std::optional<int32_t> logprobs = {};
   int32_t priority = 0;   // higher ones go first

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/base/counted.h"
 #include "frontend/chat/chat_template.h"
 #include "frontend/tokenizer/detokenizer.h"
 #include "frontend/tokenizer/tokenizer.h"
@@ -121,9 +122,9 @@ absl::Status CheckTextFits(const TextModel& model, std::span<const std::string_v
   size_t bytes = 0;
   for (const std::string_view piece : text) bytes += piece.size();
   return OutOfRange(
-      "the prompt has {} bytes, which are at least {} tokens, but the context of {} holds {}: "
-      "shorten it, begin anew, or let a chat be shortened with context_policy",
-      bytes, least, model.name(), model.context());
+      "the prompt has {} bytes, which are at least {}, but the context of {} holds {}: shorten it, "
+      "begin anew, or let a chat be shortened with context_policy",
+      bytes, Counted(least, "token"), model.name(), model.context());
 }
 
 absl::StatusOr<std::unique_ptr<TextModel>> LoadTextModel(const core::ModelFile& file,

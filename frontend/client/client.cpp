@@ -3,6 +3,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -17,6 +18,7 @@ using std::chrono::milliseconds;
 
 constexpr const char* kMonitor = "inproc://monitor";
 constexpr milliseconds kReconnectTime{2000};  // for a server that was restarted in between
+constexpr milliseconds kSilence{300};
 constexpr int kLingerMillis = 200;
 // A silent host is asked after this many seconds, and again, and is gone after as many more.
 constexpr int kKeepAliveSeconds = 5;
@@ -44,6 +46,8 @@ Json ParamsJson(const GenerationParams& params) {
   if (params.max_tokens) json["max_tokens"] = *params.max_tokens;
   if (params.seed) json["seed"] = *params.seed;
   if (!params.stop.empty()) json["stop"] = params.stop;
+  if (!params.stop_tokens.empty()) json["stop_token_ids"] = params.stop_tokens;
+  if (params.ignore_eos) json["ignore_eos"] = true;
   if (sampling.top_k != defaults.top_k) json["top_k"] = sampling.top_k;
   if (sampling.top_p != defaults.top_p) json["top_p"] = sampling.top_p;
   if (sampling.min_p != defaults.min_p) json["min_p"] = sampling.min_p;
@@ -182,6 +186,7 @@ absl::StatusOr<std::optional<Json>> Client::Receive(const std::string& id, bool 
     zmq::message_t message;
     if (zmq_msg_recv(message.handle(), socket_.handle(), ZMQ_DONTWAIT) >= 0) {
       heard = Clock::now();
+      heard_ = true;
       Json frame = Json::parse(message.to_string_view(), nullptr, /*allow_exceptions=*/false);
       // Answers to earlier requests and to signs of life are not for this caller.
       if (frame.is_object() && frame.contains("type") && frame["type"].is_string() &&
@@ -204,6 +209,9 @@ absl::StatusOr<std::optional<Json>> Client::Receive(const std::string& id, bool 
           "serve",
           options_.endpoint, std::chrono::duration<double>(options_.timeout).count());
     }
+    if (now - heard >= kSilence && !std::exchange(heard_, true) && options_.on_silence) {
+      options_.on_silence();
+    }
     if (now - asked >= options_.timeout / 3) {
       asked = now;
       TANDEM_RETURN_IF_ERROR(Send({{"v", 1}, {"type", "ping"}, {"id", "alive"}}));
@@ -212,7 +220,8 @@ absl::StatusOr<std::optional<Json>> Client::Receive(const std::string& id, bool 
                                          {monitor_.handle(), 0, ZMQ_POLLIN, 0},
                                          {nullptr, interrupt_fd_, ZMQ_POLLIN, 0}}};
     const int watched = interruptible ? 3 : 2;
-    const milliseconds wait = std::max(options_.timeout / 10, milliseconds(1));
+    const milliseconds wait = std::clamp(options_.timeout / 10, milliseconds(1),
+                                         heard_ ? options_.timeout : kSilence / 3);
     (void)zmq_poll(items.data(), watched, static_cast<long>(wait.count()));
   }
 }

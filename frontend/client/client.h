@@ -23,6 +23,8 @@ struct ClientOptions {
   /// How long a server may take to answer at all. While an answer is being computed the server is
   /// asked now and then whether it is alive, so this does not limit the answer.
   std::chrono::milliseconds timeout{10000};
+  /// Called once if the first answer takes noticeably long (0.3 s); may be empty.
+  std::function<void()> on_silence = nullptr;
 };
 
 /// Where a chat belongs. Empty fields: a chat of its own, the nameless tenant, the server's policy.
@@ -86,6 +88,7 @@ class Client {
   bool TakeDisconnect();
 
   const ClientOptions options_;
+  bool heard_ = false;                       // ever, or told that it was not
   std::unique_ptr<zmq::context_t> context_;  // outlives the sockets
   zmq::socket_t socket_;
   zmq::socket_t monitor_;

@@ -4,6 +4,7 @@
 #include <iterator>
 #include <utility>
 
+#include "core/base/counted.h"
 #include "core/base/retry_after.h"
 #include "frontend/text/name_number.h"
 #include "kv_store/base/chain_blocks.h"
@@ -47,9 +48,9 @@ int64_t Conversation::bytes() const {
 absl::Status Conversations::CheckRoom(int64_t more_conversations, int64_t more_bytes) const {
   if (count() + more_conversations > limits_.conversations) {
     return ResourceExhausted(
-        "{} conversations are kept, and no more than {}: delete one (conversation.list tells which "
-        "there are, conversation.delete), or start the server with a larger --max-conversations",
-        count(), limits_.conversations);
+        "{} kept, and no more than {}: delete one (conversation.list tells which there are, "
+        "conversation.delete), or start the server with a larger --max-conversations",
+        Counted(count(), "conversation is", "conversations are"), limits_.conversations);
   }
   if (bytes_ + more_bytes > limits_.bytes) {
     return ResourceExhausted(

@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "frontend/protocol/protocol_fields.h"
 
@@ -34,6 +35,43 @@ int NestingDepth(std::string_view text) {
   return deepest;
 }
 
+/// Reads a document up to the id of the object that it is.
+class IdFinder final : public nlohmann::json_sax<Json> {
+ public:
+  std::string id;
+
+  bool key(std::string& name) override {
+    is_id_ = depth_ == 1 && name == "id";
+    return true;
+  }
+  bool string(std::string& text) override {
+    if (is_id_) id = std::move(text);
+    return Value();
+  }
+  bool start_object(size_t) override { return Begin(); }
+  bool start_array(size_t) override { return Begin() && depth_ > 1; }
+  bool end_object() override { return --depth_ > 0; }
+  bool end_array() override { return --depth_ > 0; }
+  bool null() override { return Value(); }
+  bool boolean(bool) override { return Value(); }
+  bool number_integer(int64_t) override { return Value(); }
+  bool number_unsigned(uint64_t) override { return Value(); }
+  bool number_float(double, const std::string&) override { return Value(); }
+  bool binary(Json::binary_t&) override { return Value(); }
+  bool parse_error(size_t, const std::string&, const Json::exception&) override { return false; }
+
+ private:
+  /// An id ends the search, of whatever type it is.
+  bool Value() const { return !is_id_ && depth_ > 0; }
+  bool Begin() {
+    ++depth_;
+    return !is_id_;
+  }
+
+  int64_t depth_ = 0;
+  bool is_id_ = false;
+};
+
 /// The JSON document, or what is wrong with it and where.
 absl::StatusOr<Json> ParseJson(std::string_view text, int depth_limit) {
   if (text.empty()) {
@@ -58,7 +96,8 @@ absl::StatusOr<Json> ParseJson(std::string_view text, int depth_limit) {
   }
 }
 
-absl::Status ReadMessages(const Json& object, std::vector<ChatMessage>& out) {
+absl::Status ReadMessages(const Json& object, std::vector<ChatMessage>& out,
+                          UnknownFields& unknown) {
   constexpr std::array kRoles = {"system", "user", "assistant", "tool"};
   const Json* value = FindField(object, "messages");
   if (value == nullptr || !value->is_array() || value->empty()) {
@@ -83,15 +122,34 @@ absl::Status ReadMessages(const Json& object, std::vector<ChatMessage>& out) {
       return InvalidArgument("messages[{}].content: expected a string, found {}", i,
                              content == nullptr ? "nothing" : Shown(*content));
     }
+    if (absl::Status status = CheckFields(message, FieldPlace::kMessage, unknown); !status.ok()) {
+      return Unimplemented("messages[{}].{}", i, Message(status));
+    }
     out.push_back({role->get<std::string>(), content->get<std::string>()});
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<GenerateRequest> ReadChat(const Json& object, const ProtocolLimits& limits) {
+/// A field that is for the other of chat and complete.
+absl::Status RefuseOthers(const Json& object, std::span<const char* const> names,
+                          std::string_view its, std::string_view other) {
+  for (const char* name : names) {
+    if (const Json* value = FindField(object, name); value != nullptr) {
+      return InvalidArgument("{}: it is for {}, and not for {}; found {}", name, other, its,
+                             Shown(*value));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<GenerateRequest> ReadChat(const Json& object, const ProtocolLimits& limits,
+                                         UnknownFields& unknown) {
+  constexpr const char* kOthers[] = {"prompt", "tokens"};
   GenerateRequest request;
+  TANDEM_RETURN_IF_ERROR(CheckFields(object, FieldPlace::kChat, unknown));
+  TANDEM_RETURN_IF_ERROR(RefuseOthers(object, kOthers, "chat", "complete"));
   TANDEM_RETURN_IF_ERROR(ReadParams(object, limits, request));
-  TANDEM_RETURN_IF_ERROR(ReadMessages(object, request.input.emplace<0>()));
+  TANDEM_RETURN_IF_ERROR(ReadMessages(object, request.input.emplace<0>(), unknown));
   TANDEM_RETURN_IF_ERROR(
       ReadText(object, "conversation", 1, limits.conversation_bytes, request.conversation));
   if (request.conversation && request.samples > 1) {
@@ -112,16 +170,14 @@ absl::StatusOr<GenerateRequest> ReadChat(const Json& object, const ProtocolLimit
   return request;
 }
 
-absl::StatusOr<GenerateRequest> ReadComplete(const Json& object, const ProtocolLimits& limits) {
+absl::StatusOr<GenerateRequest> ReadComplete(const Json& object, const ProtocolLimits& limits,
+                                             UnknownFields& unknown) {
+  constexpr const char* kOthers[] = {"conversation", "context_policy", "messages"};
   GenerateRequest request;
+  TANDEM_RETURN_IF_ERROR(CheckFields(object, FieldPlace::kComplete, unknown));
+  TANDEM_RETURN_IF_ERROR(RefuseOthers(object, kOthers, "complete", "chat"));
   TANDEM_RETURN_IF_ERROR(ReadParams(object, limits, request));
   TANDEM_RETURN_IF_ERROR(ReadBool(object, "echo", request.echo));
-  for (const char* name : {"conversation", "context_policy"}) {
-    if (const Json* value = FindField(object, name); value != nullptr) {
-      return InvalidArgument("{}: it is for chat, and not for complete; found {}", name,
-                             Shown(*value));
-    }
-  }
   const Json* prompt = FindField(object, "prompt");
   const Json* tokens = FindField(object, "tokens");
   if ((prompt == nullptr) == (tokens == nullptr)) {
@@ -139,14 +195,7 @@ absl::StatusOr<GenerateRequest> ReadComplete(const Json& object, const ProtocolL
     return InvalidArgument("tokens: expected a list of at least one token id, found {}",
                            Shown(*tokens));
   }
-  auto& ids = request.input.emplace<2>();
-  for (size_t i = 0; i < tokens->size(); ++i) {
-    const std::optional<int64_t> id = AsInteger((*tokens)[i]);
-    if (!id || *id < 0 || *id > std::numeric_limits<int32_t>::max()) {
-      return InvalidArgument("tokens[{}]: expected a token id, found {}", i, Shown((*tokens)[i]));
-    }
-    ids.push_back(static_cast<int32_t>(*id));
-  }
+  TANDEM_RETURN_IF_ERROR(ReadTokens(*tokens, "tokens", request.input.emplace<2>()));
   return request;
 }
 
@@ -244,6 +293,10 @@ absl::StatusOr<Request> ReadRequest(const Json& object, std::string id,
   TANDEM_RETURN_IF_ERROR(CheckType(type));
   const auto& name = type->get_ref<const std::string&>();
   Request request{.id = std::move(id), .body = PingRequest{}};
+  UnknownFields& unknown = request.unknown_fields;
+  if (name != "chat" && name != "complete") {
+    TANDEM_RETURN_IF_ERROR(CheckFields(object, FieldPlace::kOther, unknown));
+  }
   if (name == "ping") return request;
   if (name == "status") {
     request.body = StatusRequest{};
@@ -272,8 +325,8 @@ absl::StatusOr<Request> ReadRequest(const Json& object, std::string id,
     request.body = resume;
     return request;
   }
-  TANDEM_ASSIGN_OR_RETURN(request.body,
-                          name == "chat" ? ReadChat(object, limits) : ReadComplete(object, limits));
+  TANDEM_ASSIGN_OR_RETURN(request.body, name == "chat" ? ReadChat(object, limits, unknown)
+                                                       : ReadComplete(object, limits, unknown));
   request.fingerprint = std::hash<Json>{}(object);
   return request;
 }
@@ -287,18 +340,27 @@ std::string TooLarge(uint64_t bytes, const ProtocolLimits& limits) {
       bytes, limits.frame_bytes);
 }
 
+std::string IdIn(std::string_view beginning, const ProtocolLimits& limits) {
+  IdFinder finder;
+  Json::sax_parse(beginning, &finder);
+  if (finder.id.size() > static_cast<size_t>(limits.id_bytes)) return "";
+  return std::move(finder.id);
+}
+
 std::variant<Request, RequestError> ParseRequest(std::string_view frame,
                                                  const ProtocolLimits& limits) {
   if (static_cast<int64_t>(frame.size()) > limits.frame_bytes) {
     return RequestError{
-        .id = "", .code = ErrorCode::kTooLarge, .message = TooLarge(frame.size(), limits)};
+        .id = IdIn(frame.substr(0, static_cast<size_t>(limits.frame_bytes)), limits),
+        .code = ErrorCode::kTooLarge,
+        .message = TooLarge(frame.size(), limits)};
   }
   const auto refuse = [](const absl::Status& status, std::string id) {
     return RequestError{
         .id = std::move(id), .code = ErrorCodeOf(status), .message = Message(status)};
   };
   const absl::StatusOr<Json> object = ParseJson(frame, limits.depth);
-  if (!object.ok()) return refuse(object.status(), "");
+  if (!object.ok()) return refuse(object.status(), IdIn(frame, limits));
   if (!object->is_object()) {
     return refuse(InvalidArgument("the frame is not a JSON object, but {}", Shown(*object)), "");
   }

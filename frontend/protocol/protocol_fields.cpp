@@ -1,8 +1,9 @@
 #include "frontend/protocol/protocol_fields.h"
 
-#include <array>
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <string_view>
 #include <utility>
 
@@ -32,7 +33,8 @@ absl::Status CheckNumber(const Json& value, const std::string& name, NumberRange
   return absl::OkStatus();
 }
 
-absl::Status ReadFloat(const Json& object, const char* name, NumberRange range, float& out) {
+template <typename Target>
+absl::Status ReadFloat(const Json& object, const char* name, NumberRange range, Target& out) {
   const Json* value = FindField(object, name);
   if (value == nullptr) return absl::OkStatus();
   TANDEM_RETURN_IF_ERROR(CheckNumber(*value, name, range));
@@ -116,24 +118,46 @@ absl::Status ReadLogitBias(const Json& object, const ProtocolLimits& limits,
   return absl::OkStatus();
 }
 
-/// A value by which a client asks for nothing.
-bool AsksForNothing(const Json& value) {
-  return value.is_null() || value == false || (value.is_number() && value == 0) ||
-         ((value.is_string() || value.is_structured()) && value.empty());
-}
-
-absl::Status RefuseUnbuilt(const Json& object) {
-  constexpr std::array kUnbuilt = {
-      "top_logprobs", "tools",  "tool_choice",      "functions",         "response_format",
-      "grammar",      "suffix", "presence_penalty", "frequency_penalty", "best_of",
-  };
-  for (const char* name : kUnbuilt) {
-    const auto found = object.find(name);
-    if (found != object.end() && !AsksForNothing(*found)) {
-      return Unimplemented("{}: this server does not have it yet; leave the field out", name);
+/// Reads a field that has several names. kInvalidArgument where two of them say different things.
+/// read(name, out): as ReadInteger does.
+template <typename Value, typename Read>
+absl::Status ReadAnyName(std::span<const char* const> names, std::optional<Value>& out, Read read) {
+  const char* first = nullptr;
+  for (const char* name : names) {
+    std::optional<Value> value;
+    TANDEM_RETURN_IF_ERROR(read(name, value));
+    if (!value) continue;
+    if (out && *out != *value) {
+      return InvalidArgument("{}: {} stands beside {} {}, which means the same: send one of them",
+                             name, *value, first, *out);
     }
+    out = value;
+    first = name;
   }
   return absl::OkStatus();
+}
+
+absl::Status ReadMaxTokens(const Json& object, std::optional<int64_t>& out) {
+  constexpr const char* kNames[] = {"max_tokens", "max_completion_tokens", "n_predict"};
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  return ReadAnyName(kNames, out, [&](const char* name, std::optional<int64_t>& value) {
+    // llama.cpp's server says -1 for the rest of the context.
+    const int64_t least = name == std::string_view("n_predict") ? -1 : 0;
+    TANDEM_RETURN_IF_ERROR(ReadInteger(object, name, least, kMost, value));
+    if (value == -1) value.reset();
+    return absl::OkStatus();
+  });
+}
+
+absl::Status ReadStopTokens(const Json& object, const ProtocolLimits& limits,
+                            std::vector<int32_t>& out) {
+  const Json* value = FindField(object, "stop_token_ids");
+  if (value == nullptr) return absl::OkStatus();
+  if (!value->is_array() || value->size() > static_cast<size_t>(limits.stop_tokens)) {
+    return InvalidArgument("stop_token_ids: expected a list of at most {} token ids, found {}",
+                           limits.stop_tokens, Shown(*value));
+  }
+  return ReadTokens(*value, "stop_token_ids", out);
 }
 
 /// Samples of one prompt, what is told besides the text, and who is asking.
@@ -227,24 +251,41 @@ absl::Status ReadText(const Json& object, const char* name, int64_t least, int64
   return absl::OkStatus();
 }
 
+absl::Status ReadTokens(const Json& list, std::string_view name, std::vector<int32_t>& out) {
+  for (size_t i = 0; i < list.size(); ++i) {
+    const std::optional<int64_t> id = AsInteger(list[i]);
+    if (!id || *id < 0 || *id > std::numeric_limits<int32_t>::max()) {
+      return InvalidArgument("{}[{}]: expected a token id, found {}", name, i, Shown(list[i]));
+    }
+    out.push_back(static_cast<int32_t>(*id));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReadParams(const Json& object, const ProtocolLimits& limits, GenerateRequest& out) {
   constexpr int64_t kMostInt32 = std::numeric_limits<int32_t>::max();
   constexpr double kMostSeconds = 30.0 * 24 * 3600;
   core::SamplingParams& sampling = out.params.sampling;
-  TANDEM_RETURN_IF_ERROR(RefuseUnbuilt(object));
-  TANDEM_RETURN_IF_ERROR(ReadInteger(object, "max_tokens", 0, kMostInt32, out.params.max_tokens));
+  TANDEM_RETURN_IF_ERROR(ReadMaxTokens(object, out.params.max_tokens));
   TANDEM_RETURN_IF_ERROR(
       ReadFloat(object, "temperature", {.least = 0, .most = 100}, sampling.temperature));
   std::optional<int64_t> top_k;
-  TANDEM_RETURN_IF_ERROR(ReadInteger(object, "top_k", 0, kMostInt32, top_k));
-  sampling.top_k = static_cast<int32_t>(top_k.value_or(sampling.top_k));
+  TANDEM_RETURN_IF_ERROR(ReadInteger(object, "top_k", -1, kMostInt32, top_k));
+  // vLLM says -1 for all.
+  sampling.top_k = static_cast<int32_t>(std::max<int64_t>(top_k.value_or(sampling.top_k), 0));
   TANDEM_RETURN_IF_ERROR(
       ReadFloat(object, "top_p", {.least = 0, .most = 1, .open = true}, sampling.top_p));
   TANDEM_RETURN_IF_ERROR(ReadFloat(object, "min_p", {.least = 0, .most = 1}, sampling.min_p));
-  TANDEM_RETURN_IF_ERROR(ReadFloat(object, "repetition_penalty", {.least = 0.01, .most = 100},
-                                   sampling.repetition_penalty));
+  std::optional<float> penalty;
+  TANDEM_RETURN_IF_ERROR(
+      ReadAnyName(kPenaltyNames, penalty, [&](const char* name, std::optional<float>& value) {
+        return ReadFloat(object, name, {.least = 0.01, .most = 100}, value);
+      }));
+  sampling.repetition_penalty = penalty.value_or(sampling.repetition_penalty);
   TANDEM_RETURN_IF_ERROR(ReadSeed(object, out.params.seed));
   TANDEM_RETURN_IF_ERROR(ReadStop(object, limits, out.params.stop));
+  TANDEM_RETURN_IF_ERROR(ReadStopTokens(object, limits, out.params.stop_tokens));
+  TANDEM_RETURN_IF_ERROR(ReadBool(object, "ignore_eos", out.params.ignore_eos));
   TANDEM_RETURN_IF_ERROR(ReadLogitBias(object, limits, sampling.logit_bias));
   TANDEM_RETURN_IF_ERROR(ReadExtent(object, limits, out));
   if (const Json* deadline = FindField(object, "deadline"); deadline != nullptr) {

@@ -4,6 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "core/base/status.h"
 #include "frontend/protocol/request.h"
@@ -31,7 +33,15 @@ absl::Status ReadBool(const nlohmann::json& object, const char* name, bool& out)
 absl::Status ReadText(const nlohmann::json& object, const char* name, int64_t least, int64_t most,
                       std::optional<std::string>& out);
 
-/// All fields that `chat` and `complete` share: sampling, samples, scheduling.
+/// The token ids of a list; `name`: of the field, for messages.
+absl::Status ReadTokens(const nlohmann::json& list, std::string_view name,
+                        std::vector<int32_t>& out);
+
+/// Names of the repetition penalty.
+inline constexpr const char* kPenaltyNames[] = {"repetition_penalty", "repeat_penalty"};
+
+/// All fields that `chat` and `complete` share: sampling, samples, scheduling. Those that are not
+/// built are CheckFields' to refuse.
 absl::Status ReadParams(const nlohmann::json& object, const ProtocolLimits& limits,
                         GenerateRequest& out);
 

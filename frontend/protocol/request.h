@@ -21,6 +21,7 @@ struct ProtocolLimits {
   int id_bytes = 256;  // of a request's id
   int stop_strings = 64;
   int stop_bytes = 4096;  // of one stop string
+  int stop_tokens = 4096;
   int logit_biases = 4096;
   int samples = 16;                 // of one prompt
   int logprobs = 20;                // of a token
@@ -71,9 +72,19 @@ struct ConversationForkRequest {
 struct PingRequest {};
 struct StatusRequest {};
 
+/// Fields of a request that nobody knows.
+struct UnknownFields {
+  static constexpr size_t kNames = 100;     // that are kept
+  static constexpr size_t kNameBytes = 64;  // of each
+
+  uint64_t count = 0;
+  std::vector<std::string> names;  // printable ASCII, without ends that are too long
+};
+
 struct Request {
   std::string id;            // empty where a ping, status or conversation.* had none
   uint64_t fingerprint = 0;  // equal for equal requests; tells a repeat from a reused id
+  UnknownFields unknown_fields = {};
   std::variant<GenerateRequest, CancelRequest, ResumeRequest, PingRequest, StatusRequest,
                ConversationListRequest, ConversationGetRequest, ConversationDeleteRequest,
                ConversationForkRequest>

@@ -147,7 +147,14 @@ std::string StatusFrame(std::string_view id, const ServerStatus& server,
     if (!state.trouble.empty()) frame["state"]["trouble"] = state.trouble;
   }
   frame["clients"] = server.clients;
-  frame["refused_frames"] = server.refused_frames;
+  uint64_t refused = 0;
+  frame["refused"] = Json::object();
+  for (const auto& [code, count] : server.refused) {
+    frame["refused"][std::string(ErrorCodeName(code))] = count;
+    refused += count;
+  }
+  frame["refused_frames"] = refused;
+  frame["unknown_fields"] = server.unknown_fields;
   frame["uptime_seconds"] = server.uptime_seconds;
   return DumpFrame(frame);
 }

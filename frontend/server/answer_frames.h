@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -61,7 +62,8 @@ struct ServerStatus {
   uint64_t answered_requests = 0;
   uint64_t cancelled_requests = 0;
   uint64_t failed_requests = 0;
-  uint64_t refused_frames = 0;
+  std::map<ErrorCode, uint64_t> refused;  // frames that were no request, or none to be taken
+  uint64_t unknown_fields = 0;            // of requests
   double uptime_seconds = 0;
   bool engine_answers = true;  // in time; else its part is that of an earlier answer, and
   double engine_figures_age_seconds = 0;

@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/base/counted.h"
 #include "frontend/chat/generation.h"
 #include "frontend/text/name_number.h"
 
@@ -54,6 +55,7 @@ int64_t Preparation::bytes() const {
   } else {
     bytes += std::get<std::vector<int32_t>>(request.input).size() * sizeof(int32_t);
   }
+  bytes += request.params.stop_tokens.size() * sizeof(int32_t);
   for (const std::string& stop : request.params.stop) bytes += sizeof(std::string) + stop.size();
   if (turn) {
     bytes += BytesOfMessages(turn->messages) + turn->history.tokens.size() * sizeof(int32_t);
@@ -70,8 +72,10 @@ absl::StatusOr<parallel::EngineRequest> Prepare(Preparation preparation, const T
   std::vector<int32_t> prompt;
   if (preparation.turn || std::holds_alternative<std::vector<ChatMessage>>(request.input)) {
     TANDEM_ASSIGN_OR_RETURN(prompt, PrepareChat(preparation, model, prepared));
-    const auto stops = model.chat_stop_strings();
-    request.params.stop.insert(request.params.stop.end(), stops.begin(), stops.end());
+    if (!request.params.ignore_eos) {
+      const auto stops = model.chat_stop_strings();
+      request.params.stop.insert(request.params.stop.end(), stops.begin(), stops.end());
+    }
   } else if (auto* text = std::get_if<std::string>(&request.input)) {
     const std::string_view whole = *text;
     TANDEM_RETURN_IF_ERROR(CheckTextFits(model, std::span(&whole, 1)));
@@ -98,9 +102,11 @@ absl::StatusOr<parallel::EngineRequest> Prepare(Preparation preparation, const T
         work.max_tokens + static_cast<int64_t>(request.echo ? work.prompt.size() : size_t{0});
     if (tokens * (1 + *work.logprobs) * request.samples > preparation.most_logprobs) {
       return InvalidArgument(
-          "logprobs: {} answers of up to {} tokens with {} log-probabilities each are more than {} "
-          "in all: send a smaller max_tokens, logprobs or n",
-          request.samples, tokens, 1 + *work.logprobs, preparation.most_logprobs);
+          "logprobs: {} of up to {} with {} each make more than {} in all: send a smaller "
+          "max_tokens, logprobs or n",
+          Counted(request.samples, "answer"), Counted(tokens, "token"),
+          Counted(1 + *work.logprobs, "log-probability", "log-probabilities"),
+          preparation.most_logprobs);
     }
   }
   if (work.sampling.temperature > 0) prepared.seed = work.sampling.seed;

@@ -1,12 +1,13 @@
 #include "frontend/server/router.h"
 
 #include <spdlog/spdlog.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <utility>
+
+#include "core/base/descriptor_limit.h"
 
 namespace tandem::frontend {
 namespace {
@@ -15,7 +16,6 @@ using std::chrono::milliseconds;
 
 constexpr int kKernelSendBytes = 256 << 10;
 constexpr size_t kReadBytes = 64 << 10;
-constexpr int64_t kSurplusConnections = 32;  // that are told so; others are closed without a word
 constexpr int kAcceptedATurn = 64;
 constexpr milliseconds kHandshakeTime{10'000};
 constexpr milliseconds kSurplusTime{1000};
@@ -85,12 +85,10 @@ void Router::AcceptWaiting() {
       if (errno != EMFILE && errno != ENFILE) return;
       accept_again_at_ = Clock::now() + kDescriptorWait;
       if (std::exchange(told_of_descriptors_, true)) return;
-      rlimit limit{};
-      (void)getrlimit(RLIMIT_NOFILE, &limit);
       spdlog::warn(
           "no file descriptors are left for more clients: this process may have {} (ulimit -n); "
           "they wait until others leave",
-          limit.rlim_cur);
+          DescriptorLimit());
       return;
     }
     const int64_t others = static_cast<int64_t>(connections_.size()) - surplus_connections_;

@@ -52,8 +52,10 @@ class Router {
     std::string client;  // connection identity
     std::string frame;
     bool single = true;      // false: the message had several frames (`frame` is the last)
-    uint64_t oversized = 0;  // set: bytes of a frame beyond the limit, of which nothing is kept
+    uint64_t oversized = 0;  // set: bytes of a frame beyond the limit; `frame` is its beginning
   };
+  /// Clients beyond the limit that are told so; others are closed without a word.
+  static constexpr int64_t kSurplusConnections = 32;
   enum class Delivery : uint8_t {
     kSent,        // handed to the kernel, or waiting within the client's budget
     kOverBudget,  // dropped: the client does not read

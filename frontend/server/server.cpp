@@ -7,6 +7,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/base/counted.h"
+#include "core/base/descriptor_limit.h"
 #include "core/base/retry_after.h"
 #include "frontend/protocol/protocol.h"
 
@@ -21,11 +23,32 @@ constexpr milliseconds kLogTime{5000};    // for a disk that takes long
 constexpr milliseconds kTurn{20};         // so that a flood does not keep answers waiting
 constexpr milliseconds kStatusTime{500};  // for the engine's part of a status
 constexpr size_t kStatusQuestions = 256;  // that wait for it
-constexpr double kFullSeconds = 5;        // after which a client may find a place
+constexpr int64_t kSpareDescriptors = 16;
+constexpr int64_t kLogDescriptors = 64;  // that a log's files take
+constexpr double kFullSeconds = 5;       // after which a client may find a place
 
 bool IsLoopback(const std::string& endpoint) {
   return endpoint.starts_with("ipc://") || endpoint.starts_with("tcp://127.") ||
          endpoint.starts_with("tcp://[::1]") || endpoint.starts_with("tcp://localhost:");
+}
+
+/// Takes no more clients than there are file descriptors for. kFailedPrecondition if there is none.
+absl::Status FitClients(bool has_log, int64_t& clients) {
+  const int64_t others = OpenDescriptors() + (has_log ? kLogDescriptors : 0) + kSpareDescriptors;
+  const int64_t left = DescriptorLimit() - others;
+  const int64_t wanted = clients + Router::kSurplusConnections;
+  if (left >= wanted) return absl::OkStatus();
+  if (left < 2) return CheckDescriptors(others + wanted);
+  const int64_t fit = std::min(clients, std::max(left - Router::kSurplusConnections, left / 2));
+  if (fit < clients) {
+    spdlog::warn(
+        "{} at most, instead of {}: this process may have {} file descriptors (ulimit -Hn), and "
+        "would need {}",
+        Counted(fit, "client is served", "clients are served"), clients, DescriptorLimit(),
+        others + wanted);
+  }
+  clients = fit;
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -34,10 +57,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Create(ServerOptions options,
                                                        parallel::Engine& engine,
                                                        const TextModel& model,
                                                        ConversationLog* log) {
+  TANDEM_RETURN_IF_ERROR(FitClients(log != nullptr, options.clients));
   const std::string full = fmt::format(
-      "{} clients are connected, and no more are taken: come back later, or start the "
-      "server with a larger --max-clients",
-      options.clients);
+      "{} connected, and no more are taken: come back later, or start the server with a larger "
+      "--max-clients",
+      Counted(options.clients, "client is", "clients are"));
   TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<Router> router,
                           Router::Bind({.endpoint = options.endpoint,
                                         .frame_bytes = options.limits.frame_bytes,
@@ -225,7 +249,7 @@ void Server::CancelVanished() {
 
 void Server::Handle(Router::Incoming incoming) {
   if (incoming.oversized > 0) {
-    Refuse({incoming.client, ""}, ErrorCode::kTooLarge,
+    Refuse({incoming.client, IdIn(incoming.frame, options_.limits)}, ErrorCode::kTooLarge,
            TooLarge(incoming.oversized, options_.limits));
     return;
   }
@@ -241,6 +265,7 @@ void Server::Handle(Router::Incoming incoming) {
   }
   auto& request = std::get<Request>(parsed);
   const RequestName name{.client = incoming.client, .id = request.id};
+  TellUnknown(request.unknown_fields);
   if (std::holds_alternative<GenerateRequest>(request.body)) {
     HandleGenerate(name, std::move(request));
     return;
@@ -261,6 +286,18 @@ void Server::Handle(Router::Incoming incoming) {
         }
       },
       request.body);
+}
+
+void Server::TellUnknown(const UnknownFields& fields) {
+  counts_.unknown_fields += fields.count;
+  for (const std::string& name : fields.names) {
+    if (told_fields_.size() == UnknownFields::kNames) return;
+    if (!told_fields_.insert(name).second) continue;
+    spdlog::warn(
+        "a request has the field \"{}\", which nobody knows here: it does nothing (told once; "
+        "docs/protocol.md lists the fields that are known)",
+        name);
+  }
 }
 
 void Server::HandleStatus(const RequestName& name) {
@@ -334,12 +371,12 @@ void Server::FailAll(std::string_view message) {
 }
 
 void Server::Refuse(const RequestName& name, ErrorCode code, std::string_view message) {
-  ++counts_.refused_frames;
+  ++counts_.refused[code];
   router_->Send(name.client, ErrorFrame(name.id, code, message));
 }
 
 void Server::Refuse(const RequestName& name, const absl::Status& status) {
-  ++counts_.refused_frames;
+  ++counts_.refused[ErrorCodeOf(status)];
   router_->Send(name.client,
                 ErrorFrame(name.id, ErrorCodeOf(status), Message(status), RetryAfter(status)));
 }

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "core/base/status.h"
@@ -168,6 +169,8 @@ class Server {
   void DropClient(const std::string& client);
   void SetTimer(Clock::time_point at);
   void CancelSlow(const std::string& client);
+  /// Counts fields that nobody knows, and tells each name once in the log, for the first ones.
+  void TellUnknown(const UnknownFields& fields);
   void Refuse(const RequestName& name, ErrorCode code, std::string_view message);
   void Refuse(const RequestName& name, const absl::Status& status);
   void EndSoon(absl::Status status);
@@ -192,6 +195,7 @@ class Server {
   std::map<uint64_t, Command> commands_;         // that wait for the log
   uint64_t next_command_ = 1;
   ServerStatus counts_;
+  std::set<std::string> told_fields_;  // that nobody knows
 
   struct StatusQuestion {
     RequestName name;

@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/base/counted.h"
 #include "core/base/retry_after.h"
 #include "frontend/chat/logprobs_json.h"
 #include "frontend/server/server.h"
@@ -70,10 +71,10 @@ void Server::HandleGenerate(const RequestName& name, Request request) {
       of_client + generate.samples > options_.open_requests_per_client) {
     Refuse(name,
            WithRetryAfter(
-               ResourceExhausted("{} answers are in progress ({} for this client), at most {} ({}) "
-                                 "are taken: wait for one, then send again",
-                                 open, of_client, options_.open_requests,
-                                 options_.open_requests_per_client),
+               ResourceExhausted("{} in progress ({} for this client), at most {} ({}) are taken: "
+                                 "wait for one, then send again",
+                                 Counted(open, "answer is", "answers are"), of_client,
+                                 options_.open_requests, options_.open_requests_per_client),
                kQueueSeconds));
     return;
   }
@@ -261,8 +262,8 @@ void Server::Finish(RequestRecord& record, size_t choice, const parallel::Finish
       finish.reason != parallel::FinishReason::kCancelled) {
     CancelInEngine(record);
     Fail(record, ErrorCode::kInternal,
-         fmt::format("logprobs: the engine told those of {} of {} tokens", answer.logprobs.size(),
-                     tokens));
+         fmt::format("logprobs: the engine told those of {} of {}", answer.logprobs.size(),
+                     Counted(static_cast<int64_t>(tokens), "token")));
     return;
   }
   if (!Deliver(record, choice, answer.writer->Finish(), /*last=*/true)) return;
@@ -381,7 +382,8 @@ void Server::CancelSlow(const std::string& client) {
   for (const RequestRecord* record : requests_.OpenOf(client)) {
     if (!record->unlogged) keys.push_back(record->key);
   }
-  spdlog::warn("a client does not read its answers: cancelled its {} requests", keys.size());
+  spdlog::warn("a client does not read its answers: cancelled its {}",
+               Counted(static_cast<int64_t>(keys.size()), "request"));
   for (const uint64_t key : keys) {
     RequestRecord* record = requests_.FindOpen(key);
     if (record == nullptr) continue;

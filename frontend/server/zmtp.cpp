@@ -20,6 +20,7 @@ constexpr uint8_t kCommand = 4;
 constexpr size_t kLongHeader = 9;         // flags and a length of 64 bits
 constexpr size_t kShortHeader = 2;        // flags and a length of 8 bits
 constexpr uint64_t kCommandBytes = 4096;  // no command of a client comes near
+constexpr uint64_t kBeginning = 1024;     // of a large frame: an id, with luck, and one packet
 constexpr size_t kPingContext = 16;       // at most, as RFC 37 has it
 constexpr size_t kPingTtl = 2;            // bytes
 
@@ -153,9 +154,12 @@ ZmtpReader::Event ZmtpReader::Next() {
       continue;  // a command that asks for nothing
     }
     if (left_ > frame_bytes_ && !skipping_) {
+      if (rest().size() < std::min({left_, frame_bytes_, kBeginning})) return NeedsBytes{};
       skipping_ = true;
       message_.frame.clear();
-      return Message{.frame = "", .envelope = message_.envelope, .oversized = left_};
+      return Message{.frame = std::string(rest().substr(0, std::min(left_, frame_bytes_))),
+                     .envelope = message_.envelope,
+                     .oversized = left_};
     }
     if (ReadBody()) return std::exchange(message_, {});
     if (in_frame_) return NeedsBytes{};

@@ -20,8 +20,8 @@ std::string ZmtpMessage(std::string_view frame, bool envelope);
 /// Takes a client's bytes apart, one event after another.
 ///
 /// Holds at most one frame within the limit, and what of the last bytes was not looked at yet; of a
-/// larger frame it keeps nothing. Whatever the bytes are, they end in an event. Thread safety: one
-/// thread.
+/// larger frame it keeps nothing after its beginning. Whatever the bytes are, they end in an event.
+/// Thread safety: one thread.
 class ZmtpReader {
  public:
   struct NeedsBytes {};
@@ -36,7 +36,8 @@ class ZmtpReader {
     std::string frame;      // the last one
     bool single = true;     // false: there were several, or none
     bool envelope = false;  // with an empty frame before it
-    /// Set: a frame beyond the limit is on its way. It is told at once, and read over.
+    /// Set: a frame beyond the limit is on its way. It is told when its first KiB is there, and
+    /// read over; `frame` is what came of it.
     uint64_t oversized = 0;
   };
   struct Broken {};  // no ZMTP 3 of a client: nothing can be read any more

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <utility>
 
+#include "core/base/counted.h"
 #include "kv_store/agent_link/agent_answers.h"
 #include "kv_store/base/parts.h"
 #include "kv_store/base/rendezvous.h"
@@ -90,8 +91,8 @@ absl::Status PeerTier::PutRound(std::span<const TierRecord> records, std::vector
   for (const PeerPointer& peer : up) hosts += " " + PeerCalls::WhoIs(*peer).host;
   std::erase_if(up, [this](const PeerPointer& peer) { return !calls_.IsUp(*peer); });
   if (up.empty()) {
-    return Unavailable("KV: no second copy of {} records: none of these hosts' agents answers:{}",
-                       pending.size(), hosts);
+    return Unavailable("KV: no second copy of {}: none of these hosts' agents answers:{}",
+                       Counted(static_cast<int64_t>(pending.size()), "record"), hosts);
   }
   struct Part {
     PeerPointer peer;
@@ -147,7 +148,8 @@ absl::Status PeerTier::Put(std::span<const TierRecord> records) {
     absl::Status status = Clock::now() < deadline
                               ? PutRound(records, pending, deadline)
                               : absl::DeadlineExceededError(fmt::format(
-                                    "KV: no second copy of {} records in time", pending.size()));
+                                    "KV: no second copy of {} in time",
+                                    Counted(static_cast<int64_t>(pending.size()), "record")));
     const bool go_on = status.ok() || absl::IsResourceExhausted(status);
     if (first.ok()) first = std::move(status);
     if (!go_on) break;

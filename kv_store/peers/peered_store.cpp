@@ -1,5 +1,6 @@
 #include "kv_store/peers/peered_store.h"
 
+#include "core/base/counted.h"
 #include "kv_store/tiers/missing_keys.h"
 
 namespace tandem::kv_store {
@@ -29,9 +30,9 @@ void PeeredStore::CopyLater(std::span<const TierRecord> records) {
   for (size_t i = 0; i < records.size(); ++i) {
     if (queue_.Push(records[i], deadline)) continue;
     // The first copy is there; Flush tells.
-    queue_.Fail(
-        ResourceExhausted("KV: no second copy of {} records: {} bytes at most wait for a peer",
-                          records.size() - i, options_.queue_bytes));
+    queue_.Fail(ResourceExhausted("KV: no second copy of {}: {} bytes at most wait for a peer",
+                                  Counted(static_cast<int64_t>(records.size() - i), "record"),
+                                  options_.queue_bytes));
     return;
   }
 }
@@ -112,7 +113,8 @@ absl::Status PeeredStore::Drain() {
   const uint64_t left = queue_.Await(Clock::now() + options_.drain);
   if (left == 0) return absl::OkStatus();
   return absl::DeadlineExceededError(
-      fmt::format("KV: {} records are still on their way to another host", left));
+      fmt::format("KV: {} still on their way to another host",
+                  Counted(static_cast<int64_t>(left), "record is", "records are")));
 }
 
 absl::Status PeeredStore::Flush() {

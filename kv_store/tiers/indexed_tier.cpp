@@ -1,5 +1,7 @@
 #include "kv_store/tiers/indexed_tier.h"
 
+#include "core/base/counted.h"
+
 namespace tandem::kv_store {
 
 std::vector<std::optional<FoundRecord>> IndexedTier::Get(std::span<const RecordKey> keys) {
@@ -55,9 +57,9 @@ absl::Status IndexedTier::Refused(uint64_t refused, size_t of) {
   if (refused == 0) return absl::OkStatus();
   const MutexLock lock(mutex_);
   counts_.refused += refused;
-  return ResourceExhausted(
-      "{}: {} of {} records found no room in {} bytes ({} of a tenant); give it more", name_,
-      refused, of, index_.limits().bytes, index_.limits().tenant_bytes);
+  return ResourceExhausted("{}: {} of {} found no room in {} bytes ({} of a tenant); give it more",
+                           name_, refused, Counted(static_cast<int64_t>(of), "record"),
+                           index_.limits().bytes, index_.limits().tenant_bytes);
 }
 
 }  // namespace tandem::kv_store

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "core/base/counted.h"
 #include "core/base/isa.h"
 #include "core/cpu/machine_peak.h"
 #include "kv_store/pages/pool_size.h"
@@ -189,9 +190,10 @@ class RankBench {
     }
     if (status.blocks_total >= wanted) return absl::OkStatus();
     return ResourceExhausted(
-        "{} sequences of {} tokens need {} blocks of KV cache, {} fit into the memory of a rank; "
-        "use a smaller --batch, --gen, --context or --prompt, more ranks, or more --kv-memory",
-        scenario.slots(), tokens, wanted, status.blocks_total);
+        "{} of {} ask for {} of KV cache, {} fit into the memory of a rank; use a smaller --batch, "
+        "--gen, --context or --prompt, more ranks, or more --kv-memory",
+        Counted(scenario.slots(), "sequence"), Counted(tokens, "token"), Counted(wanted, "block"),
+        status.blocks_total);
   }
 
   void Show(const BenchScenario& scenario, bool warm_up, double fraction) {

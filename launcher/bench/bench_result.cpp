@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "core/base/counted.h"
 #include "fmt/format.h"
 #include "launcher/commands/json_output.h"
 #include "launcher/options/version.h"
@@ -213,15 +214,15 @@ std::string BenchJson(const BenchResult& r) {
 std::string BenchText(const BenchResult& r) {
   std::string text = fmt::format(
       "{}: {:.1f} MB of weights a token\n"
-      "{} rank{} of {} thread{}, {}, activations {}, KV {}, on {}: {}, {} processor{}, huge pages "
-      "{}\n"
-      "medians of {} rounds; ceilings measured in the same rounds: read {:.1f} GB/s, int8 {:.1f} "
+      "{} of {}, {}, activations {}, KV {}, on {}: {}, {}, huge pages {}\n"
+      "medians of {}; ceilings measured in the same rounds: read {:.1f} GB/s, int8 {:.1f} "
       "Gmac/s\n\n",
-      r.file, static_cast<double>(r.weights.bytes) / 1e6, r.hosts.size(),
-      r.hosts.size() == 1 ? "" : "s", r.threads, r.threads == 1 ? "" : "s", r.isa, r.activations,
-      r.kv_dtype, HostsText(r.hosts), r.processor, r.processors, r.processors == 1 ? "" : "s",
-      r.huge_pages, r.read_bytes_per_second.size(), Median(r.read_bytes_per_second) / kGiga,
-      Median(r.int8_per_second) / kGiga);
+      r.file, static_cast<double>(r.weights.bytes) / 1e6,
+      Counted(static_cast<int64_t>(r.hosts.size()), "rank"), Counted(r.threads, "thread"), r.isa,
+      r.activations, r.kv_dtype, HostsText(r.hosts), r.processor,
+      Counted(r.processors, "processor"), r.huge_pages,
+      Counted(static_cast<int64_t>(r.read_bytes_per_second.size()), "round"),
+      Median(r.read_bytes_per_second) / kGiga, Median(r.int8_per_second) / kGiga);
 
   text += fmt::format("{:<22} {:>9}  {:<28} {}\n", "", "tokens/s", "over the whole time",
                       "over the matrix products alone");

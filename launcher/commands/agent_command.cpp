@@ -1,6 +1,5 @@
 #include <sched.h>
 #include <spdlog/spdlog.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <chrono>
@@ -28,14 +27,6 @@ void UseAllCores() {
   sched_setaffinity(0, sizeof(all), &all);
 }
 
-/// A connection to each of many hosts takes a few.
-void UseAllFiles() {
-  rlimit files{};
-  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
-  files.rlim_cur = files.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &files);
-}
-
 /// The tier on disk. Where it cannot be opened, the log says why, and memory serves alone.
 std::vector<kv_store::TieredStore::Behind> DiskOf(const AgentOptions& options) {
   std::vector<kv_store::TieredStore::Behind> behind;
@@ -61,7 +52,6 @@ std::vector<kv_store::TieredStore::Behind> DiskOf(const AgentOptions& options) {
 absl::Status Agent(const AgentOptions& options) {
   umask(S_IRWXG | S_IRWXO);
   UseAllCores();
-  UseAllFiles();
   const auto policy = kv_store::ParseWritePolicy(options.state.kv_write);
   if (!policy) return InvalidArgument("--kv-write {}: unknown", options.state.kv_write);
   StopSignals signals;

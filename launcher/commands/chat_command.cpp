@@ -7,6 +7,7 @@
 #include "frontend/server/server.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/text_side.h"
+#include "launcher/commands/told_client.h"
 #include "launcher/job/rank_job.h"
 #include "parallel/communicators/mpi_communicator.h"
 
@@ -45,9 +46,7 @@ core::SamplingParams SamplingOf(const SamplingChoices& choices, const core::Gguf
 
 absl::Status ChatAt(const std::string& endpoint, const ChatOptions& options,
                     const core::GgufFile* file) {
-  frontend::ClientOptions client_options;
-  client_options.endpoint = endpoint;
-  TANDEM_ASSIGN_OR_RETURN(const auto client, frontend::Client::Connect(client_options));
+  TANDEM_ASSIGN_OR_RETURN(const auto client, ConnectTold(endpoint));
   frontend::ChatTerminalOptions terminal;
   terminal.system = options.system;
   terminal.params = options.generation;

@@ -1,6 +1,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "core/base/counted.h"
 #include "core/formats/model_file.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/json_output.h"
@@ -93,7 +94,8 @@ std::string InspectText(const ordered_json& document) {
   for (const auto& [key, value] : document["metadata"].items()) {
     text += fmt::format("  {:<44} {}\n", key, short_value(value));
   }
-  text += fmt::format("\n{} tensors\n", document["tensors"].size());
+  text +=
+      fmt::format("\n{}\n", Counted(static_cast<int64_t>(document["tensors"].size()), "tensor"));
   for (const ordered_json& tensor : document["tensors"]) {
     text += fmt::format("  {:<36} {:<5} {:<16} {} bytes\n", tensor["name"].get<std::string>(),
                         tensor["dtype"].get<std::string>(), tensor["shape"].dump(),

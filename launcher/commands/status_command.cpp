@@ -9,6 +9,7 @@
 #include "launcher/commands/json_output.h"
 #include "launcher/commands/status_screen.h"
 #include "launcher/commands/status_text.h"
+#include "launcher/commands/told_client.h"
 
 namespace tandem::launcher {
 namespace {
@@ -73,9 +74,7 @@ absl::Status Watch(const StatusOptions& options) {
 
 absl::Status ShowStatus(const StatusOptions& options) {
   if (options.watch) return Watch(options);
-  frontend::ClientOptions client_options;
-  client_options.endpoint = options.connect;
-  TANDEM_ASSIGN_OR_RETURN(const auto client, frontend::Client::Connect(client_options));
+  TANDEM_ASSIGN_OR_RETURN(const auto client, ConnectTold(options.connect));
   TANDEM_ASSIGN_OR_RETURN(const json status, client->ServerStatus());
   std::fputs((options.json ? JsonText(status) : StatusText(status)).c_str(), stdout);
   return absl::OkStatus();

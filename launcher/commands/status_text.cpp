@@ -5,8 +5,11 @@
 #include <cmath>
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <string_view>
+#include <tuple>
 #include <vector>
 
+#include "core/base/counted.h"
 #include "fmt/format.h"
 #include "frontend/client/terminal_text.h"
 
@@ -38,6 +41,13 @@ std::string Count(std::optional<double> number) {
 }
 std::string CountAt(const json& document, const char* place) {
   return Count(NumberAt(document, place));
+}
+
+/// "1 step", "2 steps", "? steps".
+std::string CountedAt(const json& document, const char* place, std::string_view what) {
+  const std::optional<double> number = NumberAt(document, place);
+  return number && std::abs(*number) < 1e18 ? Counted(std::llround(*number), what)
+                                            : fmt::format("{} {}s", Count(number), what);
 }
 
 /// "34 %" of the whole, or "-" where there is no whole.
@@ -72,24 +82,26 @@ std::string StateText(const json& status) {
   if (!status.contains("state")) return "";
   const auto at = [&](const char* place) { return CountAt(status, place); };
   const Pointer encrypted("/state/encrypted");
-  std::string text =
-      fmt::format("state      {} conversations in {}{}\n", at("/state/conversations"),
-                  WordAt(status, "/state/directory"),
-                  status.contains(encrypted) && status[encrypted] == true ? ", encrypted" : "");
+  std::string text = fmt::format(
+      "state      {} in {}{}\n", CountedAt(status, "/state/conversations", "conversation"),
+      WordAt(status, "/state/directory"),
+      status.contains(encrypted) && status[encrypted] == true ? ", encrypted" : "");
   const Pointer copied_to("/state/copied/host");
   if (status.contains(copied_to)) {
     text += status[copied_to].is_string() ? fmt::format("           copied to host {}\n",
                                                         WordAt(status, "/state/copied/host"))
                                           : "           not copied to another host now\n";
   }
-  for (const auto& [place, what] :
-       {std::pair{"/state/unreadable", "conversations on disk cannot be read; the log names them"},
-        {"/state/damaged", "conversations are damaged; the log names them"},
-        {"/state/unwritten_changes", "changes are in memory only"},
-        {"/state/copied/uncopied_changes", "changes are on this host's disk only"},
-        {"/state/unfinished_erasures", "deletions are not finished"}}) {
-    if (NumberAt(status, place).value_or(0) > 0)
-      text += fmt::format("           {} {}\n", at(place), what);
+  // What is so of one, and of several.
+  for (const auto& [place, one, several] :
+       {std::tuple{"/state/unreadable", "conversation on disk cannot be read; the log names it",
+                   "conversations on disk cannot be read; the log names them"},
+        {"/state/unwritten_changes", "change is in memory only", "changes are in memory only"},
+        {"/state/copied/uncopied_changes", "change is on this host's disk only",
+         "changes are on this host's disk only"},
+        {"/state/unfinished_erasures", "deletion is not finished", "deletions are not finished"}}) {
+    const double count = NumberAt(status, place).value_or(0);
+    if (count > 0) text += fmt::format("           {} {}\n", at(place), count == 1 ? one : several);
   }
   const Pointer damage("/state/damage");
   if (status.contains(damage) && status[damage].is_string()) {
@@ -114,6 +126,21 @@ std::string ReusedFromText(const json& status) {
         fmt::format("{}{} {}", text.empty() ? "           " : ", ", CountAt(status, place), what);
   }
   return text.empty() ? text : text + "\n";
+}
+
+/// " (2 too_large, 1 overloaded)": why, where any were.
+std::string RefusedText(const json& status) {
+  std::string text;
+  const json refused = status.value("refused", json::object());
+  for (const std::string_view code :
+       {"invalid_argument", "not_found", "too_large", "overloaded", "unavailable", "unimplemented",
+        "deadline_exceeded", "cancelled", "internal"}) {
+    const std::string place = fmt::format("/{}", code);
+    if (NumberAt(refused, place.c_str()).value_or(0) <= 0) continue;
+    text +=
+        fmt::format("{}{} {}", text.empty() ? " (" : ", ", CountAt(refused, place.c_str()), code);
+  }
+  return text.empty() ? text : text + ")";
 }
 
 /// Tokens a second between two documents, by a counter of theirs.
@@ -162,31 +189,37 @@ std::string StatusText(const json& status, const json* previous) {
   text += fmt::format("requests   {} running, {} waiting; {} answered, {} cancelled, {} failed\n",
                       now("/requests/running"), now("/requests/waiting"), now("/requests/answered"),
                       now("/requests/cancelled"), now("/requests/failed"));
-  text += fmt::format("clients    {} with something open; {} frames refused\n", now("/clients"),
-                      now("/refused_frames"));
+  text +=
+      fmt::format("clients    {} connected; {}{}\n", now("/clients"),
+                  CountedAt(status, "/refused_frames", "frame") + " refused", RefusedText(status));
+  if (const double unknown = NumberAt(status, "/unknown_fields").value_or(0); unknown > 0) {
+    text +=
+        fmt::format("           {} that nobody knows, in requests; the log names {}\n",
+                    CountedAt(status, "/unknown_fields", "field"), unknown == 1 ? "it" : "them");
+  }
   text += StateText(status);
   text += fmt::format("pages      {} used, {} cached, of {}{}\n", now("/pages/used"),
                       now("/pages/cached"), now("/pages/total"),
                       PagesBar(status.value("pages", json::object())));
-  text += fmt::format("preempted  {} times\n", now("/totals/preemptions"));
+  text += fmt::format("preempted  {}\n", CountedAt(status, "/totals/preemptions", "time"));
   text += fmt::format(
-      "reused     {} of {} prompt tokens, {}\n", now("/reuse/reused_tokens"),
-      now("/reuse/prompt_tokens"),
+      "reused     {} of {}, {}\n", now("/reuse/reused_tokens"),
+      CountedAt(status, "/reuse/prompt_tokens", "prompt token"),
       Share(NumberAt(status, "/reuse/reused_tokens"), NumberAt(status, "/reuse/prompt_tokens")));
   text += ReusedFromText(status);
   if (status.contains("records")) {
-    text += fmt::format("kv         {} records saved, {} fetched, {} damaged, {} not saved\n",
-                        now("/records/saved"), now("/records/fetched"), now("/records/damaged"),
+    text += fmt::format("kv         {} saved, {} fetched, {} damaged, {} not saved\n",
+                        CountedAt(status, "/records/saved", "record"), now("/records/fetched"),
+                        now("/records/damaged"),
                         Count(NumberAt(status, "/records/dropped").value_or(0) +
                               NumberAt(status, "/records/refused").value_or(0)));
   }
-  text += fmt::format("drafts     {} of {} tokens accepted, {}\n",
-                      now("/speculation/accepted_tokens"), now("/speculation/drafted_tokens"),
+  text += fmt::format("drafts     {} of {} accepted, {}\n", now("/speculation/accepted_tokens"),
+                      CountedAt(status, "/speculation/drafted_tokens", "token"),
                       Share(NumberAt(status, "/speculation/accepted_tokens"),
                             NumberAt(status, "/speculation/drafted_tokens")));
-  text += fmt::format("tokens     {} generated, {} read, in {} steps\n",
-                      now("/totals/tokens_generated"), now("/totals/tokens_prefilled"),
-                      now("/totals/steps"));
+  text += fmt::format("tokens     {} generated, {} read, in {}\n", now("/totals/tokens_generated"),
+                      now("/totals/tokens_prefilled"), CountedAt(status, "/totals/steps", "step"));
   text += fmt::format("tokens/s   {} generated", Count(generated));
   if (read) text += fmt::format(", {} read", Count(read));
   return text + "\n";

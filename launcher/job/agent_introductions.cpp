@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/counted.h"
 #include "kv_store/agent_link/agent_codec.h"
 #include "parallel/communicators/gather_messages.h"
 #include "parallel/control/control_address.h"
@@ -82,7 +83,8 @@ absl::Status IntroduceAgents(parallel::Communicator& world, HostKv* kv,
   const size_t peers = introduction.peers.size();
   if (const absl::Status met = kv->agent().Introduce(std::move(introduction)); !met.ok()) warn(met);
   if (peers > 0) {
-    spdlog::info("the KV agent of {} serves those of {} other hosts", world.host(), peers);
+    spdlog::info("the KV agent of {} serves those of {}", world.host(),
+                 Counted(static_cast<int64_t>(peers), "other host"));
   }
   return absl::OkStatus();
 }

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "core/base/descriptor_limit.h"
 #include "core/device/device.h"
 #include "core/transformer/transformer.h"
 #include "launcher/job/agent_introductions.h"
@@ -221,6 +222,9 @@ absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const E
 
 absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
                         const EngineBody& body) {
+  // Of ranks and mpirun, rank 0 has the most open: 44 with 4 ranks.
+  const bool several = launch.ranks > 1 || parallel::StartedByMpi();
+  TANDEM_RETURN_IF_ERROR(CheckDescriptors(several ? 64 + 4 * launch.ranks : 32));
   const auto begin = std::chrono::steady_clock::now();
   const EngineBody run = [&](parallel::Engine& engine, const core::ModelFile& file) {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;

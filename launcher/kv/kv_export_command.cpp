@@ -3,6 +3,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "core/base/counted.h"
 #include "core/model/model.h"
 #include "frontend/chat/shared_prefix.h"
 #include "frontend/text/name_number.h"
@@ -225,8 +226,9 @@ absl::Status KvExport(const KvOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const Prefix prefix, PrefixOf(options, *access, *file));
   const size_t whole = prefix.tokens.size() / kBlock;
   if (whole == 0) {
-    return FailedPrecondition("{} has {} tokens; whole blocks of {} are exported, so there is none",
-                              prefix.what, prefix.tokens.size(), kBlock);
+    return FailedPrecondition("{} has {}; whole blocks of {} are exported, so there is none",
+                              prefix.what,
+                              Counted(static_cast<int64_t>(prefix.tokens.size()), "token"), kBlock);
   }
   const kv_store::Fingerprint fingerprint = KvFingerprintOf(*file, options.model, choices);
   const core::ModelConfig& config = file->config();
@@ -266,9 +268,9 @@ absl::Status KvExport(const KvOptions& options) {
                {"public_key", kv_store::PublicKeyText(key.public_key())}});
     return absl::OkStatus();
   }
-  fmt::print("{}: {} of the {} tokens of {} in {} blocks, {}\nsigned by {}\n", options.file,
-             blocks * kBlock, prefix.tokens.size(), prefix.what, blocks, SizeText(bytes),
-             kv_store::PublicKeyText(key.public_key()));
+  fmt::print("{}: {} of the {} of {} in {}, {}\nsigned by {}\n", options.file, blocks * kBlock,
+             Counted(static_cast<int64_t>(prefix.tokens.size()), "token"), prefix.what,
+             Counted(blocks, "block"), SizeText(bytes), kv_store::PublicKeyText(key.public_key()));
   if (!missing.empty()) {
     fmt::print("what follows is not in {}: {}\n", options.state.directory, missing);
   }

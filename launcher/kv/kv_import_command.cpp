@@ -3,6 +3,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "core/base/counted.h"
 #include "frontend/text/name_number.h"
 #include "kv_store/base/blake2b.h"
 #include "kv_store/base/chain_blocks.h"
@@ -147,9 +148,9 @@ class Import {
         static_cast<size_t>(header_.groups) != model_->geometry.groups.size() ||
         *high >= model_->vocab) {
       return FailedPrecondition(
-          "{}: {} KV heads, {} layer groups, tokens up to {}; model {} has {}, {} and {} tokens; "
-          "nothing was imported",
-          options_.file, header_.kv_heads, header_.groups, *high, options_.model.model,
+          "{}: {}, {}, tokens up to {}; model {} has {}, {} and {} tokens; nothing was imported",
+          options_.file, Counted(header_.kv_heads, "KV head"),
+          Counted(static_cast<int64_t>(header_.groups), "layer group"), *high, options_.model.model,
           model_->geometry.kv_heads, model_->geometry.groups.size(), model_->vocab);
     }
     return absl::OkStatus();
@@ -175,19 +176,20 @@ class Import {
 
   absl::Status Settle(KvAccess& access) {
     if (const absl::Status flushed = access.tier().Flush(); !flushed.ok()) {
-      return absl::Status(flushed.code(),
-                          fmt::format("{}: its {} records were put, but not all of them are safe "
-                                      "yet: {}",
-                                      options_.file, keys_.size(), Message(flushed)));
+      return absl::Status(
+          flushed.code(),
+          fmt::format("{}: {} put, but not all is safe yet: {}", options_.file,
+                      Counted(static_cast<int64_t>(keys_.size()), "record was", "records were"),
+                      Message(flushed)));
     }
     const std::vector<bool> exists = access.tier().Exists(keys_);
     const auto lost = std::count(exists.begin(), exists.end(), false);
     if (lost == 0) return absl::OkStatus();
     TANDEM_RETURN_IF_ERROR(access.CheckAlive());
     return ResourceExhausted(
-        "{}: {} of {} records found no room in {}; give it more (--kv-disk, --kv-tenant), or "
+        "{}: {} of {} found no room in {}; give it more (--kv-disk, --kv-tenant), or "
         "remove what is unused (tandem kv gc)",
-        options_.file, lost, keys_.size(), access.path());
+        options_.file, lost, Counted(static_cast<int64_t>(keys_.size()), "record"), access.path());
   }
 
   /// What came before an error is of use, and stays.
@@ -232,9 +234,11 @@ absl::Status KvImport(const KvOptions& options) {
                {"signed_by", kv_store::PublicKeyText(header.signer)}});
     return absl::OkStatus();
   }
-  fmt::print("{}: {} tokens of model {} in {} records, {}; {} of them were there before\n",
-             options.file, header.tokens.size(), ShortFingerprint(header.fingerprint),
-             import.records(), SizeText(import.bytes()), import.known());
+  fmt::print("{}: {} of model {} in {}, {}; {} of them there before\n", options.file,
+             Counted(static_cast<int64_t>(header.tokens.size()), "token"),
+             ShortFingerprint(header.fingerprint),
+             Counted(static_cast<int64_t>(import.records()), "record"), SizeText(import.bytes()),
+             import.known());
   if (options.model.model.empty()) {
     fmt::print("no MODEL was given to compare: only a server of just that model uses it\n");
   }

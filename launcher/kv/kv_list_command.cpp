@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "core/base/counted.h"
 #include "fmt/ranges.h"
 #include "frontend/client/terminal_text.h"
 #include "launcher/commands/commands.h"
@@ -83,9 +84,9 @@ void PrintList(const ListedKv& kv) {
   }
   if (!kv.prefixes.empty()) fmt::print("{}", Table(rows));
   const KvTotals totals = TotalsOf(kv.catalog);
-  fmt::print(
-      "prefixes: {}; {} blocks, {} records, {} in all, what several begin with counted once\n",
-      kv.prefixes.size(), totals.blocks, totals.records, SizeText(totals.bytes));
+  fmt::print("prefixes: {}; {}, {}, {} in all, what several begin with counted once\n",
+             kv.prefixes.size(), Counted(static_cast<int64_t>(totals.blocks), "block"),
+             Counted(static_cast<int64_t>(totals.records), "record"), SizeText(totals.bytes));
 }
 
 absl::StatusOr<const KvPrefix*> Choose(const KvOptions& options, const ListedKv& kv) {
@@ -176,18 +177,21 @@ ordered_json BlockJson(const Catalog& catalog, size_t index, size_t model, int64
 void PrintPrefix(const ListedKv& kv, const KvPrefix& prefix) {
   const Catalog& catalog = kv.catalog;
   const kv_store::CatalogModel& model = catalog.models()[prefix.model];
-  fmt::print("prefix        {}\nmodel         {} ({} KV heads seen, head_dim {}, {})\n", prefix.id,
-             FullFingerprint(model.fingerprint), model.kv_heads.size(), model.head_dim,
+  fmt::print("prefix        {}\nmodel         {} ({} seen, head_dim {}, {})\n", prefix.id,
+             FullFingerprint(model.fingerprint),
+             Counted(static_cast<int64_t>(model.kv_heads.size()), "KV head"), model.head_dim,
              KvDtypeName(model.dtype));
   for (const auto& [group, layers] : model.layers) {
-    fmt::print("layer group {} {} layers\n", group, layers);
+    fmt::print("layer group {} {}\n", group, Counted(layers, "layer"));
   }
   fmt::print(
       "tenant        {}\nconversations {}\ntokens        {}, of use {}\nsize          {} in {} "
-      "records of {} blocks, {}\nlast use      {}\nstate         {}\n\n",
+      "of {}, {}\nlast use      {}\nstate         {}\n\n",
       Shown(TenantText(kv.tenants, prefix.tenant)), ConversationsText(prefix), prefix.tokens,
-      prefix.usable_tokens, SizeText(prefix.bytes), prefix.records, prefix.blocks.size(),
-      TiersText(prefix.tiers), TimeText(prefix.last_use), StateText(prefix));
+      prefix.usable_tokens, SizeText(prefix.bytes),
+      Counted(static_cast<int64_t>(prefix.records), "record"),
+      Counted(static_cast<int64_t>(prefix.blocks.size()), "block"), TiersText(prefix.tiers),
+      TimeText(prefix.last_use), StateText(prefix));
   std::vector<std::vector<std::string>> rows = {
       {"BLOCK", "TOKENS", "RECORDS", "SIZE", "TIERS", "LAST USE", "STATE"}};
   int64_t first = 0;

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "core/base/counted.h"
 #include "fmt/chrono.h"
 #include "fmt/ranges.h"
 #include "kv_store/base/hex.h"
@@ -75,7 +76,7 @@ std::string TenantText(const std::map<uint64_t, std::string>& names,
 
 std::string StateText(const KvPrefix& prefix) {
   if (prefix.complete) return "complete";
-  return fmt::format("incomplete: {} tokens of use", prefix.usable_tokens);
+  return fmt::format("incomplete: {} of use", Counted(prefix.usable_tokens, "token"));
 }
 
 ordered_json PrefixJson(const KvPrefix& prefix, const kv_store::Catalog& catalog,

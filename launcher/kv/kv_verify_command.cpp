@@ -4,6 +4,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "core/base/counted.h"
 #include "fmt/ranges.h"
 #include "kv_store/base/hex.h"
 #include "kv_store/catalog/catalog_garbage.h"
@@ -84,9 +85,10 @@ Findings FindingsOf(const Catalog& catalog) {
 
 void PrintFindings(const Catalog& catalog, const Findings& findings) {
   const KvTotals totals = TotalsOf(catalog);
-  fmt::print("{} records of {} blocks, {}: {} good, {} damaged, {} of another version{}\n",
-             totals.records, totals.blocks, SizeText(totals.bytes), findings.good, findings.damaged,
-             findings.other_version,
+  fmt::print("{} of {}, {}: {} good, {} damaged, {} of another version{}\n",
+             Counted(static_cast<int64_t>(totals.records), "record"),
+             Counted(static_cast<int64_t>(totals.blocks), "block"), SizeText(totals.bytes),
+             findings.good, findings.damaged, findings.other_version,
              findings.gone > 0 ? fmt::format(", {} went meanwhile", findings.gone) : "");
   if (findings.incomplete_blocks + findings.orphaned_blocks > 0) {
     fmt::print(
@@ -164,10 +166,10 @@ absl::Status KvVerify(const KvOptions& options) {
   }
   std::fflush(stdout);
   if (findings.damaged == 0) return absl::OkStatus();
-  return absl::DataLossError(
-      fmt::format("{} of {} KV records are damaged; they are never used, and tandem kv gc --state "
-                  "{} removes them",
-                  findings.damaged, TotalsOf(catalog).records, options.state.directory));
+  return absl::DataLossError(fmt::format(
+      "{} of {} {} damaged and never used; tandem kv gc --state {} removes what is",
+      findings.damaged, Counted(static_cast<int64_t>(TotalsOf(catalog).records), "KV record"),
+      findings.damaged == 1 ? "is" : "are", options.state.directory));
 }
 
 absl::Status KvCollect(const KvOptions& options) {
@@ -207,12 +209,14 @@ absl::Status KvCollect(const KvOptions& options) {
                access->began_anew());
   }
   for (const auto& [reason, sum] : collected.by_reason) {
-    fmt::print("  {:<10}  {} records of {} blocks, {}\n", kv_store::GarbageReasonName(reason),
-               sum.records, sum.blocks, SizeText(sum.bytes));
+    fmt::print("  {:<10}  {} of {}, {}\n", kv_store::GarbageReasonName(reason),
+               Counted(static_cast<int64_t>(sum.records), "record"),
+               Counted(static_cast<int64_t>(sum.blocks), "block"), SizeText(sum.bytes));
   }
-  fmt::print("{} {} records of {} blocks, {}; {} stay\n",
-             options.dry_run ? "would remove" : "removed", collected.all.records,
-             collected.all.blocks, SizeText(collected.all.bytes), SizeText(left.bytes));
+  fmt::print("{} {} of {}, {}; {} stay\n", options.dry_run ? "would remove" : "removed",
+             Counted(static_cast<int64_t>(collected.all.records), "record"),
+             Counted(static_cast<int64_t>(collected.all.blocks), "block"),
+             SizeText(collected.all.bytes), SizeText(left.bytes));
   if (!rules.useless) {
     fmt::print(
         "what is incomplete here was left, since {} may have the rest; --this-host-alone "

@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "core/base/counted.h"
 #include "frontend/conversations/conversation_writer.h"
 #include "kv_store/agent_link/copy_keeper.h"
 #include "kv_store/base/encrypted_box.h"
@@ -89,8 +90,10 @@ class OpenedState final : public ServedState {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     found_ = std::move(opened.found);
     store_ = std::move(opened.store);
-    spdlog::info("state {}: {} conversations, {} damaged, {} that cannot be read, in {:.2f} s",
-                 directory_->path(), found_.conversations.size() + found_.nameless.size(),
+    spdlog::info("state {}: {}, {} damaged, {} that cannot be read, in {:.2f} s",
+                 directory_->path(),
+                 Counted(static_cast<int64_t>(found_.conversations.size() + found_.nameless.size()),
+                         "conversation"),
                  found_.damaged(), found_.unreadable.size(), seconds.count());
     return absl::OkStatus();
   }

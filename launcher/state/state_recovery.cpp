@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/counted.h"
 #include "kv_store/base/files.h"
 #include "kv_store/journal/conversation_database.h"
 
@@ -41,7 +42,8 @@ std::string Described(const AgentCopyOn& on) {
     case JournalCopy::Condition::kWhole:
       break;
   }
-  return what + fmt::format(" ({} changes)", on.copy.position->sequence);
+  return what +
+         fmt::format(" ({})", Counted(static_cast<int64_t>(on.copy.position->sequence), "change"));
 }
 
 std::string Listed(const std::vector<AgentCopyOn>& copies) {
@@ -182,10 +184,10 @@ absl::StatusOr<bool> AdoptCopy(const CopyKeeper::Ask& ask, const RecoverChoice& 
     if (record.place == kv_store::kPositionPlace) record.bytes = EncodePosition(position);
   }
   TANDEM_RETURN_IF_ERROR(Make(folder, all.records));
-  spdlog::info(
-      "state {}: conversations {} go on from the copy on host {}, {} changes in {} records",
-      kv_store::FolderOf(folder), StateIdText(keeper.state()), chosen->host, all.at.sequence,
-      all.records.size());
+  spdlog::info("state {}: conversations {} go on from the copy on host {}, {} in {}",
+               kv_store::FolderOf(folder), StateIdText(keeper.state()), chosen->host,
+               Counted(static_cast<int64_t>(all.at.sequence), "change"),
+               Counted(static_cast<int64_t>(all.records.size()), "record"));
   return true;
 }
 

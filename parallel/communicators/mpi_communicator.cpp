@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "absl/functional/function_ref.h"
+#include "core/base/counted.h"
 #include "parallel/communicators/host_collective.h"
 #include "parallel/communicators/host_exchange.h"
 #include "parallel/communicators/one_rank_communicator.h"
@@ -284,13 +285,12 @@ absl::Status CheckSize(int found, bool started_by_mpi, const MpiOptions& options
   }
   if (!started_by_mpi) {
     return FailedPrecondition(
-        "{} ranks were asked for, but this process was started alone; start it as `mpirun -n {} "
-        "tandem ...`",
-        *options.expected_ranks, *options.expected_ranks);
+        "{} asked for, but this process was started alone; start it as `mpirun -n {} tandem ...`",
+        Counted(*options.expected_ranks, "rank was", "ranks were"), *options.expected_ranks);
   }
   return FailedPrecondition(
-      "{} ranks were asked for, but the MPI world has {}; start it as `mpirun -n {} tandem ...`",
-      *options.expected_ranks, found, *options.expected_ranks);
+      "{} asked for, but the MPI world has {}; start it as `mpirun -n {} tandem ...`",
+      Counted(*options.expected_ranks, "rank was", "ranks were"), found, *options.expected_ranks);
 }
 
 }  // namespace

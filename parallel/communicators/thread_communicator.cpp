@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/functional/function_ref.h"
+#include "core/base/counted.h"
 #include "core/base/mutex.h"
 
 namespace tandem::parallel {
@@ -154,7 +155,8 @@ class ThreadCommunicator final : public Communicator {
         random_(world_->options().disturbance_seed * 1000003 + static_cast<uint64_t>(rank)) {}
 
   ~ThreadCommunicator() override {
-    world_->End(Unavailable("{} has left its world of {} ranks", world_->Name(rank_), size()));
+    world_->End(
+        Unavailable("{} has left its world of {}", world_->Name(rank_), Counted(size(), "rank")));
   }
 
   int rank() const override { return rank_; }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/base/counted.h"
 #include "core/base/isa.h"
 #include "core/base/retry_after.h"
 #include "parallel/plan/step_plan_codec.h"
@@ -104,9 +105,9 @@ absl::StatusOr<RequestId> Coordinator::Submit(EngineRequest request, EngineSink 
   if (open_.size() >= most) {
     const int32_t seconds = SecondsUntilRoom();
     return WithRetryAfter(
-        ResourceExhausted(
-            "{} requests are running or waiting, which is the limit; try again in {} s", most,
-            seconds),
+        ResourceExhausted("{} running or waiting, which is the limit; try again in {} s",
+                          Counted(static_cast<int64_t>(most), "request is", "requests are"),
+                          seconds),
         seconds);
   }
   const RequestId id = next_id_++;

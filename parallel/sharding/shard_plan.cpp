@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/base/counted.h"
 #include "parallel/sharding/line_partition.h"
 
 namespace tandem::parallel {
@@ -165,14 +166,16 @@ std::optional<ShardPlan> PlanInMemory(const Planner& planner, const std::vector<
 
 absl::Status CheckOptions(const ModelConfig& config, const PlanOptions& options) {
   if (options.ranks < 1) {
-    return InvalidArgument("cannot plan for {} ranks; at least 1 is needed", options.ranks);
+    return InvalidArgument("cannot plan for {}; at least 1 is needed",
+                           Counted(options.ranks, "rank"));
   }
   const int largest = LargestRankCount(config);
   if (options.ranks > largest) {
     const int partial = config.heads_per_partial_sum();
     const std::string unit =
-        partial == 1 ? fmt::format("{} query heads", config.heads)
-                     : fmt::format("{} query heads in runs of {}", config.heads, partial);
+        partial == 1
+            ? Counted(config.heads, "query head")
+            : fmt::format("{} in runs of {}", Counted(config.heads, "query head"), partial);
     return OutOfRange(
         "{} ranks are too many for this model: it has {}, one for each rank at least; "
         "the largest number that works is -n {}",
@@ -180,8 +183,9 @@ absl::Status CheckOptions(const ModelConfig& config, const PlanOptions& options)
   }
   const auto ranks = static_cast<size_t>(options.ranks);
   if (!options.weights.empty() && options.weights.size() != ranks) {
-    return InvalidArgument("--weights has {} numbers, expected one for each of {} ranks",
-                           options.weights.size(), ranks);
+    return InvalidArgument("--weights has {}, expected one for each of {}",
+                           Counted(static_cast<int64_t>(options.weights.size()), "number"),
+                           Counted(options.ranks, "rank"));
   }
   for (size_t r = 0; r < options.weights.size(); ++r) {
     if (!(options.weights[r] > 0) || !std::isfinite(options.weights[r])) {
@@ -190,8 +194,8 @@ absl::Status CheckOptions(const ModelConfig& config, const PlanOptions& options)
     }
   }
   if (!options.memory.empty() && options.memory.size() != ranks) {
-    return InvalidArgument("memory limits are given for {} ranks, expected {}",
-                           options.memory.size(), ranks);
+    return InvalidArgument("memory limits are given for {}, expected {}",
+                           Counted(static_cast<int64_t>(options.memory.size()), "rank"), ranks);
   }
   return absl::OkStatus();
 }
@@ -205,9 +209,9 @@ absl::Status TooLittleMemory(const Planner& planner, const ModelCosts& costs,
   const double needed = planner.AttentionTotal() + planner.FeedForwardTotal() +
                         planner.VocabularyTotal() + options.ranks * costs.every_rank;
   return ResourceExhausted(
-      "the weights do not fit: they take {} (and more where KV heads are copied), but {} ranks can "
-      "hold {} together; use more ranks, or more memory on each",
-      InMib(needed), options.ranks, InMib(memory));
+      "the weights do not fit: they take {} (and more where KV heads are copied), but {} can hold "
+      "{} together; use more ranks, or more memory on each",
+      InMib(needed), Counted(options.ranks, "rank"), InMib(memory));
 }
 
 }  // namespace

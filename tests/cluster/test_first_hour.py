@@ -6,6 +6,7 @@ import pty
 import re
 import select
 import struct
+import subprocess
 import sys
 import time
 
@@ -110,6 +111,226 @@ def test_05_a_rank_with_nothing_to_own(tmp_path, ffn):
     alone = tokens_of(model)
     for ranks in 2, 3, 4:
         assert tokens_of(model, "-n", ranks) == alone
+class Asker:
+    """A client of the protocol."""
+
+    def __init__(self, endpoint):
+        self.socket = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket.linger = 0
+        self.socket.connect(endpoint)
+
+    def ask(self, frame, seconds=60):
+        """The last frame of the answer."""
+        self.socket.send(frame if isinstance(frame, bytes) else json.dumps({"v": 1, **frame}).encode())
+        while True:
+            assert self.socket.poll(seconds * 1000), frame
+            answer = json.loads(self.socket.recv())
+            if answer["type"] not in ("accepted", "delta"):
+                return answer
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+
+def serve(start_server, *more, prefix=()):
+    return start_server(*prefix, TANDEM, "serve", SMOLLM2, "--listen", "tcp://127.0.0.1:*", *more)
+
+
+def test_03_fields(start_server):
+    server = serve(start_server)
+    question = {"type": "chat", "messages": [{"role": "user", "content": "Name the planets."}], "max_tokens": 12}
+    count = iter(range(1000))
+    with Asker(server.endpoint) as client:
+        def ask(**fields):
+            return client.ask({**question, "id": f"r{next(count)}", **fields})
+
+        plain = ask()
+        assert plain["usage"]["completion_tokens"] == 12
+        # The case: refused by the name of the first such field.
+        case = ask(messages=[*question["messages"], {"role": "assistant", "content": "They are"}], continue_final_message=True,
+                   add_generation_prompt=False)
+        assert case["code"] == "unimplemented" and "add_generation_prompt" in case["message"]
+        for name, value in {"json_schema": {"type": "object"}, "guided_json": {}, "chat_template_kwargs": {"a": 1}, "mirostat": 2,
+                            "dry_multiplier": 0.8, "xtc_probability": 0.5, "continue_final_message": True, "min_tokens": 5,
+                            "presence_penalty": 0.1, "response_format": {"type": "json_object"}, "samplers": ["top_k"]}.items():
+            refused = ask(**{name: value})
+            assert refused["type"] == "error" and refused["code"] == "unimplemented" and name in refused["message"], refused
+        # Honoured, under names of other servers too.
+        assert ask(max_tokens=None, max_completion_tokens=2)["usage"]["completion_tokens"] == 2
+        assert ask(max_completion_tokens=3)["code"] == "invalid_argument"
+        assert ask(repeat_penalty=1.8)["text"] == ask(repetition_penalty=1.8)["text"] != plain["text"]
+        tokens = [token["token"] for token in ask(logprobs=0)["logprobs"]]
+        stopped = ask(stop_token_ids=[tokens[5]])
+        assert stopped["finish_reason"] == "stop" and stopped["usage"]["completion_tokens"] == tokens.index(tokens[5])
+        assert ask(stop_token_ids=[10**6])["code"] == "invalid_argument"
+        short = {"messages": [{"role": "user", "content": "Say only: yes"}], "max_tokens": 60}
+        assert ask(**short)["finish_reason"] == "stop"
+        assert ask(**short, ignore_eos=True)["usage"]["completion_tokens"] == 60
+        # At the values at which they ask for nothing, and those that change no answer.
+        neutral = ask(model="m", user="u", metadata={}, store=True, service_tier="auto", stream=True, stream_options={}, n=1, tools=[],
+                      tool_choice="auto", presence_penalty=0, frequency_penalty=0.0, response_format={"type": "text"}, mirostat=0,
+                      mirostat_tau=5.0, typical_p=1, repeat_last_n=64, repeat_penalty=1.0, xtc_probability=0, ignore_eos=False,
+                      stop_token_ids=[], chat_template_kwargs={}, add_generation_prompt=True, continue_final_message=False, top_k=-1)
+        assert neutral["text"] == plain["text"]
+        # Nobody's: counted, and told once.
+        for _ in range(2):
+            assert ask(**{"max_tokenz": 5, "\x1b[2J" + "x" * 100: 1})["text"] == plain["text"]
+        status = client.ask({"type": "status", "id": "s"})
+        assert status["unknown_fields"] == 4
+        assert status["refused"] == {"invalid_argument": 2, "unimplemented": 12} and status["refused_frames"] == 14
+        text = run([TANDEM, "status", "--connect", server.endpoint]).stdout
+        assert "14 frames refused (2 invalid_argument, 12 unimplemented)" in text
+        assert "4 fields that nobody knows" in text
+    server.stop()
+    log = server.rest_of_log()
+    assert log.count("max_tokenz") == 1 and "\x1b" not in log and "x" * 65 not in log
+
+
+def pings(endpoint, clients, seconds):
+    """How many of so many clients, all there at once, are answered."""
+    sockets = [Asker(endpoint) for _ in range(clients)]
+    for asker in sockets:
+        asker.socket.send(b'{"v":1,"id":"p","type":"ping"}')
+    end = time.monotonic() + seconds
+    answered = set()
+    while len(answered) < clients and time.monotonic() < end:
+        for number, asker in enumerate(sockets):
+            if number not in answered and asker.socket.poll(5):
+                if json.loads(asker.socket.recv())["type"] == "pong":
+                    answered.add(number)
+    for asker in sockets:
+        asker.socket.close()
+    return len(answered)
+
+
+def limited(*limit):
+    return ["sh", "-c", f'ulimit {" ".join(map(str, limit))}; exec "$0" "$@"']
+
+
+def test_07_descriptors(start_server):
+    # A soft limit is raised.
+    server = serve(start_server, prefix=limited("-Sn", 48))
+    assert pings(server.endpoint, 60, 30) == 60
+    server.stop()
+    assert "descriptor" not in server.rest_of_log()
+    # A hard one is for fewer clients, which is told.
+    server = serve(start_server, prefix=limited("-n", 48))
+    assert 1 <= pings(server.endpoint, 60, 3) < 48
+    assert any(pings(server.endpoint, 1, 1) for _ in range(20))  # once those are gone
+    server.stop()
+    log = server.rest_of_log()
+    assert re.search(r"\d+ clients are served at most, instead of 256: this process may have 48 file descriptors", log), log
+    # One that is too small for any is refused, in one line.
+    for ranks, needed in ((1, 32), (2, 72)):
+        result = run([*limited("-n", 24), TANDEM, "serve", SMOLLM2, "-n", ranks, "--listen", "tcp://127.0.0.1:*"], timeout=20)
+        assert result.returncode == 1
+        assert result.stderr == ("tandem: this process may have 24 file descriptors (ulimit -Hn), and needs "
+                                 f"{needed}: raise the limit\n")
+    # Where they run out all the same, clients wait, the server rests, and says so once.
+    server = serve(start_server)
+    descriptors = len(os.listdir(f"/proc/{server.process.pid}/fd"))
+    run(["prlimit", "--pid", server.process.pid, f"--nofile={descriptors + 5}:{descriptors + 5}"])
+    sockets = [Asker(server.endpoint) for _ in range(20)]
+    time.sleep(1)
+    before = cpu_seconds(server.process.pid)
+    time.sleep(2)
+    assert cpu_seconds(server.process.pid) - before < 0.5
+    for asker in sockets:
+        asker.socket.close()
+    assert any(pings(server.endpoint, 3, 2) == 3 for _ in range(20))
+    server.stop()
+    log = server.rest_of_log()
+    assert log.count(f"no file descriptors are left for more clients: this process may have {descriptors + 5}") == 1, log
+
+
+def cpu_seconds(pid):
+    words = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_10_frames_that_are_too_large(start_server):
+    server = serve(start_server, "--max-message", "64KiB")
+    with Asker(server.endpoint) as client:
+        text = "x" * 1_000_000
+        for frame in ({"id": "first", "type": "ping", "more": text}, {"type": "chat", "id": "second", "messages": [text]},
+                      {"type": "ping", "some": {"id": "no"}, "id": "third", "more": text}):
+            refused = client.ask(frame)
+            assert (refused["code"], refused["id"]) == ("too_large", frame["id"])
+        # It comes behind what was received by then, or it is none.
+        for frame in ({"type": "ping", "more": text, "id": "late"}, {"id": 7, "more": text}, {"more": {"id": "no", "x": text}}):
+            refused = client.ask(frame)
+            assert (refused["code"], refused["id"]) == ("too_large", None)
+        assert client.ask({"id": "p", "type": "ping"})["type"] == "pong"
+        status = client.ask({"type": "status", "id": "s"})
+        assert status["refused"] == {"too_large": 6}
+
+
+def test_10_nobody_there(tmp_path):
+    for command in ("chat", "status"):
+        with open(tmp_path / "errors", "w+b") as errors:
+            begin = time.monotonic()
+            process = subprocess.Popen([TANDEM, command, "--connect", "tcp://127.0.0.1:1"], stdin=subprocess.DEVNULL, stderr=errors)
+            first = b"tandem: no answer from tcp://127.0.0.1:1 yet; trying for 10 s\n"
+            path = pathlib.Path(errors.name)
+            while path.read_bytes() != first and time.monotonic() < begin + 5:
+                time.sleep(0.05)
+            assert path.read_bytes() == first
+            assert process.wait(20) == 1
+            assert path.read_bytes().count(b"\n") == 2
+            assert b"is a server running there?" in path.read_bytes()
+
+
+def test_10_flags(tmp_path):
+    assert "--nonsense is unknown" in wrong_use(TANDEM, "generate", "--nonsense")
+    assert "--max-token is unknown (did you mean --max-tokens?)" in wrong_use(TANDEM, "generate", "--max-token", 5)
+    assert "--nonsense is unknown" in wrong_use(TANDEM, "--nonsense")
+    assert "MODEL is required" in wrong_use(TANDEM, "generate")
+
+
+def test_10_plurals(start_server, tmp_path):
+    """Nothing says 1 ranks."""
+    wrong = re.compile(r"(?<![\d.])1 (?:[a-z]+ )?(?:rank|client|answer|conversation|frame|field|time|token|record|block|step|thread|"
+                       r"request|tensor|layer|round|sequence|KV head|processor)s\b|(?<![\d.])1 \w+ are\b")
+    server = serve(start_server, "--max-clients", 1, "--max-conversations", 1, "--state", tmp_path / "state")
+    shown = []
+    with Asker(server.endpoint) as client:
+        chat = {"type": "chat", "messages": [{"role": "user", "content": "Hi " * 80}], "max_tokens": 1}
+        assert client.ask({**chat, "id": "a", "conversation": "one"})["type"] == "done"
+        shown.append(client.ask({**chat, "id": "b", "conversation": "two"})["message"])
+        with Asker(server.endpoint) as surplus:
+            shown.append(surplus.ask({"type": "ping", "id": "p"})["message"])
+    time.sleep(0.5)
+    shown.append(run([TANDEM, "status", "--connect", server.endpoint]).stdout)
+    shown.append(run([TANDEM, "kv", "ls", "--state", tmp_path / "state"]).stdout)
+    server.stop()
+    shown.append(server.rest_of_log())
+    shown.append(run([TANDEM, "kv", "verify", "--state", tmp_path / "state"]).stdout)
+    shown.append(run([TANDEM, "bench", SMOLLM2, "--threads", 1, "--rounds", 1, "--prompt", 8, "--gen", 4, "--batch", 1, "--read-memory",
+                      "1MiB"]).stdout)
+    shown.append(run([TANDEM, "plan", SMOLLM2, "-n", 1]).stdout)
+    for command in (["generate", SMOLLM2, "-p", "x", "-n", 2], ["plan", SMOLLM2, "-n", 2, "--weights", "1"]):
+        shown.append(run([TANDEM, *command]).stderr)
+    for text in shown:
+        assert not wrong.search(text), text
+    assert "1 client is connected" in shown[1] and "1 conversation is kept" in shown[0] and "state      1 conversation in" in shown[2]
+
+
+def test_10_readme(start_server):
+    """The lines that begin a server work as typed, for root and on few cores, too."""
+    readme = (ROOT / "README.md").read_text()
+    lines = [line.split("  #")[0].strip() for line in readme.split("## Serving")[1].split("## The parts")[0].splitlines()
+             if re.match("    (mpirun .*)?tandem serve MODEL.gguf", line) and "--state" not in line]
+    assert len(lines) == 2 and "mpirun" in lines[1]
+    folder = pathlib.Path(TANDEM).parent
+    for line in lines:
+        command = re.sub(r"\bMODEL\.gguf", SMOLLM2, line.split("      ")[0])
+        server = start_server("sh", "-c", f"PATH={folder}:$PATH exec {command} --listen 'tcp://127.0.0.1:*'")
+        with Asker(server.endpoint) as client:
+            assert len(client.ask({"type": "status", "id": "s"})["ranks"]) == 4
+        server.stop()
 
 
 def test_10_words(tmp_path):

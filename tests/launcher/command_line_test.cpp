@@ -72,7 +72,9 @@ TEST(CommandLine, WrongUseIsOneLineAndStatusTwo) {
   ExpectWrongUse({"kv"}, "A subcommand is required; see tandem kv --help");
   ExpectWrongUse({"inspect"}, "MODEL is required; see tandem inspect --help");
   ExpectWrongUse({"inspect", "model", "--jsn"},
-                 "The following argument was not expected: --jsn; see tandem inspect --help");
+                 "--jsn is unknown (did you mean --json?); see tandem inspect --help");
+  ExpectWrongUse({"generate", "--nonsense"}, "--nonsense is unknown; see tandem generate --help");
+  ExpectWrongUse({"plan", "-x"}, "-x is unknown; see tandem plan --help");
   ExpectWrongUse({"plan", "model", "--ranks", "0"},
                  "--ranks: Value 0 not in range 1 to 65536; see tandem plan --help");
   ExpectWrongUse({"plan", "model"}, "--ranks is required; see tandem plan --help");

@@ -3,8 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "fmt/format.h"
+#include "frontend/protocol/known_fields.h"
 #include "frontend/server/answer_frames.h"
 
 namespace tandem::frontend {
@@ -125,6 +130,145 @@ TEST(ParseRequest, ReadsWhatManyConversationsNeed) {
   EXPECT_EQ(std::get<ConversationForkRequest>(fork.body).to, "b");
 }
 
+TEST(ParseRequest, ReadsFieldsByTheirNamesElsewhere) {
+  EXPECT_EQ(AcceptedGenerate(Chat(R"(,"max_completion_tokens":2)")).params.max_tokens, 2);
+  EXPECT_EQ(
+      AcceptedGenerate(Chat(R"(,"max_completion_tokens":2,"max_tokens":2)")).params.max_tokens, 2);
+  EXPECT_EQ(AcceptedGenerate(Complete(R"(,"prompt":"x","n_predict":3)")).params.max_tokens, 3);
+  EXPECT_FALSE(AcceptedGenerate(Complete(R"(,"prompt":"x","n_predict":-1)")).params.max_tokens);
+  const GenerationParams params =
+      AcceptedGenerate(Chat(R"(,"repeat_penalty":1.25,"stop_token_ids":[5,7],"ignore_eos":true,
+                                "top_k":-1)"))
+          .params;
+  EXPECT_FLOAT_EQ(params.sampling.repetition_penalty, 1.25F);
+  EXPECT_EQ(params.stop_tokens, (std::vector<int32_t>{5, 7}));
+  EXPECT_TRUE(params.ignore_eos);
+  EXPECT_EQ(params.sampling.top_k, 0);
+  EXPECT_FALSE(AcceptedGenerate(Chat("")).params.ignore_eos);
+}
+
+/// A chat or complete (or a message of a chat) with one field; `more`: another one.
+std::string WithField(const KnownField& field, const std::string& value) {
+  const std::string text = fmt::format(R"("{}":{})", field.name, value);
+  if (field.place == FieldPlace::kMessage) {
+    return R"({"type":"chat","id":"r1","messages":[{"role":"user","content":"Hi",)" + text + "}]}";
+  }
+  const std::string more = (field.beside_penalty ? R"(,"repeat_penalty":1.5,)" : ",") + text;
+  return field.place == FieldPlace::kComplete ? Complete(R"(,"prompt":"x")" + more) : Chat(more);
+}
+
+TEST(KnownFields, ThatWouldChangeTheAnswerAreRefusedByName) {
+  int refused = 0;
+  for (const KnownField& field : KnownFields()) {
+    if (field.neutral == "read") continue;
+    const std::string strange = WithField(field, R"({"strange":["value"]})");
+    const auto parsed = ParseRequest(strange, {});
+    if (field.neutral == "any") {
+      EXPECT_TRUE(std::holds_alternative<Request>(parsed)) << strange;
+      continue;
+    }
+    ++refused;
+    const auto* error = std::get_if<RequestError>(&parsed);
+    ASSERT_NE(error, nullptr) << strange;
+    EXPECT_EQ(error->code, ErrorCode::kUnimplemented) << strange;
+    EXPECT_THAT(error->message, HasSubstr(std::string(field.name) + ": this server")) << strange;
+    std::string neutral(field.neutral);
+    if (neutral.starts_with("off")) neutral.replace(0, 3, R"(false, 0, 0.0, "", [], {})");
+    for (const nlohmann::json& value : nlohmann::json::parse("[null, " + neutral + "]")) {
+      const Request request = Accepted(WithField(field, value.dump()));
+      EXPECT_EQ(request.unknown_fields.count, 0U) << field.name;
+    }
+  }
+  EXPECT_GT(refused, 100);
+}
+
+TEST(KnownFields, DoWhatTheyDoElsewhere) {
+  const auto refused = [](const std::string& frame) {
+    const auto parsed = ParseRequest(frame, {});
+    const auto* error = std::get_if<RequestError>(&parsed);
+    return error == nullptr ? std::string() : error->message.substr(0, error->message.find(':'));
+  };
+  EXPECT_EQ(refused(Chat(R"(,"continue_final_message":true)")), "continue_final_message");
+  EXPECT_EQ(refused(Chat(R"(,"add_generation_prompt":false)")), "add_generation_prompt");
+  EXPECT_EQ(refused(Chat(R"(,"response_format":{"type":"json_object"})")), "response_format");
+  EXPECT_EQ(refused(Chat(R"(,"json_schema":{})")), "json_schema") << "any JSON, but JSON";
+  EXPECT_EQ(refused(Chat(R"(,"skip_special_tokens":false)")), "skip_special_tokens");
+  EXPECT_EQ(refused(Chat(R"(,"repeat_last_n":64,"repeat_penalty":1.1)")), "repeat_last_n");
+  EXPECT_EQ(refused(Chat(R"(,"repeat_last_n":64,"repeat_penalty":1)")), "");
+  EXPECT_EQ(refused(Chat(R"(,"repeat_last_n":64)")), "");
+  EXPECT_EQ(refused(Complete(R"(,"prompt":"x","add_special_tokens":false)")), "add_special_tokens");
+  EXPECT_EQ(refused(Chat(R"(,"add_special_tokens":false)")), "");
+  EXPECT_EQ(refused(R"({"type":"chat","id":"r1","messages":[{"role":"user","content":"x"},)"
+                    R"({"role":"assistant","content":"","tool_calls":[{"id":"1"}]}]})"),
+            "messages[1].tool_calls");
+  EXPECT_EQ(refused(Chat(R"(,"prompt":"x")")), "prompt");
+  EXPECT_EQ(refused(Complete(R"(,"prompt":"x","messages":[])")), "messages");
+  EXPECT_EQ(refused(Chat(R"(,"model":"gpt-4o","user":"u","metadata":{"a":"b"},"store":true,)"
+                         R"("service_tier":"flex","seed":1,"stream":true,)"
+                         R"("stream_options":{"include_usage":true})")),
+            "");
+}
+
+TEST(KnownFields, OthersAreCounted) {
+  const Request request = Accepted(
+      R"({"type":"chat","id":"r1","messages":[{"role":"user","content":"x","mood":"good"}],
+          "zeal":1,"\u001b[2J\u00e4":2,"model":"m"})");
+  EXPECT_EQ(request.unknown_fields.count, 3U);
+  std::vector<std::string> names = request.unknown_fields.names;
+  std::sort(names.begin(), names.end());
+  EXPECT_EQ(names, (std::vector<std::string>{"\\u001b[2J\\u00e4", "mood", "zeal"}));
+  EXPECT_EQ(Accepted(R"({"type":"ping","zeal":1})").unknown_fields.count, 1U);
+  EXPECT_EQ(Accepted(R"({"type":"conversation.list","after":"","limit":5})").unknown_fields.count,
+            0U);
+  std::string many;
+  for (int i = 0; i < 500; ++i) many += fmt::format(R"(,"{}{}":1)", i, std::string(i, 'x'));
+  const UnknownFields unknown = Accepted(Chat(many)).unknown_fields;
+  EXPECT_EQ(unknown.count, 500U);
+  EXPECT_EQ(unknown.names.size(), UnknownFields::kNames);
+  for (const std::string& name : unknown.names) EXPECT_LE(name.size(), UnknownFields::kNameBytes);
+}
+
+TEST(KnownFields, AreThoseOfTheDocument) {
+  std::ifstream file(TANDEM_SOURCE_DIR "/docs/protocol.md");
+  const std::string document{std::istreambuf_iterator<char>(file), {}};
+  for (const KnownField& field : KnownFields()) {
+    const std::string name = fmt::format("`{}`", field.name);
+    const auto has = [&](std::string_view text) {
+      return document.find(text) != std::string::npos;
+    };
+    if (field.neutral == "read") {
+      EXPECT_TRUE(has(name) || has(fmt::format("\"{}\"", field.name))) << name;
+      continue;
+    }
+    // | neutral at | fields |
+    const std::string row = fmt::format(
+        "\n| {} |", field.neutral == "any" ? "any value" : fmt::format("`{}`", field.neutral));
+    bool found = false;
+    for (size_t at = document.find(row); at != std::string::npos && !found;
+         at = document.find(row, at + 1)) {
+      const size_t end = document.find('\n', at + 1);
+      found = std::string_view(document).substr(at, end - at).find(name) != std::string::npos;
+    }
+    EXPECT_TRUE(found) << row << " " << name;
+  }
+}
+
+TEST(IdIn, FindsTheIdOfWhatIsNotThereAsAWhole) {
+  const auto id = [](std::string_view beginning) { return IdIn(beginning, {}); };
+  EXPECT_EQ(id(R"({"v":1,"type":"chat","id":"r1","messages":[{"role":"user","content":"aaa)"),
+            "r1");
+  EXPECT_EQ(id(R"({"messages":[{"id":"no"},["id"]],"n":-1.5e3,"x":{"id":"no"},"id":"r2"})"), "r2");
+  EXPECT_EQ(id(R"({"id":"r\u00e4","oops)"), "rä");
+  for (const std::string_view none :
+       {R"({"messages":[{"id":"no","content":"aaa)", R"(["id","no"])", R"([{"id":"no"}])",
+        R"("id")", R"({"id":7,"x":)", R"({"id":["no"]})", R"({"id":{"id":"no"}})", R"({"id":"no)",
+        "", "{", R"({} {"id":"no"})", "nonsense"}) {
+    EXPECT_EQ(id(none), "") << none;
+  }
+  EXPECT_EQ(id(R"({"id":")" + std::string(257, 'x') + R"("})"), "");
+  EXPECT_EQ(id(std::string(100000, '[')), "");
+}
+
 TEST(ParseRequest, EqualRequestsHaveEqualFingerprints) {
   const uint64_t one = Accepted(Chat(R"(,"seed":1,"top_k":2)")).fingerprint;
   EXPECT_EQ(Accepted(Chat(R"(, "top_k":2,  "seed":1)")).fingerprint, one);
@@ -240,6 +384,15 @@ TEST(ParseRequest, RefusesAndSaysWhatWhereAndHow) {
       {Complete(R"(,"prompt":"x","conversation":"c")"), kInvalid, "conversation: it is for chat"},
       {Complete(R"(,"prompt":"x","context_policy":"stop")"), kInvalid, "context_policy: it is"},
       {Chat(R"(,"tools":[{}])"), kUnbuilt, "tools"},
+      {Chat(R"(,"max_completion_tokens":2,"max_tokens":3)"), kInvalid,
+       "max_completion_tokens: 2 stands beside max_tokens 3"},
+      {Chat(R"(,"repeat_penalty":1.5,"repetition_penalty":1.25)"), kInvalid,
+       "repeat_penalty: 1.5 stands beside repetition_penalty 1.25"},
+      {Chat(R"(,"n_predict":-2)"), kInvalid, "n_predict: expected an integer from -1"},
+      {Chat(R"(,"stop_token_ids":7)"), kInvalid, "stop_token_ids: expected a list"},
+      {Chat(R"(,"stop_token_ids":[-1])"), kInvalid, "stop_token_ids[0]: expected a token id"},
+      {Chat(R"(,"ignore_eos":1)"), kInvalid, "ignore_eos: expected true or false"},
+      {R"({"v":1,"type":"chat","id":"r1",,)", kInvalid, "not JSON"},
       {Complete(""), kInvalid, "found neither"},
       {Complete(R"(,"prompt":"x","tokens":[1])"), kInvalid, "found both"},
       {Complete(R"(,"prompt":7)"), kInvalid, "prompt: expected a string"},
@@ -256,8 +409,7 @@ TEST(ParseRequest, RefusesAndSaysWhatWhereAndHow) {
         << refusal.frame.substr(0, 200);
     EXPECT_THAT(error->message, HasSubstr(refusal.says)) << refusal.frame.substr(0, 200);
     EXPECT_LT(error->message.size(), 400U) << "a message quotes little of the frame";
-    const bool is_json = nlohmann::json::accept(refusal.frame);
-    if (is_json && refusal.frame.find(R"("id":"r1")") != std::string::npos) {
+    if (refusal.frame.find(R"("id":"r1")") != std::string::npos) {
       EXPECT_EQ(error->id, "r1") << refusal.frame;
     }
     // The answer is valid JSON whatever it quotes.

@@ -229,6 +229,34 @@ TEST(Server, BadFramesGetAnErrorFrameAndTheServerGoesOn) {
   EXPECT_EQ((*client.Receive())["code"], "invalid_argument");
 }
 
+TEST(Server, NamesWhatItRefusesAndCountsIt) {
+  ServerOptions options;
+  options.limits.frame_bytes = 4096;
+  ServedEngine served(options);
+  FrameClient client(served.endpoint());
+  client.SendRaw({R"({"v":1,"id":"large","type":"chat","messages":[{"role":"user","content":")" +
+                  std::string(60000, 'x') + R"("}]})"});
+  std::optional<Json> answer = client.Receive();
+  EXPECT_EQ((*answer)["code"], "too_large");
+  EXPECT_EQ((*answer)["id"], "large");
+  client.SendRaw({R"({"v":1,"id":"cut","type":)"});
+  EXPECT_EQ((*client.Receive())["id"], "cut");
+  Json chat = ChatFrame("r1", "x");
+  chat["guided_json"] = Json::object();
+  client.Send(chat);
+  EXPECT_EQ((*client.Receive())["code"], "unimplemented");
+  chat = ChatFrame("r1", "still here");
+  chat["zeal"] = 1;
+  client.Send(chat);
+  EXPECT_EQ(client.ReceiveAnswer("r1").back()["text"], "You said: still here");
+  client.Send({{"type", "status"}, {"id", "s"}});
+  const Json status = *client.Receive();
+  EXPECT_EQ(status["refused"],
+            Json({{"too_large", 1}, {"invalid_argument", 1}, {"unimplemented", 1}}));
+  EXPECT_EQ(status["refused_frames"], 3);
+  EXPECT_EQ(status["unknown_fields"], 1);
+}
+
 TEST(Server, AnswersAReqSocketToo) {
   ServedEngine served;
   FrameClient client(served.endpoint(), {.identity = "", .type = zmq::socket_type::req});

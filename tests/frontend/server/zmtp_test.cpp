@@ -62,6 +62,7 @@ TEST(Zmtp, ReadsMessagesPingsAndFramesThatAreTooLarge) {
     EXPECT_TRUE(message(3).envelope);
     EXPECT_EQ(std::get<ZmtpReader::Ping>(events[4]).context, "ab");
     EXPECT_EQ(message(5).oversized, large.size());
+    EXPECT_EQ(message(5).frame, large.substr(0, message(5).frame.size()));
     EXPECT_TRUE(message(5).envelope);
     EXPECT_EQ(message(6).frame, "c");
     EXPECT_FALSE(message(6).single);
@@ -72,12 +73,17 @@ TEST(Zmtp, ReadsMessagesPingsAndFramesThatAreTooLarge) {
   }
 }
 
-TEST(Zmtp, ATooLargeFrameIsToldBeforeItsBytesCome) {
-  // A length of 2^63 bytes, of which none comes.
+TEST(Zmtp, ATooLargeFrameIsToldWithItsBeginning) {
+  // A length of 2^63 bytes, of which the first KiB comes.
   const std::string header("\2\x80\0\0\0\0\0\0\0", 9);
-  const auto events = Read(Greeting() + ReadyOf("") + header, 1);
-  ASSERT_EQ(events.size(), 3U);
-  EXPECT_EQ(std::get<ZmtpReader::Message>(events[2]).oversized, uint64_t{1} << 63);
+  const std::string beginning(1024, 'b');
+  EXPECT_EQ(Read(Greeting() + ReadyOf("") + header + beginning.substr(1), 1, 5000).size(), 2U);
+  for (const size_t piece : {size_t{1}, size_t{5000}}) {
+    const auto events = Read(Greeting() + ReadyOf("") + header + beginning, piece, 5000);
+    ASSERT_EQ(events.size(), 3U);
+    EXPECT_EQ(std::get<ZmtpReader::Message>(events[2]).oversized, uint64_t{1} << 63);
+    EXPECT_EQ(std::get<ZmtpReader::Message>(events[2]).frame, beginning);
+  }
 }
 
 TEST(Zmtp, WhatIsNoClientIsBroken) {

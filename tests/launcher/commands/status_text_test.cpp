@@ -37,7 +37,7 @@ TEST(StatusTextTest, TellsEveryFigure) {
             "     0  a          cpu (avx2, 2 threads)     1.0 MiB\n"
             "     1  long-name  cpu (avx512, 1 thread)  100.0 MiB\n"
             "requests   3 running, 4 waiting; 50 answered, 6 cancelled, 1 failed\n"
-            "clients    5 with something open; 0 frames refused\n"
+            "clients    5 connected; 0 frames refused\n"
             "pages      25 used, 50 cached, of 100  "
             "[##########--------------------          ]\n"
             "preempted  2 times\n"
@@ -68,6 +68,37 @@ TEST(StatusTextTest, TellsOfTheStateDirectoryAndItsTrouble) {
               HasSubstr("           2 conversations on disk cannot be read; the log names them\n"
                         "           3 changes are in memory only\n"
                         "           not durable: the disk is full\npages"));
+}
+
+TEST(StatusTextTest, TellsWhyFramesWereRefused) {
+  json document = Document();
+  document["refused_frames"] = 3;
+  document["refused"] = {{"too_large", 1}, {"unimplemented", 2}, {"overloaded", 0}, {"\033", 7}};
+  document["unknown_fields"] = 1;
+  EXPECT_THAT(StatusText(document),
+              HasSubstr("clients    5 connected; 3 frames refused (1 too_large, 2 unimplemented)\n"
+                        "           1 field that nobody knows, in requests; the log names it\n"));
+}
+
+TEST(StatusTextTest, OneIsNoPlural) {
+  json document = Document().flatten();
+  for (auto& [place, value] : document.items()) {
+    if (value.is_number()) value = 1;
+  }
+  document = document.unflatten();
+  document["refused_frames"] = document["unknown_fields"] = 1;
+  document["state"] = {{"directory", "d"},
+                       {"conversations", 1},
+                       {"unreadable", 1},
+                       {"unwritten_changes", 1},
+                       {"unfinished_erasures", 1},
+                       {"trouble", nullptr},
+                       {"copied", {{"host", "h"}, {"uncopied_changes", 1}}}};
+  document["records"] = {
+      {"saved", 1}, {"fetched", 1}, {"damaged", 1}, {"dropped", 0}, {"refused", 1}};
+  EXPECT_THAT(StatusText(document),
+              Not(testing::ContainsRegex("[^0-9]1 (prompt )?(conversation|change|deletion|frame|"
+                                         "field|time|token|record|step)s")));
 }
 
 TEST(StatusTextTest, RatesAreOfTheTimeBetween) {

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/base/status.h"
+
+namespace tandem {
+
+/// Gives this process, and those that it starts, as many file descriptors as it may take (the hard
+/// limit, up to a million), instead of the few that shells give. Says how many it has then. Thread
+/// safety: before other threads open files.
+int64_t RaiseDescriptorLimit();
+
+/// How many file descriptors this process may have (`ulimit -n`).
+int64_t DescriptorLimit();
+
+/// How many it has open.
+int64_t OpenDescriptors();
+
+/// kFailedPrecondition if this process may have fewer than it needs.
+absl::Status CheckDescriptors(int64_t needed);
+
+}  // namespace tandem
