@@ -239,7 +239,7 @@ void Server::TakeFromClients() {
     std::optional<Router::Incoming> incoming = router_->Receive();
     CancelVanished();
     if (!incoming) return;
-    Handle(*std::move(incoming));
+    Handle(*incoming);
   } while (Clock::now() < end);
 }
 
@@ -247,7 +247,7 @@ void Server::CancelVanished() {
   for (const std::string& client : router_->TakeVanished()) Vanished(client);
 }
 
-void Server::Handle(Router::Incoming incoming) {
+void Server::Handle(const Router::Incoming& incoming) {
   if (incoming.oversized > 0) {
     Refuse({incoming.client, IdIn(incoming.frame, options_.limits)}, ErrorCode::kTooLarge,
            TooLarge(incoming.oversized, options_.limits));

@@ -104,7 +104,7 @@ class Server {
   void CheckEngine();
   void CancelVanished();
 
-  void Handle(Router::Incoming incoming);
+  void Handle(const Router::Incoming& incoming);
   void HandleGenerate(const RequestName& name, Request request);
   void HandleCancel(const RequestName& name);
   void HandleResume(const RequestName& name, const ResumeRequest& resume);

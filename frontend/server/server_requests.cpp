@@ -195,9 +195,10 @@ void Server::Replay(RequestRecord& record, int64_t from_seq) {
   }
   if (delivery == Router::Delivery::kGone) Vanished(client);
   if (delivery == Router::Delivery::kOverBudget) {
-    if (!record.open())
+    if (!record.open()) {
       router_->Send(client, ErrorFrame(record.name.id, ErrorCode::kCancelled, kTooSlow),
                     /*must=*/true);
+    }
     CancelSlow(client);
   }
 }

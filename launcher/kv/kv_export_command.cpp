@@ -109,7 +109,9 @@ class Records {
   std::string Missing(int32_t block) const {
     for (int32_t group = 0; group < groups(); ++group) {
       for (int32_t head = 0; head < geometry_.kv_heads; ++head) {
-        const auto index = static_cast<size_t>((block * groups() + group) * geometry_.kv_heads);
+        const size_t index = (static_cast<size_t>(block) * static_cast<size_t>(groups()) +
+                              static_cast<size_t>(group)) *
+                             static_cast<size_t>(geometry_.kv_heads);
         if (!exists_[index + static_cast<size_t>(head)]) {
           return fmt::format("tokens {} to {}: KV head {} of layer group {}", block * kBlock,
                              (block + 1) * kBlock - 1, head, group);

@@ -113,6 +113,7 @@ absl::StatusOr<const KvPrefix*> Choose(const KvOptions& options, const ListedKv&
                     options.state.directory, what);
   }
   std::vector<std::string> ids;
+  ids.reserve(chosen.size());
   for (const KvPrefix* prefix : chosen) ids.push_back(prefix->id);
   return InvalidArgument("{} is not one prefix, but {} (of several models, maybe): name one of {}",
                          what, chosen.size(), fmt::join(ids, ", "));

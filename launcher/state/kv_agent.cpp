@@ -48,7 +48,7 @@ std::vector<std::string> AgentEnvironment() {
   if (fork() != 0) _exit(0);  // nobody's child, so that nobody has to wait for it
   sigset_t none;
   sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, nullptr);
+  pthread_sigmask(SIG_SETMASK, &none, nullptr);
   const int null = open("/dev/null", O_RDWR);
   dup2(null, STDIN_FILENO);
   dup2(null, STDOUT_FILENO);

@@ -43,7 +43,7 @@ class OpenedState final : public ServedState {
   absl::Status Settle() override {
     TANDEM_RETURN_IF_ERROR(OpenKv());
     if (kv_) {
-      const absl::Status settled = SettleWithCopies();
+      absl::Status settled = SettleWithCopies();
       if (!settled.ok() && (!absl::IsUnavailable(settled) || NeedsCopies())) return settled;
       if (!settled.ok()) spdlog::warn("copies of conversations: {}", Message(settled));
     }

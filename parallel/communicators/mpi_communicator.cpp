@@ -148,7 +148,7 @@ class MpiCommunicator final : public Communicator {
                          const core::StepPhase& phase) {
     return Exclusively("all-reduce", phase, [&]() -> absl::Status {
       const auto between_hosts = [&](std::span<int64_t> sums) {
-        const absl::Status status = exchange_->AllReduceSum(sums, precision);
+        absl::Status status = exchange_->AllReduceSum(sums, precision);
         if (status.ok()) return status;
         return absl::Status(status.code(),
                             fmt::format("all-reduce on {} in {}: {}", RankOnHost(*this, rank_),
@@ -310,7 +310,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> CreateWorld(const MpiOptions& opti
   // Open MPI polls while it waits. It shall offer its processor to others meanwhile: measured on
   // idle processors that costs nothing, and without it ranks that share processors stall each
   // other.
-  setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+  setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);  // NOLINT(concurrency-mt-unsafe): no threads yet
   int provided = 0;
   // Serialized, not funneled: the step loop's thread calls after the main thread has started up.
   // Open MPI takes no locks for either.

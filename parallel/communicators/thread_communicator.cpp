@@ -241,6 +241,7 @@ class ThreadCommunicator final : public Communicator {
 std::vector<std::unique_ptr<Communicator>> MakeThreadWorld(int ranks, ThreadWorldOptions options) {
   auto world = std::make_shared<ThreadWorld>(ranks, std::move(options));
   std::vector<std::unique_ptr<Communicator>> communicators;
+  communicators.reserve(static_cast<size_t>(ranks));
   for (int rank = 0; rank < ranks; ++rank) {
     communicators.push_back(std::make_unique<ThreadCommunicator>(world, rank));
   }

@@ -30,7 +30,7 @@ absl::Status Agreement::Follower(const Acknowledgement& acknowledgement) {
     entry.early[rank] = acknowledgement.digest;
     return absl::OkStatus();
   }
-  const absl::Status agreed =
+  absl::Status agreed =
       Compare(acknowledgement.step, rank, entry.own, acknowledgement.digest);
   Drop(acknowledgement.step);
   return agreed;

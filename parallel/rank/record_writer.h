@@ -38,7 +38,7 @@ class RecordWriter {
   /// Room for so many records of so many bytes together, which Put then brings; false, and they
   /// count as dropped, if there is none.
   bool Reserve(size_t records, int64_t bytes);
-  void Put(std::vector<kv_store::TierRecord> records) { queue_.PushReserved(std::move(records)); }
+  void Put(const std::vector<kv_store::TierRecord>& records) { queue_.PushReserved(records); }
   /// on_flushed is called once all that was put before is flushed. Marks that wait together are
   /// reached by one flush.
   void Mark(uint64_t mark) { queue_.Mark(mark); }
