@@ -17,6 +17,7 @@
 #include "launcher/options/stop_signals.h"
 #include "launcher/state/kv_agent.h"
 #include "launcher/state/served_state.h"
+#include "launcher/state/state_directory.h"
 #include "parallel/communicators/communicator.h"
 #include "parallel/communicators/mpi_communicator.h"
 
@@ -50,6 +51,9 @@ absl::StatusOr<std::unique_ptr<ServedState>> OpenWhereThereIsRoom(const StateOpt
   }
   if (state.durability > 1 || !state.recover.empty()) {
     return ResourceExhausted("{}; {}", full, remedy);
+  }
+  if (kv_store::Exists(state.directory)) {
+    TANDEM_RETURN_IF_ERROR(CheckStateDirectory(state.directory, /*may_make=*/false));
   }
   spdlog::warn("{}: conversations and their KV end with this process; {}, and start again", full,
                remedy);

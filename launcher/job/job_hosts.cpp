@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
@@ -64,11 +65,20 @@ bool IsSsh(const std::string& agent) {
   return std::filesystem::path(agent).filename().string() == "ssh";
 }
 
+/// The last line that has words.
 std::string LastLine(const std::string& text) {
-  const size_t end = text.find_last_not_of("\r\n ");
-  if (end == std::string::npos) return "";
-  const size_t begin = text.find_last_of("\r\n", end);
-  return text.substr(begin == std::string::npos ? 0 : begin + 1, end - begin);
+  std::istringstream lines(text);
+  std::string last;
+  for (std::string line; std::getline(lines, line);) {
+    while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back())) != 0) {
+      line.pop_back();
+    }
+    if (std::any_of(line.begin(), line.end(),
+                    [](unsigned char c) { return std::isalpha(c) != 0; })) {
+      last = line;
+    }
+  }
+  return last;
 }
 
 }  // namespace
