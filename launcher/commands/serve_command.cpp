@@ -24,7 +24,7 @@
 namespace tandem::launcher {
 namespace {
 
-constexpr int64_t kLeastRoom = int64_t{4} << 20;  // bytes for conversations
+constexpr int64_t kLeastRoom = int64_t{1} << 20;  // bytes for conversations
 
 /// mpirun ends all ranks with SIGTERM when one dies: wait for the news of who it was, which clients
 /// should hear.
