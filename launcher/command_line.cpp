@@ -176,9 +176,13 @@ class CommandLine {
     Add("template", "render messages with a chat template", Template);
     Add("status", "look at a running server", ShowStatus);
     AddKvCommands();
+    CLI::App& agent = *app_.add_subcommand(
+        "agent", "end the process that keeps a host's saved KV when its server has ended");
+    agent.require_subcommand(1);
+    Add(agent, "stop", "have the agent of this host write what it holds, and end it", EndAgent);
     // Not in --help: nobody types these.
+    Add(agent, "run", "keeps the KV of a host; ranks start it", Agent, true).group("");
     Add("worker", "a rank of a job that tandem serve or chat started", Worker, true).group("");
-    Add("agent", "keeps the KV of a host; ranks start it", Agent, true).group("");
   }
 
   int Run(int argc, char** argv) {
@@ -341,9 +345,14 @@ class CommandLine {
   template <typename Options>
   CLI::App& Add(const char* name, const char* help, absl::Status (*run)(const Options&),
                 bool logs = false) {
+    return Add(app_, name, help, run, logs);
+  }
+  template <typename Options>
+  CLI::App& Add(CLI::App& parent, const char* name, const char* help,
+                absl::Status (*run)(const Options&), bool logs = false) {
     const auto options = std::make_shared<Options>();
     return AddCommand(
-        app_, name, help, RowsOf(*options), [run, options] { return run(*options); }, logs);
+        parent, name, help, RowsOf(*options), [run, options] { return run(*options); }, logs);
   }
 
   void AddKvCommands() {

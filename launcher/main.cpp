@@ -1,3 +1,12 @@
-#include "launcher/command_line.h"
+#include <string_view>
 
-int main(int argc, char** argv) { return tandem::launcher::RunCommandLine(argc, argv); }
+#include "launcher/command_line.h"
+#include "launcher/job/job_hosts.h"
+
+int main(int argc, char** argv) {
+  // Not one of the command line's: mpirun calls it, and what follows are another program's flags.
+  if (argc > 1 && std::string_view(argv[1]) == "reach") {
+    return tandem::launcher::ReachHost({argv + 2, argv + argc});
+  }
+  return tandem::launcher::RunCommandLine(argc, argv);
+}

@@ -28,11 +28,21 @@ class Socket {
   int fd_;
 };
 
-/// A socket that listens, and where.
+/// A socket that listens, and where. Movable; takes its file with it when it goes.
 struct Listener {
+  Listener() = default;
+  Listener(Listener&& other) noexcept
+      : socket(std::move(other.socket)),
+        endpoint(std::move(other.endpoint)),
+        path(std::exchange(other.path, {})) {}
+  Listener& operator=(Listener&&) = delete;
+  ~Listener() {
+    if (!path.empty()) unlink(path.c_str());
+  }
+
   Socket socket;
   std::string endpoint;  // with the address and port that it got
-  std::string path;      // of an ipc:// endpoint in the file system; whoever listens removes it
+  std::string path;      // of an ipc:// endpoint in the file system
 };
 
 /// Listens without blocking, on tcp://HOST:PORT (an address, a name, a network interface, or * for

@@ -31,6 +31,10 @@ std::string MadeUpName(uint64_t number) {
 
 absl::StatusOr<std::unique_ptr<Router>> Router::Bind(const RouterOptions& options,
                                                      std::string surplus) {
+  if (options.listener) {
+    return std::unique_ptr<Router>(
+        new Router(options, std::move(*options.listener), std::move(surplus)));
+  }
   TANDEM_ASSIGN_OR_RETURN(Listener listener, Listen(options.endpoint));
   return std::unique_ptr<Router>(new Router(options, std::move(listener), std::move(surplus)));
 }
@@ -41,9 +45,7 @@ Router::Router(const RouterOptions& options, Listener listener, std::string surp
       surplus_(std::move(surplus)),
       read_bytes_(kReadBytes) {}
 
-Router::~Router() {
-  if (!listener_.path.empty()) unlink(listener_.path.c_str());
-}
+Router::~Router() = default;
 
 void Router::Wait(int wake_fd, milliseconds timeout) {
   CloseOverdue();

@@ -21,6 +21,7 @@ namespace tandem::frontend {
 
 struct RouterOptions {
   std::string endpoint = "tcp://127.0.0.1:5555";  // as Listen takes it
+  std::shared_ptr<Listener> listener = nullptr;   // it is used up instead, where there is one
   int64_t frame_bytes = int64_t{1} << 20;         // the largest frame that is read
   int64_t clients = 256;                          // connections at once
   /// Bytes that may wait for one client, beyond what the kernel holds.

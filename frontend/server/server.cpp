@@ -64,6 +64,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Create(ServerOptions options,
       Counted(options.clients, "client is", "clients are"));
   TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<Router> router,
                           Router::Bind({.endpoint = options.endpoint,
+                                        .listener = options.listener,
                                         .frame_bytes = options.limits.frame_bytes,
                                         .clients = options.clients,
                                         .client_budget_bytes = options.client_budget_bytes},

@@ -26,6 +26,7 @@ namespace tandem::frontend {
 
 struct ServerOptions {
   std::string endpoint = "tcp://127.0.0.1:5555";
+  std::shared_ptr<Listener> listener = nullptr;  // what listens there already; null: nothing does
   ProtocolLimits limits;
   int64_t clients = 256;                           // connections at once
   int64_t client_budget_bytes = int64_t{4} << 20;  // waiting for one client that reads slowly

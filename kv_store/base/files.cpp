@@ -47,6 +47,16 @@ absl::Status CheckOwner(const std::string& path, uid_t owner) {
 
 }  // namespace
 
+int64_t FreeBytes(const std::string& path) {
+  std::error_code error;
+  std::filesystem::path there = std::filesystem::absolute(path, error);
+  while (!error && !std::filesystem::exists(there, error) && there.has_relative_path()) {
+    there = there.parent_path();
+  }
+  const auto space = std::filesystem::space(there, error);
+  return error ? 0 : static_cast<int64_t>(space.available);
+}
+
 bool Exists(const std::string& path) {
   std::error_code error;
   return fs::exists(path, error);

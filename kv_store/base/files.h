@@ -14,6 +14,8 @@
 namespace tandem::kv_store {
 
 bool Exists(const std::string& path);
+/// Bytes that may be written where the path is, or would be; 0 where that cannot be found out.
+int64_t FreeBytes(const std::string& path);
 /// `PATH.WORD-N`, with the first N that is free.
 std::string FreeName(const std::string& path, std::string_view word);
 absl::Status Rename(const std::string& from, const std::string& to);

@@ -244,7 +244,7 @@ absl::Status BenchUnderMpi(const BenchOptions& o) {
   TANDEM_ASSIGN_OR_RETURN(
       const auto job,
       MpiJob::Start(
-          o.launch, CommandOfThisProgram("bench", RowsOf(told)), {},
+          o.launch, CommandOfThisProgram("bench", RowsOf(told)), "",
           [&end](const absl::Status& why) { end.set_value(why); }, JobOutput::kStandardOutput));
   return end.get_future().get();
 }

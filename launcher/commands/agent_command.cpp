@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <chrono>
+#include <cstdio>
 #include <cstring>
 
 #include "kv_store/agent/agent_neighbours.h"
@@ -14,6 +15,7 @@
 #include "kv_store/tiers/tiered_store.h"
 #include "launcher/commands/commands.h"
 #include "launcher/options/stop_signals.h"
+#include "launcher/state/kv_agent.h"
 
 namespace tandem::launcher {
 namespace {
@@ -98,6 +100,16 @@ absl::Status Agent(const AgentOptions& options) {
   signals.Unwatch();
   spdlog::info("the agent ends");
   return status;
+}
+
+absl::Status EndAgent(const AgentStopOptions& options) {
+  TANDEM_ASSIGN_OR_RETURN(const bool there, StopAgent(options.state));
+  const std::string path = AgentPath(options.state);
+  std::printf(
+      "%s\n",
+      there ? fmt::format("the agent has written what it held in {}, and has ended", path).c_str()
+            : fmt::format("no agent keeps KV in {}", path).c_str());
+  return absl::OkStatus();
 }
 
 }  // namespace tandem::launcher

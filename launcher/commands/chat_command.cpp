@@ -1,7 +1,6 @@
-#include <unistd.h>
-
 #include <thread>
 
+#include "core/base/temporary_folder.h"
 #include "frontend/client/chat_terminal.h"
 #include "frontend/client/client.h"
 #include "frontend/server/server.h"
@@ -60,13 +59,11 @@ absl::Status ChatAt(const std::string& endpoint, const ChatOptions& options,
 /// A server for this chat alone, behind a socket that no other user can open: abstract sockets have
 /// no permissions, so it stands in a folder of mode 0700.
 absl::Status ChatWith(parallel::Engine& engine, const core::ModelFile& file,
+                      const frontend::TextModel& text_model, const std::string& folder,
                       const ChatOptions& options) {
-  TANDEM_ASSIGN_OR_RETURN(const auto text_model, LoadTextSide(file, options.chat_template, false));
-  std::string folder = "/tmp/tandem-chat-XXXXXX";
-  if (mkdtemp(folder.data()) == nullptr) return Internal("cannot make a folder in /tmp");
   frontend::ServerOptions server_options;
   server_options.endpoint = "ipc://" + folder + "/server";
-  auto server = frontend::Server::Create(server_options, engine, *text_model);
+  auto server = frontend::Server::Create(server_options, engine, text_model);
   absl::Status chat_status = server.status();
   absl::Status server_status;
   if (server.ok()) {
@@ -76,8 +73,6 @@ absl::Status ChatWith(parallel::Engine& engine, const core::ModelFile& file,
     serving.join();
     server->reset();
   }
-  unlink((folder + "/server").c_str());
-  rmdir(folder.c_str());
   return server_status.ok() ? chat_status : server_status;
 }
 
@@ -97,10 +92,18 @@ absl::Status Chat(const ChatOptions& options) {
         "chat cannot run under mpirun, which keeps the terminal to itself; use "
         "tandem chat MODEL -n RANKS");
   }
-  return WithEngine(options.model, options.launch,
-                    [&](parallel::Engine& engine, const core::ModelFile& file) {
-                      return ChatWith(engine, file, options);
-                    });
+  std::unique_ptr<frontend::TextModel> text_model;
+  TemporaryFolder folder;
+  return WithEngine(
+      options.model, options.launch,
+      [&](parallel::Engine& engine, const core::ModelFile& file) {
+        return ChatWith(engine, file, *text_model, folder.path(), options);
+      },
+      [&](const core::ModelFile& file) -> absl::Status {
+        TANDEM_ASSIGN_OR_RETURN(text_model, LoadTextSide(file, options.chat_template, false));
+        TANDEM_ASSIGN_OR_RETURN(folder, TemporaryFolder::Make("chat", {"/tmp", "/dev/shm"}));
+        return absl::OkStatus();
+      });
 }
 
 }  // namespace tandem::launcher

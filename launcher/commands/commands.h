@@ -15,6 +15,7 @@ absl::Status Bench(const BenchOptions& options);
 absl::Status Plan(const PlanCommandOptions& options);
 absl::Status Worker(const WorkerOptions& options);
 absl::Status Agent(const AgentOptions& options);
+absl::Status EndAgent(const AgentStopOptions& options);
 absl::Status Inspect(const InspectOptions& options);
 absl::Status Tokenize(const TokenizeOptions& options);
 absl::Status Detokenize(const DetokenizeOptions& options);

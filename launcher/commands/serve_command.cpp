@@ -2,18 +2,29 @@
 #include <spdlog/spdlog.h>
 
 #include <chrono>
+#include <memory>
+#include <string>
+#include <string_view>
 #include <thread>
+#include <utility>
 
+#include "frontend/server/listener.h"
 #include "frontend/server/server.h"
+#include "kv_store/base/files.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/text_side.h"
 #include "launcher/job/rank_job.h"
 #include "launcher/options/stop_signals.h"
+#include "launcher/state/kv_agent.h"
 #include "launcher/state/served_state.h"
+#include "launcher/state/state_directory.h"
+#include "parallel/communicators/communicator.h"
 #include "parallel/communicators/mpi_communicator.h"
 
 namespace tandem::launcher {
 namespace {
+
+constexpr int64_t kLeastRoom = int64_t{1} << 20;  // bytes for conversations
 
 /// mpirun ends all ranks with SIGTERM when one dies: wait for the news of who it was, which clients
 /// should hear.
@@ -23,9 +34,35 @@ void AwaitDeathNotice(parallel::Engine& engine) {
   }
 }
 
+/// On a full disk a server without conversations begins none there; null then. One that has some
+/// must not look as if they were gone.
+absl::StatusOr<std::unique_ptr<ServedState>> OpenWhereThereIsRoom(const StateOptions& state,
+                                                                  const std::string& endpoint) {
+  const int64_t free = kv_store::FreeBytes(state.directory);
+  if (free >= kLeastRoom) return ServedState::Open(state, endpoint);
+  const std::string full =
+      fmt::format("--state {}: its disk is full, {} bytes are free", state.directory, free);
+  const std::string remedy = fmt::format("make room, at least {} MiB", kLeastRoom >> 20);
+  if (kv_store::Exists(state.directory + "/conversations")) {
+    auto opened = ServedState::Open(state, endpoint);
+    if (opened.ok()) return opened;
+    return ResourceExhausted("{}, and conversations that are there cannot be opened ({}); {}", full,
+                             Message(opened.status()), remedy);
+  }
+  if (state.durability > 1 || !state.recover.empty()) {
+    return ResourceExhausted("{}; {}", full, remedy);
+  }
+  if (kv_store::Exists(state.directory)) {
+    TANDEM_RETURN_IF_ERROR(CheckStateDirectory(state.directory, /*may_make=*/false));
+  }
+  spdlog::warn("{}: conversations and their KV end with this process; {}, and start again", full,
+               remedy);
+  return nullptr;
+}
+
 absl::StatusOr<std::unique_ptr<ServedState>> OpenState(const ServeOptions& options) {
   const StateOptions& state = options.model.state;
-  if (!state.directory.empty()) return ServedState::Open(state, options.listen);
+  if (!state.directory.empty()) return OpenWhereThereIsRoom(state, options.listen);
   if (!state.recover.empty()) {
     return InvalidArgument("--recover {}: nothing is kept without --state", state.recover);
   }
@@ -36,52 +73,79 @@ absl::StatusOr<std::unique_ptr<ServedState>> OpenState(const ServeOptions& optio
   return InvalidArgument("--state-key: there is nothing to encrypt without --state");
 }
 
+/// What is there before the model's weights are read: whatever may be wrong with the options.
+struct Prepared {
+  std::unique_ptr<frontend::TextModel> text_model;
+  std::shared_ptr<frontend::Listener> listener;  // clients that come early wait
+  std::unique_ptr<ServedState> state;
+};
+
+/// The endpoint as others may write it: all addresses are this host's name.
+std::string ReachableFrom(std::string endpoint) {
+  for (const std::string_view all : {"//0.0.0.0:", "//[::]:"}) {
+    const size_t at = endpoint.find(all);
+    if (at == std::string::npos) continue;
+    return endpoint.replace(at, all.size(), fmt::format("//{}:", parallel::HostName()));
+  }
+  return endpoint;
+}
+
+/// how_long: of a number of seconds.
+void TellOfAgent(const StateOptions& state, fmt::format_string<const double&> how_long) {
+  if (!AgentRuns(state)) return;
+  spdlog::info(
+      "the agent that keeps the saved KV in {} {}; end it with: tandem agent stop --state {}",
+      AgentPath(state), fmt::format(how_long, state.agent_ttl), state.directory);
+}
+
 }  // namespace
 
 absl::Status Serve(const ServeOptions& options) {
   const auto policy = frontend::ParseContextPolicy(options.context_policy);
   if (!policy.ok()) return InvalidArgument("--context-policy: {}", Message(policy.status()));
   StopSignals signals;
-  std::unique_ptr<ServedState> state;
-  // A rank of mpirun's does not know yet whether it is the one that serves.
-  const bool early = !parallel::StartedByMpi();
-  if (early) {
-    TANDEM_ASSIGN_OR_RETURN(state, OpenState(options));
-  }
-  return WithEngine(
-      options.model, options.launch,
-      [&](parallel::Engine& engine, const core::ModelFile& file) -> absl::Status {
-        TANDEM_ASSIGN_OR_RETURN(const auto text_model,
-                                LoadTextSide(file, options.chat_template, false));
-        if (!early) {
-          TANDEM_ASSIGN_OR_RETURN(state, OpenState(options));
-        }
-        if (state) TANDEM_RETURN_IF_ERROR(state->Settle());
-        frontend::ServerOptions server_options;
-        server_options.endpoint = options.listen;
-        server_options.limits.frame_bytes = options.max_message;
-        server_options.clients = options.max_clients;
-        server_options.conversations = {.conversations = options.max_conversations,
-                                        .bytes = options.conversation_memory};
-        server_options.context_policy = *policy;
-        server_options.resume_grace = std::chrono::duration_cast<std::chrono::milliseconds>(
-            std::chrono::duration<double>(options.resume_grace));
-        TANDEM_ASSIGN_OR_RETURN(const auto server,
-                                frontend::Server::Create(server_options, engine, *text_model,
-                                                         state ? &state->log() : nullptr));
-        if (state) {
-          state->RestoreTo(*server);
-          state->directory().Announce(server->endpoint());
-        }
-        signals.Watch([&](int signal) {
-          if (signal == SIGTERM && parallel::StartedByMpi()) AwaitDeathNotice(engine);
-          if (engine.Health().ok()) server->Stop();
-        });
-        spdlog::info("serving {} on {}", text_model->name(), server->endpoint());
-        const absl::Status status = server->Run();
-        signals.Unwatch();
-        return status;
-      });
+  Prepared prepared;
+  const auto prepare = [&](const core::ModelFile& file) -> absl::Status {
+    TANDEM_ASSIGN_OR_RETURN(prepared.text_model, LoadTextSide(file, options.chat_template, false));
+    TANDEM_ASSIGN_OR_RETURN(frontend::Listener listener, frontend::Listen(options.listen));
+    prepared.listener = std::make_shared<frontend::Listener>(std::move(listener));
+    TANDEM_ASSIGN_OR_RETURN(prepared.state, OpenState(options));
+    return absl::OkStatus();
+  };
+  const auto serve = [&](parallel::Engine& engine, const core::ModelFile&) -> absl::Status {
+    ServedState* const state = prepared.state.get();
+    if (state) TANDEM_RETURN_IF_ERROR(state->Settle());
+    frontend::ServerOptions server_options;
+    server_options.endpoint = options.listen;
+    server_options.listener = prepared.listener;
+    server_options.limits.frame_bytes = options.max_message;
+    server_options.clients = options.max_clients;
+    server_options.conversations = {.conversations = options.max_conversations,
+                                    .bytes = options.conversation_memory};
+    server_options.context_policy = *policy;
+    server_options.resume_grace = std::chrono::duration_cast<std::chrono::milliseconds>(
+        std::chrono::duration<double>(options.resume_grace));
+    const frontend::TextModel& text_model = *prepared.text_model;
+    TANDEM_ASSIGN_OR_RETURN(const auto server,
+                            frontend::Server::Create(server_options, engine, text_model,
+                                                     state ? &state->log() : nullptr));
+    if (state) {
+      state->RestoreTo(*server);
+      state->directory().Announce(server->endpoint());
+    }
+    signals.Watch([&](int signal) {
+      if (signal == SIGTERM && parallel::StartedByMpi()) AwaitDeathNotice(engine);
+      if (engine.Health().ok()) server->Stop();
+    });
+    spdlog::info("serving {} on {}", text_model.name(), server->endpoint());
+    spdlog::info("to chat: tandem chat --connect {}", ReachableFrom(server->endpoint()));
+    if (state) TellOfAgent(options.model.state, "stays for {:g} s after its last use");
+    const absl::Status status = server->Run();
+    signals.Unwatch();
+    if (state) TellOfAgent(options.model.state, "stays for {:g} s more");
+    return status;
+  };
+  return WithEngine(options.model, options.launch, serve, prepare);
 }
 
 }  // namespace tandem::launcher

@@ -1,3 +1,5 @@
+#include <iostream>
+
 #include "launcher/commands/commands.h"
 #include "launcher/job/rank_job.h"
 #include "parallel/engine/engine_server.h"
@@ -7,7 +9,7 @@ namespace tandem::launcher {
 absl::Status Worker(const WorkerOptions& options) {
   const auto serve_gateway = [](parallel::Engine& engine, const core::ModelFile&) -> absl::Status {
     parallel::EngineServer::Options server_options;
-    TANDEM_ASSIGN_OR_RETURN(server_options.address, parallel::LinkFromEnvironment());
+    TANDEM_ASSIGN_OR_RETURN(server_options.address, parallel::ReadLink(std::cin));
     TANDEM_ASSIGN_OR_RETURN(const auto server,
                             parallel::EngineServer::Create(server_options, engine));
     return server->Wait();

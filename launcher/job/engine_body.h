@@ -12,4 +12,8 @@ namespace tandem::launcher {
 using EngineBody =
     std::function<absl::Status(parallel::Engine& engine, const core::ModelFile& file)>;
 
+/// What is done before it starts, once the model's file is open and before its weights are read:
+/// whatever may fail. On rank 0, or in the process that starts the ranks.
+using EnginePreparation = std::function<absl::Status(const core::ModelFile& file)>;
+
 }  // namespace tandem::launcher

@@ -3,15 +3,25 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <spdlog/spdlog.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstdlib>
+#include <iterator>
+#include <optional>
 #include <regex>
 #include <sstream>
+#include <string_view>
+#include <utility>
 
 #include "core/base/errno_text.h"
+#include "launcher/job/job_hosts.h"
+#include "launcher/job/loopback_preload.h"
 #include "launcher/options/rank_command.h"
 
 namespace tandem::launcher {
@@ -19,11 +29,17 @@ namespace {
 
 constexpr auto kPollInterval = std::chrono::milliseconds(20);
 constexpr auto kEndInterval = std::chrono::milliseconds(200);
+constexpr auto kLastWords = std::chrono::milliseconds(1000);
 constexpr auto kTermination = std::chrono::milliseconds(6000);
+constexpr int64_t kSessionBytes = int64_t{16} << 20;  // more than mpirun writes for its ranks
+constexpr size_t kMostNotices = size_t{64} << 10;     // bytes
 
-std::vector<std::string> MpirunArguments(
-    const LaunchOptions& launch, const std::vector<std::string>& command,
-    const std::vector<std::pair<std::string, std::string>>& environment) {
+/// Variables in place of those of this process that have the same names.
+using Variables = std::vector<std::pair<std::string, std::string>>;
+
+std::vector<std::string> MpirunArguments(const LaunchOptions& launch,
+                                         const std::vector<std::string>& command,
+                                         const std::vector<std::string>& further) {
   std::vector<std::string> arguments = {"mpirun"};
   if (geteuid() == 0) arguments.push_back("--allow-run-as-root");
   for (const char* flag : {"--oversubscribe", "--bind-to", "none", "-n"}) arguments.push_back(flag);
@@ -32,26 +48,20 @@ std::vector<std::string> MpirunArguments(
     arguments.push_back("--hostfile");
     arguments.push_back(launch.hostfile);
   }
-  for (const auto& [name, value] : environment) {
-    arguments.push_back("-x");
-    arguments.push_back(name);
-  }
-  std::istringstream words(launch.mpirun_arguments);
-  for (std::string word; words >> word;) arguments.push_back(word);
+  arguments.insert(arguments.end(), further.begin(), further.end());
   arguments.insert(arguments.end(), command.begin(), command.end());
   return arguments;
 }
 
 /// Never returns, and calls only what is safe between fork and exec.
 [[noreturn]] void BecomeMpirun(char* const* arguments, char* const* environment, JobOutput output,
-                               int error_pipe, int exec_failed_pipe) {
+                               int input_pipe, int error_pipe, int exec_failed_pipe) {
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   sigset_t none;
   sigemptyset(&none);
   pthread_sigmask(SIG_SETMASK, &none, nullptr);
-  const int null = open("/dev/null", O_RDWR);
-  dup2(null, STDIN_FILENO);
+  dup2(input_pipe, STDIN_FILENO);
   if (output == JobOutput::kStandardError) dup2(error_pipe, STDOUT_FILENO);
   dup2(error_pipe, STDERR_FILENO);
   execvpe("mpirun", arguments, environment);
@@ -74,13 +84,87 @@ ssize_t ReadWhileRuns(pid_t child, int pipe, char* buffer, size_t size) {
   }
 }
 
-std::vector<std::string> EnvironmentWith(
-    const std::vector<std::pair<std::string, std::string>>& added) {
+std::vector<std::string> EnvironmentWith(const Variables& added) {
   std::vector<std::string> all;
-  for (char** entry = environ; *entry != nullptr; ++entry) all.emplace_back(*entry);
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view variable = *entry;
+    const bool replaced = std::any_of(added.begin(), added.end(), [&](const auto& one) {
+      return variable.starts_with(one.first + "=");
+    });
+    if (!replaced) all.emplace_back(variable);
+  }
   for (const auto& [name, value] : added) all.push_back(fmt::format("{}={}", name, value));
   return all;
 }
+
+/// A pipe from which `input` can be read, and then its end.
+absl::StatusOr<int> PipeWith(const std::string& input) {
+  std::array<int, 2> ends{};
+  if (pipe2(ends.data(), O_CLOEXEC) != 0) return Internal("no pipe: {}", ErrnoText(errno));
+  const ssize_t written = write(ends[1], input.data(), input.size());  // less than a pipe takes
+  close(ends[1]);
+  if (written == static_cast<ssize_t>(input.size())) return ends[0];
+  close(ends[0]);
+  return Internal("cannot write to a pipe");
+}
+
+/// The first line of a notice that says something.
+std::string FirstSentence(const std::string& notices) {
+  std::istringstream lines(notices);
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.empty() && line.front() != '-') return line;
+  }
+  return "";
+}
+
+/// Where what mpirun said is kept; what it said, if it cannot be.
+std::string KeepNotices(const std::string& notices) {
+  std::string path = TemporaryPlace() + "/tandem-mpirun-XXXXXX.log";
+  const int file = mkstemps(path.data(), 4);
+  const bool kept = file >= 0 && write(file, notices.data(), notices.size()) ==
+                                     static_cast<ssize_t>(notices.size());
+  if (file >= 0) close(file);
+  if (kept) return "what mpirun said is kept in " + path;
+  if (file >= 0) unlink(path.c_str());
+  return "mpirun said:\n" + notices;
+}
+
+/// Lines that mpirun, and Open MPI in the ranks, write for themselves, and those of ours.
+class JobLines {
+ public:
+  /// A line of the job's, with its end: keeps it, or gives it back to be shown.
+  std::string Take(std::string line) {
+    const bool frame = line.starts_with("--------------------");  // of a notice
+    if (frame) in_notice_ = !in_notice_;
+    const std::string unreached = UnreachedHost(line.substr(0, line.size() - 1));
+    if (!unreached.empty()) {
+      unreached_ += (unreached_.empty() ? "cannot reach host " : "; host ") + unreached;
+    } else if (!frame && !in_notice_ && !IsOpenMpis(line)) {
+      return line;
+    }
+    if (notices_.size() < kMostNotices) notices_ += line;
+    return spdlog::should_log(spdlog::level::debug) ? line : "";
+  }
+  /// Why the job ended, empty if nobody said.
+  std::string Reason() const {
+    if (unreached_.empty()) return ReasonFromMpirun(notices_);
+    return unreached_ + "; mend that, or take it out of the list of hosts";
+  }
+  const std::string& notices() const { return notices_; }
+  /// Whether hosts that cannot be reached are the reason.
+  bool names_hosts() const { return !unreached_.empty(); }
+
+ private:
+  static bool IsOpenMpis(const std::string& line) {
+    static const std::regex kHostAndProcess(R"(^\[[^\] ]+:\d+\] )");
+    return line == "\n" || line.starts_with("mpirun") || line.starts_with("***") ||
+           std::regex_search(line, kHostAndProcess);
+  }
+
+  std::string notices_;
+  std::string unreached_;
+  bool in_notice_ = false;
+};
 
 }  // namespace
 
@@ -101,30 +185,50 @@ std::string ReasonFromMpirun(const std::string& notices) {
   return "";
 }
 
-absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(
-    const LaunchOptions& launch, const std::vector<std::string>& command,
-    const std::vector<std::pair<std::string, std::string>>& environment, OnEnd on_end,
-    JobOutput output) {
-  if (!launch.hostfile.empty() && access(launch.hostfile.c_str(), R_OK) != 0) {
-    return InvalidArgument("--hostfile {}: {}", launch.hostfile, ErrnoText(errno));
+absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(const LaunchOptions& launch,
+                                                      const std::vector<std::string>& command,
+                                                      const std::string& input, OnEnd on_end,
+                                                      JobOutput output) {
+  TANDEM_ASSIGN_OR_RETURN(const bool stays, StaysOnThisHost(launch));
+  TANDEM_ASSIGN_OR_RETURN(
+      TemporaryFolder folder,
+      TemporaryFolder::Make("job", {TemporaryPlace(), "/dev/shm"}, kSessionBytes));
+  Variables added;
+  std::istringstream words(launch.mpirun_arguments);
+  std::vector<std::string> further(std::istream_iterator<std::string>(words), {});
+  std::optional<LoopbackPreload> preload;
+  if (stays) {
+    TANDEM_ASSIGN_OR_RETURN(LoopbackPreload made, LoopbackPreload::Make());
+    preload.emplace(std::move(made));
+    // Orteds of other hosts would make it there, and leave it.
+    added.emplace_back("OMPI_MCA_orte_tmpdir_base", folder.path());
+    const char* others = std::getenv("LD_PRELOAD");
+    added.emplace_back("LD_PRELOAD",
+                       preload->path() + (others != nullptr ? fmt::format(":{}", others) : ""));
+  } else if (std::string agent = ReachThroughThisProgram(further); !agent.empty()) {
+    added.emplace_back("OMPI_MCA_plm_rsh_agent", std::move(agent));
   }
-  std::vector<std::string> arguments = MpirunArguments(launch, command, environment);
-  std::vector<std::string> variables = EnvironmentWith(environment);
+  std::vector<std::string> arguments = MpirunArguments(launch, command, further);
+  std::vector<std::string> variables = EnvironmentWith(added);
   const std::vector<char*> argument_pointers = Pointers(arguments);
   const std::vector<char*> variable_pointers = Pointers(variables);
+  TANDEM_ASSIGN_OR_RETURN(const int input_pipe, PipeWith(input));
 
   int errors[2];
   int exec_failed[2];
   if (pipe2(errors, O_CLOEXEC) != 0 || pipe2(exec_failed, O_CLOEXEC) != 0) {
+    close(input_pipe);
     return Internal("cannot make a pipe: {}", ErrnoText(errno));
   }
   const pid_t pid = fork();
   if (pid < 0) return Internal("cannot start a process: {}", ErrnoText(errno));
   if (pid == 0) {
-    BecomeMpirun(argument_pointers.data(), variable_pointers.data(), output, errors[1],
+    fcntl(folder.fd(), F_SETFD, 0);  // mpirun keeps the folder, too
+    BecomeMpirun(argument_pointers.data(), variable_pointers.data(), output, input_pipe, errors[1],
                  exec_failed[1]);
   }
   setpgid(pid, pid);
+  close(input_pipe);
   close(errors[1]);
   close(exec_failed[1]);
   int error = 0;
@@ -138,39 +242,30 @@ absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(
         "openmpi-bin",
         ErrnoText(error));
   }
-  return std::unique_ptr<MpiJob>(new MpiJob(pid, errors[0], std::move(on_end)));
+  return std::unique_ptr<MpiJob>(new MpiJob(pid, errors[0], std::move(folder), std::move(on_end)));
 }
 
-MpiJob::MpiJob(pid_t pid, int error_pipe, OnEnd on_end) : pid_(pid), on_end_(std::move(on_end)) {
+MpiJob::MpiJob(pid_t pid, int error_pipe, TemporaryFolder folder, OnEnd on_end)
+    : pid_(pid), folder_(std::move(folder)), on_end_(std::move(on_end)) {
   thread_ = std::thread([this, error_pipe] { ReadErrors(error_pipe); });
 }
 
 MpiJob::~MpiJob() {
-  Stop(std::chrono::milliseconds(0));
+  // Nobody asked it to end: something has failed, and mpirun, given time, says what.
+  End(kLastWords);
   thread_.join();
 }
 
 void MpiJob::ReadErrors(int error_pipe) {
-  // mpirun frames its notices with lines of dashes.
-  std::string notices;
+  JobLines lines;
   std::string line;
-  bool in_notice = false;
   char buffer[4096];
   for (ssize_t size; (size = ReadWhileRuns(pid_, error_pipe, buffer, sizeof(buffer))) > 0;) {
     for (ssize_t i = 0; i < size; ++i) {
-      if (buffer[i] != '\n') {
-        line += buffer[i];
-        continue;
-      }
-      if (line.starts_with("--------------------")) {
-        in_notice = !in_notice;
-      } else if (in_notice || line.starts_with("mpirun")) {
-        notices += line + "\n";
-      } else {
-        line += '\n';
-        [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
-      }
-      line.clear();
+      line += buffer[i];
+      if (buffer[i] != '\n') continue;
+      const std::string shown = lines.Take(std::exchange(line, {}));
+      [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, shown.data(), shown.size());
     }
   }
   close(error_pipe);
@@ -180,13 +275,16 @@ void MpiJob::ReadErrors(int error_pipe) {
   kill(-pid_, SIGKILL);
   absl::Status why;
   if (!WIFEXITED(wait_status) || WEXITSTATUS(wait_status) != 0) {
-    std::string reason = ReasonFromMpirun(notices);
+    const std::string& notices = lines.notices();
+    std::string reason = lines.Reason();
     if (reason.empty()) {
       reason = WIFEXITED(wait_status)
                    ? fmt::format("mpirun ended with exit status {}", WEXITSTATUS(wait_status))
                    : fmt::format("mpirun was ended by signal {}", WTERMSIG(wait_status));
-      if (!notices.empty()) reason += ": " + notices.substr(0, notices.find('\n', 1));
+      if (const std::string first = FirstSentence(notices); !first.empty()) reason += ": " + first;
     }
+    if (!notices.empty() && !stopping_ && !lines.names_hosts())
+      spdlog::warn("{}", KeepNotices(notices));
     why = Unavailable("{}", reason);
   }
   on_end_(why);
@@ -207,6 +305,11 @@ bool MpiJob::WaitUntilEnded(std::chrono::milliseconds time) {
 }
 
 void MpiJob::Stop(std::chrono::milliseconds grace) {
+  stopping_ = true;
+  End(grace);
+}
+
+void MpiJob::End(std::chrono::milliseconds grace) {
   if (WaitUntilEnded(grace)) return;
   kill(pid_, SIGTERM);
   if (WaitUntilEnded(kTermination)) return;

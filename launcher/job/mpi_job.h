@@ -2,16 +2,17 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "core/base/mutex.h"
 #include "core/base/status.h"
+#include "core/base/temporary_folder.h"
 #include "launcher/options/options.h"
 
 namespace tandem::launcher {
@@ -21,21 +22,22 @@ enum class JobOutput { kStandardError, kStandardOutput };
 
 /// A rank job as a child process: mpirun and the ranks it starts.
 ///
-/// mpirun's own notices are read, not shown: of them comes the reason for the job's end, with rank
-/// and host. What the ranks write to standard error is passed on. The child dies with this process,
-/// and gets no terminal signals. Thread safety: Stop and the destructor from one thread; `on_end`
-/// is called from the job's own.
+/// What mpirun itself says is read, not shown (but with --log-level debug): of it comes the reason
+/// for the job's end, with rank and host, and if the job fails, the rest goes to a file, which the
+/// log names. What the ranks write to standard error is passed on. The child dies with this
+/// process, and gets no terminal signals. Where all ranks are on this host, it listens on loopback
+/// addresses only. Thread safety: Stop and the destructor from one thread; `on_end` is called from
+/// the job's own.
 class MpiJob {
  public:
   using OnEnd = std::function<void(const absl::Status& why)>;
 
-  /// Starts `command` (program and arguments) on launch.ranks ranks, with `environment` added on
-  /// all of them. `on_end` is called once when the job has ended, however it did. Errors: no
-  /// mpirun, no hostfile.
+  /// Starts `command` (program and arguments) on launch.ranks ranks. `input`: what rank 0 reads
+  /// from its standard input, at most 4096 bytes. `on_end` is called once when the job has ended,
+  /// however it did. Errors: no mpirun, no hostfile, no room for temporary files.
   static absl::StatusOr<std::unique_ptr<MpiJob>> Start(
       const LaunchOptions& launch, const std::vector<std::string>& command,
-      const std::vector<std::pair<std::string, std::string>>& environment, OnEnd on_end,
-      JobOutput output = JobOutput::kStandardError);
+      const std::string& input, OnEnd on_end, JobOutput output = JobOutput::kStandardError);
   /// Stops the job.
   ~MpiJob();
   MpiJob(const MpiJob&) = delete;
@@ -46,14 +48,17 @@ class MpiJob {
   void Stop(std::chrono::milliseconds grace);
 
  private:
-  MpiJob(pid_t pid, int error_pipe, OnEnd on_end);
+  MpiJob(pid_t pid, int error_pipe, TemporaryFolder folder, OnEnd on_end);
   void ReadErrors(int error_pipe);
+  void End(std::chrono::milliseconds grace);
   bool WaitUntilEnded(std::chrono::milliseconds time);
 
   const pid_t pid_;
+  const TemporaryFolder folder_;  // of mpirun's session
   const OnEnd on_end_;
   Mutex mutex_;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  std::atomic<bool> stopping_ = false;
   std::thread thread_;
 };
 

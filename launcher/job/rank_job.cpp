@@ -86,6 +86,8 @@ class Rank {
     return absl::OkStatus();
   }
 
+  const core::ModelFile& file() const { return *file_; }
+
   absl::Status CheckWorld() {
     const std::vector<std::string>& hosts = world_.hosts();
     if (options_.state.durability > 1 &&
@@ -198,13 +200,17 @@ absl::Status RunEngine(const LoadedRank& rank, const EngineBody& body) {
   return status.ok() ? engine->Health() : status;
 }
 
-absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const RankBody& body) {
+absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const RankBody& body,
+                        const EnginePreparation& prepare) {
   parallel::MpiOptions mpi;
   if (expected_ranks > 0) mpi.expected_ranks = expected_ranks;
   TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> world, parallel::CreateWorld(mpi));
   Rank rank(options, *world);
   TANDEM_RETURN_IF_ERROR(ReportOnce(*world, parallel::AgreeOnStatus(*world, rank.Load())));
   TANDEM_RETURN_IF_ERROR(ReportOnce(*world, rank.CheckWorld()));
+  const absl::Status prepared =
+      prepare && world->rank() == 0 ? prepare(rank.file()) : absl::OkStatus();
+  TANDEM_RETURN_IF_ERROR(ReportOnce(*world, parallel::AgreeOnStatus(*world, prepared)));
   TANDEM_RETURN_IF_ERROR(ReportOnce(*world, parallel::AgreeOnStatus(*world, rank.LoadShard())));
   absl::Status status = rank.Run(body);
   if (absl::IsUnavailable(status) && world->size() > 1) {
@@ -215,13 +221,15 @@ absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const R
   return status;
 }
 
-absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const EngineBody& body) {
-  return RunOnRanks(options, expected_ranks,
-                    [&](const LoadedRank& rank) { return RunEngine(rank, body); });
+absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const EngineBody& body,
+                        const EnginePreparation& prepare) {
+  return RunOnRanks(
+      options, expected_ranks, [&](const LoadedRank& rank) { return RunEngine(rank, body); },
+      prepare);
 }
 
 absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
-                        const EngineBody& body) {
+                        const EngineBody& body, const EnginePreparation& prepare) {
   // Of ranks and mpirun, rank 0 has the most open: 44 with 4 ranks.
   const bool several = launch.ranks > 1 || parallel::StartedByMpi();
   TANDEM_RETURN_IF_ERROR(CheckDescriptors(several ? 64 + 4 * launch.ranks : 32));
@@ -231,8 +239,9 @@ absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
     spdlog::info("engine ready in {:.1f} s", seconds.count());
     return body(engine, file);
   };
-  if (launch.ranks > 1 && !parallel::StartedByMpi()) return RunSupervised(model, launch, run);
-  return RunRankJob(model, launch.ranks, run);
+  if (launch.ranks > 1 && !parallel::StartedByMpi())
+    return RunSupervised(model, launch, prepare, run);
+  return RunRankJob(model, launch.ranks, run, prepare);
 }
 
 }  // namespace tandem::launcher

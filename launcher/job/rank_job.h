@@ -35,16 +35,19 @@ absl::Status ReportOnce(parallel::Communicator& world, absl::Status status);
 absl::Status RunEngine(const LoadedRank& rank, const EngineBody& body);
 
 /// This process as a rank: joins the world that mpirun started (or is the only rank), checks it,
-/// loads its shard and runs `body`. `expected_ranks`: 0 takes any world. Errors before the model is
-/// loaded are agreed upon and reported by one rank. After a rank's death the process must end.
-absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const RankBody& body);
+/// loads its shard and runs `body`. Rank 0 prepares before that. `expected_ranks`: 0 takes any
+/// world. Errors before the model is loaded are agreed upon and reported by one rank. After a
+/// rank's death the process must end.
+absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const RankBody& body,
+                        const EnginePreparation& prepare = {});
 
 /// The same with an engine: rank 0 runs `body`, the others follow until it returns.
-absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const EngineBody& body);
+absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const EngineBody& body,
+                        const EnginePreparation& prepare = {});
 
 /// Runs `body` with an engine of as many ranks as asked for: in this process (one rank, or a rank
 /// of mpirun's), or in ranks that are started by mpirun and reached over ZeroMQ.
 absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
-                        const EngineBody& body);
+                        const EngineBody& body, const EnginePreparation& prepare = {});
 
 }  // namespace tandem::launcher

@@ -6,6 +6,7 @@
 #include "launcher/job/mpi_job.h"
 #include "launcher/options/option_table.h"
 #include "launcher/options/rank_command.h"
+#include "launcher/options/stop_signals.h"
 #include "parallel/communicators/communicator.h"
 #include "parallel/engine/engine_link_keys.h"
 #include "parallel/engine/remote_engine.h"
@@ -44,15 +45,16 @@ class JobNews {
 }  // namespace
 
 absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launch,
-                           const EngineBody& body) {
+                           const EnginePreparation& prepare, const EngineBody& body) {
   TANDEM_ASSIGN_OR_RETURN(const auto file, CheckRanks(model, launch.ranks));
+  if (prepare) TANDEM_RETURN_IF_ERROR(prepare(*file));
   WorkerOptions worker{.model = model, .ranks = launch.ranks};
   const parallel::EngineLinkKeys keys = parallel::MakeEngineLinkKeys();
   const std::string endpoint = parallel::MakeLocalEndpoint();
   JobNews news;
   TANDEM_ASSIGN_OR_RETURN(const auto job,
                           MpiJob::Start(launch, CommandOfThisProgram("worker", RowsOf(worker)),
-                                        parallel::LinkEnvironment(endpoint, keys),
+                                        parallel::LinkText(endpoint, keys),
                                         [&news](const absl::Status& why) { news.Ended(why); }));
 
   parallel::RemoteEngine::Options options;
@@ -60,7 +62,15 @@ absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launc
   options.who = fmt::format("rank 0 on host {}", parallel::HostName());  // a socket of this host
   options.server_key = keys.server.public_key;
   options.keys = keys.client;
-  auto engine = parallel::RemoteEngine::Connect(options, [&news] { return news.status(); });
+  const auto keep_waiting = [&news] {
+    return StopSignals::Pending() ? absl::CancelledError("it was told to end before it was ready")
+                                  : news.status();
+  };
+  auto engine = parallel::RemoteEngine::Connect(options, keep_waiting);
+  if (absl::IsCancelled(engine.status())) {
+    job->Stop(std::chrono::milliseconds(0));
+    return engine.status();
+  }
   if (!engine.ok()) {
     return Unavailable("the ranks ended before they could answer: {}", Message(engine.status()));
   }

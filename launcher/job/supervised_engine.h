@@ -10,6 +10,6 @@ namespace tandem::launcher {
 /// ends with the body; if it ends before, the engine's requests fail with the reason that mpirun
 /// gives, rank and host named.
 absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launch,
-                           const EngineBody& body);
+                           const EnginePreparation& prepare, const EngineBody& body);
 
 }  // namespace tandem::launcher

@@ -327,6 +327,10 @@ Rows RowsOf(AgentOptions& o) {
               AgentRows(o.state));
 }
 
+Rows RowsOf(AgentStopOptions& o) {
+  return {Required(Row("--state", Path(o.state.directory), "state directory of tandem serve"))};
+}
+
 Rows KvListRows(KvOptions& o) { return KvRows(o); }
 
 Rows KvShowRows(KvOptions& o) {

@@ -25,6 +25,7 @@ std::vector<OptionRow> RowsOf(TemplateOptions& o);
 std::vector<OptionRow> RowsOf(StatusOptions& o);
 std::vector<OptionRow> RowsOf(WorkerOptions& o);
 std::vector<OptionRow> RowsOf(AgentOptions& o);
+std::vector<OptionRow> RowsOf(AgentStopOptions& o);
 
 std::vector<OptionRow> KvListRows(KvOptions& o);  // of kv verify too
 std::vector<OptionRow> KvShowRows(KvOptions& o);

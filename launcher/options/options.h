@@ -133,6 +133,10 @@ struct AgentOptions {
   StateOptions state;     // but for its directory and key file
 };
 
+struct AgentStopOptions {
+  StateOptions state;
+};
+
 struct InspectOptions {
   std::string model;
   bool json = false;

@@ -24,6 +24,12 @@ StopSignals::StopSignals() {
 
 StopSignals::~StopSignals() { EndThread(); }
 
+bool StopSignals::Pending() {
+  sigset_t pending;
+  return sigpending(&pending) == 0 &&
+         (sigismember(&pending, SIGINT) == 1 || sigismember(&pending, SIGTERM) == 1);
+}
+
 void StopSignals::Watch(std::function<void(int)> action) {
   EndThread();
   thread_ = std::thread([action = std::move(action)] {

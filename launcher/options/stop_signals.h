@@ -16,6 +16,9 @@ class StopSignals {
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;
 
+  /// Whether one of them has come that nobody watches for yet.
+  static bool Pending();
+
   /// From now on each signal calls `action`, from the watching thread. A second signal within the
   /// action's time is not lost.
   void Watch(std::function<void(int signal)> action);

@@ -17,15 +17,19 @@
 
 #include "core/base/errno_text.h"
 #include "kv_store/agent_link/agent_directory.h"
+#include "kv_store/agent_link/agent_tier.h"
 #include "kv_store/base/files.h"
 #include "launcher/options/option_table.h"
 #include "launcher/options/rank_command.h"
+#include "launcher/state/state_directory.h"
 
 namespace tandem::launcher {
 namespace {
 
 constexpr auto kStartTime = std::chrono::seconds(10);
+constexpr auto kEndTime = std::chrono::minutes(2);
 constexpr auto kStartAgain = std::chrono::seconds(1);
+constexpr int64_t kLeastRoom = int64_t{1} << 20;  // bytes on its disk
 constexpr auto kPollInterval = std::chrono::milliseconds(5);
 constexpr off_t kLogBytes = off_t{1} << 20;  // more is cut off at the next start
 
@@ -69,6 +73,7 @@ absl::Status StartAgent(const StateOptions& state, const std::string& path) {
   }
   AgentOptions agent{.directory = path, .state = state};
   std::vector<std::string> arguments = CommandOfThisProgram("agent", RowsOf(agent));
+  arguments.insert(arguments.begin() + 2, "run");
   std::vector<std::string> variables = AgentEnvironment();
   const std::vector<char*> argument_pointers = Pointers(arguments);
   const std::vector<char*> variable_pointers = Pointers(variables);
@@ -89,6 +94,37 @@ std::string AgentPath(const StateOptions& state) {
   return std::filesystem::absolute(state.directory).string() + "/kv/" + host.data();
 }
 
+bool AgentRuns(const StateOptions& state) {
+  const std::string path = AgentPath(state);
+  if (!kv_store::Exists(path)) return false;
+  const auto directory = kv_store::AgentDirectory::Open(path);
+  return directory.ok() && directory->Probe().ok();
+}
+
+absl::StatusOr<bool> StopAgent(const StateOptions& state) {
+  TANDEM_RETURN_IF_ERROR(CheckStateDirectory(state.directory, /*may_make=*/false));
+  if (!AgentRuns(state)) return false;
+  // Its server would start another.
+  TANDEM_ASSIGN_OR_RETURN(const auto taken,
+                          StateDirectory::Take(state.directory, "nothing: it ends the agent"));
+  const std::string path = AgentPath(state);
+  {
+    TANDEM_ASSIGN_OR_RETURN(auto directory, kv_store::AgentDirectory::Open(path));
+    kv_store::AgentTier agent(std::move(directory), {});
+    TANDEM_RETURN_IF_ERROR(agent.StopAgent());
+  }
+  // It holds its lock until everything is closed.
+  const auto end = std::chrono::steady_clock::now() + kEndTime;
+  while (std::chrono::steady_clock::now() < end) {
+    TANDEM_ASSIGN_OR_RETURN(auto directory, kv_store::AgentDirectory::Open(path));
+    if (directory.Lock().ok()) return true;
+    std::this_thread::sleep_for(kPollInterval);
+  }
+  return absl::DeadlineExceededError(fmt::format(
+      "the agent that keeps KV in {} was told to end, and still writes; see {}/agent.log", path,
+      path));
+}
+
 absl::Status EnsureAgent(const StateOptions& state) {
   const std::string path = AgentPath(state);
   TANDEM_ASSIGN_OR_RETURN(const auto directory, kv_store::AgentDirectory::Open(path));
@@ -103,6 +139,9 @@ absl::Status EnsureAgent(const StateOptions& state) {
     }
     // An agent that was just ending may have been in the way of the one that was started.
     if (now >= start) {
+      if (kv_store::FreeBytes(path) < kLeastRoom) {
+        return Unavailable("no agent keeps KV in {}: the disk is full; make room", path);
+      }
       TANDEM_RETURN_IF_ERROR(StartAgent(state, directory.path()));
       start = now + kStartAgain;
     }

@@ -16,4 +16,12 @@ std::string AgentPath(const StateOptions& state);
 /// flags that it was started with. kUnavailable, saying where its log is, if it does not come up.
 absl::Status EnsureAgent(const StateOptions& state);
 
+/// Whether an agent of this host keeps KV there. Makes nothing.
+bool AgentRuns(const StateOptions& state);
+
+/// Has the agent of this host that keeps KV there write what it holds and end, and returns when it
+/// has. False if there is none. kFailedPrecondition while a server has the directory;
+/// kDeadlineExceeded, saying where its log is, if it does not end.
+absl::StatusOr<bool> StopAgent(const StateOptions& state);
+
 }  // namespace tandem::launcher

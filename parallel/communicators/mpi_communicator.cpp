@@ -14,6 +14,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "core/base/counted.h"
+#include "core/base/temporary_folder.h"
 #include "parallel/communicators/host_collective.h"
 #include "parallel/communicators/host_exchange.h"
 #include "parallel/communicators/one_rank_communicator.h"
@@ -22,13 +23,14 @@
 namespace tandem::parallel {
 namespace {
 
-constexpr int kHostBytes = 256;  // of a host name on the wire, padded with zeros
+constexpr int64_t kMpiBytes = int64_t{8} << 20;  // of a rank's shared memory, more than it takes
+constexpr int kHostBytes = 256;                  // of a host name on the wire, padded with zeros
 
 class MpiCommunicator final : public Communicator {
  public:
   /// MPI is initialized. hosts() is empty until GatherHosts.
-  MpiCommunicator(int rank, int size, int64_t largest_count)
-      : rank_(rank), size_(size), largest_count_(largest_count) {
+  MpiCommunicator(int rank, int size, int64_t largest_count, TemporaryFolder folder)
+      : folder_(std::move(folder)), rank_(rank), size_(size), largest_count_(largest_count) {
     hosts_.assign(static_cast<size_t>(size), HostName());
   }
 
@@ -264,6 +266,7 @@ class MpiCommunicator final : public Communicator {
     return error_;
   }
 
+  const TemporaryFolder folder_;  // of MPI's shared memory
   const int rank_;
   const int size_;
   const int64_t largest_count_;
@@ -293,6 +296,30 @@ absl::Status CheckSize(int found, bool started_by_mpi, const MpiOptions& options
       Counted(*options.expected_ranks, "rank was", "ranks were"), found, *options.expected_ranks);
 }
 
+/// Whether all ranks are on this host, as far as Open MPI's mpirun has said so.
+bool OneHost() {
+  const char* here = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+  const char* all = std::getenv("OMPI_COMM_WORLD_SIZE");
+  return here != nullptr && all != nullptr && std::string_view(here) == all;
+}
+
+/// Sets what Open MPI goes by, where the user has not.
+absl::StatusOr<TemporaryFolder> PrepareOpenMpi() {
+  // Open MPI polls while it waits. It shall offer its processor to others meanwhile: measured on
+  // idle processors that costs nothing, and without it ranks that share processors stall each
+  // other.
+  setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+  // Ranks of one host need no network, and then open no port.
+  if (OneHost()) setenv("OMPI_MCA_btl", "self,vader", 0);
+  // Its shared memory lies in a folder of ours: what killed ranks leave is found by that.
+  constexpr const char* kFolder = "OMPI_MCA_btl_vader_backing_directory";
+  if (std::getenv(kFolder) != nullptr) return TemporaryFolder();
+  TANDEM_ASSIGN_OR_RETURN(TemporaryFolder folder,
+                          TemporaryFolder::Make("rank", {"/dev/shm", TemporaryPlace()}, kMpiBytes));
+  setenv(kFolder, folder.path().c_str(), 0);
+  return folder;
+}
+
 }  // namespace
 
 bool StartedByMpi() {
@@ -307,10 +334,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> CreateWorld(const MpiOptions& opti
     TANDEM_RETURN_IF_ERROR(CheckSize(1, false, options));
     return std::make_unique<OneRankCommunicator>();
   }
-  // Open MPI polls while it waits. It shall offer its processor to others meanwhile: measured on
-  // idle processors that costs nothing, and without it ranks that share processors stall each
-  // other.
-  setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);  // NOLINT(concurrency-mt-unsafe): no threads yet
+  TANDEM_ASSIGN_OR_RETURN(TemporaryFolder folder, PrepareOpenMpi());
   int provided = 0;
   // Serialized, not funneled: the step loop's thread calls after the main thread has started up.
   // Open MPI takes no locks for either.
@@ -324,7 +348,8 @@ absl::StatusOr<std::unique_ptr<Communicator>> CreateWorld(const MpiOptions& opti
   int size = 0;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
-  auto world = std::make_unique<MpiCommunicator>(rank, size, options.largest_count);
+  auto world =
+      std::make_unique<MpiCommunicator>(rank, size, options.largest_count, std::move(folder));
   TANDEM_RETURN_IF_ERROR(CheckSize(size, true, options));
   TANDEM_RETURN_IF_ERROR(world->GatherHosts());
   TANDEM_RETURN_IF_ERROR(world->SetUpReductions(options));

@@ -1,19 +1,31 @@
 #include "parallel/communicators/shared_memory.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <random>
 
 #include "core/base/errno_text.h"
+#include "core/base/temporary_folder.h"
 
 namespace tandem::parallel {
 
 absl::StatusOr<SharedMemory> SharedMemory::Create(int64_t bytes) {
+  RemoveAbandoned("/dev/shm");
   std::random_device random;
-  return Map(fmt::format("/tandem-{:08x}{:08x}", random(), random()), bytes, true);
+  for (;;) {
+    auto memory = Map(fmt::format("/tandem-{:08x}{:08x}", random(), random()), bytes, true);
+    if (!memory.ok()) return memory;
+    // The lock says that somebody lives who has it. Whoever removes what is abandoned may have come
+    // before it.
+    struct stat facts {};
+    flock(memory->file_, LOCK_SH);
+    if (fstat(memory->file_, &facts) != 0 || facts.st_nlink > 0) return memory;
+  }
 }
 
 absl::StatusOr<SharedMemory> SharedMemory::Open(const std::string& name, int64_t bytes) {

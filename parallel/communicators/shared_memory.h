@@ -12,8 +12,9 @@ namespace tandem::parallel {
 /// Memory that processes of one host map together (POSIX shared memory), zero at first.
 ///
 /// One process creates it and tells the others its name, which is random; once all have opened it,
-/// the creator removes the name, so that nothing is left behind however the processes end. Its
-/// pages lie on the NUMA node of whoever reserves them. Movable. Thread safety: none.
+/// the creator removes the name, so that nothing is left behind however the processes end; what one
+/// left that was killed before that, the next one removes. Its pages lie on the NUMA node of
+/// whoever reserves them. Movable. Thread safety: none.
 class SharedMemory {
  public:
   /// Errors: kResourceExhausted or kUnavailable, with the system's reason.

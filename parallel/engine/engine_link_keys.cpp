@@ -2,29 +2,15 @@
 
 #include <sodium.h>
 
-#include <cstdlib>
+#include <istream>
 
 namespace tandem::parallel {
 namespace {
 
-constexpr const char* kEndpointVariable = "TANDEM_LINK_ENDPOINT";
-constexpr const char* kServerPublicVariable = "TANDEM_LINK_SERVER_PUBLIC";
-constexpr const char* kServerSecretVariable = "TANDEM_LINK_SERVER_SECRET";
-constexpr const char* kClientPublicVariable = "TANDEM_LINK_CLIENT_PUBLIC";
-
-absl::StatusOr<std::string> Variable(const char* name) {
-  const char* value = std::getenv(name);
-  if (value != nullptr && *value != '\0') return std::string(value);
-  return NotFound("the environment has no {}; start workers with tandem serve", name);
-}
-
-absl::StatusOr<std::string> KeyVariable(const char* name) {
-  TANDEM_ASSIGN_OR_RETURN(std::string key, Variable(name));
+absl::Status CheckKey(const std::string& key) {
   uint8_t raw[32];
-  if (key.size() != 40 || zmq_z85_decode(raw, key.c_str()) == nullptr) {
-    return InvalidArgument("{} in the environment is no key: expected 40 characters of Z85", name);
-  }
-  return key;
+  if (key.size() == 40 && zmq_z85_decode(raw, key.c_str()) != nullptr) return absl::OkStatus();
+  return InvalidArgument("engine link: a key is none: expected 40 characters of Z85");
 }
 
 }  // namespace
@@ -38,20 +24,25 @@ std::string MakeLocalEndpoint() {
                      randombytes_random());
 }
 
-std::vector<std::pair<std::string, std::string>> LinkEnvironment(const std::string& endpoint,
-                                                                 const EngineLinkKeys& keys) {
-  return {{kEndpointVariable, endpoint},
-          {kServerPublicVariable, keys.server.public_key},
-          {kServerSecretVariable, keys.server.secret_key},
-          {kClientPublicVariable, keys.client.public_key}};
+std::string LinkText(const std::string& endpoint, const EngineLinkKeys& keys) {
+  return fmt::format("{}\n{}\n{}\n{}\n", endpoint, keys.server.public_key, keys.server.secret_key,
+                     keys.client.public_key);
 }
 
-absl::StatusOr<EngineServerAddress> LinkFromEnvironment() {
+absl::StatusOr<EngineServerAddress> ReadLink(std::istream& in) {
   EngineServerAddress address;
-  TANDEM_ASSIGN_OR_RETURN(address.endpoint, Variable(kEndpointVariable));
-  TANDEM_ASSIGN_OR_RETURN(address.keys.public_key, KeyVariable(kServerPublicVariable));
-  TANDEM_ASSIGN_OR_RETURN(address.keys.secret_key, KeyVariable(kServerSecretVariable));
-  TANDEM_ASSIGN_OR_RETURN(address.client_key, KeyVariable(kClientPublicVariable));
+  for (std::string* line : {&address.endpoint, &address.keys.public_key, &address.keys.secret_key,
+                            &address.client_key}) {
+    if (!std::getline(in, *line) || line->empty()) {
+      return NotFound(
+          "engine link: standard input does not say where to listen; start workers with tandem "
+          "serve, and let mpirun pass its input on");
+    }
+  }
+  for (const std::string* key :
+       {&address.keys.public_key, &address.keys.secret_key, &address.client_key}) {
+    TANDEM_RETURN_IF_ERROR(CheckKey(*key));
+  }
   return address;
 }
 

@@ -1,8 +1,7 @@
 #pragma once
 
+#include <iosfwd>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "core/base/status.h"
 #include "kv_store/base/zmq_tools.h"
@@ -26,12 +25,10 @@ struct EngineServerAddress {
   std::string client_key;    // public; nobody else may connect
 };
 
-/// The same as environment variables (TANDEM_LINK_...) for the rank job's process: readable by its
-/// user alone, unlike a command line.
-std::vector<std::pair<std::string, std::string>> LinkEnvironment(const std::string& endpoint,
-                                                                 const EngineLinkKeys& keys);
-/// Reads them back. kNotFound, naming the variable, if one is missing; kInvalidArgument for a key
-/// that is none.
-absl::StatusOr<EngineServerAddress> LinkFromEnvironment();
+/// The same as lines of text for rank 0's standard input, which mpirun passes on to it: other
+/// processes can read neither that nor, unlike an environment, find it later.
+std::string LinkText(const std::string& endpoint, const EngineLinkKeys& keys);
+/// Reads them back. kNotFound if a line is missing; kInvalidArgument for a key that is none.
+absl::StatusOr<EngineServerAddress> ReadLink(std::istream& in);
 
 }  // namespace tandem::parallel

@@ -160,7 +160,7 @@ def test_deleting_names_the_host_that_is_away_until_it_is_back_or_dropped(lab, s
         told = client.ask("status")["state"]
         assert told["unfinished_erasures"] == 1 and "tandem-lab-2" in told["trouble"], told
         # Its agent comes back, without any job.
-        back = subprocess.Popen([str(word) for word in lab("exec", 2, TANDEM, "agent", hosts.kv(2))],
+        back = subprocess.Popen([str(word) for word in lab("exec", 2, TANDEM, "agent", "run", hosts.kv(2))],
                                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         state = wait_until_destroyed()
         assert state["unfinished_erasures"] == 0 and state["trouble"] is None, state

@@ -80,7 +80,7 @@ def agents_of(folder):
     for entry in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if words[1] == b"agent" and words[2].startswith(os.fsencode(folder)):
+            if words[1:3] == [b"agent", b"run"] and words[3].startswith(os.fsencode(folder)):
                 found.append(int(entry.name))
     return found
 

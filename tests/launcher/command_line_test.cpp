@@ -55,7 +55,7 @@ TEST(CommandLine, HelpOfEveryCommandIsAsInTheGoldenFile) {
     begin = next;
     ++commands;
   }
-  EXPECT_EQ(commands, 20);
+  EXPECT_EQ(commands, 22);
 }
 
 /// Status 2 and one line that says what was wrong.

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <sstream>
 #include <string>
 #include <thread>
 
@@ -148,6 +149,20 @@ TEST(EngineServer, PingsAnIdleClient) {
                    .limits = {.heartbeat = milliseconds(200), .silence = milliseconds(1000)}});
   std::this_thread::sleep_for(milliseconds(3000));
   EXPECT_TRUE(engine->Health().ok()) << engine->Health();
+}
+
+TEST(EngineLinkKeys, TravelAsLines) {
+  const EngineLinkKeys keys = MakeEngineLinkKeys();
+  std::istringstream in(LinkText("ipc://@x", keys));
+  const auto link = ReadLink(in);
+  ASSERT_TRUE(link.ok()) << link.status();
+  EXPECT_EQ(link->endpoint, "ipc://@x");
+  EXPECT_EQ(link->keys.secret_key, keys.server.secret_key);
+  EXPECT_EQ(link->client_key, keys.client.public_key);
+  std::istringstream nothing;
+  EXPECT_EQ(ReadLink(nothing).status().code(), absl::StatusCode::kNotFound);
+  std::istringstream no_keys("ipc://@x\na\nb\nc\n");
+  EXPECT_EQ(ReadLink(no_keys).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace
