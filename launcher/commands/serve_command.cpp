@@ -62,14 +62,20 @@ absl::StatusOr<std::unique_ptr<ServedState>> OpenWhereThereIsRoom(const StateOpt
 
 absl::StatusOr<std::unique_ptr<ServedState>> OpenState(const ServeOptions& options) {
   const StateOptions& state = options.model.state;
-  if (!state.directory.empty()) return OpenWhereThereIsRoom(state, options.listen);
+  if (state.directory.empty()) return nullptr;
+  return OpenWhereThereIsRoom(state, options.listen);
+}
+
+/// Of options that mean nothing without a state directory.
+absl::Status CheckStateOptions(const StateOptions& state) {
+  if (!state.directory.empty()) return absl::OkStatus();
   if (!state.recover.empty()) {
     return InvalidArgument("--recover {}: nothing is kept without --state", state.recover);
   }
   if (state.durability > 1) {
     return InvalidArgument("--durability {}: nothing is kept without --state", state.durability);
   }
-  if (state.key_file.empty()) return nullptr;
+  if (state.key_file.empty()) return absl::OkStatus();
   return InvalidArgument("--state-key: there is nothing to encrypt without --state");
 }
 
@@ -103,6 +109,7 @@ void TellOfAgent(const StateOptions& state, fmt::format_string<const double&> ho
 absl::Status Serve(const ServeOptions& options) {
   const auto policy = frontend::ParseContextPolicy(options.context_policy);
   if (!policy.ok()) return InvalidArgument("--context-policy: {}", Message(policy.status()));
+  TANDEM_RETURN_IF_ERROR(CheckStateOptions(options.model.state));
   StopSignals signals;
   Prepared prepared;
   const auto prepare = [&](const core::ModelFile& file) -> absl::Status {

@@ -160,7 +160,7 @@ def test_a_copy_that_is_away_is_told_and_caught_up_with(lab, start_server, tmp_p
 
     def agent_of(host):
         return [pid for pid in agents_of(tmp_path)
-                if open(f"/proc/{pid}/cmdline", "rb").read().split(b"\0")[2].endswith(f"-{host}".encode())]
+                if open(f"/proc/{pid}/cmdline", "rb").read().split(b"\0")[3].endswith(f"-{host}".encode())]
 
     with client_of(server) as client:
         say_durably(client, undisturbed, "c0", 0)

@@ -309,7 +309,7 @@ def test_files_are_for_their_owner_only_and_status_tells_of_them(start_server, t
     assert status["directory"] == str(state) and status["conversations"] == 1
     assert status["trouble"] is None and status["encrypted"] is False
     shown = run([TANDEM, "status", "--connect", server.endpoint])
-    assert f"state      1 conversations in {state}" in shown.stdout
+    assert f"state      1 conversation in {state}" in shown.stdout
     assert state.stat().st_mode & 0o077 == 0
     for path, permissions, _ in files_in(state):
         assert permissions & 0o077 == 0, path
