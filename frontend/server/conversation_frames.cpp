@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "frontend/protocol/frame_json.h"
@@ -14,6 +15,17 @@ void Describe(const Conversation& conversation, Json& out) {
   out["bytes"] = conversation.bytes();
   out["answering"] = !conversation.answering.empty();
   if (conversation.damaged) out["damaged"] = {{"kept_messages", conversation.messages.size()}};
+}
+
+/// About the bytes of a message in JSON.
+int64_t FrameBytes(const ChatMessage& message) {
+  constexpr int64_t kAround = 32;  // its braces and names
+  constexpr int64_t kEscape = 5;   // more than the character itself, at most
+  const auto escaped = std::count_if(message.content.begin(), message.content.end(), [](char c) {
+    return static_cast<unsigned char>(c) < ' ' || c == '"' || c == '\\';
+  });
+  return kAround + static_cast<int64_t>(message.role.size() + message.content.size()) +
+         kEscape * escaped;
 }
 
 }  // namespace
@@ -39,7 +51,7 @@ std::string ConversationFrame(std::string_view id, const std::string& name,
   size_t next = from;
   for (; next < conversation.messages.size() && (bytes > 0 || messages.empty()); ++next) {
     const ChatMessage& message = conversation.messages[next];
-    bytes -= static_cast<int64_t>(message.content.size());
+    bytes -= FrameBytes(message);
     messages.push_back({{"role", message.role}, {"content", message.content}});
   }
   if (next < conversation.messages.size()) frame["next"] = next;

@@ -16,6 +16,7 @@ using std::chrono::milliseconds;
 
 constexpr int kKernelSendBytes = 256 << 10;
 constexpr size_t kReadBytes = 64 << 10;
+constexpr size_t kJoinedBytes = 4096;
 constexpr int kAcceptedATurn = 64;
 constexpr milliseconds kHandshakeTime{10'000};
 constexpr milliseconds kSurplusTime{1000};
@@ -106,7 +107,7 @@ void Router::AcceptWaiting() {
   }
 }
 
-std::optional<Router::Incoming> Router::Receive() {
+std::optional<Router::Incoming> Router::Receive(Clock::time_point until) {
   std::optional<Incoming> message;
   // One round without a message, after the one that was heard last.
   for (size_t left = connections_.size(); left > 0; --left) {
@@ -116,7 +117,7 @@ std::optional<Router::Incoming> Router::Receive() {
     Connection& connection = *it->second;
     if (Paused(connection) || !(connection.readable || connection.unread)) continue;
     if (!Step(it->first, connection, message)) Close(it);
-    if (message) return message;
+    if (message || Clock::now() >= until) return message;
   }
   return std::nullopt;
 }
@@ -128,7 +129,9 @@ bool Router::Step(uint64_t number, Connection& connection, std::optional<Incomin
     connection.unread = true;
     if (std::holds_alternative<ZmtpReader::NeedsBytes>(event)) {
       connection.unread = false;
-      if (!connection.readable || std::exchange(has_read, true)) return true;
+      if (!connection.readable || std::exchange(has_read, true)) {
+        return connection.waiting.empty() || Write(connection);
+      }
       if (!Read(connection)) return false;
     } else if (std::holds_alternative<ZmtpReader::Broken>(event)) {
       return false;
@@ -148,7 +151,6 @@ bool Router::Step(uint64_t number, Connection& connection, std::optional<Incomin
                          .oversized = received.oversized};
       return true;
     }
-    if (!connection.waiting.empty() && !Write(connection)) return false;
   }
 }
 
@@ -183,7 +185,13 @@ void Router::BecomeReady(uint64_t number, Connection& connection, std::string id
 void Router::Queue(Connection& connection, std::string bytes) {
   connection.waiting_bytes += static_cast<int64_t>(bytes.size());
   waiting_bytes_ += static_cast<int64_t>(bytes.size());
-  connection.waiting.push_back(std::move(bytes));
+  auto& waiting = connection.waiting;
+  // Small ones are joined, so that many of them cost about what their bytes do.
+  if (!waiting.empty() && waiting.back().size() + bytes.size() <= kJoinedBytes) {
+    waiting.back().append(bytes);
+  } else {
+    waiting.push_back(std::move(bytes));
+  }
 }
 
 bool Router::Write(Connection& connection) {

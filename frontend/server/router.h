@@ -49,6 +49,8 @@ struct RouterOptions {
 /// Thread safety: one thread, the one that called Bind.
 class Router {
  public:
+  using Clock = std::chrono::steady_clock;
+
   struct Incoming {
     std::string client;  // connection identity
     std::string frame;
@@ -76,8 +78,9 @@ class Router {
   /// Waits for bytes, a client's coming or leaving, `wake_fd` becoming readable or the timeout.
   void Wait(int wake_fd, std::chrono::milliseconds timeout);
 
-  /// The next message, if there is one. Clients take turns.
-  std::optional<Incoming> Receive();
+  /// The next message, if there is one. Clients take turns. From `until` on no more of them are
+  /// looked at, since bytes that are no message, such as pings, take time, too.
+  std::optional<Incoming> Receive(Clock::time_point until = Clock::time_point::max());
 
   /// Clients that left since the last call.
   std::vector<std::string> TakeVanished();
@@ -91,8 +94,6 @@ class Router {
   int64_t clients() const { return static_cast<int64_t>(by_name_.size()); }
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   struct Connection {
     Connection(Socket its_socket, uint64_t frame_bytes)
         : socket(std::move(its_socket)), reader(frame_bytes) {}

@@ -237,7 +237,7 @@ void Server::Take(Mailbox::Event event) {
 void Server::TakeFromClients() {
   const Clock::time_point end = Clock::now() + kTurn;
   do {
-    std::optional<Router::Incoming> incoming = router_->Receive();
+    std::optional<Router::Incoming> incoming = router_->Receive(end);
     CancelVanished();
     if (!incoming) return;
     Handle(*incoming);

@@ -249,6 +249,52 @@ def test_a_stream_goes_on_beside_many_long_chats(start_server):
     assert honest.pause < PAUSE_SECONDS, f"the honest stream stood still for {honest.pause:.1f} s"
 
 
+def test_a_stream_goes_on_beside_pings_of_many_clients(start_server):
+    server = serve(start_server)
+    pings = memoryview(RawClient.PING * 100_000)
+    with HonestChat(server.endpoint) as honest:
+        many = [RawClient(server.endpoint) for _ in range(240)]
+        begun = [0] * len(many)  # bytes of a ping
+        for client in many:
+            client.socket.setblocking(False)
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            for number, client in enumerate(many):
+                with contextlib.suppress(BlockingIOError):
+                    begun[number] += client.socket.send(pings[begun[number]:])
+                    begun[number] %= len(RawClient.PING)
+                with contextlib.suppress(BlockingIOError):
+                    client.socket.recv(1 << 20)
+        for client in many:
+            client.leave()
+    assert honest.pause < PAUSE_SECONDS, f"the honest stream stood still for {honest.pause:.1f} s"
+    print(f"the honest stream stood still for {honest.pause:.1f} s")
+
+
+def test_memory_of_what_was_deleted_comes_back(start_server):
+    server = serve(start_server)
+    before = resident_bytes(server.process.pid)
+    names = [f"fork{number}" for number in range(10)]
+    window = {"context_policy": "window:64", "max_tokens": 1}
+    with dealer(server.endpoint, sndhwm=0) as client:
+        for number in range(7):
+            client.send(chat(f"r{number}", "word " * 190_000, conversation="long", **window))
+            assert answer(client, f"r{number}")["type"] == "done"
+        for name in names:
+            client.send(frame("conversation.fork", name, conversation="long", to=name))
+            assert answer(client, name)["type"] == "conversation.fork"
+    with contextlib.ExitStack() as clients:
+        many = {name: clients.enter_context(dealer(server.endpoint)) for name in names}
+        for name, client in many.items():
+            client.send(chat("turn", "Hi", conversation=name, **window))
+        for client in many.values():
+            assert answer(client, "turn")["type"] == "done"
+    for name in [*names, "long"]:
+        assert ask(server.endpoint, "conversation.delete", conversation=name)["type"] == "conversation.delete"
+    left = resident_bytes(server.process.pid) - before
+    assert left < 50 * MIB, f"{left / MIB:.0f} MiB are left of conversations that are deleted"
+
+
 def test_a_frame_of_any_size_is_answered(start_server):
     server = serve(start_server)
     with HonestChat(server.endpoint), dealer(server.endpoint, sndhwm=0) as client:

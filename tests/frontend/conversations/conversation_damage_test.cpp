@@ -55,6 +55,18 @@ Damage CutTo(double part) {
   };
 }
 
+/// A sector that was never written.
+Damage ZeroAt(double part) {
+  return [part](const fs::path& path) {
+    constexpr size_t kSector = 512;
+    std::string content = ContentOf(path);
+    const auto at = static_cast<size_t>(part * static_cast<double>(content.size()));
+    const size_t bytes = std::min(kSector, content.size() - at);
+    content.replace(at, bytes, bytes, '\0');
+    Overwrite(path, content);
+  };
+}
+
 Conversation Kept(const Conversation& all, size_t messages) {
   Conversation kept = all;
   kept.messages.resize(messages);
@@ -150,16 +162,20 @@ void DamageAll(const KeptStore& open, const Said& said) {
       {"deleted", [](const fs::path& path) { fs::remove(path); }},
       {"cut to nothing", CutTo(0)},
       {"cut to a half", CutTo(0.5)},
-      {"cut to almost all", CutTo(0.99)}};
+      {"cut to almost all", CutTo(0.99)},
+      {"twice", [](const fs::path& path) { Overwrite(path, ContentOf(path) + ContentOf(path)); }}};
   RandomConversations random(7);
   for (int i = 0; i <= 6; ++i) {
     kinds.emplace_back(fmt::format("flipped at {}/6", i),
                        FlipAt(i / 6.0, static_cast<int>(random.Below(8))));
   }
+  for (const double part : {0.0, 0.2, 0.4, 0.6, 0.8}) {
+    kinds.emplace_back(fmt::format("zeroed at {}", part), ZeroAt(part));
+  }
   for (const fs::path& file : made.Files()) {
     const std::string name = file.filename();
     const bool unread = name == "IDENTITY" || name.starts_with("OPTIONS");
-    for (const auto& [kind, damage] : std::span(kinds).first(unread ? 5 : kinds.size())) {
+    for (const auto& [kind, damage] : std::span(kinds).first(unread ? 6 : kinds.size())) {
       SCOPED_TRACE(fmt::format("{}, {}", file.string(), kind));
       KeptStore one;
       one.box = made.box;

@@ -54,6 +54,21 @@ TEST(Router, ClientsTakeTurns) {
   EXPECT_LT(before, 10);
 }
 
+TEST(Router, TimeIsUpAfterOneOfThoseWhoSayNothing) {
+  Port port;
+  FrameClient first(port.router->endpoint());
+  FrameClient second(port.router->endpoint());
+  FrameClient third(port.router->endpoint());
+  // Greetings are no messages either.
+  for (int64_t ready = 0; ready < 3;) {
+    port.router->Wait(/*wake_fd=*/-1, milliseconds(1000));
+    EXPECT_FALSE(port.router->Receive(std::chrono::steady_clock::now()));
+    EXPECT_LE(port.router->clients(), ready + 1) << "one is looked at in no time";
+    ready = port.router->clients();
+    std::this_thread::sleep_for(milliseconds(50));  // for bytes of all to be there
+  }
+}
+
 TEST(Router, WhoDoesNotReadIsNotListenedToAndNotForgotten) {
   Port port({.pause_bytes = 100'000});
   FrameClient client(port.router->endpoint(),

@@ -276,6 +276,28 @@ TEST(Conversation, ListsAndMessagesComeInPages) {
   EXPECT_FALSE(rest.contains("next"));
   EXPECT_TRUE(
       Ask(client, "conversation.get", {{"conversation", "a"}, {"from", 99}})["messages"].empty());
+  // A page is measured as it is sent: with the names of its fields, and escaped.
+  constexpr int kMessages = 30'000;
+  Json many = Json::array();
+  for (int i = 0; i < kMessages; ++i) many.push_back({{"role", "user"}, {"content", ""}});
+  for (int turn = 0; turn < 2; ++turn) {
+    const std::string id = fmt::format("many {}", turn);
+    client.Send({{"v", 1},
+                 {"type", "chat"},
+                 {"id", id},
+                 {"conversation", "many"},
+                 {"context_policy", "window:64"},
+                 {"messages", many}});
+    EXPECT_EQ(client.ReceiveAnswer(id).back()["type"], "done");
+    client.Send(Turn(id + "!", std::string(170'000, '\x01'),
+                     {{"conversation", "escaped"}, {"context_policy", "window:64"}}));
+    EXPECT_EQ(client.ReceiveAnswer(id + "!").back()["type"], "done");
+  }
+  for (const char* name : {"many", "escaped"}) {
+    const Json got = Ask(client, "conversation.get", {{"conversation", name}});
+    EXPECT_LT(got.dump().size(), (2U << 20) + 1000) << name;
+    EXPECT_TRUE(got.contains("next")) << name;
+  }
 }
 
 TEST(Conversation, ShiftsAndSaysWhatWasDropped) {
