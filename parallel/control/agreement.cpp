@@ -30,8 +30,7 @@ absl::Status Agreement::Follower(const Acknowledgement& acknowledgement) {
     entry.early[rank] = acknowledgement.digest;
     return absl::OkStatus();
   }
-  absl::Status agreed =
-      Compare(acknowledgement.step, rank, entry.own, acknowledgement.digest);
+  absl::Status agreed = Compare(acknowledgement.step, rank, entry.own, acknowledgement.digest);
   Drop(acknowledgement.step);
   return agreed;
 }

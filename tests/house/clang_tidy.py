@@ -46,8 +46,8 @@ def check_sample(flags):
     """The check is only worth something if it finds what is wrong."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / 'sample.cpp'
-        for text, clean in (('int* Sample() { return nullptr; }\n', True),
-                            ('int* Sample() { return 0; }\n', False)):
+        for text, clean in (('struct Sample { Sample() = default; };\n', True),
+                            ('struct Sample { Sample() {} };\n', False)):
             path.write_text(text)
             status, output = clang_tools.run([*COMMAND, str(path), '--', *flags])
             if (status == 0) != clean:
