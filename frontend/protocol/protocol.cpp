@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "frontend/protocol/known_fields.h"
 #include "frontend/protocol/protocol_fields.h"
 
 namespace tandem::frontend {

@@ -279,7 +279,8 @@ absl::StatusOr<bool> DropDeadlyLogs(rocksdb::Options options, const std::string&
                      });
   if (lives) return false;
   if (!HasImage(folder)) return Unavailable("{}: opening it ends the process", folder);
-  for (const std::string& log : logs) TANDEM_RETURN_IF_ERROR(Remove(folder + "/" + log));
+  for (const std::string& log : logs)
+    TANDEM_RETURN_IF_ERROR(Remove(fmt::format("{}/{}", folder, log)));
   return true;
 }
 

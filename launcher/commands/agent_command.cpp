@@ -96,7 +96,7 @@ absl::Status Agent(const AgentOptions& options) {
                                                         server_options, &neighbours, lease));
   signals.Watch([&](int) { server->Stop(); });
   spdlog::info("keeping KV in {}", options.directory);
-  const absl::Status status = server->Wait();
+  absl::Status status = server->Wait();
   signals.Unwatch();
   spdlog::info("the agent ends");
   return status;
