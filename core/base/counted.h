@@ -4,7 +4,6 @@
 #include <string>
 #include <string_view>
 
-#include "core/base/counted.h"
 #include "fmt/format.h"
 
 namespace tandem {

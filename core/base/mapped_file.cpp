@@ -68,10 +68,9 @@ void Advise(std::span<const std::byte> part, int advice) {
   const auto begin = reinterpret_cast<uintptr_t>(part.data()) / page * page;
   const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size());
   // A failure costs speed or memory, never correctness.
-  if (end > begin) {
-    madvise(reinterpret_cast<void*>(begin), end - begin,
-            advice);  // NOLINT(performance-no-int-to-ptr)
-  }
+  if (end <= begin) return;
+  auto* const first = reinterpret_cast<void*>(begin);  // NOLINT(performance-no-int-to-ptr)
+  madvise(first, end - begin, advice);
 }
 
 }  // namespace
