@@ -139,7 +139,7 @@ absl::Status Identify(Opening& opening) {
 
 /// Keeps the files as they were where they are damaged; says what was found. `chained`: there are
 /// turns that were written beside a witness.
-std::string TellDamage(Opening& opening, bool turns_are_missing, bool chained) {
+absl::StatusOr<std::string> TellDamage(Opening& opening, bool turns_are_missing, bool chained) {
   std::vector<std::string>& damage = opening.damage;
   const WitnessReport& report = opening.report;
   if (turns_are_missing && damage.empty()) damage.emplace_back("turns are missing");
@@ -148,9 +148,9 @@ std::string TellDamage(Opening& opening, bool turns_are_missing, bool chained) {
                     report.damaged == 0 && !turns_are_missing;
   std::string aside;
   if (damage.empty() || torn) {
-    kv_store::DropImage(opening.options.folder);
+    TANDEM_RETURN_IF_ERROR(kv_store::DropImage(opening.options.folder));
   } else {
-    aside = kv_store::KeepImage(opening.options.folder);
+    TANDEM_ASSIGN_OR_RETURN(aside, kv_store::KeepImage(opening.options.folder));
   }
   if (report.damaged > 0) {
     damage.push_back(fmt::format("{}: {} slots are damaged{}", opening.witness_path, report.damaged,
@@ -233,7 +233,7 @@ absl::StatusOr<ConversationStore::Opened> ConversationStore::OpenRead(const Opti
     found.unreadable.push_back(
         {.prefix = "", .what = fmt::format("{} runs of records of a damaged table", read.gaps)});
   }
-  found.damage = TellDamage(opening, is_new, store.chained_);
+  TANDEM_ASSIGN_OR_RETURN(found.damage, TellDamage(opening, is_new, store.chained_));
   if (store.behind_ && !store.journal_lost_) {
     // What others have behind the last change is none of what comes now.
     TANDEM_RETURN_IF_ERROR(store.Commit({}, {}, /*branch=*/true));

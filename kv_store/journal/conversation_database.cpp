@@ -279,8 +279,9 @@ absl::StatusOr<bool> DropDeadlyLogs(rocksdb::Options options, const std::string&
                      });
   if (lives) return false;
   if (!HasImage(folder)) return Unavailable("{}: opening it ends the process", folder);
-  for (const std::string& log : logs)
+  for (const std::string& log : logs) {
     TANDEM_RETURN_IF_ERROR(Remove(fmt::format("{}/{}", folder, log)));
+  }
   return true;
 }
 
@@ -289,6 +290,7 @@ absl::StatusOr<bool> DropDeadlyLogs(rocksdb::Options options, const std::string&
 absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted) {
   ReadDatabase read;
   if (const absl::Status image = TakeImage(folder); !image.ok()) {
+    if (HasImage(folder)) return image;
     spdlog::warn("{}: if {} is damaged, its files cannot be kept", Message(image), folder);
   }
   rocksdb::Options options = DatabaseOptions(folder);
@@ -316,7 +318,7 @@ absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted) 
     TANDEM_RETURN_IF_ERROR(RepairFiles(options, folder));
     db = OpenWith(options, folder);
   }
-  if (absl::IsFailedPrecondition(db.status())) DropImage(folder);
+  if (absl::IsFailedPrecondition(db.status())) TANDEM_RETURN_IF_ERROR(DropImage(folder));
   TANDEM_RETURN_IF_ERROR(db.status());
   read.db = *std::move(db);
   const rocksdb::Status damage = Scan(*read.db, /*check=*/true).Strictly(read.records);

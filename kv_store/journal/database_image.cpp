@@ -14,6 +14,9 @@ namespace fs = std::filesystem;
 
 constexpr const char* kImage = ".before";  // whole, whenever it is there
 constexpr const char* kPart = ".linking";  // not yet, or no longer
+/// A file beside an image that this program took. Without it, a folder of that name is somebody's
+/// own, an older copy perhaps.
+constexpr const char* kMark = ".opening";
 
 /// A link, or where the file system has none, a copy.
 std::error_code LinkOrCopy(const fs::path& from, const fs::path& to) {
@@ -40,6 +43,13 @@ absl::Status LinkFiles(const std::string& from, const std::string& to) {
   return Unavailable("linking the files of {} in {}: {}", from, to, error.message());
 }
 
+/// From now on, and after a loss of power, it is no image.
+absl::Status MoveImage(const std::string& folder, const std::string& to) {
+  TANDEM_RETURN_IF_ERROR(Rename(folder + kImage, to));
+  TANDEM_RETURN_IF_ERROR(Remove(folder + kMark));
+  return SyncFolder(FolderOf(folder));
+}
+
 }  // namespace
 
 bool DatabaseIsThere(const std::string& folder) {
@@ -48,13 +58,21 @@ bool DatabaseIsThere(const std::string& folder) {
 
 absl::Status TakeImage(const std::string& folder) {
   TANDEM_RETURN_IF_ERROR(Remove(folder + kPart));
-  if (Exists(folder + kImage)) TANDEM_RETURN_IF_ERROR(RestoreImage(folder));
+  if (Exists(folder + kImage) && Exists(folder + kMark)) {
+    TANDEM_RETURN_IF_ERROR(RestoreImage(folder));
+  } else if (Exists(folder + kImage)) {
+    const std::string aside = FreeName(folder, "aside");
+    TANDEM_RETURN_IF_ERROR(Rename(folder + kImage, aside));
+    spdlog::warn("{}{} is of no start that was interrupted; it is kept in {}", folder, kImage,
+                 aside);
+  }
   // A crash between two renames.
   if (!Exists(folder) && Exists(folder + ".new")) {
     TANDEM_RETURN_IF_ERROR(Rename(folder + ".new", folder));
   }
   if (!Exists(folder)) return absl::OkStatus();
   TANDEM_RETURN_IF_ERROR(LinkFiles(folder, folder + kPart));
+  TANDEM_RETURN_IF_ERROR(WriteWholeFile(folder + kMark, ""));
   return Rename(folder + kPart, folder + kImage);
 }
 
@@ -63,24 +81,24 @@ bool HasImage(const std::string& folder) { return Exists(folder + kImage); }
 absl::Status RestoreImage(const std::string& folder) {
   if (!Exists(folder + kImage)) return absl::OkStatus();
   TANDEM_RETURN_IF_ERROR(Remove(folder));
-  return Rename(folder + kImage, folder);
+  return MoveImage(folder, folder);
 }
 
-std::string KeepImage(const std::string& folder) {
+absl::StatusOr<std::string> KeepImage(const std::string& folder) {
   if (!Exists(folder + kImage)) return "";
   std::string aside = FreeName(folder, "damaged");
-  const absl::Status status = Rename(folder + kImage, aside);
-  if (status.ok()) return aside;
-  spdlog::error("{}", Message(status));
-  return "";
+  TANDEM_RETURN_IF_ERROR(MoveImage(folder, aside));
+  return aside;
 }
 
-void DropImage(const std::string& folder) {
-  if (!Exists(folder + kImage)) return;
+absl::Status DropImage(const std::string& folder) {
+  if (!Exists(folder + kImage)) return absl::OkStatus();
   // Renamed first: what is half removed is no image.
-  absl::Status status = Rename(folder + kImage, folder + kPart);
-  if (status.ok()) status = Remove(folder + kPart);
-  if (!status.ok()) spdlog::warn("{}", Message(status));
+  TANDEM_RETURN_IF_ERROR(MoveImage(folder, folder + kPart));
+  if (const absl::Status status = Remove(folder + kPart); !status.ok()) {
+    spdlog::warn("{}", Message(status));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status DiscardFiles(const std::string& folder) {

@@ -7,23 +7,25 @@
 /// A database's files as they are before it is opened, which changes and removes them.
 ///
 /// An image is a folder beside the database's, `FOLDER.before`, of links to the same files: whoever
-/// opens the database writes new files only. It is there while the database is being opened, and
-/// nothing is acknowledged before it is gone.
+/// opens the database writes new files only. It is there while the database is being opened, with a
+/// file `FOLDER.opening` that says so, and nothing is acknowledged before it is gone: who cannot
+/// drop or keep it must not go on.
 namespace tandem::kv_store {
 
 /// Whether there is a database, or what is left of one, or of one that was being opened.
 bool DatabaseIsThere(const std::string& folder);
 
-/// Puts right what a process left that died while it opened the database, and takes an image.
-/// kUnavailable if that cannot be done (a full disk, say): then there is none.
+/// Puts right what a process left that died while it opened the database, and takes an image. A
+/// `FOLDER.before` of somebody else's is kept as `FOLDER.aside-N`. kUnavailable if that cannot be
+/// done (a full disk, say): then there is none, or HasImage says that there still is an old one.
 absl::Status TakeImage(const std::string& folder);
 bool HasImage(const std::string& folder);
 /// The database is what it was, again.
 absl::Status RestoreImage(const std::string& folder);
 /// Keeps the image for whoever wants to look at it. Where it is then, `FOLDER.damaged-N`; empty if
 /// there is none.
-std::string KeepImage(const std::string& folder);
-void DropImage(const std::string& folder);
+absl::StatusOr<std::string> KeepImage(const std::string& folder);
+absl::Status DropImage(const std::string& folder);
 /// Removes the files of a database, which the image has; where there is none they are kept as that
 /// would be.
 absl::Status DiscardFiles(const std::string& folder);

@@ -382,10 +382,41 @@ TEST(ConversationDamage, ADeadStartIsStartedAgain) {
   kept.SayOneMore(said, random);
   kept.store.reset();
   // It died while it opened the database, whose files it had changed already.
+  std::ofstream(kept.folder() + ".opening").close();
   fs::rename(kept.folder(), kept.folder() + ".before");
   fs::create_directory(kept.folder());
   Overwrite(fs::path(kept.folder()) / "CURRENT", "MANIFEST-000099\n");
   EXPECT_EQ(CheckFound(kept.Open(), said, kept), 0);
+}
+
+/// Somebody's own copy, or a file, has the name that an interrupted start leaves.
+TEST(ConversationDamage, AnotherFolderOfAnImagesNameTakesNothingAway) {
+  for (const bool folder : {true, false}) {
+    RandomConversations random(7);
+    KeptStore kept;
+    Said said;
+    kept.Open();
+    kept.SayOneMore(said, random);
+    kept.store.reset();
+    const std::string before = kept.folder() + ".before";
+    if (folder) {
+      fs::copy(kept.folder(), before, fs::copy_options::recursive);
+    } else {
+      std::ofstream(before) << "mine";
+    }
+    kept.Open();
+    kept.SayOneMore(said, random);
+    const FoundConversations found = kept.Open();
+    EXPECT_EQ(found.damage, "");
+    ASSERT_EQ(found.conversations.size(), said.size());
+    for (const auto& [name, conversation] : found.conversations) {
+      EXPECT_EQ(conversation.messages, said[name].messages);
+      EXPECT_FALSE(conversation.damaged);
+    }
+    EXPECT_FALSE(fs::exists(before));
+    EXPECT_FALSE(fs::exists(kept.folder() + ".opening"));
+    EXPECT_TRUE(fs::exists(kept.folder() + ".aside-1"));
+  }
 }
 
 TEST(ConversationDamage, WhatAnOlderProgramWroteIsRead) {
