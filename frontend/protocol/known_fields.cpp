@@ -27,6 +27,7 @@ std::span<const KnownField> KnownFields() {
       {"tokens", kAnswer, "read"},
       {"echo", kAnswer, "read"},
       {"context_policy", kAnswer, "read"},
+      {"accept_damage", kChat, "read"},
       {"max_tokens", kAnswer, "read"},
       {"max_completion_tokens", kAnswer, "read"},
       {"n_predict", kAnswer, "read"},

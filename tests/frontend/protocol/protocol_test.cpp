@@ -253,6 +253,26 @@ TEST(KnownFields, AreThoseOfTheDocument) {
   }
 }
 
+/// A new field of the protocol's own that is missing in the table would count as nobody's.
+TEST(KnownFields, HaveAllThatTheDocumentTellsOfItsOwn) {
+  std::ifstream file(TANDEM_SOURCE_DIR "/docs/protocol.md");
+  const std::string document{std::istreambuf_iterator<char>(file), {}};
+  const size_t begin = document.find("Other fields of `chat` and `complete`:");
+  const size_t end = document.find("\n- ", begin);
+  ASSERT_NE(end, std::string::npos);
+  std::istringstream table(document.substr(begin, end - begin));
+  int told = 0;
+  for (std::string line; std::getline(table, line);) {
+    if (!line.starts_with("| `")) continue;
+    const std::string name = line.substr(3, line.find('`', 3) - 3);
+    ++told;
+    EXPECT_TRUE(std::any_of(KnownFields().begin(), KnownFields().end(), [&](const auto& field) {
+      return field.name == name && field.neutral == "read";
+    })) << name;
+  }
+  EXPECT_GE(told, 9);
+}
+
 TEST(IdIn, FindsTheIdOfWhatIsNotThereAsAWhole) {
   const auto id = [](std::string_view beginning) { return IdIn(beginning, {}); };
   EXPECT_EQ(id(R"({"v":1,"type":"chat","id":"r1","messages":[{"role":"user","content":"aaa)"),
