@@ -155,6 +155,15 @@ std::string Nearest(const std::string& word, const std::vector<std::string>& wor
   });
 }
 
+/// Names of the flags of a command, without their dashes.
+std::vector<std::string> LongNames(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) {
+    names.insert(names.end(), option->get_lnames().begin(), option->get_lnames().end());
+  }
+  return names;
+}
+
 class CommandLine {
  public:
   CommandLine() : app_("Tandem: a large language model on many machines at once.", "tandem") {
@@ -225,12 +234,9 @@ class CommandLine {
       }
       const std::string flag = word.substr(0, word.find('='));
       const CLI::App* app = &app_;
-      std::vector<std::string> known;
       while (!app->get_subcommands().empty()) app = app->get_subcommands().front();
-      for (const CLI::Option* option : app->get_options()) {
-        for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
-      }
-      const std::string nearest = Nearest(flag, known);
+      const std::string bare = flag.substr(std::min(flag.find_first_not_of('-'), flag.size()));
+      const std::string nearest = "--" + Nearest(bare, LongNames(*app));
       const bool close = Distance(flag, nearest) <= std::max<size_t>(flag.size() / 4, 2);
       return fmt::format("{} is unknown{}", flag,
                          close ? fmt::format(" (did you mean {}?)", nearest) : "");
@@ -266,9 +272,7 @@ class CommandLine {
       if (wrong.empty() && app->get_option_no_throw("--" + item.name) == nullptr &&
           app->get_option_no_throw(item.name) == nullptr) {
         wrong = item.name;
-        for (const CLI::Option* option : app->get_options()) {
-          for (const std::string& name : option->get_lnames()) known.push_back(name);
-        }
+        known = LongNames(*app);
       }
       if (wrong.empty()) continue;
       const bool section = item.name == "++" || item.name == "--";
