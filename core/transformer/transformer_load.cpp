@@ -38,6 +38,10 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Load(const ModelFile& 
 }
 
 absl::Status Transformer::LoadWeights(const Progress& progress) {
+  const auto tell = [&](int parts, std::string_view what) {
+    return progress ? progress(static_cast<double>(parts) / (config_.layers + 1), what)
+                    : absl::OkStatus();
+  };
   const Range all_columns{0, config_.dim};
   TANDEM_ASSIGN_OR_RETURN(embedding_,
                           file_.Matrix("token_embd.weight", config_.vocab, config_.dim));
@@ -46,20 +50,18 @@ absl::Status Transformer::LoadWeights(const Progress& progress) {
   output_norm_ = WeightVector(ops_.memory(), output_norm);
   layers_.reserve(static_cast<size_t>(config_.layers));
   for (int index = 0; index < config_.layers; ++index) {
-    if (progress) progress(static_cast<double>(index) / (config_.layers + 1), "loading layers");
+    TANDEM_RETURN_IF_ERROR(tell(index, "loading layers"));
     TANDEM_ASSIGN_OR_RETURN(Layer layer, LoadLayer(index));
     layers_.push_back(std::move(layer));
   }
-  if (progress)
-    progress(static_cast<double>(config_.layers) / (config_.layers + 1), "loading head");
+  TANDEM_RETURN_IF_ERROR(tell(config_.layers, "loading head"));
   MatrixSource head = embedding_;
   if (!config_.tied_head) {
     TANDEM_ASSIGN_OR_RETURN(head, file_.Matrix("output.weight", config_.vocab, config_.dim));
   }
   TANDEM_ASSIGN_OR_RETURN(head_, ops_.Pack(head, shard_.vocab_rows, all_columns));
   weight_bytes_ += head_->bytes();
-  if (progress) progress(1.0, "loaded");
-  return absl::OkStatus();
+  return tell(config_.layers + 1, "loaded");
 }
 
 absl::StatusOr<Transformer::Layer> Transformer::LoadLayer(int index) {

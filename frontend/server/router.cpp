@@ -17,6 +17,7 @@ using std::chrono::milliseconds;
 constexpr int kKernelSendBytes = 256 << 10;
 constexpr size_t kReadBytes = 64 << 10;
 constexpr size_t kJoinedBytes = 4096;
+constexpr int64_t kMessageBytes = 2048;  // that a message costs besides its own
 constexpr int kAcceptedATurn = 64;
 constexpr milliseconds kHandshakeTime{10'000};
 constexpr milliseconds kSurplusTime{1000};
@@ -109,17 +110,33 @@ void Router::AcceptWaiting() {
 
 std::optional<Router::Incoming> Router::Receive(Clock::time_point until) {
   std::optional<Incoming> message;
-  // One round without a message, after the one that was heard last.
+  // About one round without a message.
   for (size_t left = connections_.size(); left > 0; --left) {
-    auto it = connections_.upper_bound(last_heard_);
-    if (it == connections_.end()) it = connections_.begin();
-    last_heard_ = it->first;
-    Connection& connection = *it->second;
-    if (Paused(connection) || !(connection.readable || connection.unread)) continue;
-    if (!Step(it->first, connection, message)) Close(it);
+    const auto it = Next();
+    if (it == connections_.end()) return std::nullopt;
+    if (!Step(it->first, *it->second, message)) Close(it);
     if (message || Clock::now() >= until) return message;
   }
   return std::nullopt;
+}
+
+Router::Connections::iterator Router::Next() {
+  auto next = connections_.end();
+  double first = 0;  // what it will have been served at the end of its message
+  for (auto it = connections_.begin(); it != connections_.end(); ++it) {
+    Connection& connection = *it->second;
+    const bool has_something = connection.readable || connection.unread;
+    const bool takes_turns = has_something && !Paused(connection);
+    if (takes_turns != std::exchange(connection.takes_turns, takes_turns)) {
+      takes_turns ? turns_.Came(it->first) : turns_.Left(it->first);
+    }
+    if (!takes_turns) continue;
+    const double ends_at = turns_.served(it->first) + static_cast<double>(connection.reader.left());
+    if (next != connections_.end() && ends_at >= first) continue;
+    first = ends_at;
+    next = it;
+  }
+  return next;
 }
 
 bool Router::Step(uint64_t number, Connection& connection, std::optional<Incoming>& message) {
@@ -132,7 +149,7 @@ bool Router::Step(uint64_t number, Connection& connection, std::optional<Incomin
       if (!connection.readable || std::exchange(has_read, true)) {
         return connection.waiting.empty() || Write(connection);
       }
-      if (!Read(connection)) return false;
+      if (!Read(number, connection)) return false;
     } else if (std::holds_alternative<ZmtpReader::Broken>(event)) {
       return false;
     } else if (std::holds_alternative<ZmtpReader::Greeted>(event)) {
@@ -145,6 +162,7 @@ bool Router::Step(uint64_t number, Connection& connection, std::optional<Incomin
     } else if (!connection.surplus) {
       auto& received = std::get<ZmtpReader::Message>(event);
       connection.envelope = received.envelope;
+      turns_.Charge(number, kMessageBytes);
       message = Incoming{.client = connection.name,
                          .frame = std::move(received.frame),
                          .single = received.single,
@@ -154,9 +172,10 @@ bool Router::Step(uint64_t number, Connection& connection, std::optional<Incomin
   }
 }
 
-bool Router::Read(Connection& connection) {
+bool Router::Read(uint64_t number, Connection& connection) {
   const ssize_t bytes = recv(connection.socket.fd(), read_bytes_.data(), read_bytes_.size(), 0);
   if (bytes > 0) {
+    turns_.Charge(number, bytes);
     connection.reader.Append({read_bytes_.data(), static_cast<size_t>(bytes)});
     connection.unread = true;
     return true;
@@ -250,6 +269,7 @@ Router::Connections::iterator Router::Close(Connections::iterator at) {
   const Connection& connection = *at->second;
   waiting_bytes_ -= connection.waiting_bytes;
   surplus_connections_ -= connection.surplus ? 1 : 0;
+  if (connection.takes_turns) turns_.Left(at->first);
   if (!connection.name.empty()) {
     by_name_.erase(connection.name);
     vanished_.push_back(connection.name);

@@ -16,6 +16,7 @@
 #include "core/base/status.h"
 #include "frontend/server/listener.h"
 #include "frontend/server/zmtp.h"
+#include "parallel/engine/fair_share.h"
 
 namespace tandem::frontend {
 
@@ -78,8 +79,9 @@ class Router {
   /// Waits for bytes, a client's coming or leaving, `wake_fd` becoming readable or the timeout.
   void Wait(int wake_fd, std::chrono::milliseconds timeout);
 
-  /// The next message, if there is one. Clients take turns. From `until` on no more of them are
-  /// looked at, since bytes that are no message, such as pings, take time, too.
+  /// The next message, if there is one. Clients share by what their messages cost, so a small one
+  /// passes the large ones of others. From `until` on no more of them are looked at, since bytes
+  /// that are no message, such as pings, take time, too.
   std::optional<Incoming> Receive(Clock::time_point until = Clock::time_point::max());
 
   /// Clients that left since the last call.
@@ -105,6 +107,7 @@ class Router {
     bool envelope = false;  // speaks REQ: an empty frame before each message
     bool readable = true;   // the kernel may have bytes
     bool unread = false;    // the reader may have a message
+    bool takes_turns = false;
     bool writable = true;
     std::deque<std::string> waiting;
     size_t sent = 0;  // bytes of the first of them
@@ -119,10 +122,12 @@ class Router {
   bool Paused(const Connection& connection) const {
     return connection.waiting_bytes > options_.pause_bytes;
   }
+  /// Whose turn it is; the end if nobody's.
+  Connections::iterator Next();
   /// Looks at one connection until it gives a message or was read once. False: it is at its end.
   bool Step(uint64_t number, Connection& connection, std::optional<Incoming>& message);
   /// Reads once from the kernel; false if the client is gone.
-  bool Read(Connection& connection);
+  bool Read(uint64_t number, Connection& connection);
   void BecomeReady(uint64_t number, Connection& connection, std::string identity);
   void Queue(Connection& connection, std::string bytes);
   /// Writes what waits, as far as the kernel takes it; false if the client is gone.
@@ -137,7 +142,7 @@ class Router {
   Connections connections_;
   std::unordered_map<std::string, uint64_t> by_name_;
   uint64_t next_number_ = 1;
-  uint64_t last_heard_ = 0;  // whose turn was the last
+  parallel::FairShare turns_;  // by number, in bytes, of those that have something to be read
   int64_t surplus_connections_ = 0;
   int64_t waiting_bytes_ = 0;
   std::vector<std::string> vanished_;

@@ -1,5 +1,6 @@
 #include "frontend/server/server.h"
 
+#include <malloc.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -23,6 +24,8 @@ constexpr milliseconds kLogTime{5000};    // for a disk that takes long
 constexpr milliseconds kTurn{20};         // so that a flood does not keep answers waiting
 constexpr milliseconds kStatusTime{500};  // for the engine's part of a status
 constexpr size_t kStatusQuestions = 256;  // that wait for it
+constexpr milliseconds kIdleTime{1000};   // after which memory goes back,
+constexpr milliseconds kBusyTime{15000};  // or this, since it takes milliseconds
 constexpr int64_t kSpareDescriptors = 16;
 constexpr int64_t kLogDescriptors = 64;  // that a log's files take
 constexpr double kFullSeconds = 5;       // after which a client may find a place
@@ -133,6 +136,7 @@ absl::Status Server::Serve() {
     CancelVanished();
     CheckTimers();
     CheckEngine();
+    ReturnMemory();
     if (stop_.load() && !ends_at_) {
       const bool idle = requests_.open() == 0 && router_->waiting_bytes() == 0 &&
                         commands_.empty() && status_questions_.empty();
@@ -166,6 +170,14 @@ void Server::CheckEngine() {
   spdlog::error("the engine is dead: {}", Message(health));
   FailAll(Message(health));
   EndSoon(std::move(health));
+}
+
+void Server::ReturnMemory() {
+  if (!used_since_) return;
+  const milliseconds wait = requests_.open() > 0 ? kBusyTime : kIdleTime;
+  if (Clock::now() < *used_since_ + wait) return;
+  used_since_.reset();
+  (void)malloc_trim(0);
 }
 
 void Server::SetTimer(Clock::time_point at) {
@@ -202,7 +214,10 @@ void Server::CheckTimers() {
 }
 
 void Server::TakeFromMailbox() {
-  for (Mailbox::Event& event : mailbox_->Take()) Take(std::move(event));
+  for (Mailbox::Event& event : mailbox_->Take()) {
+    if (!used_since_) used_since_ = Clock::now();
+    Take(std::move(event));
+  }
 }
 
 void Server::Take(Mailbox::Event event) {
@@ -249,6 +264,7 @@ void Server::CancelVanished() {
 }
 
 void Server::Handle(const Router::Incoming& incoming) {
+  if (!used_since_) used_since_ = Clock::now();
   if (incoming.oversized > 0) {
     Refuse({incoming.client, IdIn(incoming.frame, options_.limits)}, ErrorCode::kTooLarge,
            TooLarge(incoming.oversized, options_.limits));

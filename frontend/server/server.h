@@ -103,6 +103,8 @@ class Server {
   /// Deadlines of requests, and of clients that may come back.
   void CheckTimers();
   void CheckEngine();
+  /// What clients have cost goes back to the system: glibc keeps what is freed between what is not.
+  void ReturnMemory();
   void CancelVanished();
 
   void Handle(const Router::Incoming& incoming);
@@ -209,6 +211,7 @@ class Server {
 
   const Clock::time_point started_ = Clock::now();
   Clock::time_point next_engine_check_ = Clock::now();
+  std::optional<Clock::time_point> used_since_;  // memory went back
   std::optional<Clock::time_point> next_timer_;  // of all open requests
   std::optional<Clock::time_point> ends_at_;     // set: answering what is still coming in, then end
   absl::Status ends_with_;

@@ -49,6 +49,9 @@ class ZmtpReader {
   void Append(std::string_view bytes);
   Event Next();
 
+  /// Bytes of the frame whose header was read that have not been taken yet.
+  uint64_t left() const { return left_; }
+
  private:
   enum class Phase : uint8_t { kGreeting, kReady, kTraffic, kBroken };
 

@@ -29,8 +29,9 @@ class CatalogReader {
       if (options_.reads_all) ReadAll(block);
       Identify(block);
       if (options_.progress) {
-        options_.progress(static_cast<double>(i + 1) / static_cast<double>(catalog_.blocks_.size()),
-                          options_.reads_all ? "checking KV" : "reading KV");
+        TANDEM_RETURN_IF_ERROR(options_.progress(
+            static_cast<double>(i + 1) / static_cast<double>(catalog_.blocks_.size()),
+            options_.reads_all ? "checking KV" : "reading KV"));
       }
     }
     if (opened_ == 0 && unopened_ > 0) return NoneOpens();

@@ -1,4 +1,3 @@
-#include <malloc.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
 
@@ -105,21 +104,12 @@ void TellOfAgent(const StateOptions& state, fmt::format_string<const double&> ho
       AgentPath(state), fmt::format(how_long, state.agent_ttl), state.directory);
 }
 
-/// What clients have cost goes back to the system: left to itself, glibc raises this bound with
-/// each block beyond it that is freed, and keeps what was below. Not for a process that computes,
-/// since such blocks take longer to get.
-void ReturnMemoryEarly() {
-  constexpr int kMappedBytes = 256 << 10;
-  (void)mallopt(M_MMAP_THRESHOLD, kMappedBytes);
-}
-
 }  // namespace
 
 absl::Status Serve(const ServeOptions& options) {
   const auto policy = frontend::ParseContextPolicy(options.context_policy);
   if (!policy.ok()) return InvalidArgument("--context-policy: {}", Message(policy.status()));
   TANDEM_RETURN_IF_ERROR(CheckStateOptions(options.model.state));
-  if (!parallel::StartedByMpi() && options.launch.ranks > 1) ReturnMemoryEarly();
   StopSignals signals;
   Prepared prepared;
   const auto prepare = [&](const core::ModelFile& file) -> absl::Status {

@@ -28,6 +28,7 @@ namespace {
 constexpr auto kPatience = std::chrono::seconds(12);
 constexpr const char* kConnectTimeout = "ConnectTimeout=10";  // of ssh, seconds
 constexpr std::string_view kUnreached = "tandem: cannot reach host ";
+constexpr std::string_view kSilent = "tandem: host ";
 constexpr const char* kDefaultHostfile = "/etc/openmpi/openmpi-default-hostfile";
 
 /// The first words of a file's lines, without comments.
@@ -107,6 +108,13 @@ absl::StatusOr<bool> StaysOnThisHost(const LaunchOptions& launch) {
   return std::all_of(hosts.begin(), hosts.end(), IsThisHost);
 }
 
+std::vector<std::string> OtherHosts(const LaunchOptions& launch) {
+  std::vector<std::string> hosts =
+      FirstWords(launch.hostfile.empty() ? kDefaultHostfile : launch.hostfile);
+  std::erase_if(hosts, IsThisHost);
+  return hosts;
+}
+
 std::string ReachThroughThisProgram(std::vector<std::string>& arguments) {
   const std::string program = CommandOfThisProgram("reach", {}).front();
   // mpirun takes blanks and colons for its own.
@@ -178,8 +186,9 @@ int ReachHost(std::vector<std::string> words) {
       said.append(buffer.data(), static_cast<size_t>(size));
     }
     if (ended || told || std::chrono::steady_clock::now() < late) continue;
-    std::fprintf(stderr, "tandem: host %s has not answered for %d s; %s still tries\n",
-                 host.c_str(), static_cast<int>(kPatience.count()), agent.c_str());
+    std::fprintf(stderr, "%s%s has not answered for %d s; %s still tries\n",
+                 std::string(kSilent).c_str(), host.c_str(), static_cast<int>(kPatience.count()),
+                 agent.c_str());
     told = true;
   }
   const bool done = WIFEXITED(status) && WEXITSTATUS(status) == 0;
@@ -199,6 +208,10 @@ int ReachHost(std::vector<std::string> words) {
 
 std::string UnreachedHost(const std::string& line) {
   return line.starts_with(kUnreached) ? line.substr(kUnreached.size()) : "";
+}
+
+bool TellsOfHost(const std::string& line) {
+  return line.starts_with(kUnreached) || line.starts_with(kSilent);
 }
 
 }  // namespace tandem::launcher

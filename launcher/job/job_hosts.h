@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/base/status.h"
@@ -13,6 +14,9 @@ namespace tandem::launcher {
 /// Whether all ranks will be on this host: neither flags, nor a scheduler, nor Open MPI's own
 /// settings name another. kInvalidArgument if the hostfile cannot be read.
 absl::StatusOr<bool> StaysOnThisHost(const LaunchOptions& launch);
+
+/// The hosts of the hostfile that are not this one, as it names them.
+std::vector<std::string> OtherHosts(const LaunchOptions& launch);
 
 /// Has mpirun call `tandem reach AGENT` where it would call its remote shell: replaces the agent in
 /// its arguments; gives the value of OMPI_MCA_plm_rsh_agent where these name none, or an empty one
@@ -27,5 +31,12 @@ int ReachHost(std::vector<std::string> words);
 /// What `tandem reach` said on standard error of a host that cannot be reached, without its
 /// beginning; empty for any other line.
 std::string UnreachedHost(const std::string& line);
+/// Whether `tandem reach` said of a host that it does not answer, or cannot be reached.
+bool TellsOfHost(const std::string& line);
+
+/// Variable that is set for the ranks of a job with other hosts: each begins with kStartLine on
+/// standard error, since mpirun says nothing while it waits for hosts to call back.
+inline constexpr const char* kStartVariable = "TANDEM_START_LINE";
+inline constexpr std::string_view kStartLine = "tandem: a rank has started\n";
 
 }  // namespace tandem::launcher

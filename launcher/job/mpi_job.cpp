@@ -1,6 +1,7 @@
 #include "launcher/job/mpi_job.h"
 
 #include <fcntl.h>
+#include <fmt/ranges.h>
 #include <poll.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
@@ -29,6 +30,7 @@ namespace {
 
 constexpr auto kPollInterval = std::chrono::milliseconds(20);
 constexpr auto kEndInterval = std::chrono::milliseconds(200);
+constexpr auto kCallBack = std::chrono::seconds(14);
 constexpr auto kLastWords = std::chrono::milliseconds(1000);
 constexpr auto kTermination = std::chrono::milliseconds(6000);
 constexpr int64_t kSessionBytes = int64_t{16} << 20;  // more than mpirun writes for its ranks
@@ -71,8 +73,10 @@ std::vector<std::string> MpirunArguments(const LaunchOptions& launch,
 }
 
 /// What a child has written; 0 or less once it has ended, though others may hold its pipe: whatever
-/// connects mpirun to a host that is cut off does so for minutes.
-ssize_t ReadWhileRuns(pid_t child, int pipe, char* buffer, size_t size) {
+/// connects mpirun to a host that is cut off does so for minutes. While it says nothing,
+/// `on_silence` is called now and then.
+ssize_t ReadWhileRuns(pid_t child, int pipe, char* buffer, size_t size,
+                      const std::function<void()>& on_silence) {
   pollfd readable{.fd = pipe, .events = POLLIN, .revents = 0};
   for (bool ended = false;;) {
     const int ready = poll(&readable, 1, static_cast<int>(kEndInterval.count()));
@@ -81,6 +85,7 @@ ssize_t ReadWhileRuns(pid_t child, int pipe, char* buffer, size_t size) {
     siginfo_t info{};
     waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOHANG | WNOWAIT);
     ended = info.si_pid == child;
+    on_silence();
   }
 }
 
@@ -134,6 +139,8 @@ class JobLines {
  public:
   /// A line of the job's, with its end: keeps it, or gives it back to be shown.
   std::string Take(std::string line) {
+    told_ = told_ || line == kStartLine || TellsOfHost(line);
+    if (line == kStartLine) return "";
     const bool frame = line.starts_with("--------------------");  // of a notice
     if (frame) in_notice_ = !in_notice_;
     const std::string unreached = UnreachedHost(line.substr(0, line.size() - 1));
@@ -151,6 +158,8 @@ class JobLines {
     return unreached_ + "; mend that, or take it out of the list of hosts";
   }
   const std::string& notices() const { return notices_; }
+  /// Whether ranks have started, or hosts were named for which they have not.
+  bool told() const { return told_; }
   /// Whether hosts that cannot be reached are the reason.
   bool names_hosts() const { return !unreached_.empty(); }
 
@@ -164,6 +173,7 @@ class JobLines {
   std::string notices_;
   std::string unreached_;
   bool in_notice_ = false;
+  bool told_ = false;
 };
 
 }  // namespace
@@ -197,16 +207,22 @@ absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(const LaunchOptions& launc
   std::istringstream words(launch.mpirun_arguments);
   std::vector<std::string> further(std::istream_iterator<std::string>(words), {});
   std::optional<LoopbackPreload> preload;
+  std::optional<std::string> waits_for;
   if (stays) {
     TANDEM_ASSIGN_OR_RETURN(LoopbackPreload made, LoopbackPreload::Make());
     preload.emplace(std::move(made));
-    // Orteds of other hosts would make it there, and leave it.
     added.emplace_back("OMPI_MCA_orte_tmpdir_base", folder.path());
     const char* others = std::getenv("LD_PRELOAD");
     added.emplace_back("LD_PRELOAD",
                        preload->path() + (others != nullptr ? fmt::format(":{}", others) : ""));
-  } else if (std::string agent = ReachThroughThisProgram(further); !agent.empty()) {
-    added.emplace_back("OMPI_MCA_plm_rsh_agent", std::move(agent));
+  } else {
+    waits_for = fmt::format("{}", fmt::join(OtherHosts(launch), ", "));
+    further.insert(further.end(), {"-x", kStartVariable});
+    added.emplace_back(kStartVariable, "1");
+    // Orteds of other hosts would make the folder there, and leave it.
+    added.emplace_back("OMPI_MCA_orte_local_tmpdir_base", folder.path());
+    std::string agent = ReachThroughThisProgram(further);
+    if (!agent.empty()) added.emplace_back("OMPI_MCA_plm_rsh_agent", std::move(agent));
   }
   std::vector<std::string> arguments = MpirunArguments(launch, command, further);
   std::vector<std::string> variables = EnvironmentWith(added);
@@ -242,11 +258,16 @@ absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(const LaunchOptions& launc
         "openmpi-bin",
         ErrnoText(error));
   }
-  return std::unique_ptr<MpiJob>(new MpiJob(pid, errors[0], std::move(folder), std::move(on_end)));
+  return std::unique_ptr<MpiJob>(
+      new MpiJob(pid, errors[0], std::move(folder), std::move(waits_for), std::move(on_end)));
 }
 
-MpiJob::MpiJob(pid_t pid, int error_pipe, TemporaryFolder folder, OnEnd on_end)
-    : pid_(pid), folder_(std::move(folder)), on_end_(std::move(on_end)) {
+MpiJob::MpiJob(pid_t pid, int error_pipe, TemporaryFolder folder,
+               std::optional<std::string> waits_for, OnEnd on_end)
+    : pid_(pid),
+      folder_(std::move(folder)),
+      waits_for_(std::move(waits_for)),
+      on_end_(std::move(on_end)) {
   thread_ = std::thread([this, error_pipe] { ReadErrors(error_pipe); });
 }
 
@@ -260,7 +281,19 @@ void MpiJob::ReadErrors(int error_pipe) {
   JobLines lines;
   std::string line;
   char buffer[4096];
-  for (ssize_t size; (size = ReadWhileRuns(pid_, error_pipe, buffer, sizeof(buffer))) > 0;) {
+  const auto late = std::chrono::steady_clock::now() + kCallBack;
+  bool warned = !waits_for_;
+  const auto on_silence = [&] {
+    if (warned || lines.told() || std::chrono::steady_clock::now() < late) return;
+    warned = true;
+    spdlog::warn(
+        "no rank has started for {} s: mpirun waits for {} to call back, which must be able to "
+        "open TCP connections to this host; if it has several networks, or a firewall, say which "
+        "one to use: --mpirun-arguments=\"--mca oob_tcp_if_include NAME\"",
+        kCallBack.count(), waits_for_->empty() ? "other hosts" : *waits_for_);
+  };
+  for (ssize_t size;
+       (size = ReadWhileRuns(pid_, error_pipe, buffer, sizeof(buffer), on_silence)) > 0;) {
     for (ssize_t i = 0; i < size; ++i) {
       line += buffer[i];
       if (buffer[i] != '\n') continue;

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -48,13 +49,15 @@ class MpiJob {
   void Stop(std::chrono::milliseconds grace);
 
  private:
-  MpiJob(pid_t pid, int error_pipe, TemporaryFolder folder, OnEnd on_end);
+  MpiJob(pid_t pid, int error_pipe, TemporaryFolder folder, std::optional<std::string> waits_for,
+         OnEnd on_end);
   void ReadErrors(int error_pipe);
   void End(std::chrono::milliseconds grace);
   bool WaitUntilEnded(std::chrono::milliseconds time);
 
   const pid_t pid_;
-  const TemporaryFolder folder_;  // of mpirun's session
+  const TemporaryFolder folder_;                // of mpirun's session
+  const std::optional<std::string> waits_for_;  // other hosts, where there may be some
   const OnEnd on_end_;
   Mutex mutex_;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;

@@ -19,7 +19,10 @@ class ProgressDisplay {
 
   void Show(double fraction, std::string_view what);
   core::Progress callback() {
-    return [this](double fraction, std::string_view what) { Show(fraction, what); };
+    return [this](double fraction, std::string_view what) {
+      Show(fraction, what);
+      return absl::OkStatus();
+    };
   }
 
  private:

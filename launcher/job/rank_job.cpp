@@ -11,10 +11,12 @@
 #include "core/device/device.h"
 #include "core/transformer/transformer.h"
 #include "launcher/job/agent_introductions.h"
+#include "launcher/job/job_hosts.h"
 #include "launcher/job/progress_display.h"
 #include "launcher/job/supervised_engine.h"
 #include "launcher/options/rank_command.h"
 #include "launcher/options/reported.h"
+#include "launcher/options/stop_signals.h"
 #include "launcher/options/version.h"
 #include "launcher/state/host_kv.h"
 #include "parallel/communicators/agree_on_status.h"
@@ -113,9 +115,11 @@ class Rank {
     cpu_ = CpuOptionsOf(choices_, placement_);
     operations_ = core::MakeDevice({.kind = choices_.device, .cpu = cpu_}, file_->config(), shard);
     ProgressDisplay display;
-    TANDEM_ASSIGN_OR_RETURN(
-        model_, core::Transformer::Load(*file_, shard, *operations_,
-                                        world_.rank() == 0 ? display.callback() : nullptr));
+    const auto progress = [&](double fraction, std::string_view what) -> absl::Status {
+      if (world_.rank() == 0) display.Show(fraction, what);
+      return StopSignals::CheckPending();
+    };
+    TANDEM_ASSIGN_OR_RETURN(model_, core::Transformer::Load(*file_, shard, *operations_, progress));
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     spdlog::info(
         "rank {} of {} on {}: query heads {}-{}, {} bytes of weights, {}{}, loaded in {:.2f} s",
@@ -202,6 +206,9 @@ absl::Status RunEngine(const LoadedRank& rank, const EngineBody& body) {
 
 absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const RankBody& body,
                         const EnginePreparation& prepare) {
+  if (std::getenv(kStartVariable) != nullptr) {
+    std::fwrite(kStartLine.data(), 1, kStartLine.size(), stderr);
+  }
   parallel::MpiOptions mpi;
   if (expected_ranks > 0) mpi.expected_ranks = expected_ranks;
   TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> world, parallel::CreateWorld(mpi));

@@ -63,8 +63,8 @@ absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launc
   options.server_key = keys.server.public_key;
   options.keys = keys.client;
   const auto keep_waiting = [&news] {
-    return StopSignals::Pending() ? absl::CancelledError("it was told to end before it was ready")
-                                  : news.status();
+    const absl::Status told = StopSignals::CheckPending();
+    return told.ok() ? news.status() : told;
   };
   auto engine = parallel::RemoteEngine::Connect(options, keep_waiting);
   if (absl::IsCancelled(engine.status())) {

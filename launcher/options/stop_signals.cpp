@@ -24,10 +24,11 @@ StopSignals::StopSignals() {
 
 StopSignals::~StopSignals() { EndThread(); }
 
-bool StopSignals::Pending() {
+absl::Status StopSignals::CheckPending() {
   sigset_t pending;
-  return sigpending(&pending) == 0 &&
-         (sigismember(&pending, SIGINT) == 1 || sigismember(&pending, SIGTERM) == 1);
+  const bool told = sigpending(&pending) == 0 &&
+                    (sigismember(&pending, SIGINT) == 1 || sigismember(&pending, SIGTERM) == 1);
+  return told ? absl::CancelledError("it was told to end before it was ready") : absl::OkStatus();
 }
 
 void StopSignals::Watch(std::function<void(int)> action) {

@@ -3,6 +3,8 @@
 #include <functional>
 #include <thread>
 
+#include "core/base/status.h"
+
 namespace tandem::launcher {
 
 /// SIGINT and SIGTERM as calls on a thread of their own, in place of the death of the process.
@@ -16,8 +18,8 @@ class StopSignals {
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;
 
-  /// Whether one of them has come that nobody watches for yet.
-  static bool Pending();
+  /// kCancelled if one of them has come that nobody watches for yet.
+  static absl::Status CheckPending();
 
   /// From now on each signal calls `action`, from the watching thread. A second signal within the
   /// action's time is not lost.

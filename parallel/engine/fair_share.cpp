@@ -1,7 +1,6 @@
 #include "parallel/engine/fair_share.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "core/base/check.h"
 
@@ -13,19 +12,12 @@ constexpr size_t kMostAbsent = 4096;
 
 }  // namespace
 
-int64_t FairShare::LeastServed() {
-  int64_t least = std::numeric_limits<int64_t>::max();
-  for (const auto& [client, state] : present_) least = std::min(least, state.served);
-  if (!present_.empty()) least_ = std::max(least_, least);
-  return least_;
-}
-
 void FairShare::Came(uint64_t client) {
   if (const auto found = present_.find(client); found != present_.end()) {
     ++found->second.requests;
     return;
   }
-  int64_t served = LeastServed();
+  double served = share_;
   if (const auto debt = absent_.find(client); debt != absent_.end()) {
     served = std::max(served, debt->second);
     absent_.erase(debt);
@@ -37,17 +29,18 @@ void FairShare::Left(uint64_t client) {
   const auto found = present_.find(client);
   TANDEM_CHECK(found != present_.end(), "a client left that was not here");
   if (--found->second.requests > 0) return;
-  const int64_t served = found->second.served;
+  const double served = found->second.served;
   present_.erase(found);
-  // Of whoever had least, nothing needs to be remembered. With nobody left, all start anew.
+  // Of whoever had no more than its share, nothing needs to be remembered. With nobody left, all
+  // start anew.
   if (present_.empty()) {
     absent_.clear();
-    least_ = std::max(least_, served);
+    share_ = std::max(share_, served);
     return;
   }
-  if (served <= LeastServed()) return;
+  if (served <= share_) return;
   if (absent_.size() >= kMostAbsent) {
-    std::erase_if(absent_, [this](const auto& entry) { return entry.second <= least_; });
+    std::erase_if(absent_, [this](const auto& entry) { return entry.second <= share_; });
   }
   if (absent_.size() >= kMostAbsent) absent_.clear();
   absent_[client] = served;
@@ -55,7 +48,9 @@ void FairShare::Left(uint64_t client) {
 
 void FairShare::Charge(uint64_t client, int64_t tokens) {
   const auto found = present_.find(client);
-  if (found != present_.end()) found->second.served += tokens;
+  if (found == present_.end()) return;
+  found->second.served += static_cast<double>(tokens);
+  share_ += static_cast<double>(tokens) / static_cast<double>(present_.size());
 }
 
 }  // namespace tandem::parallel

@@ -24,14 +24,20 @@ WaitingRequest* RequestQueue::Find(RequestId id) {
   return found == waiting_.end() ? nullptr : &found->second;
 }
 
-RequestQueue::Order RequestQueue::InOrder(const FairShare& turns) {
+RequestQueue::Order RequestQueue::InOrder(const FairShare& turns, const TokensOfClients& ahead) {
   Order order;
   order.heap_.reserve(waiting_.size());
+  std::map<int32_t, TokensOfClients> sums;  // by priority
   for (auto& [id, waiting] : waiting_) {
     const EngineRequest& request = waiting.state.request;
-    order.heap_.emplace_back(Order::Key{-request.priority, waiting.state.preemptions == 0,
-                                        turns.served(request.client), id},
-                             &waiting);
+    const bool fresh = waiting.state.preemptions == 0;
+    TokensOfClients& before = sums.try_emplace(request.priority, ahead).first->second;
+    int64_t& tokens = before[request.client];
+    if (fresh) tokens += waiting.state.prompt_tokens();
+    order.heap_.emplace_back(
+        Order::Key{-request.priority, fresh,
+                   turns.served(request.client) + static_cast<double>(tokens), id},
+        &waiting);
   }
   // A heap: mostly, only the first few are looked at.
   std::make_heap(order.heap_.begin(), order.heap_.end(), std::greater<>());

@@ -22,6 +22,7 @@ struct RequestState {
   int32_t limit = 0;            // answer tokens that fit
   std::vector<int32_t> tokens;  // the prompt, and the answer so far
   int32_t logits_given = 0;     // prompt positions whose logits were delivered or scored
+  int32_t charged = 0;          // prompt positions that its client has been charged for
   int32_t preemptions = 0;      // so far
 
   int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
@@ -47,8 +48,12 @@ struct WaitingRequest {
   Restore restore;
 };
 
-/// The requests that wait. Their order: higher priority, those that were running already, clients
-/// that have been served less (FairShare), first come. Thread safety: none.
+/// Tokens of prompts by client.
+using TokensOfClients = std::unordered_map<uint64_t, int64_t>;
+
+/// The requests that wait. Their order: higher priority, those that were running already, those
+/// whose client would have had least with their prompts (FairShare), first come. The requests of
+/// one client and priority stay in order. Thread safety: none.
 class RequestQueue {
  public:
   void Add(WaitingRequest request);
@@ -63,10 +68,11 @@ class RequestQueue {
 
    private:
     friend class RequestQueue;
-    using Key = std::tuple<int32_t, bool, int64_t, RequestId>;
+    using Key = std::tuple<int32_t, bool, double, RequestId>;
     std::vector<std::pair<Key, WaitingRequest*>> heap_;  // the least on top
   };
-  Order InOrder(const FairShare& turns);
+  /// `ahead`: what of running prompts is not computed yet.
+  Order InOrder(const FairShare& turns, const TokensOfClients& ahead);
   /// Of the next one; there must be one.
   int32_t highest_priority() const { return priorities_.rbegin()->first; }
 
@@ -82,7 +88,7 @@ class RequestQueue {
   bool empty() const { return waiting_.empty(); }
 
  private:
-  std::unordered_map<RequestId, WaitingRequest> waiting_;
+  std::map<RequestId, WaitingRequest> waiting_;
   std::map<int32_t, size_t> priorities_;  // how many have each
 };
 

@@ -154,24 +154,50 @@ int32_t Scheduler::PromptTokensBeside(int32_t decoding, int32_t prompts) const {
 }
 
 void Scheduler::SelectPrompts(int32_t decoding) {
-  using Key = std::tuple<int32_t, int64_t, int32_t, RequestId>;
-  std::vector<std::pair<Key, Running*>> prompts;
+  struct Turn {
+    int32_t priority = 0;  // negative: the highest first
+    uint64_t client = 0;
+    double ends_at = 0;  // first among the turns of its client, then among all
+    RequestId id = 0;
+    int32_t left = 0;  // tokens
+    Running* sequence = nullptr;
+  };
+  std::vector<Turn> prompts;
   for (auto& [key, sequence] : running_) {
     if (!sequence.in_prompt()) continue;
-    const int32_t turns = (sequence.positions - sequence.first_position) / options_.prefill_chunk;
-    prompts.emplace_back(
-        Key{key.first, turns_.served(sequence.state.request.client), turns, key.second}, &sequence);
+    const int32_t had = sequence.positions - sequence.first_position;
+    const int32_t left = std::min(options_.prefill_chunk - had % options_.prefill_chunk,
+                                  sequence.given - sequence.positions);
+    prompts.push_back({.priority = key.first,
+                       .client = sequence.state.request.client,
+                       .ends_at = sequence.served_before + had + left,
+                       .id = key.second,
+                       .left = left,
+                       .sequence = &sequence});
   }
-  std::sort(prompts.begin(), prompts.end());
+  std::sort(prompts.begin(), prompts.end(), [](const Turn& one, const Turn& other) {
+    return std::tie(one.priority, one.client, one.ends_at, one.id) <
+           std::tie(other.priority, other.client, other.ends_at, other.id);
+  });
+  const Turn* before = nullptr;
+  for (Turn& turn : prompts) {
+    const bool goes_on =
+        before != nullptr && before->priority == turn.priority && before->client == turn.client;
+    turn.ends_at = (goes_on ? before->ends_at : turns_.served(turn.client)) + turn.left;
+    before = &turn;
+  }
+  std::sort(prompts.begin(), prompts.end(), [](const Turn& one, const Turn& other) {
+    return std::tie(one.priority, one.ends_at, one.id) <
+           std::tie(other.priority, other.ends_at, other.id);
+  });
   int32_t budget = PromptTokensBeside(decoding, static_cast<int32_t>(prompts.size()));
   int64_t logits = options_.most_logits_a_step;
-  for (auto& [key, sequence] : prompts) {
+  for (const Turn& turn : prompts) {
     if (budget == 0) break;
-    sequence->wanted = PromptTokensAllowed(*sequence, budget, logits);
-    budget -= sequence->wanted;
-    if (sequence->state.wants_prompt_rows()) {
-      logits -= int64_t{sequence->wanted} * options_.vocab;
-    }
+    Running& sequence = *turn.sequence;
+    sequence.wanted = PromptTokensAllowed(sequence, budget, logits);
+    budget -= sequence.wanted;
+    if (sequence.state.wants_prompt_rows()) logits -= int64_t{sequence.wanted} * options_.vocab;
   }
 }
 
@@ -222,6 +248,7 @@ void Scheduler::AddWork(Running& sequence, ScheduledStep& step) {
     const auto first = state.tokens.begin() + sequence.positions;
     work.tokens.assign(first, first + sequence.wanted);
     step.prompt_tokens += sequence.wanted;
+    ChargePrompt(sequence);
     const bool wants_logits = state.wants_prompt_rows() &&
                               sequence.positions >= state.logits_given &&
                               sequence.positions < state.prompt_tokens();
@@ -243,6 +270,16 @@ void Scheduler::AddWork(Running& sequence, ScheduledStep& step) {
   step.plan.sequences.push_back(std::move(work));
   step.requests.push_back(state.id);
   step.incarnations.push_back(sequence.incarnation);
+}
+
+void Scheduler::ChargePrompt(Running& sequence) {
+  RequestState& state = sequence.state;
+  // What is computed again after a preemption, or was answered before it, is not charged again.
+  const int32_t end = std::min(sequence.positions + sequence.wanted, state.prompt_tokens());
+  const int32_t begin = std::max(sequence.positions, state.charged);
+  if (begin >= end) return;
+  turns_.Charge(state.request.client, end - begin);
+  state.charged = end;
 }
 
 void Scheduler::FreeSlot(Running& sequence) {

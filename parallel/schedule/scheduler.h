@@ -98,9 +98,10 @@ using DraftSource = std::function<std::vector<int32_t>(const RequestState& reque
 /// Decides what runs in each step. Holds no device code, sockets or clocks.
 ///
 /// Every sequence past its prompt computes one token a step, and its drafts. Prompts share
-/// `prefill_chunk` tokens a step, or fewer while others decode (SetPromptTokens). A prompt goes
-/// first until it has had prefill_chunk tokens; then prompts that have had fewer go before it.
-/// The order everywhere is: higher priority, then clients that were served less, then arrival.
+/// `prefill_chunk` tokens a step, or fewer while others decode (SetPromptTokens). They take turns
+/// of prefill_chunk tokens, or of what is left of them; of one client the turn that ends first in
+/// the terms of FairShare. The order everywhere is: higher priority, then clients that would have
+/// had least at the end of the turn (of the whole prompt, where requests wait), then arrival.
 ///
 /// Memory is given as sequences grow. A request is admitted when a slot is free and either there
 /// are pages for its prompt, for the rest of the running prompts and a little headroom, or there
@@ -199,6 +200,7 @@ class Scheduler {
     uint64_t incarnation = 0;
     int32_t given = 0;            // tokens known when it was admitted: they come in the plans
     int32_t first_position = 0;   // behind the pages that it took
+    double served_before = 0;     // its client, when it was admitted
     int32_t positions = 0;        // scheduled so far
     int32_t committed = 0;        // computed
     int32_t samples = 0;          // answer tokens scheduled so far, in all incarnations
@@ -221,6 +223,7 @@ class Scheduler {
   bool StillWaitsForLeader(WaitingRequest& waiting) const;
   bool FindLeader(WaitingRequest& waiting, int32_t taken, int32_t most) const;
   bool FitsMemory(const RequestState& state, const SequencePages& pages) const;
+  TokensOfClients PromptTokensAhead() const;
   bool CanMakeRoomFor(int32_t priority) const;
   void Start(WaitingRequest waiting, SequencePages pages, size_t restorable);
 
@@ -242,6 +245,7 @@ class Scheduler {
   int32_t PromptTokensAllowed(const Running& sequence, int32_t budget, int64_t logits) const;
   void Place(RunningMap::iterator it, ScheduledStep& step);
   void AddWork(Running& sequence, ScheduledStep& step);
+  void ChargePrompt(Running& sequence);
   void Preempt(RunningMap::iterator it);
   void FreeSlot(Running& sequence);
 

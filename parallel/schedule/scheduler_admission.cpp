@@ -41,7 +41,7 @@ void Scheduler::Admit() {
     again = false;
     // With all slots taken, and none by lower priority, there is nobody to look for.
     if (free_slots_.empty() && !CanMakeRoomFor(queue_.highest_priority())) return;
-    RequestQueue::Order order = queue_.InOrder(turns_);
+    RequestQueue::Order order = queue_.InOrder(turns_, PromptTokensAhead());
     while (WaitingRequest* waiting = order.Next()) {
       if (StillWaitsForLeader(*waiting) || WaitsForRecords(*waiting)) continue;
       const int32_t priority = waiting->state.request.priority;
@@ -57,6 +57,15 @@ void Scheduler::Admit() {
       break;
     }
   }
+}
+
+TokensOfClients Scheduler::PromptTokensAhead() const {
+  TokensOfClients ahead;
+  for (const auto& [key, sequence] : running_) {
+    if (!sequence.in_prompt()) continue;
+    ahead[sequence.state.request.client] += sequence.given - sequence.positions;
+  }
+  return ahead;
 }
 
 bool Scheduler::CanMakeRoomFor(int32_t priority) const {
@@ -186,6 +195,7 @@ void Scheduler::Start(WaitingRequest waiting, SequencePages pages, size_t restor
   const int32_t taken = sequence.pages.taken();
   sequence.given = state.token_count();
   sequence.first_position = sequence.positions = sequence.committed = taken;
+  sequence.served_before = turns_.served(state.request.client);
   sequence.samples = state.answered();
   opening_.push_back({.slot = sequence.slot,
                       .sampling = state.request.sampling,
@@ -200,7 +210,6 @@ void Scheduler::Start(WaitingRequest waiting, SequencePages pages, size_t restor
                        .reused_tokens = taken,
                        .reused_from = from,
                        .reuse_limit = limit});
-  if (!again) turns_.Charge(state.request.client, state.prompt_tokens() - taken);
   const RunningKey key{-state.request.priority, state.id};
   keys_.emplace(state.id, key);
   running_.emplace(key, std::move(sequence));

@@ -49,7 +49,7 @@ bool Scheduler::has_work() {
 std::vector<RecordProbe> Scheduler::TakeProbes() {
   std::vector<RecordProbe> probes;
   if (!options_.records || queue_.empty()) return probes;
-  RequestQueue::Order order = queue_.InOrder(turns_);
+  RequestQueue::Order order = queue_.InOrder(turns_, PromptTokensAhead());
   while (WaitingRequest* waiting = order.Next()) {
     if (looking_ >= kMostLooking) break;
     Restore& restore = waiting->restore;

@@ -93,6 +93,23 @@ def test_06_start_names_a_host_that_is_silent(ssh, signal_number):
         process.wait()
 
 
+def test_06_start_names_a_host_that_does_not_call_back(ssh):
+    environment, hosts = ssh("exit 0\n")
+    process = subprocess.Popen([*map(str, SERVE), "-n", "2", "--hostfile", hosts], env=environment, stdin=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        line = process.stderr.readline() if select.select([process.stderr], [], [], 20)[0] else "silence"
+        assert "mpirun waits for far-away to call back" in line and "oob_tcp_if_include" in line
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15) != 0
+        assert not session_processes(process.pid)
+    finally:
+        for pid, _ in session_processes(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
 def descriptors(pid):
     """What the descriptors of a process are: paths, socket:[INODE] and others."""
     for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():

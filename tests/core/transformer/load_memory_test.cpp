@@ -60,5 +60,18 @@ TEST(LoadMemory, PeaksJustAboveSmolLM2) {
 
 TEST(LoadMemory, PeaksJustAboveGemma3) { ExpectPeakJustAboveWeights("gemma-3-270m-q4_k_m.gguf"); }
 
+TEST(Load, EndsWithTheErrorOfItsProgress) {
+  const auto file = ModelFile::Open(tandem::testing::ModelPath("SmolLM2-135M-Instruct.Q4_1.gguf"));
+  ASSERT_TRUE(file.ok()) << file.status();
+  const Shard shard = WholeModel((*file)->config());
+  CpuOperations operations((*file)->config(), shard, {.isa = BestIsa(), .threads = 2});
+  int calls = 0;
+  const auto model = Transformer::Load(**file, shard, operations, [&](double, std::string_view) {
+    return ++calls == 3 ? absl::CancelledError("enough") : absl::OkStatus();
+  });
+  EXPECT_EQ(model.status(), absl::CancelledError("enough"));
+  EXPECT_EQ(calls, 3);
+}
+
 }  // namespace
 }  // namespace tandem::core

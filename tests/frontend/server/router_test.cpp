@@ -54,6 +54,34 @@ TEST(Router, ClientsTakeTurns) {
   EXPECT_LT(before, 10);
 }
 
+TEST(Router, SmallMessagesPassLargeOnes) {
+  Port port;
+  constexpr int kClients = 8;
+  std::vector<std::unique_ptr<FrameClient>> clients;
+  for (int i = 0; i < kClients; ++i) {
+    clients.push_back(std::make_unique<FrameClient>(port.router->endpoint()));
+    clients.back()->SendRaw({"here"});
+    ASSERT_TRUE(port.Receive());
+  }
+  FrameClient other(port.router->endpoint(), {.identity = "other"});
+  other.SendRaw({"here"});
+  ASSERT_TRUE(port.Receive());
+  for (const auto& client : clients) {
+    for (int i = 0; i < 3; ++i) client->SendRaw({std::string(500'000, 'x')});
+  }
+  std::this_thread::sleep_for(milliseconds(300));
+  ASSERT_TRUE(port.Receive()) << "one is at work";
+  for (int i = 0; i < 20; ++i) other.SendRaw({"hello"});
+  std::this_thread::sleep_for(milliseconds(300));
+  int before = 0;
+  for (int heard = 0; heard < 20;) {
+    const auto message = port.Receive();
+    ASSERT_TRUE(message);
+    message->client == "other" ? ++heard : ++before;
+  }
+  EXPECT_LE(before, 1);
+}
+
 TEST(Router, TimeIsUpAfterOneOfThoseWhoSayNothing) {
   Port port;
   FrameClient first(port.router->endpoint());

@@ -77,7 +77,7 @@ TEST(FairShare, WhoComesBackHasNoCreditAndKeepsItsDebt) {
   turns.Charge(1, 100);
   turns.Charge(2, 300);
   turns.Came(3);
-  EXPECT_EQ(turns.served(3), 100);
+  EXPECT_EQ(turns.served(3), 200) << "half of what both had";
   turns.Left(2);
   turns.Charge(1, 50);
   turns.Came(2);
@@ -85,7 +85,7 @@ TEST(FairShare, WhoComesBackHasNoCreditAndKeepsItsDebt) {
   turns.Left(3);
   turns.Charge(1, 1000);
   turns.Came(3);
-  EXPECT_EQ(turns.served(3), 300);
+  EXPECT_EQ(turns.served(3), 725) << "225 when it left, and half of 1000";
 }
 
 TEST(FairShare, AFloodOfNamesIsDropped) {

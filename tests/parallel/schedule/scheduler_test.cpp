@@ -193,6 +193,46 @@ TEST(Scheduler, ClientsTakeTurns) {
   EXPECT_EQ(bench.finished, (std::vector<RequestId>{1, 5, 2, 6, 3, 4}));
 }
 
+TEST(Scheduler, TheShortPromptOfANewcomerPassesLongOnes) {
+  for (const int32_t slots : {2, 6}) {  // most wait, or all run
+    SchedulerOptions options = SmallOptions();
+    options.blocks = {100, 100};
+    options.max_running = slots;
+    Bench bench(options);
+    for (RequestId id = 1; id <= 5; ++id) {
+      EngineRequest request = Request(Tokens(static_cast<int32_t>(id), 300), 1);
+      request.client = id;
+      bench.scheduler.Add(id, request);
+    }
+    for (int i = 0; i < 3; ++i) bench.Step();
+    EngineRequest request = Request(Tokens(9, 5), 1);
+    request.client = 9;
+    bench.scheduler.Add(9, request);
+    bench.StepsUntilEnd(9);
+    EXPECT_LE(bench.finished.size(), slots == 2 ? 3U : 1U) << "before those that waited";
+  }
+}
+
+TEST(Scheduler, NewcomersWithoutEndDoNotKeepALongPromptWaiting) {
+  for (const bool same_client : {true, false}) {
+    SchedulerOptions options = SmallOptions();
+    options.blocks = {100, 100};
+    options.max_running = 4;
+    Bench bench(options);
+    bench.scheduler.Add(1, Request(Tokens(1, 400), 1));
+    // Each step takes a chunk of 48, and 60 tokens come: the short ones alone are too many.
+    for (RequestId id = 2; id < 400 && !bench.Ended(1); id += 3) {
+      for (RequestId more = 0; more < 3; ++more) {
+        EngineRequest request = Request(Tokens(static_cast<int32_t>(id + more), 20), 1);
+        if (!same_client) request.client = id + more;
+        bench.scheduler.Add(id + more, request);
+      }
+      bench.Step();
+    }
+    EXPECT_TRUE(bench.Ended(1)) << same_client;
+  }
+}
+
 TEST(Scheduler, WithoutPagesTheNewestMakesRoom) {
   SchedulerOptions options = SmallOptions();
   options.groups = {{.window = 0, .layers = {0}}};
