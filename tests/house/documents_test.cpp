@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <regex>
 #include <set>
-#include <sstream>
 #include <string>
 #include <vector>
+
+#include "tests/support/read_file.h"
 
 /// Checks the documents: every file and folder of the repository that they name exists.
 namespace tandem {
@@ -95,13 +95,6 @@ std::vector<std::string> MissingNames(const std::string& text, const fs::path& b
   return missing;
 }
 
-std::string ReadText(const fs::path& path) {
-  std::ifstream in(path);
-  std::ostringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
-
 TEST(Documents, NameOnlyWhatIsThere) {
   std::vector<fs::path> documents = {Root() / "ARCHITECTURE.md", Root() / "CONTRIBUTING.md",
                                      Root() / "README.md"};
@@ -109,7 +102,7 @@ TEST(Documents, NameOnlyWhatIsThere) {
     if (entry.path().extension() == ".md") documents.push_back(entry.path());
   }
   for (const fs::path& document : documents) {
-    const std::string text = ReadText(document);
+    const std::string text = testing::ReadFile(document);
     EXPECT_FALSE(text.empty()) << document;
     for (const std::string& name : MissingNames(text, document.parent_path())) {
       ADD_FAILURE() << document.string() << " names " << name << ", which is not there";

@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <regex>
 #include <set>
-#include <sstream>
 #include <string>
 #include <vector>
+
+#include "tests/support/read_file.h"
 
 /// Checks the house: a folder includes only folders that stand before it, and keeps out what does
 /// not belong to it.
@@ -165,20 +165,13 @@ bool IsSource(const fs::path& path) {
   return std::find(kExtensions.begin(), kExtensions.end(), path.extension()) != kExtensions.end();
 }
 
-std::string ReadText(const fs::path& path) {
-  std::ifstream in(path);
-  std::ostringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
-
 TEST(Folders, IncludeOnlyWhatStandsBefore) {
   const fs::path root = TANDEM_SOURCE_DIR;
   for (const std::string& folder : kOrder) {
     if (!fs::exists(root / folder)) continue;
     for (const fs::directory_entry& entry : fs::recursive_directory_iterator(root / folder)) {
       if (!entry.is_regular_file() || !IsSource(entry.path())) continue;
-      for (const std::string& violation : Violations(folder, ReadText(entry.path()))) {
+      for (const std::string& violation : Violations(folder, testing::ReadFile(entry.path()))) {
         ADD_FAILURE() << entry.path().string() << ": " << violation;
       }
     }
@@ -194,7 +187,7 @@ TEST(Folders, RoomsIncludeOnlyRoomsBefore) {
       if (PlaceOfRoom(path) == rooms.size() && folder != "launcher") {
         ADD_FAILURE() << path << " stands in no room of " << folder << "/";
       }
-      for (const std::string& violation : RoomViolations(path, ReadText(entry.path()))) {
+      for (const std::string& violation : RoomViolations(path, testing::ReadFile(entry.path()))) {
         ADD_FAILURE() << violation;
       }
     }
@@ -207,7 +200,8 @@ TEST(Folders, NoUnitsIncludeEachOther) {
   for (const std::string& folder : kOrder) {
     for (const fs::directory_entry& entry : fs::recursive_directory_iterator(root / folder)) {
       if (!entry.is_regular_file() || !IsSource(entry.path())) continue;
-      AddIncludes(entry.path().lexically_relative(root).string(), ReadText(entry.path()), graph);
+      AddIncludes(entry.path().lexically_relative(root).string(), testing::ReadFile(entry.path()),
+                  graph);
     }
   }
   EXPECT_EQ(AnyCircle(graph), "");
@@ -241,7 +235,7 @@ TEST(Folders, MpiIsCalledByItsCommunicatorAlone) {
   std::set<std::string> files;
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(root / "parallel")) {
     if (!entry.is_regular_file() || !IsSource(entry.path())) continue;
-    const std::vector<std::string> includes = IncludesOf(ReadText(entry.path()));
+    const std::vector<std::string> includes = IncludesOf(testing::ReadFile(entry.path()));
     if (std::count(includes.begin(), includes.end(), "mpi.h") != 0) {
       files.insert(entry.path().filename());
     }
@@ -256,7 +250,8 @@ TEST(Folders, EveryHeaderIsIncludedOnce) {
     if (!fs::exists(root / folder)) continue;
     for (const fs::directory_entry& entry : fs::recursive_directory_iterator(root / folder)) {
       if (entry.path().extension() != ".h") continue;
-      EXPECT_NE(ReadText(entry.path()).find("#pragma once\n"), std::string::npos) << entry.path();
+      EXPECT_NE(testing::ReadFile(entry.path()).find("#pragma once\n"), std::string::npos)
+          << entry.path();
     }
   }
 }

@@ -22,12 +22,12 @@ Outcome RunProgram(std::vector<std::string> words) {
   std::vector<char*> arguments;
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
   Outcome outcome;
   outcome.status = RunCommandLine(static_cast<int>(words.size()), arguments.data());
-  outcome.output = testing::internal::GetCapturedStdout();
-  outcome.error = testing::internal::GetCapturedStderr();
+  outcome.output = ::testing::internal::GetCapturedStdout();
+  outcome.error = ::testing::internal::GetCapturedStderr();
   return outcome;
 }
 
@@ -142,7 +142,7 @@ TEST(CommandLine, AWrongVariableIsNamed) {
 }
 
 TEST(CommandLine, AnUnknownKeyOfAConfigFileIsNamedWithTheNearestKnown) {
-  const std::string path = testing::TempDir() + "/command_line_typo_test.toml";
+  const std::string path = ::testing::TempDir() + "/command_line_typo_test.toml";
   const auto expect = [&](const std::string& text, const std::string& message) {
     std::ofstream(path) << text;
     ExpectWrongUse({"--config", path, "plan", "model", "-n", "1"},
@@ -156,7 +156,7 @@ TEST(CommandLine, AnUnknownKeyOfAConfigFileIsNamedWithTheNearestKnown) {
 }
 
 TEST(CommandLine, AWrongValueInAConfigFileNamesItsFlag) {
-  const std::string path = testing::TempDir() + "/command_line_test.toml";
+  const std::string path = ::testing::TempDir() + "/command_line_test.toml";
   std::ofstream(path) << "[plan]\nranks = 0\n";
   ExpectWrongUse({"--config", path, "plan", "model"},
                  "--ranks: Value 0 not in range 1 to 65536; see tandem plan --help");

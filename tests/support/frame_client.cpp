@@ -63,6 +63,13 @@ Json ChatFrame(const std::string& id, const std::string& content) {
           {"messages", {{{"role", "user"}, {"content", content}}}}};
 }
 
+Json TurnFrame(const std::string& id, const std::string& content, const Json& more) {
+  Json frame = ChatFrame(id, content);
+  frame["conversation"] = "c1";
+  if (!more.is_null()) frame.update(more);
+  return frame;
+}
+
 std::string JoinedDeltas(const std::vector<Json>& frames) {
   std::string text;
   int seq = 0;

@@ -46,6 +46,10 @@ class FrameClient {
 /// {"v":1,"type":"chat",...} with one user message.
 nlohmann::json ChatFrame(const std::string& id, const std::string& content);
 
+/// The same in the conversation "c1", with the fields of `more`.
+nlohmann::json TurnFrame(const std::string& id, const std::string& content,
+                         const nlohmann::json& more = {});
+
 /// The texts of an answer's deltas, joined; their `seq` is checked to count from 0.
 std::string JoinedDeltas(const std::vector<nlohmann::json>& frames);
 

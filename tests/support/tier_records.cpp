@@ -28,4 +28,10 @@ kv_store::TierRecord RecordOf(int n, int before, int head, int64_t bytes, uint64
   return record;
 }
 
+std::vector<kv_store::RecordKey> KeysOf(const std::vector<kv_store::TierRecord>& records) {
+  std::vector<kv_store::RecordKey> keys;
+  for (const kv_store::TierRecord& record : records) keys.push_back(record.key);
+  return keys;
+}
+
 }  // namespace tandem::testing

@@ -43,7 +43,7 @@ TEST(Arena, SaysHowMuchWasAskedFor) {
   Arena arena;
   const absl::StatusOr<std::byte*> data = arena.Allocate(int64_t{1} << 60);
   EXPECT_EQ(data.status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(Message(data.status()), testing::HasSubstr("1099511627776 MiB"));
+  EXPECT_THAT(Message(data.status()), ::testing::HasSubstr("1099511627776 MiB"));
   EXPECT_FALSE(arena.Allocate(-1).ok());
   EXPECT_FALSE(arena.Allocate(std::numeric_limits<int64_t>::max()).ok());
   EXPECT_TRUE(arena.Allocate(0).ok());

@@ -22,7 +22,7 @@ TEST(Isa, NamesGoBothWays) {
 TEST(Isa, UnknownNameIsAnError) {
   const absl::StatusOr<Isa> parsed = ParseIsa("sse2");
   EXPECT_EQ(parsed.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(Message(parsed.status()), testing::HasSubstr("'sse2'"));
+  EXPECT_THAT(Message(parsed.status()), ::testing::HasSubstr("'sse2'"));
   EXPECT_FALSE(ParseIsa("").ok());
 }
 
@@ -34,7 +34,7 @@ TEST(Isa, Avx512IsTakenOnlyWhereItIsThere) {
     return;
   }
   EXPECT_EQ(parsed.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(Message(parsed.status()), testing::HasSubstr("lacks"));
+  EXPECT_THAT(Message(parsed.status()), ::testing::HasSubstr("lacks"));
 }
 
 TEST(Isa, FloatEnvironmentIsPutRight) {

@@ -17,7 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 
 TEST(TemporaryFolder, GoesWithItsOwnerAndNotBefore) {
-  const std::string place = testing::TempDir();
+  const std::string place = ::testing::TempDir();
   std::string path;
   {
     const auto folder = TemporaryFolder::Make("job", {place});
@@ -32,7 +32,7 @@ TEST(TemporaryFolder, GoesWithItsOwnerAndNotBefore) {
 }
 
 TEST(TemporaryFolder, WhatDeadOwnersLeftIsRemovedAndNothingElse) {
-  const std::string place = testing::TempDir() + "/abandoned";
+  const std::string place = ::testing::TempDir() + "/abandoned";
   fs::remove_all(place);
   for (const char* left : {"tandem-job-abcdef", "tandem-rank-abcdef", "tandem-chat-abcdef"}) {
     fs::create_directories(place + "/" + left + "/sub");
@@ -56,7 +56,7 @@ TEST(TemporaryFolder, WhatDeadOwnersLeftIsRemovedAndNothingElse) {
 }
 
 TEST(TemporaryFolder, TakesTheFirstPlaceWithRoom) {
-  const std::string place = testing::TempDir();
+  const std::string place = ::testing::TempDir();
   const auto folder = TemporaryFolder::Make("rank", {"/no/such/place", place}, 4096);
   ASSERT_TRUE(folder.ok()) << folder.status();
   EXPECT_TRUE(folder->path().starts_with(place + "/tandem-rank-"));

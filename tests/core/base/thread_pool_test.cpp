@@ -12,8 +12,8 @@
 namespace tandem::core {
 namespace {
 
-class ThreadPools : public testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(Threads, ThreadPools, testing::Values(1, 2, 3, 8));
+class ThreadPools : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Threads, ThreadPools, ::testing::Values(1, 2, 3, 8));
 
 TEST_P(ThreadPools, RunsEveryTaskOnce) {
   for (const int spin : {0, 30}) {

@@ -382,7 +382,7 @@ TEST(RopeGguf, BadFactorsAreRefused) {
 }
 
 /// The tensors of a tiny model, written again but for one change.
-std::string TensorError(const std::function<bool(GgufWriter&, const GgufTensor&)>& change) {
+std::string ChangedTensorError(const std::function<bool(GgufWriter&, const GgufTensor&)>& change) {
   const std::vector<std::byte> bytes = TinyModel({});
   const auto tiny = GgufFile::OpenBuffer(bytes, "tiny");
   GgufWriter writer;
@@ -402,25 +402,25 @@ std::string TensorError(const std::function<bool(GgufWriter&, const GgufTensor&)
 }
 
 TEST(CheckTensors, MissingWrongAndUnknownOnes) {
-  EXPECT_EQ(TensorError([](GgufWriter&, const GgufTensor& tensor) {
+  EXPECT_EQ(ChangedTensorError([](GgufWriter&, const GgufTensor& tensor) {
               return tensor.name == "blk.1.ffn_up.weight";
             }),
             "m.gguf: tensor 'blk.1.ffn_up.weight' [160, 64] is missing");
-  EXPECT_EQ(TensorError([](GgufWriter& writer, const GgufTensor& tensor) {
+  EXPECT_EQ(ChangedTensorError([](GgufWriter& writer, const GgufTensor& tensor) {
               if (tensor.name != "blk.0.attn_q.weight") return false;
               const int64_t dims[] = {64, 64};
               writer.AddTensor(tensor.name, DType::kF16, dims, std::vector<std::byte>(64 * 64 * 2));
               return true;
             }),
             "m.gguf: tensor 'blk.0.attn_q.weight': expected shape [128, 64], found [64, 64]");
-  EXPECT_EQ(TensorError([](GgufWriter& writer, const GgufTensor& tensor) {
+  EXPECT_EQ(ChangedTensorError([](GgufWriter& writer, const GgufTensor& tensor) {
               if (tensor.name != "output_norm.weight") return false;
               const int64_t dims[] = {64};
               writer.AddTensor(tensor.name, DType::kQ8_0, dims, std::vector<std::byte>(68));
               return true;
             }),
             "m.gguf: tensor 'output_norm.weight': expected F32, F16 or BF16, found Q8_0");
-  EXPECT_EQ(TensorError([](GgufWriter& writer, const GgufTensor& tensor) {
+  EXPECT_EQ(ChangedTensorError([](GgufWriter& writer, const GgufTensor& tensor) {
               if (tensor.name != "output_norm.weight") return false;
               const int64_t dims[] = {64};
               writer.AddTensor("blk.0.ffn_up.bias", DType::kF32, dims, std::vector<std::byte>(256));

@@ -4,23 +4,17 @@
 
 #include <bit>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "tests/support/read_file.h"
+
 namespace tandem::core {
 namespace {
 
-std::string ReadFile(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  EXPECT_TRUE(in) << path;
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
 TEST(Dtype, DequantizesBitForBitAsTheGgufPackage) {
-  const std::string golden = ReadFile(TANDEM_SOURCE_DIR "/tests/golden/dtype/dtype.bin");
+  const std::string golden = testing::ReadFile(TANDEM_SOURCE_DIR "/tests/golden/dtype/dtype.bin");
   std::set<DType> seen;
   size_t at = 0;
   while (at < golden.size()) {

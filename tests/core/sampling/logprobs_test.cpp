@@ -15,7 +15,7 @@ namespace tandem::core {
 namespace {
 
 /// Logits with many exact ties; `spread` apart at most.
-std::vector<float> Logits(size_t vocab, uint64_t seed, float spread = 32.0F) {
+std::vector<float> SpreadLogits(size_t vocab, uint64_t seed, float spread = 32.0F) {
   testing::SplitMix random(seed);
   std::vector<float> logits(vocab);
   for (float& logit : logits) logit = std::round((random.Unit() - 0.5F) * spread * 8.0F) / 8.0F;
@@ -55,7 +55,7 @@ TEST(Logprobs, HasTheBitsOfTheObviousLoop) {
   for (const size_t vocab : {size_t{1}, size_t{2}, size_t{15}, size_t{16}, size_t{17}, size_t{211},
                              size_t{1024}, size_t{1039}, size_t{32000}, size_t{49152}}) {
     for (const size_t top : {size_t{0}, size_t{1}, size_t{5}, size_t{64}}) {
-      const std::vector<float> logits = Logits(vocab, vocab + top);
+      const std::vector<float> logits = SpreadLogits(vocab, vocab + top);
       const auto chosen = static_cast<int32_t>(random.Below(vocab));
       const auto found = LogprobsOf(logits, chosen, static_cast<int32_t>(top));
       ASSERT_TRUE(found.has_value());
@@ -66,7 +66,7 @@ TEST(Logprobs, HasTheBitsOfTheObviousLoop) {
 
 TEST(Logprobs, IsTheLogarithmOfTheSoftmax) {
   for (const float spread : {0.0F, 1.0F, 32.0F, 200.0F}) {
-    const std::vector<float> logits = Logits(5000, 3, spread);
+    const std::vector<float> logits = SpreadLogits(5000, 3, spread);
     const double max = *std::max_element(logits.begin(), logits.end());
     double sum = 0.0;
     for (const float logit : logits) sum += std::exp(logit - max);
@@ -81,7 +81,7 @@ TEST(Logprobs, IsTheLogarithmOfTheSoftmax) {
 }
 
 TEST(Logprobs, AreNegativeOrZeroAndAddUpToOne) {
-  std::vector<float> logits = Logits(211, 4, 6.0F);
+  std::vector<float> logits = SpreadLogits(211, 4, 6.0F);
   const auto all = LogprobsOf(logits, 7, 211);
   ASSERT_TRUE(all.has_value());
   ASSERT_EQ(all->top.size(), 211U);
@@ -109,7 +109,7 @@ TEST(Logprobs, NothingForLogitsThatAreNotFinite) {
   for (const float bad :
        {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
         std::numeric_limits<float>::quiet_NaN()}) {
-    std::vector<float> logits = Logits(300, 5);
+    std::vector<float> logits = SpreadLogits(300, 5);
     logits[299] = bad;
     EXPECT_FALSE(LogprobsOf(logits, 0, 3).has_value());
   }

@@ -1,7 +1,5 @@
 #include <sodium.h>
 
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -10,6 +8,7 @@
 #include "frontend/chat/chat_template.h"
 #include "gtest/gtest.h"
 #include "tests/support/models.h"
+#include "tests/support/read_file.h"
 
 // Real templates against jinja2, over texts made by
 // tests/golden/templates/make_template_goldens.py.
@@ -18,14 +17,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  EXPECT_TRUE(file) << path << " cannot be read";
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 Json ReadGolden(const std::string& name) {
-  return Json::parse(ReadFile(TANDEM_SOURCE_DIR "/tests/golden/templates/" + name));
+  return Json::parse(testing::ReadFile(TANDEM_SOURCE_DIR "/tests/golden/templates/" + name));
 }
 
 // The first 16 hex digits of the SHA-256.
@@ -43,7 +36,7 @@ const std::string kSmolLm2 = "SmolLM2-135M-Instruct";
 
 std::string TemplateSource(const std::string& name) {
   if (name != kSmolLm2) {
-    return ReadFile(testing::ModelPath("templates/" + name + ".jinja"));
+    return testing::ReadFile(testing::ModelPath("templates/" + name + ".jinja"));
   }
   auto file = core::GgufFile::Open(testing::ModelPath("SmolLM2-135M-Instruct.Q4_1.gguf"));
   EXPECT_TRUE(file.ok()) << file.status();

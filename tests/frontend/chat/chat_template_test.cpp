@@ -21,7 +21,7 @@ Json Chat(std::initializer_list<std::pair<const char*, const char*>> turns) {
 }
 
 // The rendered bytes, or "error: ...".
-std::string Text(const absl::StatusOr<std::vector<TextSegment>>& rendered) {
+std::string TextOrError(const absl::StatusOr<std::vector<TextSegment>>& rendered) {
   return rendered.ok() ? JoinSegments(*rendered) : "error: " + Message(rendered.status());
 }
 
@@ -31,9 +31,11 @@ std::string Error(const absl::StatusOr<std::vector<TextSegment>>& rendered) {
 
 TEST(ChatTemplateTest, ZephyrIsExactlyThis) {
   const ChatTemplate chat = ChatTemplate::Zephyr();
-  EXPECT_EQ(Text(chat.Render(Chat({{"user", "Hi"}}), true)), "<|user|>\nHi\n\n<|assistant|>\n");
-  EXPECT_EQ(Text(chat.Render(Chat({{"system", "S"}, {"user", "Hi"}, {"assistant", "Yo"}}), false)),
-            "<|system|>\nS\n\n<|user|>\nHi\n\n<|assistant|>\nYo\n\n");
+  EXPECT_EQ(TextOrError(chat.Render(Chat({{"user", "Hi"}}), true)),
+            "<|user|>\nHi\n\n<|assistant|>\n");
+  EXPECT_EQ(
+      TextOrError(chat.Render(Chat({{"system", "S"}, {"user", "Hi"}, {"assistant", "Yo"}}), false)),
+      "<|system|>\nS\n\n<|user|>\nHi\n\n<|assistant|>\nYo\n\n");
   EXPECT_THAT(chat.stop_strings(),
               ::testing::ElementsAre("<|system|>", "<|user|>", "<|assistant|>"));
   EXPECT_EQ(chat.name(), "zephyr");
@@ -41,10 +43,11 @@ TEST(ChatTemplateTest, ZephyrIsExactlyThis) {
 
 TEST(ChatTemplateTest, ChatMlIsExactlyThis) {
   const ChatTemplate chat = ChatTemplate::ChatMl();
-  EXPECT_EQ(Text(chat.Render(Chat({{"system", "S"}, {"user", "Hi"}}), true)),
+  EXPECT_EQ(TextOrError(chat.Render(Chat({{"system", "S"}, {"user", "Hi"}}), true)),
             "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
             "<|im_start|>assistant\n");
-  EXPECT_EQ(Text(chat.Render(Chat({{"user", "Hi"}}), false)), "<|im_start|>user\nHi<|im_end|>\n");
+  EXPECT_EQ(TextOrError(chat.Render(Chat({{"user", "Hi"}}), false)),
+            "<|im_start|>user\nHi<|im_end|>\n");
   EXPECT_TRUE(chat.stop_strings().empty());
   EXPECT_EQ(chat.name(), "chatml");
 }
@@ -53,7 +56,7 @@ TEST(ChatTemplateTest, BuiltinsFlattenPartsAndNullContent) {
   const Json messages = Json::parse(R"([
     {"role": "user", "content": [{"type": "text", "text": "One. "}, {"type": "text", "text": "Two."}]},
     {"role": "assistant", "content": null}])");
-  EXPECT_EQ(Text(ChatTemplate::Zephyr().Render(messages, false)),
+  EXPECT_EQ(TextOrError(ChatTemplate::Zephyr().Render(messages, false)),
             "<|user|>\nOne. Two.\n\n<|assistant|>\n\n\n");
   const Json image =
       Json::parse(R"([{"role": "user", "content": [{"type": "image", "url": "x"}]}])");

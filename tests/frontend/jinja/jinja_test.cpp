@@ -176,7 +176,7 @@ constexpr const char* kRunawayTemplates[] = {
 };
 
 /// One test a template: under sanitizers each takes seconds, and so they share the processors.
-class RunawayTemplateTest : public testing::TestWithParam<size_t> {};
+class RunawayTemplateTest : public ::testing::TestWithParam<size_t> {};
 
 TEST_P(RunawayTemplateTest, EndsWithAnError) {
   const char* source = kRunawayTemplates[GetParam()];
@@ -184,7 +184,7 @@ TEST_P(RunawayTemplateTest, EndsWithAnError) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, RunawayTemplateTest,
-                         testing::Range(size_t{0}, std::size(kRunawayTemplates)));
+                         ::testing::Range(size_t{0}, std::size(kRunawayTemplates)));
 
 /// Where a search begins anew at each place, these take hours.
 TEST(JinjaTest, SearchesTakeTheTimeOfTheirLength) {

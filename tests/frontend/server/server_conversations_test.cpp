@@ -13,14 +13,8 @@ using testing::Eventually;
 using testing::FrameClient;
 using ::testing::HasSubstr;
 using testing::ServedEngine;
+using testing::TurnFrame;
 using Json = nlohmann::json;
-
-Json Turn(const std::string& id, const std::string& content, const Json& more = {}) {
-  Json frame = ChatFrame(id, content);
-  frame["conversation"] = "c1";
-  if (!more.is_null()) frame.update(more);
-  return frame;
-}
 
 /// Sends a frame of this type and gives the answer.
 Json Ask(FrameClient& client, const std::string& type, const Json& fields) {
@@ -47,7 +41,7 @@ TEST(Conversation, IsRememberedAndItsTokensAreReused) {
     // Each turn comes over another connection.
     FrameClient client(served.endpoint());
     const std::string content = fmt::format("question {} of a long conversation", turn);
-    client.Send(Turn(fmt::format("r{}", turn), content));
+    client.Send(TurnFrame(fmt::format("r{}", turn), content));
     const Json done = client.ReceiveAnswer(fmt::format("r{}", turn)).back();
     ASSERT_EQ(done["type"], "done") << done;
     EXPECT_EQ(done["conversation"], "c1");
@@ -71,7 +65,7 @@ TEST(Conversation, AnswersAsOneChatWithAllMessages) {
   Json messages = Json::array();
   for (int turn = 0; turn < 4; ++turn) {
     const std::string content = fmt::format("turn {} ü", turn);
-    client.Send(Turn(fmt::format("c{}", turn), content));
+    client.Send(TurnFrame(fmt::format("c{}", turn), content));
     const Json kept = client.ReceiveAnswer(fmt::format("c{}", turn)).back();
     messages.push_back({{"role", "user"}, {"content", content}});
     client.Send(
@@ -91,18 +85,18 @@ TEST(Conversation, AnswersAsOneChatWithAllMessages) {
 TEST(Conversation, KeepsWhatTheUserSawHoweverTheAnswerEnded) {
   ServedEngine served;
   FrameClient client(served.endpoint());
-  client.Send(Turn("r1", "endless", {{"stop", {"er ov"}}}));
+  client.Send(TurnFrame("r1", "endless", {{"stop", {"er ov"}}}));
   EXPECT_EQ(client.ReceiveAnswer("r1").back()["text"], "over and ov");
-  client.Send(Turn("r2", "endless", {{"max_tokens", 7}}));
+  client.Send(TurnFrame("r2", "endless", {{"max_tokens", 7}}));
   EXPECT_EQ(client.ReceiveAnswer("r2").back()["text"], "over an");
-  client.Send(Turn("r3", "endless"));
+  client.Send(TurnFrame("r3", "endless"));
   for (int i = 0; i < 5; ++i) ASSERT_TRUE(client.Receive());
   client.Send({{"v", 1}, {"type", "cancel"}, {"id", "r3"}});
   const Json cancelled = client.ReceiveAnswer("r3").back();
   EXPECT_EQ(cancelled["finish_reason"], "cancelled");
-  client.Send(Turn("r4", "x", {{"max_tokens", 0}}));
+  client.Send(TurnFrame("r4", "x", {{"max_tokens", 0}}));
   EXPECT_EQ(client.ReceiveAnswer("r4").back()["text"], "");
-  client.Send(Turn("r5", "bye"));
+  client.Send(TurnFrame("r5", "bye"));
   const Json done = client.ReceiveAnswer("r5").back();
   EXPECT_EQ(PromptText(served.engine.requests().back()),
             "user:endless\nassistant:over and ov\nuser:endless\nassistant:over an\n"
@@ -118,11 +112,11 @@ TEST(Conversation, IsEncodedAnewWhereTheTemplateChangesTheAnswer) {
   ServedEngine served;
   served.model.set_trims(true);
   FrameClient client(served.endpoint());
-  client.Send(Turn("r1", "hello   "));
+  client.Send(TurnFrame("r1", "hello   "));
   client.ReceiveAnswer("r1");
-  client.Send(Turn("r2", "endless", {{"max_tokens", 5}}));
+  client.Send(TurnFrame("r2", "endless", {{"max_tokens", 5}}));
   EXPECT_EQ(client.ReceiveAnswer("r2").back()["text"], "over ");
-  client.Send(Turn("r3", "bye"));
+  client.Send(TurnFrame("r3", "bye"));
   client.ReceiveAnswer("r3");
   EXPECT_THAT(PromptText(served.engine.requests().back()),
               HasSubstr("assistant:over\nuser:bye\nassistant:"));
@@ -131,10 +125,10 @@ TEST(Conversation, IsEncodedAnewWhereTheTemplateChangesTheAnswer) {
 TEST(Conversation, HasOneAnswerAtATime) {
   ServedEngine served;
   FrameClient client(served.endpoint());
-  client.Send(Turn("r1", "endless"));
+  client.Send(TurnFrame("r1", "endless"));
   ASSERT_TRUE(client.Receive());
   FrameClient other(served.endpoint());
-  other.Send(Turn("r2", "me too"));
+  other.Send(TurnFrame("r2", "me too"));
   const Json busy = other.ReceiveAnswer("r2").back();
   EXPECT_EQ(busy["code"], "overloaded");
   EXPECT_THAT(busy["message"].get<std::string>(), HasSubstr("is being answered"));
@@ -142,7 +136,7 @@ TEST(Conversation, HasOneAnswerAtATime) {
   EXPECT_EQ(Ask(other, "conversation.delete", {{"conversation", "c1"}})["code"], "overloaded");
   client.Send({{"v", 1}, {"type", "cancel"}, {"id", "r1"}});
   client.ReceiveAnswer("r1");
-  other.Send(Turn("r2", "me too"));
+  other.Send(TurnFrame("r2", "me too"));
   EXPECT_EQ(other.ReceiveAnswer("r2").back()["text"], "You said: me too");
 }
 
@@ -151,22 +145,22 @@ TEST(Conversation, AFailedRequestLeavesItAsItWas) {
   options.resume_grace = std::chrono::milliseconds(0);
   ServedEngine served(options, std::chrono::microseconds(200), /*context=*/200);
   FrameClient client(served.endpoint());
-  client.Send(Turn("r0", std::string(300, 'x')));
+  client.Send(TurnFrame("r0", std::string(300, 'x')));
   EXPECT_EQ(client.ReceiveAnswer("r0").back()["code"], "invalid_argument");
   EXPECT_TRUE(Ask(client, "conversation.list", Json::object())["conversations"].empty());
-  client.Send(Turn("r1", "one"));
+  client.Send(TurnFrame("r1", "one"));
   client.ReceiveAnswer("r1");
   const Json before = Ask(client, "conversation.get", {{"conversation", "c1"}});
-  client.Send(Turn("r2", std::string(300, 'x')));
+  client.Send(TurnFrame("r2", std::string(300, 'x')));
   EXPECT_EQ(client.ReceiveAnswer("r2").back()["code"], "invalid_argument");
   EXPECT_EQ(Ask(client, "conversation.get", {{"conversation", "c1"}}), before);
   served.engine.Hold(true);
-  client.Send(Turn("r3", "endless", {{"deadline", 0.05}}));
+  client.Send(TurnFrame("r3", "endless", {{"deadline", 0.05}}));
   EXPECT_EQ(client.ReceiveAnswer("r3").back()["code"], "deadline_exceeded");
   EXPECT_EQ(Ask(client, "conversation.get", {{"conversation", "c1"}}), before);
   {
     FrameClient gone(served.endpoint());
-    gone.Send(Turn("r4", "endless"));
+    gone.Send(TurnFrame("r4", "endless"));
     ASSERT_TRUE(gone.Receive());
     gone.Vanish();
   }
@@ -178,9 +172,9 @@ TEST(Conversation, AFailedRequestLeavesItAsItWas) {
 TEST(Conversation, BelongsToATenant) {
   ServedEngine served;
   FrameClient client(served.endpoint());
-  client.Send(Turn("r1", "a secret"));
+  client.Send(TurnFrame("r1", "a secret"));
   client.ReceiveAnswer("r1");
-  client.Send(Turn("r2", "mine", {{"tenant", "other"}}));
+  client.Send(TurnFrame("r2", "mine", {{"tenant", "other"}}));
   const Json done = client.ReceiveAnswer("r2").back();
   EXPECT_EQ(PromptText(served.engine.requests().back()), "user:mine\nassistant:");
   EXPECT_EQ(done["usage"]["reused_tokens"], 0) << "not even the pages";
@@ -207,15 +201,15 @@ TEST(Conversation, BelongsToATenant) {
 TEST(Conversation, ForksGoOnSeparately) {
   ServedEngine served;
   FrameClient client(served.endpoint());
-  client.Send(Turn("r1", "shared"));
+  client.Send(TurnFrame("r1", "shared"));
   client.ReceiveAnswer("r1");
   EXPECT_EQ(Ask(client, "conversation.fork", {{"conversation", "c1"}, {"to", "c2"}})["to"], "c2");
   EXPECT_EQ(Ask(client, "conversation.fork", {{"conversation", "c1"}, {"to", "c2"}})["code"],
             "invalid_argument");
   EXPECT_EQ(Ask(client, "conversation.fork", {{"conversation", "no"}, {"to", "c3"}})["code"],
             "not_found");
-  client.Send(Turn("r2", "left"));
-  client.Send(Turn("r3", "right", {{"conversation", "c2"}}));
+  client.Send(TurnFrame("r2", "left"));
+  client.Send(TurnFrame("r3", "right", {{"conversation", "c2"}}));
   client.ReceiveAnswer("r2");
   client.ReceiveAnswer("r3");
   const Json left = Ask(client, "conversation.get", {{"conversation", "c1"}})["messages"];
@@ -234,7 +228,7 @@ TEST(Conversation, NumberAndBytesAreBounded) {
   const auto say = [&](const std::string& conversation, const std::string& content) {
     static int number = 0;
     const std::string id = fmt::format("r{}", number++);
-    client.Send(Turn(id, content, {{"conversation", conversation}}));
+    client.Send(TurnFrame(id, content, {{"conversation", conversation}}));
     return client.ReceiveAnswer(id).back();
   };
   for (const char* name : {"a", "b", "c"}) EXPECT_EQ(say(name, "hi")["type"], "done");
@@ -261,7 +255,7 @@ TEST(Conversation, ListsAndMessagesComeInPages) {
   ServedEngine served;
   FrameClient client(served.endpoint());
   for (const char* name : {"a", "b", "c"}) {
-    client.Send(Turn(name, "hi", {{"conversation", name}}));
+    client.Send(TurnFrame(name, "hi", {{"conversation", name}}));
     client.ReceiveAnswer(name);
   }
   Json page = Ask(client, "conversation.list", {{"limit", 2}});
@@ -289,8 +283,8 @@ TEST(Conversation, ListsAndMessagesComeInPages) {
                  {"context_policy", "window:64"},
                  {"messages", many}});
     EXPECT_EQ(client.ReceiveAnswer(id).back()["type"], "done");
-    client.Send(Turn(id + "!", std::string(170'000, '\x01'),
-                     {{"conversation", "escaped"}, {"context_policy", "window:64"}}));
+    client.Send(TurnFrame(id + "!", std::string(170'000, '\x01'),
+                          {{"conversation", "escaped"}, {"context_policy", "window:64"}}));
     EXPECT_EQ(client.ReceiveAnswer(id + "!").back()["type"], "done");
   }
   for (const char* name : {"many", "escaped"}) {
@@ -309,7 +303,7 @@ TEST(Conversation, ShiftsAndSaysWhatWasDropped) {
   int shifts = 0;
   for (int turn = 0; turn < 20; ++turn) {
     const std::string id = fmt::format("r{}", turn);
-    client.Send(Turn(id, fmt::format("a message of the user's, number {}", turn)));
+    client.Send(TurnFrame(id, fmt::format("a message of the user's, number {}", turn)));
     const Json done = client.ReceiveAnswer(id).back();
     ASSERT_EQ(done["type"], "done") << done;
     const int64_t now = done.contains("dropped") ? done["dropped"]["messages"].get<int64_t>() : 0;
@@ -324,7 +318,7 @@ TEST(Conversation, ShiftsAndSaysWhatWasDropped) {
   EXPECT_LE(shifts, 10);
   EXPECT_EQ(Ask(client, "conversation.get", {{"conversation", "c1"}})["messages"].size(), 40U);
   // The request's own policy counts: this one stops.
-  client.Send(Turn("w", "hi", {{"context_policy", "window:30"}}));
+  client.Send(TurnFrame("w", "hi", {{"context_policy", "window:30"}}));
   const Json window = client.ReceiveAnswer("w").back();
   EXPECT_EQ(window["usage"]["prompt_tokens"], 30);
   EXPECT_GT(window["dropped"]["tokens"], 0);

@@ -19,6 +19,7 @@ using testing::Eventually;
 using testing::FrameClient;
 using ::testing::HasSubstr;
 using testing::ServedEngine;
+using testing::TurnFrame;
 using Json = nlohmann::json;
 
 /// A log that keeps conversations in memory and tells of changes when the test lets it.
@@ -112,12 +113,6 @@ class HeldLog final : public ConversationLog {
   std::set<kv_store::BlockHash> left_behind_;
 };
 
-Json Turn(const std::string& id, const std::string& content) {
-  Json frame = ChatFrame(id, content);
-  frame["conversation"] = "c1";
-  return frame;
-}
-
 Json Command(const std::string& type, const std::string& conversation, const Json& more = {}) {
   Json frame = {{"v", 1}, {"type", type}, {"id", "ask"}, {"conversation", conversation}};
   if (!more.is_null()) frame.update(more);
@@ -145,7 +140,7 @@ struct LoggedServer {
 TEST(ServerState, AnAnswerIsDoneOnceItsTurnIsLogged) {
   LoggedServer server;
   FrameClient client(server.served.endpoint());
-  client.Send(Turn("r1", "hello"));
+  client.Send(TurnFrame("r1", "hello"));
   ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
   // Whoever waits for a disk holds nobody up.
   FrameClient other(server.served.endpoint());
@@ -167,7 +162,7 @@ TEST(ServerState, AnAnswerIsDoneOnceItsTurnIsLogged) {
 TEST(ServerState, ATurnThatIsNotDurableSaysSo) {
   LoggedServer server;
   FrameClient client(server.served.endpoint());
-  client.Send(Turn("r1", "hello"));
+  client.Send(TurnFrame("r1", "hello"));
   ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
   server.log.Tell(ResourceExhausted("the disk is full"));
   EXPECT_EQ(client.ReceiveAnswer("r1").back()["durable"], false);
@@ -181,7 +176,7 @@ TEST(ServerState, TurnsGoOnWhereTheLogStopped) {
   LoggedServer server;
   FrameClient client(server.served.endpoint());
   for (int turn = 0; turn < 4; ++turn) {
-    client.Send(Turn(fmt::format("r{}", turn), fmt::format("turn {}", turn)));
+    client.Send(TurnFrame(fmt::format("r{}", turn), fmt::format("turn {}", turn)));
     ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
     server.log.Tell(absl::OkStatus());
     EXPECT_EQ(client.ReceiveAnswer(fmt::format("r{}", turn)).back()["type"], "done");
@@ -196,7 +191,7 @@ TEST(ServerState, TurnsGoOnWhereTheLogStopped) {
   });
   FrameClient other(second.endpoint());
   for (auto [one, at] : {std::pair{&client, &server.served}, std::pair{&other, &second}}) {
-    one->Send(Turn("next", "the next turn"));
+    one->Send(TurnFrame("next", "the next turn"));
     ASSERT_TRUE(
         Eventually([&] { return at->engine.running() == 0 && at->engine.submitted() > 0; }));
   }
@@ -207,7 +202,7 @@ TEST(ServerState, TurnsGoOnWhereTheLogStopped) {
 TEST(ServerState, CancelDeadlineAndRepeatWhileItWaits) {
   LoggedServer server;
   FrameClient client(server.served.endpoint());
-  Json turn = Turn("r1", "hello");
+  Json turn = TurnFrame("r1", "hello");
   turn["deadline"] = 0.5;
   client.Send(turn);
   ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
@@ -228,13 +223,13 @@ TEST(ServerState, AClientThatIsGoneLosesNoTurn) {
   LoggedServer server(options);
   {
     FrameClient gone(server.served.endpoint());
-    gone.Send(Turn("r1", "hello"));
+    gone.Send(TurnFrame("r1", "hello"));
     ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
     gone.Vanish();
   }
   FrameClient client(server.served.endpoint());
   server.log.Tell(absl::OkStatus());
-  client.Send(Turn("r2", "again"));
+  client.Send(TurnFrame("r2", "again"));
   ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
   server.log.Tell(absl::OkStatus());
   EXPECT_EQ(client.ReceiveAnswer("r2").back()["type"], "done");
@@ -244,7 +239,7 @@ TEST(ServerState, AClientThatIsGoneLosesNoTurn) {
 TEST(ServerState, ItsEndWaitsForTheLog) {
   LoggedServer server;
   FrameClient client(server.served.endpoint());
-  client.Send(Turn("r1", "hello"));
+  client.Send(TurnFrame("r1", "hello"));
   ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
   server.served.server->Stop();
   std::this_thread::sleep_for(std::chrono::milliseconds(600));
@@ -262,11 +257,11 @@ TEST(ServerState, DeletesAndForksAreToldOnceLogged) {
     server.log.Tell(told);
     return Outcome(client, frame["id"]);
   };
-  ASSERT_EQ(answer_to(Turn("r1", "shared"), absl::OkStatus())["type"], "done");
+  ASSERT_EQ(answer_to(TurnFrame("r1", "shared"), absl::OkStatus())["type"], "done");
   const Json fork = answer_to(Command("conversation.fork", "c1", {{"to", "c2"}}), absl::OkStatus());
   EXPECT_EQ(fork["to"], "c2");
   EXPECT_EQ(server.log.conversations().at({"", "c2"}).messages.size(), 2U);
-  EXPECT_EQ(answer_to(Turn("r2", "more"), absl::OkStatus())["type"], "done");
+  EXPECT_EQ(answer_to(TurnFrame("r2", "more"), absl::OkStatus())["type"], "done");
   const size_t shared = server.log.conversations().at({"", "c2"}).history.tokens.size();
   const size_t all = server.log.conversations().at({"", "c1"}).history.tokens.size();
   const Json failed = answer_to(Command("conversation.delete", "c1"), Unavailable("no disk"));
@@ -290,7 +285,7 @@ TEST(ServerState, ATurnWhoseHistoryGoesOnLeavesNothingBehind) {
   LoggedServer server;
   FrameClient client(server.served.endpoint());
   for (int turn = 0; turn < 3; ++turn) {
-    client.Send(Turn(fmt::format("r{}", turn), "hello"));
+    client.Send(TurnFrame(fmt::format("r{}", turn), "hello"));
     ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
     server.log.Tell(absl::OkStatus());
     client.ReceiveAnswer(fmt::format("r{}", turn));
@@ -303,7 +298,7 @@ TEST(ServerState, WhatAWindowComputedIsLeftBehindAndTheHistoryIsNot) {
   FrameClient client(server.served.endpoint());
   std::vector<std::vector<int32_t>> windows;
   for (int turn = 0; turn < 3; ++turn) {
-    Json frame = Turn(fmt::format("r{}", turn), "hello");
+    Json frame = TurnFrame(fmt::format("r{}", turn), "hello");
     frame["context_policy"] = "window:30";
     client.Send(frame);
     ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
@@ -321,7 +316,7 @@ TEST(ServerState, WhatAWindowComputedIsLeftBehindAndTheHistoryIsNot) {
 TEST(ServerState, WhatAStopStringCutOffIsLeftBehind) {
   LoggedServer server;
   FrameClient client(server.served.endpoint());
-  Json frame = Turn("r1", "hello");
+  Json frame = TurnFrame("r1", "hello");
   frame["stop"] = {"said"};
   client.Send(frame);
   ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
@@ -339,7 +334,7 @@ TEST(ServerState, WhatWasComputedForATurnThatWasGivenUpIsLeftBehind) {
   LoggedServer server(options);
   {
     FrameClient gone(server.served.endpoint());
-    gone.Send(Turn("r1", "endless"));
+    gone.Send(TurnFrame("r1", "endless"));
     while (const std::optional<Json> frame = gone.Receive()) {
       if ((*frame)["type"] == "delta" && (*frame)["text"] != "") break;
     }
@@ -359,7 +354,7 @@ TEST(ServerState, AConversationThatCannotBeReadIsNotBegunAnew) {
   LoggedServer server;
   server.log.MakeUnreadable({"", "c1"});
   FrameClient client(server.served.endpoint());
-  client.Send(Turn("r1", "hello"));
+  client.Send(TurnFrame("r1", "hello"));
   const Json refused = client.ReceiveAnswer("r1").back();
   EXPECT_EQ(refused["code"], "internal");
   EXPECT_THAT(refused["message"].get<std::string>(), HasSubstr("cannot be read"));
@@ -367,7 +362,7 @@ TEST(ServerState, AConversationThatCannotBeReadIsNotBegunAnew) {
   ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
   server.log.Tell(absl::OkStatus());
   EXPECT_EQ(Outcome(client, "ask")["type"], "conversation.delete");
-  client.Send(Turn("r1", "hello"));
+  client.Send(TurnFrame("r1", "hello"));
   ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
   server.log.Tell(absl::OkStatus());
   EXPECT_EQ(client.ReceiveAnswer("r1").back()["type"], "done");
@@ -380,7 +375,7 @@ TEST(ServerState, ADamagedConversationGoesOnOnlyWhereThatIsAccepted) {
   kept.history.tokens = {1, 2, 3};
   server.log.KeepDamaged({"", "c1"}, kept);
   FrameClient client(server.served.endpoint());
-  client.Send(Turn("r1", "hello"));
+  client.Send(TurnFrame("r1", "hello"));
   const Json refused = client.ReceiveAnswer("r1").back();
   EXPECT_EQ(refused["code"], "damaged");
   EXPECT_THAT(refused["message"].get<std::string>(), HasSubstr("first 2 messages are kept"));
@@ -399,14 +394,14 @@ TEST(ServerState, ADamagedConversationGoesOnOnlyWhereThatIsAccepted) {
   EXPECT_EQ(status["state"]["damage"], "a table is damaged");
   EXPECT_EQ(server.log.waiting(), 0U) << "nothing was written";
   // A turn that comes to nothing leaves the damage as it was.
-  Json turn = Turn("r2", "hello");
+  Json turn = TurnFrame("r2", "hello");
   turn["accept_damage"] = true;
   turn["deadline"] = 0.000001;
   client.Send(turn);
   EXPECT_EQ(client.ReceiveAnswer("r2").back()["type"], "error");
-  client.Send(Turn("r3", "hello"));
+  client.Send(TurnFrame("r3", "hello"));
   EXPECT_EQ(client.ReceiveAnswer("r3").back()["code"], "damaged");
-  turn = Turn("r4", "hello");
+  turn = TurnFrame("r4", "hello");
   turn["accept_damage"] = true;
   client.Send(turn);
   ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
@@ -425,7 +420,7 @@ TEST(ServerState, ADamagedConversationOfWhichNothingIsKeptStaysDamaged) {
   server.log.KeepDamaged({"", "c1"}, {});
   FrameClient client(server.served.endpoint());
   for (const char* id : {"r1", "r2"}) {
-    Json turn = Turn(id, "hello");
+    Json turn = TurnFrame(id, "hello");
     turn["accept_damage"] = true;
     turn["deadline"] = 0.000001;
     client.Send(turn);
@@ -437,7 +432,7 @@ TEST(ServerState, ADamagedConversationOfWhichNothingIsKeptStaysDamaged) {
   ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
   server.log.Tell(absl::OkStatus());
   EXPECT_EQ(Outcome(client, "ask")["type"], "conversation.delete");
-  client.Send(Turn("r3", "hello"));
+  client.Send(TurnFrame("r3", "hello"));
   ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
 }
 

@@ -3,8 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -17,24 +15,19 @@
 #include "nlohmann/json.hpp"
 #include "sodium.h"
 #include "tests/support/models.h"
+#include "tests/support/read_file.h"
 
 namespace tandem::frontend {
 namespace {
 
 using nlohmann::json;
 
-std::string ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  EXPECT_TRUE(file.good()) << path;
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
 json ReadGolden(const std::string& name) {
   const std::string path = std::string(TANDEM_SOURCE_DIR) + "/tests/golden/tokenizer/" + name;
-  return json::parse(ReadFile(path));
+  return json::parse(testing::ReadFile(path));
 }
 
-std::unique_ptr<Tokenizer> Load(const std::string& file) {
+std::unique_ptr<Tokenizer> LoadOrNull(const std::string& file) {
   auto gguf = core::GgufFile::Open(tandem::testing::ModelPath(file));
   EXPECT_TRUE(gguf.ok()) << gguf.status();
   if (!gguf.ok()) return nullptr;
@@ -92,7 +85,7 @@ std::string CaseName(const ::testing::TestParamInfo<Case>& info) {
 class TokenizerGolden : public ::testing::TestWithParam<Case> {};
 
 TEST_P(TokenizerGolden, EncodesHardStringsAsTheReferenceDoes) {
-  const std::unique_ptr<Tokenizer> tokenizer = Load(GetParam().file);
+  const std::unique_ptr<Tokenizer> tokenizer = LoadOrNull(GetParam().file);
   ASSERT_NE(tokenizer, nullptr);
   const json entries = ReadGolden("strings.json");
   const json golden = ReadGolden(std::string(GetParam().name) + ".json");
@@ -109,7 +102,7 @@ TEST_P(TokenizerGolden, EncodesHardStringsAsTheReferenceDoes) {
 }
 
 TEST_P(TokenizerGolden, DecodesAsTheReferenceDoes) {
-  const std::unique_ptr<Tokenizer> tokenizer = Load(GetParam().file);
+  const std::unique_ptr<Tokenizer> tokenizer = LoadOrNull(GetParam().file);
   ASSERT_NE(tokenizer, nullptr);
   const json golden = ReadGolden(std::string(GetParam().name) + ".json");
   ASSERT_GE(golden.at("decoded").size(), 40U);
@@ -150,7 +143,7 @@ INSTANTIATE_TEST_SUITE_P(
 class LosslessVocabulary : public ::testing::TestWithParam<Case> {};
 
 TEST_P(LosslessVocabulary, DecodingGivesTheTextBack) {
-  const std::unique_ptr<Tokenizer> tokenizer = Load(GetParam().file);
+  const std::unique_ptr<Tokenizer> tokenizer = LoadOrNull(GetParam().file);
   ASSERT_NE(tokenizer, nullptr);
   for (const json& entry : ReadGolden("strings.json")) {
     const std::string text = ReplaceInvalidUtf8(EntryText(entry));
@@ -175,11 +168,11 @@ INSTANTIATE_TEST_SUITE_P(
 class LlamaCppLists : public ::testing::TestWithParam<Case> {};
 
 TEST_P(LlamaCppLists, EncodesAsListed) {
-  const std::unique_ptr<Tokenizer> tokenizer = Load(GetParam().file);
+  const std::unique_ptr<Tokenizer> tokenizer = LoadOrNull(GetParam().file);
   ASSERT_NE(tokenizer, nullptr);
   const std::string path = tandem::testing::ModelPath(GetParam().file);
-  const std::string inputs = ReadFile(path + ".inp");
-  std::istringstream outputs(ReadFile(path + ".out"));
+  const std::string inputs = testing::ReadFile(path + ".inp");
+  std::istringstream outputs(testing::ReadFile(path + ".out"));
   const std::string separator = "\n__ggml_vocab_test__\n";
   size_t count = 0;
   for (size_t at = 0, end = 0; (end = inputs.find(separator, at)) != std::string::npos;

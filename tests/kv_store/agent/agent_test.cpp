@@ -22,6 +22,7 @@ namespace {
 using std::chrono::milliseconds;
 using ::testing::Each;
 using ::testing::HasSubstr;
+using testing::KeysOf;
 using testing::RecordOf;
 using testing::SplitMix;
 using testing::TemporaryDirectory;
@@ -94,12 +95,6 @@ std::vector<TierRecord> Ten() {
   std::vector<TierRecord> records;
   for (int n = 1; n <= 10; ++n) records.push_back(RecordOf(n, 0, 0, 1000));
   return records;
-}
-
-std::vector<RecordKey> KeysOf(const std::vector<TierRecord>& records) {
-  std::vector<RecordKey> keys;
-  for (const TierRecord& record : records) keys.push_back(record.key);
-  return keys;
 }
 
 int CountFound(Tier& tier) {

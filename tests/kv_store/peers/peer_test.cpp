@@ -24,6 +24,7 @@ using testing::BlockNamed;
 using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::KeysOf;
 using testing::RecordOf;
 using testing::SplitMix;
 using testing::TemporaryDirectory;
@@ -152,12 +153,6 @@ std::vector<TierRecord> Some(int first, int last) {
   std::vector<TierRecord> records;
   for (int n = first; n <= last; ++n) records.push_back(RecordOf(n, 0, 0, 500));
   return records;
-}
-
-std::vector<RecordKey> KeysOf(const std::vector<TierRecord>& records) {
-  std::vector<RecordKey> keys;
-  for (const TierRecord& record : records) keys.push_back(record.key);
-  return keys;
 }
 
 int CountFound(Tier& tier, const std::vector<TierRecord>& records) {

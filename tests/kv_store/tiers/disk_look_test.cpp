@@ -14,10 +14,11 @@ namespace tandem::kv_store {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::KeysOf;
 using testing::RecordOf;
 using testing::TemporaryDirectory;
 
-std::unique_ptr<DiskTier> MustOpen(const std::string& directory) {
+std::unique_ptr<DiskTier> MustOpenIn(const std::string& directory) {
   auto tier = DiskTier::Open({.directory = directory, .limits = {}, .reserve_bytes = 0});
   EXPECT_TRUE(tier.ok()) << tier.status();
   return tier.ok() ? std::move(*tier) : nullptr;
@@ -31,11 +32,7 @@ std::vector<TierRecord> Some() {
   return records;
 }
 
-std::vector<RecordKey> Keys() {
-  std::vector<RecordKey> keys;
-  for (const TierRecord& record : Some()) keys.push_back(record.key);
-  return keys;
-}
+std::vector<RecordKey> Keys() { return KeysOf(Some()); }
 
 /// Files whose name begins or ends so.
 std::vector<fs::path> Files(const std::string& directory, const std::string& what) {
@@ -57,10 +54,10 @@ void Flip(const fs::path& path, int64_t at) {
 
 TEST(DiskLook, WhatIsDamagedIsToldAndStays) {
   const TemporaryDirectory directory;
-  { ASSERT_TRUE(MustOpen(directory.path())->Put(Some()).ok()); }
+  { ASSERT_TRUE(MustOpenIn(directory.path())->Put(Some()).ok()); }
   ASSERT_EQ(Files(directory.path(), ".blob").size(), 1U);
   Flip(Files(directory.path(), ".blob")[0], 10'000);
-  const auto tier = MustOpen(directory.path());
+  const auto tier = MustOpenIn(directory.path());
   for (int round = 0; round < 2; ++round) {
     int unreadable = 0;
     for (const PeekedRecord& peeked : tier->Peek(TierKind::kDisk, Keys())) {
@@ -78,14 +75,14 @@ TEST(DiskLook, WhatIsDamagedIsToldAndStays) {
 
 TEST(DiskLook, ADatabaseThatIsDamagedAsAWholeCanBeKept) {
   const TemporaryDirectory directory;
-  { ASSERT_TRUE(MustOpen(directory.path())->Put(Some()).ok()); }
+  { ASSERT_TRUE(MustOpenIn(directory.path())->Put(Some()).ok()); }
   for (const fs::path& path : Files(directory.path(), "MANIFEST")) Flip(path, 20);
   const auto before = Files(directory.path(), "");
   const auto kept = DiskTier::Open(
       {.directory = directory.path(), .limits = {}, .reserve_bytes = 0, .keeps_damaged = true});
   EXPECT_TRUE(absl::IsDataLoss(kept.status())) << kept.status();
   for (const fs::path& path : before) EXPECT_TRUE(fs::exists(path)) << path;
-  EXPECT_NE(MustOpen(directory.path())->began_anew(), "");
+  EXPECT_NE(MustOpenIn(directory.path())->began_anew(), "");
 }
 
 }  // namespace

@@ -26,6 +26,7 @@ using testing::BlockNamed;
 using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::KeysOf;
 using testing::RecordOf;
 using testing::SplitMix;
 using testing::TemporaryDirectory;
@@ -61,12 +62,6 @@ INSTANTIATE_TEST_SUITE_P(Disk, TierSuite,
                                    return std::shared_ptr<Tier>(both, both->tier.get());
                                  }}),
                          TierMakerName);
-
-std::vector<RecordKey> KeysOf(const std::vector<TierRecord>& records) {
-  std::vector<RecordKey> keys;
-  for (const TierRecord& record : records) keys.push_back(record.key);
-  return keys;
-}
 
 /// Block 1 to n, each on the one before, with two heads.
 std::vector<TierRecord> Chain(int blocks, int64_t bytes, int first = 1, uint64_t tenant = 0) {

@@ -16,16 +16,11 @@ namespace {
 using testing::BlockNamed;
 using ::testing::Each;
 using ::testing::ElementsAre;
+using testing::KeysOf;
 using testing::RecordOf;
 using testing::SplitMix;
 
 absl::Status Put(Tier& tier, std::vector<TierRecord> records) { return tier.Put(records); }
-
-std::vector<RecordKey> KeysOf(const std::vector<TierRecord>& records) {
-  std::vector<RecordKey> keys;
-  for (const TierRecord& record : records) keys.push_back(record.key);
-  return keys;
-}
 
 void ExpectFound(const std::optional<FoundRecord>& found, const TierRecord& record) {
   ASSERT_TRUE(found.has_value());

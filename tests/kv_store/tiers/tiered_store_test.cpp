@@ -18,6 +18,7 @@ namespace {
 using testing::BlockNamed;
 using ::testing::Each;
 using ::testing::ElementsAre;
+using testing::KeysOf;
 using testing::RecordOf;
 using testing::TemporaryDirectory;
 
@@ -99,12 +100,6 @@ std::vector<TierRecord> Ten(int first = 1) {
   std::vector<TierRecord> records;
   for (int n = first; n < first + 10; ++n) records.push_back(RecordOf(n, 0, 0, 100));
   return records;
-}
-
-std::vector<RecordKey> KeysOf(const std::vector<TierRecord>& records) {
-  std::vector<RecordKey> keys;
-  for (const TierRecord& record : records) keys.push_back(record.key);
-  return keys;
 }
 
 TEST(TieredStore, WritesBackLaterAndFlushWaitsForIt) {

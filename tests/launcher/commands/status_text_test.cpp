@@ -9,8 +9,8 @@ namespace tandem::launcher {
 namespace {
 
 using nlohmann::json;
-using testing::HasSubstr;
-using testing::Not;
+using ::testing::HasSubstr;
+using ::testing::Not;
 
 json Document() {
   return json::parse(R"json({
@@ -97,8 +97,8 @@ TEST(StatusTextTest, OneIsNoPlural) {
   document["records"] = {
       {"saved", 1}, {"fetched", 1}, {"damaged", 1}, {"dropped", 0}, {"refused", 1}};
   EXPECT_THAT(StatusText(document),
-              Not(testing::ContainsRegex("[^0-9]1 (prompt )?(conversation|change|deletion|frame|"
-                                         "field|time|token|record|step)s")));
+              Not(::testing::ContainsRegex("[^0-9]1 (prompt )?(conversation|change|deletion|frame|"
+                                           "field|time|token|record|step)s")));
 }
 
 TEST(StatusTextTest, RatesAreOfTheTimeBetween) {

@@ -9,7 +9,7 @@ namespace tandem::launcher {
 namespace {
 
 TEST(JobHosts, KnowsAJobOfThisHost) {
-  const std::string hostfile = testing::TempDir() + "/hosts";
+  const std::string hostfile = ::testing::TempDir() + "/hosts";
   const auto stays = [&](const std::string& hosts, const std::string& arguments) {
     std::ofstream(hostfile) << hosts;
     return *StaysOnThisHost(
@@ -42,9 +42,9 @@ TEST(JobHosts, ReachesHostsThroughThisProgram) {
 }
 
 TEST(JobHosts, SaysWhichHostIsNotReached) {
-  testing::internal::CaptureStderr();
+  ::testing::internal::CaptureStderr();
   EXPECT_EQ(ReachHost({"/bin/sh", "-c", "echo 'no route'; echo why >&2; echo --- >&2; exit 3"}), 3);
-  EXPECT_EQ(UnreachedHost(testing::internal::GetCapturedStderr()), "-c: why\n");
+  EXPECT_EQ(UnreachedHost(::testing::internal::GetCapturedStderr()), "-c: why\n");
   EXPECT_EQ(ReachHost({"/bin/sh", "-c", "exit 0"}), 0);
   EXPECT_EQ(UnreachedHost("tandem: anything else"), "");
 }

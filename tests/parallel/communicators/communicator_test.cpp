@@ -12,7 +12,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr core::StepPhase kPhase = {5, 2, core::StepPhase::Kind::kFeedForward};
+constexpr core::StepPhase kFeedForwardPhase = {5, 2, core::StepPhase::Kind::kFeedForward};
 
 class ThreadWorldSuite : public ::testing::TestWithParam<int> {};
 
@@ -56,7 +56,7 @@ TEST(OneRankCommunicator, ErrorsStick) {
   world.Abort(Internal("second"));
   EXPECT_THAT(Message(world.Barrier()), HasSubstr("first"));
   std::vector<int64_t> values = {1};
-  EXPECT_FALSE(world.AllReduceSum(values, kPhase).ok());
+  EXPECT_FALSE(world.AllReduceSum(values, kFeedForwardPhase).ok());
 }
 
 TEST(ThreadWorld, ARankThatLeavesWakesTheOthersAndIsNamed) {
@@ -66,7 +66,7 @@ TEST(ThreadWorld, ARankThatLeavesWakesTheOthersAndIsNamed) {
     TANDEM_RETURN_IF_ERROR(world.Barrier());
     if (world.rank() == 1) return absl::OkStatus();
     std::vector<int64_t> values = {1};
-    return world.AllReduceSum(values, kPhase);
+    return world.AllReduceSum(values, kFeedForwardPhase);
   });
   EXPECT_TRUE(statuses[1].ok());
   for (const size_t rank : {0U, 2U}) {
@@ -79,7 +79,7 @@ TEST(ThreadWorld, AbortNamesRankAndReasonAndSticks) {
   const auto statuses = RunRanks(MakeThreadWorld(4), [](Communicator& world) {
     if (world.rank() == 2) world.Abort(ResourceExhausted("no memory left"));
     std::vector<int64_t> values = {1};
-    const absl::Status first = world.AllReduceSum(values, kPhase);
+    const absl::Status first = world.AllReduceSum(values, kFeedForwardPhase);
     const absl::Status second = world.Barrier();
     return first == second ? first : Internal("{} then {}", Message(first), Message(second));
   });
@@ -93,7 +93,7 @@ TEST(ThreadWorld, AbortNamesRankAndReasonAndSticks) {
 TEST(ThreadWorld, ARankThatDoesSomethingElseIsNamed) {
   const auto statuses = RunRanks(MakeThreadWorld(2), [](Communicator& world) {
     std::vector<int64_t> values(world.rank() == 0 ? 3 : 4);
-    return world.AllReduceSum(values, kPhase);
+    return world.AllReduceSum(values, kFeedForwardPhase);
   });
   for (const absl::Status& status : statuses) {
     EXPECT_THAT(Message(status), HasSubstr("all-reduce of 3 elements in step 5, layer 2"));
@@ -113,7 +113,7 @@ TEST(ThreadWorld, AGatherWithWrongRoomFails) {
   const auto statuses = RunRanks(MakeThreadWorld(2), [](Communicator& world) {
     std::vector<std::byte> mine(4);
     std::vector<std::byte> all(world.rank() == 0 ? 8 : 7);
-    return world.AllGather(mine, all, kPhase);
+    return world.AllGather(mine, all, kFeedForwardPhase);
   });
   for (const absl::Status& status : statuses) {
     EXPECT_THAT(Message(status), HasSubstr("room for 7 bytes, expected 2 times 4"));
@@ -132,7 +132,7 @@ TEST(ThreadWorld, ALateRankIsNamedWithWhereItWasSeen) {
   const auto statuses = RunRanks(std::move(worlds), [](Communicator& world) {
     TANDEM_RETURN_IF_ERROR(world.Barrier());
     std::vector<int64_t> values = {1};
-    return world.AllReduceSum(values, kPhase);
+    return world.AllReduceSum(values, kFeedForwardPhase);
   });
   once.join();
   for (const absl::Status& status : statuses) {

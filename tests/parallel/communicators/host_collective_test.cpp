@@ -18,7 +18,7 @@ namespace tandem::parallel {
 namespace {
 
 using std::chrono::microseconds;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 /// Memory of one host, for ranks that are threads here.
 class Host {
@@ -53,20 +53,20 @@ class Host {
 constexpr CollectivePatience kSleepAtOnce = {.spin = microseconds(0)};
 constexpr CollectivePatience kPoll = {.spin = microseconds(20)};
 
-int64_t Value(int rank, size_t index, int round) {
+int64_t ValueIn(int rank, size_t index, int round) {
   return (int64_t{rank} + 1) * 1000003 * static_cast<int64_t>(index + 1) - round;
 }
 
-std::vector<int64_t> Values(int rank, size_t size, int round) {
+std::vector<int64_t> ValuesIn(int rank, size_t size, int round) {
   std::vector<int64_t> values(size);
-  for (size_t i = 0; i < size; ++i) values[i] = Value(rank, i, round);
+  for (size_t i = 0; i < size; ++i) values[i] = ValueIn(rank, i, round);
   return values;
 }
 
-std::vector<int64_t> Sums(int ranks, size_t size, int round) {
+std::vector<int64_t> SumsIn(int ranks, size_t size, int round) {
   std::vector<int64_t> sums(size);
   for (size_t i = 0; i < size; ++i) {
-    for (int rank = 0; rank < ranks; ++rank) sums[i] += Value(rank, i, round);
+    for (int rank = 0; rank < ranks; ++rank) sums[i] += ValueIn(rank, i, round);
   }
   return sums;
 }
@@ -77,7 +77,7 @@ struct Way {
   CollectivePatience patience;
 };
 
-class HostCollectiveWays : public testing::TestWithParam<Way> {};
+class HostCollectiveWays : public ::testing::TestWithParam<Way> {};
 
 /// Sizes around the borders (slot of 32 numbers, one line, one shot) and random ones, sums and
 /// gathers mixed, some ranks late.
@@ -92,10 +92,10 @@ TEST_P(HostCollectiveWays, SumsAndGathersAreExact) {
       const std::vector<size_t> borders = {0, 1, 7, 8, 9, 31, 32, 33, 63, 64, 65, 257, 1000};
       const size_t size = round % 2 == 0 ? borders[random() % borders.size()] : random() % 300;
       if (own() % 64 == 0) std::this_thread::sleep_for(microseconds(own() % 3000));
-      std::vector<int64_t> values = Values(collective.rank(), size, round);
+      std::vector<int64_t> values = ValuesIn(collective.rank(), size, round);
       if (random() % 3 != 0) {
         ASSERT_TRUE(collective.AllReduceSum(values).ok());
-        ASSERT_EQ(values, Sums(collective.ranks(), size, round)) << size;
+        ASSERT_EQ(values, SumsIn(collective.ranks(), size, round)) << size;
         continue;
       }
       // Any number of bytes, also such that do not fill numbers.
@@ -103,7 +103,7 @@ TEST_P(HostCollectiveWays, SumsAndGathersAreExact) {
       std::vector<std::byte> all(bytes * static_cast<size_t>(collective.ranks()));
       ASSERT_TRUE(collective.AllGather(std::as_bytes(std::span(values)).first(bytes), all).ok());
       for (int rank = 0; rank < collective.ranks(); ++rank) {
-        const std::vector<int64_t> expected = Values(rank, size, round);
+        const std::vector<int64_t> expected = ValuesIn(rank, size, round);
         if (bytes == 0) continue;
         ASSERT_EQ(std::memcmp(&all[static_cast<size_t>(rank) * bytes], expected.data(), bytes), 0);
       }
@@ -115,12 +115,12 @@ constexpr HostCollectiveOptions kSmallSlots = {.slot_bytes = 256, .one_shot_byte
 constexpr HostCollectiveOptions kNeverAtOnce = {.slot_bytes = 4096, .one_shot_bytes = 0};
 
 INSTANTIATE_TEST_SUITE_P(All, HostCollectiveWays,
-                         testing::Values(Way{1, kSmallSlots, kPoll}, Way{2, kSmallSlots, kPoll},
-                                         Way{2, kSmallSlots, kSleepAtOnce}, Way{2, {}, kPoll},
-                                         Way{3, kSmallSlots, kSleepAtOnce},
-                                         Way{3, kNeverAtOnce, kSleepAtOnce},
-                                         Way{4, kSmallSlots, kSleepAtOnce},
-                                         Way{5, kNeverAtOnce, kPoll}, Way{7, {}, kSleepAtOnce}));
+                         ::testing::Values(Way{1, kSmallSlots, kPoll}, Way{2, kSmallSlots, kPoll},
+                                           Way{2, kSmallSlots, kSleepAtOnce}, Way{2, {}, kPoll},
+                                           Way{3, kSmallSlots, kSleepAtOnce},
+                                           Way{3, kNeverAtOnce, kSleepAtOnce},
+                                           Way{4, kSmallSlots, kSleepAtOnce},
+                                           Way{5, kNeverAtOnce, kPoll}, Way{7, {}, kSleepAtOnce}));
 
 TEST(HostCollective, CountsPastTheEndOfItsCounter) {
   constexpr int kRanks = 3;
@@ -131,9 +131,9 @@ TEST(HostCollective, CountsPastTheEndOfItsCounter) {
   }
   host.Run(kSleepAtOnce, [](HostCollective& collective) {
     for (int round = 0; round < 50; ++round) {
-      std::vector<int64_t> values = Values(collective.rank(), 5, round);
+      std::vector<int64_t> values = ValuesIn(collective.rank(), 5, round);
       ASSERT_TRUE(collective.AllReduceSum(values).ok());
-      ASSERT_EQ(values, Sums(kRanks, 5, round));
+      ASSERT_EQ(values, SumsIn(kRanks, 5, round));
     }
   });
 }
@@ -174,12 +174,12 @@ TEST(HostCollective, SumsOverHosts) {
       hosts[h]->Run(kSleepAtOnce, [&](HostCollective& collective) {
         for (int round = 0; round < 60; ++round) {
           const size_t size = static_cast<size_t>(round * 7) % 150;
-          std::vector<int64_t> values = Values(first + collective.rank(), size, round);
+          std::vector<int64_t> values = ValuesIn(first + collective.rank(), size, round);
           const auto between = [&](std::span<int64_t> sums) {
             return slices[static_cast<size_t>(collective.rank())][h]->AllReduceSum(sums, {});
           };
           ASSERT_TRUE(collective.AllReduceSum(values, kOwners, between).ok());
-          ASSERT_EQ(values, Sums(kRanks, size, round));
+          ASSERT_EQ(values, SumsIn(kRanks, size, round));
         }
       });
     });

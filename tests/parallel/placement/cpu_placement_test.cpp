@@ -10,9 +10,9 @@
 namespace tandem::parallel {
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::IsEmpty;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 CpuSet Range(int begin, int end) {
   CpuSet cpus;
@@ -43,7 +43,7 @@ TEST(CpuPlacement, ReadsThisHost) {
   ASSERT_TRUE(cores.ok()) << cores.status();
   CpuSet all;
   for (const CpuCore& core : *cores) all.insert(all.end(), core.cpus.begin(), core.cpus.end());
-  for (const int cpu : AllowedCpus()) EXPECT_THAT(all, testing::Contains(cpu));
+  for (const int cpu : AllowedCpus()) EXPECT_THAT(all, ::testing::Contains(cpu));
 }
 
 TEST(CpuPlacement, ReadsNodesCoresAndThreads) {

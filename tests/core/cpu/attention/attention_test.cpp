@@ -159,7 +159,7 @@ struct Shape {
   KvDtype dtype;
 };
 
-class AttentionTest : public testing::TestWithParam<Shape> {};
+class AttentionTest : public ::testing::TestWithParam<Shape> {};
 
 TEST_P(AttentionTest, AgreesWithDoubleAndBetweenIsas) {
   const auto [head_dim, dtype] = GetParam();
@@ -302,10 +302,10 @@ TEST_P(AttentionTest, NanAmongVisibleKeysReachesTheResult) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest,
-                         testing::Values(Shape{64, KvDtype::kF16}, Shape{64, KvDtype::kF32},
-                                         Shape{80, KvDtype::kF16}, Shape{16, KvDtype::kF16},
-                                         Shape{20, KvDtype::kF32}, Shape{7, KvDtype::kF16},
-                                         Shape{256, KvDtype::kF16}),
+                         ::testing::Values(Shape{64, KvDtype::kF16}, Shape{64, KvDtype::kF32},
+                                           Shape{80, KvDtype::kF16}, Shape{16, KvDtype::kF16},
+                                           Shape{20, KvDtype::kF32}, Shape{7, KvDtype::kF16},
+                                           Shape{256, KvDtype::kF16}),
                          [](const auto& parameter) {
                            return (parameter.param.dtype == KvDtype::kF16 ? "F16x" : "F32x") +
                                   std::to_string(parameter.param.head_dim);

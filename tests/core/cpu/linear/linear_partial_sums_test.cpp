@@ -13,12 +13,9 @@
 namespace tandem::core {
 namespace {
 
-class PartialSumsOfDType : public testing::TestWithParam<DType> {};
+class PartialSumsOfDType : public ::testing::TestWithParam<DType> {};
 
-std::string ParamName(const testing::TestParamInfo<DType>& info) {
-  return std::string(DTypeName(info.param));
-}
-INSTANTIATE_TEST_SUITE_P(All, PartialSumsOfDType, testing::ValuesIn(kAllDTypes), ParamName);
+INSTANTIATE_TEST_SUITE_P(All, PartialSumsOfDType, ::testing::ValuesIn(kAllDTypes), DTypeParamName);
 
 TEST_P(PartialSumsOfDType, HaveTheSumsOfTheReference) {
   const WeightSample w = MakeWeights(GetParam(), 35, 512, 18);

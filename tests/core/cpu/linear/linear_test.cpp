@@ -15,12 +15,9 @@
 namespace tandem::core {
 namespace {
 
-class LinearOfDType : public testing::TestWithParam<DType> {};
+class LinearOfDType : public ::testing::TestWithParam<DType> {};
 
-std::string ParamName(const testing::TestParamInfo<DType>& info) {
-  return std::string(DTypeName(info.param));
-}
-INSTANTIATE_TEST_SUITE_P(All, LinearOfDType, testing::ValuesIn(kAllDTypes), ParamName);
+INSTANTIATE_TEST_SUITE_P(All, LinearOfDType, ::testing::ValuesIn(kAllDTypes), DTypeParamName);
 
 TEST_P(LinearOfDType, SampleMeansWhatTheReaderReads) {
   const WeightSample w = MakeWeights(GetParam(), 3, 512, 1);
@@ -75,8 +72,8 @@ std::vector<DType> QuantizedDTypes() {
   }
   return types;
 }
-INSTANTIATE_TEST_SUITE_P(All, LinearOfQuantizedDType, testing::ValuesIn(QuantizedDTypes()),
-                         ParamName);
+INSTANTIATE_TEST_SUITE_P(All, LinearOfQuantizedDType, ::testing::ValuesIn(QuantizedDTypes()),
+                         DTypeParamName);
 
 TEST_P(LinearOfQuantizedDType, LongTilesHaveTheBitsOfTheReference) {
   // Long enough that tiles share a token; 6 of them, the last not full.
@@ -175,10 +172,10 @@ TEST(Linear, EmptyRangesAreProductsToo) {
   const PackedMatrix no_columns = rig.Pack(w, {0, 20}, {64, 0});
   EXPECT_EQ(no_columns.bytes(), 0);
   for (const Isa isa : AllIsas()) {
-    EXPECT_THAT(rig.Product(isa, no_columns, {}, 2), testing::Each(0.0F));
+    EXPECT_THAT(rig.Product(isa, no_columns, {}, 2), ::testing::Each(0.0F));
     const Rig::PartialSums partials = rig.ProductPartialSums(isa, no_columns, {}, 2, 64);
-    EXPECT_THAT(partials.sums, testing::Each(0));
-    EXPECT_THAT(partials.failed, testing::Each(0));
+    EXPECT_THAT(partials.sums, ::testing::Each(0));
+    EXPECT_THAT(partials.failed, ::testing::Each(0));
   }
 }
 

@@ -28,28 +28,28 @@ TEST(PackedMatrix, RefusesWhatTheSourceDoesNotHold) {
                            Range{kHuge, kHuge}}) {
     const absl::Status status = PackError(w.source("blk.0.ffn_up.weight"), rows, {0, 128});
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-    EXPECT_THAT(Message(status), testing::HasSubstr("blk.0.ffn_up.weight"));
-    EXPECT_THAT(Message(status), testing::HasSubstr("8 x 128"));
+    EXPECT_THAT(Message(status), ::testing::HasSubstr("blk.0.ffn_up.weight"));
+    EXPECT_THAT(Message(status), ::testing::HasSubstr("8 x 128"));
   }
   for (const Range columns : {Range{0, 160}, Range{128, 32}, Range{-32, 32}, Range{32, kHuge}}) {
     EXPECT_EQ(PackError(w.source(), {0, 8}, columns).code(), absl::StatusCode::kInvalidArgument);
   }
   for (const Range columns : {Range{16, 32}, Range{0, 48}, Range{1, 127}}) {
     EXPECT_THAT(Message(PackError(w.source(), {0, 8}, columns)),
-                testing::HasSubstr("multiples of 32"));
+                ::testing::HasSubstr("multiples of 32"));
   }
 }
 
 TEST(PackedMatrix, RefusesShapesThatAreNone) {
   MatrixSource source{"output.weight", DType::kQ6_K, nullptr, 4, 288};
-  EXPECT_THAT(Message(PackError(source, {0, 4}, {0, 288})), testing::HasSubstr("output.weight"));
+  EXPECT_THAT(Message(PackError(source, {0, 4}, {0, 288})), ::testing::HasSubstr("output.weight"));
   source = {"output.weight", DType::kF32, nullptr, std::numeric_limits<int64_t>::max() / 2, 1024};
   EXPECT_THAT(Message(PackError(source, {0, source.rows}, {0, 1024})),
-              testing::HasSubstr("output.weight"));
+              ::testing::HasSubstr("output.weight"));
   source.rows = int64_t{1} << 45;  // addressable, but not there
   const absl::Status status = PackError(source, {0, source.rows}, {0, 1024});
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(Message(status), testing::HasSubstr("output.weight"));
+  EXPECT_THAT(Message(status), ::testing::HasSubstr("output.weight"));
 }
 
 TEST(PackedMatrix, TakesNoMoreMemoryThanItsFormatSays) {

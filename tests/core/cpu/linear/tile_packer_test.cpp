@@ -34,12 +34,9 @@ struct RandomRows {
   TileRows rows = {};
 };
 
-class TilePacker : public testing::TestWithParam<DType> {};
+class TilePacker : public ::testing::TestWithParam<DType> {};
 
-std::string ParamName(const testing::TestParamInfo<DType>& info) {
-  return std::string(DTypeName(info.param));
-}
-INSTANTIATE_TEST_SUITE_P(All, TilePacker, testing::ValuesIn(kAllDTypes), ParamName);
+INSTANTIATE_TEST_SUITE_P(All, TilePacker, ::testing::ValuesIn(kAllDTypes), DTypeParamName);
 
 TEST_P(TilePacker, WholeTilesHaveTheBytesOfTheSlowWay) {
   const DType dtype = GetParam();

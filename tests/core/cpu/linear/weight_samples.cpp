@@ -263,6 +263,10 @@ class Maker {
 
 }  // namespace
 
+std::string DTypeParamName(const ::testing::TestParamInfo<DType>& info) {
+  return std::string(DTypeName(info.param));
+}
+
 WeightSample MakeWeights(DType dtype, int64_t rows, int64_t columns, uint32_t seed,
                          CodeChoice choice) {
   WeightSample sample;

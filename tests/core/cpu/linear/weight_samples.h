@@ -1,5 +1,7 @@
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <random>
@@ -16,6 +18,9 @@ inline constexpr DType kAllDTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16,
                                        DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ8_0,
                                        DType::kQ2_K, DType::kQ3_K, DType::kQ4_K, DType::kQ5_K,
                                        DType::kQ6_K};
+
+/// The name of a test of one format.
+std::string DTypeParamName(const ::testing::TestParamInfo<DType>& info);
 
 /// A random matrix in the bytes of a model file, with what the bytes mean. Quantized formats are
 /// written from their description, in the direction opposite to the one the program reads.
