@@ -5,32 +5,26 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <iterator>
 #include <map>
 #include <span>
 
 #include "frontend/conversations/conversation_store.h"
 #include "kv_store/base/files.h"
-#include "tests/support/disk_image.h"
+#include "tests/support/kept_store.h"
 #include "tests/support/random_conversations.h"
-#include "tests/support/temporary_directory.h"
 
 namespace tandem::frontend {
 namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+using testing::ContentOf;
+using testing::KeptStore;
 using testing::RandomConversations;
+using testing::Said;
 using testing::Same;
-using testing::TemporaryDirectory;
 
-using Said = std::map<ConversationName, Conversation>;
 using Damage = std::function<void(const fs::path&)>;
-
-std::string ContentOf(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 void Overwrite(const fs::path& path, const std::string& content) {
   fs::remove(path);  // whoever has a link to it keeps what was there
@@ -72,59 +66,6 @@ Conversation Kept(const Conversation& all, size_t messages) {
   kept.messages.resize(messages);
   return kept;
 }
-
-/// A folder with a store and its witness, and what was said.
-class KeptStore {
- public:
-  std::string folder() const { return temporary_.path() + "/conversations"; }
-  std::string path() const { return temporary_.path(); }
-  std::string witness() const { return ConversationStore::WitnessPath(folder()); }
-
-  FoundConversations Open() {
-    store.reset();
-    auto opened = ConversationStore::Open({.folder = folder(), .box = box});
-    EXPECT_TRUE(opened.ok()) << opened.status();
-    if (!opened.ok()) return {};
-    store = std::move(opened->store);
-    return std::move(opened->found);
-  }
-  void Say(const ConversationName& name, const Conversation& before, const Conversation& after) {
-    const ConversationStore::Change change =
-        ConversationStore::Turn{name, RandomConversations::Delta(before, after)};
-    ASSERT_TRUE(store->Write({&change, 1}).ok());
-  }
-  void SayOneMore(Said& said, RandomConversations& random) {
-    for (const char* id : {"a", "b", "c"}) {
-      Conversation& one = said[{"t", id}];
-      const Conversation after = random.Next(one);
-      Say({"t", id}, one, after);
-      one = after;
-    }
-  }
-  void Erase(const ConversationName& name) {
-    const ConversationStore::Change change = ConversationStore::Erasure{name, {}};
-    ASSERT_TRUE(store->Write({&change, 1}).ok());
-    ASSERT_EQ(store->FinishErasures(nullptr), absl::OkStatus());
-  }
-  /// As a kill -9 would leave it, in another place.
-  void CopyTo(KeptStore& other) const { testing::CopyAsOfAMoment(path(), other.path()); }
-
-  std::vector<fs::path> Files() const {
-    std::vector<fs::path> files;
-    for (const auto& entry : fs::recursive_directory_iterator(path())) {
-      if (entry.is_regular_file() && entry.path().filename() != "LOCK") {
-        files.push_back(fs::relative(entry.path(), path()));
-      }
-    }
-    return files;
-  }
-
-  std::unique_ptr<ConversationStore> store;
-  const kv_store::EncryptedBox* box = nullptr;
-
- private:
-  TemporaryDirectory temporary_;
-};
 
 /// What was found is what was said, or its beginning with damage that is told; how many are
 /// damaged.
