@@ -53,10 +53,11 @@ bool WasErased(const WitnessSlot* slot, const ReadConversation& there, Witnessed
   if (slot == nullptr) return earlier;
   const uint64_t instance = there.state.instance;
   const bool both_known = instance != 0 && slot->instance != 0;
+  const bool same = both_known && (instance == slot->instance || WentOn(instance, slot->instance));
   if (slot->kind == WitnessSlot::Kind::kErased) {
-    return earlier || place == WitnessedPlace::kLast || (both_known && instance == slot->instance);
+    return earlier || place == WitnessedPlace::kLast || same;
   }
-  return earlier && both_known && instance != slot->instance;
+  return earlier && both_known && !same;
 }
 
 /// What a witness says, without how many turns there are.
@@ -107,11 +108,15 @@ absl::StatusOr<ReadDatabase> ReadMost(const std::string& folder) {
   const auto report = ConversationWitness::Read(ConversationStore::WitnessPath(folder));
   const int64_t lacking = report.ok() ? Lacking(read.records, *report) : 0;
   if (lacking == 0 || !kv_store::HasImage(folder)) return read;
+  const std::string moved = std::move(read.moved);
   read.db.reset();
-  TANDEM_ASSIGN_OR_RETURN(ReadDatabase more, kv_store::ReadWhole(folder, /*trusted=*/false));
-  if (Lacking(more.records, *report) < lacking) return more;
-  more.db.reset();
-  return kv_store::ReadWhole(folder);
+  TANDEM_ASSIGN_OR_RETURN(read, kv_store::ReadWhole(folder, /*trusted=*/false));
+  if (Lacking(read.records, *report) >= lacking) {
+    read.db.reset();
+    TANDEM_ASSIGN_OR_RETURN(read, kv_store::ReadWhole(folder));
+  }
+  read.moved = moved;
+  return read;
 }
 
 /// A store while it is being opened.
@@ -214,9 +219,10 @@ absl::StatusOr<std::string> TellDamage(Opening& opening, const Losses& losses) {
   } else if (!report.there && chained) {
     damage.push_back(fmt::format("{} is missing", opening.witness_path));
   }
+  if (!opening.read.moved.empty()) damage.push_back(opening.read.moved);
   if (damage.empty()) return "";
   std::string told = fmt::format("{}: {}", opening.options.folder, fmt::join(damage, "; "));
-  if (torn) {
+  if (torn && opening.read.moved.empty()) {
     spdlog::warn("{}; no turn that was acknowledged is missing", told);
     return "";
   }
@@ -237,7 +243,14 @@ int64_t FoundConversations::damaged() const {
 }
 
 absl::StatusOr<ConversationStore::Opened> ConversationStore::Open(const Options& options) {
+  const std::string witness = WitnessPath(options.folder);
+  TANDEM_ASSIGN_OR_RETURN(const std::string moved,
+                          kv_store::MakeWay(witness, kv_store::FileKind::kFile, witness));
   TANDEM_ASSIGN_OR_RETURN(ReadDatabase read, ReadMost(options.folder));
+  if (!moved.empty()) {
+    spdlog::warn("{}", moved);
+    read.moved += (read.moved.empty() ? "" : "; ") + moved;
+  }
   auto opened = OpenRead(options, read);
   if (absl::IsFailedPrecondition(opened.status())) {
     // Of another key, say: then it is left as it was.
@@ -275,24 +288,22 @@ absl::StatusOr<ConversationStore::Opened> ConversationStore::OpenRead(const Opti
     opening.damage.push_back(
         fmt::format("its last change is {}, and {} were written", sequence, report.sequence));
   } else if (store.behind_) {
-    opening.damage.push_back(
-        fmt::format("its last change is {} of an earlier branch, and {} of a later one were written",
-                    sequence, report.sequence));
+    opening.damage.push_back(fmt::format(
+        "its last change is {} of an earlier branch, and {} of a later one were written", sequence,
+        report.sequence));
   }
   // A witness that has lost what came last may not know that a conversation was erased. So it is
   // believed against a database that looks whole only while it has all.
   const bool believed = !opening.damage.empty() || read.gaps > 0 ||
                         (report.damaged == 0 && report.sequence >= sequence);
   if (!believed) {
-    std::erase_if(report.slots, [](const auto& entry) {
-      return entry.second.kind == WitnessSlot::Kind::kTurns;
-    });
+    std::erase_if(report.slots,
+                  [](const auto& entry) { return entry.second.kind == WitnessSlot::Kind::kTurns; });
   }
   const std::set<WitnessHash> known = DamagedIn(report);
   const Risen risen = store.Read(read.records, report, place, found);
-  Losses losses{.turns_are_missing = read.gaps > 0,
-                .chained = store.chained_,
-                .risen = risen.size()};
+  Losses losses{
+      .turns_are_missing = read.gaps > 0, .chained = store.chained_, .risen = risen.size()};
   for (const auto& [prefix, state] : store.damaged_) {
     losses.turns_are_missing =
         losses.turns_are_missing || !known.contains(ConversationPlaces::HashOfPrefix(prefix));
@@ -306,8 +317,8 @@ absl::StatusOr<ConversationStore::Opened> ConversationStore::OpenRead(const Opti
   const bool doubtful =
       (!opening.damage.empty() || read.gaps > 0) && place == WitnessedPlace::kUnknown;
   TANDEM_ASSIGN_OR_RETURN(found.damage, TellDamage(opening, losses));
-  const bool branch = !store.journal_is_new_ &&
-                      (store.behind_ || (doubtful && !found.damage.empty()));
+  const bool branch =
+      !store.journal_is_new_ && (store.behind_ || (doubtful && !found.damage.empty()));
   TANDEM_RETURN_IF_ERROR(store.GoOn(risen, found, report, branch));
   return result;
 }
@@ -428,8 +439,8 @@ std::vector<JournalChange> ConversationStore::ErasureOf(const Risen& risen,
   for (const auto& [prefix, read] : risen) {
     ErasureRecord erasure{.prefix = prefix, .blocks = {}};
     if (read.named) {
-      erasure.blocks = BlocksBeside(found.conversations, read.name.tenant,
-                                    read.conversation.history.tokens);
+      erasure.blocks =
+          BlocksBeside(found.conversations, read.name.tenant, read.conversation.history.tokens);
     }
     changes.push_back(DeleteAllOf(prefix));
     changes.push_back(NoteErasure(erasure));

@@ -88,8 +88,8 @@ absl::Status ConversationStore::Witness(std::vector<WitnessSlot> slots) {
   // Who has read a part of them has not seen the change.
   for (WitnessSlot& slot : slots) slot.sequence = std::max<uint64_t>(1, position_.sequence) - 1;
   slots.back().sequence = position_.sequence;
-  const bool goes_on = witness_ != nullptr && !new_branch &&
-                       witness_->slots() < 4 * witnessed_.size() + kSpareSlots;
+  const bool goes_on =
+      witness_ != nullptr && !new_branch && witness_->slots() < 4 * witnessed_.size() + kSpareSlots;
   absl::Status status;
   if (goes_on) {
     status = witness_->Append(slots);
@@ -147,10 +147,12 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
     const std::string prefix = places_.Prefix(turn.name);
     ConversationState state = state_of(prefix);
     if (state.turns == 0) {
-      if (damaged_.contains(prefix) && !changed.contains(prefix)) {
-        batch.push_back(DeleteAllOf(prefix));
-      }
       state = {.instance = DrawNumber(), .turns = 0, .last = {}};
+      const auto damaged = damaged_.find(prefix);
+      if (damaged != damaged_.end() && !changed.contains(prefix)) {
+        batch.push_back(DeleteAllOf(prefix));
+        if (damaged->second.instance != 0) state.instance = damaged->second.instance + 1;
+      }
     }
     ++state.turns;
     const std::string head_place = ConversationPlaces::Place(prefix, 0);

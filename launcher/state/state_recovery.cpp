@@ -127,6 +127,7 @@ absl::StatusOr<kv_store::JournalPage> ReadUnattended(const CopyKeeper& keeper,
 /// Makes the folder of these records, at once.
 absl::Status Make(const std::string& folder, const std::vector<kv_store::PlacedRecord>& records) {
   const std::string part = folder + ".adopted";
+  TANDEM_RETURN_IF_ERROR(kv_store::MakeWay(part, kv_store::FileKind::kFolder));
   TANDEM_RETURN_IF_ERROR(kv_store::Remove(part));
   {
     TANDEM_ASSIGN_OR_RETURN(const auto db, kv_store::OpenDatabase(part));
@@ -237,8 +238,8 @@ absl::Status CheckNobodyWentOn(const CopyKeeper& keeper, bool overrule,
   const JournalPosition own = store.position();
   std::vector<AgentCopyOn> went_on = ThoseThatWentOn(found, keeper.state(), own);
   // Notes that this server left itself, before its files were put back to an earlier time.
-  const auto notes = std::stable_partition(
-      went_on.begin(), went_on.end(), [&store](const AgentCopyOn& on) {
+  const auto notes =
+      std::stable_partition(went_on.begin(), went_on.end(), [&store](const AgentCopyOn& on) {
         return on.copy.condition != JournalCopy::Condition::kFence ||
                !store.Watched(*on.copy.position);
       });

@@ -18,8 +18,8 @@ namespace tandem::frontend {
 namespace {
 
 namespace fs = std::filesystem;
-using ::testing::HasSubstr;
 using testing::ContentOf;
+using ::testing::HasSubstr;
 using testing::KeptStore;
 using testing::RandomConversations;
 using testing::Said;
@@ -112,8 +112,8 @@ TEST(ConversationRollback, NothingComesBackThatWasErased) {
   const kv_store::EncryptedBox box(kv_store::StateKey{1, 2, 3});
   for (const Case& one : {Case{}, Case{.restarted = true}, Case{.flushed = true},
                           Case{.restarted = true, .encrypted = true, .flushed = true}}) {
-    SCOPED_TRACE(fmt::format("restarted {}, encrypted {}, flushed {}", one.restarted,
-                             one.encrypted, one.flushed));
+    SCOPED_TRACE(fmt::format("restarted {}, encrypted {}, flushed {}", one.restarted, one.encrypted,
+                             one.flushed));
     KeptStore kept;
     if (one.encrypted) kept.box = &box;
     kept.Open();
@@ -212,6 +212,37 @@ TEST(ConversationRollback, OneThatWasBegunAnewIsNotTheOldOne) {
   FinishedErasures(kept);
   EXPECT_EQ(FileWith(kept.path(), kSecret), "");
   EXPECT_EQ(KnownIn(kept.Open(), kept).damaged, std::set<std::string>{"b"});
+}
+
+TEST(ConversationRollback, OneThatWasGoneOnWithStaysTheSame) {
+  KeptStore kept;
+  kept.Open();
+  const Conversation first = SecretOne();
+  kept.Say(kA, {}, first);
+  const Backup before(kept);
+  RandomConversations random(10);
+  Conversation all = random.Next(first);
+  kept.Say(kA, first, all);
+  for (int round = 0; round < 3; ++round) {
+    before.PutBack(kept);
+    for (int restart = 0; restart < 3; ++restart) {
+      SCOPED_TRACE(fmt::format("round {}, restart {}", round, restart));
+      const Known known = KnownIn(kept.Open(), kept);
+      EXPECT_EQ(known.damaged, std::set<std::string>{"a"});
+      EXPECT_EQ(known.named.at("a").messages, first.messages);
+      EXPECT_FALSE(kept.store->erasing());
+    }
+    // It is accepted, and gone on with.
+    all = random.Next(first);
+    const ConversationStore::Change change = ConversationStore::Turn{kA, DeltaOf(all)};
+    ASSERT_TRUE(kept.store->Write({&change, 1}).ok());
+    ExpectAll(kept, {{kA, all}});
+  }
+  kept.Erase(kA);
+  before.PutBack(kept);
+  EXPECT_TRUE(KnownIn(kept.Open(), kept).named.empty());
+  FinishedErasures(kept);
+  EXPECT_EQ(FileWith(kept.folder(), kSecret), "");
 }
 
 TEST(ConversationRollback, ADeletionThatWasBegunIsFinished) {
