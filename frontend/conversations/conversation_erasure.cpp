@@ -20,10 +20,9 @@ kv_store::JournalChange NoteErasure(const ErasureRecord& erasure) {
   uint64_t number = 0;
   randombytes_buf(&number, sizeof(number));
   const std::vector<std::byte> bytes = core::Encode(erasure);
-  return {
-      .kind = kv_store::JournalChange::Kind::kPut,
-      .place = ConversationPlaces::Place(std::string(1, ConversationPlaces::kErasure), number),
-      .bytes = {reinterpret_cast<const char*>(bytes.data()), bytes.size()}};
+  return {.kind = kv_store::JournalChange::Kind::kPut,
+          .place = ConversationPlaces::Place(std::string(1, ConversationPlaces::kErasure), number),
+          .bytes = {reinterpret_cast<const char*>(bytes.data()), bytes.size()}};
 }
 
 std::vector<kv_store::BlockHash> BlocksBeside(const NamedConversations& others,

@@ -165,8 +165,7 @@ class ConversationStore {
   /// Erases what is risen; from then on the witness is told of changes, on a new branch if there is
   /// to be one.
   absl::Status GoOn(const Risen& risen, const FoundConversations& found,
-                    const WitnessReport& report, bool branch)
-      ABSL_SHARED_LOCKS_REQUIRED(db_mutex_);
+                    const WitnessReport& report, bool branch) ABSL_SHARED_LOCKS_REQUIRED(db_mutex_);
   WitnessSlot SlotOf(const std::string& prefix, const ConversationState& state) const;
   WitnessSlot SlotOf(const std::string& prefix, const ReadConversation& read) const;
 
@@ -188,7 +187,7 @@ class ConversationStore {
   Listener listener_ ABSL_GUARDED_BY(commit_mutex_);
   std::unique_ptr<ConversationWitness> witness_ ABSL_GUARDED_BY(commit_mutex_);
   std::map<WitnessHash, WitnessSlot> witnessed_ ABSL_GUARDED_BY(commit_mutex_);  // those that count
-  std::vector<WatchedChanges> watched_ ABSL_GUARDED_BY(commit_mutex_);  // the last goes on
+  std::vector<WatchedChanges> watched_ ABSL_GUARDED_BY(commit_mutex_);           // the last goes on
   bool witness_failed_ ABSL_GUARDED_BY(commit_mutex_) = false;  // and the log says so
   std::map<std::string, ConversationState> states_;             // by prefix; what Write has written
   std::map<std::string, ConversationState> damaged_;            // by prefix; what is kept of them

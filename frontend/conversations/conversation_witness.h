@@ -22,8 +22,8 @@
 /// BLAKE2b over the slot's number and the rest). The first two slots are the identity of the
 /// database, twice, since nothing else can be read without it.
 ///
-/// It also knows which changes it was told of (WatchedChanges). A database that is at an earlier one
-/// of these was put back to it, and what it has and the witness does not know was erased since.
+/// It also knows which changes it was told of (WatchedChanges). A database that is at an earlier
+/// one of these was put back to it, and what it has and the witness does not know was erased since.
 namespace tandem::frontend {
 
 using WitnessHash = std::array<uint8_t, 16>;

@@ -40,7 +40,8 @@ class KeptStore {
     store = std::move(opened->store);
     return std::move(opened->found);
   }
-  void Say(const frontend::ConversationName& name, const frontend::Conversation& before, const frontend::Conversation& after) {
+  void Say(const frontend::ConversationName& name, const frontend::Conversation& before,
+           const frontend::Conversation& after) {
     const frontend::ConversationStore::Change change =
         frontend::ConversationStore::Turn{name, RandomConversations::Delta(before, after)};
     ASSERT_TRUE(store->Write({&change, 1}).ok());
@@ -54,7 +55,8 @@ class KeptStore {
     }
   }
   void Erase(const frontend::ConversationName& name) {
-    const frontend::ConversationStore::Change change = frontend::ConversationStore::Erasure{name, {}};
+    const frontend::ConversationStore::Change change =
+        frontend::ConversationStore::Erasure{name, {}};
     ASSERT_TRUE(store->Write({&change, 1}).ok());
     ASSERT_EQ(store->FinishErasures(nullptr), absl::OkStatus());
   }
