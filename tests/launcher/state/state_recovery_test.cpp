@@ -315,6 +315,36 @@ TEST(StateRecovery, ADatabaseThatIsPutBackGetsWhatWasSaidAndNothingThatWasErased
   }
 }
 
+/// And of a copy that is older than a deletion, too.
+TEST(StateRecovery, ACopyThatIsPutBackBringsNothingBackThatWasErased) {
+  TemporaryDirectory disk;
+  Hosts hosts(2);
+  Server server(hosts, disk.path() + "/state");
+  ASSERT_EQ(server.Start(), absl::OkStatus());
+  ASSERT_EQ(server.Say("stays", "0"), absl::OkStatus());
+  const std::string backup = disk.path() + "/backup";
+  testing::CopyAsOfAMoment(server.folder(), backup);
+  ASSERT_EQ(server.Say("goes", "text of goes"), absl::OkStatus());
+  ASSERT_EQ(server.Say("stays", "1"), absl::OkStatus());
+  const std::string copies = disk.path() + "/copies";
+  testing::CopyAsOfAMoment(hosts.FolderOf("1"), copies);
+  ASSERT_EQ(server.Erase({"", "goes"}), absl::OkStatus());
+  ASSERT_EQ(server.Say("stays", "2"), absl::OkStatus());
+  server.Kill();
+  hosts.Kill("1");
+  for (const auto& [from, to] :
+       {std::pair(backup, server.folder()), std::pair(copies, hosts.FolderOf("1"))}) {
+    fs::remove_all(to);
+    fs::copy(from, to, fs::copy_options::recursive);
+  }
+  hosts.Start("1");
+  ASSERT_EQ(server.Start(), absl::OkStatus());
+  EXPECT_FALSE(server.found.contains(ConversationName("", "goes")));
+  EXPECT_EQ(server.Said("stays"), "0;1;") << "what the copy has";
+  EXPECT_EQ(server.read.damaged(), 1);
+  EXPECT_EQ(FilesWith(server.path, "text of goes"), 0);
+}
+
 TEST(StateRecovery, WhatNoCopyHasIsToldAsDamage) {
   TemporaryDirectory disk;
   Hosts hosts(2);
