@@ -7,6 +7,8 @@
 #include <optional>
 #include <utility>
 
+#include "core/base/counted.h"
+#include "frontend/conversations/conversation_erasure.h"
 #include "frontend/conversations/conversation_store.h"
 #include "kv_store/base/files.h"
 #include "kv_store/journal/database_image.h"
@@ -26,6 +28,46 @@ const std::string* IdentityIn(const std::vector<PlacedRecord>& records) {
       records.begin(), records.end(),
       [](const PlacedRecord& record) { return record.place == ConversationPlaces::kIdentity; });
   return identity == records.end() ? nullptr : &identity->bytes;
+}
+
+/// Nowhere, if the records do not tell.
+kv_store::JournalPosition PositionIn(const std::vector<PlacedRecord>& records) {
+  const auto position = std::find_if(
+      records.begin(), records.end(),
+      [](const PlacedRecord& record) { return record.place == kv_store::kPositionPlace; });
+  if (position == records.end()) return {};
+  return kv_store::DecodePosition(position->bytes).value_or(kv_store::JournalPosition{});
+}
+
+/// Whether it tells of turns. One that does not says that the conversation is there.
+bool ClaimsTurns(const WitnessSlot& slot) {
+  return slot.kind == WitnessSlot::Kind::kDamaged ||
+         (slot.kind == WitnessSlot::Kind::kTurns && slot.turns > 0);
+}
+
+/// Whether these records are of a conversation that was erased after they were written. `slot`:
+/// the last that there is of it, or null.
+bool WasErased(const WitnessSlot* slot, const ReadConversation& there, WitnessedPlace place) {
+  if (absl::IsFailedPrecondition(there.status)) return false;  // it may mean something else
+  const bool earlier = place == WitnessedPlace::kEarlier;
+  if (slot == nullptr) return earlier;
+  const uint64_t instance = there.state.instance;
+  const bool both_known = instance != 0 && slot->instance != 0;
+  const bool same = both_known && (instance == slot->instance || WentOn(instance, slot->instance));
+  if (slot->kind == WitnessSlot::Kind::kErased) {
+    return earlier || place == WitnessedPlace::kLast || same;
+  }
+  return earlier && both_known && !same;
+}
+
+/// What a witness says, without how many turns there are.
+WitnessReport WhatWasErased(const std::string& path, const ConversationPlaces& places) {
+  auto report = ConversationWitness::Read(path);
+  if (!report.ok() || report->identity != places.identity()) return {};
+  for (auto& [hash, slot] : report->slots) {
+    if (slot.kind != WitnessSlot::Kind::kErased) slot = {.conversation = hash};
+  }
+  return *std::move(report);
 }
 
 /// Those that were known to be damaged before.
@@ -66,11 +108,15 @@ absl::StatusOr<ReadDatabase> ReadMost(const std::string& folder) {
   const auto report = ConversationWitness::Read(ConversationStore::WitnessPath(folder));
   const int64_t lacking = report.ok() ? Lacking(read.records, *report) : 0;
   if (lacking == 0 || !kv_store::HasImage(folder)) return read;
+  const std::string moved = std::move(read.moved);
   read.db.reset();
-  TANDEM_ASSIGN_OR_RETURN(ReadDatabase more, kv_store::ReadWhole(folder, /*trusted=*/false));
-  if (Lacking(more.records, *report) < lacking) return more;
-  more.db.reset();
-  return kv_store::ReadWhole(folder);
+  TANDEM_ASSIGN_OR_RETURN(read, kv_store::ReadWhole(folder, /*trusted=*/false));
+  if (Lacking(read.records, *report) >= lacking) {
+    read.db.reset();
+    TANDEM_ASSIGN_OR_RETURN(read, kv_store::ReadWhole(folder));
+  }
+  read.moved = moved;
+  return read;
 }
 
 /// A store while it is being opened.
@@ -120,6 +166,7 @@ absl::Status Identify(Opening& opening) {
   if (!opening.places) {
     // Its names are hashes that nothing can be compared with any more.
     report.slots.clear();
+    report.watched.clear();
     if (!opening.empty()) {
       opening.read.db.reset();
       TANDEM_RETURN_IF_ERROR(kv_store::DiscardFiles(folder));
@@ -137,17 +184,31 @@ absl::Status Identify(Opening& opening) {
   return kv_store::FromDatabase(put, "writing " + folder);
 }
 
-/// Keeps the files as they were where they are damaged; says what was found. `chained`: there are
-/// turns that were written beside a witness.
-absl::StatusOr<std::string> TellDamage(Opening& opening, bool turns_are_missing, bool chained) {
+/// What Open has found in the conversations.
+struct Losses {
+  bool turns_are_missing = false;  // which was not known before
+  bool chained = false;            // there are turns that were written beside a witness
+  size_t risen = 0;
+};
+
+/// Keeps the files as they were where they are damaged; says what was found.
+absl::StatusOr<std::string> TellDamage(Opening& opening, const Losses& losses) {
   std::vector<std::string>& damage = opening.damage;
   const WitnessReport& report = opening.report;
+  const auto& [turns_are_missing, chained, risen] = losses;
   if (turns_are_missing && damage.empty()) damage.emplace_back("turns are missing");
+  // Files that are whole have nothing that the database has not, but for what is to be destroyed.
+  const bool dispensable = risen > 0 && opening.read.damage.empty() && opening.read.gaps == 0;
+  if (risen > 0 && !damage.empty()) {
+    damage.push_back(Counted(static_cast<int64_t>(risen),
+                             "conversation that had been erased was in it, and is destroyed",
+                             "conversations that had been erased were in it, and are destroyed"));
+  }
   // A torn end of the log that nobody was told of is no loss.
   const bool torn = opening.read.torn && damage.size() == 1 && report.there &&
                     report.damaged == 0 && !turns_are_missing;
   std::string aside;
-  if (damage.empty() || torn) {
+  if (damage.empty() || torn || dispensable) {
     TANDEM_RETURN_IF_ERROR(kv_store::DropImage(opening.options.folder));
   } else {
     TANDEM_ASSIGN_OR_RETURN(aside, kv_store::KeepImage(opening.options.folder));
@@ -158,13 +219,17 @@ absl::StatusOr<std::string> TellDamage(Opening& opening, bool turns_are_missing,
   } else if (!report.there && chained) {
     damage.push_back(fmt::format("{} is missing", opening.witness_path));
   }
+  if (!opening.read.moved.empty()) damage.push_back(opening.read.moved);
   if (damage.empty()) return "";
   std::string told = fmt::format("{}: {}", opening.options.folder, fmt::join(damage, "; "));
-  if (torn) {
+  if (torn && opening.read.moved.empty()) {
     spdlog::warn("{}; no turn that was acknowledged is missing", told);
     return "";
   }
-  if (!aside.empty()) told += "; the files are kept as they were in " + aside;
+  if (!aside.empty()) {
+    told += "; the files are kept as they were in " + aside;
+    if (risen > 0) told += ", and what had been erased with them: remove them soon";
+  }
   spdlog::error("{}", told);
   return told;
 }
@@ -178,7 +243,14 @@ int64_t FoundConversations::damaged() const {
 }
 
 absl::StatusOr<ConversationStore::Opened> ConversationStore::Open(const Options& options) {
+  const std::string witness = WitnessPath(options.folder);
+  TANDEM_ASSIGN_OR_RETURN(const std::string moved,
+                          kv_store::MakeWay(witness, kv_store::FileKind::kFile, witness));
   TANDEM_ASSIGN_OR_RETURN(ReadDatabase read, ReadMost(options.folder));
+  if (!moved.empty()) {
+    spdlog::warn("{}", moved);
+    read.moved += (read.moved.empty() ? "" : "; ") + moved;
+  }
   auto opened = OpenRead(options, read);
   if (absl::IsFailedPrecondition(opened.status())) {
     // Of another key, say: then it is left as it was.
@@ -207,42 +279,70 @@ absl::StatusOr<ConversationStore::Opened> ConversationStore::OpenRead(const Opti
   FoundConversations& found = result.found;
   const ReaderMutexLock lock(store.db_mutex_);
   TANDEM_RETURN_IF_ERROR(store.ReadPosition());
-  const uint64_t sequence = store.position().sequence;
-  store.journal_lost_ = sequence == 0 && report.sequence > 0;
-  store.behind_ = report.sequence > sequence;
-  if (store.behind_) {
+  const kv_store::JournalPosition position = store.position();
+  const uint64_t sequence = position.sequence;
+  const WitnessedPlace place = PlaceAmong(report.watched, position);
+  store.journal_lost_ = store.journal_is_new_ && report.sequence > 0;
+  store.behind_ = report.sequence > sequence || place == WitnessedPlace::kEarlier;
+  if (report.sequence > sequence) {
     opening.damage.push_back(
         fmt::format("its last change is {}, and {} were written", sequence, report.sequence));
+  } else if (store.behind_) {
+    opening.damage.push_back(fmt::format(
+        "its last change is {} of an earlier branch, and {} of a later one were written", sequence,
+        report.sequence));
   }
   // A witness that has lost what came last may not know that a conversation was erased. So it is
   // believed against a database that looks whole only while it has all.
   const bool believed = !opening.damage.empty() || read.gaps > 0 ||
                         (report.damaged == 0 && report.sequence >= sequence);
   if (!believed) {
-    std::erase_if(report.slots, [](const auto& entry) {
-      return entry.second.kind != WitnessSlot::Kind::kDamaged;
-    });
+    std::erase_if(report.slots,
+                  [](const auto& entry) { return entry.second.kind == WitnessSlot::Kind::kTurns; });
   }
   const std::set<WitnessHash> known = DamagedIn(report);
-  store.Read(read.records, report, found);
-  bool is_new = read.gaps > 0;
+  const Risen risen = store.Read(read.records, report, place, found);
+  Losses losses{
+      .turns_are_missing = read.gaps > 0, .chained = store.chained_, .risen = risen.size()};
   for (const auto& [prefix, state] : store.damaged_) {
-    is_new = is_new || !known.contains(ConversationPlaces::HashOfPrefix(prefix));
+    losses.turns_are_missing =
+        losses.turns_are_missing || !known.contains(ConversationPlaces::HashOfPrefix(prefix));
   }
   if (read.gaps > 0) {
     found.unreadable.push_back(
         {.prefix = "", .what = fmt::format("{} runs of records of a damaged table", read.gaps)});
   }
-  TANDEM_ASSIGN_OR_RETURN(found.damage, TellDamage(opening, is_new, store.chained_));
-  if (store.behind_ && !store.journal_lost_) {
-    // What others have behind the last change is none of what comes now.
-    TANDEM_RETURN_IF_ERROR(store.Commit({}, {}, /*branch=*/true));
-    return result;
-  }
-  const MutexLock commit_lock(store.commit_mutex_);
-  const absl::Status witnessed = store.Witness({});
-  if (!witnessed.ok()) spdlog::error("{}", Message(witnessed));
+  // What the witness does not know may be lost; then the changes that come are none of those that
+  // it will be told of.
+  const bool doubtful =
+      (!opening.damage.empty() || read.gaps > 0) && place == WitnessedPlace::kUnknown;
+  TANDEM_ASSIGN_OR_RETURN(found.damage, TellDamage(opening, losses));
+  const bool branch =
+      !store.journal_is_new_ && (store.behind_ || (doubtful && !found.damage.empty()));
+  TANDEM_RETURN_IF_ERROR(store.GoOn(risen, found, report, branch));
   return result;
+}
+
+absl::Status ConversationStore::GoOn(const Risen& risen, const FoundConversations& found,
+                                     const WitnessReport& report, bool branch) {
+  {
+    const MutexLock lock(commit_mutex_);
+    watched_ = report.watched;
+    const uint64_t id = position_.branches.back().id;
+    const uint64_t sequence = position_.sequence;
+    const bool goes_on =
+        !watched_.empty() && watched_.back().branch == id && watched_.back().last == sequence;
+    if (!goes_on && !branch) watched_.push_back({.branch = id, .first = sequence});
+    if (!branch && risen.empty()) {
+      const absl::Status witnessed = Witness({});
+      if (!witnessed.ok()) spdlog::error("{}", Message(witnessed));
+      return absl::OkStatus();
+    }
+  }
+  // What others have behind the last change is none of what comes now.
+  TANDEM_RETURN_IF_ERROR(Commit(ErasureOf(risen, found), {}, branch));
+  if (!risen.empty()) erasing_ = true;
+  return absl::OkStatus();
 }
 
 std::optional<kv_store::StateId> ConversationStore::WitnessedState(const Options& options) {
@@ -266,19 +366,19 @@ absl::StatusOr<FoundConversations> ConversationStore::Look(const Options& option
     return absl::Status(places.status().code(),
                         fmt::format("{}: {}", options.folder, Message(places.status())));
   }
-  ConversationStore(options, std::move(read.db), *places).Read(read.records, {}, found);
+  // The witness is read behind the database, so what it says of turns may be later.
+  const WitnessReport erasures = WhatWasErased(WitnessPath(options.folder), *places);
+  const WitnessedPlace place = PlaceAmong(erasures.watched, PositionIn(read.records));
+  ConversationStore(options, std::move(read.db), *places)
+      .Read(read.records, erasures, place, found);
   return found;
 }
 
-void ConversationStore::Read(const std::vector<PlacedRecord>& records, const WitnessReport& report,
-                             FoundConversations& found) {
+ConversationStore::Risen ConversationStore::Read(const std::vector<PlacedRecord>& records,
+                                                 const WitnessReport& report, WitnessedPlace place,
+                                                 FoundConversations& found) {
   const ConversationReader reader(places_, options_.box);
-  const auto claim_on = [&report](const std::string& prefix) -> const WitnessSlot* {
-    const auto slot = report.slots.find(ConversationPlaces::HashOfPrefix(prefix));
-    return slot == report.slots.end() || slot->second.kind == WitnessSlot::Kind::kErased
-               ? nullptr
-               : &slot->second;
-  };
+  Risen risen;
   std::set<std::string> there;
   ForEachGroup(records, [&](std::string_view of, std::span<const PlacedRecord> group) {
     const std::string prefix(of);
@@ -287,17 +387,65 @@ void ConversationStore::Read(const std::vector<PlacedRecord>& records, const Wit
       erasing_ = true;
       return;
     }
-    ReadConversation read = reader.Read(
-        group, ConversationPlaces::IsPrefix(prefix) ? claim_on(prefix) : nullptr, behind_);
+    if (!ConversationPlaces::IsPrefix(prefix)) {
+      Add(prefix, reader.Read(group, nullptr, behind_), found);
+      return;
+    }
+    const auto known = report.slots.find(ConversationPlaces::HashOfPrefix(prefix));
+    const WitnessSlot* const slot = known == report.slots.end() ? nullptr : &known->second;
+    const WitnessSlot* const claim = slot != nullptr && ClaimsTurns(*slot) ? slot : nullptr;
+    if (place == WitnessedPlace::kEarlier || (slot != nullptr && claim == nullptr)) {
+      ReadConversation there_now = reader.Read(group, nullptr, false);
+      if (WasErased(slot, there_now, place)) {
+        spdlog::warn("{}: {} had been erased, and is destroyed", options_.folder,
+                     there_now.described);
+        risen.emplace(prefix, std::move(there_now));
+        if (claim == nullptr) return;
+      }
+    }
+    ReadConversation read = reader.Read(group, claim, behind_);
     there.insert(prefix);
+    if (absl::IsFailedPrecondition(read.status)) KeepSlot(prefix, claim);
     Add(prefix, std::move(read), found);
   });
   for (const auto& [hash, slot] : report.slots) {
     const std::string prefix = ConversationPlaces::PrefixOfHash(hash);
-    if (slot.kind == WitnessSlot::Kind::kErased || there.contains(prefix)) continue;
+    if (!ClaimsTurns(slot) || there.contains(prefix)) continue;
     Add(prefix, ConversationReader::Lost(prefix, slot), found);
   }
   conversations_ = static_cast<int64_t>(states_.size());
+  return risen;
+}
+
+WitnessSlot ConversationStore::SlotOf(const std::string& prefix,
+                                      const ReadConversation& read) const {
+  WitnessSlot slot = SlotOf(prefix, read.state);
+  if (read.status.ok()) return slot;
+  slot.kind = WitnessSlot::Kind::kDamaged;
+  if (read.written > read.state.turns) slot.last.reset();
+  slot.turns = std::max(read.written, read.state.turns);
+  return slot;
+}
+
+void ConversationStore::KeepSlot(const std::string& prefix, const WitnessSlot* claim) {
+  const WitnessHash hash = ConversationPlaces::HashOfPrefix(prefix);
+  const MutexLock lock(commit_mutex_);
+  witnessed_[hash] = claim != nullptr ? *claim : WitnessSlot{.conversation = hash};
+}
+
+std::vector<JournalChange> ConversationStore::ErasureOf(const Risen& risen,
+                                                        const FoundConversations& found) {
+  std::vector<JournalChange> changes;
+  for (const auto& [prefix, read] : risen) {
+    ErasureRecord erasure{.prefix = prefix, .blocks = {}};
+    if (read.named) {
+      erasure.blocks =
+          BlocksBeside(found.conversations, read.name.tenant, read.conversation.history.tokens);
+    }
+    changes.push_back(DeleteAllOf(prefix));
+    changes.push_back(NoteErasure(erasure));
+  }
+  return changes;
 }
 
 void ConversationStore::Add(const std::string& prefix, ReadConversation read,
@@ -309,7 +457,7 @@ void ConversationStore::Add(const std::string& prefix, ReadConversation read,
     found.unreadable.push_back({.prefix = prefix, .what = what});
     return;
   }
-  WitnessSlot slot = SlotOf(prefix, read.state);
+  const WitnessSlot slot = SlotOf(prefix, read);
   if (read.status.ok()) {
     states_[prefix] = read.state;
   } else {
@@ -317,9 +465,6 @@ void ConversationStore::Add(const std::string& prefix, ReadConversation read,
                   read.conversation.messages.size());
     damaged_[prefix] = read.state;
     read.conversation.damaged = true;
-    slot.kind = WitnessSlot::Kind::kDamaged;
-    if (read.written > read.state.turns) slot.last.reset();
-    slot.turns = std::max(read.written, read.state.turns);
   }
   {
     const MutexLock lock(commit_mutex_);
@@ -341,6 +486,7 @@ absl::Status ConversationStore::TakeFromCopy(const std::vector<PlacedRecord>& co
   std::vector<JournalChange> batch;
   std::vector<WitnessSlot> slots;
   std::map<std::string, ReadConversation> taken;
+  const bool watched = Watched(at).has_value();
   ForEachGroup(copy, [&](std::string_view of, std::span<const PlacedRecord> group) {
     const std::string prefix(of);
     const auto here = damaged_.find(prefix);
@@ -354,7 +500,9 @@ absl::Status ConversationStore::TakeFromCopy(const std::vector<PlacedRecord>& co
       const auto slot = witnessed_.find(ConversationPlaces::HashOfPrefix(prefix));
       if (slot != witnessed_.end()) claim = slot->second;
     }
-    ReadConversation read = reader.Read(group, claim ? &*claim : nullptr, /*stale=*/true);
+    if (!claim && watched) return;  // it was erased
+    ReadConversation read =
+        reader.Read(group, claim && ClaimsTurns(*claim) ? &*claim : nullptr, /*stale=*/true);
     if (absl::IsFailedPrecondition(read.status) ||
         (here != damaged_.end() && !read.status.ok() && read.state.turns <= here->second.turns)) {
       return;
@@ -366,13 +514,14 @@ absl::Status ConversationStore::TakeFromCopy(const std::vector<PlacedRecord>& co
       batch.push_back(
           {.kind = JournalChange::Kind::kPut, .place = record.place, .bytes = record.bytes});
     }
+    slots.push_back(SlotOf(prefix, read));
     taken.emplace(prefix, std::move(read));
   });
   {
     const MutexLock commit_lock(commit_mutex_);
     if (!position_.Contains(at)) position_ = at;
   }
-  TANDEM_RETURN_IF_ERROR(Commit(std::move(batch), {}, /*branch=*/true));
+  TANDEM_RETURN_IF_ERROR(Commit(std::move(batch), std::move(slots), /*branch=*/true));
   for (auto& [prefix, read] : taken) {
     if (read.named) {
       std::erase_if(found.conversations,

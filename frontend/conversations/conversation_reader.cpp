@@ -22,6 +22,11 @@ absl::Status Named(uint64_t turn, const absl::Status& status) {
 
 }  // namespace
 
+bool WentOn(uint64_t earlier, uint64_t later) {
+  constexpr uint64_t kMostTimes = uint64_t{1} << 20;
+  return earlier != 0 && later != 0 && later != earlier && later - earlier <= kMostTimes;
+}
+
 absl::StatusOr<std::vector<std::byte>> ConversationReader::Decrypted(
     const PlacedRecord& record) const {
   const auto bytes = std::as_bytes(std::span(record.bytes));
@@ -92,7 +97,9 @@ ReadConversation ConversationReader::Read(std::span<const PlacedRecord> records,
   }
   const bool other =
       claim != nullptr && read.state.instance != 0 && claim->instance != read.state.instance;
-  if (other && stale) {
+  const WitnessSlot* const later =
+      other && WentOn(read.state.instance, claim->instance) ? claim : nullptr;
+  if (other && stale && later == nullptr) {
     read.status = absl::DataLossError("it was begun anew, and what it has since is lost");
     read.state = {.instance = claim->instance, .turns = 0, .last = {}};
     read.written = claim->turns;
@@ -111,6 +118,12 @@ ReadConversation ConversationReader::Read(std::span<const PlacedRecord> records,
   }
   if (absl::IsFailedPrecondition(gap)) {
     read.status = gap;
+    return read;
+  }
+  if (later != nullptr) {
+    read.status = absl::DataLossError("it was gone on with, and what it has since is lost");
+    read.state.instance = later->instance;
+    read.written = std::max({read.written, read.state.turns, later->turns});
     return read;
   }
   if (claim != nullptr) read.written = std::max(read.written, claim->turns);

@@ -16,10 +16,13 @@ namespace tandem::frontend {
 
 /// How far a conversation has come.
 struct ConversationState {
-  uint64_t instance = 0;
+  uint64_t instance = 0;  // random; one more each time that it is gone on with after a damage
   uint64_t turns = 0;
   TurnHash last{};  // of the last turn
 };
+
+/// Whether a conversation of the later instance went on with that of the earlier one.
+bool WentOn(uint64_t earlier, uint64_t later);
 
 struct ReadConversation {
   std::string described;  // by name, as soon as that is known

@@ -13,6 +13,7 @@
 #include "core/base/mutex.h"
 #include "core/base/wire.h"
 #include "frontend/conversations/conversation_codec.h"
+#include "frontend/conversations/conversation_erasure.h"
 #include "frontend/text/name_number.h"
 
 namespace tandem::frontend {
@@ -34,17 +35,6 @@ uint64_t DrawNumber() {
   uint64_t number = 0;
   randombytes_buf(&number, sizeof(number));
   return number;
-}
-
-struct ErasureRecord {
-  std::string prefix;  // empty: blocks alone
-  std::vector<kv_store::BlockHash> blocks;
-};
-
-template <typename Archive>
-void Fields(Archive& archive, ErasureRecord& erasure) {
-  archive(core::AtMost(erasure.prefix, ConversationPlaces::kPrefixBytes, "bytes of a place"),
-          core::AtMost(erasure.blocks, kNoLimit, "blocks"));
 }
 
 /// The records of a kind. None of the database's files is held afterwards.
@@ -77,8 +67,15 @@ WitnessSlot ConversationStore::SlotOf(const std::string& prefix,
 
 absl::Status ConversationStore::Witness(std::vector<WitnessSlot> slots) {
   constexpr uint64_t kSpareSlots = 16384;
+  constexpr size_t kMostWatched = 64;  // branches; the oldest are dropped
+  const uint64_t branch = position_.branches.back().id;
+  const bool new_branch = watched_.empty() || watched_.back().branch != branch;
+  if (new_branch) {
+    watched_.push_back({.branch = branch, .first = position_.sequence});
+    if (watched_.size() > kMostWatched) watched_.erase(watched_.begin());
+  }
+  watched_.back().last = position_.sequence;
   for (WitnessSlot& slot : slots) {
-    slot.sequence = position_.sequence;
     if (slot.kind == WitnessSlot::Kind::kErased) {
       witnessed_.erase(slot.conversation);
     } else {
@@ -88,10 +85,13 @@ absl::Status ConversationStore::Witness(std::vector<WitnessSlot> slots) {
   if (slots.empty()) {
     slots.push_back({.kind = WitnessSlot::Kind::kPosition, .sequence = position_.sequence});
   }
-  const bool long_enough =
-      witness_ != nullptr && witness_->slots() < 4 * witnessed_.size() + kSpareSlots;
+  // Who has read a part of them has not seen the change.
+  for (WitnessSlot& slot : slots) slot.sequence = std::max<uint64_t>(1, position_.sequence) - 1;
+  slots.back().sequence = position_.sequence;
+  const bool goes_on =
+      witness_ != nullptr && !new_branch && witness_->slots() < 4 * witnessed_.size() + kSpareSlots;
   absl::Status status;
-  if (long_enough) {
+  if (goes_on) {
     status = witness_->Append(slots);
   } else {
     std::vector<WitnessSlot> all{
@@ -100,6 +100,7 @@ absl::Status ConversationStore::Witness(std::vector<WitnessSlot> slots) {
       all.push_back(slot);
       all.back().sequence = position_.sequence;
     }
+    for (const WatchedChanges& watched : watched_) all.push_back(WatchedSlot(watched));
     auto made = ConversationWitness::Make(WitnessPath(options_.folder), places_.identity(), all);
     status = made.status();
     if (made.ok()) witness_ = *std::move(made);
@@ -135,11 +136,6 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
   std::map<std::string, std::optional<ConversationState>> changed;  // nothing: erased
   std::vector<WitnessSlot> erased;
   bool erases = false;
-  const auto delete_range = [&batch](const std::string& prefix) {
-    batch.push_back({.kind = JournalChange::Kind::kDeleteRange,
-                     .place = prefix,
-                     .bytes = ConversationPlaces::EndOf(prefix)});
-  };
   const auto state_of = [&](const std::string& prefix) -> ConversationState {
     if (const auto found = changed.find(prefix); found != changed.end()) {
       return found->second.value_or(ConversationState{});
@@ -151,8 +147,12 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
     const std::string prefix = places_.Prefix(turn.name);
     ConversationState state = state_of(prefix);
     if (state.turns == 0) {
-      if (damaged_.contains(prefix) && !changed.contains(prefix)) delete_range(prefix);
       state = {.instance = DrawNumber(), .turns = 0, .last = {}};
+      const auto damaged = damaged_.find(prefix);
+      if (damaged != damaged_.end() && !changed.contains(prefix)) {
+        batch.push_back(DeleteAllOf(prefix));
+        if (damaged->second.instance != 0) state.instance = damaged->second.instance + 1;
+      }
     }
     ++state.turns;
     const std::string head_place = ConversationPlaces::Place(prefix, 0);
@@ -165,17 +165,20 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
     changed[prefix] = state;
   };
   const auto note_erasure = [&](const ErasureRecord& erasure) {
-    // Told apart by a random number; what lies there is found by reading all of them.
-    put(ConversationPlaces::Place(std::string(1, ConversationPlaces::kErasure), DrawNumber()),
-        Text(core::Encode(erasure)));
+    batch.push_back(NoteErasure(erasure));
     erases = true;
   };
   const auto add_erasure = [&](const Erasure& erasure) {
     const std::string prefix = places_.Prefix(erasure.name);
-    delete_range(prefix);
-    note_erasure({prefix, erasure.blocks});
+    uint64_t instance = state_of(prefix).instance;
+    if (const auto damaged = damaged_.find(prefix); instance == 0 && damaged != damaged_.end()) {
+      instance = damaged->second.instance;
+    }
     erased.push_back({.kind = WitnessSlot::Kind::kErased,
-                      .conversation = ConversationPlaces::HashOfPrefix(prefix)});
+                      .conversation = ConversationPlaces::HashOfPrefix(prefix),
+                      .instance = instance});
+    batch.push_back(DeleteAllOf(prefix));
+    note_erasure({prefix, erasure.blocks});
     changed[prefix].reset();
   };
   for (const Change& change : changes) {
@@ -256,10 +259,20 @@ absl::Status ConversationStore::ReadPosition() {
                   Message(position.status()));
   }
   position_ = kv_store::NewJournal();
+  journal_is_new_ = true;
   rocksdb::WriteOptions synced;
   synced.sync = true;
   return FromDatabase(db_->Put(synced, place, kv_store::EncodePosition(position_)),
                       "writing " + options_.folder);
+}
+
+std::optional<size_t> ConversationStore::Watched(const kv_store::JournalPosition& position) {
+  const MutexLock lock(commit_mutex_);
+  for (size_t i = watched_.size(); i > 0; --i) {
+    const std::span<const WatchedChanges> one(&watched_[i - 1], 1);
+    if (PlaceAmong(one, position) != WitnessedPlace::kUnknown) return i - 1;
+  }
+  return std::nullopt;
 }
 
 kv_store::JournalPosition ConversationStore::position() {

@@ -101,10 +101,13 @@ class ConversationStore {
   /// What was written outlives, as the witness tells it, a loss of power too.
   void SyncWitness();
 
-  /// Whether turns are missing that a copy may have.
   /// Whether the position is a new one, since it could not be read.
   bool journal_lost() const { return journal_lost_; }
+  /// Whether turns are missing that a copy may have.
   bool damaged() const { return behind_ || !damaged_.empty(); }
+  /// Whether this store was at that position, as its witness knows; a larger number is a later
+  /// time.
+  std::optional<size_t> Watched(const kv_store::JournalPosition& position);
   /// Takes what is missing from a copy of this store, as far as it is there, and goes on behind its
   /// position; brings `found` up to date. Before the first Write.
   absl::Status TakeFromCopy(const std::vector<kv_store::PlacedRecord>& copy,
@@ -141,18 +144,30 @@ class ConversationStore {
   /// Gives it what it needs after ReadWhole; OpenRead does that for a database without trouble of
   /// another kind.
   static absl::StatusOr<Opened> OpenRead(const Options& options, kv_store::ReadDatabase& read);
-  /// Writes the position that the database has; a new one where it has none.
+  /// Reads the position that the database has; writes a new one where it has none.
   absl::Status ReadPosition() ABSL_SHARED_LOCKS_REQUIRED(db_mutex_);
   /// branch: a new one begins.
   absl::Status Commit(std::vector<kv_store::JournalChange> changes,
                       std::vector<WitnessSlot> slots = {}, bool branch = false)
       ABSL_SHARED_LOCKS_REQUIRED(db_mutex_);
 
-  /// Makes conversations of records that come ordered by place; `report`: what the witness says.
-  void Read(const std::vector<kv_store::PlacedRecord>& records, const WitnessReport& report,
-            FoundConversations& found);
+  /// What of a database was erased before, and was put back with it.
+  using Risen = std::map<std::string, ReadConversation>;  // by prefix
+  /// Makes conversations of records that come ordered by place. `report`: what the witness says;
+  /// `place`: where the database is for it. What is risen is no conversation.
+  Risen Read(const std::vector<kv_store::PlacedRecord>& records, const WitnessReport& report,
+             WitnessedPlace place, FoundConversations& found);
   void Add(const std::string& prefix, ReadConversation read, FoundConversations& found);
+  /// Of one that a newer program has written.
+  void KeepSlot(const std::string& prefix, const WitnessSlot* claim);
+  static std::vector<kv_store::JournalChange> ErasureOf(const Risen& risen,
+                                                        const FoundConversations& found);
+  /// Erases what is risen; from then on the witness is told of changes, on a new branch if there is
+  /// to be one.
+  absl::Status GoOn(const Risen& risen, const FoundConversations& found,
+                    const WitnessReport& report, bool branch) ABSL_SHARED_LOCKS_REQUIRED(db_mutex_);
   WitnessSlot SlotOf(const std::string& prefix, const ConversationState& state) const;
+  WitnessSlot SlotOf(const std::string& prefix, const ReadConversation& read) const;
 
   /// Notes slots in the witness, which is made anew where there is none.
   absl::Status Witness(std::vector<WitnessSlot> slots) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
@@ -172,10 +187,12 @@ class ConversationStore {
   Listener listener_ ABSL_GUARDED_BY(commit_mutex_);
   std::unique_ptr<ConversationWitness> witness_ ABSL_GUARDED_BY(commit_mutex_);
   std::map<WitnessHash, WitnessSlot> witnessed_ ABSL_GUARDED_BY(commit_mutex_);  // those that count
+  std::vector<WatchedChanges> watched_ ABSL_GUARDED_BY(commit_mutex_);           // the last goes on
   bool witness_failed_ ABSL_GUARDED_BY(commit_mutex_) = false;  // and the log says so
   std::map<std::string, ConversationState> states_;             // by prefix; what Write has written
   std::map<std::string, ConversationState> damaged_;            // by prefix; what is kept of them
   bool behind_ = false;                                         // changes are missing at the end
+  bool journal_is_new_ = false;                                 // there was none to be read
   bool journal_lost_ = false;
   bool chained_ = false;  // there are turns that were written beside a witness
   std::atomic<int64_t> conversations_{0};

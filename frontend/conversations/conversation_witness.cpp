@@ -83,11 +83,45 @@ void ReadSlot(std::span<const std::byte> bytes, uint64_t number, WitnessReport& 
     ++report.damaged;
     return;
   }
+  if (slot->kind == WitnessSlot::Kind::kWatched) {
+    report.watched.push_back(
+        {.branch = slot->instance, .first = slot->turns, .last = slot->sequence});
+    return;
+  }
   report.sequence = std::max(report.sequence, slot->sequence);
+  if (!report.watched.empty()) {
+    uint64_t& last = report.watched.back().last;
+    last = std::max(last, slot->sequence);
+  }
   if (slot->kind != WitnessSlot::Kind::kPosition) report.slots[slot->conversation] = *slot;
 }
 
 }  // namespace
+
+WitnessSlot WatchedSlot(const WatchedChanges& watched) {
+  return {.kind = WitnessSlot::Kind::kWatched,
+          .instance = watched.branch,
+          .turns = watched.first,
+          .sequence = watched.last};
+}
+
+WitnessedPlace PlaceAmong(std::span<const WatchedChanges> watched,
+                          const kv_store::JournalPosition& position) {
+  uint64_t sequence = position.sequence;
+  for (auto branch = position.branches.rbegin(); branch != position.branches.rend(); ++branch) {
+    const auto has = [&](const WatchedChanges& one) {
+      return one.branch == branch->id && one.first <= sequence && sequence <= one.last;
+    };
+    if (!watched.empty() && has(watched.back()) && watched.back().last == sequence) {
+      return WitnessedPlace::kLast;
+    }
+    if (std::any_of(watched.begin(), watched.end(), has)) return WitnessedPlace::kEarlier;
+    // The change that begins a branch adds no conversation.
+    if (sequence != branch->begun + 1) break;
+    sequence = branch->begun;
+  }
+  return WitnessedPlace::kUnknown;
+}
 
 std::array<std::byte, kWitnessSlotBytes> EncodeWitnessSlot(const WitnessSlot& slot,
                                                            uint64_t number) {
@@ -108,7 +142,7 @@ absl::StatusOr<WitnessSlot> DecodeWitnessSlot(std::span<const std::byte> bytes, 
   uint64_t numbered = 0;
   reader(slot.conversation, slot.instance, slot.turns, last, numbered);
   const uint64_t kind = numbered >> kKindShift;
-  if (!reader.Finish().ok() || kind > static_cast<uint8_t>(WitnessSlot::Kind::kDamaged)) {
+  if (!reader.Finish().ok() || kind > static_cast<uint8_t>(WitnessSlot::Kind::kWatched)) {
     return absl::DataLossError("a slot of no known kind");
   }
   slot.kind = static_cast<WitnessSlot::Kind>(kind);
@@ -140,6 +174,7 @@ absl::StatusOr<WitnessReport> ConversationWitness::Read(const std::string& path)
   const absl::Status status = got < 0 ? WitnessError(path, "read") : absl::OkStatus();
   close(file);
   if (had > 0 || number < kIdentitySlots) ++report.damaged;
+  if (report.damaged > 0) report.watched.clear();
   TANDEM_RETURN_IF_ERROR(status);
   return report;
 }

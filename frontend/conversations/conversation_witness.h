@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "kv_store/journal/journal.h"
 
 /// What conversations there are and how far each has come, in a file beside their database: what
 /// the database has lost is known from it. It holds no text and no names.
@@ -20,6 +21,9 @@
 /// number of the database's last change with the kind in its highest byte, checksum (8 bytes of
 /// BLAKE2b over the slot's number and the rest). The first two slots are the identity of the
 /// database, twice, since nothing else can be read without it.
+///
+/// It also knows which changes it was told of (WatchedChanges). A database that is at an earlier
+/// one of these was put back to it, and what it has and the witness does not know was erased since.
 namespace tandem::frontend {
 
 using WitnessHash = std::array<uint8_t, 16>;
@@ -27,9 +31,10 @@ using WitnessHash = std::array<uint8_t, 16>;
 struct WitnessSlot {
   enum class Kind : uint8_t {
     kTurns,     // so many were written
-    kErased,    // from then on there is none of that name
+    kErased,    // from then on there is none of that name; the instance is that which was erased
     kPosition,  // the number of the change alone
     kDamaged,   // so many were written, and not all of them can be read
+    kWatched,   // WatchedChanges: branch, first and last are in instance, turns and sequence
   };
   Kind kind = Kind::kTurns;
   WitnessHash conversation{};
@@ -40,6 +45,26 @@ struct WitnessSlot {
   uint64_t sequence = 0;  // of the database's last change, below 2^56
   bool operator==(const WitnessSlot&) const = default;
 };
+
+/// Changes of a branch of the database's journal. Each conversation that there was behind any of
+/// them has a slot in the witness, or was erased. A slot that says so comes behind those that it
+/// speaks of, and whatever follows it moves `last` on.
+struct WatchedChanges {
+  uint64_t branch = 0;  // JournalBranch
+  uint64_t first = 0;
+  uint64_t last = 0;
+  bool operator==(const WatchedChanges&) const = default;
+};
+WitnessSlot WatchedSlot(const WatchedChanges& watched);
+
+/// Where a database is among the changes that its witness was told of, which were all.
+enum class WitnessedPlace : uint8_t {
+  kUnknown,  // elsewhere, or behind them
+  kLast,     // where they end
+  kEarlier,  // it was put back
+};
+WitnessedPlace PlaceAmong(std::span<const WatchedChanges> watched,
+                          const kv_store::JournalPosition& position);
 
 inline constexpr size_t kWitnessSlotBytes = 64;
 std::array<std::byte, kWitnessSlotBytes> EncodeWitnessSlot(const WitnessSlot& slot,
@@ -52,6 +77,7 @@ struct WitnessReport {
   bool there = false;
   std::vector<std::byte> identity;           // of the database; empty: it cannot be read
   std::map<WitnessHash, WitnessSlot> slots;  // kTurns, kErased or kDamaged
+  std::vector<WatchedChanges> watched;       // in their order; none where a slot is damaged
   uint64_t sequence = 0;                     // the highest
   int64_t damaged = 0;                       // slots, or what is left of one
 };

@@ -34,6 +34,11 @@ int64_t NameBytes(const ConversationName& name) {
 
 }  // namespace
 
+size_t CommonTokens(std::span<const int32_t> a, std::span<const int32_t> b) {
+  const auto differs = std::mismatch(a.begin(), a.end(), b.begin(), b.end());
+  return static_cast<size_t>(differs.first - a.begin());
+}
+
 int64_t Conversation::bytes() const {
   size_t bytes = sizeof(Conversation) + history.tokens.size() * sizeof(int32_t);
   for (const ChatMessage& message : messages) {
@@ -155,10 +160,7 @@ std::vector<kv_store::BlockHash> Conversations::LeftBehind(const std::string& te
   size_t known = 0;  // of the first tokens, that a conversation has at its beginning
   for (auto it = conversations_.lower_bound({.tenant = tenant, .id = ""});
        it != conversations_.end() && it->first.tenant == tenant && known < tokens.size(); ++it) {
-    const std::vector<int32_t>& history = it->second.history.tokens;
-    const auto differs =
-        std::mismatch(tokens.begin(), tokens.end(), history.begin(), history.end());
-    known = std::max(known, static_cast<size_t>(differs.first - tokens.begin()));
+    known = std::max(known, CommonTokens(tokens, it->second.history.tokens));
   }
   return kv_store::BlocksOfChain(NumberOf(tenant), tokens, known);
 }

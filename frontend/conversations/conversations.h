@@ -32,6 +32,9 @@ struct Conversation {
   int64_t bytes() const;
 };
 
+/// With how many tokens both begin.
+size_t CommonTokens(std::span<const int32_t> a, std::span<const int32_t> b);
+
 struct ConversationLimits {
   int64_t conversations = 1024;
   int64_t bytes = int64_t{256} << 20;  // of all of them

@@ -25,6 +25,7 @@ absl::Status SystemError(const std::string& path, std::string_view what) {
 }  // namespace
 
 absl::StatusOr<AgentDirectory> AgentDirectory::Open(const std::string& path) {
+  TANDEM_RETURN_IF_ERROR(MakeWay(path, FileKind::kFolder));
   std::error_code error;
   std::filesystem::create_directories(path, error);
   if (error) return Unavailable("KV agent's directory {}: {}", path, error.message());
@@ -78,7 +79,16 @@ absl::Status AgentDirectory::Lock() {
     return SystemError(path_, "agent.lock cannot be locked");
   }
   lock_fd_ = fd;
-  return absl::OkStatus();
+  return MakeWay(path_ + "/agent.sock", FileKind::kSocket);
+}
+
+absl::Status AgentDirectory::CheckLock() const {
+  const auto fd = OpenOwnFile(path_ + "/agent.lock", O_RDWR);
+  if (fd.ok()) close(*fd);
+  if (fd.ok() || absl::IsNotFound(fd.status())) return absl::OkStatus();
+  return absl::Status(fd.status().code(),
+                      fmt::format("{} (without it nobody can know whether an agent runs there)",
+                                  Message(fd.status())));
 }
 
 }  // namespace tandem::kv_store

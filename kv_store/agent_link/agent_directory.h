@@ -14,7 +14,7 @@ namespace tandem::kv_store {
 /// only 107 characters. Thread safety: const functions.
 class AgentDirectory {
  public:
-  /// Makes it if it is not there, with mode 0700.
+  /// Makes it if it is not there, with mode 0700; what is in its way is put aside.
   static absl::StatusOr<AgentDirectory> Open(const std::string& path);
   AgentDirectory(AgentDirectory&& other) noexcept
       : path_(std::move(other.path_)),
@@ -28,9 +28,11 @@ class AgentDirectory {
   std::string address() const { return "ipc://" + socket_path(); }
   /// Whether an agent listens; OK, or kUnavailable at once.
   absl::Status Probe() const;
-  /// Keeps other agents out until this object, or the process, ends. kFailedPrecondition if there
-  /// is one.
+  /// Keeps other agents out until this object, or the process, ends, and puts aside what is in the
+  /// way of the agent's socket. kFailedPrecondition if there is one.
   absl::Status Lock();
+  /// Whether Lock could work, or another agent has it; says what is in the way.
+  absl::Status CheckLock() const;
 
  private:
   static constexpr int kClosed = -1;

@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <sodium.h>
+#include <spdlog/spdlog.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -59,7 +61,7 @@ int64_t FreeBytes(const std::string& path) {
 
 bool Exists(const std::string& path) {
   std::error_code error;
-  return fs::exists(path, error);
+  return fs::symlink_status(path, error).type() != fs::file_type::not_found;
 }
 
 std::string FreeName(const std::string& path, std::string_view word) {
@@ -94,13 +96,92 @@ std::string FolderOf(const std::string& path) {
   return parent.empty() ? "." : parent.string();
 }
 
+namespace {
+
+/// What is at a path, not what a link names; nothing: nothing is there.
+absl::StatusOr<std::optional<struct stat>> FactsOf(const std::string& path) {
+  struct stat facts {};
+  if (lstat(path.c_str(), &facts) == 0) return facts;
+  if (errno == ENOENT) return std::nullopt;
+  return FileError(path, "looked at", errno);
+}
+
+bool IsKind(const struct stat& facts, FileKind kind) {
+  switch (kind) {
+    case FileKind::kFile:
+      return S_ISREG(facts.st_mode);
+    case FileKind::kFolder:
+      return S_ISDIR(facts.st_mode);
+    case FileKind::kSocket:
+      return S_ISSOCK(facts.st_mode);
+  }
+  return false;
+}
+
+std::string_view Described(const struct stat& facts) {
+  switch (facts.st_mode & S_IFMT) {
+    case S_IFREG:
+      return "a file";
+    case S_IFDIR:
+      return "a folder";
+    case S_IFIFO:
+      return "a pipe";
+    case S_IFSOCK:
+      return "a socket";
+    case S_IFLNK:
+      return "a link that names nothing";
+    default:
+      return "a device";
+  }
+}
+
+/// A link that names nothing is one of ours as well as anything; nobody may open it.
+absl::Status CheckOwn(const std::string& path, const struct stat& facts) {
+  struct stat named {};
+  if (S_ISLNK(facts.st_mode) && stat(path.c_str(), &named) == 0) return IsLink(path);
+  return CheckOwner(path, facts.st_uid);
+}
+
+mode_t OwnersMode(const struct stat& facts) {
+  return S_ISDIR(facts.st_mode) ? S_IRWXU : S_IRUSR | S_IWUSR;
+}
+
+/// Lets the owner use it.
+absl::StatusOr<std::string> OpenToOwner(const std::string& path, const struct stat& facts) {
+  const mode_t mode = OwnersMode(facts);
+  if (S_ISSOCK(facts.st_mode) || (facts.st_mode & mode) == mode) return "";
+  // Not by its name, which might be another's by now.
+  const int fd = open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0) return FileError(path, "looked at", errno);
+  const bool changed = chmod(fmt::format("/proc/self/fd/{}", fd).c_str(), mode) == 0;
+  const int why = errno;
+  close(fd);
+  if (!changed) return FileError(path, "opened to its owner", why);
+  return fmt::format("{}: its owner might not use it (mode {:04o}), and may now", path,
+                     facts.st_mode & 07777U);
+}
+
+}  // namespace
+
 absl::StatusOr<int> OpenOwnFile(const std::string& path, int flags) {
   // O_NONBLOCK: a pipe in its place must not be waited for.
-  const int fd = open(path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+  const auto try_it = [&] {
+    return open(path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+  };
+  int fd = try_it();
   if (fd < 0) {
-    if (errno == ELOOP) return IsLink(path);
-    if (errno == ENOENT) return NotFound("{}: {}", path, ErrnoText(errno));
-    return FileError(path, "opened", errno);
+    const int why = errno;
+    if (why == ELOOP) return IsLink(path);
+    if (why == ENOENT) return NotFound("{}: {}", path, ErrnoText(why));
+    TANDEM_ASSIGN_OR_RETURN(const auto there, FactsOf(path));
+    if (there && !S_ISREG(there->st_mode)) {
+      return Unavailable("{}: it is {}, and no file; move it away", path, Described(*there));
+    }
+    if (!there || why != EACCES || there->st_uid != geteuid())
+      return FileError(path, "opened", why);
+    TANDEM_RETURN_IF_ERROR(OpenToOwner(path, *there).status());
+    fd = try_it();
+    if (fd < 0) return FileError(path, "opened", errno);
   }
   struct stat facts {};
   absl::Status status;
@@ -118,28 +199,81 @@ absl::StatusOr<int> OpenOwnFile(const std::string& path, int flags) {
 
 absl::Status CheckOwnTree(const std::string& path) {
   const auto check = [](const std::string& one) -> absl::Status {
-    struct stat facts {};
-    if (lstat(one.c_str(), &facts) != 0) {
-      return errno == ENOENT ? absl::OkStatus() : FileError(one, "looked at", errno);
-    }
-    if (S_ISLNK(facts.st_mode)) return IsLink(one);
-    if (!S_ISREG(facts.st_mode) && !S_ISDIR(facts.st_mode) && !S_ISSOCK(facts.st_mode)) {
-      return FailedPrecondition("{}: it is no file, folder or socket; remove it", one);
-    }
-    return CheckOwner(one, facts.st_uid);
+    TANDEM_ASSIGN_OR_RETURN(const auto facts, FactsOf(one));
+    return facts ? CheckOwn(one, *facts) : absl::OkStatus();
   };
   TANDEM_RETURN_IF_ERROR(check(path));
   std::error_code error;
   // What goes away meanwhile is fine.
-  for (fs::recursive_directory_iterator entry(path, error), end; !error && entry != end;
+  constexpr auto kOptions = fs::directory_options::skip_permission_denied;
+  for (fs::recursive_directory_iterator entry(path, kOptions, error), end; !error && entry != end;
        entry.increment(error)) {
+    if (IsAside(entry->path().filename().string())) {
+      entry.disable_recursion_pending();
+      continue;
+    }
     TANDEM_RETURN_IF_ERROR(check(entry->path().string()));
   }
   return absl::OkStatus();
 }
 
+bool IsAside(std::string_view name) {
+  const size_t digits = name.find_last_not_of("0123456789") + 1;
+  if (digits == name.size()) return false;
+  name = name.substr(0, digits);
+  return name.ends_with(".damaged-") || name.ends_with(".aside-");
+}
+
+absl::StatusOr<std::string> MakeWay(const std::string& path, FileKind kind,
+                                    const std::string& aside) {
+  TANDEM_ASSIGN_OR_RETURN(auto facts, FactsOf(path));
+  if (!facts) return "";
+  TANDEM_RETURN_IF_ERROR(CheckOwn(path, *facts));
+  if (IsKind(*facts, kind)) return OpenToOwner(path, *facts);
+  // Another process may do the same, and then make what belongs there.
+  const int folder = open(FolderOf(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder >= 0) (void)flock(folder, LOCK_EX);
+  std::string told;
+  absl::Status status;
+  TANDEM_ASSIGN_OR_RETURN(facts, FactsOf(path));
+  if (facts && !IsKind(*facts, kind)) {
+    const std::string name = FreeName(aside, "damaged");
+    status = Rename(path, name);
+    told = fmt::format("{} was {}, which is kept in {}", path, Described(*facts), name);
+  }
+  if (folder >= 0) close(folder);
+  if (!status.ok()) return status;
+  return told;
+}
+
+absl::Status MakeWay(const std::string& path, FileKind kind) {
+  TANDEM_ASSIGN_OR_RETURN(const std::string told, MakeWay(path, kind, path));
+  if (!told.empty()) spdlog::warn("{}", told);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> MakeWayInFolder(const std::string& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    names.push_back(entry->path().filename().string());
+  }
+  std::string all;
+  for (const std::string& name : names) {
+    TANDEM_ASSIGN_OR_RETURN(const std::string told,
+                            MakeWay(fmt::format("{}/{}", folder, name), FileKind::kFile,
+                                    fmt::format("{}.{}", folder, name)));
+    if (told.empty()) continue;
+    spdlog::warn("{}", told);
+    all += (all.empty() ? "" : "; ") + told;
+  }
+  return all;
+}
+
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, bool secret) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | (secret ? 0 : O_NOFOLLOW));
+  // A pipe in the place of a file of ours must not be waited for.
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | (secret ? 0 : O_NOFOLLOW | O_NONBLOCK));
   if (fd < 0) {
     const std::string why = ErrnoText(errno);
     return errno == ENOENT ? NotFound("{}: {}", path, why) : Unavailable("{}: {}", path, why);
@@ -148,6 +282,10 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path, bool secret) 
   std::string text(kMostBytes + 1, '\0');
   size_t size = 0;
   ssize_t got = fstat(fd, &facts) == 0 ? 1 : -1;
+  if (got > 0 && !secret && !S_ISREG(facts.st_mode)) {
+    close(fd);
+    return Unavailable("{}: it is no file", path);
+  }
   while (got > 0 && size < text.size()) {
     got = read(fd, text.data() + size, text.size() - size);
     if (got > 0) size += static_cast<size_t>(got);

@@ -13,6 +13,7 @@
 /// Files as the stores keep them: whole or not at all, and for their owner only.
 namespace tandem::kv_store {
 
+/// Whether something has that name, if only a link that names nothing.
 bool Exists(const std::string& path);
 /// Bytes that may be written where the path is, or would be; 0 where that cannot be found out.
 int64_t FreeBytes(const std::string& path);
@@ -27,13 +28,29 @@ absl::Status SyncFolder(const std::string& folder);
 std::string FolderOf(const std::string& path);
 
 /// A file of our own in a folder that others may have written to: opened without following a link,
-/// made (mode 0600) with O_CREAT. kFailedPrecondition for what is not ours (a link, another user's,
-/// no regular file), whose contents stay untouched; else as
-/// the system says: kNotFound, kResourceExhausted, kUnavailable.
+/// made (mode 0600) with O_CREAT, and opened to its owner where his own mode keeps him out.
+/// kFailedPrecondition for what is not ours (a link, another user's, no regular file), whose
+/// contents stay untouched; else as the system says: kNotFound, kResourceExhausted, kUnavailable.
 absl::StatusOr<int> OpenOwnFile(const std::string& path, int flags);
-/// Whether a path and all below it, if it is there, are files, folders and sockets of this user.
-/// kFailedPrecondition naming the first that is not, or is a link.
+/// Whether a path and all below it, if it is there, are this user's, and no links to something;
+/// what was put aside is left out. kFailedPrecondition naming the first that is not.
 absl::Status CheckOwnTree(const std::string& path);
+
+enum class FileKind { kFile, kFolder, kSocket };
+/// Makes way for a file of our own: what is at the path and is none of that kind (a folder, a pipe,
+/// a link that names nothing) is renamed to `ASIDE.damaged-N`, and what is one and may not be read
+/// and written is opened to its owner. Whoever holds the lock of what it belongs to may call it,
+/// and several processes at a time. What was done, for whoever looks after the files; empty:
+/// nothing. kFailedPrecondition for another user's file, or a link to something; kUnavailable.
+absl::StatusOr<std::string> MakeWay(const std::string& path, FileKind kind,
+                                    const std::string& aside);
+/// The same, with the path as ASIDE; it is told in the log.
+absl::Status MakeWay(const std::string& path, FileKind kind);
+/// The same for a folder of which all entries are to be files; what is none goes to
+/// `FOLDER.NAME.damaged-N`. Logged, too.
+absl::StatusOr<std::string> MakeWayInFolder(const std::string& folder);
+/// Whether a name ends as those that things get that are put aside.
+bool IsAside(std::string_view name);
 
 /// A secret may be a link to where the user keeps it; any other file is our own, and a link in its
 /// place is not followed. kNotFound; kUnavailable; kDataLoss if it is larger than 4096 bytes; of a

@@ -289,10 +289,13 @@ absl::StatusOr<bool> DropDeadlyLogs(rocksdb::Options options, const std::string&
 
 absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted) {
   ReadDatabase read;
+  TANDEM_ASSIGN_OR_RETURN(read.moved, MakeWayForDatabase(folder));
   if (const absl::Status image = TakeImage(folder); !image.ok()) {
     if (HasImage(folder)) return image;
     spdlog::warn("{}: if {} is damaged, its files cannot be kept", Message(image), folder);
   }
+  // Of an image that was gone back to.
+  TANDEM_RETURN_IF_ERROR(MakeWayInFolder(folder).status());
   rocksdb::Options options = DatabaseOptions(folder);
   absl::StatusOr<std::unique_ptr<rocksdb::DB>> db;
   TANDEM_ASSIGN_OR_RETURN(const bool deadly, DropDeadlyLogs(options, folder));
@@ -347,6 +350,7 @@ absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted) 
 }
 
 absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder) {
+  TANDEM_RETURN_IF_ERROR(CheckOwnTree(folder));
   if (!Exists(folder + "/CURRENT")) {
     return NotFound("{}: there are no conversations", folder);
   }

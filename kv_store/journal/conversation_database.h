@@ -40,12 +40,15 @@ struct ReadDatabase {
   std::vector<PlacedRecord> records;  // all but those of `gaps`, by place
   int64_t gaps = 0;                   // runs of records that cannot be read
   std::string damage;                 // of the files; empty: none was seen
+  std::string moved;                  // what was in their way, and where it is; empty: nothing was
   bool torn = false;                  // it is that of a log alone, perhaps only of its end
 };
 /// Opens or makes a database whatever is damaged of it, and reads all that can be read. What cannot
 /// be opened is made anew of its tables and logs, one that has damaged tables of all that is
 /// readable. The files that were there are in an image (database_image.h), which the caller keeps,
-/// restores or drops. kFailedPrecondition if another process has it.
+/// restores or drops. Whatever has the name of a file or folder of it and is none is renamed first
+/// (MakeWay). kFailedPrecondition if another process has it, or a file of it is a link or another
+/// user's.
 ///
 /// `trusted`: false where MANIFEST, though it can be read, is known to have lost its end. Then the
 /// tables and logs of the image count.

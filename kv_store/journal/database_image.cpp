@@ -14,6 +14,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kImage = ".before";  // whole, whenever it is there
 constexpr const char* kPart = ".linking";  // not yet, or no longer
+constexpr const char* kRescued = ".new";   // a database of all that could be read
 /// A file beside an image that this program took. Without it, a folder of that name is somebody's
 /// own, an older copy perhaps.
 constexpr const char* kMark = ".opening";
@@ -53,12 +54,26 @@ absl::Status MoveImage(const std::string& folder, const std::string& to) {
 }  // namespace
 
 bool DatabaseIsThere(const std::string& folder) {
-  return Exists(folder) || Exists(folder + ".new") || Exists(folder + kImage);
+  return Exists(folder) || Exists(folder + kRescued) || Exists(folder + kImage);
+}
+
+absl::StatusOr<std::string> MakeWayForDatabase(const std::string& folder) {
+  TANDEM_RETURN_IF_ERROR(MakeWay(folder + kMark, FileKind::kFile));
+  for (const char* suffix : {kPart, kRescued}) {
+    TANDEM_RETURN_IF_ERROR(MakeWay(folder + suffix, FileKind::kFolder));
+  }
+  TANDEM_ASSIGN_OR_RETURN(const std::string moved, MakeWay(folder, FileKind::kFolder, folder));
+  if (!moved.empty()) spdlog::warn("{}", moved);
+  TANDEM_ASSIGN_OR_RETURN(const std::string within, MakeWayInFolder(folder));
+  return fmt::format("{}{}{}", moved, moved.empty() || within.empty() ? "" : "; ", within);
 }
 
 absl::Status TakeImage(const std::string& folder) {
   TANDEM_RETURN_IF_ERROR(Remove(folder + kPart));
-  if (Exists(folder + kImage) && Exists(folder + kMark)) {
+  std::error_code error;
+  const bool is_folder =
+      fs::symlink_status(folder + kImage, error).type() == fs::file_type::directory;
+  if (is_folder && Exists(folder + kMark)) {
     TANDEM_RETURN_IF_ERROR(RestoreImage(folder));
   } else if (Exists(folder + kImage)) {
     const std::string aside = FreeName(folder, "aside");
@@ -67,8 +82,8 @@ absl::Status TakeImage(const std::string& folder) {
                  aside);
   }
   // A crash between two renames.
-  if (!Exists(folder) && Exists(folder + ".new")) {
-    TANDEM_RETURN_IF_ERROR(Rename(folder + ".new", folder));
+  if (!Exists(folder) && Exists(folder + kRescued)) {
+    TANDEM_RETURN_IF_ERROR(Rename(folder + kRescued, folder));
   }
   if (!Exists(folder)) return absl::OkStatus();
   TANDEM_RETURN_IF_ERROR(LinkFiles(folder, folder + kPart));

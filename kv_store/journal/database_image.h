@@ -15,6 +15,8 @@ namespace tandem::kv_store {
 /// Whether there is a database, or what is left of one, or of one that was being opened.
 bool DatabaseIsThere(const std::string& folder);
 
+/// Puts aside what is in the way of a database and its image (MakeWay); says what that was.
+absl::StatusOr<std::string> MakeWayForDatabase(const std::string& folder);
 /// Puts right what a process left that died while it opened the database, and takes an image. A
 /// `FOLDER.before` of somebody else's is kept as `FOLDER.aside-N`. kUnavailable if that cannot be
 /// done (a full disk, say): then there is none, or HasImage says that there still is an old one.

@@ -26,17 +26,22 @@ rocksdb::WriteOptions Synced() {
 }  // namespace
 
 JournalCopies::JournalCopies(Options options) : options_(std::move(options)) {
+  if (const absl::Status way = MakeWay(options_.folder, FileKind::kFolder); !way.ok()) {
+    spdlog::error("{}", Message(way));
+  }
   std::vector<std::string> names;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(options_.folder, error)) {
     names.push_back(entry.path().string());
   }
   for (const std::string& name : names) {
+    const fs::path whole = fs::path(name).replace_extension();
+    if (!ParseStateId(whole.filename().string())) continue;
     absl::Status status;
-    if (name.ends_with(kNew)) status = Remove(name);
-    if (name.ends_with(kOld)) {
+    if (name.ends_with(kNew) || name.ends_with(kOld)) status = MakeWay(name, FileKind::kFolder);
+    if (status.ok() && name.ends_with(kNew)) status = Remove(name);
+    if (status.ok() && name.ends_with(kOld)) {
       // The crash came between two renames, or behind both.
-      const std::string whole = name.substr(0, name.size() - std::string_view(kOld).size());
       status = Exists(whole) ? Remove(name) : Rename(name, whole);
     }
     if (!status.ok()) spdlog::warn("{}", Message(status));
@@ -52,7 +57,9 @@ std::string JournalCopies::FolderOf(const StateId& state) const {
 absl::StatusOr<JournalCopies::Copy*> JournalCopies::Open(const StateId& state) {
   if (const auto found = open_.find(state); found != open_.end()) return &found->second;
   const std::string folder = FolderOf(state);
+  TANDEM_RETURN_IF_ERROR(MakeWay(folder, FileKind::kFolder));
   if (!Exists(folder)) return NotFound("{}: there is no such copy", folder);
+  TANDEM_RETURN_IF_ERROR(MakeWayInFolder(folder).status());
   Copy copy;
   TANDEM_ASSIGN_OR_RETURN(copy.db, OpenDatabase(folder));
   TANDEM_RETURN_IF_ERROR(FromDatabase(copy.db->VerifyChecksum(), "checking " + folder));
@@ -129,6 +136,7 @@ absl::StatusOr<JournalPosition> JournalCopies::Append(const StateId& state,
 absl::StatusOr<std::unique_ptr<rocksdb::DB>> JournalCopies::MakeAnew(const StateId& state) {
   const std::string folder = FolderOf(state) + kNew;
   incoming_.erase(state);
+  TANDEM_RETURN_IF_ERROR(MakeWay(folder, FileKind::kFolder));
   TANDEM_RETURN_IF_ERROR(Remove(folder));
   std::error_code error;
   fs::create_directories(options_.folder, error);

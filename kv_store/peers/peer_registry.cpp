@@ -115,6 +115,7 @@ absl::StatusOr<PeerRegistry> PeerRegistry::Open(const std::string& directory) {
     TANDEM_RETURN_IF_ERROR(WriteWholeFile(
         path, EncodeLines(kKeyTitle, {keys->public_key, keys->secret_key}), /*sync=*/true));
   }
+  TANDEM_RETURN_IF_ERROR(MakeWay(directory + "/peers", FileKind::kFolder));
   std::error_code error;
   fs::create_directories(directory + "/peers", error);
   if (error) return Unavailable("{}/peers: {}", directory, error.message());
@@ -154,15 +155,17 @@ absl::Status PeerRegistry::SetPeers(std::vector<KnownPeer> peers) const {
   std::set<std::string> kept;
   for (const KnownPeer& known : peers) {
     kept.insert(known.peer.host);
+    const std::string path = PathOf(known.peer.host);
+    absl::Status status = MakeWay(path, FileKind::kFile, AsideOf(known.peer.host)).status();
     // A loss of power may cost it without being a loss.
-    absl::Status status =
-        WriteWholeFile(PathOf(known.peer.host), EncodePeer(known), /*sync=*/false);
+    if (status.ok()) status = WriteWholeFile(path, EncodePeer(known), /*sync=*/false);
     if (first.ok()) first = std::move(status);
   }
   std::error_code error;
   std::vector<fs::path> gone;
   for (const auto& entry : fs::directory_iterator(directory_ + "/peers", error)) {
-    if (!kept.contains(entry.path().filename().string())) gone.push_back(entry.path());
+    const bool is_file = entry.symlink_status(error).type() == fs::file_type::regular;
+    if (is_file && !kept.contains(entry.path().filename().string())) gone.push_back(entry.path());
   }
   for (const fs::path& path : gone) fs::remove(path, error);
   return first;
@@ -185,6 +188,7 @@ std::optional<PeerRegistry::Listens> PeerRegistry::ReadListens() const {
 }
 
 absl::Status PeerRegistry::WriteListens(const Listens& listens) const {
+  TANDEM_RETURN_IF_ERROR(MakeWay(directory_ + "/listens", FileKind::kFile));
   return WriteWholeFile(
       directory_ + "/listens",
       EncodeLines(kListensTitle, {listens.endpoint, fmt::format("{}", listens.copies)}),

@@ -59,6 +59,9 @@ class PeerRegistry {
   PeerRegistry(std::string directory, std::string host, CurveKeys keys)
       : directory_(std::move(directory)), host_(std::move(host)), keys_(std::move(keys)) {}
 
+  /// As MakeWay names what is in the way of a host's file.
+  std::string AsideOf(const std::string& host) const { return directory_ + "/peers." + host; }
+
   std::string directory_;
   std::string host_;
   CurveKeys keys_;

@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "kv_store/base/database_log.h"
+#include "kv_store/base/files.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -203,6 +204,7 @@ RecordDatabase::RecordDatabase() = default;
 RecordDatabase::~RecordDatabase() = default;
 
 absl::Status RecordDatabase::Destroy(const std::string& directory) {
+  TANDEM_RETURN_IF_ERROR(MakeWayInFolder(directory).status());
   std::error_code error;
   for (std::filesystem::directory_iterator it(directory, error), end; !error && it != end;
        it.increment(error)) {
@@ -215,6 +217,7 @@ absl::Status RecordDatabase::Destroy(const std::string& directory) {
 
 absl::StatusOr<std::unique_ptr<RecordDatabase>> RecordDatabase::Open(const Options& options) {
   [[maybe_unused]] const int already = sodium_init();
+  TANDEM_RETURN_IF_ERROR(MakeWay(options.directory, FileKind::kFolder));
   std::error_code error;
   std::filesystem::create_directories(options.directory, error);
   if (error) {
@@ -225,6 +228,7 @@ absl::StatusOr<std::unique_ptr<RecordDatabase>> RecordDatabase::Open(const Optio
     return Unavailable("KV store on disk, {}: cannot be closed to other users (mode 0700): {}",
                        options.directory, std::generic_category().message(errno));
   }
+  TANDEM_RETURN_IF_ERROR(MakeWayInFolder(options.directory).status());
   std::unique_ptr<RecordDatabase> database(new RecordDatabase());
   database->options_ = options;
   absl::Status opened = database->OpenFiles();

@@ -34,8 +34,8 @@ class RecordDatabase {
     bool keeps_damaged = false;
   };
   /// Opens the database. One that is damaged is destroyed and begun anew, and began_anew() says
-  /// why; with keeps_damaged it stays, and kDataLoss is returned. kFailedPrecondition if another
-  /// process has it open.
+  /// why; with keeps_damaged it stays, and kDataLoss is returned. What is in the way of its files
+  /// is put aside (MakeWay). kFailedPrecondition if another process has it open.
   static absl::StatusOr<std::unique_ptr<RecordDatabase>> Open(const Options& options);
   ~RecordDatabase();
   /// Destroys a database that is closed.

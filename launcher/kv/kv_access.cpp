@@ -10,6 +10,7 @@
 
 #include "fmt/ranges.h"
 #include "kv_store/agent_link/agent_tier.h"
+#include "kv_store/base/files.h"
 #include "kv_store/records/record.h"
 #include "kv_store/tiers/disk_tier.h"
 #include "kv_store/tiers/tiered_store.h"
@@ -67,7 +68,7 @@ absl::Status KvAccess::FindOtherHosts(Purpose purpose) {
     for (auto entry = fs::directory_iterator(folder, error);
          !error && entry != fs::directory_iterator(); entry.increment(error)) {
       const std::string host = entry->path().filename().string();
-      if (!host.starts_with('.')) hosts.insert(host);
+      if (!host.starts_with('.') && !kv_store::IsAside(host)) hosts.insert(host);
     }
   }
   hosts.erase(mine.filename().string());

@@ -65,6 +65,7 @@ std::vector<std::string> AgentEnvironment() {
 
 absl::Status StartAgent(const StateOptions& state, const std::string& path) {
   const std::string log_path = path + "/agent.log";
+  TANDEM_RETURN_IF_ERROR(kv_store::MakeWay(log_path, kv_store::FileKind::kFile));
   TANDEM_ASSIGN_OR_RETURN(const int log,
                           kv_store::OpenOwnFile(log_path, O_WRONLY | O_CREAT | O_APPEND));
   struct stat facts {};
@@ -127,8 +128,10 @@ absl::StatusOr<bool> StopAgent(const StateOptions& state) {
 
 absl::Status EnsureAgent(const StateOptions& state) {
   const std::string path = AgentPath(state);
+  TANDEM_RETURN_IF_ERROR(kv_store::MakeWay(kv_store::FolderOf(path), kv_store::FileKind::kFolder));
   TANDEM_ASSIGN_OR_RETURN(const auto directory, kv_store::AgentDirectory::Open(path));
   if (directory.Probe().ok()) return absl::OkStatus();
+  TANDEM_RETURN_IF_ERROR(directory.CheckLock());
   const auto end = std::chrono::steady_clock::now() + kStartTime;
   auto start = std::chrono::steady_clock::now();
   while (!directory.Probe().ok()) {

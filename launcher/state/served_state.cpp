@@ -53,6 +53,9 @@ class OpenedState final : public ServedState {
           "{}: there is KV, but no conversations: if there were any, they are lost", folder_);
       spdlog::warn("{}", found_.damage);
     }
+    if (const std::string& aside = directory_->put_aside(); !aside.empty()) {
+      found_.damage += (found_.damage.empty() ? "" : "; ") + aside;
+    }
     frontend::ConversationWriter::Options options;
     options.directory = directory_->path();
     options.encrypted = box_ != nullptr;

@@ -35,11 +35,28 @@ absl::Status CheckContents(const std::string& path) {
   for (const auto& entry : std::filesystem::directory_iterator(path, error)) {
     const std::string name = entry.path().filename().string();
     const bool used = name == "kv" || name == "copies" || name.starts_with("conversations");
-    const absl::Status status =
-        used ? kv_store::CheckOwnTree(entry.path().string()) : absl::OkStatus();
+    const absl::Status status = used && !kv_store::IsAside(name)
+                                    ? kv_store::CheckOwnTree(entry.path().string())
+                                    : absl::OkStatus();
     if (!status.ok()) return InvalidArgument("--state {}: {}", path, Message(status));
   }
   return absl::OkStatus();
+}
+
+/// Puts aside what is in the way of what must be there; says what that was.
+absl::StatusOr<std::string> ClearTheWay(const std::string& path) {
+  using Kind = kv_store::FileKind;
+  std::string all;
+  for (const auto& [name, kind] : {std::pair{"conversations", Kind::kFolder},
+                                   {"conversations.witness", Kind::kFile},
+                                   {"kv", Kind::kFolder}}) {
+    const std::string file = fmt::format("{}/{}", path, name);
+    TANDEM_ASSIGN_OR_RETURN(const std::string told, kv_store::MakeWay(file, kind, file));
+    if (told.empty()) continue;
+    spdlog::warn("{}", told);
+    all += (all.empty() ? "" : "; ") + told;
+  }
+  return all;
 }
 
 }  // namespace
@@ -72,7 +89,16 @@ absl::StatusOr<std::unique_ptr<StateDirectory>> StateDirectory::Take(const std::
   const std::string file = path + "/lock";
   TANDEM_RETURN_IF_ERROR(CheckContents(path));
   const absl::StatusOr<int> opened = kv_store::OpenOwnFile(file, O_RDWR | O_CREAT);
-  if (!opened.ok()) return InvalidArgument("--state {}: {}", path, Message(opened.status()));
+  if (absl::IsFailedPrecondition(opened.status())) {
+    return InvalidArgument("--state {}: {}", path, Message(opened.status()));
+  }
+  if (!opened.ok()) {
+    return absl::Status(
+        opened.status().code(),
+        fmt::format("--state {}: {} (without it nobody can know whether another server has the "
+                    "directory: see first that none runs)",
+                    path, Message(opened.status())));
+  }
   const int lock = *opened;
   if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
     const int error = errno;
@@ -88,6 +114,7 @@ absl::StatusOr<std::unique_ptr<StateDirectory>> StateDirectory::Take(const std::
   }
   std::unique_ptr<StateDirectory> taken(new StateDirectory(path, lock));
   taken->Announce(endpoint);
+  TANDEM_ASSIGN_OR_RETURN(taken->put_aside_, ClearTheWay(path));
   return taken;
 }
 

@@ -18,9 +18,10 @@ absl::Status CheckStateDirectory(const std::string& path, bool may_make);
 class StateDirectory {
  public:
   /// Makes the directory (mode 0700) where it is not there, and takes it. `endpoint`: where the
-  /// owner serves, as far as it is known. kFailedPrecondition if another server has it, naming that
-  /// one; kInvalidArgument if it cannot be had. From then on this process makes files that only its
-  /// user may read.
+  /// owner serves, as far as it is known. What is in the way of the files and folders in it is put
+  /// aside (MakeWay), but for `lock`. kFailedPrecondition if another server has it, naming that
+  /// one; kInvalidArgument if it cannot be had, kUnavailable if that cannot be known. From then on
+  /// this process makes files that only its user may read.
   static absl::StatusOr<std::unique_ptr<StateDirectory>> Take(const std::string& path,
                                                               const std::string& endpoint);
   ~StateDirectory();
@@ -31,12 +32,15 @@ class StateDirectory {
   void Announce(const std::string& endpoint);
 
   const std::string& path() const { return path_; }
+  /// What was put aside; empty: nothing was in the way.
+  const std::string& put_aside() const { return put_aside_; }
 
  private:
   StateDirectory(std::string path, int lock) : path_(std::move(path)), lock_(lock) {}
 
   const std::string path_;
   const int lock_;  // file descriptor
+  std::string put_aside_;
 };
 
 }  // namespace tandem::launcher

@@ -127,6 +127,7 @@ absl::StatusOr<kv_store::JournalPage> ReadUnattended(const CopyKeeper& keeper,
 /// Makes the folder of these records, at once.
 absl::Status Make(const std::string& folder, const std::vector<kv_store::PlacedRecord>& records) {
   const std::string part = folder + ".adopted";
+  TANDEM_RETURN_IF_ERROR(kv_store::MakeWay(part, kv_store::FileKind::kFolder));
   TANDEM_RETURN_IF_ERROR(kv_store::Remove(part));
   {
     TANDEM_ASSIGN_OR_RETURN(const auto db, kv_store::OpenDatabase(part));
@@ -197,14 +198,19 @@ absl::Status TakeFromCopies(const CopyKeeper& keeper, frontend::ConversationStor
   TANDEM_ASSIGN_OR_RETURN(const AgentCopies copies, keeper.Find(/*patient=*/true));
   const JournalPosition own = store.position();
   const AgentCopyOn* best = nullptr;
+  std::pair<size_t, uint64_t> latest;
   for (const AgentCopyOn& on : copies.copies) {
     if (on.copy.state != keeper.state() || !IsWhole(on)) continue;
     const uint64_t branch = on.copy.position->branches.back().id;
-    const bool ours =
-        store.journal_lost() || std::any_of(own.branches.begin(), own.branches.end(),
-                                            [&](const auto& one) { return one.id == branch; });
+    const std::optional<size_t> watched = store.Watched(*on.copy.position);
+    const bool ours = store.journal_lost() || watched ||
+                      std::any_of(own.branches.begin(), own.branches.end(),
+                                  [&](const auto& one) { return one.id == branch; });
     if (!ours) continue;
-    if (best == nullptr || on.copy.position->sequence > best->copy.position->sequence) best = &on;
+    const std::pair now{watched ? *watched + 1 : 0, on.copy.position->sequence};
+    if (best != nullptr && now <= latest) continue;
+    best = &on;
+    latest = now;
   }
   if (best == nullptr) return absl::OkStatus();
   const auto all = ReadUnattended(keeper, best->host);
@@ -230,7 +236,18 @@ absl::Status CheckNobodyWentOn(const CopyKeeper& keeper, bool overrule,
                                frontend::ConversationStore& store) {
   TANDEM_ASSIGN_OR_RETURN(const AgentCopies found, keeper.Find(/*patient=*/true));
   const JournalPosition own = store.position();
-  const auto went_on = ThoseThatWentOn(found, keeper.state(), own);
+  std::vector<AgentCopyOn> went_on = ThoseThatWentOn(found, keeper.state(), own);
+  // Notes that this server left itself, before its files were put back to an earlier time.
+  const auto notes =
+      std::stable_partition(went_on.begin(), went_on.end(), [&store](const AgentCopyOn& on) {
+        return on.copy.condition != JournalCopy::Condition::kFence ||
+               !store.Watched(*on.copy.position);
+      });
+  for (auto note = notes; note != went_on.end(); ++note) {
+    const absl::Status noted = keeper.FenceOff(note->host, own, /*overwrite=*/true);
+    if (!noted.ok()) spdlog::warn("{}", Message(noted));
+  }
+  went_on.erase(notes, went_on.end());
   if (!went_on.empty() && !overrule) {
     return FailedPrecondition(
         "other hosts have what these conversations (change {}) have not: {}; serve where they went "

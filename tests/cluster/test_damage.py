@@ -4,14 +4,17 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
-from conftest import ROOT, TANDEM, Server, session_processes
+from conftest import ROOT, TANDEM, Server, files_in, run, session_processes
 from test_state import Client, end_agents
 
 TURNS = 3
@@ -149,7 +152,7 @@ def check(model, state, known):
             assert status["damage"], client.log
             aside = re.search(r"kept as they were in (\S+\.damaged-\d+)", status["damage"])
             assert aside is None or os.path.isdir(aside[1]), status
-            assert aside or not (state / "conversations.damaged-1").exists(), status
+            assert aside or not (state / "conversations.damaged-1").is_dir(), status
         for name in damaged:  # what is left of them goes on
             done = say(client, name, TURNS, accept_damage=True)
             assert done["type"] == "done" and done["durable"] is True, done
@@ -230,3 +233,137 @@ def test_damage_stays_until_it_is_accepted_or_deleted(model, kept, tmp_path):
     key.chmod(0o600)
     with pytest.raises(AssertionError, match="--state-key"), served(model, copy, "--state-key", key):
         pass
+
+
+def test_what_was_deleted_does_not_come_back_with_older_files(model, kept, tmp_path):
+    """The folder of conversations alone is put back to an earlier time, again and again."""
+    state, known = kept
+    copy = copy_of(state, tmp_path / "state")
+    backup = copy_of(state / "conversations", tmp_path / "backup")
+    secret = said("b", 0).split(":")[0].encode()
+
+    def put_back():
+        shutil.rmtree(copy / "conversations")
+        copy_of(backup, copy / "conversations")
+        assert secret in b"".join(path.read_bytes() for path in backup.iterdir())
+
+    with served(model, copy) as client:
+        assert client.ask("conversation.delete", conversation="b")["type"] == "conversation.delete"
+        assert say(client, "a", TURNS)["durable"] is True
+    for restart_between in (False, True):
+        if restart_between:
+            with served(model, copy) as client:
+                assert client.ask("status")["state"]["damage"] is None
+        put_back()
+        with served(model, copy) as client:
+            assert client.ask("conversation.get", conversation="b")["code"] == "not_found"
+            assert [entry["conversation"] for entry in client.ask("conversation.list")["conversations"]] == ["a", "c"]
+            assert "1 conversation that had been erased was in it" in client.ask("status")["state"]["damage"]
+            # What else is missing is told, and what is not is there.
+            assert say(client, "a", TURNS + 1)["code"] == "damaged"
+            assert client.ask("conversation.get", conversation="a")["messages"] == known["a"][0]
+            assert client.ask("conversation.get", conversation="c")["messages"] == known["c"][0]
+            end = time.monotonic() + 20
+            while client.ask("status")["state"]["unfinished_erasures"] and time.monotonic() < end:
+                time.sleep(0.05)
+            assert not [path for path, _, content in files_in(copy) if secret in content]
+            done = say(client, "c", TURNS)  # which is said before the files are put back again
+            assert done["code"] == "damaged" if restart_between else answer_of(done) == known["c"][1]
+            # The name is free.
+            assert client.ask("conversation.get", conversation="b")["code"] == "not_found"
+
+
+def put_in_the_way(path, kind):
+    """Somebody's own things where a file or a folder of ours was."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    if kind == "folder":
+        path.mkdir()
+        (path / "mine").write_text("mine")
+    elif kind == "file":
+        path.write_text("mine")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        folder = os.open(path.parent, os.O_RDONLY)
+        with socket.socket(socket.AF_UNIX) as plain:
+            plain.bind(f"/proc/self/fd/{folder}/{path.name}")  # whose length is bounded
+        os.close(folder)
+    else:
+        path.symlink_to("/no/such/place")
+
+
+def aside_of(path):
+    """Where it is kept; what is in a database's folder is kept beside that."""
+    if path.parent.name in ("conversations", "records"):
+        path = path.parent.with_name(f"{path.parent.name}.{path.name}")
+    return path.with_name(path.name + ".damaged-1")
+
+
+def is_kept(path, kind):
+    aside = aside_of(path)
+    return {"folder": lambda: (aside / "mine").read_text() == "mine", "file": lambda: aside.read_text() == "mine",
+            "pipe": aside.is_fifo, "socket": aside.is_socket, "link": aside.is_symlink}[kind]()
+
+
+def test_what_is_in_the_way_is_put_aside(model, kept, tmp_path):
+    state, known = kept
+    [host] = (state / "kv").iterdir()
+    host = host.relative_to(state)
+    database = [path.relative_to(state) for path in (state / "conversations").iterdir()]
+    vital = [path for path in database if path.name.startswith(("CURRENT", "MANIFEST")) or path.suffix in (".log", ".sst")]
+    others = [path for path in database if path not in vital]
+    records = [path.relative_to(state) for path in (state / host / "records").iterdir()]
+    agents = [host / name for name in ("agent.key", "agent.log", "agent.sock", "listens", "peers")]
+    elsewhere = {"listens", "conversations.before"}  # that is not needed on one host; kept as conversations.aside-1
+    kinds = ["folder", "pipe", "socket", "link"]
+    cases = [{path: kinds[number % len(kinds)]} for number, path in enumerate(vital)]
+    cases += [{path: "folder" for path in [*others, *records, *agents, "conversations.witness", "conversations.opening"]},
+              {path: kinds[1 + number % 3] for number, path in
+               enumerate([*others, *records, *agents, "conversations.witness", "conversations.opening"])},
+              {"conversations": "file", "kv": "file"}, {"conversations": "link", host: "pipe"},
+              {host / "records": "file", host / "peers": "file", "conversations.before": "file"}]
+    cases = [{pathlib.Path(path): kind if path != host / "peers" or kind != "folder" else "file"
+              for path, kind in case.items()} for case in cases]
+
+    def run_case(number):
+        copy = copy_of(state, tmp_path / f"{number}" / "state")
+        for path, kind in cases[number].items():
+            put_in_the_way(copy / path, kind)
+        try:
+            damaged = check(model, copy, known)
+            needed = {"conversations", *(path.name for path in vital)}
+            assert not damaged or needed & {path.name for path in cases[number]}, damaged
+            for path, kind in cases[number].items():
+                if path.name not in elsewhere:
+                    assert is_kept(copy / path, kind), path
+            with served(model, copy) as client:  # and what is aside is in nobody's way
+                assert client.ask("status")["state"]["damage"] is None
+        except Exception as error:
+            raise AssertionError(f"{cases[number]}: {error}") from error
+
+    with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
+        list(pool.map(run_case, range(len(cases))))
+
+
+def test_a_lock_that_cannot_be_had_is_told(model, kept, tmp_path):
+    state, known = kept
+    copy = copy_of(state, tmp_path / "state")
+    put_in_the_way(copy / "lock", "folder")
+    refused = run([TANDEM, "serve", model, "--listen", "tcp://127.0.0.1:*", "--state", copy])
+    [line] = [line for line in refused.stderr.splitlines() if "chat template" not in line]
+    assert refused.returncode == 1 and line.startswith("tandem: "), refused.stderr
+    assert f"{copy / 'lock'}: it is a folder, and no file; move it away" in line
+    assert (copy / "lock/mine").exists()
+    shutil.rmtree(copy / "lock")
+    # That of the agent: conversations go on without saved KV.
+    [host] = (copy / "kv").iterdir()
+    put_in_the_way(host / "agent.lock", "folder")
+    begin = time.monotonic()
+    assert check(model, copy, known) == set()
+    assert time.monotonic() - begin < 20
+    with served(model, copy) as client:
+        assert f"{host}/agent.lock: it is a folder, and no file; move it away" in client.log
+    assert (host / "agent.lock/mine").exists()

@@ -1,36 +1,35 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <rocksdb/db.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <iterator>
 #include <map>
+#include <set>
 #include <span>
 
 #include "frontend/conversations/conversation_store.h"
 #include "kv_store/base/files.h"
-#include "tests/support/disk_image.h"
+#include "tests/support/kept_store.h"
 #include "tests/support/random_conversations.h"
-#include "tests/support/temporary_directory.h"
 
 namespace tandem::frontend {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::ContentOf;
 using ::testing::HasSubstr;
+using testing::KeptStore;
 using testing::RandomConversations;
+using testing::Said;
 using testing::Same;
-using testing::TemporaryDirectory;
 
-using Said = std::map<ConversationName, Conversation>;
 using Damage = std::function<void(const fs::path&)>;
-
-std::string ContentOf(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 void Overwrite(const fs::path& path, const std::string& content) {
   fs::remove(path);  // whoever has a link to it keeps what was there
@@ -72,59 +71,6 @@ Conversation Kept(const Conversation& all, size_t messages) {
   kept.messages.resize(messages);
   return kept;
 }
-
-/// A folder with a store and its witness, and what was said.
-class KeptStore {
- public:
-  std::string folder() const { return temporary_.path() + "/conversations"; }
-  std::string path() const { return temporary_.path(); }
-  std::string witness() const { return ConversationStore::WitnessPath(folder()); }
-
-  FoundConversations Open() {
-    store.reset();
-    auto opened = ConversationStore::Open({.folder = folder(), .box = box});
-    EXPECT_TRUE(opened.ok()) << opened.status();
-    if (!opened.ok()) return {};
-    store = std::move(opened->store);
-    return std::move(opened->found);
-  }
-  void Say(const ConversationName& name, const Conversation& before, const Conversation& after) {
-    const ConversationStore::Change change =
-        ConversationStore::Turn{name, RandomConversations::Delta(before, after)};
-    ASSERT_TRUE(store->Write({&change, 1}).ok());
-  }
-  void SayOneMore(Said& said, RandomConversations& random) {
-    for (const char* id : {"a", "b", "c"}) {
-      Conversation& one = said[{"t", id}];
-      const Conversation after = random.Next(one);
-      Say({"t", id}, one, after);
-      one = after;
-    }
-  }
-  void Erase(const ConversationName& name) {
-    const ConversationStore::Change change = ConversationStore::Erasure{name, {}};
-    ASSERT_TRUE(store->Write({&change, 1}).ok());
-    ASSERT_EQ(store->FinishErasures(nullptr), absl::OkStatus());
-  }
-  /// As a kill -9 would leave it, in another place.
-  void CopyTo(KeptStore& other) const { testing::CopyAsOfAMoment(path(), other.path()); }
-
-  std::vector<fs::path> Files() const {
-    std::vector<fs::path> files;
-    for (const auto& entry : fs::recursive_directory_iterator(path())) {
-      if (entry.is_regular_file() && entry.path().filename() != "LOCK") {
-        files.push_back(fs::relative(entry.path(), path()));
-      }
-    }
-    return files;
-  }
-
-  std::unique_ptr<ConversationStore> store;
-  const kv_store::EncryptedBox* box = nullptr;
-
- private:
-  TemporaryDirectory temporary_;
-};
 
 /// What was found is what was said, or its beginning with damage that is told; how many are
 /// damaged.
@@ -417,6 +363,92 @@ TEST(ConversationDamage, AnotherFolderOfAnImagesNameTakesNothingAway) {
     EXPECT_FALSE(fs::exists(kept.folder() + ".opening"));
     EXPECT_TRUE(fs::exists(kept.folder() + ".aside-1"));
   }
+}
+
+/// Somebody's own folder, or another thing, in the place of each file.
+TEST(ConversationDamage, WhatIsInTheWayIsPutAside) {
+  KeptStore made;
+  Said said;
+  RandomConversations random(12);
+  for (int turn = 0; turn < 2; ++turn) {
+    made.Open();
+    made.SayOneMore(said, random);
+  }
+  KeptStore image;
+  made.CopyTo(image);
+  std::vector<fs::path> files = image.Files();
+  files.insert(files.end(), {"conversations/LOCK", "conversations/notes", "conversations.opening",
+                             "conversations.linking", "conversations.new", "conversations"});
+  const std::set<fs::path> untold = {"conversations.opening", "conversations.linking",
+                                     "conversations.new"};
+  for (const fs::path& file : files) {
+    for (const std::string kind : {"folder", "pipe", "dangling link"}) {
+      SCOPED_TRACE(fmt::format("{} in the place of {}", kind, file.string()));
+      KeptStore one;
+      fs::copy(image.path(), one.path(),
+               fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+      const fs::path path = fs::path(one.path()) / file;
+      if (kind == "folder" && file.extension() != ".opening" && !fs::is_regular_file(path) &&
+          file.parent_path().empty()) {
+        continue;  // it is one, or might be
+      }
+      fs::remove_all(path);
+      if (kind == "folder") {
+        fs::create_directory(path);
+        std::ofstream(path / "mine") << "mine";
+      } else if (kind == "pipe") {
+        ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+      } else {
+        fs::create_symlink("/no/such/place", path);
+      }
+      const FoundConversations found = one.Open();
+      ASSERT_NE(one.store, nullptr);
+      const int64_t damaged = CheckFound(found, said, one);
+      // RocksDB's tables and logs have all that was said.
+      const bool needed =
+          file.extension() == ".sst" || file.extension() == ".log" || file == "conversations";
+      EXPECT_TRUE(damaged == 0 || needed);
+      std::string name = file.string();
+      std::replace(name.begin(), name.end(), '/', '.');
+      const std::string aside = fmt::format("{}/{}.damaged-1", one.path(), name);
+      EXPECT_NE(fs::symlink_status(aside).type(), fs::file_type::not_found) << aside;
+      EXPECT_EQ(fs::exists(aside + "/mine"), kind == "folder");
+      if (!untold.contains(file)) {
+        EXPECT_THAT(found.damage, HasSubstr(aside));
+      }
+      EXPECT_EQ(one.Open().damage, "");
+      ASSERT_NE(one.store, nullptr);
+      one.Say({"t", "new"}, {}, random.Next({}));
+    }
+  }
+}
+
+TEST(ConversationDamage, AFileThatItsOwnerMayNotReadIsRead) {
+  KeptStore made;
+  Said said;
+  RandomConversations random(13);
+  made.Open();
+  made.SayOneMore(said, random);
+  made.store.reset();
+  if (geteuid() == 0) {
+    for (const auto& entry : fs::recursive_directory_iterator(made.path())) {
+      ASSERT_EQ(chown(entry.path().c_str(), 4321, 4321), 0);
+    }
+    ASSERT_EQ(chown(made.path().c_str(), 4321, 4321), 0);
+  }
+  const pid_t child = fork();
+  if (child == 0) {
+    if (geteuid() == 0 && (setgid(4321) != 0 || setuid(4321) != 0)) _exit(2);
+    for (const fs::path& file : made.Files()) fs::permissions(made.path() / file, fs::perms::none);
+    fs::permissions(made.folder(), fs::perms::none);
+    const FoundConversations found = made.Open();
+    const bool right = made.store != nullptr && CheckFound(found, said, made) == 0 &&
+                       found.damage.find("may now") != std::string::npos;
+    _exit(right ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
 }
 
 TEST(ConversationDamage, WhatAnOlderProgramWroteIsRead) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <utility>
 
 #include "tests/support/hex.h"
 #include "tests/support/temporary_directory.h"
@@ -37,7 +38,8 @@ TEST(ConversationWitness, TheBytesStayAsTheyWere) {
 }
 
 TEST(ConversationWitness, SlotsComeBackAndDamageIsSeen) {
-  for (const Kind kind : {Kind::kTurns, Kind::kErased, Kind::kPosition, Kind::kDamaged}) {
+  for (const Kind kind :
+       {Kind::kTurns, Kind::kErased, Kind::kPosition, Kind::kDamaged, Kind::kWatched}) {
     WitnessSlot slot = SlotFor(3, 5, kind);
     if (kind == Kind::kErased) slot.last.reset();
     const auto bytes = EncodeWitnessSlot(slot, 4);
@@ -93,6 +95,50 @@ TEST(ConversationWitness, OneIdentityIsEnoughAndATornSlotIsSeen) {
   EXPECT_TRUE(report->there);
   EXPECT_TRUE(report->identity.empty());
   EXPECT_EQ(report->damaged, 1);
+}
+
+TEST(ConversationWitness, KnowsWhichChangesItWasToldOf) {
+  const testing::TemporaryDirectory folder;
+  const std::string path = folder.path() + "/witness";
+  const std::vector<WatchedChanges> watched = {{.branch = 7, .first = 0, .last = 20},
+                                               {.branch = 8, .first = 11, .last = 12}};
+  const std::vector<WitnessSlot> made = {SlotFor(1, 12), WatchedSlot(watched[0]),
+                                         WatchedSlot(watched[1])};
+  auto witness = ConversationWitness::Make(path, Identity(), made);
+  ASSERT_TRUE(witness.ok()) << witness.status();
+  EXPECT_EQ(ConversationWitness::Read(path)->watched, watched);
+  const std::vector<WitnessSlot> more = {SlotFor(2, 12), SlotFor(3, 13)};
+  ASSERT_TRUE((*witness)->Append(more).ok());
+  auto report = ConversationWitness::Read(path);
+  EXPECT_EQ(report->sequence, 13U) << "of the branch that goes on";
+  EXPECT_EQ(report->watched[0], watched[0]);
+  EXPECT_EQ(report->watched[1].last, 13U);
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) - 1);
+  report = ConversationWitness::Read(path);
+  EXPECT_EQ(report->slots.size(), 2U);
+  EXPECT_TRUE(report->watched.empty()) << "it has not seen all of them any more";
+}
+
+TEST(WatchedChanges, TellWhereADatabaseIs) {
+  using kv_store::JournalPosition;
+  const std::vector<WatchedChanges> watched = {{.branch = 7, .first = 5, .last = 20},
+                                               {.branch = 8, .first = 11, .last = 13}};
+  const auto on = [](uint64_t branch, uint64_t sequence) {
+    return JournalPosition{.branches = {{.id = branch, .begun = 0}}, .sequence = sequence};
+  };
+  EXPECT_EQ(PlaceAmong(watched, on(8, 13)), WitnessedPlace::kLast);
+  for (const auto& [branch, sequence] : {std::pair{8, 12}, {8, 11}, {7, 20}, {7, 5}}) {
+    EXPECT_EQ(PlaceAmong(watched, on(branch, sequence)), WitnessedPlace::kEarlier);
+  }
+  for (const auto& [branch, sequence] : {std::pair{8, 14}, {8, 10}, {7, 21}, {7, 4}, {9, 12}}) {
+    EXPECT_EQ(PlaceAmong(watched, on(branch, sequence)), WitnessedPlace::kUnknown);
+  }
+  EXPECT_EQ(PlaceAmong({}, on(8, 13)), WitnessedPlace::kUnknown);
+  EXPECT_EQ(PlaceAmong(watched, {}), WitnessedPlace::kUnknown);
+  // A branch on which nothing was written yet has what was there before it.
+  EXPECT_EQ(PlaceAmong(watched, on(8, 13).Branched()), WitnessedPlace::kLast);
+  EXPECT_EQ(PlaceAmong(watched, on(7, 9).Branched().Branched()), WitnessedPlace::kEarlier);
+  EXPECT_EQ(PlaceAmong(watched, on(7, 9).Branched().Next()), WitnessedPlace::kUnknown);
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "kv_store/agent/agent_server.h"
@@ -194,6 +196,32 @@ TEST(Agent, ThereIsOneInADirectory) {
   EXPECT_THAT(Message(status), HasSubstr(path));
   AgentTier client(MustOpen(path), {});
   EXPECT_TRUE(client.Renew().ok());
+}
+
+TEST(Agent, WhatIsInItsWayIsPutAside) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.path() + "/here";
+  std::ofstream(path) << "mine";
+  MemoryTier memory({});
+  {
+    AgentDirectory held = MustOpen(path);
+    std::filesystem::create_directory(path + "/agent.sock");
+    EXPECT_EQ(held.CheckLock(), absl::OkStatus());
+  }
+  {
+    const auto server = Serve(path, memory);
+    EXPECT_EQ(MustOpen(path).Probe(), absl::OkStatus());
+    EXPECT_EQ(MustOpen(path).CheckLock(), absl::OkStatus());
+    server->Stop();
+    EXPECT_TRUE(server->Wait().ok());
+  }
+  EXPECT_TRUE(std::filesystem::is_regular_file(path + ".damaged-1"));
+  EXPECT_TRUE(std::filesystem::is_directory(path + "/agent.sock.damaged-1"));
+  // Its lock is not, since somebody may have that.
+  std::filesystem::remove(path + "/agent.lock");
+  std::filesystem::create_directory(path + "/agent.lock");
+  EXPECT_THAT(Message(MustOpen(path).CheckLock()), HasSubstr("agent.lock: it is a folder"));
+  EXPECT_FALSE(MustOpen(path).Lock().ok());
 }
 
 TEST(Agent, MalformedFramesGetErrorsAndEndNothing) {

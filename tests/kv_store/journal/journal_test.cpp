@@ -363,6 +363,47 @@ TEST(JournalCopies, ADamagedOneIsNoneUntilItIsReplaced) {
   }
 }
 
+TEST(JournalCopies, WhatIsInTheirWayIsPutAside) {
+  Copies there;
+  Source source;
+  for (int i = 0; i < 5; ++i) source.Put(fmt::format("C{}", i), std::string(500, 'x'));
+  ASSERT_TRUE(there.Give(source).ok());
+  const std::string copy = there.folder_of();
+  const std::string all = fs::path(copy).parent_path();
+  const auto obstruct = [](const std::string& path) {
+    fs::remove_all(path);
+    fs::create_directory(path);
+    std::ofstream(path + "/mine") << "mine";
+  };
+  there.copies.reset();
+  obstruct(copy + "/CURRENT");
+  obstruct(all + "/backup.new");
+  obstruct(all + "/backup.old");
+  there.Open();
+  EXPECT_EQ(there.Only().condition, Condition::kDamaged);
+  EXPECT_EQ(there.Give(source, 2), absl::OkStatus());
+  EXPECT_EQ(there.Content(), source.records);
+  EXPECT_TRUE(fs::exists(copy + ".CURRENT.damaged-1/mine"));
+  EXPECT_TRUE(fs::exists(all + "/backup.new/mine")) << "no state's";
+  EXPECT_TRUE(fs::exists(all + "/backup.old/mine"));
+  // Files in the place of a copy, of one that comes, and of all.
+  there.copies.reset();
+  fs::remove_all(copy);
+  for (const char* suffix : {"", ".new", ".old"}) std::ofstream(copy + suffix) << "mine";
+  there.Open();
+  EXPECT_EQ(there.Give(source, 3), absl::OkStatus());
+  EXPECT_EQ(there.Content(), source.records);
+  for (const char* suffix : {"", ".new", ".old"}) {
+    EXPECT_TRUE(fs::is_regular_file(fmt::format("{}{}.damaged-1", copy, suffix))) << suffix;
+  }
+  there.copies.reset();
+  fs::remove_all(all);
+  std::ofstream(all) << "mine";
+  there.Open();
+  EXPECT_EQ(there.Give(source, 4), absl::OkStatus());
+  EXPECT_TRUE(fs::is_regular_file(all + ".damaged-1"));
+}
+
 TEST(JournalCopies, ATornLogCostsTheTornChangesOnly) {
   Copies there;
   Source source;

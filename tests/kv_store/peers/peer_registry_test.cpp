@@ -91,6 +91,35 @@ TEST(PeerRegistry, LeavesOutWhatIsDamaged) {
   spdlog::set_level(spdlog::level::info);
 }
 
+TEST(PeerRegistry, FoldersInThePlaceOfItsFilesArePutAside) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.path() + "/here";
+  const auto obstruct = [&path](const std::string& name) {
+    std::filesystem::remove_all(path + "/" + name);
+    std::filesystem::create_directories(path + "/" + name);
+    std::ofstream(path + "/" + name + "/mine") << "mine";
+  };
+  obstruct("agent.key");
+  std::ofstream(path + "/peers") << "mine";
+  const PeerRegistry registry = MustOpen(path);
+  obstruct("listens");
+  obstruct("peers/a");
+  obstruct("peers/b");
+  EXPECT_TRUE(registry.Peers().empty());
+  EXPECT_FALSE(registry.ReadListens().has_value());
+  const AgentPeer a{
+      .host = "a", .endpoint = "tcp://10.0.0.1:1", .public_key = MakeCurveKeys().public_key};
+  EXPECT_EQ(registry.SetPeers({{.peer = a}}), absl::OkStatus());
+  EXPECT_EQ(registry.WriteListens({.endpoint = "tcp://10.0.0.3:5"}), absl::OkStatus());
+  EXPECT_EQ(registry.Peers().size(), 1U);
+  EXPECT_TRUE(registry.ReadListens().has_value());
+  EXPECT_EQ(MustOpen(path).keys().public_key, registry.keys().public_key);
+  for (const char* name : {"agent.key.damaged-1/mine", "peers.damaged-1", "listens.damaged-1/mine",
+                           "peers.a.damaged-1/mine", "peers/b/mine"}) {
+    EXPECT_TRUE(std::filesystem::exists(path + "/" + name)) << name;
+  }
+}
+
 TEST(PeerRegistry, IsBounded) {
   const TemporaryDirectory directory;
   const PeerRegistry registry = MustOpen(directory.path() + "/here");

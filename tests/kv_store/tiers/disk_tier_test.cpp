@@ -354,6 +354,25 @@ TEST(DiskTier, SurvivesFlippedBitsAndTornFiles) {
   EXPECT_LT(anew, kTries);
 }
 
+TEST(DiskTier, FoldersInThePlaceOfItsFilesArePutAside) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.path() + "/records";
+  { ASSERT_TRUE(MustOpen(Options(path))->Put(Chain(20, 1000)).ok()); }
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(path)) names.push_back(entry.path().filename());
+  for (const std::string& name : names) {
+    fs::remove(path + "/" + name);
+    fs::create_directory(path + "/" + name);
+    std::ofstream(path + "/" + name + "/mine") << "mine";
+    ASSERT_NE(MustOpen(Options(path)), nullptr) << name;
+    EXPECT_TRUE(fs::exists(fmt::format("{}.{}.damaged-1/mine", path, name))) << name;
+  }
+  fs::remove_all(path);
+  std::ofstream(path) << "mine";
+  ASSERT_TRUE(MustOpen(Options(path))->Put(Chain(20, 1000)).ok());
+  EXPECT_TRUE(fs::is_regular_file(path + ".damaged-1"));
+}
+
 TEST(DiskTier, DamageThatOnlyCollectionMeetsIsRepaired) {
   const TemporaryDirectory directory;
   {

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
 
 #include "tests/support/temporary_directory.h"
 
@@ -68,6 +69,35 @@ TEST(StateDirectory, OneThatWasKilledLeavesItFree) {
   EXPECT_TRUE(StateDirectory::Take(path, "tcp://next:1").ok());
   close(ready[0]);
   close(ready[1]);
+}
+
+TEST(StateDirectory, WhatIsInTheWayIsPutAsideButForTheLock) {
+  const TemporaryDirectory folder;
+  const std::string path = folder.path() + "/state";
+  std::filesystem::create_directory(path);
+  chmod(path.c_str(), 0700);
+  std::ofstream(path + "/conversations") << "mine";
+  std::ofstream(path + "/kv") << "mine";
+  std::filesystem::create_directory(path + "/conversations.witness");
+  std::filesystem::create_directory(path + "/lost+found");
+  {
+    const auto taken = StateDirectory::Take(path, "x");
+    ASSERT_TRUE(taken.ok()) << taken.status();
+    for (const char* name : {"conversations", "kv", "conversations.witness"}) {
+      EXPECT_FALSE(std::filesystem::exists(fmt::format("{}/{}", path, name)));
+      const std::string aside = fmt::format("{}/{}.damaged-1", path, name);
+      EXPECT_TRUE(std::filesystem::exists(aside));
+      EXPECT_THAT((*taken)->put_aside(), HasSubstr(aside));
+    }
+  }
+  EXPECT_EQ(StateDirectory::Take(path, "x").value()->put_aside(), "");
+  std::filesystem::remove(path + "/lock");
+  std::filesystem::create_directory(path + "/lock");
+  const auto refused = StateDirectory::Take(path, "x");
+  EXPECT_TRUE(absl::IsUnavailable(refused.status()));
+  EXPECT_THAT(Message(refused.status()), HasSubstr(path + "/lock: it is a folder"));
+  EXPECT_THAT(Message(refused.status()), HasSubstr("move it away"));
+  EXPECT_TRUE(std::filesystem::is_directory(path + "/lock"));
 }
 
 TEST(StateDirectory, SaysWhatIsWrongWithADirectory) {

@@ -270,6 +270,81 @@ TEST(StateRecovery, WhatADamagedStoreHasLostComesFromTheCopy) {
   }
 }
 
+/// An older copy of the database alone, again and again.
+TEST(StateRecovery, ADatabaseThatIsPutBackGetsWhatWasSaidAndNothingThatWasErased) {
+  for (const bool copied : {true, false}) {
+    SCOPED_TRACE(copied);
+    TemporaryDirectory disk;
+    Hosts hosts(2);
+    Server server(hosts, disk.path() + "/state");
+    ASSERT_EQ(server.Start("", copied), absl::OkStatus());
+    for (const char* id : {"stays", "goes"}) {
+      ASSERT_EQ(server.Say(id, fmt::format("text of {}", id)), absl::OkStatus());
+    }
+    std::string said = server.found.empty() ? "text of stays;" : "";
+    const std::string backup = disk.path() + "/backup";
+    testing::CopyAsOfAMoment(server.folder(), backup);
+    ASSERT_EQ(server.Erase({"", "goes"}), absl::OkStatus());
+    for (int round = 0; round < 4; ++round) {
+      SCOPED_TRACE(round);
+      ASSERT_EQ(server.Say("stays", fmt::format("{}", round)), absl::OkStatus());
+      said += fmt::format("{};", round);
+      server.Kill();
+      fs::remove_all(server.folder());
+      fs::copy(backup, server.folder(), fs::copy_options::recursive);
+      ASSERT_EQ(server.Start("", copied), absl::OkStatus());
+      EXPECT_FALSE(server.found.contains(ConversationName("", "goes")));
+      EXPECT_EQ(server.read.nameless.size(), 0U);
+      if (copied) {
+        EXPECT_EQ(server.read.damaged(), 0);
+        EXPECT_EQ(server.Said("stays"), said);
+      } else {
+        EXPECT_EQ(server.read.damaged(), 1);
+        EXPECT_EQ(server.Said("stays"), "text of stays;");
+      }
+      for (int i = 0; i < 400 && server.writer->Status().unfinished_erasures > 0; ++i) {
+        std::this_thread::sleep_for(milliseconds(5));
+      }
+      EXPECT_EQ(server.writer->Status().unfinished_erasures, 0);
+      EXPECT_EQ(FilesWith(server.path, "text of goes"), 0);
+      for (const char* host : {"0", "1"}) {
+        if (!fs::exists(hosts.FolderOf(host))) continue;
+        EXPECT_EQ(FilesWith(hosts.FolderOf(host), "text of goes"), 0) << host;
+      }
+    }
+  }
+}
+
+/// And of a copy that is older than a deletion, too.
+TEST(StateRecovery, ACopyThatIsPutBackBringsNothingBackThatWasErased) {
+  TemporaryDirectory disk;
+  Hosts hosts(2);
+  Server server(hosts, disk.path() + "/state");
+  ASSERT_EQ(server.Start(), absl::OkStatus());
+  ASSERT_EQ(server.Say("stays", "0"), absl::OkStatus());
+  const std::string backup = disk.path() + "/backup";
+  testing::CopyAsOfAMoment(server.folder(), backup);
+  ASSERT_EQ(server.Say("goes", "text of goes"), absl::OkStatus());
+  ASSERT_EQ(server.Say("stays", "1"), absl::OkStatus());
+  const std::string copies = disk.path() + "/copies";
+  testing::CopyAsOfAMoment(hosts.FolderOf("1"), copies);
+  ASSERT_EQ(server.Erase({"", "goes"}), absl::OkStatus());
+  ASSERT_EQ(server.Say("stays", "2"), absl::OkStatus());
+  server.Kill();
+  hosts.Kill("1");
+  for (const auto& [from, to] :
+       {std::pair(backup, server.folder()), std::pair(copies, hosts.FolderOf("1"))}) {
+    fs::remove_all(to);
+    fs::copy(from, to, fs::copy_options::recursive);
+  }
+  hosts.Start("1");
+  ASSERT_EQ(server.Start(), absl::OkStatus());
+  EXPECT_FALSE(server.found.contains(ConversationName("", "goes")));
+  EXPECT_EQ(server.Said("stays"), "0;1;") << "what the copy has";
+  EXPECT_EQ(server.read.damaged(), 1);
+  EXPECT_EQ(FilesWith(server.path, "text of goes"), 0);
+}
+
 TEST(StateRecovery, WhatNoCopyHasIsToldAsDamage) {
   TemporaryDirectory disk;
   Hosts hosts(2);
