@@ -229,3 +229,10 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   event->place = stream->put;
   return cudaSuccess;
 }
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  auto& device = TheDevice();
+  const std::lock_guard lock(device.mutex);
+  if (device.streams.count(event->stream) != 0) RunUntil(event->stream, event->place);
+  return cudaSuccess;
+}
