@@ -16,6 +16,8 @@
 ///
 /// Source of all names and their meaning: CUDA C++ Programming Guide and CUDA Runtime API, 13.0.
 
+// NOLINTBEGIN: the names are NVIDIA's
+
 #define __global__
 #define __device__
 #define __host__
@@ -29,16 +31,13 @@ struct uint3 {
 };
 struct dim3 {
   unsigned x, y, z;
-  // NOLINTNEXTLINE: as NVIDIA's
   constexpr dim3(unsigned vx = 1, unsigned vy = 1, unsigned vz = 1) : x(vx), y(vy), z(vz) {}
 };
 
-// NOLINTBEGIN: NVIDIA's names
 extern thread_local constinit uint3 threadIdx;
 extern thread_local constinit uint3 blockIdx;
 extern thread_local constinit dim3 blockDim;
 extern thread_local constinit dim3 gridDim;
-// NOLINTEND
 
 // Runtime API.
 
@@ -53,6 +52,10 @@ enum cudaMemcpyKind {
   cudaMemcpyDeviceToHost = 2,
   cudaMemcpyDeviceToDevice = 3,
 };
+enum cudaDeviceAttr {
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76,
+};
 struct CUstream_st;
 struct CUevent_st;
 using cudaStream_t = CUstream_st*;
@@ -62,7 +65,7 @@ inline constexpr unsigned cudaEventDisableTiming = 2;
 
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetDeviceCount(int* count);
-cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaMalloc(void** memory, size_t bytes);
 cudaError_t cudaFree(void* memory);
 cudaError_t cudaMallocHost(void** memory, size_t bytes);
@@ -212,3 +215,5 @@ inline int __dp4a(int a, int b, int c) {
   }
   return c;
 }
+
+// NOLINTEND
