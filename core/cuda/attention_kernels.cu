@@ -11,6 +11,7 @@
 namespace tandem::core {
 namespace {
 
+constexpr int kBlocksTogether = 4;  // on a processor: leaves enough registers to spill none
 constexpr unsigned kRotateThreads = 64;
 constexpr unsigned kCombineThreads = 128;
 constexpr int kSumLanes = 16;  // of a softmax's sum (numerics.md, rule 5)
@@ -173,7 +174,7 @@ __device__ float WeightedValues(const AttentionStep& step, const TokenPlaces& pl
 
 /// A block attends one chunk with up to kHeads query heads of one token.
 template <typename Element, int kHeads>
-__global__ void __launch_bounds__(kChunkTokens)
+__global__ void __launch_bounds__(kChunkTokens, kBlocksTogether)
     AttendChunkKernel(AttentionStep step, TokenPlaces places, CacheLayer layer) {
   const ChunkWork work(step, places);
   if (work.first >= work.last) return;  // the whole block

@@ -9,6 +9,7 @@ namespace tandem::core {
 namespace {
 
 constexpr unsigned kThreads = 128;  // rows of a block: eight tiles
+constexpr int kBlocksTogether = 3;  // on a processor: leaves enough registers to spill none
 constexpr int kTokensTogether = 8;  // that a thread multiplies with what it reads
 constexpr int64_t kLaneBytes = 4;   // of a vector of 16 lanes of a tile
 constexpr int64_t kVectorBytes = 64;
@@ -123,7 +124,7 @@ __device__ void MultiplyBlock(const TileWalk<kDtype>& walk, int lane, const Code
         const int32_t w = LoadCodes<kFormat.code_bits>(codes, half, group);
 #pragma unroll
         for (int t = 0; t < kTokens; ++t) {
-          if (t >= tokens) break;
+          if (t >= tokens) continue;
           const int8_t* of_block = x.codes + ((first + t) * x.blocks + b) * kBlockColumns;
           const auto* fours = reinterpret_cast<const int32_t*>(of_block);
           products[t] = __dp4a(w, fours[4 * half + group], products[t]);
@@ -134,7 +135,7 @@ __device__ void MultiplyBlock(const TileWalk<kDtype>& walk, int lane, const Code
         LoadScale<kDtype>(walk.block + TileOf<kDtype>::kCodeBytes, walk.header, lane, step);
 #pragma unroll
     for (int t = 0; t < kTokens; ++t) {
-      if (t >= tokens) break;
+      if (t >= tokens) continue;
       const int64_t at = (first + t) * x.blocks + b;
       const float scale = x.scales[at];
       const int32_t sum = kSteps == 2 ? x.sums[2 * at + step] : x.sums[2 * at] + x.sums[2 * at + 1];
@@ -193,7 +194,7 @@ struct PartialSumTotals {
 
 /// A thread multiplies one row with kTokens tokens.
 template <DType kDtype, int kTokens>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksTogether)
     ProductKernel(TileMatrix weights, ProductInput x, ProductOutput out) {
   const int64_t row = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (row >= weights.rows) return;
@@ -220,11 +221,16 @@ __global__ void __launch_bounds__(kThreads)
     if (out.out == nullptr) {
       totals.Add(sums);
     } else {
-      for (int t = 0; t < tokens; ++t) out.out[(first + t) * weights.rows + row] = sums[t];
+#pragma unroll
+      for (int t = 0; t < kTokens; ++t) {
+        if (t < tokens) out.out[(first + t) * weights.rows + row] = sums[t];
+      }
     }
   } while (column < weights.columns);
   if (out.out != nullptr) return;
-  for (int t = 0; t < tokens; ++t) {
+#pragma unroll
+  for (int t = 0; t < kTokens; ++t) {
+    if (t >= tokens) continue;
     out.sums[(first + t) * weights.rows + row] = totals.sums[t];
     if ((totals.failed >> t & 1) == 0) continue;
     atomicAdd(reinterpret_cast<unsigned long long*>(out.failed + first + t), 1ULL);

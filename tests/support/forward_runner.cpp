@@ -40,24 +40,26 @@ class Cache {
             stride, static_cast<int>(g)};
       }
     }
-    for (BlockId b = 0; b < blocks; ++b) {
-      tables_[0].push_back(2 * (blocks - 1 - b));
-      tables_[1].push_back(2 * b + 1);
+    for (size_t g = 0; g < geometry.groups.size(); ++g) {
+      for (std::vector<std::vector<BlockId>>& tables : tables_) tables.emplace_back();
+      for (BlockId b = 0; b < blocks; ++b) {
+        const BlockId first = g % 2 == 0 ? blocks - 1 - b : b;
+        tables_[0][g].push_back(2 * first);
+        tables_[1][g].push_back(2 * (blocks - 1 - first) + 1);
+      }
     }
-    groups_ = geometry.groups.size();
     view_ = core::KvView(geometry, places);
   }
 
   const core::KvView& view() const { return view_; }
-  /// The tables of sequence 0 or 1, the same in every group.
+  /// The tables of sequence 0 or 1.
   std::vector<std::span<const BlockId>> tables(size_t sequence) const {
-    return std::vector<std::span<const BlockId>>(groups_, tables_[sequence]);
+    return {tables_[sequence].begin(), tables_[sequence].end()};
   }
 
  private:
   std::vector<std::shared_ptr<std::byte>> memory_;
-  std::vector<BlockId> tables_[2];
-  size_t groups_ = 0;
+  std::vector<std::vector<BlockId>> tables_[2];  // [groups][blocks]
   core::KvView view_;
 };
 
