@@ -6,7 +6,7 @@
 #include <cstring>
 #include <vector>
 
-#include "core/cuda/launch.h"
+#include "core/cuda/kernels/launch.h"
 
 namespace tandem::core {
 namespace {

@@ -6,7 +6,7 @@
 #include <span>
 
 #include "core/base/mutex.h"
-#include "core/cuda/cuda_stream.h"
+#include "core/cuda/kernels/cuda_stream.h"
 #include "core/model/device_memory.h"
 
 struct CUevent_st;

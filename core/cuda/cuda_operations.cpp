@@ -5,8 +5,9 @@
 #include <algorithm>
 
 #include "core/base/isa.h"
-#include "core/cuda/elementwise_kernels.h"
-#include "core/cuda/launch.h"
+#include "core/cuda/kernels/elementwise_kernels.h"
+#include "core/cuda/kernels/launch.h"
+#include "core/cuda/kernels/linear_kernels.h"
 #include "core/sampling/sampler.h"
 
 namespace tandem::core {

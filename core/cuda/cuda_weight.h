@@ -6,7 +6,7 @@
 #include "core/base/thread_pool.h"
 #include "core/cpu/linear/packed_matrix.h"
 #include "core/cuda/cuda_memory.h"
-#include "core/cuda/linear_kernels.h"
+#include "core/cuda/kernels/tile_matrix.h"
 #include "core/model/operations.h"
 
 namespace tandem::core {

@@ -164,6 +164,10 @@ void Block::ReleaseWarp(int first, uint32_t mask) {
                          Text(thread.site), thread.source, mask));
       }
       thread.result = threads_[static_cast<size_t>(first + thread.source)].value;
+    } else if (thread.wait == Wait::kExchangeAll) {
+      for (int j = 0; j < kWarp; ++j) {
+        thread.all[j] = threads_[static_cast<size_t>(first + j)].value;
+      }
     }
   }
   const bool orders = threads_[static_cast<size_t>(running_)].wait == Wait::kWarp;
@@ -188,6 +192,13 @@ uint32_t Block::Ballot(uint32_t mask, bool predicate, const Site& site) {
   threads_[self].value = predicate ? 1 : 0;
   MeetInWarp(Wait::kBallot, mask, site);
   return static_cast<uint32_t>(threads_[self].result);
+}
+
+void Block::ExchangeAll(uint64_t value, uint64_t (&all)[kWarp], const Site& site) {
+  Thread& self = threads_[static_cast<size_t>(running_)];
+  self.value = value;
+  self.all = all;
+  MeetInWarp(Wait::kExchangeAll, 0xffffffff, site);
 }
 
 void Block::FailStuck() const {

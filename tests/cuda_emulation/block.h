@@ -35,6 +35,8 @@ struct BlockPlace {
 /// which lets some of this pass. Shared memory is poisoned before the block begins.
 class Block {
  public:
+  static constexpr int kWarp = 32;
+
   Block(const BlockPlace& place, uint64_t seed);
 
   /// Runs `thread` once for each thread, to the end.
@@ -53,6 +55,10 @@ class Block {
   /// What the lane `source` of the warp gave.
   uint64_t Exchange(uint32_t mask, uint64_t value, int source, const Site& site);
   uint32_t Ballot(uint32_t mask, bool predicate, const Site& site);
+  /// What every lane of a full warp gave.
+  void ExchangeAll(uint64_t value, uint64_t (&all)[kWarp], const Site& site);
+  /// A rendezvous of a full warp that orders no memory.
+  void SyncFragments(const Site& site) { Ballot(0xffffffff, false, site); }
 
   SharedMemory& shared() { return shared_; }
   /// When the running thread was last ordered with others, for SharedMemory.
@@ -60,8 +66,7 @@ class Block {
   std::string Name() const;
 
  private:
-  static constexpr int kWarp = 32;
-  enum class Wait { kNone, kBlock, kWarp, kExchange, kBallot, kReturned };
+  enum class Wait { kNone, kBlock, kWarp, kExchange, kExchangeAll, kBallot, kReturned };
 
   struct Thread {
     boost::context::fiber fiber;
@@ -69,8 +74,9 @@ class Block {
     Site site;
     uint32_t mask = 0;
     int source = 0;
-    uint64_t value = 0;   // given
-    uint64_t result = 0;  // got
+    uint64_t value = 0;       // given
+    uint64_t result = 0;      // got
+    uint64_t* all = nullptr;  // where what all gave is wanted
   };
 
   void Resume(int thread);

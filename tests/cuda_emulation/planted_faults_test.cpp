@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "core/cuda/device_code.h"
+#include "core/cuda/kernels/device_code.h"
 #include "tests/cuda_emulation/streams.h"
 
 /// Each kernel here does something wrong, and the emulation says what.
@@ -251,6 +251,60 @@ TEST(CudaEmulation, ShufflesAndVotesGiveWhatCudaGives) {
     EXPECT_EQ(mine[2], lane ^ 5);
     EXPECT_EQ(mine[3], 0x49249249);
     EXPECT_EQ(mine[4], 1);
+  }
+}
+
+/// a: [16, 32] and b: [8, 32] bytes, of which kElements are used; c: [16, 8] += a * b.
+template <int kElements>
+__global__ void MultiplyOnce(const int8_t* a, const int8_t* b, int* c) {
+  const int lane = static_cast<int>(threadIdx.x);
+  const auto word = [lane](const int8_t* rows, int row, int half) {
+    uint32_t four;
+    std::memcpy(&four, rows + 32 * row + 16 * half + 4 * (lane % 4), sizeof(four));
+    return four;
+  };
+  const int row = lane / 4;
+  int* mine = c + 8 * row + 2 * (lane % 4);
+  int32_t sums[4] = {mine[0], mine[1], mine[64], mine[65]};
+  if constexpr (kElements == 32) {
+    const uint32_t of_a[4] = {word(a, row, 0), word(a, row + 8, 0), word(a, row, 1),
+                              word(a, row + 8, 1)};
+    const uint32_t of_b[2] = {word(b, row, 0), word(b, row, 1)};
+    MultiplyBytes32(of_a, of_b, sums);
+  } else {
+    const uint32_t of_a[2] = {word(a, row, 0), word(a, row + 8, 0)};
+    MultiplyBytes16(of_a, word(b, row, 0), sums);
+  }
+  mine[0] = sums[0];
+  mine[1] = sums[1];
+  mine[64] = sums[2];
+  mine[65] = sums[3];
+}
+
+TEST(CudaEmulation, TensorCoresMultiplyMatrices) {
+  for (const int elements : {16, 32}) {
+    Stream stream;
+    const Buffer<int8_t> a(16 * 32);
+    const Buffer<int8_t> b(8 * 32);
+    const Buffer<int> c(16 * 8);
+    std::vector<int8_t> bytes(24 * 32);
+    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<int8_t>(i * i * 37 + i * 11);
+    cudaMemcpyAsync(a.data(), bytes.data(), 16 * 32, cudaMemcpyHostToDevice, stream.get());
+    cudaMemcpyAsync(b.data(), bytes.data() + 16 * 32, 8 * 32, cudaMemcpyHostToDevice, stream.get());
+    cudaMemsetAsync(c.data(), 1, 16 * 8 * sizeof(int), stream.get());
+    stream.Run(1, 32, 0, elements == 32 ? MultiplyOnce<32> : MultiplyOnce<16>, a.data(), b.data(),
+               c.data());
+    const std::vector<int> found = c.Read(stream);
+    for (int row = 0; row < 16; ++row) {
+      for (int column = 0; column < 8; ++column) {
+        int sum = 0x01010101;
+        for (int i = 0; i < elements; ++i) {
+          sum += bytes[static_cast<size_t>(32 * row + i)] *
+                 bytes[static_cast<size_t>(32 * (16 + column) + i)];
+        }
+        EXPECT_EQ(found[static_cast<size_t>(8 * row + column)], sum) << row << " " << column;
+      }
+    }
   }
 }
 

@@ -5,7 +5,7 @@
 
 #include <numeric>
 
-#include "core/cuda/elementwise_kernels.h"
+#include "core/cuda/kernels/elementwise_kernels.h"
 #include "tests/core/cuda/gpu.h"
 
 namespace tandem::core {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/cuda/cuda_weight.h"
+#include "core/cuda/kernels/linear_kernels.h"
 #include "tests/core/cpu/linear/linear_reference.h"
 #include "tests/core/cuda/gpu.h"
 

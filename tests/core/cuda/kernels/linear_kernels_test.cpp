@@ -1,4 +1,4 @@
-#include "core/cuda/linear_kernels.h"
+#include "core/cuda/kernels/linear_kernels.h"
 
 #include <gtest/gtest.h>
 
@@ -81,14 +81,17 @@ TEST_P(CudaLinearOfDType, AnyPartOfAMatrixGivesTheBitsOfTheCpu) {
   const WeightSample w = MakeWeights(GetParam(), 50, 768, 13);
   for (const Range rows : {Range{0, 50}, Range{3, 20}, Range{49, 1}, Range{20, 0}}) {
     for (const Range columns : {Range{32, 64}, Range{224, 96}, Range{320, 448}, Range{768, 0}}) {
-      const std::vector<float> x = RandomFloats(3 * columns.count, 14);
       const auto weight = gpu_.Pack(w, rows, columns);
       const PackedMatrix twin = cpu_.Pack(w, rows, columns);
-      ExpectSameBits(gpu_.Product(*weight, x, 3), cpu_.Product(kTwin, twin, x, 3), "products");
-      const auto found = gpu_.ProductPartialSums(*weight, x, 3, 64);
-      const auto expected = cpu_.ProductPartialSums(kTwin, twin, x, 3, 64);
-      EXPECT_EQ(found.sums, expected.sums);
-      EXPECT_EQ(found.failed, expected.failed);
+      for (const int64_t tokens : {3, 11}) {
+        const std::vector<float> x = RandomFloats(tokens * columns.count, 14);
+        ExpectSameBits(gpu_.Product(*weight, x, tokens), cpu_.Product(kTwin, twin, x, tokens),
+                       "products");
+        const auto found = gpu_.ProductPartialSums(*weight, x, tokens, 64);
+        const auto expected = cpu_.ProductPartialSums(kTwin, twin, x, tokens, 64);
+        EXPECT_EQ(found.sums, expected.sums);
+        EXPECT_EQ(found.failed, expected.failed);
+      }
     }
   }
 }
@@ -101,13 +104,17 @@ TEST_P(CudaLinearOfDType, WhatIsTooLargeFailsAsOnTheCpu) {
   x[768 + 200] = std::numeric_limits<float>::quiet_NaN();
   for (size_t i = 1024; i < 1280; ++i) x[i] *= 1e36F;
   const auto weight = gpu_.Pack(w, {0, 40}, {0, 256});
-  const auto found = gpu_.ProductPartialSums(*weight, x, 9, 64);
-  const auto expected = cpu_.ProductPartialSums(kTwin, cpu_.Pack(w), x, 9, 64);
-  EXPECT_EQ(found.sums, expected.sums);
-  EXPECT_EQ(found.failed, expected.failed);
-  EXPECT_GT(found.failed[1], 0);
-  EXPECT_GT(found.failed[2], 0);
-  ExpectSameBits(gpu_.Product(*weight, x, 9), cpu_.Product(kTwin, cpu_.Pack(w), x, 9), "products");
+  for (const int64_t tokens : {6, 9}) {
+    x.resize(static_cast<size_t>(tokens * 256), 0.5F);
+    const auto found = gpu_.ProductPartialSums(*weight, x, tokens, 64);
+    const auto expected = cpu_.ProductPartialSums(kTwin, cpu_.Pack(w), x, tokens, 64);
+    EXPECT_EQ(found.sums, expected.sums);
+    EXPECT_EQ(found.failed, expected.failed);
+    EXPECT_GT(found.failed[1], 0);
+    EXPECT_GT(found.failed[2], 0);
+    ExpectSameBits(gpu_.Product(*weight, x, tokens), cpu_.Product(kTwin, cpu_.Pack(w), x, tokens),
+                   "products");
+  }
 }
 
 TEST_P(CudaLinearOfDType, ExpandedToFloatsItGivesTheBitsOfTheCpu) {

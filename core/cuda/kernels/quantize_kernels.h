@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "core/cuda/cuda_stream.h"
+#include "core/cuda/kernels/cuda_stream.h"
 
 /// Rounding of activations to 8 bits on a GPU, with the bits of Activations
 /// (core/cpu/linear/linear.h): the same codes, scales and sums, in a layout of the GPU's own.

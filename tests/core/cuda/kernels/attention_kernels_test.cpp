@@ -1,4 +1,4 @@
-#include "core/cuda/attention_kernels.h"
+#include "core/cuda/kernels/attention_kernels.h"
 
 #include <gtest/gtest.h>
 

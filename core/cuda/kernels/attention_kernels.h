@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/cuda/cuda_stream.h"
+#include "core/cuda/kernels/cuda_stream.h"
 #include "core/model/config.h"
 #include "core/model/kv_view.h"
 

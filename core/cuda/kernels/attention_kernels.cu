@@ -3,10 +3,10 @@
 #include <cmath>
 
 #include "core/cpu/simd/lanes_math.h"
-#include "core/cuda/attention_kernels.h"
-#include "core/cuda/device_code.h"
-#include "core/cuda/gpu_lane.h"
-#include "core/cuda/launch.h"
+#include "core/cuda/kernels/attention_kernels.h"
+#include "core/cuda/kernels/device_code.h"
+#include "core/cuda/kernels/gpu_lane.h"
+#include "core/cuda/kernels/launch.h"
 
 namespace tandem::core {
 namespace {

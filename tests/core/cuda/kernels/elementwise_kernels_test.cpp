@@ -1,4 +1,4 @@
-#include "core/cuda/elementwise_kernels.h"
+#include "core/cuda/kernels/elementwise_kernels.h"
 
 #include <gtest/gtest.h>
 

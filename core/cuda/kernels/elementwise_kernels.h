@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "core/cuda/cuda_stream.h"
+#include "core/cuda/kernels/cuda_stream.h"
 #include "core/model/config.h"
 
 /// The functions of core/cpu/elementwise on a GPU, for all rows of a step, with the same bits. All

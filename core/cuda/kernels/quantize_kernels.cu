@@ -1,6 +1,6 @@
 #include "core/cpu/linear/quantize_scale.h"
-#include "core/cuda/launch.h"
-#include "core/cuda/quantize_kernels.h"
+#include "core/cuda/kernels/launch.h"
+#include "core/cuda/kernels/quantize_kernels.h"
 
 namespace tandem::core {
 namespace {

@@ -1,109 +1,14 @@
-#include <cuda_fp16.h>
-
-#include "core/cpu/linear/linear_kernel.h"
-#include "core/cuda/gpu_tile.h"
-#include "core/cuda/launch.h"
-#include "core/cuda/linear_kernels.h"
+#include "core/cuda/kernels/gpu_tile.h"
+#include "core/cuda/kernels/launch.h"
+#include "core/cuda/kernels/linear_kernels.h"
+#include "core/cuda/kernels/linear_products.h"
 
 namespace tandem::core {
 namespace {
 
 constexpr unsigned kThreads = 128;  // rows of a block: eight tiles
 constexpr int kBlocksTogether = 3;  // on a processor: leaves enough registers to spill none
-constexpr int kTokensTogether = 8;  // that a thread multiplies with what it reads
-constexpr int64_t kLaneBytes = 4;   // of a vector of 16 lanes of a tile
-constexpr int64_t kVectorBytes = 64;
-
-struct ProductOutput {
-  float* out = nullptr;     // [tokens, rows]; null: partial sums are wanted
-  int64_t* sums = nullptr;  // [tokens, rows]
-  int64_t* failed = nullptr;
-  int64_t partial_columns = 0;
-};
-
-template <typename T>
-__device__ T LoadAs(const std::byte* at) {
-  return *reinterpret_cast<const T*>(at);
-}
-
-__device__ float LoadHalf(const std::byte* at) {
-  return __half2float(__ushort_as_half(LoadAs<uint16_t>(at)));
-}
-
-/// Four codes of one row: columns 16 half + 4 group + (0..3), as signed bytes. at: the row's lane
-/// of the block's first vector.
-template <int kBits>
-__device__ int32_t LoadCodes(const std::byte* at, int half, int group) {
-  const auto load = [at](int64_t vector) { return LoadAs<uint32_t>(at + kVectorBytes * vector); };
-  if constexpr (kBits == 8) return static_cast<int32_t>(load(4 * half + group) ^ 0x80808080);
-  constexpr bool kNibbles = kBits >= 4;
-  constexpr bool kPairs = kBits == 2 || kBits == 3 || kBits == 6;
-  constexpr bool kSingles = kBits == 3 || kBits == 5;
-  constexpr int kPairsAt = kNibbles ? 4 : 0;
-  constexpr int kSinglesAt = kPairsAt + (kPairs ? 2 : 0);
-  uint32_t codes = 0;
-  if constexpr (kNibbles) codes = load(group) >> (4 * half) & 0x0f0f0f0f;
-  if constexpr (kPairs) {
-    codes |= (load(kPairsAt + half) >> (2 * group) & 0x03030303) << (kNibbles ? 4 : 0);
-  }
-  if constexpr (kSingles) {
-    codes |= (load(kSinglesAt) >> (4 * half + group) & 0x01010101) << (kBits - 1);
-  }
-  return static_cast<int32_t>(codes);
-}
-
-struct ScaleOffset {
-  float scale;
-  float offset;
-};
-
-/// Of one row and a half of a block, or all of it. scales: what the block has after its codes.
-template <DType kDtype>
-__device__ ScaleOffset LoadScale(const std::byte* scales, const std::byte* header, int lane,
-                                 int half) {
-  constexpr TileFormat kFormat = TileOf<kDtype>::kFormat;
-  constexpr int64_t kNext = TileFormat::kHalfVectorBytes;
-  if constexpr (!kFormat.super_blocks) {
-    return {LoadHalf(scales + 2 * lane),
-            kFormat.has_offset ? LoadHalf(scales + kNext + 2 * lane) : 0.0F};
-  } else {
-    const std::byte* factors = scales + half * TileOf<kDtype>::kFactorBytes + lane;
-    const int scale_factor =
-        kFormat.nibble_factors ? LoadAs<uint8_t>(factors) & 15 : LoadAs<int8_t>(factors);
-    ScaleOffset of_row = {LoadHalf(header + 2 * lane) * static_cast<float>(scale_factor), 0.0F};
-    if constexpr (kFormat.has_offset) {
-      const int offset_factor = kFormat.nibble_factors ? LoadAs<uint8_t>(factors) >> 4
-                                                       : LoadAs<int8_t>(factors + kTileRows);
-      of_row.offset = LoadHalf(header + kNext + 2 * lane) * static_cast<float>(offset_factor);
-    }
-    return of_row;
-  }
-}
-
-/// The blocks of a tile, one after the other.
-template <DType kDtype>
-struct TileWalk {
-  using Tile = TileOf<kDtype>;
-  const std::byte* block;
-  const std::byte* header;
-  int64_t blocks_to_header;
-
-  __device__ TileWalk(const std::byte* tile, int64_t first_block)
-      : block(tile + Tile::kHeaderBytes),
-        header(tile),
-        blocks_to_header(kSuperBlocks - first_block) {}
-
-  __device__ void Next() {
-    block += Tile::kBlockBytes;
-    if constexpr (Tile::kFormat.super_blocks) {
-      if (--blocks_to_header == 0) {
-        header = block;
-        block += Tile::kHeaderBytes;
-        blocks_to_header = kSuperBlocks;
-      }
-    }
-  }
-};
+constexpr int kTokensTogether = kMostRowTokens;  // that a thread multiplies with what it reads
 
 /// sums += the products of block b of one row with `tokens` tokens from `first` on (rule 2).
 template <DType kDtype, int kTokens>
@@ -174,24 +79,6 @@ __device__ void MultiplyColumns(const std::byte* block, int lane, const float* x
   }
 }
 
-/// Adds partial sums up (rule 3).
-template <int kTokens>
-struct PartialSumTotals {
-  int64_t sums[kTokens] = {};
-  uint32_t failed = 0;  // bit t
-
-  __device__ void Add(const float (&partial)[kTokens]) {
-#pragma unroll
-    for (int t = 0; t < kTokens; ++t) {
-      if (partial[t] < kPartialSumLimit && partial[t] > -kPartialSumLimit) {
-        sums[t] += __float2ll_rn(partial[t] * kPartialSumScale);
-      } else {
-        failed |= 1U << t;
-      }
-    }
-  }
-};
-
 /// A thread multiplies one row with kTokens tokens.
 template <DType kDtype, int kTokens>
 __global__ void __launch_bounds__(kThreads, kBlocksTogether)
@@ -240,6 +127,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether)
 template <DType kDtype>
 void LaunchProductOf(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
                      const ProductOutput& out) {
+  if (TileOf<kDtype>::kFormat.quantized() && x.tokens > kMostRowTokens) {
+    return LaunchMatrixProduct(stream, weights, x, out);
+  }
   const unsigned rows = Blocks(weights.rows, kThreads);
   if (x.tokens == 1) {
     Launch(stream, rows, kThreads, 0, ProductKernel<kDtype, 1>, weights, x, out);

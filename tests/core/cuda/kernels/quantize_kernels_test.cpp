@@ -1,4 +1,4 @@
-#include "core/cuda/quantize_kernels.h"
+#include "core/cuda/kernels/quantize_kernels.h"
 
 #include <gtest/gtest.h>
 
