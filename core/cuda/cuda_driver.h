@@ -4,7 +4,7 @@
 
 namespace tandem::core {
 
-/// What the CUDA runtime finds on this machine.
+/// What the CUDA runtime finds on this machine. None, if the first device cannot be used.
 struct CudaDriver {
   int devices = 0;
   std::string problem;  // why there is none, for a message

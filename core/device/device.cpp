@@ -1,5 +1,6 @@
 #include "core/device/device.h"
 
+#include "core/cuda/cuda_device.h"
 #include "core/cuda/cuda_driver.h"
 
 namespace tandem::core {
@@ -8,10 +9,9 @@ absl::StatusOr<DeviceKind> ParseDevice(std::string_view name) {
   if (name == "auto" || name == "cpu") return DeviceKind::kCpu;
   if (name == "cuda") {
     const CudaDriver driver = FindCudaDriver();
-    return Unimplemented(
-        "--device cuda: this version computes on CPUs only ({}); use --device cpu (or auto)",
-        driver.devices > 0 ? fmt::format("{} CUDA devices are here", driver.devices)
-                           : driver.problem);
+    if (driver.devices > 0) return DeviceKind::kCuda;
+    return Unimplemented("--device cuda: there is no GPU to compute on ({}); use --device cpu",
+                         driver.problem);
   }
   return InvalidArgument("--device {}: expected auto, cpu or cuda", name);
 }
@@ -21,6 +21,9 @@ std::unique_ptr<Operations> MakeDevice(const DeviceOptions& options, const Model
   switch (options.kind) {
     case DeviceKind::kCpu:
       return std::make_unique<CpuOperations>(config, shard, options.cpu);
+    case DeviceKind::kCuda:
+      return MakeCudaOperations(
+          config, shard, {.activations = options.cpu.activations, .threads = options.cpu.threads});
   }
   return nullptr;
 }

@@ -63,12 +63,13 @@ class KvView {
       : geometry_(std::move(geometry)), places_(std::move(places)) {}
 
   const KvGeometry& geometry() const { return geometry_; }
-  int group_of(int layer) const { return places_[static_cast<size_t>(layer)].group; }
+  int group_of(int layer) const { return place(layer).group; }
+  const LayerPlace& place(int layer) const { return places_[static_cast<size_t>(layer)]; }
 
   /// The page of `block` in `layer` for the rank's kv_head (0-based within the rank).
   KvPage Page(int layer, int kv_head, BlockId block) const {
-    const LayerPlace& place = places_[static_cast<size_t>(layer)];
-    std::byte* keys = place.base + block * place.block_stride + kv_head * geometry_.PageBytes();
+    const LayerPlace& at = place(layer);
+    std::byte* keys = at.base + block * at.block_stride + kv_head * geometry_.PageBytes();
     return {keys, keys + geometry_.PageBytes() / 2};
   }
 

@@ -22,9 +22,9 @@ def product_units():
 
 
 def sources():
-    """All .h and .cpp files, the tests' too."""
+    """All .h, .cpp and .cu files, the tests' too."""
     return sorted(str(path.relative_to(ROOT)) for folder in (*FOLDERS, 'tests')
-                  for path in (ROOT / folder).rglob('*') if path.suffix in ('.h', '.cpp'))
+                  for path in (ROOT / folder).rglob('*') if path.suffix in ('.h', '.cpp', '.cu'))
 
 
 def included(path):

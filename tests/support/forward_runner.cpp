@@ -16,7 +16,7 @@ using core::BlockId;
 class Cache {
  public:
   Cache(const core::ModelConfig& config, const core::Shard& shard, core::KvDtype dtype,
-        int64_t positions) {
+        int64_t positions, core::DeviceMemory& memory) {
     core::KvGeometry geometry;
     geometry.groups = core::LayerGroups(config);
     geometry.layers = config.layers;
@@ -29,45 +29,57 @@ class Cache {
     memory_.resize(geometry.groups.size());
     for (size_t g = 0; g < geometry.groups.size(); ++g) {
       const int64_t stride = geometry.BlockBytes(g);
-      memory_[g].assign(static_cast<size_t>(2 * blocks * stride), std::byte{0xff});
+      std::vector<std::byte> unset(static_cast<size_t>(2 * blocks * stride), std::byte{0xff});
+      memory_[g] = memory.Allocate(2 * blocks * stride);
+      const core::CopyRun run{memory_[g].get(), unset.data(), unset.size()};
+      memory.CopyFromHost({&run, 1});
       for (size_t i = 0; i < geometry.groups[g].layers.size(); ++i) {
         const auto layer = static_cast<size_t>(geometry.groups[g].layers[i]);
         places[layer] = {
-            memory_[g].data() + static_cast<int64_t>(i) * geometry.PageBytes() * geometry.kv_heads,
+            memory_[g].get() + static_cast<int64_t>(i) * geometry.PageBytes() * geometry.kv_heads,
             stride, static_cast<int>(g)};
       }
     }
-    for (BlockId b = 0; b < blocks; ++b) {
-      tables_[0].push_back(2 * (blocks - 1 - b));
-      tables_[1].push_back(2 * b + 1);
+    for (size_t g = 0; g < geometry.groups.size(); ++g) {
+      for (std::vector<std::vector<BlockId>>& tables : tables_) tables.emplace_back();
+      for (BlockId b = 0; b < blocks; ++b) {
+        const BlockId first = g % 2 == 0 ? blocks - 1 - b : b;
+        tables_[0][g].push_back(2 * first);
+        tables_[1][g].push_back(2 * (blocks - 1 - first) + 1);
+      }
     }
-    groups_ = geometry.groups.size();
     view_ = core::KvView(geometry, places);
   }
 
   const core::KvView& view() const { return view_; }
-  /// The tables of sequence 0 or 1, the same in every group.
+  /// The tables of sequence 0 or 1.
   std::vector<std::span<const BlockId>> tables(size_t sequence) const {
-    return std::vector<std::span<const BlockId>>(groups_, tables_[sequence]);
+    return {tables_[sequence].begin(), tables_[sequence].end()};
   }
 
  private:
-  std::vector<std::vector<std::byte>> memory_;
-  std::vector<BlockId> tables_[2];
-  size_t groups_ = 0;
+  std::vector<std::shared_ptr<std::byte>> memory_;
+  std::vector<std::vector<BlockId>> tables_[2];  // [groups][blocks]
   core::KvView view_;
 };
+
+std::unique_ptr<core::Operations> MakeOperations(const core::ModelConfig& config,
+                                                 const core::Shard& shard,
+                                                 const ForwardOptions& options) {
+  if (options.device) return options.device(config, shard);
+  const core::CpuOptions cpu{
+      .isa = options.isa, .activations = options.activations, .threads = options.threads};
+  return std::make_unique<core::CpuOperations>(config, shard, cpu);
+}
 
 absl::Status RunRank(const core::ModelFile& file, std::span<const int32_t> tokens,
                      const ForwardOptions& options, const core::Shard& shard,
                      core::Collective& world, ForwardResult& result) {
-  core::CpuOperations operations(
-      file.config(), shard,
-      {.isa = options.isa, .activations = options.activations, .threads = options.threads});
+  const auto operations = MakeOperations(file.config(), shard, options);
   TANDEM_ASSIGN_OR_RETURN(const auto model,
-                          core::Transformer::Load(file, shard, operations, nullptr));
+                          core::Transformer::Load(file, shard, *operations, nullptr));
   const auto total = static_cast<int>(tokens.size());
-  const Cache cache(file.config(), shard, options.kv_dtype, total);
+  const Cache cache(file.config(), shard, options.kv_dtype, total, operations->memory());
   std::vector<int> chunks = options.chunks;
   if (chunks.empty()) chunks = {total};
 

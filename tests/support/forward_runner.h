@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,6 +22,10 @@ struct ForwardOptions {
   core::KvDtype kv_dtype = core::KvDtype::kF16;
   std::vector<int> chunks = {};      // tokens of each step; empty: all in one
   std::vector<double> weights = {};  // relative speeds for the planner
+  /// What computes, for the shard of a rank; without it a CPU, as the options above say.
+  std::function<std::unique_ptr<core::Operations>(const core::ModelConfig& config,
+                                                  const core::Shard& shard)>
+      device = {};
   /// Another sequence that shares every step, from its own position 0.
   std::vector<int32_t> neighbour = {};
 };
@@ -30,7 +36,7 @@ struct ForwardResult {
 };
 
 /// Logits of every token, computed by ranks that are threads of this process, pages scattered over
-/// a pool filled with NaN.
+/// a pool filled with NaN, in the memory of the device.
 absl::StatusOr<ForwardResult> RunForward(const core::ModelFile& file,
                                          std::span<const int32_t> tokens,
                                          const ForwardOptions& options);

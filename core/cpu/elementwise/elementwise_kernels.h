@@ -53,20 +53,11 @@ struct ElementwiseOf {
   }
 
   static void Silu(const float* gate, const float* up, int64_t n, float* out) {
-    Map(gate, up, n, out, [](Lanes g, Lanes u) {
-      const Lanes e = LanesExp(Lanes::Set(0.0F) - g);
-      return g / (Lanes::Set(1.0F) + e) * u;
-    });
+    Map(gate, up, n, out, [](Lanes g, Lanes u) { return LanesSilu(g, u); });
   }
 
   static void GeluTanh(const float* gate, const float* up, int64_t n, float* out) {
-    Map(gate, up, n, out, [](Lanes g, Lanes u) {
-      // sqrt(2 / pi) * (g + 0.044715 g^3)
-      const Lanes cubic = Lanes::Fma(Lanes::Set(0.044715F), g * g, Lanes::Set(1.0F));
-      const Lanes inner = (Lanes::Set(0x1.988454p-1F) * g) * cubic;
-      const Lanes half = Lanes::Set(0.5F) * g;
-      return Lanes::Fma(half, LanesTanh(inner), half) * u;
-    });
+    Map(gate, up, n, out, [](Lanes g, Lanes u) { return LanesGeluTanh(g, u); });
   }
 
   static void Add(const float* x, const float* y, int64_t n, float* out) {
@@ -80,12 +71,6 @@ struct ElementwiseOf {
     if (bias != nullptr) Add(out, bias, n, out);
   }
 
-  static void Turn(Lanes cosine, Lanes sine, Lanes& a, Lanes& b) {
-    const Lanes turned_a = Lanes::Fma(a, cosine, Lanes::Set(0.0F) - b * sine);
-    b = Lanes::Fma(a, sine, b * cosine);
-    a = turned_a;
-  }
-
   static void RotatePairs(const float* cosines, const float* sines, int64_t pairs, float* x) {
     for (int64_t i = 0; i < pairs; i += kLanes) {
       const int count = pairs - i < kLanes ? static_cast<int>(pairs - i) : kLanes;
@@ -96,7 +81,7 @@ struct ElementwiseOf {
       }
       Lanes a, b;
       Lanes::LoadPairs(count < kLanes ? padded : from, a, b);
-      Turn(Lanes::LoadPart(cosines + i, count), Lanes::LoadPart(sines + i, count), a, b);
+      LanesRotate(Lanes::LoadPart(cosines + i, count), Lanes::LoadPart(sines + i, count), a, b);
       Lanes::StorePairs(count < kLanes ? padded : from, a, b);
       if (count < kLanes) {
         for (int j = 0; j < 2 * count; ++j) from[j] = padded[j];
@@ -109,7 +94,7 @@ struct ElementwiseOf {
       const int count = pairs - i < kLanes ? static_cast<int>(pairs - i) : kLanes;
       Lanes a = Lanes::LoadPart(x + i, count);
       Lanes b = Lanes::LoadPart(x + pairs + i, count);
-      Turn(Lanes::LoadPart(cosines + i, count), Lanes::LoadPart(sines + i, count), a, b);
+      LanesRotate(Lanes::LoadPart(cosines + i, count), Lanes::LoadPart(sines + i, count), a, b);
       a.StorePart(x + i, count);
       b.StorePart(x + pairs + i, count);
     }

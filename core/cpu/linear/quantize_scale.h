@@ -1,5 +1,5 @@
-// What all quantizers share. Internal linkage, so that no code of a wider instruction set can be
-// picked by the linker for use elsewhere.
+// What all quantizers share, the GPU's too. Internal linkage, so that no code of a wider
+// instruction set can be picked by the linker for use elsewhere.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 
 #include "core/cpu/linear/quantize_kernel.h"
 #include "core/cpu/linear/tile_format.h"
+#include "core/cpu/simd/host_device.h"
 
 namespace tandem::core {
 namespace {
@@ -17,7 +18,8 @@ struct BlockScale {
 };
 
 /// From the bits of the largest magnitude of a block; see Activations.
-inline __attribute__((always_inline)) BlockScale ScaleOfBlock(uint32_t magnitude) {
+TANDEM_HOST_DEVICE inline __attribute__((always_inline)) BlockScale ScaleOfBlock(
+    uint32_t magnitude) {
   constexpr uint32_t kInfinity = 0x7f800000;
   if (magnitude >= kInfinity) return {__builtin_nanf(""), 0};
   float amax;

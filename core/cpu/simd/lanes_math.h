@@ -1,9 +1,10 @@
 #pragma once
 
-#include "core/cpu/simd/lanes.h"
+#include "core/cpu/simd/host_device.h"
 
-/// Our own exp and tanh for any of the lane types: every step is a single IEEE operation or an
-/// explicit fma, so they give the same bits everywhere (numerics.md, rule 5).
+/// Our own exp and tanh, and what is made of them, for any of the lane types, those of lanes.h and
+/// a GPU's: every step is a single IEEE operation or an explicit fma, so they give the same bits
+/// everywhere (numerics.md, rule 5).
 namespace tandem::core {
 
 /// exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln 2 / 2.
@@ -12,7 +13,7 @@ namespace tandem::core {
 /// from the exact value where that is a normal number; +0 below 2^-126; clamped to just below the
 /// largest float above; NaN for NaN.
 template <typename Lanes>
-Lanes LanesExp(Lanes x) {
+TANDEM_HOST_DEVICE Lanes LanesExp(Lanes x) {
   // exp(kLowest) is the first normal number that a float argument gives, exp(kHighest) the last.
   const Lanes lowest = Lanes::Set(-0x1.5d589ep+6F);
   const Lanes highest = Lanes::Set(0x1.62e42ep+6F);
@@ -41,7 +42,7 @@ Lanes LanesExp(Lanes x) {
 /// tanh(x): below 0.625 in magnitude x + x^3 Q(x^2), Q of degree 4 fitted to least relative error
 /// (4e-9); above, 1 - 2 / (exp(2|x|) + 1) with the sign of x. At most 2 ulp from the exact value.
 template <typename Lanes>
-Lanes LanesTanh(Lanes x) {
+TANDEM_HOST_DEVICE Lanes LanesTanh(Lanes x) {
   const Lanes y = x * x;
   Lanes q = Lanes::Set(-0x1.75e13ap-8F);
   q = Lanes::Fma(q, y, Lanes::Set(0x1.522678p-6F));
@@ -54,6 +55,31 @@ Lanes LanesTanh(Lanes x) {
   const Lanes e = LanesExp(magnitude + magnitude);
   const Lanes far = Lanes::Set(1.0F) - Lanes::Set(2.0F) / (e + Lanes::Set(1.0F));
   return Lanes::SelectLess(magnitude, Lanes::Set(0.625F), near_zero, Lanes::WithSign(far, x));
+}
+
+/// SiLU of the gate times up: gate / (1 + exp(-gate)) * up.
+template <typename Lanes>
+TANDEM_HOST_DEVICE Lanes LanesSilu(Lanes gate, Lanes up) {
+  const Lanes e = LanesExp(Lanes::Set(0.0F) - gate);
+  return gate / (Lanes::Set(1.0F) + e) * up;
+}
+
+/// GELU, in the tanh form, of the gate times up.
+template <typename Lanes>
+TANDEM_HOST_DEVICE Lanes LanesGeluTanh(Lanes gate, Lanes up) {
+  // sqrt(2 / pi) * (g + 0.044715 g^3)
+  const Lanes cubic = Lanes::Fma(Lanes::Set(0.044715F), gate * gate, Lanes::Set(1.0F));
+  const Lanes inner = (Lanes::Set(0x1.988454p-1F) * gate) * cubic;
+  const Lanes half = Lanes::Set(0.5F) * gate;
+  return Lanes::Fma(half, LanesTanh(inner), half) * up;
+}
+
+/// Rotates the pairs (a, b).
+template <typename Lanes>
+TANDEM_HOST_DEVICE void LanesRotate(Lanes cosine, Lanes sine, Lanes& a, Lanes& b) {
+  const Lanes turned_a = Lanes::Fma(a, cosine, Lanes::Set(0.0F) - b * sine);
+  b = Lanes::Fma(a, sine, b * cosine);
+  a = turned_a;
 }
 
 }  // namespace tandem::core

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "core/base/mutex.h"
+#include "core/cuda/kernels/cuda_stream.h"
+#include "core/model/device_memory.h"
+
+struct CUevent_st;
+
+namespace tandem::core {
+
+/// Frees what cudaMallocHost gave.
+struct FreePinned {
+  void operator()(std::byte* memory) const;
+};
+/// Host memory that the GPU reads and writes by itself.
+using PinnedBytes = std::unique_ptr<std::byte[], FreePinned>;
+/// Ends the program if there is none.
+PinnedBytes AllocatePinned(size_t bytes);
+
+/// The memory of one GPU. Copies go through pinned staging on a stream of their own, which first
+/// waits for what was put into stream() before. Thread safety: as DeviceMemory has it; but what
+/// another thread puts into stream() meanwhile may or may not come before a copy.
+class CudaMemory final : public DeviceMemory {
+ public:
+  CudaMemory();
+  ~CudaMemory() override;
+
+  /// Where kernels are put.
+  CudaStream stream() const { return stream_; }
+
+  /// Ends the program if there is no memory.
+  std::shared_ptr<std::byte> Allocate(int64_t bytes) override;
+  absl::StatusOr<std::shared_ptr<std::byte>> AllocateZeroed(int64_t bytes) override;
+  int64_t AvailableBytes() const override;
+  void CopyToHost(std::span<const CopyRun> runs) override;
+  void CopyFromHost(std::span<const CopyRun> runs) override;
+  void CopyWithin(std::byte* to, const std::byte* from, size_t bytes) override;
+
+ private:
+  /// The copy stream waits for what is in stream() now.
+  void FollowKernels() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  CudaStream stream_ = nullptr;
+  Mutex mutex_;  // one thread copies
+  CudaStream copy_stream_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  CUevent_st* kernels_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  PinnedBytes staging_ ABSL_GUARDED_BY(mutex_);
+};
+
+/// Bytes that the host gives to kernels, step after step, without waiting for the GPU: they lie in
+/// pinned memory until they are across. Thread safety: one thread calls.
+class Upload {
+ public:
+  explicit Upload(CudaMemory& memory);
+  ~Upload();
+  Upload(const Upload&) = delete;
+  Upload& operator=(const Upload&) = delete;
+
+  /// Room for `bytes` to be written by the host. Waits until the upload before is across.
+  std::byte* Begin(size_t bytes);
+  /// Puts a copy of the first `bytes` of them into the memory's stream.
+  void Send(size_t bytes, std::byte* device);
+
+ private:
+  CudaMemory& memory_;
+  PinnedBytes pinned_;
+  size_t capacity_ = 0;
+  CUevent_st* across_ = nullptr;
+};
+
+}  // namespace tandem::core

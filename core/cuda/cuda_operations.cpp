@@ -1,0 +1,303 @@
+#include "core/cuda/cuda_operations.h"
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+
+#include "core/base/isa.h"
+#include "core/cuda/kernels/elementwise_kernels.h"
+#include "core/cuda/kernels/launch.h"
+#include "core/cuda/kernels/linear_kernels.h"
+#include "core/sampling/sampler.h"
+
+namespace tandem::core {
+namespace {
+
+// Results of attention's chunks that are kept at once: 64 MiB.
+constexpr int64_t kMostChunkFloats = int64_t{16} << 20;
+constexpr int64_t kMostGridRows = 65535;  // in a grid's second and third dimension
+
+const CudaWeight& CudaOf(const Weight& weight) { return static_cast<const CudaWeight&>(weight); }
+
+/// Runs of at most kMostHeadsTogether query heads of each KV head, counted within the rank.
+std::vector<HeadRun> HeadRuns(const ModelConfig& config, const Shard& shard) {
+  std::vector<HeadRun> runs;
+  const int64_t group = config.group_size();
+  for (int64_t kv_head = 0; kv_head < shard.kv_heads.count; ++kv_head) {
+    const int64_t first = (shard.kv_heads.begin + kv_head) * group - shard.query_heads.begin;
+    const int64_t end = std::min(first + group, shard.query_heads.count);
+    for (int64_t head = std::max<int64_t>(first, 0); head < end; head += kMostHeadsTogether) {
+      runs.push_back(
+          {.first_head = static_cast<int32_t>(head),
+           .count = static_cast<int32_t>(std::min<int64_t>(kMostHeadsTogether, end - head)),
+           .kv_head = static_cast<int32_t>(kv_head)});
+    }
+  }
+  return runs;
+}
+
+int64_t FirstVisible(int64_t position, int window) {
+  return window == 0 ? 0 : std::max<int64_t>(0, position - window + 1);
+}
+
+/// Whether sampling changes any of the logits.
+bool ChangesLogits(std::span<const SampleRow> rows) {
+  return std::any_of(rows.begin(), rows.end(), [](const SampleRow& row) {
+    return row.params->repetition_penalty != 1.0F || !row.params->logit_bias.empty();
+  });
+}
+
+}  // namespace
+
+CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
+                               const CudaOptions& options)
+    : config_(config),
+      shard_(shard),
+      options_(options),
+      pool_(options.threads),
+      step_(config, memory_),
+      embedded_(memory_),
+      selected_(memory_),
+      selected_rows_(memory_, 1),
+      codes_(memory_),
+      gate_(memory_, shard.ffn_columns.count),
+      up_(memory_, shard.ffn_columns.count),
+      runs_(HeadRuns(config, shard)),
+      device_runs_(memory_.Allocate(static_cast<int64_t>(runs_.size() * sizeof(HeadRun)))),
+      chunk_results_(memory_, 1),
+      token_failed_(memory_, 1) {
+  const CopyRun run{.device = device_runs_.get(),
+                    .host = reinterpret_cast<std::byte*>(runs_.data()),
+                    .bytes = runs_.size() * sizeof(HeadRun)};
+  memory_.CopyFromHost({&run, 1});
+}
+
+absl::StatusOr<std::unique_ptr<Weight>> CudaOperations::Pack(const MatrixSource& source, Range rows,
+                                                             Range columns) {
+  return CudaWeight::Pack(source, rows, columns, options_.activations, memory_, pool_);
+}
+
+void CudaOperations::BeginStep(const Batch& batch) {
+  SetFloatEnvironment();
+  phases_ = batch.phases;
+  step_.Begin(batch);
+  token_failed_.SetRows(static_cast<int64_t>(batch.tokens.size()));
+  if (batch.tokens.empty()) return;
+  CheckCuda(cudaMemsetAsync(token_failed_.data(), 0, batch.tokens.size(), memory_.stream()),
+            "cudaMemsetAsync");
+}
+
+void CudaOperations::Embed(const MatrixSource& table, std::span<const int32_t> tokens, float scale,
+                           Tensor& out) {
+  out.SetRows(static_cast<int64_t>(tokens.size()));
+  const int64_t row_bytes = RowBytes(table.dtype, table.columns);
+  const size_t bytes = tokens.size() * static_cast<size_t>(table.columns) * sizeof(float);
+  auto* const expanded = reinterpret_cast<float*>(embedded_.Begin(bytes));
+  pool_.ParallelFor(out.rows(), [&](int64_t t, int) {
+    float* row = expanded + t * table.columns;
+    Dequantize(table.dtype, table.data + tokens[static_cast<size_t>(t)] * row_bytes, table.columns,
+               row);
+    if (scale == 1.0F) return;
+    for (int64_t i = 0; i < table.columns; ++i) row[i] *= scale;
+  });
+  embedded_.Send(bytes, reinterpret_cast<std::byte*>(out.data()));
+}
+
+void CudaOperations::RmsNorm(const Tensor& x, const WeightVector& weight, float epsilon,
+                             Tensor& out) {
+  if (&out != &x) out.SetRows(x.rows());
+  LaunchRmsNorm(memory_.stream(), x.data(), weight.data(), x.rows(), x.columns(), epsilon,
+                out.data());
+}
+
+void CudaOperations::NormHeads(Tensor& x, const WeightVector& weight, float epsilon) {
+  const auto head_dim = static_cast<int64_t>(weight.size());
+  LaunchRmsNorm(memory_.stream(), x.data(), weight.data(), x.rows() * x.columns() / head_dim,
+                head_dim, epsilon, x.data());
+}
+
+CodeRows CudaOperations::Codes::For(int64_t rows, int64_t columns) {
+  const int64_t blocks = (columns + kBlockColumns - 1) / kBlockColumns;
+  codes.SetRows(rows * blocks * kBlockColumns);
+  scales.SetRows(rows * blocks);
+  sums.SetRows(rows * blocks * 2);
+  return {codes.data(), scales.data(), sums.data(), blocks};
+}
+
+ProductInput CudaOperations::InputOf(const Tensor& x, bool quantize) {
+  ProductInput input{.codes = {}, .x = x.data(), .tokens = x.rows()};
+  if (!quantize) return input;
+  input.codes = codes_.For(x.rows(), x.columns());
+  LaunchQuantize(memory_.stream(), x.data(), x.rows(), x.columns(), input.codes);
+  return input;
+}
+
+void CudaOperations::Linear(const Tensor& x, std::initializer_list<Projection> projections) {
+  const ProductInput input =
+      InputOf(x, std::any_of(projections.begin(), projections.end(),
+                             [](const auto& p) { return CudaOf(*p.weight).quantized(); }));
+  for (const Projection& p : projections) {
+    p.out->SetRows(x.rows());
+    LaunchLinear(memory_.stream(), CudaOf(*p.weight).matrix(), input, p.out->data());
+    if (p.bias == nullptr || p.bias->empty()) continue;
+    LaunchAddToRows(memory_.stream(), p.bias->data(), x.rows(), p.out->columns(), p.out->data());
+  }
+}
+
+void CudaOperations::RotateAndStore(const AttentionLayer& layer, Tensor& query, Tensor& key,
+                                    const Tensor& value, const KvView& cache) {
+  const Rope& rope = step_.rope(layer.local_rope);
+  const RotaryHeads heads{.layout = rope.layout,
+                          .cosines_sines = step_.angles(layer.local_rope),
+                          .pairs = static_cast<int64_t>(rope.inverse_frequencies.size()),
+                          .query = query.data(),
+                          .key = key.data(),
+                          .value = value.data(),
+                          .query_heads = static_cast<int>(shard_.query_heads.count),
+                          .kv_heads = static_cast<int>(shard_.kv_heads.count),
+                          .head_dim = config_.head_dim};
+  LaunchRotateAndStore(memory_.stream(), heads, step_.places(),
+                       LayerOf(cache, layer.layer, step_.places()), cache.geometry().dtype);
+}
+
+void CudaOperations::SetChunks(AttentionStep& step) const {
+  const auto positions = step_.positions().subspan(static_cast<size_t>(step.first_token),
+                                                   static_cast<size_t>(step.tokens));
+  int64_t first = positions[0];
+  int64_t last = 0;
+  for (const int32_t position : positions) {
+    first = std::min(first, FirstVisible(position, step.window));
+    last = std::max<int64_t>(last, position);
+  }
+  step.first_chunk = first / kChunkTokens;
+  step.chunks = last / kChunkTokens - step.first_chunk + 1;
+}
+
+void CudaOperations::Attend(const AttentionLayer& layer, const Tensor& query, const KvView& cache,
+                            Tensor& out) {
+  out.SetRows(query.rows());
+  if (query.rows() == 0 || runs_.empty()) return;
+  AttentionStep step{.query = query.data(),
+                     .runs = reinterpret_cast<const HeadRun*>(device_runs_.get()),
+                     .run_count = static_cast<int>(runs_.size()),
+                     .query_heads = static_cast<int>(shard_.query_heads.count),
+                     .head_dim = config_.head_dim,
+                     .window = layer.window,
+                     .scale = config_.attention_scale,
+                     .tokens = query.rows(),
+                     .out = out.data()};
+  for (const HeadRun& run : runs_) step.largest_run = std::max(step.largest_run, run.count);
+  SetChunks(step);
+  const int64_t floats_per_token = step.ResultFloats() / step.tokens;
+  const int64_t together =
+      std::clamp<int64_t>(kMostChunkFloats / floats_per_token, 1, kMostGridRows);
+  for (; step.first_token < query.rows(); step.first_token += together) {
+    step.tokens = std::min(together, query.rows() - step.first_token);
+    SetChunks(step);
+    chunk_results_.SetRows(step.ResultFloats());
+    step.results = chunk_results_.data();
+    LaunchAttention(memory_.stream(), step, step_.places(),
+                    LayerOf(cache, layer.layer, step_.places()), cache.geometry().dtype);
+  }
+}
+
+void CudaOperations::LinearPartialSums(const Weight& weight, const Tensor& x,
+                                       int64_t partial_columns, PartialSums& out) {
+  out.SetTokens(x.rows());
+  const CudaWeight& matrix = CudaOf(weight);
+  LaunchLinearPartialSums(memory_.stream(), matrix.matrix(), InputOf(x, matrix.quantized()),
+                          partial_columns, out.sums(), out.failed());
+}
+
+void CudaOperations::GatedLinearPartialSums(const Tensor& x, const GatedFeedForward& block,
+                                            PartialSums& out) {
+  Linear(x, {{&block.gate, nullptr, &gate_}, {&block.up, nullptr, &up_}});
+  LaunchGatedActivation(memory_.stream(), block.kind, gate_.data(), up_.data(),
+                        gate_.rows() * gate_.columns(), gate_.data());
+  LinearPartialSums(block.down, gate_, block.partial_columns, out);
+}
+
+absl::Status CudaOperations::AllReduce(PartialSums& sums, Collective& collective,
+                                       const StepPhase& phase) {
+  const PhaseScope scope(phases_, Phase::kAllReduce);
+  if (collective.size() == 1) return collective.AllReducePartialSums({}, phase);
+  const std::span<int64_t> all = sums.all();
+  const CudaStream stream = memory_.stream();
+  if (all.size_bytes() > reduced_bytes_) {
+    CheckCuda(cudaStreamSynchronize(stream), "the step");
+    reduced_.reset();
+    reduced_ = AllocatePinned(all.size_bytes());
+    reduced_bytes_ = all.size_bytes();
+  }
+  auto* const host = reinterpret_cast<int64_t*>(reduced_.get());
+  CheckCuda(cudaMemcpyAsync(host, all.data(), all.size_bytes(), cudaMemcpyDeviceToHost, stream),
+            "cudaMemcpyAsync");
+  CheckCuda(cudaStreamSynchronize(stream), "the step");
+  TANDEM_RETURN_IF_ERROR(collective.AllReducePartialSums({host, all.size()}, phase));
+  CheckCuda(cudaMemcpyAsync(all.data(), host, all.size_bytes(), cudaMemcpyHostToDevice, stream),
+            "cudaMemcpyAsync");
+  return absl::OkStatus();
+}
+
+void CudaOperations::AddPartialSums(const PartialSums& sums, const WeightVector& bias,
+                                    const WeightVector& post_norm, float epsilon, Tensor& x) {
+  LaunchAddPartialSums(memory_.stream(),
+                       {.sums = sums.sums(),
+                        .failed = sums.failed(),
+                        .bias = bias.empty() ? nullptr : bias.data(),
+                        .post_norm = post_norm.empty() ? nullptr : post_norm.data(),
+                        .epsilon = epsilon},
+                       x.rows(), sums.dim(), x.data(), token_failed_.data());
+}
+
+void CudaOperations::SelectRows(const Tensor& x, std::span<const int32_t> rows, Tensor& out) {
+  out.SetRows(static_cast<int64_t>(rows.size()));
+  if (rows.empty()) return;
+  selected_rows_.SetRows(out.rows());
+  std::copy(rows.begin(), rows.end(),
+            reinterpret_cast<int32_t*>(selected_.Begin(rows.size_bytes())));
+  selected_.Send(rows.size_bytes(), reinterpret_cast<std::byte*>(selected_rows_.data()));
+  LaunchSelectRows(memory_.stream(), x.data(), selected_rows_.data(), out.rows(), x.columns(),
+                   out.data());
+}
+
+absl::Status CudaOperations::Sample(Tensor& logits, Range vocab_rows,
+                                    std::span<const SampleRow> rows, Collective& collective,
+                                    const StepPhase& phase, std::span<SampledToken> out) {
+  host_logits_.resize(static_cast<size_t>(logits.rows() * logits.columns()));
+  const CopyRun run{.device = reinterpret_cast<std::byte*>(logits.data()),
+                    .host = reinterpret_cast<std::byte*>(host_logits_.data()),
+                    .bytes = host_logits_.size() * sizeof(float)};
+  if (!rows.empty()) memory_.CopyToHost({&run, 1});
+  TANDEM_RETURN_IF_ERROR(SampleRows(
+      rows, {.data = host_logits_.data(), .vocab_rows = vocab_rows}, collective, phase,
+      [this](int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
+        ParallelFor(tasks, body);
+      },
+      out));
+  if (ChangesLogits(rows)) memory_.CopyFromHost({&run, 1});
+  return absl::OkStatus();
+}
+
+std::span<const uint8_t> CudaOperations::TokenFailures() {
+  host_failed_.resize(static_cast<size_t>(token_failed_.rows()));
+  const CopyRun run{.device = reinterpret_cast<std::byte*>(token_failed_.data()),
+                    .host = reinterpret_cast<std::byte*>(host_failed_.data()),
+                    .bytes = host_failed_.size()};
+  memory_.CopyToHost({&run, 1});
+  return host_failed_;
+}
+
+void CudaOperations::ReadRows(const Tensor& x, Range rows, float* out, int64_t stride) {
+  std::vector<CopyRun> runs;
+  const int64_t row_bytes = x.columns() * static_cast<int64_t>(sizeof(float));
+  auto* const first = reinterpret_cast<std::byte*>(const_cast<float*>(x.data()));
+  for (int64_t i = 0; i < rows.count; ++i) {
+    runs.push_back({.device = first + (rows.begin + i) * row_bytes,
+                    .host = reinterpret_cast<std::byte*>(out + i * stride),
+                    .bytes = static_cast<size_t>(row_bytes)});
+  }
+  memory_.CopyToHost(runs);
+}
+
+}  // namespace tandem::core

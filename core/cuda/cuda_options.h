@@ -1,0 +1,12 @@
+#pragma once
+
+#include "core/cpu/linear/packed_matrix.h"
+
+namespace tandem::core {
+
+struct CudaOptions {
+  ActivationMode activations = ActivationMode::kQ8;
+  int threads = 1;  // of the host, for packing and sampling
+};
+
+}  // namespace tandem::core

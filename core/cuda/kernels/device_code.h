@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+/// What device code needs that CUDA C++ has only as an extension of the language. The tests replace
+/// this header to run kernels on a CPU (tests/cuda_emulation); nothing else is different there.
+namespace tandem::core {
+
+/// T's in the shared memory of a block, whose size the launch sets; from `first_byte` of it on, a
+/// multiple of sizeof(T). T: of 4 bytes or a multiple. Nothing is set when a block begins.
+template <typename T>
+class SharedArray {
+ public:
+  __device__ explicit SharedArray(size_t first_byte) {
+    extern __shared__ __align__(16) unsigned char tandem_shared_memory[];
+    data_ = reinterpret_cast<T*>(tandem_shared_memory + first_byte);
+  }
+  __device__ T& operator[](int index) const { return data_[index]; }
+
+ private:
+  T* data_;
+};
+
+/// c += a * b on a tensor core, by all 32 threads of a warp together: signed bytes, exact sums. a
+/// is 16 rows x 32, b 32 x 8 columns, c 16 x 8. With row = lane / 4 and four = lane % 4, a thread
+/// holds
+///
+///     a[0], a[1]: row and row + 8, elements 4 four to 4 four + 3 of it, one a byte
+///     a[2], a[3]: the same 16 elements further
+///     b[0], b[1]: the same elements as a[0] and a[2], of column lane / 4
+///     c[0], c[1]: row, columns 2 four and 2 four + 1
+///     c[2], c[3]: row + 8, the same columns
+///
+/// Source: PTX ISA 9.0, mma.m16n8k32.
+__device__ inline void MultiplyBytes32(const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                       int32_t (&c)[4]) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, "
+      "%9}, "
+      "{%0, %1, %2, %3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/// The same with 16 elements a row: a[0], a[1] and b as above, without the second half. Source:
+/// mma.m16n8k16.
+__device__ inline void MultiplyBytes16(const uint32_t (&a)[2], uint32_t b, int32_t (&c)[4]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+      "{%0, %1, %2, %3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+
+}  // namespace tandem::core

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/cuda/kernels/cuda_stream.h"
+#include "core/model/config.h"
+
+/// The functions of core/cpu/elementwise on a GPU, for all rows of a step, with the same bits. All
+/// pointers are to memory of the device, rows stand one after the other, and work is put into
+/// `stream`. Thread safety: any thread.
+namespace tandem::core {
+
+/// out = x / sqrt(mean(x^2) + epsilon) * weight, row by row. x, out: [rows, columns]; out may be x;
+/// weight: [columns]. Order: RmsNorm of core/cpu/elementwise/elementwise.h.
+void LaunchRmsNorm(CudaStream stream, const float* x, const float* weight, int64_t rows,
+                   int64_t columns, float epsilon, float* out);
+
+/// x += y in each row. x: [rows, columns]; y: [columns]
+void LaunchAddToRows(CudaStream stream, const float* y, int64_t rows, int64_t columns, float* x);
+
+/// out = act(gate) * up. [n]; out may be gate or up.
+void LaunchGatedActivation(CudaStream stream, Gate kind, const float* gate, const float* up,
+                           int64_t n, float* out);
+
+/// Reduced partial sums on their way to the residual.
+struct PartialSumRows {
+  const int64_t* sums = nullptr;     // [rows, columns]
+  const int64_t* failed = nullptr;   // [rows]
+  const float* bias = nullptr;       // [columns], or null
+  const float* post_norm = nullptr;  // [columns], or null
+  float epsilon = 0.0F;              // of post_norm
+};
+
+/// x += norm(float(sums) + bias); token_failed[row] = 1 where failed[row] is not 0. x: [rows,
+/// columns]; token_failed: [rows]
+void LaunchAddPartialSums(CudaStream stream, const PartialSumRows& from, int64_t rows,
+                          int64_t columns, float* x, uint8_t* token_failed);
+
+/// out[i] = x[rows[i]]. rows: [count]; out: [count, columns]
+void LaunchSelectRows(CudaStream stream, const float* x, const int32_t* rows, int64_t count,
+                      int64_t columns, float* out);
+
+}  // namespace tandem::core

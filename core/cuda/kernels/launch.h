@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+
+/// Starting kernels, and what is done where the CUDA runtime refuses something.
+namespace tandem::core {
+
+inline constexpr unsigned kWarpThreads = 32;
+
+/// Ends the program if a call failed. What can be out of memory does not come here.
+inline void CheckCuda(cudaError_t error, const char* call) {
+  if (error == cudaSuccess) return;
+  std::fprintf(stderr, "CUDA: %s failed: %s\n", call, cudaGetErrorString(error));
+  std::abort();
+}
+
+/// Blocks that cover `count` things, `each` a block.
+inline unsigned Blocks(int64_t count, int64_t each) {
+  return static_cast<unsigned>((count + each - 1) / each);
+}
+
+/// Enqueues kernel(arguments...). Nothing where the grid is empty.
+template <typename... Parameters, typename... Arguments>
+void Launch(cudaStream_t stream, dim3 grid, unsigned threads, size_t shared_bytes,
+            void (*kernel)(Parameters...), Arguments... arguments) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = threads;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  CheckCuda(cudaLaunchKernelEx(&config, kernel, arguments...), "cudaLaunchKernelEx");
+}
+
+}  // namespace tandem::core

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/cuda/kernels/quantize_kernels.h"
+#include "core/model/dtype.h"
+
+namespace tandem::core {
+
+/// A matrix in memory of the device, in the tiles of core/cpu/linear/tile_format.h: 16 threads read
+/// 64 consecutive bytes, each byte once for eight tokens.
+struct TileMatrix {
+  const std::byte* tiles = nullptr;
+  DType dtype = DType::kF32;
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t tile_bytes = 0;
+  int64_t first_block = 0;  // of a tile within a super-block of the file, 0 to 7
+};
+
+/// What is multiplied: codes for quantized matrices, floats for others. In memory of the device.
+struct ProductInput {
+  CodeRows codes;
+  const float* x = nullptr;  // [tokens, columns]
+  int64_t tokens = 0;
+};
+
+}  // namespace tandem::core

@@ -1,0 +1,183 @@
+// Whole forward passes on the emulated GPU, against the CPU's, bit for bit.
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "core/cuda/cuda_device.h"
+#include "core/formats/model_file.h"
+#include "parallel/sharding/shard_plan.h"
+#include "tests/cuda_emulation/streams.h"
+#include "tests/support/forward_runner.h"
+#include "tests/support/random.h"
+#include "tests/support/tiny_model.h"
+
+namespace tandem::core {
+namespace {
+
+using testing::ForwardOptions;
+using testing::ForwardResult;
+using testing::RunForward;
+using testing::TinyModelSpec;
+
+std::vector<int32_t> RandomTokens(int count, int vocab, uint64_t seed) {
+  testing::SplitMix random(seed);
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < count; ++i) {
+    tokens.push_back(static_cast<int32_t>(random.Below(static_cast<uint64_t>(vocab))));
+  }
+  return tokens;
+}
+
+/// The same on the emulated GPU.
+ForwardOptions OnCuda(ForwardOptions options) {
+  const CudaOptions cuda{.activations = options.activations, .threads = options.threads};
+  options.device = [cuda](const ModelConfig& config, const Shard& shard) {
+    return MakeCudaOperations(config, shard, cuda);
+  };
+  return options;
+}
+
+/// The logits of `options` on the GPU are those of one rank on the CPU.
+void ExpectTheBitsOfTheCpu(const ModelFile& file, std::span<const int32_t> tokens,
+                           const ForwardOptions& options) {
+  const auto expected = RunForward(
+      file, tokens,
+      {.isa = Isa::kAvx2, .activations = options.activations, .kv_dtype = options.kv_dtype});
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  const auto found = RunForward(file, tokens, OnCuda(options));
+  ASSERT_TRUE(found.ok()) << found.status();
+  ASSERT_EQ(found->logits.size(), expected->logits.size());
+  EXPECT_EQ(std::memcmp(found->logits.data(), expected->logits.data(),
+                        expected->logits.size() * sizeof(float)),
+            0);
+  EXPECT_EQ(found->token_failed, expected->token_failed);
+}
+
+struct Shape {
+  const char* name;
+  TinyModelSpec spec;
+};
+
+std::vector<Shape> Shapes() {
+  return {
+      {"MultiHead", {.heads = 8, .kv_heads = 8, .dtype = DType::kQ8_0}},
+      {"Grouped9Over3",
+       {.dim = 96,
+        .ffn_dim = 224,
+        .heads = 9,
+        .kv_heads = 3,
+        .dtype = DType::kQ4_1,
+        .embedding_dtype = DType::kQ8_0}},
+      {"OneKvHead", {.ffn_dim = 320, .heads = 7, .kv_heads = 1, .dtype = DType::kQ4_0}},
+      {"Gemma",
+       {.family = Family::kGemma3, .layers = 7, .heads = 8, .kv_heads = 2, .dtype = DType::kQ5_0}},
+      {"Qwen2Bias", {.family = Family::kQwen2, .heads = 8, .kv_heads = 4, .tied_head = false}},
+      {"Qwen3HeadOf80",
+       {.family = Family::kQwen3,
+        .heads = 14,
+        .kv_heads = 2,
+        .head_dim = 80,
+        .dtype = DType::kF16}},
+      {"OutputBiases", {.dtype = DType::kBF16, .output_biases = true}},
+  };
+}
+
+class CudaForward : public ::testing::TestWithParam<Shape> {
+ protected:
+  CudaForward()
+      : bytes_(testing::TinyModel(GetParam().spec)),
+        tokens_(RandomTokens(70, GetParam().spec.vocab, 3)) {
+    auto file = ModelFile::OpenBuffer(bytes_, GetParam().name);
+    EXPECT_TRUE(file.ok()) << file.status();
+    file_ = std::move(file).value();
+  }
+
+  std::vector<std::byte> bytes_;
+  std::unique_ptr<ModelFile> file_;
+  std::vector<int32_t> tokens_;
+};
+
+TEST_P(CudaForward, GivesTheBitsOfTheCpu) { ExpectTheBitsOfTheCpu(*file_, tokens_, {}); }
+
+TEST_P(CudaForward, ChunksAndNeighboursDoNotMatter) {
+  ForwardOptions options{.threads = 2, .chunks = {33, 1, 5, 1, 17}};
+  ExpectTheBitsOfTheCpu(*file_, tokens_, options);
+  options.neighbour = RandomTokens(20, GetParam().spec.vocab, 17);
+  ExpectTheBitsOfTheCpu(*file_, tokens_, options);
+}
+
+TEST_P(CudaForward, TwoRanksGiveTheBitsOfOne) {
+  ASSERT_GE(parallel::LargestRankCount(file_->config()), 2);
+  ExpectTheBitsOfTheCpu(*file_, tokens_, {.ranks = 2, .chunks = {40}});
+  ExpectTheBitsOfTheCpu(*file_, tokens_, {.ranks = 2, .weights = {1, 3}});
+}
+
+TEST_P(CudaForward, ThreeRanksGiveTheBitsOfOne) {
+  ASSERT_GE(parallel::LargestRankCount(file_->config()), 3);
+  ExpectTheBitsOfTheCpu(*file_, tokens_, {.ranks = 3, .chunks = {69, 1}});
+}
+
+TEST_P(CudaForward, FloatActivationsToo) {
+  ExpectTheBitsOfTheCpu(
+      *file_, tokens_,
+      {.ranks = 2, .activations = ActivationMode::kF32, .kv_dtype = KvDtype::kF32, .chunks = {33}});
+}
+
+TEST_P(CudaForward, TheOrderOfThreadsDoesNotMatter) {
+  for (const uint64_t seed : {11, 12, 13}) {
+    cuda_emulation::SetSeed(seed);
+    ExpectTheBitsOfTheCpu(*file_, std::span(tokens_).first(9), {});
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, CudaForward, ::testing::ValuesIn(Shapes()),
+                         [](const auto& of) { return std::string(of.param.name); });
+
+class CudaForwardOfDType : public ::testing::TestWithParam<DType> {};
+
+TEST_P(CudaForwardOfDType, GivesTheBitsOfTheCpu) {
+  TinyModelSpec spec;
+  spec.dtype = spec.embedding_dtype = GetParam();
+  spec.dim = 256;
+  spec.ffn_dim = 512;
+  const std::vector<std::byte> bytes = testing::TinyModel(spec);
+  const auto file = ModelFile::OpenBuffer(bytes, "tiny");
+  ASSERT_TRUE(file.ok()) << file.status();
+  ExpectTheBitsOfTheCpu(**file, RandomTokens(20, spec.vocab, 5), {.ranks = 2, .chunks = {19, 1}});
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, CudaForwardOfDType,
+                         ::testing::Values(DType::kF32, DType::kF16, DType::kBF16, DType::kQ4_0,
+                                           DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ8_0,
+                                           DType::kQ2_K, DType::kQ3_K, DType::kQ4_K, DType::kQ5_K,
+                                           DType::kQ6_K),
+                         [](const auto& of) { return std::string(DTypeName(of.param)); });
+
+/// The files that `transformers` made, with every RoPE scaling.
+class CudaFamilies : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(CudaFamilies, GiveTheBitsOfTheCpu) {
+  const std::string path =
+      std::string(TANDEM_SOURCE_DIR) + "/tests/golden/families/" + GetParam() + ".gguf";
+  const auto file = ModelFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  ExpectTheBitsOfTheCpu(**file, RandomTokens(70, (*file)->config().vocab, 7), {.chunks = {50, 20}});
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CudaFamilies,
+                         ::testing::Values("llama", "llama_linear", "llama_llama3", "llama_yarn",
+                                           "qwen2", "qwen3", "gemma3"),
+                         [](const auto& of) { return std::string(of.param); });
+
+TEST(CudaForwardPass, SeesPastAChunkOfAttention) {
+  TinyModelSpec spec;
+  spec.dtype = DType::kQ4_0;
+  const std::vector<std::byte> bytes = testing::TinyModel(spec);
+  const auto file = ModelFile::OpenBuffer(bytes, "tiny");
+  ASSERT_TRUE(file.ok()) << file.status();
+  ExpectTheBitsOfTheCpu(**file, RandomTokens(560, spec.vocab, 9), {.chunks = {250, 300, 1}});
+}
+
+}  // namespace
+}  // namespace tandem::core

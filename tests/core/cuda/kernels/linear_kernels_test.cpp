@@ -1,0 +1,139 @@
+#include "core/cuda/kernels/linear_kernels.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/core/cuda/product_rig.h"
+#include "tests/cuda_emulation/streams.h"
+
+namespace tandem::core {
+namespace {
+
+using ::tandem::testing::CudaProducts;
+
+constexpr Isa kTwin = Isa::kAvx2;
+
+/// Rows and columns of a matrix, and how many tokens it is multiplied with.
+struct Shape {
+  int64_t rows;
+  int64_t columns;
+  int64_t tokens;
+};
+
+class CudaLinear : public ::testing::TestWithParam<std::tuple<DType, Shape>> {
+ protected:
+  CudaLinear() { cuda_emulation::SetSeed(static_cast<uint64_t>(shape_.rows * shape_.tokens)); }
+
+  const DType dtype_ = std::get<0>(GetParam());
+  const Shape shape_ = std::get<1>(GetParam());
+  /// Whole blocks of the type.
+  const int64_t columns_ =
+      (shape_.columns + BlockElements(dtype_) - 1) / BlockElements(dtype_) * BlockElements(dtype_);
+  const WeightSample weights_ = MakeWeights(dtype_, shape_.rows, columns_, 11);
+  const std::vector<float> x_ = RandomFloats(shape_.tokens * columns_, 12);
+  CudaProducts gpu_;
+  Rig cpu_;
+};
+
+std::string NameOf(const ::testing::TestParamInfo<std::tuple<DType, Shape>>& info) {
+  const Shape shape = std::get<1>(info.param);
+  return fmt::format("{}_{}x{}_{}Tokens", DTypeName(std::get<0>(info.param)), shape.rows,
+                     shape.columns, shape.tokens);
+}
+
+TEST_P(CudaLinear, GivesTheBitsOfTheCpu) {
+  const auto weight = gpu_.Pack(weights_, {0, shape_.rows}, {0, columns_});
+  EXPECT_EQ(weight->bytes(), cpu_.Pack(weights_).bytes());
+  ExpectSameBits(gpu_.Product(*weight, x_, shape_.tokens),
+                 cpu_.Product(kTwin, cpu_.Pack(weights_), x_, shape_.tokens), "products");
+}
+
+TEST_P(CudaLinear, GivesThePartialSumsOfTheCpu) {
+  const auto weight = gpu_.Pack(weights_, {0, shape_.rows}, {0, columns_});
+  for (const int64_t partial : {32, 64, 160}) {
+    const auto found = gpu_.ProductPartialSums(*weight, x_, shape_.tokens, partial);
+    const auto expected =
+        cpu_.ProductPartialSums(kTwin, cpu_.Pack(weights_), x_, shape_.tokens, partial);
+    EXPECT_EQ(found.sums, expected.sums) << partial;
+    EXPECT_EQ(found.failed, expected.failed) << partial;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, CudaLinear,
+                         ::testing::Combine(::testing::ValuesIn(kAllDTypes),
+                                            ::testing::Values(Shape{1, 32, 1}, Shape{35, 320, 1},
+                                                              Shape{16, 96, 2}, Shape{130, 256, 7},
+                                                              Shape{17, 512, 8}, Shape{40, 40, 9},
+                                                              Shape{33, 64, 70})),
+                         NameOf);
+
+class CudaLinearOfDType : public ::testing::TestWithParam<DType> {
+ protected:
+  CudaProducts gpu_;
+  Rig cpu_;
+};
+
+std::string DTypeNameOf(const ::testing::TestParamInfo<DType>& info) {
+  return std::string(DTypeName(info.param));
+}
+INSTANTIATE_TEST_SUITE_P(Types, CudaLinearOfDType, ::testing::ValuesIn(kAllDTypes), DTypeNameOf);
+
+TEST_P(CudaLinearOfDType, AnyPartOfAMatrixGivesTheBitsOfTheCpu) {
+  const WeightSample w = MakeWeights(GetParam(), 50, 768, 13);
+  for (const Range rows : {Range{0, 50}, Range{3, 20}, Range{49, 1}, Range{20, 0}}) {
+    for (const Range columns : {Range{32, 64}, Range{224, 96}, Range{320, 448}, Range{768, 0}}) {
+      const auto weight = gpu_.Pack(w, rows, columns);
+      const PackedMatrix twin = cpu_.Pack(w, rows, columns);
+      for (const int64_t tokens : {3, 11}) {
+        const std::vector<float> x = RandomFloats(tokens * columns.count, 14);
+        ExpectSameBits(gpu_.Product(*weight, x, tokens), cpu_.Product(kTwin, twin, x, tokens),
+                       "products");
+        const auto found = gpu_.ProductPartialSums(*weight, x, tokens, 64);
+        const auto expected = cpu_.ProductPartialSums(kTwin, twin, x, tokens, 64);
+        EXPECT_EQ(found.sums, expected.sums);
+        EXPECT_EQ(found.failed, expected.failed);
+      }
+    }
+  }
+}
+
+TEST_P(CudaLinearOfDType, WhatIsTooLargeFailsAsOnTheCpu) {
+  const WeightSample w = MakeWeights(GetParam(), 40, 256, 15);
+  std::vector<float> x = RandomFloats(9 * 256, 16);
+  for (size_t i = 256; i < 512; ++i) x[i] *= 1e7F;
+  x[512 + 70] = std::numeric_limits<float>::infinity();
+  x[768 + 200] = std::numeric_limits<float>::quiet_NaN();
+  for (size_t i = 1024; i < 1280; ++i) x[i] *= 1e36F;
+  const auto weight = gpu_.Pack(w, {0, 40}, {0, 256});
+  for (const int64_t tokens : {6, 9}) {
+    x.resize(static_cast<size_t>(tokens * 256), 0.5F);
+    const auto found = gpu_.ProductPartialSums(*weight, x, tokens, 64);
+    const auto expected = cpu_.ProductPartialSums(kTwin, cpu_.Pack(w), x, tokens, 64);
+    EXPECT_EQ(found.sums, expected.sums);
+    EXPECT_EQ(found.failed, expected.failed);
+    EXPECT_GT(found.failed[1], 0);
+    EXPECT_GT(found.failed[2], 0);
+    ExpectSameBits(gpu_.Product(*weight, x, tokens), cpu_.Product(kTwin, cpu_.Pack(w), x, tokens),
+                   "products");
+  }
+}
+
+TEST_P(CudaLinearOfDType, ExpandedToFloatsItGivesTheBitsOfTheCpu) {
+  const WeightSample w = MakeWeights(GetParam(), 20, 256, 17);
+  const std::vector<float> x = RandomFloats(2 * 256, 18);
+  const auto weight = gpu_.Pack(w, {0, 20}, {0, 256}, ActivationMode::kF32);
+  const PackedMatrix twin = cpu_.Pack(w, {0, 20}, {0, 256}, ActivationMode::kF32);
+  ExpectSameBits(gpu_.Product(*weight, x, 2), cpu_.Product(kTwin, twin, x, 2), "products");
+}
+
+TEST(CudaWeight, SaysWhichTensorIsWrong) {
+  CudaProducts gpu;
+  ThreadPool pool(1);
+  const WeightSample w = MakeWeights(DType::kQ8_0, 16, 64, 19);
+  const auto weight = CudaWeight::Pack(w.source("blk.0.ffn_up.weight"), {0, 17}, {0, 64},
+                                       ActivationMode::kQ8, gpu.memory, pool);
+  EXPECT_EQ(weight.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(Message(weight.status()).find("blk.0.ffn_up.weight"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace tandem::core

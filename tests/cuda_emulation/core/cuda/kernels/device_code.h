@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <type_traits>
+
+/// The emulation's form of core/cuda/kernels/device_code.h: the same names, checked.
+namespace tandem::core {
+
+/// Stands for a T in shared memory; reads and writes are checked for races.
+template <typename T>
+class SharedElement {
+ public:
+  SharedElement(T* at, size_t word) : at_(at), word_(word) {}
+  operator T() const {  // NOLINT: as a T&
+    auto& block = cuda_emulation::Block::Current();
+    block.shared().CheckRead(word_, kWords, block.moment());
+    return *at_;
+  }
+  SharedElement& operator=(T value) {
+    auto& block = cuda_emulation::Block::Current();
+    block.shared().CheckWrite(word_, kWords, block.moment());
+    *at_ = value;
+    return *this;
+  }
+  SharedElement(const SharedElement&) = default;
+  SharedElement& operator=(const SharedElement& other) { return *this = static_cast<T>(other); }
+
+ private:
+  static constexpr size_t kWords = sizeof(T) / 4;
+  T* at_;
+  size_t word_;
+};
+
+template <typename T>
+class SharedArray {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) % 4 == 0);
+
+ public:
+  explicit SharedArray(size_t first_byte) : first_byte_(first_byte) {}
+  SharedElement<T> operator[](int index) const {
+    const auto offset = first_byte_ + static_cast<size_t>(index) * sizeof(T);
+    std::byte* at = cuda_emulation::Block::Current().shared().data() + offset;
+    return {reinterpret_cast<T*>(at), offset / 4};
+  }
+
+ private:
+  size_t first_byte_;
+};
+
+/// One thread's fragments of a and b.
+struct ByteFragments {
+  const uint32_t* a;
+  const uint32_t* b;
+};
+
+/// kHalves: 16 elements of a row each. Every thread takes its sums from the fragments of all.
+template <int kHalves>
+void MultiplyFragments(const ByteFragments& mine, int32_t (&c)[4],
+                       const cuda_emulation::Site& site) {
+  auto& block = cuda_emulation::Block::Current();
+  uint64_t all[32];
+  block.ExchangeAll(reinterpret_cast<uint64_t>(&mine), all, site);
+  const int lane = block.lane();
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4;
+    const int column = 2 * (lane % 4) + i % 2;
+    for (int four = 0; four < 4; ++four) {
+      const auto& of_row = *reinterpret_cast<const ByteFragments*>(all[4 * row + four]);
+      const auto& of_column = *reinterpret_cast<const ByteFragments*>(all[4 * column + four]);
+      for (int half = 0; half < kHalves; ++half) {
+        c[i] = __dp4a(static_cast<int>(of_row.a[2 * half + i / 2]),
+                      static_cast<int>(of_column.b[half]), c[i]);
+      }
+    }
+  }
+  // Nobody's fragments go before all have read them.
+  block.SyncFragments(site);
+}
+
+inline void MultiplyBytes32(const uint32_t (&a)[4], const uint32_t (&b)[2], int32_t (&c)[4],
+                            const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  MultiplyFragments<2>({a, b}, c, {file, line});
+}
+inline void MultiplyBytes16(const uint32_t (&a)[2], uint32_t b, int32_t (&c)[4],
+                            const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  MultiplyFragments<1>({a, &b}, c, {file, line});
+}
+
+}  // namespace tandem::core

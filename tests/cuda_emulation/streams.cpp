@@ -1,0 +1,242 @@
+#include "tests/cuda_emulation/streams.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <set>
+#include <vector>
+
+#include "fmt/format.h"
+#include "tests/cuda_emulation/block.h"
+#include "tests/cuda_emulation/cuda_runtime.h"
+#include "tests/cuda_emulation/device_buffers.h"
+
+/// What was put into a stream and has not run yet.
+struct CUstream_st {
+  std::deque<std::function<void()>> waiting;
+  uint64_t done = 0;
+  uint64_t put = 0;
+};
+
+/// A place in a stream.
+struct CUevent_st {
+  cudaStream_t stream = nullptr;
+  uint64_t place = 0;
+};
+
+namespace tandem::cuda_emulation {
+namespace {
+
+constexpr size_t kMostThreads = 1024;
+constexpr size_t kMostSharedBytes = 48 * 1024;  // without asking for more
+constexpr size_t kMemoryBytes = size_t{4} << 30;
+
+/// All streams. Grids run one at a time: streams wait for one another in any direction.
+struct Device {
+  std::recursive_mutex mutex;
+  std::set<cudaStream_t> streams;
+};
+
+Device& TheDevice() {
+  static auto* const device = new Device;
+  return *device;
+}
+
+std::atomic<uint64_t> current_seed = 1;
+
+/// Runs what a stream has up to a place in it. With the device locked.
+void RunUntil(cudaStream_t stream, uint64_t place) {
+  if (stream->done >= place) return;
+  const DeviceAtWork at_work;
+  while (stream->done < place && !stream->waiting.empty()) {
+    const std::function<void()> next = std::move(stream->waiting.front());
+    stream->waiting.pop_front();
+    next();
+    ++stream->done;
+  }
+}
+
+cudaError_t Put(cudaStream_t stream, std::function<void()> work) {
+  Device& device = TheDevice();
+  const std::lock_guard lock(device.mutex);
+  if (device.streams.count(stream) == 0) return cudaErrorInvalidValue;
+  stream->waiting.push_back(std::move(work));
+  ++stream->put;
+  return cudaSuccess;
+}
+
+void RunGrid(const cudaLaunchConfig_t& config, uint64_t seed, const std::function<void()>& thread) {
+  const dim3& grid = config.gridDim;
+  gridDim = grid;
+  const size_t blocks = size_t{grid.x} * grid.y * grid.z;
+  // A step that shares no factor with the number of blocks comes to all of them.
+  size_t step = seed % blocks;
+  while (std::gcd(step, blocks) != 1) ++step;
+  size_t index = (seed >> 20) % blocks;
+  for (size_t i = 0; i < blocks; ++i, index = (index + step) % blocks) {
+    const BlockPlace place = {static_cast<unsigned>(index % grid.x),
+                              static_cast<unsigned>(index / grid.x % grid.y),
+                              static_cast<unsigned>(index / grid.x / grid.y),
+                              config.blockDim.x,
+                              config.blockDim.y,
+                              config.blockDim.z,
+                              config.dynamicSmemBytes};
+    Block(place, seed + index * 0x9E3779B97F4A7C15).Run(thread);
+  }
+}
+
+cudaError_t Allocate(void** memory, size_t bytes, BufferKind kind) {
+  *memory = nullptr;
+  if (bytes == 0) return cudaSuccess;
+  if (bytes <= kMemoryBytes) *memory = AllocateBuffer(bytes, kind);
+  return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+
+}  // namespace
+
+void SetSeed(uint64_t seed) { current_seed = seed; }
+
+cudaError_t Enqueue(const cudaLaunchConfig_t& config, std::function<void()> thread) {
+  const dim3& grid = config.gridDim;
+  const dim3& block = config.blockDim;
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
+    return cudaErrorInvalidConfiguration;
+  }
+  const size_t threads = size_t{block.x} * block.y * block.z;
+  if (threads == 0 || threads > kMostThreads) return cudaErrorInvalidConfiguration;
+  if (config.dynamicSmemBytes > kMostSharedBytes) return cudaErrorInvalidValue;
+  // SplitMix, so that neighbouring seeds and launches have nothing in common.
+  static std::atomic<uint64_t> launches = 0;
+  uint64_t seed = current_seed + ++launches * 0x9E3779B97F4A7C15;
+  seed = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9;
+  seed = (seed ^ (seed >> 27)) * 0x94D049BB133111EB;
+  return Put(config.stream, [config, seed, thread = std::move(thread)] {
+    RunGrid(config, seed ^ (seed >> 31), thread);
+  });
+}
+
+}  // namespace tandem::cuda_emulation
+
+using tandem::cuda_emulation::Allocate;
+using tandem::cuda_emulation::BufferKind;
+using tandem::cuda_emulation::FreeBuffer;
+using tandem::cuda_emulation::Put;
+using tandem::cuda_emulation::RunUntil;
+using tandem::cuda_emulation::TheDevice;
+
+const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+  }
+  return "unrecognized error code";
+}
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  if (device != 0) return cudaErrorInvalidValue;
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  return Allocate(memory, bytes, BufferKind::kDevice);
+}
+
+cudaError_t cudaFree(void* memory) {
+  if (memory == nullptr) return cudaSuccess;
+  auto& device = TheDevice();
+  const std::lock_guard lock(device.mutex);
+  for (const cudaStream_t stream : device.streams) RunUntil(stream, stream->put);
+  return FreeBuffer(memory) ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+cudaError_t cudaMallocHost(void** memory, size_t bytes) {
+  return Allocate(memory, bytes, BufferKind::kPinned);
+}
+cudaError_t cudaFreeHost(void* memory) { return cudaFree(memory); }
+
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  *free = *total = tandem::cuda_emulation::kMemoryBytes;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                            cudaStream_t stream) {
+  return Put(stream, [=] { std::memcpy(to, from, bytes); });
+}
+
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  return Put(stream, [=] { std::memset(to, value, bytes); });
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = new CUstream_st;
+  auto& device = TheDevice();
+  const std::lock_guard lock(device.mutex);
+  device.streams.insert(*stream);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  auto& device = TheDevice();
+  const std::lock_guard lock(device.mutex);
+  if (device.streams.count(stream) == 0) return cudaErrorInvalidValue;
+  RunUntil(stream, stream->put);
+  device.streams.erase(stream);
+  delete stream;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  auto& device = TheDevice();
+  const std::lock_guard lock(device.mutex);
+  if (device.streams.count(stream) == 0) return cudaErrorInvalidValue;
+  RunUntil(stream, stream->put);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  if (event->stream == nullptr) return cudaSuccess;  // as never recorded
+  return Put(stream, [from = event->stream, place = event->place] {
+    if (TheDevice().streams.count(from) != 0) RunUntil(from, place);
+  });
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new CUevent_st;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  auto& device = TheDevice();
+  const std::lock_guard lock(device.mutex);
+  event->stream = stream;
+  event->place = stream->put;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  auto& device = TheDevice();
+  const std::lock_guard lock(device.mutex);
+  if (device.streams.count(event->stream) != 0) RunUntil(event->stream, event->place);
+  return cudaSuccess;
+}

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <cstdint>
+
+namespace tandem::cuda_emulation {
+
+/// Sets what the order of blocks and threads follows from, for launches from now on, of all
+/// threads.
+///
+/// What is put into a stream runs as late as it may: when somebody waits for it. So a host that
+/// reads results, or changes what a copy reads, before it has waited, is found out.
+void SetSeed(uint64_t seed);
+
+}  // namespace tandem::cuda_emulation
