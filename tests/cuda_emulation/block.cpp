@@ -18,6 +18,10 @@ namespace {
 
 thread_local Block* current_block = nullptr;
 
+bool SameSite(const Site& a, const Site& b) {
+  return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
+
 std::string Text(const Site& site) { return fmt::format("{}:{}", site.file, site.line); }
 
 }  // namespace
@@ -110,7 +114,7 @@ void Block::ReleaseBlock() {
   const Site& first = threads_[0].site;
   for (size_t i = 0; i < threads_.size(); ++i) {
     const Site& site = threads_[i].site;
-    if (site.line != first.line || std::strcmp(site.file, first.file) != 0) {
+    if (!SameSite(site, first)) {
       Fail(fmt::format("threads 0 and {} meet at different barriers: {} and {}", i, Text(first),
                        Text(site)));
     }
@@ -130,18 +134,15 @@ void Block::MeetInWarp(Wait wait, uint32_t mask, const Site& site) {
   }
   self.wait = wait;
   self.site = site;
+  if (first + kWarp - __builtin_clz(mask) > static_cast<int>(threads_.size())) {
+    Fail(fmt::format("the mask {:#x} at {} names lanes that the block does not have", mask,
+                     Text(site)));
+  }
   bool all = true;
-  for (int i = 0; i < kWarp; ++i) {
+  for (int i = 0; i < kWarp && all; ++i) {
     if ((mask >> i & 1) == 0) continue;
-    const auto index = static_cast<size_t>(first + i);
-    if (index >= threads_.size()) {
-      Fail(fmt::format("the mask {:#x} at {} names lane {}, which the block does not have", mask,
-                       Text(site), i));
-    }
-    const Thread& other = threads_[index];
-    const bool here = other.wait == wait && other.mask == mask && other.site.line == site.line &&
-                      std::strcmp(other.site.file, site.file) == 0;
-    all = all && here;
+    const Thread& other = threads_[static_cast<size_t>(first + i)];
+    all = other.wait == wait && other.mask == mask && SameSite(other.site, site);
   }
   if (all) ReleaseWarp(first, mask);
   scheduler_ = std::move(scheduler_).resume();

@@ -28,6 +28,8 @@ struct Tokens {
   int64_t first;
   int64_t end;  // of all
 
+  /// Whether a group has any; the same for the whole warp.
+  __device__ bool Any(int group) const { return first + group * kGroupTokens < end; }
   /// Of a group; a token that is not there is the last one, whose sums nobody wants.
   __device__ int64_t At(int group, int in_group) const {
     const int64_t token = first + group * kGroupTokens + in_group;
@@ -58,6 +60,7 @@ __device__ void MultiplyCodes(const std::byte* block, const Lane& lane, const Co
   }
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
+    if (!tokens.Any(group)) continue;
     const int64_t token = tokens.At(group, lane.row);
     const auto* fours =
         reinterpret_cast<const uint32_t*>(x.codes + (token * x.blocks + b) * kBlockColumns);
@@ -91,6 +94,7 @@ __device__ void MultiplyBlock(const TileWalk<kDtype>& walk, const Lane& lane, co
                                  LoadScale<kDtype>(scales, walk.header, lane.row + 8, step)};
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
+      if (!tokens.Any(group)) continue;
 #pragma unroll
       for (int i = 0; i < kSumsOfThread; ++i) {
         const int64_t at = tokens.At(group, 2 * lane.four + i % 2) * x.blocks + b;

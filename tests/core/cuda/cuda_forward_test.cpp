@@ -9,6 +9,7 @@
 #include "parallel/sharding/shard_plan.h"
 #include "tests/cuda_emulation/streams.h"
 #include "tests/support/forward_runner.h"
+#include "tests/support/models.h"
 #include "tests/support/random.h"
 #include "tests/support/tiny_model.h"
 
@@ -169,6 +170,13 @@ INSTANTIATE_TEST_SUITE_P(All, CudaFamilies,
                          ::testing::Values("llama", "llama_linear", "llama_llama3", "llama_yarn",
                                            "qwen2", "qwen3", "gemma3"),
                          [](const auto& of) { return std::string(of.param); });
+
+TEST(CudaForwardPass, OfARealModelGivesTheBitsOfTheCpu) {
+  const auto file = ModelFile::Open(testing::ModelPath("SmolLM2-135M-Instruct.Q4_1.gguf"));
+  ASSERT_TRUE(file.ok()) << file.status();
+  const std::vector<int32_t> tokens = {504, 5345, 282, 4649, 314, 260, 2240, 282, 957, 30};
+  ExpectTheBitsOfTheCpu(**file, tokens, {.chunks = {9, 1}});
+}
 
 TEST(CudaForwardPass, SeesPastAChunkOfAttention) {
   TinyModelSpec spec;
