@@ -137,6 +137,21 @@ absl::Status Make(const std::string& folder, const std::vector<kv_store::PlacedR
   return kv_store::SyncFolder(kv_store::FolderOf(folder));
 }
 
+/// Whether a copy has more of the last branch that both were on: then these are files of an earlier
+/// time, and not what somebody else went on from.
+bool HasMore(const JournalPosition& copy, const JournalPosition& own) {
+  const auto left_at = [](const JournalPosition& position, auto branch) {
+    return branch + 1 == position.branches.end() ? position.sequence : (branch + 1)->begun;
+  };
+  for (auto ours = own.branches.end(); ours != own.branches.begin();) {
+    --ours;
+    const auto theirs = std::find_if(copy.branches.begin(), copy.branches.end(),
+                                     [&](const auto& one) { return one.id == ours->id; });
+    if (theirs != copy.branches.end()) return left_at(own, ours) < left_at(copy, theirs);
+  }
+  return false;
+}
+
 /// Those that have what is not here.
 std::vector<AgentCopyOn> ThoseThatWentOn(const AgentCopies& found, const StateId& state,
                                          const JournalPosition& own) {
@@ -203,7 +218,7 @@ absl::Status TakeFromCopies(const CopyKeeper& keeper, frontend::ConversationStor
     if (on.copy.state != keeper.state() || !IsWhole(on)) continue;
     const uint64_t branch = on.copy.position->branches.back().id;
     const std::optional<size_t> watched = store.Watched(*on.copy.position);
-    const bool ours = store.journal_lost() || watched ||
+    const bool ours = store.journal_lost() || (watched && HasMore(*on.copy.position, own)) ||
                       std::any_of(own.branches.begin(), own.branches.end(),
                                   [&](const auto& one) { return one.id == branch; });
     if (!ours) continue;
@@ -237,17 +252,11 @@ absl::Status CheckNobodyWentOn(const CopyKeeper& keeper, bool overrule,
   TANDEM_ASSIGN_OR_RETURN(const AgentCopies found, keeper.Find(/*patient=*/true));
   const JournalPosition own = store.position();
   std::vector<AgentCopyOn> went_on = ThoseThatWentOn(found, keeper.state(), own);
-  // Notes that this server left itself, before its files were put back to an earlier time.
-  const auto notes =
-      std::stable_partition(went_on.begin(), went_on.end(), [&store](const AgentCopyOn& on) {
-        return on.copy.condition != JournalCopy::Condition::kFence ||
-               !store.Watched(*on.copy.position);
-      });
-  for (auto note = notes; note != went_on.end(); ++note) {
-    const absl::Status noted = keeper.FenceOff(note->host, own, /*overwrite=*/true);
-    if (!noted.ok()) spdlog::warn("{}", Message(noted));
-  }
-  went_on.erase(notes, went_on.end());
+  // A note that was left on this host, before the files here were put back to an earlier time.
+  const size_t notes = std::erase_if(went_on, [&](const AgentCopyOn& on) {
+    return on.host == found.self && on.copy.condition == JournalCopy::Condition::kFence &&
+           store.Watched(*on.copy.position);
+  });
   if (!went_on.empty() && !overrule) {
     return FailedPrecondition(
         "other hosts have what these conversations (change {}) have not: {}; serve where they went "
@@ -263,6 +272,7 @@ absl::Status CheckNobodyWentOn(const CopyKeeper& keeper, bool overrule,
   }
   // So that whoever comes back with what was before knows.
   const JournalPosition position = store.position();
+  if (notes > 0) return keeper.FenceOff(found.self, position, /*overwrite=*/true);
   return position.branches.size() > 1 ? keeper.Fence(position) : absl::OkStatus();
 }
 
