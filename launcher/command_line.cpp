@@ -11,12 +11,15 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <sstream>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "core/base/descriptor_limit.h"
 #include "core/base/isa.h"
+#include "core/base/standard_output.h"
+#include "core/base/text_file.h"
 #include "launcher/commands/commands.h"
 #include "launcher/options/flag_parsers.h"
 #include "launcher/options/option_table.h"
@@ -164,12 +167,48 @@ std::vector<std::string> LongNames(const CLI::App& app) {
   return names;
 }
 
+/// CLI11 opens a file by itself, and reads whatever that is for as long as it goes on.
+constexpr const char* kNoFile = "/dev/null";
+
+/// The config file, which is read once: a shell's pipe has its text only then.
+struct ConfigFile {
+  std::string path;
+  std::string text;
+
+  /// As CLI11 wants it: the word is replaced by the file that it shall open, or the error is
+  /// returned.
+  std::string Read(std::string& word) {
+    if (path.empty()) {
+      auto read = ReadTextFile(word);
+      if (!read.ok()) return Message(read.status());
+      path = word;
+      text = *std::move(read);
+    }
+    word = kNoFile;
+    return "";
+  }
+};
+
+class ConfigText final : public CLI::ConfigBase {
+ public:
+  explicit ConfigText(const ConfigFile& file) : file_(file) {}
+  std::vector<CLI::ConfigItem> from_config(std::istream&) const override {
+    std::istringstream lines(file_.text);
+    return CLI::ConfigBase::from_config(lines);
+  }
+
+ private:
+  const ConfigFile& file_;
+};
+
 class CommandLine {
  public:
   CommandLine() : app_("Tandem: a large language model on many machines at once.", "tandem") {
     app_.set_version_flag("--version", std::string("tandem ") + kVersion);
     app_.set_config("--config", "", "config file (TOML or INI): a section a command, a key a flag")
+        ->transform(CLI::Validator([this](std::string& word) { return config_.Read(word); }, ""))
         ->envname("TANDEM_CONFIG");
+    app_.config_formatter(std::make_shared<ConfigText>(config_));
     app_.allow_config_extras(CLI::config_extras_mode::error);
     AddRows(app_, {{"--log-level", {&log_level_}, "debug, info, warning, error or off"}});
     app_.require_subcommand(1);
@@ -198,7 +237,10 @@ class CommandLine {
     try {
       app_.parse(argc, argv);
     } catch (const CLI::Success& e) {
-      return app_.exit(e);
+      std::ostringstream text;
+      app_.exit(e, text);
+      WriteOutput(text.str());
+      return ExitWith(absl::OkStatus());
     } catch (const CLI::ConfigError& e) {
       std::fprintf(stderr, "tandem: %s\n", ExplainConfigError(e).c_str());
       return kExitUsage;
@@ -246,10 +288,10 @@ class CommandLine {
 
   /// The key of a config file that nobody knows, with the nearest one that is known.
   std::string ExplainConfigError(const CLI::ConfigError& error) {
-    const std::string path = app_.get_config_ptr()->as<std::string>();
+    const std::string& path = config_.path;
     std::vector<CLI::ConfigItem> items;
     try {
-      items = app_.get_config_formatter()->from_file(path);
+      items = app_.get_config_formatter()->from_file(kNoFile);
     } catch (const CLI::Error&) {
       return fmt::format("config file {}: {}", path, error.what());
     }
@@ -310,7 +352,9 @@ class CommandLine {
     });
   }
 
-  static int ExitWith(const absl::Status& status) {
+  static int ExitWith(const absl::Status& ran) {
+    const absl::Status written = FlushOutput();
+    const absl::Status& status = ran.ok() ? written : ran;
     if (status.ok()) return kExitDone;
     if (!IsReportedElsewhere(status)) Report(status);
     const bool usage = absl::IsInvalidArgument(status) || absl::IsOutOfRange(status);
@@ -385,6 +429,7 @@ class CommandLine {
         KvImport);
   }
 
+  ConfigFile config_;
   CLI::App app_;
   std::string log_level_;
   bool logs_ = false;

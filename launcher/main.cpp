@@ -1,9 +1,11 @@
 #include <string_view>
 
+#include "core/base/standard_output.h"
 #include "launcher/command_line.h"
 #include "launcher/job/job_hosts.h"
 
 int main(int argc, char** argv) {
+  tandem::OpenMissingStandardFiles();
   // Not one of the command line's: mpirun calls it, and what follows are another program's flags.
   if (argc > 1 && std::string_view(argv[1]) == "reach") {
     return tandem::launcher::ReachHost({argv + 2, argv + argc});

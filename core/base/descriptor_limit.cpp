@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <iterator>
+#include <system_error>
 
 namespace tandem {
 namespace {
@@ -44,6 +45,7 @@ absl::Status CheckDescriptors(int64_t needed) {
 int64_t OpenDescriptors() {
   std::error_code error;
   const std::filesystem::directory_iterator files("/proc/self/fd", error);
+  if (error == std::errc::too_many_files_open) return DescriptorLimit();
   if (error) return 0;
   // The iterator itself is one.
   return std::distance(begin(files), end(files)) - 1;

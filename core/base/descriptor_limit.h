@@ -14,7 +14,7 @@ int64_t RaiseDescriptorLimit();
 /// How many file descriptors this process may have (`ulimit -n`).
 int64_t DescriptorLimit();
 
-/// How many it has open.
+/// How many it has open; 0 where that cannot be found out.
 int64_t OpenDescriptors();
 
 /// kFailedPrecondition if this process may have fewer than it needs.

@@ -1,11 +1,10 @@
 #include "frontend/chat/chat_template.h"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <utility>
 
+#include "core/base/text_file.h"
 #include "frontend/jinja/check.h"
 #include "frontend/jinja/interpreter.h"
 #include "frontend/jinja/syntax/parser.h"
@@ -314,15 +313,14 @@ absl::StatusOr<SelectedTemplate> SelectTemplate(const std::optional<std::string>
     return SelectedTemplate{ChatTemplate::Zephyr(), ""};
   }
   if (choice) {
-    std::ifstream file(*choice, std::ios::binary);
-    if (!file) {
-      return NotFound("--chat-template {}: neither chatml nor zephyr, nor a file that can be read",
-                      *choice);
+    const absl::StatusOr<std::string> source = ReadTextFile(*choice);
+    if (!source.ok()) {
+      return InvalidArgument("--chat-template: neither chatml nor zephyr, nor a file: {}",
+                             Message(source.status()));
     }
-    const std::string source{std::istreambuf_iterator<char>(file), {}};
     TANDEM_ASSIGN_OR_RETURN(
         ChatTemplate chat,
-        ChatTemplate::FromJinja(source, std::move(bos_token), std::move(eos_token), *choice));
+        ChatTemplate::FromJinja(*source, std::move(bos_token), std::move(eos_token), *choice));
     return SelectedTemplate{std::move(chat), ""};
   }
   if (model_template) {

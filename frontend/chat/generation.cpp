@@ -188,6 +188,7 @@ absl::StatusOr<Answer> Generate(parallel::Engine& engine, const TextModel& model
   AnswerWriter writer(model.NewStream(), params.stop);
   std::vector<int32_t> taken;
   std::optional<parallel::Finish> finish;
+  bool cancelled = false;
   while (!finish) {
     std::vector<int32_t> tokens;
     {
@@ -196,12 +197,12 @@ absl::StatusOr<Answer> Generate(parallel::Engine& engine, const TextModel& model
       tokens.swap(box->tokens);
       finish = box->finish;
     }
-    const bool was_stopped = writer.stopped();
     const int32_t before = writer.tokens();
     const std::string delta = writer.Append(tokens);
     taken.insert(taken.end(), tokens.begin(), tokens.begin() + (writer.tokens() - before));
-    if (!delta.empty() && callbacks.on_text) callbacks.on_text(delta);
-    if (writer.stopped() && !was_stopped) engine.Cancel(id);
+    bool ends = writer.stopped();
+    if (!delta.empty() && callbacks.on_text) ends = !callbacks.on_text(delta) || ends;
+    if (ends && !std::exchange(cancelled, true)) engine.Cancel(id);
   }
   const std::string rest = writer.Finish();
   if (!rest.empty() && callbacks.on_text) callbacks.on_text(rest);

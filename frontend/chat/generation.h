@@ -106,7 +106,8 @@ class AnswerWriter {
 };
 
 struct GenerateCallbacks {
-  std::function<void(std::string_view text)> on_text;  // from the calling thread; may be empty
+  /// From the calling thread; false ends the answer. May be empty.
+  std::function<bool(std::string_view text)> on_text;
   /// From the engine's thread; set: every prompt token's logits are delivered.
   std::function<void(int64_t position, std::span<const float> logits)> on_logits;
   /// From the engine's thread; with `logprobs` in the parameters: of answer tokens, in order.

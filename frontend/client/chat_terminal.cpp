@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <iterator>
@@ -12,6 +13,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/counted.h"
+#include "core/base/errno_text.h"
+#include "core/base/standard_output.h"
 #include "frontend/client/repetition_watch.h"
 #include "frontend/client/terminal_text.h"
 
@@ -192,8 +195,11 @@ void ChatConversation::Reset() {
 }
 
 void ChatConversation::Print(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), options_.output);
-  std::fflush(options_.output);
+  if (!output_.ok()) return;
+  errno = 0;
+  const bool written = std::fwrite(text.data(), 1, text.size(), options_.output) == text.size() &&
+                       std::fflush(options_.output) == 0;
+  if (!written) output_ = OutputError(errno);
 }
 
 absl::Status ChatConversation::Take(const std::string& line) {
@@ -201,7 +207,7 @@ absl::Status ChatConversation::Take(const std::string& line) {
   if (begin == std::string::npos) return absl::OkStatus();
   if (line[0] == '/') {
     Command(line);
-    return absl::OkStatus();
+    return output_;
   }
   return Say(line);
 }
@@ -264,6 +270,7 @@ absl::Status ChatConversation::Say(const std::string& content) {
       repeats = true;
       client_.Interrupt();
     }
+    if (!output_.ok()) client_.Interrupt();
   };
   absl::StatusOr<Answer> answer = client_.Chat(messages_, options_.params, on_text, place_);
   if (last_character != '\n' || (answer.ok() && answer->text.empty())) Print("\n");
@@ -274,8 +281,9 @@ absl::Status ChatConversation::Say(const std::string& content) {
     }
     std::fprintf(options_.errors, "%s\n", InFlags(Message(answer.status())).c_str());
     if (!messages_.empty()) std::fprintf(options_.errors, "(/reset begins a new conversation)\n");
-    return absl::OkStatus();
+    return output_;
   }
+  TANDEM_RETURN_IF_ERROR(output_);
   place_.accept_damage = false;
   if (answer->reason == parallel::FinishReason::kLength) {
     std::fprintf(options_.errors, "[the answer ends here: it has reached %s]\n",
@@ -325,7 +333,8 @@ absl::Status RunOnPipe(Client& client, const ChatTerminalOptions& options) {
   while (!conversation.ended() && lines->Read("", line) == LineReader::Result::kLine) {
     TANDEM_RETURN_IF_ERROR(conversation.Take(line));
   }
-  return absl::OkStatus();
+  if (std::ferror(options.input) == 0) return absl::OkStatus();
+  return InvalidArgument("standard input: cannot be read: {}", ErrnoText(errno));
 }
 
 void Greet(Client& client, const ChatTerminalOptions& options) {

@@ -70,6 +70,7 @@ class ChatConversation {
   int64_t answers_ = 0;
   int64_t tokens_ = 0;
   bool ended_ = false;
+  absl::Status output_;  // the first error of what was printed
 };
 
 /// `tandem chat`: on a terminal, with editing, Ctrl-C that stops an answer (and gives up a line)

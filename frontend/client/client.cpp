@@ -1,13 +1,18 @@
 #include "frontend/client/client.h"
 
+#include <fcntl.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <utility>
+
+#include "core/base/descriptor_limit.h"
+#include "core/base/errno_text.h"
 
 namespace tandem::frontend {
 namespace {
@@ -20,6 +25,7 @@ constexpr const char* kMonitor = "inproc://monitor";
 constexpr milliseconds kReconnectTime{2000};  // for a server that was restarted in between
 constexpr milliseconds kSilence{300};
 constexpr int kLingerMillis = 200;
+constexpr int64_t kDescriptors = 16;  // that a connection takes
 // A silent host is asked after this many seconds, and again, and is gone after as many more.
 constexpr int kKeepAliveSeconds = 5;
 constexpr int kKeepAliveProbes = 3;
@@ -94,7 +100,28 @@ Answer AnswerFromDone(const Json& frame) {
 
 }  // namespace
 
+namespace {
+
+/// That a socket of this host may be used: ZeroMQ tries in silence, for ever. One that is not there
+/// may come.
+absl::Status CheckSocket(const std::string& endpoint) {
+  constexpr std::string_view kLocal = "ipc://";
+  if (!endpoint.starts_with(kLocal)) return absl::OkStatus();
+  const std::string path = endpoint.substr(kLocal.size());
+  if (faccessat(AT_FDCWD, path.c_str(), W_OK, AT_EACCESS) == 0 || errno != EACCES) {
+    return absl::OkStatus();
+  }
+  return absl::PermissionDeniedError(
+      fmt::format("cannot connect to \"{}\": {}: the socket, or its folder, is another user's",
+                  endpoint, ErrnoText(EACCES)));
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& options) {
+  // ZeroMQ ends the process where it gets none.
+  TANDEM_RETURN_IF_ERROR(CheckDescriptors(OpenDescriptors() + kDescriptors));
+  TANDEM_RETURN_IF_ERROR(CheckSocket(options.endpoint));
   std::unique_ptr<Client> client;
   try {
     auto context = std::make_unique<zmq::context_t>(/*io_threads=*/1);

@@ -41,7 +41,8 @@ struct ChatPlace {
 class Client {
  public:
   /// Connects and waits for the server's first sign of life. kInvalidArgument (no endpoint),
-  /// kUnavailable (nobody answers there).
+  /// kUnavailable (nobody answers there), kPermissionDenied (a socket of another user),
+  /// kFailedPrecondition (too few file descriptors).
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const ClientOptions& options);
   ~Client();
   Client(const Client&) = delete;

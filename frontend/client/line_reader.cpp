@@ -30,22 +30,23 @@ constexpr size_t kMostBytes = size_t{16} << 20;  // of one message
 class PipeLines final : public LineReader {
  public:
   explicit PipeLines(FILE* input) : input_(input) {}
-  ~PipeLines() override { std::free(buffer_); }
-  PipeLines(const PipeLines&) = delete;
-  PipeLines& operator=(const PipeLines&) = delete;
 
   Result Read(const std::string&, std::string& line) override {
-    const ssize_t length = getline(&buffer_, &capacity_, input_);
-    if (length < 0) return Result::kEnd;
-    line = ReplaceInvalidUtf8(std::string_view(buffer_, static_cast<size_t>(length)));
+    std::string bytes;
+    int byte = 0;
+    // What is longer comes in pieces, the first of which no server takes.
+    while (bytes.size() < kMostBytes && (byte = getc_unlocked(input_)) != EOF) {
+      bytes += static_cast<char>(byte);
+      if (byte == '\n') break;
+    }
+    if (bytes.empty()) return Result::kEnd;
+    line = ReplaceInvalidUtf8(bytes);
     while (!line.empty() && (line.back() == '\n' || line.back() == '\r')) line.pop_back();
     return Result::kLine;
   }
 
  private:
   FILE* const input_;
-  char* buffer_ = nullptr;
-  size_t capacity_ = 0;
 };
 
 class EditedLines final : public LineReader {

@@ -28,6 +28,7 @@ constexpr milliseconds kIdleTime{1000};   // after which memory goes back,
 constexpr milliseconds kBusyTime{15000};  // or this, since it takes milliseconds
 constexpr int64_t kSpareDescriptors = 16;
 constexpr int64_t kLogDescriptors = 64;  // that a log's files take
+constexpr int64_t kLeastClients = 2;     // and one that is told that there is no place
 constexpr double kFullSeconds = 5;       // after which a client may find a place
 
 bool IsLoopback(const std::string& endpoint) {
@@ -35,13 +36,18 @@ bool IsLoopback(const std::string& endpoint) {
          endpoint.starts_with("tcp://[::1]") || endpoint.starts_with("tcp://localhost:");
 }
 
+/// Beside those that are open.
+int64_t OtherDescriptors(bool has_log) {
+  return (has_log ? kLogDescriptors : 0) + kSpareDescriptors;
+}
+
 /// Takes no more clients than there are file descriptors for. kFailedPrecondition if there is none.
 absl::Status FitClients(bool has_log, int64_t& clients) {
-  const int64_t others = OpenDescriptors() + (has_log ? kLogDescriptors : 0) + kSpareDescriptors;
+  const int64_t others = OpenDescriptors() + OtherDescriptors(has_log);
   const int64_t left = DescriptorLimit() - others;
   const int64_t wanted = clients + Router::kSurplusConnections;
   if (left >= wanted) return absl::OkStatus();
-  if (left < 2) return CheckDescriptors(others + wanted);
+  if (left < kLeastClients) return CheckDescriptors(others + kLeastClients);
   const int64_t fit = std::min(clients, std::max(left - Router::kSurplusConnections, left / 2));
   if (fit < clients) {
     spdlog::warn(
@@ -55,6 +61,8 @@ absl::Status FitClients(bool has_log, int64_t& clients) {
 }
 
 }  // namespace
+
+int64_t Server::LeastDescriptors(bool has_log) { return OtherDescriptors(has_log) + kLeastClients; }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Create(ServerOptions options,
                                                        parallel::Engine& engine,

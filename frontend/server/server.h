@@ -51,6 +51,9 @@ struct ServerOptions {
 /// one thread; Stop from any, and from a signal handler.
 class Server {
  public:
+  /// File descriptors without which there is no place for a client. has_log: a log writes files.
+  static int64_t LeastDescriptors(bool has_log);
+
   /// Listens from now on; clients are answered once Run is called. Errors: Router::Bind. The engine
   /// and the model must outlive the server, and so must the log where there is one: then every turn
   /// goes there before its answer counts as done.

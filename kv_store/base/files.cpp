@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -49,14 +50,18 @@ absl::Status CheckOwner(const std::string& path, uid_t owner) {
 
 }  // namespace
 
-int64_t FreeBytes(const std::string& path) {
+FreeSpace FreeSpaceAt(const std::string& path) {
   std::error_code error;
-  std::filesystem::path there = std::filesystem::absolute(path, error);
-  while (!error && !std::filesystem::exists(there, error) && there.has_relative_path()) {
+  fs::path there = fs::absolute(path, error);
+  while (!error && !fs::exists(there, error) && there.has_relative_path()) {
     there = there.parent_path();
   }
-  const auto space = std::filesystem::space(there, error);
-  return error ? 0 : static_cast<int64_t>(space.available);
+  struct statvfs facts {};
+  FreeSpace free;
+  if (error || statvfs(there.c_str(), &facts) != 0) return free;
+  if (facts.f_blocks > 0) free.bytes = static_cast<int64_t>(facts.f_bavail * facts.f_frsize);
+  if (facts.f_files > 0) free.files = static_cast<int64_t>(facts.f_favail);
+  return free;
 }
 
 bool Exists(const std::string& path) {
@@ -189,6 +194,11 @@ absl::StatusOr<int> OpenOwnFile(const std::string& path, int flags) {
     status = FileError(path, "looked at", errno);
   } else if (!S_ISREG(facts.st_mode)) {
     status = FailedPrecondition("{}: it is no regular file; remove it", path);
+  } else if ((flags & O_ACCMODE) != O_RDONLY && facts.st_nlink > 1) {
+    status = FailedPrecondition(
+        "{}: it has another name, too (a hard link), under which it is not ours to write; remove "
+        "this name",
+        path);
   } else {
     status = CheckOwner(path, facts.st_uid);
   }

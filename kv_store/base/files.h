@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -15,8 +17,13 @@ namespace tandem::kv_store {
 
 /// Whether something has that name, if only a link that names nothing.
 bool Exists(const std::string& path);
-/// Bytes that may be written where the path is, or would be; 0 where that cannot be found out.
-int64_t FreeBytes(const std::string& path);
+/// What may be written; as much as can be, where a file system does not say.
+struct FreeSpace {
+  int64_t bytes = std::numeric_limits<int64_t>::max();
+  int64_t files = std::numeric_limits<int64_t>::max();
+};
+/// Where the path is, or would be.
+FreeSpace FreeSpaceAt(const std::string& path);
 /// `PATH.WORD-N`, with the first N that is free.
 std::string FreeName(const std::string& path, std::string_view word);
 absl::Status Rename(const std::string& from, const std::string& to);
@@ -29,8 +36,9 @@ std::string FolderOf(const std::string& path);
 
 /// A file of our own in a folder that others may have written to: opened without following a link,
 /// made (mode 0600) with O_CREAT, and opened to its owner where his own mode keeps him out.
-/// kFailedPrecondition for what is not ours (a link, another user's, no regular file), whose
-/// contents stay untouched; else as the system says: kNotFound, kResourceExhausted, kUnavailable.
+/// kFailedPrecondition for what is not ours (a link, another user's, no regular file, to write a
+/// file that has several names), whose contents stay untouched; else as the system says: kNotFound,
+/// kResourceExhausted, kUnavailable.
 absl::StatusOr<int> OpenOwnFile(const std::string& path, int flags);
 /// Whether a path and all below it, if it is there, are this user's, and no links to something;
 /// what was put aside is left out. kFailedPrecondition naming the first that is not.

@@ -2,14 +2,13 @@
 
 #include <sodium.h>
 
-#include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <optional>
+#include <sstream>
 #include <string_view>
 #include <utility>
 
-#include "core/base/errno_text.h"
+#include "core/base/text_file.h"
 #include "kv_store/base/files.h"
 #include "kv_store/base/hex.h"
 
@@ -104,16 +103,17 @@ absl::StatusOr<SigningKey> OpenSigningKey(const std::string& directory, const En
 
 absl::StatusOr<std::vector<PublicKey>> ReadPublicKeys(const std::string& text) {
   if (const auto key = PublicKeyOf(Trimmed(text))) return std::vector<PublicKey>{*key};
-  std::ifstream file(text);
-  if (!file) {
+  const absl::StatusOr<std::string> file = ReadTextFile(text);
+  if (!file.ok()) {
     return InvalidArgument(
         "'{}' is neither a public key (64 hexadecimal digits, as tandem kv export prints it) nor a "
         "file of them that can be read: {}",
-        text, ErrnoText(errno));
+        text, Message(file.status()));
   }
   std::vector<PublicKey> keys;
   int number = 0;
-  for (std::string line; std::getline(file, line);) {
+  std::istringstream lines(*file);
+  for (std::string line; std::getline(lines, line);) {
     ++number;
     const std::string_view word = Trimmed(line);
     if (word.empty() || word.front() == '#') continue;

@@ -1,5 +1,9 @@
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
-#include <cstdio>
+#include <array>
+#include <cerrno>
 #include <future>
 #include <memory>
 #include <numeric>
@@ -7,7 +11,9 @@
 #include <utility>
 
 #include "core/base/counted.h"
+#include "core/base/errno_text.h"
 #include "core/base/isa.h"
+#include "core/base/standard_output.h"
 #include "core/cpu/machine_peak.h"
 #include "kv_store/pages/pool_size.h"
 #include "launcher/bench/bench_result.h"
@@ -229,30 +235,65 @@ absl::Status BenchOnRank(const BenchOptions& options, const LoadedRank& rank) {
   TANDEM_RETURN_IF_ERROR(ReportOnce(rank.world, result.status()));
   if (rank.world.rank() != 0) return absl::OkStatus();
   const std::string text = options.json ? BenchJson(*result) : BenchText(*result);
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+  WriteOutput(text);
   return absl::OkStatus();
 }
+
+/// A file without a name.
+class MemoryFile {
+ public:
+  static absl::StatusOr<MemoryFile> Make() {
+    const int fd = memfd_create("tandem-output", MFD_CLOEXEC);
+    if (fd < 0) return Unavailable("no file in memory can be made: {}", ErrnoText(errno));
+    return MemoryFile(fd);
+  }
+  MemoryFile(MemoryFile&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  MemoryFile& operator=(MemoryFile&&) = delete;
+  ~MemoryFile() {
+    if (fd_ >= 0) close(fd_);
+  }
+
+  int fd() const { return fd_; }
+  /// All of it.
+  std::string Read() const {
+    std::string text;
+    std::array<char, 4096> piece{};
+    for (ssize_t size;
+         (size = pread(fd_, piece.data(), piece.size(), static_cast<off_t>(text.size()))) > 0;) {
+      text.append(piece.data(), static_cast<size_t>(size));
+    }
+    return text;
+  }
+
+ private:
+  explicit MemoryFile(int fd) : fd_(fd) {}
+  int fd_;
+};
 
 /// The ranks as processes of mpirun, with our flags.
 absl::Status BenchUnderMpi(const BenchOptions& o) {
   TANDEM_ASSIGN_OR_RETURN(const auto file, CheckRanks(o.model, o.launch.ranks));
+  TANDEM_RETURN_IF_ERROR(CheckJobDescriptors(o.launch.ranks));
   TANDEM_RETURN_IF_ERROR(CheckContext(o, file->config()));
+  // Not mpirun's: it says nothing of what it could not write.
+  TANDEM_ASSIGN_OR_RETURN(const MemoryFile output, MemoryFile::Make());
   BenchOptions told = o;
   told.launch = {.ranks = o.launch.ranks, .hostfile = {}, .mpirun_arguments = {}};
   std::promise<absl::Status> end;
   TANDEM_ASSIGN_OR_RETURN(
-      const auto job,
-      MpiJob::Start(
-          o.launch, CommandOfThisProgram("bench", RowsOf(told)), "",
-          [&end](const absl::Status& why) { end.set_value(why); }, JobOutput::kStandardOutput));
-  return end.get_future().get();
+      const auto job, MpiJob::Start(
+                          o.launch, CommandOfThisProgram("bench", RowsOf(told)), "",
+                          [&end](const absl::Status& why) { end.set_value(why); }, output.fd()));
+  TANDEM_RETURN_IF_ERROR(end.get_future().get());
+  WriteOutput(output.Read());
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 absl::Status Bench(const BenchOptions& options) {
   if (options.launch.ranks > 1 && !parallel::StartedByMpi()) return BenchUnderMpi(options);
+  TANDEM_RETURN_IF_ERROR(CheckJobDescriptors(options.launch.ranks));
   return RunOnRanks(options.model, options.launch.ranks,
                     [&](const LoadedRank& rank) { return BenchOnRank(options, rank); });
 }

@@ -3,9 +3,9 @@
 #include <sys/stat.h>
 
 #include <chrono>
-#include <cstdio>
 #include <cstring>
 
+#include "core/base/standard_output.h"
 #include "kv_store/agent/agent_neighbours.h"
 #include "kv_store/agent/agent_server.h"
 #include "kv_store/peers/peer_registry.h"
@@ -105,10 +105,8 @@ absl::Status Agent(const AgentOptions& options) {
 absl::Status EndAgent(const AgentStopOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const bool there, StopAgent(options.state));
   const std::string path = AgentPath(options.state);
-  std::printf(
-      "%s\n",
-      there ? fmt::format("the agent has written what it held in {}, and has ended", path).c_str()
-            : fmt::format("no agent keeps KV in {}", path).c_str());
+  WriteOutput(there ? fmt::format("the agent has written what it held in {}, and has ended\n", path)
+                    : fmt::format("no agent keeps KV in {}\n", path));
   return absl::OkStatus();
 }
 

@@ -103,7 +103,8 @@ absl::Status Chat(const ChatOptions& options) {
         TANDEM_ASSIGN_OR_RETURN(text_model, LoadTextSide(file, options.chat_template, false));
         TANDEM_ASSIGN_OR_RETURN(folder, TemporaryFolder::Make("chat", {"/tmp", "/dev/shm"}));
         return absl::OkStatus();
-      });
+      },
+      frontend::Server::LeastDescriptors(/*has_log=*/false));
 }
 
 }  // namespace tandem::launcher

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <iostream>
-#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "core/base/standard_output.h"
+#include "core/base/text_file.h"
 #include "frontend/chat/generation.h"
 #include "frontend/client/chat_terminal.h"
 #include "launcher/commands/commands.h"
@@ -61,8 +61,8 @@ ordered_json AnswerJson(const frontend::Answer& answer) {
 }
 
 /// Standard input, without the line's end that editors and echo put behind a text.
-std::string ReadPrompt() {
-  std::string text{std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+absl::StatusOr<std::string> ReadPrompt() {
+  TANDEM_ASSIGN_OR_RETURN(std::string text, ReadStandardInput());
   if (text.ends_with('\n')) text.pop_back();
   return text;
 }
@@ -90,8 +90,8 @@ absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
   };
   if (!options.json) {
     callbacks.on_text = [](std::string_view text) {
-      std::fwrite(text.data(), 1, text.size(), stdout);
-      std::fflush(stdout);
+      WriteOutput(text);
+      return FlushOutput().ok();
     };
   }
   TANDEM_ASSIGN_OR_RETURN(
@@ -107,9 +107,9 @@ absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
     }
     PrintJson(all);
   } else if (answer.usage.completion_tokens > 0) {
-    std::fputc('\n', stdout);
+    WriteOutput("\n");
   }
-  std::fflush(stdout);
+  TANDEM_RETURN_IF_ERROR(FlushOutput());
   if (!options.json && answer.seed && !options.generation.seed) {
     fmt::print(stderr, "tandem: drew --seed {}\n", *answer.seed);
   }
@@ -137,7 +137,7 @@ absl::Status Generate(const GenerateOptions& options) {
   GenerateOptions whole = options;
   const auto read = [&]() -> absl::Status {
     if (!piped) return absl::OkStatus();
-    whole.prompt = ReadPrompt();
+    TANDEM_ASSIGN_OR_RETURN(whole.prompt, ReadPrompt());
     if (!whole.prompt->empty() || options.prompt) return absl::OkStatus();
     return InvalidArgument(
         "generate needs a prompt: -p TEXT, a text on standard input, or --tokens 1,2,3");

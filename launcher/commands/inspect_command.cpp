@@ -1,7 +1,7 @@
-#include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "core/base/counted.h"
+#include "core/base/standard_output.h"
 #include "core/formats/model_file.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/json_output.h"
@@ -112,7 +112,7 @@ absl::Status Inspect(const InspectOptions& options) {
   if (options.json) {
     PrintJson(document, kIndented);
   } else {
-    std::fputs(InspectText(document).c_str(), stdout);
+    WriteOutput(InspectText(document));
   }
   return absl::OkStatus();
 }

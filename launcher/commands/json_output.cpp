@@ -1,7 +1,8 @@
 #include "launcher/commands/json_output.h"
 
-#include <cstdio>
 #include <nlohmann/json.hpp>
+
+#include "core/base/standard_output.h"
 
 namespace tandem::launcher {
 
@@ -17,8 +18,7 @@ std::string JsonText(const ordered_json& document, int indent) {
 }
 
 void PrintJson(const ordered_json& document, int indent) {
-  const std::string text = JsonText(document, indent);
-  std::fwrite(text.data(), 1, text.size(), stdout);
+  WriteOutput(JsonText(document, indent));
 }
 
 }  // namespace tandem::launcher

@@ -1,5 +1,6 @@
 #include "launcher/commands/npy_writer.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -10,7 +11,10 @@ namespace tandem::launcher {
 
 absl::StatusOr<std::unique_ptr<NpyWriter>> NpyWriter::Create(const std::string& path, int64_t rows,
                                                              int64_t columns) {
-  const std::string temporary = fmt::format("{}.{}.part", path, getpid());
+  // What is no file (a device, a pipe) is written to, and not replaced by a file.
+  struct stat facts {};
+  const bool replaces = stat(path.c_str(), &facts) != 0 || S_ISREG(facts.st_mode);
+  const std::string temporary = replaces ? fmt::format("{}.{}.part", path, getpid()) : path;
   std::FILE* file = std::fopen(temporary.c_str(), "wb");
   if (file == nullptr) {
     return FailedPrecondition("{}: cannot be written: {}", path, ErrnoText(errno));
@@ -44,7 +48,11 @@ absl::StatusOr<std::unique_ptr<NpyWriter>> NpyWriter::Create(const std::string& 
 NpyWriter::~NpyWriter() {
   if (file_ == nullptr) return;
   std::fclose(file_);
-  std::remove(temporary_.c_str());
+  RemoveTemporary();
+}
+
+void NpyWriter::RemoveTemporary() {
+  if (temporary_ != path_) std::remove(temporary_.c_str());
 }
 
 void NpyWriter::Append(std::span<const float> row) {
@@ -61,9 +69,10 @@ absl::Status NpyWriter::Finish() {
   }
   const bool closed = std::fclose(file_) == 0;
   file_ = nullptr;
-  if (!closed || std::rename(temporary_.c_str(), path_.c_str()) != 0) {
+  const bool renames = temporary_ != path_;
+  if (!closed || (renames && std::rename(temporary_.c_str(), path_.c_str()) != 0)) {
     const int error = errno;
-    std::remove(temporary_.c_str());
+    RemoveTemporary();
     return FailedPrecondition("{}: cannot be written: {}", path_, ErrnoText(error));
   }
   return absl::OkStatus();

@@ -31,9 +31,10 @@ class NpyWriter {
         temporary_(std::move(temporary)),
         file_(file),
         missing_rows_(rows) {}
+  void RemoveTemporary();
 
   const std::string path_;
-  const std::string temporary_;
+  const std::string temporary_;  // path_ itself, where that is no file
   std::FILE* file_;
   int64_t missing_rows_;
   absl::Status status_;

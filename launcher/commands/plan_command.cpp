@@ -1,6 +1,6 @@
-#include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "core/base/standard_output.h"
 #include "core/formats/model_file.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/json_output.h"
@@ -74,7 +74,7 @@ absl::Status Plan(const PlanCommandOptions& options) {
   if (options.json) {
     PrintJson(PlanJson(options.model, file->config(), plan), kIndented);
   } else {
-    std::fputs(parallel::ToTable(file->config(), plan).c_str(), stdout);
+    WriteOutput(parallel::ToTable(file->config(), plan));
   }
   return absl::OkStatus();
 }

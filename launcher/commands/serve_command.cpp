@@ -24,7 +24,7 @@
 namespace tandem::launcher {
 namespace {
 
-constexpr int64_t kLeastRoom = int64_t{1} << 20;  // bytes for conversations
+constexpr int64_t kStateDescriptors = 40;  // that are open before the first turn
 
 /// mpirun ends all ranks with SIGTERM when one dies: wait for the news of who it was, which clients
 /// should hear.
@@ -38,11 +38,11 @@ void AwaitDeathNotice(parallel::Engine& engine) {
 /// must not look as if they were gone.
 absl::StatusOr<std::unique_ptr<ServedState>> OpenWhereThereIsRoom(const StateOptions& state,
                                                                   const std::string& endpoint) {
-  const int64_t free = kv_store::FreeBytes(state.directory);
-  if (free >= kLeastRoom) return ServedState::Open(state, endpoint);
-  const std::string full =
-      fmt::format("--state {}: its disk is full, {} bytes are free", state.directory, free);
-  const std::string remedy = fmt::format("make room, at least {} MiB", kLeastRoom >> 20);
+  const absl::Status room = CheckRoom(state.directory);
+  if (room.ok()) return ServedState::Open(state, endpoint);
+  const std::string full = fmt::format("--state {}: {}", state.directory, Message(room));
+  const std::string remedy =
+      fmt::format("make room, at least {} MiB and some files", kLeastRoom >> 20);
   if (kv_store::Exists(state.directory + "/conversations")) {
     auto opened = ServedState::Open(state, endpoint);
     if (opened.ok()) return opened;
@@ -122,6 +122,7 @@ absl::Status Serve(const ServeOptions& options) {
   const auto serve = [&](parallel::Engine& engine, const core::ModelFile&) -> absl::Status {
     ServedState* const state = prepared.state.get();
     if (state) TANDEM_RETURN_IF_ERROR(state->Settle());
+    TANDEM_RETURN_IF_ERROR(StopSignals::CheckPending());
     frontend::ServerOptions server_options;
     server_options.endpoint = options.listen;
     server_options.listener = prepared.listener;
@@ -152,7 +153,10 @@ absl::Status Serve(const ServeOptions& options) {
     if (state) TellOfAgent(options.model.state, "stays for {:g} s more");
     return status;
   };
-  return WithEngine(options.model, options.launch, serve, prepare);
+  const bool has_state = !options.model.state.directory.empty();
+  return WithEngine(
+      options.model, options.launch, serve, prepare,
+      frontend::Server::LeastDescriptors(has_state) + (has_state ? kStateDescriptors : 0));
 }
 
 }  // namespace tandem::launcher

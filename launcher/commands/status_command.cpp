@@ -1,8 +1,8 @@
 #include <chrono>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "core/base/standard_output.h"
 #include "fmt/chrono.h"
 #include "frontend/client/client.h"
 #include "launcher/commands/commands.h"
@@ -51,20 +51,17 @@ absl::Status Watch(const StatusOptions& options) {
     const Clock::time_point begin = Clock::now();
     const absl::StatusOr<json> status = server.Look();
     if (absl::IsInvalidArgument(status.status())) return status.status();  // it will not get better
-    bool read = true;                                                      // by somebody
     if (options.json) {
       const json document =
           status.ok() ? *status : json{{"type", "error"}, {"message", Message(status.status())}};
-      std::fputs(JsonText(document).c_str(), stdout);
-      read = std::fflush(stdout) == 0;
+      WriteOutput(JsonText(document));
     } else {
       const std::time_t now = std::time(nullptr);
-      read =
-          screen->Show(fmt::format("{:%H:%M:%S}  {}\n", fmt::localtime(now), options.connect) +
-                       (status.ok() ? StatusText(*status, previous.is_null() ? nullptr : &previous)
-                                    : Message(status.status()) + "\nTrying again.\n"));
+      screen->Show(fmt::format("{:%H:%M:%S}  {}\n", fmt::localtime(now), options.connect) +
+                   (status.ok() ? StatusText(*status, previous.is_null() ? nullptr : &previous)
+                                : Message(status.status()) + "\nTrying again.\n"));
     }
-    if (!read) return absl::OkStatus();
+    TANDEM_RETURN_IF_ERROR(FlushOutput());
     previous = status.ok() ? *status : json();
     std::this_thread::sleep_until(begin + interval);
   }
@@ -76,7 +73,7 @@ absl::Status ShowStatus(const StatusOptions& options) {
   if (options.watch) return Watch(options);
   TANDEM_ASSIGN_OR_RETURN(const auto client, ConnectTold(options.connect));
   TANDEM_ASSIGN_OR_RETURN(const json status, client->ServerStatus());
-  std::fputs((options.json ? JsonText(status) : StatusText(status)).c_str(), stdout);
+  WriteOutput(options.json ? JsonText(status) : StatusText(status));
   return absl::OkStatus();
 }
 

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "core/base/standard_output.h"
 #include "launcher/commands/status_text.h"
 #include "launcher/options/options.h"
 
@@ -50,28 +51,28 @@ StatusScreen::~StatusScreen() {
 }
 
 void StatusScreen::Enter() {
-  std::fputs(kEnter, stdout);
-  std::fflush(stdout);
+  WriteOutput(kEnter);
+  (void)FlushOutput();
 }
 
 void StatusScreen::Leave() {
-  std::fputs(kLeave, stdout);
-  std::fputs(block_.c_str(), stdout);
-  std::fflush(stdout);
+  WriteOutput(kLeave);
+  WriteOutput(block_);
+  (void)FlushOutput();
 }
 
-bool StatusScreen::Show(const std::string& block) {
+void StatusScreen::Show(const std::string& block) {
   const MutexLock lock(mutex_);
   if (terminal_) {
     block_ = block;
-    return Draw();
+    Draw();
+    return;
   }
-  std::fputs(block.c_str(), stdout);
-  std::fputc('\n', stdout);
-  return std::fflush(stdout) == 0;
+  WriteOutput(block + "\n");
+  (void)FlushOutput();
 }
 
-bool StatusScreen::Draw() {
+void StatusScreen::Draw() {
   winsize size{};
   const bool known = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
   std::string out = kHome;
@@ -80,8 +81,8 @@ bool StatusScreen::Draw() {
     out += c;
   }
   out += kClearBelow;
-  std::fputs(out.c_str(), stdout);
-  return std::fflush(stdout) == 0;
+  WriteOutput(out);
+  (void)FlushOutput();
 }
 
 void StatusScreen::TakeSignals() {

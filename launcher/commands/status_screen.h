@@ -21,13 +21,12 @@ class StatusScreen {
   StatusScreen(const StatusScreen&) = delete;
   StatusScreen& operator=(const StatusScreen&) = delete;
 
-  /// False if nobody reads the output any more.
-  bool Show(const std::string& block);
+  void Show(const std::string& block);
 
  private:
   void Enter();
   void Leave() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool Draw() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Draw() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeSignals();
 
   const bool terminal_;

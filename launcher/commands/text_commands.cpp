@@ -1,12 +1,10 @@
 #include <charconv>
-#include <cstdio>
-#include <fstream>
-#include <iostream>
-#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "core/base/standard_output.h"
+#include "core/base/text_file.h"
 #include "core/formats/gguf.h"
 #include "frontend/chat/chat_template.h"
 #include "frontend/text/utf8.h"
@@ -32,11 +30,10 @@ absl::StatusOr<OpenTokenizer> Open(const std::string& model) {
   return open;
 }
 
-std::string ReadAll(std::istream& input) {
-  return {std::istreambuf_iterator<char>(input), std::istreambuf_iterator<char>()};
+/// text: as the command line has it.
+absl::StatusOr<std::string> OrStandardInput(const std::optional<std::string>& text) {
+  return text ? *text : ReadStandardInput();
 }
-
-void Write(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
 
 /// The text of a token between quotes, on one line: what is no UTF-8, or cannot be seen, as \\xNN.
 std::string Quoted(const std::string& bytes) {
@@ -81,14 +78,8 @@ absl::StatusOr<std::string> WithoutQuotes(const std::string& text) {
 }
 
 absl::StatusOr<ordered_json> ReadMessages(const std::string& path) {
-  std::string text;
-  if (path == "-") {
-    text = ReadAll(std::cin);
-  } else {
-    std::ifstream file(path, std::ios::binary);
-    if (!file) return NotFound("{}: no such file, expected JSON messages", path);
-    text = ReadAll(file);
-  }
+  TANDEM_ASSIGN_OR_RETURN(const std::string text,
+                          path == "-" ? ReadStandardInput() : ReadTextFile(path));
   ordered_json document = ordered_json::parse(text, nullptr, false);
   if (document.is_discarded()) {
     return InvalidArgument("{}: not JSON; expected [{{\"role\":\"user\",\"content\":\"...\"}}]",
@@ -132,7 +123,7 @@ absl::StatusOr<std::vector<int32_t>> ParseTokens(const std::string& text) {
 
 absl::Status Tokenize(const TokenizeOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const OpenTokenizer open, Open(options.model));
-  const std::string text = options.text ? *options.text : ReadAll(std::cin);
+  TANDEM_ASSIGN_OR_RETURN(const std::string text, OrStandardInput(options.text));
   TANDEM_ASSIGN_OR_RETURN(
       const std::vector<int32_t> ids,
       open.tokenizer->Encode(text, {.special = options.special, .bos = options.bos}));
@@ -141,21 +132,21 @@ absl::Status Tokenize(const TokenizeOptions& options) {
     return absl::OkStatus();
   }
   for (const int32_t id : ids) {
-    Write(fmt::format("{:>8} {}\n", id, Quoted(open.tokenizer->TokenBytes(id))));
+    PrintOutput("{:>8} {}\n", id, Quoted(open.tokenizer->TokenBytes(id)));
   }
   return absl::OkStatus();
 }
 
 absl::Status Detokenize(const DetokenizeOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const OpenTokenizer open, Open(options.model));
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                          ParseTokens(options.tokens ? *options.tokens : ReadAll(std::cin)));
+  TANDEM_ASSIGN_OR_RETURN(const std::string tokens, OrStandardInput(options.tokens));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ParseTokens(tokens));
   TANDEM_ASSIGN_OR_RETURN(const std::string text,
                           frontend::Decode(*open.tokenizer, ids, {.special = options.special}));
   if (options.json) {
     PrintJson({{"text", text}});
   } else {
-    Write(text);
+    WriteOutput(text);
   }
   return absl::OkStatus();
 }
@@ -188,7 +179,7 @@ absl::Status Template(const TemplateOptions& options) {
                             open.tokenizer->EncodeSegments(segments));
     PrintJson({{"text", text}, {"tokens", ids}});
   } else {
-    Write(text);
+    WriteOutput(text);
   }
   return absl::OkStatus();
 }

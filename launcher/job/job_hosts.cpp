@@ -13,11 +13,11 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <sstream>
 #include <string_view>
 
 #include "core/base/errno_text.h"
+#include "core/base/text_file.h"
 #include "launcher/options/rank_command.h"
 #include "parallel/communicators/communicator.h"
 #include "parallel/control/control_address.h"
@@ -31,11 +31,11 @@ constexpr std::string_view kUnreached = "tandem: cannot reach host ";
 constexpr std::string_view kSilent = "tandem: host ";
 constexpr const char* kDefaultHostfile = "/etc/openmpi/openmpi-default-hostfile";
 
-/// The first words of a file's lines, without comments.
-std::vector<std::string> FirstWords(const std::string& path) {
+/// The first words of a text's lines, without comments; none of a text that cannot be read.
+std::vector<std::string> FirstWords(const absl::StatusOr<std::string>& text) {
   std::vector<std::string> words;
-  std::ifstream file(path);
-  for (std::string line; std::getline(file, line);) {
+  std::istringstream lines(text.value_or(""));
+  for (std::string line; std::getline(lines, line);) {
     std::istringstream in(line.substr(0, line.find('#')));
     if (std::string word; in >> word) words.push_back(word);
   }
@@ -55,7 +55,7 @@ bool SettingsNameAnAgent() {
   const char* home = std::getenv("HOME");
   for (const std::string& path : {std::string("/etc/openmpi/openmpi-mca-params.conf"),
                                   std::string(home ? home : "") + "/.openmpi/mca-params.conf"}) {
-    for (const std::string& word : FirstWords(path)) {
+    for (const std::string& word : FirstWords(ReadTextFile(path))) {
       if (word.find("rsh_agent") != std::string::npos) return true;
     }
   }
@@ -98,19 +98,22 @@ absl::StatusOr<bool> StaysOnThisHost(const LaunchOptions& launch) {
       return false;
     }
   }
-  std::vector<std::string> hosts = FirstWords(kDefaultHostfile);
+  auto text = ReadTextFile(launch.hostfile.empty() ? kDefaultHostfile : launch.hostfile);
   if (!launch.hostfile.empty()) {
-    if (access(launch.hostfile.c_str(), R_OK) != 0) {
-      return InvalidArgument("--hostfile {}: {}", launch.hostfile, ErrnoText(errno));
+    if (!text.ok()) return InvalidArgument("--hostfile {}", Message(text.status()));
+    // mpirun reads it after this.
+    if (std::error_code error; !std::filesystem::is_regular_file(launch.hostfile, error)) {
+      return InvalidArgument("--hostfile {}: it is no regular file; it is read several times",
+                             launch.hostfile);
     }
-    hosts = FirstWords(launch.hostfile);
   }
+  const std::vector<std::string> hosts = FirstWords(text);
   return std::all_of(hosts.begin(), hosts.end(), IsThisHost);
 }
 
 std::vector<std::string> OtherHosts(const LaunchOptions& launch) {
   std::vector<std::string> hosts =
-      FirstWords(launch.hostfile.empty() ? kDefaultHostfile : launch.hostfile);
+      FirstWords(ReadTextFile(launch.hostfile.empty() ? kDefaultHostfile : launch.hostfile));
   std::erase_if(hosts, IsThisHost);
   return hosts;
 }

@@ -56,7 +56,7 @@ std::vector<std::string> MpirunArguments(const LaunchOptions& launch,
 }
 
 /// Never returns, and calls only what is safe between fork and exec.
-[[noreturn]] void BecomeMpirun(char* const* arguments, char* const* environment, JobOutput output,
+[[noreturn]] void BecomeMpirun(char* const* arguments, char* const* environment, int output,
                                int input_pipe, int error_pipe, int exec_failed_pipe) {
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -64,7 +64,7 @@ std::vector<std::string> MpirunArguments(const LaunchOptions& launch,
   sigemptyset(&none);
   pthread_sigmask(SIG_SETMASK, &none, nullptr);
   dup2(input_pipe, STDIN_FILENO);
-  if (output == JobOutput::kStandardError) dup2(error_pipe, STDOUT_FILENO);
+  dup2(output == kToStandardError ? error_pipe : output, STDOUT_FILENO);
   dup2(error_pipe, STDERR_FILENO);
   execvpe("mpirun", arguments, environment);
   const int error = errno;
@@ -198,7 +198,7 @@ std::string ReasonFromMpirun(const std::string& notices) {
 absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(const LaunchOptions& launch,
                                                       const std::vector<std::string>& command,
                                                       const std::string& input, OnEnd on_end,
-                                                      JobOutput output) {
+                                                      int output) {
   TANDEM_ASSIGN_OR_RETURN(const bool stays, StaysOnThisHost(launch));
   TANDEM_ASSIGN_OR_RETURN(
       TemporaryFolder folder,
@@ -212,6 +212,8 @@ absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(const LaunchOptions& launc
     TANDEM_ASSIGN_OR_RETURN(LoopbackPreload made, LoopbackPreload::Make());
     preload.emplace(std::move(made));
     added.emplace_back("OMPI_MCA_orte_tmpdir_base", folder.path());
+    // Else mpirun looks for ssh, and does nothing without.
+    added.emplace_back("OMPI_MCA_plm", "isolated");
     const char* others = std::getenv("LD_PRELOAD");
     added.emplace_back("LD_PRELOAD",
                        preload->path() + (others != nullptr ? fmt::format(":{}", others) : ""));

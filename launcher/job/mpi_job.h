@@ -18,8 +18,8 @@
 
 namespace tandem::launcher {
 
-/// Where what the ranks write to standard output goes.
-enum class JobOutput { kStandardError, kStandardOutput };
+/// Where what the ranks write to standard output goes, if not into a file.
+inline constexpr int kToStandardError = -1;
 
 /// A rank job as a child process: mpirun and the ranks it starts.
 ///
@@ -35,10 +35,12 @@ class MpiJob {
 
   /// Starts `command` (program and arguments) on launch.ranks ranks. `input`: what rank 0 reads
   /// from its standard input, at most 4096 bytes. `on_end` is called once when the job has ended,
-  /// however it did. Errors: no mpirun, no hostfile, no room for temporary files.
-  static absl::StatusOr<std::unique_ptr<MpiJob>> Start(
-      const LaunchOptions& launch, const std::vector<std::string>& command,
-      const std::string& input, OnEnd on_end, JobOutput output = JobOutput::kStandardError);
+  /// however it did. `output`: descriptor of a file for what the ranks write. Errors: no mpirun, no
+  /// hostfile, no room for temporary files.
+  static absl::StatusOr<std::unique_ptr<MpiJob>> Start(const LaunchOptions& launch,
+                                                       const std::vector<std::string>& command,
+                                                       const std::string& input, OnEnd on_end,
+                                                       int output = kToStandardError);
   /// Stops the job.
   ~MpiJob();
   MpiJob(const MpiJob&) = delete;

@@ -19,6 +19,7 @@
 #include "launcher/options/stop_signals.h"
 #include "launcher/options/version.h"
 #include "launcher/state/host_kv.h"
+#include "launcher/state/state_directory.h"
 #include "parallel/communicators/agree_on_status.h"
 #include "parallel/communicators/mpi_communicator.h"
 #include "parallel/communicators/watchdog.h"
@@ -170,8 +171,12 @@ class Rank {
   std::unique_ptr<HostKv> OpenKv() {
     auto kv = HostKv::Open(options_.state, /*keeps_agent=*/world_.local_rank() == 0);
     if (kv.ok()) return *std::move(kv);
-    spdlog::warn("rank {} on {}: KV is not saved: {}", world_.rank(), world_.host(),
-                 Message(kv.status()));
+    // One rank speaks for its host, and of a full disk the server has told.
+    const bool told = world_.rank() == 0 && !CheckRoom(options_.state.directory).ok();
+    if (world_.local_rank() == 0 && !told) {
+      spdlog::warn("rank {} on {}: KV is not saved: {}", world_.rank(), world_.host(),
+                   Message(kv.status()));
+    }
     return nullptr;
   }
 
@@ -235,19 +240,33 @@ absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const E
       prepare);
 }
 
+absl::Status CheckJobDescriptors(int ranks, int64_t further) {
+  // Of ranks and mpirun, rank 0 has the most open: 44 with 4 ranks, and 14 more with a KV agent.
+  // The command has 7 open with one rank, and 19 with several.
+  const bool several = ranks > 1 || parallel::StartedByMpi();
+  return CheckDescriptors(several ? std::max(64 + int64_t{4} * ranks, 24 + further)
+                                  : std::max(int64_t{32}, 8 + further));
+}
+
 absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
-                        const EngineBody& body, const EnginePreparation& prepare) {
-  // Of ranks and mpirun, rank 0 has the most open: 44 with 4 ranks.
-  const bool several = launch.ranks > 1 || parallel::StartedByMpi();
-  TANDEM_RETURN_IF_ERROR(CheckDescriptors(several ? 64 + 4 * launch.ranks : 32));
+                        const EngineBody& body, const EnginePreparation& prepare,
+                        int64_t descriptors) {
   const auto begin = std::chrono::steady_clock::now();
   const EngineBody run = [&](parallel::Engine& engine, const core::ModelFile& file) {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     spdlog::info("engine ready in {:.1f} s", seconds.count());
     return body(engine, file);
   };
-  if (launch.ranks > 1 && !parallel::StartedByMpi())
-    return RunSupervised(model, launch, prepare, run);
+  const auto check = [&] { return CheckJobDescriptors(launch.ranks, descriptors); };
+  if (launch.ranks > 1 && !parallel::StartedByMpi()) {
+    // More ranks than the model has parts for are no matter of descriptors.
+    const EnginePreparation first = [&](const core::ModelFile& file) -> absl::Status {
+      TANDEM_RETURN_IF_ERROR(check());
+      return prepare ? prepare(file) : absl::OkStatus();
+    };
+    return RunSupervised(model, launch, first, run);
+  }
+  TANDEM_RETURN_IF_ERROR(check());
   return RunRankJob(model, launch.ranks, run, prepare);
 }
 

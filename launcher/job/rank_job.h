@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
 
 #include "core/base/status.h"
@@ -45,9 +46,15 @@ absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const R
 absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const EngineBody& body,
                         const EnginePreparation& prepare = {});
 
+/// kFailedPrecondition if this process may have fewer file descriptors than a job of so many ranks
+/// takes, and `further` ones.
+absl::Status CheckJobDescriptors(int ranks, int64_t further = 0);
+
 /// Runs `body` with an engine of as many ranks as asked for: in this process (one rank, or a rank
-/// of mpirun's), or in ranks that are started by mpirun and reached over ZeroMQ.
+/// of mpirun's), or in ranks that are started by mpirun and reached over ZeroMQ. `descriptors`:
+/// that the body needs; without them the engine is not begun.
 absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
-                        const EngineBody& body, const EnginePreparation& prepare = {});
+                        const EngineBody& body, const EnginePreparation& prepare = {},
+                        int64_t descriptors = 0);
 
 }  // namespace tandem::launcher

@@ -8,6 +8,7 @@
 #include <set>
 #include <thread>
 
+#include "core/base/descriptor_limit.h"
 #include "fmt/ranges.h"
 #include "kv_store/agent_link/agent_tier.h"
 #include "kv_store/base/files.h"
@@ -32,6 +33,7 @@ constexpr auto kDeadline = std::chrono::seconds(60);
 constexpr auto kLongDeadline = std::chrono::minutes(30);
 constexpr int64_t kHostBytes = int64_t{64} << 20;
 constexpr size_t kKeyTries = 16;
+constexpr int64_t kDescriptors = 48;  // of a database and an agent's sockets
 
 }  // namespace
 
@@ -40,6 +42,8 @@ absl::StatusOr<std::unique_ptr<KvAccess>> KvAccess::Open(const StateOptions& sta
   umask(S_IRWXG | S_IRWXO);
   if (state.directory.empty()) return InvalidArgument("--state: name the state directory");
   TANDEM_RETURN_IF_ERROR(CheckStateDirectory(state.directory, purpose == Purpose::kPut));
+  // ZeroMQ ends the process where it gets none.
+  TANDEM_RETURN_IF_ERROR(CheckDescriptors(OpenDescriptors() + kDescriptors));
   TANDEM_ASSIGN_OR_RETURN(auto box, OpenBox(state));
   std::unique_ptr<KvAccess> access(new KvAccess(std::move(box), AgentPath(state)));
   TANDEM_RETURN_IF_ERROR(access->FindOtherHosts(purpose));

@@ -1,9 +1,9 @@
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "core/base/counted.h"
+#include "core/base/standard_output.h"
+#include "core/base/text_file.h"
 #include "core/model/model.h"
 #include "frontend/chat/shared_prefix.h"
 #include "frontend/text/name_number.h"
@@ -30,9 +30,9 @@ struct Prefix {
 };
 
 absl::StatusOr<std::string> ReadText(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return NotFound("--text-file {}: it cannot be read", path);
-  return std::string(std::istreambuf_iterator<char>(file), {});
+  auto text = ReadTextFile(path);
+  if (!text.ok()) return InvalidArgument("--text-file: {}", Message(text.status()));
+  return text;
 }
 
 absl::StatusOr<Prefix> PrefixOf(const KvOptions& options, const KvAccess& access,
@@ -270,11 +270,11 @@ absl::Status KvExport(const KvOptions& options) {
                {"public_key", kv_store::PublicKeyText(key.public_key())}});
     return absl::OkStatus();
   }
-  fmt::print("{}: {} of the {} of {} in {}, {}\nsigned by {}\n", options.file, blocks * kBlock,
-             Counted(static_cast<int64_t>(prefix.tokens.size()), "token"), prefix.what,
-             Counted(blocks, "block"), SizeText(bytes), kv_store::PublicKeyText(key.public_key()));
+  PrintOutput("{}: {} of the {} of {} in {}, {}\nsigned by {}\n", options.file, blocks * kBlock,
+              Counted(static_cast<int64_t>(prefix.tokens.size()), "token"), prefix.what,
+              Counted(blocks, "block"), SizeText(bytes), kv_store::PublicKeyText(key.public_key()));
   if (!missing.empty()) {
-    fmt::print("what follows is not in {}: {}\n", options.state.directory, missing);
+    PrintOutput("what follows is not in {}: {}\n", options.state.directory, missing);
   }
   return absl::OkStatus();
 }

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/counted.h"
+#include "core/base/standard_output.h"
 #include "frontend/text/name_number.h"
 #include "kv_store/base/blake2b.h"
 #include "kv_store/base/chain_blocks.h"
@@ -234,13 +235,13 @@ absl::Status KvImport(const KvOptions& options) {
                {"signed_by", kv_store::PublicKeyText(header.signer)}});
     return absl::OkStatus();
   }
-  fmt::print("{}: {} of model {} in {}, {}; {} of them there before\n", options.file,
-             Counted(static_cast<int64_t>(header.tokens.size()), "token"),
-             ShortFingerprint(header.fingerprint),
-             Counted(static_cast<int64_t>(import.records()), "record"), SizeText(import.bytes()),
-             import.known());
+  PrintOutput("{}: {} of model {} in {}, {}; {} of them there before\n", options.file,
+              Counted(static_cast<int64_t>(header.tokens.size()), "token"),
+              ShortFingerprint(header.fingerprint),
+              Counted(static_cast<int64_t>(import.records()), "record"), SizeText(import.bytes()),
+              import.known());
   if (options.model.model.empty()) {
-    fmt::print("no MODEL was given to compare: only a server of just that model uses it\n");
+    PrintOutput("no MODEL was given to compare: only a server of just that model uses it\n");
   }
   return absl::OkStatus();
 }

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/counted.h"
+#include "core/base/standard_output.h"
 #include "fmt/ranges.h"
 #include "frontend/client/terminal_text.h"
 #include "launcher/commands/commands.h"
@@ -82,11 +83,11 @@ void PrintList(const ListedKv& kv) {
                     fmt::format("{}", prefix.records), SizeText(prefix.bytes),
                     TiersText(prefix.tiers), TimeText(prefix.last_use), StateText(prefix)});
   }
-  if (!kv.prefixes.empty()) fmt::print("{}", Table(rows));
+  if (!kv.prefixes.empty()) WriteOutput(Table(rows));
   const KvTotals totals = TotalsOf(kv.catalog);
-  fmt::print("prefixes: {}; {}, {}, {} in all, what several begin with counted once\n",
-             kv.prefixes.size(), Counted(static_cast<int64_t>(totals.blocks), "block"),
-             Counted(static_cast<int64_t>(totals.records), "record"), SizeText(totals.bytes));
+  PrintOutput("prefixes: {}; {}, {}, {} in all, what several begin with counted once\n",
+              kv.prefixes.size(), Counted(static_cast<int64_t>(totals.blocks), "block"),
+              Counted(static_cast<int64_t>(totals.records), "record"), SizeText(totals.bytes));
 }
 
 absl::StatusOr<const KvPrefix*> Choose(const KvOptions& options, const ListedKv& kv) {
@@ -178,14 +179,14 @@ ordered_json BlockJson(const Catalog& catalog, size_t index, size_t model, int64
 void PrintPrefix(const ListedKv& kv, const KvPrefix& prefix) {
   const Catalog& catalog = kv.catalog;
   const kv_store::CatalogModel& model = catalog.models()[prefix.model];
-  fmt::print("prefix        {}\nmodel         {} ({} seen, head_dim {}, {})\n", prefix.id,
-             FullFingerprint(model.fingerprint),
-             Counted(static_cast<int64_t>(model.kv_heads.size()), "KV head"), model.head_dim,
-             KvDtypeName(model.dtype));
+  PrintOutput("prefix        {}\nmodel         {} ({} seen, head_dim {}, {})\n", prefix.id,
+              FullFingerprint(model.fingerprint),
+              Counted(static_cast<int64_t>(model.kv_heads.size()), "KV head"), model.head_dim,
+              KvDtypeName(model.dtype));
   for (const auto& [group, layers] : model.layers) {
-    fmt::print("layer group {} {}\n", group, Counted(layers, "layer"));
+    PrintOutput("layer group {} {}\n", group, Counted(layers, "layer"));
   }
-  fmt::print(
+  PrintOutput(
       "tenant        {}\nconversations {}\ntokens        {}, of use {}\nsize          {} in {} "
       "of {}, {}\nlast use      {}\nstate         {}\n\n",
       Shown(TenantText(kv.tenants, prefix.tenant)), ConversationsText(prefix), prefix.tokens,
@@ -209,7 +210,7 @@ void PrintPrefix(const ListedKv& kv, const KvPrefix& prefix) {
                     BlockState(catalog, prefix.chain[i], prefix.model)});
     first += tokens;
   }
-  fmt::print("{}", Table(rows));
+  WriteOutput(Table(rows));
 }
 
 }  // namespace

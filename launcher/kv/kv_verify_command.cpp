@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/counted.h"
+#include "core/base/standard_output.h"
 #include "fmt/ranges.h"
 #include "kv_store/base/hex.h"
 #include "kv_store/catalog/catalog_garbage.h"
@@ -85,21 +86,21 @@ Findings FindingsOf(const Catalog& catalog) {
 
 void PrintFindings(const Catalog& catalog, const Findings& findings) {
   const KvTotals totals = TotalsOf(catalog);
-  fmt::print("{} of {}, {}: {} good, {} damaged, {} of another version{}\n",
-             Counted(static_cast<int64_t>(totals.records), "record"),
-             Counted(static_cast<int64_t>(totals.blocks), "block"), SizeText(totals.bytes),
-             findings.good, findings.damaged, findings.other_version,
-             findings.gone > 0 ? fmt::format(", {} went meanwhile", findings.gone) : "");
+  PrintOutput("{} of {}, {}: {} good, {} damaged, {} of another version{}\n",
+              Counted(static_cast<int64_t>(totals.records), "record"),
+              Counted(static_cast<int64_t>(totals.blocks), "block"), SizeText(totals.bytes),
+              findings.good, findings.damaged, findings.other_version,
+              findings.gone > 0 ? fmt::format(", {} went meanwhile", findings.gone) : "");
   if (findings.incomplete_blocks + findings.orphaned_blocks > 0) {
-    fmt::print(
+    PrintOutput(
         "of no use on this host: {} incomplete blocks, {} behind what is missing or damaged\n",
         findings.incomplete_blocks, findings.orphaned_blocks);
   }
   for (size_t i = 0; i < findings.problems.size() && i < kShownProblems; ++i) {
-    fmt::print("  {}: {}\n", findings.problems[i].where, findings.problems[i].what);
+    PrintOutput("  {}: {}\n", findings.problems[i].where, findings.problems[i].what);
   }
   if (findings.problems.size() > kShownProblems) {
-    fmt::print("  and {} more; --json lists all\n", findings.problems.size() - kShownProblems);
+    PrintOutput("  and {} more; --json lists all\n", findings.problems.size() - kShownProblems);
   }
 }
 
@@ -164,7 +165,6 @@ absl::Status KvVerify(const KvOptions& options) {
   } else {
     PrintFindings(catalog, findings);
   }
-  std::fflush(stdout);
   if (findings.damaged == 0) return absl::OkStatus();
   return absl::DataLossError(fmt::format(
       "{} of {} {} damaged and never used; tandem kv gc --state {} removes what is",
@@ -205,20 +205,20 @@ absl::Status KvCollect(const KvOptions& options) {
     return absl::OkStatus();
   }
   if (!access->began_anew().empty()) {
-    fmt::print("the database on disk was damaged as a whole and begun anew: {}\n",
-               access->began_anew());
+    PrintOutput("the database on disk was damaged as a whole and begun anew: {}\n",
+                access->began_anew());
   }
   for (const auto& [reason, sum] : collected.by_reason) {
-    fmt::print("  {:<10}  {} of {}, {}\n", kv_store::GarbageReasonName(reason),
-               Counted(static_cast<int64_t>(sum.records), "record"),
-               Counted(static_cast<int64_t>(sum.blocks), "block"), SizeText(sum.bytes));
+    PrintOutput("  {:<10}  {} of {}, {}\n", kv_store::GarbageReasonName(reason),
+                Counted(static_cast<int64_t>(sum.records), "record"),
+                Counted(static_cast<int64_t>(sum.blocks), "block"), SizeText(sum.bytes));
   }
-  fmt::print("{} {} of {}, {}; {} stay\n", options.dry_run ? "would remove" : "removed",
-             Counted(static_cast<int64_t>(collected.all.records), "record"),
-             Counted(static_cast<int64_t>(collected.all.blocks), "block"),
-             SizeText(collected.all.bytes), SizeText(left.bytes));
+  PrintOutput("{} {} of {}, {}; {} stay\n", options.dry_run ? "would remove" : "removed",
+              Counted(static_cast<int64_t>(collected.all.records), "record"),
+              Counted(static_cast<int64_t>(collected.all.blocks), "block"),
+              SizeText(collected.all.bytes), SizeText(left.bytes));
   if (!rules.useless) {
-    fmt::print(
+    PrintOutput(
         "what is incomplete here was left, since {} may have the rest; --this-host-alone "
         "removes it\n",
         fmt::join(access->other_hosts(), ", "));

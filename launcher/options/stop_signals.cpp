@@ -6,11 +6,23 @@
 namespace tandem::launcher {
 namespace {
 
-sigset_t WatchedSignals() {
+/// Whoever was started with SIGHUP ignored (nohup) outlives its terminal.
+bool HeedsHangUp() {
+  struct sigaction action {};
+  return sigaction(SIGHUP, nullptr, &action) != 0 || action.sa_handler != SIG_IGN;
+}
+
+sigset_t StopSet() {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGINT);
   sigaddset(&set, SIGTERM);
+  if (HeedsHangUp()) sigaddset(&set, SIGHUP);
+  return set;
+}
+
+sigset_t WatchedSignals() {
+  sigset_t set = StopSet();
   sigaddset(&set, SIGUSR2);  // ends the watching thread
   return set;
 }
@@ -25,10 +37,13 @@ StopSignals::StopSignals() {
 StopSignals::~StopSignals() { EndThread(); }
 
 absl::Status StopSignals::CheckPending() {
+  const sigset_t stop = StopSet();
   sigset_t pending;
-  const bool told = sigpending(&pending) == 0 &&
-                    (sigismember(&pending, SIGINT) == 1 || sigismember(&pending, SIGTERM) == 1);
-  return told ? absl::CancelledError("it was told to end before it was ready") : absl::OkStatus();
+  sigset_t told;
+  sigemptyset(&told);
+  if (sigpending(&pending) == 0) sigandset(&told, &pending, &stop);
+  return sigisemptyset(&told) == 0 ? absl::CancelledError("it was told to end before it was ready")
+                                   : absl::OkStatus();
 }
 
 void StopSignals::Watch(std::function<void(int)> action) {

@@ -7,7 +7,8 @@
 
 namespace tandem::launcher {
 
-/// SIGINT and SIGTERM as calls on a thread of their own, in place of the death of the process.
+/// SIGINT, SIGTERM and SIGHUP as calls on a thread of their own, in place of the death of the
+/// process. SIGHUP only where the process was not started with it ignored.
 ///
 /// Construct before any other thread is started, so that all of them inherit the blocked signals.
 /// Children must unblock them.

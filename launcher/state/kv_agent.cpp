@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/base/descriptor_limit.h"
 #include "core/base/errno_text.h"
 #include "kv_store/agent_link/agent_directory.h"
 #include "kv_store/agent_link/agent_tier.h"
@@ -29,8 +30,8 @@ namespace {
 constexpr auto kStartTime = std::chrono::seconds(10);
 constexpr auto kEndTime = std::chrono::minutes(2);
 constexpr auto kStartAgain = std::chrono::seconds(1);
-constexpr int64_t kLeastRoom = int64_t{1} << 20;  // bytes on its disk
 constexpr auto kPollInterval = std::chrono::milliseconds(5);
+constexpr int64_t kDescriptors = 16;         // of a socket to it
 constexpr off_t kLogBytes = off_t{1} << 20;  // more is cut off at the next start
 
 /// The variables of this process, without those of its MPI job and without our options.
@@ -104,6 +105,8 @@ bool AgentRuns(const StateOptions& state) {
 
 absl::StatusOr<bool> StopAgent(const StateOptions& state) {
   TANDEM_RETURN_IF_ERROR(CheckStateDirectory(state.directory, /*may_make=*/false));
+  // ZeroMQ ends the process where it gets none.
+  TANDEM_RETURN_IF_ERROR(CheckDescriptors(OpenDescriptors() + kDescriptors));
   if (!AgentRuns(state)) return false;
   // Its server would start another.
   TANDEM_ASSIGN_OR_RETURN(const auto taken,
@@ -142,8 +145,8 @@ absl::Status EnsureAgent(const StateOptions& state) {
     }
     // An agent that was just ending may have been in the way of the one that was started.
     if (now >= start) {
-      if (kv_store::FreeBytes(path) < kLeastRoom) {
-        return Unavailable("no agent keeps KV in {}: the disk is full; make room", path);
+      if (const absl::Status room = CheckRoom(path); !room.ok()) {
+        return Unavailable("no agent keeps KV in {}: {}; make room", path, Message(room));
       }
       TANDEM_RETURN_IF_ERROR(StartAgent(state, directory.path()));
       start = now + kStartAgain;

@@ -10,11 +10,14 @@
 #include <cerrno>
 #include <filesystem>
 
+#include "core/base/counted.h"
 #include "core/base/errno_text.h"
 #include "kv_store/base/files.h"
 
 namespace tandem::launcher {
 namespace {
+
+constexpr int64_t kLeastFiles = 64;  // of the databases
 
 std::string HostName() {
   std::array<char, 256> name{};
@@ -78,6 +81,17 @@ absl::Status CheckStateDirectory(const std::string& path, bool may_make) {
         "--state {}: others may look into it (mode {:04o}), and it holds what users said; run: "
         "chmod 700 {}",
         path, facts.st_mode & 07777U, path);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRoom(const std::string& path) {
+  const kv_store::FreeSpace free = kv_store::FreeSpaceAt(path);
+  if (free.bytes < kLeastRoom) {
+    return ResourceExhausted("its disk is full, {} bytes are free", free.bytes);
+  }
+  if (free.files < kLeastFiles) {
+    return ResourceExhausted("its disk is full, there is room for {}", Counted(free.files, "file"));
   }
   return absl::OkStatus();
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -10,6 +11,12 @@ namespace tandem::launcher {
 /// Whether this is a state directory that its owner alone may enter; makes it (mode 0700) if it is
 /// not there and `may_make`. kInvalidArgument, naming the flag.
 absl::Status CheckStateDirectory(const std::string& path, bool may_make);
+
+inline constexpr int64_t kLeastRoom = int64_t{1} << 20;  // bytes, without which it is full
+
+/// kResourceExhausted, saying what is left, if where the path is, or would be, less can be written
+/// than a server needs to begin.
+absl::Status CheckRoom(const std::string& path);
 
 /// A directory that one server has at a time.
 ///

@@ -144,7 +144,11 @@ TEST(Generate, WaitsForTheAnswer) {
   GenerationParams params;
   params.max_tokens = 20;
   params.seed = 3;
-  const GenerateCallbacks callbacks{.on_text = [&](std::string_view text) { streamed += text; },
+  const GenerateCallbacks callbacks{.on_text =
+                                        [&](std::string_view text) {
+                                          streamed += text;
+                                          return true;
+                                        },
                                     .on_logits = {}};
   const absl::StatusOr<Answer> whole = Generate(engine, model, {1}, params, callbacks);
   ASSERT_TRUE(whole.ok()) << whole.status();
@@ -158,6 +162,21 @@ TEST(Generate, WaitsForTheAnswer) {
   EXPECT_EQ(stopped->text, "one two ");
   EXPECT_EQ(stopped->tokens, ByteTokens("one two thr"));
   EXPECT_EQ(stopped->reason, parallel::FinishReason::kStop);
+  EXPECT_EQ(engine.running(), 0);
+}
+
+TEST(Generate, EndsWhenNobodyTakesTheText) {
+  const FakeTextModel model(/*context=*/100'000);
+  FakeEngine engine([](const auto&) { return ByteTokens("word "); },
+                    std::chrono::microseconds(100));
+  int calls = 0;
+  const GenerateCallbacks callbacks{.on_text = [&](std::string_view) { return ++calls < 3; },
+                                    .on_logits = {}};
+  GenerationParams params;
+  params.max_tokens = 50'000;
+  const absl::StatusOr<Answer> answer = Generate(engine, model, {1}, params, callbacks);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(answer->reason, parallel::FinishReason::kCancelled);
   EXPECT_EQ(engine.running(), 0);
 }
 

@@ -88,6 +88,33 @@ TEST(SmallFile, IsBoundedAndASecretIsItsOwners) {
   EXPECT_TRUE(absl::IsUnavailable(ReadSmallFile(link).status()));
 }
 
+TEST(OwnFile, IsNotWrittenUnderAnotherName) {
+  const TemporaryDirectory folder;
+  const std::string victim = folder.path() + "/victim";
+  const std::string path = folder.path() + "/lock";
+  std::ofstream(victim) << "precious";
+  ASSERT_EQ(link(victim.c_str(), path.c_str()), 0);
+  for (const int flags : {O_RDWR | O_CREAT, O_WRONLY | O_APPEND}) {
+    const auto opened = OpenOwnFile(path, flags);
+    EXPECT_TRUE(absl::IsFailedPrecondition(opened.status()));
+    EXPECT_THAT(Message(opened.status()), HasSubstr("hard link"));
+  }
+  const auto read = OpenOwnFile(path, O_RDONLY);
+  ASSERT_TRUE(read.ok()) << read.status();
+  close(*read);
+  ASSERT_EQ(unlink(victim.c_str()), 0);
+  const auto alone = OpenOwnFile(path, O_RDWR);
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  close(*alone);
+}
+
+TEST(Files, SpaceIsThatOfTheFolderThatIsThere) {
+  const TemporaryDirectory folder;
+  EXPECT_GT(FreeSpaceAt(folder.path() + "/not/there/yet").bytes, 0);
+  EXPECT_GT(FreeSpaceAt(folder.path()).files, 0);
+  EXPECT_EQ(FreeSpaceAt("/proc/nothing").bytes, FreeSpace{}.bytes) << "it does not say";
+}
+
 TEST(Files, AreRenamedAndRemoved) {
   const TemporaryDirectory folder;
   const std::string path = folder.path() + "/a";

@@ -1,0 +1,244 @@
+"""The first hour: what a process is given by whoever starts it: files that are none, outputs that are full or closed, few
+descriptors, signals, other users' sockets."""
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+
+import pytest
+
+from conftest import SMOLLM2, TANDEM, assert_no_leftovers, run
+from test_first_hour import limited, wrong_use
+from test_first_hour_start import SERVE, ends_before_weights, fill, full, in_namespace
+from test_state import Client, agents_of
+
+GENERATE = [TANDEM, "generate", SMOLLM2, "-p", "Hi", "--max-tokens", 2]
+
+
+@pytest.fixture
+def device(tmp_path):
+    """A device like /dev/full."""
+    path = tmp_path / "full"
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 7))
+        with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
+            file.write(b"x")
+    except PermissionError:
+        return pathlib.Path("/dev/full")
+    return path
+
+
+@pytest.fixture
+def messages(tmp_path):
+    path = tmp_path / "messages.json"
+    path.write_text(json.dumps([{"role": "user", "content": "Hi"}]))
+    return path
+
+
+def test_15_files_that_are_none(tmp_path, messages):
+    """A directory, a file without an end, a pipe into which nobody writes."""
+    def commands(path):
+        return ([TANDEM, "--config", path, *GENERATE[1:]], [*SERVE, "--chat-template", path], [TANDEM, "template", SMOLLM2, path],
+                [TANDEM, "template", SMOLLM2, messages, "--chat-template", path], [TANDEM, "chat", SMOLLM2, "--chat-template", path])
+    for command in commands("/tmp"):
+        assert "/tmp: cannot be read: Is a directory" in wrong_use(*command), command
+    for command in commands("/dev/zero"):
+        assert "/dev/zero: it has more than 64 MiB, or no end" in wrong_use(*command), command
+    os.mkfifo(tmp_path / "pipe")
+    begin = time.monotonic()
+    assert "nothing has come from it for 10 s" in wrong_use(TANDEM, "template", SMOLLM2, tmp_path / "pipe")
+    assert time.monotonic() - begin < 20
+    assert "/tmp: cannot be read: Is a directory" in wrong_use(*GENERATE, "-n", 2, "--hostfile", "/tmp")
+    assert "no regular file" in wrong_use(*GENERATE, "-n", 2, "--hostfile", "/dev/null")
+    folder = os.open("/tmp", os.O_RDONLY)
+    for command in ([TANDEM, "tokenize", SMOLLM2], [TANDEM, "detokenize", SMOLLM2], [TANDEM, "template", SMOLLM2, "-"],
+                    [TANDEM, "generate", SMOLLM2], [TANDEM, "chat", SMOLLM2]):
+        assert "standard input: cannot be read: Is a directory" in wrong_use(*command, stdin=folder), command
+    os.close(folder)
+    # A shell's pipe can be read once.
+    result = run(["bash", "-c", 'exec "$0" --config <(printf "[plan]\\nranks = 3\\n") plan "$1" --json', TANDEM, SMOLLM2])
+    assert result.returncode == 0 and len(json.loads(result.stdout)["ranks"]) == 3, result
+    result = run(["bash", "-c", 'exec "$0" --config <(printf "[plan]\\nrank = 3\\n") plan "$1"', TANDEM, SMOLLM2])
+    assert result.returncode == 2 and "plan.rank is unknown; did you mean ranks?" in result.stderr, result
+
+
+def fails_to_write(output, *command, why="No space left on device", **options):
+    result = subprocess.run([str(word) for word in command], stdout=output, stderr=subprocess.PIPE, text=True, timeout=120,
+                            check=False, **options)
+    lines = [line for line in result.stderr.splitlines(keepends=True) if line.startswith("tandem: ")]
+    assert result.returncode == 1 and lines == [f"tandem: standard output cannot be written: {why}\n"], (command, result)
+
+
+def test_16_output_that_cannot_be_written(tmp_path, device, messages, start_server):
+    server = start_server(*SERVE, "--listen", f"ipc://{tmp_path}/socket", "--state", tmp_path / "state", "--agent-ttl", 1)
+    short_bench = [TANDEM, "bench", SMOLLM2, "--rounds", 1, "--prompt", 16, "--gen", 8, "--batch", 1]
+    commands = [GENERATE, [*GENERATE, "--json"], [*GENERATE, "-n", 2], [TANDEM, "tokenize", SMOLLM2, "Hi"],
+                [TANDEM, "detokenize", SMOLLM2, "1000,1001"], [TANDEM, "template", SMOLLM2, messages], [TANDEM, "inspect", SMOLLM2],
+                [TANDEM, "inspect", SMOLLM2, "--json"], [TANDEM, "plan", SMOLLM2, "-n", 2], [TANDEM, "plan", SMOLLM2, "-n", 2, "--json"],
+                [TANDEM, "status", "--connect", server.endpoint], [TANDEM, "status", "--connect", server.endpoint, "--watch", "--json"],
+                [TANDEM, "kv", "ls", "--state", tmp_path / "state"], [TANDEM, "kv", "verify", "--state", tmp_path / "state", "--json"],
+                [TANDEM, "--help"], [TANDEM, "serve", "--help"], [TANDEM, "--version"], short_bench, [*short_bench, "-n", 2]]
+    with open(device, "wb", buffering=0) as output:
+        for command in commands:
+            fails_to_write(output, *command)
+        fails_to_write(output, TANDEM, "chat", "--connect", server.endpoint, input="Hi\nHo\n")
+    # Of a part that is there, too.
+    place = tmp_path / "place"
+    place.mkdir()
+    words = full(place, "8k") + f"exec >{place}/out; "
+    fails_to_write(None, *in_namespace(words, TANDEM, "inspect", SMOLLM2, "--json"))
+    # Whoever reads no more ends the program without a word.
+    result = run(["bash", "-c", '"$0" inspect "$1" | head -c 1; exit ${PIPESTATUS[0]}', TANDEM, SMOLLM2])
+    assert (result.stdout, result.stderr) == ("/", "") and result.returncode in (0, 128 + signal.SIGPIPE), result
+
+
+def test_16_output_of_logits(tmp_path, device):
+    result = run([*GENERATE, "--logits", device])
+    assert result.returncode == 1 and f"{device}: cannot be written: No space left on device" in result.stderr, result
+    assert stat.S_ISCHR(device.stat().st_mode), "a device is not replaced by a file"
+    assert not list(tmp_path.glob("*.part"))
+    place = tmp_path / "place"
+    place.mkdir()
+    result = run(in_namespace(full(place), *GENERATE, "--logits", place / "logits.npy"))
+    assert result.returncode == 1 and "logits.npy: cannot be written: No space left on device" in result.stderr, result
+
+
+def test_17_descriptors_that_are_closed(tmp_path):
+    for closed in ("2>&- <&-", "<&-", "<&- >&- 2>&-", ">&-"):
+        result = run(["sh", "-c", f'"$@" {closed}', "sh", *GENERATE, "-n", 2], timeout=60)
+        assert result.returncode == (1 if " >&-" in f" {closed}" else 0), (closed, result)
+    result = run(["sh", "-c", '"$@" >&-', "sh", TANDEM, "plan", SMOLLM2, "-n", 2])
+    assert result.stderr == "tandem: standard output cannot be written: Bad file descriptor\n", result
+    # What a command opens gets none of the three numbers.
+    result = run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", TANDEM, "serve", SMOLLM2, "--listen", "nothing"])
+    assert result.returncode == 2
+    assert run([TANDEM, "reach"], stdin=subprocess.DEVNULL).returncode == 2
+
+
+def test_09_dying_well_with_the_terminal(start_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    def rank_files():
+        return {path.name for path in pathlib.Path("/dev/shm").glob("tandem-rank-*")}
+    for ranks in 1, 2:
+        before = rank_files()
+        server = start_server(*SERVE, "-n", ranks, "--listen", f"ipc://{tmp_path}/socket")
+        own = rank_files() - before
+        assert server.stop(signal.SIGHUP) == 0
+        assert_no_leftovers(server)
+        assert not list(tmp_path.iterdir()) and not own & rank_files()
+    server = start_server("nohup", *SERVE, "--listen", f"ipc://{tmp_path}/socket")
+    server.process.send_signal(signal.SIGHUP)
+    assert run([TANDEM, "chat", "--connect", server.endpoint, "--max-tokens", 3], input="Hi\n").returncode == 0
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_09_dying_well_while_loading(tmp_path, signal_number):
+    for ranks in 1, 2:
+        command = [*SERVE, "-n", ranks, "--listen", f"ipc://{tmp_path}/socket", "--state", tmp_path / f"state{ranks}", "--agent-ttl", 1]
+        process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for line in process.stderr:
+            if "loaded in" in line:
+                process.send_signal(signal_number)
+                break
+        log = process.stderr.read()
+        assert process.wait(30) == 1 and log.endswith("tandem: it was told to end before it was ready\n"), (process, log)
+    process = subprocess.Popen([str(word) for word in (*GENERATE[:-1], 5000)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert process.stdout.read(1)
+    process.send_signal(signal_number)
+    assert process.wait(30) == -signal_number
+
+
+def test_07_descriptors_before_weights(start_server, tmp_path):
+    command = [*SERVE, "--listen", f"ipc://{tmp_path}/socket", "--state", tmp_path / "state", "--agent-ttl", 1]
+    for ranks in 1, 2:
+        said = {ends_before_weights(1, *limited("-n", limit), *command, "-n", ranks).replace(f"have {limit} ", "")
+                for limit in (20, 32, 40, 48, 64, 100)}
+        assert len(said) == 1, said
+        needed = int(re.fullmatch(r"tandem: this process may file descriptors .*, and needs (\d+): raise the limit\n", said.pop())[1])
+        assert not agents_of(tmp_path)
+        # That is how many suffice.
+        server = start_server(*limited("-n", needed), *command, "-n", ranks)
+        client = Client(server.endpoint)
+        assert client.say("c", "Hi", max_tokens=3)["durable"]
+        client.close()
+        assert server.stop() == 0
+        end = time.monotonic() + 20
+        while agents_of(tmp_path) and time.monotonic() < end:
+            time.sleep(0.1)
+        shutil.rmtree(tmp_path / "state")
+    # The number of ranks is checked first.
+    for limit in 64, 4096:
+        assert "the largest number that works is -n 9" in wrong_use(*limited("-n", limit), *GENERATE, "-n", 65536)
+
+
+def test_07_descriptors_of_clients(start_server, tmp_path):
+    state = tmp_path / "state"
+    server = start_server(*SERVE, "--listen", f"ipc://{tmp_path}/socket", "--state", state, "--agent-ttl", 600)
+    try:
+        for command in (["status", "--connect", server.endpoint], ["chat", "--connect", server.endpoint, "--max-tokens", 2],
+                        ["kv", "ls", "--state", state], ["agent", "stop", "--state", state]):
+            if command[0] == "agent":
+                assert server.stop() == 0
+            command = [TANDEM, *command]
+            for limit in 5, 8, 12:
+                result = run([*limited("-n", limit), *command], timeout=9)
+                assert result.returncode == 1 and result.stderr.count("\n") == 1, result
+                needed = int(re.search(rf"this process may have {limit} file descriptors .*, and needs (\d+)", result.stderr)[1])
+            result = run([*limited("-n", needed), *command], input="Hi\n")
+            assert result.returncode == 0 and result.stdout, (needed, result)
+    finally:
+        for pid in agents_of(tmp_path):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_13_full_disk_is_told_once(start_server, tmp_path, ranks):
+    place = tmp_path / "place"
+    place.mkdir()
+    command = [*SERVE, "-n", ranks, "--listen", f"ipc://{tmp_path}/socket", "--state", place / "state", "--agent-ttl", 1]
+    no_files = f"mount -t tmpfs -o size=64m,nr_inodes=8,mode=0700 none {place}; "
+    for words, why in ((full(place) + fill(place), "its disk is full, 0 bytes are free"),
+                       (no_files, "its disk is full, there is room for 7 files")):
+        server = start_server(*in_namespace(words, *command))
+        client = Client(server.endpoint)
+        assert client.say("c", "Hi", max_tokens=3)["type"] == "done"
+        client.close()
+        assert server.stop() == 0
+        warnings = [line for line in server.rest_of_log().splitlines() if "warning" in line]
+        assert len(warnings) == 1 and why in warnings[0] and "make room" in warnings[0], warnings
+    # Where no file can be, that is the reason.
+    line = ends_before_weights(2, *SERVE, "--listen", f"ipc://{tmp_path}/socket", "--state", "/proc/state")
+    assert "/proc/state" in line and "full" not in line and line.count("\n") == 1, line
+
+
+def test_10_nobody_there_for_another_user(start_server):
+    if os.geteuid() != 0:
+        pytest.skip("only root can be somebody else")
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        os.chmod(place, 0o755)
+        program = shutil.copy(TANDEM, place)
+        server = start_server(*SERVE, "--listen", f"ipc://{place}/socket")
+        os.chmod(f"{place}/socket", 0o600)
+        result = run([program, "status", "--connect", server.endpoint], timeout=9, user=65534, group=65534, extra_groups=[])
+        assert result.returncode == 1 and result.stderr.count("\n") == 1, result
+        assert f'cannot connect to "ipc://{place}/socket": Permission denied' in result.stderr
+
+
+def test_06_start_without_ssh(tmp_path):
+    """Ranks of this host need none."""
+    for name in ("mpirun", "orted"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    for environment in ({}, {"PATH": str(tmp_path)}):
+        result = run([*GENERATE, "-n", 2], env=environment, timeout=60)
+        assert result.returncode == 0 and result.stdout, result
+    (tmp_path / "hosts").write_text("localhost slots=1\nfar-away slots=1\n")
+    result = run([*GENERATE, "-n", 2, "--hostfile", tmp_path / "hosts"], env={"PATH": str(tmp_path)}, timeout=60)
+    assert result.returncode == 1 and "cannot reach host far-away: ssh: No such file or directory" in result.stderr, result
