@@ -40,7 +40,9 @@ absl::Status GgufFile::OpenOtherParts() {
     const std::string path = stem + name(part);
     absl::StatusOr<std::unique_ptr<GgufFile>> other = OpenOne(path);
     if (!other.ok()) {
-      return absl::DataLossError(
+      const bool missing = absl::IsNotFound(other.status());
+      return absl::Status(
+          missing ? absl::StatusCode::kInvalidArgument : absl::StatusCode::kDataLoss,
           fmt::format("{} (part {} of {})", Message(other.status()), part + 1, count));
     }
     const uint32_t its_number = (*other)->U32Or(kNumber, 0).value_or(count);

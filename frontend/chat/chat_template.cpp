@@ -320,10 +320,9 @@ absl::StatusOr<SelectedTemplate> SelectTemplate(const std::optional<std::string>
                       *choice);
     }
     const std::string source{std::istreambuf_iterator<char>(file), {}};
-    TANDEM_ASSIGN_OR_RETURN(
-        ChatTemplate chat,
-        ChatTemplate::FromJinja(source, std::move(bos_token), std::move(eos_token), *choice));
-    return SelectedTemplate{std::move(chat), ""};
+    auto chat = ChatTemplate::FromJinja(source, std::move(bos_token), std::move(eos_token), *choice);
+    if (!chat.ok()) return InvalidArgument("--chat-template {}", Message(chat.status()));
+    return SelectedTemplate{*std::move(chat), ""};
   }
   if (model_template) {
     TANDEM_ASSIGN_OR_RETURN(
