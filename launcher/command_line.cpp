@@ -71,8 +71,8 @@ void AddRow(CLI::App& app, const OptionRow& row) {
   CLI::Option& option =
       *std::visit([&](auto* target) { return &AddTarget(app, row, *target); }, value.target);
   if (row.required) option.required();
-  option.transform(CLI::Validator(
-      [value](std::string& word) { return CheckWord(value, word); }, AllowedText(value)));
+  option.transform(CLI::Validator([value](std::string& word) { return CheckWord(value, word); },
+                                  AllowedText(value)));
   // 0 stands for a default that is found out later, where it is none of the values.
   const bool found_out = row.written() == "0" && value.limits.least > 0;
   if (value.unit == Unit::kNone && !row.required && !row.written().empty() && !found_out) {
@@ -97,6 +97,17 @@ bool IsInternalVariable(const std::string& variable) {
     if (variable == name) return true;
   }
   return variable.starts_with("TANDEM_TEST_") || variable.starts_with("TANDEM_BENCH_");
+}
+
+/// CLI11 takes the next word for the value of `--flag=`, which is empty.
+std::vector<std::string> WithEmptyValues(const std::vector<std::string>& words) {
+  std::vector<std::string> split;
+  for (const std::string& word : words) {
+    const bool empty_value = word.starts_with("--") && word.find('=') == word.size() - 1;
+    split.push_back(empty_value ? word.substr(0, word.size() - 1) : word);
+    if (empty_value) split.emplace_back();
+  }
+  return split;
 }
 
 /// The config file as CLI11 reads it, which has no names for what is wrong with it.
@@ -154,7 +165,7 @@ class CommandLine {
   int Run(std::vector<std::string> words) {
     words_ = std::move(words);
     try {
-      std::vector<std::string> arguments = words_;
+      std::vector<std::string> arguments = WithEmptyValues(words_);
       AddConfigOfEnvironment(arguments);
       // CLI11 takes them from the end.
       std::reverse(arguments.begin(), arguments.end());

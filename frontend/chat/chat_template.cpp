@@ -316,11 +316,12 @@ absl::StatusOr<SelectedTemplate> SelectTemplate(const std::optional<std::string>
   if (choice) {
     std::ifstream file(*choice, std::ios::binary);
     if (!file) {
-      return NotFound("--chat-template {}: neither chatml nor zephyr, nor a file that can be read",
-                      *choice);
+      return InvalidArgument(
+          "--chat-template {}: neither chatml nor zephyr, nor a file that can be read", *choice);
     }
     const std::string source{std::istreambuf_iterator<char>(file), {}};
-    auto chat = ChatTemplate::FromJinja(source, std::move(bos_token), std::move(eos_token), *choice);
+    auto chat =
+        ChatTemplate::FromJinja(source, std::move(bos_token), std::move(eos_token), *choice);
     if (!chat.ok()) return InvalidArgument("--chat-template {}", Message(chat.status()));
     return SelectedTemplate{*std::move(chat), ""};
   }

@@ -35,8 +35,8 @@ bool KeepsWholeNames(const std::vector<std::string>& arguments);
 std::string ReachThroughThisProgram(std::vector<std::string>& arguments);
 
 /// `tandem reach AGENT HOST COMMAND...`: what mpirun calls in place of AGENT (ssh, by default).
-/// Dies with mpirun, and with it the agent and all that is in the agent's process group; says which host does not answer (UnreachedHost), or has
-/// not for 12 s. Returns the agent's exit status.
+/// Dies with mpirun, and with it the agent and all that is in the agent's process group; says which
+/// host does not answer (UnreachedHost), or has not for 12 s. Returns the agent's exit status.
 int ReachHost(std::vector<std::string> words);
 
 /// What `tandem reach` said on standard error of a host that cannot be reached, without its

@@ -278,7 +278,8 @@ const OptionRow* RowOfKey(const std::vector<OptionRow>& rows, const std::string&
   for (const OptionRow& row : rows) {
     const std::string flag = row.flag();
     const bool short_name = row.name.starts_with("-" + key + ",");
-    if (!key.empty() && (flag == "--" + key || (flag == key && key.front() != '-') || short_name)) return &row;
+    if (!key.empty() && (flag == "--" + key || (flag == key && key.front() != '-') || short_name))
+      return &row;
   }
   return nullptr;
 }

@@ -21,7 +21,8 @@ std::pair<T, std::string> NumberAndUnit(const std::string& text) {
 absl::StatusOr<int64_t> ParseSize(const std::string& text) {
   const auto wrong = [&text] {
     return InvalidArgument(
-        "'{}' is no size; expected bytes, or a number with KiB, MiB, GiB, TiB or PiB (K and KB mean "
+        "'{}' is no size; expected bytes, or a number with KiB, MiB, GiB, TiB or PiB (K and KB "
+        "mean "
         "KiB, and so on), e.g. 512MiB or 1.5GiB",
         text);
   };
@@ -29,7 +30,7 @@ absl::StatusOr<int64_t> ParseSize(const std::string& text) {
   if (number < 0) return wrong();
   const bool fraction = rest.starts_with('.');
   auto [real, unit] = fraction ? NumberAndUnit<double>(text) : std::pair{0.0, rest};
-  if (unit.starts_with(' ')) unit.erase(0, 1);
+  if (unit.size() > 1 && unit.front() == ' ') unit.erase(0, 1);
   for (char& c : unit) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   int shift = -1;
   for (const auto& [name, bits] :

@@ -10,8 +10,9 @@ namespace tandem::launcher {
 
 /// Where the values of a command's options came from: messages about a value name that.
 struct OptionSources {
-  std::set<std::string> given;                   // on the command line: "--threads"
-  std::map<std::string, std::string> elsewhere;  // "--isa": "TANDEM_ISA", "config file F: serve.isa"
+  std::set<std::string> given;  // on the command line: "--threads"
+  std::map<std::string, std::string>
+      elsewhere;  // "--isa": "TANDEM_ISA", "config file F: serve.isa"
 
   bool Given(const std::string& flag) const { return given.contains(flag); }
 
