@@ -1,17 +1,22 @@
 #include "launcher/command_line.h"
 
+#include <fmt/ranges.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cctype>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
-#include <span>
+#include <optional>
 #include <sstream>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -20,9 +25,14 @@
 #include "core/base/isa.h"
 #include "core/base/standard_output.h"
 #include "core/base/text_file.h"
+#include "core/formats/gguf.h"
 #include "launcher/commands/commands.h"
-#include "launcher/options/flag_parsers.h"
+#include "launcher/job/job_hosts.h"
+#include "launcher/options/config_file.h"
+#include "launcher/options/nearest_name.h"
+#include "launcher/options/option_sources.h"
 #include "launcher/options/option_table.h"
+#include "launcher/options/option_words.h"
 #include "launcher/options/reported.h"
 #include "launcher/options/version.h"
 
@@ -30,6 +40,7 @@
 namespace tandem::launcher {
 namespace {
 
+constexpr char kConfigVariable[] = "TANDEM_CONFIG";
 constexpr char kKvExamples[] =
     "Examples:\n"
     "  tandem kv ls --state S\n"
@@ -37,45 +48,6 @@ constexpr char kKvExamples[] =
     "  tandem kv gc --state S --older-than 30d --max-bytes 8GiB --dry-run\n"
     "  tandem kv export --state S model.gguf --system \"$(cat system.txt)\" -o system.tandemkv\n"
     "  tandem kv import --state T system.tandemkv --trust KEY_THAT_EXPORT_PRINTED model.gguf";
-
-/// A limit as the option's words have it, for messages and help.
-std::string LimitText(double limit, Unit unit) {
-  if (unit == Unit::kSize && limit >= 1024) {
-    constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB", "PiB"};
-    size_t i = 0;
-    for (limit /= 1024; limit >= 1024; limit /= 1024) ++i;
-    return fmt::format("{}{}", limit, kUnits[i]);
-  }
-  if (unit == Unit::kAge && limit > 0) return fmt::format("{}d", limit / 86400);
-  return limit < 1e15 ? fmt::format("{}", limit) : fmt::format("{:.0f}", limit);
-}
-
-/// CLI11's own takes nan.
-template <typename Number>
-CLI::Validator InRange(const OptionValue& value) {
-  const auto [least, most] = value.limits;
-  const std::string low = LimitText(least, value.unit);
-  const std::string high = LimitText(most, value.unit);
-  const auto check = [=, least = least, most = most](const std::string& word) {
-    Number number{};
-    const bool good = CLI::detail::lexical_cast(word, number) &&
-                      static_cast<double>(number) >= least && static_cast<double>(number) <= most;
-    return good ? std::string() : fmt::format("Value {} not in range {} to {}", word, low, high);
-  };
-  return {check, fmt::format("in [{} - {}]", low, high)};
-}
-
-/// As CLI11 wants it: the word is replaced by the number that it says, or the error is returned.
-std::string Translate(Unit unit, std::string& word) {
-  const auto with = [&word](const auto& parsed) {
-    if (!parsed.ok()) return Message(parsed.status());
-    word = fmt::format("{}", *parsed);
-    return std::string();
-  };
-  if (unit == Unit::kSeconds && word == "true") word = fmt::format("{}", kSecondsAlone);
-  if (unit == Unit::kSeconds) return with(ParseSeconds(word));
-  return unit == Unit::kAge ? with(ParseAge(word)) : with(ParseSize(word));
-}
 
 template <typename T>
 CLI::Option& AddTarget(CLI::App& app, const OptionRow& row, T& target) {
@@ -92,20 +64,7 @@ CLI::Option& AddTarget(CLI::App& app, const OptionRow& row, T& target) {
       }
     }
     CLI::Option& option = *app.add_option(row.name, target, row.help);
-    constexpr bool kList = CLI::detail::is_mutable_container<T>::value;
-    if (kList && !std::is_same_v<T, std::vector<std::string>>) option.delimiter(',');
-    if (row.value.limits.least < row.value.limits.most) {
-      const bool real = option.get_type_name() == "FLOAT";
-      option.check(real ? InRange<double>(row.value) : InRange<int64_t>(row.value));
-    } else if (std::is_same_v<T, std::optional<uint64_t>>) {
-      // CLI11 takes -1 for the largest number.
-      option.check(CLI::Validator(
-          [](const std::string& word) {
-            const bool sign = word.find_first_not_of("0123456789") != std::string::npos;
-            return sign ? fmt::format("Value {} not in range 0 to 2^64 - 1", word) : std::string();
-          },
-          "in [0 - 2^64 - 1]"));
-    }
+    if (TakesCommas(row.value)) option.delimiter(',');
     return option;
   }
 }
@@ -115,16 +74,14 @@ void AddRow(CLI::App& app, const OptionRow& row) {
   CLI::Option& option =
       *std::visit([&](auto* target) { return &AddTarget(app, row, *target); }, value.target);
   if (row.required) option.required();
-  if (!value.choices.empty()) option.check(CLI::IsMember(value.choices));
+  option.transform(CLI::Validator([value](std::string& word) { return CheckWord(value, word); },
+                                  AllowedText(value)));
   // 0 stands for a default that is found out later, where it is none of the values.
   const bool found_out = row.written() == "0" && value.limits.least > 0;
   if (value.unit == Unit::kNone && !row.required && !row.written().empty() && !found_out) {
     option.capture_default_str();
-  } else if (value.unit != Unit::kNone && value.unit != Unit::kPath) {
-    // What a quantity is by default, its help tells.
-    option.transform(CLI::Validator(
-        [unit = value.unit](std::string& word) { return Translate(unit, word); }, ""));
-    option.type_name("TEXT");
+  } else if (value.unit == Unit::kSize || value.unit == Unit::kAge) {
+    option.type_name("TEXT");  // what a quantity is by default, its help tells
   }
   if (value.unit == Unit::kSeconds) option.expected(0, 1)->type_name("[SECONDS]");
 }
@@ -137,80 +94,53 @@ void AddRows(CLI::App& app, const std::vector<OptionRow>& rows) {
   });
 }
 
-/// How many letters must change to make one word of the other (Levenshtein 1966).
-size_t Distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = std::exchange(row[0], i);
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = std::exchange(row[j], std::min({row[j] + 1, row[j - 1] + 1, replaced}));
-    }
+/// Variables that are no options: tests, scripts and jobs set them.
+bool IsInternalVariable(const std::string& variable) {
+  for (const char* name : {"TANDEM_PROGRAM", "TANDEM_MODELS", "TANDEM_ENDPOINT", kStartVariable}) {
+    if (variable == name) return true;
   }
-  return row.back();
+  return variable.starts_with("TANDEM_TEST_") || variable.starts_with("TANDEM_BENCH_");
 }
 
-/// words: at least one.
-std::string Nearest(const std::string& word, const std::vector<std::string>& words) {
-  return *std::min_element(words.begin(), words.end(), [&](const auto& a, const auto& b) {
-    return Distance(word, a) < Distance(word, b);
-  });
-}
-
-/// Names of the flags of a command, without their dashes.
-std::vector<std::string> LongNames(const CLI::App& app) {
-  std::vector<std::string> names;
-  for (const CLI::Option* option : app.get_options()) {
-    names.insert(names.end(), option->get_lnames().begin(), option->get_lnames().end());
+/// CLI11 takes the next word for the value of `--flag=`, which is empty.
+std::vector<std::string> WithEmptyValues(const std::vector<std::string>& words) {
+  std::vector<std::string> split;
+  for (const std::string& word : words) {
+    const bool empty_value = word.starts_with("--") && word.find('=') == word.size() - 1;
+    split.push_back(empty_value ? word.substr(0, word.size() - 1) : word);
+    if (empty_value) split.emplace_back();
   }
-  return names;
+  return split;
 }
 
 /// CLI11 opens a file by itself, and reads whatever that is for as long as it goes on.
 constexpr const char* kNoFile = "/dev/null";
 
-/// The config file, which is read once: a shell's pipe has its text only then.
-struct ConfigFile {
-  std::string path;
-  std::string text;
-
-  /// As CLI11 wants it: the word is replaced by the file that it shall open, or the error is
-  /// returned.
-  std::string Read(std::string& word) {
-    if (path.empty()) {
-      auto read = ReadTextFile(word);
-      if (!read.ok()) return Message(read.status());
-      path = word;
-      text = *std::move(read);
-    }
-    word = kNoFile;
-    return "";
-  }
-};
-
-class ConfigText final : public CLI::ConfigBase {
+/// The config file in place of CLI11's own reader, which has no names for what is wrong with it.
+class ConfigFormat final : public CLI::Config {
  public:
-  explicit ConfigText(const ConfigFile& file) : file_(file) {}
-  std::vector<CLI::ConfigItem> from_config(std::istream&) const override {
-    std::istringstream lines(file_.text);
-    return CLI::ConfigBase::from_config(lines);
-  }
+  using Items = std::function<std::vector<CLI::ConfigItem>()>;
+
+  explicit ConfigFormat(Items items) : items_(std::move(items)) {}
+  std::string to_config(const CLI::App*, bool, bool, std::string) const override { return ""; }
+  std::vector<CLI::ConfigItem> from_config(std::istream&) const override { return items_(); }
 
  private:
-  const ConfigFile& file_;
+  const Items items_;
 };
 
 class CommandLine {
  public:
   CommandLine() : app_("Tandem: a large language model on many machines at once.", "tandem") {
     app_.set_version_flag("--version", std::string("tandem ") + kVersion);
-    app_.set_config("--config", "", "config file (TOML or INI): a section a command, a key a flag")
-        ->transform(CLI::Validator([this](std::string& word) { return config_.Read(word); }, ""))
-        ->envname("TANDEM_CONFIG");
-    app_.config_formatter(std::make_shared<ConfigText>(config_));
-    app_.allow_config_extras(CLI::config_extras_mode::error);
-    AddRows(app_, {{"--log-level", {&log_level_}, "debug, info, warning, error or off"}});
+    app_.set_config("--config", "",
+                    "config file (TOML or INI): a section a command, a key a flag; variables go "
+                    "before it, and the command line before both")
+        ->transform(CLI::Validator([this](std::string& word) { return ReadConfig(word); }, ""))
+        ->envname(kConfigVariable);
+    app_.config_formatter(std::make_shared<ConfigFormat>([this] { return ItemsOfConfig(); }));
+    commands_[""] = {{"--log-level", {&log_level_}, "debug, info, warning, error or off"}};
+    AddRows(app_, commands_[""]);
     app_.require_subcommand(1);
     app_.fallthrough();
     Add("serve", "serve a model over ZeroMQ", Serve, /*logs=*/true);
@@ -233,40 +163,173 @@ class CommandLine {
     Add("worker", "a rank of a job that tandem serve or chat started", Worker, true).group("");
   }
 
-  int Run(int argc, char** argv) {
+  int Run(std::vector<std::string> words) {
+    words_ = std::move(words);
     try {
-      app_.parse(argc, argv);
+      std::vector<std::string> arguments = WithEmptyValues(words_);
+      AddConfigOfEnvironment(arguments);
+      // CLI11 takes them from the end.
+      std::reverse(arguments.begin(), arguments.end());
+      app_.parse(std::move(arguments));
     } catch (const CLI::Success& e) {
+      const std::string unknown = UnknownCommand();
+      if (!unknown.empty()) return TellWrongUse(unknown);
       std::ostringstream text;
       app_.exit(e, text);
       WriteOutput(text.str());
       return ExitWith(absl::OkStatus());
-    } catch (const CLI::ConfigError& e) {
-      std::fprintf(stderr, "tandem: %s\n", ExplainConfigError(e).c_str());
+    } catch (const CLI::FileError&) {
+      std::fprintf(stderr, "tandem: %s\n", config_error_.c_str());
       return kExitUsage;
     } catch (const CLI::ParseError& e) {
-      const auto commands = app_.get_subcommands();
-      if (commands.empty() && argc > 1 && argv[1][0] != '-') {
-        std::fprintf(stderr, "tandem: unknown command '%s'; see tandem --help\n", argv[1]);
-        return kExitUsage;
+      for (const std::string& unknown : {UnknownCommand(), UnknownFlag()}) {
+        if (!unknown.empty()) return TellWrongUse(unknown);
       }
-      const std::string command = commands.empty() ? "" : " " + commands.front()->get_name();
-      if (const std::string unknown = UnknownFlag(); !unknown.empty()) {
-        std::fprintf(stderr, "tandem: %s; see tandem%s --help\n", unknown.c_str(), command.c_str());
-        return kExitUsage;
-      }
-      const std::string what = NameSource(e.what(), std::span(argv, static_cast<size_t>(argc)));
-      std::fprintf(stderr, "tandem: %s; see tandem%s --help\n", what.c_str(), command.c_str());
-      return kExitUsage;
+      return TellWrongUse(FindSources().Name(std::string(e.what())));
     }
-    if (absl::Status status = SetUpLog(); !status.ok()) return ExitWith(status);
+    sources_ = FindSources();
+    if (absl::Status status = SetUpLog(); !status.ok()) return ExitWith(sources_.Name(status));
     if (absl::Status status = core::CheckProcessor(); !status.ok()) return ExitWith(status);
     core::SetFloatEnvironment();
+    WarnOfUnknownVariables();
     RaiseDescriptorLimit();
-    return ExitWith(run_());
+    return ExitWith(sources_.Name(run_()));
   }
 
  private:
+  int TellWrongUse(const std::string& what) const {
+    const auto commands = app_.get_subcommands();
+    const std::string command = commands.empty() ? "" : " " + commands.front()->get_name();
+    std::fprintf(stderr, "tandem: %s; see tandem%s --help\n", what.c_str(), command.c_str());
+    return kExitUsage;
+  }
+
+  /// The command that runs, as far as its words are known.
+  const CLI::App& Command() const {
+    const CLI::App* app = &app_;
+    while (!app->get_subcommands().empty()) app = app->get_subcommands().front();
+    return *app;
+  }
+  /// "kv.gc"; empty for the program itself.
+  static std::string PathOf(const CLI::App& app) {
+    const CLI::App* parent = app.get_parent();
+    if (parent == nullptr) return "";
+    const std::string path = PathOf(*parent);
+    return path.empty() ? app.get_name() : path + "." + app.get_name();
+  }
+
+  /// Processes that this program starts are told all on their command line.
+  bool IsInternal() const {
+    const auto is = [this](size_t i, const char* word) {
+      return words_.size() > i && words_[i] == word;
+    };
+    return is(0, "worker") || (is(0, "agent") && is(1, "run"));
+  }
+
+  /// TANDEM_CONFIG is as --config, of which CLI11 takes no notice when it reads files.
+  void AddConfigOfEnvironment(std::vector<std::string>& arguments) {
+    const char* path = std::getenv(kConfigVariable);
+    const bool given = std::any_of(arguments.begin(), arguments.end(), [](const auto& word) {
+      return word == "--config" || word.starts_with("--config=");
+    });
+    if (path == nullptr || *path == '\0' || given || IsInternal()) return;
+    arguments.insert(arguments.begin(), fmt::format("--config={}", path));
+    config_of_environment_ = true;
+  }
+  std::string ConfigName(std::string_view path) const {
+    return fmt::format("{}config file {}", config_of_environment_ ? "TANDEM_CONFIG: " : "", path);
+  }
+  [[noreturn]] void FailConfig(std::string error) {
+    config_error_ = std::move(error);
+    // CLI11 lets --help go before.
+    throw CLI::FileError(config_error_, CLI::ExitCodes::FileError);
+  }
+
+  /// Reads it once, since a shell's pipe has its text only then, and gives CLI11 another to open.
+  std::string ReadConfig(std::string& word) {
+    if (!config_text_) {
+      config_path_ = word;
+      auto text = ReadTextFile(word, kMostConfigBytes);
+      if (!text.ok()) FailConfig(ConfigName(Message(text.status())));
+      config_text_ = *std::move(text);
+    }
+    word = kNoFile;
+    return "";
+  }
+
+  /// Those of the command that runs, and of the program; what is wrong with others is told, too.
+  std::vector<CLI::ConfigItem> ItemsOfConfig() {
+    const auto fail = [this](const absl::Status& status) {
+      FailConfig(fmt::format("{}: {}", ConfigName(config_path_), Message(status)));
+    };
+    auto entries = ParseConfig(config_text_.value_or(""));
+    if (!entries.ok()) fail(entries.status());
+    if (absl::Status status = CheckConfig(commands_, *entries); !status.ok()) fail(status);
+    const std::string running = PathOf(Command());
+    std::vector<CLI::ConfigItem> items;
+    for (ConfigEntry& entry : *entries) {
+      if (entry.key.empty() || (!entry.section.empty() && entry.section != running)) continue;
+      const OptionRow& row = *RowOfKey(commands_[entry.section], entry.key);
+      if (IsSet(row.environment())) continue;
+      config_names_[row.flag()] = fmt::format("{}: {}", ConfigName(config_path_), entry.name());
+      CLI::ConfigItem item;
+      std::istringstream parents(entry.section);
+      for (std::string parent; std::getline(parents, parent, '.');) item.parents.push_back(parent);
+      item.name = std::move(entry.key);
+      item.inputs = std::move(entry.words);
+      items.push_back(std::move(item));
+    }
+    return items;
+  }
+
+  static bool IsSet(const std::string& variable) {
+    const char* value = variable.empty() ? nullptr : std::getenv(variable.c_str());
+    return value != nullptr && *value != '\0';
+  }
+
+  OptionSources FindSources() const {
+    OptionSources sources;
+    for (const std::string& path : {std::string(), PathOf(Command())}) {
+      const auto rows = commands_.find(path);
+      if (rows == commands_.end()) continue;
+      for (const OptionRow& row : rows->second) {
+        const auto config = config_names_.find(row.flag());
+        if (IsGiven(row)) {
+          sources.given.insert(row.flag());
+        } else if (IsSet(row.environment())) {
+          sources.elsewhere[row.flag()] = row.environment();
+        } else if (config != config_names_.end()) {
+          sources.elsewhere[row.flag()] = config->second;
+        }
+      }
+    }
+    return sources;
+  }
+
+  bool IsGiven(const OptionRow& row) const {
+    const size_t comma = row.name.find(',');
+    const std::string short_name = comma == std::string::npos ? "" : row.name.substr(0, comma);
+    return std::any_of(words_.begin(), words_.end(), [&](const std::string& word) {
+      return word.substr(0, word.find('=')) == row.flag() ||
+             (!short_name.empty() && word.starts_with(short_name));
+    });
+  }
+
+  /// A command that is none, where one is expected; empty: there is no such.
+  std::string UnknownCommand() const {
+    const CLI::App& command = Command();
+    const auto commands =
+        command.get_subcommands([](const CLI::App* app) { return !app->get_group().empty(); });
+    if (commands.empty()) return "";
+    std::vector<std::string> names;
+    for (const CLI::App* one : commands) names.push_back(one->get_name());
+    const std::vector<std::string> words = app_.remaining(/*recurse=*/true);
+    if (words.empty() || words.front().starts_with('-')) return "";
+    const std::string parent = command.get_parent() == nullptr ? "" : command.get_name() + " ";
+    return fmt::format("unknown command '{}{}'{}", parent, words.front(),
+                       DidYouMean(words.front(), names));
+  }
+
   /// What is wrong with the first word that looks like a flag and is none; empty: there is no such.
   /// CLI11 misses what a command requires first.
   std::string UnknownFlag() const {
@@ -275,81 +338,32 @@ class CommandLine {
         continue;
       }
       const std::string flag = word.substr(0, word.find('='));
-      const CLI::App* app = &app_;
-      while (!app->get_subcommands().empty()) app = app->get_subcommands().front();
-      const std::string bare = flag.substr(std::min(flag.find_first_not_of('-'), flag.size()));
-      const std::string nearest = "--" + Nearest(bare, LongNames(*app));
-      const bool close = Distance(flag, nearest) <= std::max<size_t>(flag.size() / 4, 2);
-      return fmt::format("{} is unknown{}", flag,
-                         close ? fmt::format(" (did you mean {}?)", nearest) : "");
+      std::vector<std::string> flags;
+      for (const CLI::Option* option : Command().get_options()) {
+        for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
+      }
+      return fmt::format("{} is unknown{}", flag, DidYouMean(flag, flags));
     }
     return "";
   }
 
-  /// The key of a config file that nobody knows, with the nearest one that is known.
-  std::string ExplainConfigError(const CLI::ConfigError& error) {
-    const std::string& path = config_.path;
-    std::vector<CLI::ConfigItem> items;
-    try {
-      items = app_.get_config_formatter()->from_file(kNoFile);
-    } catch (const CLI::Error&) {
-      return fmt::format("config file {}: {}", path, error.what());
+  /// One line, by one rank of a job.
+  void WarnOfUnknownVariables() const {
+    const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+    if (IsInternal() || (rank != nullptr && std::string_view(rank) != "0")) return;
+    std::vector<std::string> known = {kConfigVariable};
+    for (const auto& [path, rows] : commands_) {
+      for (const OptionRow& row : rows) known.push_back(row.environment());
     }
-    for (const CLI::ConfigItem& item : items) {
-      const CLI::App* app = &app_;
-      std::vector<std::string> known;
-      std::string wrong;
-      for (const std::string& parent : item.parents) {
-        const auto next = app->get_subcommands(
-            [&parent](const CLI::App* one) { return one->get_name() == parent; });
-        if (next.empty()) {
-          wrong = parent;
-          for (const CLI::App* one : app->get_subcommands({})) known.push_back(one->get_name());
-          break;
-        }
-        app = next.front();
-      }
-      // CLI11 marks where a section begins and ends.
-      if (wrong.empty() && (item.name == "++" || item.name == "--")) continue;
-      if (wrong.empty() && app->get_option_no_throw("--" + item.name) == nullptr &&
-          app->get_option_no_throw(item.name) == nullptr) {
-        wrong = item.name;
-        known = LongNames(*app);
-      }
-      if (wrong.empty()) continue;
-      const bool section = item.name == "++" || item.name == "--";
-      return fmt::format("config file {}: {} is unknown; did you mean {}?", path,
-                         section ? "[" + wrong + "]" : item.fullname(), Nearest(wrong, known));
+    std::vector<std::string> unknown;
+    for (char** entry = environ; *entry != nullptr; ++entry) {
+      const std::string variable(*entry, std::strcspn(*entry, "="));
+      if (!variable.starts_with("TANDEM_") || IsInternalVariable(variable)) continue;
+      if (std::find(known.begin(), known.end(), variable) != known.end()) continue;
+      unknown.push_back(core::PrintableText(variable) + DidYouMean(variable, known));
     }
-    return fmt::format("config file {}: {}", path, error.what());
-  }
-
-  /// A message that begins with an option's flag, with its variable where the value came from
-  /// there.
-  std::string NameSource(const std::string& message, std::span<char*> words) const {
-    for (const CLI::App* app : app_.get_subcommands()) {
-      while (!app->get_subcommands().empty()) app = app->get_subcommands().front();
-      for (const CLI::Option* option : app->get_options()) {
-        const std::string& variable = option->get_envname();
-        if (variable.empty() || std::getenv(variable.c_str()) == nullptr) continue;
-        for (const std::string& name : option->get_lnames()) {
-          const std::string begin = "--" + name + ":";
-          if (!message.starts_with(begin) || IsGiven(*option, words)) continue;
-          return variable + message.substr(begin.size() - 1);
-        }
-      }
-    }
-    return message;
-  }
-
-  static bool IsGiven(const CLI::Option& option, std::span<char*> words) {
-    return std::any_of(words.begin(), words.end(), [&](std::string_view word) {
-      word = word.substr(0, word.find('='));
-      return std::any_of(option.get_lnames().begin(), option.get_lnames().end(),
-                         [&](const std::string& name) { return word == "--" + name; }) ||
-             std::any_of(option.get_snames().begin(), option.get_snames().end(),
-                         [&](const std::string& name) { return word.starts_with("-" + name); });
-    });
+    if (unknown.empty()) return;
+    spdlog::warn("no option has the variable {}", fmt::join(unknown, ", or "));
   }
 
   static int ExitWith(const absl::Status& ran) {
@@ -383,6 +397,7 @@ class CommandLine {
                        bool logs = false) {
     CLI::App& app = *parent.add_subcommand(name, help);
     AddRows(app, rows);
+    commands_[PathOf(app)] = rows;
     app.callback([this, run = std::move(run), logs] {
       run_ = run;
       logs_ = logs;
@@ -399,8 +414,11 @@ class CommandLine {
   CLI::App& Add(CLI::App& parent, const char* name, const char* help,
                 absl::Status (*run)(const Options&), bool logs = false) {
     const auto options = std::make_shared<Options>();
-    return AddCommand(
-        parent, name, help, RowsOf(*options), [run, options] { return run(*options); }, logs);
+    const auto run_from = [this, run, options] {
+      if constexpr (requires { options->model.sources; }) options->model.sources = sources_;
+      return run(*options);
+    };
+    return AddCommand(parent, name, help, RowsOf(*options), run_from, logs);
   }
 
   void AddKvCommands() {
@@ -429,8 +447,15 @@ class CommandLine {
         KvImport);
   }
 
-  ConfigFile config_;
   CLI::App app_;
+  CommandRows commands_;
+  std::vector<std::string> words_;  // of the command line
+  bool config_of_environment_ = false;
+  std::string config_path_;
+  std::optional<std::string> config_text_;
+  std::string config_error_;                         // empty: the config file is good, or not there
+  std::map<std::string, std::string> config_names_;  // of values, by flag: "config file F: KEY"
+  OptionSources sources_;
   std::string log_level_;
   bool logs_ = false;
   std::function<absl::Status()> run_;
@@ -438,7 +463,9 @@ class CommandLine {
 
 }  // namespace
 
-int RunCommandLine(int argc, char** argv) { return CommandLine().Run(argc, argv); }
+int RunCommandLine(int argc, char** argv) {
+  return CommandLine().Run({argv + std::min(argc, 1), argv + argc});
+}
 
 absl::Status ReadOptions(const std::vector<OptionRow>& rows, std::vector<std::string> arguments) {
   CLI::App app;

@@ -25,14 +25,14 @@ Arena::~Arena() {
 }
 
 Arena::Arena(Arena&& other) noexcept
-    : chunks_(std::move(other.chunks_)), allocated_(other.allocated_) {
+    : purpose_(other.purpose_), chunks_(std::move(other.chunks_)), allocated_(other.allocated_) {
   other.chunks_.clear();
   other.allocated_ = 0;
 }
 
 absl::StatusOr<std::byte*> Arena::Allocate(int64_t bytes) {
   if (bytes < 0 || bytes > std::numeric_limits<int64_t>::max() - 2 * kHugePage) {
-    return InvalidArgument("memory for weights: {} bytes asked for, which is no size", bytes);
+    return InvalidArgument("memory for {}: {} bytes asked for, which is no size", purpose_, bytes);
   }
   const int64_t needed = RoundUp(std::max<int64_t>(bytes, 1), kAlignment);
   for (Chunk& chunk : chunks_) {
@@ -51,9 +51,9 @@ absl::StatusOr<std::byte*> Arena::Allocate(int64_t bytes) {
                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (address == MAP_FAILED) {
     return ResourceExhausted(
-        "memory for weights: {} MiB more than the {} MiB held cannot be had ({}); use more ranks "
+        "memory for {}: {} MiB more than the {} MiB held cannot be had ({}); use more ranks "
         "or a smaller model, or raise the limit (ulimit -v, cgroup)",
-        size >> 20, allocated_ >> 20, ErrnoText(errno));
+        purpose_, size >> 20, allocated_ >> 20, ErrnoText(errno));
   }
   auto* begin = static_cast<std::byte*>(address);
   const auto misaligned =

@@ -12,7 +12,8 @@ namespace tandem::core {
 /// the system gives them. Thread safety: none; allocations are made by the loading thread.
 class Arena {
  public:
-  Arena() = default;
+  /// purpose: what the memory is for, in errors.
+  explicit Arena(const char* purpose = "weights") : purpose_(purpose) {}
   ~Arena();
   Arena(Arena&& other) noexcept;
   Arena& operator=(Arena&&) = delete;
@@ -27,6 +28,7 @@ class Arena {
     int64_t size;
     int64_t used;
   };
+  const char* purpose_;
   std::vector<Chunk> chunks_;
   int64_t allocated_ = 0;
 };

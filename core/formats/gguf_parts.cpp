@@ -1,3 +1,5 @@
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "core/formats/gguf.h"
@@ -40,7 +42,10 @@ absl::Status GgufFile::OpenOtherParts() {
     const std::string path = stem + name(part);
     absl::StatusOr<std::unique_ptr<GgufFile>> other = OpenOne(path);
     if (!other.ok()) {
-      return absl::DataLossError(
+      std::error_code ignored;
+      const bool missing = !std::filesystem::exists(path, ignored);
+      return absl::Status(
+          missing ? absl::StatusCode::kInvalidArgument : absl::StatusCode::kDataLoss,
           fmt::format("{} (part {} of {})", Message(other.status()), part + 1, count));
     }
     const uint32_t its_number = (*other)->U32Or(kNumber, 0).value_or(count);

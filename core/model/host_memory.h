@@ -15,8 +15,8 @@ class HostMemory final : public DeviceMemory {
   std::shared_ptr<std::byte> Allocate(int64_t bytes) override;
   /// On transparent huge pages where the system gives them.
   absl::StatusOr<std::shared_ptr<std::byte>> AllocateZeroed(int64_t bytes) override;
-  /// What the system calls available, or what this process's control group has left, whichever is
-  /// less.
+  /// The least of what the system calls available, what this process's control groups have left,
+  /// and what it may still map (ulimit -v).
   int64_t AvailableBytes() const override;
   void CopyToHost(std::span<const CopyRun> runs) override;
   void CopyFromHost(std::span<const CopyRun> runs) override;

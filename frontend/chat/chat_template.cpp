@@ -315,13 +315,13 @@ absl::StatusOr<SelectedTemplate> SelectTemplate(const std::optional<std::string>
   if (choice) {
     const absl::StatusOr<std::string> source = ReadTextFile(*choice);
     if (!source.ok()) {
-      return InvalidArgument("--chat-template: neither chatml nor zephyr, nor a file: {}",
-                             Message(source.status()));
+      return InvalidArgument("--chat-template {}: neither chatml nor zephyr, nor a file: {}",
+                             *choice, Message(source.status()));
     }
-    TANDEM_ASSIGN_OR_RETURN(
-        ChatTemplate chat,
-        ChatTemplate::FromJinja(*source, std::move(bos_token), std::move(eos_token), *choice));
-    return SelectedTemplate{std::move(chat), ""};
+    auto chat =
+        ChatTemplate::FromJinja(*source, std::move(bos_token), std::move(eos_token), *choice);
+    if (!chat.ok()) return InvalidArgument("--chat-template {}", Message(chat.status()));
+    return SelectedTemplate{*std::move(chat), ""};
   }
   if (model_template) {
     TANDEM_ASSIGN_OR_RETURN(

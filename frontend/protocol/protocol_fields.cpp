@@ -274,7 +274,7 @@ absl::Status ReadParams(const Json& object, const ProtocolLimits& limits, Genera
   // vLLM says -1 for all.
   sampling.top_k = static_cast<int32_t>(std::max<int64_t>(top_k.value_or(sampling.top_k), 0));
   TANDEM_RETURN_IF_ERROR(
-      ReadFloat(object, "top_p", {.least = 0, .most = 1, .open = true}, sampling.top_p));
+      ReadFloat(object, "top_p", {.least = 0, .most = 1}, sampling.top_p));
   TANDEM_RETURN_IF_ERROR(ReadFloat(object, "min_p", {.least = 0, .most = 1}, sampling.min_p));
   std::optional<float> penalty;
   TANDEM_RETURN_IF_ERROR(

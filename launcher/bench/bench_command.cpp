@@ -19,6 +19,7 @@
 #include "launcher/bench/bench_result.h"
 #include "launcher/bench/machine_info.h"
 #include "launcher/commands/commands.h"
+#include "launcher/job/job_hosts.h"
 #include "launcher/job/mpi_job.h"
 #include "launcher/job/progress_display.h"
 #include "launcher/job/rank_job.h"
@@ -292,6 +293,7 @@ absl::Status BenchUnderMpi(const BenchOptions& o) {
 }  // namespace
 
 absl::Status Bench(const BenchOptions& options) {
+  TANDEM_RETURN_IF_ERROR(CheckLaunch(options.model, options.launch));
   if (options.launch.ranks > 1 && !parallel::StartedByMpi()) return BenchUnderMpi(options);
   TANDEM_RETURN_IF_ERROR(CheckJobDescriptors(options.launch.ranks));
   return RunOnRanks(options.model, options.launch.ranks,

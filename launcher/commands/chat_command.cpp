@@ -8,6 +8,7 @@
 #include "launcher/commands/text_side.h"
 #include "launcher/commands/told_client.h"
 #include "launcher/job/rank_job.h"
+#include "launcher/options/option_table.h"
 #include "parallel/communicators/mpi_communicator.h"
 
 namespace tandem::launcher {
@@ -35,7 +36,7 @@ core::SamplingParams SamplingOf(const SamplingChoices& choices, const core::Gguf
   core::SamplingParams params;
   params.temperature =
       static_cast<float>(choose(choices.temperature, "temp", terminal ? 0.8 : 0, 0, 100));
-  params.top_k = static_cast<int32_t>(choose(choices.top_k, "top_k", 0, 0, 1 << 20));
+  params.top_k = static_cast<int32_t>(choose(choices.top_k, "top_k", 0, -1, 1 << 20));
   params.top_p = static_cast<float>(choose(choices.top_p, "top_p", terminal ? 0.95 : 1, 0, 1));
   params.min_p = static_cast<float>(choose(choices.min_p, "min_p", 0, 0, 1));
   params.repetition_penalty =
@@ -54,6 +55,20 @@ absl::Status ChatAt(const std::string& endpoint, const ChatOptions& options,
                     .tenant = options.tenant,
                     .context_policy = options.context_policy};
   return frontend::InFlags(frontend::RunChatTerminal(*client, terminal));
+}
+
+/// That nothing was asked of an engine which is another process's.
+absl::Status CheckNoEngineFlags(ChatOptions options) {
+  std::vector<OptionRow> rows = LaunchRows(options.launch);
+  for (OptionRow& row : ModelRows(options.model)) rows.push_back(std::move(row));
+  std::vector<std::string> flags = {"--chat-template"};
+  for (const OptionRow& row : rows) flags.push_back(row.flag());
+  for (const std::string& flag : flags) {
+    if (!options.model.sources.Given(flag)) continue;
+    return InvalidArgument(
+        "{} is for a MODEL, not for --connect: the server has it from its own command line", flag);
+  }
+  return absl::OkStatus();
 }
 
 /// A server for this chat alone, behind a socket that no other user can open: abstract sockets have
@@ -80,13 +95,21 @@ absl::Status ChatWith(parallel::Engine& engine, const core::ModelFile& file,
 
 absl::Status Chat(const ChatOptions& options) {
   if (options.connect.empty() == options.model.model.empty()) {
-    return InvalidArgument("chat takes either a MODEL or --connect ENDPOINT");
+    if (options.connect.empty()) {
+      return InvalidArgument("chat takes either a MODEL or --connect ENDPOINT");
+    }
+    return InvalidArgument("--connect {}: chat takes either a MODEL or --connect, and not both",
+                           options.connect);
   }
   if (!options.context_policy.empty()) {
     const auto policy = frontend::ParseContextPolicy(options.context_policy);
     if (!policy.ok()) return InvalidArgument("--context-policy: {}", Message(policy.status()));
   }
-  if (!options.connect.empty()) return ChatAt(options.connect, options, nullptr);
+  TANDEM_RETURN_IF_ERROR(CheckGeneration(options.generation));
+  if (!options.connect.empty()) {
+    TANDEM_RETURN_IF_ERROR(CheckNoEngineFlags(options));
+    return options.model.sources.Blame("--connect", ChatAt(options.connect, options, nullptr));
+  }
   if (parallel::StartedByMpi()) {
     return InvalidArgument(
         "chat cannot run under mpirun, which keeps the terminal to itself; use "

@@ -121,19 +121,24 @@ absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
 absl::Status Generate(const GenerateOptions& options) {
   const bool piped =
       options.prompt ? *options.prompt == "-" : !options.tokens && isatty(STDIN_FILENO) == 0;
-  if (!piped && options.prompt.has_value() == options.tokens.has_value()) {
+  if (options.prompt && options.tokens) {
+    // Of one that was not typed, nobody thinks.
+    const bool typed = options.model.sources.Given("--tokens");
+    return InvalidArgument("{}: generate takes -p or --tokens, and not both",
+                           typed ? "--prompt" : "--tokens");
+  }
+  if (!piped && !options.prompt && !options.tokens) {
     return InvalidArgument(
         "generate takes either -p TEXT (-: standard input, as a pipe without -p) or --tokens "
         "1,2,3");
   }
   if (options.generation.logprobs && !options.json) {
-    return InvalidArgument("generate --logprobs needs --json, which has a place for them");
+    return InvalidArgument("--logprobs {}: it needs --json, which has a place for them",
+                           *options.generation.logprobs);
   }
+  TANDEM_RETURN_IF_ERROR(CheckGeneration(options.generation));
   const auto tokens = ParseTokens(options.tokens.value_or(""));
   if (!tokens.ok()) return InvalidArgument("--tokens: {}", Message(tokens.status()));
-  if (piped && options.tokens) {
-    return InvalidArgument("generate takes -p or --tokens, and not both");
-  }
   GenerateOptions whole = options;
   const auto read = [&]() -> absl::Status {
     if (!piped) return absl::OkStatus();

@@ -14,6 +14,7 @@
 #include "launcher/commands/commands.h"
 #include "launcher/commands/text_side.h"
 #include "launcher/job/rank_job.h"
+#include "launcher/options/option_table.h"
 #include "launcher/options/stop_signals.h"
 #include "launcher/state/kv_agent.h"
 #include "launcher/state/served_state.h"
@@ -67,7 +68,7 @@ absl::StatusOr<std::unique_ptr<ServedState>> OpenState(const ServeOptions& optio
 }
 
 /// Of options that mean nothing without a state directory.
-absl::Status CheckStateOptions(const StateOptions& state) {
+absl::Status CheckStateOptions(const StateOptions& state, const OptionSources& sources) {
   if (!state.directory.empty()) return absl::OkStatus();
   if (!state.recover.empty()) {
     return InvalidArgument("--recover {}: nothing is kept without --state", state.recover);
@@ -75,8 +76,15 @@ absl::Status CheckStateOptions(const StateOptions& state) {
   if (state.durability > 1) {
     return InvalidArgument("--durability {}: nothing is kept without --state", state.durability);
   }
-  if (state.key_file.empty()) return absl::OkStatus();
-  return InvalidArgument("--state-key: there is nothing to encrypt without --state");
+  if (!state.key_file.empty()) {
+    return InvalidArgument("--state-key: there is nothing to encrypt without --state");
+  }
+  StateOptions copy = state;
+  for (const OptionRow& row : StateRows(copy)) {
+    if (!sources.Given(row.flag())) continue;
+    return InvalidArgument("{}: nothing is kept without --state", row.flag());
+  }
+  return absl::OkStatus();
 }
 
 /// What is there before the model's weights are read: whatever may be wrong with the options.
@@ -109,13 +117,14 @@ void TellOfAgent(const StateOptions& state, fmt::format_string<const double&> ho
 absl::Status Serve(const ServeOptions& options) {
   const auto policy = frontend::ParseContextPolicy(options.context_policy);
   if (!policy.ok()) return InvalidArgument("--context-policy: {}", Message(policy.status()));
-  TANDEM_RETURN_IF_ERROR(CheckStateOptions(options.model.state));
+  TANDEM_RETURN_IF_ERROR(CheckStateOptions(options.model.state, options.model.sources));
   StopSignals signals;
   Prepared prepared;
   const auto prepare = [&](const core::ModelFile& file) -> absl::Status {
     TANDEM_ASSIGN_OR_RETURN(prepared.text_model, LoadTextSide(file, options.chat_template, false));
-    TANDEM_ASSIGN_OR_RETURN(frontend::Listener listener, frontend::Listen(options.listen));
-    prepared.listener = std::make_shared<frontend::Listener>(std::move(listener));
+    auto listener = frontend::Listen(options.listen);
+    if (!listener.ok()) return options.model.sources.Blame("--listen", listener.status());
+    prepared.listener = std::make_shared<frontend::Listener>(*std::move(listener));
     TANDEM_ASSIGN_OR_RETURN(prepared.state, OpenState(options));
     return absl::OkStatus();
   };

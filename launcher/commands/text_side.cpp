@@ -1,5 +1,7 @@
 #include "launcher/commands/text_side.h"
 
+#include "frontend/protocol/request.h"
+
 namespace tandem::launcher {
 namespace {
 
@@ -59,6 +61,12 @@ absl::StatusOr<std::unique_ptr<frontend::TextModel>> LoadTextSide(const core::Mo
   frontend::TextModelOptions options;
   if (!chat_template.empty()) options.chat_template = chat_template;
   return frontend::LoadTextModel(file, options);
+}
+
+absl::Status CheckGeneration(const frontend::GenerationParams& params) {
+  const auto most = static_cast<size_t>(frontend::ProtocolLimits().stop_strings);
+  if (params.stop.size() <= most) return absl::OkStatus();
+  return InvalidArgument("--stop: expected at most {} texts, found {}", most, params.stop.size());
 }
 
 }  // namespace tandem::launcher

@@ -7,6 +7,7 @@
 
 #include "core/base/status.h"
 #include "core/formats/model_file.h"
+#include "frontend/chat/generation.h"
 #include "frontend/chat/text_model.h"
 
 namespace tandem::launcher {
@@ -17,6 +18,10 @@ namespace tandem::launcher {
 absl::StatusOr<std::unique_ptr<frontend::TextModel>> LoadTextSide(const core::ModelFile& file,
                                                                   const std::string& chat_template,
                                                                   bool tokens_suffice);
+
+/// What no row of a flag says: that there are no more stop strings than the protocol takes.
+/// kInvalidArgument.
+absl::Status CheckGeneration(const frontend::GenerationParams& params);
 
 /// "1,2,3", spaces allowed, as ids; also the JSON that `tandem tokenize --json` writes.
 /// kInvalidArgument naming the bad entry.

@@ -11,12 +11,23 @@
 /// reaches other hosts.
 namespace tandem::launcher {
 
+/// Finds, before anything is started, what is wrong with the flags that say where ranks are: one
+/// that means nothing here, a hostfile that cannot be read, an interface that this host, which is
+/// rank 0's, does not have. kInvalidArgument.
+absl::Status CheckLaunch(const ModelOptions& model, const LaunchOptions& launch);
+/// Of that, what rank 0 checks on its own host.
+absl::Status CheckControlInterface(const ModelOptions& model);
+
 /// Whether all ranks will be on this host: neither flags, nor a scheduler, nor Open MPI's own
-/// settings name another. kInvalidArgument if the hostfile cannot be read.
-absl::StatusOr<bool> StaysOnThisHost(const LaunchOptions& launch);
+/// settings name another.
+bool StaysOnThisHost(const LaunchOptions& launch);
 
 /// The hosts of the hostfile that are not this one, as it names them.
 std::vector<std::string> OtherHosts(const LaunchOptions& launch);
+
+/// Whether the user has said whether mpirun cuts hosts' names at the first dot, as it does by
+/// default: it would call its remote shell with what is left. arguments: of mpirun.
+bool KeepsWholeNames(const std::vector<std::string>& arguments);
 
 /// Has mpirun call `tandem reach AGENT` where it would call its remote shell: replaces the agent in
 /// its arguments; gives the value of OMPI_MCA_plm_rsh_agent where these name none, or an empty one
@@ -24,8 +35,8 @@ std::vector<std::string> OtherHosts(const LaunchOptions& launch);
 std::string ReachThroughThisProgram(std::vector<std::string>& arguments);
 
 /// `tandem reach AGENT HOST COMMAND...`: what mpirun calls in place of AGENT (ssh, by default).
-/// Dies with mpirun, and the agent with it; says which host does not answer (UnreachedHost), or has
-/// not for 12 s. Returns the agent's exit status.
+/// Dies with mpirun, and with it the agent and all that is in the agent's process group; says which
+/// host does not answer (UnreachedHost), or has not for 12 s. Returns the agent's exit status.
 int ReachHost(std::vector<std::string> words);
 
 /// What `tandem reach` said on standard error of a host that cannot be reached, without its

@@ -31,6 +31,7 @@ namespace {
 constexpr auto kPollInterval = std::chrono::milliseconds(20);
 constexpr auto kEndInterval = std::chrono::milliseconds(200);
 constexpr auto kCallBack = std::chrono::seconds(14);
+constexpr auto kMostPatience = std::chrono::seconds(60);  // for the first rank to start
 constexpr auto kLastWords = std::chrono::milliseconds(1000);
 constexpr auto kTermination = std::chrono::milliseconds(6000);
 constexpr int64_t kSessionBytes = int64_t{16} << 20;  // more than mpirun writes for its ranks
@@ -139,7 +140,8 @@ class JobLines {
  public:
   /// A line of the job's, with its end: keeps it, or gives it back to be shown.
   std::string Take(std::string line) {
-    told_ = told_ || line == kStartLine || TellsOfHost(line);
+    started_ = started_ || line == kStartLine;
+    told_ = told_ || started_ || TellsOfHost(line);
     if (line == kStartLine) return "";
     const bool frame = line.starts_with("--------------------");  // of a notice
     if (frame) in_notice_ = !in_notice_;
@@ -160,6 +162,8 @@ class JobLines {
   const std::string& notices() const { return notices_; }
   /// Whether ranks have started, or hosts were named for which they have not.
   bool told() const { return told_; }
+  /// Whether a rank has started.
+  bool started() const { return started_; }
   /// Whether hosts that cannot be reached are the reason.
   bool names_hosts() const { return !unreached_.empty(); }
 
@@ -174,6 +178,7 @@ class JobLines {
   std::string unreached_;
   bool in_notice_ = false;
   bool told_ = false;
+  bool started_ = false;
 };
 
 }  // namespace
@@ -199,7 +204,7 @@ absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(const LaunchOptions& launc
                                                       const std::vector<std::string>& command,
                                                       const std::string& input, OnEnd on_end,
                                                       int output) {
-  TANDEM_ASSIGN_OR_RETURN(const bool stays, StaysOnThisHost(launch));
+  const bool stays = StaysOnThisHost(launch);
   TANDEM_ASSIGN_OR_RETURN(
       TemporaryFolder folder,
       TemporaryFolder::Make("job", {TemporaryPlace(), "/dev/shm"}, kSessionBytes));
@@ -219,10 +224,12 @@ absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(const LaunchOptions& launc
                        preload->path() + (others != nullptr ? fmt::format(":{}", others) : ""));
   } else {
     waits_for = fmt::format("{}", fmt::join(OtherHosts(launch), ", "));
+    if (waits_for->empty()) waits_for = "other hosts";
     further.insert(further.end(), {"-x", kStartVariable});
     added.emplace_back(kStartVariable, "1");
     // Orteds of other hosts would make the folder there, and leave it.
     added.emplace_back("OMPI_MCA_orte_local_tmpdir_base", folder.path());
+    if (!KeepsWholeNames(further)) added.emplace_back("OMPI_MCA_orte_keep_fqdn_hostnames", "1");
     std::string agent = ReachThroughThisProgram(further);
     if (!agent.empty()) added.emplace_back("OMPI_MCA_plm_rsh_agent", std::move(agent));
   }
@@ -283,16 +290,24 @@ void MpiJob::ReadErrors(int error_pipe) {
   JobLines lines;
   std::string line;
   char buffer[4096];
-  const auto late = std::chrono::steady_clock::now() + kCallBack;
+  const auto begin = std::chrono::steady_clock::now();
   bool warned = !waits_for_;
+  bool given_up = false;
   const auto on_silence = [&] {
-    if (warned || lines.told() || std::chrono::steady_clock::now() < late) return;
+    if (!waits_for_ || lines.started()) return;
+    const auto waited = std::chrono::steady_clock::now() - begin;
+    if (waited >= kMostPatience) {
+      kill(pid_, SIGTERM);
+      if (waited >= kMostPatience + kTermination) kill(-pid_, SIGKILL);
+      given_up = true;
+    }
+    if (warned || lines.told() || waited < kCallBack) return;
     warned = true;
     spdlog::warn(
         "no rank has started for {} s: mpirun waits for {} to call back, which must be able to "
         "open TCP connections to this host; if it has several networks, or a firewall, say which "
         "one to use: --mpirun-arguments=\"--mca oob_tcp_if_include NAME\"",
-        kCallBack.count(), waits_for_->empty() ? "other hosts" : *waits_for_);
+        kCallBack.count(), *waits_for_);
   };
   for (ssize_t size;
        (size = ReadWhileRuns(pid_, error_pipe, buffer, sizeof(buffer), on_silence)) > 0;) {
@@ -312,13 +327,18 @@ void MpiJob::ReadErrors(int error_pipe) {
   if (!WIFEXITED(wait_status) || WEXITSTATUS(wait_status) != 0) {
     const std::string& notices = lines.notices();
     std::string reason = lines.Reason();
-    if (reason.empty()) {
+    if (given_up && !lines.names_hosts()) {
+      reason = fmt::format(
+          "no rank has started within {} s: mpirun waited for {}; mend what keeps it from starting "
+          "tandem there and hearing from it, or take it out of the list of hosts",
+          kMostPatience.count(), *waits_for_);
+    } else if (reason.empty()) {
       reason = WIFEXITED(wait_status)
                    ? fmt::format("mpirun ended with exit status {}", WEXITSTATUS(wait_status))
                    : fmt::format("mpirun was ended by signal {}", WTERMSIG(wait_status));
       if (const std::string first = FirstSentence(notices); !first.empty()) reason += ": " + first;
     }
-    if (!notices.empty() && !stopping_ && !lines.names_hosts())
+    if (!notices.empty() && !stopping_ && !lines.names_hosts() && !given_up)
       spdlog::warn("{}", KeepNotices(notices));
     why = Unavailable("{}", reason);
   }

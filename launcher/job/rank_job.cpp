@@ -26,7 +26,6 @@
 #include "parallel/coordinator/run_rank.h"
 #include "parallel/placement/cpu_placement.h"
 #include "parallel/placement/world_check.h"
-#include "parallel/sharding/model_costs.h"
 #include "parallel/sharding/shard_plan.h"
 
 namespace tandem::launcher {
@@ -82,10 +81,7 @@ class Rank {
   absl::Status Load() {
     TANDEM_ASSIGN_OR_RETURN(choices_, ModelChoices::From(options_));
     TANDEM_ASSIGN_OR_RETURN(file_, core::ModelFile::Open(options_.model));
-    TANDEM_ASSIGN_OR_RETURN(const parallel::ModelCosts costs, parallel::CostsOf(*file_));
-    TANDEM_ASSIGN_OR_RETURN(
-        plan_, parallel::PlanShards(file_->config(), costs,
-                                    {.ranks = world_.size(), .weights = options_.weights}));
+    TANDEM_ASSIGN_OR_RETURN(plan_, PlanRanks(options_, choices_, *file_, world_.size()));
     return absl::OkStatus();
   }
 
@@ -218,12 +214,18 @@ absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const R
   if (expected_ranks > 0) mpi.expected_ranks = expected_ranks;
   TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> world, parallel::CreateWorld(mpi));
   Rank rank(options, *world);
-  TANDEM_RETURN_IF_ERROR(ReportOnce(*world, parallel::AgreeOnStatus(*world, rank.Load())));
-  TANDEM_RETURN_IF_ERROR(ReportOnce(*world, rank.CheckWorld()));
-  const absl::Status prepared =
-      prepare && world->rank() == 0 ? prepare(rank.file()) : absl::OkStatus();
-  TANDEM_RETURN_IF_ERROR(ReportOnce(*world, parallel::AgreeOnStatus(*world, prepared)));
-  TANDEM_RETURN_IF_ERROR(ReportOnce(*world, parallel::AgreeOnStatus(*world, rank.LoadShard())));
+  const auto agreed = [&](const absl::Status& status) {
+    return ReportOnce(*world, options.sources.Name(parallel::AgreeOnStatus(*world, status)));
+  };
+  TANDEM_RETURN_IF_ERROR(agreed(rank.Load()));
+  TANDEM_RETURN_IF_ERROR(ReportOnce(*world, options.sources.Name(rank.CheckWorld())));
+  absl::Status prepared;
+  if (world->rank() == 0) {
+    if (world->size() > 1) prepared = CheckControlInterface(options);
+    if (prepared.ok() && prepare) prepared = prepare(rank.file());
+  }
+  TANDEM_RETURN_IF_ERROR(agreed(prepared));
+  TANDEM_RETURN_IF_ERROR(agreed(rank.LoadShard()));
   absl::Status status = rank.Run(body);
   if (absl::IsUnavailable(status) && world->size() > 1) {
     // A rank is gone: nobody can wait for the others in an orderly end.
@@ -251,6 +253,7 @@ absl::Status CheckJobDescriptors(int ranks, int64_t further) {
 absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
                         const EngineBody& body, const EnginePreparation& prepare,
                         int64_t descriptors) {
+  TANDEM_RETURN_IF_ERROR(CheckLaunch(model, launch));
   const auto begin = std::chrono::steady_clock::now();
   const EngineBody run = [&](parallel::Engine& engine, const core::ModelFile& file) {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;

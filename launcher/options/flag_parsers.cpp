@@ -19,18 +19,28 @@ std::pair<T, std::string> NumberAndUnit(const std::string& text) {
 }  // namespace
 
 absl::StatusOr<int64_t> ParseSize(const std::string& text) {
-  auto [number, unit] = NumberAndUnit<int64_t>(text);
+  const auto wrong = [&text] {
+    return InvalidArgument(
+        "'{}' is no size; expected bytes, or a number with KiB, MiB, GiB, TiB or PiB (K and KB "
+        "mean "
+        "KiB, and so on), e.g. 512MiB or 1.5GiB",
+        text);
+  };
+  const auto [number, rest] = NumberAndUnit<int64_t>(text);
+  if (number < 0) return wrong();
+  const bool fraction = rest.starts_with('.');
+  auto [real, unit] = fraction ? NumberAndUnit<double>(text) : std::pair{0.0, rest};
+  if (unit.size() > 1 && unit.front() == ' ') unit.erase(0, 1);
   for (char& c : unit) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   int shift = -1;
-  for (const auto& [name, bits] : {std::pair{"K", 10}, {"M", 20}, {"G", 30}, {"T", 40}}) {
+  for (const auto& [name, bits] :
+       {std::pair{"K", 10}, {"M", 20}, {"G", 30}, {"T", 40}, {"P", 50}}) {
     const std::string letter = name;
     if (unit == letter || unit == letter + "B" || unit == letter + "IB") shift = bits;
   }
-  if (unit.empty() || unit == "B") shift = 0;
-  if (number < 0 || shift < 0 || number > (std::numeric_limits<int64_t>::max() >> shift)) {
-    return InvalidArgument("'{}' is no size; expected bytes, or a number with KiB, MiB or GiB",
-                           text);
-  }
+  if (!fraction && (unit.empty() || unit == "B")) shift = 0;
+  if (shift < 0 || number >= (std::numeric_limits<int64_t>::max() >> shift)) return wrong();
+  if (fraction) return static_cast<int64_t>(real * static_cast<double>(int64_t{1} << shift));
   return number << shift;
 }
 

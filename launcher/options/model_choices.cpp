@@ -5,7 +5,12 @@ namespace tandem::launcher {
 absl::StatusOr<ModelChoices> ModelChoices::From(const ModelOptions& options) {
   ModelChoices choices;
   TANDEM_ASSIGN_OR_RETURN(choices.device, core::ParseDevice(options.device));
-  TANDEM_ASSIGN_OR_RETURN(choices.isa, core::ParseIsa(options.isa));
+  const auto isa = core::ParseIsa(options.isa);
+  if (!isa.ok()) {
+    return absl::Status(isa.status().code(),
+                        fmt::format("--isa {}: {}", options.isa, Message(isa.status())));
+  }
+  choices.isa = *isa;
   if (options.activations == "f32") {
     choices.activations = core::ActivationMode::kF32;
   } else if (options.activations != "q8") {

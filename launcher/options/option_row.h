@@ -10,12 +10,13 @@
 
 namespace tandem::launcher {
 
-/// What the text of an option says beyond the type of its target; flag_parsers.h tells how.
+/// What the text of an option says beyond the type of its target; option_words.h tells how.
 enum class Unit {
   kNone,
   kPath,     // written as an absolute path
   kSize,     // bytes
   kAge,      // seconds
+  kText,     // any text; the limits are of its bytes
   kSeconds,  // kSecondsAlone where the flag stands alone
 };
 inline constexpr double kSecondsAlone = 2;

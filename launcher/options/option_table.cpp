@@ -3,6 +3,8 @@
 #include <iterator>
 #include <utility>
 
+#include "frontend/protocol/request.h"
+
 namespace tandem::launcher {
 namespace {
 
@@ -58,12 +60,6 @@ OptionRow RanksRow(int& ranks) {
              "ranks over which the model is sharded; started with mpirun");
 }
 
-Rows LaunchRows(LaunchOptions& o) {
-  return {RanksRow(o.ranks), Row("--hostfile", {&o.hostfile}, "hosts for mpirun, one a line"),
-          Row("--mpirun-arguments", {&o.mpirun_arguments},
-              "further arguments for mpirun, in one string")};
-}
-
 OptionRow TemplateRow(std::string& choice) {
   return Row("--chat-template", {&choice},
              "chatml, zephyr, or a file with a Jinja template (default: the model's own)");
@@ -96,7 +92,8 @@ Rows GenerationRows(frontend::GenerationParams& o, Sampling& sampling,
           "longest answer in tokens (default: chat 1024, else the rest of the context)"),
       Row("--temperature", {&sampling.temperature, {0, 100}},
           "0: always the likeliest token" + temperature),
-      Row("--top-k", {&sampling.top_k, {0, kMostSteps}}, "only the K likeliest tokens; 0: all"),
+      Row("--top-k", {&sampling.top_k, {-1, kMostCount - 1}},
+          "only the K likeliest tokens; 0 or -1: all"),
       Row("--top-p", {&sampling.top_p, {0, 1}},
           "only the likeliest tokens that together have this probability" + top_p),
       Row("--min-p", {&sampling.min_p, {0, 1}},
@@ -104,7 +101,8 @@ Rows GenerationRows(frontend::GenerationParams& o, Sampling& sampling,
       Row("--repetition-penalty", {&sampling.repetition_penalty, {0.01, 100}},
           "above 1: avoid tokens already there"),
       Row("--seed", {&o.seed}, "of the randomness, any 64-bit number (default: drawn, and told)"),
-      Row("--stop", {&o.stop}, "text that ends the answer; may be given several times"),
+      Row("--stop", {&o.stop, {1, double(frontend::ProtocolLimits().stop_bytes)}, Unit::kText},
+          "text that ends the answer; may be given several times"),
   };
 }
 
@@ -173,6 +171,12 @@ Rows ModelRows(ModelOptions& o) {
       Row("--collective-timeout", {&o.collective_timeout, {0.1, 86400}},
           "seconds after which a hanging collective of the ranks ends the job, naming the laggard"),
   };
+}
+
+Rows LaunchRows(LaunchOptions& o) {
+  return {RanksRow(o.ranks), Row("--hostfile", {&o.hostfile}, "hosts for mpirun, one a line"),
+          Row("--mpirun-arguments", {&o.mpirun_arguments},
+              "further arguments for mpirun, in one string that is split at blanks")};
 }
 
 Rows StateRows(StateOptions& o) {

@@ -12,6 +12,7 @@ namespace tandem::launcher {
 
 std::vector<OptionRow> ModelRows(ModelOptions& o);
 std::vector<OptionRow> StateRows(StateOptions& o);
+std::vector<OptionRow> LaunchRows(LaunchOptions& o);
 
 std::vector<OptionRow> RowsOf(ServeOptions& o);
 std::vector<OptionRow> RowsOf(ChatOptions& o);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "frontend/chat/generation.h"
+#include "launcher/options/option_sources.h"
 
 namespace tandem::launcher {
 
@@ -47,13 +48,14 @@ struct ModelOptions {
   std::string control_interface;     // where rank 0 sends plans from; empty: chosen
   double collective_timeout = 60;    // seconds until a collective of the ranks counts as hanging
   StateOptions state;                // of serve and its ranks
+  OptionSources sources;             // of all options of the command
 };
 
 /// How many ranks, and where.
 struct LaunchOptions {
   int ranks = 0;                 // 0: one, or as many as mpirun started
   std::string hostfile;          // for mpirun
-  std::string mpirun_arguments;  // passed on, split at spaces
+  std::string mpirun_arguments;  // passed on, split at blanks
 };
 
 struct ServeOptions {

@@ -7,19 +7,17 @@
 #include "kv_store/pages/pool_size.h"
 #include "launcher/options/option_table.h"
 #include "parallel/sharding/model_costs.h"
-#include "parallel/sharding/shard_plan.h"
 
 namespace tandem::launcher {
 
-absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& model, int ranks) {
-  TANDEM_ASSIGN_OR_RETURN(const ModelChoices choices, ModelChoices::From(model));
-  TANDEM_ASSIGN_OR_RETURN(auto file, core::ModelFile::Open(model.model));
-  TANDEM_ASSIGN_OR_RETURN(const parallel::ModelCosts costs, parallel::CostsOf(*file));
-  const core::ModelConfig& config = file->config();
-  TANDEM_ASSIGN_OR_RETURN(
-      const parallel::ShardPlan plan,
-      parallel::PlanShards(config, costs, {.ranks = ranks, .weights = model.weights}));
-  for (const core::Shard& shard : plan.shards) {
+absl::StatusOr<parallel::ShardPlan> PlanRanks(const ModelOptions& model,
+                                              const ModelChoices& choices,
+                                              const core::ModelFile& file, int ranks) {
+  TANDEM_ASSIGN_OR_RETURN(const parallel::ModelCosts costs, parallel::CostsOf(file));
+  const core::ModelConfig& config = file.config();
+  auto plan = parallel::PlanShards(config, costs, {.ranks = ranks, .weights = model.weights});
+  if (!plan.ok()) return model.sources.Blame("--ranks", plan.status());
+  for (const core::Shard& shard : plan->shards) {
     if (!model.kv_memory) break;
     TANDEM_RETURN_IF_ERROR(
         kv_store::CheckPoolBytes({.groups = core::LayerGroups(config),
@@ -29,6 +27,13 @@ absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& 
                                   .dtype = choices.kv_dtype},
                                  *model.kv_memory));
   }
+  return plan;
+}
+
+absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& model, int ranks) {
+  TANDEM_ASSIGN_OR_RETURN(const ModelChoices choices, ModelChoices::From(model));
+  TANDEM_ASSIGN_OR_RETURN(auto file, core::ModelFile::Open(model.model));
+  TANDEM_RETURN_IF_ERROR(PlanRanks(model, choices, *file, ranks).status());
   return file;
 }
 

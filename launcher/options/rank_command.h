@@ -9,8 +9,14 @@
 #include "launcher/options/model_choices.h"
 #include "launcher/options/option_row.h"
 #include "launcher/options/options.h"
+#include "parallel/sharding/shard_plan.h"
 
 namespace tandem::launcher {
+
+/// The shards of the ranks, if the flags and the memory for KV that they give go with them.
+absl::StatusOr<parallel::ShardPlan> PlanRanks(const ModelOptions& model,
+                                              const ModelChoices& choices,
+                                              const core::ModelFile& file, int ranks);
 
 /// Finds, before anything is started, whatever is wrong with the model, the flags or the number of
 /// ranks.

@@ -103,7 +103,7 @@ def test_04_metadata(tmp_path):
     assert f"this is part 2 of 3; give the first part, {parts[0]}" in wrong_use(TANDEM, "inspect", parts[1])
     parts[2].unlink()
     result = run([TANDEM, "inspect", parts[0]])
-    assert result.returncode == 1 and "(part 3 of 3)" in result.stderr and str(parts[2]) in result.stderr
+    assert result.returncode == 2 and "(part 3 of 3)" in result.stderr and f"{parts[2]}: no such file" in result.stderr
 
 
 @pytest.mark.parametrize("ffn", [33, 65, 100])
@@ -291,6 +291,48 @@ def test_10_flags(tmp_path):
     assert "--max-token is unknown (did you mean --max-tokens?)" in wrong_use(TANDEM, "generate", "--max-token", 5)
     assert "--nonsense is unknown" in wrong_use(TANDEM, "--nonsense")
     assert "MODEL is required" in wrong_use(TANDEM, "generate")
+
+
+def test_10_flags_have_one_range_everywhere(start_server):
+    server = serve(start_server)
+    for flags in (["--top-p", 0], ["--top-k", -1], ["--top-k", 2**31 - 1]):
+        flags += ["--temperature", 1, "--seed", 1, "--max-tokens", 3]
+        assert run([TANDEM, "generate", SMOLLM2, "-p", "Hi", *flags]).returncode == 0
+        assert run([TANDEM, "chat", "--connect", server.endpoint, *flags], input="Hi\n").returncode == 0
+    with Asker(server.endpoint) as client:
+        answer = client.ask({"type": "complete", "id": "a", "prompt": "Hi", "top_p": 0, "top_k": -1, "temperature": 1, "max_tokens": 1})
+        assert answer["type"] == "done"
+    server.stop()
+
+
+def test_10_nobody_has_that_name():
+    begin = time.monotonic()
+    for command in ("chat", "status"):
+        result = run([TANDEM, command, "--connect", "tcp://no-such-host.invalid:5555"], timeout=20)
+        assert result.returncode == 1 and "the name no-such-host.invalid has no address" in result.stderr, result
+        assert result.stderr.count("\n") == 1
+    assert time.monotonic() - begin < 9  # of the 10 s for which a server that is not there is tried
+
+
+def test_01_memory_that_is_limited(tmp_path):
+    """The KV cache takes a part of what this process may have, and says what it could not have."""
+    assert run([*limited("-v", 1_000_000), *GENERATE]).returncode == 0
+    refused = run([*limited("-v", 1_000_000), *GENERATE, "--kv-memory", "4GiB"])
+    assert refused.returncode == 1 and "--kv-memory" in refused.stderr and "memory for the KV cache: " in refused.stderr, refused
+
+
+def test_02_typos_in_config_files(tmp_path):
+    config = tmp_path / "tandem.toml"
+    config.write_text("[generate]\nmax-tokens = 1\nMODEL = \"/no/such\"\n")
+    by_flag = run([TANDEM, "--config", config, *GENERATE[1:-2]])
+    by_variable = run(GENERATE[:-2], env={**os.environ, "TANDEM_CONFIG": str(config)})
+    assert by_flag.returncode == by_variable.returncode == 0
+    assert by_flag.stdout == by_variable.stdout != run(GENERATE).stdout
+    config.write_text("[generate]\nisa = \"sse\"\n")
+    assert f"tandem: config file {config}: generate.isa sse: " in wrong_use(TANDEM, "--config", config, *GENERATE[1:])
+    config.write_text("[generate]\nkv-memory = 1\n")
+    assert f"tandem: config file {config}: generate.kv-memory: " in wrong_use(TANDEM, "--config", config, *GENERATE[1:], "-n", 2)
+    assert "TANDEM_RANKS: 10 ranks" in wrong_use(*GENERATE, env={**os.environ, "TANDEM_RANKS": "10"})
 
 
 def test_10_plurals(start_server, tmp_path):

@@ -110,6 +110,53 @@ def test_06_start_names_a_host_that_does_not_call_back(ssh):
         process.wait()
 
 
+def test_06_start_ends_where_no_host_calls_back(ssh):
+    environment, hosts = ssh("exit 0\n")
+    begin = time.monotonic()
+    result = run([*SERVE, "-n", 2, "--hostfile", hosts], env=environment, timeout=100)
+    assert result.returncode == 1 and 59 < time.monotonic() - begin < 80
+    assert "no rank has started within 60 s: mpirun waited for far-away; " in result.stderr.splitlines()[-1]
+
+
+def test_06_start_tells_hosts_by_their_whole_names(ssh):
+    environment, hosts = ssh("echo 'no way' >&2; exit 255\n")
+    hosts.write_text("far-away.invalid\n")
+    result = run([*SERVE, "-n", 2, "--hostfile", hosts], env=environment, timeout=60)
+    assert result.returncode == 1 and "cannot reach host far-away.invalid: no way" in result.stderr
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_06_start_leaves_nothing_of_the_agent(ssh, tmp_path, signal_number):
+    environment, hosts = ssh(f"echo $$ >{tmp_path}/agent; sleep 1234; true\n")
+    process = subprocess.Popen([*map(str, SERVE), "-n", "2", "--hostfile", hosts], env=environment, stdin=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    try:
+        end = time.monotonic() + 20
+        while not any(b"sleep 1234" in text for _, text in session_processes(process.pid)):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        process.send_signal(signal_number)
+        assert process.wait(15) != 0
+        end = time.monotonic() + 15
+        while (left := session_processes(process.pid)) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not left
+    finally:
+        kill_all(process.pid)
+        process.wait()
+
+
+def test_06_start_checks_flags_before_weights(tmp_path):
+    for command in (SERVE, [*SERVE, "-n", 2], [*MPIRUN, "-n", 2, *SERVE]):
+        listen = ["--listen", f"ipc://{tmp_path}/socket"]
+        assert "--kv-memory: 1 bytes are too little" in ends_before_weights(2, *command, *listen, "--kv-memory", 1)
+    for command in ([*SERVE, "-n", 2], [*MPIRUN, "-n", 2, *SERVE], [TANDEM, "bench", SMOLLM2, "-n", 2]):
+        assert "--control-interface eth77: " in ends_before_weights(2, *command, "--control-interface", "eth77")
+    for command in ([*SERVE, "-n", 2], [TANDEM, "chat", SMOLLM2, "-n", 2], [TANDEM, "bench", SMOLLM2, "-n", 2]):
+        for path in ("/no/such/hosts", "/tmp"):
+            assert f"--hostfile {path}: " in ends_before_weights(2, *command, "--hostfile", path)
+
+
 def descriptors(pid):
     """What the descriptors of a process are: paths, socket:[INODE] and others."""
     for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():

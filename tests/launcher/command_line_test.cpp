@@ -2,10 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 namespace tandem::launcher {
@@ -79,8 +82,9 @@ TEST(CommandLine, WrongUseIsOneLineAndStatusTwo) {
                  "--ranks: Value 0 not in range 1 to 65536; see tandem plan --help");
   ExpectWrongUse({"plan", "model"}, "--ranks is required; see tandem plan --help");
   ExpectWrongUse({"serve", "model", "--kv-disk", "much"},
-                 "--kv-disk: 'much' is no size; expected bytes, or a number with KiB, MiB or GiB; "
-                 "see tandem serve --help");
+                 "--kv-disk: 'much' is no size; expected bytes, or a number with KiB, MiB, GiB, "
+                 "TiB or PiB (K and KB mean KiB, and so on), e.g. 512MiB or 1.5GiB; see tandem "
+                 "serve --help");
   ExpectWrongUse({"kv", "gc", "--state", "S", "--older-than", "long"},
                  "--older-than: 'long' is no age; expected a number with s, m, h, d or w, e.g. "
                  "30d; see tandem kv --help");
@@ -123,8 +127,14 @@ TEST(CommandLine, NumbersThatAreNoneAreOutOfRange) {
           << outcome.error;
     }
   }
-  for (const char* word : {"-1", "+1", "1.5", "nan", "99999999999999999999"}) {
+  for (const char* word :
+       {"-1", "+1", "1.5", "nan", "99999999999999999999", "18446744073709551616", "0x10", ""}) {
     EXPECT_EQ(RunProgram({"generate", "model", "--seed", word}).status, 2) << word;
+  }
+  for (const char* flag : {"--max-tokens", "--threads", "--temperature", "--top-k", "--logprobs"}) {
+    for (const char* word : {"0x1", "0x1p0", "+1", " 1", "1 ", "1,"}) {
+      EXPECT_EQ(RunProgram({"generate", "model", flag, word}).status, 2) << flag << " " << word;
+    }
   }
   ExpectWrongUse({"generate", "model", "--threads", "513"},
                  "--threads: Value 513 not in range 1 to 512; see tandem generate --help");
@@ -155,11 +165,121 @@ TEST(CommandLine, AnUnknownKeyOfAConfigFileIsNamedWithTheNearestKnown) {
   expect("[srve]\nthreads = 1\n", "[srve] is unknown; did you mean serve?");
 }
 
-TEST(CommandLine, AWrongValueInAConfigFileNamesItsFlag) {
+TEST(CommandLine, AWrongValueInAConfigFileNamesFileAndKey) {
   const std::string path = ::testing::TempDir() + "/command_line_test.toml";
-  std::ofstream(path) << "[plan]\nranks = 0\n";
-  ExpectWrongUse({"--config", path, "plan", "model"},
-                 "--ranks: Value 0 not in range 1 to 65536; see tandem plan --help");
+  const auto expect = [&](const std::string& text, const std::string& message) {
+    std::ofstream(path) << text;
+    ExpectWrongUse({"--config", path, "generate", "model", "-p", "x"},
+                   "config file " + path + ": " + message);
+  };
+  expect("[generate]\nmax-tokens = \"abc\"\n",
+         "generate.max-tokens: Value abc not in range 0 to 2147483648");
+  // Of a command that does not run, too.
+  expect("[plan]\nranks = 0\n", "plan.ranks: Value 0 not in range 1 to 65536");
+  // What is found out later.
+  expect("log-level = \"loud\"\n", "log-level loud: expected debug, info, warning, error or off");
+  expect("[generate]\nlogprobs = 5\n",
+         "generate.logprobs 5: it needs --json, which has a place for them");
+}
+
+TEST(CommandLine, TheCommandLineGoesBeforeVariablesAndTheseBeforeTheConfigFile) {
+  const std::string path = ::testing::TempDir() + "/command_line_order_test.toml";
+  std::ofstream(path) << "log-level = \"file\"\n";
+  const auto expect = [&](const std::vector<std::string>& words, const std::string& blamed) {
+    ExpectWrongUse(words, blamed + ": expected debug, info, warning, error or off");
+  };
+  const Variable config("TANDEM_CONFIG", path.c_str());
+  expect({"inspect", "m"}, "TANDEM_CONFIG: config file " + path + ": log-level file");
+  const Variable level("TANDEM_LOG_LEVEL", "variable");
+  expect({"inspect", "m"}, "TANDEM_LOG_LEVEL variable");
+  expect({"inspect", "m", "--log-level", "flag"}, "--log-level flag");
+}
+
+TEST(CommandLine, TheVariableOfTheConfigFileIsAsTheFlag) {
+  const Variable config("TANDEM_CONFIG", "/no/such/file");
+  ExpectWrongUse({"inspect", "m"}, "TANDEM_CONFIG: config file /no/such/file: it cannot be read");
+  EXPECT_EQ(RunProgram({"inspect", "--help"}).status, 0);
+  const std::string path = ::testing::TempDir() + "/command_line_flag_test.toml";
+  std::ofstream(path) << "x = 1\n";
+  ExpectWrongUse({"--config", path, "inspect", "m"},
+                 "config file " + path + ": x is unknown; did you mean log-level?");
+}
+
+TEST(CommandLine, AWrongValueIsBlamedOnItsVariable) {
+  for (const auto& [name, value, message] :
+       {std::tuple{"TANDEM_ISA", "sse", " sse: unknown instruction set"},
+        {"TANDEM_DEVICE", "gpu", " gpu: expected"},
+        {"TANDEM_PIN", "x", " x: expected"},
+        {"TANDEM_KV_DTYPE", "f64", " f64: expected"},
+        {"TANDEM_ACTIVATIONS", "q4", " q4: expected"},
+        {"TANDEM_LOGPROBS", "5", " 5: it needs --json"},
+        {"TANDEM_TOKENS", "1", ": generate takes -p or --tokens"},
+        {"TANDEM_SPECULATE", "maybe", ": 'maybe': expected true or false"}}) {
+    const Variable variable(name, value);
+    const Outcome outcome = RunProgram({"generate", "/no/such/model", "-p", "x"});
+    EXPECT_EQ(outcome.status, 2);
+    EXPECT_EQ(outcome.error.find(std::string("tandem: ") + name + message), 0U) << outcome.error;
+  }
+  for (const auto& [name, value] :
+       {std::pair{"TANDEM_CONTEXT_POLICY", "foo"}, {"TANDEM_DURABILITY", "2"}}) {
+    const Variable variable(name, value);
+    const Outcome outcome = RunProgram({"serve", "/no/such/model"});
+    EXPECT_EQ(outcome.status, 2);
+    EXPECT_EQ(outcome.error.find(std::string("tandem: ") + name), 0U) << outcome.error;
+  }
+}
+
+TEST(CommandLine, FlagsWithoutWhatTheyNeedAreRefused) {
+  for (const char* flag : {"--threads=1", "-n2", "--ranks=2", "--chat-template=chatml",
+                           "--isa=auto", "--kv-memory=1GiB", "--device=cpu", "--speculate",
+                           "--weights=1", "--hostfile=h", "--pin=none", "--mpirun-arguments=-v"}) {
+    const Outcome outcome = RunProgram({"chat", "--connect", "ipc:///no/such", flag});
+    EXPECT_EQ(outcome.status, 2) << flag;
+    EXPECT_NE(outcome.error.find("is for a MODEL, not for --connect"), std::string::npos) << flag;
+  }
+  for (const char* flag : {"--kv-replicas=2", "--kv-disk=1GiB", "--kv-write=back", "--kv-tenant=1",
+                           "--kv-host-memory=1GiB", "--agent-ttl=1", "--durability=2",
+                           "--recover=own", "--state-key=k"}) {
+    const Outcome outcome = RunProgram({"serve", "/no/such/model", flag});
+    EXPECT_EQ(outcome.status, 2) << flag;
+    EXPECT_NE(outcome.error.find("without --state"), std::string::npos) << outcome.error;
+  }
+  for (const char* command : {"serve", "chat", "bench"}) {
+    for (const char* flag : {"--hostfile=h", "--mpirun-arguments=-v", "--control-interface=eth0"}) {
+      const Outcome outcome = RunProgram({command, "/no/such/model", flag});
+      EXPECT_EQ(outcome.status, 2) << flag;
+      EXPECT_NE(outcome.error.find("it is for several ranks"), std::string::npos) << outcome.error;
+    }
+  }
+  // For other uses of a variable, nobody is blamed.
+  const Variable hosts("TANDEM_HOSTFILE", "h");
+  EXPECT_NE(RunProgram({"serve", "/no/such/model"}).error.find("no such file"), std::string::npos);
+}
+
+TEST(CommandLine, VariablesThatAreNoOptionsAreToldOnce) {
+  const Variable typo("TANDEM_TEMPRATURE", "1");
+  const Variable other("TANDEM_OF_SOMEBODY_ELSE", "1");
+  const Variable test("TANDEM_TEST_ANYTHING", "1");
+  const std::string error = RunProgram({"inspect", "/no/such/model"}).error;
+  EXPECT_NE(error.find("TANDEM_TEMPRATURE (did you mean TANDEM_TEMPERATURE?)"), std::string::npos);
+  EXPECT_NE(error.find("TANDEM_OF_SOMEBODY_ELSE"), std::string::npos);
+  EXPECT_EQ(error.find("TANDEM_TEST_ANYTHING"), std::string::npos);
+  EXPECT_EQ(std::count(error.begin(), error.end(), '\n'), 2) << error;
+}
+
+TEST(CommandLine, HelpOfNoCommandIsWrongUse) {
+  ExpectWrongUse({"eval", "--help"}, "unknown command 'eval'; see tandem --help");
+  ExpectWrongUse({"kv", "lss", "--help"},
+                 "unknown command 'kv lss' (did you mean ls?); see tandem kv --help");
+}
+
+TEST(CommandLine, AnEmptyTextEndsNoAnswer) {
+  const std::string message = "--stop: expected a text of 1 to 4096 bytes, found 0; see tandem ";
+  for (const char* command : {"chat", "generate"}) {
+    ExpectWrongUse({command, "model", "--stop", ""}, message + command + " --help");
+    ExpectWrongUse({command, "model", "--stop=", "--max-tokens", "1"},
+                   message + command + " --help");
+  }
 }
 
 }  // namespace

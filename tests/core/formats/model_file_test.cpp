@@ -140,6 +140,7 @@ TEST(SplitModelFile, SaysWhichPartIsMissingOrWrong) {
   std::filesystem::remove(split.Path(2));
   EXPECT_THAT(error(split.Path(0)), HasSubstr(split.Path(2)));
   EXPECT_THAT(error(split.Path(0)), HasSubstr("(part 3 of 3)"));
+  EXPECT_TRUE(absl::IsInvalidArgument(ModelFile::Open(split.Path(0)).status()));
   split.Write(1, split.Path(2));
   EXPECT_THAT(error(split.Path(0)), HasSubstr("it is a part of another model"));
   const std::string renamed = split.Path(0) + ".x.gguf";

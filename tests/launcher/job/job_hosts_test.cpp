@@ -12,7 +12,7 @@ TEST(JobHosts, KnowsAJobOfThisHost) {
   const std::string hostfile = ::testing::TempDir() + "/hosts";
   const auto stays = [&](const std::string& hosts, const std::string& arguments) {
     std::ofstream(hostfile) << hosts;
-    return *StaysOnThisHost(
+    return StaysOnThisHost(
         {.ranks = 2, .hostfile = hosts.empty() ? "" : hostfile, .mpirun_arguments = arguments});
   };
   EXPECT_TRUE(stays("", ""));
@@ -25,9 +25,33 @@ TEST(JobHosts, KnowsAJobOfThisHost) {
   setenv("SLURM_JOB_ID", "1", 1);
   EXPECT_FALSE(stays("", ""));
   unsetenv("SLURM_JOB_ID");
-  EXPECT_EQ(
-      StaysOnThisHost({.ranks = 2, .hostfile = "/no/such", .mpirun_arguments = {}}).status().code(),
-      absl::StatusCode::kInvalidArgument);
+}
+
+TEST(JobHosts, WrongFlagsAreFoundBeforeAnythingStarts) {
+  const auto wrong = [](const LaunchOptions& launch, const std::string& interface = "") {
+    ModelOptions model;
+    model.control_interface = interface;
+    const absl::Status status = CheckLaunch(model, launch);
+    EXPECT_TRUE(status.ok() || absl::IsInvalidArgument(status));
+    return Message(status);
+  };
+  const auto with = [](const std::string& hostfile, const std::string& arguments = "") {
+    return LaunchOptions{.ranks = 2, .hostfile = hostfile, .mpirun_arguments = arguments};
+  };
+  EXPECT_EQ(wrong(with("")), "");
+  EXPECT_EQ(wrong(with("/etc/passwd", "--map-by node")), "");
+  EXPECT_EQ(wrong(with("/no/such")), "--hostfile /no/such: No such file or directory");
+  EXPECT_EQ(wrong(with("/tmp")), "--hostfile /tmp: it is no regular file");
+  EXPECT_EQ(wrong(with("", "'x")).find("--mpirun-arguments: "), 0U);
+  EXPECT_EQ(wrong(with(""), "eth77").find("--control-interface eth77: "), 0U);
+}
+
+TEST(JobHosts, MpirunKeepsWholeNamesUnlessTheUserSaysOtherwise) {
+  EXPECT_FALSE(KeepsWholeNames({"-v"}));
+  EXPECT_TRUE(KeepsWholeNames({"--mca", "orte_keep_fqdn_hostnames", "0"}));
+  setenv("OMPI_MCA_orte_keep_fqdn_hostnames", "0", 1);
+  EXPECT_TRUE(KeepsWholeNames({"-v"}));
+  unsetenv("OMPI_MCA_orte_keep_fqdn_hostnames");
 }
 
 TEST(JobHosts, ReachesHostsThroughThisProgram) {

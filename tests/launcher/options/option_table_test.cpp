@@ -36,6 +36,7 @@ std::string SampleOf(const OptionRow& row) {
     case Unit::kPath:
       return "/a/path";
     case Unit::kNone:
+    case Unit::kText:
     case Unit::kSeconds:
       break;
   }
@@ -258,11 +259,12 @@ TEST(OptionRow, WrongValuesNameTheFlagAndWhatIsExpected) {
       ErrorOf({"--write", {&text, {}, Unit::kNone, {"back", "through"}}, ""}, {"--write", "x"}),
       "--write: x not in {back,through}");
   EXPECT_EQ(ErrorOf({"--size", {&size, {}, Unit::kSize}, ""}, {"--size", "much"}),
-            "--size: 'much' is no size; expected bytes, or a number with KiB, MiB or GiB");
+            "--size: 'much' is no size; expected bytes, or a number with KiB, MiB, GiB, TiB or PiB "
+            "(K and KB mean KiB, and so on), e.g. 512MiB or 1.5GiB");
   EXPECT_EQ(ErrorOf({"--watch", {&seconds, {}, Unit::kSeconds}, ""}, {"--watch=0"}),
             "--watch: '0': expected seconds, more than 0 and at most 86400");
   EXPECT_EQ(ErrorOf({"--json", {&flag}, ""}, {"--json=maybe"}),
-            "Could not convert: --json = maybe");
+            "--json: 'maybe': expected true or false");
   EXPECT_EQ(number, 0);
   EXPECT_TRUE(numbers.empty());
 }
@@ -289,6 +291,12 @@ TEST(OptionRow, ValuesAreReadAsTheFieldWritesThem) {
   const OptionRow memory_row = {"--memory", {&memory, {}, Unit::kSize}, ""};
   EXPECT_TRUE(ReadOptions({memory_row}, {"--memory", "1KiB,2"}).ok());
   EXPECT_EQ(memory, (std::vector<int64_t>{1024, 2}));
+  std::optional<uint64_t> seed;
+  const OptionRow seed_row = {"--seed", {&seed}, ""};
+  EXPECT_TRUE(ReadOptions({seed_row}, {"--seed", "010"}).ok());
+  EXPECT_EQ(seed, 10U);
+  EXPECT_TRUE(ReadOptions({seed_row}, {"--seed", "18446744073709551615"}).ok());
+  EXPECT_EQ(seed, ~uint64_t{0});
   EXPECT_TRUE(ReadOptions({{"--json", {&flag}, ""}}, {"--json=false"}).ok());
   EXPECT_FALSE(flag);
 }

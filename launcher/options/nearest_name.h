@@ -1,0 +1,16 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+/// What somebody who mistyped a name may have meant.
+namespace tandem::launcher {
+
+/// The one of `names` of which the fewest letters must change to make `word`; empty if there are
+/// none.
+std::string Nearest(const std::string& word, const std::vector<std::string>& names);
+
+/// " (did you mean NAME?)", or nothing where no name is near.
+std::string DidYouMean(const std::string& word, const std::vector<std::string>& names);
+
+}  // namespace tandem::launcher

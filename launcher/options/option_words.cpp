@@ -1,0 +1,143 @@
+#include "launcher/options/option_words.h"
+
+#include <algorithm>
+#include <cctype>
+#include <type_traits>
+
+#include "fmt/format.h"
+#include "fmt/ranges.h"
+#include "launcher/options/flag_parsers.h"
+
+namespace tandem::launcher {
+namespace {
+
+template <typename T>
+struct ElementOf {
+  using Type = T;
+  static constexpr bool kList = false;
+};
+template <typename T>
+struct ElementOf<std::optional<T>> : ElementOf<T> {};
+template <typename T>
+struct ElementOf<std::vector<T>> {
+  using Type = T;
+  static constexpr bool kList = true;
+};
+template <typename Pointer>
+using TargetOf = ElementOf<std::remove_pointer_t<Pointer>>;
+
+bool IsSeed(const OptionValue& value) {
+  return std::holds_alternative<std::optional<uint64_t>*>(value.target);
+}
+
+bool HasLimits(const OptionValue& value) { return value.limits.least < value.limits.most; }
+
+/// A limit as the option's words have it.
+std::string LimitText(double limit, Unit unit) {
+  if (unit == Unit::kSize && limit >= 1024) {
+    constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB", "PiB"};
+    size_t i = 0;
+    for (limit /= 1024; limit >= 1024; limit /= 1024) ++i;
+    return fmt::format("{}{}", limit, kUnits[i]);
+  }
+  if (unit == Unit::kAge && limit > 0) return fmt::format("{}d", limit / 86400);
+  return limit < 1e15 ? fmt::format("{}", limit) : fmt::format("{:.0f}", limit);
+}
+
+std::string OutOfLimits(const OptionValue& value, const std::string& word) {
+  if (IsSeed(value)) return fmt::format("Value {} not in range 0 to 2^64 - 1", word);
+  if (!HasLimits(value)) return fmt::format("'{}' is no number that it takes", word);
+  return fmt::format("Value {} not in range {} to {}", word,
+                     LimitText(value.limits.least, value.unit),
+                     LimitText(value.limits.most, value.unit));
+}
+
+template <typename Number>
+std::string CheckNumber(const OptionValue& value, std::string& word) {
+  const std::optional<Number> number = ParseNumber<Number>(word);
+  if (!number) return OutOfLimits(value, word);
+  const auto real = static_cast<double>(*number);
+  const auto [least, most] = value.limits;
+  if (least < most && !(real >= least && real <= most)) return OutOfLimits(value, word);
+  word = fmt::format("{}", *number);
+  return "";
+}
+
+std::string CheckFlag(std::string& word) {
+  std::string lower = word;
+  for (char& c : lower) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  for (const char* yes : {"true", "1", "yes", "on"}) {
+    if (lower == yes) return word = "true", "";
+  }
+  for (const char* no : {"false", "0", "no", "off"}) {
+    if (lower == no) return word = "false", "";
+  }
+  return fmt::format("'{}': expected true or false", word);
+}
+
+std::string CheckText(const OptionValue& value, const std::string& word) {
+  const auto& choices = value.choices;
+  if (!choices.empty() && std::find(choices.begin(), choices.end(), word) == choices.end()) {
+    return fmt::format("{} not in {}", word, AllowedText(value));
+  }
+  const auto bytes = static_cast<double>(word.size());
+  if (value.unit != Unit::kText || (bytes >= value.limits.least && bytes <= value.limits.most)) {
+    return "";
+  }
+  return fmt::format("expected a text of {} to {} bytes, found {}", value.limits.least,
+                     value.limits.most, word.size());
+}
+
+/// The number that a word with a unit says.
+std::string Translate(Unit unit, std::string& word) {
+  const auto with = [&word](const auto& parsed) {
+    if (!parsed.ok()) return Message(parsed.status());
+    word = fmt::format("{}", *parsed);
+    return std::string();
+  };
+  if (unit == Unit::kSize) return with(ParseSize(word));
+  if (unit == Unit::kAge) return with(ParseAge(word));
+  if (unit != Unit::kSeconds) return "";
+  if (word == "true") word = fmt::format("{}", kSecondsAlone);
+  return with(ParseSeconds(word));
+}
+
+}  // namespace
+
+std::string CheckWord(const OptionValue& value, std::string& word) {
+  if (std::string wrong = Translate(value.unit, word); !wrong.empty()) return wrong;
+  return std::visit(
+      [&](auto* target) {
+        using Element = typename TargetOf<decltype(target)>::Type;
+        if constexpr (std::is_same_v<Element, bool>) {
+          return CheckFlag(word);
+        } else if constexpr (std::is_same_v<Element, std::string>) {
+          return CheckText(value, word);
+        } else if constexpr (std::is_floating_point_v<Element>) {
+          return CheckNumber<double>(value, word);
+        } else if constexpr (std::is_unsigned_v<Element>) {
+          return CheckNumber<uint64_t>(value, word);
+        } else {
+          return CheckNumber<int64_t>(value, word);
+        }
+      },
+      value.target);
+}
+
+std::string AllowedText(const OptionValue& value) {
+  if (!value.choices.empty()) return fmt::format("{{{}}}", fmt::join(value.choices, ","));
+  if (IsSeed(value)) return "in [0 - 2^64 - 1]";
+  if (!HasLimits(value) || value.unit == Unit::kText) return "";
+  return fmt::format("in [{} - {}]", LimitText(value.limits.least, value.unit),
+                     LimitText(value.limits.most, value.unit));
+}
+
+bool TakesList(const OptionValue& value) {
+  return std::visit([](auto* target) { return TargetOf<decltype(target)>::kList; }, value.target);
+}
+
+bool TakesCommas(const OptionValue& value) {
+  return TakesList(value) && !std::holds_alternative<std::vector<std::string>*>(value.target);
+}
+
+}  // namespace tandem::launcher
