@@ -128,7 +128,7 @@ absl::Status ReadShape(const GgufFile& file, const Keys& keys, ModelConfig& conf
   return absl::OkStatus();
 }
 
-absl::Status ReadVocabulary(const GgufFile& file, ModelConfig& config) {
+absl::Status ReadVocabulary(const GgufFile& file, const Keys& keys, ModelConfig& config) {
   constexpr std::string_view kEmbedding = "token_embd.weight";
   const GgufTensor* table = file.FindTensor(kEmbedding);
   if (table == nullptr) {
@@ -142,6 +142,13 @@ absl::Status ReadVocabulary(const GgufFile& file, ModelConfig& config) {
         table->dims[1]);
   }
   config.vocab = static_cast<int>(table->dims[1]);
+  const std::string size_key = keys.Full("vocab_size");
+  TANDEM_ASSIGN_OR_RETURN(const uint32_t size,
+                          file.U32Or(size_key, static_cast<uint32_t>(config.vocab)));
+  if (size != static_cast<uint32_t>(config.vocab)) {
+    return InvalidArgument("{}: key '{}' is {}, but tensor '{}' has {} rows, one for each token",
+                           file.path(), size_key, size, kEmbedding, config.vocab);
+  }
   return absl::OkStatus();
 }
 
@@ -203,19 +210,9 @@ absl::Status ReadGemma3(const GgufFile& file, const Keys& keys, ModelConfig& con
   return absl::OkStatus();
 }
 
-/// Whether a value says that something is not there: no, 0, or nothing.
-bool IsNeutral(const GgufFile& file, const GgufEntry& entry) {
-  if (entry.type == GgufType::kString) {
-    const auto text = file.String(entry.key);
-    return text.ok() && (text->empty() || *text == "none");
-  }
-  // Zeros have no bit set, whatever their type; arrays of strings have lengths, which are set.
-  return std::all_of(entry.value.begin(), entry.value.end(),
-                     [](std::byte byte) { return byte == std::byte{0}; });
-}
-
 /// Each key of the architecture is one that is read, one that changes nothing, or a refusal: a key
 /// that is new may change what the weights mean.
+/// So are the keys of what is no model by itself.
 absl::Status CheckKnownKeys(const GgufFile& file, const Keys& keys) {
   static constexpr std::string_view kKnown[] = {
       "block_count", "context_length", "embedding_length", "feed_forward_length",
@@ -226,15 +223,24 @@ absl::Status CheckKnownKeys(const GgufFile& file, const Keys& keys) {
       "rope.scaling.yarn_ext_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
       // These change nothing: how the model was trained, what its tensors say anyway, or where its
       // rows came from.
-      "rope.scaling.finetuned", "vocab_size", "tensor_data_layout", "attention.layer_norm_epsilon",
-      "attention.sliding_window"};
+      "rope.scaling.finetuned", "attention.layer_norm_epsilon", "attention.sliding_window",
+      // These are checked.
+      "vocab_size", "tensor_data_layout", "attention.scale"};
   static constexpr std::string_view kOfGemma3[] = {"attention.sliding_window_pattern",
                                                    "rope.freq_base_swa"};
   static constexpr std::string_view kScales[] = {"logit_scale", "residual_scale",
                                                  "embedding_scale"};
+  static constexpr std::string_view kForeign[] = {"adapter.", "diffusion.", "xielu."};
   const std::string prefix = keys.Full("");
   for (const GgufEntry& entry : file.entries()) {
-    if (!entry.key.starts_with(prefix) || IsNeutral(file, entry)) continue;
+    for (const std::string_view foreign : kForeign) {
+      if (!entry.key.starts_with(foreign) || file.IsNeutral(entry)) continue;
+      return Unimplemented(
+          "{}: key '{}' is {}: expected a whole model that generates text token by token, without "
+          "keys that begin with '{}'",
+          file.path(), PrintableText(entry.key), file.ValueText(entry), foreign);
+    }
+    if (!entry.key.starts_with(prefix) || file.IsNeutral(entry)) continue;
     const std::string_view key = entry.key.substr(prefix.size());
     const auto among = [key](const auto& names) {
       return std::find(std::begin(names), std::end(names), key) != std::end(names);
@@ -259,6 +265,29 @@ absl::Status CheckNoWindow(const GgufFile& file, const Keys& keys, int context) 
       "{}: key '{}' is {}, below the context of {} tokens: sliding windows are not supported for "
       "{} models",
       file.path(), key, window, context, keys.architecture());
+}
+
+/// A scale of attention scores other than the family's own.
+absl::Status CheckAttentionScale(const GgufFile& file, const Keys& keys, float expected) {
+  constexpr float kRounding = 1e-6F;  // of what computed the value
+  const std::string key = keys.Full("attention.scale");
+  TANDEM_ASSIGN_OR_RETURN(const float scale, file.FloatOr(key, 0.0F));
+  if (scale == 0.0F || std::abs(scale - expected) <= kRounding * expected) return absl::OkStatus();
+  return Unimplemented(
+      "{}: key '{}' is {}: only {} is supported here; computing with it could give wrong answers",
+      file.path(), key, scale, expected);
+}
+
+/// Where rows and columns lie; all values that are known say the order that is taken anyway.
+absl::Status CheckLayout(const GgufFile& file, const Keys& keys) {
+  const std::string key = keys.Full("tensor_data_layout");
+  TANDEM_ASSIGN_OR_RETURN(const std::string_view layout, file.StringOr(key, ""));
+  if (layout.empty() || layout == "none" || layout == "reference" ||
+      layout == "Meta AI original pth") {
+    return absl::OkStatus();
+  }
+  return Unimplemented("{}: key '{}' is \"{}\", expected \"Meta AI original pth\" or \"reference\"",
+                       file.path(), key, PrintableText(layout));
 }
 
 /// Refuses files whose metadata asks for arithmetic that the forward pass does not have, rather
@@ -296,6 +325,7 @@ absl::Status CheckPlainArithmetic(const GgufFile& file, const Keys& keys) {
     return Unimplemented("{}: key '{}' is {}, expected {}; quantize the model again", file.path(),
                          kBlocks, blocks, kQuantizationVersion);
   }
+  TANDEM_RETURN_IF_ERROR(CheckLayout(file, keys));
   return CheckKnownKeys(file, keys);
 }
 
@@ -338,7 +368,7 @@ absl::StatusOr<ModelConfig> ReadConfig(const GgufFile& file) {
   if (*family != Family::kGemma3) {
     TANDEM_RETURN_IF_ERROR(CheckNoWindow(file, keys, config.context));
   }
-  TANDEM_RETURN_IF_ERROR(ReadVocabulary(file, config));
+  TANDEM_RETURN_IF_ERROR(ReadVocabulary(file, keys, config));
   TANDEM_RETURN_IF_ERROR(ReadEpsilon(file, keys, config));
   const RopeLayout layout =
       *family == Family::kLlama ? RopeLayout::kAdjacentPairs : RopeLayout::kHalves;
@@ -364,6 +394,7 @@ absl::StatusOr<ModelConfig> ReadConfig(const GgufFile& file) {
       TANDEM_RETURN_IF_ERROR(ReadGemma3(file, keys, config));
       break;
   }
+  TANDEM_RETURN_IF_ERROR(CheckAttentionScale(file, keys, config.attention_scale));
   return config;
 }
 

@@ -294,4 +294,14 @@ std::string GgufFile::ValueText(const GgufEntry& entry, size_t max_length) const
   return text + "]";
 }
 
+bool GgufFile::IsNeutral(const GgufEntry& entry) const {
+  if (entry.type == GgufType::kString) {
+    const auto text = String(entry.key);
+    return text.ok() && (text->empty() || *text == "none");
+  }
+  // Zeros have no bit set, whatever their type; arrays of strings have lengths, which are set.
+  return std::all_of(entry.value.begin(), entry.value.end(),
+                     [](std::byte byte) { return byte == std::byte{0}; });
+}
+
 }  // namespace tandem::core

@@ -95,6 +95,9 @@ class GgufFile {
   const GgufEntry* Find(std::string_view key) const;
   bool Has(std::string_view key) const { return Find(key) != nullptr; }
 
+  /// Whether an entry's value asks for nothing: no, 0, an empty text or "none".
+  bool IsNeutral(const GgufEntry& entry) const;
+
   // Typed access. kNotFound where the key is missing; kInvalidArgument where its type is another
   // one, or the value does not fit. Any integer type of the file serves as an integer, either
   // floating type as a float.
@@ -131,6 +134,7 @@ class GgufFile {
 
   static absl::StatusOr<std::unique_ptr<GgufFile>> OpenOne(const std::string& path);
   absl::Status OpenOtherParts();
+  absl::Status CheckTensorCount() const;
   absl::Status Take(std::unique_ptr<GgufFile> part);
   absl::StatusOr<const GgufEntry*> Require(std::string_view key) const;
   absl::StatusOr<const GgufEntry*> RequireArray(std::string_view key) const;

@@ -17,7 +17,8 @@ absl::Status GgufFile::OpenOtherParts() {
   if (!told_number.ok()) return DamagedInside(told_number.status());
   const uint32_t count = *told_count;
   const uint32_t number = *told_number;
-  if (count <= 1) return absl::OkStatus();
+  // A file that was merged of parts says 0.
+  if (count <= 1 && number == 0) return CheckTensorCount();
   if (count > kMostParts || number >= count) {
     return absl::DataLossError(
         fmt::format("{}: keys '{}' and '{}' are {} and {}, expected part 0 to {} of {} at most",
@@ -57,13 +58,18 @@ absl::Status GgufFile::OpenOtherParts() {
     }
     TANDEM_RETURN_IF_ERROR(DamagedInside(Take(*std::move(other))));
   }
+  return CheckTensorCount();
+}
+
+absl::Status GgufFile::CheckTensorCount() const {
   constexpr std::string_view kTensors = "split.tensors.count";
-  TANDEM_ASSIGN_OR_RETURN(const uint32_t tensors,
-                          U32Or(kTensors, static_cast<uint32_t>(tensors_.size())));
-  if (tensors != tensors_.size()) {
-    return absl::DataLossError(
-        fmt::format("{}: key '{}' is {}, but the {} parts have {} tensors; fetch them again", path_,
-                    kTensors, tensors, count, tensors_.size()));
+  const absl::StatusOr<int64_t> told = Integer(kTensors);
+  if (absl::IsNotFound(told.status())) return absl::OkStatus();
+  if (!told.ok()) return DamagedInside(told.status());
+  if (*told != static_cast<int64_t>(tensors_.size())) {
+    return absl::DataLossError(fmt::format(
+        "{}: key '{}' is {}, but {} {} tensors; fetch the model again", path_, kTensors, *told,
+        parts_.empty() ? "the file has" : "all parts together have", tensors_.size()));
   }
   return absl::OkStatus();
 }

@@ -10,6 +10,7 @@
 #include "frontend/jinja/syntax/parser.h"
 #include "frontend/jinja/values/sandbox.h"
 #include "frontend/jinja/values/text.h"
+#include "frontend/text/utf8.h"
 
 namespace tandem::frontend {
 
@@ -202,7 +203,7 @@ absl::StatusOr<ChatTemplate> ChatTemplate::FromJinja(std::string_view source, st
     return InvalidArgument("{} has {} bytes; at most {} are taken", name, source.size(),
                            kMaxTemplateBytes);
   }
-  absl::StatusOr<jinja::Body> body = jinja::Parse(source);
+  absl::StatusOr<jinja::Body> body = jinja::Parse(WithoutByteOrderMark(source));
   const absl::Status status = body.ok() ? jinja::CheckNames(*body) : body.status();
   if (!status.ok()) {
     return InvalidArgument("{}, {}", name, Message(status));

@@ -349,6 +349,7 @@ void Greet(Client& client, const ChatTerminalOptions& options) {
                   Counted(static_cast<int64_t>(ranks), "rank"),
                   Counted(model.value("context", int64_t{0}), "token"));
   std::fputs(greeting.c_str(), options.output);
+  if (!options.notice.empty()) std::fprintf(options.output, "%s\n", options.notice.c_str());
 }
 
 absl::Status RunOnTerminal(Client& client, const ChatTerminalOptions& options) {

@@ -18,6 +18,7 @@ struct ChatTerminalOptions {
   GenerationParams params;  // of every answer
   ChatPlace place;          // with a conversation: the server keeps it
   std::string history_file = DefaultHistoryFile();  // of typed lines; empty: none is kept
+  std::string notice;                               // a line below the greeting; empty: none
   FILE* input = stdin;
   FILE* output = stdout;
   FILE* errors = stderr;

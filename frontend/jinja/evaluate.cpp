@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <utility>
 
 #include "frontend/jinja/builtins/builtins.h"
@@ -13,16 +14,29 @@ namespace {
 
 using Kind = Expression::Kind;
 
+constexpr size_t kReadBytesPerStep = 16;
+
 // How jinja2 names an object whose attribute is missing.
 std::string Described(const Value& value) {
   return value.IsNone() ? "None" : std::string(TypeName(value)) + " object";
 }
 
+/// A name, or as much of it as a message has room for.
+std::string_view Shown(std::string_view name) {
+  constexpr size_t kBytes = 200;
+  size_t size = std::min(name.size(), kBytes);
+  while (size < name.size() && size > 0 &&
+         (static_cast<unsigned char>(name[size]) & 0xC0) == 0x80) {
+    --size;
+  }
+  return name.substr(0, size);
+}
+
 bool IsUnsafeName(std::string_view name) { return name.substr(0, 2) == "__"; }
 
 Value UnsafeAttribute(const Value& object, std::string_view name) {
-  return Value::Undefined(
-      fmt::format("access to attribute '{}' of '{}' object is unsafe", name, TypeName(object)));
+  return Value::Undefined(fmt::format("access to attribute '{}' of '{}' object is unsafe",
+                                      Shown(name), TypeName(object)));
 }
 
 bool Holds(std::string_view operation, Order order) {
@@ -112,10 +126,15 @@ absl::StatusOr<Value> Interpreter::EvaluateLiteral(const Expression& expression)
   return Value::None(true);
 }
 
+absl::StatusOr<Value> Interpreter::MakeUndefined(std::string reason) {
+  TANDEM_RETURN_IF_ERROR(sandbox().Charge(2));
+  return Value::Undefined(std::move(reason));
+}
+
 absl::StatusOr<Value> Interpreter::EvaluateName(const Expression& expression, Scope& scope) {
-  const Value* value = scope.Find(expression.name);
-  return value != nullptr ? *value
-                          : Value::Undefined(fmt::format("'{}' is undefined", expression.name));
+  TANDEM_ASSIGN_OR_RETURN(const Value* value, FindVariable(expression.name, scope));
+  if (value != nullptr) return *value;
+  return MakeUndefined(fmt::format("'{}' is undefined", Shown(expression.name)));
 }
 
 absl::StatusOr<Value> Interpreter::EvaluateSequence(const Expression& expression, Scope& scope) {
@@ -135,7 +154,7 @@ absl::StatusOr<Value> Interpreter::EvaluateDict(const Expression& expression, Sc
     TANDEM_ASSIGN_OR_RETURN(const Value key, Evaluate(*expression.operands[index], scope));
     TANDEM_ASSIGN_OR_RETURN(Value value, Evaluate(*expression.operands[index + 1], scope));
     if (!IsHashable(key)) return InvalidArgument("unhashable type: '{}'", TypeName(key));
-    TANDEM_RETURN_IF_ERROR(ChargeReading(key, {}));
+    TANDEM_RETURN_IF_ERROR(sandbox().ChargeKey(*dict, key));
     dict->Set(key, std::move(value));
   }
   return sandbox().Take(std::move(dict));
@@ -175,6 +194,8 @@ absl::StatusOr<Arguments> Interpreter::EvaluateArguments(const CallArguments& ar
     }
     for (const auto& [key, value] : dict.as<Dict>().entries()) {
       if (!key.IsString()) return InvalidArgument("keywords must be strings");
+      TANDEM_RETURN_IF_ERROR(
+          sandbox().Charge(static_cast<int64_t>(1 + key.text().size() / kReadBytesPerStep)));
       values.named.emplace_back(key.bytes(), value);
     }
   }
@@ -204,12 +225,14 @@ absl::StatusOr<Value> Interpreter::EvaluateCall(const Expression& expression, Sc
 }
 
 absl::Status Interpreter::ChargeReading(const Value& subject, const Arguments& arguments) {
-  constexpr size_t kBytesOfAStep = 16;
-  const auto bytes = [](const Value& value) { return value.IsString() ? value.text().size() : 0; };
+  constexpr int64_t kCallSteps = 2;  // the name is looked up, arguments meet parameters
+  const auto bytes = [](const Value& value) {
+    return value.IsString() ? value.text().MemoryBytes() : 0;
+  };
   size_t read = bytes(subject);
   for (const Value& value : arguments.positional) read += bytes(value);
   for (const auto& [name, value] : arguments.named) read += bytes(value);
-  return sandbox().Charge(static_cast<int64_t>(read / kBytesOfAStep));
+  return sandbox().Charge(kCallSteps + static_cast<int64_t>(read / kReadBytesPerStep));
 }
 
 absl::StatusOr<Value> Interpreter::Call(const Value& callee, const Arguments& arguments) {
@@ -316,7 +339,7 @@ absl::StatusOr<Value> Interpreter::EvaluateConditional(const Expression& express
   TANDEM_ASSIGN_OR_RETURN(const Value condition, Evaluate(*expression.operands[1], scope));
   if (IsTruthy(condition)) return Evaluate(*expression.operands[0], scope);
   if (expression.operands[2]) return Evaluate(*expression.operands[2], scope);
-  return Value::Undefined(
+  return MakeUndefined(
       fmt::format("the inline if-expression on line {} evaluated to false and no else section was "
                   "defined",
                   expression.line));
@@ -346,17 +369,22 @@ absl::StatusOr<std::optional<Value>> Interpreter::LookUpAttribute(const Value& o
 
 absl::StatusOr<Value> Interpreter::GetAttribute(const Value& object, std::string_view name) {
   if (object.IsUndefined()) return InvalidArgument("{}", object.reason());
+  TANDEM_RETURN_IF_ERROR(
+      sandbox().Charge(static_cast<int64_t>(1 + name.size() / kReadBytesPerStep)));
   TANDEM_ASSIGN_OR_RETURN(std::optional<Value> attribute, LookUpAttribute(object, name));
   if (attribute) return *std::move(attribute);
   if (object.is(Type::kDict)) {
     const Value* item = object.as<Dict>().Find(name);
     if (item != nullptr) return *item;
   }
-  return Value::Undefined(fmt::format("'{}' has no attribute '{}'", Described(object), name));
+  return MakeUndefined(fmt::format("'{}' has no attribute '{}'", Described(object), Shown(name)));
 }
 
 absl::StatusOr<Value> Interpreter::GetItem(const Value& object, const Value& key) {
-  TANDEM_RETURN_IF_ERROR(ChargeReading(key, {}));
+  if (key.IsString()) {
+    TANDEM_RETURN_IF_ERROR(
+        sandbox().Charge(static_cast<int64_t>(key.text().size() / kReadBytesPerStep)));
+  }
   switch (object.type()) {
     case Type::kUndefined:
       return InvalidArgument("{}", object.reason());
@@ -371,6 +399,7 @@ absl::StatusOr<Value> Interpreter::GetItem(const Value& object, const Value& key
       break;
     case Type::kDict:
       if (IsHashable(key)) {
+        TANDEM_RETURN_IF_ERROR(sandbox().ChargeKey(object.as<Dict>(), key));
         const Value* item = object.as<Dict>().Find(key);
         if (item != nullptr) return *item;
       }
@@ -381,11 +410,12 @@ absl::StatusOr<Value> Interpreter::GetItem(const Value& object, const Value& key
   if (key.IsString()) {
     TANDEM_ASSIGN_OR_RETURN(std::optional<Value> attribute, LookUpAttribute(object, key.bytes()));
     if (attribute) return *std::move(attribute);
-    return Value::Undefined(
-        fmt::format("'{}' has no attribute '{}'", Described(object), key.bytes()));
+    return MakeUndefined(
+        fmt::format("'{}' has no attribute '{}'", Described(object), Shown(key.bytes())));
   }
   TANDEM_ASSIGN_OR_RETURN(const Text shown, Repr(sandbox(), key));
-  return Value::Undefined(fmt::format("{} has no element {}", Described(object), shown.bytes()));
+  return MakeUndefined(
+      fmt::format("{} has no element {}", Described(object), Shown(shown.bytes())));
 }
 
 }  // namespace tandem::frontend::jinja

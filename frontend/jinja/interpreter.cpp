@@ -51,8 +51,23 @@ class Macro : public Native {
   Scope& scope_;
 };
 
-const Value* Scope::Find(std::string_view name) const {
+namespace {
+
+constexpr size_t kCopiedBytesPerStep = 128;
+constexpr int64_t kScopeSteps = 2;  // of making a scope, and of ending it
+
+/// Lets a scope, and what is around it, live on. Where one does, all around it do.
+void Capture(Scope& scope) {
+  for (Scope* outer = &scope; outer != nullptr && !outer->captured; outer = outer->parent) {
+    outer->captured = true;
+  }
+}
+
+}  // namespace
+
+const Value* Scope::Find(std::string_view name, size_t& looked_at) const {
   for (const Scope* scope = this; scope != nullptr; scope = scope->parent) {
+    looked_at += 1 + scope->variables_.size();
     for (const auto& [key, value] : scope->variables_) {
       if (key == name) return &value;
     }
@@ -113,6 +128,8 @@ absl::StatusOr<Interpreter::Flow> Interpreter::Dispatch(const Statement& stateme
   switch (statement.kind) {
     case Kind::kText:
       out.Append(statement.text, /*trusted=*/true);
+      TANDEM_RETURN_IF_ERROR(
+          sandbox().Charge(static_cast<int64_t>(statement.text.size() / kCopiedBytesPerStep)));
       TANDEM_RETURN_IF_ERROR(sandbox().CheckStringSize(out.size()));
       break;
     case Kind::kPrint:
@@ -135,7 +152,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::Dispatch(const Statement& stateme
       return ExecuteCapture(statement, scope, out);
     case Kind::kMacro: {
       TANDEM_ASSIGN_OR_RETURN(Value macro, MakeMacro(*statement.macro, scope));
-      scope.Set(statement.macro->name, std::move(macro));
+      TANDEM_RETURN_IF_ERROR(SetVariable(statement.macro->name, std::move(macro), scope));
       break;
     }
     case Kind::kCall:
@@ -151,11 +168,31 @@ absl::StatusOr<Interpreter::Flow> Interpreter::Dispatch(const Statement& stateme
   return Flow::kNext;
 }
 
+absl::Status Interpreter::ChargeVariables(std::string_view name, size_t looked_at) {
+  constexpr size_t kVariablesPerStep = 16;
+  constexpr size_t kBytesPerVariable = 64;  // names are compared
+  return sandbox().Charge(
+      static_cast<int64_t>(looked_at * (1 + name.size() / kBytesPerVariable) / kVariablesPerStep));
+}
+
+absl::StatusOr<const Value*> Interpreter::FindVariable(std::string_view name, const Scope& scope) {
+  size_t looked_at = 0;
+  const Value* value = scope.Find(name, looked_at);
+  TANDEM_RETURN_IF_ERROR(ChargeVariables(name, looked_at));
+  return value;
+}
+
+absl::Status Interpreter::SetVariable(std::string_view name, Value value, Scope& scope) {
+  TANDEM_RETURN_IF_ERROR(ChargeVariables(name, scope.size()));
+  scope.Set(name, std::move(value));
+  return absl::OkStatus();
+}
+
 absl::Status Interpreter::Print(const Value& value, Text& out) {
   TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(sandbox(), value));
   TANDEM_RETURN_IF_ERROR(sandbox().CheckStringSize(out.size() + text.size()));
   out.Append(text);
-  return sandbox().Charge(static_cast<int64_t>(text.size() / 64));
+  return sandbox().Charge(static_cast<int64_t>(text.MemoryBytes() / kCopiedBytesPerStep));
 }
 
 absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteIf(const Statement& statement, Scope& scope,
@@ -186,6 +223,7 @@ absl::StatusOr<NextValue> Interpreter::LoopItems(const Statement& statement, con
         while (true) {
           TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, next());
           if (!item) return item;
+          TANDEM_RETURN_IF_ERROR(sandbox().Charge(kScopeSteps));
           LocalScope inner(*this, scope);
           TANDEM_RETURN_IF_ERROR(Assign(*statement.targets[0], *item, *inner));
           TANDEM_ASSIGN_OR_RETURN(const Value condition, Evaluate(*statement.filter, *inner));
@@ -211,7 +249,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::RunLoop(const Statement& statemen
       TANDEM_RETURN_IF_ERROR(RunLoop(statement, items, depth + 1, scope, text).status());
       return sandbox().String(std::move(text));
     };
-    for (Scope* outer = &scope; outer != nullptr; outer = outer->parent) outer->captured = true;
+    Capture(scope);
   }
   TANDEM_ASSIGN_OR_RETURN(
       const Value loop_value,
@@ -222,6 +260,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::RunLoop(const Statement& statemen
   while (flow != Flow::kBreak) {
     TANDEM_ASSIGN_OR_RETURN(std::optional<Value> item, loop.Advance());
     if (!item) break;
+    TANDEM_RETURN_IF_ERROR(sandbox().Charge(kScopeSteps));
     LocalScope inner(*this, scope);
     inner->Set("loop", loop_value);
     TANDEM_RETURN_IF_ERROR(Assign(*statement.targets[0], *item, *inner));
@@ -243,8 +282,7 @@ absl::Status Interpreter::ExecuteSet(const Statement& statement, Scope& scope) {
 
 absl::Status Interpreter::Assign(const Expression& target, const Value& value, Scope& scope) {
   if (target.kind == Expression::Kind::kName) {
-    scope.Set(target.name, value);
-    return absl::OkStatus();
+    return SetVariable(target.name, value, scope);
   }
   if (target.kind == Expression::Kind::kTuple) {
     TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(sandbox(), value));
@@ -257,7 +295,7 @@ absl::Status Interpreter::Assign(const Expression& target, const Value& value, S
     }
     return absl::OkStatus();
   }
-  const Value* found = scope.Find(target.name);
+  TANDEM_ASSIGN_OR_RETURN(const Value* found, FindVariable(target.name, scope));
   if (found == nullptr || !found->is(Type::kNamespace)) {
     return InvalidArgument("cannot assign to '{}.{}': '{}' is not a namespace", target.name,
                            target.field, target.name);
@@ -267,16 +305,18 @@ absl::Status Interpreter::Assign(const Expression& target, const Value& value, S
                            target.field);
   }
   Dict& fields = found->as<Dict>();
+  TANDEM_ASSIGN_OR_RETURN(const Value key, sandbox().String(target.field, true));
+  TANDEM_RETURN_IF_ERROR(sandbox().ChargeKey(fields, key));
   if (fields.Find(target.field) == nullptr) {
     TANDEM_RETURN_IF_ERROR(sandbox().Reserve(Sandbox::kDictEntryBytes));
   }
-  TANDEM_ASSIGN_OR_RETURN(const Value key, sandbox().String(target.field, true));
   fields.Set(key, value);
   return absl::OkStatus();
 }
 
 absl::StatusOr<Value> Interpreter::MakeMacro(const MacroDefinition& definition, Scope& scope) {
-  for (Scope* outer = &scope; outer != nullptr; outer = outer->parent) outer->captured = true;
+  Capture(scope);
+  TANDEM_RETURN_IF_ERROR(sandbox().Charge(kScopeSteps));
   TANDEM_RETURN_IF_ERROR(sandbox().Reserve(sizeof(Scope)));
   return sandbox().Make<Macro>(*this, definition, scope);
 }
@@ -285,6 +325,7 @@ absl::StatusOr<Value> Interpreter::CallMacro(const MacroDefinition& definition, 
                                              const Arguments& arguments) {
   Nesting nesting(*this);
   TANDEM_RETURN_IF_ERROR(CheckNesting());
+  TANDEM_RETURN_IF_ERROR(sandbox().Charge(kScopeSteps));
   LocalScope inner(*this, scope);
   TANDEM_RETURN_IF_ERROR(BindParameters(definition, arguments, *inner));
   Text out;
@@ -304,6 +345,11 @@ absl::Status Interpreter::BindParameters(const MacroDefinition& definition, Argu
     }
     return value;
   };
+  // Each parameter is looked for among the names that are given and among those that are set.
+  const size_t given = definition.parameters.size() + arguments.named.size();
+  constexpr size_t kNamesPerStep = 16;
+  TANDEM_RETURN_IF_ERROR(
+      sandbox().Charge(static_cast<int64_t>(definition.parameters.size() * given / kNamesPerStep)));
   std::vector<const MacroParameter*> missing;
   bool declares_caller = false;
   for (size_t index = 0; index < definition.parameters.size(); ++index) {
@@ -324,6 +370,7 @@ absl::Status Interpreter::BindParameters(const MacroDefinition& definition, Argu
     auto rest = std::make_unique<Dict>();
     for (auto& [name, value] : arguments.named) {
       TANDEM_ASSIGN_OR_RETURN(const Value key, sandbox().String(name, false));
+      TANDEM_RETURN_IF_ERROR(sandbox().ChargeKey(*rest, key));
       rest->Set(key, std::move(value));
     }
     TANDEM_ASSIGN_OR_RETURN(Value kwargs, sandbox().Take(std::move(rest)));
@@ -364,6 +411,7 @@ absl::Status Interpreter::ExecuteCall(const Statement& statement, Scope& scope, 
 absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteCapture(const Statement& statement,
                                                               Scope& scope, Text& out) {
   using Kind = Statement::Kind;
+  TANDEM_RETURN_IF_ERROR(sandbox().Charge(kScopeSteps));
   LocalScope inner(*this, statement.kind == Kind::kBlock ? *top_ : scope);
   if (statement.kind == Kind::kScope || statement.kind == Kind::kBlock) {
     return ExecuteBody(statement.body, *inner, out);
@@ -385,6 +433,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteCapture(const Statement& s
 
 absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteWith(const Statement& statement, Scope& scope,
                                                            Text& out) {
+  TANDEM_RETURN_IF_ERROR(sandbox().Charge(kScopeSteps));
   LocalScope inner(*this, scope);
   for (size_t index = 0; index < statement.targets.size(); ++index) {
     TANDEM_ASSIGN_OR_RETURN(const Value value, Evaluate(*statement.expressions[index], scope));

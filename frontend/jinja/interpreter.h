@@ -23,9 +23,15 @@ class Scope {
  public:
   explicit Scope(Scope* outer) : parent(outer) {}
 
-  /// The variable here or further out; null if there is none.
-  const Value* Find(std::string_view name) const;
+  /// The variable here or further out; null if there is none. Adds to `looked_at` how many
+  /// variables and scopes it took.
+  const Value* Find(std::string_view name, size_t& looked_at) const;
+  const Value* Find(std::string_view name) const {
+    size_t looked_at = 0;
+    return Find(name, looked_at);
+  }
   void Set(std::string_view name, Value value);
+  size_t size() const { return variables_.size(); }
 
   Scope* const parent;
   bool captured = false;  // a macro refers to it, so that it must outlive its block
@@ -69,6 +75,10 @@ class Interpreter : public Context {
   absl::StatusOr<Flow> Execute(const Statement& statement, Scope& scope, Text& out);
   absl::StatusOr<Flow> Dispatch(const Statement& statement, Scope& scope, Text& out);
   absl::Status Print(const Value& value, Text& out);
+  /// Scope::Find and Set, with fuel for the variables that they look at.
+  absl::StatusOr<const Value*> FindVariable(std::string_view name, const Scope& scope);
+  absl::Status SetVariable(std::string_view name, Value value, Scope& scope);
+  absl::Status ChargeVariables(std::string_view name, size_t looked_at);
   absl::StatusOr<Flow> ExecuteIf(const Statement& statement, Scope& scope, Text& out);
   absl::StatusOr<Flow> ExecuteFor(const Statement& statement, Scope& scope, Text& out);
   absl::StatusOr<Flow> RunLoop(const Statement& statement, const Value& iterable, int depth,
@@ -90,6 +100,7 @@ class Interpreter : public Context {
   absl::StatusOr<Value> Evaluate(const Expression& expression, Scope& scope);
   absl::StatusOr<Value> EvaluateKind(const Expression& expression, Scope& scope);
   absl::StatusOr<Value> EvaluateLiteral(const Expression& expression);
+  absl::StatusOr<Value> MakeUndefined(std::string reason);
   absl::StatusOr<Value> EvaluateName(const Expression& expression, Scope& scope);
   absl::StatusOr<Value> EvaluateSequence(const Expression& expression, Scope& scope);
   absl::StatusOr<Value> EvaluateDict(const Expression& expression, Scope& scope);

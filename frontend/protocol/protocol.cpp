@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <span>
 
 #include "frontend/protocol/known_fields.h"
@@ -15,10 +16,15 @@ namespace {
 
 using Json = nlohmann::json;
 
-/// Depth of nesting, found without building anything, so that a hostile frame costs one pass.
-int NestingDepth(std::string_view text) {
+/// What a JSON text looks like, found without building anything, so that a hostile frame costs one
+/// pass.
+struct Outline {
+  int deepest = 0;     // levels of nesting
+  int64_t fields = 0;  // of all objects, if it is JSON
+};
+Outline OutlineOf(std::string_view text) {
   int depth = 0;
-  int deepest = 0;
+  Outline outline;
   bool in_string = false;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
@@ -28,13 +34,55 @@ int NestingDepth(std::string_view text) {
     } else if (c == '"') {
       in_string = true;
     } else if (c == '[' || c == '{') {
-      deepest = std::max(deepest, ++depth);
+      outline.deepest = std::max(outline.deepest, ++depth);
     } else if (c == ']' || c == '}') {
       --depth;
+    } else if (c == ':') {
+      ++outline.fields;
     }
   }
-  return deepest;
+  return outline;
 }
+
+int64_t FieldsOf(const Json& value) {
+  if (!value.is_structured()) return 0;
+  int64_t fields = value.is_object() ? static_cast<int64_t>(value.size()) : 0;
+  for (const Json& member : value) fields += FieldsOf(member);
+  return fields;
+}
+
+/// Finds the first field that its object has already.
+class TwiceFinder final : public nlohmann::json_sax<Json> {
+ public:
+  std::string name;
+
+  bool key(std::string& text) override {
+    if (open_.back().insert(text).second) return true;
+    name = text;
+    return false;
+  }
+  bool start_object(size_t) override {
+    open_.emplace_back();
+    return true;
+  }
+  bool end_object() override {
+    open_.pop_back();
+    return true;
+  }
+  bool string(std::string&) override { return true; }
+  bool start_array(size_t) override { return true; }
+  bool end_array() override { return true; }
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(int64_t) override { return true; }
+  bool number_unsigned(uint64_t) override { return true; }
+  bool number_float(double, const std::string&) override { return true; }
+  bool binary(Json::binary_t&) override { return true; }
+  bool parse_error(size_t, const std::string&, const Json::exception&) override { return false; }
+
+ private:
+  std::vector<std::set<std::string>> open_;  // the fields so far of the objects around
+};
 
 /// Reads a document up to the id of the object that it is.
 class IdFinder final : public nlohmann::json_sax<Json> {
@@ -79,16 +127,25 @@ absl::StatusOr<Json> ParseJson(std::string_view text, int depth_limit) {
     return InvalidArgument("the frame is empty: send one JSON object, like {}",
                            R"({"v":1,"type":"ping","id":"p1"})");
   }
-  if (const int depth = NestingDepth(text); depth > depth_limit) {
-    return InvalidArgument("the frame nests {} levels deep, at most {} are allowed", depth,
-                           depth_limit);
+  const Outline outline = OutlineOf(text);
+  if (outline.deepest > depth_limit) {
+    return InvalidArgument("the frame nests {} levels deep, at most {} are allowed",
+                           outline.deepest, depth_limit);
   }
   // The parser takes a zero byte for the end of the text.
   if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
     return InvalidArgument("the frame is not JSON in UTF-8: byte {} is zero", zero + 1);
   }
   try {
-    return Json::parse(text);
+    Json document = Json::parse(text);
+    if (FieldsOf(document) != outline.fields) {
+      // Most parsers take the last one and some the first: nobody knows which was meant.
+      TwiceFinder twice;
+      Json::sax_parse(text, &twice);
+      return InvalidArgument("{}: it is given twice in one object; send it once",
+                             Shown(Json(twice.name)));
+    }
+    return document;
   } catch (const Json::parse_error& error) {
     return InvalidArgument("the frame is not JSON in UTF-8: the text goes wrong at byte {}",
                            error.byte);
@@ -173,7 +230,7 @@ absl::StatusOr<GenerateRequest> ReadChat(const Json& object, const ProtocolLimit
 
 absl::StatusOr<GenerateRequest> ReadComplete(const Json& object, const ProtocolLimits& limits,
                                              UnknownFields& unknown) {
-  constexpr const char* kOthers[] = {"conversation", "context_policy", "messages"};
+  constexpr const char* kOthers[] = {"conversation", "context_policy", "messages", "accept_damage"};
   GenerateRequest request;
   TANDEM_RETURN_IF_ERROR(CheckFields(object, FieldPlace::kComplete, unknown));
   TANDEM_RETURN_IF_ERROR(RefuseOthers(object, kOthers, "complete", "chat"));

@@ -51,4 +51,10 @@ class Utf8Stream {
 /// Appends a code point (below 0x110000, not a surrogate) to `out`.
 void AppendUtf8(char32_t code_point, std::string& out);
 
+/// A text without the byte order mark that some editors put in front.
+inline std::string_view WithoutByteOrderMark(std::string_view text) {
+  constexpr std::string_view kMark = "\xEF\xBB\xBF";
+  return text.starts_with(kMark) ? text.substr(kMark.size()) : text;
+}
+
 }  // namespace tandem::frontend

@@ -127,9 +127,37 @@ bool Vocabulary::EndsGeneration(int32_t id) const {
   return std::binary_search(end_of_generation_.begin(), end_of_generation_.end(), id);
 }
 
+namespace {
+
+/// Each key of the tokenizer is one that is read, one that changes nothing for byte-level and
+/// SentencePiece vocabularies, or a refusal: a new one may change what the tokens are.
+absl::Status CheckKnownKeys(const core::GgufFile& file) {
+  static constexpr std::string_view kKnown[] = {
+      "model", "pre", "tokens", "token_type", "scores", "merges", "bos_token_id", "eos_token_id",
+      "eot_token_id", "eom_token_id", "unknown_token_id", "add_bos_token", "add_space_prefix",
+      // Tokens of tasks that are not done here, and keys of other kinds of tokenizers.
+      "token_type_count", "seperator_token_id", "separator_token_id", "padding_token_id",
+      "mask_token_id", "cls_token_id", "prefix_token_id", "suffix_token_id", "middle_token_id",
+      "fim_pre_token_id", "fim_suf_token_id", "fim_mid_token_id", "fim_pad_token_id",
+      "fim_rep_token_id", "fim_sep_token_id", "remove_extra_whitespaces", "precompiled_charsmap"};
+  constexpr std::string_view kPrefix = "tokenizer.ggml.";
+  for (const core::GgufEntry& entry : file.entries()) {
+    if (!entry.key.starts_with(kPrefix) || file.IsNeutral(entry)) continue;
+    const std::string_view key = entry.key.substr(kPrefix.size());
+    if (std::find(std::begin(kKnown), std::end(kKnown), key) != std::end(kKnown)) continue;
+    return Unimplemented(
+        "{}: key '{}' is {}: this is not supported; texts could become wrong tokens without it",
+        file.path(), core::PrintableText(entry.key), file.ValueText(entry));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<VocabularyParts> ReadVocabulary(const core::GgufFile& file,
                                                bool add_bos_by_default) {
   VocabularyParts parts;
+  TANDEM_RETURN_IF_ERROR(CheckKnownKeys(file));
   parts.origin = file.path();
   TANDEM_ASSIGN_OR_RETURN(parts.tokens, file.Strings("tokenizer.ggml.tokens"));
   if (file.Has("tokenizer.ggml.token_type")) {

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <thread>
 
 #include "core/base/temporary_folder.h"
@@ -44,6 +45,27 @@ core::SamplingParams SamplingOf(const SamplingChoices& choices, const core::Gguf
   return params;
 }
 
+/// What a file recommends for sampling that a chat cannot do, in a line; empty where it is nothing.
+std::string UnusedRecommendations(const core::GgufFile& file) {
+  constexpr std::string_view kPrefix = "general.sampling.";
+  // Those that are taken, and those that say something beside others alone.
+  static constexpr std::string_view kKnown[] = {"temp",         "top_k",          "top_p",
+                                                "min_p",        "penalty_repeat", "xtc_threshold",
+                                                "mirostat_tau", "mirostat_eta"};
+  std::string unused;
+  for (const core::GgufEntry& entry : file.entries()) {
+    if (!entry.key.starts_with(kPrefix) || file.IsNeutral(entry)) continue;
+    const std::string_view key = entry.key.substr(kPrefix.size());
+    if (std::find(std::begin(kKnown), std::end(kKnown), key) != std::end(kKnown)) continue;
+    // The repetition penalty looks at everything, which llama.cpp calls -1.
+    if (key == "penalty_last_n" && file.Integer(entry.key).value_or(0) == -1) continue;
+    unused += fmt::format("{}{} {}", unused.empty() ? "" : ", ", core::PrintableText(key, 40),
+                          file.ValueText(entry));
+  }
+  if (unused.empty()) return "";
+  return "The model recommends sampling that is not built here and does nothing: " + unused + ".";
+}
+
 absl::Status ChatAt(const std::string& endpoint, const ChatOptions& options,
                     const core::GgufFile* file) {
   TANDEM_ASSIGN_OR_RETURN(const auto client, ConnectTold(endpoint));
@@ -51,6 +73,7 @@ absl::Status ChatAt(const std::string& endpoint, const ChatOptions& options,
   terminal.system = options.system;
   terminal.params = options.generation;
   terminal.params.sampling = SamplingOf(options.sampling, file, frontend::IsTerminal(terminal));
+  if (file != nullptr) terminal.notice = UnusedRecommendations(*file);
   terminal.place = {.conversation = options.conversation,
                     .tenant = options.tenant,
                     .context_policy = options.context_policy};

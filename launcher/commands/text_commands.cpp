@@ -91,7 +91,8 @@ absl::StatusOr<ordered_json> ReadMessages(const std::string& path) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<int32_t>> ParseTokens(const std::string& text) {
+absl::StatusOr<std::vector<int32_t>> ParseTokens(const std::string& given) {
+  const std::string text(frontend::WithoutByteOrderMark(given));
   std::vector<int32_t> tokens;
   const size_t first = text.find_first_not_of(" \t\r\n");
   if (first != std::string::npos && (text[first] == '{' || text[first] == '[')) {

@@ -65,6 +65,12 @@ std::span<const GlobalFunction> GlobalFunctions();
 
 // What filters and methods share.
 
+/// Fuel for looking at each character of a text, and writing another for it.
+absl::Status ChargeMapping(Sandbox& sandbox, const Text& text);
+
+/// Sets the entries of one dict in another, for their fuel.
+absl::Status CopyEntries(Sandbox& sandbox, const Dict& from, Dict& to);
+
 /// str.strip and its kin: `characters` is None for white space.
 absl::StatusOr<Value> Strip(Context& context, const Value& text, const Value& characters, bool left,
                             bool right);

@@ -21,7 +21,7 @@ using Result = absl::StatusOr<Value>;
 template <typename Map>
 Result MapText(Context& context, const Value& subject, Map map) {
   TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(context.sandbox(), subject));
-  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(text.size() / 4)));
+  TANDEM_RETURN_IF_ERROR(ChargeMapping(context.sandbox(), text));
   return context.sandbox().String(map(text), subject.IsString() && subject.markup());
 }
 
@@ -149,6 +149,7 @@ Result FilterIndent(Context& context, const Value& subject, const Arguments& arg
     TANDEM_ASSIGN_OR_RETURN(const int64_t width, bound.Integer(0, 4));
     const int64_t columns = std::max<int64_t>(width, 0);
     TANDEM_RETURN_IF_ERROR(context.sandbox().CheckStringSize(static_cast<size_t>(columns)));
+    TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(columns / 64));
     indention = Text(std::string(static_cast<size_t>(columns), ' '), true);
   }
   const bool blank = bound.Truth(2, false);
@@ -157,6 +158,7 @@ Result FilterIndent(Context& context, const Value& subject, const Arguments& arg
   Text out;
   if (bound.Truth(1, false)) out.Append(indention);
   const std::vector<Piece> lines = SplitLines(source.bytes(), false);
+  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(lines.size())));
   for (size_t index = 0; index < lines.size(); ++index) {
     if (index != 0) {
       out.Append("\n", true);
@@ -176,19 +178,18 @@ Result FilterTruncate(Context& context, const Value& subject, const Arguments& a
                           bound.Get(3).IsNone() ? absl::StatusOr<int64_t>(5) : bound.Integer(3, 5));
   const Text end =
       bound.Has(2) && bound.Get(2).IsString() ? bound.Get(2).text() : Text("...", true);
-  const auto end_size = static_cast<int64_t>(CountCodePoints(end.bytes()));
+  const auto end_size = static_cast<int64_t>(end.CodePoints());
   if (!subject.IsString()) {
     return InvalidArgument("truncate: takes a str, not {}", TypeName(subject));
   }
   if (length < end_size || leeway < 0) {
     return InvalidArgument("truncate: the length must hold the end, and leeway not be negative");
   }
-  const std::vector<size_t> offsets = CodePointOffsets(subject.bytes());
-  const auto size = static_cast<int64_t>(offsets.size()) - 1;
+  const auto size = static_cast<int64_t>(subject.text().CodePoints());
   if (size - leeway <= length) return subject;
-  size_t cut = offsets[static_cast<size_t>(length - end_size)];
+  size_t cut = subject.text().OffsetOf(static_cast<size_t>(length - end_size));
   if (!bound.Truth(1, false)) {
-    const size_t space = subject.bytes().substr(0, cut).rfind(' ');
+    const size_t space = std::string_view(subject.bytes()).substr(0, cut).rfind(' ');
     cut = space == std::string::npos ? cut : space;
   }
   Text out = subject.text().Slice(0, cut);
@@ -212,7 +213,8 @@ Result FilterWordCount(Context& context, const Value& subject, const Arguments&)
 }
 
 // urllib.parse.quote: in queries a slash is quoted too, and a space becomes a plus sign.
-void AppendQuoted(Text& out, const Text& text, bool query) {
+absl::Status AppendQuoted(Sandbox& sandbox, Text& out, const Text& text, bool query) {
+  TANDEM_RETURN_IF_ERROR(sandbox.Charge(static_cast<int64_t>(text.size())));
   for (size_t offset = 0; offset < text.size(); ++offset) {
     const auto byte = static_cast<unsigned char>(text.bytes()[offset]);
     const bool plain = (byte >= '0' && byte <= '9') || (byte >= 'A' && byte <= 'Z') ||
@@ -223,6 +225,7 @@ void AppendQuoted(Text& out, const Text& text, bool query) {
                                       : fmt::format("%{:02X}", byte),
                text.TrustedAt(offset));
   }
+  return absl::OkStatus();
 }
 
 Result FilterUrlEncode(Context& context, const Value& subject, const Arguments&) {
@@ -230,7 +233,7 @@ Result FilterUrlEncode(Context& context, const Value& subject, const Arguments&)
   Text out;
   if (subject.IsString() || !IsIterable(subject)) {
     TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(sandbox, subject));
-    AppendQuoted(out, text, false);
+    TANDEM_RETURN_IF_ERROR(AppendQuoted(sandbox, out, text, false));
     return sandbox.String(std::move(out));
   }
   Value pairs = subject;
@@ -245,9 +248,9 @@ Result FilterUrlEncode(Context& context, const Value& subject, const Arguments&)
     TANDEM_ASSIGN_OR_RETURN(const Text key, ToText(sandbox, parts[0]));
     TANDEM_ASSIGN_OR_RETURN(const Text value, ToText(sandbox, parts[1]));
     out.Append(out.empty() ? "" : "&", true);
-    AppendQuoted(out, key, true);
+    TANDEM_RETURN_IF_ERROR(AppendQuoted(sandbox, out, key, true));
     out.Append("=", true);
-    AppendQuoted(out, value, true);
+    TANDEM_RETURN_IF_ERROR(AppendQuoted(sandbox, out, value, true));
     TANDEM_RETURN_IF_ERROR(sandbox.CheckStringSize(out.size()));
   }
   return sandbox.String(std::move(out));
@@ -290,11 +293,12 @@ Result FilterAbs(Context&, const Value& subject, const Arguments&) {
   return subject.integer() < 0 ? Negate(subject) : Plus(subject);
 }
 
-Result FilterRound(Context&, const Value& subject, const Arguments& arguments) {
+Result FilterRound(Context& context, const Value& subject, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("round", arguments, {"precision", "method"}, 0));
   TANDEM_RETURN_IF_ERROR(NeedNumber("round", subject));
   TANDEM_ASSIGN_OR_RETURN(const int64_t precision, bound.Integer(0, 0));
+  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(FloatSteps(subject.number(), precision)));
   const std::string method =
       bound.Has(1) && bound.Get(1).IsString() ? bound.Get(1).bytes() : "common";
   if (method == "common") {

@@ -13,6 +13,16 @@ namespace {
 constexpr int64_t kMaxWidth = 100'000;
 constexpr int kMaxPrecision = 500;
 
+constexpr size_t kTextBytesPerStep = 16;  // of a text that is counted and copied
+constexpr int64_t kPaddingPerStep = 4;    // columns
+constexpr int64_t kFieldSteps = 3;        // of reading a field of a format
+
+// Fuel for writing a number.
+absl::Status ChargeNumber(Sandbox& sandbox, const Value& number, const FormatSpec& spec) {
+  return sandbox.Charge(1 + spec.width / kPaddingPerStep +
+                        FloatSteps(number.number(), spec.precision.value_or(0)));
+}
+
 bool IsDigit(char character) { return character >= '0' && character <= '9'; }
 
 // Reads digits at `offset`, moving it behind them; nothing if there are none.
@@ -79,12 +89,13 @@ absl::StatusOr<FormatSpec> ParseSpec(std::string_view text) {
 }
 
 // A string under a specification: precision cuts, width pads.
-absl::Status AppendString(Text& out, const Text& text, const FormatSpec& spec) {
+absl::Status AppendString(Sandbox& sandbox, Text& out, const Text& text, const FormatSpec& spec) {
+  TANDEM_RETURN_IF_ERROR(sandbox.Charge(
+      static_cast<int64_t>(1 + text.size() / kTextBytesPerStep + spec.width / kPaddingPerStep)));
   Text body = text;
   if (spec.precision) {
-    const std::vector<size_t> offsets = CodePointOffsets(text.bytes());
-    body = text.Slice(
-        0, offsets[std::min<size_t>(static_cast<size_t>(*spec.precision), offsets.size() - 1)]);
+    const size_t kept = std::min<size_t>(static_cast<size_t>(*spec.precision), text.CodePoints());
+    body = text.Slice(0, text.OffsetOf(kept));
   }
   AppendPadded(out, body, spec, '<');
   return absl::OkStatus();
@@ -95,6 +106,7 @@ absl::Status AppendFormatted(Sandbox& sandbox, Text& out, const Value& value,
                              std::string_view spec_text) {
   if (spec_text.empty()) {
     TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(sandbox, value));
+    TANDEM_RETURN_IF_ERROR(sandbox.Charge(static_cast<int64_t>(text.size() / kTextBytesPerStep)));
     out.Append(text);
     return sandbox.CheckStringSize(out.size());
   }
@@ -104,8 +116,9 @@ absl::Status AppendFormatted(Sandbox& sandbox, Text& out, const Value& value,
       return InvalidArgument("the format specification '{}' does not fit a str", spec_text);
     }
     if (spec.zero && spec.align == '\0') spec.fill.assign(1, '0');
-    TANDEM_RETURN_IF_ERROR(AppendString(out, value.text(), spec));
+    TANDEM_RETURN_IF_ERROR(AppendString(sandbox, out, value.text(), spec));
   } else if (value.IsNumber()) {
+    TANDEM_RETURN_IF_ERROR(ChargeNumber(sandbox, value, spec));
     TANDEM_ASSIGN_OR_RETURN(std::string number, FormatNumber(value, spec));
     out.Append(number, value.trusted());
   } else {
@@ -125,6 +138,7 @@ class BraceFormatter {
     const std::string_view bytes = text.bytes();
     size_t offset = 0;
     while (offset < bytes.size()) {
+      TANDEM_RETURN_IF_ERROR(context_.sandbox().Charge(1));
       const size_t brace = std::min(bytes.find_first_of("{}", offset), bytes.size());
       out.Append(text, offset, brace);
       if (brace == bytes.size()) break;
@@ -157,6 +171,8 @@ class BraceFormatter {
   absl::Status Field(const Text& field, int depth, Text& out) {
     if (depth > 1) return InvalidArgument("format(): fields are nested too deep");
     const std::string_view bytes = field.bytes();
+    TANDEM_RETURN_IF_ERROR(context_.sandbox().Charge(
+        kFieldSteps + static_cast<int64_t>(bytes.size() / kTextBytesPerStep)));
     const size_t name_end = std::min(NameEnd(bytes), bytes.size());
     TANDEM_ASSIGN_OR_RETURN(Value value, Lookup(bytes.substr(0, name_end)));
     size_t offset = name_end;
@@ -229,6 +245,9 @@ class BraceFormatter {
     if (name.empty()) {
       index = next_++;
     } else if (!index || digits != name.size()) {
+      constexpr size_t kNamesPerStep = 16;
+      TANDEM_RETURN_IF_ERROR(
+          context_.sandbox().Charge(static_cast<int64_t>(arguments_.named.size() / kNamesPerStep)));
       for (const auto& [key, value] : arguments_.named) {
         if (key == name) return value;
       }
@@ -265,6 +284,7 @@ class PercentFormatter {
       const size_t percent = std::min(bytes.find('%', offset), bytes.size());
       out.Append(text, offset, percent);
       offset = percent;
+      TANDEM_RETURN_IF_ERROR(sandbox_.Charge(kFieldSteps));
       if (offset < bytes.size()) {
         ++offset;
         TANDEM_RETURN_IF_ERROR(Conversion(bytes, offset, percent, out));
@@ -359,6 +379,7 @@ class PercentFormatter {
 
   absl::StatusOr<Value> Named(std::string_view key) {
     if (!values_.is(Type::kDict)) return InvalidArgument("the format string requires a mapping");
+    TANDEM_RETURN_IF_ERROR(sandbox_.Charge(static_cast<int64_t>(key.size() / kTextBytesPerStep)));
     const Value* value = values_.as<Dict>().Find(key);
     if (value == nullptr) {
       return InvalidArgument("the format string names '{}', which the mapping lacks", key);
@@ -371,10 +392,10 @@ class PercentFormatter {
       TANDEM_ASSIGN_OR_RETURN(Text text, spec.type != 's'   ? Repr(sandbox_, value)
                                          : format_.markup() ? EscapedText(sandbox_, value)
                                                             : ToText(sandbox_, value));
-      return AppendString(out, text, spec);
+      return AppendString(sandbox_, out, text, spec);
     }
     if (spec.type == 'c' && value.IsString() && CountCodePoints(value.bytes()) == 1) {
-      return AppendString(out, value.text(), spec);
+      return AppendString(sandbox_, out, value.text(), spec);
     }
     spec.type = spec.type == 'i' || spec.type == 'u' ? 'd' : spec.type;
     constexpr std::string_view kTypes = "dxXoeEfFgGc";
@@ -399,6 +420,7 @@ class PercentFormatter {
       spec.minimum_digits = static_cast<size_t>(spec.precision.value_or(0));
       spec.precision.reset();
     }
+    TANDEM_RETURN_IF_ERROR(ChargeNumber(sandbox_, value, spec));
     TANDEM_ASSIGN_OR_RETURN(std::string text, FormatNumber(number, spec));
     out.Append(text, value.trusted());
     return absl::OkStatus();

@@ -31,6 +31,19 @@ absl::StatusOr<Value> MakeRange(Context& context, const Arguments& arguments) {
   return context.sandbox().Make<Range>(start, stop, step);
 }
 
+}  // namespace
+
+absl::Status CopyEntries(Sandbox& sandbox, const Dict& from, Dict& to) {
+  for (const auto& [key, value] : from.entries()) {
+    TANDEM_RETURN_IF_ERROR(sandbox.Charge(4));
+    TANDEM_RETURN_IF_ERROR(sandbox.ChargeKey(to, key));
+    to.Set(key, value);
+  }
+  return absl::OkStatus();
+}
+
+namespace {
+
 // What dict() and namespace() take: a mapping or pairs, then keywords.
 absl::Status FillDict(Context& context, std::string_view callee, const Arguments& arguments,
                       Dict& dict) {
@@ -39,7 +52,7 @@ absl::Status FillDict(Context& context, std::string_view callee, const Arguments
   }
   for (const Value& source : arguments.positional) {
     if (source.is(Type::kDict)) {
-      for (const auto& [key, value] : source.as<Dict>().entries()) dict.Set(key, value);
+      TANDEM_RETURN_IF_ERROR(CopyEntries(context.sandbox(), source.as<Dict>(), dict));
       continue;
     }
     TANDEM_ASSIGN_OR_RETURN(const std::vector<Value> pairs, Items(context.sandbox(), source));
@@ -48,11 +61,13 @@ absl::Status FillDict(Context& context, std::string_view callee, const Arguments
       if (parts.size() != 2 || !IsHashable(parts[0])) {
         return InvalidArgument("{}() takes pairs of a key and a value", callee);
       }
+      TANDEM_RETURN_IF_ERROR(context.sandbox().ChargeKey(dict, parts[0]));
       dict.Set(parts[0], parts[1]);
     }
   }
   for (const auto& [name, value] : arguments.named) {
     TANDEM_ASSIGN_OR_RETURN(const Value key, context.sandbox().String(name, true));
+    TANDEM_RETURN_IF_ERROR(context.sandbox().ChargeKey(dict, key));
     dict.Set(key, value);
   }
   return absl::OkStatus();
@@ -91,6 +106,9 @@ absl::StatusOr<Value> StrftimeNow(Context& context, const Arguments& arguments) 
     return InvalidArgument("strftime_now() takes a format of at most 200 bytes");
   }
   if (format.bytes().empty()) return format;
+  constexpr int64_t kStepsPerByte = 8;
+  TANDEM_RETURN_IF_ERROR(
+      context.sandbox().Charge(static_cast<int64_t>(format.bytes().size()) * kStepsPerByte));
   char buffer[4096];
   const size_t size = std::strftime(buffer, sizeof(buffer), format.bytes().c_str(), &context.now());
   return context.sandbox().String(std::string(buffer, size), format.text().AllTrusted());
@@ -124,6 +142,7 @@ class Cycler : public Native {
 
 absl::StatusOr<Value> MakeCycler(Context& context, const Arguments& arguments) {
   if (arguments.positional.empty()) return InvalidArgument("cycler() takes at least one item");
+  TANDEM_RETURN_IF_ERROR(context.sandbox().Reserve(arguments.positional.size() * sizeof(Value)));
   return context.sandbox().Make<Cycler>(arguments.positional);
 }
 
@@ -151,6 +170,10 @@ absl::StatusOr<Value> MakeJoiner(Context& context, const Arguments& arguments) {
 }
 
 }  // namespace
+
+absl::Status ChargeMapping(Sandbox& sandbox, const Text& text) {
+  return sandbox.Charge(static_cast<int64_t>(text.size() / 2));
+}
 
 absl::StatusOr<int64_t> BoundArguments::Integer(size_t index, int64_t missing) const {
   if (!Has(index)) return missing;

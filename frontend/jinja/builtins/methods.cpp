@@ -10,12 +10,13 @@ namespace {
 
 using Result = absl::StatusOr<Value>;
 
-Result DictGet(Context&, const Value& self, const Arguments& arguments) {
+Result DictGet(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound,
                           Bind("get", arguments, {"key", "default"}, 1));
   if (!arguments.named.empty()) return InvalidArgument("get() takes no keyword arguments");
   const Value key = bound.Get(0);
   if (!IsHashable(key)) return InvalidArgument("unhashable type: '{}'", TypeName(key));
+  TANDEM_RETURN_IF_ERROR(context.sandbox().ChargeKey(self.as<Dict>(), key));
   const Value* value = self.as<Dict>().Find(key);
   return value != nullptr ? *value : bound.Get(1);
 }
@@ -38,7 +39,7 @@ Result DictValues(Context& context, const Value& self, const Arguments& argument
 Result DictCopy(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_RETURN_IF_ERROR(Bind("copy", arguments, {}, 0).status());
   auto copy = std::make_unique<Dict>();
-  for (const auto& [key, value] : self.as<Dict>().entries()) copy->Set(key, value);
+  TANDEM_RETURN_IF_ERROR(CopyEntries(context.sandbox(), self.as<Dict>(), *copy));
   return context.sandbox().Take(std::move(copy));
 }
 

@@ -155,7 +155,7 @@ absl::StatusOr<Value> Repeat(Sandbox& sandbox, const Value& sequence, int64_t co
   if (__builtin_mul_overflow(size, times, &total)) total = std::numeric_limits<uint64_t>::max();
   TANDEM_RETURN_IF_ERROR(sequence.IsString() ? sandbox.CheckStringSize(total)
                                              : sandbox.CheckListSize(total));
-  TANDEM_RETURN_IF_ERROR(sandbox.Charge(static_cast<int64_t>(total / 16)));
+  TANDEM_RETURN_IF_ERROR(sandbox.Charge(static_cast<int64_t>(total / 8)));
   if (sequence.IsString()) {
     Text text;
     for (uint64_t time = 0; size != 0 && time < times; ++time) text.Append(sequence.text());
@@ -181,6 +181,31 @@ absl::StatusOr<std::optional<int64_t>> Bound(const Value& value) {
   return InvalidArgument("slice indices must be integers or None, not {}", TypeName(value));
 }
 
+/// Fuel for finding code points by their numbers.
+absl::Status ChargeWalk(Sandbox& sandbox, const Text& text) {
+  constexpr size_t kBytesPerStep = 16;
+  return sandbox.Charge(text.HasLongCodePoints() ? static_cast<int64_t>(text.size() / kBytesPerStep)
+                                                 : 0);
+}
+
+/// picked: code points of the text.
+Text SliceText(const Text& text, const Range& picked) {
+  if (picked.size == 0) return {};
+  if (picked.step == 1) {
+    return text.Slice(text.OffsetOf(static_cast<size_t>(picked.start)),
+                      text.OffsetOf(static_cast<size_t>(picked.stop)));
+  }
+  const bool walks = text.HasLongCodePoints();
+  const std::vector<size_t> offsets =
+      walks ? CodePointOffsets(text.bytes()) : std::vector<size_t>();
+  Text slice;
+  for (int64_t index = 0; index < picked.size; ++index) {
+    const auto at = static_cast<size_t>(picked.At(index));
+    slice.Append(text, walks ? offsets[at] : at, walks ? offsets[at + 1] : at + 1);
+  }
+  return slice;
+}
+
 }  // namespace
 
 absl::StatusOr<Value> Binary(Sandbox& sandbox, std::string_view symbol, const Value& left,
@@ -190,6 +215,7 @@ absl::StatusOr<Value> Binary(Sandbox& sandbox, std::string_view symbol, const Va
       return InvalidArgument("{}", operand->reason());
     }
   }
+  TANDEM_RETURN_IF_ERROR(sandbox.Charge(1));
   if (left.IsNumber() && right.IsNumber()) {
     const bool trusted = left.trusted() && right.trusted();
     return left.IsIntegral() && right.IsIntegral()
@@ -244,7 +270,7 @@ absl::StatusOr<Value> Slice(Sandbox& sandbox, const Value& object, const Value& 
   const int64_t begin = clamp(first, stride < 0 ? size - 1 : 0);
   const int64_t end = clamp(last, stride < 0 ? -1 : size);
   const Range picked(begin, end, stride);
-  TANDEM_RETURN_IF_ERROR(sandbox.Charge(picked.size / 16));
+  TANDEM_RETURN_IF_ERROR(sandbox.Charge(stride == 1 ? 0 : picked.size / 4));
   if (object.is(Type::kRange)) {
     const Range& range = object.as<Range>();
     int64_t combined = 0;
@@ -252,18 +278,8 @@ absl::StatusOr<Value> Slice(Sandbox& sandbox, const Value& object, const Value& 
     return sandbox.Make<Range>(range.At(begin), range.At(end), combined);
   }
   if (object.IsString()) {
-    const std::vector<size_t> offsets = CodePointOffsets(object.bytes());
-    Text text;
-    if (stride == 1 && picked.size > 0) {
-      text.Append(object.text(), offsets[static_cast<size_t>(begin)],
-                  offsets[static_cast<size_t>(end)]);
-    } else {
-      for (int64_t index = 0; index < picked.size; ++index) {
-        const auto at = static_cast<size_t>(picked.At(index));
-        text.Append(object.text(), offsets[at], offsets[at + 1]);
-      }
-    }
-    return sandbox.String(std::move(text), object.markup());
+    TANDEM_RETURN_IF_ERROR(ChargeWalk(sandbox, object.text()));
+    return sandbox.String(SliceText(object.text(), picked), object.markup());
   }
   const std::vector<Value>& items = object.as<Sequence>().items;
   std::vector<Value> result;
@@ -282,11 +298,8 @@ absl::StatusOr<std::optional<Value>> Index(Sandbox& sandbox, const Value& sequen
     return std::optional<Value>(Value::Int(sequence.as<Range>().At(at), true));
   }
   if (sequence.IsString()) {
-    TANDEM_RETURN_IF_ERROR(sandbox.Charge(size / 16));
-    size_t offset = 0;
-    for (int64_t skipped = 0; skipped < at; ++skipped) {
-      offset += DecodeAt(sequence.bytes(), offset).length;
-    }
+    TANDEM_RETURN_IF_ERROR(ChargeWalk(sandbox, sequence.text()));
+    const size_t offset = sequence.text().OffsetOf(static_cast<size_t>(at));
     const size_t end = offset + DecodeAt(sequence.bytes(), offset).length;
     TANDEM_ASSIGN_OR_RETURN(Value character,
                             sandbox.String(sequence.text().Slice(offset, end), sequence.markup()));

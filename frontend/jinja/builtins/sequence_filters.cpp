@@ -21,6 +21,7 @@ using Less = std::function<absl::StatusOr<bool>(const Value&, const Value&)>;
 // Looks up "name", "outer.inner" or an index in each item, as jinja2's make_attrgetter.
 Key AttributeKey(Context& context, const Value& attribute, const Value& missing) {
   return [&context, attribute, missing](const Value& item) -> Result {
+    TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(1));
     if (attribute.IsNone()) return item;
     if (!attribute.IsString()) return context.GetItem(item, attribute);
     Value found = item;
@@ -49,6 +50,7 @@ Key Folded(Context& context, Key key, bool case_sensitive) {
   return [&context, key = std::move(key)](const Value& item) -> Result {
     TANDEM_ASSIGN_OR_RETURN(Value value, key(item));
     if (!value.IsString()) return value;
+    TANDEM_RETURN_IF_ERROR(ChargeMapping(context.sandbox(), value.text()));
     return context.sandbox().String(ToLower(value.text()));
   };
 }
@@ -276,11 +278,11 @@ Result FilterUnique(Context& context, const Value& subject, const Arguments& arg
     if (!IsHashable(value)) {
       return InvalidArgument("unique: unhashable type: '{}'", TypeName(value));
     }
-    if (seen.Find(value) == nullptr) {
-      TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(seen.size() / 16) + 1));
-      seen.Set(value, Value());
-      unique.push_back(item);
-    }
+    TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(4));
+    TANDEM_RETURN_IF_ERROR(context.sandbox().ChargeKey(seen, value));
+    const size_t known = seen.size();
+    seen.Set(value, Value());
+    if (seen.size() > known) unique.push_back(item);
   }
   return IterateOver(context, std::move(unique), subject);
 }

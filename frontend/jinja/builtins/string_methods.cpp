@@ -46,7 +46,7 @@ Result StringRightStrip(Context& context, const Value& self, const Arguments& ar
 template <Text (*Map)(const Text&)>
 Result StringMap(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_RETURN_IF_ERROR(Bind("this method", arguments, {}, 0).status());
-  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(static_cast<int64_t>(self.text().size() / 4)));
+  TANDEM_RETURN_IF_ERROR(ChargeMapping(context.sandbox(), self.text()));
   return context.sandbox().String(Map(self.text()), self.markup());
 }
 
@@ -288,15 +288,18 @@ Result Pad(Context& context, const Value& self, const Arguments& arguments,
   Text fill(" ", true);
   if (bound.Has(1)) {
     TANDEM_RETURN_IF_ERROR(NeedString("center", bound.Get(1)));
-    if (CountCodePoints(bound.Get(1).bytes()) != 1) {
+    if (bound.Get(1).text().CodePoints() != 1) {
       return InvalidArgument("the fill character must be one character");
     }
     fill = bound.Get(1).text();
   }
-  const auto size = static_cast<int64_t>(CountCodePoints(self.bytes()));
+  const auto size = static_cast<int64_t>(self.text().CodePoints());
   if (width <= size) return self;
+  // The width alone first, since a product that leaves 64 bits would look small.
+  TANDEM_RETURN_IF_ERROR(context.sandbox().CheckStringSize(static_cast<size_t>(width)));
   TANDEM_RETURN_IF_ERROR(
       context.sandbox().CheckStringSize(static_cast<size_t>(width) * fill.size()));
+  TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(width / 8));
   const int64_t before = left(width - size, width);
   Text out;
   for (int64_t index = 0; index < before; ++index) out.Append(fill);
@@ -318,7 +321,7 @@ Result StringRightJustify(Context& context, const Value& self, const Arguments& 
 Result StringZeroFill(Context& context, const Value& self, const Arguments& arguments) {
   TANDEM_ASSIGN_OR_RETURN(const BoundArguments bound, Bind("zfill", arguments, {"width"}, 1));
   TANDEM_ASSIGN_OR_RETURN(const int64_t width, bound.Integer(0, 0));
-  const auto size = static_cast<int64_t>(CountCodePoints(self.bytes()));
+  const auto size = static_cast<int64_t>(self.text().CodePoints());
   if (width <= size) return self;
   TANDEM_RETURN_IF_ERROR(context.sandbox().CheckStringSize(static_cast<size_t>(width)));
   const bool sign = size > 0 && (self.bytes()[0] == '-' || self.bytes()[0] == '+');
@@ -415,7 +418,7 @@ Result Strip(Context& context, const Value& text, const Value& characters, bool 
   const std::vector<size_t> offsets = CodePointOffsets(bytes);
   const std::string_view set = characters.bytes();
   TANDEM_RETURN_IF_ERROR(
-      context.sandbox().Charge(static_cast<int64_t>((bytes.size() + set.size()) / 16)));
+      context.sandbox().Charge(static_cast<int64_t>(bytes.size() / 8 + set.size() / 2)));
   std::unordered_set<std::string_view> stripped_characters;
   for (size_t offset = 0; offset < set.size();) {
     const size_t length = DecodeAt(set, offset).length;
@@ -456,6 +459,7 @@ Result Replace(Context& context, const Value& text, const Value& from, const Val
     if (found == std::string::npos || found > bytes.size()) break;
     out.Append(text.text(), begin, found);
     out.Append(replacement);
+    TANDEM_RETURN_IF_ERROR(context.sandbox().Charge(1));
     TANDEM_RETURN_IF_ERROR(context.sandbox().CheckStringSize(out.size()));
     begin = found + wanted.size();
     if (!wanted.empty()) {

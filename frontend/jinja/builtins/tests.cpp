@@ -94,6 +94,7 @@ TestResult TestEscaped(Context&, const Value& value, const Arguments& arguments)
 // str.islower and str.isupper: some cased character, and none of the other case.
 TestResult HasOnlyCase(Context& context, const Value& value, bool lower) {
   TANDEM_ASSIGN_OR_RETURN(const Text text, ToText(context.sandbox(), value));
+  TANDEM_RETURN_IF_ERROR(ChargeMapping(context.sandbox(), text));
   bool found = false;
   for (size_t offset = 0; offset < text.size();) {
     const CodePoint point = DecodeAt(text.bytes(), offset);

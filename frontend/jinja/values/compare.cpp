@@ -29,18 +29,6 @@ Order CompareMixed(int64_t left, double right) {
   return whole < right ? Order::kLess : Order::kEqual;
 }
 
-Order CompareNumbers(const Value& left, const Value& right) {
-  if (left.IsIntegral() && right.IsIntegral()) return OrderOf(left.integer() <=> right.integer());
-  if (left.IsIntegral()) return CompareMixed(left.integer(), right.number());
-  if (right.IsIntegral()) {
-    const Order mirrored = CompareMixed(right.integer(), left.number());
-    return mirrored == Order::kLess      ? Order::kGreater
-           : mirrored == Order::kGreater ? Order::kLess
-                                         : mirrored;
-  }
-  return OrderOf(left.number() <=> right.number());
-}
-
 bool IsSequence(const Value& value) { return value.is(Type::kList) || value.is(Type::kTuple); }
 
 class Comparer {
@@ -56,7 +44,8 @@ class Comparer {
       case Type::kNone:
         return true;
       case Type::kString:
-        TANDEM_RETURN_IF_ERROR(sandbox_.Charge(static_cast<int64_t>(left.text().size() / 64)));
+        if (left.text().size() != right.text().size()) return false;
+        TANDEM_RETURN_IF_ERROR(ChargeBytes(left, right));
         return left.bytes() == right.bytes();
       case Type::kList:
       case Type::kTuple:
@@ -82,7 +71,7 @@ class Comparer {
     if (left.IsNumber() && right.IsNumber()) return CompareNumbers(left, right);
     if (left.IsString() && right.IsString()) {
       // The order of UTF-8 bytes is the order of code points.
-      TANDEM_RETURN_IF_ERROR(sandbox_.Charge(static_cast<int64_t>(left.text().size() / 64)));
+      TANDEM_RETURN_IF_ERROR(ChargeBytes(left, right));
       const int order = left.bytes().compare(right.bytes());
       return order < 0 ? Order::kLess : order > 0 ? Order::kGreater : Order::kEqual;
     }
@@ -100,6 +89,13 @@ class Comparer {
   }
 
  private:
+  // Two strings are compared as far as the shorter one goes.
+  absl::Status ChargeBytes(const Value& left, const Value& right) {
+    constexpr size_t kBytesPerStep = 64;
+    const size_t bytes = std::min(left.text().size(), right.text().size());
+    return sandbox_.Charge(static_cast<int64_t>(bytes / kBytesPerStep));
+  }
+
   absl::StatusOr<bool> EqualSequences(const Sequence& left, const Sequence& right) {
     if (left.items.size() != right.items.size()) return false;
     for (size_t index = 0; index < left.items.size(); ++index) {
@@ -112,6 +108,8 @@ class Comparer {
   absl::StatusOr<bool> EqualDicts(const Dict& left, const Dict& right) {
     if (left.size() != right.size()) return false;
     for (const Dict::Entry& entry : left.entries()) {
+      TANDEM_RETURN_IF_ERROR(sandbox_.Charge(2));
+      TANDEM_RETURN_IF_ERROR(sandbox_.ChargeKey(right, entry.first));
       const Value* other = right.Find(entry.first);
       if (other == nullptr) return false;
       TANDEM_ASSIGN_OR_RETURN(const bool same, Equal(entry.second, *other));
@@ -124,6 +122,18 @@ class Comparer {
 };
 
 }  // namespace
+
+Order CompareNumbers(const Value& left, const Value& right) {
+  if (left.IsIntegral() && right.IsIntegral()) return OrderOf(left.integer() <=> right.integer());
+  if (left.IsIntegral()) return CompareMixed(left.integer(), right.number());
+  if (right.IsIntegral()) {
+    const Order mirrored = CompareMixed(right.integer(), left.number());
+    return mirrored == Order::kLess      ? Order::kGreater
+           : mirrored == Order::kGreater ? Order::kLess
+                                         : mirrored;
+  }
+  return OrderOf(left.number() <=> right.number());
+}
 
 absl::StatusOr<bool> Equal(Sandbox& sandbox, const Value& left, const Value& right) {
   return Comparer(sandbox).Equal(left, right);
@@ -147,11 +157,9 @@ absl::StatusOr<bool> Contains(Sandbox& sandbox, const Value& container, const Va
   if (container.is(Type::kDict) ||
       (container.is(Type::kDictView) && container.as<DictView>().part == DictView::Part::kKeys)) {
     if (!IsHashable(member)) return InvalidArgument("unhashable type: '{}'", TypeName(member));
-    if (member.IsString()) {
-      TANDEM_RETURN_IF_ERROR(sandbox.Charge(static_cast<int64_t>(member.text().size() / 64)));
-    }
     const Dict& dict =
         container.is(Type::kDict) ? container.as<Dict>() : container.as<DictView>().dict;
+    TANDEM_RETURN_IF_ERROR(sandbox.ChargeKey(dict, member));
     return dict.Find(member) != nullptr;
   }
   if (container.is(Type::kRange) && member.IsIntegral()) {

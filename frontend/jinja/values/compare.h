@@ -19,6 +19,9 @@ enum class Order { kLess, kEqual, kGreater, kUnordered };
 absl::StatusOr<Order> Compare(Sandbox& sandbox, const Value& left, const Value& right,
                               std::string_view operation = "<");
 
+/// The same of two numbers, exactly, whatever their types.
+Order CompareNumbers(const Value& left, const Value& right);
+
 /// `member in container`.
 absl::StatusOr<bool> Contains(Sandbox& sandbox, const Value& container, const Value& member);
 

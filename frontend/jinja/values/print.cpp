@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <utility>
 
 #include "frontend/jinja/values/iterate.h"
 #include "frontend/jinja/values/unicode.h"
@@ -15,11 +16,15 @@ class Writer {
  public:
   explicit Writer(Sandbox& sandbox) : sandbox_(sandbox) {}
 
-  Text Take() { return Text(std::move(out_), trusted_); }
+  absl::StatusOr<Text> Take() {
+    TANDEM_RETURN_IF_ERROR(ChargeWritten());
+    return Text(std::move(out_), trusted_);
+  }
 
  protected:
   // Call once per value written.
   absl::Status Step() {
+    TANDEM_RETURN_IF_ERROR(ChargeWritten());
     TANDEM_RETURN_IF_ERROR(sandbox_.Charge(1));
     return sandbox_.CheckStringSize(out_.size());
   }
@@ -29,6 +34,14 @@ class Writer {
   std::string out_;
 
  private:
+  // Fuel for what has been written since the last call.
+  absl::Status ChargeWritten() {
+    constexpr size_t kBytesPerStep = 4;
+    const size_t before = std::exchange(charged_, out_.size());
+    return sandbox_.Charge(static_cast<int64_t>((out_.size() - before) / kBytesPerStep));
+  }
+
+  size_t charged_ = 0;  // bytes that fuel was spent for
   bool trusted_ = true;
 };
 
@@ -57,7 +70,7 @@ class ReprWriter : public Writer {
       case Type::kFloat:
         out_ += FloatRepr(value.number());
         Note(value);
-        return absl::OkStatus();
+        return sandbox_.Charge(kFloatReprSteps);
       case Type::kString:
         TANDEM_RETURN_IF_ERROR(sandbox_.Charge(static_cast<int64_t>(value.text().size() / 16)));
         out_ += StringRepr(value.bytes(), value.markup());
@@ -156,7 +169,7 @@ class JsonWriter : public Writer {
       case Type::kFloat:
         Note(value);
         out_ += Scalar(value);
-        return absl::OkStatus();
+        return sandbox_.Charge(value.is(Type::kFloat) ? kFloatReprSteps : 0);
       case Type::kString:
         return WriteString(value);
       case Type::kList:
@@ -230,16 +243,21 @@ class JsonWriter : public Writer {
   }
 
   absl::Status Sort(std::vector<const Dict::Entry*>& entries) {
+    constexpr int64_t kComparisons = 8;
+    constexpr size_t kKeyBytesPerStep = 4;  // they are compared with several others
     for (const Dict::Entry* entry : entries) {
       if (!entry->first.IsString()) {
         return InvalidArgument("tojson: keys of type {} cannot be sorted", TypeName(entry->first));
       }
+      TANDEM_RETURN_IF_ERROR(sandbox_.Charge(kComparisons));
+      TANDEM_RETURN_IF_ERROR(
+          sandbox_.Charge(static_cast<int64_t>(entry->first.text().size() / kKeyBytesPerStep)));
     }
     std::stable_sort(entries.begin(), entries.end(),
                      [](const Dict::Entry* left, const Dict::Entry* right) {
                        return left->first.bytes() < right->first.bytes();
                      });
-    return sandbox_.Charge(static_cast<int64_t>(entries.size()) * 8);
+    return absl::OkStatus();
   }
 
   absl::Status WriteKey(const Value& key) {
@@ -298,6 +316,11 @@ class JsonWriter : public Writer {
 };
 
 }  // namespace
+
+int64_t FloatSteps(double value, int64_t precision) {
+  const int64_t exponent = value == 0.0 || !std::isfinite(value) ? 0 : std::ilogb(value) * 3 / 10;
+  return kFloatReprSteps + 2 * std::abs(exponent) + std::clamp<int64_t>(precision, 0, 1000);
+}
 
 std::string FloatRepr(double value) {
   if (std::isnan(value)) return "nan";
@@ -390,6 +413,7 @@ absl::StatusOr<Text> EscapedText(Sandbox& sandbox, const Value& value) {
   Text escaped;
   const std::string& bytes = text.bytes();
   TANDEM_RETURN_IF_ERROR(sandbox.Charge(static_cast<int64_t>(bytes.size() / 16)));
+  int64_t entities = 0;
   size_t begin = 0;
   for (size_t offset = 0; offset < bytes.size(); ++offset) {
     const char character = bytes[offset];
@@ -403,9 +427,11 @@ absl::StatusOr<Text> EscapedText(Sandbox& sandbox, const Value& value) {
       escaped.Append(text, begin, offset);
       escaped.Append(entity, text.TrustedAt(offset));
       begin = offset + 1;
+      ++entities;
     }
   }
   escaped.Append(text, begin, bytes.size());
+  TANDEM_RETURN_IF_ERROR(sandbox.Charge(entities / 2));
   return escaped;
 }
 

@@ -13,6 +13,10 @@ namespace tandem::frontend::jinja {
 /// repr() of a float: the shortest digits that read back the same, an exponent below 1e-4 and from
 /// 1e16 on.
 std::string FloatRepr(double value);
+/// Steps of fuel that it takes.
+inline constexpr int64_t kFloatReprSteps = 4;
+/// Those of writing all digits of a float with so many decimal places, or of rounding it to them.
+int64_t FloatSteps(double value, int64_t precision);
 
 /// repr() of a string: quotes, escapes, characters that cannot be printed as \x, \u or \U.
 std::string StringRepr(const std::string& bytes, bool markup = false);

@@ -3,7 +3,7 @@
 namespace tandem::frontend::jinja {
 namespace {
 
-constexpr size_t kBytesPerStep = 64;
+constexpr size_t kStringBytesPerStep = 128;
 
 }  // namespace
 
@@ -49,7 +49,8 @@ absl::Status Sandbox::CheckListSize(uint64_t items) const {
 
 absl::StatusOr<Value> Sandbox::String(Text text, bool markup) {
   TANDEM_RETURN_IF_ERROR(CheckStringSize(text.size()));
-  TANDEM_RETURN_IF_ERROR(Charge(static_cast<int64_t>(text.size() / kBytesPerStep)));
+  TANDEM_RETURN_IF_ERROR(
+      Charge(static_cast<int64_t>(1 + text.MemoryBytes() / kStringBytesPerStep)));
   const size_t bytes = text.MemoryBytes() + sizeof(Text) + kObjectOverhead;
   TANDEM_RETURN_IF_ERROR(Reserve(bytes));
   std::shared_ptr<const Text> shared(new Text(std::move(text)), [this, bytes](const Text* gone) {
@@ -73,7 +74,7 @@ absl::StatusOr<Value> Sandbox::MakeSequence(Type type, std::vector<Value> items)
 
 absl::StatusOr<Value> Sandbox::Take(std::unique_ptr<Dict> dict) {
   TANDEM_RETURN_IF_ERROR(CheckDepth(dict->depth()));
-  TANDEM_RETURN_IF_ERROR(Charge(static_cast<int64_t>(dict->size())));
+  TANDEM_RETURN_IF_ERROR(Charge(static_cast<int64_t>(1 + dict->size())));
   TANDEM_RETURN_IF_ERROR(Reserve(sizeof(Dict) + dict->size() * kDictEntryBytes));
   objects_.push_back(std::move(dict));
   return Value::Of(objects_.back().get());

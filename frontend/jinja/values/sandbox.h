@@ -13,7 +13,7 @@ namespace tandem::frontend::jinja {
 
 /// What one rendering may use before it is ended with an error.
 struct Limits {
-  int64_t steps = 20'000'000;      // expressions, statements and items touched
+  int64_t steps = 30'000'000;      // of work, each some 60 ns at most (Sandbox::Charge)
   size_t string_bytes = 8u << 20;  // of one string, the output included
   size_t live_bytes = 128u << 20;  // of all strings and containers together
   int depth = 1000;                // nested expressions, statements and macro calls
@@ -28,9 +28,19 @@ class Sandbox {
   Sandbox& operator=(const Sandbox&) = delete;
 
   const Limits& limits() const { return limits_; }
+  /// Fuel that was spent.
+  int64_t used_steps() const { return used_steps_; }
 
   /// Uses up fuel. Fails with ResourceExhausted when there is none left.
+  ///
+  /// Whatever is done is paid for by what it takes, so that the whole fuel is spent within about
+  /// two seconds whatever a template does: a step for each expression, statement, item, comparison
+  /// and object that is made, and one for so many bytes as are copied, searched or mapped in that
+  /// time.
   absl::Status Charge(int64_t steps);
+
+  /// The same for looking a key up in a dict, or for setting it.
+  absl::Status ChargeKey(const Dict& dict, const Value& key) { return Charge(dict.Work(key)); }
 
   /// A string. Fails if it is longer than a string may be or memory is used up.
   absl::StatusOr<Value> String(Text text, bool markup = false);
@@ -52,13 +62,14 @@ class Sandbox {
   /// Any other object, made from its constructor's arguments.
   template <typename T, typename... Args>
   absl::StatusOr<Value> Make(Args&&... args) {
+    TANDEM_RETURN_IF_ERROR(Charge(1));
     TANDEM_RETURN_IF_ERROR(Reserve(sizeof(T) + kObjectOverhead));
     objects_.push_back(std::make_unique<T>(std::forward<Args>(args)...));
     return Value::Of(objects_.back().get());
   }
 
   /// Memory that one more entry of a dict takes, its index included.
-  static constexpr size_t kDictEntryBytes = sizeof(Dict::Entry) + 64;
+  static constexpr size_t kDictEntryBytes = sizeof(Dict::Entry) + sizeof(Value) + 64;
 
   /// Accounts for `bytes` more that live until the end.
   absl::Status Reserve(size_t bytes);

@@ -1,6 +1,7 @@
 #include "frontend/jinja/values/text.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace tandem::frontend::jinja {
 
@@ -17,6 +18,7 @@ void Text::Append(std::string_view bytes, bool trusted) {
     edges_.push_back(bytes_.size());
   }
   bytes_.append(bytes);
+  code_points_.reset();
 }
 
 void Text::Append(const Text& other, size_t begin, size_t end) {
@@ -29,6 +31,18 @@ void Text::Append(const Text& other, size_t begin, size_t end) {
     trusted = !trusted;
     begin = stop;
   }
+}
+
+size_t Text::CodePoints() const {
+  if (!code_points_) code_points_ = CountCodePoints(bytes_);
+  return *code_points_;
+}
+
+size_t Text::OffsetOf(size_t code_point) const {
+  if (!HasLongCodePoints()) return code_point;
+  size_t offset = 0;
+  for (size_t passed = 0; passed < code_point; ++passed) offset += DecodeAt(bytes_, offset).length;
+  return offset;
 }
 
 Text Text::Slice(size_t begin, size_t end) const {
@@ -103,8 +117,16 @@ std::vector<size_t> CodePointOffsets(std::string_view text) {
 }
 
 size_t CountCodePoints(std::string_view text) {
+  constexpr size_t kWord = sizeof(uint64_t);
+  constexpr uint64_t kHighBits = 0x8080808080808080;
   size_t count = 0;
-  for (size_t offset = 0; offset < text.size(); offset += DecodeAt(text, offset).length) ++count;
+  for (size_t offset = 0; offset < text.size();) {
+    uint64_t word = kHighBits;
+    if (offset + kWord <= text.size()) std::memcpy(&word, text.data() + offset, kWord);
+    const bool ascii = (word & kHighBits) == 0;
+    offset += ascii ? kWord : DecodeAt(text, offset).length;
+    count += ascii ? kWord : 1;
+  }
   return count;
 }
 

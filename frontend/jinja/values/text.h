@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -19,7 +20,8 @@ struct TextRun {
 /// A UTF-8 string whose bytes each come either from the template (trusted) or from a client's data.
 ///
 /// Origins are kept as runs beside the bytes and survive concatenation, slicing, stripping,
-/// replacing and case mapping. A value type; distinct objects may be used from distinct threads.
+/// replacing and case mapping. A value type; distinct objects may be used from distinct threads,
+/// one from one thread only.
 class Text {
  public:
   Text() = default;
@@ -28,6 +30,13 @@ class Text {
   const std::string& bytes() const { return bytes_; }
   size_t size() const { return bytes_.size(); }
   bool empty() const { return bytes_.empty(); }
+  /// Number of code points, as Python's len() counts. Counted once.
+  size_t CodePoints() const;
+  /// The byte at which a code point begins, at most CodePoints(); size() for that. Where each takes
+  /// a byte, as in ASCII, nothing is walked over.
+  size_t OffsetOf(size_t code_point) const;
+  /// Whether OffsetOf walks.
+  bool HasLongCodePoints() const { return CodePoints() != size(); }
   /// Bytes of memory that the contents take.
   size_t MemoryBytes() const { return bytes_.size() + edges_.size() * sizeof(size_t); }
 
@@ -54,6 +63,7 @@ class Text {
   std::string bytes_;
   bool first_trusted_ = false;
   std::vector<size_t> edges_;  // ascending offsets at which the origin flips
+  mutable std::optional<size_t> code_points_;
 };
 
 /// One code point of a UTF-8 string. A byte that is not part of valid UTF-8 counts as one code

@@ -1,33 +1,82 @@
 #include "frontend/jinja/values/value.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <limits>
+
+#include "frontend/jinja/values/compare.h"
 
 namespace tandem::frontend::jinja {
 namespace {
 
 constexpr size_t kIndexedFrom = 16;  // below this many entries a dict is searched linearly
 
-// Equality of hashable values without a budget: their size is bounded by how they were made.
-bool KeysEqual(const Value& left, const Value& right) {
-  if (left.IsNumber() && right.IsNumber()) {
-    return left.IsIntegral() && right.IsIntegral() ? left.integer() == right.integer()
-                                                   : left.number() == right.number();
+// Numbers of all types are of one kind.
+int KeyKind(const Value& value) {
+  return static_cast<int>(value.IsNumber() ? Type::kInt : value.type());
+}
+
+// NaN is behind all other numbers, and equal to itself.
+int KeyOrderOfNumbers(const Value& left, const Value& right) {
+  switch (CompareNumbers(left, right)) {
+    case Order::kLess:
+      return -1;
+    case Order::kGreater:
+      return 1;
+    case Order::kEqual:
+      return 0;
+    case Order::kUnordered:
+      return int{std::isnan(left.number())} - int{std::isnan(right.number())};
   }
-  if (left.type() != right.type()) return false;
+  return 0;
+}
+
+// Below 0, 0 or above it. Of hashable values.
+int KeyOrder(const Value& left, const Value& right) {
+  if (left.IsNumber() && right.IsNumber()) return KeyOrderOfNumbers(left, right);
+  if (left.type() != right.type()) return KeyKind(left) - KeyKind(right);
   switch (left.type()) {
     case Type::kUndefined:
     case Type::kNone:
-      return true;
+      return 0;
     case Type::kString:
-      return left.bytes() == right.bytes();
-    case Type::kTuple:
-      return std::equal(left.as<Sequence>().items.begin(), left.as<Sequence>().items.end(),
-                        right.as<Sequence>().items.begin(), right.as<Sequence>().items.end(),
-                        KeysEqual);
-    default:
-      return left.object() == right.object();
+      return left.bytes().compare(right.bytes());
+    case Type::kTuple: {
+      const std::vector<Value>& one = left.as<Sequence>().items;
+      const std::vector<Value>& other = right.as<Sequence>().items;
+      for (size_t index = 0; index < std::min(one.size(), other.size()); ++index) {
+        const int order = KeyOrder(one[index], other[index]);
+        if (order != 0) return order;
+      }
+      return int{one.size() > other.size()} - int{one.size() < other.size()};
+    }
+    default: {
+      const std::less<Object*> before;
+      return int{before(right.object(), left.object())} -
+             int{before(left.object(), right.object())};
+    }
   }
+}
+
+constexpr size_t kComparedBytesPerStep = 16;  // of keys, which are compared with several others
+
+int64_t WorkOf(const Value& value) {
+  switch (value.type()) {
+    case Type::kString:
+      return 1 + static_cast<int64_t>(value.text().size() / kComparedBytesPerStep);
+    case Type::kList:
+    case Type::kTuple:
+      return value.as<Sequence>().work;
+    default:
+      return 1;
+  }
+}
+
+int64_t WorkOfAll(const std::vector<Value>& items) {
+  int64_t work = 1;
+  for (const Value& item : items) work = std::min(work + WorkOf(item), Sequence::kMostWork);
+  return work;
 }
 
 int MaxDepth(const std::vector<Value>& items) {
@@ -70,8 +119,8 @@ Type Value::type() const {
 
 size_t Dict::IndexOfString(std::string_view key) const {
   if (entries_.size() >= kIndexedFrom) {
-    const auto found = string_index_.find(key);
-    return found == string_index_.end() ? entries_.size() : found->second;
+    const auto found = index_.find(key);
+    return found == index_.end() ? entries_.size() : found->second;
   }
   size_t index = 0;
   while (index < entries_.size() &&
@@ -83,8 +132,13 @@ size_t Dict::IndexOfString(std::string_view key) const {
 
 size_t Dict::IndexOf(const Value& key) const {
   if (key.IsString()) return IndexOfString(key.bytes());
-  const auto found = std::find_if(entries_.begin(), entries_.end(),
-                                  [&](const Entry& entry) { return KeysEqual(entry.first, key); });
+  if (entries_.size() >= kIndexedFrom) {
+    const auto found = index_.find(key);
+    return found == index_.end() ? entries_.size() : found->second;
+  }
+  const auto found = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) {
+    return KeyOrder(entry.first, key) == 0;
+  });
   return static_cast<size_t>(found - entries_.begin());
 }
 
@@ -98,27 +152,47 @@ const Value* Dict::Find(const Value& key) const {
   return index < entries_.size() ? &entries_[index].second : nullptr;
 }
 
+int64_t Dict::Work(const Value& key) const {
+  // A search in a large index waits for memory.
+  const int64_t levels = entries_.size() < kIndexedFrom ? 0 : std::bit_width(entries_.size());
+  return levels / 4 + (key.is(Type::kTuple) ? 2 * WorkOf(key) : WorkOf(key) - 1);
+}
+
 void Dict::Set(const Value& key, Value value) {
   depth_ = std::max({depth_, Depth(key) + 1, Depth(value) + 1});
-  const size_t index = IndexOf(key);
+  size_t index = entries_.size();
+  if (index < kIndexedFrom) {
+    index = IndexOf(key);
+  } else {
+    index = index_.emplace(key, index).first->second;
+  }
   if (index < entries_.size()) {
     entries_[index].second = std::move(value);
     return;
   }
   entries_.emplace_back(key, std::move(value));
-  if (entries_.size() == kIndexedFrom) {
-    for (size_t entry = 0; entry < entries_.size(); ++entry) {
-      if (entries_[entry].first.IsString()) {
-        string_index_.emplace(entries_[entry].first.bytes(), entry);
-      }
-    }
-  } else if (entries_.size() > kIndexedFrom && key.IsString()) {
-    string_index_.emplace(key.bytes(), entries_.size() - 1);
+  if (entries_.size() != kIndexedFrom) return;
+  for (size_t entry = 0; entry < kIndexedFrom; ++entry) {
+    index_.emplace(entries_[entry].first, entry);
   }
 }
 
+bool KeyLess::operator()(const Value& left, const Value& right) const {
+  return KeyOrder(left, right) < 0;
+}
+bool KeyLess::operator()(const Value& left, std::string_view right) const {
+  return left.IsString() ? left.bytes() < right : KeyKind(left) < static_cast<int>(Type::kString);
+}
+bool KeyLess::operator()(std::string_view left, const Value& right) const {
+  return right.IsString() ? left < right.bytes() : static_cast<int>(Type::kString) < KeyKind(right);
+}
+
 Sequence::Sequence(Type type, std::vector<Value> members)
-    : Object(type), items(std::move(members)), depth(MaxDepth(items) + 1) {}
+    : Object(type),
+      items(std::move(members)),
+      depth(MaxDepth(items) + 1),
+      hashable(std::all_of(items.begin(), items.end(), IsHashable)),
+      work(WorkOfAll(items)) {}
 
 Range::Range(int64_t first, int64_t limit, int64_t stride)
     : Object(Type::kRange),
@@ -203,8 +277,7 @@ bool IsHashable(const Value& value) {
     case Type::kDictView:
       return false;
     case Type::kTuple:
-      return std::all_of(value.as<Sequence>().items.begin(), value.as<Sequence>().items.end(),
-                         IsHashable);
+      return value.as<Sequence>().hashable;
     default:
       return true;
   }
@@ -245,7 +318,7 @@ absl::StatusOr<int64_t> Length(const Value& value) {
     case Type::kUndefined:
       return 0;
     case Type::kString:
-      return static_cast<int64_t>(CountCodePoints(value.bytes()));
+      return static_cast<int64_t>(value.text().CodePoints());
     case Type::kList:
     case Type::kTuple:
       return static_cast<int64_t>(value.as<Sequence>().items.size());

@@ -137,10 +137,26 @@ class Sequence : public Object {
  public:
   Sequence(Type type, std::vector<Value> members);
   const std::vector<Value> items;
-  const int depth;
+
+  // Known from the start, since lists may hold one another over and over: walking all that is
+  // reached could take for ever.
+  const int depth;      // Depth()
+  const bool hashable;  // as IsHashable() has it, were it a tuple
+  const int64_t work;   // steps of comparing it with its like; kMostWork where it is more
+  static constexpr int64_t kMostWork = int64_t{1} << 40;
 };
 
-/// A dict or a namespace: keeps the order of insertion. Keys are scalars or tuples of them.
+/// An order of hashable values by which those that are equal as keys are equivalent: numbers by
+/// value, strings by bytes, tuples by members, what else there is by identity.
+struct KeyLess {
+  using is_transparent = void;
+  bool operator()(const Value& left, const Value& right) const;
+  bool operator()(const Value& left, std::string_view right) const;
+  bool operator()(std::string_view left, const Value& right) const;
+};
+
+/// A dict or a namespace: keeps the order of insertion. Keys are scalars or tuples of them. Finding
+/// and setting take Work(key) steps of fuel, which the caller spends.
 class Dict : public Object {
  public:
   using Entry = std::pair<Value, Value>;
@@ -149,6 +165,9 @@ class Dict : public Object {
   const std::vector<Entry>& entries() const { return entries_; }
   size_t size() const { return entries_.size(); }
   int depth() const { return depth_; }
+
+  /// Steps of fuel that finding the key takes.
+  int64_t Work(const Value& key) const;
 
   const Value* Find(std::string_view key) const;
   /// The value of any hashable key; null if there is none.
@@ -162,7 +181,7 @@ class Dict : public Object {
 
   std::vector<Entry> entries_;
   int depth_ = 1;
-  std::map<std::string, size_t, std::less<>> string_index_;  // filled once there are many entries
+  std::map<Value, size_t, KeyLess> index_;  // filled once there are many entries
 };
 
 class Range : public Object {

@@ -295,6 +295,11 @@ TEST(ConfigGguf, KeysThatChangeTheArithmeticAreRefusedByName) {
       {"llama.ssm.state_size", Number(16)},
       {"llama.some_new_thing", Word("yes")},
       {"general.type", Word("adapter")},
+      {"adapter.type", Word("lora")},
+      {"adapter.lora.alpha", Real(16)},
+      {"diffusion.shift_logits", Yes()},
+      {"llama.tensor_data_layout", Word("transposed")},
+      {"llama.attention.scale", Real(0.2501F)},
       {"general.type", Word("mmproj")},
       {"general.quantization_version", Number(1)},
   };
@@ -307,6 +312,12 @@ TEST(ConfigGguf, KeysThatChangeTheArithmeticAreRefusedByName) {
   }
 }
 
+TEST(ConfigGguf, AVocabularyOfAnotherSizeThanTheTableIsRefused) {
+  Metadata metadata;
+  metadata.more = [](GgufWriter& writer) { writer.AddU32("llama.vocab_size", 51); };
+  EXPECT_THAT(ReadError(metadata), HasSubstr("key 'llama.vocab_size' is 51"));
+}
+
 TEST(ConfigGguf, KeysThatChangeNothingAreTaken) {
   const std::vector<ForeignKey> harmless = {
       {"llama.pooling_type", Number(0)},
@@ -314,6 +325,9 @@ TEST(ConfigGguf, KeysThatChangeNothingAreTaken) {
       {"llama.attention.sliding_window", Number(0)},
       {"llama.attention.sliding_window", Number(128)},  // the context
       {"llama.logit_scale", Real(1)},
+      {"llama.attention.scale", Real(0.25F)},        // 1 / sqrt(16)
+      {"llama.attention.scale", Real(0.25000003F)},  // that, rounded on the way
+      {"llama.tensor_data_layout", Word("reference")},
       {"llama.rope.scaling.attn_factor", Real(1)},
       {"llama.rope.scaling.finetuned", Yes()},
       {"llama.vocab_size", Number(50)},

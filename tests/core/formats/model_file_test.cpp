@@ -63,14 +63,15 @@ TEST(ModelFile, FoldersAndSafetensorsAreNotReadYet) {
 /// A tiny model in files of a folder, every tensor in part i % parts.
 class SplitModel {
  public:
-  explicit SplitModel(uint32_t parts) : whole_(TinyModel({})), count_(parts) {
+  /// `missing`: tensors that the parts tell of and do not have.
+  explicit SplitModel(uint32_t parts, size_t missing = 0) : whole_(TinyModel({})), count_(parts) {
     const auto file = GgufFile::OpenBuffer(whole_, "whole");
     writers_.resize(parts);
     const auto tensors = (*file)->tensors();
     for (uint32_t part = 0; part < parts; ++part) {
       writers_[part].AddU32("split.no", part);
       writers_[part].AddU32("split.count", parts);
-      writers_[part].AddU32("split.tensors.count", static_cast<uint32_t>(tensors.size()));
+      writers_[part].AddU32("split.tensors.count", static_cast<uint32_t>(tensors.size() + missing));
     }
     for (const GgufEntry& entry : (*file)->entries()) {
       // An array's header stands before its elements.
@@ -127,6 +128,18 @@ TEST(SplitModelFile, HasTheTensorsOfAllParts) {
     EXPECT_LE(found->data.data() + found->data.size(),
               found->mapping->bytes().data() + found->mapping->bytes().size());
   }
+}
+
+TEST(SplitModelFile, CountsTheTensorsOfOnePartToo) {
+  for (const uint32_t parts : {1U, 2U}) {
+    const SplitModel split(parts, 1);
+    split.WriteAll();
+    EXPECT_THAT(std::string(Message(ModelFile::Open(split.Path(0)).status())),
+                HasSubstr("key 'split.tensors.count' is"));
+  }
+  const SplitModel one(1);
+  one.WriteAll();
+  EXPECT_TRUE(ModelFile::Open(one.Path(0)).ok());
 }
 
 TEST(SplitModelFile, SaysWhichPartIsMissingOrWrong) {

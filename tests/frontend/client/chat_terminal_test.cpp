@@ -164,6 +164,7 @@ class TypedChat {
     EXPECT_TRUE(client.ok()) << client.status();
     client_ = *std::move(client);
     options_.history_file = history_file;
+    options_.notice = "A notice.";
     options_.input = fdopen(slave, "r");
     options_.output = fdopen(dup(slave), "w");
     options_.errors = options_.output;
@@ -236,6 +237,7 @@ TEST_F(ChatOnATerminal, StreamsAnswersAndEndsWithControlD) {
   ServedEngine served;
   TypedChat chat(served, history_);
   EXPECT_TRUE(chat.Shows("bytes on 1 rank, context 4096 tokens. /help")) << chat.seen();
+  EXPECT_TRUE(chat.Shows("A notice.")) << chat.seen();
   EXPECT_TRUE(chat.Shows("> "));
   chat.Type("naïve\r");
   EXPECT_TRUE(chat.Shows("You said: naïve")) << chat.seen();

@@ -202,11 +202,40 @@ TEST(KnownFields, DoWhatTheyDoElsewhere) {
                     R"({"role":"assistant","content":"","tool_calls":[{"id":"1"}]}]})"),
             "messages[1].tool_calls");
   EXPECT_EQ(refused(Chat(R"(,"prompt":"x")")), "prompt");
+  EXPECT_EQ(refused(Chat(R"(,"max_output_tokens":5)")), "max_output_tokens");
+  EXPECT_EQ(refused(Chat(R"(,"text":{"format":{"type":"json_schema"}})")), "text");
+  EXPECT_EQ(refused(Chat(R"(,"truncation":"auto")")), "truncation");
+  EXPECT_EQ(refused(Chat(R"(,"cfg_scale":1.5)")), "cfg_scale");
   EXPECT_EQ(refused(Complete(R"(,"prompt":"x","messages":[])")), "messages");
   EXPECT_EQ(refused(Chat(R"(,"model":"gpt-4o","user":"u","metadata":{"a":"b"},"store":true,)"
                          R"("service_tier":"flex","seed":1,"stream":true,)"
                          R"("stream_options":{"include_usage":true})")),
             "");
+}
+
+TEST(KnownFields, AcceptDamageIsOfChatAlone) {
+  const auto parsed = ParseRequest(Complete(R"(,"prompt":"x","accept_damage":true)"), {});
+  const auto* error = std::get_if<RequestError>(&parsed);
+  ASSERT_NE(error, nullptr);
+  EXPECT_EQ(error->code, ErrorCode::kInvalidArgument);
+  EXPECT_THAT(error->message, HasSubstr("accept_damage: it is for chat, and not for complete"));
+}
+
+TEST(ParseRequest, AFieldThatIsGivenTwiceIsRefusedByName) {
+  const auto refused = [](const std::string& frame) {
+    const auto parsed = ParseRequest(frame, {});
+    const auto* error = std::get_if<RequestError>(&parsed);
+    return error == nullptr ? std::string("accepted") : error->id + ": " + error->message;
+  };
+  EXPECT_EQ(refused(Chat(R"(,"max_tokens":2,"max_tokens":6)")),
+            "r1: \"max_tokens\": it is given twice in one object; send it once");
+  EXPECT_THAT(refused(Chat(R"(,"max_tokens":2,"max\u005ftokens":2)")), HasSubstr("max_tokens"));
+  EXPECT_THAT(refused(R"({"type":"chat","id":"r1","messages":[{"role":"user","content":"a",)"
+                      R"("content":"b"}]})"),
+              HasSubstr("\"content\": it is given twice"));
+  EXPECT_THAT(refused(Chat(R"(,"metadata":{"a":{"b":1,"b":1}})")), HasSubstr("\"b\""));
+  // The same name in several objects, and colons in texts.
+  EXPECT_EQ(refused(Chat(R"(,"metadata":{"a:":":\":","c":[{"a":1},{"a":2}],"d":{}})")), "accepted");
 }
 
 TEST(KnownFields, OthersAreCounted) {

@@ -57,6 +57,27 @@ TEST(LoadTokenizer, ReadsAByteLevelVocabulary) {
   EXPECT_FALSE((*tokenizer)->vocabulary().add_bos());
 }
 
+TEST(LoadTokenizer, KeysThatWouldChangeTheTokensAreRefusedByName) {
+  const auto with = [](const std::function<void(GgufWriter&)>& more) {
+    GgufWriter writer = Bpe("gpt-2");
+    AddTokens(writer, {"a", "b", "ab"});
+    AddMerges(writer, {"a b"});
+    more(writer);
+    return Error(writer);
+  };
+  for (const char* key : {"tokenizer.ggml.add_eos_token", "tokenizer.ggml.add_sep_token",
+                          "tokenizer.ggml.normalizer.lowercase"}) {
+    EXPECT_THAT(with([&](GgufWriter& writer) { writer.AddBool(key, true); }),
+                HasSubstr(std::string("key '") + key + "' is"));
+    EXPECT_EQ(with([&](GgufWriter& writer) { writer.AddBool(key, false); }), "OK");
+  }
+  EXPECT_THAT(
+      with([](GgufWriter& writer) { writer.AddString("tokenizer.ggml.normalizer", "NFKC"); }),
+      HasSubstr("key 'tokenizer.ggml.normalizer' is"));
+  EXPECT_EQ(with([](GgufWriter& writer) { writer.AddU32("tokenizer.ggml.padding_token_id", 2); }),
+            "OK");
+}
+
 TEST(LoadTokenizer, StartTokenByPreTokenizerWhereTheFileDoesNotSay) {
   GgufWriter writer = Bpe("llama-bpe");
   AddTokens(writer, {"a", "<|begin_of_text|>"});
