@@ -121,7 +121,7 @@ class ConfigFormat final : public CLI::Config {
  public:
   using Items = std::function<std::vector<CLI::ConfigItem>()>;
 
-  explicit ConfigFormat(Items items) : items_(std::move(items)) {}
+  explicit ConfigFormat(Items read) : items_(std::move(read)) {}
   std::string to_config(const CLI::App*, bool, bool, std::string) const override { return ""; }
   std::vector<CLI::ConfigItem> from_config(std::istream&) const override { return items_(); }
 
