@@ -322,6 +322,7 @@ class CommandLine {
         command.get_subcommands([](const CLI::App* app) { return !app->get_group().empty(); });
     if (commands.empty()) return "";
     std::vector<std::string> names;
+    names.reserve(commands.size());
     for (const CLI::App* one : commands) names.push_back(one->get_name());
     const std::vector<std::string> words = app_.remaining(/*recurse=*/true);
     if (words.empty() || words.front().starts_with('-')) return "";

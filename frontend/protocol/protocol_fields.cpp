@@ -273,8 +273,7 @@ absl::Status ReadParams(const Json& object, const ProtocolLimits& limits, Genera
   TANDEM_RETURN_IF_ERROR(ReadInteger(object, "top_k", -1, kMostInt32, top_k));
   // vLLM says -1 for all.
   sampling.top_k = static_cast<int32_t>(std::max<int64_t>(top_k.value_or(sampling.top_k), 0));
-  TANDEM_RETURN_IF_ERROR(
-      ReadFloat(object, "top_p", {.least = 0, .most = 1}, sampling.top_p));
+  TANDEM_RETURN_IF_ERROR(ReadFloat(object, "top_p", {.least = 0, .most = 1}, sampling.top_p));
   TANDEM_RETURN_IF_ERROR(ReadFloat(object, "min_p", {.least = 0, .most = 1}, sampling.min_p));
   std::optional<float> penalty;
   TANDEM_RETURN_IF_ERROR(

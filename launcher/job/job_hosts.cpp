@@ -91,7 +91,7 @@ int EndsToBeTold() {
   sigset_t ends;
   sigemptyset(&ends);
   for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT}) sigaddset(&ends, signal);
-  sigprocmask(SIG_BLOCK, &ends, nullptr);
+  pthread_sigmask(SIG_BLOCK, &ends, nullptr);
   return signalfd(-1, &ends, SFD_CLOEXEC);
 }
 
@@ -110,7 +110,7 @@ class AgentProcess {
       if (getppid() != parent) _exit(kExitFailed);
       sigset_t none;
       sigemptyset(&none);
-      sigprocmask(SIG_SETMASK, &none, nullptr);
+      pthread_sigmask(SIG_SETMASK, &none, nullptr);
       dup2(errors[1], STDERR_FILENO);
       close(errors[0]);
       close(errors[1]);

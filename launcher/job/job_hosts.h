@@ -49,5 +49,7 @@ bool TellsOfHost(const std::string& line);
 /// standard error, since mpirun says nothing while it waits for hosts to call back.
 inline constexpr const char* kStartVariable = "TANDEM_START_LINE";
 inline constexpr std::string_view kStartLine = "tandem: a rank has started\n";
+/// Variable that names the folder of mpirun's session on its own host.
+inline constexpr const char* kLocalFolderVariable = "OMPI_MCA_orte_local_tmpdir_base";
 
 }  // namespace tandem::launcher

@@ -228,7 +228,7 @@ absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(const LaunchOptions& launc
     further.insert(further.end(), {"-x", kStartVariable});
     added.emplace_back(kStartVariable, "1");
     // Orteds of other hosts would make the folder there, and leave it.
-    added.emplace_back("OMPI_MCA_orte_local_tmpdir_base", folder.path());
+    added.emplace_back(kLocalFolderVariable, folder.path());
     if (!KeepsWholeNames(further)) added.emplace_back("OMPI_MCA_orte_keep_fqdn_hostnames", "1");
     std::string agent = ReachThroughThisProgram(further);
     if (!agent.empty()) added.emplace_back("OMPI_MCA_plm_rsh_agent", std::move(agent));

@@ -209,6 +209,8 @@ absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const R
                         const EnginePreparation& prepare) {
   if (std::getenv(kStartVariable) != nullptr) {
     std::fwrite(kStartLine.data(), 1, kStartLine.size(), stderr);
+    // mpirun tells its ranks of the same folder by another name, and with both they do not start.
+    unsetenv(kLocalFolderVariable);  // NOLINT(concurrency-mt-unsafe): before any thread reads it
   }
   parallel::MpiOptions mpi;
   if (expected_ranks > 0) mpi.expected_ranks = expected_ranks;
