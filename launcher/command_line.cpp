@@ -18,8 +18,8 @@
 
 #include "core/base/descriptor_limit.h"
 #include "core/base/isa.h"
-#include "core/base/standard_output.h"
-#include "core/base/text_file.h"
+#include "core/system/standard_output.h"
+#include "core/system/text_file.h"
 #include "launcher/commands/commands.h"
 #include "launcher/options/flag_parsers.h"
 #include "launcher/options/option_table.h"

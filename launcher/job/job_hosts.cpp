@@ -17,7 +17,7 @@
 #include <string_view>
 
 #include "core/base/errno_text.h"
-#include "core/base/text_file.h"
+#include "core/system/text_file.h"
 #include "launcher/options/rank_command.h"
 #include "parallel/communicators/communicator.h"
 #include "parallel/control/control_address.h"
