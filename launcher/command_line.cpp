@@ -23,9 +23,9 @@
 
 #include "core/base/descriptor_limit.h"
 #include "core/base/isa.h"
-#include "core/base/standard_output.h"
-#include "core/base/text_file.h"
 #include "core/formats/gguf.h"
+#include "core/system/standard_output.h"
+#include "core/system/text_file.h"
 #include "launcher/commands/commands.h"
 #include "launcher/job/job_hosts.h"
 #include "launcher/options/config_file.h"

@@ -1,6 +1,6 @@
 #include <string_view>
 
-#include "core/base/standard_output.h"
+#include "core/system/standard_output.h"
 #include "launcher/command_line.h"
 #include "launcher/job/job_hosts.h"
 

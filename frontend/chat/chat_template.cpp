@@ -4,7 +4,7 @@
 #include <limits>
 #include <utility>
 
-#include "core/base/text_file.h"
+#include "core/system/text_file.h"
 #include "frontend/jinja/check.h"
 #include "frontend/jinja/interpreter.h"
 #include "frontend/jinja/syntax/parser.h"

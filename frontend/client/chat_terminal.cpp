@@ -14,7 +14,7 @@
 
 #include "core/base/counted.h"
 #include "core/base/errno_text.h"
-#include "core/base/standard_output.h"
+#include "core/system/standard_output.h"
 #include "frontend/client/repetition_watch.h"
 #include "frontend/client/terminal_text.h"
 

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <utility>
 
-#include "core/base/text_file.h"
+#include "core/system/text_file.h"
 #include "kv_store/base/files.h"
 #include "kv_store/base/hex.h"
 

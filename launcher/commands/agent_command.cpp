@@ -5,7 +5,7 @@
 #include <chrono>
 #include <cstring>
 
-#include "core/base/standard_output.h"
+#include "core/system/standard_output.h"
 #include "kv_store/agent/agent_neighbours.h"
 #include "kv_store/agent/agent_server.h"
 #include "kv_store/peers/peer_registry.h"

@@ -5,8 +5,8 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "core/base/standard_output.h"
-#include "core/base/text_file.h"
+#include "core/system/standard_output.h"
+#include "core/system/text_file.h"
 #include "frontend/chat/generation.h"
 #include "frontend/client/chat_terminal.h"
 #include "launcher/commands/commands.h"

@@ -1,8 +1,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/counted.h"
-#include "core/base/standard_output.h"
 #include "core/formats/model_file.h"
+#include "core/system/standard_output.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/json_output.h"
 

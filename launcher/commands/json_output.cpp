@@ -2,7 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "core/base/standard_output.h"
+#include "core/system/standard_output.h"
 
 namespace tandem::launcher {
 

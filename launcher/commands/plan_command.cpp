@@ -1,7 +1,7 @@
 #include <nlohmann/json.hpp>
 
-#include "core/base/standard_output.h"
 #include "core/formats/model_file.h"
+#include "core/system/standard_output.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/json_output.h"
 #include "parallel/sharding/model_costs.h"

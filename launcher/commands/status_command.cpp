@@ -2,7 +2,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "core/base/standard_output.h"
+#include "core/system/standard_output.h"
 #include "fmt/chrono.h"
 #include "frontend/client/client.h"
 #include "launcher/commands/commands.h"

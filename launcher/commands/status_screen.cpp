@@ -8,7 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "core/base/standard_output.h"
+#include "core/system/standard_output.h"
 #include "launcher/commands/status_text.h"
 #include "launcher/options/options.h"
 

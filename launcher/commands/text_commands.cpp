@@ -3,9 +3,9 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "core/base/standard_output.h"
-#include "core/base/text_file.h"
 #include "core/formats/gguf.h"
+#include "core/system/standard_output.h"
+#include "core/system/text_file.h"
 #include "frontend/chat/chat_template.h"
 #include "frontend/text/utf8.h"
 #include "frontend/tokenizer/detokenizer.h"

@@ -20,7 +20,7 @@
 #include <utility>
 
 #include "core/base/errno_text.h"
-#include "core/base/text_file.h"
+#include "core/system/text_file.h"
 #include "launcher/options/rank_command.h"
 #include "parallel/communicators/communicator.h"
 #include "parallel/communicators/mpi_communicator.h"

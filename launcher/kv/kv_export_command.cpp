@@ -2,9 +2,9 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/counted.h"
-#include "core/base/standard_output.h"
-#include "core/base/text_file.h"
 #include "core/model/model.h"
+#include "core/system/standard_output.h"
+#include "core/system/text_file.h"
 #include "frontend/chat/shared_prefix.h"
 #include "frontend/text/name_number.h"
 #include "kv_store/base/chain_blocks.h"

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/counted.h"
-#include "core/base/standard_output.h"
+#include "core/system/standard_output.h"
 #include "frontend/text/name_number.h"
 #include "kv_store/base/blake2b.h"
 #include "kv_store/base/chain_blocks.h"

@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/counted.h"
-#include "core/base/standard_output.h"
+#include "core/system/standard_output.h"
 #include "fmt/ranges.h"
 #include "frontend/client/terminal_text.h"
 #include "launcher/commands/commands.h"

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/counted.h"
-#include "core/base/standard_output.h"
+#include "core/system/standard_output.h"
 #include "fmt/ranges.h"
 #include "kv_store/base/hex.h"
 #include "kv_store/catalog/catalog_garbage.h"

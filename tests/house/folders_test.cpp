@@ -23,7 +23,7 @@ const std::vector<std::string> kOrder = {"core", "kv_store", "parallel", "fronte
 /// that stand in no room stand on top of all.
 const std::map<std::string, std::vector<std::string>> kRooms = {
     {"core",
-     {"base", "model", "formats", "cpu/simd", "sampling", "cpu/elementwise", "cpu/linear",
+     {"base", "system", "model", "formats", "cpu/simd", "sampling", "cpu/elementwise", "cpu/linear",
       "cpu/attention", "cpu", "cuda/kernels", "cuda", "device", "transformer"}},
     {"kv_store",
      {"base", "pages", "records", "journal", "tiers", "catalog", "export", "agent_link", "peers",

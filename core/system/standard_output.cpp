@@ -1,4 +1,4 @@
-#include "core/base/standard_output.h"
+#include "core/system/standard_output.h"
 
 #include <fcntl.h>
 #include <unistd.h>

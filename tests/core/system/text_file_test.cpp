@@ -1,4 +1,4 @@
-#include "core/base/text_file.h"
+#include "core/system/text_file.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
