@@ -16,7 +16,7 @@ import pytest
 
 from conftest import SMOLLM2, TANDEM, assert_no_leftovers, run
 from test_first_hour import limited, wrong_use
-from test_first_hour_start import SERVE, ends_before_weights, fill, full, in_namespace
+from test_first_hour_start import SERVE, ends_before_weights, fill, full, held, in_namespace
 from test_state import Client, agents_of
 
 GENERATE = [TANDEM, "generate", SMOLLM2, "-p", "Hi", "--max-tokens", 2]
@@ -124,15 +124,13 @@ def test_17_descriptors_that_are_closed(tmp_path):
 
 def test_09_dying_well_with_the_terminal(start_server, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    def rank_files():
-        return {path.name for path in pathlib.Path("/dev/shm").glob("tandem-rank-*")}
     for ranks in 1, 2:
-        before = rank_files()
         server = start_server(*SERVE, "-n", ranks, "--listen", f"ipc://{tmp_path}/socket")
-        own = rank_files() - before
+        files = held(server.process.pid)
+        assert files
         assert server.stop(signal.SIGHUP) == 0
         assert_no_leftovers(server)
-        assert not list(tmp_path.iterdir()) and not own & rank_files()
+        assert not list(tmp_path.iterdir()) and not [path for path in files if os.path.exists(path)]
     server = start_server("nohup", *SERVE, "--listen", f"ipc://{tmp_path}/socket")
     server.process.send_signal(signal.SIGHUP)
     assert run([TANDEM, "chat", "--connect", server.endpoint, "--max-tokens", 3], input="Hi\n").returncode == 0
