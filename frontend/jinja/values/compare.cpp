@@ -1,8 +1,6 @@
 #include "frontend/jinja/values/compare.h"
 
 #include <algorithm>
-#include <cmath>
-#include <compare>
 
 #include "frontend/jinja/values/iterate.h"
 #include "frontend/jinja/values/search.h"
@@ -10,24 +8,6 @@
 // Equality, order and membership of values.
 namespace tandem::frontend::jinja {
 namespace {
-
-Order OrderOf(std::partial_ordering order) {
-  if (order == std::partial_ordering::less) return Order::kLess;
-  if (order == std::partial_ordering::greater) return Order::kGreater;
-  return order == std::partial_ordering::equivalent ? Order::kEqual : Order::kUnordered;
-}
-
-// An int64 against a double without losing bits of either.
-Order CompareMixed(int64_t left, double right) {
-  if (std::isnan(right)) return Order::kUnordered;
-  constexpr double kTwoTo63 = 9223372036854775808.0;
-  if (right >= kTwoTo63) return Order::kLess;
-  if (right < -kTwoTo63) return Order::kGreater;
-  const double whole = std::floor(right);
-  const auto rounded = static_cast<int64_t>(whole);
-  if (left != rounded) return left < rounded ? Order::kLess : Order::kGreater;
-  return whole < right ? Order::kLess : Order::kEqual;
-}
 
 bool IsSequence(const Value& value) { return value.is(Type::kList) || value.is(Type::kTuple); }
 
@@ -82,7 +62,8 @@ class Comparer {
         TANDEM_ASSIGN_OR_RETURN(const bool same, Equal(one[index], other[index]));
         if (!same) return Compare(one[index], other[index], operation);
       }
-      return OrderOf(one.size() <=> other.size());
+      return CompareNumbers(Value::Int(static_cast<int64_t>(one.size())),
+                            Value::Int(static_cast<int64_t>(other.size())));
     }
     return InvalidArgument("'{}' not supported between instances of '{}' and '{}'", operation,
                            TypeName(left), TypeName(right));
@@ -122,18 +103,6 @@ class Comparer {
 };
 
 }  // namespace
-
-Order CompareNumbers(const Value& left, const Value& right) {
-  if (left.IsIntegral() && right.IsIntegral()) return OrderOf(left.integer() <=> right.integer());
-  if (left.IsIntegral()) return CompareMixed(left.integer(), right.number());
-  if (right.IsIntegral()) {
-    const Order mirrored = CompareMixed(right.integer(), left.number());
-    return mirrored == Order::kLess      ? Order::kGreater
-           : mirrored == Order::kGreater ? Order::kLess
-                                         : mirrored;
-  }
-  return OrderOf(left.number() <=> right.number());
-}
 
 absl::StatusOr<bool> Equal(Sandbox& sandbox, const Value& left, const Value& right) {
   return Comparer(sandbox).Equal(left, right);

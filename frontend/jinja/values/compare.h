@@ -12,15 +12,10 @@ namespace tandem::frontend::jinja {
 /// fuel is spent.
 absl::StatusOr<bool> Equal(Sandbox& sandbox, const Value& left, const Value& right);
 
-enum class Order { kLess, kEqual, kGreater, kUnordered };
-
 /// Orders two values as `<` does. Fails on types that have no order: `operation` names the
 /// operator.
 absl::StatusOr<Order> Compare(Sandbox& sandbox, const Value& left, const Value& right,
                               std::string_view operation = "<");
-
-/// The same of two numbers, exactly, whatever their types.
-Order CompareNumbers(const Value& left, const Value& right);
 
 /// `member in container`.
 absl::StatusOr<bool> Contains(Sandbox& sandbox, const Value& container, const Value& member);

@@ -3,14 +3,31 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <compare>
 #include <limits>
-
-#include "frontend/jinja/values/compare.h"
 
 namespace tandem::frontend::jinja {
 namespace {
 
 constexpr size_t kIndexedFrom = 16;  // below this many entries a dict is searched linearly
+
+Order OrderOf(std::partial_ordering order) {
+  if (order == std::partial_ordering::less) return Order::kLess;
+  if (order == std::partial_ordering::greater) return Order::kGreater;
+  return order == std::partial_ordering::equivalent ? Order::kEqual : Order::kUnordered;
+}
+
+// An int64 against a double without losing bits of either.
+Order CompareMixed(int64_t left, double right) {
+  if (std::isnan(right)) return Order::kUnordered;
+  constexpr double kTwoTo63 = 9223372036854775808.0;
+  if (right >= kTwoTo63) return Order::kLess;
+  if (right < -kTwoTo63) return Order::kGreater;
+  const double whole = std::floor(right);
+  const auto rounded = static_cast<int64_t>(whole);
+  if (left != rounded) return left < rounded ? Order::kLess : Order::kGreater;
+  return whole < right ? Order::kLess : Order::kEqual;
+}
 
 // Numbers of all types are of one kind.
 int KeyKind(const Value& value) {
@@ -268,6 +285,18 @@ int Depth(const Value& value) {
     default:
       return 0;
   }
+}
+
+Order CompareNumbers(const Value& left, const Value& right) {
+  if (left.IsIntegral() && right.IsIntegral()) return OrderOf(left.integer() <=> right.integer());
+  if (left.IsIntegral()) return CompareMixed(left.integer(), right.number());
+  if (right.IsIntegral()) {
+    const Order mirrored = CompareMixed(right.integer(), left.number());
+    return mirrored == Order::kLess      ? Order::kGreater
+           : mirrored == Order::kGreater ? Order::kLess
+                                         : mirrored;
+  }
+  return OrderOf(left.number() <=> right.number());
 }
 
 bool IsHashable(const Value& value) {

@@ -256,6 +256,11 @@ std::string_view TypeName(const Value& value);
 /// bounds it where containers are made, so that recursion over members needs no check of its own.
 int Depth(const Value& value);
 
+enum class Order { kLess, kEqual, kGreater, kUnordered };
+
+/// Orders two numbers, exactly, whatever their types.
+Order CompareNumbers(const Value& left, const Value& right);
+
 /// Whether the value may be the key of a dict.
 bool IsHashable(const Value& value);
 

@@ -169,7 +169,7 @@ constexpr const char* kRunawayTemplates[] = {
     "x|wordcount %}1{% endif %}{% endfor %}",
     "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
     "x < x %}1{% endif %}{% endfor %}",
-    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 2000000 ~ 'b' %}{% for i in range(9999) %}{% if "
+    "{% set x = 'a' * 4000000 %}{% set y = 'a' * 3999999 ~ 'b' %}{% for i in range(9999) %}{% if "
     "x in [y, y] %}1{% endif %}{% endfor %}",
     "{{ 2 ** 64 }}",
     "{{ 9223372036854775807 + 1 }}",
