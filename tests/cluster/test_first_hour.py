@@ -356,7 +356,7 @@ def test_10_plurals(start_server, tmp_path):
     shown.append(run([TANDEM, "bench", SMOLLM2, "--threads", 1, "--rounds", 1, "--prompt", 8, "--gen", 4, "--batch", 1, "--read-memory",
                       "1MiB"]).stdout)
     shown.append(run([TANDEM, "plan", SMOLLM2, "-n", 1]).stdout)
-    for command in (["generate", SMOLLM2, "-p", "x", "-n", 2], ["plan", SMOLLM2, "-n", 2, "--weights", "1"]):
+    for command in (["generate", SMOLLM2, "-p", "x", "--max-tokens", 2, "-n", 2], ["plan", SMOLLM2, "-n", 2, "--weights", "1"]):
         shown.append(run([TANDEM, *command]).stderr)
     for text in shown:
         assert not wrong.search(text), text
