@@ -312,13 +312,11 @@ absl::StatusOr<ConversationStore::Opened> ConversationStore::OpenRead(const Opti
     found.unreadable.push_back(
         {.prefix = "", .what = fmt::format("{} runs of records of a damaged table", read.gaps)});
   }
-  // What the witness does not know may be lost; then the changes that come are none of those that
-  // it will be told of.
-  const bool doubtful =
-      (!opening.damage.empty() || read.gaps > 0) && place == WitnessedPlace::kUnknown;
   TANDEM_ASSIGN_OR_RETURN(found.damage, TellDamage(opening, losses));
-  const bool branch =
-      !store.journal_is_new_ && (store.behind_ || (doubtful && !found.damage.empty()));
+  // What follows a change that the witness does not know may have been said before, and be put
+  // back: the changes that come are none of those.
+  const bool unknown = place == WitnessedPlace::kUnknown && sequence > 0;
+  const bool branch = !store.journal_is_new_ && (store.behind_ || unknown);
   TANDEM_RETURN_IF_ERROR(store.GoOn(risen, found, report, branch));
   return result;
 }

@@ -439,6 +439,33 @@ TEST(ConversationRollback, HalfOfWhatWasToldOfAChangeTakesNothingAway) {
   EXPECT_EQ(found.damaged(), 0);
 }
 
+TEST(ConversationRollback, WhatAWitnessWasNotToldOfIsNotErased) {
+  KeptStore kept;
+  kept.Open();
+  Said said;
+  RandomConversations random(11);
+  kept.Say(kA, {}, said[kA] = random.Next({}));
+  const Backup first(kept);
+  const Conversation later = random.Next({});
+  kept.Say(kB, {}, later);
+  const Backup second(kept);
+  // With the witness, what tells one history from the other is gone: the next must be another.
+  first.PutBack(kept);
+  fs::remove(kept.witness());
+  kept.Open();
+  for (int i = 0; i < 4; ++i) {
+    Conversation& one = said[kA];
+    const Conversation after = random.Next(one);
+    kept.Say(kA, one, after);
+    one = after;
+  }
+  kept.Open();
+  second.PutBack(kept);
+  const Known known = KnownIn(kept.Open(), kept);
+  ASSERT_TRUE(known.named.contains("b")) << "nobody has erased it";
+  EXPECT_TRUE(Same(known.named.at("b"), later));
+}
+
 TEST(ConversationRollback, WhatANewerProgramWroteIsLeftAlone) {
   KeptStore kept;
   kept.Open();
