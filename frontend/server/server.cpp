@@ -108,7 +108,8 @@ Server::~Server() {
   preparer_.reset();
   figures_.reset();
   // What the engine took meanwhile nobody waits for.
-  for (const Mailbox::Event& event : mailbox_->Take()) {
+  TakeNews();
+  for (const Mailbox::Event& event : news_) {
     const auto* prepared = std::get_if<std::unique_ptr<Prepared>>(&event.what);
     if (prepared == nullptr) continue;
     for (const parallel::RequestId id : (*prepared)->engine_ids) engine_.Cancel(id);
@@ -162,6 +163,7 @@ void Server::EndSoon(absl::Status status) {
 }
 
 milliseconds Server::UntilNextTimer() const {
+  if (!news_.empty()) return milliseconds(0);
   Clock::time_point next = next_engine_check_;
   if (ends_at_) next = std::min(next, *ends_at_);
   if (next_timer_) next = std::min(next, *next_timer_);
@@ -221,10 +223,21 @@ void Server::CheckTimers() {
   }
 }
 
+void Server::TakeNews() {
+  std::vector<Mailbox::Event> events = mailbox_->Take();
+  news_.insert(news_.end(), std::make_move_iterator(events.begin()),
+               std::make_move_iterator(events.end()));
+}
+
 void Server::TakeFromMailbox() {
-  for (Mailbox::Event& event : mailbox_->Take()) {
-    if (!used_since_) used_since_ = Clock::now();
+  TakeNews();
+  if (!news_.empty() && !used_since_) used_since_ = Clock::now();
+  const Clock::time_point end = Clock::now() + kTurn;
+  while (!news_.empty()) {
+    Mailbox::Event event = std::move(news_.front());
+    news_.pop_front();
     Take(std::move(event));
+    if (Clock::now() >= end) return;
   }
 }
 

@@ -100,6 +100,8 @@ class Server {
   absl::Status Serve();
 
   std::chrono::milliseconds UntilNextTimer() const;
+  void TakeNews();
+  /// Looks at them for a turn: there may be more than can be sent.
   void TakeFromMailbox();
   void Take(Mailbox::Event event);
   void TakeFromClients();
@@ -195,6 +197,7 @@ class Server {
 
   RequestTable requests_;
   /// Events of requests that came before it was known that the engine has them; by key.
+  std::deque<Mailbox::Event> news_;  // of the mailbox, not looked at yet
   std::map<uint64_t, std::vector<Mailbox::Event>> early_;
   Conversations conversations_;
   std::map<uint64_t, AbandonedTurn> abandoned_;  // by the request's key; none without a log
