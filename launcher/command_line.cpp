@@ -241,7 +241,6 @@ class CommandLine {
   }
   [[noreturn]] void FailConfig(std::string error) {
     config_error_ = std::move(error);
-    // CLI11 lets --help go before.
     throw CLI::FileError(config_error_, CLI::ExitCodes::FileError);
   }
 
@@ -249,9 +248,10 @@ class CommandLine {
   std::string ReadConfig(std::string& word) {
     if (!config_text_) {
       config_path_ = word;
-      auto text = ReadTextFile(word, kMostConfigBytes);
-      if (!text.ok()) FailConfig(ConfigName(Message(text.status())));
-      config_text_ = *std::move(text);
+      auto text = ReadTextFile(word);
+      // CLI11 lets --help go before, if it is told later.
+      if (!text.ok()) config_error_ = ConfigName(Message(text.status()));
+      config_text_ = std::move(text).value_or("");
     }
     word = kNoFile;
     return "";
@@ -259,6 +259,7 @@ class CommandLine {
 
   /// Those of the command that runs, and of the program; what is wrong with others is told, too.
   std::vector<CLI::ConfigItem> ItemsOfConfig() {
+    if (!config_error_.empty()) FailConfig(config_error_);
     const auto fail = [this](const absl::Status& status) {
       FailConfig(fmt::format("{}: {}", ConfigName(config_path_), Message(status)));
     };

@@ -55,7 +55,7 @@ def test_15_files_that_are_none(tmp_path, messages):
     begin = time.monotonic()
     assert "nothing has come from it for 10 s" in wrong_use(TANDEM, "template", SMOLLM2, tmp_path / "pipe")
     assert time.monotonic() - begin < 20
-    assert "/tmp: cannot be read: Is a directory" in wrong_use(*GENERATE, "-n", 2, "--hostfile", "/tmp")
+    assert "--hostfile /tmp: it is no regular file" in wrong_use(*GENERATE, "-n", 2, "--hostfile", "/tmp")
     assert "no regular file" in wrong_use(*GENERATE, "-n", 2, "--hostfile", "/dev/null")
     folder = os.open("/tmp", os.O_RDONLY)
     for command in ([TANDEM, "tokenize", SMOLLM2], [TANDEM, "detokenize", SMOLLM2], [TANDEM, "template", SMOLLM2, "-"],

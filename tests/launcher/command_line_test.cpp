@@ -197,7 +197,9 @@ TEST(CommandLine, TheCommandLineGoesBeforeVariablesAndTheseBeforeTheConfigFile) 
 
 TEST(CommandLine, TheVariableOfTheConfigFileIsAsTheFlag) {
   const Variable config("TANDEM_CONFIG", "/no/such/file");
-  ExpectWrongUse({"inspect", "m"}, "TANDEM_CONFIG: config file /no/such/file: it cannot be read");
+  ExpectWrongUse(
+      {"inspect", "m"},
+      "TANDEM_CONFIG: config file /no/such/file: cannot be read: No such file or directory");
   EXPECT_EQ(RunProgram({"inspect", "--help"}).status, 0);
   const std::string path = ::testing::TempDir() + "/command_line_flag_test.toml";
   std::ofstream(path) << "x = 1\n";
