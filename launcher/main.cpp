@@ -2,7 +2,7 @@
 
 #include "core/system/standard_output.h"
 #include "launcher/command_line.h"
-#include "launcher/job/job_hosts.h"
+#include "launcher/job/reach_host.h"
 
 int main(int argc, char** argv) {
   tandem::OpenMissingStandardFiles();

@@ -108,9 +108,8 @@ absl::Status ConversationCopier::CopyWhole(const std::string& host) {
   TANDEM_ASSIGN_OR_RETURN(const std::vector<kv_store::PlacedRecord> records, store_.ReadAll());
   kv_store::JournalPart part;
   randombytes_buf(&part.session, sizeof(part.session));
-  for (const kv_store::PlacedRecord& record : records) {
-    if (record.place != kv_store::kPositionPlace) continue;
-    TANDEM_ASSIGN_OR_RETURN(part.at, kv_store::DecodePosition(record.bytes));
+  if (const std::string* position = BytesAt(records, kv_store::kPositionPlace)) {
+    TANDEM_ASSIGN_OR_RETURN(part.at, kv_store::DecodePosition(*position));
   }
   spdlog::info("conversations: all {} records are copied to host {}", records.size(), host);
   for (size_t next = 0; !part.last;) {

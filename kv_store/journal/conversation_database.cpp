@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -205,6 +206,12 @@ std::string FileLeft(const std::string& folder, const std::set<std::string>& fil
 }
 
 }  // namespace
+
+const std::string* BytesAt(std::span<const PlacedRecord> records, std::string_view place) {
+  const auto record = std::find_if(records.begin(), records.end(),
+                                   [&](const PlacedRecord& one) { return one.place == place; });
+  return record == records.end() ? nullptr : &record->bytes;
+}
 
 absl::Status FromDatabase(const rocksdb::Status& status, std::string_view doing) {
   if (status.ok()) return absl::OkStatus();

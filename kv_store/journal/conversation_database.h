@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -21,6 +22,8 @@ struct PlacedRecord {
   std::string place;
   std::string bytes;
 };
+/// What lies at a place; null: nothing.
+const std::string* BytesAt(std::span<const PlacedRecord> records, std::string_view place);
 
 /// What a database's error means here: kResourceExhausted where the disk is full, kDataLoss where
 /// something is damaged, else kUnavailable.

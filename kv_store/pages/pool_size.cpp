@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "core/base/counted.h"
+
 namespace tandem::kv_store {
 int64_t MostBlocksHeld(const core::KvLayerGroup& group, int64_t positions, int64_t step_tokens) {
   const int64_t all = BlocksFor(positions);
@@ -42,9 +44,9 @@ absl::Status CheckPoolBytes(const core::KvGeometry& geometry, int64_t bytes) {
   for (size_t g = 0; g < geometry.groups.size(); ++g) least += geometry.BlockBytes(g);
   if (bytes >= least) return absl::OkStatus();
   return InvalidArgument(
-      "--kv-memory: {} bytes are too little for a KV cache; one block of {} tokens of every layer "
-      "takes {} bytes on a rank: give at least that",
-      bytes, core::kPageTokens, least);
+      "--kv-memory: {} too little for a KV cache; one block of {} tokens of every layer takes {} "
+      "bytes on a rank: give at least that",
+      Counted(bytes, "byte is", "bytes are"), core::kPageTokens, least);
 }
 
 int64_t LongestSequence(const std::vector<core::KvLayerGroup>& groups,

@@ -34,17 +34,6 @@ bool KeepsWholeNames(const std::vector<std::string>& arguments);
 /// if it must stay as the user has it.
 std::string ReachThroughThisProgram(std::vector<std::string>& arguments);
 
-/// `tandem reach AGENT HOST COMMAND...`: what mpirun calls in place of AGENT (ssh, by default).
-/// Dies with mpirun, and with it the agent and all that is in the agent's process group; says which
-/// host does not answer (UnreachedHost), or has not for 12 s. Returns the agent's exit status.
-int ReachHost(std::vector<std::string> words);
-
-/// What `tandem reach` said on standard error of a host that cannot be reached, without its
-/// beginning; empty for any other line.
-std::string UnreachedHost(const std::string& line);
-/// Whether `tandem reach` said of a host that it does not answer, or cannot be reached.
-bool TellsOfHost(const std::string& line);
-
 /// Variable that is set for the ranks of a job with other hosts: each begins with kStartLine on
 /// standard error, since mpirun says nothing while it waits for hosts to call back.
 inline constexpr const char* kStartVariable = "TANDEM_START_LINE";

@@ -23,6 +23,7 @@
 #include "core/base/errno_text.h"
 #include "launcher/job/job_hosts.h"
 #include "launcher/job/loopback_preload.h"
+#include "launcher/job/reach_host.h"
 #include "launcher/options/rank_command.h"
 
 namespace tandem::launcher {

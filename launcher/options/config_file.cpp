@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <map>
 #include <optional>
 #include <sstream>
 #include <utility>
@@ -181,9 +182,10 @@ class ConfigReader {
   }
 
   absl::Status Add(ConfigEntry entry, const char* remedy) {
-    for (const ConfigEntry& other : entries_) {
-      if (other.section != entry.section || other.key != entry.key) continue;
-      return InvalidArgument("{} stands in line {} already; {}", entry.name(), other.line, remedy);
+    const auto [known, added] = lines_.try_emplace({entry.section, entry.key}, entry.line);
+    if (!added) {
+      return InvalidArgument("{} stands in line {} already; {}", entry.name(), known->second,
+                             remedy);
     }
     entries_.push_back(std::move(entry));
     return absl::OkStatus();
@@ -193,6 +195,7 @@ class ConfigReader {
   int line_ = 0;
   std::string section_;
   std::vector<ConfigEntry> entries_;
+  std::map<std::pair<std::string, std::string>, int> lines_;  // by section and key
 };
 
 /// The names that keys of a section may have.

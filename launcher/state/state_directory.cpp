@@ -88,7 +88,8 @@ absl::Status CheckStateDirectory(const std::string& path, bool may_make) {
 absl::Status CheckRoom(const std::string& path) {
   const kv_store::FreeSpace free = kv_store::FreeSpaceAt(path);
   if (free.bytes < kLeastRoom) {
-    return ResourceExhausted("its disk is full, {} bytes are free", free.bytes);
+    return ResourceExhausted("its disk is full, {} free",
+                             Counted(free.bytes, "byte is", "bytes are"));
   }
   if (free.files < kLeastFiles) {
     return ResourceExhausted("its disk is full, there is room for {}", Counted(free.files, "file"));

@@ -42,7 +42,7 @@ def messages(tmp_path):
     return path
 
 
-def test_15_files_that_are_none(tmp_path, messages):
+def test_10_files_that_are_none(tmp_path, messages):
     """A directory, a file without an end, a pipe into which nobody writes."""
     def commands(path):
         return ([TANDEM, "--config", path, *GENERATE[1:]], [*SERVE, "--chat-template", path], [TANDEM, "template", SMOLLM2, path],
@@ -76,7 +76,7 @@ def fails_to_write(output, *command, why="No space left on device", **options):
     assert result.returncode == 1 and lines == [f"tandem: standard output cannot be written: {why}\n"], (command, result)
 
 
-def test_16_output_that_cannot_be_written(tmp_path, device, messages, start_server):
+def test_13_output_that_cannot_be_written(tmp_path, device, messages, start_server):
     server = start_server(*SERVE, "--listen", f"ipc://{tmp_path}/socket", "--state", tmp_path / "state", "--agent-ttl", 1)
     short_bench = [TANDEM, "bench", SMOLLM2, "--rounds", 1, "--prompt", 16, "--gen", 8, "--batch", 1]
     commands = [GENERATE, [*GENERATE, "--json"], [*GENERATE, "-n", 2], [TANDEM, "tokenize", SMOLLM2, "Hi"],
@@ -99,7 +99,7 @@ def test_16_output_that_cannot_be_written(tmp_path, device, messages, start_serv
     assert (result.stdout, result.stderr) == ("/", "") and result.returncode in (0, 128 + signal.SIGPIPE), result
 
 
-def test_16_output_of_logits(tmp_path, device):
+def test_13_output_of_logits(tmp_path, device):
     result = run([*GENERATE, "--logits", device])
     assert result.returncode == 1 and f"{device}: cannot be written: No space left on device" in result.stderr, result
     assert stat.S_ISCHR(device.stat().st_mode), "a device is not replaced by a file"
@@ -110,7 +110,7 @@ def test_16_output_of_logits(tmp_path, device):
     assert result.returncode == 1 and "logits.npy: cannot be written: No space left on device" in result.stderr, result
 
 
-def test_17_descriptors_that_are_closed(tmp_path):
+def test_07_descriptors_that_are_closed(tmp_path):
     for closed in ("2>&- <&-", "<&-", "<&- >&- 2>&-", ">&-"):
         result = run(["sh", "-c", f'"$@" {closed}', "sh", *GENERATE, "-n", 2], timeout=60)
         assert result.returncode == (1 if " >&-" in f" {closed}" else 0), (closed, result)

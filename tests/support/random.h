@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace tandem::testing {
 
@@ -27,5 +28,15 @@ class SplitMix {
  private:
   uint64_t state_;
 };
+
+/// Of a vocabulary, uniformly.
+inline std::vector<int32_t> RandomTokens(int count, int vocab, uint64_t seed) {
+  SplitMix random(seed);
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < count; ++i) {
+    tokens.push_back(static_cast<int32_t>(random.Below(static_cast<uint64_t>(vocab))));
+  }
+  return tokens;
+}
 
 }  // namespace tandem::testing

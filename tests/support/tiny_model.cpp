@@ -147,6 +147,37 @@ std::vector<std::byte> TinyModel(const TinyModelSpec& spec) {
   return writer.Finish();
 }
 
+std::vector<TinyModelShape> TinyModelShapes() {
+  return {
+      {"MultiHead", {.heads = 8, .kv_heads = 8, .dtype = DType::kQ8_0}},
+      {"Grouped9Over3",
+       {.dim = 96,
+        .ffn_dim = 224,
+        .heads = 9,
+        .kv_heads = 3,
+        .dtype = DType::kQ4_1,
+        .embedding_dtype = DType::kQ8_0}},
+      {"OneKvHead", {.ffn_dim = 320, .heads = 7, .kv_heads = 1, .dtype = DType::kQ4_0}},
+      {"KQuants",
+       {.dim = 256,
+        .ffn_dim = 512,
+        .heads = 8,
+        .kv_heads = 2,
+        .dtype = DType::kQ4_K,
+        .embedding_dtype = DType::kQ6_K}},
+      {"Gemma",
+       {.family = Family::kGemma3, .layers = 7, .heads = 8, .kv_heads = 2, .dtype = DType::kQ5_0}},
+      {"Qwen2Bias", {.family = Family::kQwen2, .heads = 8, .kv_heads = 4, .tied_head = false}},
+      {"Qwen3HeadOf80",
+       {.family = Family::kQwen3,
+        .heads = 14,
+        .kv_heads = 2,
+        .head_dim = 80,
+        .dtype = DType::kF16}},
+      {"OutputBiases", {.dtype = DType::kBF16, .output_biases = true}},
+  };
+}
+
 TempFile WriteTinyModel(const TinyModelSpec& spec) { return TempFile(TinyModel(spec)); }
 
 }  // namespace tandem::testing

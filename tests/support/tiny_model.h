@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <ostream>
 #include <vector>
 
 #include "core/model/config.h"
@@ -36,6 +37,19 @@ struct TinyModelSpec {
   /// Called last, to add metadata of one's own (RoPE scaling, a tokenizer).
   std::function<void(GgufWriter&)> metadata = {};
 };
+
+/// A model that devices, ranks and instruction sets are held to one another with.
+struct TinyModelShape {
+  const char* name;
+  TinyModelSpec spec;
+
+  /// GoogleTest prints this.
+  friend std::ostream& operator<<(std::ostream& out, const TinyModelShape& shape) {
+    return out << shape.name;
+  }
+};
+/// All families, odd splits of heads, and types of each kind.
+std::vector<TinyModelShape> TinyModelShapes();
 
 /// A GGUF file with llama.cpp's names and random weights, the same for the same spec. Matrices are
 /// uniform within about 1 / sqrt(columns), so activations neither die nor explode; quantized types

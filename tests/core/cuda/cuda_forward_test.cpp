@@ -18,17 +18,10 @@ namespace {
 
 using testing::ForwardOptions;
 using testing::ForwardResult;
+using testing::RandomTokens;
 using testing::RunForward;
+using testing::TinyModelShape;
 using testing::TinyModelSpec;
-
-std::vector<int32_t> RandomTokens(int count, int vocab, uint64_t seed) {
-  testing::SplitMix random(seed);
-  std::vector<int32_t> tokens;
-  for (int i = 0; i < count; ++i) {
-    tokens.push_back(static_cast<int32_t>(random.Below(static_cast<uint64_t>(vocab))));
-  }
-  return tokens;
-}
 
 /// The same on the emulated GPU.
 ForwardOptions OnCuda(ForwardOptions options) {
@@ -55,36 +48,7 @@ void ExpectTheBitsOfTheCpu(const ModelFile& file, std::span<const int32_t> token
   EXPECT_EQ(found->token_failed, expected->token_failed);
 }
 
-struct Shape {
-  const char* name;
-  TinyModelSpec spec;
-};
-
-std::vector<Shape> Shapes() {
-  return {
-      {"MultiHead", {.heads = 8, .kv_heads = 8, .dtype = DType::kQ8_0}},
-      {"Grouped9Over3",
-       {.dim = 96,
-        .ffn_dim = 224,
-        .heads = 9,
-        .kv_heads = 3,
-        .dtype = DType::kQ4_1,
-        .embedding_dtype = DType::kQ8_0}},
-      {"OneKvHead", {.ffn_dim = 320, .heads = 7, .kv_heads = 1, .dtype = DType::kQ4_0}},
-      {"Gemma",
-       {.family = Family::kGemma3, .layers = 7, .heads = 8, .kv_heads = 2, .dtype = DType::kQ5_0}},
-      {"Qwen2Bias", {.family = Family::kQwen2, .heads = 8, .kv_heads = 4, .tied_head = false}},
-      {"Qwen3HeadOf80",
-       {.family = Family::kQwen3,
-        .heads = 14,
-        .kv_heads = 2,
-        .head_dim = 80,
-        .dtype = DType::kF16}},
-      {"OutputBiases", {.dtype = DType::kBF16, .output_biases = true}},
-  };
-}
-
-class CudaForward : public ::testing::TestWithParam<Shape> {
+class CudaForward : public ::testing::TestWithParam<TinyModelShape> {
  protected:
   CudaForward()
       : bytes_(testing::TinyModel(GetParam().spec)),
@@ -132,7 +96,7 @@ TEST_P(CudaForward, TheOrderOfThreadsDoesNotMatter) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, CudaForward, ::testing::ValuesIn(Shapes()),
+INSTANTIATE_TEST_SUITE_P(Models, CudaForward, ::testing::ValuesIn(testing::TinyModelShapes()),
                          [](const auto& of) { return std::string(of.param.name); });
 
 class CudaForwardOfDType : public ::testing::TestWithParam<DType> {};

@@ -18,55 +18,9 @@ namespace {
 
 using testing::ForwardOptions;
 using testing::ForwardResult;
+using testing::RandomTokens;
 using testing::RunForward;
-using testing::TinyModelSpec;
-
-struct Shape {
-  const char* name;
-  TinyModelSpec spec;
-};
-
-std::vector<Shape> Shapes() {
-  using core::DType;
-  using core::Family;
-  return {
-      {"MultiHead", {.heads = 8, .kv_heads = 8, .dtype = DType::kQ8_0}},
-      {"Grouped9Over3",
-       {.dim = 96,
-        .ffn_dim = 224,
-        .heads = 9,
-        .kv_heads = 3,
-        .dtype = DType::kQ4_1,
-        .embedding_dtype = DType::kQ8_0}},
-      {"OneKvHead", {.ffn_dim = 320, .heads = 7, .kv_heads = 1, .dtype = DType::kQ4_0}},
-      {"KQuants",
-       {.dim = 256,
-        .ffn_dim = 512,
-        .heads = 8,
-        .kv_heads = 2,
-        .dtype = DType::kQ4_K,
-        .embedding_dtype = DType::kQ6_K}},
-      {"Gemma",
-       {.family = Family::kGemma3, .layers = 7, .heads = 8, .kv_heads = 2, .dtype = DType::kQ5_0}},
-      {"Qwen2Bias", {.family = Family::kQwen2, .heads = 8, .kv_heads = 4, .tied_head = false}},
-      {"Qwen3HeadOf80",
-       {.family = Family::kQwen3,
-        .heads = 14,
-        .kv_heads = 2,
-        .head_dim = 80,
-        .dtype = DType::kF16}},
-  };
-}
-
-std::vector<int32_t> RandomTokens(int count, int vocab, uint64_t seed) {
-  std::vector<int32_t> tokens;
-  uint64_t state = seed;
-  for (int i = 0; i < count; ++i) {
-    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
-    tokens.push_back(static_cast<int32_t>((state >> 33) % static_cast<uint64_t>(vocab)));
-  }
-  return tokens;
-}
+using testing::TinyModelShape;
 
 void ExpectSameBits(const ForwardResult& expected, const ForwardResult& found,
                     const std::string& what) {
@@ -76,7 +30,7 @@ void ExpectSameBits(const ForwardResult& expected, const ForwardResult& found,
       << what;
 }
 
-class TransformerRanks : public ::testing::TestWithParam<Shape> {
+class TransformerRanks : public ::testing::TestWithParam<TinyModelShape> {
  protected:
   TransformerRanks()
       : bytes_(testing::TinyModel(GetParam().spec)),
@@ -138,7 +92,7 @@ TEST_P(TransformerRanks, FloatActivationsToo) {
   ExpectSameBits(Run(slow), Run(parallel), Describe(parallel));
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, TransformerRanks, ::testing::ValuesIn(Shapes()),
+INSTANTIATE_TEST_SUITE_P(Shapes, TransformerRanks, ::testing::ValuesIn(testing::TinyModelShapes()),
                          [](const auto& shape) { return shape.param.name; });
 
 }  // namespace

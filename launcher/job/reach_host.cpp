@@ -1,0 +1,195 @@
+#include "launcher/job/reach_host.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cerrno>
+#include <chrono>
+#include <filesystem>
+#include <sstream>
+#include <string_view>
+#include <utility>
+
+#include "core/base/errno_text.h"
+#include "fmt/format.h"
+#include "launcher/options/rank_command.h"
+
+namespace tandem::launcher {
+namespace {
+
+constexpr auto kPatience = std::chrono::seconds(12);
+constexpr const char* kConnectTimeout = "ConnectTimeout=10";  // of ssh, seconds
+constexpr std::string_view kUnreached = "tandem: cannot reach host ";
+constexpr std::string_view kSilent = "tandem: host ";
+
+bool IsSsh(const std::string& agent) {
+  return std::filesystem::path(agent).filename().string() == "ssh";
+}
+
+/// The last line that has words.
+std::string LastLine(const std::string& text) {
+  std::istringstream lines(text);
+  std::string last;
+  for (std::string line; std::getline(lines, line);) {
+    while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back())) != 0) {
+      line.pop_back();
+    }
+    if (std::any_of(line.begin(), line.end(),
+                    [](unsigned char c) { return std::isalpha(c) != 0; })) {
+      last = line;
+    }
+  }
+  return last;
+}
+
+/// A descriptor that can be read once this process is told to end; below 0: there is none.
+int EndsToBeTold() {
+  sigset_t ends;
+  sigemptyset(&ends);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT}) sigaddset(&ends, signal);
+  pthread_sigmask(SIG_BLOCK, &ends, nullptr);
+  return signalfd(-1, &ends, SFD_CLOEXEC);
+}
+
+/// The agent, as a process: the leader of a process group, which dies with this process.
+class RemoteShell {
+ public:
+  explicit RemoteShell(std::vector<std::string>& words) {
+    const std::vector<char*> arguments = Pointers(words);
+    std::array<int, 2> errors{};
+    if (pipe(errors.data()) != 0) return;
+    const pid_t parent = getpid();
+    pid_ = fork();
+    if (pid_ == 0) {
+      setpgid(0, 0);
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      if (getppid() != parent) _exit(kExitFailed);
+      sigset_t none;
+      sigemptyset(&none);
+      pthread_sigmask(SIG_SETMASK, &none, nullptr);
+      dup2(errors[1], STDERR_FILENO);
+      close(errors[0]);
+      close(errors[1]);
+      execvp(arguments[0], arguments.data());
+      dprintf(STDERR_FILENO, "%s: %s\n", arguments[0], ErrnoText(errno).c_str());
+      _exit(kExitFailed);
+    }
+    if (pid_ > 0) setpgid(pid_, pid_);
+    close(errors[1]);
+    errors_ = errors[0];
+  }
+  ~RemoteShell() {
+    if (errors_ >= 0) close(errors_);
+  }
+  RemoteShell(const RemoteShell&) = delete;
+  RemoteShell& operator=(const RemoteShell&) = delete;
+
+  pid_t pid() const { return pid_; }
+  /// What it writes to standard error; below 0 once that has ended.
+  int errors() const { return errors_; }
+  const std::string& said() const { return said_; }
+  /// As of waitpid, once it has ended.
+  int status() const { return status_; }
+
+  /// Reads what is there of standard error, once.
+  void Read() {
+    std::array<char, 4096> buffer{};
+    const ssize_t size = read(errors_, buffer.data(), buffer.size());
+    if (size > 0) {
+      said_.append(buffer.data(), static_cast<size_t>(size));
+    } else {
+      close(std::exchange(errors_, -1));
+    }
+  }
+
+  /// Whether it has ended; its last words are read then. What it has started on this host may hold
+  /// its pipe for longer.
+  bool Ended() {
+    if (waitpid(pid_, &status_, WNOHANG) != pid_) return false;
+    pollfd readable{.fd = errors_, .events = POLLIN, .revents = 0};
+    while (errors_ >= 0 && poll(&readable, 1, 0) > 0) {
+      Read();
+      readable.fd = errors_;
+    }
+    return true;
+  }
+
+  /// Ends it, and all in its process group.
+  void Kill() const { kill(-pid_, SIGKILL); }
+
+ private:
+  pid_t pid_ = -1;
+  int errors_ = -1;
+  int status_ = 0;
+  std::string said_;
+};
+
+}  // namespace
+
+int ReachHost(std::vector<std::string> words) {
+  if (words.size() < 2) {
+    std::fprintf(stderr, "usage: tandem reach AGENT HOST COMMAND...\n");
+    return kExitUsage;
+  }
+  const std::string agent = words[0];
+  const std::string host = words[1];
+  if (IsSsh(agent)) {
+    words.insert(words.begin() + 1, {"-x", "-o", "BatchMode=yes", "-o", kConnectTimeout});
+  }
+  // When mpirun dies, this is told, and so the agent ends with all that it has started here: one
+  // that waits for a host that does not answer would stay for minutes. What kills mpirun's group
+  // must leave this alone until then.
+  setpgid(0, 0);
+  const int told = EndsToBeTold();
+  prctl(PR_SET_PDEATHSIG, SIGTERM);
+  RemoteShell process(words);
+  if (told < 0 || process.pid() < 0) return kExitFailed;
+  const auto late = std::chrono::steady_clock::now() + kPatience;
+  bool silent = false;
+  while (!process.Ended()) {
+    pollfd ready[] = {{.fd = process.errors(), .events = POLLIN, .revents = 0},
+                      {.fd = told, .events = POLLIN, .revents = 0}};
+    poll(ready, 2, 100);
+    if (ready[1].revents != 0) {
+      process.Kill();
+      return kExitFailed;
+    }
+    if (ready[0].revents != 0) process.Read();
+    if (silent || std::chrono::steady_clock::now() < late) continue;
+    std::fprintf(stderr, "%s%s has not answered for %d s; %s still tries\n",
+                 std::string(kSilent).c_str(), host.c_str(), static_cast<int>(kPatience.count()),
+                 agent.c_str());
+    silent = true;
+  }
+  const int status = process.status();
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+    std::fputs(process.said().c_str(), stderr);
+    return kExitDone;
+  }
+  process.Kill();
+  std::string why = LastLine(process.said());
+  if (why.empty()) {
+    why = WIFEXITED(status)
+              ? fmt::format("{} ended with exit status {}", agent, WEXITSTATUS(status))
+              : fmt::format("{} was ended by signal {}", agent, WTERMSIG(status));
+  }
+  std::fprintf(stderr, "%s%s: %s\n", std::string(kUnreached).c_str(), host.c_str(), why.c_str());
+  return WIFEXITED(status) ? WEXITSTATUS(status) : kExitFailed;
+}
+
+std::string UnreachedHost(const std::string& line) {
+  return line.starts_with(kUnreached) ? line.substr(kUnreached.size()) : "";
+}
+
+bool TellsOfHost(const std::string& line) {
+  return line.starts_with(kUnreached) || line.starts_with(kSilent);
+}
+
+}  // namespace tandem::launcher
