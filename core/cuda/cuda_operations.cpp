@@ -211,9 +211,13 @@ void CudaOperations::LinearPartialSums(const Weight& weight, const Tensor& x,
 
 void CudaOperations::GatedLinearPartialSums(const Tensor& x, const GatedFeedForward& block,
                                             PartialSums& out) {
-  Linear(x, {{&block.gate, nullptr, &gate_}, {&block.up, nullptr, &up_}});
-  LaunchGatedActivation(memory_.stream(), block.kind, gate_.data(), up_.data(),
-                        gate_.rows() * gate_.columns(), gate_.data());
+  const GatedMatrices weights = {
+      .gate = CudaOf(block.gate).matrix(), .up = CudaOf(block.up).matrix(), .kind = block.kind};
+  gate_.SetRows(x.rows());
+  up_.SetRows(x.rows());
+  LaunchGatedLinear(memory_.stream(), weights,
+                    InputOf(x, CudaOf(block.gate).quantized() || CudaOf(block.up).quantized()),
+                    gate_.data(), up_.data());
   LinearPartialSums(block.down, gate_, block.partial_columns, out);
 }
 

@@ -63,7 +63,12 @@ void Block::Run(const std::function<void()>& thread) {
         std::allocator_arg, StackPool(), [this, &thread](boost::context::fiber&& scheduler) {
           scheduler_ = std::move(scheduler);
           thread();
-          threads_[static_cast<size_t>(running_)].wait = Wait::kReturned;
+          Thread& self = threads_[static_cast<size_t>(running_)];
+          if (place_.starts_early && !self.waited) {
+            Fail("a thread returns that never waited for the kernel before");
+          }
+          if (!self.copies.done()) Fail("a thread returns with copies that it did not wait for");
+          self.wait = Wait::kReturned;
           return std::move(scheduler_);
         });
     ready_.push_back(i);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/cuda_emulation/async_copies.h"
 #include "tests/cuda_emulation/shared_memory.h"
 
 namespace tandem::cuda_emulation {
@@ -25,6 +26,7 @@ struct BlockPlace {
   unsigned x, y, z;
   unsigned threads_x, threads_y, threads_z;
   size_t shared_bytes;
+  bool starts_early;  // while the kernel before it still runs
 };
 
 /// One block of a kernel: its threads are fibers of the host thread that runs it.
@@ -60,6 +62,11 @@ class Block {
   /// A rendezvous of a full warp that orders no memory.
   void SyncFragments(const Site& site) { Ballot(0xffffffff, false, site); }
 
+  /// Every thread of a kernel that starts early must come here before it returns.
+  void WaitForKernelBefore() { threads_[static_cast<size_t>(running_)].waited = true; }
+
+  AsyncCopies& copies() { return threads_[static_cast<size_t>(running_)].copies; }
+
   SharedMemory& shared() { return shared_; }
   /// When the running thread was last ordered with others, for SharedMemory.
   Moment moment() const { return {running_, block_epoch_, warp_epochs_[running_ / kWarp]}; }
@@ -77,6 +84,8 @@ class Block {
     uint64_t value = 0;       // given
     uint64_t result = 0;      // got
     uint64_t* all = nullptr;  // where what all gave is wanted
+    bool waited = false;      // for the kernel before
+    AsyncCopies copies;
   };
 
   void Resume(int thread);

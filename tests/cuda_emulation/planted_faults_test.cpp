@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "core/cuda/kernels/device_code.h"
@@ -254,7 +256,7 @@ TEST(CudaEmulation, ShufflesAndVotesGiveWhatCudaGives) {
   }
 }
 
-/// a: [16, 32] and b: [8, 32] bytes, of which kElements are used; c: [16, 8] += a * b.
+/// a: [16, 32] and b: [8, 32] bytes, of which kElements are used; c: [16, 8] = 5 + a * b.
 template <int kElements>
 __global__ void MultiplyOnce(const int8_t* a, const int8_t* b, int* c) {
   const int lane = static_cast<int>(threadIdx.x);
@@ -265,15 +267,15 @@ __global__ void MultiplyOnce(const int8_t* a, const int8_t* b, int* c) {
   };
   const int row = lane / 4;
   int* mine = c + 8 * row + 2 * (lane % 4);
-  int32_t sums[4] = {mine[0], mine[1], mine[64], mine[65]};
+  int32_t sums[4];
   if constexpr (kElements == 32) {
     const uint32_t of_a[4] = {word(a, row, 0), word(a, row + 8, 0), word(a, row, 1),
                               word(a, row + 8, 1)};
     const uint32_t of_b[2] = {word(b, row, 0), word(b, row, 1)};
-    MultiplyBytes32(of_a, of_b, sums);
+    MultiplyBytes32(of_a, of_b, 5, sums);
   } else {
     const uint32_t of_a[2] = {word(a, row, 0), word(a, row + 8, 0)};
-    MultiplyBytes16(of_a, word(b, row, 0), sums);
+    MultiplyBytes16(of_a, word(b, row, 0), 5, sums);
   }
   mine[0] = sums[0];
   mine[1] = sums[1];
@@ -291,13 +293,12 @@ TEST(CudaEmulation, TensorCoresMultiplyMatrices) {
     for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<int8_t>(i * i * 37 + i * 11);
     cudaMemcpyAsync(a.data(), bytes.data(), 16 * 32, cudaMemcpyHostToDevice, stream.get());
     cudaMemcpyAsync(b.data(), bytes.data() + 16 * 32, 8 * 32, cudaMemcpyHostToDevice, stream.get());
-    cudaMemsetAsync(c.data(), 1, 16 * 8 * sizeof(int), stream.get());
     stream.Run(1, 32, 0, elements == 32 ? MultiplyOnce<32> : MultiplyOnce<16>, a.data(), b.data(),
                c.data());
     const std::vector<int> found = c.Read(stream);
     for (int row = 0; row < 16; ++row) {
       for (int column = 0; column < 8; ++column) {
-        int sum = 0x01010101;
+        int sum = 5;
         for (int i = 0; i < elements; ++i) {
           sum += bytes[static_cast<size_t>(32 * row + i)] *
                  bytes[static_cast<size_t>(32 * (16 + column) + i)];
@@ -306,6 +307,91 @@ TEST(CudaEmulation, TensorCoresMultiplyMatrices) {
       }
     }
   }
+}
+
+/// Threads copy one word each, and read that of their neighbour, right if `waits` and `meets`.
+__global__ void CopyWords(const int* from, bool waits, bool meets, int* to) {
+  BeginKernel();
+  const int thread = static_cast<int>(threadIdx.x);
+  const int neighbour = (thread + 1) % static_cast<int>(blockDim.x);
+  const SharedArray<int> words(0);
+  CopyAsync<4>(4 * thread, from + thread);
+  CommitCopies();
+  if (waits) WaitForCopies<0>();
+  if (meets) __syncthreads();
+  to[thread] = words[neighbour];
+  WaitForCopies<0>();
+}
+
+TEST(CudaEmulation, CopiesArriveInSharedMemory) {
+  Stream stream;
+  const Buffer<int> from(64);
+  const Buffer<int> to(64);
+  std::vector<int> values(64);
+  std::iota(values.begin(), values.end(), 100);
+  cudaMemcpyAsync(from.data(), values.data(), 256, cudaMemcpyHostToDevice, stream.get());
+  stream.Run(1, 64, 256, CopyWords, from.data(), true, true, to.data());
+  std::rotate(values.begin(), values.begin() + 1, values.end());
+  EXPECT_EQ(to.Read(stream), values);
+}
+
+TEST(CudaEmulationDeathTest, FindsACopyThatIsReadBeforeItArrives) {
+  Stream stream;
+  const Buffer<int> from(64);
+  const Buffer<int> to(64);
+  EXPECT_DEATH(stream.Run(1, 64, 256, CopyWords, from.data(), false, true, to.data()),
+               "race in shared memory");
+}
+
+TEST(CudaEmulationDeathTest, FindsACopyThatIsReadWithoutABarrier) {
+  Stream stream;
+  const Buffer<int> from(64);
+  const Buffer<int> to(64);
+  EXPECT_DEATH(stream.Run(1, 64, 256, CopyWords, from.data(), true, false, to.data()),
+               "race in shared memory|which was never written");
+}
+
+__global__ void CopyAndLeave(const int* from) {
+  CopyAsync<4>(0, from);
+  CommitCopies();
+}
+
+TEST(CudaEmulationDeathTest, FindsACopyThatIsLeftBehind) {
+  Stream stream;
+  const Buffer<int> from(1);
+  EXPECT_DEATH(stream.Run(1, 1, 4, CopyAndLeave, from.data()),
+               "a thread returns with copies that it did not wait for");
+}
+
+__global__ void MisalignedCopy(const int* from) { CopyAsync<16>(0, from + 1); }
+
+TEST(CudaEmulationDeathTest, FindsACopyThatIsNotAligned) {
+  Stream stream;
+  const Buffer<int> from(8);
+  EXPECT_DEATH(stream.Run(1, 1, 16, MisalignedCopy, from.data()), "is not aligned");
+}
+
+__global__ void WaitsWhere(bool waits) {
+  if (waits || threadIdx.x > 0) WaitForKernelBefore();
+}
+
+TEST(CudaEmulationDeathTest, FindsAThreadThatDoesNotWaitForTheKernelBefore) {
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  Stream stream;
+  cudaLaunchConfig_t config;
+  config.gridDim = 1;
+  config.blockDim = 32;
+  config.stream = stream.get();
+  config.attrs = &early;
+  config.numAttrs = 1;
+  const auto run = [&](bool waits) {
+    cudaLaunchKernelEx(&config, WaitsWhere, waits);
+    cudaStreamSynchronize(stream.get());
+  };
+  run(true);
+  EXPECT_DEATH(run(false), "a thread returns that never waited for the kernel before");
 }
 
 TEST(CudaEmulation, DotsOfBytesAreSigned) {

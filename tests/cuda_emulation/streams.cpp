@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -31,13 +32,21 @@ namespace tandem::cuda_emulation {
 namespace {
 
 constexpr size_t kMostThreads = 1024;
-constexpr size_t kMostSharedBytes = 48 * 1024;  // without asking for more
+constexpr size_t kSharedBytes = 48 * 1024;       // without asking for more
+constexpr size_t kMostSharedBytes = 163 * 1024;  // of compute capability 8.0
 constexpr size_t kMemoryBytes = size_t{4} << 30;
 
 /// All streams. Grids run one at a time: streams wait for one another in any direction.
 struct Device {
   std::recursive_mutex mutex;
   std::set<cudaStream_t> streams;
+  std::map<const void*, size_t> shared_bytes;  // of kernels that asked for more
+
+  size_t SharedBytesOf(const void* kernel) {
+    const std::lock_guard lock(mutex);
+    const auto found = shared_bytes.find(kernel);
+    return found == shared_bytes.end() ? kSharedBytes : found->second;
+  }
 };
 
 Device& TheDevice() {
@@ -68,7 +77,8 @@ cudaError_t Put(cudaStream_t stream, std::function<void()> work) {
   return cudaSuccess;
 }
 
-void RunGrid(const cudaLaunchConfig_t& config, uint64_t seed, const std::function<void()>& thread) {
+void RunGrid(const cudaLaunchConfig_t& config, bool early, uint64_t seed,
+             const std::function<void()>& thread) {
   const dim3& grid = config.gridDim;
   gridDim = grid;
   const size_t blocks = size_t{grid.x} * grid.y * grid.z;
@@ -83,7 +93,8 @@ void RunGrid(const cudaLaunchConfig_t& config, uint64_t seed, const std::functio
                               config.blockDim.x,
                               config.blockDim.y,
                               config.blockDim.z,
-                              config.dynamicSmemBytes};
+                              config.dynamicSmemBytes,
+                              early};
     Block(place, seed + index * 0x9E3779B97F4A7C15).Run(thread);
   }
 }
@@ -99,7 +110,16 @@ cudaError_t Allocate(void** memory, size_t bytes, BufferKind kind) {
 
 void SetSeed(uint64_t seed) { current_seed = seed; }
 
-cudaError_t Enqueue(const cudaLaunchConfig_t& config, std::function<void()> thread) {
+cudaError_t AllowShared(const void* kernel, int bytes) {
+  if (bytes < 0 || static_cast<size_t>(bytes) > kMostSharedBytes) return cudaErrorInvalidValue;
+  Device& device = TheDevice();
+  const std::lock_guard lock(device.mutex);
+  device.shared_bytes[kernel] = static_cast<size_t>(bytes);
+  return cudaSuccess;
+}
+
+cudaError_t Enqueue(const cudaLaunchConfig_t& config, const void* kernel,
+                    std::function<void()> thread) {
   const dim3& grid = config.gridDim;
   const dim3& block = config.blockDim;
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
@@ -107,14 +127,20 @@ cudaError_t Enqueue(const cudaLaunchConfig_t& config, std::function<void()> thre
   }
   const size_t threads = size_t{block.x} * block.y * block.z;
   if (threads == 0 || threads > kMostThreads) return cudaErrorInvalidConfiguration;
-  if (config.dynamicSmemBytes > kMostSharedBytes) return cudaErrorInvalidValue;
+  if (config.dynamicSmemBytes > TheDevice().SharedBytesOf(kernel)) return cudaErrorInvalidValue;
+  for (unsigned i = 0; i < config.numAttrs; ++i) {
+    if (config.attrs[i].id != cudaLaunchAttributeProgrammaticStreamSerialization) {
+      return cudaErrorInvalidValue;
+    }
+  }
   // SplitMix, so that neighbouring seeds and launches have nothing in common.
   static std::atomic<uint64_t> launches = 0;
   uint64_t seed = current_seed + ++launches * 0x9E3779B97F4A7C15;
   seed = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9;
   seed = (seed ^ (seed >> 27)) * 0x94D049BB133111EB;
-  return Put(config.stream, [config, seed, thread = std::move(thread)] {
-    RunGrid(config, seed ^ (seed >> 31), thread);
+  const bool early = config.numAttrs > 0;
+  return Put(config.stream, [config, early, seed, thread = std::move(thread)] {
+    RunGrid(config, early, seed ^ (seed >> 31), thread);
   });
 }
 
@@ -143,6 +169,11 @@ const char* cudaGetErrorString(cudaError_t error) {
 
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
   return cudaSuccess;
 }
 

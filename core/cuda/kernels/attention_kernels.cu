@@ -36,6 +36,7 @@ __device__ Element* KeysOf(const TokenPlaces& places, const CacheLayer& layer, i
 /// A block rotates one head of one token.
 template <typename Element>
 __global__ void RotateAndStoreKernel(RotaryHeads heads, TokenPlaces places, CacheLayer layer) {
+  BeginKernel();
   const int64_t token = blockIdx.x;
   const int head = static_cast<int>(blockIdx.y);
   const bool is_key = head >= heads.query_heads;
@@ -176,6 +177,7 @@ __device__ float WeightedValues(const AttentionStep& step, const TokenPlaces& pl
 template <typename Element, int kHeads>
 __global__ void __launch_bounds__(kChunkTokens, kBlocksTogether)
     AttendChunkKernel(AttentionStep step, TokenPlaces places, CacheLayer layer) {
+  BeginKernel();
   const ChunkWork work(step, places);
   if (work.first >= work.last) return;  // the whole block
   const int n = step.head_dim;
@@ -205,6 +207,7 @@ __global__ void __launch_bounds__(kChunkTokens, kBlocksTogether)
 
 /// A block adds the chunks of one head of one token up.
 __global__ void CombineChunksKernel(AttentionStep step, TokenPlaces places) {
+  BeginKernel();
   const int64_t token = step.first_token + blockIdx.y;
   const int n = step.head_dim;
   const int64_t position = places.positions[token];

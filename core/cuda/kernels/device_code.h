@@ -24,9 +24,52 @@ class SharedArray {
   T* data_;
 };
 
-/// c += a * b on a tensor core, by all 32 threads of a warp together: signed bytes, exact sums. a
-/// is 16 rows x 32, b 32 x 8 columns, c 16 x 8. With row = lane / 4 and four = lane % 4, a thread
-/// holds
+/// Launch starts a kernel while the one before it still runs, on GPUs that can. So a kernel waits
+/// before it reads anything that another kernel wrote, and before it writes; until then it may read
+/// weights. All threads call; the tests tell who does not. Source: CUDA C++ Programming Guide 13.0,
+/// "Programmatic Dependent Launch".
+__device__ inline void WaitForKernelBefore() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+/// The next kernel may start as soon as all blocks of this one have said so.
+__device__ inline void LetNextKernelStart() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+/// Both: how a kernel begins that has nothing to read ahead.
+__device__ inline void BeginKernel() {
+  LetNextKernelStart();
+  WaitForKernelBefore();
+}
+
+/// Copies kBytes (4, 8 or 16, and so aligned) from memory of the device to byte `to` of the block's
+/// shared memory, at some time until WaitForCopies. Source: PTX ISA 9.0, cp.async.
+template <int kBytes>
+__device__ void CopyAsync(int to, const void* from) {
+  extern __shared__ __align__(16) unsigned char tandem_shared_memory[];
+  const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(tandem_shared_memory + to));
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(from) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared), "l"(from), "n"(kBytes)
+                 : "memory");
+  }
+}
+/// The thread's copies since the last call are a group.
+__device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Waits until all but the thread's last kGroups groups have arrived; others see them behind the
+/// next barrier.
+template <int kGroups>
+__device__ void WaitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+}
+
+/// c = start + a * b on a tensor core, by all 32 threads of a warp together: signed bytes, exact
+/// sums. a is 16 rows x 32, b 32 x 8 columns, c 16 x 8. With row = lane / 4 and four = lane % 4, a
+/// thread holds
 ///
 ///     a[0], a[1]: row and row + 8, elements 4 four to 4 four + 3 of it, one a byte
 ///     a[2], a[3]: the same 16 elements further
@@ -36,21 +79,21 @@ class SharedArray {
 ///
 /// Source: PTX ISA 9.0, mma.m16n8k32.
 __device__ inline void MultiplyBytes32(const uint32_t (&a)[4], const uint32_t (&b)[2],
-                                       int32_t (&c)[4]) {
+                                       int32_t start, int32_t (&c)[4]) {
   asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, "
-      "%9}, "
-      "{%0, %1, %2, %3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+      "%9}, {%10, %10, %10, %10};"
+      : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(start));
 }
 
 /// The same with 16 elements a row: a[0], a[1] and b as above, without the second half. Source:
 /// mma.m16n8k16.
-__device__ inline void MultiplyBytes16(const uint32_t (&a)[2], uint32_t b, int32_t (&c)[4]) {
-  asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
-      "{%0, %1, %2, %3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(b));
+__device__ inline void MultiplyBytes16(const uint32_t (&a)[2], uint32_t b, int32_t start,
+                                       int32_t (&c)[4]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, "
+      "%7, %7};"
+      : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b), "r"(start));
 }
 
 }  // namespace tandem::core

@@ -1,7 +1,6 @@
-#include "core/cpu/simd/lanes_math.h"
 #include "core/cuda/kernels/device_code.h"
 #include "core/cuda/kernels/elementwise_kernels.h"
-#include "core/cuda/kernels/gpu_lane.h"
+#include "core/cuda/kernels/gate.h"
 #include "core/cuda/kernels/launch.h"
 
 namespace tandem::core {
@@ -44,6 +43,7 @@ __device__ float RmsScale(int64_t columns, float epsilon, const SharedArray<floa
 
 __global__ void RmsNormKernel(const float* x, const float* weight, int64_t columns, float epsilon,
                               float* out) {
+  BeginKernel();
   const int64_t row = int64_t{blockIdx.x} * columns;
   const SharedArray<float> shared_scale(0);
   const float scale =
@@ -54,21 +54,21 @@ __global__ void RmsNormKernel(const float* x, const float* weight, int64_t colum
 }
 
 __global__ void AddToRowsKernel(const float* y, int64_t columns, float* x) {
+  BeginKernel();
   const int64_t i = int64_t{blockIdx.y} * blockDim.x + threadIdx.x;
   if (i < columns) x[blockIdx.x * columns + i] += y[i];
 }
 
-template <Gate kKind>
-__global__ void GatedActivationKernel(const float* gate, const float* up, int64_t n, float* out) {
+__global__ void GatedActivationKernel(Gate kind, const float* gate, const float* up, int64_t n,
+                                      float* out) {
+  BeginKernel();
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i >= n) return;
-  const GpuLane g = GpuLane::Set(gate[i]);
-  const GpuLane u = GpuLane::Set(up[i]);
-  out[i] = (kKind == Gate::kSilu ? LanesSilu(g, u) : LanesGeluTanh(g, u)).v;
+  if (i < n) out[i] = Activate(kind, gate[i], up[i]);
 }
 
 __global__ void AddPartialSumsKernel(PartialSumRows from, int64_t columns, float* x,
                                      uint8_t* token_failed) {
+  BeginKernel();
   const int64_t row = int64_t{blockIdx.x} * columns;
   const SharedArray<float> shared_scale(0);
   const auto total = [&](int64_t i) {
@@ -87,6 +87,7 @@ __global__ void AddPartialSumsKernel(PartialSumRows from, int64_t columns, float
 }
 
 __global__ void SelectRowsKernel(const float* x, const int32_t* rows, int64_t columns, float* out) {
+  BeginKernel();
   const float* from = x + rows[blockIdx.x] * columns;
   const int64_t i = int64_t{blockIdx.y} * blockDim.x + threadIdx.x;
   if (i < columns) out[blockIdx.x * columns + i] = from[i];
@@ -111,9 +112,8 @@ void LaunchAddToRows(CudaStream stream, const float* y, int64_t rows, int64_t co
 
 void LaunchGatedActivation(CudaStream stream, Gate kind, const float* gate, const float* up,
                            int64_t n, float* out) {
-  const auto kernel = kind == Gate::kSilu ? GatedActivationKernel<Gate::kSilu>
-                                          : GatedActivationKernel<Gate::kGeluTanh>;
-  Launch(stream, Blocks(n, kRowThreads), kRowThreads, 0, kernel, gate, up, n, out);
+  Launch(stream, Blocks(n, kRowThreads), kRowThreads, 0, GatedActivationKernel, kind, gate, up, n,
+         out);
 }
 
 void LaunchAddPartialSums(CudaStream stream, const PartialSumRows& from, int64_t rows,

@@ -4,18 +4,31 @@
 
 #include "core/cuda/kernels/cuda_stream.h"
 #include "core/cuda/kernels/tile_matrix.h"
+#include "core/model/config.h"
 
-/// Products of packed matrices on a GPU, with the bits of core/cpu/linear/linear.h: one thread adds
-/// a row, block by block in ascending order, its integer sums by dp4a.
+/// Products of packed matrices on a GPU, with the bits of core/cpu/linear/linear.h: one fma a block
+/// and row, ascending, of integer sums by dp4a or tensor cores. Thread safety: any thread.
 namespace tandem::core {
 
 /// out[token, row] = sum over columns of weights[row, column] * x[token, column], as Linear of
-/// core/cpu/linear has it. out: [tokens, rows] on the device. Thread safety: any thread.
+/// core/cpu/linear has it. out: [tokens, rows] on the device.
 void LaunchLinear(CudaStream stream, const TileMatrix& weights, const ProductInput& x, float* out);
 
 /// As LinearPartialSums of core/cpu/linear has it, on the device. sums: [tokens, rows]; failed:
-/// [tokens]
+/// [tokens], more than 0 where the CPU has more than 0.
 void LaunchLinearPartialSums(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
                              int64_t partial_columns, int64_t* sums, int64_t* failed);
+
+/// The first half of a feed-forward block.
+struct GatedMatrices {
+  TileMatrix gate;  // of the same shape as `up`
+  TileMatrix up;
+  Gate kind = Gate::kSilu;
+};
+
+/// out = activation(gate * x) * (up * x), as two products and the activation. out, scratch:
+/// [tokens, rows] on the device.
+void LaunchGatedLinear(CudaStream stream, const GatedMatrices& weights, const ProductInput& x,
+                       float* out, float* scratch);
 
 }  // namespace tandem::core

@@ -3,42 +3,101 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "core/cpu/linear/linear_kernel.h"
-#include "core/cuda/kernels/tile_matrix.h"
+#include "core/cuda/kernels/linear_kernels.h"
 
-/// Private to linear_kernels.cu and matrix_products.cu: where products go.
+/// Private to the kernels of products: which there are, and where their results go.
 namespace tandem::core {
 
-struct ProductOutput {
-  float* out = nullptr;     // [tokens, rows]; null: partial sums are wanted
-  int64_t* sums = nullptr;  // [tokens, rows]
-  int64_t* failed = nullptr;
-  int64_t partial_columns = 0;
-};
-
 /// Adds partial sums up (rule 3).
-template <int kTokens>
+template <int kSums>
 struct PartialSumTotals {
-  int64_t sums[kTokens] = {};
-  uint32_t failed = 0;  // bit t
+  int64_t sums[kSums] = {};
+  uint32_t failed = 0;  // bit i
 
-  __device__ void Add(const float (&partial)[kTokens]) {
-#pragma unroll
-    for (int t = 0; t < kTokens; ++t) {
-      if (partial[t] < kPartialSumLimit && partial[t] > -kPartialSumLimit) {
-        sums[t] += __float2ll_rn(partial[t] * kPartialSumScale);
-      } else {
-        failed |= 1U << t;
-      }
+  __device__ void Add(int i, float partial) {
+    if (partial < kPartialSumLimit && partial > -kPartialSumLimit) {
+      sums[i] += __float2ll_rn(partial * kPartialSumScale);
+    } else {
+      failed |= 1U << i;
     }
   }
 };
 
-/// What LaunchLinear does for more than kMostRowTokens tokens and quantized weights: tensor cores
-/// multiply the codes of 16 rows and 8 tokens, one block of columns at a time. The same bits.
+struct ProductOutput {
+  float* out = nullptr;     // [tokens, rows]; null: partial sums are wanted
+  int64_t* sums = nullptr;  // [tokens, rows], zero before
+  int64_t* failed = nullptr;
+  int64_t partial_columns = 0;
+
+  /// Adds a total to its row, and its failure to those of its token.
+  template <int kSums>
+  __device__ void Add(const PartialSumTotals<kSums>& totals, int i, int64_t row, int64_t token,
+                      int64_t rows) const {
+    AddTo(sums + token * rows + row, totals.sums[i]);
+    if ((totals.failed >> i & 1) != 0) AddTo(failed + token, 1);
+  }
+
+ private:
+  static __device__ void AddTo(int64_t* at, int64_t value) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(at), static_cast<unsigned long long>(value));
+  }
+};
+
+/// Of a token's codes in a block, or in the half `step` of it. at: token * x.blocks + block
+template <int kSteps>
+__device__ int32_t SumOf(const CodeRows& x, int64_t at, int step) {
+  return kSteps == 2 ? x.sums[2 * at + step] : x.sums[2 * at] + x.sums[2 * at + 1];
+}
+
+/// Quantized weights and at most kMostRowTokens tokens: dp4a. The last bits are the same in all
+/// forms.
+void LaunchRowProduct(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
+                      const ProductOutput& out);
+void LaunchGatedRowProduct(CudaStream stream, const GatedMatrices& weights, const ProductInput& x,
+                           float* out);
+inline constexpr int64_t kMostRowTokens = 8;
+
+/// Quantized weights and more tokens: tensor cores multiply the codes of 16 rows and 8 tokens, one
+/// block of columns at a time.
 void LaunchMatrixProduct(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
                          const ProductOutput& out);
-inline constexpr int64_t kMostRowTokens = 8;
+
+/// Weights of floats (rule 1).
+void LaunchFloatProduct(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
+                        const ProductOutput& out);
+
+/// Calls launch(std::integral_constant<DType, dtype>()) for a quantized type.
+template <typename LaunchType>
+void ForQuantized(DType dtype, const LaunchType& launch) {
+  switch (dtype) {
+    case DType::kQ4_0:
+      return launch(std::integral_constant<DType, DType::kQ4_0>());
+    case DType::kQ4_1:
+      return launch(std::integral_constant<DType, DType::kQ4_1>());
+    case DType::kQ5_0:
+      return launch(std::integral_constant<DType, DType::kQ5_0>());
+    case DType::kQ5_1:
+      return launch(std::integral_constant<DType, DType::kQ5_1>());
+    case DType::kQ8_0:
+      return launch(std::integral_constant<DType, DType::kQ8_0>());
+    case DType::kQ2_K:
+      return launch(std::integral_constant<DType, DType::kQ2_K>());
+    case DType::kQ3_K:
+      return launch(std::integral_constant<DType, DType::kQ3_K>());
+    case DType::kQ4_K:
+      return launch(std::integral_constant<DType, DType::kQ4_K>());
+    case DType::kQ5_K:
+      return launch(std::integral_constant<DType, DType::kQ5_K>());
+    case DType::kQ6_K:
+      return launch(std::integral_constant<DType, DType::kQ6_K>());
+    case DType::kF32:
+    case DType::kF16:
+    case DType::kBF16:
+      return;
+  }
+}
 
 }  // namespace tandem::core

@@ -1,4 +1,5 @@
 #include "core/cpu/linear/quantize_scale.h"
+#include "core/cuda/kernels/device_code.h"
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/quantize_kernels.h"
 
@@ -10,6 +11,7 @@ constexpr unsigned kAllLanes = 0xffffffff;
 
 /// A warp rounds a block of 32 columns.
 __global__ void QuantizeBlocks(const float* x, int64_t rows, int64_t columns, CodeRows out) {
+  BeginKernel();
   const int lane = static_cast<int>(threadIdx.x) % kBlockColumns;
   const int64_t index = int64_t{blockIdx.x} * kWarps + threadIdx.x / kBlockColumns;
   if (index >= rows * out.blocks) return;  // the whole warp

@@ -49,6 +49,21 @@ class SharedArray {
   size_t first_byte_;
 };
 
+inline void WaitForKernelBefore() { cuda_emulation::Block::Current().WaitForKernelBefore(); }
+inline void LetNextKernelStart() {}
+inline void BeginKernel() { WaitForKernelBefore(); }
+
+template <int kBytes>
+void CopyAsync(int to, const void* from) {
+  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
+  cuda_emulation::Block::Current().copies().Put(static_cast<size_t>(to), from, kBytes);
+}
+inline void CommitCopies() { cuda_emulation::Block::Current().copies().Commit(); }
+template <int kGroups>
+void WaitForCopies() {
+  cuda_emulation::Block::Current().copies().Wait(kGroups);
+}
+
 /// One thread's fragments of a and b.
 struct ByteFragments {
   const uint32_t* a;
@@ -57,13 +72,14 @@ struct ByteFragments {
 
 /// kHalves: 16 elements of a row each. Every thread takes its sums from the fragments of all.
 template <int kHalves>
-void MultiplyFragments(const ByteFragments& mine, int32_t (&c)[4],
+void MultiplyFragments(const ByteFragments& mine, int32_t start, int32_t (&c)[4],
                        const cuda_emulation::Site& site) {
   auto& block = cuda_emulation::Block::Current();
   uint64_t all[32];
   block.ExchangeAll(reinterpret_cast<uint64_t>(&mine), all, site);
   const int lane = block.lane();
   for (int i = 0; i < 4; ++i) {
+    c[i] = start;
     const int row = lane / 4;
     const int column = 2 * (lane % 4) + i % 2;
     for (int four = 0; four < 4; ++four) {
@@ -79,13 +95,14 @@ void MultiplyFragments(const ByteFragments& mine, int32_t (&c)[4],
   block.SyncFragments(site);
 }
 
-inline void MultiplyBytes32(const uint32_t (&a)[4], const uint32_t (&b)[2], int32_t (&c)[4],
-                            const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  MultiplyFragments<2>({a, b}, c, {file, line});
+inline void MultiplyBytes32(const uint32_t (&a)[4], const uint32_t (&b)[2], int32_t start,
+                            int32_t (&c)[4], const char* file = __builtin_FILE(),
+                            int line = __builtin_LINE()) {
+  MultiplyFragments<2>({a, b}, start, c, {file, line});
 }
-inline void MultiplyBytes16(const uint32_t (&a)[2], uint32_t b, int32_t (&c)[4],
+inline void MultiplyBytes16(const uint32_t (&a)[2], uint32_t b, int32_t start, int32_t (&c)[4],
                             const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  MultiplyFragments<1>({a, &b}, c, {file, line});
+  MultiplyFragments<1>({a, &b}, start, c, {file, line});
 }
 
 }  // namespace tandem::core
