@@ -187,6 +187,7 @@ void CudaOperations::Attend(const AttentionLayer& layer, const Tensor& query, co
                      .tokens = query.rows(),
                      .out = out.data()};
   for (const HeadRun& run : runs_) step.largest_run = std::max(step.largest_run, run.count);
+  step.neighbours = step_.neighbours();
   SetChunks(step);
   const int64_t floats_per_token = step.ResultFloats() / step.tokens;
   const int64_t together =

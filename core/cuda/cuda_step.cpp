@@ -37,7 +37,9 @@ CudaStep::CudaStep(const ModelConfig& config, CudaMemory& memory)
 
 void CudaStep::Begin(const Batch& batch) {
   positions_.resize(batch.tokens.size());
+  neighbours_ = false;
   for (const SequenceSlice& sequence : batch.sequences) {
+    neighbours_ = neighbours_ || sequence.tokens > 1;
     const int64_t end = int64_t{sequence.start_position} + sequence.tokens;
     rope_.Prepare(sequence.start_position, end);
     if (has_local_) local_rope_.Prepare(sequence.start_position, end);

@@ -26,6 +26,8 @@ class CudaStep {
   const TokenPlaces& places() const { return places_; }
   /// On the host: [tokens]
   std::span<const int32_t> positions() const { return positions_; }
+  /// Whether any sequence has several tokens.
+  bool neighbours() const { return neighbours_; }
   /// [tokens, 2, pairs]: cosines and sines
   const float* angles(bool local) const { return local ? local_angles_ : angles_; }
   const Rope& rope(bool local) const { return local ? config_.local_rope : config_.rope; }
@@ -44,6 +46,7 @@ class CudaStep {
   std::vector<int32_t> words_;
   std::vector<int32_t> positions_;
   TokenPlaces places_;
+  bool neighbours_ = false;
   const float* angles_ = nullptr;
   const float* local_angles_ = nullptr;
 };

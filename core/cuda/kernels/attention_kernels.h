@@ -47,7 +47,8 @@ struct RotaryHeads {
 void LaunchRotateAndStore(CudaStream stream, const RotaryHeads& heads, const TokenPlaces& places,
                           const CacheLayer& layer, KvDtype dtype);
 
-inline constexpr int kMostHeadsTogether = 4;
+inline constexpr int kMostHeadsTogether = 8;
+inline constexpr int kMostHeadDim = 256;
 
 /// Neighbouring query heads of one KV head, which read its pages together.
 struct HeadRun {
@@ -63,8 +64,9 @@ struct AttentionStep {
   int run_count = 0;
   int largest_run = 0;  // heads
   int query_heads = 0;
-  int head_dim = 0;
-  int window = 0;  // 0: none
+  int head_dim = 0;         // even, at most kMostHeadDim
+  int window = 0;           // 0: none
+  bool neighbours = false;  // whether tokens of one sequence follow one another
   float scale = 1.0F;
   int64_t first_token = 0;  // of the step
   int64_t tokens = 0;

@@ -155,7 +155,8 @@ class CudaAttention : public ::testing::TestWithParam<Case> {
   /// Rotates and stores on both sides: queries are rotated after.
   void RotateAndStoreBoth();
   void AttendOnCpu(std::vector<float>& out);
-  void AttendOnGpu(const OnGpu<float>& query, int64_t tokens_together, const OnGpu<float>& out);
+  void AttendOnGpu(const OnGpu<float>& query, int64_t tokens_together, bool neighbours,
+                   const OnGpu<float>& out);
 
   const Case c_ = GetParam();
   const int query_heads_ = c_.kv_heads * c_.group;
@@ -225,7 +226,7 @@ void CudaAttention::AttendOnCpu(std::vector<float>& out) {
   }
 }
 
-void CudaAttention::AttendOnGpu(const OnGpu<float>& query, int64_t tokens_together,
+void CudaAttention::AttendOnGpu(const OnGpu<float>& query, int64_t tokens_together, bool neighbours,
                                 const OnGpu<float>& out) {
   std::vector<HeadRun> runs;
   int largest = 0;
@@ -247,6 +248,7 @@ void CudaAttention::AttendOnGpu(const OnGpu<float>& query, int64_t tokens_togeth
                        .query_heads = query_heads_,
                        .head_dim = c_.head_dim,
                        .window = c_.window,
+                       .neighbours = neighbours,
                        .scale = 0.125F,
                        .first_token = first,
                        .tokens = std::min(tokens_together, tokens - first),
@@ -282,9 +284,11 @@ TEST_P(CudaAttention, WhatIsNotFiniteIsNanOnBoth) {
   std::vector<float> expected(query_.size());
   AttendOnCpu(expected);
   const OnGpu<float> query(memory_, query_);
-  const OnGpu<float> out(memory_, Elements(query_heads_));
-  AttendOnGpu(query, 1000, out);
-  EXPECT_TRUE(SameBits(out.Read(), expected));
+  for (const bool neighbours : {false, true}) {
+    const OnGpu<float> out(memory_, Elements(query_heads_));
+    AttendOnGpu(query, 1000, neighbours, out);
+    EXPECT_TRUE(SameBits(out.Read(), expected)) << neighbours;
+  }
 }
 
 TEST_P(CudaAttention, GivesTheBitsOfTheCpu) {
@@ -292,10 +296,12 @@ TEST_P(CudaAttention, GivesTheBitsOfTheCpu) {
   std::vector<float> expected(query_.size());
   AttendOnCpu(expected);
   const OnGpu<float> query(memory_, query_);
-  for (const int64_t together : {1, 1000}) {
-    const OnGpu<float> out(memory_, Elements(query_heads_));
-    AttendOnGpu(query, together, out);
-    EXPECT_TRUE(SameBits(out.Read(), expected)) << together;
+  for (const bool neighbours : {false, true}) {
+    for (const int64_t together : {1, 3, 1000}) {
+      const OnGpu<float> out(memory_, Elements(query_heads_));
+      AttendOnGpu(query, together, neighbours, out);
+      EXPECT_TRUE(SameBits(out.Read(), expected)) << together << neighbours;
+    }
   }
 }
 
