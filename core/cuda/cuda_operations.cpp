@@ -43,7 +43,8 @@ int64_t FirstVisible(int64_t position, int window) {
 /// Whether sampling changes any of the logits.
 bool ChangesLogits(std::span<const SampleRow> rows) {
   return std::any_of(rows.begin(), rows.end(), [](const SampleRow& row) {
-    return row.params->repetition_penalty != 1.0F || !row.params->logit_bias.empty();
+    return row.params->repetition_penalty != 1.0F || !row.params->logit_bias.empty() ||
+           !row.params->end_tokens.empty();
   });
 }
 

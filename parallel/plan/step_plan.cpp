@@ -19,7 +19,8 @@ bool SameSampling(const core::SamplingParams& a, const core::SamplingParams& b) 
   return SameBits(a.temperature, b.temperature) && a.top_k == b.top_k &&
          SameBits(a.top_p, b.top_p) && SameBits(a.min_p, b.min_p) &&
          SameBits(a.repetition_penalty, b.repetition_penalty) && a.seed == b.seed &&
-         a.sample_number == b.sample_number;
+         a.sample_number == b.sample_number && a.min_tokens == b.min_tokens &&
+         a.end_tokens == b.end_tokens;
 }
 
 }  // namespace
