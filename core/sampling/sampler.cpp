@@ -184,6 +184,11 @@ void ApplyPenalties(const SamplingParams& params, uint64_t token_index,
   }
 }
 
+bool ChangesLogits(const SamplingParams& params) {
+  return !params.logit_bias.empty() || params.repetition_penalty != 1.0F ||
+         !params.end_tokens.empty();
+}
+
 void SelectCandidates(std::span<const float> logits, int64_t first_row, std::span<Candidate> out) {
   std::fill(out.begin(), out.end(), Candidate{});
   if (out.empty()) return;

@@ -42,6 +42,9 @@ inline constexpr float kWithheldLogit = std::numeric_limits<float>::lowest();
 void ApplyPenalties(const SamplingParams& params, uint64_t token_index,
                     std::span<const int32_t> history, int64_t first_row, std::span<float> logits);
 
+/// Whether ApplyPenalties may change a logit.
+bool ChangesLogits(const SamplingParams& params);
+
 /// The best `out.size()` of the shard by (logit descending, token ascending), in no particular
 /// order, then padding where the shard is smaller. A logit that is not finite makes out[0] the
 /// failed candidate (numerics.md, rule 3).
