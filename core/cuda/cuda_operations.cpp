@@ -40,13 +40,6 @@ int64_t FirstVisible(int64_t position, int window) {
   return window == 0 ? 0 : std::max<int64_t>(0, position - window + 1);
 }
 
-/// Whether sampling changes any of the logits.
-bool ChangesLogits(std::span<const SampleRow> rows) {
-  return std::any_of(rows.begin(), rows.end(), [](const SampleRow& row) {
-    return row.params->repetition_penalty != 1.0F || !row.params->logit_bias.empty();
-  });
-}
-
 }  // namespace
 
 CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
@@ -280,7 +273,9 @@ absl::Status CudaOperations::Sample(Tensor& logits, Range vocab_rows,
         ParallelFor(tasks, body);
       },
       out));
-  if (ChangesLogits(rows)) memory_.CopyFromHost({&run, 1});
+  const bool changed = std::any_of(rows.begin(), rows.end(),
+                                   [](const SampleRow& row) { return ChangesLogits(*row.params); });
+  if (changed) memory_.CopyFromHost({&run, 1});
   return absl::OkStatus();
 }
 

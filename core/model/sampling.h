@@ -9,12 +9,13 @@
 namespace tandem::core {
 
 /// How a token is chosen. Checked by whoever reads it from outside: finite numbers, temperature >=
-/// 0, top_k >= 0, top_p in (0, 1], min_p in [0, 1], repetition_penalty > 0.
+/// 0, top_k >= 0, top_p in (0, 1], min_p in [0, 1], repetition_penalty > 0, min_tokens >= 0.
 ///
 /// The filters act in this order, that of Hugging Face's generate; llama.cpp differs in applying
 /// the temperature last:
 ///   1. logit_bias is added; 2. repetition_penalty divides positive logits and multiplies others,
-///   once for each token of prompt and answer, however often it stands there;
+///   once for each token of prompt and answer, however often it stands there; the first min_tokens
+///   tokens of an answer are none of end_tokens, as if those had logit -inf;
 ///   3. temperature divides logits, or is 0, and then the best token is taken and nothing below
 ///   matters; 4. top_k keeps the k best; 5. of the softmax over those, top_p keeps the shortest run
 ///   of best tokens whose probabilities reach top_p (at least one); 6. min_p keeps tokens whose
@@ -29,6 +30,8 @@ struct SamplingParams {
   uint64_t seed = 0;
   uint32_t sample_number = 0;                         // which of several samples of one prompt
   std::vector<std::pair<int32_t, float>> logit_bias;  // (token, added)
+  int32_t min_tokens = 0;
+  std::vector<int32_t> end_tokens = {};  // empty without min_tokens
 };
 
 /// A token that is sampled from one row of a step's logits.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 
@@ -156,22 +157,36 @@ int CandidatesPerRank(const SamplingParams& params, int largest_vocab_shard) {
   return params.top_k > 0 ? std::min(params.top_k, largest_vocab_shard) : largest_vocab_shard;
 }
 
-void ApplyPenalties(const SamplingParams& params, std::span<const int32_t> history,
-                    int64_t first_row, std::span<float> logits) {
-  const auto rows = static_cast<int64_t>(logits.size());
+void ApplyPenalties(const SamplingParams& params, uint64_t token_index,
+                    std::span<const int32_t> history, int64_t first_row, std::span<float> logits) {
+  const auto row_of = [&](int32_t token) -> std::optional<size_t> {
+    const int64_t row = token - first_row;
+    if (row < 0 || row >= static_cast<int64_t>(logits.size())) return std::nullopt;
+    return static_cast<size_t>(row);
+  };
   for (const auto& [token, bias] : params.logit_bias) {
-    const int64_t row = token - first_row;
-    if (row >= 0 && row < rows) logits[static_cast<size_t>(row)] += bias;
+    if (const auto row = row_of(token)) logits[*row] += bias;
   }
-  if (params.repetition_penalty == 1.0F) return;
-  std::vector<bool> seen(logits.size());
-  for (const int32_t token : history) {
-    const int64_t row = token - first_row;
-    if (row < 0 || row >= rows || seen[static_cast<size_t>(row)]) continue;
-    seen[static_cast<size_t>(row)] = true;
-    float& logit = logits[static_cast<size_t>(row)];
-    logit = logit > 0.0F ? logit / params.repetition_penalty : logit * params.repetition_penalty;
+  if (params.repetition_penalty != 1.0F) {
+    std::vector<bool> seen(logits.size());
+    for (const int32_t token : history) {
+      const auto row = row_of(token);
+      if (!row || seen[*row]) continue;
+      seen[*row] = true;
+      float& logit = logits[*row];
+      logit = logit > 0.0F ? logit / params.repetition_penalty : logit * params.repetition_penalty;
+    }
   }
+  if (static_cast<int64_t>(token_index) >= params.min_tokens) return;
+  for (const int32_t token : params.end_tokens) {
+    const auto row = row_of(token);
+    if (row && std::isfinite(logits[*row])) logits[*row] = kWithheldLogit;
+  }
+}
+
+bool ChangesLogits(const SamplingParams& params) {
+  return !params.logit_bias.empty() || params.repetition_penalty != 1.0F ||
+         !params.end_tokens.empty();
 }
 
 void SelectCandidates(std::span<const float> logits, int64_t first_row, std::span<Candidate> out) {
@@ -256,7 +271,8 @@ absl::Status SampleRows(std::span<const SampleRow> rows, const HostLogits& logit
   };
   parallel_for(static_cast<int64_t>(rows.size()), [&](int64_t task) {
     const auto i = static_cast<size_t>(task);
-    ApplyPenalties(*rows[i].params, rows[i].history, logits.vocab_rows.begin, row_of(i));
+    ApplyPenalties(*rows[i].params, rows[i].token_index, rows[i].history, logits.vocab_rows.begin,
+                   row_of(i));
     SelectCandidates(row_of(i), logits.vocab_rows.begin,
                      std::span(mine).subspan(first[i], first[i + 1] - first[i]));
   });

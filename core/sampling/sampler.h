@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <vector>
@@ -30,11 +31,19 @@ struct Candidate {
 /// the data: 1 for greedy, top_k where set, otherwise `largest_vocab_shard`; never more than that.
 int CandidatesPerRank(const SamplingParams& params, int largest_vocab_shard);
 
-/// Bias and repetition penalty on the rank's own rows, in place; tokens outside of them are
-/// ignored. logits: [rows of the shard]; history: every token of the sequence so far (duplicates
-/// are harmless).
-void ApplyPenalties(const SamplingParams& params, std::span<const int32_t> history,
-                    int64_t first_row, std::span<float> logits);
+/// The logit of an end token that may not be chosen yet: any other one is better, and its weight is
+/// 0. It is finite, since infinity stands for a failed computation.
+inline constexpr float kWithheldLogit = std::numeric_limits<float>::lowest();
+
+/// Bias, repetition penalty and withheld end tokens on the rank's own rows, in place; tokens
+/// outside of them are ignored. A logit that is not finite stays so. token_index: of the token in
+/// its answer; history: every token of the sequence so far (duplicates are harmless); logits: [rows
+/// of the shard].
+void ApplyPenalties(const SamplingParams& params, uint64_t token_index,
+                    std::span<const int32_t> history, int64_t first_row, std::span<float> logits);
+
+/// Whether ApplyPenalties may change a logit.
+bool ChangesLogits(const SamplingParams& params);
 
 /// The best `out.size()` of the shard by (logit descending, token ascending), in no particular
 /// order, then padding where the shard is smaller. A logit that is not finite makes out[0] the

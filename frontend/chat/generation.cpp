@@ -75,6 +75,10 @@ absl::StatusOr<parallel::EngineRequest> MakeEngineRequest(const TextModel& model
   for (const int32_t token : params.stop_tokens) {
     TANDEM_RETURN_IF_ERROR(CheckToken(token, model, "stop_token_ids"));
   }
+  if (params.max_tokens && params.min_tokens > *params.max_tokens) {
+    return InvalidArgument("min_tokens: {} is more than max_tokens, {}", params.min_tokens,
+                           *params.max_tokens);
+  }
   const int64_t rest = int64_t{model.context()} - static_cast<int64_t>(prompt.size());
   if (rest < 0) {
     return OutOfRange(
@@ -93,6 +97,7 @@ absl::StatusOr<parallel::EngineRequest> MakeEngineRequest(const TextModel& model
   } else if (request.sampling.temperature > 0) {
     request.sampling.seed = DrawSeed();
   }
+  request.sampling.min_tokens = params.min_tokens;
   request.logprobs = params.logprobs;
   request.priority = params.priority;
   request.reuse = params.reuse;
@@ -102,11 +107,14 @@ absl::StatusOr<parallel::EngineRequest> MakeEngineRequest(const TextModel& model
     request.stop_tokens.insert(request.stop_tokens.end(), model.end_tokens().begin(),
                                model.end_tokens().end());
   }
+  request.sampling.end_tokens =
+      params.min_tokens > 0 ? request.stop_tokens : std::vector<int32_t>();
   return request;
 }
 
-AnswerWriter::AnswerWriter(std::unique_ptr<TextStream> stream, std::vector<std::string> stop)
-    : stream_(std::move(stream)), stop_(std::move(stop)) {}
+AnswerWriter::AnswerWriter(std::unique_ptr<TextStream> stream, std::vector<std::string> stop,
+                           int32_t min_tokens)
+    : stream_(std::move(stream)), stop_(std::move(stop)), min_tokens_(min_tokens) {}
 
 std::string AnswerWriter::Append(std::span<const int32_t> tokens) {
   std::string delta;
@@ -116,7 +124,7 @@ std::string AnswerWriter::Append(std::span<const int32_t> tokens) {
     const std::string piece = stream_->Append(token);
     stream_bytes_ += piece.size();
     if (stream_->whole()) boundaries_.push_back({taken_.size(), stream_bytes_});
-    delta += stop_.Push(piece);
+    delta += Push(piece);
   }
   text_ += delta;
   while (boundaries_.size() > 1 && boundaries_[1].bytes <= text_.size()) boundaries_.pop_front();
@@ -125,7 +133,7 @@ std::string AnswerWriter::Append(std::span<const int32_t> tokens) {
 
 std::string AnswerWriter::Finish() {
   if (stop_.matched()) return "";
-  std::string delta = stop_.Push(stream_->Finish());
+  std::string delta = Push(stream_->Finish());
   if (!stop_.matched()) delta += stop_.Finish();
   text_ += delta;
   while (boundaries_.size() > 1 && boundaries_[1].bytes <= text_.size()) boundaries_.pop_front();
@@ -185,7 +193,7 @@ absl::StatusOr<Answer> Generate(parallel::Engine& engine, const TextModel& model
   TANDEM_ASSIGN_OR_RETURN(const parallel::RequestId id,
                           engine.Submit(std::move(request), std::move(sink)));
 
-  AnswerWriter writer(model.NewStream(), params.stop);
+  AnswerWriter writer(model.NewStream(), params.stop, params.min_tokens);
   std::vector<int32_t> taken;
   std::optional<parallel::Finish> finish;
   bool cancelled = false;

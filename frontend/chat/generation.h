@@ -20,12 +20,15 @@ namespace tandem::frontend {
 
 /// How an answer is to be made, in terms of text.
 struct GenerationParams {
-  std::optional<int64_t> max_tokens;      // none: the rest of the context
-  core::SamplingParams sampling;          // its seed is ignored; `seed` counts
+  std::optional<int64_t> max_tokens;  // none: the rest of the context
+  /// Its seed, min_tokens and end_tokens are ignored: those below count.
+  core::SamplingParams sampling;
   std::optional<uint64_t> seed;           // none: drawn where the answer is sampled
   std::vector<std::string> stop;          // not part of the answer
   std::vector<int32_t> stop_tokens = {};  // end the answer, besides the model's own
   bool ignore_eos = false;                // the model's own do not; nor strings in place of them
+  /// Of the answer, which end tokens and stop strings do not end. At most max_tokens.
+  int32_t min_tokens = 0;
   /// Set: every token comes with its log-probability and those of this many best ones.
   std::optional<int32_t> logprobs = {};
   int32_t priority = 0;   // higher ones go first
@@ -50,18 +53,20 @@ struct Answer {
 
 /// What the engine is asked for: checks the prompt and parameters against the model, fills in the
 /// rest of the context as the default of max_tokens and draws a seed where one is needed.
-/// kInvalidArgument (a token outside the vocabulary, an empty prompt), kOutOfRange (a prompt longer
-/// than the context).
+/// kInvalidArgument (a token outside the vocabulary, an empty prompt, min_tokens above max_tokens),
+/// kOutOfRange (a prompt longer than the context).
 absl::StatusOr<parallel::EngineRequest> MakeEngineRequest(const TextModel& model,
                                                           std::vector<int32_t> prompt,
                                                           const GenerationParams& params);
 
 /// The text side of one answer: tokens come in, text that can be shown goes out. Text that may be
 /// the beginning of a stop string is held back until that is decided; a stop string itself is never
-/// delivered, and ends the answer. Thread safety: one thread.
+/// delivered, and ends the answer, unless it is complete within the first `min_tokens` tokens.
+/// Thread safety: one thread.
 class AnswerWriter {
  public:
-  AnswerWriter(std::unique_ptr<TextStream> stream, std::vector<std::string> stop);
+  AnswerWriter(std::unique_ptr<TextStream> stream, std::vector<std::string> stop,
+               int32_t min_tokens = 0);
 
   /// The new text to deliver: whole UTF-8 characters, possibly none. Tokens after a stop string are
   /// ignored.
@@ -90,8 +95,12 @@ class AnswerWriter {
   Answer Result(const parallel::Finish& finish) const;
 
  private:
+  /// Passes text of the last token on.
+  std::string Push(const std::string& text) { return stop_.Push(text, tokens() > min_tokens_); }
+
   std::unique_ptr<TextStream> stream_;
   StopStrings stop_;
+  int32_t min_tokens_;
   std::string text_;
   std::vector<int32_t> taken_;
 

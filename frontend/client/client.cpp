@@ -54,6 +54,7 @@ Json ParamsJson(const GenerationParams& params) {
   if (!params.stop.empty()) json["stop"] = params.stop;
   if (!params.stop_tokens.empty()) json["stop_token_ids"] = params.stop_tokens;
   if (params.ignore_eos) json["ignore_eos"] = true;
+  if (params.min_tokens != 0) json["min_tokens"] = params.min_tokens;
   if (sampling.top_k != defaults.top_k) json["top_k"] = sampling.top_k;
   if (sampling.top_p != defaults.top_p) json["top_p"] = sampling.top_p;
   if (sampling.min_p != defaults.min_p) json["min_p"] = sampling.min_p;

@@ -149,6 +149,18 @@ absl::Status ReadMaxTokens(const Json& object, std::optional<int64_t>& out) {
   });
 }
 
+absl::Status ReadMinTokens(const Json& object, int32_t& out) {
+  constexpr const char* kNames[] = {"min_tokens", "min_new_tokens"};
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  std::optional<int64_t> tokens;
+  TANDEM_RETURN_IF_ERROR(
+      ReadAnyName(kNames, tokens, [&](const char* name, std::optional<int64_t>& value) {
+        return ReadInteger(object, name, 0, kMost, value);
+      }));
+  out = static_cast<int32_t>(tokens.value_or(0));
+  return absl::OkStatus();
+}
+
 absl::Status ReadStopTokens(const Json& object, const ProtocolLimits& limits,
                             std::vector<int32_t>& out) {
   const Json* value = FindField(object, "stop_token_ids");
@@ -267,6 +279,7 @@ absl::Status ReadParams(const Json& object, const ProtocolLimits& limits, Genera
   constexpr double kMostSeconds = 30.0 * 24 * 3600;
   core::SamplingParams& sampling = out.params.sampling;
   TANDEM_RETURN_IF_ERROR(ReadMaxTokens(object, out.params.max_tokens));
+  TANDEM_RETURN_IF_ERROR(ReadMinTokens(object, out.params.min_tokens));
   TANDEM_RETURN_IF_ERROR(
       ReadFloat(object, "temperature", {.least = 0, .most = 100}, sampling.temperature));
   std::optional<int64_t> top_k;

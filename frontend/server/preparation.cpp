@@ -112,6 +112,7 @@ absl::StatusOr<parallel::EngineRequest> Prepare(Preparation preparation, const T
   if (work.sampling.temperature > 0) prepared.seed = work.sampling.seed;
   if (preparation.turn || work.prompt_logprobs) prepared.prompt_tokens = work.prompt;
   prepared.stop = std::move(request.params.stop);
+  prepared.min_tokens = request.params.min_tokens;
   return work;
 }
 

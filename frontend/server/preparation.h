@@ -42,6 +42,7 @@ struct Prepared {
   std::vector<ChatMessage> new_messages;  // of a conversation
   std::vector<int32_t> prompt_tokens;     // where an answer is echoed or belongs to a conversation
   std::vector<std::string> stop;
+  int32_t min_tokens = 0;        // within which no stop string counts
   std::optional<uint64_t> seed;  // where the answer is sampled
   std::string echo;              // the prompt's text, where it is asked for
   bool wants_logprobs = false;

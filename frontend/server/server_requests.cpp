@@ -131,7 +131,7 @@ void Server::TakePrepared(RequestRecord& record, Prepared prepared) {
   for (size_t i = 0; i < record.choices.size(); ++i) {
     AnswerChoice& choice = record.choices[i];
     choice.engine_id = prepared.engine_ids[i];
-    choice.writer.emplace(model_.NewStream(), prepared.stop);
+    choice.writer.emplace(model_.NewStream(), prepared.stop, prepared.min_tokens);
     choice.echo = prepared.echo;
     if (!prepared.prompt_logprobs) continue;
     choice.prompt_logprobs = prepared.prompt_tokens.size();

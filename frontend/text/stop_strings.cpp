@@ -20,8 +20,9 @@ StopStrings::StopStrings(std::vector<std::string> strings) : strings_(std::move(
   std::erase_if(strings_, [](const std::string& stop) { return stop.empty(); });
 }
 
-std::string StopStrings::Push(std::string_view text) {
+std::string StopStrings::Push(std::string_view text, bool may_end) {
   if (matched_ || text.empty()) return "";
+  const size_t before = held_.size();
   held_ += text;
   // The string that is complete first counts (the longest of several), as if the text had come byte
   // by byte: what is delivered must not depend on where its tokens end.
@@ -29,7 +30,10 @@ std::string StopStrings::Push(std::string_view text) {
   size_t first_end = kNone;
   size_t first_begin = kNone;
   for (const std::string& stop : strings_) {
-    const size_t begin = held_.find(stop);
+    if (!may_end) break;
+    // One that was complete before this text did not count then.
+    const size_t from = before < stop.size() ? 0 : before - stop.size() + 1;
+    const size_t begin = held_.find(stop, from);
     if (begin == kNone) continue;
     const size_t end = begin + stop.size();
     if (end < first_end || (end == first_end && begin < first_begin)) {

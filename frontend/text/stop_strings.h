@@ -18,8 +18,9 @@ class StopStrings {
   explicit StopStrings(std::vector<std::string> strings);
 
   /// Adds text and returns what can be delivered. Once a stop string is complete, the text before
-  /// it is returned and all later text is dropped.
-  std::string Push(std::string_view text);
+  /// it is returned and all later text is dropped. may_end: false for text within which none that
+  /// becomes complete counts; it may still be the beginning of one.
+  std::string Push(std::string_view text, bool may_end = true);
   /// What was held back, at the end.
   std::string Finish();
   bool matched() const { return matched_; }

@@ -65,8 +65,14 @@ absl::StatusOr<std::unique_ptr<frontend::TextModel>> LoadTextSide(const core::Mo
 
 absl::Status CheckGeneration(const frontend::GenerationParams& params) {
   const auto most = static_cast<size_t>(frontend::ProtocolLimits().stop_strings);
-  if (params.stop.size() <= most) return absl::OkStatus();
-  return InvalidArgument("--stop: expected at most {} texts, found {}", most, params.stop.size());
+  if (params.stop.size() > most) {
+    return InvalidArgument("--stop: expected at most {} texts, found {}", most, params.stop.size());
+  }
+  if (params.max_tokens && params.min_tokens > *params.max_tokens) {
+    return InvalidArgument("--min-tokens: {} is more than --max-tokens, {}", params.min_tokens,
+                           *params.max_tokens);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace tandem::launcher

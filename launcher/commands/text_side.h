@@ -19,8 +19,8 @@ absl::StatusOr<std::unique_ptr<frontend::TextModel>> LoadTextSide(const core::Mo
                                                                   const std::string& chat_template,
                                                                   bool tokens_suffice);
 
-/// What no row of a flag says: that there are no more stop strings than the protocol takes.
-/// kInvalidArgument.
+/// What no row of a flag says: that there are no more stop strings than the protocol takes, and
+/// that min_tokens is not above max_tokens. kInvalidArgument.
 absl::Status CheckGeneration(const frontend::GenerationParams& params);
 
 /// "1,2,3", spaces allowed, as ids; also the JSON that `tandem tokenize --json` writes.

@@ -90,6 +90,9 @@ Rows GenerationRows(frontend::GenerationParams& o, Sampling& sampling,
   return {
       Row("--max-tokens", {&o.max_tokens, {0, kMostCount}},
           "longest answer in tokens (default: chat 1024, else the rest of the context)"),
+      Row("--min-tokens", {&o.min_tokens, {0, kMostCount - 1}},
+          "tokens of the answer within which neither the model nor --stop ends it, at most those "
+          "of --max-tokens"),
       Row("--temperature", {&sampling.temperature, {0, 100}},
           "0: always the likeliest token" + temperature),
       Row("--top-k", {&sampling.top_k, {-1, kMostCount - 1}},

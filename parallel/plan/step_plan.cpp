@@ -1,25 +1,19 @@
 #include "parallel/plan/step_plan.h"
 
-#include <bit>
+#include <algorithm>
+
+#include "core/base/wire.h"
+#include "core/sampling/sampling_fields.h"
 
 namespace tandem::parallel {
 namespace {
 
-// Parameters are compared by their bits, since ranks must agree on those.
-bool SameBits(float a, float b) { return std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b); }
-
+// Parameters are compared by the bits that travel, since ranks must agree on those.
 bool SameSampling(const core::SamplingParams& a, const core::SamplingParams& b) {
-  if (a.logit_bias.size() != b.logit_bias.size()) return false;
-  for (size_t i = 0; i < a.logit_bias.size(); ++i) {
-    if (a.logit_bias[i].first != b.logit_bias[i].first ||
-        !SameBits(a.logit_bias[i].second, b.logit_bias[i].second)) {
-      return false;
-    }
-  }
-  return SameBits(a.temperature, b.temperature) && a.top_k == b.top_k &&
-         SameBits(a.top_p, b.top_p) && SameBits(a.min_p, b.min_p) &&
-         SameBits(a.repetition_penalty, b.repetition_penalty) && a.seed == b.seed &&
-         a.sample_number == b.sample_number;
+  core::WireWriter of_a, of_b;
+  of_a(a);
+  of_b(b);
+  return std::ranges::equal(of_a.bytes(), of_b.bytes());
 }
 
 }  // namespace

@@ -116,7 +116,8 @@ struct SequenceWork {
 
 /// All that a rank needs to do a step together with the others. The number and sizes of collectives
 /// and every allocation follow from this plan and the plans before it alone. Only the coordinator
-/// decides when a sequence ends, so stop tokens and limits are not in it.
+/// decides when a sequence ends, so limits are not in it, and stop tokens only where sampling is to
+/// withhold them at first (SamplingParams::min_tokens).
 ///
 /// Order of execution: closed, opened, saves and then the flush mark, moves one after the other,
 /// ends and beginnings of fetches, then per sequence the table changes and history, the forward

@@ -29,6 +29,9 @@ absl::Status Scheduler::Check(const SchedulerOptions& options, const EngineReque
   if (request.max_tokens < 0) {
     return InvalidArgument("max_tokens is {}, expected 0 or more", request.max_tokens);
   }
+  if (request.sampling.min_tokens < 0) {
+    return InvalidArgument("min_tokens is {}, expected 0 or more", request.sampling.min_tokens);
+  }
   if (request.logprobs && (*request.logprobs < 0 || *request.logprobs > kMostLogprobs)) {
     return InvalidArgument("logprobs is {}, expected 0 to {}", *request.logprobs, kMostLogprobs);
   }

@@ -1,4 +1,5 @@
 """Chats with the real model: from a pipe, from three hosts, through a server."""
+import json
 import re
 
 from conftest import GEMMA3, ROOT, SMOLLM2, TANDEM, generate_json, run
@@ -54,6 +55,23 @@ def test_sampling_repeats_with_its_seed():
     first = sample(5)
     assert sample(5, "-n", 3) == first
     assert sample(6) != first
+
+
+def test_the_answer_is_as_long_as_asked_for_at_any_number_of_ranks():
+    messages = json.dumps([{"role": "user", "content": "Say only: yes"}])
+    prompt = json.loads(run([TANDEM, "template", SMOLLM2, "-", "--json"], input=messages).stdout)["tokens"]
+
+    def tokens(*more):
+        return generate_json(SMOLLM2, "--tokens", ",".join(map(str, prompt)), "--max-tokens", 60, *more)["tokens"]
+    usual = tokens()
+    assert len(usual) < 40
+    longer = tokens("--min-tokens", 40)
+    assert len(longer) >= 40 and longer[:len(usual)] == usual
+    assert tokens("--min-tokens", 40, "-n", 3) == longer
+    sampled = ["--temperature", 1, "--seed", 3, "--min-tokens", 40, "--stop", "e"]
+    longer = tokens(*sampled)
+    assert 40 < len(longer) < 60
+    assert tokens(*sampled, "-n", 3) == longer
 
 
 def test_a_server_on_three_hosts_chats(lab, start_server):

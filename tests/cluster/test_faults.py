@@ -22,6 +22,8 @@ WRONG_USE = {
     "pinning": (["generate", SMOLLM2, "-p", "x", "--pin", "tight"], "tight"),
     "activations": (["generate", SMOLLM2, "-p", "x", "--activations", "q3"], "q3"),
     "negative tokens": (["generate", SMOLLM2, "-p", "x", "--max-tokens", "-1"], "--max-tokens"),
+    "fewest tokens above most": (["generate", SMOLLM2, "-p", "x", "--max-tokens", "3", "--min-tokens", "4"],
+                                 "--min-tokens: 4 is more than --max-tokens, 3"),
     "temperature": (["generate", SMOLLM2, "-p", "x", "--temperature", "hot"], "--temperature"),
     "size": (["generate", SMOLLM2, "-p", "x", "--kv-memory", "many"], "many"),
     "more ranks than heads, planned": (["plan", SMOLLM2, "-n", "10"], "9"),

@@ -85,7 +85,7 @@ def test_03_fields(start_server):
                    add_generation_prompt=False)
         assert case["code"] == "unimplemented" and "add_generation_prompt" in case["message"]
         for name, value in {"json_schema": {"type": "object"}, "guided_json": {}, "chat_template_kwargs": {"a": 1}, "mirostat": 2,
-                            "dry_multiplier": 0.8, "xtc_probability": 0.5, "continue_final_message": True, "min_tokens": 5,
+                            "dry_multiplier": 0.8, "xtc_probability": 0.5, "continue_final_message": True, "min_length": 5,
                             "presence_penalty": 0.1, "response_format": {"type": "json_object"}, "samplers": ["top_k"]}.items():
             refused = ask(**{name: value})
             assert refused["type"] == "error" and refused["code"] == "unimplemented" and name in refused["message"], refused
@@ -100,6 +100,9 @@ def test_03_fields(start_server):
         short = {"messages": [{"role": "user", "content": "Say only: yes"}], "max_tokens": 60}
         assert ask(**short)["finish_reason"] == "stop"
         assert ask(**short, ignore_eos=True)["usage"]["completion_tokens"] == 60
+        longer = ask(**short, min_tokens=20)
+        assert 20 <= longer["usage"]["completion_tokens"] and longer["text"] == ask(**short, min_new_tokens=20)["text"]
+        assert ask(**short, min_tokens=61)["message"] == "min_tokens: 61 is more than max_tokens, 60"
         # At the values at which they ask for nothing, and those that change no answer.
         neutral = ask(model="m", user="u", metadata={}, store=True, service_tier="auto", stream=True, stream_options={}, n=1, tools=[],
                       tool_choice="auto", presence_penalty=0, frequency_penalty=0.0, response_format={"type": "text"}, mirostat=0,
@@ -111,9 +114,9 @@ def test_03_fields(start_server):
             assert ask(**{"max_tokenz": 5, "\x1b[2J" + "x" * 100: 1})["text"] == plain["text"]
         status = client.ask({"type": "status", "id": "s"})
         assert status["unknown_fields"] == 4
-        assert status["refused"] == {"invalid_argument": 2, "unimplemented": 12} and status["refused_frames"] == 14
+        assert status["refused"] == {"invalid_argument": 3, "unimplemented": 12} and status["refused_frames"] == 15
         text = run([TANDEM, "status", "--connect", server.endpoint]).stdout
-        assert "14 frames refused (2 invalid_argument, 12 unimplemented)" in text
+        assert "15 frames refused (3 invalid_argument, 12 unimplemented)" in text
         assert "4 fields that nobody knows" in text
     server.stop()
     log = server.rest_of_log()

@@ -59,6 +59,8 @@ def main():
     flags = clang_tools.Flags(sys.argv[1])
     check_sample(flags.of('core/base/arena.cpp'))
     units = sys.argv[2:]
+    for unknown in set(units) - set(clang_tools.product_units()):
+        clang_tools.fail(f'{unknown}: expected a .cpp file of the product, as a path from the root')
     if not units:
         since = base()
         if since is None:

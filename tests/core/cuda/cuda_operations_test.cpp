@@ -3,8 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "core/cpu/cpu_operations.h"
 #include "core/device/device.h"
+#include "core/sampling/sampler.h"
 #include "tests/core/cuda/gpu.h"
 #include "tests/support/tiny_model.h"
 
@@ -96,6 +99,25 @@ TEST_F(CudaOperationsTwins, SampleTheSameTokens) {
   EXPECT_EQ(sampled[1], sampled[0]);
   EXPECT_TRUE(SameBits(changed[1], changed[0]));
   EXPECT_FALSE(SameBits(changed[1], logits));
+}
+
+TEST_F(CudaOperationsTwins, WithholdTheSameTokens) {
+  const std::vector<float> logits = RandomFloats(300, 10);
+  SamplingParams params;
+  params.min_tokens = 1;
+  params.end_tokens = {
+      static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin())};
+  const SampleRow row{.row = 0, .params = &params, .history = {}, .candidates = 1};
+  OneRank world;
+  for (Operations* operations :
+       {static_cast<Operations*>(&cpu_), static_cast<Operations*>(&gpu_)}) {
+    Tensor x(operations->memory(), 300);
+    Fill(*operations, x, 1, logits);
+    std::vector<SampledToken> out(1);
+    ASSERT_TRUE(operations->Sample(x, {0, 300}, {&row, 1}, world, {}, out).ok());
+    EXPECT_NE(out[0], params.end_tokens[0]);
+    EXPECT_EQ(Read(*operations, x)[static_cast<size_t>(params.end_tokens[0])], kWithheldLogit);
+  }
 }
 
 TEST_F(CudaOperationsTwins, ReadRowsLeavesRoomBetweenThem) {

@@ -42,14 +42,14 @@ std::vector<float> Logits(size_t vocab, uint32_t seed) {
 /// What all ranks gather when the vocabulary is cut into shards of these sizes.
 std::vector<Candidate> Gather(const SamplingParams& params, std::vector<float> logits,
                               const std::vector<int>& shards,
-                              const std::vector<int32_t>& history = {}) {
+                              const std::vector<int32_t>& history = {}, uint64_t index = 0) {
   const int largest = *std::max_element(shards.begin(), shards.end());
   const auto each = static_cast<size_t>(CandidatesPerRank(params, largest));
   std::vector<Candidate> gathered(each * shards.size());
   size_t row = 0;
   for (size_t rank = 0; rank < shards.size(); ++rank) {
     const std::span<float> rows{logits.data() + row, static_cast<size_t>(shards[rank])};
-    ApplyPenalties(params, history, static_cast<int64_t>(row), rows);
+    ApplyPenalties(params, index, history, static_cast<int64_t>(row), rows);
     SelectCandidates(rows, static_cast<int64_t>(row), {gathered.data() + rank * each, each});
     row += rows.size();
   }
@@ -61,7 +61,7 @@ std::optional<int32_t> Sample(const SamplingParams& params, uint64_t index,
                               const std::vector<float>& logits,
                               const std::vector<int32_t>& history = {}) {
   return SampleToken(params, index,
-                     Gather(params, logits, {static_cast<int>(logits.size())}, history));
+                     Gather(params, logits, {static_cast<int>(logits.size())}, history, index));
 }
 
 /// The slow reading of sampler.h: everything sorted, nothing clever. Returns weights by token.
@@ -168,11 +168,13 @@ TEST(SampleToken, DoesNotDependOnTheCut) {
   for (SamplingParams params : ManyParams()) {
     params.repetition_penalty = 1.3F;
     params.logit_bias = {{3, 7.5F}, {2498, 7.0F}, {1249, -100.0F}};
+    params.min_tokens = 1;  // one answer's token is withheld from, the other is not
+    params.end_tokens = {3, 1250, 2499, 100000};
     for (uint64_t index = 0; index < 2; ++index) {
       const std::optional<int32_t> expected = Sample(params, index, logits, history);
       ASSERT_TRUE(expected.has_value());
       for (const std::vector<int>& cut : cuts) {
-        std::vector<Candidate> gathered = Gather(params, logits, cut, history);
+        std::vector<Candidate> gathered = Gather(params, logits, cut, history, index);
         EXPECT_EQ(SampleToken(params, index, gathered), expected);
         std::shuffle(gathered.begin(), gathered.end(), generator);
         EXPECT_EQ(SampleToken(params, index, gathered), expected);
@@ -290,8 +292,44 @@ TEST(ApplyPenalties, TouchesEachTokenOnceAndOnlyItsOwnRows) {
   params.logit_bias = {{11, 1.0F}, {11, 0.5F}, {9, 100.0F}, {14, 100.0F}};
   std::vector<float> logits = {4.0F, -4.0F, 6.0F, 8.0F};  // tokens 10 to 13
   const std::vector<int32_t> history = {10, 11, 10, 10, 11, 9, 14, 0, 1 << 30};
-  ApplyPenalties(params, history, 10, logits);
+  ApplyPenalties(params, 0, history, 10, logits);
   EXPECT_EQ(logits, (std::vector<float>{2.0F, -5.0F, 6.0F, 8.0F}));  // the bias comes first
+}
+
+TEST(ApplyPenalties, WithholdsEndTokensFromTheFirstTokens) {
+  SamplingParams params;
+  params.min_tokens = 3;
+  params.end_tokens = {11, 13, 9, 14, -5, 1 << 30, 11};
+  params.logit_bias = {{11, 1000.0F}};
+  const std::vector<float> logits = {4.0F, 5.0F, 6.0F, std::numeric_limits<float>::quiet_NaN()};
+  for (const uint64_t index : {0, 2}) {
+    std::vector<float> withheld = logits;  // tokens 10 to 13
+    ApplyPenalties(params, index, {}, 10, withheld);
+    EXPECT_EQ(withheld[0], 4.0F);
+    EXPECT_EQ(withheld[1], kWithheldLogit);
+    EXPECT_EQ(withheld[2], 6.0F);
+    EXPECT_TRUE(std::isnan(withheld[3])) << "a failed computation stays one";
+  }
+  std::vector<float> later = logits;
+  ApplyPenalties(params, 3, {}, 10, later);
+  EXPECT_EQ(later[1], 1005.0F);
+}
+
+TEST(SampleToken, NeverDrawsWhatIsWithheld) {
+  // Three tokens of almost all probability, which are withheld, and some among which nothing
+  // decides.
+  std::vector<float> logits(60, 0.0F);
+  logits[7] = logits[40] = logits[41] = 50.0F;
+  for (SamplingParams params : ManyParams()) {
+    params.end_tokens = {7, 40, 41};
+    params.min_tokens = 20;
+    for (uint64_t index = 0; index < 30; ++index) {
+      const std::optional<int32_t> token = Sample(params, index, logits);
+      ASSERT_TRUE(token.has_value());
+      const bool end = *token == 7 || *token == 40 || *token == 41;
+      ASSERT_EQ(end, index >= 20) << index << ": " << *token;
+    }
+  }
 }
 
 TEST(SelectCandidates, FindsTheBestAndPadsTheRest) {
@@ -334,7 +372,7 @@ TEST(SampleRows, ChoosesForEachRowAsAloneAndFailsOnlyItsOwn) {
   for (const SampleRow& row : rows) {
     std::vector<float> of_row(logits.begin() + row.row * kVocab,
                               logits.begin() + (row.row + 1) * kVocab);
-    ApplyPenalties(*row.params, row.history, 0, of_row);
+    ApplyPenalties(*row.params, row.token_index, row.history, 0, of_row);
     std::vector<Candidate> candidates(static_cast<size_t>(row.candidates));
     SelectCandidates(of_row, 0, candidates);
     expected.push_back(SampleToken(*row.params, row.token_index, candidates));

@@ -73,6 +73,36 @@ TEST(StopStrings, EqualAPlainSearchHoweverTheTextIsCut) {
   }
 }
 
+TEST(StopStrings, DoNotCountWhereTheTextMayNotEnd) {
+  const auto through = [](StopStrings stop, const std::string& first, const std::string& second) {
+    std::string text = stop.Push(first, /*may_end=*/false);
+    text += stop.Push(second);
+    return text + stop.Finish();
+  };
+  EXPECT_EQ(through(StopStrings({"ab"}), "xabyab", "zab!"), "xabyabz");
+  EXPECT_EQ(through(StopStrings({"ab"}), "xaby", "z"), "xabyz");
+  EXPECT_EQ(through(StopStrings({"abc"}), "xab", "cd"), "x") << "it is complete in the second";
+  // What is held back as the beginning of one holds another, which was complete too early.
+  EXPECT_EQ(through(StopStrings({"aba!", "ab"}), "xaba", "b?"), "xab");
+  EXPECT_EQ(through(StopStrings({"aba!", "ab"}), "xaba", "?"), "xaba?");
+}
+
+TEST(AnswerWriter, GoesOnBeyondStopStringsOfTheFirstTokens) {
+  const FakeTextModel model;  // a byte a token
+  const auto written = [&](int32_t min_tokens) {
+    AnswerWriter writer(model.NewStream(), {"b"}, min_tokens);
+    std::string text = writer.Append(ByteTokens("ab"));
+    text += writer.Append(ByteTokens("ab"));
+    text += writer.Finish();
+    EXPECT_EQ(text, writer.text());
+    return std::pair(text, writer.stopped());
+  };
+  EXPECT_EQ(written(0), std::pair(std::string("a"), true));
+  EXPECT_EQ(written(1), std::pair(std::string("a"), true));
+  EXPECT_EQ(written(2), std::pair(std::string("aba"), true));
+  EXPECT_EQ(written(4), std::pair(std::string("abab"), false));
+}
+
 TEST(AnswerWriter, NeverSplitsACharacter) {
   const FakeTextModel model;
   AnswerWriter writer(model.NewStream(), {"🚲"});
@@ -124,6 +154,25 @@ TEST(MakeEngineRequest, FillsInTheRestOfTheContextAndChecks) {
   EXPECT_THAT(Message(made({1}, biased).status()), HasSubstr("logit_bias: token 999"));
 }
 
+TEST(MakeEngineRequest, WithholdsWhatEndsTheAnswerWhereItIsToBeLonger) {
+  const FakeTextModel model(/*context=*/100);
+  GenerationParams params;
+  params.stop_tokens = {7};
+  params.sampling.end_tokens = {1};
+  EXPECT_TRUE(MakeEngineRequest(model, {1}, params)->sampling.end_tokens.empty());
+  params.min_tokens = 5;
+  EXPECT_EQ(MakeEngineRequest(model, {1}, params)->sampling.min_tokens, 5);
+  EXPECT_EQ(MakeEngineRequest(model, {1}, params)->sampling.end_tokens,
+            (std::vector<int32_t>{7, FakeTextModel::kEnd}));
+  params.ignore_eos = true;
+  EXPECT_EQ(MakeEngineRequest(model, {1}, params)->sampling.end_tokens, std::vector<int32_t>{7});
+  params.max_tokens = 5;
+  EXPECT_TRUE(MakeEngineRequest(model, {1}, params).ok());
+  params.max_tokens = 4;
+  EXPECT_EQ(MakeEngineRequest(model, {1}, params).status(),
+            InvalidArgument("min_tokens: 5 is more than max_tokens, 4"));
+}
+
 TEST(MakeEngineRequest, DrawsSeedsOnlyWhereTheyMatter) {
   const FakeTextModel model;
   GenerationParams params;
@@ -161,6 +210,8 @@ TEST(Generate, WaitsForTheAnswer) {
   const absl::StatusOr<Answer> stopped = Generate(engine, model, {1}, params, {});
   EXPECT_EQ(stopped->text, "one two ");
   EXPECT_EQ(stopped->tokens, ByteTokens("one two thr"));
+  params.min_tokens = 11;
+  EXPECT_EQ(Generate(engine, model, {1}, params, {})->text, "one two three one tw");
   EXPECT_EQ(stopped->reason, parallel::FinishReason::kStop);
   EXPECT_EQ(engine.running(), 0);
 }

@@ -43,6 +43,7 @@ TEST(Client, SendsEveryParameter) {
   params.max_tokens = 4;
   params.seed = 99;
   params.stop = {"zz"};
+  params.min_tokens = 3;
   params.sampling = {.temperature = 0.5F,
                      .top_k = 3,
                      .top_p = 0.5F,
@@ -60,6 +61,7 @@ TEST(Client, SendsEveryParameter) {
   EXPECT_EQ(request.sampling.min_p, 0.25F);
   EXPECT_EQ(request.sampling.repetition_penalty, 1.5F);
   EXPECT_EQ(request.sampling.logit_bias, params.sampling.logit_bias);
+  EXPECT_EQ(request.sampling.min_tokens, 3);
 }
 
 TEST(Client, AnInterruptStopsTheAnswerOnly) {

@@ -145,6 +145,9 @@ TEST(ParseRequest, ReadsFieldsByTheirNamesElsewhere) {
   EXPECT_TRUE(params.ignore_eos);
   EXPECT_EQ(params.sampling.top_k, 0);
   EXPECT_FALSE(AcceptedGenerate(Chat("")).params.ignore_eos);
+  EXPECT_EQ(AcceptedGenerate(Chat(R"(,"min_tokens":3)")).params.min_tokens, 3);
+  EXPECT_EQ(AcceptedGenerate(Chat(R"(,"min_new_tokens":3,"min_tokens":3)")).params.min_tokens, 3);
+  EXPECT_EQ(AcceptedGenerate(Chat(R"(,"min_tokens":null)")).params.min_tokens, 0);
 }
 
 /// A chat or complete (or a message of a chat) with one field; `more`: another one.
@@ -442,6 +445,10 @@ TEST(ParseRequest, RefusesAndSaysWhatWhereAndHow) {
       {Chat(R"(,"stop_token_ids":7)"), kInvalid, "stop_token_ids: expected a list"},
       {Chat(R"(,"stop_token_ids":[-1])"), kInvalid, "stop_token_ids[0]: expected a token id"},
       {Chat(R"(,"ignore_eos":1)"), kInvalid, "ignore_eos: expected true or false"},
+      {Chat(R"(,"min_tokens":-1)"), kInvalid, "min_tokens: expected an integer from 0"},
+      {Chat(R"(,"min_tokens":2147483648)"), kInvalid, "min_tokens: expected an integer from 0"},
+      {Chat(R"(,"min_new_tokens":2,"min_tokens":3)"), kInvalid,
+       "min_new_tokens: 2 stands beside min_tokens 3"},
       {R"({"v":1,"type":"chat","id":"r1",,)", kInvalid, "not JSON"},
       {Complete(""), kInvalid, "found neither"},
       {Complete(R"(,"prompt":"x","tokens":[1])"), kInvalid, "found both"},

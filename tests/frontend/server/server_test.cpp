@@ -131,6 +131,23 @@ TEST(Server, StopStringsEndTheAnswerAndTheEnginesWork) {
   EXPECT_EQ(served.engine.running(), 0);
 }
 
+TEST(Server, StopStringsOfTheFirstTokensEndNothing) {
+  ServedEngine served;
+  FrameClient client(served.endpoint());
+  Json request = ChatFrame("r1", "endless");
+  request["stop"] = "over";
+  request["min_tokens"] = 4;
+  client.Send(request);
+  const Json done = client.ReceiveAnswer("r1").back();
+  EXPECT_EQ(done["text"], "over and ");
+  EXPECT_EQ(done["finish_reason"], "stop");
+  request["id"] = "r2";
+  request["max_tokens"] = 3;
+  client.Send(request);
+  EXPECT_EQ(client.ReceiveAnswer("r2").back()["message"],
+            "min_tokens: 4 is more than max_tokens, 3");
+}
+
 TEST(Server, TheTemplatesStopStringsHoldForChatsOnly) {
   ServedEngine served({}, std::chrono::microseconds(200), /*context=*/4096, {"said"});
   FrameClient client(served.endpoint());

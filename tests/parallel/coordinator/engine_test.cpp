@@ -118,6 +118,34 @@ TEST_P(EngineTest, SamplesTheSameWhateverRunsBeside) {
   for (auto& sink : crowd) EXPECT_TRUE(sink.WaitForFinish().has_value());
 }
 
+TEST_P(EngineTest, WithholdsEndTokensAtFirst) {
+  // Almost every token ends the answer, and one of them is always the likeliest.
+  for (const bool speculate : {false, true}) {
+    LocalCluster::Options options;
+    options.rank.speculate = speculate;
+    Start(options);
+    SplitMix random(6);
+    for (const float temperature : {0.0F, 0.9F}) {
+      EngineRequest request = Greedy(RandomPrompt(random, 60), 100);
+      request.sampling.temperature = temperature;
+      request.sampling.seed = 4;
+      for (int32_t token = 10; token < 211; ++token) request.stop_tokens.push_back(token);
+      request.sampling.logit_bias = {{200, 1000.0F}};
+      request.sampling.min_tokens = 70;
+      request.sampling.end_tokens = request.stop_tokens;
+      CollectingSink sink;
+      Submit(request, sink);
+      const auto finish = sink.WaitForFinish();
+      ASSERT_TRUE(finish.has_value());
+      EXPECT_EQ(finish->reason, FinishReason::kStop) << finish->status;
+      ASSERT_EQ(sink.tokens().size(), 70U) << "token 200 comes as soon as it may";
+      for (const int32_t token : sink.tokens()) EXPECT_LT(token, 10);
+    }
+    under_test_.between.reset();
+    under_test_.cluster.reset();
+  }
+}
+
 TEST_P(EngineTest, GivesPromptLogits) {
   LocalCluster::Options options;
   options.rank.prefill_chunk = 16;
@@ -186,6 +214,9 @@ TEST_P(EngineTest, RefusesBadRequests) {
   EXPECT_EQ(SubmitError(Greedy({1, 211}, 1)).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(SubmitError(Greedy({-1}, 1)).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(SubmitError(Greedy({1}, -1)).code(), absl::StatusCode::kInvalidArgument);
+  EngineRequest least = Greedy({1}, 1);
+  least.sampling.min_tokens = -1;
+  EXPECT_EQ(SubmitError(least).code(), absl::StatusCode::kInvalidArgument);
   EngineRequest bias = Greedy({1}, 1);
   bias.sampling.logit_bias = {{500, 1.0F}};
   EXPECT_EQ(SubmitError(bias).code(), absl::StatusCode::kInvalidArgument);

@@ -27,6 +27,10 @@ core::SamplingParams RandomSampling(SplitMix& random) {
   for (uint64_t i = random.Below(4); i > 0; --i) {
     sampling.logit_bias.emplace_back(static_cast<int32_t>(random.Next()), -random.Unit());
   }
+  sampling.min_tokens = static_cast<int32_t>(random.Next());
+  for (uint64_t i = random.Below(4); i > 0; --i) {
+    sampling.end_tokens.push_back(static_cast<int32_t>(random.Next()));
+  }
   return sampling;
 }
 
