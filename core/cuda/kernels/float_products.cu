@@ -131,9 +131,8 @@ void LaunchOf(CudaStream stream, const TileMatrix& weights, const ProductInput& 
 
 void LaunchFloatProduct(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
                         const ProductOutput& out) {
-  if (weights.dtype == DType::kF32) return LaunchOf<DType::kF32>(stream, weights, x, out);
-  if (weights.dtype == DType::kF16) return LaunchOf<DType::kF16>(stream, weights, x, out);
-  LaunchOf<DType::kBF16>(stream, weights, x, out);
+  ForFloats(weights.dtype,
+            [&](auto dtype) { LaunchOf<decltype(dtype)::value>(stream, weights, x, out); });
 }
 
 }  // namespace tandem::core

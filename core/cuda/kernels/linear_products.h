@@ -100,4 +100,12 @@ void ForQuantized(DType dtype, const LaunchType& launch) {
   }
 }
 
+/// The same for a type of floats.
+template <typename LaunchType>
+void ForFloats(DType dtype, const LaunchType& launch) {
+  if (dtype == DType::kF32) return launch(std::integral_constant<DType, DType::kF32>());
+  if (dtype == DType::kF16) return launch(std::integral_constant<DType, DType::kF16>());
+  if (dtype == DType::kBF16) return launch(std::integral_constant<DType, DType::kBF16>());
+}
+
 }  // namespace tandem::core

@@ -1,0 +1,64 @@
+#include "core/cuda/cuda_dense_products.h"
+
+#include <algorithm>
+
+#include "core/cpu/linear/tile_format.h"
+#include "core/cuda/kernels/dense_kernels.h"
+
+namespace tandem::core {
+namespace {
+
+// Weights that are expanded at once: 128 MiB.
+constexpr int64_t kMostExpanded = int64_t{64} << 20;
+// With fewer tokens the bytes of quantized weights, not the products, take the time.
+constexpr int64_t kManyTokens = 64;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CudaDenseProducts>> CudaDenseProducts::Create(CudaMemory& memory) {
+  TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<CudaBlas> blas, OpenCudaBlas());
+  return std::unique_ptr<CudaDenseProducts>(new CudaDenseProducts(memory, std::move(blas)));
+}
+
+bool CudaDenseProducts::Wants(DType dtype, int64_t tokens) {
+  return tokens > 0 && (!TileFormatOf(dtype).quantized() || tokens > kManyTokens);
+}
+
+bool CudaDenseProducts::Multiply(const TileMatrix& weights, const ProductInput& x, float* out) {
+  const CudaStream stream = memory_.stream();
+  if (weights.rows == 0) return true;
+  if (x.tokens <= kMostFastRowTokens) {
+    LaunchFastFloatLinear(stream, weights, x, out);
+    return true;
+  }
+  x_.SetRows(x.tokens * weights.columns);
+  LaunchToBfloat16(stream, x.x, x_.rows(), x_.data());
+  const int64_t most_rows =
+      std::max<int64_t>(kMostExpanded / std::max<int64_t>(weights.columns, 1) / kTileRows, 1) *
+      kTileRows;
+  for (int64_t row = 0; row < weights.rows; row += most_rows) {
+    const int64_t rows = std::min(most_rows, weights.rows - row);
+    weights_.SetRows(rows * weights.columns);
+    LaunchExpandToBfloat16(stream, weights, row, rows, weights_.data());
+    if (!blas_->Multiply(stream, {.weights = weights_.data(),
+                                  .x = x_.data(),
+                                  .rows = rows,
+                                  .tokens = x.tokens,
+                                  .columns = weights.columns,
+                                  .out = out + row,
+                                  .out_stride = weights.rows})) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool CudaDenseProducts::MultiplyToPartialSums(const TileMatrix& weights, const ProductInput& x,
+                                              int64_t* sums, int64_t* failed) {
+  sums_.SetRows(x.tokens * weights.rows);
+  if (!Multiply(weights, x, sums_.data())) return false;
+  LaunchToPartialSums(memory_.stream(), sums_.data(), x.tokens, weights.rows, sums, failed);
+  return true;
+}
+
+}  // namespace tandem::core
