@@ -8,7 +8,7 @@
 #include "core/cuda/kernels/elementwise_kernels.h"
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/linear_kernels.h"
-#include "core/sampling/sampler.h"
+#include "core/sampling/sample_rows.h"
 
 namespace tandem::core {
 namespace {
@@ -40,13 +40,6 @@ int64_t FirstVisible(int64_t position, int window) {
   return window == 0 ? 0 : std::max<int64_t>(0, position - window + 1);
 }
 
-/// Whether sampling changes any of the logits.
-bool ChangesLogits(std::span<const SampleRow> rows) {
-  return std::any_of(rows.begin(), rows.end(), [](const SampleRow& row) {
-    return row.params->repetition_penalty != 1.0F || !row.params->logit_bias.empty();
-  });
-}
-
 }  // namespace
 
 CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
@@ -65,7 +58,8 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
       runs_(HeadRuns(config, shard)),
       device_runs_(memory_.Allocate(static_cast<int64_t>(runs_.size() * sizeof(HeadRun)))),
       chunk_results_(memory_, 1),
-      token_failed_(memory_, 1) {
+      token_failed_(memory_, 1),
+      logits_(memory_) {
   const CopyRun run{.device = device_runs_.get(),
                     .host = reinterpret_cast<std::byte*>(runs_.data()),
                     .bytes = runs_.size() * sizeof(HeadRun)};
@@ -264,19 +258,11 @@ void CudaOperations::SelectRows(const Tensor& x, std::span<const int32_t> rows, 
 absl::Status CudaOperations::Sample(Tensor& logits, Range vocab_rows,
                                     std::span<const SampleRow> rows, Collective& collective,
                                     const StepPhase& phase, std::span<SampledToken> out) {
-  host_logits_.resize(static_cast<size_t>(logits.rows() * logits.columns()));
-  const CopyRun run{.device = reinterpret_cast<std::byte*>(logits.data()),
-                    .host = reinterpret_cast<std::byte*>(host_logits_.data()),
-                    .bytes = host_logits_.size() * sizeof(float)};
-  if (!rows.empty()) memory_.CopyToHost({&run, 1});
-  TANDEM_RETURN_IF_ERROR(SampleRows(
-      rows, {.data = host_logits_.data(), .vocab_rows = vocab_rows}, collective, phase,
-      [this](int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
-        ParallelFor(tasks, body);
-      },
-      out));
-  if (ChangesLogits(rows)) memory_.CopyFromHost({&run, 1});
-  return absl::OkStatus();
+  const auto parallel_for = [this](int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
+    ParallelFor(tasks, body);
+  };
+  logits_.Set(logits.data(), vocab_rows);
+  return SampleRows(rows, logits_, collective, phase, parallel_for, out);
 }
 
 std::span<const uint8_t> CudaOperations::TokenFailures() {
