@@ -192,14 +192,13 @@ class SampleStep {
       TANDEM_CHECK(mine.count <= row.candidates, "a shard is larger than the largest");
       first.push_back(first.back() + SumsLayout(row).bytes());
     }
-    std::vector<uint64_t> message(first.back() / sizeof(uint64_t));
-    auto* const bytes = reinterpret_cast<std::byte*>(message.data());
-    std::memcpy(bytes, &mine, sizeof(mine));
+    std::vector<std::byte> message(first.back());
+    std::memcpy(message.data(), &mine, sizeof(mine));
     std::vector<ShardLogits::SumsOfRow> sums;
     std::vector<ShardLogits::PartOfRow> parts;
     for (size_t i = 0; i < open.size(); ++i) {
       const SampleRow& row = rows_[open[i].row];
-      auto* const of_blocks = reinterpret_cast<double*>(bytes + first[i]);
+      auto* const of_blocks = reinterpret_cast<double*>(&message[first[i]]);
       auto* const of_edges = reinterpret_cast<float*>(of_blocks + SumsLayout(row).sums);
       sums.push_back(
           {row.row, SoftmaxForSums(open[i]), {of_blocks, static_cast<size_t>(whole.count)}});
@@ -211,12 +210,12 @@ class SampleStep {
     }
     logits_.SumWholeBlocks(sums);
     logits_.Read(parts);
-    std::vector<uint64_t> all(message.size() * static_cast<size_t>(collective_.size()));
-    TANDEM_RETURN_IF_ERROR(Gather(std::span<const uint64_t>(message), std::span(all)));
+    std::vector<std::byte> all(message.size() * static_cast<size_t>(collective_.size()));
+    TANDEM_RETURN_IF_ERROR(Gather(std::span<const std::byte>(message), std::span(all)));
     parallel_for_(static_cast<int64_t>(open.size()), [&](int64_t task) {
       const auto i = static_cast<size_t>(task);
       for (size_t of_rank = 0; of_rank < all.size(); of_rank += message.size()) {
-        const auto* const theirs = reinterpret_cast<const std::byte*>(&all[of_rank]);
+        const std::byte* const theirs = &all[of_rank];
         Range vocab_rows;
         std::memcpy(&vocab_rows, theirs, sizeof(vocab_rows));
         AddSums(vocab_rows, theirs + first[i], open[i]);
