@@ -3,9 +3,11 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/base/isa.h"
 #include "core/cuda/kernels/elementwise_kernels.h"
+#include "core/cuda/kernels/embed_kernels.h"
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/linear_kernels.h"
 #include "core/sampling/sample_rows.h"
@@ -50,6 +52,7 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
       pool_(options.threads),
       step_(config, memory_),
       embedded_(memory_),
+      embedded_rows_(memory_, 1),
       selected_(memory_),
       selected_rows_(memory_, 1),
       codes_(memory_),
@@ -84,17 +87,23 @@ void CudaOperations::BeginStep(const Batch& batch) {
 void CudaOperations::Embed(const MatrixSource& table, std::span<const int32_t> tokens, float scale,
                            Tensor& out) {
   out.SetRows(static_cast<int64_t>(tokens.size()));
-  const int64_t row_bytes = RowBytes(table.dtype, table.columns);
-  const size_t bytes = tokens.size() * static_cast<size_t>(table.columns) * sizeof(float);
-  auto* const expanded = reinterpret_cast<float*>(embedded_.Begin(bytes));
+  if (tokens.empty()) return;
+  const auto row_bytes = static_cast<size_t>(RowBytes(table.dtype, table.columns));
+  const size_t bytes = tokens.size() * row_bytes;
+  embedded_rows_.SetRows(static_cast<int64_t>(bytes));
+  std::byte* const sent = embedded_.Begin(bytes);
   pool_.ParallelFor(out.rows(), [&](int64_t t, int) {
-    float* row = expanded + t * table.columns;
-    Dequantize(table.dtype, table.data + tokens[static_cast<size_t>(t)] * row_bytes, table.columns,
-               row);
-    if (scale == 1.0F) return;
-    for (int64_t i = 0; i < table.columns; ++i) row[i] *= scale;
+    const auto i = static_cast<size_t>(t);
+    std::memcpy(sent + i * row_bytes, table.data + static_cast<size_t>(tokens[i]) * row_bytes,
+                row_bytes);
   });
-  embedded_.Send(bytes, reinterpret_cast<std::byte*>(out.data()));
+  embedded_.Send(bytes, embedded_rows_.data());
+  LaunchExpandRows(memory_.stream(),
+                   {.dtype = table.dtype,
+                    .data = embedded_rows_.data(),
+                    .count = out.rows(),
+                    .columns = table.columns},
+                   scale, out.data());
 }
 
 void CudaOperations::RmsNorm(const Tensor& x, const WeightVector& weight, float epsilon,

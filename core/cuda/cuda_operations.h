@@ -79,6 +79,7 @@ class CudaOperations final : public Operations {
   ThreadPool pool_;
   CudaStep step_;
   Upload embedded_;
+  Rows<std::byte> embedded_rows_;  // of the file
   Upload selected_;
   Rows<int32_t> selected_rows_;
   Codes codes_;
