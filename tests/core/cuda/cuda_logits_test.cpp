@@ -142,5 +142,27 @@ TEST(CudaLogits, LittleComesToTheHost) {
   EXPECT_EQ(BytesToHost(hot, 1.0F), (256 + 4096 + 20000) * 8 + kSums + kEdges);
 }
 
+TEST(CudaLogits, LittleComesToTheHostsOfSeveralRanks) {
+  constexpr int64_t kVocab = 20000;
+  SamplingCase of{.vocab = kVocab, .logits = {}, .params = {}, .histories = {}};
+  testing::SplitMix random(10);
+  for (const float top_p : {1.0F, 0.9F}) {
+    of.params.push_back({.temperature = 1.0F, .top_p = top_p, .logit_bias = {}});
+    of.histories.emplace_back();
+    for (int64_t i = 0; i < kVocab; ++i) of.logits.push_back(random.Unit() * 700.0F);
+  }
+  for (const std::vector<int64_t>& cut : {std::vector<int64_t>{9000, 11000}, {7000, 6000, 7000}}) {
+    const uint64_t before = cuda_emulation::BytesToHost();
+    ExpectTheTokensOfTheCpu(of, cut);
+    // The test reads all logits at the end.
+    const uint64_t bytes =
+        cuda_emulation::BytesToHost() - before - of.logits.size() * sizeof(float);
+    const uint64_t edges = cut.size() * 2 * 1023 * sizeof(float);
+    const uint64_t sums = kVocab / 1024 * sizeof(double);
+    EXPECT_LE(bytes, cut.size() * (1 + 256) * sizeof(Candidate) + 2 * (sums + edges) +
+                         1024 * sizeof(float));
+  }
+}
+
 }  // namespace
 }  // namespace tandem::core
