@@ -5,7 +5,7 @@
 
 #include "core/cpu/attention/attention.h"
 #include "core/cpu/elementwise/elementwise.h"
-#include "core/sampling/sampler.h"
+#include "core/sampling/sample_rows.h"
 
 namespace tandem::core {
 namespace {
@@ -278,12 +278,11 @@ void CpuOperations::SelectRows(const Tensor& x, std::span<const int32_t> rows, T
 absl::Status CpuOperations::Sample(Tensor& logits, Range vocab_rows,
                                    std::span<const SampleRow> rows, Collective& collective,
                                    const StepPhase& phase, std::span<SampledToken> out) {
-  return SampleRows(
-      rows, {.data = logits.data(), .vocab_rows = vocab_rows}, collective, phase,
-      [this](int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
-        ParallelFor(tasks, body);
-      },
-      out);
+  const auto parallel_for = [this](int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
+    ParallelFor(tasks, body);
+  };
+  HostLogits in_memory(logits.data(), vocab_rows, parallel_for);
+  return SampleRows(rows, in_memory, collective, phase, parallel_for, out);
 }
 
 void CpuOperations::ReadRows(const Tensor& x, Range rows, float* out, int64_t stride) {

@@ -3,12 +3,14 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/base/isa.h"
 #include "core/cuda/kernels/elementwise_kernels.h"
+#include "core/cuda/kernels/embed_kernels.h"
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/linear_kernels.h"
-#include "core/sampling/sampler.h"
+#include "core/sampling/sample_rows.h"
 
 namespace tandem::core {
 namespace {
@@ -50,6 +52,7 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
       pool_(options.threads),
       step_(config, memory_),
       embedded_(memory_),
+      embedded_rows_(memory_, 1),
       selected_(memory_),
       selected_rows_(memory_, 1),
       codes_(memory_),
@@ -58,7 +61,8 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
       runs_(HeadRuns(config, shard)),
       device_runs_(memory_.Allocate(static_cast<int64_t>(runs_.size() * sizeof(HeadRun)))),
       chunk_results_(memory_, 1),
-      token_failed_(memory_, 1) {
+      token_failed_(memory_, 1),
+      logits_(memory_) {
   const CopyRun run{.device = device_runs_.get(),
                     .host = reinterpret_cast<std::byte*>(runs_.data()),
                     .bytes = runs_.size() * sizeof(HeadRun)};
@@ -83,17 +87,23 @@ void CudaOperations::BeginStep(const Batch& batch) {
 void CudaOperations::Embed(const MatrixSource& table, std::span<const int32_t> tokens, float scale,
                            Tensor& out) {
   out.SetRows(static_cast<int64_t>(tokens.size()));
-  const int64_t row_bytes = RowBytes(table.dtype, table.columns);
-  const size_t bytes = tokens.size() * static_cast<size_t>(table.columns) * sizeof(float);
-  auto* const expanded = reinterpret_cast<float*>(embedded_.Begin(bytes));
+  if (tokens.empty()) return;
+  const auto row_bytes = static_cast<size_t>(RowBytes(table.dtype, table.columns));
+  const size_t bytes = tokens.size() * row_bytes;
+  embedded_rows_.SetRows(static_cast<int64_t>(bytes));
+  std::byte* const sent = embedded_.Begin(bytes);
   pool_.ParallelFor(out.rows(), [&](int64_t t, int) {
-    float* row = expanded + t * table.columns;
-    Dequantize(table.dtype, table.data + tokens[static_cast<size_t>(t)] * row_bytes, table.columns,
-               row);
-    if (scale == 1.0F) return;
-    for (int64_t i = 0; i < table.columns; ++i) row[i] *= scale;
+    const auto i = static_cast<size_t>(t);
+    std::memcpy(sent + i * row_bytes, table.data + static_cast<size_t>(tokens[i]) * row_bytes,
+                row_bytes);
   });
-  embedded_.Send(bytes, reinterpret_cast<std::byte*>(out.data()));
+  embedded_.Send(bytes, embedded_rows_.data());
+  LaunchExpandRows(memory_.stream(),
+                   {.dtype = table.dtype,
+                    .data = embedded_rows_.data(),
+                    .count = out.rows(),
+                    .columns = table.columns},
+                   scale, out.data());
 }
 
 void CudaOperations::RmsNorm(const Tensor& x, const WeightVector& weight, float epsilon,
@@ -262,21 +272,11 @@ void CudaOperations::SelectRows(const Tensor& x, std::span<const int32_t> rows, 
 absl::Status CudaOperations::Sample(Tensor& logits, Range vocab_rows,
                                     std::span<const SampleRow> rows, Collective& collective,
                                     const StepPhase& phase, std::span<SampledToken> out) {
-  host_logits_.resize(static_cast<size_t>(logits.rows() * logits.columns()));
-  const CopyRun run{.device = reinterpret_cast<std::byte*>(logits.data()),
-                    .host = reinterpret_cast<std::byte*>(host_logits_.data()),
-                    .bytes = host_logits_.size() * sizeof(float)};
-  if (!rows.empty()) memory_.CopyToHost({&run, 1});
-  TANDEM_RETURN_IF_ERROR(SampleRows(
-      rows, {.data = host_logits_.data(), .vocab_rows = vocab_rows}, collective, phase,
-      [this](int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
-        ParallelFor(tasks, body);
-      },
-      out));
-  const bool changed = std::any_of(rows.begin(), rows.end(),
-                                   [](const SampleRow& row) { return ChangesLogits(*row.params); });
-  if (changed) memory_.CopyFromHost({&run, 1});
-  return absl::OkStatus();
+  const auto parallel_for = [this](int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
+    ParallelFor(tasks, body);
+  };
+  logits_.Set(logits.data(), vocab_rows);
+  return SampleRows(rows, logits_, collective, phase, parallel_for, out);
 }
 
 std::span<const uint8_t> CudaOperations::TokenFailures() {

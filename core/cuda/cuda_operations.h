@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/base/thread_pool.h"
+#include "core/cuda/cuda_logits.h"
 #include "core/cuda/cuda_memory.h"
 #include "core/cuda/cuda_options.h"
 #include "core/cuda/cuda_step.h"
@@ -16,9 +17,8 @@ namespace tandem::core {
 /// The operations on a GPU, in exact mode: the bits of CpuOperations (numerics.md, rule 6).
 ///
 /// On the host, for now: rows of the embedding table are expanded there, where the file is mapped,
-/// and sent as floats; partial sums of several ranks cross pinned memory on their way through the
-/// collective; and Sample copies all logits of the step and is core/sampling/sampler.h. A call of
-/// the CUDA runtime that fails ends the program, naming the call.
+/// and sent as floats; and partial sums of several ranks cross pinned memory on their way through
+/// the collective. A call of the CUDA runtime that fails ends the program, naming the call.
 class CudaOperations final : public Operations {
  public:
   /// `config` must outlive the operations.
@@ -79,6 +79,7 @@ class CudaOperations final : public Operations {
   ThreadPool pool_;
   CudaStep step_;
   Upload embedded_;
+  Rows<std::byte> embedded_rows_;  // of the file
   Upload selected_;
   Rows<int32_t> selected_rows_;
   Codes codes_;
@@ -91,8 +92,8 @@ class CudaOperations final : public Operations {
   size_t reduced_bytes_ = 0;
   Rows<uint8_t> token_failed_;        // [tokens]
   std::vector<uint8_t> host_failed_;  // [tokens]
-  std::vector<float> host_logits_;
-  PhaseClock* phases_ = nullptr;  // of the step
+  CudaLogits logits_;                 // of Sample
+  PhaseClock* phases_ = nullptr;      // of the step
 };
 
 }  // namespace tandem::core

@@ -21,8 +21,9 @@ struct StepPhase {
 /// What a forward pass asks of the other ranks.
 ///
 /// All ranks call the same operations in the same order with the same sizes; they follow from the
-/// step plan alone. One thread a rank calls. The first error sticks: after it every call returns
-/// it. Implementations: OneRank here; threads, MPI and NCCL in parallel/.
+/// step plan, and from what all ranks have gathered. One thread a rank calls. The first error
+/// sticks: after it every call returns it. Implementations: OneRank here; threads, MPI and NCCL in
+/// parallel/.
 class Collective {
  public:
   virtual ~Collective() = default;

@@ -132,8 +132,8 @@ class Operations {
                               const WeightVector& post_norm, float epsilon, Tensor& x) = 0;
   /// out[i] = x[rows[i]]
   virtual void SelectRows(const Tensor& x, std::span<const int32_t> rows, Tensor& out) = 0;
-  /// Samples a token for each of `rows`, where the logits are: core/sampling/sampler.h has the
-  /// rules. Penalties change the logits. logits: [rows of the step, vocab_rows.count]
+  /// Samples a token for each of `rows`, where the logits are: core/sampling/sample_rows.h has
+  /// the rules. Penalties change the logits. logits: [rows of the step, vocab_rows.count]
   virtual absl::Status Sample(Tensor& logits, Range vocab_rows, std::span<const SampleRow> rows,
                               Collective& collective, const StepPhase& phase,
                               std::span<SampledToken> out) = 0;

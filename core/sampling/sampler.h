@@ -1,39 +1,18 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <span>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
-#include "core/base/status.h"
-#include "core/model/collective.h"
 #include "core/model/sampling.h"
-#include "core/model/shard.h"
+#include "core/sampling/logit_math.h"
 
 namespace tandem::core {
-
-inline constexpr int32_t kPaddingToken =
-    -1;  // candidate of a shard with fewer rows than asked for; never chosen
-inline constexpr int32_t kFailedToken =
-    -2;  // "a logit of this shard is not finite": the request fails on all ranks
-
-inline constexpr int32_t kSumRows = 1024;  // vocabulary rows of a block of sums
-
-/// A token that may be chosen.
-struct Candidate {
-  float logit = 0.0F;
-  int32_t token = kPaddingToken;
-};
 
 /// How many candidates every rank contributes, from the parameters and the plan alone, never from
 /// the data: 1 for greedy, top_k where set, otherwise `largest_vocab_shard`; never more than that.
 int CandidatesPerRank(const SamplingParams& params, int largest_vocab_shard);
-
-/// The logit of an end token that may not be chosen yet: any other one is better, and its weight is
-/// 0. It is finite, since infinity stands for a failed computation.
-inline constexpr float kWithheldLogit = std::numeric_limits<float>::lowest();
 
 /// Bias, repetition penalty and withheld end tokens on the rank's own rows, in place; tokens
 /// outside of them are ignored. A logit that is not finite stays so. token_index: of the token in
@@ -42,8 +21,9 @@ inline constexpr float kWithheldLogit = std::numeric_limits<float>::lowest();
 void ApplyPenalties(const SamplingParams& params, uint64_t token_index,
                     std::span<const int32_t> history, int64_t first_row, std::span<float> logits);
 
-/// Whether ApplyPenalties may change a logit.
+/// Whether ApplyPenalties may change a logit; and whether it withholds the end tokens.
 bool ChangesLogits(const SamplingParams& params);
+bool WithholdsEndTokens(const SamplingParams& params, uint64_t token_index);
 
 /// The best `out.size()` of the shard by (logit descending, token ascending), in no particular
 /// order, then padding where the shard is smaller. A logit that is not finite makes out[0] the
@@ -63,23 +43,5 @@ void SelectCandidates(std::span<const float> logits, int64_t first_row, std::spa
 /// Nothing if any rank contributed the failed candidate, or no rank had a row.
 std::optional<int32_t> SampleToken(const SamplingParams& params, uint64_t token_index,
                                    std::vector<Candidate> candidates);
-
-/// A shard's logits in host memory.
-struct HostLogits {
-  float* data = nullptr;  // [rows of the step, vocab_rows.count]
-  Range vocab_rows;
-};
-
-/// Calls body(task) for every task in [0, tasks), on one thread or several.
-using ParallelTasks =
-    absl::FunctionRef<void(int64_t tasks, absl::FunctionRef<void(int64_t task)> body)>;
-
-/// Samples a token for each row, the same on every rank: penalties (which change the logits), this
-/// shard's candidates, one gather whose size follows from `rows` alone, and the choice among the
-/// candidates of all ranks. Without rows no collective is called. out: [rows.size()]. Errors: those
-/// of the collective.
-absl::Status SampleRows(std::span<const SampleRow> rows, const HostLogits& logits,
-                        Collective& collective, const StepPhase& phase, ParallelTasks parallel_for,
-                        std::span<SampledToken> out);
 
 }  // namespace tandem::core

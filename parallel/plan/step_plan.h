@@ -18,7 +18,7 @@ using SlotId = int32_t;
 struct OpenedSlot {
   SlotId slot = 0;
   core::SamplingParams sampling;
-  int32_t candidates_per_rank = 1;  // core::CandidatesPerRank; sets the size of the gather
+  int32_t candidates_per_rank = 1;  // core::CandidatesPerRank; sets the sizes of gathers
   uint64_t first_token_index = 0;   // index of the first token that will be sampled
   /// Tokens of positions 0, 1, ... whose pages stand already; the first work starts behind them,
   /// and its table changes name those pages.
@@ -115,13 +115,14 @@ struct SequenceWork {
 };
 
 /// All that a rank needs to do a step together with the others. The number and sizes of collectives
-/// and every allocation follow from this plan and the plans before it alone. Only the coordinator
-/// decides when a sequence ends, so limits are not in it, and stop tokens only where sampling is to
-/// withhold them at first (SamplingParams::min_tokens).
+/// and every allocation follow from this plan and the plans before it alone, but for gathers of
+/// candidates, which may go on (core/sampling/sample_rows.h). Only the coordinator decides when a
+/// sequence ends, so limits are not in it, and stop tokens only where sampling is to withhold them
+/// at first (SamplingParams::min_tokens).
 ///
 /// Order of execution: closed, opened, saves and then the flush mark, moves one after the other,
 /// ends and beginnings of fetches, then per sequence the table changes and history, the forward
-/// pass, one gather of logits if any sequence asks, one gather of candidates if any samples. Saves,
+/// pass, one gather of logits if any sequence asks, gathers of candidates if any samples. Saves,
 /// loads and fetches use no collectives; a plan may consist of them alone.
 struct StepPlan {
   uint64_t epoch = 0;  // a number for one life of the rank job

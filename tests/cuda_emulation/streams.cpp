@@ -55,6 +55,7 @@ Device& TheDevice() {
 }
 
 std::atomic<uint64_t> current_seed = 1;
+std::atomic<uint64_t> bytes_to_host = 0;
 
 /// Runs what a stream has up to a place in it. With the device locked.
 void RunUntil(cudaStream_t stream, uint64_t place) {
@@ -109,6 +110,8 @@ cudaError_t Allocate(void** memory, size_t bytes, BufferKind kind) {
 }  // namespace
 
 void SetSeed(uint64_t seed) { current_seed = seed; }
+
+uint64_t BytesToHost() { return bytes_to_host; }
 
 cudaError_t AllowShared(const void* kernel, int bytes) {
   if (bytes < 0 || static_cast<size_t>(bytes) > kMostSharedBytes) return cudaErrorInvalidValue;
@@ -205,8 +208,9 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
+  if (kind == cudaMemcpyDeviceToHost) tandem::cuda_emulation::bytes_to_host += bytes;
   return Put(stream, [=] { std::memcpy(to, from, bytes); });
 }
 

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "core/sampling/sampler.h"
+#include "core/sampling/sample_rows.h"
 
 namespace tandem::testing {
 namespace {
@@ -127,12 +127,11 @@ absl::Status FakeModel::Forward(const core::Batch& batch, const core::KvView& ca
 
 absl::Status FakeModel::Sample(std::span<const core::SampleRow> rows, core::Collective& collective,
                                const core::StepPhase& phase, std::span<core::SampledToken> out) {
-  return core::SampleRows(
-      rows, {.data = logits_.data(), .vocab_rows = shard_.vocab_rows}, collective, phase,
-      [this](int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
-        ParallelFor(tasks, body);
-      },
-      out);
+  const auto parallel_for = [this](int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
+    ParallelFor(tasks, body);
+  };
+  core::HostLogits logits(logits_.data(), shard_.vocab_rows, parallel_for);
+  return core::SampleRows(rows, logits, collective, phase, parallel_for, out);
 }
 
 void FakeModel::ReadLogits(core::Range rows, float* out, int64_t stride) {

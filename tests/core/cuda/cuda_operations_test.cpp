@@ -57,7 +57,9 @@ class CudaOperationsTwins : public ::testing::Test {
 
 TEST_F(CudaOperationsTwins, EmbedExpandsRowsOfEveryType) {
   const std::vector<int32_t> tokens = {0, 7, 299, 7};
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kQ8_0, DType::kQ6_K}) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ4_0, DType::kQ4_1,
+                            DType::kQ5_0, DType::kQ5_1, DType::kQ8_0, DType::kQ2_K, DType::kQ3_K,
+                            DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
     const std::vector<std::byte> bytes = testing::RandomBlocks(dtype, 300 * 256, 1.0F, 5);
     const MatrixSource table{"token_embd.weight", dtype, bytes.data(), 300, 256};
     for (const float scale : {1.0F, 11.3F}) {
@@ -65,7 +67,7 @@ TEST_F(CudaOperationsTwins, EmbedExpandsRowsOfEveryType) {
       Tensor on_gpu(gpu_.memory(), 256);
       cpu_.Embed(table, tokens, scale, on_cpu);
       gpu_.Embed(table, tokens, scale, on_gpu);
-      EXPECT_TRUE(SameBits(Read(gpu_, on_gpu), Read(cpu_, on_cpu)));
+      EXPECT_TRUE(SameBits(Read(gpu_, on_gpu), Read(cpu_, on_cpu))) << DTypeName(dtype);
     }
   }
 }

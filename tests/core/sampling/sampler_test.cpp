@@ -13,6 +13,7 @@
 
 #include "core/base/philox.h"
 #include "core/cpu/elementwise/elementwise.h"
+#include "core/sampling/sample_rows.h"
 
 namespace tandem::core {
 namespace {
@@ -382,9 +383,8 @@ TEST(SampleRows, ChoosesForEachRowAsAloneAndFailsOnlyItsOwn) {
   const auto one_after_the_other = [](int64_t tasks, absl::FunctionRef<void(int64_t)> body) {
     for (int64_t task = 0; task < tasks; ++task) body(task);
   };
-  ASSERT_TRUE(SampleRows(rows, {.data = logits.data(), .vocab_rows = {0, kVocab}}, world, {},
-                         one_after_the_other, found)
-                  .ok());
+  HostLogits in_memory(logits.data(), {0, kVocab}, one_after_the_other);
+  ASSERT_TRUE(SampleRows(rows, in_memory, world, {}, one_after_the_other, found).ok());
   EXPECT_EQ(found, expected);
   EXPECT_EQ(found[2], std::nullopt);
   EXPECT_TRUE(found[0] && found[1] && found[3]);

@@ -1,0 +1,138 @@
+#include "core/cuda/cuda_logits.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "core/sampling/sampler.h"
+#include "core/sampling/token_choice.h"
+
+namespace tandem::core {
+namespace {
+
+constexpr int64_t kMostKeys = int64_t{8} << 20;  // that selections hold at once: 64 MiB
+
+/// Takes `rows` to the host, and gives each of `wanted` its part, one after the other.
+template <typename T, typename Wanted>
+void TakeEach(CudaMemory& memory, Rows<T>& rows, std::span<const Wanted> wanted) {
+  std::vector<T> taken(static_cast<size_t>(rows.rows()));
+  const CopyRun run{.device = reinterpret_cast<std::byte*>(rows.data()),
+                    .host = reinterpret_cast<std::byte*>(taken.data()),
+                    .bytes = taken.size() * sizeof(T)};
+  memory.CopyToHost({&run, 1});
+  auto from = taken.begin();
+  for (const Wanted& of : wanted) {
+    std::copy_n(from, of.out.size(), of.out.begin());
+    from += static_cast<ptrdiff_t>(of.out.size());
+  }
+}
+
+}  // namespace
+
+template <typename T>
+const T* SentRows<T>::Send(const std::vector<T>& values) {
+  const size_t bytes = values.size() * sizeof(T);
+  rows.SetRows(static_cast<int64_t>(values.size()));
+  if (bytes == 0) return rows.data();
+  std::memcpy(upload.Begin(bytes), values.data(), bytes);
+  upload.Send(bytes, reinterpret_cast<std::byte*>(rows.data()));
+  return rows.data();
+}
+
+void CudaLogits::ApplyPenalties(std::span<const SampleRow> rows) {
+  std::vector<LogitChange> changes;
+  for (const SampleRow& row : rows) {
+    const int64_t first = row.row * vocab_rows_.count - vocab_rows_.begin;
+    for (const auto& [token, bias] : row.params->logit_bias) {
+      if (token < vocab_rows_.begin || token >= vocab_rows_.end()) continue;
+      changes.push_back({first + token, bias});
+    }
+  }
+  std::stable_sort(changes.begin(), changes.end(),
+                   [](const LogitChange& a, const LogitChange& b) { return a.at < b.at; });
+  const auto biases = static_cast<int64_t>(changes.size());
+  for (const SampleRow& row : rows) {
+    if (row.params->repetition_penalty == 1.0F) continue;
+    ForEachSeenRow(row.history, vocab_rows_, [&](int64_t seen) {
+      changes.push_back({row.row * vocab_rows_.count + seen, row.params->repetition_penalty});
+    });
+  }
+  const int64_t penalized = static_cast<int64_t>(changes.size()) - biases;
+  for (const SampleRow& row : rows) {
+    if (!WithholdsEndTokens(*row.params, row.token_index)) continue;
+    for (const int32_t token : row.params->end_tokens) {
+      if (token < vocab_rows_.begin || token >= vocab_rows_.end()) continue;
+      changes.push_back({row.row * vocab_rows_.count + token - vocab_rows_.begin, 0.0F});
+    }
+  }
+  const LogitChange* sent = changes_.Send(changes);
+  LaunchAddBiases(memory_.stream(), sent, biases, data_);
+  LaunchPenalize(memory_.stream(), sent + biases, penalized, data_);
+  LaunchWithhold(memory_.stream(), sent + biases + penalized,
+                 static_cast<int64_t>(changes.size()) - biases - penalized, data_);
+}
+
+void CudaLogits::SelectCandidates(std::span<const BestOfRow> wanted) {
+  std::vector<SelectedRow> rows;
+  int64_t first = 0;
+  for (const BestOfRow& of : wanted) {
+    const auto count = static_cast<int32_t>(of.out.size());
+    if (count > 0) rows.push_back({.row = of.row, .first = first, .count = count});
+    first += count;
+  }
+  if (rows.empty()) return;
+  candidates_.SetRows(first);
+  // Those that want about as many are selected together.
+  const auto most = [](const SelectedRow& row) {
+    return std::bit_ceil(static_cast<uint32_t>(row.count));
+  };
+  std::stable_sort(rows.begin(), rows.end(),
+                   [&](const SelectedRow& a, const SelectedRow& b) { return most(a) < most(b); });
+  const SelectedRow* sent = selected_.Send(rows);
+  for (size_t begin = 0; begin < rows.size();) {
+    const auto count = static_cast<int32_t>(most(rows[begin]));
+    const int64_t keys = SelectionKeys(vocab_rows_.count, count);
+    const int64_t together = keys == 0 ? kMostKeys : std::max<int64_t>(kMostKeys / keys, 1);
+    size_t end = begin;
+    while (end < rows.size() && most(rows[end]) == most(rows[begin]) &&
+           static_cast<int64_t>(end - begin) < together) {
+      ++end;
+    }
+    const auto row_count = static_cast<int64_t>(end - begin);
+    keys_.SetRows(row_count * keys);
+    LaunchSelectCandidates(memory_.stream(), logit_rows(), sent + begin, row_count, count,
+                           keys_.data(), candidates_.data());
+    begin = end;
+  }
+  TakeEach(memory_, candidates_, wanted);
+}
+
+void CudaLogits::SumWholeBlocks(std::span<const SumsOfRow> wanted) {
+  const Range blocks = WholeBlocks(vocab_rows_);
+  if (wanted.empty() || blocks.count == 0) return;
+  std::vector<SummedRow> rows;
+  for (const SumsOfRow& of : wanted) rows.push_back({of.row, of.softmax});
+  sums_.SetRows(static_cast<int64_t>(rows.size()) * blocks.count);
+  LaunchSumBlocks(memory_.stream(), logit_rows(), summed_.Send(rows),
+                  static_cast<int64_t>(rows.size()), blocks.begin * kSumRows - vocab_rows_.begin,
+                  blocks.count, sums_.data());
+  TakeEach(memory_, sums_, wanted);
+}
+
+void CudaLogits::Read(std::span<const PartOfRow> wanted) {
+  std::vector<LogitPart> parts;
+  int64_t to = 0;
+  for (const PartOfRow& of : wanted) {
+    const auto count = static_cast<int64_t>(of.out.size());
+    const int64_t from = of.row * vocab_rows_.count + of.first_token - vocab_rows_.begin;
+    if (count > 0) parts.push_back({from, to, count});
+    to += count;
+  }
+  if (parts.empty()) return;
+  read_.SetRows(to);
+  LaunchReadParts(memory_.stream(), logit_rows(), parts_.Send(parts),
+                  static_cast<int64_t>(parts.size()), read_.data());
+  TakeEach(memory_, read_, wanted);
+}
+
+}  // namespace tandem::core

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/cuda/cuda_memory.h"
+#include "core/cuda/kernels/sampling_kernels.h"
+#include "core/model/tensor.h"
+#include "core/sampling/shard_logits.h"
+
+namespace tandem::core {
+
+/// Bytes that the host gives to kernels and takes from them, typed: room that is kept from step to
+/// step.
+template <typename T>
+struct SentRows {
+  explicit SentRows(CudaMemory& memory) : upload(memory), rows(memory, 1) {}
+  /// Where they will be on the device.
+  const T* Send(const std::vector<T>& values);
+  Upload upload;
+  Rows<T> rows;
+};
+
+/// Logits in a GPU's memory. Sampling is done there; what comes to the host is what the calls of
+/// ShardLogits give. Thread safety: one thread calls.
+class CudaLogits final : public ShardLogits {
+ public:
+  /// `memory` must outlive the logits.
+  explicit CudaLogits(CudaMemory& memory)
+      : memory_(memory),
+        changes_(memory),
+        selected_(memory),
+        summed_(memory),
+        parts_(memory),
+        keys_(memory, 1),
+        candidates_(memory, 1),
+        sums_(memory, 1),
+        read_(memory, 1) {}
+
+  /// data: [rows of the step, vocab_rows.count]
+  void Set(float* data, Range vocab_rows) {
+    data_ = data;
+    vocab_rows_ = vocab_rows;
+  }
+
+  Range vocab_rows() const override { return vocab_rows_; }
+  bool in_host_memory() const override { return false; }
+  void ApplyPenalties(std::span<const SampleRow> rows) override;
+  void SelectCandidates(std::span<const BestOfRow> wanted) override;
+  void SumWholeBlocks(std::span<const SumsOfRow> wanted) override;
+  void Read(std::span<const PartOfRow> wanted) override;
+
+ private:
+  LogitRows logit_rows() const { return {data_, vocab_rows_.count, vocab_rows_.begin}; }
+
+  CudaMemory& memory_;
+  float* data_ = nullptr;
+  Range vocab_rows_;
+  SentRows<LogitChange> changes_;
+  SentRows<SelectedRow> selected_;
+  SentRows<SummedRow> summed_;
+  SentRows<LogitPart> parts_;
+  Rows<uint64_t> keys_;
+  Rows<Candidate> candidates_;
+  Rows<double> sums_;
+  Rows<float> read_;
+};
+
+}  // namespace tandem::core

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/cuda/kernels/cuda_stream.h"
+#include "core/model/dtype.h"
+
+namespace tandem::core {
+
+/// Rows of a matrix as they lie in a model file, one after the other.
+struct FileRows {
+  DType dtype = DType::kF32;
+  const std::byte* data = nullptr;  // of the device; a multiple of 4
+  int64_t count = 0;
+  int64_t columns = 0;
+};
+
+/// out = rows * scale, with the bits of Dequantize (core/model/dtype.h). out: [count, columns] of
+/// the device. Work is put into `stream`. Thread safety: any thread.
+void LaunchExpandRows(CudaStream stream, const FileRows& rows, float scale, float* out);
+
+}  // namespace tandem::core

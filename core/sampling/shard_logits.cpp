@@ -1,0 +1,48 @@
+#include "core/sampling/shard_logits.h"
+
+#include <algorithm>
+
+#include "core/sampling/sampler.h"
+#include "core/sampling/token_choice.h"
+
+namespace tandem::core {
+
+Range WholeBlocks(Range vocab_rows) {
+  const int64_t first = (vocab_rows.begin + kSumRows - 1) / kSumRows;
+  return {first, std::max<int64_t>(0, vocab_rows.end() / kSumRows - first)};
+}
+
+void HostLogits::ApplyPenalties(std::span<const SampleRow> rows) {
+  parallel_for_(static_cast<int64_t>(rows.size()), [&](int64_t task) {
+    const SampleRow& of = rows[static_cast<size_t>(task)];
+    core::ApplyPenalties(*of.params, of.token_index, of.history, vocab_rows_.begin, row(of.row));
+  });
+}
+
+void HostLogits::SelectCandidates(std::span<const BestOfRow> wanted) {
+  parallel_for_(static_cast<int64_t>(wanted.size()), [&](int64_t task) {
+    const BestOfRow& of = wanted[static_cast<size_t>(task)];
+    core::SelectCandidates(row(of.row), vocab_rows_.begin, of.out);
+  });
+}
+
+void HostLogits::SumWholeBlocks(std::span<const SumsOfRow> wanted) {
+  const Range blocks = WholeBlocks(vocab_rows_);
+  const int64_t first = blocks.begin * kSumRows - vocab_rows_.begin;
+  parallel_for_(static_cast<int64_t>(wanted.size()) * blocks.count, [&](int64_t task) {
+    const SumsOfRow& of = wanted[static_cast<size_t>(task / blocks.count)];
+    const int64_t block = task % blocks.count;
+    of.out[static_cast<size_t>(block)] = SumOfBlock(
+        row(of.row).subspan(static_cast<size_t>(first + block * kSumRows), size_t{kSumRows}),
+        of.softmax);
+  });
+}
+
+void HostLogits::Read(std::span<const PartOfRow> wanted) {
+  for (const PartOfRow& of : wanted) {
+    std::copy_n(row(of.row).begin() + (of.first_token - vocab_rows_.begin), of.out.size(),
+                of.out.begin());
+  }
+}
+
+}  // namespace tandem::core

@@ -1,0 +1,168 @@
+#include "core/cuda/cuda_logits.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "tests/core/cuda/gpu.h"
+#include "tests/core/sampling/sampling_ranks.h"
+#include "tests/cuda_emulation/streams.h"
+
+namespace tandem::core {
+namespace {
+
+using ::tandem::testing::LogitsOfRank;
+using ::tandem::testing::OneAfterTheOther;
+using ::tandem::testing::OnGpu;
+using ::tandem::testing::RandomSamplingCase;
+using ::tandem::testing::SameBits;
+using ::tandem::testing::SampleEachRow;
+using ::tandem::testing::SampleOnRanks;
+using ::tandem::testing::SamplingCase;
+
+class OnGpuOfRank final : public LogitsOfRank {
+ public:
+  OnGpuOfRank(Range vocab_rows, const std::vector<float>& values)
+      : values_(memory_, values), logits_(memory_) {
+    logits_.Set(values_.data(), vocab_rows);
+  }
+  ShardLogits& logits() override { return logits_; }
+  std::vector<float> Read() override { return values_.Read(); }
+
+ private:
+  CudaMemory memory_;
+  OnGpu<float> values_;
+  CudaLogits logits_;
+};
+
+class OnCpuOfRank final : public LogitsOfRank {
+ public:
+  OnCpuOfRank(Range vocab_rows, std::vector<float> values)
+      : values_(std::move(values)),
+        parallel_for_(OneAfterTheOther),
+        logits_(values_.data(), vocab_rows, parallel_for_) {}
+  ShardLogits& logits() override { return logits_; }
+  std::vector<float> Read() override { return values_; }
+
+ private:
+  std::vector<float> values_;
+  std::function<void(int64_t, absl::FunctionRef<void(int64_t)>)> parallel_for_;
+  HostLogits logits_;
+};
+
+void ExpectTheTokensOfTheCpu(const SamplingCase& of, const std::vector<int64_t>& cut,
+                             size_t cpus_from = 1000) {
+  std::vector<float> changed;
+  const std::vector<SampledToken> expected = SampleEachRow(of, changed);
+  const auto found =
+      SampleOnRanks(of, cut,
+                    [&](size_t rank, Range vocab_rows,
+                        const std::vector<float>& logits) -> std::unique_ptr<LogitsOfRank> {
+                      if (rank >= cpus_from)
+                        return std::make_unique<OnCpuOfRank>(vocab_rows, logits);
+                      return std::make_unique<OnGpuOfRank>(vocab_rows, logits);
+                    });
+  for (const std::vector<SampledToken>& of_rank : found.of_rank) EXPECT_EQ(of_rank, expected);
+  EXPECT_TRUE(SameBits(found.logits, changed));
+}
+
+TEST(CudaLogits, GiveTheTokensOfTheCpuForEachParameter) {
+  for (const int64_t vocab : {1, 2, 255, 1023, 1024, 1025, 4097}) {
+    ExpectTheTokensOfTheCpu(RandomSamplingCase(vocab, 70, static_cast<uint64_t>(vocab)), {vocab});
+  }
+}
+
+TEST(CudaLogits, GiveThemForAnyNumberOfRows) {
+  for (const int64_t rows : {1, 2, 3, 17}) {
+    ExpectTheTokensOfTheCpu(RandomSamplingCase(3001, rows, 90 + static_cast<uint64_t>(rows)),
+                            {3001});
+  }
+}
+
+TEST(CudaLogits, GiveThemForLargeVocabularies) {
+  ExpectTheTokensOfTheCpu(RandomSamplingCase(33333, 12, 5), {33333});
+}
+
+TEST(CudaLogits, GiveThemForEveryCut) {
+  const SamplingCase of = RandomSamplingCase(5003, 25, 6);
+  for (const std::vector<int64_t>& cut : testing::VocabularyCuts(of.vocab)) {
+    ExpectTheTokensOfTheCpu(of, cut);
+  }
+}
+
+TEST(CudaLogits, GiveThemTogetherWithCpus) {
+  const SamplingCase of = RandomSamplingCase(5003, 25, 7);
+  ExpectTheTokensOfTheCpu(of, {2000, 3003}, 1);
+  ExpectTheTokensOfTheCpu(of, {1500, 1024, 2479}, 2);
+}
+
+TEST(CudaLogits, TheOrderOfThreadsDoesNotMatter) {
+  const SamplingCase of = RandomSamplingCase(3001, 20, 8);
+  for (const uint64_t seed : {21, 22, 23}) {
+    cuda_emulation::SetSeed(seed);
+    ExpectTheTokensOfTheCpu(of, {3001});
+  }
+}
+
+/// Bytes that one row takes to the host.
+uint64_t BytesToHost(const SamplingParams& params, float spread) {
+  constexpr int64_t kVocab = 20000;
+  SamplingCase of{.vocab = kVocab, .logits = {}, .params = {params}, .histories = {{1, 2, 3}}};
+  testing::SplitMix random(9);
+  for (int64_t i = 0; i < kVocab; ++i) of.logits.push_back(random.Unit() * spread);
+  OnGpuOfRank logits({0, kVocab}, of.logits);
+  OneRank world;
+  std::vector<SampledToken> out(1);
+  const uint64_t before = cuda_emulation::BytesToHost();
+  EXPECT_TRUE(
+      SampleRows(of.SampleRows(kVocab), logits.logits(), world, {}, OneAfterTheOther, out).ok());
+  const uint64_t bytes = cuda_emulation::BytesToHost() - before;
+  std::vector<float> changed;
+  EXPECT_EQ(out, SampleEachRow(of, changed));
+  return bytes;
+}
+
+TEST(CudaLogits, LittleComesToTheHost) {
+  const SamplingParams greedy{
+      .temperature = 0.0F, .repetition_penalty = 1.3F, .logit_bias = {{4, 2.0F}}};
+  EXPECT_EQ(BytesToHost(greedy, 50.0F), 8U);
+  const SamplingParams best{.temperature = 1.0F, .top_k = 40, .top_p = 0.9F, .logit_bias = {}};
+  EXPECT_EQ(BytesToHost(best, 50.0F), 40U * 8);
+  constexpr uint64_t kSums = 20000 / 1024 * 8;
+  constexpr uint64_t kEdges = 20000 % 1024 * 4;
+  constexpr uint64_t kBlock = 1024 * 4;
+  for (const float spread : {0.0F, 5.0F, 50.0F}) {
+    const SamplingParams any{.temperature = 1.0F, .min_p = 0.01F, .logit_bias = {}};
+    EXPECT_LE(BytesToHost(any, spread), 8 + kSums + kEdges + kBlock);
+  }
+  const SamplingParams likely{.temperature = 1.0F, .top_p = 0.9F, .logit_bias = {}};
+  EXPECT_EQ(BytesToHost(likely, 700.0F), 256 * 8 + kSums + kEdges);
+  const SamplingParams hot{.temperature = 10.0F, .top_p = 0.9F, .logit_bias = {}};
+  EXPECT_EQ(BytesToHost(hot, 700.0F), (256 + 4096) * 8 + kSums + kEdges);
+  EXPECT_EQ(BytesToHost(hot, 1.0F), (256 + 4096 + 20000) * 8 + kSums + kEdges);
+}
+
+TEST(CudaLogits, LittleComesToTheHostsOfSeveralRanks) {
+  constexpr int64_t kVocab = 20000;
+  SamplingCase of{.vocab = kVocab, .logits = {}, .params = {}, .histories = {}};
+  testing::SplitMix random(10);
+  for (const float top_p : {1.0F, 0.9F}) {
+    of.params.push_back({.temperature = 1.0F, .top_p = top_p, .logit_bias = {}});
+    of.histories.emplace_back();
+    for (int64_t i = 0; i < kVocab; ++i) of.logits.push_back(random.Unit() * 700.0F);
+  }
+  for (const std::vector<int64_t>& cut : {std::vector<int64_t>{9000, 11000}, {7000, 6000, 7000}}) {
+    const uint64_t before = cuda_emulation::BytesToHost();
+    ExpectTheTokensOfTheCpu(of, cut);
+    // The test reads all logits at the end.
+    const uint64_t bytes =
+        cuda_emulation::BytesToHost() - before - of.logits.size() * sizeof(float);
+    const uint64_t edges = cut.size() * 2 * 1023 * sizeof(float);
+    const uint64_t sums = kVocab / 1024 * sizeof(double);
+    EXPECT_LE(bytes, cut.size() * (1 + 256) * sizeof(Candidate) + 2 * (sums + edges) +
+                         1024 * sizeof(float));
+  }
+}
+
+}  // namespace
+}  // namespace tandem::core
