@@ -3,11 +3,13 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "core/base/isa.h"
 #include "core/cuda/kernels/elementwise_kernels.h"
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/linear_kernels.h"
+#include "core/model/device_status.h"
 #include "core/sampling/sampler.h"
 
 namespace tandem::core {
@@ -54,6 +56,9 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
     : config_(config),
       shard_(shard),
       options_(options),
+      device_name_(fmt::format("cuda (GPU {}{}{}, exact mode)", options.gpu.index,
+                               options.gpu.name.empty() ? "" : ", ", options.gpu.name)),
+      memory_(options.gpu),
       pool_(options.threads),
       step_(config, memory_),
       embedded_(memory_),
@@ -69,7 +74,7 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
   const CopyRun run{.device = device_runs_.get(),
                     .host = reinterpret_cast<std::byte*>(runs_.data()),
                     .bytes = runs_.size() * sizeof(HeadRun)};
-  memory_.CopyFromHost({&run, 1});
+  ThrowDeviceFailure(memory_.CopyFromHost({&run, 1}));
 }
 
 absl::StatusOr<std::unique_ptr<Weight>> CudaOperations::Pack(const MatrixSource& source, Range rows,
@@ -268,14 +273,14 @@ absl::Status CudaOperations::Sample(Tensor& logits, Range vocab_rows,
   const CopyRun run{.device = reinterpret_cast<std::byte*>(logits.data()),
                     .host = reinterpret_cast<std::byte*>(host_logits_.data()),
                     .bytes = host_logits_.size() * sizeof(float)};
-  if (!rows.empty()) memory_.CopyToHost({&run, 1});
+  if (!rows.empty()) TANDEM_RETURN_IF_ERROR(memory_.CopyToHost({&run, 1}));
   TANDEM_RETURN_IF_ERROR(SampleRows(
       rows, {.data = host_logits_.data(), .vocab_rows = vocab_rows}, collective, phase,
       [this](int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
         ParallelFor(tasks, body);
       },
       out));
-  if (ChangesLogits(rows)) memory_.CopyFromHost({&run, 1});
+  if (ChangesLogits(rows)) return memory_.CopyFromHost({&run, 1});
   return absl::OkStatus();
 }
 
@@ -284,7 +289,7 @@ std::span<const uint8_t> CudaOperations::TokenFailures() {
   const CopyRun run{.device = reinterpret_cast<std::byte*>(token_failed_.data()),
                     .host = reinterpret_cast<std::byte*>(host_failed_.data()),
                     .bytes = host_failed_.size()};
-  memory_.CopyToHost({&run, 1});
+  ThrowDeviceFailure(memory_.CopyToHost({&run, 1}));
   return host_failed_;
 }
 
@@ -297,7 +302,7 @@ void CudaOperations::ReadRows(const Tensor& x, Range rows, float* out, int64_t s
                     .host = reinterpret_cast<std::byte*>(out + i * stride),
                     .bytes = static_cast<size_t>(row_bytes)});
   }
-  memory_.CopyToHost(runs);
+  ThrowDeviceFailure(memory_.CopyToHost(runs));
 }
 
 }  // namespace tandem::core
