@@ -15,14 +15,14 @@ namespace {
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 
 /// One of the library's objects, destroyed by it.
-class Owned {
+class LibraryObject {
  public:
-  explicit Owned(int (*destroy)(void*)) : destroy_(destroy) {}
-  ~Owned() {
+  explicit LibraryObject(int (*destroy)(void*)) : destroy_(destroy) {}
+  ~LibraryObject() {
     if (object_ != nullptr) destroy_(object_);
   }
-  Owned(const Owned&) = delete;
-  Owned& operator=(const Owned&) = delete;
+  LibraryObject(const LibraryObject&) = delete;
+  LibraryObject& operator=(const LibraryObject&) = delete;
   void* get() const { return object_; }
   void** place() { return &object_; }
 
@@ -72,10 +72,10 @@ class CublasLtProducts final : public CudaBlas {
 // The library's matrices have columns that lie together, so a matrix of ours is its transpose:
 // out [rows, tokens] = transposed weights [columns, rows] * x [columns, tokens].
 bool CublasLtProducts::Multiply(CudaStream stream, const Product& product) {
-  Owned desc(library_.MatmulDescDestroy);
-  Owned weights(library_.MatrixLayoutDestroy);
-  Owned x(library_.MatrixLayoutDestroy);
-  Owned out(library_.MatrixLayoutDestroy);
+  LibraryObject desc(library_.MatmulDescDestroy);
+  LibraryObject weights(library_.MatrixLayoutDestroy);
+  LibraryObject x(library_.MatrixLayoutDestroy);
+  LibraryObject out(library_.MatrixLayoutDestroy);
   const auto rows = static_cast<uint64_t>(product.rows);
   const auto tokens = static_cast<uint64_t>(product.tokens);
   const auto columns = static_cast<uint64_t>(product.columns);
@@ -94,7 +94,7 @@ bool CublasLtProducts::Multiply(CudaStream stream, const Product& product) {
   const Shape shape = {product.rows, product.tokens, product.columns, product.out_stride};
   auto at = algorithms_.find(shape);
   if (at == algorithms_.end()) {
-    Owned preference(library_.MatmulPreferenceDestroy);
+    LibraryObject preference(library_.MatmulPreferenceDestroy);
     cublaslt::HeuristicResult result = {};
     int found = 0;
     const bool asked =

@@ -7,8 +7,8 @@
 
 namespace tandem::core {
 
-/// The operations on the first GPU of this machine, which FindCudaDriver must have found; `config`
-/// must outlive them. A build without CUDA has none: null.
+/// The operations on a GPU that FindCudaDriver found; `config` must outlive them. A build without
+/// CUDA has none: null. Throws DeviceFailure.
 std::unique_ptr<Operations> MakeCudaOperations(const ModelConfig& config, const Shard& shard,
                                                const CudaOptions& options);
 

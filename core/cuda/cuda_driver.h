@@ -1,13 +1,16 @@
 #pragma once
 
 #include <string>
+#include <vector>
+
+#include "core/cuda/kernels/gpu.h"
 
 namespace tandem::core {
 
-/// What the CUDA runtime finds on this machine. None, if the first device cannot be used.
+/// What the CUDA runtime finds on this machine.
 struct CudaDriver {
-  int devices = 0;
-  std::string problem;  // why there is none, for a message
+  std::vector<Gpu> gpus;  // that can be used
+  std::string problem;    // why there is none, for a message
 };
 
 /// Thread safety: any thread. A build without CUDA finds none and says so.

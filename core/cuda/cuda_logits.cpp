@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "core/model/device_status.h"
 #include "core/sampling/sampler.h"
 #include "core/sampling/token_choice.h"
 
@@ -19,7 +20,7 @@ void TakeEach(CudaMemory& memory, Rows<T>& rows, std::span<const Wanted> wanted)
   const CopyRun run{.device = reinterpret_cast<std::byte*>(rows.data()),
                     .host = reinterpret_cast<std::byte*>(taken.data()),
                     .bytes = taken.size() * sizeof(T)};
-  memory.CopyToHost({&run, 1});
+  ThrowDeviceFailure(memory.CopyToHost({&run, 1}));
   auto from = taken.begin();
   for (const Wanted& of : wanted) {
     std::copy_n(from, of.out.size(), of.out.begin());

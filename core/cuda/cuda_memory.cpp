@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "core/cuda/kernels/launch.h"
+#include "core/model/device_status.h"
 
 namespace tandem::core {
 namespace {
@@ -35,21 +37,26 @@ void ForStagedPieces(std::span<const CopyRun> runs, const Piece& piece, const En
 /// Null if there is no memory.
 std::byte* AllocateOnDevice(int64_t bytes) {
   void* memory = nullptr;
+  if (bytes == 0) return nullptr;
   const cudaError_t error = cudaMalloc(&memory, static_cast<size_t>(bytes));
-  if (error == cudaErrorMemoryAllocation) return nullptr;
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // or a launch would tell of it
+    return nullptr;
+  }
   CheckCuda(error, "cudaMalloc");
   return static_cast<std::byte*>(memory);
 }
 
+/// For what ends: a GPU that failed has told so, and what it held ends with the process.
+void Ignore(cudaError_t) {}
+
 std::shared_ptr<std::byte> Owned(std::byte* memory) {
-  return {memory, [](std::byte* p) { CheckCuda(cudaFree(p), "cudaFree"); }};
+  return {memory, [](std::byte* p) { Ignore(cudaFree(p)); }};
 }
 
 }  // namespace
 
-void FreePinned::operator()(std::byte* memory) const {
-  CheckCuda(cudaFreeHost(memory), "cudaFreeHost");
-}
+void FreePinned::operator()(std::byte* memory) const { Ignore(cudaFreeHost(memory)); }
 
 PinnedBytes AllocatePinned(size_t bytes) {
   void* memory = nullptr;
@@ -57,109 +64,132 @@ PinnedBytes AllocatePinned(size_t bytes) {
   return PinnedBytes(static_cast<std::byte*>(memory));
 }
 
-CudaMemory::CudaMemory() : staging_(AllocatePinned(kStagingBytes)) {
+CudaMemory::CudaMemory(Gpu gpu) : gpu_(std::move(gpu)) {
+  UseGpu(gpu_);
+  staging_ = AllocatePinned(kStagingBytes);
   CheckCuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   CheckCuda(cudaStreamCreateWithFlags(&copy_stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   CheckCuda(cudaEventCreateWithFlags(&kernels_, cudaEventDisableTiming), "cudaEventCreate");
 }
 
 CudaMemory::~CudaMemory() {
-  CheckCuda(cudaEventDestroy(kernels_), "cudaEventDestroy");
-  CheckCuda(cudaStreamDestroy(copy_stream_), "cudaStreamDestroy");
-  CheckCuda(cudaStreamDestroy(stream_), "cudaStreamDestroy");
+  Ignore(cudaEventDestroy(kernels_));
+  Ignore(cudaStreamDestroy(copy_stream_));
+  Ignore(cudaStreamDestroy(stream_));
 }
 
 std::shared_ptr<std::byte> CudaMemory::Allocate(int64_t bytes) {
+  UseGpu(gpu_);
   std::byte* memory = AllocateOnDevice(bytes);
   if (memory == nullptr && bytes > 0) CheckCuda(cudaErrorMemoryAllocation, "cudaMalloc");
   return Owned(memory);
 }
 
 absl::StatusOr<std::shared_ptr<std::byte>> CudaMemory::AllocateZeroed(int64_t bytes) {
-  std::byte* memory = AllocateOnDevice(bytes);
-  if (memory == nullptr && bytes > 0) {
-    return ResourceExhausted("{} bytes of GPU memory were asked for, and {} are left", bytes,
-                             AvailableBytes());
-  }
-  if (bytes > 0) {
-    const MutexLock lock(mutex_);
-    CheckCuda(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), copy_stream_), "cudaMemset");
-    CheckCuda(cudaStreamSynchronize(copy_stream_), "cudaMemset");
-  }
-  return Owned(memory);
+  return WithDeviceFailures([&]() -> absl::StatusOr<std::shared_ptr<std::byte>> {
+    UseGpu(gpu_);
+    std::shared_ptr<std::byte> memory = Owned(AllocateOnDevice(bytes));
+    if (memory == nullptr && bytes > 0) {
+      TANDEM_ASSIGN_OR_RETURN(const int64_t left, AvailableBytes());
+      return ResourceExhausted("{} bytes of GPU memory were asked for, and {} are left", bytes,
+                               left);
+    }
+    if (bytes > 0) {
+      const MutexLock lock(mutex_);
+      CheckCuda(cudaMemsetAsync(memory.get(), 0, static_cast<size_t>(bytes), copy_stream_),
+                "cudaMemsetAsync");
+      CheckCuda(cudaStreamSynchronize(copy_stream_), "cudaMemsetAsync");
+    }
+    return memory;
+  });
 }
 
-int64_t CudaMemory::AvailableBytes() const {
-  size_t free = 0;
-  size_t total = 0;
-  CheckCuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-  return static_cast<int64_t>(free);
+absl::StatusOr<int64_t> CudaMemory::AvailableBytes() const {
+  return WithDeviceFailures([&]() -> absl::StatusOr<int64_t> {
+    UseGpu(gpu_);
+    size_t free = 0;
+    size_t total = 0;
+    CheckCuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    return static_cast<int64_t>(free);
+  });
 }
 
 void CudaMemory::FollowKernels() {
+  UseGpu(gpu_);
   CheckCuda(cudaEventRecord(kernels_, stream_), "cudaEventRecord");
   CheckCuda(cudaStreamWaitEvent(copy_stream_, kernels_, 0), "cudaStreamWaitEvent");
 }
 
-void CudaMemory::CopyToHost(std::span<const CopyRun> runs) {
-  const MutexLock lock(mutex_);
-  FollowKernels();
-  std::byte* staging = staging_.get();
-  CudaStream stream = copy_stream_;
+absl::Status CudaMemory::CopyToHost(std::span<const CopyRun> runs) {
   struct Waiting {
     std::byte* to;
     size_t at;
     size_t bytes;
   };
-  std::vector<Waiting> waiting;
-  ForStagedPieces(
-      runs,
-      [&](const CopyRun& run, size_t offset, size_t bytes, size_t at) {
-        CheckCuda(cudaMemcpyAsync(staging + at, run.device + offset, bytes, cudaMemcpyDeviceToHost,
-                                  stream),
-                  "cudaMemcpyAsync");
-        waiting.push_back({run.host + offset, at, bytes});
-      },
-      [&] {
-        CheckCuda(cudaStreamSynchronize(stream), "a copy from the GPU");
-        for (const Waiting& piece : waiting) std::memcpy(piece.to, staging + piece.at, piece.bytes);
-        waiting.clear();
-      });
+  return WithDeviceFailures([&] {
+    const MutexLock lock(mutex_);
+    FollowKernels();
+    std::byte* staging = staging_.get();
+    CudaStream stream = copy_stream_;
+    std::vector<Waiting> waiting;
+    ForStagedPieces(
+        runs,
+        [&](const CopyRun& run, size_t offset, size_t bytes, size_t at) {
+          CheckCuda(cudaMemcpyAsync(staging + at, run.device + offset, bytes,
+                                    cudaMemcpyDeviceToHost, stream),
+                    "cudaMemcpyAsync");
+          waiting.push_back({run.host + offset, at, bytes});
+        },
+        [&] {
+          CheckCuda(cudaStreamSynchronize(stream), "a copy from the GPU");
+          for (const Waiting& piece : waiting) {
+            std::memcpy(piece.to, staging + piece.at, piece.bytes);
+          }
+          waiting.clear();
+        });
+  });
 }
 
-void CudaMemory::CopyFromHost(std::span<const CopyRun> runs) {
-  const MutexLock lock(mutex_);
-  FollowKernels();
-  std::byte* staging = staging_.get();
-  CudaStream stream = copy_stream_;
-  ForStagedPieces(
-      runs,
-      [&](const CopyRun& run, size_t offset, size_t bytes, size_t at) {
-        std::memcpy(staging + at, run.host + offset, bytes);
-        CheckCuda(cudaMemcpyAsync(run.device + offset, staging + at, bytes, cudaMemcpyHostToDevice,
-                                  stream),
-                  "cudaMemcpyAsync");
-      },
-      [&] { CheckCuda(cudaStreamSynchronize(stream), "a copy to the GPU"); });
+absl::Status CudaMemory::CopyFromHost(std::span<const CopyRun> runs) {
+  return WithDeviceFailures([&] {
+    const MutexLock lock(mutex_);
+    FollowKernels();
+    std::byte* staging = staging_.get();
+    CudaStream stream = copy_stream_;
+    ForStagedPieces(
+        runs,
+        [&](const CopyRun& run, size_t offset, size_t bytes, size_t at) {
+          std::memcpy(staging + at, run.host + offset, bytes);
+          CheckCuda(cudaMemcpyAsync(run.device + offset, staging + at, bytes,
+                                    cudaMemcpyHostToDevice, stream),
+                    "cudaMemcpyAsync");
+        },
+        [&] { CheckCuda(cudaStreamSynchronize(stream), "a copy to the GPU"); });
+  });
 }
 
-void CudaMemory::CopyWithin(std::byte* to, const std::byte* from, size_t bytes) {
-  const MutexLock lock(mutex_);
-  FollowKernels();
-  CheckCuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, copy_stream_),
-            "cudaMemcpyAsync");
-  CheckCuda(cudaStreamSynchronize(copy_stream_), "a copy within the GPU");
+absl::Status CudaMemory::CopyWithin(std::byte* to, const std::byte* from, size_t bytes) {
+  return WithDeviceFailures([&] {
+    const MutexLock lock(mutex_);
+    FollowKernels();
+    CheckCuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, copy_stream_),
+              "cudaMemcpyAsync");
+    CheckCuda(cudaStreamSynchronize(copy_stream_), "a copy within the GPU");
+  });
 }
 
 Upload::Upload(CudaMemory& memory) : memory_(memory) {
+  UseGpu(memory_.gpu());
   CheckCuda(cudaEventCreateWithFlags(&across_, cudaEventDisableTiming), "cudaEventCreate");
 }
 
-Upload::~Upload() { CheckCuda(cudaEventDestroy(across_), "cudaEventDestroy"); }
+Upload::~Upload() { Ignore(cudaEventDestroy(across_)); }
 
 std::byte* Upload::Begin(size_t bytes) {
+  UseGpu(memory_.gpu());
   CheckCuda(cudaEventSynchronize(across_), "an upload to the GPU");
   if (bytes > capacity_) {
+    capacity_ = 0;
     pinned_.reset();
     pinned_ = AllocatePinned(bytes);
     capacity_ = bytes;

@@ -7,6 +7,7 @@
 
 #include "core/base/mutex.h"
 #include "core/cuda/kernels/cuda_stream.h"
+#include "core/cuda/kernels/gpu.h"
 #include "core/model/device_memory.h"
 
 struct CUevent_st;
@@ -19,32 +20,39 @@ struct FreePinned {
 };
 /// Host memory that the GPU reads and writes by itself.
 using PinnedBytes = std::unique_ptr<std::byte[], FreePinned>;
-/// Ends the program if there is none.
+/// Of the thread's GPU. Throws DeviceFailure if there is none.
 PinnedBytes AllocatePinned(size_t bytes);
 
 /// The memory of one GPU. Copies go through pinned staging on a stream of their own, which first
 /// waits for what was put into stream() before. Thread safety: as DeviceMemory has it; but what
-/// another thread puts into stream() meanwhile may or may not come before a copy.
+/// another thread puts into stream() meanwhile may or may not come before a copy. A thread that
+/// calls any method uses this GPU from then on (UseGpu). What is freed after the GPU has failed is
+/// left to the end of the process.
 class CudaMemory final : public DeviceMemory {
  public:
-  CudaMemory();
+  explicit CudaMemory(Gpu gpu = {});
   ~CudaMemory() override;
 
+  const Gpu& gpu() const { return gpu_; }
   /// Where kernels are put.
-  CudaStream stream() const { return stream_; }
+  CudaStream stream() const {
+    UseGpu(gpu_);
+    return stream_;
+  }
 
-  /// Ends the program if there is no memory.
+  /// Throws DeviceFailure if there is no memory.
   std::shared_ptr<std::byte> Allocate(int64_t bytes) override;
   absl::StatusOr<std::shared_ptr<std::byte>> AllocateZeroed(int64_t bytes) override;
-  int64_t AvailableBytes() const override;
-  void CopyToHost(std::span<const CopyRun> runs) override;
-  void CopyFromHost(std::span<const CopyRun> runs) override;
-  void CopyWithin(std::byte* to, const std::byte* from, size_t bytes) override;
+  absl::StatusOr<int64_t> AvailableBytes() const override;
+  absl::Status CopyToHost(std::span<const CopyRun> runs) override;
+  absl::Status CopyFromHost(std::span<const CopyRun> runs) override;
+  absl::Status CopyWithin(std::byte* to, const std::byte* from, size_t bytes) override;
 
  private:
   /// The copy stream waits for what is in stream() now.
   void FollowKernels() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  const Gpu gpu_;
   CudaStream stream_ = nullptr;
   Mutex mutex_;  // one thread copies
   CudaStream copy_stream_ ABSL_GUARDED_BY(mutex_) = nullptr;

@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/base/isa.h"
 #include "core/cuda/kernels/elementwise_kernels.h"
 #include "core/cuda/kernels/embed_kernels.h"
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/linear_kernels.h"
+#include "core/model/device_status.h"
 #include "core/sampling/sample_rows.h"
 
 namespace tandem::core {
@@ -49,6 +51,9 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
     : config_(config),
       shard_(shard),
       options_(options),
+      device_name_(fmt::format("cuda (GPU {}{}{}, exact mode)", options.gpu.index,
+                               options.gpu.name.empty() ? "" : ", ", options.gpu.name)),
+      memory_(options.gpu),
       pool_(options.threads),
       step_(config, memory_),
       embedded_(memory_),
@@ -66,7 +71,7 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
   const CopyRun run{.device = device_runs_.get(),
                     .host = reinterpret_cast<std::byte*>(runs_.data()),
                     .bytes = runs_.size() * sizeof(HeadRun)};
-  memory_.CopyFromHost({&run, 1});
+  ThrowDeviceFailure(memory_.CopyFromHost({&run, 1}));
 }
 
 absl::StatusOr<std::unique_ptr<Weight>> CudaOperations::Pack(const MatrixSource& source, Range rows,
@@ -284,7 +289,7 @@ std::span<const uint8_t> CudaOperations::TokenFailures() {
   const CopyRun run{.device = reinterpret_cast<std::byte*>(token_failed_.data()),
                     .host = reinterpret_cast<std::byte*>(host_failed_.data()),
                     .bytes = host_failed_.size()};
-  memory_.CopyToHost({&run, 1});
+  ThrowDeviceFailure(memory_.CopyToHost({&run, 1}));
   return host_failed_;
 }
 
@@ -297,7 +302,7 @@ void CudaOperations::ReadRows(const Tensor& x, Range rows, float* out, int64_t s
                     .host = reinterpret_cast<std::byte*>(out + i * stride),
                     .bytes = static_cast<size_t>(row_bytes)});
   }
-  memory_.CopyToHost(runs);
+  ThrowDeviceFailure(memory_.CopyToHost(runs));
 }
 
 }  // namespace tandem::core

@@ -18,13 +18,13 @@ namespace tandem::core {
 ///
 /// On the host, for now: rows of the embedding table are expanded there, where the file is mapped,
 /// and sent as floats; and partial sums of several ranks cross pinned memory on their way through
-/// the collective. A call of the CUDA runtime that fails ends the program, naming the call.
-class CudaOperations final : public Operations {
+/// the collective.
+class CudaOperations : public Operations {
  public:
-  /// `config` must outlive the operations.
+  /// `config` must outlive the operations. Throws DeviceFailure.
   CudaOperations(const ModelConfig& config, const Shard& shard, const CudaOptions& options);
 
-  std::string_view device_name() const override { return "cuda (exact mode)"; }
+  std::string_view device_name() const override { return device_name_; }
   DeviceMemory& memory() override { return memory_; }
   /// On threads of the host.
   void ParallelFor(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) override {
@@ -75,6 +75,7 @@ class CudaOperations final : public Operations {
   const ModelConfig& config_;
   const Shard shard_;
   const CudaOptions options_;
+  const std::string device_name_;
   CudaMemory memory_;
   ThreadPool pool_;
   CudaStep step_;

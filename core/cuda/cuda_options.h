@@ -1,12 +1,14 @@
 #pragma once
 
 #include "core/cpu/linear/packed_matrix.h"
+#include "core/cuda/kernels/gpu.h"
 
 namespace tandem::core {
 
 struct CudaOptions {
   ActivationMode activations = ActivationMode::kQ8;
   int threads = 1;  // of the host, for packing and sampling
+  Gpu gpu = {};     // as FindCudaDriver found it
 };
 
 }  // namespace tandem::core

@@ -11,15 +11,16 @@ absl::StatusOr<std::unique_ptr<CudaWeight>> CudaWeight::Pack(const MatrixSource&
   std::unique_ptr<CudaWeight> weight(new CudaWeight);
   weight->bytes_ = packed.bytes();
   absl::StatusOr<std::shared_ptr<std::byte>> tiles = memory.AllocateZeroed(packed.bytes());
-  if (!tiles.ok()) {
+  if (absl::IsResourceExhausted(tiles.status())) {
     return ResourceExhausted("tensor {}: {}", source.name, Message(tiles.status()));
   }
+  TANDEM_RETURN_IF_ERROR(tiles.status());
   weight->tiles_ = *std::move(tiles);
   if (packed.bytes() > 0) {
     const CopyRun run{.device = weight->tiles_.get(),
                       .host = const_cast<std::byte*>(packed.tile(0)),
                       .bytes = static_cast<size_t>(packed.bytes())};
-    memory.CopyFromHost({&run, 1});
+    TANDEM_RETURN_IF_ERROR(memory.CopyFromHost({&run, 1}));
   }
   weight->matrix_ = {.tiles = weight->tiles_.get(),
                      .dtype = packed.dtype(),
@@ -27,6 +28,15 @@ absl::StatusOr<std::unique_ptr<CudaWeight>> CudaWeight::Pack(const MatrixSource&
                      .columns = packed.columns(),
                      .tile_bytes = packed.tile_bytes(),
                      .first_block = packed.first_block()};
+  return weight;
+}
+
+std::unique_ptr<CudaWeight> CudaWeight::OfTiles(const TileMatrix& matrix, int64_t bytes,
+                                                std::shared_ptr<std::byte> tiles) {
+  std::unique_ptr<CudaWeight> weight(new CudaWeight);
+  weight->matrix_ = matrix;
+  weight->bytes_ = bytes;
+  weight->tiles_ = std::move(tiles);
   return weight;
 }
 

@@ -15,10 +15,15 @@ namespace tandem::core {
 class CudaWeight final : public Weight {
  public:
   /// Packs as PackedMatrix does, on the threads of the pool, and moves the tiles to the GPU. Errors
-  /// name the matrix: those of PackedMatrix, and kResourceExhausted if the GPU has no room for it.
+  /// name the matrix: those of PackedMatrix, and kResourceExhausted if the GPU has no room for it;
+  /// kUnavailable if it failed.
   static absl::StatusOr<std::unique_ptr<CudaWeight>> Pack(const MatrixSource& source, Range rows,
                                                           Range columns, ActivationMode mode,
                                                           CudaMemory& memory, ThreadPool& pool);
+
+  /// Of tiles that lie on the GPU already.
+  static std::unique_ptr<CudaWeight> OfTiles(const TileMatrix& matrix, int64_t bytes,
+                                             std::shared_ptr<std::byte> tiles);
 
   int64_t rows() const override { return matrix_.rows; }
   int64_t columns() const override { return matrix_.columns; }

@@ -4,7 +4,7 @@ namespace tandem::core {
 
 // Compiled where there is no nvcc (see CMakeLists.txt).
 CudaDriver FindCudaDriver() {
-  return {.devices = 0, .problem = "this build has no CUDA: nvcc was not found"};
+  return {.gpus = {}, .problem = "this build has no CUDA: nvcc was not found"};
 }
 
 }  // namespace tandem::core

@@ -2,30 +2,38 @@
 
 #include "core/cuda/cuda_device.h"
 #include "core/cuda/cuda_driver.h"
+#include "core/model/device_status.h"
+#include "core/system/host_name.h"
 
 namespace tandem::core {
 
 absl::StatusOr<DeviceKind> ParseDevice(std::string_view name) {
   if (name == "auto" || name == "cpu") return DeviceKind::kCpu;
-  if (name == "cuda") {
-    const CudaDriver driver = FindCudaDriver();
-    if (driver.devices > 0) return DeviceKind::kCuda;
-    return Unimplemented("--device cuda: there is no GPU to compute on ({}); use --device cpu",
-                         driver.problem);
-  }
+  if (name == "cuda") return DeviceKind::kCuda;
   return InvalidArgument("--device {}: expected auto, cpu or cuda", name);
 }
 
-std::unique_ptr<Operations> MakeDevice(const DeviceOptions& options, const ModelConfig& config,
-                                       const Shard& shard) {
-  switch (options.kind) {
-    case DeviceKind::kCpu:
-      return std::make_unique<CpuOperations>(config, shard, options.cpu);
-    case DeviceKind::kCuda:
-      return MakeCudaOperations(
-          config, shard, {.activations = options.cpu.activations, .threads = options.cpu.threads});
+absl::StatusOr<std::vector<Gpu>> FindGpus(DeviceKind kind) {
+  if (kind == DeviceKind::kCpu) return std::vector<Gpu>();
+  CudaDriver driver = FindCudaDriver();
+  if (!driver.gpus.empty()) return std::move(driver.gpus);
+  return Unimplemented("--device cuda: host {} has no GPU to compute on ({}); use --device cpu",
+                       HostName(), driver.problem);
+}
+
+absl::StatusOr<std::unique_ptr<Operations>> MakeDevice(const DeviceOptions& options,
+                                                       const ModelConfig& config,
+                                                       const Shard& shard) {
+  using Made = absl::StatusOr<std::unique_ptr<Operations>>;
+  if (options.kind == DeviceKind::kCpu) {
+    return std::make_unique<CpuOperations>(config, shard, options.cpu);
   }
-  return nullptr;
+  return WithDeviceFailures([&]() -> Made {
+    return MakeCudaOperations(config, shard,
+                              {.activations = options.cpu.activations,
+                               .threads = options.cpu.threads,
+                               .gpu = options.gpu});
+  });
 }
 
 }  // namespace tandem::core

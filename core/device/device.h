@@ -3,9 +3,11 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/base/status.h"
 #include "core/cpu/cpu_operations.h"
+#include "core/cuda/kernels/gpu.h"
 #include "core/model/operations.h"
 
 /// The one place that knows which devices there are.
@@ -14,17 +16,22 @@ namespace tandem::core {
 enum class DeviceKind { kCpu, kCuda };
 
 /// The device of a name: "cpu", "cuda"; "auto" is a CPU, until CUDA is proven on GPUs
-/// (docs/gpu.md). kUnimplemented, with what is missing, for a device that this build or this
-/// machine does not have; kInvalidArgument for an unknown name.
+/// (docs/gpu.md). kInvalidArgument for an unknown name.
 absl::StatusOr<DeviceKind> ParseDevice(std::string_view name);
+
+/// The GPUs of this host that a device of this kind can be; none for a CPU. kUnimplemented, with
+/// host and reason, where there is none that it needs.
+absl::StatusOr<std::vector<Gpu>> FindGpus(DeviceKind kind);
 
 struct DeviceOptions {
   DeviceKind kind = DeviceKind::kCpu;
   CpuOptions cpu;  // of a CPU; its activations and threads are a GPU's host side, too
+  Gpu gpu = {};    // of FindGpus
 };
 
-/// A rank's device, ready to pack weights. `config` must outlive it. kind: as ParseDevice gave it.
-std::unique_ptr<Operations> MakeDevice(const DeviceOptions& options, const ModelConfig& config,
-                                       const Shard& shard);
+/// A rank's device, ready to pack weights. `config` must outlive it. kUnavailable if a GPU fails.
+absl::StatusOr<std::unique_ptr<Operations>> MakeDevice(const DeviceOptions& options,
+                                                       const ModelConfig& config,
+                                                       const Shard& shard);
 
 }  // namespace tandem::core

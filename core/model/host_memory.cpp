@@ -86,7 +86,7 @@ absl::StatusOr<std::shared_ptr<std::byte>> HostMemory::AllocateZeroed(int64_t by
   return std::shared_ptr<std::byte>(std::move(arena), data);
 }
 
-int64_t HostMemory::AvailableBytes() const {
+absl::StatusOr<int64_t> HostMemory::AvailableBytes() const {
   int64_t available = std::numeric_limits<int64_t>::max();
   std::ifstream meminfo("/proc/meminfo");
   std::string word;
@@ -100,16 +100,19 @@ int64_t HostMemory::AvailableBytes() const {
   return std::min({available, LeftInGroups(), LeftOfAddresses()});
 }
 
-void HostMemory::CopyToHost(std::span<const CopyRun> runs) {
+absl::Status HostMemory::CopyToHost(std::span<const CopyRun> runs) {
   for (const CopyRun& run : runs) std::memcpy(run.host, run.device, run.bytes);
+  return absl::OkStatus();
 }
 
-void HostMemory::CopyFromHost(std::span<const CopyRun> runs) {
+absl::Status HostMemory::CopyFromHost(std::span<const CopyRun> runs) {
   for (const CopyRun& run : runs) std::memcpy(run.device, run.host, run.bytes);
+  return absl::OkStatus();
 }
 
-void HostMemory::CopyWithin(std::byte* to, const std::byte* from, size_t bytes) {
+absl::Status HostMemory::CopyWithin(std::byte* to, const std::byte* from, size_t bytes) {
   std::memcpy(to, from, bytes);
+  return absl::OkStatus();
 }
 
 }  // namespace tandem::core

@@ -17,10 +17,10 @@ class HostMemory final : public DeviceMemory {
   absl::StatusOr<std::shared_ptr<std::byte>> AllocateZeroed(int64_t bytes) override;
   /// The least of what the system calls available, what this process's control groups have left,
   /// and what it may still map (ulimit -v).
-  int64_t AvailableBytes() const override;
-  void CopyToHost(std::span<const CopyRun> runs) override;
-  void CopyFromHost(std::span<const CopyRun> runs) override;
-  void CopyWithin(std::byte* to, const std::byte* from, size_t bytes) override;
+  absl::StatusOr<int64_t> AvailableBytes() const override;
+  absl::Status CopyToHost(std::span<const CopyRun> runs) override;
+  absl::Status CopyFromHost(std::span<const CopyRun> runs) override;
+  absl::Status CopyWithin(std::byte* to, const std::byte* from, size_t bytes) override;
 };
 
 }  // namespace tandem::core

@@ -35,7 +35,8 @@ struct Batch {
 };
 
 /// A model's shard on one rank, ready to run. The step loop knows no more of it than this, so it is
-/// tested with a fake. Thread safety: one thread calls.
+/// tested with a fake. A device that fails is kUnavailable, of any method. Thread safety: one
+/// thread calls.
 class Model {
  public:
   virtual ~Model() = default;
@@ -60,9 +61,9 @@ class Model {
   virtual absl::Status Sample(std::span<const SampleRow> rows, Collective& collective,
                               const StepPhase& phase, std::span<SampledToken> out) = 0;
   /// Copies rows of this shard's logits to the host, `stride` floats apart.
-  virtual void ReadLogits(Range rows, float* out, int64_t stride) = 0;
+  virtual absl::Status ReadLogits(Range rows, float* out, int64_t stride) = 0;
   /// [tokens] 1 = a partial sum was not finite or out of range (numerics.md, rule 3), on some rank.
-  virtual std::span<const uint8_t> TokenFailures() = 0;
+  virtual absl::StatusOr<std::span<const uint8_t>> TokenFailures() = 0;
 
   /// Between passes: body(task) for every task in [0, tasks), on the threads that compute, where
   /// the processor does that; else one after the other. Returns when all are done.

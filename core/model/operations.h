@@ -81,7 +81,8 @@ struct AttentionLayer {
 ///
 /// A device only enqueues. Sample, TokenFailures and ReadRows alone wait for it; a step without
 /// asked-for logits reads back its sampled tokens and its failures, and every shape follows from
-/// the plan. Thread safety: one thread calls.
+/// the plan. A device that fails throws DeviceFailure (device_failure.h). Thread safety: one thread
+/// calls.
 class Operations {
  public:
   virtual ~Operations() = default;

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "core/model/device_memory.h"
+#include "core/model/device_status.h"
 
 namespace tandem::core {
 
@@ -54,7 +55,7 @@ class WeightVector {
     const CopyRun run{.device = data_.get(),
                       .host = reinterpret_cast<std::byte*>(const_cast<float*>(values.data())),
                       .bytes = values.size_bytes()};
-    memory.CopyFromHost({&run, 1});
+    ThrowDeviceFailure(memory.CopyFromHost({&run, 1}));
   }
 
   size_t size() const { return size_; }

@@ -1,8 +1,30 @@
 #include "core/transformer/transformer.h"
 
+#include "core/model/device_status.h"
+
 namespace tandem::core {
 
 absl::Status Transformer::Forward(const Batch& batch, const KvView& cache, Collective& collective) {
+  return WithDeviceFailures([&] { return Layers(batch, cache, collective); });
+}
+
+absl::Status Transformer::Sample(std::span<const SampleRow> rows, Collective& collective,
+                                 const StepPhase& phase, std::span<SampledToken> out) {
+  return WithDeviceFailures([&] {
+    return ops_.Sample(scratch_.logits, shard_.vocab_rows, rows, collective, phase, out);
+  });
+}
+
+absl::Status Transformer::ReadLogits(Range rows, float* out, int64_t stride) {
+  return WithDeviceFailures([&] { ops_.ReadRows(scratch_.logits, rows, out, stride); });
+}
+
+absl::StatusOr<std::span<const uint8_t>> Transformer::TokenFailures() {
+  return WithDeviceFailures(
+      [&]() -> absl::StatusOr<std::span<const uint8_t>> { return ops_.TokenFailures(); });
+}
+
+absl::Status Transformer::Layers(const Batch& batch, const KvView& cache, Collective& collective) {
   Scratch& s = scratch_;
   ops_.BeginStep(batch);
   ops_.Embed(embedding_, batch.tokens, config_.embedding_scale, s.x);

@@ -31,13 +31,9 @@ class Transformer final : public Model {
 
   absl::Status Forward(const Batch& batch, const KvView& cache, Collective& collective) override;
   absl::Status Sample(std::span<const SampleRow> rows, Collective& collective,
-                      const StepPhase& phase, std::span<SampledToken> out) override {
-    return ops_.Sample(scratch_.logits, shard_.vocab_rows, rows, collective, phase, out);
-  }
-  void ReadLogits(Range rows, float* out, int64_t stride) override {
-    ops_.ReadRows(scratch_.logits, rows, out, stride);
-  }
-  std::span<const uint8_t> TokenFailures() override { return ops_.TokenFailures(); }
+                      const StepPhase& phase, std::span<SampledToken> out) override;
+  absl::Status ReadLogits(Range rows, float* out, int64_t stride) override;
+  absl::StatusOr<std::span<const uint8_t>> TokenFailures() override;
   void ParallelFor(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) override {
     ops_.ParallelFor(tasks, body);
   }
@@ -80,6 +76,7 @@ class Transformer final : public Model {
   absl::Status LoadWeights(const Progress& progress);
   absl::StatusOr<Layer> LoadLayer(int index);
 
+  absl::Status Layers(const Batch& batch, const KvView& cache, Collective& collective);
   absl::Status Attention(const Batch& batch, const Layer& layer, const KvView& cache,
                          Collective& collective);
   absl::Status FeedForward(const Batch& batch, const Layer& layer, Collective& collective);

@@ -1,3 +1,4 @@
+#include "core/model/device_status.h"
 #include "core/transformer/transformer.h"
 
 namespace tandem::core {
@@ -32,9 +33,12 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Load(const ModelFile& 
                                                                const Shard& shard,
                                                                Operations& operations,
                                                                const Progress& progress) {
-  std::unique_ptr<Transformer> model(new Transformer(file, shard, operations));
-  TANDEM_RETURN_IF_ERROR(model->LoadWeights(progress));
-  return model;
+  using Loaded = absl::StatusOr<std::unique_ptr<Transformer>>;
+  return WithDeviceFailures([&]() -> Loaded {
+    std::unique_ptr<Transformer> model(new Transformer(file, shard, operations));
+    TANDEM_RETURN_IF_ERROR(model->LoadWeights(progress));
+    return model;
+  });
 }
 
 absl::Status Transformer::LoadWeights(const Progress& progress) {

@@ -56,13 +56,15 @@ absl::StatusOr<PagePool> PagePool::Create(core::DeviceMemory& memory, core::KvGe
   return pool;
 }
 
-void PagePool::CopyBlock(size_t group, core::BlockId from, core::BlockId to) const {
+absl::Status PagePool::CopyBlock(size_t group, core::BlockId from, core::BlockId to) const {
   const core::KvGeometry& geometry = view_.geometry();
   for (const int layer : geometry.groups[group].layers) {
     // The pages of a layer's KV heads stand side by side.
-    memory_->CopyWithin(view_.Page(layer, 0, to).keys, view_.Page(layer, 0, from).keys,
-                        static_cast<size_t>(geometry.PageBytes() * geometry.kv_heads));
+    TANDEM_RETURN_IF_ERROR(
+        memory_->CopyWithin(view_.Page(layer, 0, to).keys, view_.Page(layer, 0, from).keys,
+                            static_cast<size_t>(geometry.PageBytes() * geometry.kv_heads)));
   }
+  return absl::OkStatus();
 }
 
 }  // namespace tandem::kv_store

@@ -29,7 +29,7 @@ class PagePool {
 
   /// Copies the pages of one block into another's, in all layers of `group` and all KV heads of the
   /// rank.
-  void CopyBlock(size_t group, core::BlockId from, core::BlockId to) const;
+  absl::Status CopyBlock(size_t group, core::BlockId from, core::BlockId to) const;
 
  private:
   explicit PagePool(core::DeviceMemory& memory) : memory_(&memory) {}

@@ -144,9 +144,10 @@ int64_t RecordBytes(const core::KvGeometry& geometry, int32_t group, int32_t tok
              static_cast<int64_t>(geometry.groups[static_cast<size_t>(group)].layers.size());
 }
 
-std::vector<std::byte> EncodeRecord(const Fingerprint& fingerprint, const RecordName& name,
-                                    const PagePool& pool, core::BlockId block_id, int rank_kv_head,
-                                    std::vector<std::byte> memory) {
+absl::StatusOr<std::vector<std::byte>> EncodeRecord(const Fingerprint& fingerprint,
+                                                    const RecordName& name, const PagePool& pool,
+                                                    core::BlockId block_id, int rank_kv_head,
+                                                    std::vector<std::byte> memory) {
   const core::KvGeometry& geometry = pool.view().geometry();
   TANDEM_CHECK(name.tokens >= 1 && name.tokens <= core::kPageTokens, "tokens of a record");
   const RecordHeader header = HeaderOf(fingerprint, name, geometry);
@@ -166,8 +167,8 @@ std::vector<std::byte> EncodeRecord(const Fingerprint& fingerprint, const Record
   Store(out, kDtypeAt, static_cast<uint32_t>(header.dtype));
   Store(out, kFingerprintAt, fingerprint);
   Store(out, kBlockAt, name.block);
-  pool.memory().CopyToHost(
-      RunsOf(name, pool.view(), block_id, rank_kv_head, out + kRecordHeaderBytes));
+  TANDEM_RETURN_IF_ERROR(pool.memory().CopyToHost(
+      RunsOf(name, pool.view(), block_id, rank_kv_head, out + kRecordHeaderBytes)));
   Store(out, kChecksumAt, Checksum(record));
   return record;
 }
@@ -254,13 +255,13 @@ absl::Status CheckRecord(std::span<const std::byte> bytes, const Fingerprint& fi
       expected.head_dim, DtypeName(expected.dtype));
 }
 
-void LoadRecord(std::span<const std::byte> bytes, const RecordName& name, const PagePool& pool,
-                core::BlockId block_id, int rank_kv_head) {
+absl::Status LoadRecord(std::span<const std::byte> bytes, const RecordName& name,
+                        const PagePool& pool, core::BlockId block_id, int rank_kv_head) {
   TANDEM_CHECK(static_cast<int64_t>(bytes.size()) ==
                    RecordBytes(pool.view().geometry(), name.group, name.tokens),
                "size of a checked record");
   auto* payload = const_cast<std::byte*>(bytes.data()) + kRecordHeaderBytes;  // read only
-  pool.memory().CopyFromHost(RunsOf(name, pool.view(), block_id, rank_kv_head, payload));
+  return pool.memory().CopyFromHost(RunsOf(name, pool.view(), block_id, rank_kv_head, payload));
 }
 
 }  // namespace tandem::kv_store

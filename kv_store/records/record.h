@@ -51,10 +51,12 @@ RecordKey RecordKeyOf(const Fingerprint& fingerprint, const RecordName& name);
 int64_t RecordBytes(const core::KvGeometry& geometry, int32_t group, int32_t tokens);
 
 /// A record of the pages of `block_id` for the rank's `rank_kv_head` (0-based within the rank). Of
-/// a tail only the positions that count are in it. memory: used for it, whatever is in it.
-std::vector<std::byte> EncodeRecord(const Fingerprint& fingerprint, const RecordName& name,
-                                    const PagePool& pool, core::BlockId block_id, int rank_kv_head,
-                                    std::vector<std::byte> memory = {});
+/// a tail only the positions that count are in it. memory: used for it, whatever is in it. Errors:
+/// those of the device.
+absl::StatusOr<std::vector<std::byte>> EncodeRecord(const Fingerprint& fingerprint,
+                                                    const RecordName& name, const PagePool& pool,
+                                                    core::BlockId block_id, int rank_kv_head,
+                                                    std::vector<std::byte> memory = {});
 
 /// What a record says of itself, if it is whole and undamaged, whatever its name and shape.
 /// kDataLoss where it is damaged, kFailedPrecondition where it is of another version.
@@ -72,7 +74,7 @@ void MoveRecord(std::vector<std::byte>& record, const BlockHash& block);
 
 /// Writes a record that CheckRecord accepted into the pages of `block_id`. Of a tail's pages only
 /// the positions that count are written.
-void LoadRecord(std::span<const std::byte> bytes, const RecordName& name, const PagePool& pool,
-                core::BlockId block_id, int rank_kv_head);
+absl::Status LoadRecord(std::span<const std::byte> bytes, const RecordName& name,
+                        const PagePool& pool, core::BlockId block_id, int rank_kv_head);
 
 }  // namespace tandem::kv_store

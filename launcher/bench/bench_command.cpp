@@ -273,7 +273,7 @@ class MemoryFile {
 
 /// The ranks as processes of mpirun, with our flags.
 absl::Status BenchUnderMpi(const BenchOptions& o) {
-  TANDEM_ASSIGN_OR_RETURN(const auto file, CheckRanks(o.model, o.launch.ranks));
+  TANDEM_ASSIGN_OR_RETURN(const auto file, CheckRanks(o.model, o.launch));
   TANDEM_RETURN_IF_ERROR(CheckJobDescriptors(o.launch.ranks));
   TANDEM_RETURN_IF_ERROR(CheckContext(o, file->config()));
   // Not mpirun's: it says nothing of what it could not write.

@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "core/system/host_name.h"
 #include "frontend/server/listener.h"
 #include "frontend/server/server.h"
 #include "kv_store/base/files.h"
@@ -99,7 +100,7 @@ std::string ReachableFrom(std::string endpoint) {
   for (const std::string_view all : {"//0.0.0.0:", "//[::]:"}) {
     const size_t at = endpoint.find(all);
     if (at == std::string::npos) continue;
-    return endpoint.replace(at, all.size(), fmt::format("//{}:", parallel::HostName()));
+    return endpoint.replace(at, all.size(), fmt::format("//{}:", core::HostName()));
   }
   return endpoint;
 }

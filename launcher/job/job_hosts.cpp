@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "core/base/errno_text.h"
+#include "core/system/host_name.h"
 #include "core/system/text_file.h"
 #include "launcher/options/rank_command.h"
 #include "parallel/communicators/communicator.h"
@@ -34,7 +35,7 @@ std::vector<std::string> FirstWords(const absl::StatusOr<std::string>& text) {
 
 bool IsThisHost(const std::string& name) {
   if (name == "localhost" || name == "127.0.0.1" || name == "::1") return true;
-  if (name == parallel::HostName()) return true;
+  if (name == core::HostName()) return true;
   const auto own = parallel::ListNetworkAddresses();
   return std::any_of(own.begin(), own.end(),
                      [&](const parallel::NetworkAddress& one) { return one.text == name; });

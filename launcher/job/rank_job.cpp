@@ -25,6 +25,7 @@
 #include "parallel/communicators/watchdog.h"
 #include "parallel/coordinator/run_rank.h"
 #include "parallel/placement/cpu_placement.h"
+#include "parallel/placement/gpu_placement.h"
 #include "parallel/placement/world_check.h"
 #include "parallel/sharding/shard_plan.h"
 
@@ -82,6 +83,7 @@ class Rank {
     TANDEM_ASSIGN_OR_RETURN(choices_, ModelChoices::From(options_));
     TANDEM_ASSIGN_OR_RETURN(file_, core::ModelFile::Open(options_.model));
     TANDEM_ASSIGN_OR_RETURN(plan_, PlanRanks(options_, choices_, *file_, world_.size()));
+    TANDEM_ASSIGN_OR_RETURN(gpus_, core::FindGpus(choices_.device));
     return absl::OkStatus();
   }
 
@@ -97,7 +99,11 @@ class Rank {
           "to; add hosts (--hostfile), or use --durability 1",
           options_.state.durability, hosts.front());
     }
-    return CheckSameEverywhere(world_, *file_, plan_, options_, choices_);
+    TANDEM_RETURN_IF_ERROR(CheckSameEverywhere(world_, *file_, plan_, options_, choices_));
+    parallel::GpuWish wish{.wanted = choices_.device == core::DeviceKind::kCuda, .gpus = {}};
+    for (const core::Gpu& gpu : gpus_) wish.gpus.push_back(gpu.id);
+    TANDEM_ASSIGN_OR_RETURN(gpu_, parallel::AgreeOnGpus(world_, wish, options_.share_gpus));
+    return absl::OkStatus();
   }
 
   absl::Status LoadShard() {
@@ -110,7 +116,9 @@ class Rank {
     Bind(placement_.cpus);
     TANDEM_RETURN_IF_ERROR(world_.SetPatience(PatienceOf(placement_)));
     cpu_ = CpuOptionsOf(choices_, placement_);
-    operations_ = core::MakeDevice({.kind = choices_.device, .cpu = cpu_}, file_->config(), shard);
+    core::DeviceOptions device{.kind = choices_.device, .cpu = cpu_, .gpu = {}};
+    if (!gpus_.empty()) device.gpu = gpus_[static_cast<size_t>(gpu_.place)];
+    TANDEM_ASSIGN_OR_RETURN(operations_, core::MakeDevice(device, file_->config(), shard));
     ProgressDisplay display;
     const auto progress = [&](double fraction, std::string_view what) -> absl::Status {
       if (world_.rank() == 0) display.Show(fraction, what);
@@ -143,6 +151,7 @@ class Rank {
     rank.options.prefill_chunk = options_.prefill_chunk;
     rank.options.speculate = options_.speculate;
     rank.options.kv_memory = options_.kv_memory.value_or(0);
+    if (!gpus_.empty()) rank.options.memory_sharers = gpu_.sharers;
     rank.options.kv_dtype = choices_.kv_dtype;
     rank.options.device = std::string(operations_->device_name());
     if (!placement_.thread_cpus.empty()) {
@@ -183,6 +192,8 @@ class Rank {
   std::unique_ptr<core::ModelFile> file_;
   parallel::ShardPlan plan_;
   parallel::CpuPlacement placement_;
+  std::vector<core::Gpu> gpus_;  // that this rank may compute on
+  parallel::GpuPlacement gpu_;
   core::CpuOptions cpu_;
   std::unique_ptr<core::Operations> operations_;
   std::unique_ptr<core::Transformer> model_;

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "core/base/mutex.h"
+#include "core/system/host_name.h"
 #include "launcher/job/mpi_job.h"
 #include "launcher/options/option_table.h"
 #include "launcher/options/rank_command.h"
@@ -46,7 +47,7 @@ class JobNews {
 
 absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launch,
                            const EnginePreparation& prepare, const EngineBody& body) {
-  TANDEM_ASSIGN_OR_RETURN(const auto file, CheckRanks(model, launch.ranks));
+  TANDEM_ASSIGN_OR_RETURN(const auto file, CheckRanks(model, launch));
   if (prepare) TANDEM_RETURN_IF_ERROR(prepare(*file));
   WorkerOptions worker{.model = model, .ranks = launch.ranks};
   const parallel::EngineLinkKeys keys = parallel::MakeEngineLinkKeys();
@@ -59,7 +60,7 @@ absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launc
 
   parallel::RemoteEngine::Options options;
   options.endpoint = endpoint;
-  options.who = fmt::format("rank 0 on host {}", parallel::HostName());  // a socket of this host
+  options.who = fmt::format("rank 0 on host {}", core::HostName());  // a socket of this host
   options.server_key = keys.server.public_key;
   options.keys = keys.client;
   const auto keep_waiting = [&news] {

@@ -23,8 +23,7 @@ struct ModelChoices {
   core::KvDtype kv_dtype = core::KvDtype::kF16;
   parallel::Pinning pinning = parallel::Pinning::kNodes;
 
-  /// kInvalidArgument, naming the flag and what it takes; kUnimplemented for a device that this
-  /// program has no kernels for.
+  /// kInvalidArgument, naming the flag and what it takes.
   static absl::StatusOr<ModelChoices> From(const ModelOptions& options);
 };
 

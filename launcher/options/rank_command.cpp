@@ -1,11 +1,14 @@
 #include "launcher/options/rank_command.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <utility>
 
 #include "core/model/model.h"
+#include "core/system/host_name.h"
 #include "kv_store/pages/pool_size.h"
 #include "launcher/options/option_table.h"
+#include "parallel/placement/gpu_placement.h"
 #include "parallel/sharding/model_costs.h"
 
 namespace tandem::launcher {
@@ -30,10 +33,30 @@ absl::StatusOr<parallel::ShardPlan> PlanRanks(const ModelOptions& model,
   return plan;
 }
 
-absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& model, int ranks) {
+namespace {
+
+/// The GPUs of this host, if nothing says that ranks run on others.
+absl::Status CheckGpusHere(const ModelOptions& model, const ModelChoices& choices,
+                           const LaunchOptions& launch) {
+  if (choices.device != core::DeviceKind::kCuda) return absl::OkStatus();
+  if (!launch.hostfile.empty() || !launch.mpirun_arguments.empty()) return absl::OkStatus();
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<core::Gpu> gpus, core::FindGpus(choices.device));
+  parallel::GpuWish wish{.wanted = true, .gpus = {}};
+  for (const core::Gpu& gpu : gpus) wish.gpus.push_back(gpu.id);
+  const auto ranks = static_cast<size_t>(std::max(1, launch.ranks));
+  return parallel::PlaceGpus(std::vector(ranks, core::HostName()), std::vector(ranks, wish),
+                             model.share_gpus)
+      .status();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& model,
+                                                            const LaunchOptions& launch) {
   TANDEM_ASSIGN_OR_RETURN(const ModelChoices choices, ModelChoices::From(model));
+  TANDEM_RETURN_IF_ERROR(CheckGpusHere(model, choices, launch));
   TANDEM_ASSIGN_OR_RETURN(auto file, core::ModelFile::Open(model.model));
-  TANDEM_RETURN_IF_ERROR(PlanRanks(model, choices, *file, ranks).status());
+  TANDEM_RETURN_IF_ERROR(PlanRanks(model, choices, *file, launch.ranks).status());
   return file;
 }
 

@@ -19,8 +19,9 @@ absl::StatusOr<parallel::ShardPlan> PlanRanks(const ModelOptions& model,
                                               const core::ModelFile& file, int ranks);
 
 /// Finds, before anything is started, whatever is wrong with the model, the flags or the number of
-/// ranks.
-absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& model, int ranks);
+/// ranks; and with the devices of this host, if ranks will run on it.
+absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& model,
+                                                            const LaunchOptions& launch);
 
 /// This program with a command (worker, bench, agent) and arguments of these values.
 std::vector<std::string> CommandOfThisProgram(const std::string& name,

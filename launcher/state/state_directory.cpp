@@ -12,17 +12,13 @@
 
 #include "core/base/counted.h"
 #include "core/base/errno_text.h"
+#include "core/system/host_name.h"
 #include "kv_store/base/files.h"
 
 namespace tandem::launcher {
 namespace {
 
 constexpr int64_t kLeastFiles = 64;  // of the databases
-
-std::string HostName() {
-  std::array<char, 256> name{};
-  return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "?";
-}
 
 std::string OwnerIn(int lock) {
   std::array<char, 1024> text{};
@@ -140,8 +136,8 @@ StateDirectory::~StateDirectory() {
 }
 
 void StateDirectory::Announce(const std::string& endpoint) {
-  const std::string owner =
-      fmt::format("process {} on host {}, which serves on {}\n", getpid(), HostName(), endpoint);
+  const std::string owner = fmt::format("process {} on host {}, which serves on {}\n", getpid(),
+                                        core::HostName(), endpoint);
   // On a full disk the lock still holds, and says less.
   if (ftruncate(lock_, 0) != 0 ||
       pwrite(lock_, owner.data(), owner.size(), 0) != static_cast<ssize_t>(owner.size())) {

@@ -1,9 +1,6 @@
 #include "parallel/communicators/communicator.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <array>
 
 namespace tandem::parallel {
 
@@ -41,12 +38,6 @@ std::string PhaseText(const core::StepPhase& phase) {
       return text;
   }
   return text;
-}
-
-std::string HostName() {
-  std::array<char, 256> name = {};
-  if (gethostname(name.data(), name.size() - 1) != 0 || name[0] == '\0') return "unknown";
-  return name.data();
 }
 
 }  // namespace tandem::parallel

@@ -68,7 +68,4 @@ std::string RankOnHost(const Communicator& world, int rank);
 /// A phase of a step in words, for messages: "step 12, layer 3, attention".
 std::string PhaseText(const core::StepPhase& phase);
 
-/// This machine's name as the system gives it, "unknown" where it gives none.
-std::string HostName();
-
 }  // namespace tandem::parallel

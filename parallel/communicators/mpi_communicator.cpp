@@ -15,6 +15,7 @@
 #include "absl/functional/function_ref.h"
 #include "core/base/counted.h"
 #include "core/base/temporary_folder.h"
+#include "core/system/host_name.h"
 #include "parallel/communicators/host_collective.h"
 #include "parallel/communicators/host_exchange.h"
 #include "parallel/communicators/one_rank_communicator.h"
@@ -31,7 +32,7 @@ class MpiCommunicator final : public Communicator {
   /// MPI is initialized. hosts() is empty until GatherHosts.
   MpiCommunicator(int rank, int size, int64_t largest_count, TemporaryFolder folder)
       : folder_(std::move(folder)), rank_(rank), size_(size), largest_count_(largest_count) {
-    hosts_.assign(static_cast<size_t>(size), HostName());
+    hosts_.assign(static_cast<size_t>(size), core::HostName());
   }
 
   ~MpiCommunicator() final {
@@ -48,7 +49,7 @@ class MpiCommunicator final : public Communicator {
 
   absl::Status GatherHosts() {
     std::array<char, kHostBytes> mine = {};
-    std::strncpy(mine.data(), HostName().c_str(), mine.size() - 1);
+    std::strncpy(mine.data(), core::HostName().c_str(), mine.size() - 1);
     std::vector<char> all(mine.size() * static_cast<size_t>(size_));
     TANDEM_RETURN_IF_ERROR(AllGather(std::as_bytes(std::span(mine)),
                                      std::as_writable_bytes(std::span(all)), core::StepPhase{}));
@@ -341,7 +342,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> CreateWorld(const MpiOptions& opti
   if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS ||
       provided < MPI_THREAD_SERIALIZED) {
     return Internal("MPI_Init_thread on host {} failed or gave thread level {}, needed {}",
-                    HostName(), provided, static_cast<int>(MPI_THREAD_SERIALIZED));
+                    core::HostName(), provided, static_cast<int>(MPI_THREAD_SERIALIZED));
   }
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   int rank = 0;

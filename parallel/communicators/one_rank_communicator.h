@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/base/mutex.h"
+#include "core/system/host_name.h"
 #include "parallel/communicators/communicator.h"
 
 namespace tandem::parallel {
@@ -26,7 +27,7 @@ class OneRankCommunicator final : public Communicator {
   absl::Status Error() const;
   void Fail(const absl::Status& why);
 
-  std::vector<std::string> hosts_ = {HostName()};
+  std::vector<std::string> hosts_ = {core::HostName()};
   mutable Mutex mutex_;
   absl::Status error_ ABSL_GUARDED_BY(mutex_);  // the first one sticks
 };

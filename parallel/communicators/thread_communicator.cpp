@@ -10,6 +10,7 @@
 #include "absl/functional/function_ref.h"
 #include "core/base/counted.h"
 #include "core/base/mutex.h"
+#include "core/system/host_name.h"
 
 namespace tandem::parallel {
 namespace {
@@ -45,7 +46,7 @@ class ThreadWorld {
 
   ThreadWorld(int ranks, ThreadWorldOptions options)
       : ranks_(ranks), options_(std::move(options)), places_(static_cast<size_t>(ranks)) {
-    if (options_.hosts.empty()) options_.hosts.assign(static_cast<size_t>(ranks), HostName());
+    if (options_.hosts.empty()) options_.hosts.assign(static_cast<size_t>(ranks), core::HostName());
   }
 
   const ThreadWorldOptions& options() const { return options_; }

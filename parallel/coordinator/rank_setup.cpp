@@ -32,7 +32,7 @@ struct Introduction {
   int64_t has_tier;
   int64_t weight_bytes;
   int64_t blocks[kMostGroups];
-  char device[32];
+  char device[64];
 };
 
 struct Shared {
@@ -47,10 +47,13 @@ constexpr Shared kShared[] = {{"vocabulary", &Introduction::vocab},
                               {"KV dtype", &Introduction::kv_dtype},
                               {"fingerprint of KV records", &Introduction::fingerprint}};
 
-/// A share of the memory that is free on this host's devices, of which each of its ranks takes its
+/// A share of the memory that is free on the rank's device, of which each rank there takes its
 /// part: the cache should never push weights or other programs out.
-int64_t KvMemoryShare(const Communicator& world, const core::DeviceMemory& memory) {
-  return memory.AvailableBytes() / 4 / std::max(1, world.local_size());
+absl::StatusOr<int64_t> KvMemoryShare(const RankOptions& options, const Communicator& world,
+                                      const core::DeviceMemory& memory) {
+  TANDEM_ASSIGN_OR_RETURN(const int64_t available, memory.AvailableBytes());
+  const int sharers = options.memory_sharers > 0 ? options.memory_sharers : world.local_size();
+  return available / 4 / std::max(1, sharers);
 }
 
 int64_t Beginning(const kv_store::Fingerprint& fingerprint) {
@@ -93,8 +96,10 @@ absl::StatusOr<std::vector<int64_t>> ChooseBlocks(const RankOptions& options,
   const kv_store::PoolWish wish{.sequences = options.max_running,
                                 .sequence_tokens = longest,
                                 .step_tokens = options.prefill_chunk};
-  const int64_t bytes =
-      options.kv_memory > 0 ? options.kv_memory : KvMemoryShare(world, model.memory());
+  int64_t bytes = options.kv_memory;
+  if (bytes == 0) {
+    TANDEM_ASSIGN_OR_RETURN(bytes, KvMemoryShare(options, world, model.memory()));
+  }
   std::vector<int64_t> blocks = kv_store::BlocksForBytes(geometry, wish, bytes);
   if (options.kv_memory == 0) {
     const std::vector<int64_t> wished = kv_store::BlocksForWish(geometry, wish);
@@ -145,8 +150,9 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
                                   .head_dim = config.head_dim,
                                   .dtype = options.kv_dtype};
   TANDEM_RETURN_IF_ERROR(AgreeOnStatus(world, CheckOptions(options, config, geometry)));
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<int64_t> my_blocks,
-                          ChooseBlocks(options, world, model, geometry));
+  const auto chosen = ChooseBlocks(options, world, model, geometry);
+  TANDEM_RETURN_IF_ERROR(AgreeOnStatus(world, chosen.status()));
+  const std::vector<int64_t>& my_blocks = *chosen;
 
   Introduction mine{.vocab = config.vocab,
                     .context = config.context,

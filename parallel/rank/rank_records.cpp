@@ -67,7 +67,7 @@ RecordCounts RankRecords::counts() const {
           .damaged = read.damaged};
 }
 
-void RankRecords::Save(const StepPlan& plan, ParallelFor parallel_for) {
+absl::Status RankRecords::Save(const StepPlan& plan, ParallelFor parallel_for) {
   const core::Range& heads = options_.records_own;
   struct Task {
     const BlockSave* save = nullptr;
@@ -98,28 +98,37 @@ void RankRecords::Save(const StepPlan& plan, ParallelFor parallel_for) {
   for (auto& of_save : encoded) {
     for (kv_store::TierRecord& record : of_save) records.push_back(&record);
   }
-  if (!tasks.empty())
+  std::vector<absl::Status> copied(tasks.size());
+  if (!tasks.empty()) {
     parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
-      const Task& task = tasks[static_cast<size_t>(i)];
-      *records[static_cast<size_t>(i)] = Encode(*task.save, task.group, task.head);
+      const auto at = static_cast<size_t>(i);
+      auto record = Encode(*tasks[at].save, tasks[at].group, tasks[at].head);
+      copied[at] = record.status();
+      if (record.ok()) *records[at] = *std::move(record);
     });
+  }
+  for (absl::Status& status : copied) TANDEM_RETURN_IF_ERROR(std::move(status));
   for (auto& of_save : encoded) writer_->Put(std::move(of_save));
   if (plan.flush) writer_->Mark(plan.step);
+  return absl::OkStatus();
 }
 
-kv_store::TierRecord RankRecords::Encode(const BlockSave& save, size_t group, int64_t head) {
+absl::StatusOr<kv_store::TierRecord> RankRecords::Encode(const BlockSave& save, size_t group,
+                                                         int64_t head) {
   const kv_store::Fingerprint& fingerprint = options_.records.fingerprint;
   const kv_store::RecordName name{.block = save.hash,
                                   .tokens = save.tokens,
                                   .kv_head = static_cast<int32_t>(head),
                                   .group = static_cast<int32_t>(group)};
-  return {.key = kv_store::RecordKeyOf(fingerprint, name),
-          .block = save.hash,
-          .before = save.before,
-          .tenant = save.tenant,
-          .bytes = buffers_.Share(kv_store::EncodeRecord(
-              fingerprint, name, pool_, save.blocks[group],
-              static_cast<int>(head - options_.kv_heads.begin), buffers_.Take()))};
+  TANDEM_ASSIGN_OR_RETURN(
+      std::vector<std::byte> bytes,
+      kv_store::EncodeRecord(fingerprint, name, pool_, save.blocks[group],
+                             static_cast<int>(head - options_.kv_heads.begin), buffers_.Take()));
+  return kv_store::TierRecord{.key = kv_store::RecordKeyOf(fingerprint, name),
+                              .block = save.hash,
+                              .before = save.before,
+                              .tenant = save.tenant,
+                              .bytes = buffers_.Share(std::move(bytes))};
 }
 
 void RankRecords::Fetch(const StepPlan& plan) {

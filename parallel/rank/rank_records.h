@@ -43,15 +43,15 @@ class RankRecords {
   /// Calls a function for every task in [0, tasks), on several threads or one.
   using ParallelFor =
       absl::FunctionRef<void(int64_t tasks, absl::FunctionRef<void(int64_t task)> body)>;
-  /// The saves of a plan and its flush mark.
-  void Save(const StepPlan& plan, ParallelFor parallel_for);
+  /// The saves of a plan and its flush mark. Errors: those of the device.
+  absl::Status Save(const StepPlan& plan, ParallelFor parallel_for);
   absl::Status Load(const BlockLoad& load) { return reader_->Load(load); }
   /// The ends and beginnings of fetches.
   void Fetch(const StepPlan& plan);
   void Probe(RecordProbe probe) { reader_->Probe(std::move(probe)); }
 
  private:
-  kv_store::TierRecord Encode(const BlockSave& save, size_t group, int64_t head);
+  absl::StatusOr<kv_store::TierRecord> Encode(const BlockSave& save, size_t group, int64_t head);
   RecordCounts counts() const;
 
   const Options options_;

@@ -62,14 +62,16 @@ absl::Status RankRunner::MovePages(const StepPlan& plan) {
                     plan.step);
   }
   if (records_ != nullptr) {
-    records_->Save(plan, [this](int64_t tasks, absl::FunctionRef<void(int64_t)> body) {
-      model_.ParallelFor(tasks, body);
-    });
+    TANDEM_RETURN_IF_ERROR(
+        records_->Save(plan, [this](int64_t tasks, absl::FunctionRef<void(int64_t)> body) {
+          model_.ParallelFor(tasks, body);
+        }));
   }
   const std::span<const PageMove> moves(plan.moves);
   for (size_t i = 0; i < moves.size(); ++i) {
     if (const auto* copy = std::get_if<BlockCopy>(&moves[i])) {
-      pool_.CopyBlock(static_cast<size_t>(copy->group), copy->from, copy->to);
+      TANDEM_RETURN_IF_ERROR(
+          pool_.CopyBlock(static_cast<size_t>(copy->group), copy->from, copy->to));
       continue;
     }
     if (records_ == nullptr) {
@@ -138,7 +140,7 @@ absl::Status RankRunner::GatherLogits(const StepPlan& plan, std::span<const Plac
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     if (plan.sequences[s].gather == parallel::GatherLogits::kNone) continue;
     const int64_t count = plan.sequences[s].logit_rows();
-    model_.ReadLogits({places[s].first_row, count}, to, largest_shard_);
+    TANDEM_RETURN_IF_ERROR(model_.ReadLogits({places[s].first_row, count}, to, largest_shard_));
     to += count * largest_shard_;
   }
   std::vector<float> all(mine.size() * static_cast<size_t>(collective_.size()));
@@ -183,7 +185,7 @@ absl::Status RankRunner::Sample(const StepPlan& plan, std::span<const Place> pla
   TANDEM_RETURN_IF_ERROR(model_.Sample(rows, collective_, VocabularyPhase(plan), sampled));
 
   std::span<const core::SampledToken> next(sampled);
-  const std::span<const uint8_t> failed = model_.TokenFailures();
+  TANDEM_ASSIGN_OR_RETURN(const std::span<const uint8_t> failed, model_.TokenFailures());
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     const SequenceWork& work = plan.sequences[s];
     const auto of_work = failed.subspan(static_cast<size_t>(places[s].first_token),

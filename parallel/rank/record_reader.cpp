@@ -198,9 +198,9 @@ absl::Status RecordReader::Load(const BlockLoad& load) {
     }
     for (int64_t head = 0; head < options_.kv_heads.count; ++head, ++record) {
       if (load.blocks[g] == core::kNoBlock) continue;
-      kv_store::LoadRecord(fetched->records[index][record].bytes,
-                           NameOf(block, static_cast<int32_t>(g), head), pool_, load.blocks[g],
-                           static_cast<int>(head));
+      TANDEM_RETURN_IF_ERROR(kv_store::LoadRecord(fetched->records[index][record].bytes,
+                                                  NameOf(block, static_cast<int32_t>(g), head),
+                                                  pool_, load.blocks[g], static_cast<int>(head)));
     }
   }
   return absl::OkStatus();

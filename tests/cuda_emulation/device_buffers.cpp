@@ -19,6 +19,7 @@ constexpr size_t kAlignment = 64;
 
 struct Buffer {
   BufferKind kind = BufferKind::kDevice;
+  int gpu = 0;
   std::byte* mapped = nullptr;  // guard page, pages, guard page
   size_t mapped_bytes = 0;
   std::byte* data = nullptr;
@@ -39,7 +40,7 @@ struct Buffer {
 struct Buffers {
   std::mutex mutex;
   std::map<const void*, Buffer> by_end;  // of what is mapped
-  int at_work = 0;                       // DeviceAtWork that live
+  std::map<int, int> at_work;            // DeviceAtWork that live, of each GPU
 };
 
 Buffers& AllBuffers() {
@@ -98,11 +99,12 @@ void CatchFaults() {
 
 }  // namespace
 
-void* AllocateBuffer(size_t bytes, BufferKind kind) {
+void* AllocateBuffer(size_t bytes, BufferKind kind, int gpu) {
   CatchFaults();
   const size_t room = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   Buffer buffer;
   buffer.kind = kind;
+  buffer.gpu = gpu;
   buffer.bytes = bytes;
   buffer.mapped_bytes = (room + kPage - 1) / kPage * kPage + 2 * kPage;
   void* mapped = mmap(nullptr, buffer.mapped_bytes, PROT_NONE,
@@ -114,9 +116,19 @@ void* AllocateBuffer(size_t bytes, BufferKind kind) {
   Poison(buffer.mapped + kPage, buffer.mapped_bytes - 2 * kPage);
   Buffers& all = AllBuffers();
   const std::lock_guard lock(all.mutex);
-  if (kind == BufferKind::kDevice && all.at_work == 0) buffer.Open(false);
+  if (kind == BufferKind::kDevice && all.at_work[gpu] == 0) buffer.Open(false);
   all.by_end[buffer.mapped + buffer.mapped_bytes] = buffer;
   return buffer.data;
+}
+
+size_t AllocatedBytes(int gpu) {
+  Buffers& all = AllBuffers();
+  const std::lock_guard lock(all.mutex);
+  size_t bytes = 0;
+  for (const auto& [end, buffer] : all.by_end) {
+    if (buffer.kind == BufferKind::kDevice && buffer.gpu == gpu) bytes += buffer.bytes;
+  }
+  return bytes;
 }
 
 bool FreeBuffer(void* memory) {
@@ -139,21 +151,21 @@ bool FreeBuffer(void* memory) {
   return true;
 }
 
-DeviceAtWork::DeviceAtWork() {
+DeviceAtWork::DeviceAtWork(int gpu) : gpu_(gpu) {
   Buffers& all = AllBuffers();
   const std::lock_guard lock(all.mutex);
-  if (all.at_work++ > 0) return;
+  if (all.at_work[gpu_]++ > 0) return;
   for (const auto& [end, buffer] : all.by_end) {
-    if (buffer.kind == BufferKind::kDevice) buffer.Open(true);
+    if (buffer.kind == BufferKind::kDevice && buffer.gpu == gpu_) buffer.Open(true);
   }
 }
 
 DeviceAtWork::~DeviceAtWork() {
   Buffers& all = AllBuffers();
   const std::lock_guard lock(all.mutex);
-  if (--all.at_work > 0) return;
+  if (--all.at_work[gpu_] > 0) return;
   for (const auto& [end, buffer] : all.by_end) {
-    if (buffer.kind == BufferKind::kDevice) buffer.Open(false);
+    if (buffer.kind == BufferKind::kDevice && buffer.gpu == gpu_) buffer.Open(false);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/cuda/kernels/device_code.h"
+#include "tests/cuda_emulation/gpus.h"
 #include "tests/cuda_emulation/streams.h"
 
 /// Each kernel here does something wrong, and the emulation says what.
@@ -437,6 +438,31 @@ TEST(CudaEmulation, RefusesLaunchesThatNoGpuTakes) {
   EXPECT_EQ(stream.Put(1, 1, 100 << 10, WriteAt, values.data(), 0), cudaErrorInvalidValue);
   void* memory = nullptr;
   EXPECT_EQ(cudaMalloc(&memory, size_t{1} << 50), cudaErrorMemoryAllocation);
+}
+
+class TwoGpus : public ::testing::Test {
+ protected:
+  TwoGpus() { cuda_emulation::SetGpus({.count = 2}); }
+  ~TwoGpus() override {
+    cudaSetDevice(0);
+    cuda_emulation::SetGpus({});
+  }
+};
+
+TEST_F(TwoGpus, RefuseLaunchesFromAThreadThatUsesAnother) {
+  Stream stream;
+  const Buffer<int> values(1);
+  EXPECT_EQ(cudaSetDevice(2), cudaErrorInvalidDevice);
+  ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
+  EXPECT_EQ(stream.Put(1, 1, 0, WriteAt, values.data(), 0), cudaErrorInvalidResourceHandle);
+}
+
+using TwoGpusDeathTest = TwoGpus;
+TEST_F(TwoGpusDeathTest, TellWhoTouchesMemoryOfAnother) {
+  const Buffer<int> values(1);
+  ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
+  Stream stream;
+  EXPECT_DEATH(stream.Run(1, 1, 0, WriteAt, values.data(), 0), "byte 0 of a buffer of 4 bytes");
 }
 
 }  // namespace

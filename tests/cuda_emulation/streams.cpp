@@ -14,9 +14,11 @@
 #include "tests/cuda_emulation/block.h"
 #include "tests/cuda_emulation/cuda_runtime.h"
 #include "tests/cuda_emulation/device_buffers.h"
+#include "tests/cuda_emulation/gpus.h"
 
 /// What was put into a stream and has not run yet.
 struct CUstream_st {
+  int gpu = 0;
   std::deque<std::function<void()>> waiting;
   uint64_t done = 0;
   uint64_t put = 0;
@@ -24,6 +26,7 @@ struct CUstream_st {
 
 /// A place in a stream.
 struct CUevent_st {
+  int gpu = 0;
   cudaStream_t stream = nullptr;
   uint64_t place = 0;
 };
@@ -34,9 +37,8 @@ namespace {
 constexpr size_t kMostThreads = 1024;
 constexpr size_t kSharedBytes = 48 * 1024;       // without asking for more
 constexpr size_t kMostSharedBytes = 163 * 1024;  // of compute capability 8.0
-constexpr size_t kMemoryBytes = size_t{4} << 30;
 
-/// All streams. Grids run one at a time: streams wait for one another in any direction.
+/// All streams of all GPUs. Grids run one at a time: streams wait for one another in any direction.
 struct Device {
   std::recursive_mutex mutex;
   std::set<cudaStream_t> streams;
@@ -60,7 +62,7 @@ std::atomic<uint64_t> bytes_to_host = 0;
 /// Runs what a stream has up to a place in it. With the device locked.
 void RunUntil(cudaStream_t stream, uint64_t place) {
   if (stream->done >= place) return;
-  const DeviceAtWork at_work;
+  const DeviceAtWork at_work(stream->gpu);
   while (stream->done < place && !stream->waiting.empty()) {
     const std::function<void()> next = std::move(stream->waiting.front());
     stream->waiting.pop_front();
@@ -100,12 +102,22 @@ void RunGrid(const cudaLaunchConfig_t& config, bool early, uint64_t seed,
   }
 }
 
+size_t FreeBytes(int gpu) {
+  const size_t used = AllocatedBytes(gpu);
+  return used < TheGpus().bytes ? TheGpus().bytes - used : 0;
+}
+
 cudaError_t Allocate(void** memory, size_t bytes, BufferKind kind) {
   *memory = nullptr;
   if (bytes == 0) return cudaSuccess;
-  if (bytes <= kMemoryBytes) *memory = AllocateBuffer(bytes, kind);
+  const int gpu = CurrentGpu();
+  if (kind == BufferKind::kPinned || bytes <= FreeBytes(gpu))
+    *memory = AllocateBuffer(bytes, kind, gpu);
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
+
+/// With the device locked.
+bool IsStream(cudaStream_t stream) { return TheDevice().streams.count(stream) != 0; }
 
 }  // namespace
 
@@ -123,6 +135,7 @@ cudaError_t AllowShared(const void* kernel, int bytes) {
 
 cudaError_t Enqueue(const cudaLaunchConfig_t& config, const void* kernel,
                     std::function<void()> thread) {
+  if (const int error = NextCall(); error != 0) return static_cast<cudaError_t>(error);
   const dim3& grid = config.gridDim;
   const dim3& block = config.blockDim;
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
@@ -135,6 +148,9 @@ cudaError_t Enqueue(const cudaLaunchConfig_t& config, const void* kernel,
     if (config.attrs[i].id != cudaLaunchAttributeProgrammaticStreamSerialization) {
       return cudaErrorInvalidValue;
     }
+  }
+  if (config.stream == nullptr || config.stream->gpu != CurrentGpu()) {
+    return cudaErrorInvalidResourceHandle;
   }
   // SplitMix, so that neighbouring seeds and launches have nothing in common.
   static std::atomic<uint64_t> launches = 0;
@@ -151,10 +167,21 @@ cudaError_t Enqueue(const cudaLaunchConfig_t& config, const void* kernel,
 
 using tandem::cuda_emulation::Allocate;
 using tandem::cuda_emulation::BufferKind;
+using tandem::cuda_emulation::CurrentGpu;
 using tandem::cuda_emulation::FreeBuffer;
+using tandem::cuda_emulation::IsStream;
 using tandem::cuda_emulation::Put;
 using tandem::cuda_emulation::RunUntil;
 using tandem::cuda_emulation::TheDevice;
+using tandem::cuda_emulation::TheGpus;
+
+/// Counts a call, and returns if it must fail.
+#define TANDEM_COUNT_CALL()                                                 \
+  do {                                                                      \
+    if (const int error = tandem::cuda_emulation::NextCall(); error != 0) { \
+      return static_cast<cudaError_t>(error);                               \
+    }                                                                       \
+  } while (false)
 
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
@@ -166,60 +193,106 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "out of memory";
     case cudaErrorInvalidConfiguration:
       return "invalid configuration argument";
+    case cudaErrorInsufficientDriver:
+      return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorNoDevice:
+      return "no CUDA-capable device is detected";
+    case cudaErrorInvalidDevice:
+      return "invalid device ordinal";
+    case cudaErrorInvalidResourceHandle:
+      return "invalid resource handle";
+    case cudaErrorLaunchFailure:
+      return "unspecified launch failure";
   }
   return "unrecognized error code";
 }
 
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = TheGpus().driver;
+  return cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = 0;
+  if (TheGpus().driver < 13000) return cudaErrorInsufficientDriver;
+  if (TheGpus().count == 0) return cudaErrorNoDevice;
+  *count = TheGpus().count;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  if (device < 0 || device >= TheGpus().count) return cudaErrorInvalidDevice;
+  *properties = {};
+  std::strcpy(properties->name, "Emulated GPU");
+  properties->uuid.bytes[0] = static_cast<char>(device + 1);
+  properties->totalGlobalMem = TheGpus().bytes;
+  properties->major = TheGpus().major;
+  return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) {
+  TANDEM_COUNT_CALL();
+  if (device < 0 || device >= TheGpus().count) return cudaErrorInvalidDevice;
+  tandem::cuda_emulation::SetCurrentGpu(device);
   return cudaSuccess;
 }
 
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
-  return cudaSuccess;
-}
-
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
-  if (device != 0) return cudaErrorInvalidValue;
-  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
+  *device = CurrentGpu();
   return cudaSuccess;
 }
 
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  TANDEM_COUNT_CALL();
   return Allocate(memory, bytes, BufferKind::kDevice);
 }
 
 cudaError_t cudaFree(void* memory) {
-  if (memory == nullptr) return cudaSuccess;
+  const auto error = static_cast<cudaError_t>(tandem::cuda_emulation::NextCall());
+  if (memory == nullptr) return error;
   auto& device = TheDevice();
   const std::lock_guard lock(device.mutex);
   for (const cudaStream_t stream : device.streams) RunUntil(stream, stream->put);
-  return FreeBuffer(memory) ? cudaSuccess : cudaErrorInvalidValue;
+  return FreeBuffer(memory) ? error : cudaErrorInvalidValue;
 }
 
 cudaError_t cudaMallocHost(void** memory, size_t bytes) {
+  TANDEM_COUNT_CALL();
   return Allocate(memory, bytes, BufferKind::kPinned);
 }
 cudaError_t cudaFreeHost(void* memory) { return cudaFree(memory); }
 
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  *free = *total = tandem::cuda_emulation::kMemoryBytes;
+  TANDEM_COUNT_CALL();
+  *free = tandem::cuda_emulation::FreeBytes(CurrentGpu());
+  *total = TheGpus().bytes;
   return cudaSuccess;
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
+  TANDEM_COUNT_CALL();
   if (kind == cudaMemcpyDeviceToHost) tandem::cuda_emulation::bytes_to_host += bytes;
   return Put(stream, [=] { std::memcpy(to, from, bytes); });
 }
 
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  TANDEM_COUNT_CALL();
+  if (stream->gpu != CurrentGpu()) return cudaErrorInvalidResourceHandle;
   return Put(stream, [=] { std::memset(to, value, bytes); });
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  TANDEM_COUNT_CALL();
   *stream = new CUstream_st;
+  (*stream)->gpu = CurrentGpu();
   auto& device = TheDevice();
   const std::lock_guard lock(device.mutex);
   device.streams.insert(*stream);
@@ -227,51 +300,59 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const auto error = static_cast<cudaError_t>(tandem::cuda_emulation::NextCall());
   auto& device = TheDevice();
   const std::lock_guard lock(device.mutex);
-  if (device.streams.count(stream) == 0) return cudaErrorInvalidValue;
+  if (!IsStream(stream)) return cudaErrorInvalidValue;
   RunUntil(stream, stream->put);
   device.streams.erase(stream);
   delete stream;
-  return cudaSuccess;
+  return error;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  TANDEM_COUNT_CALL();
   auto& device = TheDevice();
   const std::lock_guard lock(device.mutex);
-  if (device.streams.count(stream) == 0) return cudaErrorInvalidValue;
+  if (!IsStream(stream)) return cudaErrorInvalidValue;
   RunUntil(stream, stream->put);
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  TANDEM_COUNT_CALL();
   if (event->stream == nullptr) return cudaSuccess;  // as never recorded
   return Put(stream, [from = event->stream, place = event->place] {
-    if (TheDevice().streams.count(from) != 0) RunUntil(from, place);
+    if (IsStream(from)) RunUntil(from, place);
   });
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  TANDEM_COUNT_CALL();
   *event = new CUevent_st;
+  (*event)->gpu = CurrentGpu();
   return cudaSuccess;
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete event;
-  return cudaSuccess;
+  return static_cast<cudaError_t>(tandem::cuda_emulation::NextCall());
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  TANDEM_COUNT_CALL();
   auto& device = TheDevice();
   const std::lock_guard lock(device.mutex);
+  if (event->gpu != stream->gpu) return cudaErrorInvalidResourceHandle;
   event->stream = stream;
   event->place = stream->put;
   return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  TANDEM_COUNT_CALL();
   auto& device = TheDevice();
   const std::lock_guard lock(device.mutex);
-  if (device.streams.count(event->stream) != 0) RunUntil(event->stream, event->place);
+  if (IsStream(event->stream)) RunUntil(event->stream, event->place);
   return cudaSuccess;
 }

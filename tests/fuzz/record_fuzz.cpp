@@ -31,8 +31,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto pool =
       PagePool::Create(memory, geometry, std::vector<int64_t>(geometry.groups.size(), 1));
   if (!pool.ok()) return 0;
-  LoadRecord(checked, header->name, *pool, 0, 0);
+  if (!LoadRecord(checked, header->name, *pool, 0, 0).ok()) std::abort();
   const auto again = EncodeRecord(header->fingerprint, header->name, *pool, 0, 0);
-  if (again != checked) std::abort();
+  if (*again != checked) std::abort();
   return 0;
 }

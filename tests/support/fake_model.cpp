@@ -134,11 +134,12 @@ absl::Status FakeModel::Sample(std::span<const core::SampleRow> rows, core::Coll
   return core::SampleRows(rows, logits, collective, phase, parallel_for, out);
 }
 
-void FakeModel::ReadLogits(core::Range rows, float* out, int64_t stride) {
+absl::Status FakeModel::ReadLogits(core::Range rows, float* out, int64_t stride) {
   const int64_t count = shard_.vocab_rows.count;
   for (int64_t i = 0; i < rows.count; ++i) {
     std::copy_n(logits_.begin() + (rows.begin + i) * count, count, out + i * stride);
   }
+  return absl::OkStatus();
 }
 
 std::vector<float> FakeLogits(const core::ModelConfig& config, const std::vector<int32_t>& tokens) {

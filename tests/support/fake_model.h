@@ -32,8 +32,8 @@ class FakeModel final : public core::Model {
                        core::Collective& collective) override;
   absl::Status Sample(std::span<const core::SampleRow> rows, core::Collective& collective,
                       const core::StepPhase& phase, std::span<core::SampledToken> out) override;
-  void ReadLogits(core::Range rows, float* out, int64_t stride) override;
-  std::span<const uint8_t> TokenFailures() override { return token_failed_; }
+  absl::Status ReadLogits(core::Range rows, float* out, int64_t stride) override;
+  absl::StatusOr<std::span<const uint8_t>> TokenFailures() override { return token_failed_; }
 
   /// A token whose sums "overflow" wherever it stands, and one after which logits are not finite.
   void FailOnToken(int32_t token) { failing_token_ = token; }

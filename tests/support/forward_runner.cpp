@@ -32,7 +32,7 @@ class Cache {
       std::vector<std::byte> unset(static_cast<size_t>(2 * blocks * stride), std::byte{0xff});
       memory_[g] = memory.Allocate(2 * blocks * stride);
       const core::CopyRun run{memory_[g].get(), unset.data(), unset.size()};
-      memory.CopyFromHost({&run, 1});
+      core::ThrowDeviceFailure(memory.CopyFromHost({&run, 1}));
       for (size_t i = 0; i < geometry.groups[g].layers.size(); ++i) {
         const auto layer = static_cast<size_t>(geometry.groups[g].layers[i]);
         places[layer] = {
@@ -63,9 +63,9 @@ class Cache {
   core::KvView view_;
 };
 
-std::unique_ptr<core::Operations> MakeOperations(const core::ModelConfig& config,
-                                                 const core::Shard& shard,
-                                                 const ForwardOptions& options) {
+absl::StatusOr<std::unique_ptr<core::Operations>> MakeOperations(const core::ModelConfig& config,
+                                                                 const core::Shard& shard,
+                                                                 const ForwardOptions& options) {
   if (options.device) return options.device(config, shard);
   const core::CpuOptions cpu{
       .isa = options.isa, .activations = options.activations, .threads = options.threads};
@@ -75,7 +75,7 @@ std::unique_ptr<core::Operations> MakeOperations(const core::ModelConfig& config
 absl::Status RunRank(const core::ModelFile& file, std::span<const int32_t> tokens,
                      const ForwardOptions& options, const core::Shard& shard,
                      core::Collective& world, ForwardResult& result) {
-  const auto operations = MakeOperations(file.config(), shard, options);
+  TANDEM_ASSIGN_OR_RETURN(const auto operations, MakeOperations(file.config(), shard, options));
   TANDEM_ASSIGN_OR_RETURN(const auto model,
                           core::Transformer::Load(file, shard, *operations, nullptr));
   const auto total = static_cast<int>(tokens.size());
@@ -108,11 +108,11 @@ absl::Status RunRank(const core::ModelFile& file, std::span<const int32_t> token
     TANDEM_RETURN_IF_ERROR(
         model->Forward({.step = step, .tokens = ids, .sequences = slices, .logit_tokens = wanted},
                        cache.view(), world));
-    model->ReadLogits({0, count}, result.logits.data() + position * vocab + shard.vocab_rows.begin,
-                      vocab);
+    TANDEM_RETURN_IF_ERROR(model->ReadLogits(
+        {0, count}, result.logits.data() + position * vocab + shard.vocab_rows.begin, vocab));
+    TANDEM_ASSIGN_OR_RETURN(const auto failed, model->TokenFailures());
     if (world.rank() == 0) {
-      std::copy_n(model->TokenFailures().begin() + first, count,
-                  result.token_failed.begin() + position);
+      std::copy_n(failed.begin() + first, count, result.token_failed.begin() + position);
     }
     position += count;
   }
@@ -138,7 +138,8 @@ absl::StatusOr<ForwardResult> RunForward(const core::ModelFile& file,
   std::vector<std::thread> threads;
   for (size_t r = 0; r < worlds.size(); ++r) {
     threads.emplace_back([&, r] {
-      statuses[r] = RunRank(file, tokens, options, plan.shards[r], *worlds[r], result);
+      statuses[r] = core::WithDeviceFailures(
+          [&] { return RunRank(file, tokens, options, plan.shards[r], *worlds[r], result); });
       worlds[r].reset();
     });
   }

@@ -23,8 +23,8 @@ struct ForwardOptions {
   std::vector<int> chunks = {};      // tokens of each step; empty: all in one
   std::vector<double> weights = {};  // relative speeds for the planner
   /// What computes, for the shard of a rank; without it a CPU, as the options above say.
-  std::function<std::unique_ptr<core::Operations>(const core::ModelConfig& config,
-                                                  const core::Shard& shard)>
+  std::function<absl::StatusOr<std::unique_ptr<core::Operations>>(const core::ModelConfig& config,
+                                                                  const core::Shard& shard)>
       device = {};
   /// Another sequence that shares every step, from its own position 0.
   std::vector<int32_t> neighbour = {};

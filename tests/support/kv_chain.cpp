@@ -49,7 +49,7 @@ std::vector<kv_store::TierRecord> KvChain::Records(std::span<const int32_t> toke
                            .block = block,
                            .before = before,
                            .tenant = tenant,
-                           .bytes = kv_store::EncodeRecord(fingerprint, name, *pool, 0, head)});
+                           .bytes = *kv_store::EncodeRecord(fingerprint, name, *pool, 0, head)});
       }
     }
     before = block;

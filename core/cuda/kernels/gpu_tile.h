@@ -30,6 +30,10 @@ __device__ T LoadAs(const std::byte* at) {
   return *reinterpret_cast<const T*>(at);
 }
 
+__device__ inline float LoadHalf(const std::byte* at) {
+  return __half2float(__ushort_as_half(LoadAs<uint16_t>(at)));
+}
+
 /// Where tiles are read from, by byte: the memory of the GPU.
 struct GlobalBytes {
   const std::byte* first;

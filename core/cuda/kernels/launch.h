@@ -4,19 +4,17 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
+
+#include "core/cuda/kernels/gpu.h"
 
 /// Starting kernels, and what is done where the CUDA runtime refuses something.
 namespace tandem::core {
 
 inline constexpr unsigned kWarpThreads = 32;
 
-/// Ends the program if a call failed. What can be out of memory does not come here.
+/// Throws DeviceFailure if a call failed.
 inline void CheckCuda(cudaError_t error, const char* call) {
-  if (error == cudaSuccess) return;
-  std::fprintf(stderr, "CUDA: %s failed: %s\n", call, cudaGetErrorString(error));
-  std::abort();
+  if (error != cudaSuccess) ThrowCudaFailure(error, call);
 }
 
 /// Blocks that cover `count` things, `each` a block.
@@ -29,11 +27,10 @@ inline unsigned Blocks(int64_t count, int64_t each) {
 inline bool StartsKernelsEarly() {
   static const bool early = [] {
     int device = 0;
-    int major = 0;
+    cudaDeviceProp properties = {};
     CheckCuda(cudaGetDevice(&device), "cudaGetDevice");
-    CheckCuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-              "cudaDeviceGetAttribute");
-    return major >= 9;
+    CheckCuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+    return properties.major >= 9;
   }();
   return early;
 }

@@ -1,13 +1,14 @@
-// Whole forward passes on the emulated GPU, against the CPU's, bit for bit.
+// Whole forward passes on a GPU, against the CPU's, bit for bit.
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
 
-#include "core/cuda/cuda_device.h"
+#include "core/device/device.h"
 #include "core/formats/model_file.h"
 #include "parallel/sharding/shard_plan.h"
-#include "tests/cuda_emulation/streams.h"
+#include "tests/core/cuda/thread_order.h"
 #include "tests/support/forward_runner.h"
 #include "tests/support/models.h"
 #include "tests/support/random.h"
@@ -25,9 +26,10 @@ using testing::TinyModelSpec;
 
 /// The same on the emulated GPU.
 ForwardOptions OnCuda(ForwardOptions options) {
-  const CudaOptions cuda{.activations = options.activations, .threads = options.threads};
+  const DeviceOptions cuda{.kind = DeviceKind::kCuda,
+                           .cpu = {.activations = options.activations, .threads = options.threads}};
   options.device = [cuda](const ModelConfig& config, const Shard& shard) {
-    return MakeCudaOperations(config, shard, cuda);
+    return MakeDevice(cuda, config, shard);
   };
   return options;
 }
@@ -91,7 +93,7 @@ TEST_P(CudaForward, FloatActivationsToo) {
 
 TEST_P(CudaForward, TheOrderOfThreadsDoesNotMatter) {
   for (const uint64_t seed : {11, 12, 13}) {
-    cuda_emulation::SetSeed(seed);
+    testing::SetThreadOrder(seed);
     ExpectTheBitsOfTheCpu(*file_, std::span(tokens_).first(9), {});
   }
 }
@@ -123,8 +125,10 @@ INSTANTIATE_TEST_SUITE_P(Types, CudaForwardOfDType,
 class CudaFamilies : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(CudaFamilies, GiveTheBitsOfTheCpu) {
-  const std::string path =
-      std::string(TANDEM_SOURCE_DIR) + "/tests/golden/families/" + GetParam() + ".gguf";
+  const char* elsewhere = std::getenv("GOLDEN_FAMILIES");
+  const std::string folder =
+      elsewhere != nullptr ? elsewhere : TANDEM_SOURCE_DIR "/tests/golden/families";
+  const std::string path = folder + "/" + GetParam() + ".gguf";
   const auto file = ModelFile::Open(path);
   ASSERT_TRUE(file.ok()) << file.status();
   ExpectTheBitsOfTheCpu(**file, RandomTokens(70, (*file)->config().vocab, 7), {.chunks = {50, 20}});

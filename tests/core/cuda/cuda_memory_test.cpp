@@ -20,7 +20,7 @@ TEST(CudaMemory, GivesAlignedMemory) {
     EXPECT_EQ(reinterpret_cast<uintptr_t>(memory.Allocate(bytes).get()) % 64, 0) << bytes;
   }
   EXPECT_EQ(memory.Allocate(0), nullptr);
-  EXPECT_GT(memory.AvailableBytes(), 0);
+  EXPECT_GT(memory.AvailableBytes().value(), 0);
 }
 
 TEST(CudaMemory, ZeroesWhatIsHeldForLong) {
@@ -29,7 +29,7 @@ TEST(CudaMemory, ZeroesWhatIsHeldForLong) {
   ASSERT_TRUE(zeroed.ok()) << zeroed.status();
   std::vector<std::byte> read(10000, std::byte{1});
   const CopyRun run{zeroed->get(), read.data(), read.size()};
-  memory.CopyToHost({&run, 1});
+  ASSERT_TRUE(memory.CopyToHost({&run, 1}).ok());
   EXPECT_THAT(read, Each(std::byte{0}));
 }
 
@@ -58,8 +58,8 @@ TEST(CudaMemory, CopiesManyRunsOfAllSizes) {
     from.push_back({device.get() + total - at - size, back.data() + at, size});
     at += size;
   }
-  memory.CopyFromHost(to);
-  memory.CopyToHost(from);
+  ASSERT_TRUE(memory.CopyFromHost(to).ok());
+  ASSERT_TRUE(memory.CopyToHost(from).ok());
   EXPECT_EQ(there, back);
 }
 
@@ -68,8 +68,10 @@ TEST(CudaMemory, CopiesComeAfterKernels) {
   const OnGpu<float> x(memory, std::vector<float>(100, 1.0F));
   const OnGpu<float> y(memory, std::vector<float>(100, 2.0F));
   LaunchAddToRows(memory.stream(), y.data(), 1, 100, x.data());
-  memory.CopyWithin(reinterpret_cast<std::byte*>(y.data()), reinterpret_cast<std::byte*>(x.data()),
-                    100 * sizeof(float));
+  ASSERT_TRUE(memory
+                  .CopyWithin(reinterpret_cast<std::byte*>(y.data()),
+                              reinterpret_cast<std::byte*>(x.data()), 100 * sizeof(float))
+                  .ok());
   EXPECT_THAT(x.Read(), Each(3.0F));
   EXPECT_THAT(y.Read(), Each(3.0F));
 }

@@ -41,7 +41,7 @@ class CudaOperationsTwins : public ::testing::Test {
     const CopyRun run{reinterpret_cast<std::byte*>(x.data()),
                       reinterpret_cast<std::byte*>(const_cast<float*>(values.data())),
                       values.size() * sizeof(float)};
-    operations.memory().CopyFromHost({&run, 1});
+    ThrowDeviceFailure(operations.memory().CopyFromHost({&run, 1}));
   }
   std::vector<float> Read(Operations& operations, const Tensor& x) {
     std::vector<float> values(static_cast<size_t>(x.rows() * x.columns()));
@@ -146,7 +146,7 @@ TEST_F(CudaOperationsTwins, TokensThatFailAreKeptUntilTheNextStep) {
   values[288 + 1] = 2;
   const CopyRun run{reinterpret_cast<std::byte*>(sums.sums()),
                     reinterpret_cast<std::byte*>(values.data()), values.size() * sizeof(int64_t)};
-  gpu_.memory().CopyFromHost({&run, 1});
+  ThrowDeviceFailure(gpu_.memory().CopyFromHost({&run, 1}));
   gpu_.AddPartialSums(sums, {}, {}, 0.0F, x);
   EXPECT_THAT(gpu_.TokenFailures(), ElementsAre(0, 1, 0));
   gpu_.BeginStep(batch);
@@ -191,10 +191,16 @@ TEST(CudaDevice, IsMadeWhereThereIsOne) {
   const auto kind = ParseDevice("cuda");
   ASSERT_TRUE(kind.ok()) << kind.status();
   ASSERT_EQ(*kind, DeviceKind::kCuda);
+  const auto gpus = FindGpus(*kind);
+  ASSERT_TRUE(gpus.ok()) << gpus.status();
   const ModelConfig config = SmallConfig();
-  const auto device = MakeDevice({.kind = *kind, .cpu = {}}, config, WholeModel(config));
-  ASSERT_NE(device, nullptr);
-  EXPECT_THAT(std::string(device->device_name()), ::testing::HasSubstr("cuda"));
+  for (const Gpu& gpu : *gpus) {
+    const auto device =
+        MakeDevice({.kind = *kind, .cpu = {}, .gpu = gpu}, config, WholeModel(config));
+    ASSERT_TRUE(device.ok()) << device.status();
+    EXPECT_EQ(std::string((*device)->device_name()),
+              fmt::format("cuda (GPU {}, {}, exact mode)", gpu.index, gpu.name));
+  }
 }
 
 TEST(CudaDevice, AutoIsStillACpu) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/cuda/cuda_memory.h"
+#include "core/model/device_status.h"
 #include "tests/support/random.h"
 
 namespace tandem::testing {
@@ -19,7 +20,7 @@ class OnGpu {
     const core::CopyRun run{bytes_.get(),
                             reinterpret_cast<std::byte*>(const_cast<T*>(values.data())),
                             values.size_bytes()};
-    memory.CopyFromHost({&run, 1});
+    core::ThrowDeviceFailure(memory.CopyFromHost({&run, 1}));
   }
   OnGpu(core::CudaMemory& memory, const std::vector<T>& values)
       : OnGpu(memory, std::span<const T>(values)) {}
@@ -35,7 +36,7 @@ class OnGpu {
     std::vector<T> values(count_);
     const core::CopyRun run{bytes_.get(), reinterpret_cast<std::byte*>(values.data()),
                             count_ * sizeof(T)};
-    memory_.CopyToHost({&run, 1});
+    core::ThrowDeviceFailure(memory_.CopyToHost({&run, 1}));
     return values;
   }
 

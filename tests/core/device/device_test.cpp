@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "core/cuda/cuda_driver.h"
+#include "core/system/host_name.h"
 
 namespace tandem::core {
 namespace {
@@ -20,15 +21,18 @@ TEST(Device, NamesGiveKinds) {
 
 TEST(Device, WhatCannotBeUsedIsToldWithItsReason) {
   const CudaDriver driver = FindCudaDriver();
-  const auto cuda = ParseDevice("cuda");
-  if (driver.devices > 0) {
-    ASSERT_TRUE(cuda.ok()) << cuda.status();
-    EXPECT_EQ(*cuda, DeviceKind::kCuda);
+  const auto kind = ParseDevice("cuda");
+  ASSERT_TRUE(kind.ok()) << kind.status();
+  EXPECT_EQ(*kind, DeviceKind::kCuda);
+  const auto gpus = FindGpus(*kind);
+  if (!driver.gpus.empty()) {
+    ASSERT_TRUE(gpus.ok()) << gpus.status();
+    EXPECT_EQ(gpus->size(), driver.gpus.size());
   } else {
-    EXPECT_EQ(cuda.status().code(), absl::StatusCode::kUnimplemented);
-    EXPECT_THAT(Message(cuda.status()), HasSubstr("--device cuda"));
-    EXPECT_THAT(Message(cuda.status()), HasSubstr(driver.problem));
-    EXPECT_THAT(Message(cuda.status()), HasSubstr("--device cpu"));
+    EXPECT_EQ(gpus.status().code(), absl::StatusCode::kUnimplemented);
+    EXPECT_THAT(Message(gpus.status()), HasSubstr("--device cuda: host " + HostName()));
+    EXPECT_THAT(Message(gpus.status()), HasSubstr(driver.problem));
+    EXPECT_THAT(Message(gpus.status()), HasSubstr("--device cpu"));
   }
   const absl::Status unknown = ParseDevice("tpu").status();
   EXPECT_EQ(unknown.code(), absl::StatusCode::kInvalidArgument);
@@ -37,7 +41,7 @@ TEST(Device, WhatCannotBeUsedIsToldWithItsReason) {
 
 TEST(Device, AMachineWithoutCudaSaysWhy) {
   const CudaDriver driver = FindCudaDriver();
-  EXPECT_EQ(driver.problem.empty(), driver.devices > 0) << driver.problem;
+  EXPECT_EQ(driver.problem.empty(), !driver.gpus.empty()) << driver.problem;
 }
 
 TEST(Device, OfACpuComputes) {
@@ -49,9 +53,10 @@ TEST(Device, OfACpuComputes) {
   Shard shard;
   shard.query_heads = {0, 2};
   shard.kv_heads = {0, 2};
-  const std::unique_ptr<Operations> device =
-      MakeDevice({.kind = DeviceKind::kCpu, .cpu = {.threads = 2}}, config, shard);
-  ASSERT_NE(device, nullptr);
+  const auto made =
+      MakeDevice({.kind = DeviceKind::kCpu, .cpu = {.threads = 2}, .gpu = {}}, config, shard);
+  ASSERT_TRUE(made.ok()) << made.status();
+  const std::unique_ptr<Operations>& device = *made;
   EXPECT_THAT(std::string(device->device_name()), HasSubstr("cpu"));
   Tensor x(device->memory(), 4);
   x.SetRows(1);

@@ -38,10 +38,12 @@ class FileModel final : public core::Model {
                       const core::StepPhase& phase, std::span<core::SampledToken> out) override {
     return model_->Sample(rows, collective, phase, out);
   }
-  void ReadLogits(core::Range rows, float* out, int64_t stride) override {
-    model_->ReadLogits(rows, out, stride);
+  absl::Status ReadLogits(core::Range rows, float* out, int64_t stride) override {
+    return model_->ReadLogits(rows, out, stride);
   }
-  std::span<const uint8_t> TokenFailures() override { return model_->TokenFailures(); }
+  absl::StatusOr<std::span<const uint8_t>> TokenFailures() override {
+    return model_->TokenFailures();
+  }
 
  private:
   core::CpuOperations operations_;

@@ -7,7 +7,7 @@
 #include "core/cpu/attention/attention.h"
 #include "core/cpu/elementwise/elementwise.h"
 #include "tests/core/cuda/gpu.h"
-#include "tests/cuda_emulation/streams.h"
+#include "tests/core/cuda/thread_order.h"
 
 namespace tandem::core {
 namespace {
@@ -93,13 +93,13 @@ class CacheTwins {
       }
     }
     const CopyRun run{device_.get(), host_.data(), host_.size()};
-    memory_.CopyFromHost({&run, 1});
+    ThrowDeviceFailure(memory_.CopyFromHost({&run, 1}));
   }
 
   bool SameCaches() const {
     std::vector<std::byte> read(host_.size());
     const CopyRun run{device_.get(), read.data(), read.size()};
-    memory_.CopyToHost({&run, 1});
+    ThrowDeviceFailure(memory_.CopyToHost({&run, 1}));
     return read == host_;
   }
 
@@ -139,7 +139,7 @@ class CacheTwins {
 class CudaAttention : public ::testing::TestWithParam<Case> {
  protected:
   CudaAttention() {
-    cuda_emulation::SetSeed(static_cast<uint64_t>(c_.head_dim * 100 + c_.group));
+    testing::SetThreadOrder(static_cast<uint64_t>(c_.head_dim * 100 + c_.group));
     cache_.FillHistory(c_);
   }
 

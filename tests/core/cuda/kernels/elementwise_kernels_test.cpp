@@ -6,7 +6,7 @@
 
 #include "core/cpu/elementwise/elementwise.h"
 #include "tests/core/cuda/gpu.h"
-#include "tests/cuda_emulation/streams.h"
+#include "tests/core/cuda/thread_order.h"
 
 namespace tandem::core {
 namespace {
@@ -29,7 +29,7 @@ std::string NameOf(const ::testing::TestParamInfo<Shape>& info) {
 /// Every kernel against its twin on the CPU, bit for bit, under another order of threads each time.
 class CudaElementwise : public ::testing::TestWithParam<Shape> {
  protected:
-  CudaElementwise() { cuda_emulation::SetSeed(static_cast<uint64_t>(rows_ * 1000 + columns_)); }
+  CudaElementwise() { testing::SetThreadOrder(static_cast<uint64_t>(rows_ * 1000 + columns_)); }
 
   std::span<float> Row(std::vector<float>& values, int64_t row) const {
     return std::span(values).subspan(static_cast<size_t>(row * columns_),

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/core/cuda/product_rig.h"
-#include "tests/cuda_emulation/streams.h"
+#include "tests/core/cuda/thread_order.h"
 
 namespace tandem::core {
 namespace {
@@ -21,7 +21,7 @@ struct Shape {
 
 class CudaLinear : public ::testing::TestWithParam<std::tuple<DType, Shape>> {
  protected:
-  CudaLinear() { cuda_emulation::SetSeed(static_cast<uint64_t>(shape_.rows * shape_.tokens)); }
+  CudaLinear() { testing::SetThreadOrder(static_cast<uint64_t>(shape_.rows * shape_.tokens)); }
 
   const DType dtype_ = std::get<0>(GetParam());
   const Shape shape_ = std::get<1>(GetParam());

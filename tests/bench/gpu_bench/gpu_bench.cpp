@@ -1,0 +1,271 @@
+// How fast a GPU computes, against what it can: see kUsage.
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/cuda/cuda_driver.h"
+#include "core/model/device_status.h"
+#include "fmt/chrono.h"
+#include "tests/bench/gpu_bench/measure.h"
+
+namespace tandem::bench {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr char kUsage[] =
+    "Measures a GPU: how fast it copies, decoding as a share of that, prompts as a share of a "
+    "dense "
+    "bfloat16 product by cuBLASLt, and attention alone. Models are random, in the shapes of Llama "
+    "1B, 8B and one of eight ranks of 70B, and made on the GPU. What does not fit or is not "
+    "installed is skipped by name. Without a GPU it says so and ends with status 77.";
+constexpr int kFailed = 1;
+constexpr int kNoGpu = 77;
+
+struct Options {
+  std::vector<std::string> shapes = {"1b", "8b", "70b/8"};
+  std::vector<int> batches = {1, 8, 16, 64};
+  std::vector<int> contexts = {512, 8192, 32768};
+  std::vector<int> prompts = {512, 2048};
+  std::string dtype = "q4_k";
+  std::string kv_dtype = "f16";
+  int64_t dense = 8192;
+  int gpu = 0;
+  std::string json;
+  Effort effort;
+};
+
+template <typename... Args>
+void Say(fmt::format_string<Args...> format, Args&&... args) {
+  fmt::print(stderr, "gpu_bench: {}\n", fmt::format(format, std::forward<Args>(args)...));
+}
+
+/// The first line of what the NVIDIA driver says of itself.
+std::string DriverVersion() {
+  std::ifstream file("/proc/driver/nvidia/version");
+  std::string line;
+  std::getline(file, line);
+  return line.empty() ? "unknown" : line;
+}
+
+absl::StatusOr<core::DType> DTypeOf(const std::string& name) {
+  for (const core::DType dtype :
+       {core::DType::kF32, core::DType::kF16, core::DType::kBF16, core::DType::kQ4_0,
+        core::DType::kQ4_1, core::DType::kQ5_0, core::DType::kQ5_1, core::DType::kQ8_0,
+        core::DType::kQ2_K, core::DType::kQ3_K, core::DType::kQ4_K, core::DType::kQ5_K,
+        core::DType::kQ6_K}) {
+    std::string lower(core::DTypeName(dtype));
+    for (char& letter : lower) letter = static_cast<char>(std::tolower(letter));
+    if (lower == name) return dtype;
+  }
+  return InvalidArgument("--dtype {}: expected f32, f16, bf16, q4_0 to q8_0 or q2_k to q6_k", name);
+}
+
+/// Everything that is measured, as lines of a table and as JSON.
+class Bench {
+ public:
+  Bench(Options options, core::Gpu gpu, std::string command)
+      : options_(std::move(options)), gpu_(std::move(gpu)), command_(std::move(command)) {}
+
+  absl::Status Run() {
+    TANDEM_ASSIGN_OR_RETURN(dtype_, DTypeOf(options_.dtype));
+    kv_dtype_ = options_.kv_dtype == "f32" ? core::KvDtype::kF32 : core::KvDtype::kF16;
+    TANDEM_RETURN_IF_ERROR(Machine());
+    for (const std::string& name : options_.shapes) TANDEM_RETURN_IF_ERROR(Model(name));
+    return Write();
+  }
+
+ private:
+  absl::Status Machine() {
+    return core::WithDeviceFailures([&]() -> absl::Status {
+      core::CudaMemory memory(gpu_);
+      Say("copying on GPU {}, {}", gpu_.index, gpu_.name);
+      TANDEM_ASSIGN_OR_RETURN(bandwidth_, CopyBandwidth(memory, options_.effort));
+      fmt::print("GPU {}, {}: copies {:.1f} GB/s (read and written)\n", gpu_.index, gpu_.name,
+                 bandwidth_ / 1e9);
+      if (options_.dense == 0) return absl::OkStatus();
+      Say("dense bfloat16 products of {} rows and columns", options_.dense);
+      const auto rate = DenseRate(memory, options_.dense, options_.effort);
+      if (rate.ok()) {
+        dense_ = *rate;
+        fmt::print("dense bfloat16 products: {:.1f} Tflop/s\n", dense_ / 1e12);
+      } else {
+        dense_problem_ = Message(rate.status());
+        fmt::print("dense bfloat16 products: skipped: {}\n", dense_problem_);
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  absl::Status Model(const std::string& name) {
+    const ModelShape shape = ShapeOf(name);
+    if (shape.layers == 0) {
+      return InvalidArgument("--shape {}: expected tiny, 1b, 8b or 70b/8", name);
+    }
+    const auto progress = [&](double fraction, std::string_view what) {
+      const int percent = static_cast<int>(fraction * 100) / 25 * 25;
+      if (percent != told_) Say("{}: {}, {} %", name, what, percent);
+      told_ = percent;
+      return absl::OkStatus();
+    };
+    auto made = RandomModel::Make(shape, dtype_, gpu_, progress);
+    if (absl::IsResourceExhausted(made.status())) {
+      Skip(name, "model", {}, Message(made.status()));
+      return absl::OkStatus();
+    }
+    TANDEM_RETURN_IF_ERROR(made.status());
+    RandomModel& model = **made;
+    fmt::print("\n{}: {:.2f} GB of weights ({})\n", name,
+               static_cast<double>(model.model().weight_bytes()) / 1e9, options_.dtype);
+    for (const int context : options_.contexts) {
+      for (const int batch : options_.batches) {
+        const ordered_json where = {{"batch", batch}, {"context", context}};
+        TANDEM_RETURN_IF_ERROR(Measure(name, "decode", where, batch, [&] {
+          return Decode(model, kv_dtype_, batch, context, options_.effort);
+        }));
+        TANDEM_RETURN_IF_ERROR(Measure(name, "attention", where, batch, [&] {
+          return Attention(model, kv_dtype_, batch, context, options_.effort);
+        }));
+      }
+    }
+    for (const int prompt : options_.prompts) {
+      const ordered_json where = {{"prompt", prompt}, {"context", 0}};
+      TANDEM_RETURN_IF_ERROR(Measure(name, "prefill", where, prompt, [&] {
+        return Prefill(model, kv_dtype_, prompt, 0, options_.effort);
+      }));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Measure(const std::string& model, const std::string& what, const ordered_json& where,
+                       int tokens, const std::function<absl::StatusOr<Point>()>& measure) {
+    Say("{}: {} {}", model, what, where.dump());
+    TANDEM_ASSIGN_OR_RETURN(const Point point, measure());
+    if (!point.skipped.empty()) {
+      Skip(model, what, where, point.skipped);
+      return absl::OkStatus();
+    }
+    ordered_json row = {{"model", model}, {"what", what}};
+    row.update(where);
+    row["milliseconds"] = 1e3 * point.seconds;
+    std::string text =
+        fmt::format("{:<10} {:<36} {:>10.3f} ms", what, where.dump(), 1e3 * point.seconds);
+    if (what != "attention") {
+      row["tokens_per_second"] = tokens / point.seconds;
+      text += fmt::format(" {:>10.1f} tokens/s", tokens / point.seconds);
+    }
+    if (what == "prefill") {
+      row["operations_per_second"] = point.operations / point.seconds;
+      text += fmt::format(" {:>8.2f} Tflop/s", point.operations / point.seconds / 1e12);
+      if (dense_ > 0) {
+        row["of_dense"] = point.operations / point.seconds / dense_;
+        text +=
+            fmt::format(" {:>6.1f} % of dense", 100 * point.operations / point.seconds / dense_);
+      }
+    } else {
+      row["bytes_per_second"] = point.bytes / point.seconds;
+      row["of_copy"] = point.bytes / point.seconds / bandwidth_;
+      text +=
+          fmt::format(" {:>8.1f} GB/s {:>6.1f} % of the copy", point.bytes / point.seconds / 1e9,
+                      100 * point.bytes / point.seconds / bandwidth_);
+    }
+    fmt::print("{}\n", text);
+    std::fflush(stdout);
+    rows_.push_back(std::move(row));
+    return absl::OkStatus();
+  }
+
+  void Skip(const std::string& model, const std::string& what, const ordered_json& where,
+            const std::string& why) {
+    fmt::print("{:<10} {:<36} skipped: {}\n", what, where.is_null() ? "" : where.dump(), why);
+    ordered_json row = {{"model", model}, {"what", what}};
+    if (!where.is_null()) row.update(where);
+    row["skipped"] = why;
+    rows_.push_back(std::move(row));
+  }
+
+  absl::Status Write() {
+    if (options_.json.empty()) return absl::OkStatus();
+    ordered_json all = {{"gpu", gpu_.name},
+                        {"driver", DriverVersion()},
+                        {"date", fmt::format("{:%F %T}Z", fmt::gmtime(std::time(nullptr)))},
+                        {"command", command_},
+                        {"weights", options_.dtype},
+                        {"kv_dtype", options_.kv_dtype},
+                        {"copy_bytes_per_second", bandwidth_}};
+    if (dense_ > 0) all["dense_operations_per_second"] = dense_;
+    if (!dense_problem_.empty()) all["dense_skipped"] = dense_problem_;
+    all["rows"] = rows_;
+    std::ofstream file(options_.json);
+    file << all.dump(2) << '\n';
+    file.close();
+    if (!file) return InvalidArgument("--json {}: it cannot be written", options_.json);
+    return absl::OkStatus();
+  }
+
+  const Options options_;
+  const core::Gpu gpu_;
+  const std::string command_;
+  core::DType dtype_ = core::DType::kQ4_K;
+  core::KvDtype kv_dtype_ = core::KvDtype::kF16;
+  double bandwidth_ = 0;  // bytes a second
+  double dense_ = 0;      // operations a second; 0: not measured
+  std::string dense_problem_;
+  int told_ = -1;  // percent of a model's loading
+  ordered_json rows_ = ordered_json::array();
+};
+
+int Main(int count, char** arguments) {
+  Options options;
+  CLI::App app(kUsage, "gpu_bench");
+  app.add_option("--shape", options.shapes, "tiny, 1b, 8b, 70b/8")
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--batch", options.batches, "sequences decoded together")
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--context", options.contexts, "tokens of each in the cache")
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--prompt", options.prompts, "tokens of a prompt read in one step")
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--dtype", options.dtype, "of the weights: q4_k, q8_0, bf16 ...")
+      ->capture_default_str();
+  app.add_option("--kv-dtype", options.kv_dtype, "f16 or f32")
+      ->check(CLI::IsMember({"f16", "f32"}))
+      ->capture_default_str();
+  app.add_option("--dense", options.dense, "rows of the dense product; 0: none")
+      ->capture_default_str();
+  app.add_option("--seconds", options.effort.seconds, "of each measurement")->capture_default_str();
+  app.add_option("--copy", options.effort.copy_bytes, "bytes of the copy")->capture_default_str();
+  app.add_option("--gpu", options.gpu, "which, by the CUDA runtime's numbers")
+      ->capture_default_str();
+  app.add_option("--json", options.json, "file to write all of it to");
+  CLI11_PARSE(app, count, arguments);
+  std::string command;
+  for (int i = 0; i < count; ++i) command += (i == 0 ? "" : " ") + std::string(arguments[i]);
+
+  core::CudaDriver driver = core::FindCudaDriver();
+  if (driver.gpus.empty()) {
+    fmt::print("gpu_bench: skipped: there is no GPU to measure ({})\n", driver.problem);
+    return kNoGpu;
+  }
+  for (const core::Gpu& gpu : driver.gpus) {
+    if (gpu.index != options.gpu) continue;
+    const absl::Status status = Bench(options, gpu, command).Run();
+    if (status.ok()) return 0;
+    fmt::print(stderr, "gpu_bench: {}\n", Message(status));
+    return kFailed;
+  }
+  fmt::print(stderr, "gpu_bench: --gpu {}: there are {} GPUs\n", options.gpu, driver.gpus.size());
+  return kFailed;
+}
+
+}  // namespace
+}  // namespace tandem::bench
+
+int main(int count, char** arguments) { return tandem::bench::Main(count, arguments); }

@@ -1,0 +1,91 @@
+"""Ranks on GPUs, emulated on the CPU: which rank has which, what a host lacks, and a GPU that fails amid an answer."""
+import json
+import os
+import sys
+
+import pytest
+import zmq
+from conftest import MPIRUN, ROOT, assert_no_leftovers, run
+
+EMULATED = os.environ.get("TANDEM_EMULATED", str(ROOT / "build/release/bin/tandem_emulated"))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    made = run([sys.executable, ROOT / "tests/bench/random_model.py", path, "--layers", 2, "--dim", 128, "--ffn", 256,
+                "--heads", 8, "--kv-heads", 4, "--vocab", 400])
+    assert made.returncode == 0, made.stderr
+    return path
+
+
+def emulated(model, *more, prefix=(), **gpus):
+    """Four tokens on emulated GPUs; gpus: variables of tests/cuda_emulation/gpus.h."""
+    return run([*prefix, EMULATED, "generate", model, "--tokens", "1,2,3", "--max-tokens", 4, "--temperature", 0, "--json",
+                *more], env=os.environ | {name: str(value) for name, value in gpus.items()})
+
+
+def tokens(result):
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)["tokens"]
+
+
+def test_each_rank_takes_a_gpu_and_the_answer_is_that_of_a_cpu(tiny):
+    expected = tokens(emulated(tiny))
+    assert tokens(emulated(tiny, "--device", "cuda")) == expected
+    both = emulated(tiny, "--device", "cuda", "-n", 2, EMULATED_GPUS=2)
+    assert tokens(both) == expected
+    ranks = sorted(line[line.index("rank "):] for line in both.stderr.splitlines() if "bytes of weights" in line)
+    assert "rank 0 of 2" in ranks[0] and "GPU 0, Emulated GPU" in ranks[0], both.stderr
+    assert "rank 1 of 2" in ranks[1] and "GPU 1, Emulated GPU" in ranks[1], both.stderr
+
+
+def test_more_ranks_than_gpus_are_refused_in_one_line(tiny):
+    cuda = ("--device", "cuda", "-n", 3)
+    refused = emulated(tiny, *cuda, EMULATED_GPUS=2)
+    assert refused.returncode == 1, refused.stderr
+    assert refused.stderr.count("\n") == 1, refused.stderr
+    assert "has 3 ranks and 2 GPUs" in refused.stderr and "--share-gpus" in refused.stderr
+    # The ranks themselves say the same, once.
+    refused = emulated(tiny, "--device", "cuda", prefix=[*MPIRUN, "-n", 3], EMULATED_GPUS=2)
+    assert refused.returncode != 0
+    assert refused.stderr.count("has 3 ranks and 2 GPUs") == 1, refused.stderr
+    assert tokens(emulated(tiny, *cuda, "--share-gpus", EMULATED_GPUS=2)) == tokens(emulated(tiny))
+
+
+@pytest.mark.parametrize("variables, reason", [
+    ({"EMULATED_GPU_DRIVER": 0}, "no NVIDIA driver is here"),
+    ({"EMULATED_GPU_DRIVER": 12040}, "its NVIDIA driver is for CUDA 12.4, and at least 13.0 is needed"),
+    ({"EMULATED_GPUS": 0}, "no CUDA device is here"),
+    ({"EMULATED_GPU_CAPABILITY": 7}, "compute capability 7.0, and at least 8.0 is needed"),
+])
+def test_what_a_host_lacks_is_one_line(tiny, variables, reason):
+    for more in ((), ("-n", 2)):
+        refused = emulated(tiny, "--device", "cuda", *more, **variables)
+        assert refused.returncode != 0
+        assert refused.stderr.count("\n") == 1, refused.stderr
+        assert f"host {os.uname().nodename} has no GPU" in refused.stderr and reason in refused.stderr
+
+
+@pytest.mark.parametrize("more", [(), ("-n", 2, "--share-gpus")])
+def test_a_gpu_that_fails_amid_an_answer(tiny, start_server, more, monkeypatch):
+    monkeypatch.setenv("EMULATED_GPU_FAILURE", "6000")
+    server = start_server(EMULATED, "serve", tiny, "--device", "cuda", "--listen", "tcp://127.0.0.1:*", *more)
+    client = zmq.Context.instance().socket(zmq.DEALER)
+    client.linger = 0
+    client.connect(server.endpoint)
+    client.send(json.dumps({"v": 1, "type": "complete", "id": "long", "max_tokens": 1500, "tokens": [1, 2, 3],
+                            "ignore_eos": True}).encode())
+    frames = []
+    while not frames or frames[-1]["type"] not in ("done", "error"):
+        assert client.poll(60000), frames
+        frames.append(json.loads(client.recv()))
+    client.close()
+    assert frames[0]["type"] != "error", frames
+    assert frames[-1]["type"] == "error" and frames[-1]["code"] == "unavailable", frames[-1]
+    words = f"CUDA on host {os.uname().nodename}, GPU 0 (Emulated GPU): "
+    assert words in frames[-1]["message"] and "unspecified launch failure" in frames[-1]["message"], frames[-1]
+    log = server.rest_of_log()
+    assert server.process.wait(30) != 0, log
+    assert words in log, log
+    assert_no_leftovers(server)

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+/// The GPUs that the emulated runtime finds, and what goes wrong with them. The environment sets
+/// the same for a process: EMULATED_GPUS (a number), EMULATED_GPU_MEMORY (bytes of each),
+/// EMULATED_GPU_CAPABILITY (major), EMULATED_GPU_DRIVER (of the NVIDIA driver, as CUDA counts
+/// versions; 0: none), EMULATED_GPU_FAILURE (as FailFrom). Thread safety: all functions.
+namespace tandem::cuda_emulation {
+
+struct Gpus {
+  int count = 1;
+  size_t bytes = size_t{4} << 30;  // of memory, each
+  int major = 9;                   // compute capability
+  int driver = 13000;
+};
+/// From now on.
+void SetGpus(const Gpus& gpus);
+const Gpus& TheGpus();
+
+/// That the calling thread uses.
+int CurrentGpu();
+void SetCurrentGpu(int gpu);
+
+/// How many calls of the runtime there were in this process, but for those that only ask for texts,
+/// versions and the thread's own state.
+int64_t Calls();
+/// From the n-th next call on (1: the next), all calls fail with this error, as when a GPU falls
+/// off the bus; 0: none does.
+void FailFrom(int64_t n, int error);
+/// Counts a call of the runtime. The error with which it must fail, or 0.
+int NextCall();
+
+}  // namespace tandem::cuda_emulation
