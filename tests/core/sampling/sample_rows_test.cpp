@@ -94,6 +94,28 @@ TEST(SampleRows, EveryCutAndPlaceGivesTheTokensOfSampleToken) {
   }
 }
 
+template <typename Logits>
+std::unique_ptr<LogitsOfRank> MakeInMemory(size_t, Range vocab_rows,
+                                           const std::vector<float>& logits) {
+  return std::make_unique<InMemory<Logits>>(vocab_rows, logits);
+}
+
+TEST(SampleRows, TopPTakesNoRanksTokenForAnothersThatWasNotGathered) {
+  // Top_p keeps 380 tokens, all of the first rank, which gives 256 at first.
+  SamplingCase of{.vocab = 2000, .logits = {}, .params = {}, .histories = {}};
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    of.params.push_back({.temperature = 1.0F, .top_p = 0.2F, .seed = seed, .logit_bias = {}});
+    of.histories.emplace_back();
+    of.logits.insert(of.logits.end(), 1000, 1.0F);
+    of.logits.insert(of.logits.end(), 1000, 0.9F);
+  }
+  std::vector<float> changed;
+  const std::vector<SampledToken> expected = SampleEachRow(of, changed);
+  for (const SampledToken& token : expected) EXPECT_LT(*token, 390);
+  const auto found = SampleOnRanks(of, {1000, 1000}, MakeInMemory<FarLogits>);
+  for (const std::vector<SampledToken>& of_rank : found.of_rank) EXPECT_EQ(of_rank, expected);
+}
+
 /// What is taken from a row's logits where they are far.
 size_t BytesTaken(const SamplingParams& params, float spread) {
   constexpr int64_t kVocab = 100000;
