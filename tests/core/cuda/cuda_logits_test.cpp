@@ -12,6 +12,8 @@ namespace tandem::core {
 namespace {
 
 using ::tandem::testing::LogitsOfRank;
+using ::tandem::testing::MakeInMemory;
+using ::tandem::testing::NearLogits;
 using ::tandem::testing::OneAfterTheOther;
 using ::tandem::testing::OnGpu;
 using ::tandem::testing::RandomSamplingCase;
@@ -35,33 +37,16 @@ class OnGpuOfRank final : public LogitsOfRank {
   CudaLogits logits_;
 };
 
-class OnCpuOfRank final : public LogitsOfRank {
- public:
-  OnCpuOfRank(Range vocab_rows, std::vector<float> values)
-      : values_(std::move(values)),
-        parallel_for_(OneAfterTheOther),
-        logits_(values_.data(), vocab_rows, parallel_for_) {}
-  ShardLogits& logits() override { return logits_; }
-  std::vector<float> Read() override { return values_; }
-
- private:
-  std::vector<float> values_;
-  std::function<void(int64_t, absl::FunctionRef<void(int64_t)>)> parallel_for_;
-  HostLogits logits_;
-};
-
+/// Ranks from `cpus_from` on are CPUs.
 void ExpectTheTokensOfTheCpu(const SamplingCase& of, const std::vector<int64_t>& cut,
                              size_t cpus_from = 1000) {
   std::vector<float> changed;
   const std::vector<SampledToken> expected = SampleEachRow(of, changed);
-  const auto found =
-      SampleOnRanks(of, cut,
-                    [&](size_t rank, Range vocab_rows,
-                        const std::vector<float>& logits) -> std::unique_ptr<LogitsOfRank> {
-                      if (rank >= cpus_from)
-                        return std::make_unique<OnCpuOfRank>(vocab_rows, logits);
-                      return std::make_unique<OnGpuOfRank>(vocab_rows, logits);
-                    });
+  const auto make = [cpus_from](size_t rank, Range vocab_rows, const std::vector<float>& logits) {
+    if (rank >= cpus_from) return MakeInMemory<NearLogits>(rank, vocab_rows, logits);
+    return std::unique_ptr<LogitsOfRank>(std::make_unique<OnGpuOfRank>(vocab_rows, logits));
+  };
+  const auto found = SampleOnRanks(of, cut, make);
   for (const std::vector<SampledToken>& of_rank : found.of_rank) EXPECT_EQ(of_rank, expected);
   EXPECT_TRUE(SameBits(found.logits, changed));
 }

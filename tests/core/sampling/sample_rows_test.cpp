@@ -10,66 +10,22 @@
 namespace tandem::core {
 namespace {
 
+using ::tandem::testing::FarLogits;
 using ::tandem::testing::LogitsOfRank;
+using ::tandem::testing::MakeInMemory;
+using ::tandem::testing::NearLogits;
 using ::tandem::testing::OneAfterTheOther;
 using ::tandem::testing::RandomSamplingCase;
 using ::tandem::testing::SampleEachRow;
 using ::tandem::testing::SampleOnRanks;
 using ::tandem::testing::SamplingCase;
 
-/// Host memory that says it is not, and counts what is taken from it.
-class FarLogits final : public ShardLogits {
- public:
-  FarLogits(float* data, Range vocab_rows) : near_(data, vocab_rows, OneAfterTheOther) {}
-  Range vocab_rows() const override { return near_.vocab_rows(); }
-  bool in_host_memory() const override { return false; }
-  void ApplyPenalties(std::span<const SampleRow> rows) override { near_.ApplyPenalties(rows); }
-  void SelectCandidates(std::span<const BestOfRow> wanted) override {
-    for (const BestOfRow& of : wanted) bytes += of.out.size_bytes();
-    near_.SelectCandidates(wanted);
-  }
-  void SumWholeBlocks(std::span<const SumsOfRow> wanted) override {
-    for (const SumsOfRow& of : wanted) bytes += of.out.size_bytes();
-    near_.SumWholeBlocks(wanted);
-  }
-  void Read(std::span<const PartOfRow> wanted) override {
-    for (const PartOfRow& of : wanted) bytes += of.out.size_bytes();
-    near_.Read(wanted);
-  }
-  size_t bytes = 0;
-
- private:
-  HostLogits near_;
-};
-
-template <typename Logits>
-class InMemory final : public LogitsOfRank {
- public:
-  InMemory(Range vocab_rows, std::vector<float> values)
-      : values_(std::move(values)), logits_(values_.data(), vocab_rows) {}
-  ShardLogits& logits() override { return logits_; }
-  std::vector<float> Read() override { return values_; }
-
- private:
-  std::vector<float> values_;
-  Logits logits_;
-};
-
-class NearLogits final : public ShardLogits {
- public:
-  NearLogits(float* data, Range vocab_rows) : near_(data, vocab_rows, OneAfterTheOther) {}
-  Range vocab_rows() const override { return near_.vocab_rows(); }
-  bool in_host_memory() const override { return true; }
-  void ApplyPenalties(std::span<const SampleRow> rows) override { near_.ApplyPenalties(rows); }
-  void SelectCandidates(std::span<const BestOfRow> wanted) override {
-    near_.SelectCandidates(wanted);
-  }
-  void SumWholeBlocks(std::span<const SumsOfRow> wanted) override { near_.SumWholeBlocks(wanted); }
-  void Read(std::span<const PartOfRow> wanted) override { near_.Read(wanted); }
-
- private:
-  HostLogits near_;
-};
+/// Those of every second rank.
+std::unique_ptr<LogitsOfRank> EverySecondIsFar(size_t rank, Range vocab_rows,
+                                               const std::vector<float>& logits) {
+  return rank % 2 == 0 ? MakeInMemory<FarLogits>(rank, vocab_rows, logits)
+                       : MakeInMemory<NearLogits>(rank, vocab_rows, logits);
+}
 
 TEST(SampleRows, EveryCutAndPlaceGivesTheTokensOfSampleToken) {
   for (const int64_t vocab : {3, 300, 1024, 2047, 5001, 20000}) {
@@ -77,14 +33,7 @@ TEST(SampleRows, EveryCutAndPlaceGivesTheTokensOfSampleToken) {
     std::vector<float> changed;
     const std::vector<SampledToken> expected = SampleEachRow(of, changed);
     for (const std::vector<int64_t>& cut : testing::VocabularyCuts(vocab)) {
-      const auto found =
-          SampleOnRanks(of, cut,
-                        [](size_t rank, Range vocab_rows,
-                           const std::vector<float>& logits) -> std::unique_ptr<LogitsOfRank> {
-                          if (rank % 2 == 0)
-                            return std::make_unique<InMemory<FarLogits>>(vocab_rows, logits);
-                          return std::make_unique<InMemory<NearLogits>>(vocab_rows, logits);
-                        });
+      const auto found = SampleOnRanks(of, cut, EverySecondIsFar);
       for (const std::vector<SampledToken>& of_rank : found.of_rank) {
         EXPECT_EQ(of_rank, expected) << vocab << " on " << cut.size();
       }
@@ -92,6 +41,22 @@ TEST(SampleRows, EveryCutAndPlaceGivesTheTokensOfSampleToken) {
                 0);
     }
   }
+}
+
+TEST(SampleRows, TopPTakesNoRanksTokenForAnothersThatWasNotGathered) {
+  // Top_p keeps 380 tokens, all of the first rank, which gives 256 at first.
+  SamplingCase of{.vocab = 2000, .logits = {}, .params = {}, .histories = {}};
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    of.params.push_back({.temperature = 1.0F, .top_p = 0.2F, .seed = seed, .logit_bias = {}});
+    of.histories.emplace_back();
+    of.logits.insert(of.logits.end(), 1000, 1.0F);
+    of.logits.insert(of.logits.end(), 1000, 0.9F);
+  }
+  std::vector<float> changed;
+  const std::vector<SampledToken> expected = SampleEachRow(of, changed);
+  for (const SampledToken& token : expected) EXPECT_LT(*token, 390);
+  const auto found = SampleOnRanks(of, {1000, 1000}, MakeInMemory<FarLogits>);
+  for (const std::vector<SampledToken>& of_rank : found.of_rank) EXPECT_EQ(of_rank, expected);
 }
 
 /// What is taken from a row's logits where they are far.

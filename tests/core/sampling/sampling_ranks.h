@@ -102,6 +102,37 @@ inline std::vector<core::SampledToken> SampleEachRow(const SamplingCase& of,
   return sampled;
 }
 
+/// Logits in host memory, which may say that they are elsewhere, and count what is taken from them.
+template <bool kInHostMemory>
+class CountedLogits final : public core::ShardLogits {
+ public:
+  CountedLogits(float* data, core::Range vocab_rows)
+      : logits_(data, vocab_rows, OneAfterTheOther) {}
+  core::Range vocab_rows() const override { return logits_.vocab_rows(); }
+  bool in_host_memory() const override { return kInHostMemory; }
+  void ApplyPenalties(std::span<const core::SampleRow> rows) override {
+    logits_.ApplyPenalties(rows);
+  }
+  void SelectCandidates(std::span<const BestOfRow> wanted) override {
+    for (const BestOfRow& of : wanted) bytes += of.out.size_bytes();
+    logits_.SelectCandidates(wanted);
+  }
+  void SumWholeBlocks(std::span<const SumsOfRow> wanted) override {
+    for (const SumsOfRow& of : wanted) bytes += of.out.size_bytes();
+    logits_.SumWholeBlocks(wanted);
+  }
+  void Read(std::span<const PartOfRow> wanted) override {
+    for (const PartOfRow& of : wanted) bytes += of.out.size_bytes();
+    logits_.Read(wanted);
+  }
+  size_t bytes = 0;
+
+ private:
+  core::HostLogits logits_;
+};
+using NearLogits = CountedLogits<true>;
+using FarLogits = CountedLogits<false>;
+
 /// Where a rank has its logits, and how they come back.
 class LogitsOfRank {
  public:
@@ -111,6 +142,20 @@ class LogitsOfRank {
 };
 using MakeLogitsOfRank = std::function<std::unique_ptr<LogitsOfRank>(
     size_t rank, core::Range vocab_rows, const std::vector<float>& logits)>;
+
+template <typename Logits>
+std::unique_ptr<LogitsOfRank> MakeInMemory(size_t, core::Range vocab_rows,
+                                           const std::vector<float>& logits) {
+  struct InMemory final : LogitsOfRank {
+    InMemory(core::Range rows, std::vector<float> of_rank)
+        : values(std::move(of_rank)), in_memory(values.data(), rows) {}
+    core::ShardLogits& logits() override { return in_memory; }
+    std::vector<float> Read() override { return values; }
+    std::vector<float> values;
+    Logits in_memory;
+  };
+  return std::make_unique<InMemory>(vocab_rows, logits);
+}
 
 struct RanksSampled {
   std::vector<std::vector<core::SampledToken>> of_rank;

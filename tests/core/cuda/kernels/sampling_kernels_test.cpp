@@ -108,11 +108,14 @@ TEST(LaunchSelectCandidates, AnEmptyShardGivesPadding) {
 }
 
 TEST(LaunchSumBlocks, AddsInTheOrderOfTheCpu) {
-  constexpr int64_t kColumns = 5000;
+  constexpr size_t kColumns = 5000;
   CudaMemory memory;
-  const std::vector<float> logits = RandomLogits(3 * kColumns, 4);
-  const std::vector<SummedRow> rows = {{.row = 2, .softmax = {30.0F, 0.7F, 0.0F}},
-                                       {.row = 0, .softmax = {25.0F, 4.0F, 0.01F}},
+  std::vector<float> logits = RandomLogits(3 * kColumns, 4);
+  // Weights of 2^-60 to 1, whose sum depends on the order.
+  SplitMix random(5);
+  for (size_t i = 0; i < kColumns; ++i) logits[i] = 30.0F - 40.0F * random.Unit();
+  const std::vector<SummedRow> rows = {{.row = 0, .softmax = {30.0F, 1.0F, 0.0F}},
+                                       {.row = 2, .softmax = {25.0F, 4.0F, 0.01F}},
                                        {.row = 1, .softmax = {3.4e38F, 1e-30F, 0.0F}}};
   const OnGpu<float> values(memory, logits);
   const OnGpu<SummedRow> on_gpu(memory, rows);
@@ -122,7 +125,7 @@ TEST(LaunchSumBlocks, AddsInTheOrderOfTheCpu) {
   const std::vector<double> found = out.Read();
   for (size_t i = 0; i < found.size(); ++i) {
     const SummedRow& row = rows[i / 4];
-    const auto first = static_cast<size_t>(row.row * kColumns) + 77 + i % 4 * 1024;
+    const size_t first = static_cast<size_t>(row.row) * kColumns + 77 + i % 4 * 1024;
     EXPECT_EQ(found[i], SumOfBlock(std::span(logits).subspan(first, 1024), row.softmax)) << i;
   }
 }
