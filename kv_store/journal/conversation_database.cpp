@@ -390,6 +390,7 @@ absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted) 
     }
     TANDEM_RETURN_IF_ERROR(status);
   }
+  spdlog::info("{}: what was read is written into a new database", folder);
   TANDEM_RETURN_IF_ERROR(WriteAnew(options, folder, read));
   return read;
 }
