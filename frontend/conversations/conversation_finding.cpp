@@ -7,6 +7,7 @@
 #include <set>
 #include <utility>
 
+#include "core/base/counted.h"
 #include "frontend/conversations/conversation_erasure.h"
 #include "frontend/conversations/conversation_store.h"
 #include "kv_store/journal/conversation_database.h"
@@ -20,42 +21,10 @@ using kv_store::ReadDatabase;
 
 namespace {
 
-/// Nowhere, if the records do not tell.
-kv_store::JournalPosition PositionIn(const std::vector<PlacedRecord>& records) {
-  const std::string* const position = BytesAt(records, kv_store::kPositionPlace);
-  if (position == nullptr) return {};
-  return kv_store::DecodePosition(*position).value_or(kv_store::JournalPosition{});
-}
-
 /// Whether it tells of turns. One that does not says that the conversation is there.
 bool ClaimsTurns(const WitnessSlot& slot) {
   return slot.kind == WitnessSlot::Kind::kDamaged ||
          (slot.kind == WitnessSlot::Kind::kTurns && slot.turns > 0);
-}
-
-/// Whether these records are of a conversation that was erased after they were written. `slot`:
-/// the last that there is of it, or null.
-bool WasErased(const WitnessSlot* slot, const ReadConversation& there, WitnessedPlace place) {
-  if (absl::IsFailedPrecondition(there.status)) return false;  // it may mean something else
-  const bool earlier = place == WitnessedPlace::kEarlier;
-  if (slot == nullptr) return earlier;
-  const uint64_t instance = there.state.instance;
-  const bool both_known = instance != 0 && slot->instance != 0;
-  const bool same = both_known && (instance == slot->instance || WentOn(instance, slot->instance));
-  if (slot->kind == WitnessSlot::Kind::kErased) {
-    return earlier || place == WitnessedPlace::kLast || same;
-  }
-  return earlier && both_known && !same;
-}
-
-/// What a witness says, without how many turns there are.
-WitnessReport WhatWasErased(const std::string& path, const ConversationPlaces& places) {
-  auto report = ConversationWitness::Read(path);
-  if (!report.ok() || report->identity != places.identity()) return {};
-  for (auto& [hash, slot] : report->slots) {
-    if (slot.kind != WitnessSlot::Kind::kErased) slot = {.conversation = hash};
-  }
-  return *std::move(report);
 }
 
 }  // namespace
@@ -81,51 +50,100 @@ absl::StatusOr<FoundConversations> ConversationStore::Look(const Options& option
                         fmt::format("{}: {}", options.folder, Message(places.status())));
   }
   // The witness is read behind the database, so what it says of turns may be later.
-  const WitnessReport erasures = WhatWasErased(WitnessPath(options.folder), *places);
-  const WitnessedPlace place = PlaceAmong(erasures.watched, PositionIn(read.records));
-  ConversationStore(options, std::move(read.db), *places)
-      .Read(read.records, erasures, place, found);
+  WitnessReport erasures;
+  if (auto report = ConversationWitness::Read(WitnessPath(options.folder));
+      report.ok() && report->identity == places->identity()) {
+    erasures.erased = std::move(report->erased);
+  }
+  ConversationStore store(options, std::move(read.db), *places);
+  store.ReadErased(read.records, erasures);
+  store.Read(read.records, erasures, found);
   return found;
 }
 
+void ConversationStore::ReadErased(const std::vector<PlacedRecord>& records,
+                                   const WitnessReport& report) {
+  std::set<ErasedConversation> recorded;
+  for (const PlacedRecord& record : records) {
+    if (const auto erased = ErasedOfPlace(record.place)) recorded.insert(*erased);
+  }
+  const MutexLock lock(commit_mutex_);
+  // The witness knows their order.
+  for (const ErasedConversation& erased : report.erased) erased_.Add(erased);
+  for (const ErasedConversation& erased : recorded) erased_.Add(erased);
+  for (const ErasedConversation& erased : erased_.all()) {
+    if (!recorded.contains(erased)) unrecorded_.push_back(erased);
+  }
+}
+
+bool ConversationStore::WasErased(const WitnessHash& conversation, uint64_t instance) {
+  const MutexLock lock(commit_mutex_);
+  return erased_.Has({.conversation = conversation, .instance = instance});
+}
+
+ConversationStore::Records ConversationStore::PartErased(const ConversationReader& reader,
+                                                         Records group, Parted& parted) {
+  const WitnessHash conversation = ConversationPlaces::HashOfPrefix(group[0].place);
+  const MutexLock lock(commit_mutex_);
+  if (!erased_.Has(conversation)) return group;
+  for (const PlacedRecord& record : group) {
+    const ErasedConversation one{.conversation = conversation,
+                                 .instance = reader.InstanceOf(record)};
+    (erased_.Has(one) ? parted.erased : parted.others).push_back(record);
+  }
+  return parted.others;
+}
+
 ConversationStore::Risen ConversationStore::Read(const std::vector<PlacedRecord>& records,
-                                                 const WitnessReport& report, WitnessedPlace place,
+                                                 const WitnessReport& report,
                                                  FoundConversations& found) {
   const ConversationReader reader(places_, options_.box);
   Risen risen;
   std::set<std::string> there;
-  ForEachGroup(records, [&](std::string_view of, std::span<const PlacedRecord> group) {
+  ForEachGroup(records, [&](std::string_view of, Records group) {
     const std::string prefix(of);
-    if (prefix == ConversationPlaces::kIdentity || prefix == kv_store::kPositionPlace) return;
+    if (prefix == ConversationPlaces::kIdentity || prefix == kv_store::kPositionPlace ||
+        prefix[0] == ConversationPlaces::kErased) {
+      return;
+    }
     if (prefix[0] == ConversationPlaces::kErasure) {
       erasing_ = true;
       return;
     }
     if (!ConversationPlaces::IsPrefix(prefix)) {
-      Add(prefix, reader.Read(group, nullptr, behind_), found);
+      Add(prefix, reader.Read(group, nullptr), found);
       return;
+    }
+    Parted parted;
+    const Records alive = PartErased(reader, group, parted);
+    if (!parted.erased.empty()) {
+      RisenConversation& one = risen[prefix];
+      one.read = reader.Read(parted.erased, nullptr);
+      for (const PlacedRecord& record : parted.erased) one.places.push_back(record.place);
+      spdlog::warn("{}: {} had been erased, and is destroyed", options_.folder, one.read.described);
+      if (alive.empty()) return;
     }
     const auto known = report.slots.find(ConversationPlaces::HashOfPrefix(prefix));
     const WitnessSlot* const slot = known == report.slots.end() ? nullptr : &known->second;
-    const WitnessSlot* const claim = slot != nullptr && ClaimsTurns(*slot) ? slot : nullptr;
-    if (place == WitnessedPlace::kEarlier || (slot != nullptr && claim == nullptr)) {
-      ReadConversation there_now = reader.Read(group, nullptr, false);
-      if (WasErased(slot, there_now, place)) {
-        spdlog::warn("{}: {} had been erased, and is destroyed", options_.folder,
-                     there_now.described);
-        risen.emplace(prefix, std::move(there_now));
-        if (claim == nullptr) return;
-      }
-    }
-    ReadConversation read = reader.Read(group, claim, behind_);
+    const bool claims =
+        slot != nullptr && ClaimsTurns(*slot) && !WasErased(slot->conversation, slot->instance);
+    const WitnessSlot* const claim = claims ? slot : nullptr;
+    ReadConversation read = reader.Read(alive, claim);
     there.insert(prefix);
     if (absl::IsFailedPrecondition(read.status)) KeepSlot(prefix, claim);
     Add(prefix, std::move(read), found);
   });
   for (const auto& [hash, slot] : report.slots) {
     const std::string prefix = ConversationPlaces::PrefixOfHash(hash);
-    if (!ClaimsTurns(slot) || there.contains(prefix)) continue;
-    Add(prefix, ConversationReader::Lost(prefix, slot), found);
+    if (!ClaimsTurns(slot) || there.contains(prefix) || WasErased(hash, slot.instance)) continue;
+    ReadConversation lost = ConversationReader::Lost(prefix, slot);
+    if (const auto before = risen.find(prefix);
+        before != risen.end() && before->second.read.named) {
+      lost.named = true;
+      lost.name = before->second.read.name;
+      lost.described = before->second.read.described;
+    }
+    Add(prefix, std::move(lost), found);
   }
   conversations_ = static_cast<int64_t>(states_.size());
   return risen;
@@ -136,6 +154,12 @@ WitnessSlot ConversationStore::SlotOf(const std::string& prefix,
   WitnessSlot slot = SlotOf(prefix, read.state);
   if (read.status.ok()) return slot;
   slot.kind = WitnessSlot::Kind::kDamaged;
+  if (read.lost != 0) {
+    slot.instance = read.lost;
+    slot.turns = read.written;
+    slot.last.reset();
+    return slot;
+  }
   if (read.written > read.state.turns) slot.last.reset();
   slot.turns = std::max(read.written, read.state.turns);
   return slot;
@@ -150,13 +174,19 @@ void ConversationStore::KeepSlot(const std::string& prefix, const WitnessSlot* c
 std::vector<JournalChange> ConversationStore::ErasureOf(const Risen& risen,
                                                         const FoundConversations& found) {
   std::vector<JournalChange> changes;
-  for (const auto& [prefix, read] : risen) {
+  for (const ErasedConversation& erased : std::exchange(unrecorded_, {})) {
+    changes.push_back(
+        {.kind = JournalChange::Kind::kPut, .place = PlaceOfErased(erased), .bytes = {}});
+  }
+  for (const auto& [prefix, one] : risen) {
     ErasureRecord erasure{.prefix = prefix, .blocks = {}};
-    if (read.named) {
-      erasure.blocks =
-          BlocksBeside(found.conversations, read.name.tenant, read.conversation.history.tokens);
+    if (one.read.named) {
+      erasure.blocks = BlocksBeside(found.conversations, one.read.name.tenant,
+                                    one.read.conversation.history.tokens);
     }
-    changes.push_back(DeleteAllOf(prefix));
+    for (const std::string& place : one.places) {
+      changes.push_back({.kind = JournalChange::Kind::kDelete, .place = place, .bytes = {}});
+    }
     changes.push_back(NoteErasure(erasure));
   }
   return changes;
@@ -165,6 +195,7 @@ std::vector<JournalChange> ConversationStore::ErasureOf(const Risen& risen,
 void ConversationStore::Add(const std::string& prefix, ReadConversation read,
                             FoundConversations& found) {
   chained_ = chained_ || read.chained;
+  unkept_ = unkept_ || read.rest;
   const std::string what = fmt::format("{}: {}", read.described, Message(read.status));
   if (absl::IsFailedPrecondition(read.status) || !ConversationPlaces::IsPrefix(prefix)) {
     spdlog::error("{}: {}; it stays on disk until it is deleted", options_.folder, what);
@@ -200,8 +231,7 @@ absl::Status ConversationStore::TakeFromCopy(const std::vector<PlacedRecord>& co
   std::vector<JournalChange> batch;
   std::vector<WitnessSlot> slots;
   std::map<std::string, ReadConversation> taken;
-  const bool watched = Watched(at).has_value();
-  ForEachGroup(copy, [&](std::string_view of, std::span<const PlacedRecord> group) {
+  ForEachGroup(copy, [&](std::string_view of, Records all) {
     const std::string prefix(of);
     const auto here = damaged_.find(prefix);
     if (!ConversationPlaces::IsPrefix(prefix) || states_.contains(prefix) ||
@@ -214,10 +244,11 @@ absl::Status ConversationStore::TakeFromCopy(const std::vector<PlacedRecord>& co
       const auto slot = witnessed_.find(ConversationPlaces::HashOfPrefix(prefix));
       if (slot != witnessed_.end()) claim = slot->second;
     }
-    if (!claim && watched) return;  // it was erased
-    ReadConversation read =
-        reader.Read(group, claim && ClaimsTurns(*claim) ? &*claim : nullptr, /*stale=*/true);
-    if (absl::IsFailedPrecondition(read.status) ||
+    Parted parted;
+    const Records group = PartErased(reader, all, parted);
+    if (group.empty()) return;
+    ReadConversation read = reader.Read(group, claim && ClaimsTurns(*claim) ? &*claim : nullptr);
+    if (absl::IsFailedPrecondition(read.status) || read.lost != 0 ||
         (here != damaged_.end() && !read.status.ok() && read.state.turns <= here->second.turns)) {
       return;
     }
@@ -234,6 +265,11 @@ absl::Status ConversationStore::TakeFromCopy(const std::vector<PlacedRecord>& co
     if (!position_.Contains(at)) position_ = at;
   }
   TANDEM_RETURN_IF_ERROR(Commit(std::move(batch), std::move(slots), /*branch=*/true));
+  if (!taken.empty() && !found.damage.empty()) {
+    found.damage += fmt::format(
+        "; {} taken from a copy",
+        Counted(static_cast<int64_t>(taken.size()), "conversation is", "conversations are"));
+  }
   for (auto& [prefix, read] : taken) {
     if (read.named) {
       std::erase_if(found.conversations,

@@ -117,6 +117,7 @@ absl::Status Identify(Opening& opening) {
   if (!opening.places) {
     // Its names are hashes that nothing can be compared with any more.
     report.slots.clear();
+    report.erased.clear();
     report.watched.clear();
     if (!opening.empty()) {
       opening.read.db.reset();
@@ -137,27 +138,36 @@ absl::Status Identify(Opening& opening) {
 
 /// What Open has found in the conversations.
 struct Losses {
-  bool turns_are_missing = false;  // which was not known before
-  bool chained = false;            // there are turns that were written beside a witness
-  size_t risen = 0;
+  int64_t damaged = 0;      // conversations, which was not known before
+  bool unkept = false;      // there are records of them that are not kept
+  bool chained = false;     // there are turns that were written beside a witness
+  size_t risen = 0;         // that had been erased
+  bool unfinished = false;  // the database is where it was left: that erasure was only begun
 };
 
 /// Keeps the files as they were where they are damaged; says what was found.
 absl::StatusOr<std::string> TellDamage(Opening& opening, const Losses& losses) {
   std::vector<std::string>& damage = opening.damage;
   const WitnessReport& report = opening.report;
-  const auto& [turns_are_missing, chained, risen] = losses;
-  if (turns_are_missing && damage.empty()) damage.emplace_back("turns are missing");
+  const auto& [damaged, unkept, chained, risen, unfinished] = losses;
+  // A torn end of the log that nobody was told of is no loss.
+  const bool lost = damaged > 0 || opening.read.gaps > 0;
+  const bool torn =
+      opening.read.torn && damage.size() == 1 && report.there && report.damaged == 0 && !lost;
+  if (damaged > 0) {
+    damage.push_back(Counted(damaged, "conversation lacks", "conversations lack") +
+                     " what was said (\"damaged\": go on with accept_damage, or delete)");
+  } else if (opening.read.gaps > 0) {
+    damage.emplace_back("what was lost of it cannot be told");
+  }
   // Files that are whole have nothing that the database has not, but for what is to be destroyed.
-  const bool dispensable = risen > 0 && opening.read.damage.empty() && opening.read.gaps == 0;
-  if (risen > 0 && !damage.empty()) {
+  const bool dispensable =
+      risen > 0 && opening.read.damage.empty() && opening.read.gaps == 0 && !unkept;
+  if (risen > 0 && (!damage.empty() || !unfinished)) {
     damage.push_back(Counted(static_cast<int64_t>(risen),
                              "conversation that had been erased was in it, and is destroyed",
                              "conversations that had been erased were in it, and are destroyed"));
   }
-  // A torn end of the log that nobody was told of is no loss.
-  const bool torn = opening.read.torn && damage.size() == 1 && report.there &&
-                    report.damaged == 0 && !turns_are_missing;
   std::string aside;
   if (damage.empty() || torn || dispensable) {
     TANDEM_RETURN_IF_ERROR(kv_store::DropImage(opening.options.folder));
@@ -168,7 +178,8 @@ absl::StatusOr<std::string> TellDamage(Opening& opening, const Losses& losses) {
     damage.push_back(fmt::format("{}: {} slots are damaged{}", opening.witness_path, report.damaged,
                                  KeepWitness(opening.witness_path)));
   } else if (!report.there && chained) {
-    damage.push_back(fmt::format("{} is missing", opening.witness_path));
+    damage.push_back(fmt::format("{} is missing, so what was lost before this start cannot be told",
+                                 opening.witness_path));
   }
   if (!opening.read.moved.empty()) damage.push_back(opening.read.moved);
   if (damage.empty()) return "";
@@ -178,8 +189,9 @@ absl::StatusOr<std::string> TellDamage(Opening& opening, const Losses& losses) {
     return "";
   }
   if (!aside.empty()) {
-    told += "; the files are kept as they were in " + aside;
-    if (risen > 0) told += ", and what had been erased with them: remove them soon";
+    told += fmt::format("; the files are kept as they were in {}{}", aside,
+                        risen > 0 ? ", and what had been erased with them: remove them soon"
+                                  : ": remove them when nothing more is wanted from them");
   }
   spdlog::error("{}", told);
   return told;
@@ -229,30 +241,23 @@ absl::StatusOr<ConversationStore::Opened> ConversationStore::OpenRead(const Opti
   const WitnessedPlace place = PlaceAmong(report.watched, position);
   store.journal_lost_ = store.journal_is_new_ && report.sequence > 0;
   store.behind_ = report.sequence > sequence || place == WitnessedPlace::kEarlier;
-  if (report.sequence > sequence) {
-    opening.damage.push_back(
-        fmt::format("its last change is {}, and {} were written", sequence, report.sequence));
-  } else if (store.behind_) {
+  if (store.behind_) {
     opening.damage.push_back(fmt::format(
-        "its last change is {} of an earlier branch, and {} of a later one were written", sequence,
-        report.sequence));
+        "it is of an earlier time: its last change is {}, and {}{} was written", sequence,
+        report.sequence, report.sequence > sequence ? "" : " of a later branch"));
   }
-  // A witness that has lost what came last may not know that a conversation was erased. So it is
-  // believed against a database that looks whole only while it has all.
-  const bool believed = !opening.damage.empty() || read.gaps > 0 ||
-                        (report.damaged == 0 && report.sequence >= sequence);
-  if (!believed) {
-    std::erase_if(report.slots,
-                  [](const auto& entry) { return entry.second.kind == WitnessSlot::Kind::kTurns; });
-  }
+  store.ReadErased(read.records, report);
   const std::set<WitnessHash> known = DamagedIn(report);
-  const Risen risen = store.Read(read.records, report, place, found);
-  Losses losses{
-      .turns_are_missing = read.gaps > 0, .chained = store.chained_, .risen = risen.size()};
-  for (const auto& [prefix, state] : store.damaged_) {
-    losses.turns_are_missing =
-        losses.turns_are_missing || !known.contains(ConversationPlaces::HashOfPrefix(prefix));
-  }
+  const Risen risen = store.Read(read.records, report, found);
+  const auto damaged =
+      std::count_if(store.damaged_.begin(), store.damaged_.end(), [&](const auto& entry) {
+        return !known.contains(ConversationPlaces::HashOfPrefix(entry.first));
+      });
+  const Losses losses{.damaged = damaged,
+                      .unkept = store.unkept_,
+                      .chained = store.chained_,
+                      .risen = risen.size(),
+                      .unfinished = place == WitnessedPlace::kLast};
   if (read.gaps > 0) {
     found.unreadable.push_back(
         {.prefix = "", .what = fmt::format("{} runs of records of a damaged table", read.gaps)});
@@ -276,7 +281,7 @@ absl::Status ConversationStore::GoOn(const Risen& risen, const FoundConversation
     const bool goes_on =
         !watched_.empty() && watched_.back().branch == id && watched_.back().last == sequence;
     if (!goes_on && !branch) watched_.push_back({.branch = id, .first = sequence});
-    if (!branch && risen.empty()) {
+    if (!branch && risen.empty() && unrecorded_.empty()) {
       const absl::Status witnessed = Witness({});
       if (!witnessed.ok()) spdlog::error("{}", Message(witnessed));
       return absl::OkStatus();

@@ -26,6 +26,7 @@ class ConversationPlaces {
   using Bytes16 = std::array<uint8_t, 16>;
   static constexpr char kConversation = 'C';
   static constexpr char kErasure = 'E';  // and 8 bytes of number: what is still to be destroyed
+  static constexpr char kErased = 'D';   // ErasedConversation
   static constexpr std::string_view kIdentity = kv_store::kIdentityPlace;
   static constexpr size_t kPrefixBytes = 1 + 16;
 

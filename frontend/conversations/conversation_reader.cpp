@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/base/counted.h"
 #include "kv_store/base/hex.h"
 
 namespace tandem::frontend {
@@ -21,11 +22,6 @@ absl::Status Named(uint64_t turn, const absl::Status& status) {
 }
 
 }  // namespace
-
-bool WentOn(uint64_t earlier, uint64_t later) {
-  constexpr uint64_t kMostTimes = uint64_t{1} << 20;
-  return earlier != 0 && later != 0 && later != earlier && later - earlier <= kMostTimes;
-}
 
 absl::StatusOr<std::vector<std::byte>> ConversationReader::Decrypted(
     const PlacedRecord& record) const {
@@ -77,7 +73,7 @@ absl::Status ConversationReader::AddTurn(const PlacedRecord& record, const Witne
 }
 
 ReadConversation ConversationReader::Read(std::span<const PlacedRecord> records,
-                                          const WitnessSlot* claim, bool stale) const {
+                                          const WitnessSlot* claim) const {
   ReadConversation read;
   read.described =
       Nameless(std::string_view(records[0].place).substr(0, ConversationPlaces::kPrefixBytes));
@@ -95,16 +91,12 @@ ReadConversation ConversationReader::Read(std::span<const PlacedRecord> records,
     read.state.instance = head->instance;
     read.written = head->turns;
   }
-  const bool other =
-      claim != nullptr && read.state.instance != 0 && claim->instance != read.state.instance;
+  const bool other = claim != nullptr && claim->instance != 0 && read.state.instance != 0 &&
+                     claim->instance != read.state.instance;
   const WitnessSlot* const later =
       other && WentOn(read.state.instance, claim->instance) ? claim : nullptr;
-  if (other && stale && later == nullptr) {
-    read.status = absl::DataLossError("it was begun anew, and what it has since is lost");
-    read.state = {.instance = claim->instance, .turns = 0, .last = {}};
-    read.written = claim->turns;
-    return read;
-  }
+  const bool earlier = other && WentOn(claim->instance, read.state.instance);
+  const WitnessSlot* const another = other && later == nullptr && !earlier ? claim : nullptr;
   if (other) claim = nullptr;
   const bool headless = ConversationPlaces::NumberOfPlace(records[0].place) != 0U;
   absl::Status gap;
@@ -116,6 +108,8 @@ ReadConversation ConversationReader::Read(std::span<const PlacedRecord> records,
     gap = AddTurn(record, claim, read);
     if (!gap.ok()) break;
   }
+  read.rest = !gap.ok();
+  if (read.state.instance == 0 && claim != nullptr) read.state.instance = claim->instance;
   if (absl::IsFailedPrecondition(gap)) {
     read.status = gap;
     return read;
@@ -124,6 +118,14 @@ ReadConversation ConversationReader::Read(std::span<const PlacedRecord> records,
     read.status = absl::DataLossError("it was gone on with, and what it has since is lost");
     read.state.instance = later->instance;
     read.written = std::max({read.written, read.state.turns, later->turns});
+    return read;
+  }
+  if (another != nullptr) {
+    read.status =
+        absl::DataLossError(fmt::format("another one of its name, of {}, was written, and is lost",
+                                        Counted(static_cast<int64_t>(another->turns), "turn")));
+    read.written = another->turns;
+    read.lost = another->instance;
     return read;
   }
   if (claim != nullptr) read.written = std::max(read.written, claim->turns);
@@ -139,6 +141,17 @@ ReadConversation ConversationReader::Read(std::span<const PlacedRecord> records,
     read.status = absl::DataLossError("its last turn is not the one that was written");
   }
   return read;
+}
+
+uint64_t ConversationReader::InstanceOf(const PlacedRecord& record) const {
+  const auto bytes = Decrypted(record);
+  if (!bytes.ok()) return 0;
+  if (ConversationPlaces::NumberOfPlace(record.place) == 0U) {
+    const auto head = DecodeHead(record.place, *bytes);
+    return head.ok() ? head->instance : 0;
+  }
+  const auto turn = DecodeTurn(record.place, *bytes);
+  return turn.ok() ? turn->instance : 0;
 }
 
 ReadConversation ConversationReader::Lost(const std::string& prefix, const WitnessSlot& claim) {

@@ -21,9 +21,6 @@ struct ConversationState {
   TurnHash last{};  // of the last turn
 };
 
-/// Whether a conversation of the later instance went on with that of the earlier one.
-bool WentOn(uint64_t earlier, uint64_t later);
-
 struct ReadConversation {
   std::string described;  // by name, as soon as that is known
   bool named = false;     // the head could be read
@@ -31,6 +28,8 @@ struct ReadConversation {
   ConversationState state;    // of what was kept
   bool chained = false;       // some turn says which one comes before it
   uint64_t written = 0;       // turns, as far as anything tells
+  uint64_t lost = 0;          // instance of another of its name, which `written` is of; 0: none
+  bool rest = false;          // there are records that are not kept
   Conversation conversation;  // the first turns that are right
   /// OK; kDataLoss: not all turns that were written are kept; kFailedPrecondition: a newer program
   /// has written it.
@@ -44,11 +43,13 @@ class ConversationReader {
       : places_(places), box_(box) {}
 
   /// `records`: of one conversation, by place, one at least. `claim`: what a witness says of it,
-  /// null: nothing. `stale`: the records may be of an earlier conversation of the name.
-  ReadConversation Read(std::span<const kv_store::PlacedRecord> records, const WitnessSlot* claim,
-                        bool stale) const;
+  /// null: nothing.
+  ReadConversation Read(std::span<const kv_store::PlacedRecord> records,
+                        const WitnessSlot* claim) const;
   /// The same of one that has no records.
   static ReadConversation Lost(const std::string& prefix, const WitnessSlot& claim);
+  /// Of which conversation of its name a record is; 0 if that cannot be known.
+  uint64_t InstanceOf(const kv_store::PlacedRecord& record) const;
 
  private:
   absl::StatusOr<std::vector<std::byte>> Decrypted(const kv_store::PlacedRecord& record) const;

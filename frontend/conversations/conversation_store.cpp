@@ -78,6 +78,7 @@ absl::Status ConversationStore::Witness(std::vector<WitnessSlot> slots) {
   for (WitnessSlot& slot : slots) {
     if (slot.kind == WitnessSlot::Kind::kErased) {
       witnessed_.erase(slot.conversation);
+      erased_.Add({.conversation = slot.conversation, .instance = slot.instance});
     } else {
       witnessed_[slot.conversation] = slot;
     }
@@ -88,18 +89,22 @@ absl::Status ConversationStore::Witness(std::vector<WitnessSlot> slots) {
   // Who has read a part of them has not seen the change.
   for (WitnessSlot& slot : slots) slot.sequence = std::max<uint64_t>(1, position_.sequence) - 1;
   slots.back().sequence = position_.sequence;
+  const size_t needed = witnessed_.size() + erased_.all().size();
   const bool goes_on =
-      witness_ != nullptr && !new_branch && witness_->slots() < 4 * witnessed_.size() + kSpareSlots;
+      witness_ != nullptr && !new_branch && witness_->slots() < 4 * needed + kSpareSlots;
   absl::Status status;
   if (goes_on) {
     status = witness_->Append(slots);
   } else {
     std::vector<WitnessSlot> all{
         {.kind = WitnessSlot::Kind::kPosition, .sequence = position_.sequence}};
-    for (const auto& [hash, slot] : witnessed_) {
-      all.push_back(slot);
-      all.back().sequence = position_.sequence;
+    for (const ErasedConversation& erased : erased_.all()) {
+      all.push_back({.kind = WitnessSlot::Kind::kErased,
+                     .conversation = erased.conversation,
+                     .instance = erased.instance});
     }
+    for (const auto& [hash, slot] : witnessed_) all.push_back(slot);
+    for (WitnessSlot& slot : all) slot.sequence = position_.sequence;
     for (const WatchedChanges& watched : watched_) all.push_back(WatchedSlot(watched));
     auto made = ConversationWitness::Make(WitnessPath(options_.folder), places_.identity(), all);
     status = made.status();
@@ -170,13 +175,23 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
   };
   const auto add_erasure = [&](const Erasure& erasure) {
     const std::string prefix = places_.Prefix(erasure.name);
-    uint64_t instance = state_of(prefix).instance;
-    if (const auto damaged = damaged_.find(prefix); instance == 0 && damaged != damaged_.end()) {
-      instance = damaged->second.instance;
+    const WitnessHash conversation = ConversationPlaces::HashOfPrefix(prefix);
+    std::set<uint64_t> instances = {state_of(prefix).instance};
+    if (const auto damaged = damaged_.find(prefix); damaged != damaged_.end()) {
+      instances.insert(damaged->second.instance);
     }
-    erased.push_back({.kind = WitnessSlot::Kind::kErased,
-                      .conversation = ConversationPlaces::HashOfPrefix(prefix),
-                      .instance = instance});
+    {
+      const MutexLock witness_lock(commit_mutex_);
+      const auto witnessed = witnessed_.find(conversation);
+      if (witnessed != witnessed_.end()) instances.insert(witnessed->second.instance);
+    }
+    for (const uint64_t instance : instances) {
+      const ErasedConversation one{.conversation = conversation, .instance = instance};
+      erased.push_back({.kind = WitnessSlot::Kind::kErased,
+                        .conversation = one.conversation,
+                        .instance = one.instance});
+      if (instance != 0) put(PlaceOfErased(one), "");
+    }
     batch.push_back(DeleteAllOf(prefix));
     note_erasure({prefix, erasure.blocks});
     changed[prefix].reset();
@@ -198,6 +213,10 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
   if (!erased.empty()) {
     // First, so that none is missed later that was erased.
     const MutexLock witness_lock(commit_mutex_);
+    for (const ErasedConversation& going : erased_.GoingFor(erased.size())) {
+      batch.push_back(
+          {.kind = JournalChange::Kind::kDelete, .place = PlaceOfErased(going), .bytes = {}});
+    }
     TANDEM_RETURN_IF_ERROR(Witness(std::move(erased)));
     TANDEM_RETURN_IF_ERROR(witness_->Sync());
   }

@@ -19,6 +19,7 @@
 #include "frontend/conversations/conversation_places.h"
 #include "frontend/conversations/conversation_reader.h"
 #include "frontend/conversations/conversation_witness.h"
+#include "frontend/conversations/erased_conversations.h"
 #include "kv_store/base/block_hash.h"
 #include "kv_store/base/encrypted_box.h"
 #include "kv_store/journal/conversation_database.h"
@@ -49,11 +50,12 @@ struct FoundConversations {
 ///
 /// One writer, the process that holds the database's lock. A turn costs what it added, not what the
 /// conversation has. Nothing that is damaged is read as something else, no turn that was written is
-/// missing unnoticed, and nothing but FinishErasures and a turn that goes on with a damaged
-/// conversation removes bytes: damaged files are put aside whole (`FOLDER.damaged-N`) before the
-/// rest is gone on with. Every write moves its position on (journal.h), so that a copy elsewhere
-/// can follow. Thread safety: Write, Recover and SyncWitness by one thread; FinishErasures by
-/// another at the same time; position, SetListener and ReadAll by any.
+/// missing unnoticed, nothing is taken for erased that was not, and nothing but FinishErasures and
+/// a turn that goes on with a damaged conversation removes bytes: damaged files are put aside whole
+/// (`FOLDER.damaged-N`) before the rest is gone on with. Every write moves its position on
+/// (journal.h), so that a copy elsewhere can follow. Thread safety: Write, Recover and SyncWitness
+/// by one thread; FinishErasures by another at the same time; position, SetListener and ReadAll by
+/// any.
 class ConversationStore {
  public:
   struct Options {
@@ -152,16 +154,31 @@ class ConversationStore {
       ABSL_SHARED_LOCKS_REQUIRED(db_mutex_);
 
   /// What of a database was erased before, and was put back with it.
-  using Risen = std::map<std::string, ReadConversation>;  // by prefix
-  /// Makes conversations of records that come ordered by place. `report`: what the witness says;
-  /// `place`: where the database is for it. What is risen is no conversation.
+  struct RisenConversation {
+    ReadConversation read;
+    std::vector<std::string> places;  // of its records
+  };
+  using Risen = std::map<std::string, RisenConversation>;  // by prefix
+  using Records = std::span<const kv_store::PlacedRecord>;
+  /// Makes conversations of records that come ordered by place. `report`: what the witness says.
+  /// What is risen is no conversation.
   Risen Read(const std::vector<kv_store::PlacedRecord>& records, const WitnessReport& report,
-             WitnessedPlace place, FoundConversations& found);
+             FoundConversations& found);
+  struct Parted {
+    std::vector<kv_store::PlacedRecord> erased;
+    std::vector<kv_store::PlacedRecord> others;
+  };
+  /// Parts what lies at a conversation's places; gives what is of none that was erased.
+  Records PartErased(const ConversationReader& reader, Records group, Parted& parted);
+  bool WasErased(const WitnessHash& conversation, uint64_t instance);
+  /// Notes which conversations were erased, of what the records and the witness say.
+  void ReadErased(const std::vector<kv_store::PlacedRecord>& records, const WitnessReport& report);
   void Add(const std::string& prefix, ReadConversation read, FoundConversations& found);
   /// Of one that a newer program has written.
   void KeepSlot(const std::string& prefix, const WitnessSlot* claim);
-  static std::vector<kv_store::JournalChange> ErasureOf(const Risen& risen,
-                                                        const FoundConversations& found);
+  /// Destroys what is risen, and puts on record what the witness alone had.
+  std::vector<kv_store::JournalChange> ErasureOf(const Risen& risen,
+                                                 const FoundConversations& found);
   /// Erases what is risen; from then on the witness is told of changes, on a new branch if there is
   /// to be one.
   absl::Status GoOn(const Risen& risen, const FoundConversations& found,
@@ -188,6 +205,8 @@ class ConversationStore {
   std::unique_ptr<ConversationWitness> witness_ ABSL_GUARDED_BY(commit_mutex_);
   std::map<WitnessHash, WitnessSlot> witnessed_ ABSL_GUARDED_BY(commit_mutex_);  // those that count
   std::vector<WatchedChanges> watched_ ABSL_GUARDED_BY(commit_mutex_);           // the last goes on
+  ErasedConversations erased_ ABSL_GUARDED_BY(commit_mutex_);
+  std::vector<ErasedConversation> unrecorded_;  // of these, until GoOn: not in the database
   bool witness_failed_ ABSL_GUARDED_BY(commit_mutex_) = false;  // and the log says so
   std::map<std::string, ConversationState> states_;             // by prefix; what Write has written
   std::map<std::string, ConversationState> damaged_;            // by prefix; what is kept of them
@@ -195,6 +214,7 @@ class ConversationStore {
   bool journal_is_new_ = false;                                 // there was none to be read
   bool journal_lost_ = false;
   bool chained_ = false;  // there are turns that were written beside a witness
+  bool unkept_ = false;   // there are records of damaged conversations that are not kept
   std::atomic<int64_t> conversations_{0};
   std::atomic<bool> erasing_{false};
   std::set<std::string> textless_;  // places of erasures whose bytes are gone; FinishErasures' own

@@ -93,7 +93,12 @@ void ReadSlot(std::span<const std::byte> bytes, uint64_t number, WitnessReport& 
     uint64_t& last = report.watched.back().last;
     last = std::max(last, slot->sequence);
   }
-  if (slot->kind != WitnessSlot::Kind::kPosition) report.slots[slot->conversation] = *slot;
+  if (slot->kind == WitnessSlot::Kind::kErased) {
+    report.slots.erase(slot->conversation);
+    report.erased.push_back({.conversation = slot->conversation, .instance = slot->instance});
+  } else if (slot->kind != WitnessSlot::Kind::kPosition) {
+    report.slots[slot->conversation] = *slot;
+  }
 }
 
 }  // namespace

@@ -11,19 +11,21 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "frontend/conversations/erased_conversations.h"
 #include "kv_store/journal/journal.h"
 
 /// What conversations there are and how far each has come, in a file beside their database: what
 /// the database has lost is known from it. It holds no text and no names.
 ///
-/// The file is a list of slots of 64 bytes, of which the last of each conversation counts. A slot:
+/// The file is a list of slots of 64 bytes, of which the last of each conversation counts, and all
+/// that say that one was erased. A slot:
 /// hash of the conversation's places (16 bytes), instance, turns, hash of the last turn (16 bytes),
 /// number of the database's last change with the kind in its highest byte, checksum (8 bytes of
 /// BLAKE2b over the slot's number and the rest). The first two slots are the identity of the
 /// database, twice, since nothing else can be read without it.
 ///
-/// It also knows which changes it was told of (WatchedChanges). A database that is at an earlier
-/// one of these was put back to it, and what it has and the witness does not know was erased since.
+/// It also knows which changes it was told of (WatchedChanges): a database that is at an earlier
+/// one of these was put back to it.
 namespace tandem::frontend {
 
 using WitnessHash = std::array<uint8_t, 16>;
@@ -31,7 +33,7 @@ using WitnessHash = std::array<uint8_t, 16>;
 struct WitnessSlot {
   enum class Kind : uint8_t {
     kTurns,     // so many were written
-    kErased,    // from then on there is none of that name; the instance is that which was erased
+    kErased,    // of this instance; from then on there is none of that name, until one begins
     kPosition,  // the number of the change alone
     kDamaged,   // so many were written, and not all of them can be read
     kWatched,   // WatchedChanges: branch, first and last are in instance, turns and sequence
@@ -46,9 +48,8 @@ struct WitnessSlot {
   bool operator==(const WitnessSlot&) const = default;
 };
 
-/// Changes of a branch of the database's journal. Each conversation that there was behind any of
-/// them has a slot in the witness, or was erased. A slot that says so comes behind those that it
-/// speaks of, and whatever follows it moves `last` on.
+/// Changes of a branch of the database's journal. Whatever follows the slot that says so moves
+/// `last` on.
 struct WatchedChanges {
   uint64_t branch = 0;  // JournalBranch
   uint64_t first = 0;
@@ -76,7 +77,8 @@ absl::StatusOr<WitnessSlot> DecodeWitnessSlot(std::span<const std::byte> bytes, 
 struct WitnessReport {
   bool there = false;
   std::vector<std::byte> identity;           // of the database; empty: it cannot be read
-  std::map<WitnessHash, WitnessSlot> slots;  // kTurns, kErased or kDamaged
+  std::map<WitnessHash, WitnessSlot> slots;  // kTurns or kDamaged
+  std::vector<ErasedConversation> erased;    // in their order
   std::vector<WatchedChanges> watched;       // in their order; none where a slot is damaged
   uint64_t sequence = 0;                     // the highest
   int64_t damaged = 0;                       // slots, or what is left of one

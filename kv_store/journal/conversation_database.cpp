@@ -3,18 +3,12 @@
 #include <rocksdb/db.h>
 #include <rocksdb/write_batch.h>
 #include <spdlog/spdlog.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
-#include <csignal>
 #include <filesystem>
-#include <functional>
 #include <limits>
-#include <optional>
+#include <map>
 #include <set>
 #include <thread>
 #include <utility>
@@ -22,6 +16,7 @@
 #include "kv_store/base/database_log.h"
 #include "kv_store/base/files.h"
 #include "kv_store/journal/database_image.h"
+#include "kv_store/journal/database_trial.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -35,7 +30,6 @@ constexpr auto kDeletionTime = std::chrono::seconds(5);
 constexpr const char* kRenewed = ".new";
 constexpr int kLooks = 10;
 constexpr auto kBetweenLooks = std::chrono::milliseconds(50);
-constexpr unsigned kTrialSeconds = 60;
 
 rocksdb::Options DatabaseOptions(const std::string& folder) {
   rocksdb::Options options;
@@ -48,25 +42,6 @@ rocksdb::Options DatabaseOptions(const std::string& folder) {
   // A torn end of the log is what a loss of power leaves behind; anything else is put right openly.
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
   return options;
-}
-
-/// Whether this does not crash a process: RocksDB, as distributions build it, asserts much of what
-/// it reads. `trial` must start no thread.
-bool Survives(const std::function<void()>& trial) {
-  const pid_t child = fork();
-  if (child == 0) {
-    const rlimit none{};
-    (void)setrlimit(RLIMIT_CORE, &none);
-    (void)std::signal(SIGABRT, SIG_DFL);
-    alarm(kTrialSeconds);  // should another thread have held a lock
-    trial();
-    _exit(0);
-  }
-  int status = 0;
-  while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  return child < 0 || !WIFSIGNALED(status) ||
-         (WTERMSIG(status) != SIGABRT && WTERMSIG(status) != SIGSEGV);
 }
 
 /// Whether the files themselves keep the database from being opened, and will every time.
@@ -221,28 +196,6 @@ absl::Status FromDatabase(const rocksdb::Status& status, std::string_view doing)
   return absl::UnavailableError(text);
 }
 
-namespace {
-
-/// Makes a database of the tables and logs alone, without the files that say what belongs to it.
-/// Where that cannot be done either, nothing is left in the folder.
-absl::Status RepairFiles(const rocksdb::Options& options, const std::string& folder) {
-  std::error_code error;
-  fs::remove(folder + "/CURRENT", error);
-  const rocksdb::Status repaired = rocksdb::RepairDB(folder, options);
-  if (repaired.ok()) {
-    rocksdb::DB* db = nullptr;
-    const rocksdb::Status opened = rocksdb::DB::Open(options, folder, &db);
-    const std::unique_ptr<rocksdb::DB> owned(db);
-    if (opened.ok()) return Remove(folder + "/lost");  // the image has it
-    spdlog::error("{}: {}", folder, opened.ToString());
-  } else {
-    spdlog::error("{}: {}", folder, repaired.ToString());
-  }
-  return DiscardFiles(folder);
-}
-
-}  // namespace
-
 absl::StatusOr<std::vector<PlacedRecord>> ReadStrictly(rocksdb::DB& db) {
   std::vector<PlacedRecord> records;
   const rocksdb::Status status = Scan(db, /*check=*/true).Strictly(records);
@@ -275,21 +228,131 @@ absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& fol
 
 namespace {
 
-/// Takes away what ends a process that opens the database: logs that have records twice, say. The
-/// image has them. False: nothing did.
-absl::StatusOr<bool> DropDeadlyLogs(rocksdb::Options options, const std::string& folder) {
-  const std::set<std::string> logs = FilesOf(folder, ".log");
-  options.max_file_opening_threads = 1;
-  const bool lives = logs.empty() || Survives([&] {
-                       rocksdb::DB* db = nullptr;
-                       if (rocksdb::DB::OpenForReadOnly(options, folder, &db).ok()) delete db;
-                     });
-  if (lives) return false;
-  if (!HasImage(folder)) return Unavailable("{}: opening it ends the process", folder);
-  for (const std::string& log : logs) {
-    TANDEM_RETURN_IF_ERROR(Remove(fmt::format("{}/{}", folder, log)));
+/// Reads all that can be read of what is open.
+void ReadAllOf(ReadDatabase& read) {
+  const rocksdb::Status damage = Scan(*read.db, /*check=*/true).Strictly(read.records);
+  if (damage.ok()) return;
+  read.torn = false;
+  read.damage +=
+      fmt::format("{}a table is damaged ({})", read.damage.empty() ? "" : "; ", damage.ToString());
+  read.records.clear();
+  // A block whose checksum is wrong may have whole records all the same, and may end the process.
+  const bool check = !Survives([&] {
+    std::vector<PlacedRecord> records;
+    Scan(*read.db, /*check=*/false).Leniently(records);
+  });
+  read.gaps = Scan(*read.db, check).Leniently(read.records);
+}
+
+/// A way from the files of a folder to what can be read of them. kDataLoss: it leads nowhere.
+using Way = absl::Status (*)(rocksdb::Options options, const std::string& folder,
+                             ReadDatabase& read);
+
+/// Of a log that is damaged, what is whole is taken.
+absl::Status ReadAsItIs(rocksdb::Options options, const std::string& folder, ReadDatabase& read) {
+  // First so that any damage of the log is seen.
+  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kAbsoluteConsistency;
+  auto db = OpenWith(options, folder);
+  if (absl::IsDataLoss(db.status())) {
+    read.damage = Message(db.status());
+    options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
+    db = OpenWith(options, folder);
+    read.torn = db.ok();
   }
-  return true;
+  TANDEM_RETURN_IF_ERROR(db.status());
+  read.db = *std::move(db);
+  ReadAllOf(read);
+  return absl::OkStatus();
+}
+
+/// By the tables and logs alone, without the files that say what belongs to it.
+absl::Status ReadRepaired(rocksdb::Options options, const std::string& folder, ReadDatabase& read) {
+  TANDEM_RETURN_IF_ERROR(Remove(folder + "/CURRENT"));
+  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
+  options.disable_auto_compactions = true;
+  options.env = UnsyncedEnv();  // what it makes is written anew
+  const rocksdb::Status repaired = rocksdb::RepairDB(folder, options);
+  if (!repaired.ok() && !repaired.IsNoSpace()) return absl::DataLossError(repaired.ToString());
+  TANDEM_RETURN_IF_ERROR(FromDatabase(repaired, "repairing " + folder));
+  TANDEM_ASSIGN_OR_RETURN(read.db, OpenWith(options, folder));
+  ReadAllOf(read);
+  return absl::OkStatus();
+}
+
+bool Survives(Way way, rocksdb::Options options, const std::string& folder) {
+  // Threads of this process are not there in the one that tries.
+  options.max_file_opening_threads = 1;
+  options.stats_dump_period_sec = 0;
+  options.stats_persist_period_sec = 0;
+  options.disable_auto_compactions = true;
+  options.env = UnsyncedEnv();
+  return SurvivesFiles(folder, [&](const std::string& files) {
+    ReadDatabase read;
+    static_cast<void>(way(options, files, read));
+    static_cast<void>(read.db.release());  // closing it might wait for such a thread
+  });
+}
+
+absl::Status Read(Way way, const rocksdb::Options& options, const std::string& folder,
+                  ReadDatabase& read) {
+  if (Survives(way, options, folder)) return way(options, folder, read);
+  return absl::DataLossError("its files end the process that reads them together");
+}
+
+/// Each table and log by itself, in the order of their numbers; what several have is that of the
+/// last.
+absl::Status ReadEachAlone(const rocksdb::Options& options, const std::string& folder,
+                           ReadDatabase& read) {
+  const std::string from = FilesBefore(folder);
+  std::vector<std::string> files;
+  for (const char* extension : {".sst", ".log"}) {
+    for (const std::string& file : FilesOf(from, extension)) files.push_back(file);
+  }
+  std::sort(files.begin(), files.end(), [](const std::string& a, const std::string& b) {
+    return std::pair(a.size(), a) < std::pair(b.size(), b);
+  });
+  const std::string alone = folder + kTrialFolder + "/alone";
+  std::map<std::string, std::string> records;
+  for (const std::string& file : files) {
+    TANDEM_RETURN_IF_ERROR(Remove(alone));
+    TANDEM_RETURN_IF_ERROR(LinkFiles(from, alone, file));
+    ReadDatabase one;
+    absl::Status status = Read(ReadRepaired, options, alone, one);
+    if (!status.ok() && !absl::IsDataLoss(status)) return status;
+    if (!status.ok()) read.damage += fmt::format("; {}: {}", file, Message(status));
+    read.gaps += one.gaps;
+    for (PlacedRecord& record : one.records) records[record.place] = std::move(record.bytes);
+  }
+  for (auto& [place, bytes] : records) read.records.push_back({place, std::move(bytes)});
+  return Remove(folder + kTrialFolder);
+}
+
+/// A database of what was read, in the place of that which it was read from.
+absl::Status WriteAnew(const rocksdb::Options& options, const std::string& folder,
+                       ReadDatabase& read) {
+  const std::string renewed = folder + kRenewed;
+  TANDEM_RETURN_IF_ERROR(Remove(renewed));
+  {
+    TANDEM_ASSIGN_OR_RETURN(const auto copy, OpenWith(options, renewed));
+    TANDEM_RETURN_IF_ERROR(WriteAll(*copy, read.records));
+  }
+  read.db.reset();
+  TANDEM_RETURN_IF_ERROR(DiscardFiles(folder));
+  TANDEM_RETURN_IF_ERROR(Rename(renewed, folder));
+  TANDEM_ASSIGN_OR_RETURN(read.db, OpenWith(options, folder));
+  return absl::OkStatus();
+}
+
+/// Whether there are files that a database which was ended at any time may have, too, but one that
+/// files of another time were copied into has for sure: what RocksDB makes of them later may end
+/// the process.
+bool HasStrangers(rocksdb::DB& db, const std::set<std::string>& logs,
+                  const std::set<std::string>& tables) {
+  std::vector<rocksdb::LiveFileMetaData> files;
+  db.GetLiveFilesMetaData(&files);
+  std::set<std::string> live;
+  for (const auto& file : files) live.insert(fs::path(file.name).filename());
+  return logs.size() > 1 || !std::includes(live.begin(), live.end(), tables.begin(), tables.end());
 }
 
 }  // namespace
@@ -303,56 +366,32 @@ absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted) 
   }
   // Of an image that was gone back to.
   TANDEM_RETURN_IF_ERROR(MakeWayInFolder(folder).status());
-  rocksdb::Options options = DatabaseOptions(folder);
-  absl::StatusOr<std::unique_ptr<rocksdb::DB>> db;
-  TANDEM_ASSIGN_OR_RETURN(const bool deadly, DropDeadlyLogs(options, folder));
-  if (deadly) {
-    db = absl::DataLossError("a log cannot be read without ending the process");
-  } else if (!trusted) {
-    db = absl::DataLossError("MANIFEST has lost its end");
+  const rocksdb::Options options = DatabaseOptions(folder);
+  const std::set<std::string> logs = FilesOf(folder, ".log");
+  const std::set<std::string> tables = FilesOf(folder, ".sst");
+  absl::Status status;
+  if (!trusted) {
+    status = absl::DataLossError("files that its MANIFEST does not name have what it lacks");
   } else if (!Exists(folder + "/CURRENT") && HasDatabaseFiles(folder)) {
-    db = absl::DataLossError("CURRENT is missing");
+    status = absl::DataLossError("CURRENT is missing");
   } else {
-    // First so that any damage of the log is seen.
-    options.wal_recovery_mode = rocksdb::WALRecoveryMode::kAbsoluteConsistency;
-    db = OpenWith(options, folder);
-    options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
-    if (absl::IsDataLoss(db.status())) {
-      read.damage = Message(db.status());
-      db = OpenWith(options, folder);
-      read.torn = db.ok();
+    status = Read(ReadAsItIs, options, folder, read);
+    if (absl::IsFailedPrecondition(status)) TANDEM_RETURN_IF_ERROR(DropImage(folder));
+    if (!absl::IsDataLoss(status)) TANDEM_RETURN_IF_ERROR(status);
+  }
+  const bool whole = status.ok() && (read.damage.empty() || read.torn);
+  if (whole && !HasStrangers(*read.db, logs, tables)) return read;
+  if (!status.ok()) {
+    if (read.damage.empty()) read.damage = Message(status);
+    status = Read(ReadRepaired, options, folder, read);
+    if (absl::IsDataLoss(status)) {
+      spdlog::error("{}: {}; each file is read by itself", folder, Message(status));
+      status = ReadEachAlone(options, folder, read);
     }
+    TANDEM_RETURN_IF_ERROR(status);
   }
-  if (absl::IsDataLoss(db.status())) {
-    if (read.damage.empty()) read.damage = Message(db.status());
-    TANDEM_RETURN_IF_ERROR(RepairFiles(options, folder));
-    db = OpenWith(options, folder);
-  }
-  if (absl::IsFailedPrecondition(db.status())) TANDEM_RETURN_IF_ERROR(DropImage(folder));
-  TANDEM_RETURN_IF_ERROR(db.status());
-  read.db = *std::move(db);
-  const rocksdb::Status damage = Scan(*read.db, /*check=*/true).Strictly(read.records);
-  if (damage.ok()) return read;
-
-  read.torn = false;
-  read.damage +=
-      fmt::format("{}a table is damaged ({})", read.damage.empty() ? "" : "; ", damage.ToString());
-  read.records.clear();
-  // A block whose checksum is wrong may have whole records all the same, and may end the process.
-  const bool check = !Survives([&] {
-    std::vector<PlacedRecord> records;
-    Scan(*read.db, /*check=*/false).Leniently(records);
-  });
-  read.gaps = Scan(*read.db, check).Leniently(read.records);
-  const std::string renewed = folder + kRenewed;
-  TANDEM_RETURN_IF_ERROR(Remove(renewed));
-  TANDEM_ASSIGN_OR_RETURN(auto copy, OpenWith(options, renewed));
-  TANDEM_RETURN_IF_ERROR(WriteAll(*copy, read.records));
-  copy.reset();
-  read.db.reset();
-  TANDEM_RETURN_IF_ERROR(DiscardFiles(folder));
-  TANDEM_RETURN_IF_ERROR(Rename(renewed, folder));
-  TANDEM_ASSIGN_OR_RETURN(read.db, OpenWith(options, folder));
+  spdlog::info("{}: what was read is written into a new database", folder);
+  TANDEM_RETURN_IF_ERROR(WriteAnew(options, folder, read));
   return read;
 }
 

@@ -30,20 +30,6 @@ std::error_code LinkOrCopy(const fs::path& from, const fs::path& to) {
   return error;
 }
 
-absl::Status LinkFiles(const std::string& from, const std::string& to) {
-  std::error_code error;
-  fs::create_directory(to, error);
-  if (!error) fs::permissions(to, fs::perms::owner_all, error);
-  for (auto entry = fs::directory_iterator(from, error);
-       !error && entry != fs::directory_iterator(); entry.increment(error)) {
-    if (!entry->is_regular_file() || entry->path().filename() == "LOCK") continue;
-    error = LinkOrCopy(entry->path(), to / entry->path().filename());
-  }
-  if (!error) return absl::OkStatus();
-  static_cast<void>(Remove(to));
-  return Unavailable("linking the files of {} in {}: {}", from, to, error.message());
-}
-
 /// From now on, and after a loss of power, it is no image.
 absl::Status MoveImage(const std::string& folder, const std::string& to) {
   TANDEM_RETURN_IF_ERROR(Rename(folder + kImage, to));
@@ -53,13 +39,28 @@ absl::Status MoveImage(const std::string& folder, const std::string& to) {
 
 }  // namespace
 
+absl::Status LinkFiles(const std::string& from, const std::string& to, std::string_view only) {
+  std::error_code error;
+  fs::create_directories(to, error);
+  if (!error) fs::permissions(to, fs::perms::owner_all, error);
+  for (auto entry = fs::directory_iterator(from, error);
+       !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    const std::string name = entry->path().filename();
+    if (!entry->is_regular_file() || name == "LOCK" || (!only.empty() && name != only)) continue;
+    error = LinkOrCopy(entry->path(), fs::path(to) / name);
+  }
+  if (!error) return absl::OkStatus();
+  static_cast<void>(Remove(to));
+  return Unavailable("linking the files of {} in {}: {}", from, to, error.message());
+}
+
 bool DatabaseIsThere(const std::string& folder) {
   return Exists(folder) || Exists(folder + kRescued) || Exists(folder + kImage);
 }
 
 absl::StatusOr<std::string> MakeWayForDatabase(const std::string& folder) {
   TANDEM_RETURN_IF_ERROR(MakeWay(folder + kMark, FileKind::kFile));
-  for (const char* suffix : {kPart, kRescued}) {
+  for (const char* suffix : {kPart, kRescued, kTrialFolder}) {
     TANDEM_RETURN_IF_ERROR(MakeWay(folder + suffix, FileKind::kFolder));
   }
   TANDEM_ASSIGN_OR_RETURN(const std::string moved, MakeWay(folder, FileKind::kFolder, folder));
@@ -69,7 +70,9 @@ absl::StatusOr<std::string> MakeWayForDatabase(const std::string& folder) {
 }
 
 absl::Status TakeImage(const std::string& folder) {
-  TANDEM_RETURN_IF_ERROR(Remove(folder + kPart));
+  for (const char* unfinished : {kPart, kTrialFolder}) {
+    TANDEM_RETURN_IF_ERROR(Remove(folder + unfinished));
+  }
   std::error_code error;
   const bool is_folder =
       fs::symlink_status(folder + kImage, error).type() == fs::file_type::directory;
@@ -92,6 +95,10 @@ absl::Status TakeImage(const std::string& folder) {
 }
 
 bool HasImage(const std::string& folder) { return Exists(folder + kImage); }
+
+std::string FilesBefore(const std::string& folder) {
+  return HasImage(folder) ? folder + kImage : folder;
+}
 
 absl::Status RestoreImage(const std::string& folder) {
   if (!Exists(folder + kImage)) return absl::OkStatus();

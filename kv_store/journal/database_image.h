@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "core/base/status.h"
 
@@ -12,6 +13,12 @@
 /// drop or keep it must not go on.
 namespace tandem::kv_store {
 
+/// A folder beside the database's for links to its files, on which something is tried.
+inline constexpr const char* kTrialFolder = ".trial";
+/// Makes a folder of links to the files of another, but for its LOCK, or to the one of that name;
+/// where the file system has no links, of copies. kUnavailable: then it is not there.
+absl::Status LinkFiles(const std::string& from, const std::string& to, std::string_view only = "");
+
 /// Whether there is a database, or what is left of one, or of one that was being opened.
 bool DatabaseIsThere(const std::string& folder);
 
@@ -22,6 +29,8 @@ absl::StatusOr<std::string> MakeWayForDatabase(const std::string& folder);
 /// done (a full disk, say): then there is none, or HasImage says that there still is an old one.
 absl::Status TakeImage(const std::string& folder);
 bool HasImage(const std::string& folder);
+/// Where the files are as they were: in the image, or where there is none, in the folder.
+std::string FilesBefore(const std::string& folder);
 /// The database is what it was, again.
 absl::Status RestoreImage(const std::string& folder);
 /// Keeps the image for whoever wants to look at it. Where it is then, `FOLDER.damaged-N`; empty if

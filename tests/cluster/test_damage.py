@@ -273,6 +273,38 @@ def test_what_was_deleted_does_not_come_back_with_older_files(model, kept, tmp_p
             assert client.ask("conversation.get", conversation="b")["code"] == "not_found"
 
 
+def test_older_files_among_newer_ones_bring_nothing_back(model, kept, tmp_path):
+    """`cp -r older/conversations S/`: files of two times, of which RocksDB makes what it can."""
+    state, known = kept
+    secret = said("b", 0).split(":")[0].encode()
+    for rounds in range(1, 4):
+        copy = copy_of(state, tmp_path / f"{rounds}" / "state")
+        older = copy_of(state / "conversations", tmp_path / f"{rounds}" / "older")
+        for number in range(rounds):  # each start makes files of new numbers
+            with served(model, copy) as client:
+                if number == 0:
+                    assert client.ask("conversation.delete", conversation="b")["type"] == "conversation.delete"
+                assert say(client, f"new{number}", 0)["durable"] is True
+        shutil.copytree(older, copy / "conversations", dirs_exist_ok=True)
+        for restart in range(3):
+            with served(model, copy) as client:
+                assert client.ask("conversation.get", conversation="b")["code"] == "not_found", client.log
+                status = client.ask("status")["state"]
+                for name in ["a", "c", *(f"new{number}" for number in range(rounds))]:
+                    got = client.ask("conversation.get", conversation=name)
+                    whole = known[name][0] if name in known else None
+                    assert "damaged" in got or whole is None or got["messages"] == whole, (name, got)
+                    assert restart or "damaged" not in got or "lack" in status["damage"], (name, status)
+                if restart == 0 and status["damage"]:
+                    aside = re.search(r"kept as they were in (\S+\.damaged-\d+)", status["damage"])
+                    assert aside is None or os.path.isdir(aside[1]), status
+                    shutil.rmtree(aside[1] if aside else tmp_path / "none", ignore_errors=True)
+                end = time.monotonic() + 20
+                while client.ask("status")["state"]["unfinished_erasures"] and time.monotonic() < end:
+                    time.sleep(0.05)
+                assert not [path for path, _, content in files_in(copy) if secret in content]
+
+
 def put_in_the_way(path, kind):
     """Somebody's own things where a file or a folder of ours was."""
     if path.is_dir() and not path.is_symlink():

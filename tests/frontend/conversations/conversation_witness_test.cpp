@@ -73,9 +73,16 @@ TEST(ConversationWitness, TheLastSlotOfAConversationCounts) {
   EXPECT_EQ(report->identity, Identity());
   EXPECT_EQ(report->damaged, 0);
   EXPECT_EQ(report->sequence, 4U);
-  ASSERT_EQ(report->slots.size(), 2U);
+  ASSERT_EQ(report->slots.size(), 1U);
   EXPECT_EQ(report->slots.at(more[0].conversation), more[0]);
-  EXPECT_EQ(report->slots.at(more[1].conversation).kind, Kind::kErased);
+  const std::vector<ErasedConversation> erased = {
+      {.conversation = more[1].conversation, .instance = more[1].instance}};
+  EXPECT_EQ(report->erased, erased);
+  // Its name is free, and that it was erased is not forgotten.
+  const std::vector<WitnessSlot> anew = {SlotFor(2, 5)};
+  ASSERT_TRUE((*witness)->Append(anew).ok());
+  EXPECT_EQ(ConversationWitness::Read(path)->slots.at(anew[0].conversation), anew[0]);
+  EXPECT_EQ(ConversationWitness::Read(path)->erased, erased);
 }
 
 TEST(ConversationWitness, OneIdentityIsEnoughAndATornSlotIsSeen) {
