@@ -12,6 +12,8 @@ namespace tandem::testing {
 
 void SetThreadOrder(uint64_t) {}
 
+std::optional<uint64_t> BytesToHost() { return std::nullopt; }
+
 }  // namespace tandem::testing
 
 int main(int count, char** arguments) {

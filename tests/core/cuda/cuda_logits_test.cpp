@@ -5,8 +5,8 @@
 #include <cstring>
 
 #include "tests/core/cuda/gpu.h"
+#include "tests/core/cuda/thread_order.h"
 #include "tests/core/sampling/sampling_ranks.h"
-#include "tests/cuda_emulation/streams.h"
 
 namespace tandem::core {
 namespace {
@@ -84,7 +84,7 @@ TEST(CudaLogits, GiveThemTogetherWithCpus) {
 TEST(CudaLogits, TheOrderOfThreadsDoesNotMatter) {
   const SamplingCase of = RandomSamplingCase(3001, 20, 8);
   for (const uint64_t seed : {21, 22, 23}) {
-    cuda_emulation::SetSeed(seed);
+    testing::SetThreadOrder(seed);
     ExpectTheTokensOfTheCpu(of, {3001});
   }
 }
@@ -98,16 +98,17 @@ uint64_t BytesToHost(const SamplingParams& params, float spread) {
   OnGpuOfRank logits({0, kVocab}, of.logits);
   OneRank world;
   std::vector<SampledToken> out(1);
-  const uint64_t before = cuda_emulation::BytesToHost();
+  const uint64_t before = testing::BytesToHost().value_or(0);
   EXPECT_TRUE(
       SampleRows(of.SampleRows(kVocab), logits.logits(), world, {}, OneAfterTheOther, out).ok());
-  const uint64_t bytes = cuda_emulation::BytesToHost() - before;
+  const uint64_t bytes = testing::BytesToHost().value_or(0) - before;
   std::vector<float> changed;
   EXPECT_EQ(out, SampleEachRow(of, changed));
   return bytes;
 }
 
 TEST(CudaLogits, LittleComesToTheHost) {
+  if (!testing::BytesToHost()) GTEST_SKIP() << "nobody counts the bytes";
   const SamplingParams greedy{
       .temperature = 0.0F, .repetition_penalty = 1.3F, .logit_bias = {{4, 2.0F}}};
   EXPECT_EQ(BytesToHost(greedy, 50.0F), 8U);
@@ -128,6 +129,7 @@ TEST(CudaLogits, LittleComesToTheHost) {
 }
 
 TEST(CudaLogits, LittleComesToTheHostsOfSeveralRanks) {
+  if (!testing::BytesToHost()) GTEST_SKIP() << "nobody counts the bytes";
   constexpr int64_t kVocab = 20000;
   SamplingCase of{.vocab = kVocab, .logits = {}, .params = {}, .histories = {}};
   testing::SplitMix random(10);
@@ -137,11 +139,11 @@ TEST(CudaLogits, LittleComesToTheHostsOfSeveralRanks) {
     for (int64_t i = 0; i < kVocab; ++i) of.logits.push_back(random.Unit() * 700.0F);
   }
   for (const std::vector<int64_t>& cut : {std::vector<int64_t>{9000, 11000}, {7000, 6000, 7000}}) {
-    const uint64_t before = cuda_emulation::BytesToHost();
+    const uint64_t before = testing::BytesToHost().value_or(0);
     ExpectTheTokensOfTheCpu(of, cut);
     // The test reads all logits at the end.
     const uint64_t bytes =
-        cuda_emulation::BytesToHost() - before - of.logits.size() * sizeof(float);
+        testing::BytesToHost().value_or(0) - before - of.logits.size() * sizeof(float);
     const uint64_t edges = cut.size() * 2 * 1023 * sizeof(float);
     const uint64_t sums = kVocab / 1024 * sizeof(double);
     EXPECT_LE(bytes, cut.size() * (1 + 256) * sizeof(Candidate) + 2 * (sums + edges) +

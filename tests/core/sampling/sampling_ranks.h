@@ -77,6 +77,13 @@ inline SamplingCase RandomSamplingCase(int64_t vocab, int64_t rows, uint64_t see
             pick({2.5F, -1.0F, 0.1F, -100.0F}));
       }
     }
+    if (random.Below(3) == 0) {
+      params.min_tokens = static_cast<int32_t>(random.Below(60));
+      for (uint64_t i = random.Below(5); i > 0; --i) {
+        params.end_tokens.push_back(
+            static_cast<int32_t>(random.Below(static_cast<uint64_t>(vocab + 9))));
+      }
+    }
     of.params.push_back(params);
     std::vector<int32_t>& history = of.histories.emplace_back();
     for (uint64_t i = random.Below(60); i > 0; --i) {
@@ -94,7 +101,7 @@ inline std::vector<core::SampledToken> SampleEachRow(const SamplingCase& of,
   for (const core::SampleRow& row : of.SampleRows(of.vocab)) {
     const std::span<float> of_row(logits.data() + row.row * of.vocab,
                                   static_cast<size_t>(of.vocab));
-    core::ApplyPenalties(*row.params, row.history, 0, of_row);
+    core::ApplyPenalties(*row.params, row.token_index, row.history, 0, of_row);
     std::vector<core::Candidate> candidates(static_cast<size_t>(row.candidates));
     core::SelectCandidates(of_row, 0, candidates);
     sampled.push_back(core::SampleToken(*row.params, row.token_index, candidates));
