@@ -27,8 +27,9 @@
 #include "core/system/standard_output.h"
 #include "core/system/text_file.h"
 #include "launcher/commands/commands.h"
-#include "launcher/job/job_hosts.h"
+#include "launcher/options/command_words.h"
 #include "launcher/options/config_file.h"
+#include "launcher/options/flag_parsers.h"
 #include "launcher/options/nearest_name.h"
 #include "launcher/options/option_sources.h"
 #include "launcher/options/option_table.h"
@@ -58,15 +59,33 @@ CLI::Option& AddTarget(CLI::App& app, const OptionRow& row, T& target) {
       if (row.value.unit == Unit::kSeconds) {
         // CLI11 gives an empty word, untranslated, for a flag that stands alone.
         const auto read = [&target](const std::string& word) {
-          target = word.empty() ? kSecondsAlone : std::stod(word);
+          target = ParseNumber<double>(word).value_or(kSecondsAlone);
         };
         return *app.add_option_function<std::string>(row.name, read, row.help);
       }
     }
-    CLI::Option& option = *app.add_option(row.name, target, row.help);
-    if (TakesCommas(row.value)) option.delimiter(',');
-    return option;
+    return *app.add_option(row.name, target, row.help);
   }
+}
+
+/// A list with commas. CLI11 would leave out its empty entries.
+template <typename Number>
+CLI::Option& AddTarget(CLI::App& app, const OptionRow& row, std::vector<Number>& target) {
+  const auto read = [&target](const std::vector<std::string>& words) {
+    target.clear();
+    for (const std::string& word : words) {
+      for (const std::string& entry : SplitAtCommas(word)) {
+        target.push_back(ParseNumber<Number>(entry).value_or(Number{}));  // it was checked
+      }
+    }
+  };
+  CLI::Option& option =
+      *app.add_option_function<std::vector<std::string>>(row.name, read, row.help);
+  if (!row.written().empty()) option.default_str(fmt::format("[{}]", row.written()));
+  return *option.type_name(std::is_integral_v<Number> ? "INT" : "FLOAT");
+}
+CLI::Option& AddTarget(CLI::App& app, const OptionRow& row, std::vector<std::string>& target) {
+  return *app.add_option(row.name, target, row.help);
 }
 
 void AddRow(CLI::App& app, const OptionRow& row) {
@@ -92,25 +111,6 @@ void AddRows(CLI::App& app, const std::vector<OptionRow>& rows) {
   app.preparse_callback([&app, rows](size_t) {
     for (const OptionRow& row : rows) app.get_option(row.flag())->envname(row.environment());
   });
-}
-
-/// Variables that are no options: tests, scripts and jobs set them.
-bool IsInternalVariable(const std::string& variable) {
-  for (const char* name : {"TANDEM_PROGRAM", "TANDEM_MODELS", "TANDEM_ENDPOINT", kStartVariable}) {
-    if (variable == name) return true;
-  }
-  return variable.starts_with("TANDEM_TEST_") || variable.starts_with("TANDEM_BENCH_");
-}
-
-/// CLI11 takes the next word for the value of `--flag=`, which is empty.
-std::vector<std::string> WithEmptyValues(const std::vector<std::string>& words) {
-  std::vector<std::string> split;
-  for (const std::string& word : words) {
-    const bool empty_value = word.starts_with("--") && word.find('=') == word.size() - 1;
-    split.push_back(empty_value ? word.substr(0, word.size() - 1) : word);
-    if (empty_value) split.emplace_back();
-  }
-  return split;
 }
 
 /// CLI11 opens a file by itself, and reads whatever that is for as long as it goes on.
@@ -179,14 +179,15 @@ class CommandLine {
       WriteOutput(text.str());
       return ExitWith(absl::OkStatus());
     } catch (const CLI::FileError&) {
-      std::fprintf(stderr, "tandem: %s\n", config_error_.c_str());
+      Report(config_error_);
       return kExitUsage;
     } catch (const CLI::ParseError& e) {
       for (const std::string& unknown : {UnknownCommand(), UnknownFlag()}) {
         if (!unknown.empty()) return TellWrongUse(unknown);
       }
-      return TellWrongUse(FindSources().Name(std::string(e.what())));
+      return TellWrongUse(FindSources().Name(InOurWords(e.what())));
     }
+    if (const std::string empty = EmptyOption(); !empty.empty()) return TellWrongUse(empty);
     sources_ = FindSources();
     if (absl::Status status = SetUpLog(); !status.ok()) return ExitWith(sources_.Name(status));
     if (absl::Status status = core::CheckProcessor(); !status.ok()) return ExitWith(status);
@@ -198,9 +199,11 @@ class CommandLine {
 
  private:
   int TellWrongUse(const std::string& what) const {
-    const auto commands = app_.get_subcommands();
-    const std::string command = commands.empty() ? "" : " " + commands.front()->get_name();
-    std::fprintf(stderr, "tandem: %s; see tandem%s --help\n", what.c_str(), command.c_str());
+    std::string command;
+    for (const CLI::App* app = &Command(); app->get_parent() != nullptr; app = app->get_parent()) {
+      command = " " + app->get_name() + command;
+    }
+    Report(fmt::format("{}; see tandem{} --help", what, command));
     return kExitUsage;
   }
 
@@ -216,6 +219,18 @@ class CommandLine {
     if (parent == nullptr) return "";
     const std::string path = PathOf(*parent);
     return path.empty() ? app.get_name() : path + "." + app.get_name();
+  }
+
+  /// What is wrong with an option that is empty; empty itself if none is.
+  std::string EmptyOption() const {
+    if (IsInternal()) return "";
+    std::string path_of_config;
+    std::string wrong = EmptyValue({{"--config", {&path_of_config}, ""}}, words_);
+    for (const std::string& path : {std::string(), PathOf(Command())}) {
+      const auto rows = commands_.find(path);
+      if (wrong.empty() && rows != commands_.end()) wrong = EmptyValue(rows->second, words_);
+    }
+    return wrong;
   }
 
   /// Processes that this program starts are told all on their command line.
@@ -272,7 +287,8 @@ class CommandLine {
       if (entry.key.empty() || (!entry.section.empty() && entry.section != running)) continue;
       const OptionRow& row = *RowOfKey(commands_[entry.section], entry.key);
       if (IsSet(row.environment())) continue;
-      config_names_[row.flag()] = fmt::format("{}: {}", ConfigName(config_path_), entry.name());
+      config_names_[row.flag()] =
+          fmt::format("{}: line {}: {}", ConfigName(config_path_), entry.line, entry.name());
       CLI::ConfigItem item;
       std::istringstream parents(entry.section);
       for (std::string parent; std::getline(parents, parent, '.');) item.parents.push_back(parent);
@@ -283,11 +299,6 @@ class CommandLine {
     return items;
   }
 
-  static bool IsSet(const std::string& variable) {
-    const char* value = variable.empty() ? nullptr : std::getenv(variable.c_str());
-    return value != nullptr && *value != '\0';
-  }
-
   OptionSources FindSources() const {
     OptionSources sources;
     for (const std::string& path : {std::string(), PathOf(Command())}) {
@@ -295,7 +306,7 @@ class CommandLine {
       if (rows == commands_.end()) continue;
       for (const OptionRow& row : rows->second) {
         const auto config = config_names_.find(row.flag());
-        if (IsGiven(row)) {
+        if (IsGiven(row, words_)) {
           sources.given.insert(row.flag());
         } else if (IsSet(row.environment())) {
           sources.elsewhere[row.flag()] = row.environment();
@@ -305,15 +316,6 @@ class CommandLine {
       }
     }
     return sources;
-  }
-
-  bool IsGiven(const OptionRow& row) const {
-    const size_t comma = row.name.find(',');
-    const std::string short_name = comma == std::string::npos ? "" : row.name.substr(0, comma);
-    return std::any_of(words_.begin(), words_.end(), [&](const std::string& word) {
-      return word.substr(0, word.find('=')) == row.flag() ||
-             (!short_name.empty() && word.starts_with(short_name));
-    });
   }
 
   /// A command that is none, where one is expected; empty: there is no such.
@@ -343,6 +345,9 @@ class CommandLine {
       std::vector<std::string> flags;
       for (const CLI::Option* option : Command().get_options()) {
         for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
+      }
+      if (std::find(flags.begin(), flags.end(), flag) != flags.end()) {
+        return fmt::format("{} stands behind --, where no flags are read; put it before", flag);
       }
       return fmt::format("{} is unknown{}", flag, DidYouMean(flag, flags));
     }
@@ -418,6 +423,8 @@ class CommandLine {
     const auto options = std::make_shared<Options>();
     const auto run_from = [this, run, options] {
       if constexpr (requires { options->model.sources; }) options->model.sources = sources_;
+      if constexpr (requires { options->sources; }) options->sources = sources_;
+      if constexpr (requires { options->launch; }) options->launch.log_level = log_level_;
       return run(*options);
     };
     return AddCommand(parent, name, help, RowsOf(*options), run_from, logs);

@@ -174,6 +174,7 @@ void ChatConversation::ListConversations() {
       return;
     }
     const nlohmann::json list = page->value("conversations", nlohmann::json::array());
+    if (after.empty() && list.empty()) Print("The server keeps no conversations.\n");
     for (const nlohmann::json& entry : list) {
       after = entry.value("conversation", "");
       Print(fmt::format("{}{}: {}, {}\n", after == place_.conversation ? "* " : "  ",
@@ -292,6 +293,10 @@ absl::Status ChatConversation::Say(const std::string& content) {
     std::fprintf(options_.errors, "%s\n",
                  repeats ? "[stopped: the answer only repeats itself; ask again, or in other words]"
                          : "[stopped]");
+  }
+  if (!interactive_ && answer->seed && !options_.params.seed) {
+    std::fprintf(options_.errors, "tandem: drew --seed %s\n",
+                 fmt::to_string(*answer->seed).c_str());
   }
   if (kept_by_server()) {
     messages_.clear();

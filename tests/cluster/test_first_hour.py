@@ -37,7 +37,7 @@ def test_01_numbers_that_are_none(flag, value):
 def test_02_typos(tmp_path):
     config = tmp_path / "tandem.toml"
     config.write_text("[generate]\nthread = 1\n")
-    assert "generate.thread is unknown; did you mean threads?" in wrong_use(TANDEM, "--config", config, *GENERATE[1:])
+    assert f"tandem: config file {config}: line 2: generate.thread is unknown; did you mean threads?" in wrong_use(TANDEM, "--config", config, *GENERATE[1:])
     environment = {**os.environ, "TANDEM_THREADS": "two"}
     assert wrong_use(*GENERATE, env=environment).startswith("tandem: TANDEM_THREADS: ")
 
@@ -257,9 +257,9 @@ def test_02_typos_in_config_files(tmp_path):
     assert by_flag.returncode == by_variable.returncode == 0
     assert by_flag.stdout == by_variable.stdout != run(GENERATE).stdout
     config.write_text("[generate]\nisa = \"sse\"\n")
-    assert f"tandem: config file {config}: generate.isa sse: " in wrong_use(TANDEM, "--config", config, *GENERATE[1:])
+    assert f"tandem: config file {config}: line 2: generate.isa sse: " in wrong_use(TANDEM, "--config", config, *GENERATE[1:])
     config.write_text("[generate]\nkv-memory = 1\n")
-    assert f"tandem: config file {config}: generate.kv-memory: " in wrong_use(TANDEM, "--config", config, *GENERATE[1:], "-n", 2)
+    assert f"tandem: config file {config}: line 2: generate.kv-memory: " in wrong_use(TANDEM, "--config", config, *GENERATE[1:], "-n", 2)
     assert "TANDEM_RANKS: 10 ranks" in wrong_use(*GENERATE, env={**os.environ, "TANDEM_RANKS": "10"})
 
 
