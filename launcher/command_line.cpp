@@ -27,6 +27,7 @@
 #include "core/system/standard_output.h"
 #include "core/system/text_file.h"
 #include "launcher/commands/commands.h"
+#include "launcher/job/job_hosts.h"
 #include "launcher/options/command_words.h"
 #include "launcher/options/config_file.h"
 #include "launcher/options/flag_parsers.h"
@@ -42,13 +43,6 @@ namespace tandem::launcher {
 namespace {
 
 constexpr char kConfigVariable[] = "TANDEM_CONFIG";
-constexpr char kKvExamples[] =
-    "Examples:\n"
-    "  tandem kv ls --state S\n"
-    "  tandem kv verify --state S && echo all good\n"
-    "  tandem kv gc --state S --older-than 30d --max-bytes 8GiB --dry-run\n"
-    "  tandem kv export --state S model.gguf --system \"$(cat system.txt)\" -o system.tandemkv\n"
-    "  tandem kv import --state T system.tandemkv --trust KEY_THAT_EXPORT_PRINTED model.gguf";
 
 template <typename T>
 CLI::Option& AddTarget(CLI::App& app, const OptionRow& row, T& target) {
@@ -111,6 +105,14 @@ void AddRows(CLI::App& app, const std::vector<OptionRow>& rows) {
   app.preparse_callback([&app, rows](size_t) {
     for (const OptionRow& row : rows) app.get_option(row.flag())->envname(row.environment());
   });
+}
+
+/// Variables that are no options: tests, scripts and jobs set them.
+bool IsInternalVariable(const std::string& variable) {
+  for (const char* name : {"TANDEM_PROGRAM", "TANDEM_MODELS", "TANDEM_ENDPOINT", kStartVariable}) {
+    if (variable == name) return true;
+  }
+  return variable.starts_with("TANDEM_TEST_") || variable.starts_with("TANDEM_BENCH_");
 }
 
 /// CLI11 opens a file by itself, and reads whatever that is for as long as it goes on.
@@ -201,7 +203,7 @@ class CommandLine {
   int TellWrongUse(const std::string& what) const {
     std::string command;
     for (const CLI::App* app = &Command(); app->get_parent() != nullptr; app = app->get_parent()) {
-      command = " " + app->get_name() + command;
+      command.insert(0, " " + app->get_name());
     }
     Report(fmt::format("{}; see tandem{} --help", what, command));
     return kExitUsage;
@@ -221,16 +223,21 @@ class CommandLine {
     return path.empty() ? app.get_name() : path + "." + app.get_name();
   }
 
+  /// Of the program and of the command that runs.
+  std::vector<OptionRow> Rows() const {
+    std::vector<OptionRow> rows = commands_.at("");
+    const auto more = commands_.find(PathOf(Command()));
+    if (&Command() != &app_ && more != commands_.end()) {
+      rows.insert(rows.end(), more->second.begin(), more->second.end());
+    }
+    return rows;
+  }
   /// What is wrong with an option that is empty; empty itself if none is.
   std::string EmptyOption() const {
-    if (IsInternal()) return "";
-    std::string path_of_config;
-    std::string wrong = EmptyValue({{"--config", {&path_of_config}, ""}}, words_);
-    for (const std::string& path : {std::string(), PathOf(Command())}) {
-      const auto rows = commands_.find(path);
-      if (wrong.empty() && rows != commands_.end()) wrong = EmptyValue(rows->second, words_);
-    }
-    return wrong;
+    std::string config;
+    std::vector<OptionRow> rows = Rows();
+    rows.push_back({"--config", {&config}, ""});
+    return IsInternal() ? "" : EmptyValue(rows, words_);
   }
 
   /// Processes that this program starts are told all on their command line.
@@ -301,18 +308,14 @@ class CommandLine {
 
   OptionSources FindSources() const {
     OptionSources sources;
-    for (const std::string& path : {std::string(), PathOf(Command())}) {
-      const auto rows = commands_.find(path);
-      if (rows == commands_.end()) continue;
-      for (const OptionRow& row : rows->second) {
-        const auto config = config_names_.find(row.flag());
-        if (IsGiven(row, words_)) {
-          sources.given.insert(row.flag());
-        } else if (IsSet(row.environment())) {
-          sources.elsewhere[row.flag()] = row.environment();
-        } else if (config != config_names_.end()) {
-          sources.elsewhere[row.flag()] = config->second;
-        }
+    for (const OptionRow& row : Rows()) {
+      const auto config = config_names_.find(row.flag());
+      if (IsGiven(row, words_)) {
+        sources.given.insert(row.flag());
+      } else if (IsSet(row.environment())) {
+        sources.elsewhere[row.flag()] = row.environment();
+      } else if (config != config_names_.end()) {
+        sources.elsewhere[row.flag()] = config->second;
       }
     }
     return sources;

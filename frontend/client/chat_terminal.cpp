@@ -11,12 +11,14 @@
 #include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "core/base/counted.h"
 #include "core/base/errno_text.h"
 #include "core/system/standard_output.h"
 #include "frontend/client/repetition_watch.h"
 #include "frontend/client/terminal_text.h"
+#include "frontend/text/utf8.h"
 
 namespace tandem::frontend {
 namespace {
@@ -335,7 +337,15 @@ absl::Status RunOnPipe(Client& client, const ChatTerminalOptions& options) {
   const std::unique_ptr<LineReader> lines = ReadLinesFrom(options.input);
   ChatConversation conversation(client, options, /*interactive=*/false);
   std::string line;
+  bool told = false;
   while (!conversation.ended() && lines->Read("", line) == LineReader::Result::kLine) {
+    if (ValidUtf8Prefix(line) < line.size()) {
+      line = ReplaceInvalidUtf8(line);
+      if (!std::exchange(told, true)) {
+        std::fprintf(options.errors,
+                     "tandem: standard input is not all UTF-8: what is none is read as U+FFFD\n");
+      }
+    }
     TANDEM_RETURN_IF_ERROR(conversation.Take(line));
   }
   if (std::ferror(options.input) == 0) return absl::OkStatus();

@@ -4,19 +4,10 @@
 #include <cstdlib>
 #include <regex>
 
-#include "core/base/counted.h"
 #include "fmt/format.h"
-#include "launcher/job/job_hosts.h"
 #include "launcher/options/option_words.h"
 
 namespace tandem::launcher {
-
-bool IsInternalVariable(const std::string& variable) {
-  for (const char* name : {"TANDEM_PROGRAM", "TANDEM_MODELS", "TANDEM_ENDPOINT", kStartVariable}) {
-    if (variable == name) return true;
-  }
-  return variable.starts_with("TANDEM_TEST_") || variable.starts_with("TANDEM_BENCH_");
-}
 
 bool IsSet(const std::string& variable) {
   const char* value = variable.empty() ? nullptr : std::getenv(variable.c_str());

@@ -8,9 +8,6 @@
 /// Words of the command line and of the environment, before and after CLI11 has looked at them.
 namespace tandem::launcher {
 
-/// Whether a TANDEM_ variable is no option: tests, scripts and jobs set some.
-bool IsInternalVariable(const std::string& variable);
-
 /// Whether a variable is there, and not empty.
 bool IsSet(const std::string& variable);
 

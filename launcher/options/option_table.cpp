@@ -94,7 +94,7 @@ template <typename Sampling>
 Rows GenerationRows(frontend::GenerationParams& o, Sampling& sampling,
                     const std::string& temperature = "", const std::string& top_p = "") {
   return {
-      Row("--max-tokens", {&o.max_tokens, {0, kMostCount}},
+      Row("--max-tokens", {&o.max_tokens, {0, kMostCount - 1}},
           "longest answer in tokens (default: chat 1024, else the rest of the context)"),
       Row("--temperature", {&sampling.temperature, {0, 100}},
           "0: always the likeliest token" + temperature),

@@ -223,8 +223,10 @@ def test_10_flags(tmp_path):
 
 def test_10_flags_have_one_range_everywhere(start_server):
     server = serve(start_server)
-    for flags in (["--top-p", 0], ["--top-k", -1], ["--top-k", 2**31 - 1]):
-        flags += ["--temperature", 1, "--seed", 1, "--max-tokens", 3]
+    for flags in (["--top-p", 0], ["--top-k", -1], ["--top-k", 2**31 - 1], ["--max-tokens", 2**31 - 1, "--stop", "\n"], ["--min-p", 1],
+                  ["--repetition-penalty", 0.01], ["--repetition-penalty", 100], ["--temperature", 100], ["--seed", 2**64 - 1]):
+        flags = ["--temperature", 1, "--seed", 1, "--max-tokens", 3, *flags]
+        flags = [word for name, value in dict(zip(flags[::2], flags[1::2])).items() for word in (name, value)]  # the last one counts
         assert run([TANDEM, "generate", SMOLLM2, "-p", "Hi", *flags]).returncode == 0
         assert run([TANDEM, "chat", "--connect", server.endpoint, *flags], input="Hi\n").returncode == 0
     with Asker(server.endpoint) as client:

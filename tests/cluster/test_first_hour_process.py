@@ -277,6 +277,10 @@ def test_10_messages_speak_of_flags(tmp_path):
     for command in ([TANDEM, "tokenize", SMOLLM2], [TANDEM, "generate", SMOLLM2]):
         with open(text, "rb") as file:
             assert "standard input: byte 3, 0xE9, is no UTF-8" in wrong_use(*command, stdin=file)
+    text.write_bytes(b"/stats\ncaf\xe9\n\xff\n")
+    with open(text, "rb") as file:
+        result = run([TANDEM, "chat", SMOLLM2, "--max-tokens", 2], stdin=file)
+    assert result.returncode == 0 and result.stderr.count("tandem: standard input is not all UTF-8") == 1, result
 
 
 def test_10_messages_are_for_a_terminal(tmp_path, messages):

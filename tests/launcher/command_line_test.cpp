@@ -251,7 +251,7 @@ TEST(CommandLine, AWrongValueInAConfigFileNamesFileAndKey) {
                    "config file " + path + ": " + message);
   };
   expect("[generate]\nmax-tokens = \"abc\"\n",
-         "line 2: generate.max-tokens: Value abc not in range 0 to 2147483648");
+         "line 2: generate.max-tokens: Value abc not in range 0 to 2147483647");
   // Of a command that does not run, too.
   expect("[plan]\nranks = 0\n", "line 2: plan.ranks: Value 0 not in range 1 to 65536");
   // What is found out later.
