@@ -28,7 +28,9 @@
 #include "core/system/text_file.h"
 #include "launcher/commands/commands.h"
 #include "launcher/job/job_hosts.h"
+#include "launcher/options/command_words.h"
 #include "launcher/options/config_file.h"
+#include "launcher/options/flag_parsers.h"
 #include "launcher/options/nearest_name.h"
 #include "launcher/options/option_sources.h"
 #include "launcher/options/option_table.h"
@@ -41,13 +43,6 @@ namespace tandem::launcher {
 namespace {
 
 constexpr char kConfigVariable[] = "TANDEM_CONFIG";
-constexpr char kKvExamples[] =
-    "Examples:\n"
-    "  tandem kv ls --state S\n"
-    "  tandem kv verify --state S && echo all good\n"
-    "  tandem kv gc --state S --older-than 30d --max-bytes 8GiB --dry-run\n"
-    "  tandem kv export --state S model.gguf --system \"$(cat system.txt)\" -o system.tandemkv\n"
-    "  tandem kv import --state T system.tandemkv --trust KEY_THAT_EXPORT_PRINTED model.gguf";
 
 template <typename T>
 CLI::Option& AddTarget(CLI::App& app, const OptionRow& row, T& target) {
@@ -58,15 +53,33 @@ CLI::Option& AddTarget(CLI::App& app, const OptionRow& row, T& target) {
       if (row.value.unit == Unit::kSeconds) {
         // CLI11 gives an empty word, untranslated, for a flag that stands alone.
         const auto read = [&target](const std::string& word) {
-          target = word.empty() ? kSecondsAlone : std::stod(word);
+          target = ParseNumber<double>(word).value_or(kSecondsAlone);
         };
         return *app.add_option_function<std::string>(row.name, read, row.help);
       }
     }
-    CLI::Option& option = *app.add_option(row.name, target, row.help);
-    if (TakesCommas(row.value)) option.delimiter(',');
-    return option;
+    return *app.add_option(row.name, target, row.help);
   }
+}
+
+/// A list with commas. CLI11 would leave out its empty entries.
+template <typename Number>
+CLI::Option& AddTarget(CLI::App& app, const OptionRow& row, std::vector<Number>& target) {
+  const auto read = [&target](const std::vector<std::string>& words) {
+    target.clear();
+    for (const std::string& word : words) {
+      for (const std::string& entry : SplitAtCommas(word)) {
+        target.push_back(ParseNumber<Number>(entry).value_or(Number{}));  // it was checked
+      }
+    }
+  };
+  CLI::Option& option =
+      *app.add_option_function<std::vector<std::string>>(row.name, read, row.help);
+  if (!row.written().empty()) option.default_str(fmt::format("[{}]", row.written()));
+  return *option.type_name(std::is_integral_v<Number> ? "INT" : "FLOAT");
+}
+CLI::Option& AddTarget(CLI::App& app, const OptionRow& row, std::vector<std::string>& target) {
+  return *app.add_option(row.name, target, row.help);
 }
 
 void AddRow(CLI::App& app, const OptionRow& row) {
@@ -100,17 +113,6 @@ bool IsInternalVariable(const std::string& variable) {
     if (variable == name) return true;
   }
   return variable.starts_with("TANDEM_TEST_") || variable.starts_with("TANDEM_BENCH_");
-}
-
-/// CLI11 takes the next word for the value of `--flag=`, which is empty.
-std::vector<std::string> WithEmptyValues(const std::vector<std::string>& words) {
-  std::vector<std::string> split;
-  for (const std::string& word : words) {
-    const bool empty_value = word.starts_with("--") && word.find('=') == word.size() - 1;
-    split.push_back(empty_value ? word.substr(0, word.size() - 1) : word);
-    if (empty_value) split.emplace_back();
-  }
-  return split;
 }
 
 /// CLI11 opens a file by itself, and reads whatever that is for as long as it goes on.
@@ -179,14 +181,15 @@ class CommandLine {
       WriteOutput(text.str());
       return ExitWith(absl::OkStatus());
     } catch (const CLI::FileError&) {
-      std::fprintf(stderr, "tandem: %s\n", config_error_.c_str());
+      Report(config_error_);
       return kExitUsage;
     } catch (const CLI::ParseError& e) {
       for (const std::string& unknown : {UnknownCommand(), UnknownFlag()}) {
         if (!unknown.empty()) return TellWrongUse(unknown);
       }
-      return TellWrongUse(FindSources().Name(std::string(e.what())));
+      return TellWrongUse(FindSources().Name(InOurWords(e.what())));
     }
+    if (const std::string empty = EmptyOption(); !empty.empty()) return TellWrongUse(empty);
     sources_ = FindSources();
     if (absl::Status status = SetUpLog(); !status.ok()) return ExitWith(sources_.Name(status));
     if (absl::Status status = core::CheckProcessor(); !status.ok()) return ExitWith(status);
@@ -198,9 +201,11 @@ class CommandLine {
 
  private:
   int TellWrongUse(const std::string& what) const {
-    const auto commands = app_.get_subcommands();
-    const std::string command = commands.empty() ? "" : " " + commands.front()->get_name();
-    std::fprintf(stderr, "tandem: %s; see tandem%s --help\n", what.c_str(), command.c_str());
+    std::string command;
+    for (const CLI::App* app = &Command(); app->get_parent() != nullptr; app = app->get_parent()) {
+      command.insert(0, " " + app->get_name());
+    }
+    Report(fmt::format("{}; see tandem{} --help", what, command));
     return kExitUsage;
   }
 
@@ -216,6 +221,23 @@ class CommandLine {
     if (parent == nullptr) return "";
     const std::string path = PathOf(*parent);
     return path.empty() ? app.get_name() : path + "." + app.get_name();
+  }
+
+  /// Of the program and of the command that runs.
+  std::vector<OptionRow> Rows() const {
+    std::vector<OptionRow> rows = commands_.at("");
+    const auto more = commands_.find(PathOf(Command()));
+    if (&Command() != &app_ && more != commands_.end()) {
+      rows.insert(rows.end(), more->second.begin(), more->second.end());
+    }
+    return rows;
+  }
+  /// What is wrong with an option that is empty; empty itself if none is.
+  std::string EmptyOption() const {
+    std::string config;
+    std::vector<OptionRow> rows = Rows();
+    rows.push_back({"--config", {&config}, ""});
+    return IsInternal() ? "" : EmptyValue(rows, words_);
   }
 
   /// Processes that this program starts are told all on their command line.
@@ -272,7 +294,8 @@ class CommandLine {
       if (entry.key.empty() || (!entry.section.empty() && entry.section != running)) continue;
       const OptionRow& row = *RowOfKey(commands_[entry.section], entry.key);
       if (IsSet(row.environment())) continue;
-      config_names_[row.flag()] = fmt::format("{}: {}", ConfigName(config_path_), entry.name());
+      config_names_[row.flag()] =
+          fmt::format("{}: line {}: {}", ConfigName(config_path_), entry.line, entry.name());
       CLI::ConfigItem item;
       std::istringstream parents(entry.section);
       for (std::string parent; std::getline(parents, parent, '.');) item.parents.push_back(parent);
@@ -283,37 +306,19 @@ class CommandLine {
     return items;
   }
 
-  static bool IsSet(const std::string& variable) {
-    const char* value = variable.empty() ? nullptr : std::getenv(variable.c_str());
-    return value != nullptr && *value != '\0';
-  }
-
   OptionSources FindSources() const {
     OptionSources sources;
-    for (const std::string& path : {std::string(), PathOf(Command())}) {
-      const auto rows = commands_.find(path);
-      if (rows == commands_.end()) continue;
-      for (const OptionRow& row : rows->second) {
-        const auto config = config_names_.find(row.flag());
-        if (IsGiven(row)) {
-          sources.given.insert(row.flag());
-        } else if (IsSet(row.environment())) {
-          sources.elsewhere[row.flag()] = row.environment();
-        } else if (config != config_names_.end()) {
-          sources.elsewhere[row.flag()] = config->second;
-        }
+    for (const OptionRow& row : Rows()) {
+      const auto config = config_names_.find(row.flag());
+      if (IsGiven(row, words_)) {
+        sources.given.insert(row.flag());
+      } else if (IsSet(row.environment())) {
+        sources.elsewhere[row.flag()] = row.environment();
+      } else if (config != config_names_.end()) {
+        sources.elsewhere[row.flag()] = config->second;
       }
     }
     return sources;
-  }
-
-  bool IsGiven(const OptionRow& row) const {
-    const size_t comma = row.name.find(',');
-    const std::string short_name = comma == std::string::npos ? "" : row.name.substr(0, comma);
-    return std::any_of(words_.begin(), words_.end(), [&](const std::string& word) {
-      return word.substr(0, word.find('=')) == row.flag() ||
-             (!short_name.empty() && word.starts_with(short_name));
-    });
   }
 
   /// A command that is none, where one is expected; empty: there is no such.
@@ -343,6 +348,9 @@ class CommandLine {
       std::vector<std::string> flags;
       for (const CLI::Option* option : Command().get_options()) {
         for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
+      }
+      if (std::find(flags.begin(), flags.end(), flag) != flags.end()) {
+        return fmt::format("{} stands behind --, where no flags are read; put it before", flag);
       }
       return fmt::format("{} is unknown{}", flag, DidYouMean(flag, flags));
     }
@@ -418,6 +426,8 @@ class CommandLine {
     const auto options = std::make_shared<Options>();
     const auto run_from = [this, run, options] {
       if constexpr (requires { options->model.sources; }) options->model.sources = sources_;
+      if constexpr (requires { options->sources; }) options->sources = sources_;
+      if constexpr (requires { options->launch; }) options->launch.log_level = log_level_;
       return run(*options);
     };
     return AddCommand(parent, name, help, RowsOf(*options), run_from, logs);

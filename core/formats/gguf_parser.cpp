@@ -124,7 +124,9 @@ class GgufParser {
   explicit GgufParser(GgufFile& file) : file_(file), bytes_(file.bytes_) {}
 
   absl::Status Parse() {
-    TANDEM_RETURN_IF_ERROR(ReadMagicAndVersion());
+    TANDEM_RETURN_IF_ERROR(ReadMagic());
+    if (left() < sizeof(uint32_t)) return DamagedInside(Truncated("the version", sizeof(uint32_t)));
+    TANDEM_RETURN_IF_ERROR(ReadVersion());
     return DamagedInside(ParseContents());
   }
 
@@ -168,7 +170,7 @@ class GgufParser {
     return text;
   }
 
-  absl::Status ReadMagicAndVersion() {
+  absl::Status ReadMagic() {
     if (left() < kMagic.size() || std::memcmp(bytes_.data(), kMagic.data(), kMagic.size()) != 0) {
       const std::string_view found(reinterpret_cast<const char*>(bytes_.data()),
                                    std::min<uint64_t>(left(), kMagic.size()));
@@ -177,6 +179,10 @@ class GgufParser {
           file_.path_, PrintableText(found));
     }
     offset_ = kMagic.size();
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadVersion() {
     TANDEM_ASSIGN_OR_RETURN(file_.version_, Read<uint32_t>("the version"));
     if (file_.version_ == 2 || file_.version_ == 3) return absl::OkStatus();
     if ((file_.version_ & 0xFFFF) == 0) {

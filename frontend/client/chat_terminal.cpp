@@ -11,12 +11,14 @@
 #include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "core/base/counted.h"
 #include "core/base/errno_text.h"
 #include "core/system/standard_output.h"
 #include "frontend/client/repetition_watch.h"
 #include "frontend/client/terminal_text.h"
+#include "frontend/text/utf8.h"
 
 namespace tandem::frontend {
 namespace {
@@ -174,6 +176,7 @@ void ChatConversation::ListConversations() {
       return;
     }
     const nlohmann::json list = page->value("conversations", nlohmann::json::array());
+    if (after.empty() && list.empty()) Print("The server keeps no conversations.\n");
     for (const nlohmann::json& entry : list) {
       after = entry.value("conversation", "");
       Print(fmt::format("{}{}: {}, {}\n", after == place_.conversation ? "* " : "  ",
@@ -293,6 +296,10 @@ absl::Status ChatConversation::Say(const std::string& content) {
                  repeats ? "[stopped: the answer only repeats itself; ask again, or in other words]"
                          : "[stopped]");
   }
+  if (!interactive_ && answer->seed && !options_.params.seed) {
+    std::fprintf(options_.errors, "tandem: drew --seed %s\n",
+                 fmt::to_string(*answer->seed).c_str());
+  }
   if (kept_by_server()) {
     messages_.clear();
   } else {
@@ -330,7 +337,15 @@ absl::Status RunOnPipe(Client& client, const ChatTerminalOptions& options) {
   const std::unique_ptr<LineReader> lines = ReadLinesFrom(options.input);
   ChatConversation conversation(client, options, /*interactive=*/false);
   std::string line;
+  bool told = false;
   while (!conversation.ended() && lines->Read("", line) == LineReader::Result::kLine) {
+    if (ValidUtf8Prefix(line) < line.size()) {
+      line = ReplaceInvalidUtf8(line);
+      if (!std::exchange(told, true)) {
+        std::fprintf(options.errors,
+                     "tandem: standard input is not all UTF-8: what is none is read as U+FFFD\n");
+      }
+    }
     TANDEM_RETURN_IF_ERROR(conversation.Take(line));
   }
   if (std::ferror(options.input) == 0) return absl::OkStatus();

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -45,10 +46,18 @@ absl::Status ServerError(const Json& frame) {
   return absl::InternalError(message);
 }
 
+/// The shortest decimal that is this float: 0.01, and not 0.009999999776, which is below a limit.
+double Shortest(float value) {
+  const std::string text = fmt::to_string(value);
+  double number = value;
+  std::from_chars(text.data(), text.data() + text.size(), number);
+  return number;
+}
+
 Json ParamsJson(const GenerationParams& params) {
   const core::SamplingParams defaults;
   const core::SamplingParams& sampling = params.sampling;
-  Json json = {{"temperature", sampling.temperature}};
+  Json json = {{"temperature", Shortest(sampling.temperature)}};
   if (params.max_tokens) json["max_tokens"] = *params.max_tokens;
   if (params.seed) json["seed"] = *params.seed;
   if (!params.stop.empty()) json["stop"] = params.stop;
@@ -56,10 +65,10 @@ Json ParamsJson(const GenerationParams& params) {
   if (params.ignore_eos) json["ignore_eos"] = true;
   if (params.min_tokens != 0) json["min_tokens"] = params.min_tokens;
   if (sampling.top_k != defaults.top_k) json["top_k"] = sampling.top_k;
-  if (sampling.top_p != defaults.top_p) json["top_p"] = sampling.top_p;
-  if (sampling.min_p != defaults.min_p) json["min_p"] = sampling.min_p;
+  if (sampling.top_p != defaults.top_p) json["top_p"] = Shortest(sampling.top_p);
+  if (sampling.min_p != defaults.min_p) json["min_p"] = Shortest(sampling.min_p);
   if (sampling.repetition_penalty != defaults.repetition_penalty) {
-    json["repetition_penalty"] = sampling.repetition_penalty;
+    json["repetition_penalty"] = Shortest(sampling.repetition_penalty);
   }
   if (params.logprobs) json["logprobs"] = *params.logprobs;
   if (params.priority != 0) json["priority"] = params.priority;

@@ -40,7 +40,7 @@ class PipeLines final : public LineReader {
       if (byte == '\n') break;
     }
     if (bytes.empty()) return Result::kEnd;
-    line = ReplaceInvalidUtf8(bytes);
+    line = std::move(bytes);
     while (!line.empty() && (line.back() == '\n' || line.back() == '\r')) line.pop_back();
     return Result::kLine;
   }

@@ -14,8 +14,8 @@ class LineReader {
   enum class Result { kLine, kInterrupted, kEnd };
 
   virtual ~LineReader() = default;
-  /// The next line without its newline, valid UTF-8. A person sees the prompt. Several lines pasted
-  /// at once come as one, with newlines inside.
+  /// The next line without its newline; that of a person, who sees the prompt, is valid UTF-8.
+  /// Several lines pasted at once come as one, with newlines inside.
   virtual Result Read(const std::string& prompt, std::string& line) = 0;
 };
 

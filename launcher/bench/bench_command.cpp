@@ -279,7 +279,7 @@ absl::Status BenchUnderMpi(const BenchOptions& o) {
   // Not mpirun's: it says nothing of what it could not write.
   TANDEM_ASSIGN_OR_RETURN(const MemoryFile output, MemoryFile::Make());
   BenchOptions told = o;
-  told.launch = {.ranks = o.launch.ranks, .hostfile = {}, .mpirun_arguments = {}};
+  told.launch = {.ranks = o.launch.ranks, .hostfile = {}, .mpirun_arguments = {}, .log_level = {}};
   std::promise<absl::Status> end;
   TANDEM_ASSIGN_OR_RETURN(
       const auto job, MpiJob::Start(

@@ -68,7 +68,8 @@ std::string UnusedRecommendations(const core::GgufFile& file) {
 
 absl::Status ChatAt(const std::string& endpoint, const ChatOptions& options,
                     const core::GgufFile* file) {
-  TANDEM_ASSIGN_OR_RETURN(const auto client, ConnectTold(endpoint));
+  auto client = ConnectTold(endpoint);
+  if (!client.ok()) return options.model.sources.Blame("--connect", client.status());
   frontend::ChatTerminalOptions terminal;
   terminal.system = options.system;
   terminal.params = options.generation;
@@ -77,7 +78,7 @@ absl::Status ChatAt(const std::string& endpoint, const ChatOptions& options,
   terminal.place = {.conversation = options.conversation,
                     .tenant = options.tenant,
                     .context_policy = options.context_policy};
-  return frontend::InFlags(frontend::RunChatTerminal(*client, terminal));
+  return frontend::InFlags(frontend::RunChatTerminal(**client, terminal));
 }
 
 /// That nothing was asked of an engine which is another process's.
@@ -131,7 +132,7 @@ absl::Status Chat(const ChatOptions& options) {
   TANDEM_RETURN_IF_ERROR(CheckGeneration(options.generation));
   if (!options.connect.empty()) {
     TANDEM_RETURN_IF_ERROR(CheckNoEngineFlags(options));
-    return options.model.sources.Blame("--connect", ChatAt(options.connect, options, nullptr));
+    return ChatAt(options.connect, options, nullptr);
   }
   if (parallel::StartedByMpi()) {
     return InvalidArgument(

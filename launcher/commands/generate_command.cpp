@@ -1,10 +1,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "core/base/errno_text.h"
 #include "core/system/standard_output.h"
 #include "core/system/text_file.h"
 #include "frontend/chat/generation.h"
@@ -67,6 +70,28 @@ absl::StatusOr<std::string> ReadPrompt() {
   return text;
 }
 
+/// An error about the prompt with the flag that the prompt came by.
+absl::Status InFlagsOf(const GenerateOptions& options, const absl::Status& status) {
+  constexpr std::string_view kPrompt = "prompt: ";
+  const std::string message = Message(status);
+  if (!options.tokens || !message.starts_with(kPrompt)) return status;
+  return absl::Status(status.code(), "--tokens: " + message.substr(kPrompt.size()));
+}
+
+/// That the folder of a file can take it: nobody waits for an answer that cannot be kept.
+absl::Status CheckOutputFile(const std::string& flag, const std::string& file) {
+  const std::filesystem::path path = std::filesystem::absolute(file);
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) {
+    return InvalidArgument("{} {}: it is a directory, expected a file", flag, file);
+  }
+  const bool device =
+      std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error);
+  const std::filesystem::path written = device ? path : path.parent_path();
+  if (access(written.c_str(), W_OK) == 0) return absl::OkStatus();
+  return InvalidArgument("{} {}: cannot be written: {}", flag, file, ErrnoText(errno));
+}
+
 /// tokens: the prompt, if it was given in tokens.
 absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
                           const GenerateOptions& options, std::vector<int32_t> tokens) {
@@ -94,9 +119,10 @@ absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
       return FlushOutput().ok();
     };
   }
-  TANDEM_ASSIGN_OR_RETURN(
-      const frontend::Answer answer,
-      frontend::Generate(engine, *text_model, std::move(prompt), options.generation, callbacks));
+  auto generated =
+      frontend::Generate(engine, *text_model, std::move(prompt), options.generation, callbacks);
+  if (!generated.ok()) return InFlagsOf(options, generated.status());
+  const frontend::Answer answer = *std::move(generated);
   if (logits) TANDEM_RETURN_IF_ERROR(logits->Finish());
   if (options.json) {
     ordered_json all = AnswerJson(answer);
@@ -137,12 +163,16 @@ absl::Status Generate(const GenerateOptions& options) {
                            *options.generation.logprobs);
   }
   TANDEM_RETURN_IF_ERROR(CheckGeneration(options.generation));
+  if (!options.logits_file.empty()) {
+    TANDEM_RETURN_IF_ERROR(CheckOutputFile("--logits", options.logits_file));
+  }
   const auto tokens = ParseTokens(options.tokens.value_or(""));
   if (!tokens.ok()) return InvalidArgument("--tokens: {}", Message(tokens.status()));
   GenerateOptions whole = options;
   const auto read = [&]() -> absl::Status {
     if (!piped) return absl::OkStatus();
     TANDEM_ASSIGN_OR_RETURN(whole.prompt, ReadPrompt());
+    TANDEM_RETURN_IF_ERROR(CheckInputText(*whole.prompt));
     if (!whole.prompt->empty() || options.prompt) return absl::OkStatus();
     return InvalidArgument(
         "generate needs a prompt: -p TEXT, a text on standard input, or --tokens 1,2,3");

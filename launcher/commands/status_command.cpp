@@ -50,7 +50,9 @@ absl::Status Watch(const StatusOptions& options) {
   while (true) {
     const Clock::time_point begin = Clock::now();
     const absl::StatusOr<json> status = server.Look();
-    if (absl::IsInvalidArgument(status.status())) return status.status();  // it will not get better
+    if (absl::IsInvalidArgument(status.status())) {  // it will not get better
+      return options.sources.Blame("--connect", status.status());
+    }
     if (options.json) {
       const json document =
           status.ok() ? *status : json{{"type", "error"}, {"message", Message(status.status())}};
@@ -71,8 +73,9 @@ absl::Status Watch(const StatusOptions& options) {
 
 absl::Status ShowStatus(const StatusOptions& options) {
   if (options.watch) return Watch(options);
-  TANDEM_ASSIGN_OR_RETURN(const auto client, ConnectTold(options.connect));
-  TANDEM_ASSIGN_OR_RETURN(const json status, client->ServerStatus());
+  const auto client = ConnectTold(options.connect);
+  if (!client.ok()) return options.sources.Blame("--connect", client.status());
+  TANDEM_ASSIGN_OR_RETURN(const json status, (*client)->ServerStatus());
   WriteOutput(options.json ? JsonText(status) : StatusText(status));
   return absl::OkStatus();
 }

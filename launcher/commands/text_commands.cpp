@@ -1,7 +1,10 @@
+#include <cctype>
 #include <charconv>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <tuple>
+#include <utility>
 
 #include "core/formats/gguf.h"
 #include "core/system/standard_output.h"
@@ -32,7 +35,10 @@ absl::StatusOr<OpenTokenizer> Open(const std::string& model) {
 
 /// text: as the command line has it.
 absl::StatusOr<std::string> OrStandardInput(const std::optional<std::string>& text) {
-  return text ? *text : ReadStandardInput();
+  if (text) return *text;
+  TANDEM_ASSIGN_OR_RETURN(std::string input, ReadStandardInput());
+  TANDEM_RETURN_IF_ERROR(CheckInputText(input));
+  return input;
 }
 
 /// The text of a token between quotes, on one line: what is no UTF-8, or cannot be seen, as \\xNN.
@@ -60,12 +66,18 @@ std::string Quoted(const std::string& bytes) {
   return quoted + "\"";
 }
 
-/// Ids alone, of what Tokenize wrote; commas become spaces.
+/// Ids alone, of what Tokenize wrote; commas, of which each has an id on both sides, become spaces.
 absl::StatusOr<std::string> WithoutQuotes(const std::string& text) {
   std::string ids;
+  bool id_before = false;
+  bool comma_before = false;
   for (size_t i = 0; i < text.size(); ++i) {
     if (text[i] != '"') {
-      ids += text[i] == ',' ? ' ' : text[i];
+      const bool comma = text[i] == ',';
+      if (comma && !id_before) return InvalidArgument("'{}' has nothing before a comma", text);
+      const bool blank = std::isspace(static_cast<unsigned char>(text[i])) != 0;
+      if (!blank) std::tie(id_before, comma_before) = std::pair(!comma, comma);
+      ids += comma ? ' ' : text[i];
       continue;
     }
     const size_t begin = i++;
@@ -74,6 +86,7 @@ absl::StatusOr<std::string> WithoutQuotes(const std::string& text) {
       return InvalidArgument("the quote that begins at byte {} has no end", begin);
     }
   }
+  if (comma_before) return InvalidArgument("'{}' has nothing behind a comma", text);
   return ids;
 }
 

@@ -1,6 +1,7 @@
 #include "launcher/commands/text_side.h"
 
 #include "frontend/protocol/request.h"
+#include "frontend/text/utf8.h"
 
 namespace tandem::launcher {
 namespace {
@@ -73,6 +74,13 @@ absl::Status CheckGeneration(const frontend::GenerationParams& params) {
                            *params.max_tokens);
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckInputText(const std::string& text) {
+  const size_t valid = frontend::ValidUtf8Prefix(text);
+  if (valid == text.size()) return absl::OkStatus();
+  return InvalidArgument("standard input: byte {}, 0x{:02X}, is no UTF-8; convert the text to it",
+                         valid, static_cast<unsigned char>(text[valid]));
 }
 
 }  // namespace tandem::launcher

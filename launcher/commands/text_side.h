@@ -23,6 +23,10 @@ absl::StatusOr<std::unique_ptr<frontend::TextModel>> LoadTextSide(const core::Mo
 /// that min_tokens is not above max_tokens. kInvalidArgument.
 absl::Status CheckGeneration(const frontend::GenerationParams& params);
 
+/// That what came on standard input is a text. kInvalidArgument, naming the first byte that is
+/// none.
+absl::Status CheckInputText(const std::string& text);
+
 /// "1,2,3", spaces allowed, as ids; also the JSON that `tandem tokenize --json` writes.
 /// kInvalidArgument naming the bad entry.
 absl::StatusOr<std::vector<int32_t>> ParseTokens(const std::string& text);

@@ -54,6 +54,10 @@ std::vector<std::string> MpirunArguments(const LaunchOptions& launch,
   }
   arguments.insert(arguments.end(), further.begin(), further.end());
   arguments.insert(arguments.end(), command.begin(), command.end());
+  if (!launch.log_level.empty()) {
+    arguments.push_back("--log-level");
+    arguments.push_back(launch.log_level);
+  }
   return arguments;
 }
 
@@ -171,8 +175,8 @@ class JobLines {
  private:
   static bool IsOpenMpis(const std::string& line) {
     static const std::regex kHostAndProcess(R"(^\[[^\] ]+:\d+\] )");
-    return line == "\n" || line.starts_with("mpirun") || line.starts_with("***") ||
-           std::regex_search(line, kHostAndProcess);
+    return line == "\n" || line.starts_with("mpirun") || line.starts_with("Type 'mpirun ") ||
+           line.starts_with("***") || std::regex_search(line, kHostAndProcess);
   }
 
   std::string notices_;

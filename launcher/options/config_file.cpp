@@ -159,6 +159,10 @@ class ConfigReader {
       entry.key.erase(0, dot + 1);
     }
     if (equals == std::string_view::npos) {
+      if (before.find_first_of(" \t:") != std::string_view::npos) {
+        return InvalidArgument("'{}' has no =; expected [COMMAND], or key = value",
+                               core::PrintableText(before));
+      }
       entry.words = {"true"};
     } else {
       ValueReader value(line.substr(equals + 1), [this] { return NextLine(); });
@@ -222,16 +226,26 @@ absl::Status Unknown(const CommandRows& commands, const ConfigEntry& entry) {
     for (const auto& [name, rows] : commands) {
       if (name.empty() || RowOfKey(rows, entry.key) == nullptr) continue;
       return InvalidArgument(
-          "line {}: {} is a key of a command, and stands in no section; put it below the line of "
-          "its command, as [{}]",
-          entry.line, entry.key, name);
+          "{} is a key of a command, and stands in no section; put it below the line of its "
+          "command, as [{}]",
+          entry.key, name);
     }
   }
-  return InvalidArgument("{} is unknown; did you mean {}?", entry.name(),
-                         Nearest(entry.key, KeysOf(section->second)));
+  const std::string nearest = Nearest(entry.key, KeysOf(section->second));
+  std::string elsewhere;
+  for (const auto& [name, rows] : commands) {
+    if (IsNear(entry.key, nearest) || RowOfKey(rows, entry.key) == nullptr) continue;
+    if (name.empty()) {
+      return InvalidArgument("{} is unknown; {} is for all commands: put it above the first [...]",
+                             entry.name(), entry.key);
+    }
+    elsewhere += fmt::format("{}[{}]", elsewhere.empty() ? "" : ", ", name);
+  }
+  if (!elsewhere.empty()) elsewhere = " It is a key of " + elsewhere;
+  return InvalidArgument("{} is unknown; did you mean {}?{}", entry.name(), nearest, elsewhere);
 }
 
-absl::Status CheckEntry(const OptionRow& row, ConfigEntry& entry) {
+absl::Status CheckValues(const OptionRow& row, ConfigEntry& entry) {
   if (!TakesList(row.value) && entry.words.size() != 1) {
     return InvalidArgument("{}: expected one value, found {}", entry.name(), entry.words.size());
   }
@@ -241,8 +255,7 @@ absl::Status CheckEntry(const OptionRow& row, ConfigEntry& entry) {
       words.push_back(word);
       continue;
     }
-    std::istringstream parts(word);
-    for (std::string part; std::getline(parts, part, ',');) words.emplace_back(Trimmed(part));
+    for (const std::string& part : SplitAtCommas(word)) words.emplace_back(Trimmed(part));
   }
   for (std::string& word : words) {
     const std::string wrong = CheckWord(row.value, word);
@@ -252,6 +265,14 @@ absl::Status CheckEntry(const OptionRow& row, ConfigEntry& entry) {
   }
   entry.words = std::move(words);
   return absl::OkStatus();
+}
+
+absl::Status CheckEntry(const CommandRows& commands, ConfigEntry& entry) {
+  const auto section = commands.find(entry.section);
+  if (section == commands.end()) return Unknown(commands, entry);
+  if (entry.key.empty()) return absl::OkStatus();
+  const OptionRow* row = RowOfKey(section->second, entry.key);
+  return row == nullptr ? Unknown(commands, entry) : CheckValues(*row, entry);
 }
 
 }  // namespace
@@ -289,12 +310,9 @@ const OptionRow* RowOfKey(const std::vector<OptionRow>& rows, const std::string&
 
 absl::Status CheckConfig(const CommandRows& commands, std::vector<ConfigEntry>& entries) {
   for (ConfigEntry& entry : entries) {
-    const auto section = commands.find(entry.section);
-    if (section == commands.end()) return Unknown(commands, entry);
-    if (entry.key.empty()) continue;
-    const OptionRow* row = RowOfKey(section->second, entry.key);
-    if (row == nullptr) return Unknown(commands, entry);
-    TANDEM_RETURN_IF_ERROR(CheckEntry(*row, entry));
+    if (const absl::Status status = CheckEntry(commands, entry); !status.ok()) {
+      return InvalidArgument("line {}: {}", entry.line, Message(status));
+    }
   }
   return absl::OkStatus();
 }

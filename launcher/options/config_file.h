@@ -36,7 +36,7 @@ using CommandRows = std::map<std::string, std::vector<OptionRow>>;
 const OptionRow* RowOfKey(const std::vector<OptionRow>& rows, const std::string& key);
 
 /// Checks names and values of all commands; makes of the values what CheckWord makes of them.
-/// kInvalidArgument, naming the key.
+/// kInvalidArgument, naming the line and the key.
 absl::Status CheckConfig(const CommandRows& commands, std::vector<ConfigEntry>& entries);
 
 }  // namespace tandem::launcher

@@ -45,10 +45,11 @@ absl::StatusOr<int64_t> ParseSize(const std::string& text) {
 }
 
 absl::StatusOr<double> ParseSeconds(const std::string& text) {
+  constexpr double kLeast = 0.01;  // less would be no pause
   constexpr double kMost = 86400;
   const auto [seconds, unit] = NumberAndUnit<double>(text);
-  if (!unit.empty() || !(seconds > 0 && seconds <= kMost)) {
-    return InvalidArgument("'{}': expected seconds, more than 0 and at most {}", text, kMost);
+  if (!unit.empty() || !(seconds >= kLeast && seconds <= kMost)) {
+    return InvalidArgument("'{}': expected seconds, from {} to {}", text, kLeast, kMost);
   }
   return seconds;
 }

@@ -24,7 +24,7 @@ std::optional<Number> ParseNumber(std::string_view text) {
 
 /// "1024", "64KiB", "512M", "1.5 GiB", "1PiB" in bytes. kInvalidArgument otherwise.
 absl::StatusOr<int64_t> ParseSize(const std::string& text);
-/// "2", "0.5": more than 0, at most a day. kInvalidArgument otherwise.
+/// "2", "0.5": from 0.01 to a day. kInvalidArgument otherwise.
 absl::StatusOr<double> ParseSeconds(const std::string& text);
 
 /// "90", "90s", "15m", "12h", "30d", "8w" in seconds. kInvalidArgument otherwise.

@@ -1,6 +1,7 @@
 #include "launcher/options/nearest_name.h"
 
 #include <algorithm>
+#include <cctype>
 #include <string_view>
 #include <utility>
 
@@ -23,19 +24,37 @@ size_t Distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
+/// As it is compared: Max_Tokens is near to max-tokens.
+std::string Folded(std::string word) {
+  for (char& c : word) {
+    c = c == '_' ? '-' : static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  }
+  return word;
+}
+
+size_t FoldedDistance(const std::string& a, const std::string& b) {
+  return Distance(Folded(a), Folded(b));
+}
+
 }  // namespace
 
 std::string Nearest(const std::string& word, const std::vector<std::string>& names) {
-  const auto nearest = std::min_element(
-      names.begin(), names.end(),
-      [&](const auto& a, const auto& b) { return Distance(word, a) < Distance(word, b); });
+  const auto nearest =
+      std::min_element(names.begin(), names.end(), [&](const auto& a, const auto& b) {
+        return FoldedDistance(word, a) < FoldedDistance(word, b);
+      });
   return nearest == names.end() ? "" : *nearest;
+}
+
+bool IsNear(const std::string& word, const std::string& name) {
+  const size_t distance = FoldedDistance(word, name);
+  return distance <= std::max<size_t>(word.size() / 4, 2) &&
+         distance < std::min(word.size(), name.size());
 }
 
 std::string DidYouMean(const std::string& word, const std::vector<std::string>& names) {
   const std::string nearest = Nearest(word, names);
-  const bool near = Distance(word, nearest) <= std::max<size_t>(word.size() / 4, 2);
-  return near && !nearest.empty() ? fmt::format(" (did you mean {}?)", nearest) : "";
+  return IsNear(word, nearest) ? fmt::format(" (did you mean {}?)", nearest) : "";
 }
 
 }  // namespace tandem::launcher

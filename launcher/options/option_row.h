@@ -16,7 +16,7 @@ enum class Unit {
   kPath,     // written as an absolute path
   kSize,     // bytes
   kAge,      // seconds
-  kText,     // any text; the limits are of its bytes
+  kText,     // any text in UTF-8; the limits are of its bytes. Others may not be empty
   kSeconds,  // kSecondsAlone where the flag stands alone
 };
 inline constexpr double kSecondsAlone = 2;

@@ -30,8 +30,9 @@ absl::Status OptionSources::Name(const absl::Status& status) const {
 absl::Status OptionSources::Blame(const std::string& flag, const absl::Status& status) const {
   const auto found = elsewhere.find(flag);
   const std::string message = Message(status);
-  if (status.ok() || found == elsewhere.end() || message.starts_with("--")) return status;
-  return WithMessage(status, found->second + ": " + message);
+  const bool known = found != elsewhere.end() || Given(flag);
+  if (status.ok() || !known || message.starts_with("--")) return status;
+  return WithMessage(status, (Given(flag) ? flag : found->second) + ": " + message);
 }
 
 }  // namespace tandem::launcher

@@ -20,8 +20,8 @@ struct OptionSources {
   std::string Name(const std::string& message) const;
   absl::Status Name(const absl::Status& status) const;
 
-  /// An error about the value of `flag` that does not begin with it, with where the value came from
-  /// before it, unless it is from the command line or the default.
+  /// An error about the value of `flag` that does not begin with one, with the flag, or where else
+  /// the value came from, before it; not where the value is the default.
   absl::Status Blame(const std::string& flag, const absl::Status& status) const;
 };
 

@@ -19,6 +19,8 @@ constexpr double kKiB = 0x1p10;
 constexpr double kMiB = 0x1p20;
 constexpr double kGiB = 0x1p30;
 constexpr double kMostBytes = 0x1p50;
+constexpr double kMostText = 0x1p40;
+constexpr double kMostName = frontend::ProtocolLimits().tenant_bytes;  // of conversations too
 constexpr double kDay = 86400;
 constexpr bool kSame = true;  // on all ranks of a job
 constexpr OptionValue::Limits kSpeeds = {1e-6, 1e6};
@@ -38,6 +40,10 @@ OptionValue Size(T& target, double least = 0, double most = kMostBytes) {
   return {&target, {least, most}, Unit::kSize};
 }
 OptionValue Path(std::string& target) { return {&target, {}, Unit::kPath}; }
+template <typename T>
+OptionValue Text(T& target, double least = 0, double most = kMostText) {
+  return {&target, {least, most}, Unit::kText};
+}
 
 /// Several rows as one list, in this order.
 template <typename... More>
@@ -88,7 +94,7 @@ template <typename Sampling>
 Rows GenerationRows(frontend::GenerationParams& o, Sampling& sampling,
                     const std::string& temperature = "", const std::string& top_p = "") {
   return {
-      Row("--max-tokens", {&o.max_tokens, {0, kMostCount}},
+      Row("--max-tokens", {&o.max_tokens, {0, kMostCount - 1}},
           "longest answer in tokens (default: chat 1024, else the rest of the context)"),
       Row("--min-tokens", {&o.min_tokens, {0, kMostCount - 1}},
           "tokens of the answer within which neither the model nor --stop ends it, at most those "
@@ -104,7 +110,7 @@ Rows GenerationRows(frontend::GenerationParams& o, Sampling& sampling,
       Row("--repetition-penalty", {&sampling.repetition_penalty, {0.01, 100}},
           "above 1: avoid tokens already there"),
       Row("--seed", {&o.seed}, "of the randomness, any 64-bit number (default: drawn, and told)"),
-      Row("--stop", {&o.stop, {1, double(frontend::ProtocolLimits().stop_bytes)}, Unit::kText},
+      Row("--stop", Text(o.stop, 1, double(frontend::ProtocolLimits().stop_bytes)),
           "text that ends the answer; may be given several times"),
   };
 }
@@ -119,8 +125,9 @@ Rows KvRows(KvOptions& o) {
 
 Rows KvConversationRows(KvOptions& o) {
   return {
-      Row("--conversation", {&o.conversation}, "a conversation that the server keeps"),
-      Row("--tenant", {&o.tenant}, "whose it is (default: the nameless tenant's)"),
+      Row("--conversation", Text(o.conversation, 1, kMostName),
+          "a conversation that the server keeps"),
+      Row("--tenant", Text(o.tenant, 0, kMostName), "whose it is (default: the nameless tenant's)"),
   };
 }
 
@@ -182,7 +189,7 @@ Rows ModelRows(ModelOptions& o) {
 
 Rows LaunchRows(LaunchOptions& o) {
   return {RanksRow(o.ranks), Row("--hostfile", {&o.hostfile}, "hosts for mpirun, one a line"),
-          Row("--mpirun-arguments", {&o.mpirun_arguments},
+          Row("--mpirun-arguments", Text(o.mpirun_arguments),
               "further arguments for mpirun, in one string that is split at blanks")};
 }
 
@@ -235,10 +242,10 @@ Rows RowsOf(ChatOptions& o) {
   return Join(
       {Row("MODEL", Path(o.model.model), "model file (.gguf), for an engine of its own"),
        Row("--connect", {&o.connect}, "endpoint of a running server, instead of MODEL"),
-       Row("--system", {&o.system}, "system message"),
-       Row("--conversation", {&o.conversation},
+       Row("--system", Text(o.system), "system message"),
+       Row("--conversation", Text(o.conversation, 1, kMostName),
            "go on with this conversation, which the server keeps (a new one if there is none)"),
-       Row("--tenant", {&o.tenant}, "whose conversation it is"),
+       Row("--tenant", Text(o.tenant, 0, kMostName), "whose conversation it is"),
        Row("--context-policy", {&o.context_policy},
            "chats longer than the context: stop, shift or window:N (default: the server's)"),
        TemplateRow(o.chat_template)},
@@ -252,9 +259,9 @@ Rows RowsOf(ChatOptions& o) {
 Rows RowsOf(GenerateOptions& o) {
   return Join(
       {ModelArgument(o.model.model),
-       Row("-p,--prompt", {&o.prompt},
+       Row("-p,--prompt", Text(o.prompt),
            "raw text to go on from; -, or a pipe without -p: standard input"),
-       Row("--tokens", {&o.tokens}, "token ids to go on from, e.g. 1,2,3"),
+       Row("--tokens", Text(o.tokens), "token ids to go on from, e.g. 1,2,3"),
        Row("--logits", {&o.logits_file},
            "write the prompt's logits, float32 [positions, vocab], to this .npy file"),
        JsonRow(o.json),
@@ -295,14 +302,15 @@ Rows RowsOf(InspectOptions& o) { return {ModelArgument(o.model), JsonRow(o.json)
 
 Rows RowsOf(TokenizeOptions& o) {
   return {ModelArgument(o.model),
-          Row("TEXT", {&o.text}, "text, taken exactly; none: standard input"),
+          Row("TEXT", Text(o.text), "text, taken exactly; none: standard input"),
           Row("--special", {&o.special}, "recognize control tokens in the text"),
           Row("--bos", {&o.bos}, "add the model's own start token, if it wants one"),
           Row("--json", {&o.json}, "{\"tokens\":[...]}")};
 }
 
 Rows RowsOf(DetokenizeOptions& o) {
-  return {ModelArgument(o.model), Row("TOKENS", {&o.tokens}, "ids, e.g. 1,2,3, or tokenize's JSON"),
+  return {ModelArgument(o.model),
+          Row("TOKENS", Text(o.tokens), "ids, e.g. 1,2,3, or tokenize's JSON"),
           Row("--special", {&o.special}, "spell control tokens too"),
           Row("--json", {&o.json}, "{\"text\":\"...\"}")};
 }
@@ -312,8 +320,8 @@ Rows RowsOf(TemplateOptions& o) {
           Required(Row("MESSAGES", {&o.messages}, "JSON file of messages; -: standard input")),
           Row("--chat-template", {&o.chat_template},
               "chatml, zephyr, or a file (default: the model's own)"),
-          Row("--bos-token", {&o.bos_token}, "text of bos_token (default: the model's)"),
-          Row("--eos-token", {&o.eos_token}, "text of eos_token (default: the model's)"),
+          Row("--bos-token", Text(o.bos_token), "text of bos_token (default: the model's)"),
+          Row("--eos-token", Text(o.eos_token), "text of eos_token (default: the model's)"),
           Row("--no-generation-prompt", {&o.no_generation_prompt},
               "do not end with the beginning of an answer"),
           Row("--json", {&o.json}, "{\"text\":\"...\",\"tokens\":[...]}")};
@@ -323,7 +331,7 @@ Rows RowsOf(StatusOptions& o) {
   return {
       Row("--connect", {&o.connect}, "endpoint of the server"),
       Row("--watch", {&o.watch, {}, Unit::kSeconds},
-          "look again every SECONDS, above 0 and at most 86400, until Ctrl-C (2 where none are "
+          "look again every SECONDS, from 0.01 to 86400, until Ctrl-C (2 where none are "
           "given)"),
       Row("--json", {&o.json}, "one JSON document on standard output, with --watch one a line")};
 }
@@ -365,7 +373,7 @@ Rows KvExportRows(KvOptions& o) {
   return Join(
       {Required(Row("MODEL", Path(o.model.model), "model file (.gguf) whose KV it is"))}, KvRows(o),
       KvConversationRows(o),
-      Rows{Row("--system", {&o.system}, "what all chats with this system message begin with"),
+      Rows{Row("--system", Text(o.system), "what all chats with this system message begin with"),
            Row("--text-file", {&o.text_file},
                "what all raw prompts begin with that begin with this file's text"),
            Row("--chat-template", {&o.chat_template},
@@ -385,7 +393,8 @@ Rows KvImportRows(KvOptions& o) {
           Required(Row(
               "--trust", {&o.trust},
               "public key that may have signed it, as export prints it, or a file with such keys")),
-          Row("--tenant", {&o.tenant}, "whose it will be (default: the nameless tenant's)")},
+          Row("--tenant", Text(o.tenant, 0, kMostName),
+              "whose it will be (default: the nameless tenant's)")},
       KvModelRows(o.model));
 }
 

@@ -28,6 +28,15 @@ std::vector<OptionRow> RowsOf(WorkerOptions& o);
 std::vector<OptionRow> RowsOf(AgentOptions& o);
 std::vector<OptionRow> RowsOf(AgentStopOptions& o);
 
+/// What the help of kv ends with.
+inline constexpr char kKvExamples[] =
+    "Examples:\n"
+    "  tandem kv ls --state S\n"
+    "  tandem kv verify --state S && echo all good\n"
+    "  tandem kv gc --state S --older-than 30d --max-bytes 8GiB --dry-run\n"
+    "  tandem kv export --state S model.gguf --system \"$(cat system.txt)\" -o system.tandemkv\n"
+    "  tandem kv import --state T system.tandemkv --trust KEY_THAT_EXPORT_PRINTED model.gguf";
+
 std::vector<OptionRow> KvListRows(KvOptions& o);  // of kv verify too
 std::vector<OptionRow> KvShowRows(KvOptions& o);
 std::vector<OptionRow> KvCollectRows(KvOptions& o);

@@ -6,6 +6,7 @@
 
 #include "fmt/format.h"
 #include "fmt/ranges.h"
+#include "frontend/text/utf8.h"
 #include "launcher/options/flag_parsers.h"
 
 namespace tandem::launcher {
@@ -80,10 +81,15 @@ std::string CheckText(const OptionValue& value, const std::string& word) {
   if (!choices.empty() && std::find(choices.begin(), choices.end(), word) == choices.end()) {
     return fmt::format("{} not in {}", word, AllowedText(value));
   }
-  const auto bytes = static_cast<double>(word.size());
-  if (value.unit != Unit::kText || (bytes >= value.limits.least && bytes <= value.limits.most)) {
-    return "";
+  if (value.unit != Unit::kText) {
+    return word.empty() ? "it is empty: give a value, or leave it out" : "";
   }
+  if (const size_t valid = frontend::ValidUtf8Prefix(word); valid < word.size()) {
+    return fmt::format("byte {} of the text, 0x{:02X}, is no UTF-8", valid,
+                       static_cast<unsigned char>(word[valid]));
+  }
+  const auto bytes = static_cast<double>(word.size());
+  if (bytes >= value.limits.least && bytes <= value.limits.most) return "";
   return fmt::format("expected a text of {} to {} bytes, found {}", value.limits.least,
                      value.limits.most, word.size());
 }
@@ -102,9 +108,8 @@ std::string Translate(Unit unit, std::string& word) {
   return with(ParseSeconds(word));
 }
 
-}  // namespace
-
-std::string CheckWord(const OptionValue& value, std::string& word) {
+/// One that is no list, or an entry of one.
+std::string CheckOne(const OptionValue& value, std::string& word) {
   if (std::string wrong = Translate(value.unit, word); !wrong.empty()) return wrong;
   return std::visit(
       [&](auto* target) {
@@ -122,6 +127,30 @@ std::string CheckWord(const OptionValue& value, std::string& word) {
         }
       },
       value.target);
+}
+
+}  // namespace
+
+std::string CheckWord(const OptionValue& value, std::string& word) {
+  if (!TakesCommas(value) || word.empty()) return CheckOne(value, word);
+  std::string checked;
+  for (std::string& entry : SplitAtCommas(word)) {
+    if (entry.empty()) return fmt::format("'{}' has nothing before or behind a comma", word);
+    if (std::string wrong = CheckOne(value, entry); !wrong.empty()) return wrong;
+    checked += (checked.empty() ? "" : ",") + entry;
+  }
+  word = std::move(checked);
+  return "";
+}
+
+std::vector<std::string> SplitAtCommas(const std::string& word) {
+  std::vector<std::string> entries;
+  for (size_t begin = 0; begin <= word.size();) {
+    const size_t end = std::min(word.find(',', begin), word.size());
+    entries.push_back(word.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return entries;
 }
 
 std::string AllowedText(const OptionValue& value) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "launcher/options/option_row.h"
 
@@ -9,8 +10,11 @@
 namespace tandem::launcher {
 
 /// What is wrong with a word, empty if nothing is. A good one is replaced by what it says, in plain
-/// decimal numbers, or "true" and "false". A list is checked entry by entry.
+/// decimal numbers, or "true" and "false". A list with commas is checked entry by entry.
 std::string CheckWord(const OptionValue& value, std::string& word);
+
+/// "1,,2" has three, the second one empty.
+std::vector<std::string> SplitAtCommas(const std::string& word);
 
 /// "in [1 - 512]", "{back,through}"; empty: any.
 std::string AllowedText(const OptionValue& value);

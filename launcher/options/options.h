@@ -57,6 +57,7 @@ struct LaunchOptions {
   int ranks = 0;                 // 0: one, or as many as mpirun started
   std::string hostfile;          // for mpirun
   std::string mpirun_arguments;  // passed on, split at blanks
+  std::string log_level;         // --log-level, for the ranks; empty: their own
 };
 
 struct ServeOptions {
@@ -195,6 +196,7 @@ struct StatusOptions {
   std::string connect = "tcp://127.0.0.1:5555";
   std::optional<double> watch;  // seconds between looks; none: one look
   bool json = false;
+  OptionSources sources;
 };
 
 }  // namespace tandem::launcher

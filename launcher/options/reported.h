@@ -1,24 +1,23 @@
 #pragma once
 
-#include <cstdio>
+#include <string>
+#include <string_view>
 
-#include "absl/strings/cord.h"
 #include "core/base/status.h"
 
+/// How errors reach a user: each in one line.
 namespace tandem::launcher {
 
-/// The one line that a user gets of an error.
-inline void Report(const absl::Status& status) {
-  std::fprintf(stderr, "tandem: %s\n", Message(status).c_str());
-}
+/// A message that may repeat what anybody wrote, as one line that a terminal can show: control
+/// characters and what is no UTF-8 as \\xNN, the middle of what is longer than 4 KiB left out.
+std::string OneLine(std::string_view message);
+
+/// "tandem: MESSAGE" on standard error.
+void Report(std::string_view message);
+void Report(const absl::Status& status);
 
 /// Marks an error that the user has been told of, so that one line is printed and not one a rank.
-inline absl::Status ReportedElsewhere(absl::Status status) {
-  status.SetPayload("tandem/reported-elsewhere", absl::Cord());
-  return status;
-}
-inline bool IsReportedElsewhere(const absl::Status& status) {
-  return status.GetPayload("tandem/reported-elsewhere").has_value();
-}
+absl::Status ReportedElsewhere(absl::Status status);
+bool IsReportedElsewhere(const absl::Status& status);
 
 }  // namespace tandem::launcher

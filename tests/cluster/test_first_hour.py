@@ -37,7 +37,7 @@ def test_01_numbers_that_are_none(flag, value):
 def test_02_typos(tmp_path):
     config = tmp_path / "tandem.toml"
     config.write_text("[generate]\nthread = 1\n")
-    assert "generate.thread is unknown; did you mean threads?" in wrong_use(TANDEM, "--config", config, *GENERATE[1:])
+    assert f"tandem: config file {config}: line 2: generate.thread is unknown; did you mean threads?" in wrong_use(TANDEM, "--config", config, *GENERATE[1:])
     environment = {**os.environ, "TANDEM_THREADS": "two"}
     assert wrong_use(*GENERATE, env=environment).startswith("tandem: TANDEM_THREADS: ")
 
@@ -226,8 +226,10 @@ def test_10_flags(tmp_path):
 
 def test_10_flags_have_one_range_everywhere(start_server):
     server = serve(start_server)
-    for flags in (["--top-p", 0], ["--top-k", -1], ["--top-k", 2**31 - 1]):
-        flags += ["--temperature", 1, "--seed", 1, "--max-tokens", 3]
+    for flags in (["--top-p", 0], ["--top-k", -1], ["--top-k", 2**31 - 1], ["--max-tokens", 2**31 - 1, "--stop", "\n"], ["--min-p", 1],
+                  ["--repetition-penalty", 0.01], ["--repetition-penalty", 100], ["--temperature", 100], ["--seed", 2**64 - 1]):
+        flags = ["--temperature", 1, "--seed", 1, "--max-tokens", 3, *flags]
+        flags = [word for name, value in dict(zip(flags[::2], flags[1::2])).items() for word in (name, value)]  # the last one counts
         assert run([TANDEM, "generate", SMOLLM2, "-p", "Hi", *flags]).returncode == 0
         assert run([TANDEM, "chat", "--connect", server.endpoint, *flags], input="Hi\n").returncode == 0
     with Asker(server.endpoint) as client:
@@ -260,9 +262,9 @@ def test_02_typos_in_config_files(tmp_path):
     assert by_flag.returncode == by_variable.returncode == 0
     assert by_flag.stdout == by_variable.stdout != run(GENERATE).stdout
     config.write_text("[generate]\nisa = \"sse\"\n")
-    assert f"tandem: config file {config}: generate.isa sse: " in wrong_use(TANDEM, "--config", config, *GENERATE[1:])
+    assert f"tandem: config file {config}: line 2: generate.isa sse: " in wrong_use(TANDEM, "--config", config, *GENERATE[1:])
     config.write_text("[generate]\nkv-memory = 1\n")
-    assert f"tandem: config file {config}: generate.kv-memory: " in wrong_use(TANDEM, "--config", config, *GENERATE[1:], "-n", 2)
+    assert f"tandem: config file {config}: line 2: generate.kv-memory: " in wrong_use(TANDEM, "--config", config, *GENERATE[1:], "-n", 2)
     assert "TANDEM_RANKS: 10 ranks" in wrong_use(*GENERATE, env={**os.environ, "TANDEM_RANKS": "10"})
 
 

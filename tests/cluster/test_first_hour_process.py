@@ -240,3 +240,93 @@ def test_06_start_without_ssh(tmp_path):
     (tmp_path / "hosts").write_text("localhost slots=1\nfar-away slots=1\n")
     result = run([*GENERATE, "-n", 2, "--hostfile", tmp_path / "hosts"], env={"PATH": str(tmp_path)}, timeout=60)
     assert result.returncode == 1 and "cannot reach host far-away: ssh: No such file or directory" in result.stderr, result
+
+
+def test_01_nothing_is_no_value(tmp_path):
+    """What is empty is told: of a key without a name, nothing would be encrypted."""
+    config = tmp_path / "tandem.toml"
+    serve = [*SERVE, "--listen", f"ipc://{tmp_path}/socket", "--state", tmp_path / "state"]
+    for flag in ("--state-key", "--recover", "--chat-template"):
+        assert f"tandem: {flag}: it is empty" in wrong_use(*serve, flag, "")
+        variable = "TANDEM_" + flag[2:].upper().replace("-", "_")
+        assert f"tandem: {variable}: it is empty" in wrong_use(*serve, env={**os.environ, variable: ""})
+        config.write_text(f'[serve]\n\n{flag[2:]} = ""\n')
+        line = wrong_use(TANDEM, "--config", config, *serve[1:])
+        assert f"config file {config}: line 3: serve.{flag[2:]}: it is empty" in line
+    assert not (tmp_path / "state").exists()
+    assert "--watch: '': expected seconds" in wrong_use(TANDEM, "status", "--watch", "")
+    assert "--watch: '1e-320': expected seconds" in wrong_use(TANDEM, "status", "--watch", "1e-320")
+    for command in ([TANDEM, "generate", SMOLLM2, "--tokens"], [TANDEM, "detokenize", SMOLLM2]):
+        for tokens in ("1,,2", "1,", ",1", ","):
+            assert "comma" in wrong_use(*command, tokens)
+
+
+def test_10_messages_speak_of_flags(tmp_path):
+    assert 'tandem: --listen: cannot listen on "nothing"' in wrong_use(*SERVE, "--listen", "nothing")
+    environment = {**os.environ, "TANDEM_CONNECT": "nothing"}
+    for command in ("status", "chat"):
+        assert 'tandem: --connect: cannot connect to "nothing"' in wrong_use(TANDEM, command, "--connect", "nothing")
+        assert 'tandem: TANDEM_CONNECT: cannot connect to "nothing"' in wrong_use(TANDEM, command, env=environment)
+    assert "tandem: --tokens: token 49152 is not in the vocabulary" in wrong_use(TANDEM, "generate", SMOLLM2, "--tokens", "1,49152")
+    for path, why in (("/no/such/logits.npy", "No such file or directory"), ("/", "it is a directory")):
+        ends = wrong_use(*GENERATE, "--logits", path)
+        assert f"tandem: --logits {path}: " in ends and why in ends
+    assert "is one argument too many" in wrong_use(*GENERATE, "more")
+    text = tmp_path / "text"
+    text.write_bytes(b"caf\xe9")
+    for command in ([TANDEM, "tokenize", SMOLLM2], [TANDEM, "generate", SMOLLM2]):
+        with open(text, "rb") as file:
+            assert "standard input: byte 3, 0xE9, is no UTF-8" in wrong_use(*command, stdin=file)
+    text.write_bytes(b"/stats\ncaf\xe9\n\xff\n")
+    with open(text, "rb") as file:
+        result = run([TANDEM, "chat", SMOLLM2, "--max-tokens", 2], stdin=file)
+    assert result.returncode == 0 and result.stderr.count("tandem: standard input is not all UTF-8") == 1, result
+
+
+def test_10_messages_are_for_a_terminal(tmp_path, messages):
+    """What a model's template says is shown, and not obeyed."""
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ raise_exception('a\x1b[2Jb\\nc') }}")
+    line = wrong_use(TANDEM, "template", SMOLLM2, messages, "--chat-template", template)
+    assert line.endswith("the template refuses these messages: a\\x1b[2Jb\\nc\n")
+
+
+def test_10_a_drawn_seed_of_a_chat_is_told(start_server, tmp_path):
+    server = start_server(*SERVE, "--listen", f"ipc://{tmp_path}/socket")
+    for command in ([TANDEM, "chat", "--connect", server.endpoint], [TANDEM, "chat", SMOLLM2]):
+        command += ["--max-tokens", 8, "--temperature", 1.5]
+        drawn = run(command, input="Hi\n")
+        [seed] = re.findall(r"^tandem: drew --seed (\d+)$", drawn.stderr, re.MULTILINE)
+        again = run([*command, "--seed", seed], input="Hi\n")
+        assert again.stdout == drawn.stdout and "seed" not in again.stderr
+
+
+def test_10_the_log_level_is_that_of_all_ranks(start_server, tmp_path):
+    assert run([*GENERATE, "-n", 2, "--log-level", "warning"]).stderr == ""
+    assert "info: rank 1 of 2" in run([*GENERATE, "-n", 2]).stderr
+    server = subprocess.Popen([str(word) for word in (*SERVE, "-n", 2, "--log-level", "error", "--listen", f"ipc://{tmp_path}/socket")],
+                              stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert run([TANDEM, "chat", "--connect", f"ipc://{tmp_path}/socket", "--max-tokens", 2], input="Hi\n").returncode == 0
+    server.terminate()
+    assert server.stderr.read() == "" and server.wait(20) == 0
+
+
+def test_10_a_model_that_is_cut_anywhere_is_damaged(tmp_path):
+    model = tmp_path / "cut.gguf"
+    with open(SMOLLM2, "rb") as whole:
+        for size in (4, 5, 7, 8, 24, 1000):
+            whole.seek(0)
+            model.write_bytes(whole.read(size))
+            result = run([TANDEM, "inspect", model])
+            assert result.returncode == 1 and f"{model}: truncated: " in result.stderr, result
+        whole.seek(0)
+        model.write_bytes(whole.read(3))
+    assert "is not a GGUF model" in wrong_use(TANDEM, "inspect", model)
+
+
+def test_09_dying_well_mpirun_takes_no_such_flag(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    result = run([*GENERATE, "-n", 2, "--mpirun-arguments=--no-such-flag"])
+    assert result.returncode == 1 and 'unknown option "--no-such-flag"' in result.stderr
+    for line in result.stderr.splitlines():
+        assert re.match(r"\d{4}-\d\d-\d\d |tandem: ", line), result

@@ -8,6 +8,7 @@
 #include <iterator>
 #include <set>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -92,9 +93,9 @@ void ExpectWrongUse(const std::vector<std::string>& words, const std::string& me
 }
 
 TEST(CommandLine, WrongUseIsOneLineAndStatusTwo) {
-  ExpectWrongUse({}, "A subcommand is required; see tandem --help");
+  ExpectWrongUse({}, "a command is missing; see tandem --help");
   ExpectWrongUse({"sing"}, "unknown command 'sing'; see tandem --help");
-  ExpectWrongUse({"kv"}, "A subcommand is required; see tandem kv --help");
+  ExpectWrongUse({"kv"}, "a command is missing; see tandem kv --help");
   ExpectWrongUse({"inspect"}, "MODEL is required; see tandem inspect --help");
   ExpectWrongUse({"inspect", "model", "--jsn"},
                  "--jsn is unknown (did you mean --json?); see tandem inspect --help");
@@ -109,7 +110,7 @@ TEST(CommandLine, WrongUseIsOneLineAndStatusTwo) {
                  "serve --help");
   ExpectWrongUse({"kv", "gc", "--state", "S", "--older-than", "long"},
                  "--older-than: 'long' is no age; expected a number with s, m, h, d or w, e.g. "
-                 "30d; see tandem kv --help");
+                 "30d; see tandem kv gc --help");
   ExpectWrongUse({"--log-level", "loud", "inspect", "model"},
                  "--log-level loud: expected debug, info, warning, error or off");
 }
@@ -164,6 +165,82 @@ TEST(CommandLine, NumbersThatAreNoneAreOutOfRange) {
                  "--max-message: Value 1 not in range 1KiB to 1GiB; see tandem serve --help");
 }
 
+TEST(CommandLine, WhatIsEmptyIsNoValue) {
+  const auto expect = [&](const std::vector<std::string>& words, const std::string& what) {
+    const Outcome outcome = RunProgram(words);
+    EXPECT_EQ(outcome.status, 2) << what;
+    EXPECT_EQ(outcome.error.find("tandem: " + what + ": "), 0U) << outcome.error;
+  };
+  // A key without a name would leave in plain bytes what it is to encrypt.
+  for (const char* flag :
+       {"--state", "--state-key", "--listen", "--chat-template", "--recover", "--kv-dtype", "--isa",
+        "--hostfile", "--max-message", "--threads", "--weights", "--kv-write", "--speculate"}) {
+    const bool alone = std::string_view(flag) == "--speculate";  // takes no word behind it
+    if (!alone) expect({"serve", "model", flag, ""}, flag);
+    if (!alone) expect({"serve", "model", std::string(flag) + "="}, flag);
+    std::string variable = "TANDEM_" + std::string(flag + 2);
+    for (char& c : variable) c = c == '-' ? '_' : static_cast<char>(std::toupper(c));
+    const Variable empty(variable.c_str(), "");
+    expect({"serve", "model"}, variable);
+  }
+  ExpectWrongUse(
+      {"serve", "model", "--state-key="},
+      "--state-key: it is empty: give a value, or leave it out; see tandem serve --help");
+  expect({"status", "--watch", ""}, "--watch");
+  expect({"status", "--watch=", "--json"}, "--watch");
+  expect({"--log-level", "", "inspect", "model"}, "--log-level");
+  expect({"inspect", ""}, "MODEL");
+  const Variable config("TANDEM_CONFIG", "");
+  expect({"inspect", "model"}, "TANDEM_CONFIG");
+}
+
+TEST(CommandLine, ListsHaveNoEmptyEntries) {
+  for (const char* list : {"1,,2", "1,", ",1", ","}) {
+    for (const char* flag : {"--weights", "--batch"}) {
+      ExpectWrongUse({"bench", "model", flag, list},
+                     std::string(flag) + ": '" + list +
+                         "' has nothing before or behind a comma; see tandem bench --help");
+    }
+    EXPECT_EQ(RunProgram({"plan", "model", "-n", "2", "--memory", list}).status, 2) << list;
+    const Variable weights("TANDEM_WEIGHTS", list);
+    EXPECT_EQ(RunProgram({"plan", "model", "-n", "2"}).status, 2) << list;
+  }
+  EXPECT_NE(RunProgram({"bench", "--help"}).output.find("--batch INT:in [1 - 4096]=[1,4,16,64]"),
+            std::string::npos);
+}
+
+TEST(CommandLine, SecondsThatNoDoubleHoldAreNone) {
+  for (const char* word : {"1e-320", "1e-400", "1e999", "nan", "0x1p-3"}) {
+    EXPECT_EQ(RunProgram({"status", "--connect", "nothing", "--watch", word}).status, 2) << word;
+  }
+}
+
+TEST(CommandLine, TextsAreUtf8AndMessagesAreOneLine) {
+  ExpectWrongUse({"generate", "model", "-p", "ab\xff"},
+                 "--prompt: byte 2 of the text, 0xFF, is no UTF-8; see tandem generate --help");
+  ExpectWrongUse({"inspect", "/no/\x1b[31m\xff\nsuch"},
+                 "/no/\\x1b[31m\\xff\\nsuch: no such file; check the path");
+  const Outcome outcome = RunProgram({"inspect", "--" + std::string(100'000, 'x')});
+  EXPECT_EQ(outcome.status, 2);
+  EXPECT_LT(outcome.error.size(), 5000U);
+  EXPECT_NE(outcome.error.find("[...]"), std::string::npos);
+  EXPECT_TRUE(outcome.error.ends_with("see tandem inspect --help\n"));
+}
+
+TEST(CommandLine, WhatIsGivenTwiceOrBehindTwoDashesIsToldInOurWords) {
+  ExpectWrongUse({"plan", "model", "-n", "2", "--ranks", "3"},
+                 "--ranks is given 2 times; give it once; see tandem plan --help");
+  ExpectWrongUse({"plan", "model", "-n"},
+                 "--ranks has no value; expected INT:in [1 - 65536]; see tandem plan --help");
+  ExpectWrongUse({"plan", "model", "more", "-n", "2"},
+                 "'more' is one argument too many; see tandem plan --help");
+  ExpectWrongUse({"plan", "-n", "2", "--", "model", "--json"},
+                 "--json stands behind --, where no flags are read; put it before; see tandem plan "
+                 "--help");
+  ExpectWrongUse({""}, "unknown command ''; see tandem --help");
+  ExpectWrongUse({"kv", "gc", "--drynes"}, "--drynes is unknown; see tandem kv gc --help");
+}
+
 TEST(CommandLine, AWrongVariableIsNamed) {
   const Variable threads("TANDEM_THREADS", "none");
   ExpectWrongUse({"generate", "model"},
@@ -180,11 +257,12 @@ TEST(CommandLine, AnUnknownKeyOfAConfigFileIsNamedWithTheNearestKnown) {
     ExpectWrongUse({"--config", path, "plan", "model", "-n", "1"},
                    "config file " + path + ": " + message);
   };
-  expect("[plan]\nrank = 1\n", "plan.rank is unknown; did you mean ranks?");
-  expect("log-levle = \"info\"\n", "log-levle is unknown; did you mean log-level?");
+  expect("[plan]\nrank = 1\n", "line 2: plan.rank is unknown; did you mean ranks?");
+  expect("log-levle = \"info\"\n", "line 1: log-levle is unknown; did you mean log-level?");
   // Of a command that does not run, too.
-  expect("[serve]\nkv_memory = \"1GiB\"\n", "serve.kv_memory is unknown; did you mean kv-memory?");
-  expect("[srve]\nthreads = 1\n", "[srve] is unknown; did you mean serve?");
+  expect("[serve]\nkv_memory = \"1GiB\"\n",
+         "line 2: serve.kv_memory is unknown; did you mean kv-memory?");
+  expect("[srve]\nthreads = 1\n", "line 1: [srve] is unknown; did you mean serve?");
 }
 
 TEST(CommandLine, AWrongValueInAConfigFileNamesFileAndKey) {
@@ -195,13 +273,14 @@ TEST(CommandLine, AWrongValueInAConfigFileNamesFileAndKey) {
                    "config file " + path + ": " + message);
   };
   expect("[generate]\nmax-tokens = \"abc\"\n",
-         "generate.max-tokens: Value abc not in range 0 to 2147483648");
+         "line 2: generate.max-tokens: Value abc not in range 0 to 2147483647");
   // Of a command that does not run, too.
-  expect("[plan]\nranks = 0\n", "plan.ranks: Value 0 not in range 1 to 65536");
+  expect("[plan]\nranks = 0\n", "line 2: plan.ranks: Value 0 not in range 1 to 65536");
   // What is found out later.
-  expect("log-level = \"loud\"\n", "log-level loud: expected debug, info, warning, error or off");
+  expect("log-level = \"loud\"\n",
+         "line 1: log-level loud: expected debug, info, warning, error or off");
   expect("[generate]\nlogprobs = 5\n",
-         "generate.logprobs 5: it needs --json, which has a place for them");
+         "line 2: generate.logprobs 5: it needs --json, which has a place for them");
 }
 
 TEST(CommandLine, TheCommandLineGoesBeforeVariablesAndTheseBeforeTheConfigFile) {
@@ -211,7 +290,7 @@ TEST(CommandLine, TheCommandLineGoesBeforeVariablesAndTheseBeforeTheConfigFile) 
     ExpectWrongUse(words, blamed + ": expected debug, info, warning, error or off");
   };
   const Variable config("TANDEM_CONFIG", path.c_str());
-  expect({"inspect", "m"}, "TANDEM_CONFIG: config file " + path + ": log-level file");
+  expect({"inspect", "m"}, "TANDEM_CONFIG: config file " + path + ": line 1: log-level file");
   const Variable level("TANDEM_LOG_LEVEL", "variable");
   expect({"inspect", "m"}, "TANDEM_LOG_LEVEL variable");
   expect({"inspect", "m", "--log-level", "flag"}, "--log-level flag");
@@ -226,7 +305,7 @@ TEST(CommandLine, TheVariableOfTheConfigFileIsAsTheFlag) {
   const std::string path = ::testing::TempDir() + "/command_line_flag_test.toml";
   std::ofstream(path) << "x = 1\n";
   ExpectWrongUse({"--config", path, "inspect", "m"},
-                 "config file " + path + ": x is unknown; did you mean log-level?");
+                 "config file " + path + ": line 1: x is unknown; did you mean log-level?");
 }
 
 TEST(CommandLine, AWrongValueIsBlamedOnItsVariable) {

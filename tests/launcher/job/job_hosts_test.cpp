@@ -12,8 +12,10 @@ TEST(JobHosts, KnowsAJobOfThisHost) {
   const std::string hostfile = ::testing::TempDir() + "/hosts";
   const auto stays = [&](const std::string& hosts, const std::string& arguments) {
     std::ofstream(hostfile) << hosts;
-    return StaysOnThisHost(
-        {.ranks = 2, .hostfile = hosts.empty() ? "" : hostfile, .mpirun_arguments = arguments});
+    return StaysOnThisHost({.ranks = 2,
+                            .hostfile = hosts.empty() ? "" : hostfile,
+                            .mpirun_arguments = arguments,
+                            .log_level = {}});
   };
   EXPECT_TRUE(stays("", ""));
   EXPECT_TRUE(stays("# far\nlocalhost slots=2\n\n127.0.0.1\n", "--map-by node"));
@@ -36,7 +38,8 @@ TEST(JobHosts, WrongFlagsAreFoundBeforeAnythingStarts) {
     return Message(status);
   };
   const auto with = [](const std::string& hostfile, const std::string& arguments = "") {
-    return LaunchOptions{.ranks = 2, .hostfile = hostfile, .mpirun_arguments = arguments};
+    return LaunchOptions{
+        .ranks = 2, .hostfile = hostfile, .mpirun_arguments = arguments, .log_level = {}};
   };
   EXPECT_EQ(wrong(with("")), "");
   EXPECT_EQ(wrong(with("/etc/passwd", "--map-by node")), "");

@@ -263,7 +263,7 @@ TEST(OptionRow, WrongValuesNameTheFlagAndWhatIsExpected) {
             "--size: 'much' is no size; expected bytes, or a number with KiB, MiB, GiB, TiB or PiB "
             "(K and KB mean KiB, and so on), e.g. 512MiB or 1.5GiB");
   EXPECT_EQ(ErrorOf({"--watch", {&seconds, {}, Unit::kSeconds}, ""}, {"--watch=0"}),
-            "--watch: '0': expected seconds, more than 0 and at most 86400");
+            "--watch: '0': expected seconds, from 0.01 to 86400");
   EXPECT_EQ(ErrorOf({"--json", {&flag}, ""}, {"--json=maybe"}),
             "--json: 'maybe': expected true or false");
   EXPECT_EQ(number, 0);

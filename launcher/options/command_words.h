@@ -1,0 +1,27 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "launcher/options/option_row.h"
+
+/// Words of the command line and of the environment, before and after CLI11 has looked at them.
+namespace tandem::launcher {
+
+/// Whether a variable is there, and not empty.
+bool IsSet(const std::string& variable);
+
+/// CLI11 takes the next word for the value of `--flag=`, which is empty.
+std::vector<std::string> WithEmptyValues(const std::vector<std::string>& words);
+
+/// Whether the command line has the flag of a row.
+bool IsGiven(const OptionRow& row, const std::vector<std::string>& words);
+
+/// What is wrong with an option that is empty where that says nothing, empty if none is: CLI11
+/// takes no notice of such a variable, nor of an empty word behind a flag that may stand alone.
+std::string EmptyValue(const std::vector<OptionRow>& rows, const std::vector<std::string>& words);
+
+/// A message of CLI11 in the words of this program.
+std::string InOurWords(const std::string& message);
+
+}  // namespace tandem::launcher
