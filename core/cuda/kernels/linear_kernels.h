@@ -4,7 +4,6 @@
 
 #include "core/cuda/kernels/cuda_stream.h"
 #include "core/cuda/kernels/tile_matrix.h"
-#include "core/model/config.h"
 
 /// Products of packed matrices on a GPU, with the bits of core/cpu/linear/linear.h: one fma a block
 /// and row, ascending, of integer sums by dp4a or tensor cores. Thread safety: any thread.
@@ -18,13 +17,6 @@ void LaunchLinear(CudaStream stream, const TileMatrix& weights, const ProductInp
 /// [tokens], more than 0 where the CPU has more than 0.
 void LaunchLinearPartialSums(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
                              int64_t partial_columns, int64_t* sums, int64_t* failed);
-
-/// The first half of a feed-forward block.
-struct GatedMatrices {
-  TileMatrix gate;  // of the same shape as `up`
-  TileMatrix up;
-  Gate kind = Gate::kSilu;
-};
 
 /// out = activation(gate * x) * (up * x), as two products and the activation. out, scratch:
 /// [tokens, rows] on the device.

@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "core/cpu/linear/linear_kernel.h"
-#include "core/cuda/kernels/linear_kernels.h"
+#include "core/cuda/kernels/tile_matrix.h"
 
 /// Private to the kernels of products: which there are, and where their results go.
 namespace tandem::core {

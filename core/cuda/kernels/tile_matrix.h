@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/cuda/kernels/quantize_kernels.h"
+#include "core/model/config.h"
 #include "core/model/dtype.h"
 
 namespace tandem::core {
@@ -17,6 +18,13 @@ struct TileMatrix {
   int64_t columns = 0;
   int64_t tile_bytes = 0;
   int64_t first_block = 0;  // of a tile within a super-block of the file, 0 to 7
+};
+
+/// The first half of a feed-forward block.
+struct GatedMatrices {
+  TileMatrix gate;  // of the same shape as `up`
+  TileMatrix up;
+  Gate kind = Gate::kSilu;
 };
 
 /// What is multiplied: codes for quantized matrices, floats for others. In memory of the device.
