@@ -25,6 +25,7 @@
 #include "parallel/communicators/watchdog.h"
 #include "parallel/coordinator/run_rank.h"
 #include "parallel/placement/cpu_placement.h"
+#include "parallel/placement/gpu_memory.h"
 #include "parallel/placement/gpu_placement.h"
 #include "parallel/placement/world_check.h"
 #include "parallel/sharding/shard_plan.h"
@@ -119,6 +120,7 @@ class Rank {
     core::DeviceOptions device{.kind = choices_.device, .cpu = cpu_, .gpu = {}};
     if (!gpus_.empty()) device.gpu = gpus_[static_cast<size_t>(gpu_.place)];
     TANDEM_ASSIGN_OR_RETURN(operations_, core::MakeDevice(device, file_->config(), shard));
+    TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(world_, CheckMemory(device.gpu)));
     ProgressDisplay display;
     const auto progress = [&](double fraction, std::string_view what) -> absl::Status {
       if (world_.rank() == 0) display.Show(fraction, what);
@@ -151,7 +153,13 @@ class Rank {
     rank.options.prefill_chunk = options_.prefill_chunk;
     rank.options.speculate = options_.speculate;
     rank.options.kv_memory = options_.kv_memory.value_or(0);
-    if (!gpus_.empty()) rank.options.memory_sharers = gpu_.sharers;
+    if (!gpus_.empty()) {
+      const core::Shard& shard = plan_.shards[static_cast<size_t>(world_.rank())];
+      rank.options.memory_sharers = gpu_.sharers;
+      rank.options.memory_share = 1;  // a GPU has nothing else to do
+      rank.options.memory_kept =
+          parallel::MemoryOnGpu(*file_, shard, MemoryOptions()).workspace + parallel::kGpuReserve;
+    }
     rank.options.kv_dtype = choices_.kv_dtype;
     rank.options.device = std::string(operations_->device_name());
     if (!placement_.thread_cpus.empty()) {
@@ -172,6 +180,25 @@ class Rank {
   }
 
  private:
+  /// That a GPU has room for the rank, before anything is read.
+  absl::Status CheckMemory(const core::Gpu& gpu) const {
+    if (gpus_.empty()) return absl::OkStatus();
+    TANDEM_ASSIGN_OR_RETURN(const int64_t available, operations_->memory().AvailableBytes());
+    return parallel::CheckGpuMemory(*file_, plan_, world_.rank(), MemoryOptions(),
+                                    {.host = world_.host(),
+                                     .gpu = fmt::format("GPU {} ({})", gpu.index, gpu.name),
+                                     .free = available,
+                                     .sharers = gpu_.sharers});
+  }
+  parallel::GpuMemoryOptions MemoryOptions() const {
+    return {.activations = choices_.activations,
+            .kv_dtype = choices_.kv_dtype,
+            .kv_memory = options_.kv_memory.value_or(0),
+            .max_running = options_.max_running,
+            .prefill_chunk = options_.prefill_chunk,
+            .speculate = options_.speculate};
+  }
+
   /// Null, and the log says why, if there is no agent: then no rank saves KV.
   std::unique_ptr<HostKv> OpenKv() {
     auto kv = HostKv::Open(options_.state, /*keeps_agent=*/world_.local_rank() == 0);

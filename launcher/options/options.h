@@ -118,7 +118,7 @@ struct BenchOptions {
 };
 
 struct PlanCommandOptions {
-  std::string model;
+  ModelOptions model;  // its file, and what a GPU's memory depends on
   int ranks = 1;
   std::vector<double> weights;
   std::vector<int64_t> memory;
