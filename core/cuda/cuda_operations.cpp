@@ -7,6 +7,7 @@
 
 #include "core/base/isa.h"
 #include "core/cuda/attention_limits.h"
+#include "core/cuda/gpu_limits.h"
 #include "core/cuda/kernels/elementwise_kernels.h"
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/linear_kernels.h"
@@ -15,8 +16,6 @@
 
 namespace tandem::core {
 namespace {
-
-constexpr int64_t kMostGridRows = 65535;  // in a grid's second and third dimension
 
 const CudaWeight& CudaOf(const Weight& weight) { return static_cast<const CudaWeight&>(weight); }
 

@@ -59,7 +59,9 @@ int64_t WorkspaceOf(const ModelConfig& config, const Shard& shard, const StepSiz
   bytes += step.tokens * kFloat * 2 * ffn;
   const int64_t blocks = BlocksOf(std::max({dim, query, ffn}));
   bytes += step.tokens * blocks * (kBlockColumns + kFloat + 2 * int64_t{sizeof(int32_t)});
-  bytes += kMostChunkFloats * kFloat;
+  const int64_t chunks = (int64_t{config.context} + kChunkTokens - 1) / kChunkTokens;
+  bytes +=
+      kFloat * std::max(kMostChunkFloats, shard.query_heads.count * chunks * (config.head_dim + 2));
   // The step's places and angles, and its flags and chosen rows.
   const auto groups = static_cast<int64_t>(LayerGroups(config).size());
   const auto angles = static_cast<int64_t>(config.rope.inverse_frequencies.size() +

@@ -118,6 +118,9 @@ absl::Status Plan(const PlanCommandOptions& options) {
       parallel::PlanShards(
           file->config(), costs,
           {.ranks = options.ranks, .weights = options.weights, .memory = options.memory}));
+  TANDEM_RETURN_IF_ERROR(
+      core::CheckLimits(choices.device, file->config(),
+                        options.model.prefill_chunk + int64_t{options.model.max_running}));
   const std::vector<parallel::GpuMemory> gpus = OnGpus(options, choices, *file, plan);
   if (options.json) {
     PrintJson(PlanJson(options.model.model, file->config(), plan, gpus), kIndented);

@@ -85,7 +85,8 @@ class Rank {
     TANDEM_ASSIGN_OR_RETURN(file_, core::ModelFile::Open(options_.model));
     TANDEM_ASSIGN_OR_RETURN(plan_, PlanRanks(options_, choices_, *file_, world_.size()));
     TANDEM_ASSIGN_OR_RETURN(gpus_, core::FindGpus(choices_.device));
-    return absl::OkStatus();
+    return core::CheckLimits(choices_.device, file_->config(),
+                             options_.prefill_chunk + int64_t{options_.max_running});
   }
 
   const core::ModelFile& file() const { return *file_; }
@@ -107,8 +108,8 @@ class Rank {
     return absl::OkStatus();
   }
 
-  absl::Status LoadShard() {
-    const auto begin = std::chrono::steady_clock::now();
+  /// This rank's processors and its device, which has room for its shard.
+  absl::Status FindPlace() {
     const core::Shard& shard = plan_.shards[static_cast<size_t>(world_.rank())];
     TANDEM_ASSIGN_OR_RETURN(placement_, parallel::AgreeOnPlacement(world_, choices_.pinning,
                                                                    options_.threads.value_or(0)));
@@ -120,7 +121,12 @@ class Rank {
     core::DeviceOptions device{.kind = choices_.device, .cpu = cpu_, .gpu = {}};
     if (!gpus_.empty()) device.gpu = gpus_[static_cast<size_t>(gpu_.place)];
     TANDEM_ASSIGN_OR_RETURN(operations_, core::MakeDevice(device, file_->config(), shard));
-    TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(world_, CheckMemory(device.gpu)));
+    return CheckMemory(device.gpu);
+  }
+
+  absl::Status LoadShard() {
+    const auto begin = std::chrono::steady_clock::now();
+    const core::Shard& shard = plan_.shards[static_cast<size_t>(world_.rank())];
     ProgressDisplay display;
     const auto progress = [&](double fraction, std::string_view what) -> absl::Status {
       if (world_.rank() == 0) display.Show(fraction, what);
@@ -265,6 +271,7 @@ absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const R
     if (prepared.ok() && prepare) prepared = prepare(rank.file());
   }
   TANDEM_RETURN_IF_ERROR(agreed(prepared));
+  TANDEM_RETURN_IF_ERROR(agreed(rank.FindPlace()));
   TANDEM_RETURN_IF_ERROR(agreed(rank.LoadShard()));
   absl::Status status = rank.Run(body);
   if (absl::IsUnavailable(status) && world->size() > 1) {
