@@ -7,6 +7,8 @@
 #include <utility>
 
 #include "core/base/isa.h"
+#include "core/cuda/attention_limits.h"
+#include "core/cuda/gpu_limits.h"
 #include "core/cuda/kernels/elementwise_kernels.h"
 #include "core/cuda/kernels/embed_kernels.h"
 #include "core/cuda/kernels/launch.h"
@@ -16,10 +18,6 @@
 
 namespace tandem::core {
 namespace {
-
-// Results of attention's chunks that are kept at once: 64 MiB.
-constexpr int64_t kMostChunkFloats = int64_t{16} << 20;
-constexpr int64_t kMostGridRows = 65535;  // in a grid's second and third dimension
 
 const CudaWeight& CudaOf(const Weight& weight) { return static_cast<const CudaWeight&>(weight); }
 

@@ -2,6 +2,7 @@
 
 #include "core/cuda/cuda_device.h"
 #include "core/cuda/cuda_driver.h"
+#include "core/cuda/gpu_limits.h"
 #include "core/model/device_status.h"
 #include "core/system/host_name.h"
 
@@ -19,6 +20,20 @@ absl::StatusOr<std::vector<Gpu>> FindGpus(DeviceKind kind) {
   if (!driver.gpus.empty()) return std::move(driver.gpus);
   return Unimplemented("--device cuda: host {} has no GPU to compute on ({}); use --device cpu",
                        HostName(), driver.problem);
+}
+
+absl::Status CheckLimits(DeviceKind kind, const ModelConfig& config, int64_t step_tokens) {
+  return kind == DeviceKind::kCuda ? CheckGpuLimits(config, step_tokens) : absl::OkStatus();
+}
+
+absl::Status CheckExact(DeviceKind kind, bool exact) {
+  if (exact) return absl::OkStatus();
+  if (kind == DeviceKind::kCpu) {
+    return Unimplemented("--no-exact: a CPU is always exact; leave it out");
+  }
+  return Unimplemented(
+      "--no-exact: fast mode is not built for --device cuda; leave it out: exact mode has the bits "
+      "of a CPU");
 }
 
 absl::StatusOr<std::unique_ptr<Operations>> MakeDevice(const DeviceOptions& options,

@@ -23,6 +23,14 @@ absl::StatusOr<DeviceKind> ParseDevice(std::string_view name);
 /// host and reason, where there is none that it needs.
 absl::StatusOr<std::vector<Gpu>> FindGpus(DeviceKind kind);
 
+/// Whether a device of this kind has all operations of a model, for steps of so many tokens.
+/// kUnimplemented names what it does not have.
+absl::Status CheckLimits(DeviceKind kind, const ModelConfig& config, int64_t step_tokens);
+
+/// Whether a device of this kind computes in this mode: exact, with the bits of all others, or
+/// fast. kUnimplemented says why it does not. The one place that knows.
+absl::Status CheckExact(DeviceKind kind, bool exact);
+
 struct DeviceOptions {
   DeviceKind kind = DeviceKind::kCpu;
   CpuOptions cpu;  // of a CPU; its activations and threads are a GPU's host side, too

@@ -1,9 +1,12 @@
 #include <nlohmann/json.hpp>
 
+#include "core/base/counted.h"
 #include "core/formats/model_file.h"
 #include "core/system/standard_output.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/json_output.h"
+#include "launcher/options/model_choices.h"
+#include "parallel/placement/gpu_memory.h"
 #include "parallel/sharding/model_costs.h"
 #include "parallel/sharding/shard_plan.h"
 #include "parallel/sharding/shard_plan_text.h"
@@ -24,8 +27,50 @@ ordered_json PhaseJson(const parallel::PhaseTime& phase) {
           {"over_ideal", phase.ideal > 0 ? phase.slowest / phase.ideal - 1 : 0.0}};
 }
 
+/// What each rank needs on a GPU; none for a CPU. [ranks]
+std::vector<parallel::GpuMemory> OnGpus(const PlanCommandOptions& options,
+                                        const ModelChoices& choices, const core::ModelFile& file,
+                                        const parallel::ShardPlan& plan) {
+  std::vector<parallel::GpuMemory> all;
+  if (choices.device != core::DeviceKind::kCuda) return all;
+  for (const core::Shard& shard : plan.shards) {
+    all.push_back(parallel::MemoryOnGpu(file, shard,
+                                        {.activations = choices.activations,
+                                         .kv_dtype = choices.kv_dtype,
+                                         .kv_memory = options.model.kv_memory.value_or(0),
+                                         .max_running = options.model.max_running,
+                                         .prefill_chunk = options.model.prefill_chunk,
+                                         .speculate = options.model.speculate}));
+  }
+  return all;
+}
+
+std::string GpuTable(const std::vector<parallel::GpuMemory>& gpus) {
+  std::string text = fmt::format(
+      "\nMemory of each rank's GPU:\n{:>4}  {:>11}  {:>11}  {:>11}  {:>11}"
+      "  {:>11}\n",
+      "rank", "weights", "KV cache", "step", "reserve", "all");
+  for (size_t rank = 0; rank < gpus.size(); ++rank) {
+    const parallel::GpuMemory& gpu = gpus[rank];
+    text += fmt::format("{:>4}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}\n", rank,
+                        SizeText(gpu.weights), SizeText(gpu.cache), SizeText(gpu.workspace),
+                        SizeText(parallel::kGpuReserve), SizeText(gpu.total()));
+  }
+  return text;
+}
+
+ordered_json GpuJson(const parallel::GpuMemory& gpu) {
+  return {{"weights", gpu.weights},
+          {"kv_cache", gpu.cache},
+          {"kv_token", gpu.token},
+          {"step", gpu.workspace},
+          {"reserve", parallel::kGpuReserve},
+          {"total", gpu.total()}};
+}
+
 ordered_json PlanJson(const std::string& model, const core::ModelConfig& config,
-                      const parallel::ShardPlan& plan) {
+                      const parallel::ShardPlan& plan,
+                      const std::vector<parallel::GpuMemory>& gpus) {
   ordered_json ranks = ordered_json::array();
   for (int r = 0; r < plan.ranks(); ++r) {
     const auto i = static_cast<size_t>(r);
@@ -44,6 +89,7 @@ ordered_json PlanJson(const std::string& model, const core::ModelConfig& config,
                        {"vocabulary", static_cast<int64_t>(bytes.vocabulary)},
                        {"every_rank", static_cast<int64_t>(bytes.every_rank)},
                        {"total", static_cast<int64_t>(bytes.total())}}}});
+    if (!gpus.empty()) ranks.back()["gpu_bytes"] = GpuJson(gpus[i]);
   }
   return {{"model", model},
           {"family", core::FamilyName(config.family)},
@@ -64,17 +110,22 @@ ordered_json PlanJson(const std::string& model, const core::ModelConfig& config,
 }  // namespace
 
 absl::Status Plan(const PlanCommandOptions& options) {
-  TANDEM_ASSIGN_OR_RETURN(const auto file, core::ModelFile::Open(options.model));
+  TANDEM_ASSIGN_OR_RETURN(const ModelChoices choices, ModelChoices::From(options.model));
+  TANDEM_ASSIGN_OR_RETURN(const auto file, core::ModelFile::Open(options.model.model));
   TANDEM_ASSIGN_OR_RETURN(const parallel::ModelCosts costs, parallel::CostsOf(*file));
   TANDEM_ASSIGN_OR_RETURN(
       const parallel::ShardPlan plan,
       parallel::PlanShards(
           file->config(), costs,
           {.ranks = options.ranks, .weights = options.weights, .memory = options.memory}));
+  TANDEM_RETURN_IF_ERROR(
+      core::CheckLimits(choices.device, file->config(),
+                        options.model.prefill_chunk + int64_t{options.model.max_running}));
+  const std::vector<parallel::GpuMemory> gpus = OnGpus(options, choices, *file, plan);
   if (options.json) {
-    PrintJson(PlanJson(options.model, file->config(), plan), kIndented);
+    PrintJson(PlanJson(options.model.model, file->config(), plan, gpus), kIndented);
   } else {
-    WriteOutput(parallel::ToTable(file->config(), plan));
+    WriteOutput(parallel::ToTable(file->config(), plan) + (gpus.empty() ? "" : GpuTable(gpus)));
   }
   return absl::OkStatus();
 }

@@ -25,6 +25,7 @@
 #include "parallel/communicators/watchdog.h"
 #include "parallel/coordinator/run_rank.h"
 #include "parallel/placement/cpu_placement.h"
+#include "parallel/placement/gpu_memory.h"
 #include "parallel/placement/gpu_placement.h"
 #include "parallel/placement/world_check.h"
 #include "parallel/sharding/shard_plan.h"
@@ -84,7 +85,8 @@ class Rank {
     TANDEM_ASSIGN_OR_RETURN(file_, core::ModelFile::Open(options_.model));
     TANDEM_ASSIGN_OR_RETURN(plan_, PlanRanks(options_, choices_, *file_, world_.size()));
     TANDEM_ASSIGN_OR_RETURN(gpus_, core::FindGpus(choices_.device));
-    return absl::OkStatus();
+    return core::CheckLimits(choices_.device, file_->config(),
+                             options_.prefill_chunk + int64_t{options_.max_running});
   }
 
   const core::ModelFile& file() const { return *file_; }
@@ -106,8 +108,8 @@ class Rank {
     return absl::OkStatus();
   }
 
-  absl::Status LoadShard() {
-    const auto begin = std::chrono::steady_clock::now();
+  /// This rank's processors and its device, which has room for its shard.
+  absl::Status FindPlace() {
     const core::Shard& shard = plan_.shards[static_cast<size_t>(world_.rank())];
     TANDEM_ASSIGN_OR_RETURN(placement_, parallel::AgreeOnPlacement(world_, choices_.pinning,
                                                                    options_.threads.value_or(0)));
@@ -119,6 +121,12 @@ class Rank {
     core::DeviceOptions device{.kind = choices_.device, .cpu = cpu_, .gpu = {}};
     if (!gpus_.empty()) device.gpu = gpus_[static_cast<size_t>(gpu_.place)];
     TANDEM_ASSIGN_OR_RETURN(operations_, core::MakeDevice(device, file_->config(), shard));
+    return CheckMemory(device.gpu);
+  }
+
+  absl::Status LoadShard() {
+    const auto begin = std::chrono::steady_clock::now();
+    const core::Shard& shard = plan_.shards[static_cast<size_t>(world_.rank())];
     ProgressDisplay display;
     const auto progress = [&](double fraction, std::string_view what) -> absl::Status {
       if (world_.rank() == 0) display.Show(fraction, what);
@@ -151,7 +159,13 @@ class Rank {
     rank.options.prefill_chunk = options_.prefill_chunk;
     rank.options.speculate = options_.speculate;
     rank.options.kv_memory = options_.kv_memory.value_or(0);
-    if (!gpus_.empty()) rank.options.memory_sharers = gpu_.sharers;
+    if (!gpus_.empty()) {
+      const core::Shard& shard = plan_.shards[static_cast<size_t>(world_.rank())];
+      rank.options.memory_sharers = gpu_.sharers;
+      rank.options.memory_share = 1;  // a GPU has nothing else to do
+      rank.options.memory_kept =
+          parallel::MemoryOnGpu(*file_, shard, MemoryOptions()).workspace + parallel::kGpuReserve;
+    }
     rank.options.kv_dtype = choices_.kv_dtype;
     rank.options.device = std::string(operations_->device_name());
     if (!placement_.thread_cpus.empty()) {
@@ -172,6 +186,25 @@ class Rank {
   }
 
  private:
+  /// That a GPU has room for the rank, before anything is read.
+  absl::Status CheckMemory(const core::Gpu& gpu) const {
+    if (gpus_.empty()) return absl::OkStatus();
+    TANDEM_ASSIGN_OR_RETURN(const int64_t available, operations_->memory().AvailableBytes());
+    return parallel::CheckGpuMemory(*file_, plan_, world_.rank(), MemoryOptions(),
+                                    {.host = world_.host(),
+                                     .gpu = fmt::format("GPU {} ({})", gpu.index, gpu.name),
+                                     .free = available,
+                                     .sharers = gpu_.sharers});
+  }
+  parallel::GpuMemoryOptions MemoryOptions() const {
+    return {.activations = choices_.activations,
+            .kv_dtype = choices_.kv_dtype,
+            .kv_memory = options_.kv_memory.value_or(0),
+            .max_running = options_.max_running,
+            .prefill_chunk = options_.prefill_chunk,
+            .speculate = options_.speculate};
+  }
+
   /// Null, and the log says why, if there is no agent: then no rank saves KV.
   std::unique_ptr<HostKv> OpenKv() {
     auto kv = HostKv::Open(options_.state, /*keeps_agent=*/world_.local_rank() == 0);
@@ -238,6 +271,7 @@ absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const R
     if (prepared.ok() && prepare) prepared = prepare(rank.file());
   }
   TANDEM_RETURN_IF_ERROR(agreed(prepared));
+  TANDEM_RETURN_IF_ERROR(agreed(rank.FindPlace()));
   TANDEM_RETURN_IF_ERROR(agreed(rank.LoadShard()));
   absl::Status status = rank.Run(body);
   if (absl::IsUnavailable(status) && world->size() > 1) {

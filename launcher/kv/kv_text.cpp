@@ -53,19 +53,6 @@ std::string TimeText(uint64_t microseconds) {
                      fmt::localtime(static_cast<std::time_t>(microseconds / 1'000'000)));
 }
 
-std::string SizeText(int64_t bytes) {
-  constexpr std::array<std::string_view, 4> kUnits = {"KiB", "MiB", "GiB", "TiB"};
-  constexpr double kStep = 1024;
-  if (bytes < 1024) return fmt::format("{} B", bytes);
-  double size = static_cast<double>(bytes) / kStep;
-  size_t unit = 0;
-  while (size >= kStep && unit + 1 < kUnits.size()) {
-    size /= kStep;
-    ++unit;
-  }
-  return fmt::format("{:.1f} {}", size, kUnits[unit]);
-}
-
 std::string TenantText(const std::map<uint64_t, std::string>& names,
                        const std::optional<uint64_t>& tenant) {
   if (!tenant) return "?";

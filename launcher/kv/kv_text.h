@@ -22,8 +22,6 @@ std::string FullFingerprint(const kv_store::Fingerprint& fingerprint);
 std::string TiersText(uint8_t tiers);
 /// "2026-11-27 19:33", local; "-" of a use that no clock was read at.
 std::string TimeText(uint64_t microseconds);
-/// "12.3 MiB".
-std::string SizeText(int64_t bytes);
 /// The name of a tenant, "-" of the nameless one, or its number where no conversation tells it.
 std::string TenantText(const std::map<uint64_t, std::string>& names,
                        const std::optional<uint64_t>& tenant);

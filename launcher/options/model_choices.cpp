@@ -5,6 +5,10 @@ namespace tandem::launcher {
 absl::StatusOr<ModelChoices> ModelChoices::From(const ModelOptions& options) {
   ModelChoices choices;
   TANDEM_ASSIGN_OR_RETURN(choices.device, core::ParseDevice(options.device));
+  if (options.exact && options.no_exact) {
+    return InvalidArgument("--no-exact: --exact is there too; give one of them");
+  }
+  TANDEM_RETURN_IF_ERROR(core::CheckExact(choices.device, !options.no_exact));
   const auto isa = core::ParseIsa(options.isa);
   if (!isa.ok()) {
     return absl::Status(isa.status().code(),

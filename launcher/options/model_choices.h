@@ -23,7 +23,8 @@ struct ModelChoices {
   core::KvDtype kv_dtype = core::KvDtype::kF16;
   parallel::Pinning pinning = parallel::Pinning::kNodes;
 
-  /// kInvalidArgument, naming the flag and what it takes.
+  /// kInvalidArgument, naming the flag and what it takes; kUnimplemented for a mode that the device
+  /// does not have.
   static absl::StatusOr<ModelChoices> From(const ModelOptions& options);
 };
 

@@ -159,6 +159,10 @@ Rows ModelRows(ModelOptions& o) {
           "KV cache: f16 or f32 (default f16; f32 with --activations f32)", kSame),
       Row("--device", {&o.device},
           "auto, cpu or cuda: each rank on a GPU of its own, in their order on its host"),
+      Row("--exact", {&o.exact},
+          "the same bits on every device, whatever the batch, chunks and ranks (the default)"),
+      Row("--no-exact", {&o.no_exact},
+          "let a GPU round otherwise where that is faster (not built yet, and refused)", kSame),
       Row("--share-gpus", {&o.share_gpus},
           "with --device cuda: a host may have more ranks than GPUs; they share them in turn",
           kSame),
@@ -167,7 +171,7 @@ Rows ModelRows(ModelOptions& o) {
       Row("--kv-memory", Size(o.kv_memory, 1),
           "memory of the KV cache a rank, e.g. 2GiB; at least one block of every kind of layer "
           "(default: a quarter of what is free on the "
-          "host, divided among its ranks)",
+          "host, divided among its ranks; on a GPU what weights and a step leave)",
           kSame),
       Row("--prefill-chunk", {&o.prefill_chunk, {1, kMostSteps}},
           "prompt tokens computed in one step; fewer while answers stream, so that these do not "
@@ -292,9 +296,20 @@ Rows RowsOf(BenchOptions& o) {
 
 Rows RowsOf(PlanCommandOptions& o) {
   return {
-      ModelArgument(o.model), Required(Row("-n,--ranks", {&o.ranks, {1, kMostRanks}}, "ranks")),
+      ModelArgument(o.model.model),
+      Required(Row("-n,--ranks", {&o.ranks, {1, kMostRanks}}, "ranks")),
       Row("--weights", {&o.weights, kSpeeds}, "relative speeds of the ranks, e.g. 1,1,2"),
       Row("--memory", Size(o.memory, 1), "memory for weights of each rank, e.g. 8GiB,8GiB,4GiB"),
+      Row("--device", {&o.model.device},
+          "auto, cpu or cuda; with cuda also what each rank's GPU must hold, here or elsewhere"),
+      Row("--kv-memory", Size(o.model.kv_memory, 1),
+          "with --device cuda: memory of the KV cache a rank (default: what --max-running "
+          "sequences "
+          "of 8192 tokens, or of the model's context, take)"),
+      Row("--kv-dtype", {&o.model.kv_dtype}, "KV cache: f16 or f32 (default f16)"),
+      Row("--prefill-chunk", {&o.model.prefill_chunk, {1, kMostSteps}},
+          "prompt tokens computed in one step"),
+      Row("--max-running", {&o.model.max_running, {1, 4096}}, "requests computed at once"),
       JsonRow(o.json)};
 }
 

@@ -39,6 +39,8 @@ struct ModelOptions {
   std::string activations = "q8";    // q8, f32
   std::string kv_dtype;              // f16, f32; empty: f16, or f32 with activations f32
   std::string device = "auto";       // auto, cpu, cuda
+  bool exact = false;                // asked for, which is the default
+  bool no_exact = false;             // a device may be faster, with other bits
   bool share_gpus = false;           // ranks of a host may share its GPUs
   std::vector<double> weights;       // relative speeds of the ranks; empty: equal
   std::optional<int64_t> kv_memory;  // bytes a rank; none: chosen by free memory
@@ -119,7 +121,7 @@ struct BenchOptions {
 };
 
 struct PlanCommandOptions {
-  std::string model;
+  ModelOptions model;  // its file, and what a GPU's memory depends on
   int ranks = 1;
   std::vector<double> weights;
   std::vector<int64_t> memory;

@@ -53,7 +53,9 @@ absl::StatusOr<int64_t> KvMemoryShare(const RankOptions& options, const Communic
                                       const core::DeviceMemory& memory) {
   TANDEM_ASSIGN_OR_RETURN(const int64_t available, memory.AvailableBytes());
   const int sharers = options.memory_sharers > 0 ? options.memory_sharers : world.local_size();
-  return available / 4 / std::max(1, sharers);
+  const auto each = static_cast<int64_t>(static_cast<double>(available) * options.memory_share) /
+                    std::max(1, sharers);
+  return std::max<int64_t>(1, each - options.memory_kept);
 }
 
 int64_t Beginning(const kv_store::Fingerprint& fingerprint) {

@@ -34,6 +34,8 @@ struct RankOptions {
   int32_t prefill_chunk = 512;  // prompt tokens a step
   int64_t kv_memory = 0;        // bytes of KV cache a rank; 0: chosen by free memory
   int memory_sharers = 0;       // ranks that share this one's memory; 0: all of its host
+  double memory_share = 0.25;   // of what is free, that their caches may take in all
+  int64_t memory_kept = 0;      // bytes of it that each of them needs otherwise
   /// Tokens of a sequence for which max_running of them should fit into the cache, as far as memory
   /// allows; 0: the model's context, or 8192 where that is longer.
   int32_t kv_sequence_tokens = 0;

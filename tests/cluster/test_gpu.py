@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import zmq
-from conftest import MPIRUN, ROOT, assert_no_leftovers, run
+from conftest import MPIRUN, ROOT, TANDEM, assert_no_leftovers, run
 
 EMULATED = os.environ.get("TANDEM_EMULATED", str(ROOT / "build/release/bin/tandem_emulated"))
 
@@ -89,3 +89,39 @@ def test_a_gpu_that_fails_amid_an_answer(tiny, start_server, more, monkeypatch):
     assert server.process.wait(30) != 0, log
     assert words in log, log
     assert_no_leftovers(server)
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read(tiny):
+    for more in ((), ("-n", 2, "--share-gpus")):
+        refused = emulated(tiny, "--device", "cuda", *more, EMULATED_GPU_MEMORY=500 << 20)
+        assert refused.returncode != 0
+        line = [line for line in refused.stderr.splitlines() if "GPU 0 (Emulated GPU)" in line]
+        assert len(line) == 1, refused.stderr
+        assert "of host" in line[0] and "are missing" in line[0] and "reserve 512.0 MiB" in line[0], line
+    refused = emulated(tiny, "--device", "cuda", "--kv-memory", "2GiB", EMULATED_GPU_MEMORY=2 << 30)
+    assert refused.returncode != 0 and "with --kv-memory " in refused.stderr, refused.stderr
+    fits = refused.stderr.split("with --kv-memory ")[1].split(",")[0].split()[0]
+    assert tokens(emulated(tiny, "--device", "cuda", "--kv-memory", fits, EMULATED_GPU_MEMORY=2 << 30)) == tokens(emulated(tiny))
+
+
+def test_plan_tells_what_gpus_must_hold_without_any(tiny):
+    plain = run([TANDEM, "plan", tiny, "-n", 2])
+    assert "GPU" not in plain.stdout
+    text = run([TANDEM, "plan", tiny, "-n", 2, "--device", "cuda"])
+    assert text.returncode == 0, text.stderr
+    assert text.stdout.startswith(plain.stdout) and "Memory of each rank's GPU:" in text.stdout, text.stdout
+    result = run([TANDEM, "plan", tiny, "-n", 2, "--device", "cuda", "--json", "--kv-memory", "1MiB"])
+    for rank in json.loads(result.stdout)["ranks"]:
+        gpu = rank["gpu_bytes"]
+        assert gpu["total"] == gpu["weights"] + gpu["kv_cache"] + gpu["step"] + gpu["reserve"]
+        assert 0 < gpu["kv_cache"] <= 1 << 20 and gpu["weights"] > rank["bytes"]["total"] * 0.9
+
+
+def test_fast_mode_and_steps_that_are_too_large_are_refused_by_name(tiny):
+    for device, reason in (("cuda", "fast mode is not built"), ("cpu", "a CPU is always exact")):
+        refused = emulated(tiny, "--device", device, "--no-exact")
+        assert refused.returncode != 0 and refused.stderr.count("\n") == 1, refused.stderr
+        assert "--no-exact: " in refused.stderr and reason in refused.stderr
+        assert tokens(emulated(tiny, "--device", device, "--exact")) == tokens(emulated(tiny))
+    refused = emulated(tiny, "--device", "cuda", "--prefill-chunk", 600000)
+    assert refused.returncode != 0 and "a product with tokens in a step" in refused.stderr, refused.stderr

@@ -167,4 +167,13 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(const MatrixSource& source, Rang
   return matrix;
 }
 
+int64_t PackedMatrix::BytesOf(DType dtype, int64_t rows, Range columns, ActivationMode mode) {
+  const bool expand = TileFormatOf(dtype).quantized() && mode == ActivationMode::kF32;
+  const TileFormat format = TileFormatOf(expand ? DType::kF32 : dtype);
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  const int64_t blocks = (columns.count + kBlockColumns - 1) / kBlockColumns;
+  return tiles * (blocks * format.block_bytes() +
+                  format.headers(columns.begin / kBlockColumns, blocks) * format.header_bytes());
+}
+
 }  // namespace tandem::core

@@ -32,6 +32,9 @@ class PackedMatrix {
   static absl::StatusOr<PackedMatrix> Pack(const MatrixSource& source, Range rows, Range columns,
                                            ActivationMode mode, Arena& arena, ThreadPool& pool);
 
+  /// Bytes of the tiles that Pack would make of such a part.
+  static int64_t BytesOf(DType dtype, int64_t rows, Range columns, ActivationMode mode);
+
   int64_t rows() const { return rows_; }
   int64_t columns() const { return columns_; }
   /// Of the tiles: the source's, or F32 where quantized weights were expanded.

@@ -44,6 +44,17 @@ TEST(Device, AMachineWithoutCudaSaysWhy) {
   EXPECT_EQ(driver.problem.empty(), !driver.gpus.empty()) << driver.problem;
 }
 
+TEST(Device, IsExact) {
+  for (const DeviceKind kind : {DeviceKind::kCpu, DeviceKind::kCuda}) {
+    EXPECT_TRUE(CheckExact(kind, true).ok());
+    const absl::Status fast = CheckExact(kind, false);
+    EXPECT_EQ(fast.code(), absl::StatusCode::kUnimplemented);
+    EXPECT_THAT(Message(fast), HasSubstr("--no-exact: "));
+  }
+  EXPECT_THAT(Message(CheckExact(DeviceKind::kCpu, false)), HasSubstr("a CPU is always exact"));
+  EXPECT_THAT(Message(CheckExact(DeviceKind::kCuda, false)), HasSubstr("fast mode is not built"));
+}
+
 TEST(Device, OfACpuComputes) {
   ModelConfig config;
   config.dim = 4;

@@ -216,6 +216,7 @@ TEST(OptionTable, RanksCompareWhatDecidesResultsAndTheOrderOfCollectives) {
   using Facts = std::vector<std::pair<std::string, std::string>>;
   EXPECT_EQ(facts(), (Facts{{"--activations", "q8"},
                             {"--kv-dtype", "f16"},
+                            {"--no-exact", "default"},
                             {"--share-gpus", "default"},
                             {"--kv-memory", "default"},
                             {"--prefill-chunk", "512"},
@@ -226,7 +227,7 @@ TEST(OptionTable, RanksCompareWhatDecidesResultsAndTheOrderOfCollectives) {
   choices.kv_dtype = core::KvDtype::kF32;
   options.state.directory = "state";
   EXPECT_EQ(facts()[1].second, "f32");
-  EXPECT_EQ(facts()[6].second, "1");
+  EXPECT_EQ(facts()[7].second, "1");
 }
 
 /// The one line of a wrong value.

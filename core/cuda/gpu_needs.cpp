@@ -1,0 +1,94 @@
+#include "core/cuda/gpu_needs.h"
+
+#include <algorithm>
+
+#include "core/cuda/attention_limits.h"
+#include "core/formats/config_gguf.h"
+#include "core/model/model.h"
+
+namespace tandem::core {
+namespace {
+
+constexpr int64_t kFloat = sizeof(float);
+
+int64_t BlocksOf(int64_t columns) { return (columns + kBlockColumns - 1) / kBlockColumns; }
+
+/// Rows and columns of a matrix that the shard has.
+struct Part {
+  int64_t rows = 0;
+  Range columns;
+};
+
+Part PartOf(const TensorShape& tensor, const ModelConfig& config, const Shard& shard) {
+  const auto is = [&](std::string_view part) {
+    return tensor.name.find(part) != std::string::npos;
+  };
+  const Range all{0, tensor.columns};
+  const int64_t head = config.head_dim;
+  if (tensor.name == "output.weight") return {shard.vocab_rows.count, all};
+  if (tensor.name == "token_embd.weight") {
+    return {config.tied_head ? shard.vocab_rows.count : 0, all};  // the host keeps the table
+  }
+  if (is(".attn_q.")) return {shard.query_heads.count * head, all};
+  if (is(".attn_k.") || is(".attn_v.")) return {shard.kv_heads.count * head, all};
+  if (is(".attn_output.")) {
+    return {tensor.rows, {shard.query_heads.begin * head, shard.query_heads.count * head}};
+  }
+  if (is(".ffn_down.")) return {tensor.rows, shard.ffn_columns};
+  return {shard.ffn_columns.count, all};  // gate and up
+}
+
+int64_t VectorElements(const TensorShape& tensor, const ModelConfig& config, const Shard& shard) {
+  if (tensor.name.ends_with(".attn_q.bias")) return shard.query_heads.count * config.head_dim;
+  if (tensor.name.ends_with(".attn_k.bias") || tensor.name.ends_with(".attn_v.bias")) {
+    return shard.kv_heads.count * config.head_dim;
+  }
+  return tensor.columns;
+}
+
+int64_t WorkspaceOf(const ModelConfig& config, const Shard& shard, const StepSize& step) {
+  const int64_t dim = config.dim;
+  const int64_t query = shard.query_heads.count * config.head_dim;
+  const int64_t key = shard.kv_heads.count * config.head_dim;
+  const int64_t ffn = shard.ffn_columns.count;
+  // Of Transformer: x, normed, query, key, value, attended; partial sums; rows with logits.
+  int64_t bytes = step.tokens * kFloat * (2 * dim + 2 * query + 2 * key);
+  bytes += (step.tokens + (step.tokens + dim - 1) / dim) * dim * int64_t{sizeof(int64_t)};
+  bytes += step.logit_rows * kFloat * (dim + shard.vocab_rows.count);
+  // Of CudaOperations: gate and up, the codes of a product's input, attention's results by chunks.
+  bytes += step.tokens * kFloat * 2 * ffn;
+  const int64_t blocks = BlocksOf(std::max({dim, query, ffn}));
+  bytes += step.tokens * blocks * (kBlockColumns + kFloat + 2 * int64_t{sizeof(int32_t)});
+  const int64_t chunks = (int64_t{config.context} + kChunkTokens - 1) / kChunkTokens;
+  bytes +=
+      kFloat * std::max(kMostChunkFloats, shard.query_heads.count * chunks * (config.head_dim + 2));
+  // The step's places and angles, and its flags and chosen rows.
+  const auto groups = static_cast<int64_t>(LayerGroups(config).size());
+  const auto angles = static_cast<int64_t>(config.rope.inverse_frequencies.size() +
+                                           config.local_rope.inverse_frequencies.size());
+  bytes += kFloat * (step.tokens * (1 + groups + 2 * angles) + groups * step.blocks);
+  return bytes + step.tokens + step.logit_rows * int64_t{sizeof(int32_t)};
+}
+
+}  // namespace
+
+GpuNeeds NeedsOfGpu(const ModelFile& file, const Shard& shard, ActivationMode mode,
+                    const StepSize& step) {
+  const ModelConfig& config = file.config();
+  GpuNeeds needs;
+  for (const TensorShape& tensor : ExpectedTensors(config)) {
+    if (tensor.rows == 0) {
+      needs.weights += kFloat * VectorElements(tensor, config, shard);
+      continue;
+    }
+    const GgufTensor* found = file.gguf().FindTensor(tensor.name);
+    if (found == nullptr) continue;  // no ModelFile lacks one
+    const Part part = PartOf(tensor, config, shard);
+    needs.weights += PackedMatrix::BytesOf(found->dtype, part.rows, part.columns, mode);
+    needs.elements += part.rows * part.columns.count;
+  }
+  needs.workspace = WorkspaceOf(config, shard, step);
+  return needs;
+}
+
+}  // namespace tandem::core
