@@ -8,11 +8,12 @@
 
 #include "core/cuda/cublaslt.h"
 #include "core/cuda/kernels/launch.h"
+#include "core/cuda/workspace_limits.h"
 
 namespace tandem::core {
 namespace {
 
-constexpr size_t kWorkspaceBytes = size_t{32} << 20;
+constexpr size_t kWorkspaceBytes = kBlasWorkspaceBytes;
 
 /// One of the library's objects, destroyed by it.
 class LibraryObject {

@@ -4,12 +4,11 @@
 
 #include "core/cpu/linear/tile_format.h"
 #include "core/cuda/kernels/dense_kernels.h"
+#include "core/cuda/workspace_limits.h"
 
 namespace tandem::core {
 namespace {
 
-// Weights that are expanded at once: 128 MiB.
-constexpr int64_t kMostExpanded = int64_t{64} << 20;
 // With fewer tokens the bytes of quantized weights, not the products, take the time.
 constexpr int64_t kManyTokens = 64;
 
@@ -34,7 +33,8 @@ bool CudaDenseProducts::Multiply(const TileMatrix& weights, const ProductInput& 
   x_.SetRows(x.tokens * weights.columns);
   LaunchToBfloat16(stream, x.x, x_.rows(), x_.data());
   const int64_t most_rows =
-      std::max<int64_t>(kMostExpanded / std::max<int64_t>(weights.columns, 1) / kTileRows, 1) *
+      std::max<int64_t>(kMostExpandedWeights / std::max<int64_t>(weights.columns, 1) / kTileRows,
+                        1) *
       kTileRows;
   for (int64_t row = 0; row < weights.rows; row += most_rows) {
     const int64_t rows = std::min(most_rows, weights.rows - row);

@@ -7,12 +7,12 @@
 #include <utility>
 
 #include "core/base/isa.h"
-#include "core/cuda/attention_limits.h"
 #include "core/cuda/gpu_limits.h"
 #include "core/cuda/kernels/elementwise_kernels.h"
 #include "core/cuda/kernels/embed_kernels.h"
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/linear_kernels.h"
+#include "core/cuda/workspace_limits.h"
 #include "core/model/device_status.h"
 #include "core/sampling/sample_rows.h"
 
@@ -49,8 +49,9 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
     : config_(config),
       shard_(shard),
       options_(options),
-      device_name_(fmt::format("cuda (GPU {}{}{}, exact mode)", options.gpu.index,
-                               options.gpu.name.empty() ? "" : ", ", options.gpu.name)),
+      device_name_(fmt::format("cuda (GPU {}{}{}, {} mode)", options.gpu.index,
+                               options.gpu.name.empty() ? "" : ", ", options.gpu.name,
+                               options.exact ? "exact" : "fast")),
       memory_(options.gpu),
       pool_(options.threads),
       step_(config, memory_),
@@ -70,6 +71,10 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
                     .host = reinterpret_cast<std::byte*>(runs_.data()),
                     .bytes = runs_.size() * sizeof(HeadRun)};
   ThrowDeviceFailure(memory_.CopyFromHost({&run, 1}));
+  if (options.exact) return;
+  auto dense = CudaDenseProducts::Create(memory_);
+  ThrowDeviceFailure(dense.status());
+  dense_ = *std::move(dense);
 }
 
 absl::StatusOr<std::unique_ptr<Weight>> CudaOperations::Pack(const MatrixSource& source, Range rows,
@@ -138,13 +143,24 @@ ProductInput CudaOperations::InputOf(const Tensor& x, bool quantize) {
   return input;
 }
 
+void CudaOperations::Multiply(const CudaWeight& weight, const Tensor& x, const ProductInput& input,
+                              float* out) {
+  if (!Fast(weight, x.rows())) {
+    LaunchLinear(memory_.stream(), weight.matrix(), input, out);
+  } else if (!dense_->Multiply(weight.matrix(), input, out)) {
+    LaunchLinear(memory_.stream(), weight.matrix(), InputOf(x, weight.quantized()), out);
+  }
+}
+
 void CudaOperations::Linear(const Tensor& x, std::initializer_list<Projection> projections) {
   const ProductInput input =
-      InputOf(x, std::any_of(projections.begin(), projections.end(),
-                             [](const auto& p) { return CudaOf(*p.weight).quantized(); }));
+      InputOf(x, std::any_of(projections.begin(), projections.end(), [&](const auto& p) {
+                const CudaWeight& weight = CudaOf(*p.weight);
+                return weight.quantized() && !Fast(weight, x.rows());
+              }));
   for (const Projection& p : projections) {
     p.out->SetRows(x.rows());
-    LaunchLinear(memory_.stream(), CudaOf(*p.weight).matrix(), input, p.out->data());
+    Multiply(CudaOf(*p.weight), x, input, p.out->data());
     if (p.bias == nullptr || p.bias->empty()) continue;
     LaunchAddToRows(memory_.stream(), p.bias->data(), x.rows(), p.out->columns(), p.out->data());
   }
@@ -212,19 +228,29 @@ void CudaOperations::LinearPartialSums(const Weight& weight, const Tensor& x,
                                        int64_t partial_columns, PartialSums& out) {
   out.SetTokens(x.rows());
   const CudaWeight& matrix = CudaOf(weight);
+  if (Fast(matrix, x.rows()) &&
+      dense_->MultiplyToPartialSums(matrix.matrix(), InputOf(x, false), out.sums(), out.failed())) {
+    return;
+  }
   LaunchLinearPartialSums(memory_.stream(), matrix.matrix(), InputOf(x, matrix.quantized()),
                           partial_columns, out.sums(), out.failed());
 }
 
 void CudaOperations::GatedLinearPartialSums(const Tensor& x, const GatedFeedForward& block,
                                             PartialSums& out) {
-  const GatedMatrices weights = {
-      .gate = CudaOf(block.gate).matrix(), .up = CudaOf(block.up).matrix(), .kind = block.kind};
-  gate_.SetRows(x.rows());
-  up_.SetRows(x.rows());
-  LaunchGatedLinear(memory_.stream(), weights,
-                    InputOf(x, CudaOf(block.gate).quantized() || CudaOf(block.up).quantized()),
-                    gate_.data(), up_.data());
+  const CudaWeight& gate = CudaOf(block.gate);
+  const CudaWeight& up = CudaOf(block.up);
+  if (Fast(gate, x.rows()) || Fast(up, x.rows())) {
+    Linear(x, {{&block.gate, nullptr, &gate_}, {&block.up, nullptr, &up_}});
+    LaunchGatedActivation(memory_.stream(), block.kind, gate_.data(), up_.data(),
+                          gate_.rows() * gate_.columns(), gate_.data());
+  } else {
+    gate_.SetRows(x.rows());
+    up_.SetRows(x.rows());
+    LaunchGatedLinear(memory_.stream(),
+                      {.gate = gate.matrix(), .up = up.matrix(), .kind = block.kind},
+                      InputOf(x, gate.quantized() || up.quantized()), gate_.data(), up_.data());
+  }
   LinearPartialSums(block.down, gate_, block.partial_columns, out);
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/base/thread_pool.h"
+#include "core/cuda/cuda_dense_products.h"
 #include "core/cuda/cuda_logits.h"
 #include "core/cuda/cuda_memory.h"
 #include "core/cuda/cuda_options.h"
@@ -14,7 +15,8 @@
 
 namespace tandem::core {
 
-/// The operations on a GPU, in exact mode: the bits of CpuOperations (numerics.md, rule 6).
+/// The operations on a GPU. In exact mode they have the bits of CpuOperations (numerics.md, rule
+/// 6). In fast mode some products round otherwise (CudaDenseProducts).
 ///
 /// On the host, for now: rows of the embedding table are expanded there, where the file is mapped,
 /// and sent as floats; and partial sums of several ranks cross pinned memory on their way through
@@ -67,6 +69,12 @@ class CudaOperations : public Operations {
     Rows<int32_t> sums;
   };
 
+  /// Whether a product with this weight is made by fast mode.
+  bool Fast(const CudaWeight& weight, int64_t tokens) const {
+    return dense_ != nullptr && CudaDenseProducts::Wants(weight.matrix().dtype, tokens);
+  }
+  /// One product, where `input` has codes unless fast mode makes it.
+  void Multiply(const CudaWeight& weight, const Tensor& x, const ProductInput& input, float* out);
   /// x for products, as codes too where they are wanted.
   ProductInput InputOf(const Tensor& x, bool quantize);
   /// Sets first_chunk and chunks from the tokens.
@@ -84,9 +92,10 @@ class CudaOperations : public Operations {
   Upload selected_;
   Rows<int32_t> selected_rows_;
   Codes codes_;
-  Tensor gate_;                // [tokens, ffn_columns]
-  Tensor up_;                  // [tokens, ffn_columns]
-  std::vector<HeadRun> runs_;  // of the rank's query heads
+  std::unique_ptr<CudaDenseProducts> dense_;  // of fast mode
+  Tensor gate_;                               // [tokens, ffn_columns]
+  Tensor up_;                                 // [tokens, ffn_columns]
+  std::vector<HeadRun> runs_;                 // of the rank's query heads
   std::shared_ptr<std::byte> device_runs_;
   Rows<float> chunk_results_;
   PinnedBytes reduced_;  // partial sums on their way through the collective

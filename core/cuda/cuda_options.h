@@ -9,6 +9,8 @@ struct CudaOptions {
   ActivationMode activations = ActivationMode::kQ8;
   int threads = 1;  // of the host, for packing and sampling
   Gpu gpu = {};     // as FindCudaDriver found it
+  /// The bits of CPUs; else what is faster may round otherwise.
+  bool exact = true;
 };
 
 }  // namespace tandem::core

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string_view>
 
+#include "core/cuda/kernels/attention_kernels.h"
+
 namespace tandem::core {
 
 absl::Status CheckGpuLimits(const ModelConfig& config, int64_t step_tokens) {
@@ -23,6 +25,11 @@ absl::Status CheckGpuLimits(const ModelConfig& config, int64_t step_tokens) {
     if (limit.value <= limit.most) continue;
     return Unimplemented("--device cuda: {} with {} of {} is not there for {}; at most {}",
                          limit.operation, limit.feature, limit.value, config.name, limit.most);
+  }
+  if (config.head_dim % 2 != 0) {
+    return Unimplemented(
+        "--device cuda: attention with an odd head dimension ({}) is not there for {}",
+        config.head_dim, config.name);
   }
   return absl::OkStatus();
 }

@@ -7,14 +7,11 @@
 
 namespace tandem::core {
 
-/// What the kernels' launches take. A grid has at most 65535 blocks in its second and third
-/// dimension, a block 48 KiB of shared memory.
+/// What the kernels' launches take, besides kMostHeadDim (kernels/attention_kernels.h). A grid has
+/// at most 65535 blocks in its second and third dimension.
 inline constexpr int64_t kMostGridRows = 65535;
-inline constexpr int64_t kMostSharedBytes = 48 << 10;
 inline constexpr int64_t kLeastTokensOfBlock = 8;  // of a product
 inline constexpr int64_t kColumnsOfBlock = 128;    // of what works on rows
-/// Attention keeps four heads' query and scores of 256 positions in shared memory.
-inline constexpr int64_t kMostHeadDim = kMostSharedBytes / (4 * int64_t{sizeof(float)}) - 256;
 inline constexpr int64_t kMostStepTokens = kMostGridRows * kLeastTokensOfBlock;
 inline constexpr int64_t kMostColumns = kMostGridRows * kColumnsOfBlock;
 

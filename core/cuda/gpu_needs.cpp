@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "core/cuda/attention_limits.h"
+#include "core/cuda/workspace_limits.h"
 #include "core/formats/config_gguf.h"
 #include "core/model/model.h"
 
@@ -70,10 +70,23 @@ int64_t WorkspaceOf(const ModelConfig& config, const Shard& shard, const StepSiz
   return bytes + step.tokens + step.logit_rows * int64_t{sizeof(int32_t)};
 }
 
+/// Of CudaDenseProducts: a product's input and weights in bfloat16, and its sums.
+int64_t FastWorkspaceOf(const ModelConfig& config, const Shard& shard, const StepSize& step) {
+  constexpr int64_t kBfloat16 = sizeof(uint16_t);
+  const int64_t dim = config.dim;
+  const int64_t query = shard.query_heads.count * config.head_dim;
+  const int64_t ffn = shard.ffn_columns.count;
+  const int64_t widest = std::max({dim, query, ffn});
+  const int64_t largest =
+      std::max(dim * std::max({query, ffn, shard.vocab_rows.count}), widest * int64_t{kTileRows});
+  return kBlasWorkspaceBytes + step.tokens * (kBfloat16 * widest + kFloat * dim) +
+         kBfloat16 * std::min(largest, std::max(kMostExpandedWeights, widest * kTileRows));
+}
+
 }  // namespace
 
 GpuNeeds NeedsOfGpu(const ModelFile& file, const Shard& shard, ActivationMode mode,
-                    const StepSize& step) {
+                    const StepSize& step, bool exact) {
   const ModelConfig& config = file.config();
   GpuNeeds needs;
   for (const TensorShape& tensor : ExpectedTensors(config)) {
@@ -87,7 +100,8 @@ GpuNeeds NeedsOfGpu(const ModelFile& file, const Shard& shard, ActivationMode mo
     needs.weights += PackedMatrix::BytesOf(found->dtype, part.rows, part.columns, mode);
     needs.elements += part.rows * part.columns.count;
   }
-  needs.workspace = WorkspaceOf(config, shard, step);
+  needs.workspace =
+      WorkspaceOf(config, shard, step) + (exact ? 0 : FastWorkspaceOf(config, shard, step));
   return needs;
 }
 

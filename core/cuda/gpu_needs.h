@@ -24,6 +24,6 @@ struct GpuNeeds {
 
 /// What CudaOperations and Transformer allocate for a shard. Needs no GPU.
 GpuNeeds NeedsOfGpu(const ModelFile& file, const Shard& shard, ActivationMode mode,
-                    const StepSize& step);
+                    const StepSize& step, bool exact);
 
 }  // namespace tandem::core

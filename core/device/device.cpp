@@ -29,11 +29,9 @@ absl::Status CheckLimits(DeviceKind kind, const ModelConfig& config, int64_t ste
 absl::Status CheckExact(DeviceKind kind, bool exact) {
   if (exact) return absl::OkStatus();
   if (kind == DeviceKind::kCpu) {
-    return Unimplemented("--no-exact: a CPU is always exact; leave it out");
+    return Unimplemented("--no-exact: a CPU is always exact; leave it out, or use --device cuda");
   }
-  return Unimplemented(
-      "--no-exact: fast mode is not built for --device cuda; leave it out: exact mode has the bits "
-      "of a CPU");
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<Operations>> MakeDevice(const DeviceOptions& options,
@@ -47,7 +45,8 @@ absl::StatusOr<std::unique_ptr<Operations>> MakeDevice(const DeviceOptions& opti
     return MakeCudaOperations(config, shard,
                               {.activations = options.cpu.activations,
                                .threads = options.cpu.threads,
-                               .gpu = options.gpu});
+                               .gpu = options.gpu,
+                               .exact = options.exact});
   });
 }
 

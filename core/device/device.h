@@ -28,13 +28,14 @@ absl::StatusOr<std::vector<Gpu>> FindGpus(DeviceKind kind);
 absl::Status CheckLimits(DeviceKind kind, const ModelConfig& config, int64_t step_tokens);
 
 /// Whether a device of this kind computes in this mode: exact, with the bits of all others, or
-/// fast. kUnimplemented says why it does not. The one place that knows.
+/// fast. kUnimplemented says why it does not.
 absl::Status CheckExact(DeviceKind kind, bool exact);
 
 struct DeviceOptions {
   DeviceKind kind = DeviceKind::kCpu;
-  CpuOptions cpu;  // of a CPU; its activations and threads are a GPU's host side, too
-  Gpu gpu = {};    // of FindGpus
+  CpuOptions cpu;     // of a CPU; its activations and threads are a GPU's host side, too
+  Gpu gpu = {};       // of FindGpus
+  bool exact = true;  // as CheckExact allows it
 };
 
 /// A rank's device, ready to pack weights. `config` must outlive it. kUnavailable if a GPU fails.

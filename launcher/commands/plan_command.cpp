@@ -40,7 +40,8 @@ std::vector<parallel::GpuMemory> OnGpus(const PlanCommandOptions& options,
                                          .kv_memory = options.model.kv_memory.value_or(0),
                                          .max_running = options.model.max_running,
                                          .prefill_chunk = options.model.prefill_chunk,
-                                         .speculate = options.model.speculate}));
+                                         .speculate = options.model.speculate,
+                                         .exact = choices.exact}));
   }
   return all;
 }

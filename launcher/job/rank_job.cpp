@@ -118,7 +118,8 @@ class Rank {
     Bind(placement_.cpus);
     TANDEM_RETURN_IF_ERROR(world_.SetPatience(PatienceOf(placement_)));
     cpu_ = CpuOptionsOf(choices_, placement_);
-    core::DeviceOptions device{.kind = choices_.device, .cpu = cpu_, .gpu = {}};
+    core::DeviceOptions device{
+        .kind = choices_.device, .cpu = cpu_, .gpu = {}, .exact = choices_.exact};
     if (!gpus_.empty()) device.gpu = gpus_[static_cast<size_t>(gpu_.place)];
     TANDEM_ASSIGN_OR_RETURN(operations_, core::MakeDevice(device, file_->config(), shard));
     return CheckMemory(device.gpu);
@@ -202,7 +203,8 @@ class Rank {
             .kv_memory = options_.kv_memory.value_or(0),
             .max_running = options_.max_running,
             .prefill_chunk = options_.prefill_chunk,
-            .speculate = options_.speculate};
+            .speculate = options_.speculate,
+            .exact = choices_.exact};
   }
 
   /// Null, and the log says why, if there is no agent: then no rank saves KV.

@@ -8,7 +8,8 @@ absl::StatusOr<ModelChoices> ModelChoices::From(const ModelOptions& options) {
   if (options.exact && options.no_exact) {
     return InvalidArgument("--no-exact: --exact is there too; give one of them");
   }
-  TANDEM_RETURN_IF_ERROR(core::CheckExact(choices.device, !options.no_exact));
+  choices.exact = !options.no_exact;
+  TANDEM_RETURN_IF_ERROR(core::CheckExact(choices.device, choices.exact));
   const auto isa = core::ParseIsa(options.isa);
   if (!isa.ok()) {
     return absl::Status(isa.status().code(),

@@ -18,6 +18,7 @@ inline const char* KvDtypeName(core::KvDtype dtype) {
 /// The named choices of ModelOptions, understood.
 struct ModelChoices {
   core::DeviceKind device = core::DeviceKind::kCpu;
+  bool exact = true;
   core::Isa isa = core::Isa::kScalar;
   core::ActivationMode activations = core::ActivationMode::kQ8;
   core::KvDtype kv_dtype = core::KvDtype::kF16;

@@ -162,7 +162,9 @@ Rows ModelRows(ModelOptions& o) {
       Row("--exact", {&o.exact},
           "the same bits on every device, whatever the batch, chunks and ranks (the default)"),
       Row("--no-exact", {&o.no_exact},
-          "let a GPU round otherwise where that is faster (not built yet, and refused)", kSame),
+          "let a GPU round otherwise where that is faster: many tokens at once, and weights of "
+          "floats",
+          kSame),
       Row("--share-gpus", {&o.share_gpus},
           "with --device cuda: a host may have more ranks than GPUs; they share them in turn",
           kSame),

@@ -38,9 +38,10 @@ core::KvGeometry GeometryOf(const core::ModelConfig& config, const ModelChoices&
 
 kv_store::Fingerprint KvFingerprintOf(const core::ModelFile& file, const ModelOptions& options,
                                       const ModelChoices& choices) {
-  const std::string facts = fmt::format(
-      "tandem kv 1, model {:016x}, numerics {}, device cpu, activations {}, cache {}",
-      file.fingerprint(), kNumericsVersion, options.activations, KvDtypeName(choices.kv_dtype));
+  const std::string facts =
+      fmt::format("tandem kv 1, model {:016x}, numerics {}, device {}, activations {}, cache {}",
+                  file.fingerprint(), kNumericsVersion, choices.exact ? "cpu" : "cuda, not exact",
+                  options.activations, KvDtypeName(choices.kv_dtype));
   return kv_store::Blake2b<kv_store::Fingerprint>(std::as_bytes(std::span(facts)));
 }
 

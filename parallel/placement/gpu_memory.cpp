@@ -96,7 +96,8 @@ GpuMemory MemoryOnGpu(const core::ModelFile& file, const core::Shard& shard,
       core::NeedsOfGpu(file, shard, options.activations,
                        {.tokens = tokens,
                         .logit_rows = tokens,  // a client may ask for those of its prompt
-                        .blocks = *std::max_element(wished.begin(), wished.end())});
+                        .blocks = *std::max_element(wished.begin(), wished.end())},
+                       options.exact);
   memory.weights = needs.weights;
   memory.workspace = needs.workspace;
   if (needs.elements > 0) {

@@ -22,6 +22,7 @@ struct GpuMemoryOptions {
   int max_running = 64;
   int prefill_chunk = 512;
   bool speculate = false;
+  bool exact = true;
 };
 
 /// Bytes that a rank needs on its GPU.

@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include "core/cuda/attention_limits.h"
+#include "core/cuda/workspace_limits.h"
 #include "core/device/device.h"
 #include "core/transformer/transformer.h"
 #include "kv_store/pages/page_pool.h"
@@ -33,8 +33,8 @@ TEST_P(GpuNeedsOf, AreWhatIsAllocated) {
   constexpr int kTokens = 70;
   for (const ActivationMode mode : {ActivationMode::kQ8, ActivationMode::kF32}) {
     for (const Shard& shard : plan->shards) {
-      const GpuNeeds needs =
-          NeedsOfGpu(**file, shard, mode, {.tokens = kTokens, .logit_rows = kTokens, .blocks = 2});
+      const GpuNeeds needs = NeedsOfGpu(
+          **file, shard, mode, {.tokens = kTokens, .logit_rows = kTokens, .blocks = 2}, true);
       const auto device =
           MakeDevice({.kind = DeviceKind::kCuda, .cpu = {.activations = mode}}, config, shard);
       ASSERT_TRUE(device.ok()) << device.status();

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -25,9 +27,11 @@ using testing::TinyModelShape;
 using testing::TinyModelSpec;
 
 /// The same on the emulated GPU.
-ForwardOptions OnCuda(ForwardOptions options) {
+ForwardOptions OnCuda(ForwardOptions options, bool exact = true) {
   const DeviceOptions cuda{.kind = DeviceKind::kCuda,
-                           .cpu = {.activations = options.activations, .threads = options.threads}};
+                           .cpu = {.activations = options.activations, .threads = options.threads},
+                           .gpu = {},
+                           .exact = exact};
   options.device = [cuda](const ModelConfig& config, const Shard& shard) {
     return MakeDevice(cuda, config, shard);
   };
@@ -89,6 +93,29 @@ TEST_P(CudaForward, FloatActivationsToo) {
   ExpectTheBitsOfTheCpu(
       *file_, tokens_,
       {.ranks = 2, .activations = ActivationMode::kF32, .kv_dtype = KvDtype::kF32, .chunks = {33}});
+}
+
+/// Fast mode rounds otherwise: logits move by this part of their spread, at most.
+constexpr double kFastDistance = 0.03;
+
+TEST_P(CudaForward, FastModeIsNear) {
+  const auto expected = RunForward(*file_, tokens_, {.isa = Isa::kAvx2});
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  const auto [least, most] = std::minmax_element(expected->logits.begin(), expected->logits.end());
+  for (const int ranks : {1, 2}) {
+    for (const std::vector<int>& chunks : {std::vector<int>{70}, {66, 3, 1}}) {
+      const auto found =
+          RunForward(*file_, tokens_, OnCuda({.ranks = ranks, .chunks = chunks}, /*exact=*/false));
+      ASSERT_TRUE(found.ok()) << found.status();
+      ASSERT_EQ(found->logits.size(), expected->logits.size());
+      double largest = 0.0;
+      for (size_t i = 0; i < found->logits.size(); ++i) {
+        largest = std::max(largest, std::abs(double{found->logits[i]} - expected->logits[i]));
+      }
+      EXPECT_GT(largest, 0.0);
+      EXPECT_LT(largest, kFastDistance * (double{*most} - *least));
+    }
+  }
 }
 
 TEST_P(CudaForward, TheOrderOfThreadsDoesNotMatter) {
