@@ -158,7 +158,7 @@ absl::Status Serve(const ServeOptions& options) {
     spdlog::info("serving {} on {}", text_model.name(), server->endpoint());
     spdlog::info("to chat: tandem chat --connect {}", ReachableFrom(server->endpoint()));
     if (state) TellOfAgent(options.model.state, "stays for {:g} s after its last use");
-    const absl::Status status = server->Run();
+    absl::Status status = server->Run();
     signals.Unwatch();
     if (state) TellOfAgent(options.model.state, "stays for {:g} s more");
     return status;

@@ -309,6 +309,7 @@ absl::StatusOr<TemporaryFolder> PrepareOpenMpi() {
   // Open MPI polls while it waits. It shall offer its processor to others meanwhile: measured on
   // idle processors that costs nothing, and without it ranks that share processors stall each
   // other.
+  // NOLINTBEGIN(concurrency-mt-unsafe): no thread of ours runs yet
   setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
   // Ranks of one host need no network, and then open no port.
   if (OneHost()) setenv("OMPI_MCA_btl", "self,vader", 0);
@@ -318,6 +319,7 @@ absl::StatusOr<TemporaryFolder> PrepareOpenMpi() {
   TANDEM_ASSIGN_OR_RETURN(TemporaryFolder folder,
                           TemporaryFolder::Make("rank", {"/dev/shm", TemporaryPlace()}, kMpiBytes));
   setenv(kFolder, folder.path().c_str(), 0);
+  // NOLINTEND(concurrency-mt-unsafe)
   return folder;
 }
 

@@ -10,8 +10,8 @@ constexpr size_t kUnusedBytes = size_t{16} << 20;
 
 }  // namespace
 
-RankRecords::RankRecords(Options options, const kv_store::PagePool& pool)
-    : options_(std::move(options)), pool_(pool), buffers_(kUnusedBytes) {}
+RankRecords::RankRecords(const Options& options, const kv_store::PagePool& pool)
+    : options_(options), pool_(pool), buffers_(kUnusedBytes) {}
 
 RankRecords::~RankRecords() {
   silent_ = true;
@@ -108,7 +108,7 @@ absl::Status RankRecords::Save(const StepPlan& plan, ParallelFor parallel_for) {
     });
   }
   for (absl::Status& status : copied) TANDEM_RETURN_IF_ERROR(std::move(status));
-  for (auto& of_save : encoded) writer_->Put(std::move(of_save));
+  for (auto& of_save : encoded) writer_->Put(of_save);
   if (plan.flush) writer_->Mark(plan.step);
   return absl::OkStatus();
 }

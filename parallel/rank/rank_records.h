@@ -32,7 +32,7 @@ class RankRecords {
   };
 
   /// The pool must outlive it.
-  RankRecords(Options options, const kv_store::PagePool& pool);
+  RankRecords(const Options& options, const kv_store::PagePool& pool);
   ~RankRecords();
 
   /// Starts the threads. Called once, before the first plan. What was under way when it is
