@@ -4,14 +4,13 @@
 #include <bit>
 #include <cstring>
 
+#include "core/cuda/workspace_limits.h"
 #include "core/model/device_status.h"
 #include "core/sampling/sampler.h"
 #include "core/sampling/token_choice.h"
 
 namespace tandem::core {
 namespace {
-
-constexpr int64_t kMostKeys = int64_t{8} << 20;  // that selections hold at once: 64 MiB
 
 /// Takes `rows` to the host, and gives each of `wanted` its part, one after the other.
 template <typename T, typename Wanted>
@@ -93,7 +92,8 @@ void CudaLogits::SelectCandidates(std::span<const BestOfRow> wanted) {
   for (size_t begin = 0; begin < rows.size();) {
     const auto count = static_cast<int32_t>(most(rows[begin]));
     const int64_t keys = SelectionKeys(vocab_rows_.count, count);
-    const int64_t together = keys == 0 ? kMostKeys : std::max<int64_t>(kMostKeys / keys, 1);
+    const int64_t together =
+        keys == 0 ? kMostSelectionKeys : std::max<int64_t>(kMostSelectionKeys / keys, 1);
     size_t end = begin;
     while (end < rows.size() && most(rows[end]) == most(rows[begin]) &&
            static_cast<int64_t>(end - begin) < together) {

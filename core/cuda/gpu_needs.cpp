@@ -62,6 +62,10 @@ int64_t WorkspaceOf(const ModelConfig& config, const Shard& shard, const StepSiz
   const int64_t chunks = (int64_t{config.context} + kChunkTokens - 1) / kChunkTokens;
   bytes +=
       kFloat * std::max(kMostChunkFloats, shard.query_heads.count * chunks * (config.head_dim + 2));
+  // Rows of the embedding table, which are floats at most; candidates and their keys.
+  bytes += step.tokens * kFloat * dim;
+  bytes += int64_t{sizeof(uint64_t)} *
+           std::min(2 * kMostSelectionKeys, 3 * step.logit_rows * shard.vocab_rows.count);
   // The step's places and angles, and its flags and chosen rows.
   const auto groups = static_cast<int64_t>(LayerGroups(config).size());
   const auto angles = static_cast<int64_t>(config.rope.inverse_frequencies.size() +

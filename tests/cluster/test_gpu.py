@@ -7,7 +7,7 @@ import pytest
 import zmq
 from conftest import MPIRUN, ROOT, TANDEM, assert_no_leftovers, run
 
-EMULATED = os.environ.get("TANDEM_EMULATED", str(ROOT / "build/release/bin/tandem_emulated"))
+EMULATED = os.environ.get("EMULATED_PROGRAM", str(ROOT / "build/release/bin/tandem_emulated"))
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ struct Options {
   std::string dtype = "q4_k";
   std::string kv_dtype = "f16";
   int64_t dense = 8192;
+  bool no_exact = false;
   int gpu = 0;
   std::string json;
   Effort effort;
@@ -111,15 +112,16 @@ class Bench {
       told_ = percent;
       return absl::OkStatus();
     };
-    auto made = RandomModel::Make(shape, dtype_, gpu_, progress);
+    auto made = RandomModel::Make(shape, dtype_, gpu_, !options_.no_exact, progress);
     if (absl::IsResourceExhausted(made.status())) {
       Skip(name, "model", {}, Message(made.status()));
       return absl::OkStatus();
     }
     TANDEM_RETURN_IF_ERROR(made.status());
     RandomModel& model = **made;
-    fmt::print("\n{}: {:.2f} GB of weights ({})\n", name,
-               static_cast<double>(model.model().weight_bytes()) / 1e9, options_.dtype);
+    fmt::print("\n{}: {:.2f} GB of weights ({}), {} mode\n", name,
+               static_cast<double>(model.model().weight_bytes()) / 1e9, options_.dtype,
+               options_.no_exact ? "fast" : "exact");
     for (const int context : options_.contexts) {
       for (const int batch : options_.batches) {
         const ordered_json where = {{"batch", batch}, {"context", context}};
@@ -238,6 +240,7 @@ int Main(int count, char** arguments) {
   app.add_option("--kv-dtype", options.kv_dtype, "f16 or f32")
       ->check(CLI::IsMember({"f16", "f32"}))
       ->capture_default_str();
+  app.add_flag("--no-exact", options.no_exact, "fast mode, as the flag of tandem");
   app.add_option("--dense", options.dense, "rows of the dense product; 0: none")
       ->capture_default_str();
   app.add_option("--seconds", options.effort.seconds, "of each measurement")->capture_default_str();

@@ -39,7 +39,7 @@ absl::StatusOr<Point> Attention(RandomModel& model, core::KvDtype dtype, int bat
                                 const Effort& effort);
 
 /// Operations a second of a dense product of bfloat16 matrices of `n` rows and columns by NVIDIA's
-/// cuBLASLt. kUnimplemented, with what is missing, where it is not installed.
+/// cuBLASLt. Errors: those of OpenCudaBlas.
 absl::StatusOr<double> DenseRate(core::CudaMemory& memory, int64_t n, const Effort& effort);
 
 }  // namespace tandem::bench
