@@ -19,6 +19,9 @@
 namespace tandem::core {
 namespace {
 
+// Of a step in fast mode, at least, for attention by tensor cores.
+constexpr int64_t kFastAttentionTokens = 64;
+
 const CudaWeight& CudaOf(const Weight& weight) { return static_cast<const CudaWeight&>(weight); }
 
 /// Runs of at most kMostHeadsTogether query heads of each KV head, counted within the rank.
@@ -210,6 +213,11 @@ void CudaOperations::Attend(const AttentionLayer& layer, const Tensor& query, co
                      .out = out.data()};
   for (const HeadRun& run : runs_) step.largest_run = std::max(step.largest_run, run.count);
   step.neighbours = step_.neighbours();
+  if (dense_ != nullptr && query.rows() >= kFastAttentionTokens &&
+      HasFastAttention(config_.head_dim, cache.geometry().dtype)) {
+    return LaunchFastAttention(memory_.stream(), step, step_.places(),
+                               LayerOf(cache, layer.layer, step_.places()));
+  }
   SetChunks(step);
   const int64_t floats_per_token = step.ResultFloats() / step.tokens;
   const int64_t together =

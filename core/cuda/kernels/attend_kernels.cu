@@ -23,10 +23,6 @@ constexpr int kStageBytes = 8192;
 
 __device__ float Exp(float x) { return LanesExp(GpuLane::Set(x)).v; }
 
-__device__ int64_t FirstVisible(int64_t position, int window) {
-  return window == 0 || position < window ? 0 : position - window + 1;
-}
-
 __device__ int ClampToChunk(int64_t offset) {
   return static_cast<int>(offset < 0 ? 0 : offset > kChunkTokens ? kChunkTokens : offset);
 }

@@ -84,4 +84,11 @@ struct AttentionStep {
 void LaunchAttention(CudaStream stream, const AttentionStep& step, const TokenPlaces& places,
                      const CacheLayer& layer, KvDtype dtype);
 
+/// Whether LaunchFastAttention takes such heads.
+bool HasFastAttention(int head_dim, KvDtype dtype);
+/// The same in fast mode, on tensor cores, for steps of many neighbouring tokens: weights and
+/// queries are rounded to float16. Needs no results.
+void LaunchFastAttention(CudaStream stream, const AttentionStep& step, const TokenPlaces& places,
+                         const CacheLayer& layer);
+
 }  // namespace tandem::core

@@ -19,6 +19,11 @@ __device__ Element* KeysOf(const TokenPlaces& places, const CacheLayer& layer, i
                                     kv_head * layer.page_bytes);
 }
 
+/// First position that a token at `position` sees.
+__device__ inline int64_t FirstVisible(int64_t position, int window) {
+  return window == 0 || position < window ? 0 : position - window + 1;
+}
+
 /// Two neighbouring elements of the cache.
 template <typename Element>
 struct ElementPair;

@@ -67,6 +67,53 @@ __device__ void WaitForCopies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
+/// Four matrices of 8 x 8 halves out of shared memory, by all 32 threads of a warp together.
+/// row_at: a byte of shared memory, a multiple of 16, where row lane % 8 of matrix lane / 8 lies.
+/// With transposed, a thread gets of matrix i, as the halves of words[i], rows 2 (lane % 4) and 2
+/// (lane % 4) + 1 of column lane / 4; else row lane / 4 of these columns. Source: PTX ISA 9.0,
+/// ldmatrix.
+template <bool kTransposed>
+__device__ void LoadMatrices(int row_at, uint32_t (&words)[4]) {
+  extern __shared__ __align__(16) unsigned char tandem_shared_memory[];
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(tandem_shared_memory + row_at));
+  if constexpr (kTransposed) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(at)
+                 : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(at)
+                 : "memory");
+  }
+}
+
+/// c += a * b on a tensor core, by all 32 threads of a warp together: float16, sums in float32. a
+/// is 16 rows x 16, b 16 x 8 columns, c 16 x 8. With row = lane / 4 and two = 2 (lane % 4), a
+/// thread holds, two halves a word,
+///
+///     a[0], a[1]: row and row + 8, elements two and two + 1
+///     a[2], a[3]: the same 8 elements further
+///     b[0], b[1]: the same elements as a[0] and a[2], of column lane / 4
+///     c: as MultiplyBytes32 has it
+///
+/// Source: PTX ISA 9.0, mma.m16n8k16.
+__device__ inline void MultiplyHalves(const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                      float (&c)[4]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, "
+      "%9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// 2^x, nearly: for fast mode. 0 for -infinity.
+__device__ inline float NearExp2(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 /// c = start + a * b on a tensor core, by all 32 threads of a warp together: signed bytes, exact
 /// sums. a is 16 rows x 32, b 32 x 8 columns, c 16 x 8. With row = lane / 4 and four = lane % 4, a
 /// thread holds

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 
 #include "core/cpu/attention/attention.h"
@@ -156,7 +157,7 @@ class CudaAttention : public ::testing::TestWithParam<Case> {
   void RotateAndStoreBoth();
   void AttendOnCpu(std::vector<float>& out);
   void AttendOnGpu(const OnGpu<float>& query, int64_t tokens_together, bool neighbours,
-                   const OnGpu<float>& out);
+                   const OnGpu<float>& out, bool fast = false);
 
   const Case c_ = GetParam();
   const int query_heads_ = c_.kv_heads * c_.group;
@@ -227,7 +228,7 @@ void CudaAttention::AttendOnCpu(std::vector<float>& out) {
 }
 
 void CudaAttention::AttendOnGpu(const OnGpu<float>& query, int64_t tokens_together, bool neighbours,
-                                const OnGpu<float>& out) {
+                                const OnGpu<float>& out, bool fast) {
   std::vector<HeadRun> runs;
   int largest = 0;
   for (int kv_head = 0; kv_head < c_.kv_heads; ++kv_head) {
@@ -265,8 +266,12 @@ void CudaAttention::AttendOnGpu(const OnGpu<float>& query, int64_t tokens_togeth
     step.chunks = last_position / kChunkTokens - step.first_chunk + 1;
     const OnGpu<float> results(memory_, step.ResultFloats());
     step.results = results.data();
-    LaunchAttention(memory_.stream(), step, places, LayerOf(cache_.device_view, 1, places),
-                    c_.dtype);
+    const CacheLayer layer = LayerOf(cache_.device_view, 1, places);
+    if (fast) {
+      LaunchFastAttention(memory_.stream(), step, places, layer);
+    } else {
+      LaunchAttention(memory_.stream(), step, places, layer, c_.dtype);
+    }
   }
 }
 
@@ -302,6 +307,23 @@ TEST_P(CudaAttention, GivesTheBitsOfTheCpu) {
       AttendOnGpu(query, together, neighbours, out);
       EXPECT_TRUE(SameBits(out.Read(), expected)) << together << neighbours;
     }
+  }
+}
+
+TEST_P(CudaAttention, FastModeIsNear) {
+  if (!HasFastAttention(c_.head_dim, c_.dtype)) {  // fast mode attends as exact mode
+    EXPECT_TRUE(c_.dtype == KvDtype::kF32 || c_.head_dim > 128);
+    return;
+  }
+  RotateAndStoreBoth();
+  std::vector<float> expected(query_.size());
+  AttendOnCpu(expected);
+  const OnGpu<float> query(memory_, query_);
+  const OnGpu<float> out(memory_, Elements(query_heads_));
+  AttendOnGpu(query, 1000, true, out, /*fast=*/true);
+  const std::vector<float> found = out.Read();
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_NEAR(found[i], expected[i], 2e-3F + 1e-2F * std::abs(expected[i])) << i;
   }
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -63,6 +64,57 @@ template <int kGroups>
 void WaitForCopies() {
   cuda_emulation::Block::Current().copies().Wait(kGroups);
 }
+
+template <bool kTransposed>
+void LoadMatrices(int row_at, uint32_t (&words)[4], const char* file = __builtin_FILE(),
+                  int line = __builtin_LINE()) {
+  auto& block = cuda_emulation::Block::Current();
+  if (row_at % 16 != 0) cuda_emulation::Fail("a row of matrices is not aligned");
+  uint64_t rows[32];
+  block.ExchangeAll(static_cast<uint64_t>(row_at), rows, {file, line});
+  const int lane = block.lane();
+  const auto half = [&](int matrix, int row, int column) -> uint32_t {
+    const auto byte = static_cast<int>(rows[8 * matrix + row]) + 2 * column;
+    const uint32_t word = SharedArray<uint32_t>(0)[byte / 4];
+    return word >> (8 * (byte % 4)) & 0xffff;
+  };
+  for (int i = 0; i < 4; ++i) {
+    const int two = 2 * (lane % 4);
+    words[i] = kTransposed ? half(i, two, lane / 4) | half(i, two + 1, lane / 4) << 16
+                           : half(i, lane / 4, two) | half(i, lane / 4, two + 1) << 16;
+  }
+}
+
+/// One thread's fragments of a and b.
+struct HalfFragments {
+  const uint32_t* a;
+  uint32_t b[2];
+};
+
+inline void MultiplyHalves(const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float (&c)[4],
+                           const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  auto& block = cuda_emulation::Block::Current();
+  const cuda_emulation::Site site = {file, line};
+  const HalfFragments mine = {a, {b0, b1}};
+  uint64_t all[32];
+  block.ExchangeAll(reinterpret_cast<uint64_t>(&mine), all, site);
+  const auto half = [](uint32_t word, int i) {
+    return __half2float(__ushort_as_half(static_cast<uint16_t>(word >> (16 * i))));
+  };
+  const int lane = block.lane();
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4;
+    const int column = 2 * (lane % 4) + i % 2;
+    for (int k = 0; k < 16; ++k) {
+      const auto& of_row = *reinterpret_cast<const HalfFragments*>(all[4 * row + k % 8 / 2]);
+      const auto& of_column = *reinterpret_cast<const HalfFragments*>(all[4 * column + k % 8 / 2]);
+      c[i] += half(of_row.a[2 * (k / 8) + i / 2], k % 2) * half(of_column.b[k / 8], k % 2);
+    }
+  }
+  block.SyncFragments(site);
+}
+
+inline float NearExp2(float x) { return std::exp2(x); }
 
 /// One thread's fragments of a and b.
 struct ByteFragments {
