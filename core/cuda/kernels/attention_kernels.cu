@@ -50,12 +50,6 @@ __global__ void RotateAndStoreKernel(RotaryHeads heads, TokenPlaces places, Cach
 
 }  // namespace
 
-CacheLayer LayerOf(const KvView& cache, int layer, const TokenPlaces& places) {
-  const KvView::LayerPlace& place = cache.place(layer);
-  return {place.base, place.block_stride, cache.geometry().PageBytes(),
-          places.table_begins + place.group * places.tokens};
-}
-
 void LaunchRotateAndStore(CudaStream stream, const RotaryHeads& heads, const TokenPlaces& places,
                           const CacheLayer& layer, KvDtype dtype) {
   const dim3 grid(static_cast<unsigned>(places.tokens),

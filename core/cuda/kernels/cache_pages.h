@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "core/cuda/kernels/attention_kernels.h"
+#include "core/cuda/kernels/cache_layer.h"
 
 /// How kernels find and read the cache. Its elements are float, or uint16_t for float16.
 namespace tandem::core {

@@ -18,6 +18,8 @@ constexpr SocketLimits kShort{.largest_message = int64_t{4} << 20,
                               .silence = milliseconds(5000)};
 
 /// Sends more than is read, and is gone while the other end has stopped reading.
+constexpr int kFrames = 30;
+
 void FloodAndLeave(const std::string& endpoint, size_t bytes) {
   zmq::context_t context;
   zmq::socket_t flooder(context, zmq::socket_type::dealer);
@@ -25,7 +27,7 @@ void FloodAndLeave(const std::string& endpoint, size_t bytes) {
   flooder.set(zmq::sockopt::sndhwm, 0);
   flooder.connect(endpoint);
   const std::string frame(bytes, 'x');
-  for (int i = 0; i < 30; ++i) flooder.send(zmq::buffer(frame), zmq::send_flags::dontwait);
+  for (int i = 0; i < kFrames; ++i) flooder.send(zmq::buffer(frame), zmq::send_flags::dontwait);
   std::this_thread::sleep_for(milliseconds(100));
 }
 
@@ -55,8 +57,9 @@ TEST(ZmqTools, PeersThatFloodAndLeaveEndNothing) {
         if (parts[0].to_string() == "honest") break;
         ++flooded;
       }
-      // What waits in a queue does not keep others from theirs.
-      EXPECT_LE(flooded, 30);
+      // What waits in a queue does not keep others from theirs. Frames of the peer before may still
+      // come.
+      EXPECT_LE(flooded, 2 * kFrames);
       while (!TryReceive(router).empty()) ++flooded;
       EXPECT_GE(flooded, kShort.queued_messages) << address << ", " << bytes << " bytes";
     }

@@ -249,11 +249,13 @@ TEST_P(ControlChannelTest, FollowerTellsWhyItFails) {
 TEST_P(ControlChannelTest, LastPlanArrivesAndThenTheLossOfRankZero) {
   ThreadControl control = Make(2);
   ASSERT_TRUE(control.leader->Send(Bytes({5})).ok());
-  control.leader->Close();
-  EXPECT_FALSE(control.leader->Send(Bytes({6})).ok());
+  // Closing waits until followers have read, for a while.
+  std::thread closing([&] { control.leader->Close(); });
   const auto last = control.followers[0]->Receive();
+  closing.join();
   ASSERT_TRUE(last.ok()) << last.status();
   EXPECT_EQ(*last, Bytes({5}));
+  EXPECT_FALSE(control.leader->Send(Bytes({6})).ok());
   const auto none = control.followers[0]->Receive();
   EXPECT_EQ(none.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(Message(none.status()), HasSubstr("rank 0 on host n0"));
