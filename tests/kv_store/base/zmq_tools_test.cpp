@@ -17,9 +17,9 @@ constexpr SocketLimits kShort{.largest_message = int64_t{4} << 20,
                               .heartbeat = milliseconds(10),
                               .silence = milliseconds(5000)};
 
-/// Sends more than is read, and is gone while the other end has stopped reading.
 constexpr int kFrames = 30;
 
+/// Sends more than is read, and is gone while the other end has stopped reading.
 void FloodAndLeave(const std::string& endpoint, size_t bytes) {
   zmq::context_t context;
   zmq::socket_t flooder(context, zmq::socket_type::dealer);
