@@ -37,7 +37,7 @@ struct ModelOptions {
   std::string pin = "auto";          // auto, none, cores
   std::string isa = "auto";          // auto, scalar, avx2, avx512
   std::string activations = "q8";    // q8, f32
-  std::string kv_dtype;              // f16, f32; empty: f16, or f32 with activations f32
+  std::string kv_dtype;              // f16, f32, f8; empty: f16, or f32 with activations f32
   std::string device = "auto";       // auto, cpu, cuda
   std::vector<double> weights;       // relative speeds of the ranks; empty: equal
   std::optional<int64_t> kv_memory;  // bytes a rank; none: chosen by free memory

@@ -39,12 +39,29 @@ Float* ResultOf(Float* results, int64_t chunk, size_t query, int head_dim) {
   return results + (chunk * kMostTileQueries + static_cast<int64_t>(query)) * (head_dim + 2);
 }
 
+/// Writes the codes of a vector, `stride` bytes apart. Returns their scale.
+float StoreFloat8(std::span<const float> vector, std::byte* codes, size_t stride) {
+  uint32_t magnitude = 0;
+  for (const float x : vector) magnitude = std::max(magnitude, MagnitudeBits(x));
+  const Float8Scale scale = ScaleOfFloat8(magnitude);
+  for (size_t d = 0; d < vector.size(); ++d) {
+    codes[d * stride] = static_cast<std::byte>(ToFloat8(vector[d] * scale.inverse));
+  }
+  return scale.scale;
+}
+
 }  // namespace
 
 void StoreKeyValue(const KvGeometry& geometry, const KvPage& page, int slot,
                    std::span<const float> key, std::span<const float> value) {
   const auto head_dim = static_cast<size_t>(geometry.head_dim);
   const auto token = static_cast<size_t>(slot);
+  if (geometry.dtype == KvDtype::kF8) {
+    page.scales[token] = StoreFloat8(key.first(head_dim), page.keys + token, kPageTokens);
+    page.scales[kPageTokens + token] =
+        StoreFloat8(value.first(head_dim), page.values + token * head_dim, 1);
+    return;
+  }
   if (geometry.dtype == KvDtype::kF16) {
     auto* keys = reinterpret_cast<uint16_t*>(page.keys);
     auto* values = reinterpret_cast<uint16_t*>(page.values);
@@ -105,6 +122,7 @@ void AttendChunk(Isa isa, const QueryTile& work, int64_t index, const void* then
     const KvPage page = work.pages.cache->Page(work.pages.layer, work.pages.kv_head, block);
     tile.keys[i] = page.keys;
     tile.values[i] = page.values;
+    tile.scales[i] = page.scales;
   }
   for (size_t q = 0; q < work.queries.size(); ++q) {
     const AttentionQuery& query = work.queries[q];
@@ -116,7 +134,7 @@ void AttendChunk(Isa isa, const QueryTile& work, int64_t index, const void* then
     tile.out[q] = ResultOf(results, index, q, geometry.head_dim);
   }
   const AttentionKernels& kernels = Kernels(isa);
-  (geometry.dtype == KvDtype::kF16 ? kernels.chunk_f16 : kernels.chunk_f32)(tile);
+  kernels.chunk[static_cast<size_t>(geometry.dtype)](tile);
   for (size_t q = 0; q < work.queries.size(); ++q) {
     tile.out[q][geometry.head_dim] = tile.maximum[q];
     tile.out[q][geometry.head_dim + 1] = tile.sum[q];
