@@ -11,9 +11,9 @@
 namespace tandem::core {
 namespace {
 
-// Two registers a lane set: eight of the sixteen registers are four sets.
-constexpr AttentionKernels kAttentionScalar = AttentionOf<ScalarLanes<kLanes>, 4>::kTable;
-constexpr AttentionKernels kAttentionAvx2 = AttentionOf<Avx2Lanes, 4>::kTable;
+constexpr AttentionKernels kAttentionScalar =
+    AttentionOf<ScalarLanes<kLanes>, kAvx2Accumulators>::kTable;
+constexpr AttentionKernels kAttentionAvx2 = AttentionOf<Avx2Lanes, kAvx2Accumulators>::kTable;
 
 const AttentionKernels& Kernels(Isa isa) {
   switch (isa) {
@@ -25,6 +25,18 @@ const AttentionKernels& Kernels(Isa isa) {
       return kAttentionAvx512;
   }
   return kAttentionScalar;
+}
+
+ChunkKernel ChunkOf(Isa isa, KvDtype dtype) {
+  switch (dtype) {
+    case KvDtype::kF16:
+      return Kernels(isa).chunk_f16;
+    case KvDtype::kF32:
+      return Kernels(isa).chunk_f32;
+    case KvDtype::kF8:
+      return Float8Chunk(isa);
+  }
+  return nullptr;
 }
 
 /// The first position that a query sees.
@@ -133,8 +145,7 @@ void AttendChunk(Isa isa, const QueryTile& work, int64_t index, const void* then
     tile.last[q] = static_cast<int>(std::clamp<int64_t>(to, 0, kChunkTokens));
     tile.out[q] = ResultOf(results, index, q, geometry.head_dim);
   }
-  const AttentionKernels& kernels = Kernels(isa);
-  kernels.chunk[static_cast<size_t>(geometry.dtype)](tile);
+  ChunkOf(isa, geometry.dtype)(tile);
   for (size_t q = 0; q < work.queries.size(); ++q) {
     tile.out[q][geometry.head_dim] = tile.maximum[q];
     tile.out[q][geometry.head_dim + 1] = tile.sum[q];

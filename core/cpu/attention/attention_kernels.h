@@ -1,8 +1,8 @@
 #pragma once
 
 #include <cstdint>
-#include <iterator>
 
+#include "core/base/isa.h"
 #include "core/cpu/simd/lanes.h"
 #include "core/cpu/simd/lanes_math.h"
 #include "core/model/kv_view.h"
@@ -21,7 +21,6 @@ struct AttentionTile {
   float scale = 1.0F;
   const void* keys[kPagesPerChunk] = {};      // [head_dim, 64] each; null where no query sees any
   const void* values[kPagesPerChunk] = {};    // [64, head_dim] each
-  const float* scales[kPagesPerChunk] = {};   // [2, 64] each: KvPage
   const float* query[kMostTileQueries] = {};  // [head_dim] each
   const void* then = nullptr;        // a page that is read next by this thread, as a hint; or null
   int first[kMostTileQueries] = {};  // query i sees [first, last); empty where it sees nothing
@@ -31,16 +30,30 @@ struct AttentionTile {
   float maximum[kMostTileQueries] = {};
   float sum[kMostTileQueries] = {};
   float* out[kMostTileQueries] = {};  // [head_dim] each, not yet divided
+
+  const float* scales[kPagesPerChunk] = {};  // KvPage's, beside `values`
 };
 
+using ChunkKernel = void (*)(AttentionTile& tile);
+
 struct AttentionKernels {
-  void (*chunk[std::size(kKvDtypes)])(AttentionTile& tile);  // of each KvDtype
+  ChunkKernel chunk_f16;
+  ChunkKernel chunk_f32;
   /// sum = fma(factor, chunk_sum, sum) of [n] elements.
   void (*accumulate)(const float* chunk, float factor, int64_t n, float* sum);
   void (*divide)(float* x, float divisor, int64_t n);
 };
 
 extern const AttentionKernels kAttentionAvx512;
+
+/// What a chunk of a float8 cache takes. Compiled apart: together with the others it makes the
+/// compiler inline less of them.
+extern const ChunkKernel kFloat8ChunkAvx512;
+ChunkKernel Float8Chunk(Isa isa);
+
+// Two registers a lane set: eight of the sixteen registers are four sets.
+inline constexpr int kAvx2Accumulators = 4;
+inline constexpr int kAvx512Accumulators = 24;
 
 /// kAccumulators: how many sets of lanes fit into registers beside what is being read.
 template <typename Lanes, int kAccumulators>
@@ -125,7 +138,7 @@ struct AttentionOf {
 
   /// Turns one query's scores into weights, those of scaled values times their scales; its maximum
   /// and sum.
-  template <typename Element>
+  template <bool kTimesScales>
   static void Weights(AttentionTile& tile, int q, float* scores) {
     const int first = tile.first[q], last = tile.last[q];
     const int begin = first / kLanes * kLanes;
@@ -143,7 +156,7 @@ struct AttentionOf {
       const Lanes weight =
           Lanes::KeepRange(LanesExp(Lanes::Load(scores + t) - m), first - t, last - t, 0.0F);
       sum = sum + weight;
-      if constexpr (kScaled<Element>) {
+      if constexpr (kTimesScales) {
         const float* scales = tile.scales[t / kPageTokens] + kPageTokens + t % kPageTokens;
         (weight * Lanes::Load(scales)).Store(scores + t);
       } else {
@@ -244,7 +257,7 @@ struct AttentionOf {
                               (last + kLanes - 1) / kLanes * kLanes);
     for (int q = 0; q < kQueries; ++q) {
       if (tile.first[q] >= tile.last[q]) continue;
-      Weights<Element>(tile, q, scores[q]);
+      Weights<kScaled<Element>>(tile, q, scores[q]);
       for (int d = 0; d < tile.head_dim; ++d) tile.out[q][d] = 0.0F;
     }
     // Tokens go in ascending order for each query; those that all see are read once for all.
@@ -304,8 +317,7 @@ struct AttentionOf {
     }
   }
 
-  static constexpr AttentionKernels kTable = {
-      {Chunk<uint16_t>, Chunk<float>, Chunk<Float8>}, Accumulate, Divide};
+  static constexpr AttentionKernels kTable = {Chunk<uint16_t>, Chunk<float>, Accumulate, Divide};
 };
 
 }  // namespace tandem::core

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/cuda/kernels/cache_layer.h"
 #include "core/cuda/kernels/cuda_stream.h"
 #include "core/model/config.h"
 #include "core/model/kv_view.h"
@@ -12,21 +13,7 @@
 /// counted from 0. Thread safety of the functions: any thread.
 namespace tandem::core {
 
-/// Where the tokens of a step stand.
-struct TokenPlaces {
-  const int32_t* positions = nullptr;     // [tokens]
-  const int32_t* table_begins = nullptr;  // [groups, tokens] into `blocks`
-  const int32_t* blocks = nullptr;        // block tables of all sequences and groups
-  int64_t tokens = 0;
-};
-
-/// One layer of the cache, and what attention reads of the step's places.
-struct CacheLayer {
-  std::byte* base = nullptr;  // of block 0
-  int64_t block_stride = 0;
-  int64_t page_bytes = 0;                 // keys and values
-  const int32_t* table_begins = nullptr;  // [tokens] of the layer's group
-};
+/// A layer of the cache in a step.
 CacheLayer LayerOf(const KvView& cache, int layer, const TokenPlaces& places);
 
 /// Rotated in place: queries and keys.
