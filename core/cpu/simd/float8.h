@@ -46,29 +46,38 @@ TANDEM_HOST_DEVICE inline __attribute__((always_inline)) Float8Scale ScaleOfFloa
     uint32_t magnitude) {
   constexpr uint32_t kInfinity = 0x7f800000;
   constexpr uint32_t kNan = 0x7fc00000;
+  if (magnitude >= kInfinity) magnitude = kNan;
   float amax;
-  std::memcpy(&amax, magnitude < kInfinity ? &magnitude : &kNan, sizeof(amax));
-  if (magnitude >= kInfinity) return {amax, amax};
-  if (amax == 0) return {};
+  std::memcpy(&amax, &magnitude, sizeof(amax));
+  if (magnitude == kNan) return {amax, amax};
+  if (magnitude == 0) return {};
   const float inverse = kLargestFloat8 / amax;
   if (MagnitudeBits(inverse) >= kInfinity) return {};
   return {amax / kLargestFloat8, inverse};
 }
 
-/// The code nearest to 256 x, the even one where two are. What is too large is the largest.
+/// The code nearest to 256 x, the even one where two are. What is too large is the largest. Without
+/// branches, so that compilers take several at once.
 TANDEM_HOST_DEVICE inline __attribute__((always_inline)) Float8 ToFloat8(float x) {
-  constexpr uint32_t kLeastNormal = 0x38800000;    // 2^-14
-  constexpr uint32_t kBetweenBiases = 112U << 3U;  // of float32 and float16
-  constexpr uint32_t kLargestCode = 0x7e;
-  constexpr float kSteps = 64.0F;  // whose last place, 2^-17, is a step of what is not normal
-  const uint32_t magnitude = MagnitudeBits(x);
-  if (magnitude > 0x7f800000) return kFloat8Nan;
-  uint32_t code = ((magnitude + 0x7ffff + (magnitude >> 20 & 1)) >> 20) - kBetweenBiases;
-  if (magnitude < kLeastNormal) {
-    code = MagnitudeBits((x < 0 ? -x : x) + kSteps) - MagnitudeBits(kSteps);
-  }
-  if (code > kLargestCode) code = kLargestCode;
-  return static_cast<Float8>(code | (x < 0 ? 0x80 : 0));
+  constexpr uint32_t kInfinity = 0x7f800000;
+  constexpr uint32_t kLargest = 0x3fe00000;      // kLargestFloat8
+  constexpr uint32_t kLeastNormal = 0x38800000;  // 2^-14
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  const uint32_t magnitude = bits & 0x7fffffff;
+  const uint32_t within = magnitude < kLargest ? magnitude : kLargest;
+  const uint32_t exponent = (within & kInfinity) > kLeastNormal ? within & kInfinity : kLeastNormal;
+  // A number whose last place is what the last bit of the mantissa is worth, 2^-3 of the exponent.
+  const uint32_t grid_bits = exponent + (20U << 23U);
+  float grid;
+  float rounded;
+  std::memcpy(&grid, &grid_bits, sizeof(grid));
+  std::memcpy(&rounded, &within, sizeof(rounded));
+  rounded += grid;
+  const uint32_t steps = MagnitudeBits(rounded) - grid_bits;
+  const uint32_t code = ((exponent - kLeastNormal) >> 20) + steps + (bits >> 24 & 0x80);
+  const uint32_t nan = 0U - ((kInfinity - magnitude) >> 31);  // all ones where x is
+  return static_cast<Float8>((code & ~nan) | (static_cast<uint32_t>(kFloat8Nan) & nan));
 }
 
 }  // namespace

@@ -357,8 +357,8 @@ void LaunchChunks(CudaStream stream, const AttentionStep& step, const TokenPlace
   static_cast<void>(allowed);
   const dim3 grid(static_cast<unsigned>(step.chunks), static_cast<unsigned>(step.run_count),
                   Blocks(step.tokens, kTokens));
-  Launch(stream, grid, kAttendThreads, static_cast<size_t>(kSharedBytes(step.head_dim)), kernel, step,
-         places, layer);
+  Launch(stream, grid, kAttendThreads, static_cast<size_t>(kSharedBytes(step.head_dim)), kernel,
+         step, places, layer);
 }
 
 template <typename Element, int kHeads>

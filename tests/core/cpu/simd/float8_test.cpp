@@ -52,10 +52,9 @@ TEST(Float8, LanesReadEveryCodeAlike) {
 
 TEST(Float8, EveryCodeComesBack) {
   for (int code = 0; code < 256; ++code) {
-    if ((code & kNan) == kNan || code == 0x80) continue;
+    if ((code & kNan) == kNan) continue;
     EXPECT_EQ(Code(Meaning(code)), code);
   }
-  EXPECT_EQ(Code(-0.0), 0);
 }
 
 TEST(Float8, TiesGoToTheEvenCode) {
@@ -64,7 +63,7 @@ TEST(Float8, TiesGoToTheEvenCode) {
     const int even = code + code % 2;
     const int odd_side = code % 2 == 0 ? code + 1 : code;
     EXPECT_EQ(Code(tie), even) << code;
-    EXPECT_EQ(Code(-tie), even == 0 ? 0x80 : even | 0x80) << code;
+    EXPECT_EQ(Code(-tie), even | 0x80) << code;
     const auto beyond = static_cast<float>(Meaning(odd_side));
     EXPECT_EQ(Code(std::nextafter(static_cast<float>(tie), beyond)), odd_side) << code;
   }
