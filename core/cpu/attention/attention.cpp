@@ -27,6 +27,18 @@ const AttentionKernels& Kernels(Isa isa) {
   return kAttentionScalar;
 }
 
+ChunkKernel Float8Chunk(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return kFloat8ChunkScalar;
+    case Isa::kAvx2:
+      return kFloat8ChunkAvx2;
+    case Isa::kAvx512:
+      return kFloat8ChunkAvx512;
+  }
+  return kFloat8ChunkScalar;
+}
+
 ChunkKernel ChunkOf(Isa isa, KvDtype dtype) {
   switch (dtype) {
     case KvDtype::kF16:

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 
-#include "core/base/isa.h"
 #include "core/cpu/simd/lanes.h"
 #include "core/cpu/simd/lanes_math.h"
 #include "core/model/kv_view.h"
@@ -48,8 +47,9 @@ extern const AttentionKernels kAttentionAvx512;
 
 /// What a chunk of a float8 cache takes. Compiled apart: together with the others it makes the
 /// compiler inline less of them.
+extern const ChunkKernel kFloat8ChunkScalar;
+extern const ChunkKernel kFloat8ChunkAvx2;
 extern const ChunkKernel kFloat8ChunkAvx512;
-ChunkKernel Float8Chunk(Isa isa);
 
 // Two registers a lane set: eight of the sixteen registers are four sets.
 inline constexpr int kAvx2Accumulators = 4;
