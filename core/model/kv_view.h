@@ -10,8 +10,24 @@ inline constexpr int kPageTokens = 64;  // tokens of a page
 inline constexpr int kChunkTokens =
     256;  // absolute positions of an attention chunk (numerics.md, rule 4)
 
-enum class KvDtype : uint8_t { kF16, kF32 };
-inline constexpr int64_t KvElementBytes(KvDtype dtype) { return dtype == KvDtype::kF16 ? 2 : 4; }
+/// What keys and values are rounded to. The numbers stand in records (record_format.md).
+enum class KvDtype : uint8_t { kF16 = 0, kF32 = 1, kF8 = 2 };
+inline constexpr KvDtype kKvDtypes[] = {KvDtype::kF16, KvDtype::kF32, KvDtype::kF8};
+
+inline constexpr const char* KvDtypeName(KvDtype dtype) {
+  constexpr const char* kNames[] = {"f16", "f32", "f8"};
+  return kNames[static_cast<size_t>(dtype)];
+}
+inline constexpr int64_t KvElementBytes(KvDtype dtype) {
+  constexpr int64_t kBytes[] = {2, 4, 1};
+  return kBytes[static_cast<size_t>(dtype)];
+}
+/// Of the float32 that all elements of a token's key, or value, are multiplied with.
+inline constexpr int64_t KvScaleBytes(KvDtype dtype) { return dtype == KvDtype::kF8 ? 4 : 0; }
+/// One token's key, or value, of one KV head in one layer.
+inline constexpr int64_t KvVectorBytes(KvDtype dtype, int64_t head_dim) {
+  return head_dim * KvElementBytes(dtype) + KvScaleBytes(dtype);
+}
 
 /// A logical block: 64 consecutive tokens of one sequence, in all layers of one layer group and all
 /// KV heads of the rank. The coordinator gives out ids; every rank resolves them in its own pool.
@@ -34,7 +50,7 @@ struct KvGeometry {
   KvDtype dtype = KvDtype::kF16;
 
   /// Keys and values of 64 tokens of one KV head in one layer.
-  int64_t PageBytes() const { return 2LL * kPageTokens * head_dim * KvElementBytes(dtype); }
+  int64_t PageBytes() const { return 2LL * kPageTokens * KvVectorBytes(dtype, head_dim); }
   /// One block of group g on this rank.
   int64_t BlockBytes(size_t g) const {
     return PageBytes() * kv_heads * static_cast<int64_t>(groups[g].layers.size());
@@ -45,6 +61,9 @@ struct KvGeometry {
 struct KvPage {
   std::byte* keys;    // [head_dim, 64] dtype: transposed, tokens in the vector lanes
   std::byte* values;  // [64, head_dim] dtype
+
+  // Of the keys and the values: [2, 64] where the dtype has them, behind the values, else null.
+  float* scales = nullptr;
 };
 
 /// The pages that attention reads and writes: plain addresses into a pool that somebody else owns
@@ -70,7 +89,10 @@ class KvView {
   KvPage Page(int layer, int kv_head, BlockId block) const {
     const LayerPlace& at = place(layer);
     std::byte* keys = at.base + block * at.block_stride + kv_head * geometry_.PageBytes();
-    return {keys, keys + geometry_.PageBytes() / 2};
+    const int64_t bytes = kPageTokens * geometry_.head_dim * KvElementBytes(geometry_.dtype);
+    std::byte* behind = keys + 2 * bytes;
+    const bool scaled = KvScaleBytes(geometry_.dtype) != 0;
+    return {keys, keys + bytes, scaled ? reinterpret_cast<float*>(behind) : nullptr};
   }
 
  private:

@@ -225,7 +225,7 @@ class CatalogReader {
   int32_t TokensOf(const CatalogModel& model, int32_t layers, int64_t bytes) const {
     const auto overhead = static_cast<int64_t>(
         kRecordHeaderBytes + (names_.encrypted() ? StoredNames::kEncryptionOverhead : 0));
-    const int64_t token = 2LL * layers * model.head_dim * core::KvElementBytes(model.dtype);
+    const int64_t token = 2LL * layers * core::KvVectorBytes(model.dtype, model.head_dim);
     const int64_t tokens = token > 0 ? (bytes - overhead) / token : 0;
     return static_cast<int32_t>(std::clamp<int64_t>(tokens, 0, core::kPageTokens));
   }

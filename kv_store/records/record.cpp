@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <iterator>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -77,8 +78,7 @@ std::array<uint8_t, kChecksumBytes> Checksum(std::span<const std::byte> record) 
 
 uint64_t PayloadBytes(const RecordHeader& header) {
   return 2ULL * static_cast<uint64_t>(header.layers) * static_cast<uint64_t>(header.name.tokens) *
-         static_cast<uint64_t>(header.head_dim) *
-         static_cast<uint64_t>(core::KvElementBytes(header.dtype));
+         static_cast<uint64_t>(core::KvVectorBytes(header.dtype, header.head_dim));
 }
 
 /// What a record of this name says in that geometry.
@@ -90,10 +90,6 @@ RecordHeader HeaderOf(const Fingerprint& fingerprint, const RecordName& name,
               static_cast<int32_t>(geometry.groups[static_cast<size_t>(name.group)].layers.size()),
           .head_dim = geometry.head_dim,
           .dtype = geometry.dtype};
-}
-
-std::string_view DtypeName(core::KvDtype dtype) {
-  return dtype == core::KvDtype::kF16 ? "f16" : "f32";
 }
 
 /// The runs of bytes that stand together in the pages of a block and in a record's payload.
@@ -112,13 +108,18 @@ std::vector<core::CopyRun> RunsOf(const RecordName& name, const core::KvView& vi
   for (const int layer : geometry.groups[static_cast<size_t>(name.group)].layers) {
     const core::KvPage page = view.Page(layer, rank_kv_head, block_id);
     if (name.tokens == core::kPageTokens) {
-      add(page.keys, page_bytes);  // the values stand behind the keys
+      add(page.keys, page_bytes);  // values and scales stand behind the keys
       continue;
     }
     for (size_t d = 0; d < head_dim; ++d) {
       add(page.keys + d * core::kPageTokens * element, tokens * element);
     }
     add(page.values, tokens * head_dim * element);
+    if (page.scales == nullptr) continue;
+    for (const int of_values : {0, 1}) {
+      add(reinterpret_cast<std::byte*>(page.scales + of_values * core::kPageTokens),
+          tokens * sizeof(float));
+    }
   }
   return runs;
 }
@@ -206,7 +207,8 @@ absl::StatusOr<RecordHeader> ParseRecord(std::span<const std::byte> bytes) {
   TANDEM_ASSIGN_OR_RETURN(header.name.group, check("group", kGroupAt, 0, kMostGroups));
   TANDEM_ASSIGN_OR_RETURN(header.layers, check("layers", kLayersAt, 0, kMostLayers));
   TANDEM_ASSIGN_OR_RETURN(header.head_dim, check("head_dim", kHeadDimAt, 1, kMostHeadDim));
-  TANDEM_ASSIGN_OR_RETURN(const int32_t dtype, check("dtype", kDtypeAt, 0, 1));
+  TANDEM_ASSIGN_OR_RETURN(const int32_t dtype,
+                          check("dtype", kDtypeAt, 0, std::size(core::kKvDtypes) - 1));
   TANDEM_RETURN_IF_ERROR(
       check("header bytes", kHeaderBytesAt, kRecordHeaderBytes, kRecordHeaderBytes).status());
   header.dtype = static_cast<core::KvDtype>(dtype);
@@ -251,8 +253,8 @@ absl::Status CheckRecord(std::span<const std::byte> bytes, const Fingerprint& fi
       "KV record: {} tokens of KV head {} in the {} layers of group {}, head_dim {}, {}; expected "
       "{} tokens of KV head {} in the {} layers of group {}, head_dim {}, {}",
       found.name.tokens, found.name.kv_head, found.layers, found.name.group, found.head_dim,
-      DtypeName(found.dtype), name.tokens, name.kv_head, expected.layers, name.group,
-      expected.head_dim, DtypeName(expected.dtype));
+      core::KvDtypeName(found.dtype), name.tokens, name.kv_head, expected.layers, name.group,
+      expected.head_dim, core::KvDtypeName(expected.dtype));
 }
 
 absl::Status LoadRecord(std::span<const std::byte> bytes, const RecordName& name,

@@ -1,5 +1,8 @@
 #include "launcher/options/model_choices.h"
 
+#include <algorithm>
+#include <iterator>
+
 namespace tandem::launcher {
 
 absl::StatusOr<ModelChoices> ModelChoices::From(const ModelOptions& options) {
@@ -22,10 +25,15 @@ absl::StatusOr<ModelChoices> ModelChoices::From(const ModelOptions& options) {
     return InvalidArgument("--activations {}: expected q8 or f32", options.activations);
   }
   const bool slow = choices.activations == core::ActivationMode::kF32;
-  if (options.kv_dtype == "f32" || (options.kv_dtype.empty() && slow)) {
-    choices.kv_dtype = core::KvDtype::kF32;
-  } else if (options.kv_dtype != "f16" && !options.kv_dtype.empty()) {
-    return InvalidArgument("--kv-dtype {}: expected f16 or f32", options.kv_dtype);
+  if (options.kv_dtype.empty()) {
+    choices.kv_dtype = slow ? core::KvDtype::kF32 : core::KvDtype::kF16;
+  } else {
+    const auto* const named = std::ranges::find(core::kKvDtypes, options.kv_dtype,
+                                                [](core::KvDtype d) { return KvDtypeName(d); });
+    if (named == std::end(core::kKvDtypes)) {
+      return InvalidArgument("--kv-dtype {}: expected f16, f32 or f8", options.kv_dtype);
+    }
+    choices.kv_dtype = *named;
   }
   if (options.pin == "none") {
     choices.pinning = parallel::Pinning::kNone;

@@ -10,11 +10,6 @@
 
 namespace tandem::launcher {
 
-/// "f16" or "f32".
-inline const char* KvDtypeName(core::KvDtype dtype) {
-  return dtype == core::KvDtype::kF16 ? "f16" : "f32";
-}
-
 /// The named choices of ModelOptions, understood.
 struct ModelChoices {
   core::DeviceKind device = core::DeviceKind::kCpu;

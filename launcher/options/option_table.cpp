@@ -135,7 +135,7 @@ Rows KvConversationRows(KvOptions& o) {
 Rows KvModelRows(ModelOptions& o) {
   return {
       Row("--kv-dtype", {&o.kv_dtype},
-          "of the server: f16 or f32 (default f16; f32 with --activations f32)"),
+          "of the server: f16, f32 or f8 (default f16; f32 with --activations f32)"),
       Row("--activations", {&o.activations}, "of the server: q8 or f32"),
   };
 }
@@ -156,7 +156,9 @@ Rows ModelRows(ModelOptions& o) {
           "weights (slow, the reference)",
           kSame),
       Row("--kv-dtype", {&o.kv_dtype},
-          "KV cache: f16 or f32 (default f16; f32 with --activations f32)", kSame),
+          "KV cache: f16, f32 or f8 (E4M3: half the memory of f16, less exact); default f16, f32 "
+          "with --activations f32",
+          kSame),
       Row("--device", {&o.device},
           "auto, cpu or cuda: each rank on a GPU of its own, in their order on its host"),
       Row("--exact", {&o.exact},

@@ -37,7 +37,7 @@ struct ModelOptions {
   std::string pin = "auto";          // auto, none, cores
   std::string isa = "auto";          // auto, scalar, avx2, avx512
   std::string activations = "q8";    // q8, f32
-  std::string kv_dtype;              // f16, f32; empty: f16, or f32 with activations f32
+  std::string kv_dtype;              // f16, f32, f8; empty: f16, or f32 with activations f32
   std::string device = "auto";       // auto, cpu, cuda
   bool exact = false;                // asked for, which is the default
   bool no_exact = false;             // a device may be faster, with other bits

@@ -73,6 +73,10 @@ def test_float_activations_have_no_8_bit_products():
     assert found["run"]["kv_dtype"] == "f32"
 
 
+def test_a_float8_cache_is_told():
+    assert bench_json(SMOLLM2, batch=1, prompt=4, kv_dtype="f8")["run"]["kv_dtype"] == "f8"
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("flags,words", [
     ({"prompt": 8193}, "the model's context holds 8192"),

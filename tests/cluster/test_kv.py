@@ -287,6 +287,37 @@ def test_files_that_are_not_trusted_whole_or_fitting_are_refused(kept, tmp_path)
     assert "no such file" in refused("import", "--state", other, tmp_path / "none", "--trust", key)
 
 
+def test_a_float8_cache_comes_back_from_disk_and_travels(start_server, tmp_path):
+    """After a restart on other ranks, and in another directory; a server of another dtype never finds it."""
+    mine, other = tmp_path / "state", tmp_path / "other"
+
+    def answer(state, ranks, dtype):
+        server = serve(start_server, state, "-n", ranks, "--kv-dtype", dtype)
+        with client_of(server) as client:
+            done = ask(client)
+        assert server.stop() == 0
+        stop_agents(state)
+        return done
+
+    first = answer(mine, 2, "f8")
+    assert [model["dtype"] for model in kv_json("ls", "--state", mine)["models"]] == ["f8"]
+    checked = kv_json("verify", "--state", mine)
+    assert checked["damaged"] == 0 and checked["good"] == checked["records"] > 0, checked
+    again = answer(mine, 1, "f8")
+    assert again["text"] == first["text"]
+    assert again["usage"]["reused_from"]["disk"] >= tokens_of_system() // BLOCK * BLOCK, again
+    file = tmp_path / "file"
+    key = kv_json("export", "--state", mine, SMOLLM2, "--system", SYSTEM, "--kv-dtype", "f8", "-o", file)["public_key"]
+    assert "not there" in refused("export", "--state", mine, SMOLLM2, "--system", SYSTEM, "-o", tmp_path / "f16")
+    assert "not of" in refused("import", "--state", other, file, "--trust", key, SMOLLM2)
+    kv("import", "--state", other, file, "--trust", key, SMOLLM2, "--kv-dtype", "f8")
+    stop_agents(other)
+    travelled = answer(other, 1, "f8")
+    assert travelled["text"] == first["text"]
+    assert travelled["usage"]["reused_tokens"] >= tokens_of_system() // BLOCK * BLOCK, travelled
+    assert answer(other, 1, "f16")["usage"]["reused_tokens"] == 0
+
+
 def test_a_full_disk_is_told_and_costs_nothing_else(kept, small_disk, tmp_path):
     state, _, _ = kept
     file = tmp_path / "file"

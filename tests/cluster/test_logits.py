@@ -50,6 +50,15 @@ def test_8_bit_activations_stay_close(name, all_prompts, tmp_path):
     assert np.concatenate(same).mean() >= 0.93
 
 
+@pytest.mark.parametrize("name,all_prompts", [("smollm2", 0.21), ("gemma3", 0.17)])
+def test_a_float8_cache_stays_close(name, all_prompts, tmp_path):
+    """docs/accuracy.md has the distances that were seen; they have no noise."""
+    golden = np.load(GOLDEN / f"{name}.npz")
+    differences, same = zip(*(distance(MODELS[name], golden, n, tmp_path / "l.npy", "--kv-dtype", "f8") for n in range(5)))
+    assert np.concatenate(differences).mean() < all_prompts
+    assert np.concatenate(same).mean() >= 0.93
+
+
 def same_bytes(path, tokens, tmp_path, ways):
     expected = logits(path, tokens, tmp_path / "one.npy").read_bytes()
     for number, (prefix, arguments) in enumerate(ways):

@@ -260,6 +260,17 @@ inline long long __float2ll_rn(float value) {
   if (value >= 0x1p63F) return INT64_MAX;
   return std::llrint(value);
 }
+/// Of the bytes of low and, from 4 on, of high, those that the selector's four digits name, each at
+/// most 7.
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+  const uint64_t bytes = uint64_t{high} << 32 | low;
+  unsigned chosen = 0;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned digit = selector >> 4 * i & 7;
+    chosen |= static_cast<unsigned>(bytes >> 8 * digit & 0xff) << 8 * i;
+  }
+  return chosen;
+}
 /// c + the products of four signed bytes.
 inline int __dp4a(int a, int b, int c) {
   for (int shift = 0; shift < 32; shift += 8) {

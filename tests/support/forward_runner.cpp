@@ -12,7 +12,7 @@ namespace {
 
 using core::BlockId;
 
-/// A pool whose unwritten bytes are NaN in either dtype, for two sequences whose blocks alternate.
+/// A pool whose unwritten bytes are NaN in any dtype, for two sequences whose blocks alternate.
 class Cache {
  public:
   Cache(const core::ModelConfig& config, const core::Shard& shard, core::KvDtype dtype,

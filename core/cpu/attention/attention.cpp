@@ -11,9 +11,9 @@
 namespace tandem::core {
 namespace {
 
-// Two registers a lane set: eight of the sixteen registers are four sets.
-constexpr AttentionKernels kAttentionScalar = AttentionOf<ScalarLanes<kLanes>, 4>::kTable;
-constexpr AttentionKernels kAttentionAvx2 = AttentionOf<Avx2Lanes, 4>::kTable;
+constexpr AttentionKernels kAttentionScalar =
+    AttentionOf<ScalarLanes<kLanes>, kAvx2Accumulators>::kTable;
+constexpr AttentionKernels kAttentionAvx2 = AttentionOf<Avx2Lanes, kAvx2Accumulators>::kTable;
 
 const AttentionKernels& Kernels(Isa isa) {
   switch (isa) {
@@ -25,6 +25,30 @@ const AttentionKernels& Kernels(Isa isa) {
       return kAttentionAvx512;
   }
   return kAttentionScalar;
+}
+
+ChunkKernel Float8Chunk(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return kFloat8ChunkScalar;
+    case Isa::kAvx2:
+      return kFloat8ChunkAvx2;
+    case Isa::kAvx512:
+      return kFloat8ChunkAvx512;
+  }
+  return kFloat8ChunkScalar;
+}
+
+ChunkKernel ChunkOf(Isa isa, KvDtype dtype) {
+  switch (dtype) {
+    case KvDtype::kF16:
+      return Kernels(isa).chunk_f16;
+    case KvDtype::kF32:
+      return Kernels(isa).chunk_f32;
+    case KvDtype::kF8:
+      return Float8Chunk(isa);
+  }
+  return nullptr;
 }
 
 /// The first position that a query sees.
@@ -39,12 +63,36 @@ Float* ResultOf(Float* results, int64_t chunk, size_t query, int head_dim) {
   return results + (chunk * kMostTileQueries + static_cast<int64_t>(query)) * (head_dim + 2);
 }
 
+/// Writes the codes of a vector, `stride` bytes apart. Returns their scale.
+float StoreFloat8(std::span<const float> vector, std::byte* codes, size_t stride) {
+  uint32_t magnitude = 0;
+  for (const float x : vector) magnitude = std::max(magnitude, MagnitudeBits(x));
+  const Float8Scale scale = ScaleOfFloat8(magnitude);
+  // A part at a time is made, which vectors do, and then spread.
+  constexpr size_t kTogether = 64;
+  Float8 made[kTogether];
+  for (size_t d = 0; d < vector.size(); d += kTogether) {
+    const size_t count = std::min(kTogether, vector.size() - d);
+    for (size_t i = 0; i < count; ++i) made[i] = ToFloat8(vector[d + i] * scale.inverse);
+    for (size_t i = 0; i < count; ++i) {
+      codes[(d + i) * stride] = static_cast<std::byte>(made[i]);
+    }
+  }
+  return scale.scale;
+}
+
 }  // namespace
 
 void StoreKeyValue(const KvGeometry& geometry, const KvPage& page, int slot,
                    std::span<const float> key, std::span<const float> value) {
   const auto head_dim = static_cast<size_t>(geometry.head_dim);
   const auto token = static_cast<size_t>(slot);
+  if (geometry.dtype == KvDtype::kF8) {
+    page.scales[token] = StoreFloat8(key.first(head_dim), page.keys + token, kPageTokens);
+    page.scales[kPageTokens + token] =
+        StoreFloat8(value.first(head_dim), page.values + token * head_dim, 1);
+    return;
+  }
   if (geometry.dtype == KvDtype::kF16) {
     auto* keys = reinterpret_cast<uint16_t*>(page.keys);
     auto* values = reinterpret_cast<uint16_t*>(page.values);
@@ -105,6 +153,7 @@ void AttendChunk(Isa isa, const QueryTile& work, int64_t index, const void* then
     const KvPage page = work.pages.cache->Page(work.pages.layer, work.pages.kv_head, block);
     tile.keys[i] = page.keys;
     tile.values[i] = page.values;
+    tile.scales[i] = page.scales;
   }
   for (size_t q = 0; q < work.queries.size(); ++q) {
     const AttentionQuery& query = work.queries[q];
@@ -115,8 +164,7 @@ void AttendChunk(Isa isa, const QueryTile& work, int64_t index, const void* then
     tile.last[q] = static_cast<int>(std::clamp<int64_t>(to, 0, kChunkTokens));
     tile.out[q] = ResultOf(results, index, q, geometry.head_dim);
   }
-  const AttentionKernels& kernels = Kernels(isa);
-  (geometry.dtype == KvDtype::kF16 ? kernels.chunk_f16 : kernels.chunk_f32)(tile);
+  ChunkOf(isa, geometry.dtype)(tile);
   for (size_t q = 0; q < work.queries.size(); ++q) {
     tile.out[q][geometry.head_dim] = tile.maximum[q];
     tile.out[q][geometry.head_dim + 1] = tile.sum[q];

@@ -9,7 +9,8 @@
 namespace tandem::core {
 
 /// Writes one token's key and value of one KV head into its page, rounded to the cache's dtype
-/// (F16C rounding). key, value: [head_dim]; slot: position mod 64.
+/// (F16C rounding; float8.h with a scale for the key and one for the value). key, value:
+/// [head_dim]; slot: position mod 64.
 void StoreKeyValue(const KvGeometry& geometry, const KvPage& page, int slot,
                    std::span<const float> key, std::span<const float> value);
 
@@ -72,6 +73,10 @@ void CombineChunks(Isa isa, const QueryTile& tile, const float* results);
 ///     M = max of m_c;  f_c = exp(m_c - M)
 ///     out[d] = (fma over c ascending of f_c * o_c[d], from 0)
 ///              / (fma over c ascending of f_c * l_c, from 0)
+///
+/// Of a float8 cache, key and value are a 256th of the codes (float8.h). The fma chain of s[t] is
+/// multiplied by the key's scale before `scale`; o_c takes w[t] * the value's scale, rounded once,
+/// for w[t].
 ///
 /// Positions that are not visible add nothing: what their slots hold, NaN included, never reaches
 /// the result, and blocks left behind by the window (kNoBlock) are never touched. A visible score

@@ -3,6 +3,6 @@
 
 namespace tandem::core {
 
-const AttentionKernels kAttentionAvx512 = AttentionOf<Avx512Lanes, 24>::kTable;
+const AttentionKernels kAttentionAvx512 = AttentionOf<Avx512Lanes, kAvx512Accumulators>::kTable;
 
 }  // namespace tandem::core

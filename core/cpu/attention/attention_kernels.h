@@ -29,11 +29,15 @@ struct AttentionTile {
   float maximum[kMostTileQueries] = {};
   float sum[kMostTileQueries] = {};
   float* out[kMostTileQueries] = {};  // [head_dim] each, not yet divided
+
+  const float* scales[kPagesPerChunk] = {};  // KvPage's, beside `values`
 };
 
+using ChunkKernel = void (*)(AttentionTile& tile);
+
 struct AttentionKernels {
-  void (*chunk_f16)(AttentionTile& tile);
-  void (*chunk_f32)(AttentionTile& tile);
+  ChunkKernel chunk_f16;
+  ChunkKernel chunk_f32;
   /// sum = fma(factor, chunk_sum, sum) of [n] elements.
   void (*accumulate)(const float* chunk, float factor, int64_t n, float* sum);
   void (*divide)(float* x, float divisor, int64_t n);
@@ -41,11 +45,24 @@ struct AttentionKernels {
 
 extern const AttentionKernels kAttentionAvx512;
 
+/// What a chunk of a float8 cache takes. Compiled apart: together with the others it makes the
+/// compiler inline less of them.
+extern const ChunkKernel kFloat8ChunkScalar;
+extern const ChunkKernel kFloat8ChunkAvx2;
+extern const ChunkKernel kFloat8ChunkAvx512;
+
+// Two registers a lane set: eight of the sixteen registers are four sets.
+inline constexpr int kAvx2Accumulators = 4;
+inline constexpr int kAvx512Accumulators = 24;
+
 /// kAccumulators: how many sets of lanes fit into registers beside what is being read.
 template <typename Lanes, int kAccumulators>
 struct AttentionOf {
   static int Min(int a, int b) { return a < b ? a : b; }
   static int Max(int a, int b) { return a > b ? a : b; }
+
+  template <typename Element>
+  static constexpr bool kScaled = sizeof(Element) == 1;
 
   /// Sets of lanes that are read at once for some queries.
   static constexpr int TogetherWith(int queries) {
@@ -63,6 +80,11 @@ struct AttentionOf {
     constexpr int kIntoSecondLevel = 2;
     for (int i = 0; i < kGroups * kLanes; i += kLineElements)
       __builtin_prefetch(at + i, 0, kIntoSecondLevel);
+  }
+
+  /// The scales of a group of 16 tokens' keys.
+  static Lanes KeyScales(const AttentionTile& tile, int token, int group) {
+    return Lanes::Load(tile.scales[token / kPageTokens] + token % kPageTokens + group * kLanes);
   }
 
   /// scores[q][t] of kGroups groups of 16 tokens from `token` on, within one page. next: a page, or
@@ -89,6 +111,7 @@ struct AttentionOf {
     const Lanes scale = Lanes::Set(tile.scale);
     for (int q = 0; q < kQueries; ++q) {
       for (int g = 0; g < kGroups; ++g) {
+        if constexpr (kScaled<Element>) sums[q][g] = sums[q][g] * KeyScales(tile, token, g);
         (sums[q][g] * scale).Store(scores[first_query + q] + token + g * kLanes);
       }
     }
@@ -113,7 +136,9 @@ struct AttentionOf {
     }
   }
 
-  /// Turns one query's scores into weights; its maximum and sum.
+  /// Turns one query's scores into weights, those of scaled values times their scales; its maximum
+  /// and sum.
+  template <bool kTimesScales>
   static void Weights(AttentionTile& tile, int q, float* scores) {
     const int first = tile.first[q], last = tile.last[q];
     const int begin = first / kLanes * kLanes;
@@ -130,8 +155,13 @@ struct AttentionOf {
     for (int t = begin; t < last; t += kLanes) {
       const Lanes weight =
           Lanes::KeepRange(LanesExp(Lanes::Load(scores + t) - m), first - t, last - t, 0.0F);
-      weight.Store(scores + t);
       sum = sum + weight;
+      if constexpr (kTimesScales) {
+        const float* scales = tile.scales[t / kPageTokens] + kPageTokens + t % kPageTokens;
+        (weight * Lanes::Load(scales)).Store(scores + t);
+      } else {
+        weight.Store(scores + t);
+      }
     }
     tile.sum[q] = Lanes::FoldSum(sum);
   }
@@ -175,6 +205,7 @@ struct AttentionOf {
 
   static float AsFloat(float x) { return x; }
   static float AsFloat(uint16_t half) { return _cvtsh_ss(half); }
+  static float AsFloat(Float8 code) { return _cvtsh_ss(HalfOfFloat8(code)); }
 
   /// The dimensions after the last whole 16.
   template <typename Element>
@@ -226,7 +257,7 @@ struct AttentionOf {
                               (last + kLanes - 1) / kLanes * kLanes);
     for (int q = 0; q < kQueries; ++q) {
       if (tile.first[q] >= tile.last[q]) continue;
-      Weights(tile, q, scores[q]);
+      Weights<kScaled<Element>>(tile, q, scores[q]);
       for (int d = 0; d < tile.head_dim; ++d) tile.out[q][d] = 0.0F;
     }
     // Tokens go in ascending order for each query; those that all see are read once for all.

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/cpu/simd/float8.h"
+
 /// Sixteen logical float lanes, three ways: the elementwise and attention kernels are templates
 /// over one of these types and are compiled once for each, so they agree bit for bit by
 /// construction (numerics.md, rules 1 and 5).
@@ -48,6 +50,9 @@ struct ScalarLanes {
   }
   static ScalarLanes Load(const uint16_t* p) {
     return Make([&](int i) { return _cvtsh_ss(p[i]); });
+  }
+  static ScalarLanes Load(const Float8* p) {
+    return Make([&](int i) { return _cvtsh_ss(HalfOfFloat8(p[i])); });
   }
   static ScalarLanes LoadPart(const float* p, int count) {
     return Make([&](int i) { return i < count ? p[i] : 0.0F; });
@@ -133,6 +138,14 @@ struct ScalarLanes {
   }
 };
 
+/// HalfOfFloat8 of sixteen: widened with its sign and shifted, a code has the sign twice.
+namespace {
+inline __attribute__((always_inline)) __m256i HalvesOfFloat8(__m128i codes) {
+  const __m256i shifted = _mm256_slli_epi16(_mm256_cvtepi8_epi16(codes), 7);
+  return _mm256_and_si256(shifted, _mm256_set1_epi16(static_cast<int16_t>(0xbfff)));
+}
+}  // namespace
+
 /// Two 256-bit registers.
 struct Avx2Lanes {
   __m256 lo, hi;
@@ -142,6 +155,11 @@ struct Avx2Lanes {
   static Avx2Lanes Load(const uint16_t* p) {
     return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
             _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+  }
+  static Avx2Lanes Load(const Float8* p) {
+    const __m256i halves = HalvesOfFloat8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return {_mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
+            _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))};
   }
   /// All ones in lanes below `count`, for the eight lanes from `first`.
   static __m256i Below(int count, int first) {

@@ -13,6 +13,9 @@ struct Avx512Lanes {
   static Avx512Lanes Load(const uint16_t* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
   }
+  static Avx512Lanes Load(const Float8* p) {
+    return {_mm512_cvtph_ps(HalvesOfFloat8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+  }
   /// One bit a lane below `count`, which may be anything.
   static __mmask16 Below(int count) {
     if (count <= 0) return 0;

@@ -10,30 +10,17 @@
 namespace tandem::core {
 namespace {
 
-constexpr int kThreads = 128;  // two positions of a chunk each, or two dimensions of the values
-constexpr int kResident = 4;   // blocks on a multiprocessor: leaves enough registers to spill none
-constexpr int kWarps = kThreads / static_cast<int>(kWarpThreads);
-constexpr int kChunkPages = kChunkTokens / kPageTokens;
+constexpr int kResident = 4;  // blocks on a multiprocessor: leaves enough registers to spill none
+constexpr int kWarps = kAttendThreads / static_cast<int>(kWarpThreads);
 constexpr unsigned kCombineThreads = 128;
 constexpr int kSumLanes = 16;  // of a softmax's sum (numerics.md, rule 5)
 constexpr unsigned kAllLanes = 0xffffffff;
-constexpr int kPieceBytes = 16;  // of a copy into shared memory
-constexpr int kStages = 3;       // parts of the chunk that are on their way or in use
-constexpr int kStageBytes = 8192;
 
 __device__ float Exp(float x) { return LanesExp(GpuLane::Set(x)).v; }
 
 __device__ int ClampToChunk(int64_t offset) {
   return static_cast<int>(offset < 0 ? 0 : offset > kChunkTokens ? kChunkTokens : offset);
 }
-
-/// Offsets within a chunk.
-struct Visible {
-  int begin;
-  int end;
-  __device__ bool Has(int t) const { return t >= begin && t < end; }
-  __device__ bool any() const { return begin < end; }
-};
 
 template <int kRows>
 struct alignas(kRows % 4 == 0 ? 16 : 4 * kRows) OfRows {
@@ -83,75 +70,12 @@ struct ChunkWork {
   }
 };
 
-/// How a chunk comes into shared memory: first the keys of all its positions, some dimensions a
-/// stage; then the values, some positions a stage. A stage is what lies together in each page.
-template <typename Element>
-struct ChunkStages {
-  static constexpr int kKeyDims =
-      kStageBytes / (kChunkTokens * static_cast<int>(sizeof(Element)));  // of a stage
-  static constexpr int kKeyPageBytes = kStageBytes / kChunkPages;
-  int head_dim;
-  int key_stages;
-  int value_tokens;  // of a stage; divides a page
-  int first_value;   // stage, counted from the chunk's first position
-  int stages;
-
-  __device__ ChunkStages(int n, const Visible& visible)
-      : head_dim(n), key_stages((n + kKeyDims - 1) / kKeyDims), value_tokens(kPageTokens) {
-    while (value_tokens * n * static_cast<int>(sizeof(Element)) > kStageBytes) value_tokens /= 2;
-    first_value = visible.begin / value_tokens;
-    stages = key_stages + (visible.end + value_tokens - 1) / value_tokens - first_value;
-  }
-  static __device__ int At(int stage) { return stage % kStages * kStageBytes; }
-  /// First dimension of a stage of keys, and its dimensions.
-  __device__ int KeyDim(int stage) const { return stage * kKeyDims; }
-  __device__ int KeyDims(int stage) const {
-    const int left = head_dim - stage * kKeyDims;
-    return left < kKeyDims ? left : kKeyDims;
-  }
-  /// First position of a stage of values, in the chunk.
-  __device__ int ValueToken(int stage) const {
-    return (first_value + stage - key_stages) * value_tokens;
-  }
-};
-
-__device__ void PutPieces(int to, const void* from, int bytes) {
-  for (int at = static_cast<int>(threadIdx.x) * kPieceBytes; at < bytes;
-       at += kThreads * kPieceBytes) {
-    CopyAsync<kPieceBytes>(to + at, static_cast<const std::byte*>(from) + at);
-  }
-}
-
-template <typename Element, typename Work>
-__device__ void PutStage(const ChunkStages<Element>& stages, int stage, const TokenPlaces& places,
-                         const CacheLayer& layer, const Work& work) {
-  const auto keys_of = [&](int t) {
-    return KeysOf<Element>(places, layer, work.first_token, work.start + t, work.run.kv_head);
-  };
-  constexpr int kBytes = static_cast<int>(sizeof(Element));
-  const int to = stages.At(stage);
-  if (stage < stages.key_stages) {
-    for (int page = 0; page < kChunkPages; ++page) {
-      if (!work.HasPage(page)) continue;
-      PutPieces(to + page * stages.kKeyPageBytes,
-                keys_of(page * kPageTokens) + stages.KeyDim(stage) * kPageTokens,
-                stages.KeyDims(stage) * kPageTokens * kBytes);
-    }
-  } else if (stage < stages.stages) {
-    const int t = stages.ValueToken(stage);
-    const Element* values = keys_of(t) + int64_t{kPageTokens} * stages.head_dim;
-    PutPieces(to, values + t % kPageTokens * stages.head_dim,
-              stages.value_tokens * stages.head_dim * kBytes);
-  }
-  CommitCopies();
-}
-
 /// Adds a stage of keys to the products of two positions with all rows: one chain a row and
 /// position, dimensions ascending.
 template <typename Element, int kRows>
 __device__ void AddKeys(const ChunkStages<Element>& stages, int stage,
                         const SharedArray<OfRows<kRows>>& query, float (&sums)[2][kRows]) {
-  const SharedArray<ElementPair<Element>> pairs(static_cast<size_t>(stages.At(stage)));
+  const PairArray<Element> pairs(stages.At(stage));
   constexpr int kPairs = kPageTokens / 2;
   const int thread = static_cast<int>(threadIdx.x);
   const int page_at = thread / kPairs * stages.kKeyPageBytes / (2 * sizeof(Element));
@@ -170,8 +94,9 @@ __device__ void AddKeys(const ChunkStages<Element>& stages, int stage,
   }
 }
 
-/// A warp turns the scores of one row into weights. scores: from first_score on. result: maximum
-/// and sum.
+/// A warp turns the scores of one row into weights, those of scaled values times their scales.
+/// scores: from first_score on. result: maximum and sum.
+template <typename Element>
 __device__ void Weights(const Visible& visible, const SharedArray<float>& scores, int first_score,
                         float* result) {
   const int lane = static_cast<int>(threadIdx.x % kWarpThreads);
@@ -195,6 +120,13 @@ __device__ void Weights(const Visible& visible, const SharedArray<float>& scores
   for (unsigned half = kSumLanes / 2; half > 0; half /= 2) {
     sum += __shfl_down_sync(kAllLanes, sum, half);
   }
+  if constexpr (kScaled<Element>) {
+    const ChunkScales scales;
+    __syncwarp();
+    for (int t = lane; t < kChunkTokens; t += static_cast<int>(kWarpThreads)) {
+      if (visible.Has(t)) scores[first_score + t] = scores[first_score + t] * scales.value(t);
+    }
+  }
   if (lane == 0) {
     result[0] = maximum;
     result[1] = sum;
@@ -212,7 +144,7 @@ struct ValueLane {
   __device__ explicit ValueLane(int head_dim) {
     constexpr int kWarp = static_cast<int>(kWarpThreads);
     const int lanes = (head_dim / 2 + kWarp - 1) / kWarp * kWarp;
-    int groups = kThreads / lanes;
+    int groups = kAttendThreads / lanes;
     if (groups > kRows) groups = kRows;
     rows = (kRows + groups - 1) / groups;
     const int thread = static_cast<int>(threadIdx.x);
@@ -225,8 +157,8 @@ struct ValueLane {
 
 /// sums += four positions from t on, which all rows see, times their weights.
 template <typename Element, int kRows>
-__device__ void AddFourValues(const SharedArray<ElementPair<Element>>& pairs, int first_pair,
-                              int row_pairs, const SharedArray<OfRows<4>>& weights, int t,
+__device__ void AddFourValues(const PairArray<Element>& pairs, int first_pair, int row_pairs,
+                              const SharedArray<OfRows<4>>& weights, int t,
                               const ValueLane<kRows>& lane, float (&sums)[kRows][2]) {
   ElementPair<Element> values[4];
 #pragma unroll
@@ -252,7 +184,7 @@ __device__ void AddValues(const ChunkStages<Element>& stages, int stage,
                           float (&sums)[kHeads * kTokens][2]) {
   constexpr int kRows = kHeads * kTokens;
   if (lane.rows == 0) return;
-  const SharedArray<ElementPair<Element>> pairs(static_cast<size_t>(stages.At(stage)));
+  const PairArray<Element> pairs(stages.At(stage));
   const int first = stages.ValueToken(stage);
   const int row_pairs = stages.head_dim / 2;
   bool all_visible = true;
@@ -293,7 +225,7 @@ __device__ void AttendChunk(const AttentionStep& step, const TokenPlaces& places
   constexpr int kRows = kHeads * kTokens;
   const int n = step.head_dim;
   const int thread = static_cast<int>(threadIdx.x);
-  constexpr int kQueryAt = kStages * kStageBytes;
+  constexpr int kQueryAt = kStages * kStageBytes + kScalesBytes<Element>;
   const SharedArray<float> query(kQueryAt);  // [n, kRows]
   const int scores_at = kQueryAt + 4 * kRows * n;
   const SharedArray<float> scores(static_cast<size_t>(scores_at));  // [kRows, 256]
@@ -301,7 +233,7 @@ __device__ void AttendChunk(const AttentionStep& step, const TokenPlaces& places
   const auto put = [&](int stage) { PutStage(stages, stage, places, layer, work); };
 #pragma unroll
   for (int stage = 0; stage < kStages - 1; ++stage) put(stage);
-  for (int i = thread; i < kRows * n; i += kThreads) {
+  for (int i = thread; i < kRows * n; i += kAttendThreads) {
     const int row = i / n;
     const int64_t head =
         (work.first_token + row / kHeads) * step.query_heads + work.run.first_head + row % kHeads;
@@ -326,7 +258,12 @@ __device__ void AttendChunk(const AttentionStep& step, const TokenPlaces& places
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int t = 2 * thread + i;
-      scores[row * kChunkTokens + t] = visible.Has(t) ? products[i][row] * step.scale : -INFINITY;
+      float score = -INFINITY;
+      if (visible.Has(t)) {
+        if constexpr (kScaled<Element>) products[i][row] *= ChunkScales().key(t);
+        score = products[i][row] * step.scale;
+      }
+      scores[row * kChunkTokens + t] = score;
     }
   }
   __syncthreads();
@@ -337,7 +274,7 @@ __device__ void AttendChunk(const AttentionStep& step, const TokenPlaces& places
   };
   for (int row = thread / static_cast<int>(kWarpThreads); row < kRows; row += kWarps) {
     if (!work.HasRow(row)) continue;
-    Weights(work.of_tokens[row / kHeads], scores, row * kChunkTokens, result(row) + n);
+    Weights<Element>(work.of_tokens[row / kHeads], scores, row * kChunkTokens, result(row) + n);
   }
 
   const ValueLane<kRows> lane(n);
@@ -360,7 +297,7 @@ __device__ void AttendChunk(const AttentionStep& step, const TokenPlaces& places
 
 /// gridDim.x chunks, gridDim.y runs of heads, gridDim.z groups of kTokens tokens.
 template <typename Element, int kHeads, int kTokens>
-__global__ void __launch_bounds__(kThreads, kResident)
+__global__ void __launch_bounds__(kAttendThreads, kResident)
     AttendChunkKernel(AttentionStep step, TokenPlaces places, CacheLayer layer) {
   BeginKernel();
   int64_t token = step.first_token + int64_t{blockIdx.z} * kTokens;
@@ -409,15 +346,15 @@ void LaunchChunks(CudaStream stream, const AttentionStep& step, const TokenPlace
                   const CacheLayer& layer) {
   constexpr int kRows = kHeads * kTokens;
   constexpr auto kSharedBytes = [](int head_dim) {
-    return kStages * kStageBytes + 4 * kRows * (head_dim + kChunkTokens);
+    return kStages * kStageBytes + kScalesBytes<Element> + 4 * kRows * (head_dim + kChunkTokens);
   };
   const auto kernel = AttendChunkKernel<Element, kHeads, kTokens>;
   static const bool allowed = AllowSharedBytes(kernel, kSharedBytes(kMostHeadDim));
   static_cast<void>(allowed);
   const dim3 grid(static_cast<unsigned>(step.chunks), static_cast<unsigned>(step.run_count),
                   Blocks(step.tokens, kTokens));
-  Launch(stream, grid, kThreads, static_cast<size_t>(kSharedBytes(step.head_dim)), kernel, step,
-         places, layer);
+  Launch(stream, grid, kAttendThreads, static_cast<size_t>(kSharedBytes(step.head_dim)), kernel,
+         step, places, layer);
 }
 
 template <typename Element, int kHeads>
@@ -450,10 +387,16 @@ void LaunchChunks(CudaStream stream, const AttentionStep& step, const TokenPlace
 
 void LaunchAttention(CudaStream stream, const AttentionStep& step, const TokenPlaces& places,
                      const CacheLayer& layer, KvDtype dtype) {
-  if (dtype == KvDtype::kF16) {
-    LaunchChunks<uint16_t>(stream, step, places, layer);
-  } else {
-    LaunchChunks<float>(stream, step, places, layer);
+  switch (dtype) {
+    case KvDtype::kF16:
+      LaunchChunks<uint16_t>(stream, step, places, layer);
+      break;
+    case KvDtype::kF32:
+      LaunchChunks<float>(stream, step, places, layer);
+      break;
+    case KvDtype::kF8:
+      LaunchChunks<Float8>(stream, step, places, layer);
+      break;
   }
   const dim3 grid(static_cast<unsigned>(step.query_heads), static_cast<unsigned>(step.tokens));
   Launch(stream, grid, kCombineThreads, 0, CombineChunksKernel, step, places);

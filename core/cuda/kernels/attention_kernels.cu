@@ -8,10 +8,30 @@
 namespace tandem::core {
 namespace {
 
-constexpr unsigned kRotateThreads = 64;
+constexpr unsigned kRotateThreads = 2 * kWarpThreads;
 
 __device__ void Store(float* to, float x) { *to = x; }
 __device__ void Store(uint16_t* to, float x) { *to = __half_as_ushort(__float2half_rn(x)); }
+
+/// A warp writes the codes of a vector, `stride` apart, and their scale.
+__device__ void StoreFloat8(const float* vector, int head_dim, Float8* codes, int stride,
+                            float* to_scale) {
+  const int lane = static_cast<int>(threadIdx.x % kWarpThreads);
+  uint32_t magnitude = 0;
+  for (int d = lane; d < head_dim; d += static_cast<int>(kWarpThreads)) {
+    const uint32_t bits = MagnitudeBits(vector[d]);
+    magnitude = bits > magnitude ? bits : magnitude;
+  }
+  for (int other = kWarpThreads / 2; other > 0; other /= 2) {
+    const uint32_t theirs = __shfl_xor_sync(0xffffffff, magnitude, other);
+    magnitude = theirs > magnitude ? theirs : magnitude;
+  }
+  const Float8Scale scale = ScaleOfFloat8(magnitude);
+  if (lane == 0) *to_scale = scale.scale;
+  for (int d = lane; d < head_dim; d += static_cast<int>(kWarpThreads)) {
+    codes[d * stride] = ToFloat8(vector[d] * scale.inverse);
+  }
+}
 
 /// A block rotates one head of one token.
 template <typename Element>
@@ -41,10 +61,20 @@ __global__ void RotateAndStoreKernel(RotaryHeads heads, TokenPlaces places, Cach
   const int64_t slot = position % kPageTokens;
   auto* keys = KeysOf<Element>(places, layer, token, position, head - heads.query_heads);
   Element* values = keys + int64_t{kPageTokens} * heads.head_dim;
-  for (int d = static_cast<int>(threadIdx.x); d < heads.head_dim;
-       d += static_cast<int>(blockDim.x)) {
-    Store(keys + d * kPageTokens + slot, x[d]);
-    Store(values + slot * heads.head_dim + d, heads.value[kv_at + d]);
+  if constexpr (kScaled<Element>) {
+    float* scales = ScalesOf(keys, heads.head_dim) + slot;
+    if (threadIdx.x < kWarpThreads) {
+      StoreFloat8(x, heads.head_dim, keys + slot, kPageTokens, scales);
+    } else {
+      StoreFloat8(heads.value + kv_at, heads.head_dim, values + slot * heads.head_dim, 1,
+                  scales + kPageTokens);
+    }
+  } else {
+    for (int d = static_cast<int>(threadIdx.x); d < heads.head_dim;
+         d += static_cast<int>(blockDim.x)) {
+      Store(keys + d * kPageTokens + slot, x[d]);
+      Store(values + slot * heads.head_dim + d, heads.value[kv_at + d]);
+    }
   }
 }
 
@@ -54,9 +84,17 @@ void LaunchRotateAndStore(CudaStream stream, const RotaryHeads& heads, const Tok
                           const CacheLayer& layer, KvDtype dtype) {
   const dim3 grid(static_cast<unsigned>(places.tokens),
                   static_cast<unsigned>(heads.query_heads + heads.kv_heads));
-  const auto kernel =
-      dtype == KvDtype::kF16 ? RotateAndStoreKernel<uint16_t> : RotateAndStoreKernel<float>;
-  Launch(stream, grid, kRotateThreads, 0, kernel, heads, places, layer);
+  const auto launch = [&](auto kernel) {
+    Launch(stream, grid, kRotateThreads, 0, kernel, heads, places, layer);
+  };
+  switch (dtype) {
+    case KvDtype::kF16:
+      return launch(RotateAndStoreKernel<uint16_t>);
+    case KvDtype::kF32:
+      return launch(RotateAndStoreKernel<float>);
+    case KvDtype::kF8:
+      return launch(RotateAndStoreKernel<Float8>);
+  }
 }
 
 }  // namespace tandem::core

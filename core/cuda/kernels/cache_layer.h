@@ -5,7 +5,8 @@
 
 #include "core/model/kv_view.h"
 
-/// What kernels know of the KV cache. All pointers are to memory of the device.
+/// Where kernels find the tokens of a step and their cache. All pointers are to memory of the
+/// device.
 namespace tandem::core {
 
 /// Where the tokens of a step stand.
@@ -23,6 +24,7 @@ struct CacheLayer {
   int64_t page_bytes = 0;                 // keys and values
   const int32_t* table_begins = nullptr;  // [tokens] of the layer's group
 };
+/// A layer of the cache in a step.
 inline CacheLayer LayerOf(const KvView& cache, int layer, const TokenPlaces& places) {
   const KvView::LayerPlace& place = cache.place(layer);
   return {place.base, place.block_stride, cache.geometry().PageBytes(),

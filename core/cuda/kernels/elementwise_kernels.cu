@@ -1,6 +1,6 @@
 #include "core/cuda/kernels/device_code.h"
 #include "core/cuda/kernels/elementwise_kernels.h"
-#include "core/cuda/kernels/gate.h"
+#include "core/cuda/kernels/gpu_lane.h"
 #include "core/cuda/kernels/launch.h"
 
 namespace tandem::core {

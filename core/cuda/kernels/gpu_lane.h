@@ -5,6 +5,8 @@
 #include <cstring>
 
 #include "core/cpu/simd/host_device.h"
+#include "core/cpu/simd/lanes_math.h"
+#include "core/model/config.h"
 
 namespace tandem::core {
 
@@ -53,5 +55,12 @@ struct GpuLane {
     return {FromBits(Bits(a.v) + (Bits(steps.v) << 23))};
   }
 };
+
+/// activation(gate) * up
+TANDEM_HOST_DEVICE inline float Activate(Gate kind, float gate, float up) {
+  const GpuLane g = GpuLane::Set(gate);
+  const GpuLane u = GpuLane::Set(up);
+  return (kind == Gate::kSilu ? LanesSilu(g, u) : LanesGeluTanh(g, u)).v;
+}
 
 }  // namespace tandem::core

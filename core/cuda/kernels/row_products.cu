@@ -1,7 +1,7 @@
 #include <type_traits>
 
 #include "core/cuda/kernels/device_code.h"
-#include "core/cuda/kernels/gate.h"
+#include "core/cuda/kernels/gpu_lane.h"
 #include "core/cuda/kernels/gpu_tile.h"
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/linear_products.h"

@@ -118,6 +118,11 @@ TEST_P(CudaForward, FastModeIsNear) {
   }
 }
 
+TEST_P(CudaForward, Float8CachesToo) {
+  ExpectTheBitsOfTheCpu(*file_, tokens_,
+                        {.ranks = 2, .kv_dtype = KvDtype::kF8, .chunks = {33, 1, 5}});
+}
+
 TEST_P(CudaForward, TheOrderOfThreadsDoesNotMatter) {
   for (const uint64_t seed : {11, 12, 13}) {
     testing::SetThreadOrder(seed);

@@ -51,7 +51,7 @@ RecordName Name(int32_t tokens, int32_t group) {
   return {.block = {9, 8, 7}, .tokens = tokens, .kv_head = 5, .group = group};
 }
 
-/// Bytes of one position of a page: keys [head_dim] apart, then values [head_dim].
+/// Bytes of one position of a page: each dimension of its key and value, then their scales.
 std::vector<std::byte> Position(const core::KvView& view, int layer, int head, core::BlockId block,
                                 int position) {
   const core::KvGeometry& geometry = view.geometry();
@@ -64,11 +64,17 @@ std::vector<std::byte> Position(const core::KvView& view, int layer, int head, c
     bytes.insert(bytes.end(), key, key + element);
     bytes.insert(bytes.end(), value, value + element);
   }
+  if (geometry.dtype == core::KvDtype::kF8) {
+    for (const int at : {position, core::kPageTokens + position}) {
+      const auto* scale = reinterpret_cast<const std::byte*>(page.scales + at);
+      bytes.insert(bytes.end(), scale, scale + sizeof(float));
+    }
+  }
   return bytes;
 }
 
 TEST(Record, BringsBackExactlyThePositionsThatCount) {
-  for (const core::KvDtype dtype : {core::KvDtype::kF16, core::KvDtype::kF32}) {
+  for (const core::KvDtype dtype : core::kKvDtypes) {
     const core::KvGeometry geometry = Geometry(dtype);
     for (const int32_t tokens : {1, 2, 63, 64}) {
       for (const int32_t group : {0, 1}) {
@@ -80,8 +86,7 @@ TEST(Record, BringsBackExactlyThePositionsThatCount) {
         EXPECT_EQ(static_cast<int64_t>(record.size()), RecordBytes(geometry, group, tokens));
         EXPECT_EQ(record.size() - kRecordHeaderBytes,
                   geometry.groups[static_cast<size_t>(group)].layers.size() * 2 *
-                      static_cast<size_t>(tokens * geometry.head_dim *
-                                          core::KvElementBytes(geometry.dtype)));
+                      static_cast<size_t>(tokens * core::KvVectorBytes(dtype, geometry.head_dim)));
         ASSERT_TRUE(CheckRecord(record, kFingerprint, name, geometry).ok());
         ASSERT_TRUE(LoadRecord(record, name, to, 0, 0).ok());
         for (int layer = 0; layer < geometry.layers; ++layer) {
@@ -102,6 +107,36 @@ TEST(Record, BringsBackExactlyThePositionsThatCount) {
       }
     }
   }
+}
+
+TEST(Record, HoldsTheBytesThatTheDocumentSays) {
+  // docs/record_format.md: the number of the dtype, and bytes a token of head_dim 8 in a layer.
+  const std::pair<core::KvDtype, int64_t> told[] = {{core::KvDtype::kF16, 2 * 8 * 2},
+                                                    {core::KvDtype::kF32, 2 * 8 * 4},
+                                                    {core::KvDtype::kF8, 2 * (8 + 4)}};
+  std::byte number{0};
+  for (const auto& [dtype, bytes] : told) {
+    const core::KvGeometry geometry = Geometry(dtype);
+    const auto record = EncodeRecord(kFingerprint, Name(10, 1), RandomPool(geometry, 1), 0, 0);
+    EXPECT_EQ(static_cast<int64_t>(record.size()), 128 + 3 * 10 * bytes);
+    EXPECT_EQ(record[44], number);
+    const auto header = ParseRecord(record);
+    ASSERT_TRUE(header.ok()) << header.status();
+    EXPECT_EQ(header->dtype, dtype);
+    number = static_cast<std::byte>(static_cast<int>(number) + 1);
+  }
+}
+
+TEST(Record, AFloat8TailHasItsScalesBehindItsValues) {
+  const core::KvGeometry geometry = Geometry(core::KvDtype::kF8);
+  const PagePool pool = RandomPool(geometry, 1);
+  const core::KvPage page = pool.view().Page(1, 1, 0);
+  const auto record = EncodeRecord(kFingerprint, Name(3, 0), pool, 0, 1);
+  const std::byte* scales = record.data() + kRecordHeaderBytes + 2 * 3 * 8;
+  EXPECT_EQ(std::memcmp(scales, page.scales, 3 * sizeof(float)), 0);
+  EXPECT_EQ(
+      std::memcmp(scales + 3 * sizeof(float), page.scales + core::kPageTokens, 3 * sizeof(float)),
+      0);
 }
 
 TEST(Record, TailDoesNotDependOnWhatStandsBehindIt) {
@@ -235,6 +270,8 @@ TEST(Record, OthersAreRefusedByName) {
   shape.head_dim = 16;
   EXPECT_THAT(refused(kFingerprint, name, shape), HasSubstr("head_dim 8"));
   EXPECT_THAT(refused(kFingerprint, name, Geometry(core::KvDtype::kF32)), HasSubstr("f16"));
+  EXPECT_THAT(refused(kFingerprint, name, Geometry(core::KvDtype::kF8)),
+              HasSubstr("head_dim 8, f8"));
   shape = geometry;
   shape.groups[0].layers = {1};
   EXPECT_THAT(refused(kFingerprint, name, shape), HasSubstr("2 layers"));

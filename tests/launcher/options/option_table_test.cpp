@@ -230,6 +230,19 @@ TEST(OptionTable, RanksCompareWhatDecidesResultsAndTheOrderOfCollectives) {
   EXPECT_EQ(facts()[7].second, "1");
 }
 
+TEST(ModelChoices, KnowEveryKvDtype) {
+  ModelOptions options;
+  for (const core::KvDtype dtype : core::kKvDtypes) {
+    options.kv_dtype = KvDtypeName(dtype);
+    const auto choices = ModelChoices::From(options);
+    ASSERT_TRUE(choices.ok()) << choices.status();
+    EXPECT_EQ(choices->kv_dtype, dtype);
+  }
+  options.kv_dtype = "f4";
+  EXPECT_EQ(Message(ModelChoices::From(options).status()),
+            "--kv-dtype f4: expected f16, f32 or f8");
+}
+
 /// The one line of a wrong value.
 std::string ErrorOf(const OptionRow& row, const std::vector<std::string>& arguments) {
   const absl::Status status = ReadOptions({row}, arguments);

@@ -92,6 +92,23 @@ TEST_P(TransformerRanks, FloatActivationsToo) {
   ExpectSameBits(Run(slow), Run(parallel), Describe(parallel));
 }
 
+TEST_P(TransformerRanks, Float8CachesToo) {
+  const ForwardResult expected = Run({.kv_dtype = core::KvDtype::kF8});
+  for (const float logit : expected.logits) ASSERT_TRUE(std::isfinite(logit));
+  EXPECT_NE(expected.logits, Run({}).logits);
+  for (const int ranks : {1, 2, 3, 5}) {
+    if (ranks > LargestRankCount(file_->config())) continue;
+    const ForwardOptions options{.ranks = ranks,
+                                 .threads = 1 + ranks % 2,
+                                 .isa = core::BestIsa(),
+                                 .kv_dtype = core::KvDtype::kF8,
+                                 .chunks = {64, 5, 1, 17}};
+    ExpectSameBits(expected, Run(options), Describe(options));
+  }
+  const ForwardOptions avx2{.isa = core::Isa::kAvx2, .kv_dtype = core::KvDtype::kF8, .chunks = {1}};
+  ExpectSameBits(expected, Run(avx2), Describe(avx2));
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, TransformerRanks, ::testing::ValuesIn(testing::TinyModelShapes()),
                          [](const auto& shape) { return shape.param.name; });
 

@@ -150,7 +150,9 @@ INSTANTIATE_TEST_SUITE_P(
     Models, TransformerRecords,
     ::testing::Values(Case{"Llama", core::Family::kLlama, core::KvDtype::kF16},
                       Case{"Gemma3", core::Family::kGemma3, core::KvDtype::kF16},
-                      Case{"Gemma3Float32", core::Family::kGemma3, core::KvDtype::kF32}),
+                      Case{"Gemma3Float32", core::Family::kGemma3, core::KvDtype::kF32},
+                      Case{"LlamaFloat8", core::Family::kLlama, core::KvDtype::kF8},
+                      Case{"Gemma3Float8", core::Family::kGemma3, core::KvDtype::kF8}),
     [](const auto& kind) { return std::string(kind.param.name); });
 
 }  // namespace

@@ -13,6 +13,7 @@
 
 #include "core/base/float_convert.h"
 #include "core/cpu/attention/attention_by_chunks.h"
+#include "core/cpu/simd/float8.h"
 #include "tests/support/isas.h"
 
 namespace tandem::core {
@@ -58,7 +59,7 @@ class Cache {
         StoreKeyValue(view_.geometry(), Page(layer, head, token),
                       static_cast<int>(token % kPageTokens), key, value);
         for (auto* vector : {&key, &value}) {
-          for (float& x : *vector) x = dtype_ == KvDtype::kF16 ? HalfToFloat(FloatToHalf(x)) : x;
+          Round(*vector);
         }
         keys_.push_back(key);
         values_.push_back(value);
@@ -93,6 +94,19 @@ class Cache {
   }
 
  private:
+  /// To the cache's dtype.
+  void Round(std::vector<float>& vector) const {
+    if (dtype_ == KvDtype::kF16) {
+      for (float& x : vector) x = HalfToFloat(FloatToHalf(x));
+    }
+    if (dtype_ == KvDtype::kF8) {
+      uint32_t magnitude = 0;
+      for (const float x : vector) magnitude = std::max(magnitude, MagnitudeBits(x));
+      const Float8Scale scale = ScaleOfFloat8(magnitude);
+      for (float& x : vector)
+        x = HalfToFloat(HalfOfFloat8(ToFloat8(x * scale.inverse))) * scale.scale;
+    }
+  }
   size_t Index(int layer, int head, int64_t token) const {
     return static_cast<size_t>((token * kLayers + layer) * kv_heads_ + head);
   }
@@ -138,10 +152,11 @@ void ExpectNearDouble(const Cache& cache, int layer, int head, const std::vector
   for (double& score : scores) sum += score = std::exp(score - maximum);
   // A score errs by head_dim roundings of at most `size`, and so does the maximum; a weight by
   // that, relatively, and by exp's ulp; sums of up to 256 tokens and the chunks round once a term.
+  // Scales of keys and values, which the reference has rounded into them, round twice each.
   const double epsilon = 0x1p-24;
   const double relative =
-      2.0 * (static_cast<double>(query.size()) + 2.0) * size * epsilon +
-      (256.0 + 2.0 * static_cast<double>(position / kChunkTokens + 1) + 8.0) * epsilon;
+      2.0 * (static_cast<double>(query.size()) + 4.0) * size * epsilon +
+      (256.0 + 2.0 * static_cast<double>(position / kChunkTokens + 1) + 10.0) * epsilon;
   for (size_t d = 0; d < out.size(); ++d) {
     double exact = 0.0, absolute = 0.0;
     for (size_t i = 0; i < scores.size(); ++i) {
@@ -305,9 +320,11 @@ INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest,
                          ::testing::Values(Shape{64, KvDtype::kF16}, Shape{64, KvDtype::kF32},
                                            Shape{80, KvDtype::kF16}, Shape{16, KvDtype::kF16},
                                            Shape{20, KvDtype::kF32}, Shape{7, KvDtype::kF16},
-                                           Shape{256, KvDtype::kF16}),
+                                           Shape{256, KvDtype::kF16}, Shape{64, KvDtype::kF8},
+                                           Shape{80, KvDtype::kF8}, Shape{7, KvDtype::kF8},
+                                           Shape{256, KvDtype::kF8}),
                          [](const auto& parameter) {
-                           return (parameter.param.dtype == KvDtype::kF16 ? "F16x" : "F32x") +
+                           return KvDtypeName(parameter.param.dtype) + std::string("x") +
                                   std::to_string(parameter.param.head_dim);
                          });
 
@@ -334,7 +351,9 @@ TEST(StoreKeyValue, RoundsToHalfAndTransposesKeys) {
   geometry.head_dim = 3;
   geometry.kv_heads = 1;
   std::vector<std::byte> memory(static_cast<size_t>(geometry.PageBytes()));
-  const KvPage page = {memory.data(), memory.data() + geometry.PageBytes() / 2};
+  const KvView view(geometry, {{memory.data(), geometry.PageBytes(), 0}});
+  const KvPage page = view.Page(0, 0, 0);
+  EXPECT_EQ(page.scales, nullptr);
   // Ties go to even: 2049 lies between 2048 and 2050, 2051 between 2050 and 2052.
   const std::vector<float> key = {2049.0F, 2051.0F, 70000.0F}, value = {-0.0F, 0x1p-25F, 1.0F};
   StoreKeyValue(geometry, page, 5, key, value);
@@ -349,6 +368,73 @@ TEST(StoreKeyValue, RoundsToHalfAndTransposesKeys) {
   EXPECT_EQ(half(page.values, 5 * 3 + 0), 0x8000);
   EXPECT_EQ(half(page.values, 5 * 3 + 1), 0x0000);
   EXPECT_EQ(half(page.values, 5 * 3 + 2), 0x3c00);
+}
+
+class StoreFloat8 : public ::testing::Test {
+ protected:
+  StoreFloat8() {
+    geometry_.head_dim = 3;
+    geometry_.kv_heads = 1;
+    geometry_.dtype = KvDtype::kF8;
+    memory_.resize(static_cast<size_t>(geometry_.PageBytes()));
+    page_ = KvView(geometry_, {{memory_.data(), geometry_.PageBytes(), 0}}).Page(0, 0, 0);
+  }
+  void Store(const std::vector<float>& key, const std::vector<float>& value) {
+    StoreKeyValue(geometry_, page_, 5, key, value);
+  }
+  std::vector<int> key_codes() const {
+    std::vector<int> codes;
+    for (int d = 0; d < 3; ++d) codes.push_back(static_cast<int>(page_.keys[d * kPageTokens + 5]));
+    return codes;
+  }
+  std::vector<int> value_codes() const {
+    std::vector<int> codes;
+    for (int d = 0; d < 3; ++d) codes.push_back(static_cast<int>(page_.values[5 * 3 + d]));
+    return codes;
+  }
+  float key_scale() const { return page_.scales[5]; }
+  float value_scale() const { return page_.scales[kPageTokens + 5]; }
+
+  KvGeometry geometry_;
+  std::vector<std::byte> memory_;
+  KvPage page_ = {};
+};
+
+TEST_F(StoreFloat8, KeysAndValuesHaveScalesOfTheirOwn) {
+  Store({448.0F, -224.0F, 1.0F}, {-0.875F, 0.0F, 0.4375F});
+  EXPECT_EQ(key_codes(), (std::vector<int>{0x7e, 0xf6, 0x38}));
+  EXPECT_EQ(key_scale(), 256.0F);
+  EXPECT_EQ(value_codes(), (std::vector<int>{0xfe, 0x00, 0x76}));
+  EXPECT_EQ(value_scale(), 0.5F);
+}
+
+TEST_F(StoreFloat8, ThePageHoldsItsScalesBehindTheValues) {
+  EXPECT_EQ(geometry_.PageBytes(), 2 * 64 * (3 + 4));
+  EXPECT_EQ(reinterpret_cast<std::byte*>(page_.scales), memory_.data() + 2 * 64 * 3);
+}
+
+TEST_F(StoreFloat8, WhatIsTooSmallToInvertIsZero) {
+  Store({0.0F, 0.0F, 0.0F}, {0x1p-140F, 0.0F, 0x1p-149F});
+  EXPECT_EQ(key_codes(), (std::vector<int>{0, 0, 0}));
+  EXPECT_EQ(key_scale(), 0.0F);
+  EXPECT_EQ(value_codes(), (std::vector<int>{0, 0, 0}));
+  EXPECT_EQ(value_scale(), 0.0F);
+}
+
+TEST_F(StoreFloat8, TheLargestFloatsAreFinite) {
+  constexpr float kMax = std::numeric_limits<float>::max();
+  Store({kMax, -kMax, 0.5F * kMax}, {1.0F, 1.0F, 1.0F});
+  EXPECT_EQ(key_codes(), (std::vector<int>{0x7e, 0xfe, 0x76}));
+  EXPECT_EQ(key_scale(), kMax / 1.75F);
+}
+
+TEST_F(StoreFloat8, WhatIsNotFiniteMakesAllNan) {
+  Store({1.0F, std::numeric_limits<float>::infinity(), 2.0F},
+        {-std::numeric_limits<float>::quiet_NaN(), 1.0F, 0.0F});
+  EXPECT_EQ(key_codes(), (std::vector<int>{0x7f, 0x7f, 0x7f}));
+  EXPECT_EQ(value_codes(), (std::vector<int>{0x7f, 0x7f, 0x7f}));
+  EXPECT_EQ(std::bit_cast<uint32_t>(key_scale()), 0x7fc00000U);
+  EXPECT_EQ(std::bit_cast<uint32_t>(value_scale()), 0x7fc00000U);
 }
 
 }  // namespace

@@ -336,13 +336,12 @@ std::vector<Case> Cases() {
                      .sequences = {{70, 1}, {300, 2}}});
   }
   for (const int head_dim : {64, 80, 96, 128, 192, 256}) {
-    for (const KvDtype dtype : {KvDtype::kF16, KvDtype::kF32}) {
-      cases.push_back(
-          {.name = fmt::format("HeadsOf{}F{}", head_dim, dtype == KvDtype::kF16 ? 16 : 32),
-           .head_dim = head_dim,
-           .group = 2,
-           .dtype = dtype,
-           .sequences = {{0, 5}, {255, 3}}});
+    for (const KvDtype dtype : kKvDtypes) {
+      cases.push_back({.name = fmt::format("HeadsOf{}{}", head_dim, KvDtypeName(dtype)),
+                       .head_dim = head_dim,
+                       .group = 2,
+                       .dtype = dtype,
+                       .sequences = {{0, 5}, {255, 3}}});
     }
   }
   for (const int window : {1, 24, 64, 200, 256, 600}) {
@@ -360,6 +359,19 @@ std::vector<Case> Cases() {
                    .group = 4,
                    .sequences = {{30, 9}},
                    .layout = RopeLayout::kAdjacentPairs});
+  for (const int group : {1, 3, 8}) {
+    cases.push_back({.name = fmt::format("Float8GroupsOf{}", group),
+                     .kv_heads = 2,
+                     .group = group,
+                     .window = group == 3 ? 100 : 0,
+                     .dtype = KvDtype::kF8,
+                     .sequences = {{0, 3}, {70, 1}, {250, 10}, {700, 2}}});
+  }
+  cases.push_back({.name = "Float8OddPairs",
+                   .head_dim = 70,
+                   .group = 2,
+                   .dtype = KvDtype::kF8,
+                   .sequences = {{40, 30}}});
   cases.push_back({.name = "RotatedInPart", .head_dim = 96, .sequences = {{60, 9}}, .rotary = 40});
   return cases;
 }
