@@ -117,7 +117,8 @@ TEST(Record, HoldsTheBytesThatTheDocumentSays) {
   std::byte number{0};
   for (const auto& [dtype, bytes] : told) {
     const core::KvGeometry geometry = Geometry(dtype);
-    const auto record = EncodeRecord(kFingerprint, Name(10, 1), RandomPool(geometry, 1), 0, 0);
+    const auto record =
+        EncodeRecord(kFingerprint, Name(10, 1), RandomPool(geometry, 1), 0, 0).value();
     EXPECT_EQ(static_cast<int64_t>(record.size()), 128 + 3 * 10 * bytes);
     EXPECT_EQ(record[44], number);
     const auto header = ParseRecord(record);
@@ -131,7 +132,7 @@ TEST(Record, AFloat8TailHasItsScalesBehindItsValues) {
   const core::KvGeometry geometry = Geometry(core::KvDtype::kF8);
   const PagePool pool = RandomPool(geometry, 1);
   const core::KvPage page = pool.view().Page(1, 1, 0);
-  const auto record = EncodeRecord(kFingerprint, Name(3, 0), pool, 0, 1);
+  const auto record = EncodeRecord(kFingerprint, Name(3, 0), pool, 0, 1).value();
   const std::byte* scales = record.data() + kRecordHeaderBytes + 2 * 3 * 8;
   EXPECT_EQ(std::memcmp(scales, page.scales, 3 * sizeof(float)), 0);
   EXPECT_EQ(
