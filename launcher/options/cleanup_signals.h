@@ -12,8 +12,8 @@
 
 namespace tandem::launcher {
 
-/// Before SIGINT, SIGTERM or SIGHUP ends this process, what it would leave behind is cleaned up. It
-/// dies by that signal all the same.
+/// Before SIGINT, SIGTERM, SIGHUP or SIGPIPE ends this process, what it would leave behind is
+/// cleaned up. It dies by that signal all the same. One may be there at a time.
 ///
 /// A signal that the process was started with as ignored stays ignored; one that has got a handler
 /// since is passed to the constructing thread. Construct before any other thread is started, so

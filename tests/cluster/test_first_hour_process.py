@@ -175,6 +175,16 @@ def test_09_dying_well_leaves_nothing(tmp_path, monkeypatch, signal_number):
                 time.sleep(0.05)
 
 
+def test_09_dying_well_without_a_reader(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for ranks in 1, 2:
+        process = subprocess.Popen([str(word) for word in (*GENERATE[:-1], 5000, "-n", ranks)], stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE)
+        assert process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait(30) == -signal.SIGPIPE and not list(tmp_path.iterdir())
+
+
 def test_09_dying_well_of_a_chat(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     for ranks in 1, 2:
