@@ -177,7 +177,6 @@ void Server::CheckEngine() {
   absl::Status health = engine_.Health();
   // While the reason is being found out, the engine itself ends the open requests, with the reason.
   if (health.ok() || absl::IsUnknown(health)) return;
-  spdlog::error("the engine is dead: {}", Message(health));
   FailAll(Message(health));
   EndSoon(std::move(health));
 }

@@ -23,6 +23,7 @@
 #include "launcher/job/mpi_job.h"
 #include "launcher/job/progress_display.h"
 #include "launcher/job/rank_job.h"
+#include "launcher/options/cleanup_signals.h"
 #include "launcher/options/option_table.h"
 #include "launcher/options/rank_command.h"
 #include "parallel/communicators/agree_on_status.h"
@@ -280,12 +281,14 @@ absl::Status BenchUnderMpi(const BenchOptions& o) {
   TANDEM_ASSIGN_OR_RETURN(const MemoryFile output, MemoryFile::Make());
   BenchOptions told = o;
   told.launch = {.ranks = o.launch.ranks, .hostfile = {}, .mpirun_arguments = {}, .log_level = {}};
+  CleanupSignals signals;
   std::promise<absl::Status> end;
   TANDEM_ASSIGN_OR_RETURN(
-      const auto job, MpiJob::Start(
-                          o.launch, CommandOfThisProgram("bench", RowsOf(told)), "",
-                          [&end](const absl::Status& why) { end.set_value(why); }, output.fd()));
-  TANDEM_RETURN_IF_ERROR(end.get_future().get());
+      const auto job,
+      MpiJob::Start(
+          o.launch, CommandOfThisProgram("bench", RowsOf(told)), "",
+          [&end](const absl::Status& why) { end.set_value(why); }, output.fd(), &signals));
+  if (absl::Status why = end.get_future().get(); !why.ok()) return job->Explain(std::move(why));
   WriteOutput(output.Read());
   return absl::OkStatus();
 }

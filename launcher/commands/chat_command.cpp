@@ -1,4 +1,10 @@
+#include <termios.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <filesystem>
+#include <functional>
+#include <system_error>
 #include <thread>
 
 #include "core/base/temporary_folder.h"
@@ -9,6 +15,7 @@
 #include "launcher/commands/text_side.h"
 #include "launcher/commands/told_client.h"
 #include "launcher/job/rank_job.h"
+#include "launcher/options/cleanup_signals.h"
 #include "launcher/options/option_table.h"
 #include "parallel/communicators/mpi_communicator.h"
 
@@ -115,6 +122,18 @@ absl::Status ChatWith(parallel::Engine& engine, const core::ModelFile& file,
   return server_status.ok() ? chat_status : server_status;
 }
 
+absl::Status MakeFolder(TemporaryFolder& folder) {
+  TANDEM_ASSIGN_OR_RETURN(folder, TemporaryFolder::Make("chat", {"/tmp", "/dev/shm"}));
+  return absl::OkStatus();
+}
+
+/// What gives the terminal its settings back, of which line editing changes some.
+std::function<void()> RestoredTerminal() {
+  termios before{};
+  if (tcgetattr(STDIN_FILENO, &before) != 0) return [] {};
+  return [before] { tcsetattr(STDIN_FILENO, TCSANOW, &before); };
+}
+
 }  // namespace
 
 absl::Status Chat(const ChatOptions& options) {
@@ -130,6 +149,8 @@ absl::Status Chat(const ChatOptions& options) {
     if (!policy.ok()) return InvalidArgument("--context-policy: {}", Message(policy.status()));
   }
   TANDEM_RETURN_IF_ERROR(CheckGeneration(options.generation));
+  CleanupSignals signals;
+  const auto restored = signals.Around([] { return RestoredTerminal(); });
   if (!options.connect.empty()) {
     TANDEM_RETURN_IF_ERROR(CheckNoEngineFlags(options));
     return ChatAt(options.connect, options, nullptr);
@@ -141,6 +162,7 @@ absl::Status Chat(const ChatOptions& options) {
   }
   std::unique_ptr<frontend::TextModel> text_model;
   TemporaryFolder folder;
+  CleanupSignals::Registration removed;
   return WithEngine(
       options.model, options.launch,
       [&](parallel::Engine& engine, const core::ModelFile& file) {
@@ -148,10 +170,17 @@ absl::Status Chat(const ChatOptions& options) {
       },
       [&](const core::ModelFile& file) -> absl::Status {
         TANDEM_ASSIGN_OR_RETURN(text_model, LoadTextSide(file, options.chat_template, false));
-        TANDEM_ASSIGN_OR_RETURN(folder, TemporaryFolder::Make("chat", {"/tmp", "/dev/shm"}));
-        return absl::OkStatus();
+        absl::Status made;
+        removed = signals.Around([&] {
+          made = MakeFolder(folder);
+          return [path = folder.path()] {
+            std::error_code error;
+            if (!path.empty()) std::filesystem::remove_all(path, error);
+          };
+        });
+        return made;
       },
-      frontend::Server::LeastDescriptors(/*has_log=*/false));
+      frontend::Server::LeastDescriptors(/*has_log=*/false), &signals);
 }
 
 }  // namespace tandem::launcher

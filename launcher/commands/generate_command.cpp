@@ -17,6 +17,7 @@
 #include "launcher/commands/npy_writer.h"
 #include "launcher/commands/text_side.h"
 #include "launcher/job/rank_job.h"
+#include "launcher/options/cleanup_signals.h"
 #include "parallel/communicators/mpi_communicator.h"
 
 namespace tandem::launcher {
@@ -180,11 +181,14 @@ absl::Status Generate(const GenerateOptions& options) {
   // mpirun gives standard input to rank 0 alone, which is the one that runs the body.
   const bool late = parallel::StartedByMpi();
   if (!late) TANDEM_RETURN_IF_ERROR(read());
-  return WithEngine(options.model, options.launch,
-                    [&](parallel::Engine& engine, const core::ModelFile& file) -> absl::Status {
-                      if (late) TANDEM_RETURN_IF_ERROR(read());
-                      return frontend::InFlags(GenerateWith(engine, file, whole, *tokens));
-                    });
+  CleanupSignals signals;
+  return WithEngine(
+      options.model, options.launch,
+      [&](parallel::Engine& engine, const core::ModelFile& file) -> absl::Status {
+        if (late) TANDEM_RETURN_IF_ERROR(read());
+        return frontend::InFlags(GenerateWith(engine, file, whole, *tokens));
+      },
+      {}, 0, &signals);
 }
 
 }  // namespace tandem::launcher

@@ -14,7 +14,7 @@ absl::Status Worker(const WorkerOptions& options) {
                             parallel::EngineServer::Create(server_options, engine));
     return server->Wait();
   };
-  return RunRankJob(options.model, options.ranks, serve_gateway);
+  return RunRankJob(options.model, options.ranks, serve_gateway, {}, /*supervised=*/true);
 }
 
 }  // namespace tandem::launcher

@@ -13,6 +13,7 @@
 #include <array>
 #include <cerrno>
 #include <cstdlib>
+#include <filesystem>
 #include <iterator>
 #include <optional>
 #include <regex>
@@ -25,6 +26,7 @@
 #include "launcher/job/loopback_preload.h"
 #include "launcher/job/reach_host.h"
 #include "launcher/options/rank_command.h"
+#include "launcher/options/reported.h"
 
 namespace tandem::launcher {
 namespace {
@@ -119,25 +121,31 @@ absl::StatusOr<int> PipeWith(const std::string& input) {
   return Internal("cannot write to a pipe");
 }
 
-/// The first line of a notice that says something.
-std::string FirstSentence(const std::string& notices) {
+/// The first of mpirun's paragraphs that says something, as one line, with what it announces.
+std::string FirstParagraph(const std::string& notices) {
   std::istringstream lines(notices);
+  std::string paragraph;
   for (std::string line; std::getline(lines, line);) {
-    if (!line.empty() && line.front() != '-') return line;
+    std::istringstream words(line.starts_with("---") ? "" : line);
+    const bool blank = (words >> std::ws).eof();
+    if (blank && !paragraph.empty() && !paragraph.ends_with(':')) break;
+    for (std::string word; words >> word;) paragraph += (paragraph.empty() ? "" : " ") + word;
   }
-  return "";
+  while (paragraph.ends_with('.') || paragraph.ends_with(':')) paragraph.pop_back();
+  return paragraph;
 }
 
-/// Where what mpirun said is kept; what it said, if it cannot be.
+/// The file in which what mpirun said is kept; empty, and the log has it, if it cannot be.
 std::string KeepNotices(const std::string& notices) {
   std::string path = TemporaryPlace() + "/tandem-mpirun-XXXXXX.log";
   const int file = mkstemps(path.data(), 4);
   const bool kept = file >= 0 && write(file, notices.data(), notices.size()) ==
                                      static_cast<ssize_t>(notices.size());
   if (file >= 0) close(file);
-  if (kept) return "what mpirun said is kept in " + path;
+  if (kept) return path;
   if (file >= 0) unlink(path.c_str());
-  return "mpirun said:\n" + notices;
+  spdlog::warn("mpirun said:\n{}", notices);
+  return "";
 }
 
 /// Lines that mpirun, and Open MPI in the ranks, write for themselves, and those of ours.
@@ -154,7 +162,9 @@ class JobLines {
     if (!unreached.empty()) {
       unreached_ += (unreached_.empty() ? "cannot reach host " : "; host ") + unreached;
     } else if (!frame && !in_notice_ && !IsOpenMpis(line)) {
-      return line;
+      // An error that all ranks have is one line.
+      if (!line.starts_with(kReportPrefix)) return line;
+      return std::exchange(report_, line) == line ? "" : line;
     }
     if (notices_.size() < kMostNotices) notices_ += line;
     return spdlog::should_log(spdlog::level::debug) ? line : "";
@@ -167,6 +177,8 @@ class JobLines {
   const std::string& notices() const { return notices_; }
   /// Whether ranks have started, or hosts were named for which they have not.
   bool told() const { return told_; }
+  /// Whether a rank has told an error of its own.
+  bool reported() const { return !report_.empty(); }
   /// Whether a rank has started.
   bool started() const { return started_; }
   /// Whether hosts that cannot be reached are the reason.
@@ -181,6 +193,7 @@ class JobLines {
 
   std::string notices_;
   std::string unreached_;
+  std::string report_;  // the last that a rank told
   bool in_notice_ = false;
   bool told_ = false;
   bool started_ = false;
@@ -208,7 +221,22 @@ std::string ReasonFromMpirun(const std::string& notices) {
 absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(const LaunchOptions& launch,
                                                       const std::vector<std::string>& command,
                                                       const std::string& input, OnEnd on_end,
-                                                      int output) {
+                                                      int output, CleanupSignals* signals) {
+  if (signals == nullptr) return Launch(launch, command, input, std::move(on_end), output);
+  absl::StatusOr<std::unique_ptr<MpiJob>> job;
+  CleanupSignals::Registration cleanup = signals->Around([&]() -> std::function<void()> {
+    job = Launch(launch, command, input, std::move(on_end), output);
+    if (!job.ok()) return [] {};
+    return [started = job->get()] { started->CleanUp(); };
+  });
+  if (job.ok()) (*job)->cleanup_ = std::move(cleanup);
+  return job;
+}
+
+absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Launch(const LaunchOptions& launch,
+                                                       const std::vector<std::string>& command,
+                                                       const std::string& input, OnEnd on_end,
+                                                       int output) {
   const bool stays = StaysOnThisHost(launch);
   TANDEM_ASSIGN_OR_RETURN(
       TemporaryFolder folder,
@@ -286,6 +314,7 @@ MpiJob::MpiJob(pid_t pid, int error_pipe, TemporaryFolder folder,
 }
 
 MpiJob::~MpiJob() {
+  cleanup_ = {};
   // Nobody asked it to end: something has failed, and mpirun, given time, says what.
   End(kLastWords);
   thread_.join();
@@ -329,6 +358,7 @@ void MpiJob::ReadErrors(int error_pipe) {
   waitpid(pid_, &wait_status, 0);
   kill(-pid_, SIGKILL);
   absl::Status why;
+  std::string file;
   if (!WIFEXITED(wait_status) || WEXITSTATUS(wait_status) != 0) {
     const std::string& notices = lines.notices();
     std::string reason = lines.Reason();
@@ -341,14 +371,17 @@ void MpiJob::ReadErrors(int error_pipe) {
       reason = WIFEXITED(wait_status)
                    ? fmt::format("mpirun ended with exit status {}", WEXITSTATUS(wait_status))
                    : fmt::format("mpirun was ended by signal {}", WTERMSIG(wait_status));
-      if (const std::string first = FirstSentence(notices); !first.empty()) reason += ": " + first;
+      if (const std::string first = FirstParagraph(notices); !first.empty()) reason += ": " + first;
     }
-    if (!notices.empty() && !stopping_ && !lines.names_hosts() && !given_up)
-      spdlog::warn("{}", KeepNotices(notices));
+    // That a rank which told its error has ended is all that mpirun has to say.
+    const bool known = lines.reported() || lines.names_hosts() || given_up;
+    if (!notices.empty() && !stopping_ && !known) file = KeepNotices(notices);
     why = Unavailable("{}", reason);
   }
   on_end_(why);
   const MutexLock lock(mutex_);
+  notices_file_ = std::move(file);
+  told_by_rank_ = lines.reported();
   ended_ = true;
 }
 
@@ -367,6 +400,21 @@ bool MpiJob::WaitUntilEnded(std::chrono::milliseconds time) {
 void MpiJob::Stop(std::chrono::milliseconds grace) {
   stopping_ = true;
   End(grace);
+}
+
+void MpiJob::CleanUp() {
+  Stop(std::chrono::milliseconds(0));
+  std::error_code error;
+  std::filesystem::remove_all(folder_.path(), error);
+}
+
+absl::Status MpiJob::Explain(absl::Status why) {
+  End(kLastWords);
+  const MutexLock lock(mutex_);
+  if (told_by_rank_) return ReportedElsewhere(std::move(why));
+  if (notices_file_.empty()) return why;
+  return absl::Status(
+      why.code(), fmt::format("{}; what mpirun said is kept in {}", Message(why), notices_file_));
 }
 
 void MpiJob::End(std::chrono::milliseconds grace) {

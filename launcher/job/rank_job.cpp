@@ -24,6 +24,7 @@
 #include "parallel/communicators/mpi_communicator.h"
 #include "parallel/communicators/watchdog.h"
 #include "parallel/coordinator/run_rank.h"
+#include "parallel/placement/cache_memory.h"
 #include "parallel/placement/cpu_placement.h"
 #include "parallel/placement/gpu_memory.h"
 #include "parallel/placement/gpu_placement.h"
@@ -187,10 +188,13 @@ class Rank {
   }
 
  private:
-  /// That a GPU has room for the rank, before anything is read.
+  /// That the host, or a GPU, has room for the rank, before anything is read.
   absl::Status CheckMemory(const core::Gpu& gpu) const {
-    if (gpus_.empty()) return absl::OkStatus();
     TANDEM_ASSIGN_OR_RETURN(const int64_t available, operations_->memory().AvailableBytes());
+    if (gpus_.empty()) {
+      return parallel::CheckCacheMemory(options_.kv_memory.value_or(0), world_.host(),
+                                        world_.local_size(), available);
+    }
     return parallel::CheckGpuMemory(*file_, plan_, world_.rank(), MemoryOptions(),
                                     {.host = world_.host(),
                                      .gpu = fmt::format("GPU {} ({})", gpu.index, gpu.name),
@@ -252,7 +256,7 @@ absl::Status RunEngine(const LoadedRank& rank, const EngineBody& body) {
 }
 
 absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const RankBody& body,
-                        const EnginePreparation& prepare) {
+                        const EnginePreparation& prepare, bool supervised) {
   if (std::getenv(kStartVariable) != nullptr) {
     std::fwrite(kStartLine.data(), 1, kStartLine.size(), stderr);
     // mpirun tells its ranks of the same folder by another name, and with both they do not start.
@@ -278,17 +282,17 @@ absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const R
   absl::Status status = rank.Run(body);
   if (absl::IsUnavailable(status) && world->size() > 1) {
     // A rank is gone: nobody can wait for the others in an orderly end.
-    spdlog::error("{}", Message(status));
+    if (!supervised) spdlog::error("{}", Message(status));
     std::_Exit(kExitFailed);
   }
   return status;
 }
 
 absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const EngineBody& body,
-                        const EnginePreparation& prepare) {
+                        const EnginePreparation& prepare, bool supervised) {
   return RunOnRanks(
       options, expected_ranks, [&](const LoadedRank& rank) { return RunEngine(rank, body); },
-      prepare);
+      prepare, supervised);
 }
 
 absl::Status CheckJobDescriptors(int ranks, int64_t further) {
@@ -301,7 +305,7 @@ absl::Status CheckJobDescriptors(int ranks, int64_t further) {
 
 absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
                         const EngineBody& body, const EnginePreparation& prepare,
-                        int64_t descriptors) {
+                        int64_t descriptors, CleanupSignals* signals) {
   TANDEM_RETURN_IF_ERROR(CheckLaunch(model, launch));
   const auto begin = std::chrono::steady_clock::now();
   const EngineBody run = [&](parallel::Engine& engine, const core::ModelFile& file) {
@@ -316,7 +320,7 @@ absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
       TANDEM_RETURN_IF_ERROR(check());
       return prepare ? prepare(file) : absl::OkStatus();
     };
-    return RunSupervised(model, launch, first, run);
+    return RunSupervised(model, launch, first, run, signals);
   }
   TANDEM_RETURN_IF_ERROR(check());
   return RunRankJob(model, launch.ranks, run, prepare);

@@ -8,6 +8,7 @@
 #include "core/formats/model_file.h"
 #include "core/model/model.h"
 #include "launcher/job/engine_body.h"
+#include "launcher/options/cleanup_signals.h"
 #include "launcher/options/options.h"
 #include "parallel/communicators/communicator.h"
 #include "parallel/coordinator/rank_setup.h"
@@ -38,13 +39,13 @@ absl::Status RunEngine(const LoadedRank& rank, const EngineBody& body);
 /// This process as a rank: joins the world that mpirun started (or is the only rank), checks it,
 /// loads its shard and runs `body`. Rank 0 prepares before that. `expected_ranks`: 0 takes any
 /// world. Errors before the model is loaded are agreed upon and reported by one rank. After a
-/// rank's death the process must end.
+/// rank's death the process must end; `supervised`: whoever started the ranks tells of it.
 absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const RankBody& body,
-                        const EnginePreparation& prepare = {});
+                        const EnginePreparation& prepare = {}, bool supervised = false);
 
 /// The same with an engine: rank 0 runs `body`, the others follow until it returns.
 absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const EngineBody& body,
-                        const EnginePreparation& prepare = {});
+                        const EnginePreparation& prepare = {}, bool supervised = false);
 
 /// kFailedPrecondition if this process may have fewer file descriptors than a job of so many ranks
 /// takes, and `further` ones.
@@ -52,9 +53,10 @@ absl::Status CheckJobDescriptors(int ranks, int64_t further = 0);
 
 /// Runs `body` with an engine of as many ranks as asked for: in this process (one rank, or a rank
 /// of mpirun's), or in ranks that are started by mpirun and reached over ZeroMQ. `descriptors`:
-/// that the body needs; without them the engine is not begun.
+/// that the body needs; without them the engine is not begun. `signals`: what cleans up before a
+/// signal ends this process, or null where none does.
 absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
                         const EngineBody& body, const EnginePreparation& prepare = {},
-                        int64_t descriptors = 0);
+                        int64_t descriptors = 0, CleanupSignals* signals = nullptr);
 
 }  // namespace tandem::launcher

@@ -46,17 +46,20 @@ class JobNews {
 }  // namespace
 
 absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launch,
-                           const EnginePreparation& prepare, const EngineBody& body) {
+                           const EnginePreparation& prepare, const EngineBody& body,
+                           CleanupSignals* signals) {
   TANDEM_ASSIGN_OR_RETURN(const auto file, CheckRanks(model, launch));
   if (prepare) TANDEM_RETURN_IF_ERROR(prepare(*file));
   WorkerOptions worker{.model = model, .ranks = launch.ranks};
   const parallel::EngineLinkKeys keys = parallel::MakeEngineLinkKeys();
   const std::string endpoint = parallel::MakeLocalEndpoint();
   JobNews news;
-  TANDEM_ASSIGN_OR_RETURN(const auto job,
-                          MpiJob::Start(launch, CommandOfThisProgram("worker", RowsOf(worker)),
-                                        parallel::LinkText(endpoint, keys),
-                                        [&news](const absl::Status& why) { news.Ended(why); }));
+  TANDEM_ASSIGN_OR_RETURN(
+      const auto job,
+      MpiJob::Start(
+          launch, CommandOfThisProgram("worker", RowsOf(worker)),
+          parallel::LinkText(endpoint, keys), [&news](const absl::Status& why) { news.Ended(why); },
+          kToStandardError, signals));
 
   parallel::RemoteEngine::Options options;
   options.endpoint = endpoint;
@@ -73,7 +76,8 @@ absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launc
     return engine.status();
   }
   if (!engine.ok()) {
-    return Unavailable("the ranks ended before they could answer: {}", Message(engine.status()));
+    return job->Explain(
+        Unavailable("the ranks ended before they could answer: {}", Message(engine.status())));
   }
   news.Tell(engine->get());
   absl::Status status = body(**engine, *file);
@@ -81,8 +85,9 @@ absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launc
   if ((*engine)->Health().ok()) {
     (*engine)->RequestStop();
     job->Stop(kGrace);
+    return status;
   }
-  return status;
+  return status.ok() ? status : job->Explain(std::move(status));
 }
 
 }  // namespace tandem::launcher

@@ -4,10 +4,12 @@
 #include <filesystem>
 #include <utility>
 
+#include "core/model/host_memory.h"
 #include "core/model/model.h"
 #include "core/system/host_name.h"
 #include "kv_store/pages/pool_size.h"
 #include "launcher/options/option_table.h"
+#include "parallel/placement/cache_memory.h"
 #include "parallel/placement/gpu_placement.h"
 #include "parallel/sharding/model_costs.h"
 
@@ -35,11 +37,15 @@ absl::StatusOr<parallel::ShardPlan> PlanRanks(const ModelOptions& model,
 
 namespace {
 
-/// The GPUs of this host, if nothing says that ranks run on others.
-absl::Status CheckGpusHere(const ModelOptions& model, const ModelChoices& choices,
-                           const LaunchOptions& launch) {
-  if (choices.device != core::DeviceKind::kCuda) return absl::OkStatus();
+/// The GPUs or the memory of this host, if nothing says that ranks run on others.
+absl::Status CheckDevicesHere(const ModelOptions& model, const ModelChoices& choices,
+                              const LaunchOptions& launch) {
   if (!launch.hostfile.empty() || !launch.mpirun_arguments.empty()) return absl::OkStatus();
+  if (choices.device != core::DeviceKind::kCuda) {
+    TANDEM_ASSIGN_OR_RETURN(const int64_t available, core::HostMemory().AvailableBytes());
+    return parallel::CheckCacheMemory(model.kv_memory.value_or(0), core::HostName(), launch.ranks,
+                                      available);
+  }
   TANDEM_ASSIGN_OR_RETURN(const std::vector<core::Gpu> gpus, core::FindGpus(choices.device));
   parallel::GpuWish wish{.wanted = true, .gpus = {}};
   for (const core::Gpu& gpu : gpus) wish.gpus.push_back(gpu.id);
@@ -54,9 +60,11 @@ absl::Status CheckGpusHere(const ModelOptions& model, const ModelChoices& choice
 absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& model,
                                                             const LaunchOptions& launch) {
   TANDEM_ASSIGN_OR_RETURN(const ModelChoices choices, ModelChoices::From(model));
-  TANDEM_RETURN_IF_ERROR(CheckGpusHere(model, choices, launch));
+  const bool cuda = choices.device == core::DeviceKind::kCuda;
+  if (cuda) TANDEM_RETURN_IF_ERROR(CheckDevicesHere(model, choices, launch));
   TANDEM_ASSIGN_OR_RETURN(auto file, core::ModelFile::Open(model.model));
   TANDEM_RETURN_IF_ERROR(PlanRanks(model, choices, *file, launch.ranks).status());
+  if (!cuda) TANDEM_RETURN_IF_ERROR(CheckDevicesHere(model, choices, launch));
   return file;
 }
 

@@ -47,7 +47,7 @@ std::string OneLine(std::string_view message) {
 }
 
 void Report(std::string_view message) {
-  std::fprintf(stderr, "tandem: %s\n", OneLine(message).c_str());
+  fmt::print(stderr, "{}{}\n", kReportPrefix, OneLine(message));
 }
 
 void Report(const absl::Status& status) { Report(Message(status)); }

@@ -12,6 +12,9 @@ namespace tandem::launcher {
 /// characters and what is no UTF-8 as \\xNN, the middle of what is longer than 4 KiB left out.
 std::string OneLine(std::string_view message);
 
+/// With which each error begins.
+inline constexpr std::string_view kReportPrefix = "tandem: ";
+
 /// "tandem: MESSAGE" on standard error.
 void Report(std::string_view message);
 void Report(const absl::Status& status);

@@ -10,12 +10,13 @@ import signal
 import stat
 import subprocess
 import tempfile
+import termios
 import time
 
 import pytest
 
-from conftest import SMOLLM2, TANDEM, assert_no_leftovers, run
-from test_first_hour import limited, wrong_use
+from conftest import SMOLLM2, TANDEM, assert_no_leftovers, run, session_processes
+from test_first_hour import Terminal, limited, wrong_use
 from test_first_hour_start import SERVE, ends_before_weights, fill, full, held, in_namespace
 from test_state import Client, agents_of
 
@@ -152,6 +153,52 @@ def test_09_dying_well_while_loading(tmp_path, signal_number):
     assert process.stdout.read(1)
     process.send_signal(signal_number)
     assert process.wait(30) == -signal_number
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_09_dying_well_leaves_nothing(tmp_path, monkeypatch, signal_number):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    bench = [TANDEM, "--log-level", "info", "bench", SMOLLM2, "--context", 2048]
+    for command, times in ([*GENERATE[:-1], 5000], ("loaded in", "answering")), (bench, ["loaded in"]):
+        for when in times:
+            words = [str(word) for word in (*command, "-n", 2)]
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                       text=True, start_new_session=True)
+            if when == "answering":
+                assert process.stdout.read(1)
+            else:
+                assert any("loaded in" in line for line in process.stderr)
+            process.send_signal(signal_number)
+            assert process.wait(30) == -signal_number
+            assert not list(tmp_path.iterdir())
+            while any(b"tandem" in text for _, text in session_processes(process.pid)):
+                time.sleep(0.05)
+
+
+def test_09_dying_well_without_a_reader(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for ranks in 1, 2:
+        process = subprocess.Popen([str(word) for word in (*GENERATE[:-1], 5000, "-n", ranks)], stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE)
+        assert process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait(30) == -signal.SIGPIPE and not list(tmp_path.iterdir())
+
+
+def test_09_dying_well_of_a_chat(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for ranks in 1, 2:
+        for signal_number in signal.SIGTERM, signal.SIGHUP:
+            chat = Terminal(TANDEM, "chat", SMOLLM2, "-n", ranks)
+            chat.shows("> ")
+            folder = os.path.dirname(next(path for path in held(os.getsid(chat.pid)) if path.endswith("/server")))
+            # Line editing shows what is typed by itself.
+            assert not termios.tcgetattr(chat.fd)[3] & termios.ECHO
+            os.kill(chat.pid, signal_number)
+            assert os.waitstatus_to_exitcode(os.waitpid(chat.pid, 0)[1]) == -signal_number
+            assert termios.tcgetattr(chat.fd)[3] & termios.ECHO
+            assert not os.path.exists(folder) and not list(tmp_path.iterdir())
+            os.close(chat.fd)
 
 
 def test_07_descriptors_before_weights(start_server, tmp_path):

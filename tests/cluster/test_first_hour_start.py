@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import MPIRUN, SMOLLM2, TANDEM, assert_no_leftovers, run, session_processes
+from conftest import MPIRUN, ROOT, SMOLLM2, TANDEM, assert_no_leftovers, run, session_processes
 from test_first_hour import Terminal, wrong_use
 from test_state import Client, agents_of
 
@@ -133,11 +134,38 @@ def test_06_start_checks_flags_before_weights(tmp_path):
     for command in (SERVE, [*SERVE, "-n", 2], [*MPIRUN, "-n", 2, *SERVE]):
         listen = ["--listen", f"ipc://{tmp_path}/socket"]
         assert "--kv-memory: 1 byte is too little" in ends_before_weights(2, *command, *listen, "--kv-memory", 1)
+        said = ends_before_weights(1, *command, *listen, "--kv-memory", "1PiB")
+        assert "--kv-memory: 1024.0 TiB of KV cache for " in said and said.count("tandem: ") == 1, said
     for command in ([*SERVE, "-n", 2], [*MPIRUN, "-n", 2, *SERVE], [TANDEM, "bench", SMOLLM2, "-n", 2]):
         assert "--control-interface eth77: " in ends_before_weights(2, *command, "--control-interface", "eth77")
     for command in ([*SERVE, "-n", 2], [TANDEM, "chat", SMOLLM2, "-n", 2], [TANDEM, "bench", SMOLLM2, "-n", 2]):
         for path in ("/no/such/hosts", "/tmp"):
             assert f"--hostfile {path}: " in ends_before_weights(2, *command, "--hostfile", path)
+
+
+def test_06_start_says_whole_sentences_of_mpirun(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    hosts = tmp_path / "hosts"
+    for text, why in (("", "due to a failure to allocate nodes to the job, or"), ("localhost slots=many", f"in the hostfile: {hosts}")):
+        hosts.write_text(text)
+        [line] = ends_before_weights(1, *SERVE, "-n", 2, "--hostfile", hosts, "--listen", f"ipc://{tmp_path}/socket").splitlines()
+        assert why in line and "; what mpirun said is kept in " in line, line
+
+
+def test_06_start_tells_a_log_of_the_build_as_it_goes(tmp_path):
+    for folder in "launcher", "build/release", "bin":
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(ROOT / "launcher/build", tmp_path / "launcher")
+    (tmp_path / "build/release/build.ninja").touch()
+    cmake = tmp_path / "bin/cmake"
+    cmake.write_text("#!/bin/sh\necho '-- found'; echo '[1/20] one'; echo '[2/20] two'; echo 'a warning'\n"
+                     "while ! [ -e told ]; do sleep 0.05; done; echo '[20/20] all'; echo 'ninja: no work to do.'; exit 3\n")
+    cmake.chmod(0o755)
+    process = subprocess.Popen([tmp_path / "launcher/build", "release"], stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"})
+    assert [process.stderr.readline() for _ in range(3)] == ["built 1 of 20\n", "built 2 of 20\n", "a warning\n"]
+    (tmp_path / "told").touch()
+    assert process.stderr.read() == "built 20 of 20\n" and process.wait(20) == 3
 
 
 def descriptors(pid):
@@ -253,10 +281,11 @@ def test_09_dying_well_mpiruns_words_go_to_a_file(start_server, monkeypatch, tmp
     assert server.process.wait(30) == 1
     log = server.rest_of_log()
     for line in log.splitlines():
-        assert re.match(r"\d{4}-\d\d-\d\d |tandem: ", line), line
-    [file] = re.findall(r"warning: what mpirun said is kept in (\S+)$", log, re.MULTILINE)
+        assert re.match(r"\d{4}-\d\d-\d\d \S+ info: |tandem: ", line), line
+    # The death, and where to read more, in one line.
+    [file] = re.findall(r"^tandem: rank 1 on host \S+ (?:was ended by signal 9|died) [^;]*; what mpirun said is kept in (\S+)$",
+                        log, re.MULTILINE)
     assert "exited on signal 9" in pathlib.Path(file).read_text()
-    assert re.search(r"rank 1 on host \S+ (was ended by signal 9|died)", log)
 
 
 def test_09_dying_well_the_agent(start_server, tmp_path):
