@@ -15,7 +15,6 @@
 #include "kv_store/base/database_log.h"
 #include "kv_store/base/files.h"
 #include "kv_store/journal/database_image.h"
-#include "kv_store/journal/database_scan.h"
 #include "kv_store/journal/database_trial.h"
 
 namespace tandem::kv_store {
@@ -152,11 +151,13 @@ void ReadAllOf(ReadDatabase& read) {
 }
 
 /// A way from the files of a folder to what can be read of them. kDataLoss: it leads nowhere.
-using Way = absl::Status (*)(rocksdb::Options options, const std::string& folder,
+using Way = absl::Status (*)(const rocksdb::Options& options, const std::string& folder,
                              ReadDatabase& read);
 
 /// Of a log that is damaged, what is whole is taken.
-absl::Status ReadAsItIs(rocksdb::Options options, const std::string& folder, ReadDatabase& read) {
+absl::Status ReadAsItIs(const rocksdb::Options& given, const std::string& folder,
+                        ReadDatabase& read) {
+  rocksdb::Options options = given;
   // First so that any damage of the log is seen.
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kAbsoluteConsistency;
   auto db = OpenWith(options, folder);
@@ -173,7 +174,9 @@ absl::Status ReadAsItIs(rocksdb::Options options, const std::string& folder, Rea
 }
 
 /// By the tables and logs alone, without the files that say what belongs to it.
-absl::Status ReadRepaired(rocksdb::Options options, const std::string& folder, ReadDatabase& read) {
+absl::Status ReadRepaired(const rocksdb::Options& given, const std::string& folder,
+                          ReadDatabase& read) {
+  rocksdb::Options options = given;
   TANDEM_RETURN_IF_ERROR(Remove(folder + "/CURRENT"));
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
   options.disable_auto_compactions = true;
@@ -263,14 +266,16 @@ bool HasStrangers(rocksdb::DB& db, const std::set<std::string>& logs,
 }
 
 /// Opened for writing, and no more.
-absl::Status OpenAsItIs(rocksdb::Options options, const std::string& folder, ReadDatabase& read) {
+absl::Status OpenAsItIs(const rocksdb::Options& options, const std::string& folder,
+                        ReadDatabase& read) {
   TANDEM_ASSIGN_OR_RETURN(read.db, OpenWith(options, folder));
   return absl::OkStatus();
 }
 
 /// Opened, and all of it was read once.
-absl::Status OpenAndCheck(rocksdb::Options options, const std::string& folder, ReadDatabase& read) {
-  TANDEM_RETURN_IF_ERROR(OpenAsItIs(std::move(options), folder, read));
+absl::Status OpenAndCheck(const rocksdb::Options& options, const std::string& folder,
+                          ReadDatabase& read) {
+  TANDEM_RETURN_IF_ERROR(OpenAsItIs(options, folder, read));
   const std::string checking = "checking " + folder;
   TANDEM_RETURN_IF_ERROR(FromDatabase(read.db->VerifyChecksum(), checking));
   rocksdb::ReadOptions reading;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "kv_store/journal/database_scan.h"
 
 namespace rocksdb {
 class DB;
@@ -18,10 +19,6 @@ class Status;
 /// The RocksDB under the conversations: how it is opened, read in whole, and put right.
 namespace tandem::kv_store {
 
-struct PlacedRecord {
-  std::string place;
-  std::string bytes;
-};
 /// What lies at a place; null: nothing.
 const std::string* BytesAt(std::span<const PlacedRecord> records, std::string_view place);
 

@@ -5,13 +5,18 @@
 #include <string>
 #include <vector>
 
-#include "kv_store/journal/conversation_database.h"
-
 namespace rocksdb {
+class DB;
 class Iterator;
+class Status;
 }  // namespace rocksdb
 
 namespace tandem::kv_store {
+
+struct PlacedRecord {
+  std::string place;
+  std::string bytes;
+};
 
 /// Reads all records of a database in order; where they cannot be read, goes on behind. The
 /// database outlives it. Thread safety: none.
