@@ -218,7 +218,7 @@ class SampleStep {
         std::memcpy(&vocab_rows, theirs, sizeof(vocab_rows));
         AddSums(vocab_rows, theirs + first[i], open[i]);
       }
-      std::sort(open[i].edges.begin(), open[i].edges.end(), EarlierToken);
+      SortByToken(open[i].edges);
       for (const BlockSum& block : SumBlocks(open[i].edges, SoftmaxForSums(open[i]))) {
         SumOf(block.candidates.front().token / kSumRows, open[i]) = block.sum;
       }
@@ -321,7 +321,7 @@ class SampleStep {
     });
     const double wanted = static_cast<double>(row.params->top_p) * TotalOf(state.sums);
     if (!KeepBest(certain, wanted, SoftmaxOf(state, 0.0F))) return false;
-    std::sort(certain.begin(), certain.end(), EarlierToken);
+    SortByToken(certain);
     out_[state.row] = DrawToken(certain, SoftmaxOf(state, row.params->min_p),
                                 Uniform(*row.params, row.token_index));
     return true;

@@ -114,12 +114,12 @@ std::optional<int32_t> SampleToken(const SamplingParams& params, uint64_t token_
     candidates.resize(top_k);
     sorted = false;
   }
-  if (!sorted) std::sort(candidates.begin(), candidates.end(), EarlierToken);
+  if (!sorted) SortByToken(candidates);
   if (params.top_p < 1.0F) {
     const Softmax softmax = {best.logit, params.temperature, 0.0F};
     const double total = TotalOf(SumsOf(SumBlocks(candidates, softmax)));
     KeepBest(candidates, static_cast<double>(params.top_p) * total, softmax);
-    std::sort(candidates.begin(), candidates.end(), EarlierToken);
+    SortByToken(candidates);
   }
   return DrawToken(candidates, {best.logit, params.temperature, params.min_p},
                    Uniform(params, token_index));

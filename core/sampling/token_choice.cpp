@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstring>
+#include <utility>
 
 #include "core/base/philox.h"
 #include "core/cpu/simd/lanes.h"
@@ -31,7 +33,61 @@ bool ForEachWeight(std::span<const Candidate> candidates, const Softmax& softmax
   return false;
 }
 
+constexpr size_t kFewToSort = 512;  // comparing is faster then
+
+/// Sorts by a key of 32 bits, and leaves the order of equal ones. Source: Knuth, The Art of
+/// Computer Programming, volume 3, section 5.2.5 (radix list sort, from the lowest digit).
+template <typename KeyOf>
+void SortByKey(std::span<Candidate> candidates, KeyOf key_of) {
+  constexpr int kDigitBits = 11;
+  constexpr size_t kDigits = 3;
+  constexpr uint32_t kMask = (uint32_t{1} << kDigitBits) - 1;
+  const auto digit_of = [&](const Candidate& candidate, size_t place) {
+    return (key_of(candidate) >> (kDigitBits * place)) & kMask;
+  };
+  std::array<std::array<uint32_t, kMask + 1>, kDigits> counts{};
+  for (const Candidate& candidate : candidates) {
+    for (size_t place = 0; place < kDigits; ++place) ++counts[place][digit_of(candidate, place)];
+  }
+  std::vector<Candidate> spare(candidates.size());
+  std::span<Candidate> from = candidates;
+  std::span<Candidate> to = spare;
+  for (size_t place = 0; place < kDigits; ++place) {
+    std::array<uint32_t, kMask + 1>& next = counts[place];
+    if (next[digit_of(from.front(), place)] == from.size()) continue;  // all have the same digit
+    uint32_t before = 0;
+    for (uint32_t& count : next) before += std::exchange(count, before);
+    for (const Candidate& candidate : from) to[next[digit_of(candidate, place)]++] = candidate;
+    std::swap(from, to);
+  }
+  if (from.data() != candidates.data()) std::copy(from.begin(), from.end(), candidates.begin());
+}
+
+/// Falls as the logit rises; both zeros have the same.
+uint32_t FallingKey(float logit) {
+  constexpr uint32_t kSign = 0x80000000;
+  const auto bits = std::bit_cast<uint32_t>(logit == 0.0F ? 0.0F : logit);
+  return (bits & kSign) != 0 ? bits : ~(bits | kSign);
+}
+
 }  // namespace
+
+void SortByToken(std::span<Candidate> candidates) {
+  if (candidates.size() <= kFewToSort) {
+    std::sort(candidates.begin(), candidates.end(), EarlierToken);
+  } else if (!std::is_sorted(candidates.begin(), candidates.end(), EarlierToken)) {
+    SortByKey(candidates, [](const Candidate& c) { return static_cast<uint32_t>(c.token); });
+  }
+}
+
+void SortBestFirst(std::span<Candidate> candidates) {
+  if (candidates.size() <= kFewToSort) {
+    std::sort(candidates.begin(), candidates.end(), Better);
+    return;
+  }
+  SortByToken(candidates);
+  SortByKey(candidates, [](const Candidate& c) { return FallingKey(c.logit); });
+}
 
 std::vector<BlockSum> SumBlocks(std::span<const Candidate> candidates, const Softmax& softmax) {
   std::vector<BlockSum> blocks;
@@ -91,7 +147,7 @@ bool KeepBest(std::vector<Candidate>& candidates, double wanted, const Softmax& 
         depth > kDeepest ? candidates.end()
                          : std::partition(first, candidates.end(),
                                           [floor](const Candidate& c) { return c.logit >= floor; });
-    std::sort(first, last, Better);
+    SortBestFirst({first, last});
     enough = ForEachWeight({first, last}, softmax, [&](const Candidate&, float weight) {
       reached += weight;
       ++kept;

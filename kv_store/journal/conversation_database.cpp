@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
-#include <limits>
 #include <map>
 #include <set>
 #include <thread>
@@ -24,10 +23,10 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kMemtableBytes = size_t{8} << 20;
-constexpr size_t kReadAhead = size_t{1} << 20;
 constexpr size_t kBatchBytes = size_t{4} << 20;
 constexpr auto kDeletionTime = std::chrono::seconds(5);
 constexpr const char* kRenewed = ".new";
+constexpr const char* kDeadly = "its files end the process that reads them together";
 constexpr int kLooks = 10;
 constexpr auto kBetweenLooks = std::chrono::milliseconds(50);
 
@@ -65,90 +64,6 @@ absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenWith(const rocksdb::Options& op
   }
   return FromDatabase(status, "opening " + folder);
 }
-
-/// Reads all records in order; where they cannot be read, goes on behind.
-class Scan {
- public:
-  Scan(rocksdb::DB& db, bool check) {
-    rocksdb::ReadOptions options;
-    options.verify_checksums = check;
-    options.fill_cache = false;
-    options.readahead_size = kReadAhead;
-    iterator_.reset(db.NewIterator(options));
-    options.verify_checksums = true;
-    checked_.reset(db.NewIterator(options));
-  }
-
-  /// Until the end, or the first damage.
-  rocksdb::Status Strictly(std::vector<PlacedRecord>& records) {
-    iterator_->SeekToFirst();
-    Take(records);
-    return iterator_->status();
-  }
-
-  /// Everything that can be read; how many gaps there were.
-  int64_t Leniently(std::vector<PlacedRecord>& records) {
-    int64_t gaps = 0;
-    iterator_->SeekToFirst();
-    for (Take(records); !iterator_->status().ok(); Take(records)) {
-      ++gaps;
-      if (!SkipDamage(records.empty() ? "" : records.back().place)) break;
-    }
-    return gaps;
-  }
-
- private:
-  void Take(std::vector<PlacedRecord>& records) {
-    for (; iterator_->Valid(); iterator_->Next()) {
-      records.push_back({iterator_->key().ToString(), iterator_->value().ToString()});
-    }
-  }
-
-  /// Goes on at this place, if the block there is whole (or it is the end). In one that is not, a
-  /// key may be damaged such that looking for another ends the process by an assertion of
-  /// RocksDB's; so what lies behind a damaged key is lost up to the next block.
-  bool Readable(const std::string& place) {
-    checked_->Seek(place);
-    if (!checked_->status().ok()) return false;
-    iterator_->Seek(place);
-    return iterator_->status().ok();
-  }
-
-  static std::string Behind(char kind, uint64_t hash) {
-    std::string place(1, kind);
-    for (int shift = 56; shift >= 0; shift -= 8) place.push_back(static_cast<char>(hash >> shift));
-    return place;
-  }
-
-  /// Finds the next readable place behind the last good one: in steps that double, then back by
-  /// halves. Places are hashes, so nothing tells where the next one lies.
-  bool SkipDamage(const std::string& last) {
-    const char kind = last.empty() ? '\0' : last[0];
-    uint64_t begin = 0;
-    for (size_t i = 1; i <= sizeof(begin); ++i) {
-      begin = begin << 8 | (i < last.size() ? static_cast<uint8_t>(last[i]) : 0U);
-    }
-    constexpr uint64_t kMost = std::numeric_limits<uint64_t>::max();
-    uint64_t step = 1;
-    while (step <= (kMost - begin) / 2 && !Readable(Behind(kind, begin + step))) step *= 2;
-    if (!Readable(Behind(kind, begin + step))) {
-      for (int next = static_cast<uint8_t>(kind) + 1; next <= 'Z'; ++next) {
-        if (Readable(std::string(1, static_cast<char>(next)))) return true;
-      }
-      return false;
-    }
-    uint64_t bad = begin + step / 2;
-    uint64_t good = begin + step;
-    while (good - bad > 1) {
-      const uint64_t middle = bad + (good - bad) / 2;
-      (Readable(Behind(kind, middle)) ? good : bad) = middle;
-    }
-    return Readable(Behind(kind, good));
-  }
-
-  std::unique_ptr<rocksdb::Iterator> iterator_;
-  std::unique_ptr<rocksdb::Iterator> checked_;
-};
 
 std::set<std::string> FilesOf(const std::string& folder, std::string_view extension) {
   std::set<std::string> files;
@@ -198,7 +113,7 @@ absl::Status FromDatabase(const rocksdb::Status& status, std::string_view doing)
 
 absl::StatusOr<std::vector<PlacedRecord>> ReadStrictly(rocksdb::DB& db) {
   std::vector<PlacedRecord> records;
-  const rocksdb::Status status = Scan(db, /*check=*/true).Strictly(records);
+  const rocksdb::Status status = DatabaseScan(db, /*check=*/true).Strictly(records);
   if (!status.ok()) return FromDatabase(status, "reading all records");
   return records;
 }
@@ -217,20 +132,11 @@ absl::Status WriteAll(rocksdb::DB& db, const std::vector<PlacedRecord>& records)
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& folder) {
-  rocksdb::Options options = DatabaseOptions(folder);
-  // Where the file that names the others is gone, a new database would remove them.
-  if (!Exists(folder + "/CURRENT") && HasDatabaseFiles(folder)) {
-    return absl::DataLossError(fmt::format("opening {}: CURRENT is missing", folder));
-  }
-  return OpenWith(options, folder);
-}
-
 namespace {
 
 /// Reads all that can be read of what is open.
 void ReadAllOf(ReadDatabase& read) {
-  const rocksdb::Status damage = Scan(*read.db, /*check=*/true).Strictly(read.records);
+  const rocksdb::Status damage = DatabaseScan(*read.db, /*check=*/true).Strictly(read.records);
   if (damage.ok()) return;
   read.torn = false;
   read.damage +=
@@ -239,17 +145,19 @@ void ReadAllOf(ReadDatabase& read) {
   // A block whose checksum is wrong may have whole records all the same, and may end the process.
   const bool check = !Survives([&] {
     std::vector<PlacedRecord> records;
-    Scan(*read.db, /*check=*/false).Leniently(records);
+    DatabaseScan(*read.db, /*check=*/false).Leniently(records);
   });
-  read.gaps = Scan(*read.db, check).Leniently(read.records);
+  read.gaps = DatabaseScan(*read.db, check).Leniently(read.records);
 }
 
 /// A way from the files of a folder to what can be read of them. kDataLoss: it leads nowhere.
-using Way = absl::Status (*)(rocksdb::Options options, const std::string& folder,
+using Way = absl::Status (*)(const rocksdb::Options& options, const std::string& folder,
                              ReadDatabase& read);
 
 /// Of a log that is damaged, what is whole is taken.
-absl::Status ReadAsItIs(rocksdb::Options options, const std::string& folder, ReadDatabase& read) {
+absl::Status ReadAsItIs(const rocksdb::Options& given, const std::string& folder,
+                        ReadDatabase& read) {
+  rocksdb::Options options = given;
   // First so that any damage of the log is seen.
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kAbsoluteConsistency;
   auto db = OpenWith(options, folder);
@@ -266,7 +174,9 @@ absl::Status ReadAsItIs(rocksdb::Options options, const std::string& folder, Rea
 }
 
 /// By the tables and logs alone, without the files that say what belongs to it.
-absl::Status ReadRepaired(rocksdb::Options options, const std::string& folder, ReadDatabase& read) {
+absl::Status ReadRepaired(const rocksdb::Options& given, const std::string& folder,
+                          ReadDatabase& read) {
+  rocksdb::Options options = given;
   TANDEM_RETURN_IF_ERROR(Remove(folder + "/CURRENT"));
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
   options.disable_auto_compactions = true;
@@ -296,7 +206,7 @@ bool Survives(Way way, rocksdb::Options options, const std::string& folder) {
 absl::Status Read(Way way, const rocksdb::Options& options, const std::string& folder,
                   ReadDatabase& read) {
   if (Survives(way, options, folder)) return way(options, folder, read);
-  return absl::DataLossError("its files end the process that reads them together");
+  return absl::DataLossError(kDeadly);
 }
 
 /// Each table and log by itself, in the order of their numbers; what several have is that of the
@@ -355,7 +265,53 @@ bool HasStrangers(rocksdb::DB& db, const std::set<std::string>& logs,
   return logs.size() > 1 || !std::includes(live.begin(), live.end(), tables.begin(), tables.end());
 }
 
+/// Opened for writing, and no more.
+absl::Status OpenAsItIs(const rocksdb::Options& options, const std::string& folder,
+                        ReadDatabase& read) {
+  TANDEM_ASSIGN_OR_RETURN(read.db, OpenWith(options, folder));
+  return absl::OkStatus();
+}
+
+/// Opened, and all of it was read once.
+absl::Status OpenAndCheck(const rocksdb::Options& options, const std::string& folder,
+                          ReadDatabase& read) {
+  TANDEM_RETURN_IF_ERROR(OpenAsItIs(options, folder, read));
+  const std::string checking = "checking " + folder;
+  TANDEM_RETURN_IF_ERROR(FromDatabase(read.db->VerifyChecksum(), checking));
+  rocksdb::ReadOptions reading;
+  reading.fill_cache = false;
+  const std::unique_ptr<rocksdb::Iterator> iterator(read.db->NewIterator(reading));
+  iterator->SeekToFirst();
+  while (iterator->Valid()) iterator->Next();
+  return FromDatabase(iterator->status(), checking);
+}
+
+absl::Status OpenTried(Way way, const std::string& folder, ReadDatabase& read) {
+  const rocksdb::Options options = DatabaseOptions(folder);
+  if (!HasDatabaseFiles(folder)) return way(options, folder, read);
+  // Where the file that names the others is gone, a new database would remove them.
+  if (!Exists(folder + "/CURRENT")) {
+    return absl::DataLossError(fmt::format("opening {}: CURRENT is missing", folder));
+  }
+  return Read(way, options, folder, read);
+}
+
 }  // namespace
+
+absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& folder) {
+  ReadDatabase read;
+  TANDEM_RETURN_IF_ERROR(OpenTried(OpenAsItIs, folder, read));
+  return std::move(read.db);
+}
+
+absl::StatusOr<CheckedDatabase> OpenCheckedDatabase(const std::string& folder) {
+  const std::set<std::string> logs = FilesOf(folder, ".log");
+  const std::set<std::string> tables = FilesOf(folder, ".sst");
+  ReadDatabase read;
+  TANDEM_RETURN_IF_ERROR(OpenTried(OpenAndCheck, folder, read));
+  const bool strangers = HasStrangers(*read.db, logs, tables);
+  return CheckedDatabase{.db = std::move(read.db), .strangers = strangers};
+}
 
 absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted) {
   ReadDatabase read;
@@ -395,6 +351,21 @@ absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted) 
   return read;
 }
 
+namespace {
+
+/// Files come and go while the other process writes; then it fails.
+absl::Status LookOnce(const rocksdb::Options& options, const std::string& folder,
+                      ReadDatabase& read) {
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(options, folder, &db);
+  read.db.reset(db);
+  if (!status.ok()) return FromDatabase(status, "reading " + folder);
+  read.gaps = DatabaseScan(*read.db, true).Leniently(read.records);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder) {
   TANDEM_RETURN_IF_ERROR(CheckOwnTree(folder));
   if (!Exists(folder + "/CURRENT")) {
@@ -403,21 +374,18 @@ absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder) {
   rocksdb::Options options = DatabaseOptions(folder);
   options.create_if_missing = false;
   options.max_open_files = -1;  // files that the other process removes meanwhile stay open here
+  const bool survives = Survives([&] {
+    ReadDatabase read;
+    static_cast<void>(LookOnce(options, folder, read));
+    static_cast<void>(read.db.release());
+  });
+  if (!survives) return absl::DataLossError(fmt::format("{}: {}", folder, kDeadly));
   absl::Status last;
   for (int attempt = 0; attempt < kLooks; ++attempt) {
     if (attempt > 0) std::this_thread::sleep_for(kBetweenLooks);
-    rocksdb::DB* db = nullptr;
-    const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(options, folder, &db);
-    std::unique_ptr<rocksdb::DB> owned(db);
-    if (!status.ok()) {
-      // Files come and go while the other process writes.
-      last = FromDatabase(status, "reading " + folder);
-      continue;
-    }
     ReadDatabase read;
-    read.gaps = Scan(*owned, true).Leniently(read.records);
-    read.db = std::move(owned);
-    return read;
+    last = LookOnce(options, folder, read);
+    if (last.ok()) return read;
   }
   return last;
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "kv_store/journal/database_scan.h"
 
 namespace rocksdb {
 class DB;
@@ -18,10 +19,6 @@ class Status;
 /// The RocksDB under the conversations: how it is opened, read in whole, and put right.
 namespace tandem::kv_store {
 
-struct PlacedRecord {
-  std::string place;
-  std::string bytes;
-};
 /// What lies at a place; null: nothing.
 const std::string* BytesAt(std::span<const PlacedRecord> records, std::string_view place);
 
@@ -30,8 +27,18 @@ const std::string* BytesAt(std::span<const PlacedRecord> records, std::string_vi
 absl::Status FromDatabase(const rocksdb::Status& status, std::string_view doing);
 
 /// Opens or makes a database. kFailedPrecondition if another process has it; kDataLoss if it is
-/// damaged, but for a torn end of the log, which is left out: nothing is changed then.
+/// damaged, but for a torn end of the log, which is left out: nothing is changed then. Files that
+/// would end the process are damage, too: another process tries them first (database_trial.h).
 absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& folder);
+
+struct CheckedDatabase {
+  std::unique_ptr<rocksdb::DB> db;
+  /// There are files beside it, which one that was ended at any time may have left, or somebody
+  /// copied into it: what it makes of them later may end the process. Write it anew.
+  bool strangers = false;
+};
+/// The same of a database of which all can be read.
+absl::StatusOr<CheckedDatabase> OpenCheckedDatabase(const std::string& folder);
 
 /// All records, in order. kDataLoss if a table is damaged.
 absl::StatusOr<std::vector<PlacedRecord>> ReadStrictly(rocksdb::DB& db);
@@ -58,7 +65,8 @@ struct ReadDatabase {
 absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted = true);
 
 /// Reads all that can be read, also while another process has it open, whose writes before the call
-/// are there; changes nothing. kNotFound if there is no database.
+/// are there; changes nothing. kNotFound if there is no database; kDataLoss if its files would end
+/// the process.
 absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder);
 
 /// Writes the tables that hold keys of [from, to) again without what was deleted, and removes the

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "kv_store/base/files.h"
+#include "kv_store/journal/database_image.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -38,8 +39,9 @@ JournalCopies::JournalCopies(Options options) : options_(std::move(options)) {
     const fs::path whole = fs::path(name).replace_extension();
     if (!ParseStateId(whole.filename().string())) continue;
     absl::Status status;
-    if (name.ends_with(kNew) || name.ends_with(kOld)) status = MakeWay(name, FileKind::kFolder);
-    if (status.ok() && name.ends_with(kNew)) status = Remove(name);
+    const bool unfinished = name.ends_with(kNew) || name.ends_with(kTrialFolder);
+    if (unfinished || name.ends_with(kOld)) status = MakeWay(name, FileKind::kFolder);
+    if (status.ok() && unfinished) status = Remove(name);
     if (status.ok() && name.ends_with(kOld)) {
       // The crash came between two renames, or behind both.
       status = Exists(whole) ? Remove(name) : Rename(name, whole);
@@ -61,8 +63,9 @@ absl::StatusOr<JournalCopies::Copy*> JournalCopies::Open(const StateId& state) {
   if (!Exists(folder)) return NotFound("{}: there is no such copy", folder);
   TANDEM_RETURN_IF_ERROR(MakeWayInFolder(folder).status());
   Copy copy;
-  TANDEM_ASSIGN_OR_RETURN(copy.db, OpenDatabase(folder));
-  TANDEM_RETURN_IF_ERROR(FromDatabase(copy.db->VerifyChecksum(), "checking " + folder));
+  TANDEM_ASSIGN_OR_RETURN(CheckedDatabase checked, OpenCheckedDatabase(folder));
+  if (checked.strangers) TANDEM_RETURN_IF_ERROR(Renew(state, checked));
+  copy.db = std::move(checked.db);
   std::string record;
   const rocksdb::Status got = copy.db->Get({}, rocksdb::Slice(kPositionPlace), &record);
   if (got.IsNotFound()) {
@@ -156,6 +159,20 @@ absl::Status JournalCopies::Replace(const StateId& state, bool aside) {
   TANDEM_RETURN_IF_ERROR(Rename(folder + kNew, folder));
   TANDEM_RETURN_IF_ERROR(SyncFolder(options_.folder));
   return Remove(folder + kOld);
+}
+
+absl::Status JournalCopies::Renew(const StateId& state, CheckedDatabase& checked) {
+  const std::string folder = FolderOf(state);
+  TANDEM_ASSIGN_OR_RETURN(const auto records, ReadStrictly(*checked.db));
+  {
+    TANDEM_ASSIGN_OR_RETURN(const auto db, MakeAnew(state));
+    TANDEM_RETURN_IF_ERROR(WriteAll(*db, records));
+  }
+  checked.db.reset();
+  TANDEM_RETURN_IF_ERROR(Replace(state, /*aside=*/false));
+  spdlog::info("{}: what was read is written into a new database", folder);
+  TANDEM_ASSIGN_OR_RETURN(checked.db, OpenDatabase(folder));
+  return absl::OkStatus();
 }
 
 absl::Status JournalCopies::CheckNothingIsLost(const StateId& state, const JournalPart& part,

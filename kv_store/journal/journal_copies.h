@@ -113,6 +113,9 @@ class JournalCopies {
   absl::Status Replace(const StateId& state, bool aside) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status MakeFence(const StateId& state, const JournalPosition& at)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  /// Writes a copy anew, so that none but its own files are there.
+  absl::Status Renew(const StateId& state, CheckedDatabase& checked)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckNothingIsLost(const StateId& state, const JournalPart& part, bool& aside)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
