@@ -12,7 +12,7 @@ from conftest import (MPIRUN, SMOLLM2, TANDEM, Server, assert_no_leftovers, run)
 WRONG_USE = {
     "unknown flag": (["generate", SMOLLM2, "-p", "x", "--no-such-flag"], "--no-such-flag"),
     "unknown command": (["frobnicate"], "frobnicate"),
-    "no command": ([], "subcommand"),
+    "no command": ([], "a command is missing"),
     "no model": (["generate"], "MODEL"),
     "prompt and tokens": (["generate", SMOLLM2, "-p", "x", "--tokens", "1"], "--tokens"),
     "no prompt": (["generate", SMOLLM2], "-p TEXT"),
