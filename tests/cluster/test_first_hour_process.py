@@ -192,8 +192,11 @@ def test_09_dying_well_of_a_chat(tmp_path, monkeypatch):
             chat = Terminal(TANDEM, "chat", SMOLLM2, "-n", ranks)
             chat.shows("> ")
             folder = os.path.dirname(next(path for path in held(os.getsid(chat.pid)) if path.endswith("/server")))
-            # Line editing shows what is typed by itself.
-            assert not termios.tcgetattr(chat.fd)[3] & termios.ECHO
+            # Line editing shows what is typed by itself, from its first prompt on.
+            deadline = time.monotonic() + 30
+            while termios.tcgetattr(chat.fd)[3] & termios.ECHO:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
             os.kill(chat.pid, signal_number)
             assert os.waitstatus_to_exitcode(os.waitpid(chat.pid, 0)[1]) == -signal_number
             assert termios.tcgetattr(chat.fd)[3] & termios.ECHO

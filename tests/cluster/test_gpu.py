@@ -123,7 +123,7 @@ def test_modes_and_what_is_refused_by_name(tiny):
     assert "--no-exact: a CPU is always exact" in refused.stderr
     for device in "cuda", "cpu":
         assert tokens(emulated(tiny, "--device", device, "--exact")) == tokens(emulated(tiny))
-    fast = emulated(tiny, "--device", "cuda", "--no-exact")
+    fast = emulated(tiny, "--device", "cuda", "--no-exact", "--log-level", "info")
     assert fast.returncode == 0 and "fast mode" in fast.stderr, fast.stderr
     refused = emulated(tiny, "--device", "cuda", "--prefill-chunk", 600000)
     assert refused.returncode != 0 and "a product with tokens in a step" in refused.stderr, refused.stderr
