@@ -251,7 +251,7 @@ def test_01_memory_that_is_limited(tmp_path):
     """The KV cache takes a part of what this process may have, and says what it could not have."""
     assert run([*limited("-v", 1_000_000), *GENERATE]).returncode == 0
     refused = run([*limited("-v", 1_000_000), *GENERATE, "--kv-memory", "4GiB"])
-    assert refused.returncode == 1 and "--kv-memory" in refused.stderr and "memory for the KV cache: " in refused.stderr, refused
+    assert refused.returncode == 1 and "--kv-memory: 4.0 GiB of KV cache" in refused.stderr and "available there" in refused.stderr, refused
 
 
 def test_02_typos_in_config_files(tmp_path):
