@@ -31,12 +31,15 @@ TEST_P(GpuNeedsOf, AreWhatIsAllocated) {
   const auto plan = parallel::PlanShards(config, *costs, {.ranks = ranks});
   ASSERT_TRUE(plan.ok()) << plan.status();
   constexpr int kTokens = 70;
-  for (const ActivationMode mode : {ActivationMode::kQ8, ActivationMode::kF32}) {
+  const std::pair<ActivationMode, bool> modes[] = {
+      {ActivationMode::kQ8, true}, {ActivationMode::kF32, true}, {ActivationMode::kQ8, false}};
+  for (const auto& [mode, exact] : modes) {
     for (const Shard& shard : plan->shards) {
       const GpuNeeds needs = NeedsOfGpu(
-          **file, shard, mode, {.tokens = kTokens, .logit_rows = kTokens, .blocks = 2}, true);
-      const auto device =
-          MakeDevice({.kind = DeviceKind::kCuda, .cpu = {.activations = mode}}, config, shard);
+          **file, shard, mode, {.tokens = kTokens, .logit_rows = kTokens, .blocks = 2}, exact);
+      const auto device = MakeDevice(
+          {.kind = DeviceKind::kCuda, .cpu = {.activations = mode}, .gpu = {}, .exact = exact},
+          config, shard);
       ASSERT_TRUE(device.ok()) << device.status();
       const auto allocated = [] { return static_cast<int64_t>(cuda_emulation::AllocatedBytes(0)); };
       int64_t before = allocated();
@@ -68,8 +71,9 @@ TEST_P(GpuNeedsOf, AreWhatIsAllocated) {
               .ok());
       const int64_t taken = allocated() - before;
       EXPECT_LE(taken, needs.workspace);
-      // Attention takes less than its most here.
-      EXPECT_GT(taken, (needs.workspace - kMostChunkFloats * 4) / 2);
+      // Attention takes less than its most here, and the emulation needs no cuBLASLt.
+      const int64_t unused = kMostChunkFloats * 4 + (exact ? 0 : kBlasWorkspaceBytes);
+      EXPECT_GT(taken, (needs.workspace - unused) / 2);
     }
   }
 }
