@@ -14,12 +14,12 @@ namespace {
 
 /// Takes `rows` to the host, and gives each of `wanted` its part, one after the other.
 template <typename T, typename Wanted>
-void TakeEach(CudaMemory& memory, Rows<T>& rows, std::span<const Wanted> wanted) {
+void TakeEach(CudaReductions& reductions, Rows<T>& rows, std::span<const Wanted> wanted) {
   std::vector<T> taken(static_cast<size_t>(rows.rows()));
   const CopyRun run{.device = reinterpret_cast<std::byte*>(rows.data()),
                     .host = reinterpret_cast<std::byte*>(taken.data()),
                     .bytes = taken.size() * sizeof(T)};
-  ThrowDeviceFailure(memory.CopyToHost({&run, 1}));
+  reductions.CopyToHost({&run, 1});
   auto from = taken.begin();
   for (const Wanted& of : wanted) {
     std::copy_n(from, of.out.size(), of.out.begin());
@@ -105,7 +105,7 @@ void CudaLogits::SelectCandidates(std::span<const BestOfRow> wanted) {
                            keys_.data(), candidates_.data());
     begin = end;
   }
-  TakeEach(memory_, candidates_, wanted);
+  TakeEach(reductions_, candidates_, wanted);
 }
 
 void CudaLogits::SumWholeBlocks(std::span<const SumsOfRow> wanted) {
@@ -117,7 +117,7 @@ void CudaLogits::SumWholeBlocks(std::span<const SumsOfRow> wanted) {
   LaunchSumBlocks(memory_.stream(), logit_rows(), summed_.Send(rows),
                   static_cast<int64_t>(rows.size()), blocks.begin * kSumRows - vocab_rows_.begin,
                   blocks.count, sums_.data());
-  TakeEach(memory_, sums_, wanted);
+  TakeEach(reductions_, sums_, wanted);
 }
 
 void CudaLogits::Read(std::span<const PartOfRow> wanted) {
@@ -133,7 +133,7 @@ void CudaLogits::Read(std::span<const PartOfRow> wanted) {
   read_.SetRows(to);
   LaunchReadParts(memory_.stream(), logit_rows(), parts_.Send(parts),
                   static_cast<int64_t>(parts.size()), read_.data());
-  TakeEach(memory_, read_, wanted);
+  TakeEach(reductions_, read_, wanted);
 }
 
 }  // namespace tandem::core

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/cuda/cuda_memory.h"
+#include "core/cuda/cuda_reductions.h"
 #include "core/cuda/kernels/sampling_kernels.h"
 #include "core/model/tensor.h"
 #include "core/sampling/shard_logits.h"
@@ -26,9 +27,10 @@ struct SentRows {
 /// ShardLogits give. Thread safety: one thread calls.
 class CudaLogits final : public ShardLogits {
  public:
-  /// `memory` must outlive the logits.
-  explicit CudaLogits(CudaMemory& memory)
+  /// `memory` and `reductions` must outlive the logits.
+  CudaLogits(CudaMemory& memory, CudaReductions& reductions)
       : memory_(memory),
+        reductions_(reductions),
         changes_(memory),
         selected_(memory),
         summed_(memory),
@@ -55,6 +57,7 @@ class CudaLogits final : public ShardLogits {
   LogitRows logit_rows() const { return {data_, vocab_rows_.count, vocab_rows_.begin}; }
 
   CudaMemory& memory_;
+  CudaReductions& reductions_;
   float* data_ = nullptr;
   Range vocab_rows_;
   SentRows<LogitChange> changes_;

@@ -47,6 +47,13 @@ std::byte* AllocateOnDevice(int64_t bytes) {
   return static_cast<std::byte*>(memory);
 }
 
+bool IsDone(CudaStream stream) {
+  const cudaError_t error = cudaStreamQuery(stream);
+  if (error == cudaErrorNotReady) return false;
+  CheckCuda(error, "a copy from the GPU");
+  return true;
+}
+
 /// For what ends: a GPU that failed has told so, and what it held ends with the process.
 void Ignore(cudaError_t) {}
 
@@ -121,6 +128,13 @@ void CudaMemory::FollowKernels() {
 }
 
 absl::Status CudaMemory::CopyToHost(std::span<const CopyRun> runs) {
+  return CopyToHost(runs, [this](absl::FunctionRef<bool()>) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    CheckCuda(cudaStreamSynchronize(copy_stream_), "a copy from the GPU");
+    return absl::OkStatus();
+  });
+}
+
+absl::Status CudaMemory::CopyToHost(std::span<const CopyRun> runs, WaitFor wait) {
   struct Waiting {
     std::byte* to;
     size_t at;
@@ -141,7 +155,7 @@ absl::Status CudaMemory::CopyToHost(std::span<const CopyRun> runs) {
           waiting.push_back({run.host + offset, at, bytes});
         },
         [&] {
-          CheckCuda(cudaStreamSynchronize(stream), "a copy from the GPU");
+          ThrowDeviceFailure(wait([stream] { return IsDone(stream); }));
           for (const Waiting& piece : waiting) {
             std::memcpy(piece.to, staging + piece.at, piece.bytes);
           }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 
+#include "absl/functional/function_ref.h"
 #include "core/base/mutex.h"
 #include "core/cuda/kernels/cuda_stream.h"
 #include "core/cuda/kernels/gpu.h"
@@ -45,6 +46,10 @@ class CudaMemory final : public DeviceMemory {
   absl::StatusOr<std::shared_ptr<std::byte>> AllocateZeroed(int64_t bytes) override;
   absl::StatusOr<int64_t> AvailableBytes() const override;
   absl::Status CopyToHost(std::span<const CopyRun> runs) override;
+  /// The same, where what is in stream() needs other ranks: wait(done) returns once done() is true,
+  /// or with an error, after which nothing was copied.
+  using WaitFor = absl::FunctionRef<absl::Status(absl::FunctionRef<bool()> done)>;
+  absl::Status CopyToHost(std::span<const CopyRun> runs, WaitFor wait);
   absl::Status CopyFromHost(std::span<const CopyRun> runs) override;
   absl::Status CopyWithin(std::byte* to, const std::byte* from, size_t bytes) override;
 

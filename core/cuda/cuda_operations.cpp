@@ -13,6 +13,7 @@
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/linear_kernels.h"
 #include "core/cuda/workspace_limits.h"
+#include "core/model/device_link.h"
 #include "core/model/device_status.h"
 #include "core/sampling/sample_rows.h"
 
@@ -68,8 +69,9 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
       runs_(HeadRuns(config, shard)),
       device_runs_(memory_.Allocate(static_cast<int64_t>(runs_.size() * sizeof(HeadRun)))),
       chunk_results_(memory_, 1),
+      reductions_(memory_),
       token_failed_(memory_, 1),
-      logits_(memory_) {
+      logits_(memory_, reductions_) {
   const CopyRun run{.device = device_runs_.get(),
                     .host = reinterpret_cast<std::byte*>(runs_.data()),
                     .bytes = runs_.size() * sizeof(HeadRun)};
@@ -88,6 +90,7 @@ absl::StatusOr<std::unique_ptr<Weight>> CudaOperations::Pack(const MatrixSource&
 void CudaOperations::BeginStep(const Batch& batch) {
   SetFloatEnvironment();
   phases_ = batch.phases;
+  reductions_.BeginStep();
   step_.Begin(batch);
   token_failed_.SetRows(static_cast<int64_t>(batch.tokens.size()));
   if (batch.tokens.empty()) return;
@@ -267,6 +270,11 @@ absl::Status CudaOperations::AllReduce(PartialSums& sums, Collective& collective
   const PhaseScope scope(phases_, Phase::kAllReduce);
   if (collective.size() == 1) return collective.AllReducePartialSums({}, phase);
   const std::span<int64_t> all = sums.all();
+  if (DeviceLink* const link = collective.device_link()) {
+    TANDEM_RETURN_IF_ERROR(link->AllReduceSum(all));
+    reductions_.Put(collective, phase);
+    return absl::OkStatus();
+  }
   const CudaStream stream = memory_.stream();
   if (all.size_bytes() > reduced_bytes_) {
     CheckCuda(cudaStreamSynchronize(stream), "the step");
@@ -291,7 +299,8 @@ void CudaOperations::AddPartialSums(const PartialSums& sums, const WeightVector&
                         .failed = sums.failed(),
                         .bias = bias.empty() ? nullptr : bias.data(),
                         .post_norm = post_norm.empty() ? nullptr : post_norm.data(),
-                        .epsilon = epsilon},
+                        .epsilon = epsilon,
+                        .mark = reductions_.mark()},
                        x.rows(), sums.dim(), x.data(), token_failed_.data());
 }
 
@@ -321,7 +330,7 @@ std::span<const uint8_t> CudaOperations::TokenFailures() {
   const CopyRun run{.device = reinterpret_cast<std::byte*>(token_failed_.data()),
                     .host = reinterpret_cast<std::byte*>(host_failed_.data()),
                     .bytes = host_failed_.size()};
-  ThrowDeviceFailure(memory_.CopyToHost({&run, 1}));
+  reductions_.CopyToHost({&run, 1});
   return host_failed_;
 }
 
@@ -334,7 +343,7 @@ void CudaOperations::ReadRows(const Tensor& x, Range rows, float* out, int64_t s
                     .host = reinterpret_cast<std::byte*>(out + i * stride),
                     .bytes = static_cast<size_t>(row_bytes)});
   }
-  ThrowDeviceFailure(memory_.CopyToHost(runs));
+  reductions_.CopyToHost(runs);
 }
 
 }  // namespace tandem::core

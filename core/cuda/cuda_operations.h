@@ -9,6 +9,7 @@
 #include "core/cuda/cuda_logits.h"
 #include "core/cuda/cuda_memory.h"
 #include "core/cuda/cuda_options.h"
+#include "core/cuda/cuda_reductions.h"
 #include "core/cuda/cuda_step.h"
 #include "core/cuda/cuda_weight.h"
 #include "core/model/operations.h"
@@ -18,9 +19,9 @@ namespace tandem::core {
 /// The operations on a GPU. In exact mode they have the bits of CpuOperations (numerics.md, rule
 /// 6). In fast mode some products round otherwise (CudaDenseProducts).
 ///
-/// On the host, for now: rows of the embedding table are expanded there, where the file is mapped,
-/// and sent as floats; and partial sums of several ranks cross pinned memory on their way through
-/// the collective.
+/// Rows of the embedding table are sent as the bytes of the file, which is mapped on the host.
+/// Partial sums of several ranks stay on the GPUs where the collective has a link between them, and
+/// cross pinned memory otherwise.
 class CudaOperations : public Operations {
  public:
   /// `config` must outlive the operations. Throws DeviceFailure.
@@ -98,7 +99,8 @@ class CudaOperations : public Operations {
   std::vector<HeadRun> runs_;                 // of the rank's query heads
   std::shared_ptr<std::byte> device_runs_;
   Rows<float> chunk_results_;
-  PinnedBytes reduced_;  // partial sums on their way through the collective
+  CudaReductions reductions_;
+  PinnedBytes reduced_;  // partial sums on their way through the host
   size_t reduced_bytes_ = 0;
   Rows<uint8_t> token_failed_;        // [tokens]
   std::vector<uint8_t> host_failed_;  // [tokens]

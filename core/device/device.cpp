@@ -3,6 +3,7 @@
 #include "core/cuda/cuda_device.h"
 #include "core/cuda/cuda_driver.h"
 #include "core/cuda/gpu_limits.h"
+#include "core/cuda/nccl/cuda_nccl_link.h"
 #include "core/model/device_status.h"
 #include "core/system/host_name.h"
 
@@ -48,6 +49,11 @@ absl::StatusOr<std::unique_ptr<Operations>> MakeDevice(const DeviceOptions& opti
                                .gpu = options.gpu,
                                .exact = options.exact});
   });
+}
+
+absl::StatusOr<std::unique_ptr<DeviceLinker>> OpenLinker(DeviceKind kind) {
+  if (kind == DeviceKind::kCpu) return std::unique_ptr<DeviceLinker>();
+  return OpenNccl();
 }
 
 }  // namespace tandem::core

@@ -8,6 +8,7 @@
 #include "core/base/status.h"
 #include "core/cpu/cpu_operations.h"
 #include "core/cuda/kernels/gpu.h"
+#include "core/model/device_link.h"
 #include "core/model/operations.h"
 
 /// The one place that knows which devices there are.
@@ -42,5 +43,9 @@ struct DeviceOptions {
 absl::StatusOr<std::unique_ptr<Operations>> MakeDevice(const DeviceOptions& options,
                                                        const ModelConfig& config,
                                                        const Shard& shard);
+
+/// What joins devices of this kind over all ranks: NCCL for GPUs. CPUs have none: null.
+/// kUnavailable says what is missing.
+absl::StatusOr<std::unique_ptr<DeviceLinker>> OpenLinker(DeviceKind kind);
 
 }  // namespace tandem::core

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <span>
 
+#include "absl/functional/function_ref.h"
 #include "core/base/status.h"
 
 namespace tandem::core {
@@ -16,6 +17,14 @@ struct StepPhase {
   uint64_t step = 0;
   int32_t layer = -1;
   Kind kind = Kind::kOther;
+};
+
+class DeviceLink;  // device_link.h
+
+/// How far a device has come with the reductions that were put into its stream.
+struct DevicePlace {
+  uint64_t reductions = 0;  // done since the host waited last
+  StepPhase phase;          // of the next one
 };
 
 /// What a forward pass asks of the other ranks.
@@ -43,6 +52,19 @@ class Collective {
   /// all ranks.
   virtual absl::Status AllGather(std::span<const std::byte> mine, std::span<std::byte> all,
                                  const StepPhase& phase) = 0;
+
+  /// What joins the devices of all ranks; null: reductions pass through the hosts.
+  virtual DeviceLink* device_link() { return nullptr; }
+  /// Waits until done(), which needs what other ranks put into device_link(), too. place() says how
+  /// far this rank's device has come, for errors and the watchdog; with all reductions once done()
+  /// was true. kUnavailable if it is given up.
+  virtual absl::Status WaitForDevice(absl::FunctionRef<bool()> done,
+                                     absl::FunctionRef<DevicePlace()> place) {
+    static_cast<void>(place);
+    while (!done()) {
+    }
+    return absl::OkStatus();
+  }
 };
 
 /// The world of one rank.

@@ -21,6 +21,7 @@
 #include "launcher/state/host_kv.h"
 #include "launcher/state/state_directory.h"
 #include "parallel/communicators/agree_on_status.h"
+#include "parallel/communicators/linked_communicator.h"
 #include "parallel/communicators/mpi_communicator.h"
 #include "parallel/communicators/watchdog.h"
 #include "parallel/coordinator/run_rank.h"
@@ -126,6 +127,30 @@ class Rank {
     return CheckMemory(device.gpu);
   }
 
+  /// Joins the GPUs of all ranks, where there are several. Called by all together; all get the
+  /// same.
+  absl::Status LinkGpus() {
+    if (gpus_.empty() || world_.size() == 1 || choices_.gpu_link == GpuLink::kHost) {
+      return absl::OkStatus();
+    }
+    TANDEM_ASSIGN_OR_RETURN(
+        parallel::LinkedWorld linked,
+        parallel::LinkDevices(world_, {.device = *operations_,
+                                       .linker = core::OpenLinker(choices_.device),
+                                       .shares_device = gpu_.sharers > 1}));
+    linked_ = std::move(linked.world);
+    if (linked_ == nullptr && choices_.gpu_link == GpuLink::kNccl) {
+      return FailedPrecondition("--gpu-link nccl: {}", linked.problem);
+    }
+    if (world_.rank() != 0) return absl::OkStatus();
+    if (linked_ == nullptr) {
+      spdlog::warn("GPUs meet through their hosts, which is slower: {}", linked.problem);
+    } else {
+      spdlog::info("GPUs meet by {}", linked_->link_name());
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status LoadShard() {
     const auto begin = std::chrono::steady_clock::now();
     const core::Shard& shard = plan_.shards[static_cast<size_t>(world_.rank())];
@@ -147,15 +172,15 @@ class Rank {
   absl::Status Run(const RankBody& body) {
     const auto hanging = [this](const parallel::StalledCollective& stalled) {
       spdlog::error("{}; ending the job", stalled.text);
-      world_.Abort(absl::DeadlineExceededError(stalled.text));
+      world().Abort(absl::DeadlineExceededError(stalled.text));
       std::_Exit(kExitFailed);
     };
     parallel::Watchdog watchdog(board_,
                                 std::chrono::duration_cast<std::chrono::steady_clock::duration>(
                                     std::chrono::duration<double>(options_.collective_timeout)),
                                 hanging);
-    world_.PublishTo(&board_);
-    LoadedRank rank{.world = world_, .file = *file_, .model = *model_, .cpu = cpu_, .options = {}};
+    world().PublishTo(&board_);
+    LoadedRank rank{.world = world(), .file = *file_, .model = *model_, .cpu = cpu_, .options = {}};
     rank.options.max_running = options_.max_running;
     rank.options.max_waiting = options_.max_waiting;
     rank.options.prefill_chunk = options_.prefill_chunk;
@@ -183,11 +208,12 @@ class Rank {
       TANDEM_RETURN_IF_ERROR(IntroduceAgents(world_, kv.get(), options_));
     }
     absl::Status status = body(rank);
-    world_.PublishTo(nullptr);
+    world().PublishTo(nullptr);
     return status;
   }
 
  private:
+  Communicator& world() { return linked_ == nullptr ? world_ : *linked_; }
   /// That the host, or a GPU, has room for the rank, before anything is read.
   absl::Status CheckMemory(const core::Gpu& gpu) const {
     TANDEM_ASSIGN_OR_RETURN(const int64_t available, operations_->memory().AvailableBytes());
@@ -235,6 +261,7 @@ class Rank {
   parallel::GpuPlacement gpu_;
   core::CpuOptions cpu_;
   std::unique_ptr<core::Operations> operations_;
+  std::unique_ptr<parallel::LinkedCommunicator> linked_;  // null: GPUs, if any, meet through hosts
   std::unique_ptr<core::Transformer> model_;
 };
 
@@ -278,6 +305,7 @@ absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const R
   }
   TANDEM_RETURN_IF_ERROR(agreed(prepared));
   TANDEM_RETURN_IF_ERROR(agreed(rank.FindPlace()));
+  TANDEM_RETURN_IF_ERROR(ReportOnce(*world, options.sources.Name(rank.LinkGpus())));
   TANDEM_RETURN_IF_ERROR(agreed(rank.LoadShard()));
   absl::Status status = rank.Run(body);
   if (absl::IsUnavailable(status) && world->size() > 1) {

@@ -10,10 +10,14 @@
 
 namespace tandem::launcher {
 
+/// How GPUs of several ranks meet.
+enum class GpuLink { kAuto, kNccl, kHost };
+
 /// The named choices of ModelOptions, understood.
 struct ModelChoices {
   core::DeviceKind device = core::DeviceKind::kCpu;
   bool exact = true;
+  GpuLink gpu_link = GpuLink::kAuto;
   core::Isa isa = core::Isa::kScalar;
   core::ActivationMode activations = core::ActivationMode::kQ8;
   core::KvDtype kv_dtype = core::KvDtype::kF16;

@@ -170,6 +170,11 @@ Rows ModelRows(ModelOptions& o) {
       Row("--share-gpus", {&o.share_gpus},
           "with --device cuda: a host may have more ranks than GPUs; they share them in turn",
           kSame),
+      Row("--gpu-link", {&o.gpu_link},
+          "how the GPUs of several ranks meet: nccl, host (through the memory of their hosts), or "
+          "auto: "
+          "NCCL where all ranks have it",
+          kSame),
       Row("--weights", {&o.weights, kSpeeds},
           "relative speeds of the ranks, e.g. 1,1,2 (default equal)"),
       Row("--kv-memory", Size(o.kv_memory, 1),

@@ -44,7 +44,7 @@ class Communicator : public core::Collective {
 
   /// From now on this rank's collectives are published on `board`, which must outlive the
   /// communicator or be taken away with null. Called by the rank's own thread.
-  void PublishTo(ProgressBoard* board) { board_ = board; }
+  virtual void PublishTo(ProgressBoard* board) { board_ = board; }
 
   const std::string& host() const { return hosts()[static_cast<size_t>(rank())]; }
   /// This rank's number among the ranks of its host, from 0.

@@ -62,6 +62,14 @@ void Fields(Archive& archive, GpuWish& wish) {
 
 absl::StatusOr<GpuPlacement> AgreeOnGpus(Communicator& world, const GpuWish& wish, bool share) {
   TANDEM_ASSIGN_OR_RETURN(const std::vector<GpuWish> wishes, GatherMessages(world, wish));
+  for (int rank = 1; rank < world.size(); ++rank) {
+    const bool wanted = wishes[static_cast<size_t>(rank)].wanted;
+    if (wanted == wishes[0].wanted) continue;
+    const auto text = [](bool gpu) { return gpu ? "a GPU" : "a CPU"; };
+    return FailedPrecondition("{} computes on {}, but {} on {}; start all ranks with one --device",
+                              RankOnHost(world, rank), text(wanted), RankOnHost(world, 0),
+                              text(wishes[0].wanted));
+  }
   TANDEM_ASSIGN_OR_RETURN(const std::vector<GpuPlacement> placements,
                           PlaceGpus(world.hosts(), wishes, share));
   return placements[static_cast<size_t>(world.rank())];

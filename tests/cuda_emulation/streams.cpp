@@ -1,13 +1,16 @@
 #include "tests/cuda_emulation/streams.h"
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <optional>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include "fmt/format.h"
@@ -19,7 +22,7 @@
 /// What was put into a stream and has not run yet.
 struct CUstream_st {
   int gpu = 0;
-  std::deque<std::function<void()>> waiting;
+  std::deque<std::function<bool()>> waiting;  // false: not yet done, to be called again
   uint64_t done = 0;
   uint64_t put = 0;
 };
@@ -59,25 +62,61 @@ Device& TheDevice() {
 std::atomic<uint64_t> current_seed = 1;
 std::atomic<uint64_t> bytes_to_host = 0;
 
-/// Runs what a stream has up to a place in it. With the device locked.
-void RunUntil(cudaStream_t stream, uint64_t place) {
-  if (stream->done >= place) return;
+/// Runs what a stream has up to a place in it, as far as it goes. With the device locked. Whether
+/// it has come there.
+bool Advance(cudaStream_t stream, uint64_t place) {
+  if (stream->done >= place) return true;
   const DeviceAtWork at_work(stream->gpu);
   while (stream->done < place && !stream->waiting.empty()) {
-    const std::function<void()> next = std::move(stream->waiting.front());
+    if (!stream->waiting.front()()) return false;
     stream->waiting.pop_front();
-    next();
     ++stream->done;
+  }
+  return true;
+}
+
+/// With the device locked.
+bool IsStream(cudaStream_t stream) { return TheDevice().streams.count(stream) != 0; }
+
+/// Waits until a stream has come to a place, or is destroyed. What waits for other threads lets
+/// them have the device meanwhile.
+void RunUntil(cudaStream_t stream, uint64_t place) {
+  while (true) {
+    {
+      const std::lock_guard lock(TheDevice().mutex);
+      if (!IsStream(stream) || Advance(stream, place)) return;
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
 }
 
-cudaError_t Put(cudaStream_t stream, std::function<void()> work) {
-  Device& device = TheDevice();
-  const std::lock_guard lock(device.mutex);
-  if (device.streams.count(stream) == 0) return cudaErrorInvalidValue;
+/// Everything that the streams of a GPU have.
+void RunAll(int gpu) {
+  std::vector<std::pair<cudaStream_t, uint64_t>> all;
+  {
+    const std::lock_guard lock(TheDevice().mutex);
+    for (const cudaStream_t stream : TheDevice().streams) {
+      if (stream->gpu == gpu) all.emplace_back(stream, stream->put);
+    }
+  }
+  for (const auto& [stream, place] : all) RunUntil(stream, place);
+}
+
+cudaError_t Put(cudaStream_t stream, std::function<bool()> work) {
+  const std::lock_guard lock(TheDevice().mutex);
+  if (!IsStream(stream)) return cudaErrorInvalidValue;
   stream->waiting.push_back(std::move(work));
   ++stream->put;
   return cudaSuccess;
+}
+
+/// The same for what is done when it has been called.
+template <typename Work>
+cudaError_t PutOnce(cudaStream_t stream, Work work) {
+  return Put(stream, [work = std::move(work)] {
+    work();
+    return true;
+  });
 }
 
 void RunGrid(const cudaLaunchConfig_t& config, bool early, uint64_t seed,
@@ -115,9 +154,6 @@ cudaError_t Allocate(void** memory, size_t bytes, BufferKind kind) {
     *memory = AllocateBuffer(bytes, kind, gpu);
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
-
-/// With the device locked.
-bool IsStream(cudaStream_t stream) { return TheDevice().streams.count(stream) != 0; }
 
 }  // namespace
 
@@ -158,19 +194,33 @@ cudaError_t Enqueue(const cudaLaunchConfig_t& config, const void* kernel,
   seed = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9;
   seed = (seed ^ (seed >> 27)) * 0x94D049BB133111EB;
   const bool early = config.numAttrs > 0;
-  return Put(config.stream, [config, early, seed, thread = std::move(thread)] {
+  return PutOnce(config.stream, [config, early, seed, thread = std::move(thread)] {
     RunGrid(config, early, seed ^ (seed >> 31), thread);
   });
 }
 
+static std::optional<uint64_t> PlaceOf(cudaStream_t stream) {
+  const std::lock_guard lock(TheDevice().mutex);
+  if (!IsStream(stream)) return std::nullopt;
+  return stream->put;
+}
+
+int PutPolled(cudaStream_t stream, std::function<bool()> work) {
+  return Put(stream, std::move(work));
+}
+
 }  // namespace tandem::cuda_emulation
 
+using tandem::cuda_emulation::Advance;
 using tandem::cuda_emulation::Allocate;
 using tandem::cuda_emulation::BufferKind;
 using tandem::cuda_emulation::CurrentGpu;
 using tandem::cuda_emulation::FreeBuffer;
 using tandem::cuda_emulation::IsStream;
+using tandem::cuda_emulation::PlaceOf;
 using tandem::cuda_emulation::Put;
+using tandem::cuda_emulation::PutOnce;
+using tandem::cuda_emulation::RunAll;
 using tandem::cuda_emulation::RunUntil;
 using tandem::cuda_emulation::TheDevice;
 using tandem::cuda_emulation::TheGpus;
@@ -201,6 +251,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid device ordinal";
     case cudaErrorInvalidResourceHandle:
       return "invalid resource handle";
+    case cudaErrorNotReady:
+      return "device not ready";
     case cudaErrorLaunchFailure:
       return "unspecified launch failure";
   }
@@ -257,9 +309,7 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) {
 cudaError_t cudaFree(void* memory) {
   const auto error = static_cast<cudaError_t>(tandem::cuda_emulation::NextCall());
   if (memory == nullptr) return error;
-  auto& device = TheDevice();
-  const std::lock_guard lock(device.mutex);
-  for (const cudaStream_t stream : device.streams) RunUntil(stream, stream->put);
+  RunAll(CurrentGpu());
   return FreeBuffer(memory) ? error : cudaErrorInvalidValue;
 }
 
@@ -280,13 +330,13 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
                             cudaStream_t stream) {
   TANDEM_COUNT_CALL();
   if (kind == cudaMemcpyDeviceToHost) tandem::cuda_emulation::bytes_to_host += bytes;
-  return Put(stream, [=] { std::memcpy(to, from, bytes); });
+  return PutOnce(stream, [=] { std::memcpy(to, from, bytes); });
 }
 
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
   TANDEM_COUNT_CALL();
   if (stream->gpu != CurrentGpu()) return cudaErrorInvalidResourceHandle;
-  return Put(stream, [=] { std::memset(to, value, bytes); });
+  return PutOnce(stream, [=] { std::memset(to, value, bytes); });
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
@@ -301,10 +351,11 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const auto error = static_cast<cudaError_t>(tandem::cuda_emulation::NextCall());
+  const auto place = PlaceOf(stream);
+  if (!place.has_value()) return cudaErrorInvalidValue;
+  RunUntil(stream, *place);
   auto& device = TheDevice();
   const std::lock_guard lock(device.mutex);
-  if (!IsStream(stream)) return cudaErrorInvalidValue;
-  RunUntil(stream, stream->put);
   device.streams.erase(stream);
   delete stream;
   return error;
@@ -312,18 +363,24 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   TANDEM_COUNT_CALL();
-  auto& device = TheDevice();
-  const std::lock_guard lock(device.mutex);
-  if (!IsStream(stream)) return cudaErrorInvalidValue;
-  RunUntil(stream, stream->put);
+  const auto place = PlaceOf(stream);
+  if (!place.has_value()) return cudaErrorInvalidValue;
+  RunUntil(stream, *place);
   return cudaSuccess;
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  TANDEM_COUNT_CALL();
+  const std::lock_guard lock(TheDevice().mutex);
+  if (!IsStream(stream)) return cudaErrorInvalidValue;
+  return Advance(stream, stream->put) ? cudaSuccess : cudaErrorNotReady;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   TANDEM_COUNT_CALL();
   if (event->stream == nullptr) return cudaSuccess;  // as never recorded
   return Put(stream, [from = event->stream, place = event->place] {
-    if (IsStream(from)) RunUntil(from, place);
+    return !IsStream(from) || Advance(from, place);
   });
 }
 
@@ -351,8 +408,6 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   TANDEM_COUNT_CALL();
-  auto& device = TheDevice();
-  const std::lock_guard lock(device.mutex);
-  if (IsStream(event->stream)) RunUntil(event->stream, event->place);
+  RunUntil(event->stream, event->place);
   return cudaSuccess;
 }

@@ -1,6 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+
+struct CUstream_st;
 
 namespace tandem::cuda_emulation {
 
@@ -13,5 +16,9 @@ void SetSeed(uint64_t seed);
 
 /// Bytes that copies took from the device to the host so far.
 uint64_t BytesToHost();
+
+/// Puts work into a stream that may need other threads or processes: it is called until it gives
+/// true, and others have the emulated GPUs between two calls. A cudaError_t.
+int PutPolled(CUstream_st* stream, std::function<bool()> work);
 
 }  // namespace tandem::cuda_emulation

@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "core/transformer/transformer.h"
+#include "parallel/communicators/linked_communicator.h"
 #include "parallel/communicators/thread_communicator.h"
 #include "parallel/sharding/shard_plan.h"
 
@@ -74,8 +75,15 @@ absl::StatusOr<std::unique_ptr<core::Operations>> MakeOperations(const core::Mod
 
 absl::Status RunRank(const core::ModelFile& file, std::span<const int32_t> tokens,
                      const ForwardOptions& options, const core::Shard& shard,
-                     core::Collective& world, ForwardResult& result) {
+                     parallel::Communicator& hosts, ForwardResult& result) {
   TANDEM_ASSIGN_OR_RETURN(const auto operations, MakeOperations(file.config(), shard, options));
+  parallel::LinkedWorld linked;
+  if (options.linker) {
+    TANDEM_ASSIGN_OR_RETURN(
+        linked, parallel::LinkDevices(hosts, {.device = *operations, .linker = options.linker()}));
+    if (linked.world == nullptr) return Internal("{}", linked.problem);
+  }
+  parallel::Communicator& world = linked.world == nullptr ? hosts : *linked.world;
   TANDEM_ASSIGN_OR_RETURN(const auto model,
                           core::Transformer::Load(file, shard, *operations, nullptr));
   const auto total = static_cast<int>(tokens.size());

@@ -10,6 +10,7 @@
 #include "core/base/status.h"
 #include "core/cpu/cpu_operations.h"
 #include "core/formats/model_file.h"
+#include "core/model/device_link.h"
 
 namespace tandem::testing {
 
@@ -26,6 +27,8 @@ struct ForwardOptions {
   std::function<absl::StatusOr<std::unique_ptr<core::Operations>>(const core::ModelConfig& config,
                                                                   const core::Shard& shard)>
       device = {};
+  /// What joins the devices of all ranks; without it they meet through the host.
+  std::function<absl::StatusOr<std::unique_ptr<core::DeviceLinker>>()> linker = {};
   /// Another sequence that shares every step, from its own position 0.
   std::vector<int32_t> neighbour = {};
 };

@@ -83,7 +83,9 @@ __global__ void AddPartialSumsKernel(PartialSumRows from, int64_t columns, float
       x[row + i] += (total(i) * scale) * from.post_norm[i];
     }
   }
-  if (threadIdx.x == 0 && from.failed[blockIdx.x] != 0) token_failed[blockIdx.x] = 1;
+  if (threadIdx.x != 0) return;
+  if (from.failed[blockIdx.x] != 0) token_failed[blockIdx.x] = 1;
+  if (from.mark.word != nullptr && blockIdx.x == 0) *from.mark.word = from.mark.number;
 }
 
 __global__ void SelectRowsKernel(const float* x, const int32_t* rows, int64_t columns, float* out) {

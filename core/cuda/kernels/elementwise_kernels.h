@@ -22,6 +22,12 @@ void LaunchAddToRows(CudaStream stream, const float* y, int64_t rows, int64_t co
 void LaunchGatedActivation(CudaStream stream, Gate kind, const float* gate, const float* up,
                            int64_t n, float* out);
 
+/// Where a kernel says that it has come to a reduction of its step; word null: nowhere.
+struct ReductionMark {
+  uint32_t* word = nullptr;  // pinned host memory
+  uint32_t number = 0;       // of the reduction
+};
+
 /// Reduced partial sums on their way to the residual.
 struct PartialSumRows {
   const int64_t* sums = nullptr;     // [rows, columns]
@@ -29,6 +35,7 @@ struct PartialSumRows {
   const float* bias = nullptr;       // [columns], or null
   const float* post_norm = nullptr;  // [columns], or null
   float epsilon = 0.0F;              // of post_norm
+  ReductionMark mark = {};
 };
 
 /// x += norm(float(sums) + bias); token_failed[row] = 1 where failed[row] is not 0. x: [rows,

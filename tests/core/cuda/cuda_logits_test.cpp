@@ -25,7 +25,7 @@ using ::tandem::testing::SamplingCase;
 class OnGpuOfRank final : public LogitsOfRank {
  public:
   OnGpuOfRank(Range vocab_rows, const std::vector<float>& values)
-      : values_(memory_, values), logits_(memory_) {
+      : values_(memory_, values), reductions_(memory_), logits_(memory_, reductions_) {
     logits_.Set(values_.data(), vocab_rows);
   }
   ShardLogits& logits() override { return logits_; }
@@ -34,6 +34,7 @@ class OnGpuOfRank final : public LogitsOfRank {
  private:
   CudaMemory memory_;
   OnGpu<float> values_;
+  CudaReductions reductions_;
   CudaLogits logits_;
 };
 

@@ -1,0 +1,72 @@
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "core/base/status.h"
+
+namespace tandem::core {
+
+/// What the first rank gives to all others, so that their devices find each other.
+using DeviceLinkId = std::array<std::byte, 128>;
+
+/// What joins the devices of all ranks, so that their reductions need not pass through the hosts:
+/// NCCL.
+///
+/// All ranks call the same reductions in the same order with the same sizes. What they are given
+/// lies in the device's memory. They put work into the device's stream and return; nothing waits.
+/// Errors are kUnavailable, and one that a reduction meets on the device is told by Health. Thread
+/// safety: one thread calls, but for Abort.
+class DeviceLink {
+ public:
+  virtual ~DeviceLink() = default;
+  /// "NCCL 2.28.9"
+  virtual std::string_view name() const = 0;
+
+  /// Adds `values` over all ranks, in place.
+  virtual absl::Status AllReduceSum(std::span<int64_t> values) = 0;
+  virtual absl::Status AllReduceSum(std::span<float> values) = 0;
+  /// Everyone's `mine` in rank order into `all`; mine may be its place in all.
+  virtual absl::Status AllGather(std::span<const std::byte> mine, std::span<std::byte> all) = 0;
+
+  /// Whether all is well with what was put into the stream.
+  virtual absl::Status Health() = 0;
+  /// Ends what was put into the stream, so that nobody waits for other ranks any more. What it
+  /// gives then is not used. Any thread.
+  virtual void Abort() = 0;
+};
+
+class Operations;
+
+/// A rank among those whose devices are joined.
+struct DeviceLinkPlace {
+  int rank = 0;
+  int ranks = 1;
+  bool shares_device = false;  // some rank computes on a device of another one
+  /// How long all ranks may take to come.
+  std::chrono::milliseconds patience = std::chrono::minutes(2);
+};
+
+/// Makes links. Thread safety: any thread.
+class DeviceLinker {
+ public:
+  virtual ~DeviceLinker() = default;
+  /// "NCCL 2.28.9": the same on all ranks that can be joined.
+  virtual std::string_view name() const = 0;
+  /// Whether ranks that share a device can be joined.
+  virtual bool joins_shared_devices() const = 0;
+  /// For all ranks, from one of them.
+  virtual absl::StatusOr<DeviceLinkId> NewId() const = 0;
+  /// Joins a rank's device, which must outlive the link, to those of the other ranks. Called by all
+  /// of them together with one id; returns when all have come. kUnavailable, or kDeadlineExceeded.
+  virtual absl::StatusOr<std::unique_ptr<DeviceLink>> Join(Operations& device,
+                                                           const DeviceLinkId& id,
+                                                           const DeviceLinkPlace& place) const = 0;
+};
+
+}  // namespace tandem::core

@@ -1,0 +1,280 @@
+// NCCL's link among emulated GPUs, by the fake library of tests/cuda_emulation/fake_nccl.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "core/cuda/cuda_memory.h"
+#include "core/cuda/cuda_reductions.h"
+#include "core/device/device.h"
+#include "core/formats/model_file.h"
+#include "parallel/communicators/linked_communicator.h"
+#include "parallel/communicators/thread_communicator.h"
+#include "parallel/communicators/watchdog.h"
+#include "parallel/sharding/shard_plan.h"
+#include "tests/cuda_emulation/gpus.h"
+#include "tests/parallel/communicators/communicator_suite.h"
+#include "tests/parallel/communicators/thread_ranks.h"
+#include "tests/support/forward_runner.h"
+#include "tests/support/random.h"
+#include "tests/support/tiny_model.h"
+
+namespace tandem::parallel {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr core::StepPhase kPhase = {7, 3, core::StepPhase::Kind::kAttention};
+
+/// A GPU for each rank, and one for all afterwards.
+class NcclLinks : public ::testing::Test {
+ protected:
+  NcclLinks() { cuda_emulation::SetGpus({.count = 9}); }
+  ~NcclLinks() override {
+    cuda_emulation::SetGpus({});
+    for (const char* name :
+         {"EMULATED_NCCL_STALL", "EMULATED_NCCL_VERSION", "NCCL_MULTI_RANK_GPU_ENABLE"}) {
+      unsetenv(name);
+    }
+  }
+};
+
+/// A rank with its GPU.
+struct LinkedRank {
+  LinkedRank(Communicator& of, int gpu)
+      : world(of),
+        bytes(testing::TinyModel({})),
+        file(*core::ModelFile::OpenBuffer(bytes, "tiny")),
+        device(*core::MakeDevice({.kind = core::DeviceKind::kCuda,
+                                  .cpu = {},
+                                  .gpu = {.index = gpu, .name = {}, .id = {}}},
+                                 file->config(), core::WholeModel(file->config()))) {}
+
+  absl::Status Link(bool shares_device = false) {
+    TANDEM_ASSIGN_OR_RETURN(LinkedWorld made,
+                            LinkDevices(world, {.device = *device,
+                                                .linker = core::OpenLinker(core::DeviceKind::kCuda),
+                                                .shares_device = shares_device}));
+    if (made.world == nullptr) return Internal("{}", made.problem);
+    linked = std::move(made.world);
+    return absl::OkStatus();
+  }
+
+  Communicator& world;
+  const std::vector<std::byte> bytes;
+  const std::unique_ptr<core::ModelFile> file;
+  const std::unique_ptr<core::Operations> device;
+  std::unique_ptr<LinkedCommunicator> linked;
+};
+
+/// Device memory with these bytes in it.
+std::shared_ptr<std::byte> Sent(core::DeviceMemory& memory, std::span<const std::byte> bytes) {
+  auto sent = memory.Allocate(static_cast<int64_t>(bytes.size()));
+  const core::CopyRun run{sent.get(), const_cast<std::byte*>(bytes.data()), bytes.size()};
+  core::ThrowDeviceFailure(memory.CopyFromHost({&run, 1}));
+  return sent;
+}
+
+/// What the suite of communicators asks for, done on the devices: values are put there, reduced,
+/// and read back.
+class OnDevices final : public Communicator {
+ public:
+  OnDevices(Communicator& world, core::Operations& device)
+      : world_(world),
+        memory_(static_cast<core::CudaMemory&>(device.memory())),
+        reductions_(memory_) {}
+  int rank() const override { return world_.rank(); }
+  int size() const override { return world_.size(); }
+  const std::vector<std::string>& hosts() const override { return world_.hosts(); }
+
+  absl::Status AllReduceSum(std::span<int64_t> values, const core::StepPhase& phase) override {
+    const auto sums = Sent(memory_, std::as_bytes(std::span<const int64_t>(values)));
+    TANDEM_RETURN_IF_ERROR(world_.device_link()->AllReduceSum(
+        std::span(reinterpret_cast<int64_t*>(sums.get()), values.size())));
+    return Take(sums.get(), std::as_writable_bytes(values), phase);
+  }
+  absl::Status AllGather(std::span<const std::byte> mine, std::span<std::byte> all,
+                         const core::StepPhase& phase) override {
+    const auto sent = Sent(memory_, mine);
+    const auto gathered = memory_.Allocate(static_cast<int64_t>(all.size()));
+    TANDEM_RETURN_IF_ERROR(
+        world_.device_link()->AllGather({sent.get(), mine.size()}, {gathered.get(), all.size()}));
+    return Take(gathered.get(), all, phase);
+  }
+  absl::Status Barrier() override {
+    int64_t one = 1;
+    return AllReduceSum({&one, 1}, {});
+  }
+  absl::Status Broadcast(std::span<std::byte> bytes) override {
+    std::vector<std::byte> all(bytes.size() * static_cast<size_t>(size()));
+    TANDEM_RETURN_IF_ERROR(AllGather(bytes, all, {}));
+    std::copy_n(all.begin(), bytes.size(), bytes.begin());
+    return absl::OkStatus();
+  }
+  void Abort(const absl::Status& why) override { world_.Abort(why); }
+  void PublishTo(ProgressBoard* board) override { world_.PublishTo(board); }
+
+ private:
+  absl::Status Take(std::byte* from, std::span<std::byte> to, const core::StepPhase& phase) {
+    const core::CopyRun run{from, to.data(), to.size()};
+    reductions_.BeginStep();
+    reductions_.Put(world_, phase);
+    return core::WithDeviceFailures([&] { reductions_.CopyToHost({&run, 1}); });
+  }
+
+  Communicator& world_;
+  core::CudaMemory& memory_;
+  core::CudaReductions reductions_;
+};
+
+class NcclSuite : public NcclLinks, public ::testing::WithParamInterface<int> {};
+
+TEST_P(NcclSuite, Passes) {
+  const auto statuses = RunRanks(MakeThreadWorld(GetParam()), [](Communicator& world) {
+    LinkedRank rank(world, world.rank());
+    TANDEM_RETURN_IF_ERROR(rank.Link());
+    OnDevices devices(*rank.linked, *rank.device);
+    for (const CommunicatorCase& each : CommunicatorSuite()) {
+      if (absl::Status status = each.run(devices); !status.ok()) {
+        return Internal("{}: {}", each.name, Message(status));
+      }
+    }
+    return absl::OkStatus();
+  });
+  for (const absl::Status& status : statuses) EXPECT_TRUE(status.ok()) << status;
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, NcclSuite, ::testing::Values(1, 2, 3, 5, 8));
+
+/// A model on ranks that are joined has the bits of one rank on a CPU.
+class NcclForward : public NcclLinks,
+                    public ::testing::WithParamInterface<testing::TinyModelShape> {};
+
+TEST_P(NcclForward, GivesTheBitsOfTheCpu) {
+  const std::vector<std::byte> bytes = testing::TinyModel(GetParam().spec);
+  const auto file = core::ModelFile::OpenBuffer(bytes, GetParam().name);
+  ASSERT_TRUE(file.ok()) << file.status();
+  const std::vector<int32_t> tokens = testing::RandomTokens(40, GetParam().spec.vocab, 3);
+  const auto expected = testing::RunForward(**file, tokens, {.isa = core::Isa::kAvx2});
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  for (const int ranks : {2, 3}) {
+    if (ranks > LargestRankCount((*file)->config())) continue;
+    testing::ForwardOptions options{.ranks = ranks, .chunks = {33, 1, 5}};
+    options.linker = [] { return core::OpenLinker(core::DeviceKind::kCuda); };
+    std::atomic<int> gpu = 0;
+    options.device = [&](const core::ModelConfig& config, const core::Shard& shard) {
+      return core::MakeDevice({.kind = core::DeviceKind::kCuda,
+                               .cpu = {},
+                               .gpu = {.index = gpu++, .name = {}, .id = {}}},
+                              config, shard);
+    };
+    const auto found = testing::RunForward(**file, tokens, options);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(std::memcmp(found->logits.data(), expected->logits.data(),
+                          expected->logits.size() * sizeof(float)),
+              0)
+        << ranks << " ranks";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, NcclForward, ::testing::ValuesIn(testing::TinyModelShapes()),
+                         [](const auto& of) { return std::string(of.param.name); });
+
+/// A reduction of a few sums on every rank, in this phase.
+absl::Status Reduce(Communicator& devices, const core::StepPhase& phase) {
+  std::vector<int64_t> values = {1, 2, 3};
+  return devices.AllReduceSum(values, phase);
+}
+
+TEST_F(NcclLinks, ARankThatLeavesIsToldToTheOthers) {
+  const auto statuses = RunRanks(MakeThreadWorld(3), [](Communicator& world) {
+    LinkedRank rank(world, world.rank());
+    TANDEM_RETURN_IF_ERROR(rank.Link());
+    OnDevices devices(*rank.linked, *rank.device);
+    TANDEM_RETURN_IF_ERROR(Reduce(devices, {}));
+    if (world.rank() == 1) return absl::OkStatus();
+    const absl::Status first = Reduce(devices, kPhase);
+    const absl::Status second = Reduce(devices, kPhase);
+    return second.ok() ? Internal("the second went well") : first;
+  });
+  EXPECT_TRUE(statuses[1].ok()) << statuses[1];
+  for (const size_t rank : {0U, 2U}) {
+    EXPECT_EQ(statuses[rank].code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(Message(statuses[rank]),
+                AllOf(HasSubstr(fmt::format("rank {} on host", rank)),
+                      HasSubstr("step 7, layer 3, attention"), HasSubstr("NCCL 2.28.9 on GPU"),
+                      HasSubstr("remote process exited")));
+  }
+}
+
+TEST_F(NcclLinks, TheWatchdogNamesTheReductionThatHangs) {
+  setenv("EMULATED_NCCL_STALL", "1:3", 1);
+  ProgressBoard board({"n0", "n1"});
+  std::atomic<int> reports = 0;
+  std::string text;
+  std::vector<LinkedCommunicator*> linked(2);
+  Mutex mutex;
+  const Watchdog watchdog(board, std::chrono::milliseconds(300), [&](const StalledCollective& s) {
+    const MutexLock lock(mutex);
+    if (reports++ == 0) text = s.text;
+    for (LinkedCommunicator* world : linked) world->Abort(Unavailable("{}", s.text));
+  });
+  const auto statuses = RunRanks(MakeThreadWorld(2), [&](Communicator& world) {
+    LinkedRank rank(world, world.rank());
+    TANDEM_RETURN_IF_ERROR(rank.Link());
+    {
+      const MutexLock lock(mutex);
+      linked[static_cast<size_t>(world.rank())] = rank.linked.get();
+    }
+    TANDEM_RETURN_IF_ERROR(world.Barrier());
+    rank.linked->PublishTo(&board);
+    OnDevices devices(*rank.linked, *rank.device);
+    for (int i = 0; i < 2; ++i) TANDEM_RETURN_IF_ERROR(Reduce(devices, {}));
+    const absl::Status status = Reduce(devices, kPhase);
+    const MutexLock lock(mutex);
+    return status;
+  });
+  EXPECT_GE(reports, 1);
+  EXPECT_THAT(text, HasSubstr("in step 7, layer 3, attention"));
+  for (const absl::Status& status : statuses) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  }
+}
+
+std::string LinkProblem(bool shares_gpu, int ranks = 2) {
+  const auto statuses = RunRanks(MakeThreadWorld(ranks), [&](Communicator& world) {
+    LinkedRank rank(world, shares_gpu ? 0 : world.rank());
+    return rank.Link(shares_gpu);
+  });
+  for (const absl::Status& status : statuses) EXPECT_EQ(Message(status), Message(statuses[0]));
+  return Message(statuses[0]);
+}
+
+TEST_F(NcclLinks, AnOldNcclIsRefusedByItsVersion) {
+  setenv("EMULATED_NCCL_VERSION", "21304", 1);
+  EXPECT_THAT(LinkProblem(false),
+              AllOf(HasSubstr("rank 0 on host"),
+                    HasSubstr("NCCL 2.13.4 is too old; install NCCL 2.14.0 or later")));
+  setenv("EMULATED_NCCL_VERSION", "2804", 1);
+  EXPECT_THAT(LinkProblem(false), HasSubstr("NCCL before 2.9 is too old"));
+}
+
+TEST_F(NcclLinks, RanksShareAGpuWhereNcclCan) {
+  EXPECT_THAT(LinkProblem(true), HasSubstr("ranks share GPUs, which NCCL 2.28.9 does not join"));
+  setenv("EMULATED_NCCL_VERSION", "23003", 1);
+  EXPECT_EQ(LinkProblem(true), "");
+}
+
+TEST_F(NcclLinks, DevicesOfCpusHaveNone) {
+  const auto linker = core::OpenLinker(core::DeviceKind::kCpu);
+  ASSERT_TRUE(linker.ok());
+  EXPECT_EQ(*linker, nullptr);
+}
+
+}  // namespace
+}  // namespace tandem::parallel
