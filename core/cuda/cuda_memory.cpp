@@ -85,8 +85,45 @@ CudaMemory::~CudaMemory() {
   Ignore(cudaStreamDestroy(stream_));
 }
 
+void CudaMemory::BeginCapture() {
+  mutex_.Lock();
+  try {
+    // What is uploaded meanwhile replaces what kernels before may still read.
+    FollowKernels();
+    CheckCuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed),
+              "cudaStreamBeginCapture");
+  } catch (...) {
+    mutex_.Unlock();
+    throw;
+  }
+  capturing_ = true;
+}
+
+CUgraph_st* CudaMemory::EndCapture() {
+  capturing_ = false;
+  CUgraph_st* captured = nullptr;
+  const cudaError_t ended = cudaStreamEndCapture(stream_, &captured);
+  // What was uploaded meanwhile is there when the stream goes on.
+  const cudaError_t recorded = cudaEventRecord(kernels_, copy_stream_);
+  const cudaError_t waits = cudaStreamWaitEvent(stream_, kernels_, 0);
+  mutex_.Unlock();
+  CheckCuda(ended, "cudaStreamEndCapture");
+  CheckCuda(recorded, "cudaEventRecord");
+  CheckCuda(waits, "cudaStreamWaitEvent");
+  return captured;
+}
+
+void CudaMemory::AbandonCapture() noexcept {
+  capturing_ = false;
+  CUgraph_st* captured = nullptr;
+  Ignore(cudaStreamEndCapture(stream_, &captured));
+  if (captured != nullptr) Ignore(cudaGraphDestroy(captured));
+  mutex_.Unlock();
+}
+
 std::shared_ptr<std::byte> CudaMemory::Allocate(int64_t bytes) {
   UseGpu(gpu_);
+  ++allocations_;
   std::byte* memory = AllocateOnDevice(bytes);
   if (memory == nullptr && bytes > 0) CheckCuda(cudaErrorMemoryAllocation, "cudaMalloc");
   return Owned(memory);
@@ -213,9 +250,10 @@ std::byte* Upload::Begin(size_t bytes) {
 
 void Upload::Send(size_t bytes, std::byte* device) {
   if (bytes == 0) return;
-  CheckCuda(cudaMemcpyAsync(device, pinned_.get(), bytes, cudaMemcpyHostToDevice, memory_.stream()),
+  CheckCuda(cudaMemcpyAsync(device, pinned_.get(), bytes, cudaMemcpyHostToDevice,
+                            memory_.upload_stream()),
             "cudaMemcpyAsync");
-  CheckCuda(cudaEventRecord(across_, memory_.stream()), "cudaEventRecord");
+  CheckCuda(cudaEventRecord(across_, memory_.upload_stream()), "cudaEventRecord");
 }
 
 }  // namespace tandem::core

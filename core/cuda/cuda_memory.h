@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "core/model/device_memory.h"
 
 struct CUevent_st;
+struct CUgraph_st;
 
 namespace tandem::core {
 
@@ -41,6 +43,17 @@ class CudaMemory final : public DeviceMemory {
     return stream_;
   }
 
+  /// From now on what is put into stream() is not done but captured. Copies of other threads wait
+  /// until EndCapture, and Uploads do not go into the stream, but are there when it goes on. Throws
+  /// DeviceFailure.
+  void BeginCapture() ABSL_NO_THREAD_SAFETY_ANALYSIS;
+  /// What was captured; the caller destroys it. Throws DeviceFailure.
+  CUgraph_st* EndCapture() ABSL_NO_THREAD_SAFETY_ANALYSIS;
+  /// Ends a capture whose kernels are not wanted.
+  void AbandonCapture() noexcept ABSL_NO_THREAD_SAFETY_ANALYSIS;
+  /// How often Allocate was called.
+  uint64_t allocations() const { return allocations_; }
+
   /// Throws DeviceFailure if there is no memory.
   std::shared_ptr<std::byte> Allocate(int64_t bytes) override;
   absl::StatusOr<std::shared_ptr<std::byte>> AllocateZeroed(int64_t bytes) override;
@@ -57,7 +70,15 @@ class CudaMemory final : public DeviceMemory {
   /// The copy stream waits for what is in stream() now.
   void FollowKernels() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  friend class Upload;
+  /// Where uploads go.
+  CudaStream upload_stream() const ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return capturing_ ? copy_stream_ : stream();
+  }
+
   const Gpu gpu_;
+  std::atomic<uint64_t> allocations_ = 0;
+  bool capturing_ = false;  // of the thread that puts kernels into the stream
   CudaStream stream_ = nullptr;
   Mutex mutex_;  // one thread copies
   CudaStream copy_stream_ ABSL_GUARDED_BY(mutex_) = nullptr;

@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <utility>
 
@@ -42,6 +43,18 @@ std::vector<HeadRun> HeadRuns(const ModelConfig& config, const Shard& shard) {
   return runs;
 }
 
+// Steps of more tokens are not launched fast enough to be worth a graph.
+constexpr int64_t kMostGraphTokens = 64;
+
+/// So many chunks of attention that steps of neighbouring positions have the same number: chunks
+/// that no token sees cost a block that ends at once.
+int64_t RoundedChunks(int64_t chunks) {
+  if (chunks <= 4) return chunks;
+  const auto two_thirds =
+      static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(chunks))) / 4 * 3;
+  return chunks <= two_thirds ? two_thirds : two_thirds / 3 * 4;
+}
+
 int64_t FirstVisible(int64_t position, int window) {
   return window == 0 ? 0 : std::max<int64_t>(0, position - window + 1);
 }
@@ -71,7 +84,10 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
       chunk_results_(memory_, 1),
       reductions_(memory_),
       token_failed_(memory_, 1),
-      logits_(memory_, reductions_) {
+      logits_(memory_, reductions_),
+      windows_(config.layer_window) {
+  std::sort(windows_.begin(), windows_.end());
+  windows_.erase(std::unique(windows_.begin(), windows_.end()), windows_.end());
   const CopyRun run{.device = device_runs_.get(),
                     .host = reinterpret_cast<std::byte*>(runs_.data()),
                     .bytes = runs_.size() * sizeof(HeadRun)};
@@ -92,10 +108,48 @@ void CudaOperations::BeginStep(const Batch& batch) {
   phases_ = batch.phases;
   reductions_.BeginStep();
   step_.Begin(batch);
+  logit_rows_ = static_cast<int64_t>(batch.logit_tokens.size());
   token_failed_.SetRows(static_cast<int64_t>(batch.tokens.size()));
   if (batch.tokens.empty()) return;
   CheckCuda(cudaMemsetAsync(token_failed_.data(), 0, batch.tokens.size(), memory_.stream()),
             "cudaMemsetAsync");
+}
+
+std::optional<StepShape> CudaOperations::ShapeOfStep() const {
+  const auto tokens = static_cast<int64_t>(step_.positions().size());
+  if (!options_.graphs || tokens == 0 || tokens > kMostGraphTokens) return std::nullopt;
+  StepShape shape{
+      .tokens = tokens, .logit_rows = logit_rows_, .neighbours = step_.neighbours(), .chunks = {}};
+  for (const int window : windows_) {
+    const Chunks chunks = ChunksOf(0, tokens, window);
+    if (tokens * ChunkFloats(chunks.count) > kMostChunkFloats) return std::nullopt;
+    shape.chunks.emplace_back(chunks.first, chunks.count);
+  }
+  return shape;
+}
+
+void CudaOperations::BeginPass(const Collective& collective) {
+  mode_ = CudaStepGraphs::Mode::kEager;
+  if (collective.size() > 1 && collective.device_link() == nullptr) return;
+  const std::optional<StepShape> shape = ShapeOfStep();
+  if (!shape.has_value()) return;
+  const CudaStepGraphs::Mode mode = graphs_.ModeOf(*shape, memory_.allocations());
+  if (mode == CudaStepGraphs::Mode::kCapture) memory_.BeginCapture();
+  mode_ = mode;
+}
+
+void CudaOperations::EndPass() {
+  const CudaStepGraphs::Mode mode = std::exchange(mode_, CudaStepGraphs::Mode::kEager);
+  if (mode == CudaStepGraphs::Mode::kCapture) {
+    graphs_.Launch(memory_.EndCapture(), memory_.allocations(), memory_.stream());
+  } else if (mode == CudaStepGraphs::Mode::kReplay) {
+    graphs_.Launch(memory_.stream());
+  }
+}
+
+void CudaOperations::AbandonPass() noexcept {
+  const CudaStepGraphs::Mode mode = std::exchange(mode_, CudaStepGraphs::Mode::kEager);
+  if (mode == CudaStepGraphs::Mode::kCapture) memory_.AbandonCapture();
 }
 
 void CudaOperations::Embed(const MatrixSource& table, std::span<const int32_t> tokens, float scale,
@@ -112,6 +166,7 @@ void CudaOperations::Embed(const MatrixSource& table, std::span<const int32_t> t
                 row_bytes);
   });
   embedded_.Send(bytes, embedded_rows_.data());
+  if (replays()) return;
   LaunchExpandRows(memory_.stream(),
                    {.dtype = table.dtype,
                     .data = embedded_rows_.data(),
@@ -123,11 +178,13 @@ void CudaOperations::Embed(const MatrixSource& table, std::span<const int32_t> t
 void CudaOperations::RmsNorm(const Tensor& x, const WeightVector& weight, float epsilon,
                              Tensor& out) {
   if (&out != &x) out.SetRows(x.rows());
+  if (replays()) return;
   LaunchRmsNorm(memory_.stream(), x.data(), weight.data(), x.rows(), x.columns(), epsilon,
                 out.data());
 }
 
 void CudaOperations::NormHeads(Tensor& x, const WeightVector& weight, float epsilon) {
+  if (replays()) return;
   const auto head_dim = static_cast<int64_t>(weight.size());
   LaunchRmsNorm(memory_.stream(), x.data(), weight.data(), x.rows() * x.columns() / head_dim,
                 head_dim, epsilon, x.data());
@@ -159,13 +216,14 @@ void CudaOperations::Multiply(const CudaWeight& weight, const Tensor& x, const P
 }
 
 void CudaOperations::Linear(const Tensor& x, std::initializer_list<Projection> projections) {
+  for (const Projection& p : projections) p.out->SetRows(x.rows());
+  if (replays()) return;
   const ProductInput input =
       InputOf(x, std::any_of(projections.begin(), projections.end(), [&](const auto& p) {
                 const CudaWeight& weight = CudaOf(*p.weight);
                 return weight.quantized() && !Fast(weight, x.rows());
               }));
   for (const Projection& p : projections) {
-    p.out->SetRows(x.rows());
     Multiply(CudaOf(*p.weight), x, input, p.out->data());
     if (p.bias == nullptr || p.bias->empty()) continue;
     LaunchAddToRows(memory_.stream(), p.bias->data(), x.rows(), p.out->columns(), p.out->data());
@@ -174,6 +232,7 @@ void CudaOperations::Linear(const Tensor& x, std::initializer_list<Projection> p
 
 void CudaOperations::RotateAndStore(const AttentionLayer& layer, Tensor& query, Tensor& key,
                                     const Tensor& value, const KvView& cache) {
+  if (replays()) return;
   const Rope& rope = step_.rope(layer.local_rope);
   const RotaryHeads heads{.layout = rope.layout,
                           .cosines_sines = step_.angles(layer.local_rope),
@@ -188,23 +247,32 @@ void CudaOperations::RotateAndStore(const AttentionLayer& layer, Tensor& query, 
                        LayerOf(cache, layer.layer, step_.places()), cache.geometry().dtype);
 }
 
-void CudaOperations::SetChunks(AttentionStep& step) const {
-  const auto positions = step_.positions().subspan(static_cast<size_t>(step.first_token),
-                                                   static_cast<size_t>(step.tokens));
-  int64_t first = positions[0];
+CudaOperations::Chunks CudaOperations::ChunksOf(int64_t first_token, int64_t tokens,
+                                                int window) const {
+  int64_t first = INT64_MAX;
   int64_t last = 0;
-  for (const int32_t position : positions) {
-    first = std::min(first, FirstVisible(position, step.window));
+  for (const int32_t position :
+       step_.positions().subspan(static_cast<size_t>(first_token), static_cast<size_t>(tokens))) {
+    first = std::min(first, FirstVisible(position, window));
     last = std::max<int64_t>(last, position);
   }
-  step.first_chunk = first / kChunkTokens;
-  step.chunks = last / kChunkTokens - step.first_chunk + 1;
+  const int64_t first_chunk = first / kChunkTokens;
+  const int64_t chunks = last / kChunkTokens - first_chunk + 1;
+  return {first_chunk, options_.graphs ? RoundedChunks(chunks) : chunks};
+}
+
+int64_t CudaOperations::ChunkFloats(int64_t chunks) const {
+  return AttentionStep{.query_heads = static_cast<int>(shard_.query_heads.count),
+                       .head_dim = config_.head_dim,
+                       .tokens = 1,
+                       .chunks = chunks}
+      .ResultFloats();
 }
 
 void CudaOperations::Attend(const AttentionLayer& layer, const Tensor& query, const KvView& cache,
                             Tensor& out) {
   out.SetRows(query.rows());
-  if (query.rows() == 0 || runs_.empty()) return;
+  if (query.rows() == 0 || runs_.empty() || replays()) return;
   AttentionStep step{.query = query.data(),
                      .runs = reinterpret_cast<const HeadRun*>(device_runs_.get()),
                      .run_count = static_cast<int>(runs_.size()),
@@ -221,13 +289,14 @@ void CudaOperations::Attend(const AttentionLayer& layer, const Tensor& query, co
     return LaunchFastAttention(memory_.stream(), step, step_.places(),
                                LayerOf(cache, layer.layer, step_.places()));
   }
-  SetChunks(step);
-  const int64_t floats_per_token = step.ResultFloats() / step.tokens;
+  const int64_t most_chunks = ChunksOf(0, query.rows(), layer.window).count;
   const int64_t together =
-      std::clamp<int64_t>(kMostChunkFloats / floats_per_token, 1, kMostGridRows);
+      std::clamp<int64_t>(kMostChunkFloats / ChunkFloats(most_chunks), 1, kMostGridRows);
   for (; step.first_token < query.rows(); step.first_token += together) {
     step.tokens = std::min(together, query.rows() - step.first_token);
-    SetChunks(step);
+    const Chunks chunks = ChunksOf(step.first_token, step.tokens, layer.window);
+    step.first_chunk = chunks.first;
+    step.chunks = chunks.count;
     chunk_results_.SetRows(step.ResultFloats());
     step.results = chunk_results_.data();
     LaunchAttention(memory_.stream(), step, step_.places(),
@@ -238,6 +307,7 @@ void CudaOperations::Attend(const AttentionLayer& layer, const Tensor& query, co
 void CudaOperations::LinearPartialSums(const Weight& weight, const Tensor& x,
                                        int64_t partial_columns, PartialSums& out) {
   out.SetTokens(x.rows());
+  if (replays()) return;
   const CudaWeight& matrix = CudaOf(weight);
   if (Fast(matrix, x.rows()) &&
       dense_->MultiplyToPartialSums(matrix.matrix(), InputOf(x, false), out.sums(), out.failed())) {
@@ -249,6 +319,9 @@ void CudaOperations::LinearPartialSums(const Weight& weight, const Tensor& x,
 
 void CudaOperations::GatedLinearPartialSums(const Tensor& x, const GatedFeedForward& block,
                                             PartialSums& out) {
+  gate_.SetRows(x.rows());
+  up_.SetRows(x.rows());
+  if (replays()) return out.SetTokens(x.rows());
   const CudaWeight& gate = CudaOf(block.gate);
   const CudaWeight& up = CudaOf(block.up);
   if (Fast(gate, x.rows()) || Fast(up, x.rows())) {
@@ -256,8 +329,6 @@ void CudaOperations::GatedLinearPartialSums(const Tensor& x, const GatedFeedForw
     LaunchGatedActivation(memory_.stream(), block.kind, gate_.data(), up_.data(),
                           gate_.rows() * gate_.columns(), gate_.data());
   } else {
-    gate_.SetRows(x.rows());
-    up_.SetRows(x.rows());
     LaunchGatedLinear(memory_.stream(),
                       {.gate = gate.matrix(), .up = up.matrix(), .kind = block.kind},
                       InputOf(x, gate.quantized() || up.quantized()), gate_.data(), up_.data());
@@ -271,7 +342,7 @@ absl::Status CudaOperations::AllReduce(PartialSums& sums, Collective& collective
   if (collective.size() == 1) return collective.AllReducePartialSums({}, phase);
   const std::span<int64_t> all = sums.all();
   if (DeviceLink* const link = collective.device_link()) {
-    TANDEM_RETURN_IF_ERROR(link->AllReduceSum(all));
+    if (!replays()) TANDEM_RETURN_IF_ERROR(link->AllReduceSum(all));
     reductions_.Put(collective, phase);
     return absl::OkStatus();
   }
@@ -294,6 +365,7 @@ absl::Status CudaOperations::AllReduce(PartialSums& sums, Collective& collective
 
 void CudaOperations::AddPartialSums(const PartialSums& sums, const WeightVector& bias,
                                     const WeightVector& post_norm, float epsilon, Tensor& x) {
+  if (replays()) return;
   LaunchAddPartialSums(memory_.stream(),
                        {.sums = sums.sums(),
                         .failed = sums.failed(),
@@ -311,6 +383,7 @@ void CudaOperations::SelectRows(const Tensor& x, std::span<const int32_t> rows, 
   std::copy(rows.begin(), rows.end(),
             reinterpret_cast<int32_t*>(selected_.Begin(rows.size_bytes())));
   selected_.Send(rows.size_bytes(), reinterpret_cast<std::byte*>(selected_rows_.data()));
+  if (replays()) return;
   LaunchSelectRows(memory_.stream(), x.data(), selected_rows_.data(), out.rows(), x.columns(),
                    out.data());
 }

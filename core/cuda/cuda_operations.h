@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "core/cuda/cuda_reductions.h"
 #include "core/cuda/cuda_step.h"
 #include "core/cuda/cuda_weight.h"
+#include "core/cuda/graphs/cuda_step_graphs.h"
 #include "core/model/operations.h"
 
 namespace tandem::core {
@@ -36,6 +38,9 @@ class CudaOperations : public Operations {
   absl::StatusOr<std::unique_ptr<Weight>> Pack(const MatrixSource& source, Range rows,
                                                Range columns) override;
   void BeginStep(const Batch& batch) override;
+  void BeginPass(const Collective& collective) override;
+  void EndPass() override;
+  void AbandonPass() noexcept override;
   void Embed(const MatrixSource& table, std::span<const int32_t> tokens, float scale,
              Tensor& out) override;
   void RmsNorm(const Tensor& x, const WeightVector& weight, float epsilon, Tensor& out) override;
@@ -78,8 +83,18 @@ class CudaOperations : public Operations {
   void Multiply(const CudaWeight& weight, const Tensor& x, const ProductInput& input, float* out);
   /// x for products, as codes too where they are wanted.
   ProductInput InputOf(const Tensor& x, bool quantize);
-  /// Sets first_chunk and chunks from the tokens.
-  void SetChunks(AttentionStep& step) const;
+  /// Whether the graph of the step has what would be put into the stream now.
+  bool replays() const { return mode_ == CudaStepGraphs::Mode::kReplay; }
+  /// The chunks of attention that some tokens of the step see.
+  struct Chunks {
+    int64_t first = 0;
+    int64_t count = 0;
+  };
+  Chunks ChunksOf(int64_t first_token, int64_t tokens, int window) const;
+  /// The shape of the step, if steps of it may be graphs.
+  std::optional<StepShape> ShapeOfStep() const;
+  /// Of the results of attention, for a token.
+  int64_t ChunkFloats(int64_t chunks) const;
 
   const ModelConfig& config_;
   const Shard shard_;
@@ -105,7 +120,11 @@ class CudaOperations : public Operations {
   Rows<uint8_t> token_failed_;        // [tokens]
   std::vector<uint8_t> host_failed_;  // [tokens]
   CudaLogits logits_;                 // of Sample
-  PhaseClock* phases_ = nullptr;      // of the step
+  CudaStepGraphs graphs_;
+  CudaStepGraphs::Mode mode_ = CudaStepGraphs::Mode::kEager;  // of the pass
+  std::vector<int> windows_;                                  // of layers, each once
+  int64_t logit_rows_ = 0;                                    // of the step
+  PhaseClock* phases_ = nullptr;                              // of the step
 };
 
 }  // namespace tandem::core

@@ -11,6 +11,7 @@ struct CudaOptions {
   Gpu gpu = {};     // as FindCudaDriver found it
   /// The bits of CPUs; else what is faster may round otherwise.
   bool exact = true;
+  bool graphs = true;  // steps that come again are one launch
 };
 
 }  // namespace tandem::core

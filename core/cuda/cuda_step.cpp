@@ -54,14 +54,16 @@ void CudaStep::Begin(const Batch& batch) {
   const size_t angle_words =
       2 * tokens *
       (config_.rope.inverse_frequencies.size() + config_.local_rope.inverse_frequencies.size());
-  device_.SetRows(static_cast<int64_t>(tokens + begins.size() + blocks.size() + angle_words));
+  // Tables grow: they come last, and there is room, so that nothing moves from step to step.
+  device_.SetRows(
+      static_cast<int64_t>(std::bit_ceil(tokens + begins.size() + blocks.size() + angle_words)));
   words_.clear();
   places_.tokens = static_cast<int64_t>(tokens);
   places_.positions = Add(positions_);
   places_.table_begins = Add(begins);
-  places_.blocks = Add(blocks);
   angles_ = AddAngles(rope_);
   local_angles_ = has_local_ ? AddAngles(local_rope_) : nullptr;
+  places_.blocks = Add(blocks);
   const size_t bytes = words_.size() * sizeof(int32_t);
   if (bytes == 0) return;
   std::memcpy(upload_.Begin(bytes), words_.data(), bytes);

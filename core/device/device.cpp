@@ -47,7 +47,8 @@ absl::StatusOr<std::unique_ptr<Operations>> MakeDevice(const DeviceOptions& opti
                               {.activations = options.cpu.activations,
                                .threads = options.cpu.threads,
                                .gpu = options.gpu,
-                               .exact = options.exact});
+                               .exact = options.exact,
+                               .graphs = options.graphs});
   });
 }
 

@@ -37,6 +37,7 @@ struct DeviceOptions {
   CpuOptions cpu;     // of a CPU; its activations and threads are a GPU's host side, too
   Gpu gpu = {};       // of FindGpus
   bool exact = true;  // as CheckExact allows it
+  bool graphs = true;  // a GPU's: steps that come again are one launch
 };
 
 /// A rank's device, ready to pack weights. `config` must outlive it. kUnavailable if a GPU fails.

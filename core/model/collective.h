@@ -54,7 +54,7 @@ class Collective {
                                  const StepPhase& phase) = 0;
 
   /// What joins the devices of all ranks; null: reductions pass through the hosts.
-  virtual DeviceLink* device_link() { return nullptr; }
+  virtual DeviceLink* device_link() const { return nullptr; }
   /// Waits until done(), which needs what other ranks put into device_link(), too. place() says how
   /// far this rank's device has come, for errors and the watchdog; with all reductions once done()
   /// was true. kUnavailable if it is given up.

@@ -101,6 +101,14 @@ class Operations {
   /// token has failed yet; the times of products and reductions go to batch.phases.
   virtual void BeginStep(const Batch& batch) = 0;
 
+  /// Everything from here to EndPass follows from the shape of the step, and nothing is read
+  /// meanwhile: a device may hold it back and do it at once. After BeginStep. `collective`: of the
+  /// pass.
+  virtual void BeginPass(const Collective& collective) { static_cast<void>(collective); }
+  virtual void EndPass() {}
+  /// Ends a pass that an error ended, instead of EndPass: its results are not used.
+  virtual void AbandonPass() noexcept {}
+
   /// out[t] = table[tokens[t]] * scale
   virtual void Embed(const MatrixSource& table, std::span<const int32_t> tokens, float scale,
                      Tensor& out) = 0;

@@ -1,5 +1,8 @@
 #include "core/transformer/transformer.h"
 
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
 #include "core/model/device_status.h"
 
 namespace tandem::core {
@@ -27,6 +30,8 @@ absl::StatusOr<std::span<const uint8_t>> Transformer::TokenFailures() {
 absl::Status Transformer::Layers(const Batch& batch, const KvView& cache, Collective& collective) {
   Scratch& s = scratch_;
   ops_.BeginStep(batch);
+  ops_.BeginPass(collective);
+  absl::Cleanup abandon = [this] { ops_.AbandonPass(); };
   ops_.Embed(embedding_, batch.tokens, config_.embedding_scale, s.x);
   for (const Layer& layer : layers_) {
     TANDEM_RETURN_IF_ERROR(Attention(batch, layer, cache, collective));
@@ -35,6 +40,8 @@ absl::Status Transformer::Layers(const Batch& batch, const KvView& cache, Collec
   ops_.SelectRows(s.x, batch.logit_tokens, s.chosen);
   ops_.RmsNorm(s.chosen, output_norm_, config_.norm_epsilon, s.chosen);
   ops_.Linear(s.chosen, {{head_.get(), nullptr, &s.logits}});
+  std::move(abandon).Cancel();
+  ops_.EndPass();
   return absl::OkStatus();
 }
 

@@ -120,8 +120,11 @@ class Rank {
     Bind(placement_.cpus);
     TANDEM_RETURN_IF_ERROR(world_.SetPatience(PatienceOf(placement_)));
     cpu_ = CpuOptionsOf(choices_, placement_);
-    core::DeviceOptions device{
-        .kind = choices_.device, .cpu = cpu_, .gpu = {}, .exact = choices_.exact};
+    core::DeviceOptions device{.kind = choices_.device,
+                               .cpu = cpu_,
+                               .gpu = {},
+                               .exact = choices_.exact,
+                               .graphs = !options_.no_graphs};
     if (!gpus_.empty()) device.gpu = gpus_[static_cast<size_t>(gpu_.place)];
     TANDEM_ASSIGN_OR_RETURN(operations_, core::MakeDevice(device, file_->config(), shard));
     return CheckMemory(device.gpu);

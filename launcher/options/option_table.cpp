@@ -175,6 +175,9 @@ Rows ModelRows(ModelOptions& o) {
           "auto: "
           "NCCL where all ranks have it",
           kSame),
+      Row("--no-graphs", {&o.no_graphs},
+          "give a GPU its kernels one by one, and not as graphs of whole steps: slower, for "
+          "debugging"),
       Row("--weights", {&o.weights, kSpeeds},
           "relative speeds of the ranks, e.g. 1,1,2 (default equal)"),
       Row("--kv-memory", Size(o.kv_memory, 1),

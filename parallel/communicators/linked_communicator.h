@@ -48,7 +48,7 @@ class LinkedCommunicator final : public Communicator {
     world_.PublishTo(board);
   }
 
-  core::DeviceLink* device_link() override { return link_.get(); }
+  core::DeviceLink* device_link() const override { return link_.get(); }
   absl::Status WaitForDevice(absl::FunctionRef<bool()> done,
                              absl::FunctionRef<core::DevicePlace()> place) override;
 

@@ -19,9 +19,22 @@
 #include "tests/cuda_emulation/device_buffers.h"
 #include "tests/cuda_emulation/gpus.h"
 
+/// Makes what is put into a stream: called again and again until it gives true. A graph that is
+/// launched again makes it anew.
+using Work = std::function<std::function<bool()>()>;
+
+struct CUgraph_st {
+  int gpu = 0;
+  std::vector<Work> works;
+};
+struct CUgraphExec_st {
+  CUgraph_st graph;
+};
+
 /// What was put into a stream and has not run yet.
 struct CUstream_st {
   int gpu = 0;
+  std::optional<CUgraph_st> captured;         // while it captures
   std::deque<std::function<bool()>> waiting;  // false: not yet done, to be called again
   uint64_t done = 0;
   uint64_t put = 0;
@@ -61,6 +74,7 @@ Device& TheDevice() {
 
 std::atomic<uint64_t> current_seed = 1;
 std::atomic<uint64_t> bytes_to_host = 0;
+std::atomic<uint64_t> graph_launches = 0;
 
 /// Runs what a stream has up to a place in it, as far as it goes. With the device locked. Whether
 /// it has come there.
@@ -102,21 +116,34 @@ void RunAll(int gpu) {
   for (const auto& [stream, place] : all) RunUntil(stream, place);
 }
 
-cudaError_t Put(cudaStream_t stream, std::function<bool()> work) {
+cudaError_t Put(cudaStream_t stream, Work work) {
   const std::lock_guard lock(TheDevice().mutex);
   if (!IsStream(stream)) return cudaErrorInvalidValue;
-  stream->waiting.push_back(std::move(work));
+  if (stream->captured.has_value()) {
+    stream->captured->works.push_back(std::move(work));
+    return cudaSuccess;
+  }
+  stream->waiting.push_back(work());
   ++stream->put;
   return cudaSuccess;
 }
 
 /// The same for what is done when it has been called.
-template <typename Work>
-cudaError_t PutOnce(cudaStream_t stream, Work work) {
-  return Put(stream, [work = std::move(work)] {
-    work();
-    return true;
+template <typename Called>
+cudaError_t PutOnce(cudaStream_t stream, Called called) {
+  const auto once = std::make_shared<Called>(std::move(called));
+  return Put(stream, [once]() -> std::function<bool()> {
+    return [once] {
+      (*once)();
+      return true;
+    };
   });
+}
+
+/// Whether a stream captures, so that nobody may wait for it or note its place.
+bool Captures(cudaStream_t stream) {
+  const std::lock_guard lock(TheDevice().mutex);
+  return IsStream(stream) && stream->captured.has_value();
 }
 
 void RunGrid(const cudaLaunchConfig_t& config, bool early, uint64_t seed,
@@ -160,6 +187,7 @@ cudaError_t Allocate(void** memory, size_t bytes, BufferKind kind) {
 void SetSeed(uint64_t seed) { current_seed = seed; }
 
 uint64_t BytesToHost() { return bytes_to_host; }
+uint64_t GraphLaunches() { return graph_launches; }
 
 cudaError_t AllowShared(const void* kernel, int bytes) {
   if (bytes < 0 || static_cast<size_t>(bytes) > kMostSharedBytes) return cudaErrorInvalidValue;
@@ -205,7 +233,7 @@ static std::optional<uint64_t> PlaceOf(cudaStream_t stream) {
   return stream->put;
 }
 
-int PutPolled(cudaStream_t stream, std::function<bool()> work) {
+int PutPolled(cudaStream_t stream, std::function<std::function<bool()>()> work) {
   return Put(stream, std::move(work));
 }
 
@@ -214,6 +242,7 @@ int PutPolled(cudaStream_t stream, std::function<bool()> work) {
 using tandem::cuda_emulation::Advance;
 using tandem::cuda_emulation::Allocate;
 using tandem::cuda_emulation::BufferKind;
+using tandem::cuda_emulation::Captures;
 using tandem::cuda_emulation::CurrentGpu;
 using tandem::cuda_emulation::FreeBuffer;
 using tandem::cuda_emulation::IsStream;
@@ -251,6 +280,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid device ordinal";
     case cudaErrorInvalidResourceHandle:
       return "invalid resource handle";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
     case cudaErrorNotReady:
       return "device not ready";
     case cudaErrorLaunchFailure:
@@ -363,6 +394,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   TANDEM_COUNT_CALL();
+  if (Captures(stream)) return cudaErrorStreamCaptureUnsupported;
   const auto place = PlaceOf(stream);
   if (!place.has_value()) return cudaErrorInvalidValue;
   RunUntil(stream, *place);
@@ -371,6 +403,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   TANDEM_COUNT_CALL();
+  if (Captures(stream)) return cudaErrorStreamCaptureUnsupported;
   const std::lock_guard lock(TheDevice().mutex);
   if (!IsStream(stream)) return cudaErrorInvalidValue;
   return Advance(stream, stream->put) ? cudaSuccess : cudaErrorNotReady;
@@ -379,8 +412,8 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   TANDEM_COUNT_CALL();
   if (event->stream == nullptr) return cudaSuccess;  // as never recorded
-  return Put(stream, [from = event->stream, place = event->place] {
-    return !IsStream(from) || Advance(from, place);
+  return Put(stream, [from = event->stream, place = event->place]() -> std::function<bool()> {
+    return [from, place] { return !IsStream(from) || Advance(from, place); };
   });
 }
 
@@ -401,6 +434,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   auto& device = TheDevice();
   const std::lock_guard lock(device.mutex);
   if (event->gpu != stream->gpu) return cudaErrorInvalidResourceHandle;
+  // A place in a graph is none that the project waits for.
+  if (stream->captured.has_value()) return cudaErrorStreamCaptureUnsupported;
   event->stream = stream;
   event->place = stream->put;
   return cudaSuccess;
@@ -410,4 +445,49 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   TANDEM_COUNT_CALL();
   RunUntil(event->stream, event->place);
   return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  TANDEM_COUNT_CALL();
+  const std::lock_guard lock(TheDevice().mutex);
+  if (!IsStream(stream) || stream->captured.has_value()) return cudaErrorInvalidValue;
+  stream->captured.emplace();
+  stream->captured->gpu = stream->gpu;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = nullptr;
+  TANDEM_COUNT_CALL();
+  const std::lock_guard lock(TheDevice().mutex);
+  if (!IsStream(stream) || !stream->captured.has_value()) return cudaErrorInvalidValue;
+  *graph = new CUgraph_st(*std::move(stream->captured));
+  stream->captured.reset();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* graph, cudaGraph_t of, unsigned long long) {
+  TANDEM_COUNT_CALL();
+  *graph = new CUgraphExec_st{*of};
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+  TANDEM_COUNT_CALL();
+  if (graph->graph.gpu != stream->gpu) return cudaErrorInvalidResourceHandle;
+  ++tandem::cuda_emulation::graph_launches;
+  for (const Work& work : graph->graph.works) {
+    if (const cudaError_t error = Put(stream, work); error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return static_cast<cudaError_t>(tandem::cuda_emulation::NextCall());
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+  delete graph;
+  return static_cast<cudaError_t>(tandem::cuda_emulation::NextCall());
 }

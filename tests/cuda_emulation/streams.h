@@ -17,8 +17,11 @@ void SetSeed(uint64_t seed);
 /// Bytes that copies took from the device to the host so far.
 uint64_t BytesToHost();
 
-/// Puts work into a stream that may need other threads or processes: it is called until it gives
-/// true, and others have the emulated GPUs between two calls. A cudaError_t.
-int PutPolled(CUstream_st* stream, std::function<bool()> work);
+/// Launches of graphs so far.
+uint64_t GraphLaunches();
+
+/// Puts work into a stream that may need other threads or processes: what `work` makes is called
+/// until it gives true, and others have the emulated GPUs between two calls. A cudaError_t.
+int PutPolled(CUstream_st* stream, std::function<std::function<bool()>()> work);
 
 }  // namespace tandem::cuda_emulation

@@ -17,6 +17,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -185,8 +186,11 @@ World& WorldOf(nccl::Comm comm) { return *static_cast<Comm*>(comm)->world; }
 
 int Put(nccl::Comm comm, const Collective& collective, CUstream_st* stream) {
   if (WorldOf(comm).aborted) return Fail(kInvalidUsage, "the communicator was aborted");
-  auto work = std::make_shared<CollectiveInStream>(static_cast<Comm*>(comm)->world, collective);
-  const int error = tandem::cuda_emulation::PutPolled(stream, [work] { return work->Advance(); });
+  const int error = tandem::cuda_emulation::PutPolled(
+      stream, [world = static_cast<Comm*>(comm)->world, collective]() -> std::function<bool()> {
+        auto work = std::make_shared<CollectiveInStream>(world, collective);
+        return [work] { return work->Advance(); };
+      });
   return error == 0 ? nccl::kSuccess : Fail(1, "the stream takes nothing");
 }
 

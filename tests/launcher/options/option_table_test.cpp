@@ -218,6 +218,7 @@ TEST(OptionTable, RanksCompareWhatDecidesResultsAndTheOrderOfCollectives) {
                             {"--kv-dtype", "f16"},
                             {"--no-exact", "default"},
                             {"--share-gpus", "default"},
+                            {"--gpu-link", "auto"},
                             {"--kv-memory", "default"},
                             {"--prefill-chunk", "512"},
                             {"--max-running", "64"},
