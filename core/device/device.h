@@ -34,9 +34,9 @@ absl::Status CheckExact(DeviceKind kind, bool exact);
 
 struct DeviceOptions {
   DeviceKind kind = DeviceKind::kCpu;
-  CpuOptions cpu;     // of a CPU; its activations and threads are a GPU's host side, too
-  Gpu gpu = {};       // of FindGpus
-  bool exact = true;  // as CheckExact allows it
+  CpuOptions cpu;      // of a CPU; its activations and threads are a GPU's host side, too
+  Gpu gpu = {};        // of FindGpus
+  bool exact = true;   // as CheckExact allows it
   bool graphs = true;  // a GPU's: steps that come again are one launch
 };
 

@@ -67,8 +67,8 @@ class NcclLink final : public DeviceLink {
 
   absl::Status AllGather(std::span<const std::byte> mine, std::span<std::byte> all) override {
     if (mine.empty()) return absl::OkStatus();
-    return Call("ncclAllGather", [&] {
-      return nccl_.AllGather(mine.data(), all.data(), mine.size(), nccl::kUint8, comm_,
+    return Call("ncclAllGather", [&](nccl::Comm comm) {
+      return nccl_.AllGather(mine.data(), all.data(), mine.size(), nccl::kUint8, comm,
                              memory_.stream());
     });
   }
@@ -95,8 +95,8 @@ class NcclLink final : public DeviceLink {
  private:
   absl::Status Reduce(void* values, size_t count, int type) {
     if (count == 0) return absl::OkStatus();
-    return Call("ncclAllReduce", [&] {
-      return nccl_.AllReduce(values, values, count, type, nccl::kSum, comm_, memory_.stream());
+    return Call("ncclAllReduce", [&](nccl::Comm comm) {
+      return nccl_.AllReduce(values, values, count, type, nccl::kSum, comm, memory_.stream());
     });
   }
 
@@ -104,7 +104,7 @@ class NcclLink final : public DeviceLink {
   absl::Status Call(const char* name, const Function& function) {
     const MutexLock lock(mutex_);
     if (comm_ == nullptr || broken_) return GivenUp();
-    return Settle(function(), name, kCallPatience);
+    return Settle(function(comm_), name, kCallPatience);
   }
 
   /// Waits until a call is done, which began with `result`.

@@ -228,7 +228,7 @@ TEST(OptionTable, RanksCompareWhatDecidesResultsAndTheOrderOfCollectives) {
   choices.kv_dtype = core::KvDtype::kF32;
   options.state.directory = "state";
   EXPECT_EQ(facts()[1].second, "f32");
-  EXPECT_EQ(facts()[7].second, "1");
+  EXPECT_EQ(facts()[8].second, "1");
 }
 
 TEST(ModelChoices, KnowEveryKvDtype) {
