@@ -127,3 +127,81 @@ def test_modes_and_what_is_refused_by_name(tiny):
     assert fast.returncode == 0 and "fast mode" in fast.stderr, fast.stderr
     refused = emulated(tiny, "--device", "cuda", "--prefill-chunk", 600000)
     assert refused.returncode != 0 and "a product with tokens in a step" in refused.stderr, refused.stderr
+
+
+def test_gpus_of_several_ranks_meet_by_nccl_or_through_their_hosts(tiny):
+    expected = tokens(emulated(tiny))
+    cuda = ("--device", "cuda", "-n", 2, "--log-level", "info")
+    linked = emulated(tiny, *cuda, EMULATED_GPUS=2)
+    assert tokens(linked) == expected and "GPUs meet by NCCL 2.28.9" in linked.stderr, linked.stderr
+    host = emulated(tiny, *cuda, "--gpu-link", "host", EMULATED_GPUS=2)
+    assert tokens(host) == expected and "meet" not in host.stderr, host.stderr
+    assert tokens(emulated(tiny, *cuda, "--no-graphs", EMULATED_GPUS=2)) == expected
+    old = emulated(tiny, *cuda, EMULATED_GPUS=2, EMULATED_NCCL_VERSION=21304)
+    assert tokens(old) == expected
+    line = [line for line in old.stderr.splitlines() if "through their hosts" in line]
+    assert len(line) == 1 and f"rank 0 on host {os.uname().nodename}: NCCL 2.13.4 is too old" in line[0], old.stderr
+    refused = emulated(tiny, *cuda, "--gpu-link", "nccl", EMULATED_GPUS=2, EMULATED_NCCL_VERSION=21304)
+    assert refused.returncode == 1 and "--gpu-link nccl: rank 0 on host" in refused.stderr, refused.stderr
+    for arguments, words in (("--gpu-link", "ib"), "expected auto, nccl or host"), (("--gpu-link", "nccl"), "ranks compute on CPUs"):
+        refused = emulated(tiny, *arguments)
+        assert refused.returncode == 2 and words in refused.stderr and refused.stderr.count("\n") == 1, refused.stderr
+
+
+@pytest.mark.parametrize("fault, words", [
+    ("EMULATED_NCCL_STALL", "rank 0 on host"),
+    ("EMULATED_NCCL_DIE", "rank 1 on host"),
+])
+def test_a_rank_that_stops_in_a_reduction_is_told_and_nothing_hangs(tiny, start_server, fault, words, monkeypatch):
+    monkeypatch.setenv(fault, "1:40")
+    monkeypatch.setenv("EMULATED_GPUS", "2")
+    server = start_server(EMULATED, "serve", tiny, "--device", "cuda", "--listen", "tcp://127.0.0.1:*", "-n", 2,
+                          "--collective-timeout", 3)
+    client = zmq.Context.instance().socket(zmq.DEALER)
+    client.linger = 0
+    client.connect(server.endpoint)
+    client.send(json.dumps({"v": 1, "type": "complete", "id": "long", "max_tokens": 400, "tokens": [1, 2, 3],
+                            "ignore_eos": True}).encode())
+    frames = []
+    while not frames or frames[-1]["type"] not in ("done", "error"):
+        assert client.poll(60000), frames
+        frames.append(json.loads(client.recv()))
+    client.close()
+    assert frames[-1]["type"] == "error" and frames[-1]["code"] == "unavailable", frames[-1]
+    assert words in frames[-1]["message"], frames[-1]
+    if fault == "EMULATED_NCCL_STALL":
+        assert ", layer " in frames[-1]["message"], frames[-1]
+    assert server.process.wait(30) != 0
+    assert_no_leftovers(server)
+
+
+def test_a_conversation_goes_from_cpus_to_gpus_and_back(tiny, start_server, tmp_path, monkeypatch):
+    """KV that a CPU saved is that of two GPUs, and of three, in exact mode; fast mode has its own."""
+    monkeypatch.setenv("EMULATED_GPUS", "3")
+
+    def turn(state, number, *more):
+        server = start_server(EMULATED, "serve", tiny, "--listen", "tcp://127.0.0.1:*", "--state", state, *more)
+        client = zmq.Context.instance().socket(zmq.DEALER)
+        client.linger = 0
+        client.connect(server.endpoint)
+        client.send(json.dumps({"v": 1, "type": "chat", "id": "t", "conversation": "c", "max_tokens": 70, "logprobs": 0,
+                                "ignore_eos": True, "messages": [{"role": "user", "content": f"turn {number}: " + "blue " * 20}],
+                                }).encode())
+        frame = {"type": ""}
+        while frame["type"] not in ("done", "error"):
+            assert client.poll(60000), frame
+            frame = json.loads(client.recv())
+        client.close()
+        server.stop()
+        assert run([TANDEM, "agent", "stop", "--state", state]).returncode == 0
+        assert frame["type"] == "done", frame
+        return [token["token"] for token in frame["logprobs"]], frame["usage"]["reused_from"]
+
+    ways = [(), ("--device", "cuda", "-n", 2), ("-n", 3), ("--device", "cuda", "-n", 3)]
+    expected = [turn(tmp_path / "cpu", number)[0] for number in range(4)]
+    for number, more in enumerate(ways):
+        found, reused = turn(tmp_path / "state", number, *more)
+        assert found == expected[number], more
+        assert number == 0 or sum(reused.values()) >= 64, (more, reused)
+    _, reused = turn(tmp_path / "state", 4, "--device", "cuda", "--no-exact")
+    assert sum(reused.values()) == 0, reused
