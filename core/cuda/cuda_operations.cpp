@@ -83,6 +83,7 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
       device_runs_(memory_.Allocate(static_cast<int64_t>(runs_.size() * sizeof(HeadRun)))),
       chunk_results_(memory_, 1),
       reductions_(memory_),
+      float_sums_(memory_, 1),
       token_failed_(memory_, 1),
       logits_(memory_, reductions_),
       windows_(config.layer_window) {
@@ -336,13 +337,25 @@ void CudaOperations::GatedLinearPartialSums(const Tensor& x, const GatedFeedForw
   LinearPartialSums(block.down, gate_, block.partial_columns, out);
 }
 
+absl::Status CudaOperations::Reduce(PartialSums& sums, DeviceLink& link) {
+  sums_are_floats_ = !options_.exact;
+  if (options_.exact) return replays() ? absl::OkStatus() : link.AllReduceSum(sums.all());
+  float_sums_.SetRows(sums.tokens() * (sums.dim() + 1));
+  if (replays()) return absl::OkStatus();
+  LaunchSumsToFloats(memory_.stream(), sums.sums(), sums.failed(), sums.tokens(), sums.dim(),
+                     float_sums_.data());
+  return link.AllReduceSum(
+      std::span<float>(float_sums_.data(), static_cast<size_t>(float_sums_.rows())));
+}
+
 absl::Status CudaOperations::AllReduce(PartialSums& sums, Collective& collective,
                                        const StepPhase& phase) {
   const PhaseScope scope(phases_, Phase::kAllReduce);
+  sums_are_floats_ = false;
   if (collective.size() == 1) return collective.AllReducePartialSums({}, phase);
   const std::span<int64_t> all = sums.all();
   if (DeviceLink* const link = collective.device_link()) {
-    if (!replays()) TANDEM_RETURN_IF_ERROR(link->AllReduceSum(all));
+    TANDEM_RETURN_IF_ERROR(Reduce(sums, *link));
     reductions_.Put(collective, phase);
     return absl::OkStatus();
   }
@@ -369,6 +382,7 @@ void CudaOperations::AddPartialSums(const PartialSums& sums, const WeightVector&
   LaunchAddPartialSums(memory_.stream(),
                        {.sums = sums.sums(),
                         .failed = sums.failed(),
+                        .floats = sums_are_floats_ ? float_sums_.data() : nullptr,
                         .bias = bias.empty() ? nullptr : bias.data(),
                         .post_norm = post_norm.empty() ? nullptr : post_norm.data(),
                         .epsilon = epsilon,

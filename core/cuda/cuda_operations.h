@@ -93,6 +93,8 @@ class CudaOperations : public Operations {
   Chunks ChunksOf(int64_t first_token, int64_t tokens, int window) const;
   /// The shape of the step, if steps of it may be graphs.
   std::optional<StepShape> ShapeOfStep() const;
+  /// Puts a reduction over the link into the stream: of integers, or of floats in fast mode.
+  absl::Status Reduce(PartialSums& sums, DeviceLink& link);
   /// Of the results of attention, for a token.
   int64_t ChunkFloats(int64_t chunks) const;
 
@@ -117,6 +119,8 @@ class CudaOperations : public Operations {
   CudaReductions reductions_;
   PinnedBytes reduced_;  // partial sums on their way through the host
   size_t reduced_bytes_ = 0;
+  Rows<float> float_sums_;            // of fast mode, as SumsToFloats gives them
+  bool sums_are_floats_ = false;      // those that were reduced last
   Rows<uint8_t> token_failed_;        // [tokens]
   std::vector<uint8_t> host_failed_;  // [tokens]
   CudaLogits logits_;                 // of Sample

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -180,6 +181,35 @@ TEST_P(NcclForward, GivesTheBitsOfTheCpu) {
               0)
         << ranks << " ranks";
   }
+}
+
+/// Fast mode reduces floats: so near to its own single rank as rounding twice is.
+TEST_P(NcclForward, InFastModeIsNearOneRank) {
+  const std::vector<std::byte> bytes = testing::TinyModel(GetParam().spec);
+  const auto file = core::ModelFile::OpenBuffer(bytes, GetParam().name);
+  ASSERT_TRUE(file.ok()) << file.status();
+  const std::vector<int32_t> tokens = testing::RandomTokens(12, GetParam().spec.vocab, 4);
+  const auto run = [&](int ranks) {
+    testing::ForwardOptions options{.ranks = ranks, .chunks = {6, 1}};
+    if (ranks > 1) options.linker = [] { return core::OpenLinker(core::DeviceKind::kCuda); };
+    std::atomic<int> gpu = 0;
+    options.device = [&](const core::ModelConfig& config, const core::Shard& shard) {
+      return core::MakeDevice({.kind = core::DeviceKind::kCuda,
+                               .cpu = {},
+                               .gpu = {.index = gpu++, .name = {}, .id = {}},
+                               .exact = false},
+                              config, shard);
+    };
+    return testing::RunForward(**file, tokens, options);
+  };
+  const auto expected = run(1);
+  const auto found = run(2);
+  ASSERT_TRUE(expected.ok() && found.ok()) << found.status();
+  const auto [least, most] = std::minmax_element(expected->logits.begin(), expected->logits.end());
+  for (size_t i = 0; i < expected->logits.size(); ++i) {
+    EXPECT_NEAR(found->logits[i], expected->logits[i], 0.01F * (*most - *least));
+  }
+  EXPECT_EQ(found->token_failed, expected->token_failed);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, NcclForward, ::testing::ValuesIn(testing::TinyModelShapes()),

@@ -66,13 +66,25 @@ __global__ void GatedActivationKernel(Gate kind, const float* gate, const float*
   if (i < n) out[i] = Activate(kind, gate[i], up[i]);
 }
 
+__device__ float SumToFloat(int64_t sum) { return __ll2float_rn(sum) * 0x1p-32F; }
+
+__global__ void SumsToFloatsKernel(const int64_t* sums, const int64_t* failed, int64_t columns,
+                                   float* out) {
+  BeginKernel();
+  const int64_t i = int64_t{blockIdx.y} * blockDim.x + threadIdx.x;
+  const int64_t at = blockIdx.x * columns + i;
+  if (i < columns) out[at] = SumToFloat(sums[at]);
+  if (i == 0) out[gridDim.x * columns + blockIdx.x] = failed[blockIdx.x] == 0 ? 0.0F : 1.0F;
+}
+
 __global__ void AddPartialSumsKernel(PartialSumRows from, int64_t columns, float* x,
                                      uint8_t* token_failed) {
   BeginKernel();
   const int64_t row = int64_t{blockIdx.x} * columns;
   const SharedArray<float> shared_scale(0);
   const auto total = [&](int64_t i) {
-    const float value = __ll2float_rn(from.sums[row + i]) * 0x1p-32F;
+    const float value =
+        from.floats == nullptr ? SumToFloat(from.sums[row + i]) : from.floats[row + i];
     return from.bias == nullptr ? value : value + from.bias[i];
   };
   if (from.post_norm == nullptr) {
@@ -84,7 +96,10 @@ __global__ void AddPartialSumsKernel(PartialSumRows from, int64_t columns, float
     }
   }
   if (threadIdx.x != 0) return;
-  if (from.failed[blockIdx.x] != 0) token_failed[blockIdx.x] = 1;
+  const bool failed = from.floats == nullptr
+                          ? from.failed[blockIdx.x] != 0
+                          : from.floats[gridDim.x * columns + blockIdx.x] != 0.0F;
+  if (failed) token_failed[blockIdx.x] = 1;
   if (from.mark.word != nullptr && blockIdx.x == 0) *from.mark.word = from.mark.number;
 }
 
@@ -122,6 +137,12 @@ void LaunchAddPartialSums(CudaStream stream, const PartialSumRows& from, int64_t
                           int64_t columns, float* x, uint8_t* token_failed) {
   Launch(stream, Blocks(rows, 1), kRowThreads, sizeof(float), AddPartialSumsKernel, from, columns,
          x, token_failed);
+}
+
+void LaunchSumsToFloats(CudaStream stream, const int64_t* sums, const int64_t* failed, int64_t rows,
+                        int64_t columns, float* out) {
+  Launch(stream, OfRows(rows, columns), kRowThreads, 0, SumsToFloatsKernel, sums, failed, columns,
+         out);
 }
 
 void LaunchSelectRows(CudaStream stream, const float* x, const int32_t* rows, int64_t count,
