@@ -9,6 +9,7 @@
 #include "core/cuda/cuda_logits.h"
 #include "core/cuda/cuda_memory.h"
 #include "core/cuda/cuda_options.h"
+#include "core/cuda/cuda_sparse_step.h"
 #include "core/cuda/cuda_step.h"
 #include "core/cuda/cuda_weight.h"
 #include "core/model/operations.h"
@@ -79,6 +80,8 @@ class CudaOperations : public Operations {
   ProductInput InputOf(const Tensor& x, bool quantize);
   /// Sets first_chunk and chunks from the tokens.
   void SetChunks(AttentionStep& step) const;
+  /// Attend of a model with sparse attention.
+  void AttendSparse(const AttentionLayer& layer, const KvView& cache, AttentionStep step);
 
   const ModelConfig& config_;
   const Shard shard_;
@@ -87,6 +90,7 @@ class CudaOperations : public Operations {
   CudaMemory memory_;
   ThreadPool pool_;
   CudaStep step_;
+  std::unique_ptr<CudaSparseStep> sparse_step_;  // null: attention is dense
   Upload embedded_;
   Rows<std::byte> embedded_rows_;  // of the file
   Upload selected_;
@@ -96,6 +100,7 @@ class CudaOperations : public Operations {
   Tensor gate_;                               // [tokens, ffn_columns]
   Tensor up_;                                 // [tokens, ffn_columns]
   std::vector<HeadRun> runs_;                 // of the rank's query heads
+  int largest_run_ = 0;                       // heads
   std::shared_ptr<std::byte> device_runs_;
   Rows<float> chunk_results_;
   PinnedBytes reduced_;  // partial sums on their way through the collective
