@@ -47,7 +47,9 @@ CpuOperations::CpuOperations(const ModelConfig& config, const Shard& shard,
       rope_(config.rope),
       local_rope_(config.local_rope),
       gated_(memory_, shard.ffn_columns.count),
-      total_(memory_, config.dim) {}
+      total_(memory_, config.dim) {
+  if (config.attention.sparse()) sparse_.emplace(config.attention);
+}
 
 Range CpuOperations::QueryHeadsOf(int kv_head) const {
   const int64_t group = config_.group_size();
@@ -70,6 +72,7 @@ void CpuOperations::BeginStep(const Batch& batch) {
   token_failed_.assign(batch.tokens.size(), 0);
   places_.resize(batch.tokens.size());
   runs_.clear();
+  if (sparse_) sparse_->Begin();
   for (const SequenceSlice& sequence : batch.sequences) {
     const int64_t end = int64_t{sequence.start_position} + sequence.tokens;
     rope_.Prepare(sequence.start_position, end);
@@ -172,11 +175,18 @@ void CpuOperations::Attend(const AttentionLayer& layer, const Tensor& query, con
                            Tensor& out) {
   out.SetRows(query.rows());
   const auto group = static_cast<size_t>(cache.group_of(layer.layer));
+  if (sparse_) {
+    for (const TokenRun& run : runs_) {
+      const auto position = [&](int64_t t) { return places_[static_cast<size_t>(t)].position; };
+      sparse_->Prepare(layer.layer, position(run.first), position(run.first + run.count - 1));
+    }
+  }
   // Hands over one run's queries of one KV head, as many together as fit.
   const auto for_queries = [&](const TokenRun& run, int kv_head, auto attend) {
     const Range heads = QueryHeadsOf(kv_head);
     const HeadPages pages{&cache, layer.layer, kv_head,
-                          places_[static_cast<size_t>(run.first)].sequence->block_tables[group]};
+                          places_[static_cast<size_t>(run.first)].sequence->block_tables[group],
+                          sparse_ ? &*sparse_ : nullptr};
     std::array<AttentionQuery, kQueriesTogether> queries;
     size_t count = 0;
     for (int64_t t = run.first; t < run.first + run.count; ++t) {

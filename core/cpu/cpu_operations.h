@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "core/base/arena.h"
@@ -93,11 +94,12 @@ class CpuOperations final : public Operations {
   Activations gated_codes_;
   Tensor gated_;  // [tokens, columns of `down`], where `down` multiplies floats
   AttentionByChunks by_chunks_;
-  Tensor total_;                       // [tokens, dim] a reduced sum on its way to the residual
-  std::vector<TokenPlace> places_;     // [tokens of the step]
-  std::vector<TokenRun> runs_;         // all of them, in order
-  std::vector<uint8_t> token_failed_;  // [tokens of the step]
-  PhaseClock* phases_ = nullptr;       // of the step
+  std::optional<SparseAttention> sparse_;  // only where the model's attention is
+  Tensor total_;                           // [tokens, dim] a reduced sum on its way to the residual
+  std::vector<TokenPlace> places_;         // [tokens of the step]
+  std::vector<TokenRun> runs_;             // all of them, in order
+  std::vector<uint8_t> token_failed_;      // [tokens of the step]
+  PhaseClock* phases_ = nullptr;           // of the step
 };
 
 }  // namespace tandem::core

@@ -93,6 +93,10 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
                     .host = reinterpret_cast<std::byte*>(runs_.data()),
                     .bytes = runs_.size() * sizeof(HeadRun)};
   ThrowDeviceFailure(memory_.CopyFromHost({&run, 1}));
+  for (const HeadRun& of_heads : runs_) largest_run_ = std::max(largest_run_, of_heads.count);
+  if (config.attention.sparse()) {
+    sparse_step_ = std::make_unique<CudaSparseStep>(config, memory_);
+  }
   if (options.exact) return;
   auto dense = CudaDenseProducts::Create(memory_);
   ThrowDeviceFailure(dense.status());
@@ -112,11 +116,16 @@ void CudaOperations::BeginStep(const Batch& batch) {
   logit_rows_ = static_cast<int64_t>(batch.logit_tokens.size());
   token_failed_.SetRows(static_cast<int64_t>(batch.tokens.size()));
   if (batch.tokens.empty()) return;
+  if (sparse_step_ != nullptr) {
+    sparse_step_->Begin(step_.positions(), SparseGroupTokens(largest_run_, step_.neighbours()));
+  }
   CheckCuda(cudaMemsetAsync(token_failed_.data(), 0, batch.tokens.size(), memory_.stream()),
             "cudaMemsetAsync");
 }
 
 std::optional<StepShape> CudaOperations::ShapeOfStep() const {
+  // What each token of sparse attention sees lies elsewhere in each step.
+  if (sparse_step_ != nullptr) return std::nullopt;
   const auto tokens = static_cast<int64_t>(step_.positions().size());
   if (!options_.graphs || tokens == 0 || tokens > kMostGraphTokens) return std::nullopt;
   StepShape shape{
@@ -277,14 +286,15 @@ void CudaOperations::Attend(const AttentionLayer& layer, const Tensor& query, co
   AttentionStep step{.query = query.data(),
                      .runs = reinterpret_cast<const HeadRun*>(device_runs_.get()),
                      .run_count = static_cast<int>(runs_.size()),
+                     .largest_run = largest_run_,
                      .query_heads = static_cast<int>(shard_.query_heads.count),
                      .head_dim = config_.head_dim,
                      .window = layer.window,
+                     .neighbours = step_.neighbours(),
                      .scale = config_.attention_scale,
                      .tokens = query.rows(),
                      .out = out.data()};
-  for (const HeadRun& run : runs_) step.largest_run = std::max(step.largest_run, run.count);
-  step.neighbours = step_.neighbours();
+  if (sparse_step_ != nullptr) return AttendSparse(layer, cache, step);
   if (dense_ != nullptr && query.rows() >= kFastAttentionTokens &&
       HasFastAttention(config_.head_dim, cache.geometry().dtype)) {
     return LaunchFastAttention(memory_.stream(), step, step_.places(),
@@ -302,6 +312,23 @@ void CudaOperations::Attend(const AttentionLayer& layer, const Tensor& query, co
     step.results = chunk_results_.data();
     LaunchAttention(memory_.stream(), step, step_.places(),
                     LayerOf(cache, layer.layer, step_.places()), cache.geometry().dtype);
+  }
+}
+
+void CudaOperations::AttendSparse(const AttentionLayer& layer, const KvView& cache,
+                                  AttentionStep step) {
+  step.chunks = sparse_step_->MostChunks(layer.layer);
+  const int64_t tokens = step.tokens;
+  const int64_t floats_per_token = step.ResultFloats() / tokens;
+  const int64_t group = SparseGroupTokens(step.largest_run, step.neighbours);
+  const int64_t fit = std::clamp<int64_t>(kMostChunkFloats / floats_per_token, 1, kMostGridRows);
+  const int64_t together = std::max(fit / group * group, group);
+  for (; step.first_token < tokens; step.first_token += together) {
+    step.tokens = std::min(together, tokens - step.first_token);
+    chunk_results_.SetRows(step.ResultFloats());
+    step.results = chunk_results_.data();
+    LaunchSparseAttention(memory_.stream(), step, sparse_step_->Of(layer.layer), step_.places(),
+                          LayerOf(cache, layer.layer, step_.places()), cache.geometry().dtype);
   }
 }
 

@@ -11,6 +11,7 @@
 #include "core/cuda/cuda_memory.h"
 #include "core/cuda/cuda_options.h"
 #include "core/cuda/cuda_reductions.h"
+#include "core/cuda/cuda_sparse_step.h"
 #include "core/cuda/cuda_step.h"
 #include "core/cuda/cuda_weight.h"
 #include "core/cuda/graphs/cuda_step_graphs.h"
@@ -97,6 +98,8 @@ class CudaOperations : public Operations {
   absl::Status Reduce(PartialSums& sums, DeviceLink& link);
   /// Of the results of attention, for a token.
   int64_t ChunkFloats(int64_t chunks) const;
+  /// Attend of a model with sparse attention.
+  void AttendSparse(const AttentionLayer& layer, const KvView& cache, AttentionStep step);
 
   const ModelConfig& config_;
   const Shard shard_;
@@ -105,6 +108,7 @@ class CudaOperations : public Operations {
   CudaMemory memory_;
   ThreadPool pool_;
   CudaStep step_;
+  std::unique_ptr<CudaSparseStep> sparse_step_;  // null: attention is dense
   Upload embedded_;
   Rows<std::byte> embedded_rows_;  // of the file
   Upload selected_;
@@ -114,6 +118,7 @@ class CudaOperations : public Operations {
   Tensor gate_;                               // [tokens, ffn_columns]
   Tensor up_;                                 // [tokens, ffn_columns]
   std::vector<HeadRun> runs_;                 // of the rank's query heads
+  int largest_run_ = 0;                       // heads
   std::shared_ptr<std::byte> device_runs_;
   Rows<float> chunk_results_;
   CudaReductions reductions_;

@@ -1,6 +1,7 @@
 #include "core/cuda/gpu_needs.h"
 
 #include <algorithm>
+#include <set>
 
 #include "core/cuda/workspace_limits.h"
 #include "core/formats/config_gguf.h"
@@ -46,6 +47,25 @@ int64_t VectorElements(const TensorShape& tensor, const ModelConfig& config, con
   return tensor.columns;
 }
 
+/// Chunks that a token sees in a layer, at most.
+int64_t ChunksSeen(const ModelConfig& config) {
+  const auto chunks_of = [](int64_t keys) { return (keys + kChunkTokens - 1) / kChunkTokens; };
+  const int64_t all = chunks_of(config.context);
+  const AttentionForm& form = config.attention;
+  if (!form.sparse()) return all;
+  return std::min(all, chunks_of(form.window) + 1 + chunks_of(form.global) + form.random);
+}
+
+/// Of CudaSparseStep: for each token, or group of them, a number and two for each chunk; without
+/// random blocks the same for all layers of a window.
+int64_t SparseListsOf(const ModelConfig& config, const StepSize& step) {
+  if (!config.attention.sparse()) return 0;
+  std::set<int> windows(config.layer_window.begin(), config.layer_window.end());
+  const int64_t lists =
+      config.attention.random > 0 ? config.layers : static_cast<int64_t>(windows.size());
+  return int64_t{sizeof(int32_t)} * lists * (1 + step.tokens * (1 + 2 * ChunksSeen(config)));
+}
+
 int64_t WorkspaceOf(const ModelConfig& config, const Shard& shard, const StepSize& step) {
   const int64_t dim = config.dim;
   const int64_t query = shard.query_heads.count * config.head_dim;
@@ -59,9 +79,13 @@ int64_t WorkspaceOf(const ModelConfig& config, const Shard& shard, const StepSiz
   bytes += step.tokens * kFloat * 2 * ffn;
   const int64_t blocks = BlocksOf(std::max({dim, query, ffn}));
   bytes += step.tokens * blocks * (kBlockColumns + kFloat + 2 * int64_t{sizeof(int32_t)});
-  const int64_t chunks = (int64_t{config.context} + kChunkTokens - 1) / kChunkTokens;
-  bytes +=
-      kFloat * std::max(kMostChunkFloats, shard.query_heads.count * chunks * (config.head_dim + 2));
+  // Of sparse attention a group's tokens see chunks of their own.
+  const int64_t together = config.attention.sparse() ? kMostSparseTokens : 1;
+  const int64_t chunks = std::min(together * ChunksSeen(config),
+                                  (int64_t{config.context} + kChunkTokens - 1) / kChunkTokens);
+  bytes += kFloat * std::max(kMostChunkFloats,
+                             together * shard.query_heads.count * chunks * (config.head_dim + 2));
+  bytes += SparseListsOf(config, step);
   // Rows of the embedding table, which are floats at most; candidates and their keys.
   bytes += step.tokens * kFloat * dim;
   bytes += int64_t{sizeof(uint64_t)} *

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/formats/config_gguf.h"
+#include "core/model/attention_text.h"
 
 namespace tandem::core {
 namespace {
@@ -92,6 +93,16 @@ absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::FromGguf(std::unique_ptr<G
   file->fingerprint_ = Fingerprint(*gguf);
   file->gguf_ = std::move(gguf);
   return file;
+}
+
+absl::Status ModelFile::SetAttention(const AttentionForm& form) {
+  if (form.window > config_.context) {
+    return InvalidArgument(
+        "{}: window={} is longer than the context of {} tokens of {}: give a window of at most {}",
+        AttentionText(form), form.window, config_.context, path(), config_.context);
+  }
+  config_.attention = form;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<MatrixSource> ModelFile::Matrix(std::string_view name, int64_t rows,

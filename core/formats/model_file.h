@@ -16,7 +16,7 @@ namespace tandem::core {
 /// What a model is loaded from: its config, and its tensors asked for by name and shape.
 ///
 /// Open has checked that every tensor of the config is there in its shape, so that a rank fails
-/// before it packs anything. Thread safety: immutable after Open.
+/// before it packs anything. Thread safety: immutable after Open and SetAttention.
 class ModelFile {
  public:
   /// Opens a .gguf file. Errors name the path and what was expected: missing, a directory, empty,
@@ -25,6 +25,9 @@ class ModelFile {
   /// The same for a file in memory, which must outlive the result.
   static absl::StatusOr<std::unique_ptr<ModelFile>> OpenBuffer(std::span<const std::byte> bytes,
                                                                std::string name);
+
+  /// Sets config().attention. kInvalidArgument for a window that is longer than the context.
+  absl::Status SetAttention(const AttentionForm& form);
 
   const std::string& path() const { return gguf_->path(); }
   const GgufFile& gguf() const { return *gguf_; }

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/model/attention_form.h"
+
 namespace tandem::core {
 
 enum class Family { kLlama, kQwen2, kQwen3, kGemma3 };
@@ -54,6 +56,8 @@ struct ModelConfig {
   std::vector<int> layer_window;  // [layers] sliding window, 0 = full attention
   Rope rope;                      // full-attention layers
   Rope local_rope;                // sliding-window layers (same as `rope` where the family has one)
+
+  AttentionForm attention;  // as the user wishes; no file says it
 
   int group_size() const { return heads / kv_heads; }  // query heads per KV head
 

@@ -32,13 +32,16 @@ inline constexpr int64_t KvVectorBytes(KvDtype dtype, int64_t head_dim) {
 /// A logical block: 64 consecutive tokens of one sequence, in all layers of one layer group and all
 /// KV heads of the rank. The coordinator gives out ids; every rank resolves them in its own pool.
 using BlockId = int32_t;
-inline constexpr BlockId kNoBlock = -1;  // a position that the window left behind
+inline constexpr BlockId kNoBlock = -1;  // a position that nobody will see again
 
 /// Layers that need the same positions share blocks: full-attention layers are one group,
-/// sliding-window layers another.
+/// sliding-window layers another. A token at position p, and those behind it, need no key but those
+/// of (p - window, p] and [0, global).
 struct KvLayerGroup {
   int window = 0;           // 0 = full attention
   std::vector<int> layers;  // ascending
+  int global = 0;           // 0 without a window
+  int global_reach = 0;     // above 0: of [0, global) only those of (p - global_reach, p]
 };
 
 /// The shape of a rank's KV pool.

@@ -12,7 +12,7 @@ int64_t MostBlocksHeld(const core::KvLayerGroup& group, int64_t positions, int64
   // A step that starts at p reads back to p - window + 1 and writes up to p + step_tokens - 1. Such
   // a run touches one block more than its length says, where it begins late in a block.
   const int64_t run = group.window - 1 + std::min(step_tokens, positions);
-  return std::min(all, (run - 1 + core::kPageTokens - 1) / core::kPageTokens + 1);
+  return std::min(all, BlocksFor(run - 1) + 1 + BlocksFor(group.global));
 }
 
 std::vector<int64_t> BlocksForWish(const core::KvGeometry& geometry, const PoolWish& wish) {

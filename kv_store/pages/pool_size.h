@@ -14,15 +14,34 @@ inline constexpr int64_t BlocksFor(int64_t positions) {
   return (positions + core::kPageTokens - 1) / core::kPageTokens;
 }
 
-/// The first block whose pages the token at `position` sees in this group.
-inline int64_t FirstSeenBlock(const core::KvLayerGroup& group, int64_t position) {
+/// The first block whose pages the token at `position` sees in this group by the window.
+inline constexpr int64_t FirstSeenBlock(const core::KvLayerGroup& group, int64_t position) {
   return group.window == 0 ? 0
                            : std::max<int64_t>(0, position - group.window + 1) / core::kPageTokens;
 }
 
+/// Blocks before that one that it sees besides, or a token behind it: [begin, end).
+struct SeenGlobalBlocks {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+inline constexpr SeenGlobalBlocks GlobalBlocks(const core::KvLayerGroup& group, int64_t position) {
+  const int64_t end = std::min(BlocksFor(group.global), FirstSeenBlock(group, position));
+  if (group.global_reach == 0) return {0, end};
+  const int64_t first = std::max<int64_t>(0, position - group.global_reach + 1);
+  return {first < group.global ? std::min(first / core::kPageTokens, end) : end, end};
+}
+
+/// Whether the token at `position`, or one behind it, sees any of a block.
+inline constexpr bool SeesBlock(const core::KvLayerGroup& group, int64_t position, int64_t block) {
+  const SeenGlobalBlocks global = GlobalBlocks(group, position);
+  return block >= FirstSeenBlock(group, position) || (block >= global.begin && block < global.end);
+}
+
 /// Most blocks of this group that a sequence of `positions` positions holds at any time, if one
 /// step computes up to `step_tokens` of them. A sliding window gives back what it left behind, so
-/// there the number is bounded however long the sequence is.
+/// there the number is bounded however long the sequence is: ceil((window - 1) / 64) + 1 +
+/// ceil(global / 64), and the step's.
 int64_t MostBlocksHeld(const core::KvLayerGroup& group, int64_t positions, int64_t step_tokens);
 
 /// What a pool is made for.

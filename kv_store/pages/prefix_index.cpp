@@ -331,6 +331,10 @@ void PrefixIndex::CutToWindows(Path& path) const {
     for (size_t g = 0; g < groups_.size(); ++g) {
       const int64_t first = FirstSeenBlock(groups_[g], tokens);
       if (first < static_cast<int64_t>(full) && run_begin[g][full] > first) return false;
+      const SeenGlobalBlocks global = GlobalBlocks(groups_[g], tokens);
+      const auto end = std::min(full, static_cast<size_t>(global.end));
+      if (global.begin < static_cast<int64_t>(end) && run_begin[g][end] > global.begin)
+        return false;
       if (partial != nullptr && partial->blocks[g] == core::kNoBlock) return false;
     }
     return true;
@@ -380,8 +384,8 @@ PrefixMatch PrefixIndex::Take(uint64_t tenant, Tokens tokens, int32_t most) {
   for (size_t g = 0; g < groups_.size(); ++g) {
     std::vector<core::BlockId>& table =
         match.tables.emplace_back(path.nodes.size(), core::kNoBlock);
-    for (auto i = static_cast<size_t>(FirstSeenBlock(groups_[g], match.tokens)); i < table.size();
-         ++i) {
+    for (size_t i = 0; i < table.size(); ++i) {
+      if (!SeesBlock(groups_[g], match.tokens, static_cast<int64_t>(i))) continue;
       table[i] = path.nodes[i]->blocks[g];
       Share(g, table[i]);
       ++blocks_taken_;

@@ -48,13 +48,14 @@ using core::TokenLogprobs;
 
 /// Why a request took no more cached pages than it did.
 enum class ReuseLimit : uint8_t {
-  kNone,      // all of the prompt but its last token was there
-  kNotAsked,  // the request did not want any
-  kNothing,   // no block of the prompt was known
-  kDiffers,   // the prompt goes on differently from what is known
-  kEvicted,   // its pages were there once, and made room for others
-  kLate,      // there are records of it, but they did not come in time
-  kDamaged,   // records of it were missing or damaged, of some head at least
+  kNone,            // all of the prompt but its last token was there
+  kNotAsked,        // the request did not want any
+  kNothing,         // no block of the prompt was known
+  kDiffers,         // the prompt goes on differently from what is known
+  kEvicted,         // its pages were there once, and made room for others
+  kLate,            // there are records of it, but they did not come in time
+  kDamaged,         // records of it were missing or damaged, of some head at least
+  kOtherAttention,  // what was computed of the conversation was so with another form of attention
 };
 
 /// Where reused tokens came from.

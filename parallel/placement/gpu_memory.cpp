@@ -96,7 +96,8 @@ GpuMemory MemoryOnGpu(const core::ModelFile& file, const core::Shard& shard,
       core::NeedsOfGpu(file, shard, options.activations,
                        {.tokens = tokens,
                         .logit_rows = tokens,  // a client may ask for those of its prompt
-                        .blocks = *std::max_element(wished.begin(), wished.end())},
+                        // Of tables, in which a block has its place after it was given back.
+                        .blocks = wish.sequences * kv_store::BlocksFor(wish.sequence_tokens)},
                        options.exact);
   memory.weights = needs.weights;
   memory.workspace = needs.workspace;

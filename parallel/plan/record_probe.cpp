@@ -65,8 +65,8 @@ SavedTokens FindSaved(kv_store::Tier& tier, const kv_store::Fingerprint& fingerp
   const auto usable = [&](int64_t blocks) {
     for (size_t g = 0; g < groups.size(); ++g) {
       const int64_t end = (first + blocks) * core::kPageTokens;
-      for (int64_t i = std::max(first, kv_store::FirstSeenBlock(groups[g], end));
-           i < first + blocks; ++i) {
+      for (int64_t i = first; i < first + blocks; ++i) {
+        if (!kv_store::SeesBlock(groups[g], end, i)) continue;
         if (!full.At(static_cast<size_t>(i - first), g)) return false;
       }
     }

@@ -111,15 +111,13 @@ absl::Status SlotTable::CheckTable(const SequenceWork& work, const SlotState& st
     table[static_cast<size_t>(change.index)] = change.block;
   }
   const int64_t end = int64_t{work.start_position} + work.token_count();
-  const int window = groups_[group].window;
-  const int64_t first =
-      window == 0 ? 0 : std::max<int64_t>(0, int64_t{work.start_position} - window + 1);
   if (static_cast<int64_t>(table.size()) < kv_store::BlocksFor(end)) {
     return Internal("step plan: slot {}, layer group {}: {} blocks do not reach position {}",
                     work.slot, group, table.size(), end - 1);
   }
-  for (int64_t i = first / core::kPageTokens; i < kv_store::BlocksFor(end); ++i) {
-    if (table[static_cast<size_t>(i)] == core::kNoBlock) {
+  for (int64_t i = 0; i < kv_store::BlocksFor(end); ++i) {
+    if (table[static_cast<size_t>(i)] == core::kNoBlock &&
+        kv_store::SeesBlock(groups_[group], work.start_position, i)) {
       return Internal("step plan: slot {}, layer group {}: no block for position {}", work.slot,
                       group, i * core::kPageTokens);
     }

@@ -20,7 +20,7 @@ uint32_t GroupsSeen(const std::vector<core::KvLayerGroup>& groups, int64_t block
                     int64_t position) {
   uint32_t seen = 0;
   for (size_t g = 0; g < groups.size(); ++g) {
-    if (block >= kv_store::FirstSeenBlock(groups[g], position)) seen |= 1U << g;
+    if (kv_store::SeesBlock(groups[g], position, block)) seen |= 1U << g;
   }
   return seen;
 }

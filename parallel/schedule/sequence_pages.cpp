@@ -20,6 +20,7 @@ SequencePages::SequencePages(kv_store::PrefixIndex& index,
       adopts_(most > 0),
       tables_(groups.size()),
       left_behind_(groups.size(), 0),
+      left_globals_(groups.size(), 0),
       held_(groups.size(), 0),
       changes_(groups.size()) {
   if (!adopts_) {
@@ -32,11 +33,7 @@ SequencePages::SequencePages(kv_store::PrefixIndex& index,
   hash_ = kv_store::PrefixIndex::HashAt(place_);
   for (size_t g = 0; g < groups.size(); ++g) {
     for (size_t i = 0; i < match_.tables[g].size(); ++i) SetBlock(g, i, match_.tables[g][i]);
-    const auto& table = tables_[g];
-    added_ = table.size();
-    left_behind_[g] = static_cast<size_t>(
-        std::find_if(table.begin(), table.end(), [](BlockId block) { return block != kNoBlock; }) -
-        table.begin());
+    added_ = tables_[g].size();
   }
 }
 
@@ -50,6 +47,24 @@ void SequencePages::SetBlock(size_t group, size_t index, BlockId block) {
     table[index] = block;
   }
   changes_[group].push_back({.index = static_cast<int32_t>(index), .block = block});
+}
+
+void SequencePages::Drop(size_t group, size_t index) {
+  if (tables_[group][index] == kNoBlock) return;
+  index_->Release(group, tables_[group][index]);
+  SetBlock(group, index, kNoBlock);
+}
+
+void SequencePages::LeaveBehind(size_t group, int64_t start) {
+  const core::KvLayerGroup& needs = (*groups_)[group];
+  const auto seen =
+      std::min(static_cast<size_t>(kv_store::FirstSeenBlock(needs, start)), tables_[group].size());
+  for (size_t& i = left_behind_[group]; i < seen; ++i) {
+    if (!kv_store::SeesBlock(needs, start, static_cast<int64_t>(i))) Drop(group, i);
+  }
+  const auto globals = std::min(static_cast<size_t>(kv_store::GlobalBlocks(needs, start).begin),
+                                tables_[group].size());
+  for (size_t& i = left_globals_[group]; i < globals; ++i) Drop(group, i);
 }
 
 void SequencePages::Copy(std::vector<PageMove>& moves) {
@@ -76,8 +91,8 @@ bool SequencePages::Sees(size_t group, int32_t position, int32_t first_block,
                          std::span<const FetchBlock> blocks) const {
   const auto& table = tables_[group];
   const auto last = static_cast<size_t>(kv_store::BlocksFor(position));
-  for (auto i = static_cast<size_t>(kv_store::FirstSeenBlock((*groups_)[group], position));
-       i < last; ++i) {
+  for (size_t i = 0; i < last; ++i) {
+    if (!kv_store::SeesBlock((*groups_)[group], position, static_cast<int64_t>(i))) continue;
     const bool there =
         i < table.size()
             ? table[i] != kNoBlock
@@ -116,17 +131,13 @@ bool SequencePages::Restore(FetchId fetch, int32_t first_block, std::span<const 
   const int32_t end = (first_block + static_cast<int32_t>(blocks.size()) - 1) * core::kPageTokens +
                       blocks.back().tokens;
   std::vector<BlockLoad> loads;
-  std::vector<size_t> seen;  // [layer groups]
-  for (const core::KvLayerGroup& group : *groups_) {
-    seen.push_back(static_cast<size_t>(kv_store::FirstSeenBlock(group, end)));
-  }
   for (size_t i = first; i < blocks.size(); ++i) {
     BlockLoad& load = loads.emplace_back();
     load.fetch = fetch;
     load.index = static_cast<int32_t>(i);
     for (size_t g = 0; g < groups_->size(); ++g) {
       load.blocks.push_back(kNoBlock);
-      if (i + static_cast<size_t>(first_block) < seen[g]) continue;
+      if (!kv_store::SeesBlock((*groups_)[g], end, static_cast<int64_t>(i) + first_block)) continue;
       const std::optional<BlockId> block = index_->Allocate(g);
       if (block) {
         load.blocks.back() = *block;
@@ -142,12 +153,8 @@ bool SequencePages::Restore(FetchId fetch, int32_t first_block, std::span<const 
   }
   DropPart();
   for (size_t g = 0; g < groups_->size(); ++g) {
-    for (size_t& i = left_behind_[g]; i < std::min(seen[g], tables_[g].size()); ++i) {
-      index_->Release(g, tables_[g][i]);
-      SetBlock(g, i, kNoBlock);
-    }
+    LeaveBehind(g, end);
     for (const BlockLoad& load : loads) SetBlock(g, tables_[g].size(), load.blocks[g]);
-    left_behind_[g] = std::max(left_behind_[g], std::min(seen[g], tables_[g].size()));
   }
   for (BlockLoad& load : loads) moves.emplace_back(std::move(load));
   match_.tokens = end;
@@ -161,14 +168,7 @@ bool SequencePages::Restore(FetchId fetch, int32_t first_block, std::span<const 
 bool SequencePages::Grow(int32_t start, int32_t end) {
   const auto wanted = static_cast<size_t>(kv_store::BlocksFor(end));
   for (size_t g = 0; g < groups_->size(); ++g) {
-    const int window = (*groups_)[g].window;
-    if (window > 0) {
-      const auto seen = static_cast<size_t>(std::max(0, start - window + 1) / core::kPageTokens);
-      for (size_t& i = left_behind_[g]; i < std::min(seen, tables_[g].size()); ++i) {
-        index_->Release(g, tables_[g][i]);
-        SetBlock(g, i, kNoBlock);
-      }
-    }
+    LeaveBehind(g, start);
     while (tables_[g].size() < wanted) {
       const std::optional<BlockId> block = index_->Allocate(g);
       if (!block) return false;
@@ -254,7 +254,13 @@ void SequencePages::SaveTail(std::span<const int32_t> tokens, int32_t computed,
 
 void SequencePages::Release() {
   for (size_t g = 0; g < groups_->size(); ++g) {
-    for (const BlockId block : tables_[g]) {
+    // What is released last is evicted last: without its first blocks the rest is of no use.
+    const auto& table = tables_[g];
+    const auto globals = std::min<size_t>(
+        table.size(), static_cast<size_t>(kv_store::BlocksFor((*groups_)[g].global)));
+    std::vector<BlockId> blocks(table.begin() + static_cast<int64_t>(globals), table.end());
+    blocks.insert(blocks.end(), table.begin(), table.begin() + static_cast<int64_t>(globals));
+    for (const BlockId block : blocks) {
       if (block != kNoBlock) index_->Release(g, block);
     }
     if (match_.copied > 0) index_->Release(g, match_.copy_from[g]);

@@ -68,6 +68,9 @@ class SequencePages {
 
  private:
   void SetBlock(size_t group, size_t index, core::BlockId block);
+  /// Gives back the blocks that positions from `start` on do not see.
+  void LeaveBehind(size_t group, int64_t start);
+  void Drop(size_t group, size_t index);
   std::vector<core::BlockId> BlocksAt(size_t index) const;
   bool Sees(size_t group, int32_t position, int32_t first_block,
             std::span<const FetchBlock> blocks) const;
@@ -85,9 +88,12 @@ class SequencePages {
   bool adopts_ = true;          // takes the index's blocks for its own where they hold the same
   bool apart_ = false;          // the index has its tokens in other blocks, which it does not take
   std::vector<std::vector<core::BlockId>> tables_;  // [layer groups]
-  std::vector<size_t> left_behind_;                 // [layer groups] entries
-  std::vector<int64_t> held_;                       // [layer groups]
-  std::vector<std::vector<BlockChange>> changes_;   // [layer groups]
+  // [layer groups] entries before which what is not seen was given back: by the window, and of
+  // those that are seen besides (kv_store::GlobalBlocks)
+  std::vector<size_t> left_behind_;
+  std::vector<size_t> left_globals_;
+  std::vector<int64_t> held_;                      // [layer groups]
+  std::vector<std::vector<BlockChange>> changes_;  // [layer groups]
 };
 
 }  // namespace tandem::parallel

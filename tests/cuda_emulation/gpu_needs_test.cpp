@@ -18,12 +18,16 @@ namespace {
 
 using testing::TinyModelShape;
 
-class GpuNeedsOf : public ::testing::TestWithParam<TinyModelShape> {};
+class GpuNeedsOf : public ::testing::TestWithParam<TinyModelShape> {
+ protected:
+  void ExpectWhatIsAllocated(const AttentionForm& form);
+};
 
-TEST_P(GpuNeedsOf, AreWhatIsAllocated) {
+void GpuNeedsOf::ExpectWhatIsAllocated(const AttentionForm& form) {
   const std::vector<std::byte> bytes = testing::TinyModel(GetParam().spec);
   const auto file = ModelFile::OpenBuffer(bytes, "tiny");
   ASSERT_TRUE(file.ok()) << file.status();
+  ASSERT_EQ((*file)->SetAttention(form), absl::OkStatus());
   const ModelConfig& config = (*file)->config();
   const auto costs = parallel::CostsOf(**file);
   ASSERT_TRUE(costs.ok());
@@ -76,6 +80,13 @@ TEST_P(GpuNeedsOf, AreWhatIsAllocated) {
       EXPECT_GT(taken, (needs.workspace - unused) / 2);
     }
   }
+}
+
+TEST_P(GpuNeedsOf, AreWhatIsAllocated) { ExpectWhatIsAllocated({}); }
+
+TEST_P(GpuNeedsOf, SparseAttentionAreWhatIsAllocated) {
+  ExpectWhatIsAllocated({.window = 20, .global = 4});
+  ExpectWhatIsAllocated({.window = 3, .random = 2});
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, GpuNeedsOf, ::testing::ValuesIn(testing::TinyModelShapes()),

@@ -1,7 +1,9 @@
 #include "core/cpu/attention/attention.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "core/base/float_convert.h"
@@ -47,6 +49,21 @@ ChunkKernel ChunkOf(Isa isa, KvDtype dtype) {
       return Kernels(isa).chunk_f32;
     case KvDtype::kF8:
       return Float8Chunk(isa);
+  }
+  return nullptr;
+}
+
+ChunkKernel MaskedChunkOf(Isa isa, KvDtype dtype) {
+  const MaskedKernels& kernels = isa == Isa::kAvx512 ? kMaskedAvx512
+                                 : isa == Isa::kAvx2 ? kMaskedAvx2
+                                                     : kMaskedScalar;
+  switch (dtype) {
+    case KvDtype::kF16:
+      return kernels.chunk_f16;
+    case KvDtype::kF32:
+      return kernels.chunk_f32;
+    case KvDtype::kF8:
+      return kernels.chunk_f8;
   }
   return nullptr;
 }
@@ -117,10 +134,22 @@ QueryTile QueryTile::Of(std::span<const AttentionQuery> some, const HeadPages& t
                  .window = their_window,
                  .scale = score_scale,
                  .first_position = some[0].position,
-                 .last_position = 0};
+                 .last_position = 0,
+                 .sights = {},
+                 .sparse_chunks = {}};
   for (const AttentionQuery& query : some) {
     tile.first_position = std::min(tile.first_position, FirstVisible(query.position, their_window));
     tile.last_position = std::max(tile.last_position, query.position);
+  }
+  if (their_pages.sparse != nullptr) {
+    std::vector<int32_t>& chunks = tile.sparse_chunks;
+    for (const AttentionQuery& query : some) {
+      tile.sights.push_back(
+          their_pages.sparse->SightOf(their_pages.layer, their_window, query.position));
+      tile.sights.back().AppendChunks(chunks);
+    }
+    std::sort(chunks.begin(), chunks.end());
+    chunks.erase(std::unique(chunks.begin(), chunks.end()), chunks.end());
   }
   return tile;
 }
@@ -130,10 +159,88 @@ int64_t QueryTile::ResultFloats() const {
 }
 
 const void* QueryTile::FirstKeys(int64_t chunk) const {
-  const int64_t position = std::max((first_chunk() + chunk) * kChunkTokens, first_position);
-  const BlockId block = pages.blocks[static_cast<size_t>(position / kPageTokens)];
+  int64_t page = ChunkAt(chunk) * kPagesPerChunk;
+  if (pages.sparse == nullptr) {
+    page = std::max(page, first_position / kPageTokens);
+  } else {
+    const int64_t last = page + kPagesPerChunk - 1;
+    while (page < last && sights[0].OfBlock(page) == 0) ++page;
+    if (page > last_position / kPageTokens) return nullptr;
+  }
+  const BlockId block = pages.blocks[static_cast<size_t>(page)];
   return block == kNoBlock ? nullptr : pages.cache->Page(pages.layer, pages.kv_head, block).keys;
 }
+
+namespace {
+
+/// Which tokens of a chunk's pages each query sees.
+struct SeenTokens {
+  uint64_t of[kMostTileQueries][kPagesPerChunk];
+
+  SeenTokens(const QueryTile& work, int64_t first_page) {
+    for (size_t q = 0; q < work.queries.size(); ++q) {
+      for (int i = 0; i < kPagesPerChunk; ++i) of[q][i] = work.sights[q].OfBlock(first_page + i);
+    }
+  }
+  /// Whether query q sees one run of tokens at most: then it is [first, last).
+  bool IsOneRun(size_t q, int& first, int& last) const {
+    first = last = 0;
+    bool one = true;
+    for (int i = 0; i < kPagesPerChunk; ++i) {
+      const uint64_t bits = of[q][i];
+      if (bits == 0) continue;
+      const int begin = i * kPageTokens + std::countr_zero(bits);
+      const int count = std::popcount(bits);
+      // Bits that are a run leave none behind when that is shifted out.
+      one = one && (count == kPageTokens || bits >> std::countr_zero(bits) >> count == 0);
+      one = one && (first == last || last == begin);
+      if (first == last) first = begin;
+      last = begin + count;
+    }
+    return one;
+  }
+};
+
+/// The pages that some query of the tile may see. seen: null: all between its first and its last.
+void SetPages(const QueryTile& work, int64_t first_page, const SeenTokens* seen,
+              AttentionTile& tile) {
+  for (int i = 0; i < kPagesPerChunk; ++i) {
+    const int64_t page_start = (first_page + i) * kPageTokens;
+    if (page_start > work.last_position || page_start + kPageTokens <= work.first_position) {
+      continue;
+    }
+    if (seen != nullptr) {
+      uint64_t any = 0;
+      for (size_t q = 0; q < work.queries.size(); ++q) any |= seen->of[q][i];
+      if (any == 0) continue;
+    }
+    const BlockId block = work.pages.blocks[static_cast<size_t>(first_page + i)];
+    if (block == kNoBlock) continue;
+    const KvPage page = work.pages.cache->Page(work.pages.layer, work.pages.kv_head, block);
+    tile.keys[i] = page.keys;
+    tile.values[i] = page.values;
+    tile.scales[i] = page.scales;
+  }
+}
+
+/// Calls body(results of a chunk) for the chunks of the tile that a query sees, ascending.
+template <typename Body>
+void ForEachSeenChunk(const QueryTile& work, size_t q, const float* results, Body body) {
+  const AttentionQuery& query = work.queries[q];
+  const int head_dim = work.pages.cache->geometry().head_dim;
+  if (work.pages.sparse == nullptr) {
+    const int64_t first =
+        FirstVisible(query.position, work.window) / kChunkTokens - work.first_chunk();
+    const int64_t last = query.position / kChunkTokens - work.first_chunk();
+    for (int64_t c = first; c <= last; ++c) body(ResultOf(results, c, q, head_dim));
+    return;
+  }
+  for (int64_t c = 0; c < work.chunks(); ++c) {
+    if (work.sights[q].SeesChunk(work.ChunkAt(c))) body(ResultOf(results, c, q, head_dim));
+  }
+}
+
+}  // namespace
 
 void AttendChunk(Isa isa, const QueryTile& work, int64_t index, const void* then, float* results) {
   const KvGeometry& geometry = work.pages.cache->geometry();
@@ -142,29 +249,27 @@ void AttendChunk(Isa isa, const QueryTile& work, int64_t index, const void* then
   tile.head_dim = geometry.head_dim;
   tile.scale = work.scale;
   tile.then = then;
-  const int64_t start = (work.first_chunk() + index) * kChunkTokens;
-  for (int i = 0; i < kPagesPerChunk; ++i) {
-    const int64_t page_start = start + i * kPageTokens;
-    if (page_start > work.last_position || page_start + kPageTokens <= work.first_position) {
-      continue;
-    }
-    const BlockId block = work.pages.blocks[static_cast<size_t>(page_start / kPageTokens)];
-    if (block == kNoBlock) continue;
-    const KvPage page = work.pages.cache->Page(work.pages.layer, work.pages.kv_head, block);
-    tile.keys[i] = page.keys;
-    tile.values[i] = page.values;
-    tile.scales[i] = page.scales;
-  }
+  const int64_t start = work.ChunkAt(index) * kChunkTokens;
+  std::optional<SeenTokens> seen;
+  if (work.pages.sparse != nullptr) seen.emplace(work, start / kPageTokens);
+  SetPages(work, start / kPageTokens, seen ? &*seen : nullptr, tile);
+  ChunkKernel kernel = ChunkOf(isa, geometry.dtype);
   for (size_t q = 0; q < work.queries.size(); ++q) {
     const AttentionQuery& query = work.queries[q];
+    tile.query[q] = query.query;
+    tile.out[q] = ResultOf(results, index, q, geometry.head_dim);
+    if (seen) {
+      if (seen->IsOneRun(q, tile.first[q], tile.last[q])) continue;
+      tile.seen = seen->of;
+      kernel = MaskedChunkOf(isa, geometry.dtype);
+      continue;
+    }
     const int64_t from = FirstVisible(query.position, work.window) - start;
     const int64_t to = query.position + 1 - start;
-    tile.query[q] = query.query;
     tile.first[q] = static_cast<int>(std::clamp<int64_t>(from, 0, kChunkTokens));
     tile.last[q] = static_cast<int>(std::clamp<int64_t>(to, 0, kChunkTokens));
-    tile.out[q] = ResultOf(results, index, q, geometry.head_dim);
   }
-  ChunkOf(isa, geometry.dtype)(tile);
+  kernel(tile);
   for (size_t q = 0; q < work.queries.size(); ++q) {
     tile.out[q][geometry.head_dim] = tile.maximum[q];
     tile.out[q][geometry.head_dim + 1] = tile.sum[q];
@@ -176,21 +281,16 @@ void CombineChunks(Isa isa, const QueryTile& work, const float* results) {
   const int head_dim = work.pages.cache->geometry().head_dim;
   for (size_t q = 0; q < work.queries.size(); ++q) {
     const AttentionQuery& query = work.queries[q];
-    const int64_t first =
-        FirstVisible(query.position, work.window) / kChunkTokens - work.first_chunk();
-    const int64_t last = query.position / kChunkTokens - work.first_chunk();
     float maximum = -std::numeric_limits<float>::infinity();
-    for (int64_t c = first; c <= last; ++c) {
-      maximum = std::max(maximum, ResultOf(results, c, q, head_dim)[head_dim]);
-    }
+    ForEachSeenChunk(work, q, results,
+                     [&](const float* result) { maximum = std::max(maximum, result[head_dim]); });
     float sum = 0.0F;
     std::fill_n(query.out, head_dim, 0.0F);
-    for (int64_t c = first; c <= last; ++c) {
-      const float* result = ResultOf(results, c, q, head_dim);
+    ForEachSeenChunk(work, q, results, [&](const float* result) {
       const float factor = Exp(result[head_dim] - maximum);
       sum = __builtin_fmaf(factor, result[head_dim + 1], sum);
       kernels.accumulate(result, factor, head_dim, query.out);
-    }
+    });
     kernels.divide(query.out, sum, head_dim);
   }
 }

@@ -2,9 +2,11 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "core/base/isa.h"
 #include "core/model/kv_view.h"
+#include "core/model/sparse_attention.h"
 
 namespace tandem::core {
 
@@ -20,6 +22,9 @@ struct HeadPages {
   int layer = 0;
   int kv_head = 0;                  // within the rank
   std::span<const BlockId> blocks;  // block table of the layer's group
+
+  /// Which keys queries see besides what the window says; null: all. Their positions were prepared.
+  const SparseAttention* sparse = nullptr;
 };
 
 /// One query of one position, and where its result goes. query, out: [head_dim]
@@ -39,7 +44,15 @@ struct QueryTile {
                       int their_window, float score_scale);
 
   int64_t first_chunk() const { return first_position / kChunkTokens; }
-  int64_t chunks() const { return last_position / kChunkTokens - first_chunk() + 1; }
+  int64_t chunks() const {
+    return pages.sparse == nullptr ? last_position / kChunkTokens - first_chunk() + 1
+                                   : static_cast<int64_t>(sparse_chunks.size());
+  }
+  /// The number of a chunk in the sequence; index: in [0, chunks()).
+  int64_t ChunkAt(int64_t index) const {
+    return pages.sparse == nullptr ? first_chunk() + index
+                                   : sparse_chunks[static_cast<size_t>(index)];
+  }
   int64_t ResultFloats() const;
   /// The first page of keys that is read for a chunk; null if it was left behind.
   const void* FirstKeys(int64_t chunk) const;
@@ -50,6 +63,9 @@ struct QueryTile {
   float scale = 1.0F;
   int64_t first_position = 0;  // seen by any query
   int64_t last_position = 0;
+  // In sparse attention:
+  std::vector<SparseSight> sights;     // [queries] what each sees
+  std::vector<int32_t> sparse_chunks;  // that any of them sees, ascending
 };
 
 /// chunk: in [0, tile.chunks()). then: keys that this thread probably reads next (FirstKeys), which
@@ -77,6 +93,8 @@ void CombineChunks(Isa isa, const QueryTile& tile, const float* results);
 /// Of a float8 cache, key and value are a 256th of the codes (float8.h). The fma chain of s[t] is
 /// multiplied by the key's scale before `scale`; o_c takes w[t] * the value's scale, rounded once,
 /// for w[t].
+///
+/// In sparse attention (pages.sparse) a chunk without a visible position is skipped, as are pages.
 ///
 /// Positions that are not visible add nothing: what their slots hold, NaN included, never reaches
 /// the result, and blocks left behind by the window (kNoBlock) are never touched. A visible score

@@ -31,6 +31,10 @@ struct AttentionTile {
   float* out[kMostTileQueries] = {};  // [head_dim] each, not yet divided
 
   const float* scales[kPagesPerChunk] = {};  // KvPage's, beside `values`
+
+  // For MaskedKernels, in place of `first` and `last`: bit i of [q][p]: query q sees token i of
+  // page p. [queries]
+  const uint64_t (*seen)[kPagesPerChunk] = nullptr;
 };
 
 using ChunkKernel = void (*)(AttentionTile& tile);
@@ -44,6 +48,16 @@ struct AttentionKernels {
 };
 
 extern const AttentionKernels kAttentionAvx512;
+
+/// A chunk of which a query sees more than one run of tokens (attention_masked.h).
+struct MaskedKernels {
+  ChunkKernel chunk_f16;
+  ChunkKernel chunk_f32;
+  ChunkKernel chunk_f8;
+};
+extern const MaskedKernels kMaskedScalar;
+extern const MaskedKernels kMaskedAvx2;
+extern const MaskedKernels kMaskedAvx512;
 
 /// What a chunk of a float8 cache takes. Compiled apart: together with the others it makes the
 /// compiler inline less of them.

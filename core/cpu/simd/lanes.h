@@ -124,6 +124,10 @@ struct ScalarLanes {
   static ScalarLanes KeepRange(ScalarLanes a, int begin, int end, float fill) {
     return Make([&](int i) { return i >= begin && i < end ? a.v[i] : fill; });
   }
+  /// Lanes whose bit is 1 keep their value, the others become `fill`.
+  static ScalarLanes KeepBits(ScalarLanes a, uint32_t bits, float fill) {
+    return Make([&](int i) { return ((bits >> i) & 1U) != 0 ? a.v[i] : fill; });
+  }
   static float FoldSum(ScalarLanes a) {
     for (int half = kCount / 2; half > 0; half /= 2) {
       for (int i = 0; i < half; ++i) a.v[i] += a.v[i + half];
@@ -254,6 +258,15 @@ struct Avx2Lanes {
       return _mm256_blendv_ps(f, x, _mm256_castsi256_ps(mask));
     };
     return {keep(a.lo, 0), keep(a.hi, 8)};
+  }
+  static Avx2Lanes KeepBits(Avx2Lanes a, uint32_t bits, float fill) {
+    const __m256 f = _mm256_set1_ps(fill);
+    const auto keep = [&](__m256 x, __m256i of_lanes) {
+      const __m256i mask = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), of_lanes);
+      return _mm256_blendv_ps(f, x, _mm256_castsi256_ps(_mm256_cmpeq_epi32(mask, of_lanes)));
+    };
+    const __m256i low = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return {keep(a.lo, low), keep(a.hi, _mm256_slli_epi32(low, 8))};
   }
   static float FoldSum(Avx2Lanes a) {
     const __m256 eight = _mm256_add_ps(a.lo, a.hi);

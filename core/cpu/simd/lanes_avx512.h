@@ -75,6 +75,9 @@ struct Avx512Lanes {
     const auto keep = static_cast<__mmask16>(Below(end) & ~Below(begin));
     return {_mm512_mask_blend_ps(keep, _mm512_set1_ps(fill), a.v)};
   }
+  static Avx512Lanes KeepBits(Avx512Lanes a, uint32_t bits, float fill) {
+    return {_mm512_mask_blend_ps(static_cast<__mmask16>(bits), _mm512_set1_ps(fill), a.v)};
+  }
   static float FoldSum(Avx512Lanes a) {
     const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

@@ -108,6 +108,7 @@ struct Visible {
   int begin;
   int end;
   __device__ bool Has(int t) const { return t >= begin && t < end; }
+  __device__ bool HasAll(int first, int last) const { return first >= begin && last <= end; }
   __device__ bool any() const { return begin < end; }
 };
 
@@ -189,6 +190,9 @@ __device__ void PutStage(const ChunkStages<Element>& stages, int stage, const To
     }
   } else if (stage < stages.stages) {
     const int t = stages.ValueToken(stage);
+    if constexpr (Work::kSkipsPages) {
+      if (!work.HasPage(t / kPageTokens)) return CommitCopies();
+    }
     const Element* values = keys_of(t) + int64_t{kPageTokens} * stages.head_dim;
     PutPieces(to, values + t % kPageTokens * stages.head_dim,
               stages.value_tokens * stages.head_dim * kBytes);

@@ -123,6 +123,17 @@ TEST_P(CudaForward, Float8CachesToo) {
                         {.ranks = 2, .kv_dtype = KvDtype::kF8, .chunks = {33, 1, 5}});
 }
 
+TEST_P(CudaForward, SparseAttentionGivesTheBitsOfTheCpu) {
+  const std::vector<int32_t> tokens = RandomTokens(330, GetParam().spec.vocab, 4);
+  for (const AttentionForm& form :
+       {AttentionForm{.window = 20, .global = 3}, AttentionForm{.window = 9, .random = 2}}) {
+    ASSERT_EQ(file_->SetAttention(form), absl::OkStatus());
+    ForwardOptions options{.ranks = 2, .chunks = {200, 1, 127, 1}};
+    options.neighbour = std::vector<int32_t>(tokens.begin() + 7, tokens.begin() + 250);
+    ExpectTheBitsOfTheCpu(*file_, tokens, options);
+  }
+}
+
 TEST_P(CudaForward, TheOrderOfThreadsDoesNotMatter) {
   for (const uint64_t seed : {11, 12, 13}) {
     testing::SetThreadOrder(seed);

@@ -20,6 +20,7 @@ class Model:
         self.head_dim = self.number("attention.key_length", self.dim // self.heads)
         self.epsilon = np.float32(self.number("attention.layer_norm_rms_epsilon"))
         self.rope_base = self.number("rope.freq_base", 10000.0)
+        self.rope_factor = self.number("rope.scaling.factor", 1.0)  # linear
         self.window = self.number("attention.sliding_window", 0)
         self.gemma = self.arch == "gemma3"
         self.cache = {}
@@ -44,10 +45,17 @@ class Model:
         scale = 1 / np.sqrt(np.mean(x.astype(np.float64) ** 2, axis=-1, keepdims=True) + self.epsilon)
         return (x * scale * self.tensor(name)).astype(np.float32)
 
+    def visible(self, tokens, layer, window):
+        """[tokens, tokens] bool: whether a query (row) sees a key (column). window: the layer's own, 0 = none."""
+        i, j = np.arange(tokens)[:, None], np.arange(tokens)[None, :]
+        return (j <= i) & ((window == 0) | (j > i - window))
+
     def rotate(self, x, base):
         """x: [tokens, heads, head_dim]"""
         half = self.head_dim // 2
         frequency = float(base) ** (-np.arange(half, dtype=np.float64) / half)
+        if base == self.rope_base:
+            frequency /= self.rope_factor
         angle = np.arange(x.shape[0], dtype=np.float64)[:, None] * frequency
         cos, sin = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]
         out = np.empty_like(x)
@@ -73,8 +81,7 @@ class Model:
             if (layer + 1) % 6 != 0:
                 base, window = 10000.0, self.window
         q, k = self.rotate(q, base), self.rotate(k, base)
-        i, j = np.arange(n)[:, None], np.arange(n)[None, :]
-        visible = (j <= i) & ((window == 0) | (j > i - window))
+        visible = self.visible(n, layer, window)
         out = np.empty_like(q)
         for head in range(self.heads):
             kv = head * self.kv_heads // self.heads

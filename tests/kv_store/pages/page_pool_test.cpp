@@ -115,6 +115,47 @@ TEST(PoolSize, WindowsHoldBoundedBlocks) {
   }
 }
 
+TEST(PoolSize, SparseAttentionHoldsBoundedBlocks) {
+  for (const int window : {1, 63, 64, 65, 100, 500}) {
+    for (const int global : {0, 1, 64, 65, 300}) {
+      const core::KvLayerGroup group{.window = window, .layers = {0}, .global = global};
+      EXPECT_LE(MostBlocksHeld(group, 1'000'000, 1),
+                (window - 1 + 63) / 64 + 1 + (global + 63) / 64);
+      for (const int step : {1, 64, 100, 512}) {
+        int64_t most = 0;
+        for (int64_t start = 0; start < 2000; start += 7) {
+          int64_t held = 0;
+          for (int64_t block = 0; block < BlocksFor(start + step); ++block) {
+            held += SeesBlock(group, start, block) ? 1 : 0;
+          }
+          most = std::max(most, held);
+        }
+        EXPECT_LE(most, MostBlocksHeld(group, 1'000'000, step)) << window << ", " << global;
+        EXPECT_LE(MostBlocksHeld(group, 1'000'000, step) - most, 1) << window << ", " << global;
+      }
+    }
+  }
+}
+
+TEST(PoolSize, SparseAttentionSeesABlockAsLongAsAnyOfItsKeys) {
+  for (const core::KvLayerGroup& group :
+       {core::KvLayerGroup{.window = 50, .layers = {0}, .global = 70},
+        core::KvLayerGroup{.window = 1, .layers = {0}, .global = 135, .global_reach = 200},
+        core::KvLayerGroup{.window = 30, .layers = {0}, .global = 64, .global_reach = 130}}) {
+    for (int64_t position = 0; position < 600; ++position) {
+      for (int64_t block = 0; block <= position / 64; ++block) {
+        bool sees = false;
+        for (int64_t key = block * 64; key < block * 64 + 64; ++key) {
+          const bool global = key < group.global &&
+                              (group.global_reach == 0 || key > position - group.global_reach);
+          sees = sees || key > position - group.window || global;
+        }
+        EXPECT_EQ(SeesBlock(group, position, block), sees) << position << ", block " << block;
+      }
+    }
+  }
+}
+
 TEST(PoolSize, BytesAreSharedInProportion) {
   const core::KvGeometry geometry = Geometry();
   const PoolWish wish{.sequences = 4, .sequence_tokens = 640, .step_tokens = 64};

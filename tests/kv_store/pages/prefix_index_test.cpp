@@ -361,9 +361,9 @@ class ModelOfPages {
     const int32_t end = sequence.computed + count;
     for (size_t g = 0; g < groups_.size(); ++g) {
       auto& table = sequence.tables[g];
-      const int window = groups_[g].window;
-      for (int32_t b = 0; window > 0 && b < std::max(0, sequence.computed - window + 1) / 64; ++b) {
-        BlockId& block = table[static_cast<size_t>(b)];
+      for (size_t b = 0; b < table.size(); ++b) {
+        if (Needs(g, sequence.computed, static_cast<int32_t>(b))) continue;
+        BlockId& block = table[b];
         if (block != kNoBlock) index_.Release(g, std::exchange(block, kNoBlock));
       }
       while (static_cast<int32_t>(table.size()) * kPageTokens < end) {
@@ -384,11 +384,23 @@ class ModelOfPages {
     if (random_.Below(4) == 0) KeepTail(sequence);
   }
 
+  /// By the words of KvLayerGroup.
+  bool Sees(size_t group, int32_t position, int32_t key) const {
+    const core::KvLayerGroup& needs = groups_[group];
+    if (needs.window == 0 || key > position - needs.window) return true;
+    return key < needs.global && (needs.global_reach == 0 || key > position - needs.global_reach);
+  }
+  bool Needs(size_t group, int32_t position, int32_t block) const {
+    for (int32_t key = block * kPageTokens; key < (block + 1) * kPageTokens; ++key) {
+      if (Sees(group, position, key)) return true;
+    }
+    return false;
+  }
+
   void CheckSeen(const Sequence& sequence) {
     for (size_t g = 0; g < groups_.size(); ++g) {
-      const int window = groups_[g].window;
-      const int32_t first = window == 0 ? 0 : std::max(0, sequence.computed - window + 1);
-      for (int32_t p = first; p < sequence.computed; ++p) {
+      for (int32_t p = 0; p < sequence.computed; ++p) {
+        if (!Sees(g, sequence.computed, p)) continue;
         const BlockId block = sequence.tables[g][static_cast<size_t>(p / kPageTokens)];
         ASSERT_NE(block, kNoBlock) << "group " << g << " position " << p;
         ASSERT_EQ(At(g, block, p), sequence.hashes[static_cast<size_t>(p)])
@@ -473,6 +485,18 @@ TEST(PrefixIndexRandom, WithFullAttentionAlone) {
   ModelOfPages model(kFullOnly, {25}, 2);
   model.Run(30'000);
   EXPECT_GT(model.reused, 100'000);
+}
+
+TEST(PrefixIndexRandom, WithSparseAttention) {
+  // Some begin with global tokens that stay, some with such that the layer's own window leaves.
+  ModelOfPages alone({{.window = 24, .layers = {0}, .global = 70}}, {35}, 4);
+  alone.Run(30'000);
+  EXPECT_GT(alone.reused, 20'000);
+  ModelOfPages model({{.window = 24, .layers = {0}, .global = 5},
+                      {.window = 65, .layers = {1}, .global = 200, .global_reach = 300}},
+                     {30, 50}, 5);
+  model.Run(30'000);
+  EXPECT_GT(model.reused, 20'000);
 }
 
 TEST(PrefixIndexRandom, WithWindowsAlone) {

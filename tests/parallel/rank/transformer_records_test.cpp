@@ -54,6 +54,7 @@ struct Case {
   const char* name;
   core::Family family;
   core::KvDtype kv_dtype;
+  core::AttentionForm attention = {};
 };
 
 class TransformerRecords : public ::testing::TestWithParam<Case> {
@@ -65,7 +66,9 @@ class TransformerRecords : public ::testing::TestWithParam<Case> {
                                  .kv_heads = 3,
                                  .window = 70,
                                  .seed = 5})),
-        file_(*core::ModelFile::Open(written_.path())) {}
+        file_(*core::ModelFile::Open(written_.path())) {
+    EXPECT_EQ(file_->SetAttention(GetParam().attention), absl::OkStatus());
+  }
 
   std::unique_ptr<LocalCluster> Start(int ranks, kv_store::Tier* tier) {
     const auto plan = parallel::PlanShards(
@@ -148,11 +151,21 @@ TEST_P(TransformerRecords, ATurnAfterARestartHasTheTokensOfAnUndisturbedRun) {
 
 INSTANTIATE_TEST_SUITE_P(
     Models, TransformerRecords,
-    ::testing::Values(Case{"Llama", core::Family::kLlama, core::KvDtype::kF16},
-                      Case{"Gemma3", core::Family::kGemma3, core::KvDtype::kF16},
-                      Case{"Gemma3Float32", core::Family::kGemma3, core::KvDtype::kF32},
-                      Case{"LlamaFloat8", core::Family::kLlama, core::KvDtype::kF8},
-                      Case{"Gemma3Float8", core::Family::kGemma3, core::KvDtype::kF8}),
+    ::testing::Values(
+        Case{"Llama", core::Family::kLlama, core::KvDtype::kF16},
+        Case{"Gemma3", core::Family::kGemma3, core::KvDtype::kF16},
+        Case{"Gemma3Float32", core::Family::kGemma3, core::KvDtype::kF32},
+        Case{"LlamaFloat8", core::Family::kLlama, core::KvDtype::kF8},
+        Case{"Gemma3Float8", core::Family::kGemma3, core::KvDtype::kF8},
+        Case{"LlamaSparse", core::Family::kLlama, core::KvDtype::kF16, {.window = 40, .global = 3}},
+        Case{"LlamaSparseRandom",
+             core::Family::kLlama,
+             core::KvDtype::kF16,
+             {.window = 20, .global = 3, .random = 1, .seed = 5}},
+        Case{"Gemma3Sparse",
+             core::Family::kGemma3,
+             core::KvDtype::kF16,
+             {.window = 30, .global = 66}}),
     [](const auto& kind) { return std::string(kind.param.name); });
 
 }  // namespace

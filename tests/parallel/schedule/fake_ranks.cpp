@@ -56,8 +56,11 @@ void FakeRanks::CheckSeen(const parallel::SequenceWork& work, uint64_t tenant) {
   for (int32_t p = 0; p < work.start_position; ++p) {
     hash = Chain(hash, state.history[static_cast<size_t>(p)]);
     for (size_t g = 0; g < options_.groups.size(); ++g) {
-      const int window = options_.groups[g].window;
-      if (window > 0 && p <= work.start_position - window) continue;
+      const core::KvLayerGroup& needs = options_.groups[g];
+      const int32_t back = work.start_position - p;
+      const bool global =
+          p < needs.global && (needs.global_reach == 0 || back < needs.global_reach);
+      if (needs.window > 0 && back >= needs.window && !global) continue;
       const core::BlockId block = state.tables[g][static_cast<size_t>(p / core::kPageTokens)];
       ASSERT_EQ(At(g, block, p), hash) << "slot " << work.slot << " group " << g << " position "
                                        << p << " of " << work.start_position << ": another's pages";

@@ -242,6 +242,27 @@ TEST(FindSaved, FindsTheLongestBeginningThatWindowsAllow) {
   EXPECT_EQ(find({}, 1), 0) << "another head";
 }
 
+TEST(FindSaved, SparseAttentionNeedsGlobalTokensAndTheLastOnes) {
+  const std::vector<core::KvLayerGroup> groups = {
+      {.window = 70, .layers = {0}, .global = 4},
+      {.window = 70, .layers = {1}, .global = 4, .global_reach = 200}};
+  std::vector<int32_t> tokens(64 * 5 + 23);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(i * i % 97);
+  const auto find = [&](const std::vector<std::pair<size_t, int32_t>>& but) {
+    kv_store::MemoryTier tier({});
+    PutAll(tier, tokens, but);
+    return FindSaved(
+               tier, {}, groups, 2,
+               {.id = 1, .first_block = 0, .before = kv_store::TenantHash(0), .tokens = tokens})
+        .tokens;
+  };
+  EXPECT_EQ(find({}), 64 * 5 + 23);
+  EXPECT_EQ(find({{1, 0}, {2, 0}, {1, 1}, {2, 1}}), 64 * 5 + 23) << "a hole that nobody sees";
+  EXPECT_EQ(find({{0, 0}}), 0) << "the first tokens are seen by all";
+  EXPECT_EQ(find({{0, 1}}), 64 * 5 + 23) << "the layer's own window has left them behind";
+  EXPECT_EQ(find({{3, 0}}), 64 * 3);
+}
+
 /// Has what it has in different places.
 class ScatteredTier : public kv_store::MemoryTier {
  public:

@@ -303,6 +303,11 @@ class SchedulerModel {
 const std::vector<core::KvLayerGroup> kBoth = {{.window = 0, .layers = {0}},
                                                {.window = 70, .layers = {1}}};
 
+/// Of sparse attention: global tokens that stay, and some that the layer's own window leaves.
+const std::vector<core::KvLayerGroup> kSparse = {
+    {.window = 70, .layers = {0}, .global = 70},
+    {.window = 33, .layers = {1}, .global = 150, .global_reach = 220}};
+
 class SchedulerModelTest : public ::testing::TestWithParam<Setting> {};
 
 TEST_P(SchedulerModelTest, EveryRequestGetsItsAnswerFromItsOwnPages) {
@@ -367,6 +372,13 @@ INSTANTIATE_TEST_SUITE_P(Settings, SchedulerRecordsModelTest,
                                                    .blocks = {12, 14},
                                                    .plan_ahead = true,
                                                    .tier_bytes = 200'000,
+                                                   .operations = 20'000},
+                                           Setting{.name = "Sparse",
+                                                   .groups = kSparse,
+                                                   .blocks = {14, 16},
+                                                   .plan_ahead = true,
+                                                   .drafts = true,
+                                                   .tier_bytes = 200'000,
                                                    .operations = 20'000}),
                          [](const auto& setting) { return setting.param.name; });
 
@@ -395,6 +407,12 @@ INSTANTIATE_TEST_SUITE_P(Settings, SchedulerModelTest,
                                                    .groups = {{.window = 0, .layers = {0}}},
                                                    .blocks = {8},
                                                    .plan_ahead = true,
+                                                   .operations = 20'000},
+                                           Setting{.name = "Sparse",
+                                                   .groups = kSparse,
+                                                   .blocks = {14, 16},
+                                                   .plan_ahead = true,
+                                                   .drafts = true,
                                                    .operations = 20'000}),
                          [](const auto& setting) { return setting.param.name; });
 

@@ -7,6 +7,7 @@
 
 #include "core/cpu/attention/attention.h"
 #include "core/cpu/elementwise/elementwise.h"
+#include "core/cuda/cuda_sparse_step.h"
 #include "tests/core/cuda/gpu.h"
 #include "tests/core/cuda/thread_order.h"
 
@@ -35,7 +36,30 @@ struct Case {
   std::vector<Sequence> sequences;
   RopeLayout layout = RopeLayout::kHalves;
   int rotary = 0;  // dimensions; 0: all
+  AttentionForm form = {};
 };
+
+/// What the tokens of a step see in its layer; null: attention is dense.
+std::unique_ptr<SparseAttention> SparseOf(const Case& c) {
+  if (!c.form.sparse()) return nullptr;
+  auto sparse = std::make_unique<SparseAttention>(c.form);
+  sparse->Begin();
+  for (const Sequence& s : c.sequences) sparse->Prepare(1, s.start, s.start + s.tokens - 1);
+  return sparse;
+}
+
+/// Whether a sequence's block is neither seen nor written by the step.
+bool IsGone(const Case& c, const SparseAttention* sparse, const Sequence& sequence,
+            int32_t position) {
+  if (sparse == nullptr) {
+    return c.window != 0 && position + kPageTokens <= sequence.start - c.window + 1;
+  }
+  for (int32_t p = sequence.start; p < sequence.start + sequence.tokens; ++p) {
+    const bool sees = sparse->SightOf(1, c.window, p).OfBlock(position / kPageTokens) != 0;
+    if (sees || p / kPageTokens == position / kPageTokens) return false;
+  }
+  return true;
+}
 
 /// One layer's cache, on both sides, where all sequences' blocks are scattered and what was never
 /// written is NaN; and a step's places.
@@ -62,12 +86,11 @@ class CacheTwins {
     host_view = view_of(host_.data());
     device_view = view_of(device_.get());
     BlockId next = blocks;
+    const std::unique_ptr<SparseAttention> sparse = SparseOf(c);
     for (size_t s = 0; s < tables_.size(); ++s) {
       const Sequence& sequence = c.sequences[s];
       for (int32_t p = 0; p < sequence.start + sequence.tokens; p += kPageTokens) {
-        // Blocks that the window left behind are gone.
-        const bool gone = c.window != 0 && p + kPageTokens <= sequence.start - c.window + 1;
-        tables_[s].push_back(gone ? kNoBlock : --next);
+        tables_[s].push_back(IsGone(c, sparse.get(), sequence, p) ? kNoBlock : --next);
       }
     }
     AddPlaces(c);
@@ -161,6 +184,7 @@ class CudaAttention : public ::testing::TestWithParam<Case> {
 
   const Case c_ = GetParam();
   const int query_heads_ = c_.kv_heads * c_.group;
+  const std::unique_ptr<SparseAttention> sparse_ = SparseOf(c_);
   CudaMemory memory_;
   CacheTwins cache_{c_, memory_};
   std::vector<float> query_ = RandomFloats(Elements(query_heads_), 1);
@@ -221,7 +245,8 @@ void CudaAttention::AttendOnCpu(std::vector<float>& out) {
       const AttentionQuery query{Head(query_, query_heads_, t, head).data(),
                                  Head(out, query_heads_, t, head).data(), cache_.positions[t]};
       AttendQueries(kTwin, {&query, 1},
-                    {&cache_.host_view, 1, head / c_.group, cache_.table(cache_.sequence_of[t])},
+                    {&cache_.host_view, 1, head / c_.group, cache_.table(cache_.sequence_of[t]),
+                     sparse_.get()},
                     c_.window, 0.125F);
     }
   }
@@ -241,6 +266,16 @@ void CudaAttention::AttendOnGpu(const OnGpu<float>& query, int64_t tokens_togeth
   const OnGpu<HeadRun> gpu_runs(memory_, runs);
   const TokenPlaces places = cache_.places();
   const auto tokens = static_cast<int64_t>(cache_.tokens);
+  ModelConfig config;
+  config.layers = 2;
+  config.layer_window = {c_.window, c_.window};
+  config.attention = c_.form;
+  CudaSparseStep sparse(config, memory_);
+  if (sparse_ != nullptr) {
+    const int group = SparseGroupTokens(largest, neighbours);
+    sparse.Begin(cache_.positions, group);
+    tokens_together = std::max<int64_t>(group, tokens_together / group * group);
+  }
   for (int64_t first = 0; first < tokens; first += tokens_together) {
     AttentionStep step{.query = query.data(),
                        .runs = gpu_runs.data(),
@@ -264,11 +299,14 @@ void CudaAttention::AttendOnGpu(const OnGpu<float>& query, int64_t tokens_togeth
     }
     step.first_chunk = first_position / kChunkTokens;
     step.chunks = last_position / kChunkTokens - step.first_chunk + 1;
+    if (sparse_ != nullptr) step.chunks = sparse.MostChunks(1);
     const OnGpu<float> results(memory_, step.ResultFloats());
     step.results = results.data();
     const CacheLayer layer = LayerOf(cache_.device_view, 1, places);
     if (fast) {
       LaunchFastAttention(memory_.stream(), step, places, layer);
+    } else if (sparse_ != nullptr) {
+      LaunchSparseAttention(memory_.stream(), step, sparse.Of(1), places, layer, c_.dtype);
     } else {
       LaunchAttention(memory_.stream(), step, places, layer, c_.dtype);
     }
@@ -311,6 +349,7 @@ TEST_P(CudaAttention, GivesTheBitsOfTheCpu) {
 }
 
 TEST_P(CudaAttention, FastModeIsNear) {
+  if (sparse_ != nullptr) return;                  // fast mode attends as exact mode
   if (!HasFastAttention(c_.head_dim, c_.dtype)) {  // fast mode attends as exact mode
     EXPECT_TRUE(c_.dtype != KvDtype::kF16 || c_.head_dim > 128);
     return;
@@ -376,6 +415,49 @@ std::vector<Case> Cases() {
   return cases;
 }
 
+std::vector<Case> SparseCases() {
+  const AttentionForm forms[] = {
+      {.window = 1},
+      {.window = 40, .global = 5},
+      {.window = 20, .global = 70, .random = 2, .seed = 7},
+      {.window = 70, .random = 3},
+      {.window = 33, .global = 10, .random = 1000},
+      {.window = 3000, .global = 1},
+  };
+  std::vector<Case> cases;
+  for (const int group : {1, 2, 3, 8, 9}) {
+    for (const AttentionForm& form : forms) {
+      cases.push_back({.name = fmt::format("SparseGroupsOf{}Form{}", group, cases.size()),
+                       .kv_heads = group < 8 ? 2 : 1,
+                       .group = group,
+                       .sequences = {{0, 2}, {700, 1}, {317, 6}, {893, 4}},
+                       .form = form});
+    }
+  }
+  for (const KvDtype dtype : kKvDtypes) {
+    for (const int head_dim : {70, 128, 256}) {
+      cases.push_back({.name = fmt::format("SparseHeadsOf{}{}", head_dim, KvDtypeName(dtype)),
+                       .head_dim = head_dim,
+                       .group = 4,
+                       .dtype = dtype,
+                       .sequences = {{1000, 3}, {60, 9}},
+                       .form = {.window = 30, .global = 3, .random = 2}});
+    }
+  }
+  for (const int window : {1, 100, 600}) {
+    for (const AttentionForm& form : forms) {
+      cases.push_back({.name = fmt::format("SparseInWindowOf{}Form{}", window, cases.size()),
+                       .group = 2,
+                       .window = window,
+                       .sequences = {{250, 9}, {900, 2}},
+                       .form = form});
+    }
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(SparseCases, CudaAttention, ::testing::ValuesIn(SparseCases()),
+                         [](const auto& of) { return of.param.name; });
 INSTANTIATE_TEST_SUITE_P(Cases, CudaAttention, ::testing::ValuesIn(Cases()),
                          [](const auto& of) { return of.param.name; });
 
