@@ -14,6 +14,7 @@
 
 #include "core/base/descriptor_limit.h"
 #include "core/base/errno_text.h"
+#include "core/system/file_kind.h"
 
 namespace tandem::frontend {
 namespace {
@@ -112,12 +113,19 @@ Answer AnswerFromDone(const Json& frame) {
 
 namespace {
 
-/// That a socket of this host may be used: ZeroMQ tries in silence, for ever. One that is not there
-/// may come.
+/// That a socket of this host is one, and may be used: ZeroMQ tries in silence, for ever. One that
+/// is not there may come.
 absl::Status CheckSocket(const std::string& endpoint) {
   constexpr std::string_view kLocal = "ipc://";
   if (!endpoint.starts_with(kLocal)) return absl::OkStatus();
   const std::string path = endpoint.substr(kLocal.size());
+  struct stat file {};
+  const bool named = path.starts_with('@');  // a name that is no file
+  if (!named && stat(path.c_str(), &file) == 0 && !S_ISSOCK(file.st_mode)) {
+    return InvalidArgument(
+        "cannot connect to \"{}\": {} is {}, and no socket; name the one on which a server listens",
+        endpoint, path, FileKindText(file.st_mode));
+  }
   if (faccessat(AT_FDCWD, path.c_str(), W_OK, AT_EACCESS) == 0 || errno != EACCES) {
     return absl::OkStatus();
   }

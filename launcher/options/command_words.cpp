@@ -24,13 +24,23 @@ std::vector<std::string> WithEmptyValues(const std::vector<std::string>& words) 
   return split;
 }
 
-bool IsGiven(const OptionRow& row, const std::vector<std::string>& words) {
+namespace {
+
+/// "-n"; empty: it has none.
+std::string ShortName(const OptionRow& row) {
   const size_t comma = row.name.find(',');
-  const std::string short_name = comma == std::string::npos ? "" : row.name.substr(0, comma);
-  return std::any_of(words.begin(), words.end(), [&](const std::string& word) {
-    return word.substr(0, word.find('=')) == row.flag() ||
-           (!short_name.empty() && word.starts_with(short_name));
-  });
+  return comma == std::string::npos ? "" : row.name.substr(0, comma);
+}
+
+}  // namespace
+
+std::string TypedName(const OptionRow& row, const std::vector<std::string>& words) {
+  const std::string short_name = ShortName(row);
+  for (const std::string& word : words) {
+    if (word.substr(0, word.find('=')) == row.flag()) return row.flag();
+    if (!short_name.empty() && word.starts_with(short_name)) return short_name;
+  }
+  return "";
 }
 
 std::string EmptyValue(const std::vector<OptionRow>& rows, const std::vector<std::string>& words) {
@@ -41,7 +51,7 @@ std::string EmptyValue(const std::vector<OptionRow>& rows, const std::vector<std
     if (wrong.empty()) continue;
     const std::string variable = row.environment();
     const bool there = !variable.empty() && std::getenv(variable.c_str()) != nullptr;
-    if (there && !IsSet(variable) && !IsGiven(row, words)) {
+    if (there && !IsSet(variable) && TypedName(row, words).empty()) {
       return fmt::format("{}: {}", variable, wrong);
     }
     if (row.value.unit != Unit::kSeconds) continue;
@@ -53,7 +63,13 @@ std::string EmptyValue(const std::vector<OptionRow>& rows, const std::vector<std
   return "";
 }
 
-std::string InOurWords(const std::string& message) {
+std::string InOurWords(const std::string& message, const std::vector<OptionRow>& rows) {
+  for (const OptionRow& row : rows) {
+    if (message != row.flag() + " is required") continue;
+    const std::string short_name = ShortName(row);
+    return fmt::format("{} is required: {}", short_name.empty() ? row.flag() : short_name,
+                       row.help);
+  }
   std::smatch match;
   static const std::regex kTwice("^(\\S+): At Most 1 required but received (\\d+)$");
   if (std::regex_match(message, match, kTwice)) {
@@ -61,7 +77,10 @@ std::string InOurWords(const std::string& message) {
   }
   static const std::regex kNoValue("^(\\S+): 1 required (.*) missing$");
   if (std::regex_match(message, match, kNoValue)) {
-    return fmt::format("{} has no value; expected {}", match[1].str(), match[2].str());
+    const auto row = std::find_if(rows.begin(), rows.end(),
+                                  [&](const auto& one) { return one.flag() == match[1].str(); });
+    return fmt::format("{} has no value; expected {}", match[1].str(),
+                       row == rows.end() ? match[2].str() : ExpectedText(row->value));
   }
   static const std::regex kTooMany("^The following arguments? (?:was|were) not expected: ");
   if (std::regex_search(message, match, kTooMany)) {

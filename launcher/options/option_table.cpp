@@ -89,16 +89,17 @@ Rows AgentRows(StateOptions& o) {
   };
 }
 
-/// sampling: SamplingParams or SamplingChoices; the other two tell of defaults that are found out.
+/// sampling: SamplingParams or SamplingChoices; the others tell of defaults that are found out.
 template <typename Sampling>
 Rows GenerationRows(frontend::GenerationParams& o, Sampling& sampling,
-                    const std::string& temperature = "", const std::string& top_p = "") {
+                    const std::string& max_tokens, const std::string& temperature = "",
+                    const std::string& top_p = "") {
   return {
       Row("--max-tokens", {&o.max_tokens, {0, kMostCount - 1}},
-          "longest answer in tokens (default: chat 1024, else the rest of the context)"),
+          "longest answer in tokens (default: " + max_tokens + ")"),
       Row("--min-tokens", {&o.min_tokens, {0, kMostCount - 1}},
-          "tokens of the answer within which neither the model nor --stop ends it, at most those "
-          "of --max-tokens"),
+          "tokens of the answer within which neither the model nor --stop ends it; at most those "
+          "of --max-tokens, and of the context"),
       Row("--temperature", {&sampling.temperature, {0, 100}},
           "0: always the likeliest token" + temperature),
       Row("--top-k", {&sampling.top_k, {-1, kMostCount - 1}},
@@ -257,7 +258,7 @@ Rows RowsOf(ChatOptions& o) {
        Row("--context-policy", {&o.context_policy},
            "chats longer than the context: stop, shift or window:N (default: the server's)"),
        TemplateRow(o.chat_template)},
-      GenerationRows(o.generation, o.sampling,
+      GenerationRows(o.generation, o.sampling, fmt::to_string(*o.generation.max_tokens),
                      " (default: on a terminal what the model's file recommends, or 0.8; 0 for a "
                      "pipe)",
                      " (default: on a terminal what the model's file recommends, or 0.95)"),
@@ -276,8 +277,10 @@ Rows RowsOf(GenerateOptions& o) {
        Row("--logprobs", {&o.generation.logprobs, {0, parallel::kMostLogprobs}},
            "with --json: the log-probability of every token, and those of this many likeliest "
            "ones")},
-      GenerationRows(o.generation, o.generation.sampling), LaunchRows(o.launch),
-      ModelRows(o.model));
+      GenerationRows(o.generation, o.generation.sampling,
+                     "until the model ends it, at most the rest of the context; Ctrl-C on a "
+                     "terminal ends it sooner"),
+      LaunchRows(o.launch), ModelRows(o.model));
 }
 
 Rows RowsOf(BenchOptions& o) {
@@ -301,7 +304,8 @@ Rows RowsOf(BenchOptions& o) {
 Rows RowsOf(PlanCommandOptions& o) {
   return {
       ModelArgument(o.model.model),
-      Required(Row("-n,--ranks", {&o.ranks, {1, kMostRanks}}, "ranks")),
+      Row("-n,--ranks", {&o.ranks, {1, kMostRanks}},
+          "ranks (default: as many as --weights or --memory names, else 1)"),
       Row("--weights", {&o.weights, kSpeeds}, "relative speeds of the ranks, e.g. 1,1,2"),
       Row("--memory", Size(o.memory, 1), "memory for weights of each rank, e.g. 8GiB,8GiB,4GiB"),
       Row("--device", {&o.model.device},
