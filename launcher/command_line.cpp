@@ -190,7 +190,10 @@ class CommandLine {
       for (const std::string& unknown : {UnknownCommand(), UnknownFlag()}) {
         if (!unknown.empty()) return TellWrongUse(unknown);
       }
-      return TellWrongUse(FindSources().Name(InOurWords(e.what(), Rows())));
+      const std::vector<std::string> rest = app_.remaining(/*recurse=*/true);
+      const bool surplus = dynamic_cast<const CLI::ExtrasError*>(&e) != nullptr && !rest.empty();
+      return TellWrongUse(FindSources().Name(surplus ? OneTooMany(rest.front(), Rows())
+                                                     : InOurWords(e.what(), Rows())));
     }
     if (const std::string empty = EmptyOption(); !empty.empty()) return TellWrongUse(empty);
     sources_ = FindSources();
@@ -333,6 +336,9 @@ class CommandLine {
     std::vector<std::string> names;
     names.reserve(commands.size());
     for (const CLI::App* one : commands) names.push_back(one->get_name());
+    for (const char* flag : {"--help", "--version"}) {
+      if (command.get_option_no_throw(flag) != nullptr) names.emplace_back(flag);
+    }
     const std::vector<std::string> words = app_.remaining(/*recurse=*/true);
     if (words.empty() || words.front().starts_with('-')) return "";
     const std::string parent = command.get_parent() == nullptr ? "" : command.get_name() + " ";
@@ -355,7 +361,7 @@ class CommandLine {
       if (std::find(flags.begin(), flags.end(), flag) != flags.end()) {
         return fmt::format("{} stands behind --, where no flags are read; put it before", flag);
       }
-      return fmt::format("{} is unknown{}", flag, DidYouMean(flag, flags));
+      return UnknownFlagText(flag, Rows(), flags);
     }
     return "";
   }

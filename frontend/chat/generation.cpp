@@ -77,7 +77,7 @@ absl::StatusOr<parallel::EngineRequest> MakeEngineRequest(const TextModel& model
                                                           const GenerationParams& params) {
   if (prompt.empty()) {
     return InvalidArgument(
-        "the prompt has no tokens, and {} has no start token: give at least one token",
+        "the prompt is empty, and {} has no start token: give some text, or at least one token",
         model.name());
   }
   for (const int32_t token : prompt) TANDEM_RETURN_IF_ERROR(CheckToken(token, model, "prompt"));

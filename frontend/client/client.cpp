@@ -113,10 +113,20 @@ Answer AnswerFromDone(const Json& frame) {
 
 namespace {
 
-/// That a socket of this host is one, and may be used: ZeroMQ tries in silence, for ever. One that
-/// is not there may come.
-absl::Status CheckSocket(const std::string& endpoint) {
+/// That a port can be one, and that a socket of this host is one and may be used: ZeroMQ tries in
+/// silence, for ever. One that is not there may come.
+absl::Status CheckEndpoint(const std::string& endpoint) {
   constexpr std::string_view kLocal = "ipc://";
+  constexpr int kHighestPort = 65535;
+  const size_t digits = endpoint.find_last_not_of("0123456789") + 1;
+  if (endpoint.starts_with("tcp://") && endpoint[digits - 1] == ':' && digits < endpoint.size()) {
+    int port = 0;
+    const auto read = std::from_chars(endpoint.data() + digits, &endpoint.back() + 1, port);
+    if (read.ec != std::errc() || port < 1 || port > kHighestPort) {
+      return InvalidArgument("cannot connect to \"{}\": '{}' is no port from 1 to {}", endpoint,
+                             endpoint.substr(digits), kHighestPort);
+    }
+  }
   if (!endpoint.starts_with(kLocal)) return absl::OkStatus();
   const std::string path = endpoint.substr(kLocal.size());
   struct stat file {};
@@ -139,7 +149,7 @@ absl::Status CheckSocket(const std::string& endpoint) {
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& options) {
   // ZeroMQ ends the process where it gets none.
   TANDEM_RETURN_IF_ERROR(CheckDescriptors(OpenDescriptors() + kDescriptors));
-  TANDEM_RETURN_IF_ERROR(CheckSocket(options.endpoint));
+  TANDEM_RETURN_IF_ERROR(CheckEndpoint(options.endpoint));
   std::unique_ptr<Client> client;
   try {
     auto context = std::make_unique<zmq::context_t>(/*io_threads=*/1);

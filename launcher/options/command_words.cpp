@@ -5,6 +5,7 @@
 #include <regex>
 
 #include "fmt/format.h"
+#include "launcher/options/nearest_name.h"
 #include "launcher/options/option_words.h"
 
 namespace tandem::launcher {
@@ -63,6 +64,62 @@ std::string EmptyValue(const std::vector<OptionRow>& rows, const std::vector<std
   return "";
 }
 
+namespace {
+
+/// The flag or argument of this program for what others of its kind call `flag`; empty: none is
+/// known.
+std::string NameHere(std::string_view flag) {
+  static constexpr std::pair<std::string_view, std::string_view> kNames[] = {
+      {"-m", "MODEL"},
+      {"--model", "MODEL"},
+      {"-t", "--threads"},
+      {"--predict", "--max-tokens"},
+      {"--n-predict", "--max-tokens"},
+      {"--max-new-tokens", "--max-tokens"},
+      {"--temp", "--temperature"},
+      {"--repeat-penalty", "--repetition-penalty"},
+      {"-s", "--seed"},
+      {"-r", "--stop"},
+      {"--reverse-prompt", "--stop"},
+      {"-sys", "--system"},
+      {"--system-prompt", "--system"},
+      {"--host", "--listen"},
+      {"--port", "--listen"},
+      {"--url", "--connect"},
+      {"-tp", "-n"},
+      {"--tensor-parallel-size", "-n"},
+      {"--n-gpu-layers", "--device"},
+      {"--cache-type-k", "--kv-dtype"},
+      {"--kv-cache-dtype", "--kv-dtype"},
+  };
+  for (const auto& [there, here] : kNames) {
+    if (there == flag) return std::string(here);
+  }
+  return "";
+}
+
+}  // namespace
+
+std::string UnknownFlagText(const std::string& flag, const std::vector<OptionRow>& rows,
+                            const std::vector<std::string>& flags) {
+  const std::string here = NameHere(flag);
+  const bool taken = std::any_of(rows.begin(), rows.end(), [&](const OptionRow& row) {
+    return row.flag() == here || ShortName(row) == here;
+  });
+  if (here.empty() || !taken) {
+    return fmt::format("{} is unknown{}", flag, DidYouMean(flag, flags));
+  }
+  return fmt::format("{} is unknown; here that is {}{}", flag, here,
+                     here.starts_with('-') ? "" : ", which has no flag");
+}
+
+std::string OneTooMany(const std::string& word, const std::vector<OptionRow>& rows) {
+  const bool prompt = std::any_of(rows.begin(), rows.end(),
+                                  [](const auto& row) { return row.flag() == "--prompt"; });
+  return fmt::format("'{}' is one argument too many{}", word,
+                     prompt ? "; a prompt stands behind -p, in quotes" : "");
+}
+
 std::string InOurWords(const std::string& message, const std::vector<OptionRow>& rows) {
   for (const OptionRow& row : rows) {
     if (message != row.flag() + " is required") continue;
@@ -79,12 +136,12 @@ std::string InOurWords(const std::string& message, const std::vector<OptionRow>&
   if (std::regex_match(message, match, kNoValue)) {
     const auto row = std::find_if(rows.begin(), rows.end(),
                                   [&](const auto& one) { return one.flag() == match[1].str(); });
-    return fmt::format("{} has no value; expected {}", match[1].str(),
-                       row == rows.end() ? match[2].str() : ExpectedText(row->value));
-  }
-  static const std::regex kTooMany("^The following arguments? (?:was|were) not expected: ");
-  if (std::regex_search(message, match, kTooMany)) {
-    return fmt::format("'{}' is one argument too many", match.suffix().str());
+    if (row == rows.end()) {
+      return fmt::format("{} has no value; expected {}", match[1].str(), match[2].str());
+    }
+    const std::string expected = ExpectedText(row->value);
+    return fmt::format("{} has no value{}{}", row->flag(), expected.empty() ? ": " : "; expected ",
+                       expected.empty() ? row->help : expected);
   }
   if (message == "A subcommand is required") return "a command is missing";
   return message;

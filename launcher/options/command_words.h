@@ -21,6 +21,13 @@ std::string TypedName(const OptionRow& row, const std::vector<std::string>& word
 /// takes no notice of such a variable, nor of an empty word behind a flag that may stand alone.
 std::string EmptyValue(const std::vector<OptionRow>& rows, const std::vector<std::string>& words);
 
+/// What is wrong with a flag that a command with these rows, and `flags`, does not have.
+std::string UnknownFlagText(const std::string& flag, const std::vector<OptionRow>& rows,
+                            const std::vector<std::string>& flags);
+
+/// What is wrong with a word that stands where a command with these rows takes none.
+std::string OneTooMany(const std::string& word, const std::vector<OptionRow>& rows);
+
 /// A message of CLI11 about an option of these rows in the words of this program.
 std::string InOurWords(const std::string& message, const std::vector<OptionRow>& rows);
 

@@ -118,8 +118,8 @@ Rows GenerationRows(frontend::GenerationParams& o, Sampling& sampling,
 
 /// Of all commands that look after the KV of a state directory.
 Rows KvRows(KvOptions& o) {
-  return {Required(Row("--state", {&o.state.directory}, "state directory of tandem serve")),
-          Row("--state-key", {&o.state.key_file},
+  return {Required(Row("--state", Path(o.state.directory), "state directory of tandem serve")),
+          Row("--state-key", Path(o.state.key_file),
               "key file with which what lies in --state is encrypted"),
           JsonRow(o.json)};
 }
@@ -197,7 +197,7 @@ Rows ModelRows(ModelOptions& o) {
 }
 
 Rows LaunchRows(LaunchOptions& o) {
-  return {RanksRow(o.ranks), Row("--hostfile", {&o.hostfile}, "hosts for mpirun, one a line"),
+  return {RanksRow(o.ranks), Row("--hostfile", Path(o.hostfile), "hosts for mpirun, one a line"),
           Row("--mpirun-arguments", Text(o.mpirun_arguments),
               "further arguments for mpirun, in one string that is split at blanks")};
 }
@@ -271,7 +271,7 @@ Rows RowsOf(GenerateOptions& o) {
        Row("-p,--prompt", Text(o.prompt),
            "raw text to go on from; -, or a pipe without -p: standard input"),
        Row("--tokens", Text(o.tokens), "token ids to go on from, e.g. 1,2,3"),
-       Row("--logits", {&o.logits_file},
+       Row("--logits", Path(o.logits_file),
            "write the prompt's logits, float32 [positions, vocab], to this .npy file"),
        JsonRow(o.json),
        Row("--logprobs", {&o.generation.logprobs, {0, parallel::kMostLogprobs}},
@@ -397,18 +397,18 @@ Rows KvExportRows(KvOptions& o) {
       {Required(Row("MODEL", Path(o.model.model), "model file (.gguf) whose KV it is"))}, KvRows(o),
       KvConversationRows(o),
       Rows{Row("--system", Text(o.system), "what all chats with this system message begin with"),
-           Row("--text-file", {&o.text_file},
+           Row("--text-file", Path(o.text_file),
                "what all raw prompts begin with that begin with this file's text"),
            Row("--chat-template", {&o.chat_template},
                "of the server: chatml, zephyr, or a file with a Jinja template (default: the "
                "model's own)")},
       KvModelRows(o.model),
-      Rows{Required(Row("-o,--output", {&o.file}, "file to write; replaced once it is whole"))});
+      Rows{Required(Row("-o,--output", Path(o.file), "file to write; replaced once it is whole"))});
 }
 
 Rows KvImportRows(KvOptions& o) {
   return Join(
-      {Required(Row("FILE", {&o.file}, "file that tandem kv export wrote")),
+      {Required(Row("FILE", Path(o.file), "file that tandem kv export wrote")),
        Row("MODEL", Path(o.model.model),
            "model file (.gguf) that is to use it: another one's KV is refused")},
       KvRows(o),

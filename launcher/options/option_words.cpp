@@ -91,6 +91,9 @@ std::string CheckText(const OptionValue& value, const std::string& word) {
   if (!choices.empty() && std::find(choices.begin(), choices.end(), word) == choices.end()) {
     return fmt::format("'{}' is none of {}", word, fmt::join(choices, ", "));
   }
+  if (value.unit == Unit::kPath && word == "-") {
+    return "'-' is no standard stream here: give a path (./- for a file of that name)";
+  }
   if (value.unit != Unit::kText) return "";
   if (const size_t valid = frontend::ValidUtf8Prefix(word); valid < word.size()) {
     return fmt::format("byte {} of the text, 0x{:02X}, is no UTF-8", valid,
@@ -118,7 +121,7 @@ std::string Translate(Unit unit, std::string& word) {
 
 /// One that is no list, or an entry of one.
 std::string CheckOne(const OptionValue& value, std::string& word) {
-  if (word.empty() && value.unit != Unit::kText) {
+  if (word.empty() && (value.unit != Unit::kText || value.limits.least > 0)) {
     return "it is empty: give a value, or leave it out";
   }
   const std::string given = word;
@@ -181,9 +184,7 @@ std::string ExpectedText(const OptionValue& value) {
         if constexpr (std::is_same_v<Element, bool>) {
           return "true or false";
         } else if constexpr (std::is_same_v<Element, std::string>) {
-          return value.unit == Unit::kText   ? "a text"
-                 : value.unit == Unit::kPath ? "a path"
-                                             : "a name";
+          return "";
         } else {
           return (value.unit == Unit::kAge ? "an " : "a ") + NumberText<Element>(value);
         }

@@ -19,7 +19,7 @@ std::vector<std::string> SplitAtCommas(const std::string& word);
 /// "in [1 - 512]", "{back,through}"; empty: any.
 std::string AllowedText(const OptionValue& value);
 
-/// "a whole number from 1 to 512", "back or through", "a text".
+/// "a whole number from 1 to 512", "one of back, through"; empty for a text.
 std::string ExpectedText(const OptionValue& value);
 
 /// Whether the option takes several values.

@@ -241,8 +241,7 @@ TEST(CommandLine, WhatIsGivenTwiceOrBehindTwoDashesIsToldInOurWords) {
                                        {"--temperature", "a number from 0 to 100"},
                                        {"--seed", "a whole number from 0 to 2^64 - 1"},
                                        {"--weights", "a number from 1e-06 to 1000000"},
-                                       {"--isa", "a name"},
-                                       {"--stop", "a text"}}) {
+                                       {"--logprobs", "a whole number from 0 to 64"}}) {
     ExpectWrongUse({"generate", "model", flag}, fmt::format("{} has no value; expected {}; see "
                                                             "tandem generate --help",
                                                             flag, expected));
@@ -251,7 +250,12 @@ TEST(CommandLine, WhatIsGivenTwiceOrBehindTwoDashesIsToldInOurWords) {
                  "--kv-write has no value; expected one of through, back, on-evict; see tandem "
                  "serve --help");
   ExpectWrongUse({"serve", "model", "--state"},
-                 "--state has no value; expected a path; see tandem serve --help");
+                 "--state has no value: directory of what outlives this process, made where it is "
+                 "not there: conversations go on after a restart, with their KV, and an answer "
+                 "counts as done once its turn is on disk (default: conversations end with the "
+                 "process); see tandem serve --help");
+  ExpectWrongUse({"serve", "model", "--listen"},
+                 "--listen has no value: ZeroMQ endpoint for clients; see tandem serve --help");
   ExpectWrongUse({"plan", "model", "more", "-n", "2"},
                  "'more' is one argument too many; see tandem plan --help");
   ExpectWrongUse({"plan", "-n", "2", "--", "model", "--json"},
@@ -259,6 +263,49 @@ TEST(CommandLine, WhatIsGivenTwiceOrBehindTwoDashesIsToldInOurWords) {
                  "--help");
   ExpectWrongUse({""}, "unknown command ''; see tandem --help");
   ExpectWrongUse({"kv", "gc", "--drynes"}, "--drynes is unknown; see tandem kv gc --help");
+}
+
+TEST(CommandLine, WhatOtherProgramsTakeIsToldInOurFlags) {
+  const auto told = [](const char* flag) {
+    const std::string error = RunProgram({"generate", "model", "-p", "x", flag, "1"}).error;
+    const std::string begin = fmt::format("tandem: {} is unknown", flag);
+    EXPECT_EQ(error.substr(0, begin.size()), begin);
+    return error.substr(begin.size(), error.find("; see tandem generate --help") - begin.size());
+  };
+  EXPECT_EQ(told("-m"), "; here that is MODEL, which has no flag");
+  EXPECT_EQ(told("--model"), "; here that is MODEL, which has no flag");
+  EXPECT_EQ(told("-t"), "; here that is --threads");
+  EXPECT_EQ(told("--temp"), "; here that is --temperature");
+  EXPECT_EQ(told("--n-predict"), "; here that is --max-tokens");
+  EXPECT_EQ(told("--tensor-parallel-size"), "; here that is -n");
+  EXPECT_EQ(told("--port"), "") << "of another command";
+  EXPECT_EQ(told("--repetition"), " (did you mean --repetition-penalty?)");
+  EXPECT_EQ(told("--kv-"), "") << "several begin so";
+  ExpectWrongUse({"serve", "model", "--port", "5555"},
+                 "--port is unknown; here that is --listen; see tandem serve --help");
+  ExpectWrongUse({"help"}, "unknown command 'help' (did you mean --help?); see tandem --help");
+  ExpectWrongUse({"version"},
+                 "unknown command 'version' (did you mean --version?); see tandem --help");
+  ExpectWrongUse({"generate", "model", "Once", "upon"},
+                 "'Once' is one argument too many; a prompt stands behind -p, in quotes; see "
+                 "tandem generate --help");
+}
+
+TEST(CommandLine, ADashIsAStandardStreamOnlyWhereThatIsSaid) {
+  const std::string why =
+      "'-' is no standard stream here: give a path (./- for a file of that name)";
+  for (const auto& [words, flag] :
+       {std::pair{std::vector<std::string>{"inspect", "-"}, "MODEL"},
+        {{"generate", "model", "-p", "x", "--logits", "-"}, "--logits"},
+        {{"serve", "model", "-n", "2", "--hostfile", "-"}, "--hostfile"},
+        {{"serve", "model", "--state", "-"}, "--state"},
+        {{"kv", "ls", "--state", "-"}, "--state"},
+        {{"kv", "export", "model", "--state", "S", "-o", "-"}, "-o"},
+        {{"kv", "import", "-", "--state", "S", "--trust", "T"}, "FILE"}}) {
+    const Outcome outcome = RunProgram(words);
+    EXPECT_EQ(outcome.status, 2);
+    EXPECT_EQ(outcome.error.find(fmt::format("tandem: {}: {}", flag, why)), 0U) << outcome.error;
+  }
 }
 
 TEST(CommandLine, AWrongVariableIsNamed) {
@@ -398,7 +445,7 @@ TEST(CommandLine, HelpOfNoCommandIsWrongUse) {
 }
 
 TEST(CommandLine, AnEmptyTextEndsNoAnswer) {
-  const std::string message = "--stop: expected a text of 1 to 4096 bytes, found 0; see tandem ";
+  const std::string message = "--stop: it is empty: give a value, or leave it out; see tandem ";
   for (const char* command : {"chat", "generate"}) {
     ExpectWrongUse({command, "model", "--stop", ""}, message + command + " --help");
     ExpectWrongUse({command, "model", "--stop=", "--max-tokens", "1"},
