@@ -158,8 +158,9 @@ def test_09_dying_well_while_loading(tmp_path, signal_number):
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_09_dying_well_leaves_nothing(tmp_path, monkeypatch, signal_number):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    bench = [TANDEM, "--log-level", "info", "bench", SMOLLM2, "--context", 2048]
-    for command, times in ([*GENERATE[:-1], 5000], ("loaded in", "answering")), (bench, ["loaded in"]):
+    told = ["--log-level", "info"]
+    bench = [TANDEM, "bench", SMOLLM2, "--context", 2048, *told]
+    for command, times in ([*GENERATE[:-1], 5000, *told], ("loaded in", "answering")), (bench, ["loaded in"]):
         for when in times:
             words = [str(word) for word in (*command, "-n", 2)]
             process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
