@@ -57,6 +57,7 @@ Device& TheDevice() {
 }
 
 std::atomic<uint64_t> current_seed = 1;
+std::atomic<uint64_t> launches = 0;
 std::atomic<uint64_t> bytes_to_host = 0;
 
 /// Runs what a stream has up to a place in it. With the device locked.
@@ -123,6 +124,8 @@ bool IsStream(cudaStream_t stream) { return TheDevice().streams.count(stream) !=
 
 void SetSeed(uint64_t seed) { current_seed = seed; }
 
+uint64_t Launches() { return launches; }
+
 uint64_t BytesToHost() { return bytes_to_host; }
 
 cudaError_t AllowShared(const void* kernel, int bytes) {
@@ -153,7 +156,6 @@ cudaError_t Enqueue(const cudaLaunchConfig_t& config, const void* kernel,
     return cudaErrorInvalidResourceHandle;
   }
   // SplitMix, so that neighbouring seeds and launches have nothing in common.
-  static std::atomic<uint64_t> launches = 0;
   uint64_t seed = current_seed + ++launches * 0x9E3779B97F4A7C15;
   seed = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9;
   seed = (seed ^ (seed >> 27)) * 0x94D049BB133111EB;
