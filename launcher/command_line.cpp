@@ -141,7 +141,10 @@ class CommandLine {
         ->transform(CLI::Validator([this](std::string& word) { return ReadConfig(word); }, ""))
         ->envname(kConfigVariable);
     app_.config_formatter(std::make_shared<ConfigFormat>([this] { return ItemsOfConfig(); }));
-    commands_[""] = {{"--log-level", {&log_level_}, "debug, info, warning, error or off"}};
+    commands_[""] = {
+        {"--log-level",
+         {&log_level_},
+         "debug, info, warning, error or off (default: info for serve, else warning)"}};
     AddRows(app_, commands_[""]);
     app_.require_subcommand(1);
     app_.fallthrough();
@@ -187,7 +190,10 @@ class CommandLine {
       for (const std::string& unknown : {UnknownCommand(), UnknownFlag()}) {
         if (!unknown.empty()) return TellWrongUse(unknown);
       }
-      return TellWrongUse(FindSources().Name(InOurWords(e.what())));
+      const std::vector<std::string> rest = app_.remaining(/*recurse=*/true);
+      const bool surplus = dynamic_cast<const CLI::ExtrasError*>(&e) != nullptr && !rest.empty();
+      return TellWrongUse(FindSources().Name(surplus ? OneTooMany(rest.front(), Rows())
+                                                     : InOurWords(e.what(), Rows())));
     }
     if (const std::string empty = EmptyOption(); !empty.empty()) return TellWrongUse(empty);
     sources_ = FindSources();
@@ -310,8 +316,8 @@ class CommandLine {
     OptionSources sources;
     for (const OptionRow& row : Rows()) {
       const auto config = config_names_.find(row.flag());
-      if (IsGiven(row, words_)) {
-        sources.given.insert(row.flag());
+      if (const std::string typed = TypedName(row, words_); !typed.empty()) {
+        sources.given[row.flag()] = typed;
       } else if (IsSet(row.environment())) {
         sources.elsewhere[row.flag()] = row.environment();
       } else if (config != config_names_.end()) {
@@ -330,6 +336,9 @@ class CommandLine {
     std::vector<std::string> names;
     names.reserve(commands.size());
     for (const CLI::App* one : commands) names.push_back(one->get_name());
+    for (const char* flag : {"--help", "--version"}) {
+      if (command.get_option_no_throw(flag) != nullptr) names.emplace_back(flag);
+    }
     const std::vector<std::string> words = app_.remaining(/*recurse=*/true);
     if (words.empty() || words.front().starts_with('-')) return "";
     const std::string parent = command.get_parent() == nullptr ? "" : command.get_name() + " ";
@@ -352,7 +361,7 @@ class CommandLine {
       if (std::find(flags.begin(), flags.end(), flag) != flags.end()) {
         return fmt::format("{} stands behind --, where no flags are read; put it before", flag);
       }
-      return fmt::format("{} is unknown{}", flag, DidYouMean(flag, flags));
+      return UnknownFlagText(flag, Rows(), flags);
     }
     return "";
   }
@@ -385,12 +394,16 @@ class CommandLine {
     return usage ? kExitUsage : kExitFailed;
   }
 
+  /// What was asked for, or what the command's users want to know of.
+  std::string LogLevel() const {
+    if (!log_level_.empty()) return log_level_;
+    return logs_ ? "info" : "warning";
+  }
   absl::Status SetUpLog() {
     auto log = std::make_shared<spdlog::logger>("tandem",
                                                 std::make_shared<spdlog::sinks::stderr_sink_mt>());
     log->set_pattern("%Y-%m-%d %H:%M:%S.%e %l: %v");
-    std::string level = log_level_;
-    if (level.empty()) level = logs_ ? "info" : "warning";
+    std::string level = LogLevel();
     if (level == "error") level = "err";
     const auto parsed = spdlog::level::from_str(level);
     if (parsed == spdlog::level::off && level != "off") {
@@ -427,7 +440,7 @@ class CommandLine {
     const auto run_from = [this, run, options] {
       if constexpr (requires { options->model.sources; }) options->model.sources = sources_;
       if constexpr (requires { options->sources; }) options->sources = sources_;
-      if constexpr (requires { options->launch; }) options->launch.log_level = log_level_;
+      if constexpr (requires { options->launch; }) options->launch.log_level = LogLevel();
       return run(*options);
     };
     return AddCommand(parent, name, help, RowsOf(*options), run_from, logs);

@@ -1,6 +1,7 @@
 #include "core/cuda/cuda_dense_products.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/cpu/linear/tile_format.h"
 #include "core/cuda/kernels/dense_kernels.h"
@@ -23,15 +24,22 @@ bool CudaDenseProducts::Wants(DType dtype, int64_t tokens) {
   return tokens > 0 && (!TileFormatOf(dtype).quantized() || tokens > kManyTokens);
 }
 
-bool CudaDenseProducts::Multiply(const TileMatrix& weights, const ProductInput& x, float* out) {
+void CudaDenseProducts::SetInput(const ProductInput& x) {
+  input_ = x;
+  converted_ = false;
+}
+
+bool CudaDenseProducts::Multiply(const TileMatrix& weights, float* out) {
   const CudaStream stream = memory_.stream();
   if (weights.rows == 0) return true;
-  if (x.tokens <= kMostFastRowTokens) {
-    LaunchFastFloatLinear(stream, weights, x, out);
+  if (input_.tokens <= kMostFastRowTokens) {
+    LaunchFastFloatLinear(stream, weights, input_, out);
     return true;
   }
-  x_.SetRows(x.tokens * weights.columns);
-  LaunchToBfloat16(stream, x.x, x_.rows(), x_.data());
+  if (!std::exchange(converted_, true)) {
+    x_.SetRows(input_.tokens * weights.columns);
+    LaunchToBfloat16(stream, input_.x, x_.rows(), x_.data());
+  }
   const int64_t most_rows =
       std::max<int64_t>(kMostExpandedWeights / std::max<int64_t>(weights.columns, 1) / kTileRows,
                         1) *
@@ -43,7 +51,7 @@ bool CudaDenseProducts::Multiply(const TileMatrix& weights, const ProductInput& 
     if (!blas_->Multiply(stream, {.weights = weights_.data(),
                                   .x = x_.data(),
                                   .rows = rows,
-                                  .tokens = x.tokens,
+                                  .tokens = input_.tokens,
                                   .columns = weights.columns,
                                   .out = out + row,
                                   .out_stride = weights.rows})) {
@@ -53,11 +61,11 @@ bool CudaDenseProducts::Multiply(const TileMatrix& weights, const ProductInput& 
   return true;
 }
 
-bool CudaDenseProducts::MultiplyToPartialSums(const TileMatrix& weights, const ProductInput& x,
-                                              int64_t* sums, int64_t* failed) {
-  sums_.SetRows(x.tokens * weights.rows);
-  if (!Multiply(weights, x, sums_.data())) return false;
-  LaunchToPartialSums(memory_.stream(), sums_.data(), x.tokens, weights.rows, sums, failed);
+bool CudaDenseProducts::MultiplyToPartialSums(const TileMatrix& weights, int64_t* sums,
+                                              int64_t* failed) {
+  sums_.SetRows(input_.tokens * weights.rows);
+  if (!Multiply(weights, sums_.data())) return false;
+  LaunchToPartialSums(memory_.stream(), sums_.data(), input_.tokens, weights.rows, sums, failed);
   return true;
 }
 

@@ -18,12 +18,14 @@ class CudaDenseProducts {
 
   /// Whether Multiply is faster than the exact product.
   static bool Wants(DType dtype, int64_t tokens);
-  /// out = x.x * weights transposed. out: [x.tokens, weights.rows] on the device. False, and
-  /// nothing is done, if the library cannot.
-  bool Multiply(const TileMatrix& weights, const ProductInput& x, float* out);
+  /// The input of the products from now on, which must not change while they are made: several of
+  /// them share its bfloat16.
+  void SetInput(const ProductInput& x);
+  /// out = x.x * weights transposed, of the input x. out: [x.tokens, weights.rows] on the device.
+  /// False, and nothing is done, if the library cannot.
+  bool Multiply(const TileMatrix& weights, float* out);
   /// The same as partial sums, of all columns together. Shapes as LaunchLinearPartialSums has them.
-  bool MultiplyToPartialSums(const TileMatrix& weights, const ProductInput& x, int64_t* sums,
-                             int64_t* failed);
+  bool MultiplyToPartialSums(const TileMatrix& weights, int64_t* sums, int64_t* failed);
 
  private:
   CudaDenseProducts(CudaMemory& memory, std::unique_ptr<CudaBlas> blas)
@@ -35,6 +37,8 @@ class CudaDenseProducts {
 
   CudaMemory& memory_;
   std::unique_ptr<CudaBlas> blas_;
+  ProductInput input_;
+  bool converted_ = false;  // x_ has the input
   Rows<uint16_t> x_;        // bfloat16
   Rows<uint16_t> weights_;  // bfloat16, of some rows
   Rows<float> sums_;        // on their way to partial sums

@@ -220,7 +220,7 @@ void CudaOperations::Multiply(const CudaWeight& weight, const Tensor& x, const P
                               float* out) {
   if (!Fast(weight, x.rows())) {
     LaunchLinear(memory_.stream(), weight.matrix(), input, out);
-  } else if (!dense_->Multiply(weight.matrix(), input, out)) {
+  } else if (!dense_->Multiply(weight.matrix(), out)) {
     LaunchLinear(memory_.stream(), weight.matrix(), InputOf(x, weight.quantized()), out);
   }
 }
@@ -233,6 +233,7 @@ void CudaOperations::Linear(const Tensor& x, std::initializer_list<Projection> p
                 const CudaWeight& weight = CudaOf(*p.weight);
                 return weight.quantized() && !Fast(weight, x.rows());
               }));
+  if (dense_ != nullptr) dense_->SetInput(input);
   for (const Projection& p : projections) {
     Multiply(CudaOf(*p.weight), x, input, p.out->data());
     if (p.bias == nullptr || p.bias->empty()) continue;
@@ -337,9 +338,9 @@ void CudaOperations::LinearPartialSums(const Weight& weight, const Tensor& x,
   out.SetTokens(x.rows());
   if (replays()) return;
   const CudaWeight& matrix = CudaOf(weight);
-  if (Fast(matrix, x.rows()) &&
-      dense_->MultiplyToPartialSums(matrix.matrix(), InputOf(x, false), out.sums(), out.failed())) {
-    return;
+  if (Fast(matrix, x.rows())) {
+    dense_->SetInput(InputOf(x, false));
+    if (dense_->MultiplyToPartialSums(matrix.matrix(), out.sums(), out.failed())) return;
   }
   LaunchLinearPartialSums(memory_.stream(), matrix.matrix(), InputOf(x, matrix.quantized()),
                           partial_columns, out.sums(), out.failed());

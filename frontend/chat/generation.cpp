@@ -60,12 +60,24 @@ std::string_view ReuseLimitName(parallel::ReuseLimit limit) {
   return "none";
 }
 
+absl::Status CheckMinTokens(const GenerationParams& params, int64_t context, int64_t prompt) {
+  if (params.max_tokens && params.min_tokens > *params.max_tokens) {
+    return InvalidArgument("min_tokens: {} is more than max_tokens, {}", params.min_tokens,
+                           *params.max_tokens);
+  }
+  if (params.min_tokens <= context - prompt) return absl::OkStatus();
+  return InvalidArgument(
+      "min_tokens: {} is more than the context has for an answer: {} of its {}{}",
+      params.min_tokens, context - prompt, Counted(context, "token"),
+      params.max_tokens ? fmt::format(" (max_tokens is {})", *params.max_tokens) : "");
+}
+
 absl::StatusOr<parallel::EngineRequest> MakeEngineRequest(const TextModel& model,
                                                           std::vector<int32_t> prompt,
                                                           const GenerationParams& params) {
   if (prompt.empty()) {
     return InvalidArgument(
-        "the prompt has no tokens, and {} has no start token: give at least one token",
+        "the prompt is empty, and {} has no start token: give some text, or at least one token",
         model.name());
   }
   for (const int32_t token : prompt) TANDEM_RETURN_IF_ERROR(CheckToken(token, model, "prompt"));
@@ -75,17 +87,15 @@ absl::StatusOr<parallel::EngineRequest> MakeEngineRequest(const TextModel& model
   for (const int32_t token : params.stop_tokens) {
     TANDEM_RETURN_IF_ERROR(CheckToken(token, model, "stop_token_ids"));
   }
-  if (params.max_tokens && params.min_tokens > *params.max_tokens) {
-    return InvalidArgument("min_tokens: {} is more than max_tokens, {}", params.min_tokens,
-                           *params.max_tokens);
-  }
-  const int64_t rest = int64_t{model.context()} - static_cast<int64_t>(prompt.size());
+  const auto prompt_size = static_cast<int64_t>(prompt.size());
+  const int64_t rest = int64_t{model.context()} - prompt_size;
   if (rest < 0) {
     return OutOfRange(
         "the prompt has {}, but the context of {} holds {}: shorten it, begin anew, or let a chat "
         "be shortened with context_policy",
-        Counted(static_cast<int64_t>(prompt.size()), "token"), model.name(), model.context());
+        Counted(prompt_size, "token"), model.name(), model.context());
   }
+  TANDEM_RETURN_IF_ERROR(CheckMinTokens(params, model.context(), prompt_size));
   parallel::EngineRequest request;
   request.prompt = std::move(prompt);
   request.max_tokens = static_cast<int32_t>(std::clamp<int64_t>(

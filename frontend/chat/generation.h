@@ -27,7 +27,7 @@ struct GenerationParams {
   std::vector<std::string> stop;          // not part of the answer
   std::vector<int32_t> stop_tokens = {};  // end the answer, besides the model's own
   bool ignore_eos = false;                // the model's own do not; nor strings in place of them
-  /// Of the answer, which end tokens and stop strings do not end. At most max_tokens.
+  /// Of the answer, which end tokens and stop strings do not end (CheckMinTokens).
   int32_t min_tokens = 0;
   /// Set: every token comes with its log-probability and those of this many best ones.
   std::optional<int32_t> logprobs = {};
@@ -51,9 +51,13 @@ struct Answer {
   parallel::Usage usage;         // completion_tokens: those that `text` was made of
 };
 
+/// That an answer may have its min_tokens: that they are neither above max_tokens nor more than a
+/// prompt of `prompt` tokens leaves of the model's context. kInvalidArgument.
+absl::Status CheckMinTokens(const GenerationParams& params, int64_t context, int64_t prompt);
+
 /// What the engine is asked for: checks the prompt and parameters against the model, fills in the
 /// rest of the context as the default of max_tokens and draws a seed where one is needed.
-/// kInvalidArgument (a token outside the vocabulary, an empty prompt, min_tokens above max_tokens),
+/// kInvalidArgument (a token outside the vocabulary, an empty prompt, or as of CheckMinTokens),
 /// kOutOfRange (a prompt longer than the context).
 absl::StatusOr<parallel::EngineRequest> MakeEngineRequest(const TextModel& model,
                                                           std::vector<int32_t> prompt,

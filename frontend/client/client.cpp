@@ -14,6 +14,7 @@
 
 #include "core/base/descriptor_limit.h"
 #include "core/base/errno_text.h"
+#include "core/system/file_kind.h"
 
 namespace tandem::frontend {
 namespace {
@@ -112,12 +113,29 @@ Answer AnswerFromDone(const Json& frame) {
 
 namespace {
 
-/// That a socket of this host may be used: ZeroMQ tries in silence, for ever. One that is not there
-/// may come.
-absl::Status CheckSocket(const std::string& endpoint) {
+/// That a port can be one, and that a socket of this host is one and may be used: ZeroMQ tries in
+/// silence, for ever. One that is not there may come.
+absl::Status CheckEndpoint(const std::string& endpoint) {
   constexpr std::string_view kLocal = "ipc://";
+  constexpr int kHighestPort = 65535;
+  const size_t digits = endpoint.find_last_not_of("0123456789") + 1;
+  if (endpoint.starts_with("tcp://") && endpoint[digits - 1] == ':' && digits < endpoint.size()) {
+    int port = 0;
+    const auto read = std::from_chars(endpoint.data() + digits, &endpoint.back() + 1, port);
+    if (read.ec != std::errc() || port < 1 || port > kHighestPort) {
+      return InvalidArgument("cannot connect to \"{}\": '{}' is no port from 1 to {}", endpoint,
+                             endpoint.substr(digits), kHighestPort);
+    }
+  }
   if (!endpoint.starts_with(kLocal)) return absl::OkStatus();
   const std::string path = endpoint.substr(kLocal.size());
+  struct stat file {};
+  const bool named = path.starts_with('@');  // a name that is no file
+  if (!named && stat(path.c_str(), &file) == 0 && !S_ISSOCK(file.st_mode)) {
+    return InvalidArgument(
+        "cannot connect to \"{}\": {} is {}, and no socket; name the one on which a server listens",
+        endpoint, path, FileKindText(file.st_mode));
+  }
   if (faccessat(AT_FDCWD, path.c_str(), W_OK, AT_EACCESS) == 0 || errno != EACCES) {
     return absl::OkStatus();
   }
@@ -131,7 +149,7 @@ absl::Status CheckSocket(const std::string& endpoint) {
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& options) {
   // ZeroMQ ends the process where it gets none.
   TANDEM_RETURN_IF_ERROR(CheckDescriptors(OpenDescriptors() + kDescriptors));
-  TANDEM_RETURN_IF_ERROR(CheckSocket(options.endpoint));
+  TANDEM_RETURN_IF_ERROR(CheckEndpoint(options.endpoint));
   std::unique_ptr<Client> client;
   try {
     auto context = std::make_unique<zmq::context_t>(/*io_threads=*/1);

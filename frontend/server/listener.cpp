@@ -18,6 +18,7 @@
 #include <string_view>
 
 #include "core/base/errno_text.h"
+#include "core/system/file_kind.h"
 
 namespace tandem::frontend {
 namespace {
@@ -127,8 +128,8 @@ absl::StatusOr<Address> IpcAddress(const std::string& endpoint) {
   struct stat file {};
   if (lstat(path.c_str(), &file) != 0) return address;
   if (!S_ISSOCK(file.st_mode)) {
-    return FailedPrecondition("cannot listen on {}: {} is a file, and not a socket", endpoint,
-                              path);
+    return FailedPrecondition("cannot listen on {}: {} is {}, and no socket; name another path",
+                              endpoint, path, FileKindText(file.st_mode));
   }
   const Socket probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (connect(probe.fd(), address.get(), address.bytes) == 0) {

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "core/base/errno_text.h"
+#include "core/system/file_kind.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -124,20 +125,7 @@ bool IsKind(const struct stat& facts, FileKind kind) {
 }
 
 std::string_view Described(const struct stat& facts) {
-  switch (facts.st_mode & S_IFMT) {
-    case S_IFREG:
-      return "a file";
-    case S_IFDIR:
-      return "a folder";
-    case S_IFIFO:
-      return "a pipe";
-    case S_IFSOCK:
-      return "a socket";
-    case S_IFLNK:
-      return "a link that names nothing";
-    default:
-      return "a device";
-  }
+  return S_ISLNK(facts.st_mode) ? "a link that names nothing" : FileKindText(facts.st_mode);
 }
 
 /// A link that names nothing is one of ours as well as anything; nobody may open it.

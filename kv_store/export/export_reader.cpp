@@ -11,6 +11,7 @@
 
 #include "core/base/check.h"
 #include "core/base/errno_text.h"
+#include "core/system/file_kind.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -41,7 +42,8 @@ absl::StatusOr<std::unique_ptr<FileSource>> FileSource::Open(const std::string& 
   struct stat facts {};
   if (fstat(file, &facts) != 0 || !S_ISREG(facts.st_mode)) {
     close(file);
-    return InvalidArgument("{}: it is no regular file; it is read twice, so save it first", path);
+    return InvalidArgument("{}: it is {}, and no file; it is read twice, so save it first", path,
+                           FileKindText(facts.st_mode));
   }
   return std::unique_ptr<FileSource>(new FileSource(path, file, facts.st_size));
 }

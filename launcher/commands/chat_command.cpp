@@ -169,6 +169,7 @@ absl::Status Chat(const ChatOptions& options) {
         return ChatWith(engine, file, *text_model, folder.path(), options);
       },
       [&](const core::ModelFile& file) -> absl::Status {
+        TANDEM_RETURN_IF_ERROR(CheckGeneration(options.generation, file.config().context));
         TANDEM_ASSIGN_OR_RETURN(text_model, LoadTextSide(file, options.chat_template, false));
         absl::Status made;
         removed = signals.Around([&] {

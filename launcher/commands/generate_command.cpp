@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "core/base/counted.h"
 #include "core/base/errno_text.h"
 #include "core/system/standard_output.h"
 #include "core/system/text_file.h"
@@ -18,6 +19,7 @@
 #include "launcher/commands/text_side.h"
 #include "launcher/job/rank_job.h"
 #include "launcher/options/cleanup_signals.h"
+#include "launcher/options/interrupt_flag.h"
 #include "parallel/communicators/mpi_communicator.h"
 
 namespace tandem::launcher {
@@ -39,6 +41,8 @@ ordered_json LogprobsJson(std::span<const parallel::TokenLogprobs> logprobs) {
   return all;
 }
 
+double Rate(int32_t tokens, double seconds) { return seconds > 0 ? tokens / seconds : 0; }
+
 ordered_json AnswerJson(const frontend::Answer& answer) {
   const parallel::Usage& usage = answer.usage;
   ordered_json document = {{"tokens", answer.tokens},
@@ -50,17 +54,14 @@ ordered_json AnswerJson(const frontend::Answer& answer) {
                        {"reused_tokens", usage.reused_tokens},
                        {"drafted_tokens", usage.drafted_tokens},
                        {"accepted_tokens", usage.accepted_tokens}};
-  const auto rate = [](int32_t tokens, double seconds) {
-    return seconds > 0 ? tokens / seconds : 0;
-  };
   document["timings"] = {
       {"queue_seconds", usage.queue_seconds},
       {"prefill_seconds", usage.prefill_seconds},
       {"decode_seconds", usage.decode_seconds},
-      {"prefill_tokens_per_second", rate(usage.prompt_tokens, usage.prefill_seconds)},
+      {"prefill_tokens_per_second", Rate(usage.prompt_tokens, usage.prefill_seconds)},
       // The first token comes out of the prefill.
       {"decode_tokens_per_second",
-       rate(std::max(0, usage.completion_tokens - 1), usage.decode_seconds)}};
+       Rate(std::max(0, usage.completion_tokens - 1), usage.decode_seconds)}};
   return document;
 }
 
@@ -93,9 +94,39 @@ absl::Status CheckOutputFile(const std::string& flag, const std::string& file) {
   return InvalidArgument("{} {}: cannot be written: {}", flag, file, ErrnoText(errno));
 }
 
+/// Somebody who watches the answer, and may not know how long it can be.
+class Watcher {
+ public:
+  /// Whoever has mpirun in between cannot be asked.
+  Watcher() : there_(isatty(STDERR_FILENO) != 0 && !parallel::StartedByMpi()) {}
+
+  void TellLength(const GenerateOptions& options, int64_t rest) const {
+    if (!there_ || options.generation.max_tokens || rest <= 0) return;
+    fmt::print(stderr, "tandem: the answer may have {} (--max-tokens); Ctrl-C ends it\n",
+               Counted(rest, "token"));
+  }
+  /// Whether the answer goes on. Before its first text, Ctrl-C ends the program as ever.
+  bool GoesOn() {
+    if (there_) interrupt_.Watch();
+    return !interrupt_.raised();
+  }
+  bool has_stopped_it() const { return interrupt_.raised(); }
+  void TellEnd(const parallel::Usage& usage) const {
+    if (!has_stopped_it()) return;
+    fmt::print(stderr, "tandem: stopped after {}, {:.1f} a second\n",
+               Counted(usage.completion_tokens, "token"),
+               Rate(std::max(0, usage.completion_tokens - 1), usage.decode_seconds));
+  }
+
+ private:
+  const bool there_;
+  InterruptFlag interrupt_;
+};
+
 /// tokens: the prompt, if it was given in tokens.
 absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
-                          const GenerateOptions& options, std::vector<int32_t> tokens) {
+                          const GenerateOptions& options, std::vector<int32_t> tokens,
+                          Watcher& watcher) {
   TANDEM_ASSIGN_OR_RETURN(const auto text_model,
                           LoadTextSide(file, "", options.tokens.has_value()));
   std::vector<int32_t> prompt = std::move(tokens);
@@ -114,12 +145,11 @@ absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
   callbacks.on_logprobs = [&](std::span<const parallel::TokenLogprobs> more) {
     logprobs.insert(logprobs.end(), more.begin(), more.end());
   };
-  if (!options.json) {
-    callbacks.on_text = [](std::string_view text) {
-      WriteOutput(text);
-      return FlushOutput().ok();
-    };
-  }
+  callbacks.on_text = [&](std::string_view text) {
+    if (!options.json) WriteOutput(text);
+    return FlushOutput().ok() && watcher.GoesOn();
+  };
+  watcher.TellLength(options, file.config().context - static_cast<int64_t>(prompt.size()));
   auto generated =
       frontend::Generate(engine, *text_model, std::move(prompt), options.generation, callbacks);
   if (!generated.ok()) return InFlagsOf(options, generated.status());
@@ -137,6 +167,7 @@ absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
     WriteOutput("\n");
   }
   TANDEM_RETURN_IF_ERROR(FlushOutput());
+  watcher.TellEnd(answer.usage);
   if (!options.json && answer.seed && !options.generation.seed) {
     fmt::print(stderr, "tandem: drew --seed {}\n", *answer.seed);
   }
@@ -181,14 +212,26 @@ absl::Status Generate(const GenerateOptions& options) {
   // mpirun gives standard input to rank 0 alone, which is the one that runs the body.
   const bool late = parallel::StartedByMpi();
   if (!late) TANDEM_RETURN_IF_ERROR(read());
-  CleanupSignals signals;
-  return WithEngine(
-      options.model, options.launch,
-      [&](parallel::Engine& engine, const core::ModelFile& file) -> absl::Status {
-        if (late) TANDEM_RETURN_IF_ERROR(read());
-        return frontend::InFlags(GenerateWith(engine, file, whole, *tokens));
-      },
-      {}, 0, &signals);
+  bool interrupted = false;
+  absl::Status status;
+  {
+    CleanupSignals signals;
+    status = WithEngine(
+        options.model, options.launch,
+        [&](parallel::Engine& engine, const core::ModelFile& file) -> absl::Status {
+          if (late) TANDEM_RETURN_IF_ERROR(read());
+          Watcher watcher;
+          const absl::Status done = GenerateWith(engine, file, whole, *tokens, watcher);
+          interrupted = watcher.has_stopped_it();
+          return frontend::InFlags(done);
+        },
+        [&](const core::ModelFile& file) {
+          return CheckGeneration(options.generation, file.config().context);
+        },
+        0, &signals);
+  }
+  if (interrupted && status.ok()) DieInterrupted();
+  return status;
 }
 
 }  // namespace tandem::launcher

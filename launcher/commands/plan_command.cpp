@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/base/counted.h"
@@ -25,6 +26,12 @@ ordered_json PhaseJson(const parallel::PhaseTime& phase) {
           {"slowest", phase.slowest},
           {"ideal", phase.ideal},
           {"over_ideal", phase.ideal > 0 ? phase.slowest / phase.ideal - 1 : 0.0}};
+}
+
+int RanksOf(const PlanCommandOptions& options) {
+  if (options.ranks > 0) return options.ranks;
+  const size_t named = std::max(options.weights.size(), options.memory.size());
+  return static_cast<int>(std::max<size_t>(named, 1));
 }
 
 /// What each rank needs on a GPU; none for a CPU. [ranks]
@@ -118,7 +125,7 @@ absl::Status Plan(const PlanCommandOptions& options) {
       const parallel::ShardPlan plan,
       parallel::PlanShards(
           file->config(), costs,
-          {.ranks = options.ranks, .weights = options.weights, .memory = options.memory}));
+          {.ranks = RanksOf(options), .weights = options.weights, .memory = options.memory}));
   TANDEM_RETURN_IF_ERROR(
       core::CheckLimits(choices.device, file->config(),
                         options.model.prefill_chunk + int64_t{options.model.max_running}));

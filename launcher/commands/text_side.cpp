@@ -1,5 +1,8 @@
 #include "launcher/commands/text_side.h"
 
+#include <limits>
+
+#include "frontend/client/chat_terminal.h"
 #include "frontend/protocol/request.h"
 #include "frontend/text/utf8.h"
 
@@ -64,16 +67,14 @@ absl::StatusOr<std::unique_ptr<frontend::TextModel>> LoadTextSide(const core::Mo
   return frontend::LoadTextModel(file, options);
 }
 
-absl::Status CheckGeneration(const frontend::GenerationParams& params) {
+absl::Status CheckGeneration(const frontend::GenerationParams& params,
+                             std::optional<int64_t> context) {
   const auto most = static_cast<size_t>(frontend::ProtocolLimits().stop_strings);
   if (params.stop.size() > most) {
     return InvalidArgument("--stop: expected at most {} texts, found {}", most, params.stop.size());
   }
-  if (params.max_tokens && params.min_tokens > *params.max_tokens) {
-    return InvalidArgument("--min-tokens: {} is more than --max-tokens, {}", params.min_tokens,
-                           *params.max_tokens);
-  }
-  return absl::OkStatus();
+  constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
+  return frontend::InFlags(frontend::CheckMinTokens(params, context.value_or(kAny), /*prompt=*/0));
 }
 
 absl::Status CheckInputText(const std::string& text) {

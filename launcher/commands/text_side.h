@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,8 +21,9 @@ absl::StatusOr<std::unique_ptr<frontend::TextModel>> LoadTextSide(const core::Mo
                                                                   bool tokens_suffice);
 
 /// What no row of a flag says: that there are no more stop strings than the protocol takes, and
-/// that min_tokens is not above max_tokens. kInvalidArgument.
-absl::Status CheckGeneration(const frontend::GenerationParams& params);
+/// that an answer in this context, if it is known, may have min_tokens. kInvalidArgument.
+absl::Status CheckGeneration(const frontend::GenerationParams& params,
+                             std::optional<int64_t> context = {});
 
 /// That what came on standard input is a text. kInvalidArgument, naming the first byte that is
 /// none.

@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "core/base/errno_text.h"
+#include "core/system/file_kind.h"
 #include "core/system/host_name.h"
 #include "core/system/text_file.h"
 #include "launcher/options/rank_command.h"
@@ -79,7 +80,8 @@ absl::Status CheckLaunch(const ModelOptions& model, const LaunchOptions& launch)
       return InvalidArgument("--hostfile {}: {}", launch.hostfile, ErrnoText(errno));
     }
     if (!S_ISREG(facts.st_mode)) {
-      return InvalidArgument("--hostfile {}: it is no regular file", launch.hostfile);
+      return InvalidArgument("--hostfile {}: it is {}, and no file", launch.hostfile,
+                             FileKindText(facts.st_mode));
     }
   }
   return CheckControlInterface(model);

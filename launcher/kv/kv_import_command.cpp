@@ -48,12 +48,12 @@ class Import {
       : options_(options), model_(std::move(model)) {}
 
   absl::Status Check() {
-    TANDEM_ASSIGN_OR_RETURN(const std::vector<kv_store::PublicKey> trusted,
-                            kv_store::ReadPublicKeys(options_.trust));
+    const auto trusted = kv_store::ReadPublicKeys(options_.trust);
+    if (!trusted.ok()) return InvalidArgument("--trust: {}", Message(trusted.status()));
     TANDEM_ASSIGN_OR_RETURN(source_, kv_store::FileSource::Open(options_.file));
     kv_store::ExportReader reader(*source_);
     TANDEM_ASSIGN_OR_RETURN(header_, Named(reader.ReadHeader()));
-    if (std::find(trusted.begin(), trusted.end(), header_.signer) == trusted.end()) {
+    if (std::find(trusted->begin(), trusted->end(), header_.signer) == trusted->end()) {
       return FailedPrecondition(
           "{}: it says that it was signed by {}, which --trust does not name; nothing was "
           "imported",

@@ -53,6 +53,13 @@ bool IsNear(const std::string& word, const std::string& name) {
 }
 
 std::string DidYouMean(const std::string& word, const std::vector<std::string>& names) {
+  constexpr size_t kLeastBeginning = 4;  // of which two may be dashes
+  const auto begins = [&](const std::string& name) {
+    return Folded(name).starts_with(Folded(word));
+  };
+  if (word.size() >= kLeastBeginning && std::count_if(names.begin(), names.end(), begins) == 1) {
+    return fmt::format(" (did you mean {}?)", *std::find_if(names.begin(), names.end(), begins));
+  }
   const std::string nearest = Nearest(word, names);
   return IsNear(word, nearest) ? fmt::format(" (did you mean {}?)", nearest) : "";
 }

@@ -13,7 +13,8 @@ std::string Nearest(const std::string& word, const std::vector<std::string>& nam
 /// Whether somebody who wrote `word` may have meant `name`.
 bool IsNear(const std::string& word, const std::string& name);
 
-/// " (did you mean NAME?)", or nothing where no name is near.
+/// " (did you mean NAME?)", or nothing where no name is near. Near is also the only one that begins
+/// with `word`.
 std::string DidYouMean(const std::string& word, const std::vector<std::string>& names);
 
 }  // namespace tandem::launcher

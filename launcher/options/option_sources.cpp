@@ -19,8 +19,8 @@ absl::Status WithMessage(const absl::Status& status, const std::string& message)
 std::string OptionSources::Name(const std::string& message) const {
   const size_t end =
       std::min(message.find_first_not_of("abcdefghijklmnopqrstuvwxyz-"), message.size());
-  const auto found = elsewhere.find(message.substr(0, end));
-  return found == elsewhere.end() ? message : found->second + message.substr(end);
+  const std::string name = NameOf(message.substr(0, end));
+  return name.empty() ? message : name + message.substr(end);
 }
 
 absl::Status OptionSources::Name(const absl::Status& status) const {
@@ -28,11 +28,16 @@ absl::Status OptionSources::Name(const absl::Status& status) const {
 }
 
 absl::Status OptionSources::Blame(const std::string& flag, const absl::Status& status) const {
-  const auto found = elsewhere.find(flag);
+  const std::string name = NameOf(flag);
   const std::string message = Message(status);
-  const bool known = found != elsewhere.end() || Given(flag);
-  if (status.ok() || !known || message.starts_with("--")) return status;
-  return WithMessage(status, (Given(flag) ? flag : found->second) + ": " + message);
+  if (status.ok() || name.empty() || message.starts_with("--")) return status;
+  return WithMessage(status, name + ": " + message);
+}
+
+std::string OptionSources::NameOf(const std::string& flag) const {
+  if (const auto typed = given.find(flag); typed != given.end()) return typed->second;
+  const auto found = elsewhere.find(flag);
+  return found == elsewhere.end() ? "" : found->second;
 }
 
 }  // namespace tandem::launcher

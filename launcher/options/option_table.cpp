@@ -89,16 +89,17 @@ Rows AgentRows(StateOptions& o) {
   };
 }
 
-/// sampling: SamplingParams or SamplingChoices; the other two tell of defaults that are found out.
+/// sampling: SamplingParams or SamplingChoices; the others tell of defaults that are found out.
 template <typename Sampling>
 Rows GenerationRows(frontend::GenerationParams& o, Sampling& sampling,
-                    const std::string& temperature = "", const std::string& top_p = "") {
+                    const std::string& max_tokens, const std::string& temperature = "",
+                    const std::string& top_p = "") {
   return {
       Row("--max-tokens", {&o.max_tokens, {0, kMostCount - 1}},
-          "longest answer in tokens (default: chat 1024, else the rest of the context)"),
+          "longest answer in tokens (default: " + max_tokens + ")"),
       Row("--min-tokens", {&o.min_tokens, {0, kMostCount - 1}},
-          "tokens of the answer within which neither the model nor --stop ends it, at most those "
-          "of --max-tokens"),
+          "tokens of the answer within which neither the model nor --stop ends it; at most those "
+          "of --max-tokens, and of the context"),
       Row("--temperature", {&sampling.temperature, {0, 100}},
           "0: always the likeliest token" + temperature),
       Row("--top-k", {&sampling.top_k, {-1, kMostCount - 1}},
@@ -117,8 +118,8 @@ Rows GenerationRows(frontend::GenerationParams& o, Sampling& sampling,
 
 /// Of all commands that look after the KV of a state directory.
 Rows KvRows(KvOptions& o) {
-  return {Required(Row("--state", {&o.state.directory}, "state directory of tandem serve")),
-          Row("--state-key", {&o.state.key_file},
+  return {Required(Row("--state", Path(o.state.directory), "state directory of tandem serve")),
+          Row("--state-key", Path(o.state.key_file),
               "key file with which what lies in --state is encrypted"),
           JsonRow(o.json)};
 }
@@ -204,7 +205,7 @@ Rows ModelRows(ModelOptions& o) {
 }
 
 Rows LaunchRows(LaunchOptions& o) {
-  return {RanksRow(o.ranks), Row("--hostfile", {&o.hostfile}, "hosts for mpirun, one a line"),
+  return {RanksRow(o.ranks), Row("--hostfile", Path(o.hostfile), "hosts for mpirun, one a line"),
           Row("--mpirun-arguments", Text(o.mpirun_arguments),
               "further arguments for mpirun, in one string that is split at blanks")};
 }
@@ -265,7 +266,7 @@ Rows RowsOf(ChatOptions& o) {
        Row("--context-policy", {&o.context_policy},
            "chats longer than the context: stop, shift or window:N (default: the server's)"),
        TemplateRow(o.chat_template)},
-      GenerationRows(o.generation, o.sampling,
+      GenerationRows(o.generation, o.sampling, fmt::to_string(*o.generation.max_tokens),
                      " (default: on a terminal what the model's file recommends, or 0.8; 0 for a "
                      "pipe)",
                      " (default: on a terminal what the model's file recommends, or 0.95)"),
@@ -278,14 +279,16 @@ Rows RowsOf(GenerateOptions& o) {
        Row("-p,--prompt", Text(o.prompt),
            "raw text to go on from; -, or a pipe without -p: standard input"),
        Row("--tokens", Text(o.tokens), "token ids to go on from, e.g. 1,2,3"),
-       Row("--logits", {&o.logits_file},
+       Row("--logits", Path(o.logits_file),
            "write the prompt's logits, float32 [positions, vocab], to this .npy file"),
        JsonRow(o.json),
        Row("--logprobs", {&o.generation.logprobs, {0, parallel::kMostLogprobs}},
            "with --json: the log-probability of every token, and those of this many likeliest "
            "ones")},
-      GenerationRows(o.generation, o.generation.sampling), LaunchRows(o.launch),
-      ModelRows(o.model));
+      GenerationRows(o.generation, o.generation.sampling,
+                     "until the model ends it, at most the rest of the context; Ctrl-C on a "
+                     "terminal ends it sooner"),
+      LaunchRows(o.launch), ModelRows(o.model));
 }
 
 Rows RowsOf(BenchOptions& o) {
@@ -309,7 +312,8 @@ Rows RowsOf(BenchOptions& o) {
 Rows RowsOf(PlanCommandOptions& o) {
   return {
       ModelArgument(o.model.model),
-      Required(Row("-n,--ranks", {&o.ranks, {1, kMostRanks}}, "ranks")),
+      Row("-n,--ranks", {&o.ranks, {1, kMostRanks}},
+          "ranks (default: as many as --weights or --memory names, else 1)"),
       Row("--weights", {&o.weights, kSpeeds}, "relative speeds of the ranks, e.g. 1,1,2"),
       Row("--memory", Size(o.memory, 1), "memory for weights of each rank, e.g. 8GiB,8GiB,4GiB"),
       Row("--device", {&o.model.device},
@@ -401,18 +405,18 @@ Rows KvExportRows(KvOptions& o) {
       {Required(Row("MODEL", Path(o.model.model), "model file (.gguf) whose KV it is"))}, KvRows(o),
       KvConversationRows(o),
       Rows{Row("--system", Text(o.system), "what all chats with this system message begin with"),
-           Row("--text-file", {&o.text_file},
+           Row("--text-file", Path(o.text_file),
                "what all raw prompts begin with that begin with this file's text"),
            Row("--chat-template", {&o.chat_template},
                "of the server: chatml, zephyr, or a file with a Jinja template (default: the "
                "model's own)")},
       KvModelRows(o.model),
-      Rows{Required(Row("-o,--output", {&o.file}, "file to write; replaced once it is whole"))});
+      Rows{Required(Row("-o,--output", Path(o.file), "file to write; replaced once it is whole"))});
 }
 
 Rows KvImportRows(KvOptions& o) {
   return Join(
-      {Required(Row("FILE", {&o.file}, "file that tandem kv export wrote")),
+      {Required(Row("FILE", Path(o.file), "file that tandem kv export wrote")),
        Row("MODEL", Path(o.model.model),
            "model file (.gguf) that is to use it: another one's KV is refused")},
       KvRows(o),

@@ -1,6 +1,7 @@
 #include "launcher/options/option_words.h"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <type_traits>
 
@@ -45,21 +46,30 @@ std::string LimitText(double limit, Unit unit) {
   return limit < 1e15 ? fmt::format("{}", limit) : fmt::format("{:.0f}", limit);
 }
 
-std::string OutOfLimits(const OptionValue& value, const std::string& word) {
-  if (IsSeed(value)) return fmt::format("Value {} not in range 0 to 2^64 - 1", word);
-  if (!HasLimits(value)) return fmt::format("'{}' is no number that it takes", word);
-  return fmt::format("Value {} not in range {} to {}", word,
-                     LimitText(value.limits.least, value.unit),
-                     LimitText(value.limits.most, value.unit));
+/// "whole number from 1 to 512": what an option is whose target is a Number.
+template <typename Number>
+std::string NumberText(const OptionValue& value) {
+  const auto [noun, least, most] = [&]() -> std::array<std::string, 3> {
+    if (IsSeed(value)) return {"whole number", "0", "2^64 - 1"};
+    const char* plain = std::is_integral_v<Number> ? "whole number" : "number";
+    if (!HasLimits(value)) return {plain, "", ""};
+    return {value.unit == Unit::kSize  ? "size"
+            : value.unit == Unit::kAge ? "age"
+                                       : plain,
+            LimitText(value.limits.least, value.unit), LimitText(value.limits.most, value.unit)};
+  }();
+  return least.empty() ? noun : fmt::format("{} from {} to {}", noun, least, most);
 }
 
+/// given: the word as somebody wrote it.
 template <typename Number>
-std::string CheckNumber(const OptionValue& value, std::string& word) {
+std::string CheckNumber(const OptionValue& value, const std::string& given, std::string& word) {
   const std::optional<Number> number = ParseNumber<Number>(word);
-  if (!number) return OutOfLimits(value, word);
-  const auto real = static_cast<double>(*number);
+  const auto real = static_cast<double>(number.value_or(0));
   const auto [least, most] = value.limits;
-  if (least < most && !(real >= least && real <= most)) return OutOfLimits(value, word);
+  if (!number || (HasLimits(value) && !(real >= least && real <= most))) {
+    return fmt::format("'{}' is no {}", given, NumberText<Number>(value));
+  }
   word = fmt::format("{}", *number);
   return "";
 }
@@ -79,11 +89,12 @@ std::string CheckFlag(std::string& word) {
 std::string CheckText(const OptionValue& value, const std::string& word) {
   const auto& choices = value.choices;
   if (!choices.empty() && std::find(choices.begin(), choices.end(), word) == choices.end()) {
-    return fmt::format("{} not in {}", word, AllowedText(value));
+    return fmt::format("'{}' is none of {}", word, fmt::join(choices, ", "));
   }
-  if (value.unit != Unit::kText) {
-    return word.empty() ? "it is empty: give a value, or leave it out" : "";
+  if (value.unit == Unit::kPath && word == "-") {
+    return "'-' is no standard stream here: give a path (./- for a file of that name)";
   }
+  if (value.unit != Unit::kText) return "";
   if (const size_t valid = frontend::ValidUtf8Prefix(word); valid < word.size()) {
     return fmt::format("byte {} of the text, 0x{:02X}, is no UTF-8", valid,
                        static_cast<unsigned char>(word[valid]));
@@ -110,6 +121,10 @@ std::string Translate(Unit unit, std::string& word) {
 
 /// One that is no list, or an entry of one.
 std::string CheckOne(const OptionValue& value, std::string& word) {
+  if (word.empty() && (value.unit != Unit::kText || value.limits.least > 0)) {
+    return "it is empty: give a value, or leave it out";
+  }
+  const std::string given = word;
   if (std::string wrong = Translate(value.unit, word); !wrong.empty()) return wrong;
   return std::visit(
       [&](auto* target) {
@@ -119,11 +134,11 @@ std::string CheckOne(const OptionValue& value, std::string& word) {
         } else if constexpr (std::is_same_v<Element, std::string>) {
           return CheckText(value, word);
         } else if constexpr (std::is_floating_point_v<Element>) {
-          return CheckNumber<double>(value, word);
+          return CheckNumber<double>(value, given, word);
         } else if constexpr (std::is_unsigned_v<Element>) {
-          return CheckNumber<uint64_t>(value, word);
+          return CheckNumber<uint64_t>(value, given, word);
         } else {
-          return CheckNumber<int64_t>(value, word);
+          return CheckNumber<int64_t>(value, given, word);
         }
       },
       value.target);
@@ -159,6 +174,22 @@ std::string AllowedText(const OptionValue& value) {
   if (!HasLimits(value) || value.unit == Unit::kText) return "";
   return fmt::format("in [{} - {}]", LimitText(value.limits.least, value.unit),
                      LimitText(value.limits.most, value.unit));
+}
+
+std::string ExpectedText(const OptionValue& value) {
+  if (!value.choices.empty()) return fmt::format("one of {}", fmt::join(value.choices, ", "));
+  return std::visit(
+      [&](auto* target) -> std::string {
+        using Element = typename TargetOf<decltype(target)>::Type;
+        if constexpr (std::is_same_v<Element, bool>) {
+          return "true or false";
+        } else if constexpr (std::is_same_v<Element, std::string>) {
+          return "";
+        } else {
+          return (value.unit == Unit::kAge ? "an " : "a ") + NumberText<Element>(value);
+        }
+      },
+      value.target);
 }
 
 bool TakesList(const OptionValue& value) {

@@ -19,6 +19,9 @@ std::vector<std::string> SplitAtCommas(const std::string& word);
 /// "in [1 - 512]", "{back,through}"; empty: any.
 std::string AllowedText(const OptionValue& value);
 
+/// "a whole number from 1 to 512", "one of back, through"; empty for a text.
+std::string ExpectedText(const OptionValue& value);
+
 /// Whether the option takes several values.
 bool TakesList(const OptionValue& value);
 /// Whether they stand in one word with commas between them.

@@ -61,7 +61,7 @@ struct LaunchOptions {
   int ranks = 0;                 // 0: one, or as many as mpirun started
   std::string hostfile;          // for mpirun
   std::string mpirun_arguments;  // passed on, split at blanks
-  std::string log_level;         // --log-level, for the ranks; empty: their own
+  std::string log_level;         // of the ranks; empty: their own
 };
 
 struct ServeOptions {
@@ -124,7 +124,7 @@ struct BenchOptions {
 
 struct PlanCommandOptions {
   ModelOptions model;  // its file, and what a GPU's memory depends on
-  int ranks = 1;
+  int ranks = 0;       // 0: as many as `weights` or `memory` has, else one
   std::vector<double> weights;
   std::vector<int64_t> memory;
   bool json = false;

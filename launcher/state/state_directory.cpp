@@ -12,6 +12,7 @@
 
 #include "core/base/counted.h"
 #include "core/base/errno_text.h"
+#include "core/system/file_kind.h"
 #include "core/system/host_name.h"
 #include "kv_store/base/files.h"
 
@@ -64,10 +65,14 @@ absl::Status CheckStateDirectory(const std::string& path, bool may_make) {
   std::error_code error;
   if (may_make) std::filesystem::create_directories(path, error);
   struct stat facts {};
-  if (error || stat(path.c_str(), &facts) != 0) {
+  const bool there = stat(path.c_str(), &facts) == 0;
+  if (there && !S_ISDIR(facts.st_mode)) {
+    return InvalidArgument("--state {}: it is {}, and no folder", path,
+                           FileKindText(facts.st_mode));
+  }
+  if (!there || error) {
     return InvalidArgument("--state {}: {}", path, error ? error.message() : ErrnoText(errno));
   }
-  if (!S_ISDIR(facts.st_mode)) return InvalidArgument("--state {}: it is no directory", path);
   if (facts.st_uid != geteuid()) {
     return InvalidArgument("--state {}: it belongs to user {}, not to {}; name another one", path,
                            facts.st_uid, geteuid());

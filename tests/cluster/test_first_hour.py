@@ -272,7 +272,7 @@ def test_10_plurals(start_server, tmp_path):
     """Nothing says 1 ranks."""
     wrong = re.compile(r"(?<![\d.])1 (?:[a-z]+ )?(?:byte|file|host|rank|client|answer|conversation|frame|field|time|token|record|block|step|thread|"
                        r"request|tensor|layer|round|sequence|KV head|processor)s\b|(?<![\d.])1 \w+ are\b")
-    server = serve(start_server, "--max-clients", 1, "--max-conversations", 1, "--state", tmp_path / "state")
+    server = serve(start_server, "--max-clients", 1, "--max-conversations", 1, "--state", tmp_path / "state", "--agent-ttl", 1)
     shown = []
     with Asker(server.endpoint) as client:
         chat = {"type": "chat", "messages": [{"role": "user", "content": "Hi " * 80}], "max_tokens": 1}

@@ -56,8 +56,8 @@ def test_10_files_that_are_none(tmp_path, messages):
     begin = time.monotonic()
     assert "nothing has come from it for 10 s" in wrong_use(TANDEM, "template", SMOLLM2, tmp_path / "pipe")
     assert time.monotonic() - begin < 20
-    assert "--hostfile /tmp: it is no regular file" in wrong_use(*GENERATE, "-n", 2, "--hostfile", "/tmp")
-    assert "no regular file" in wrong_use(*GENERATE, "-n", 2, "--hostfile", "/dev/null")
+    assert "--hostfile /tmp: it is a folder, and no file" in wrong_use(*GENERATE, "-n", 2, "--hostfile", "/tmp")
+    assert "--hostfile /dev/null: it is a device, and no file" in wrong_use(*GENERATE, "-n", 2, "--hostfile", "/dev/null")
     folder = os.open("/tmp", os.O_RDONLY)
     for command in ([TANDEM, "tokenize", SMOLLM2], [TANDEM, "detokenize", SMOLLM2], [TANDEM, "template", SMOLLM2, "-"],
                     [TANDEM, "generate", SMOLLM2], [TANDEM, "chat", SMOLLM2]):
@@ -158,8 +158,9 @@ def test_09_dying_well_while_loading(tmp_path, signal_number):
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_09_dying_well_leaves_nothing(tmp_path, monkeypatch, signal_number):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    bench = [TANDEM, "--log-level", "info", "bench", SMOLLM2, "--context", 2048]
-    for command, times in ([*GENERATE[:-1], 5000], ("loaded in", "answering")), (bench, ["loaded in"]):
+    told = ["--log-level", "info"]
+    bench = [TANDEM, "bench", SMOLLM2, "--context", 2048, *told]
+    for command, times in ([*GENERATE[:-1], 5000, *told], ("loaded in", "answering")), (bench, ["loaded in"]):
         for when in times:
             words = [str(word) for word in (*command, "-n", 2)]
             process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -304,7 +305,11 @@ def test_01_nothing_is_no_value(tmp_path):
         line = wrong_use(TANDEM, "--config", config, *serve[1:])
         assert f"config file {config}: line 3: serve.{flag[2:]}: it is empty" in line
     assert not (tmp_path / "state").exists()
-    assert "--watch: '': expected seconds" in wrong_use(TANDEM, "status", "--watch", "")
+    assert "tandem: --watch: it is empty" in wrong_use(TANDEM, "status", "--watch", "")
+    for flag in ("--max-tokens", "--kv-memory", "--temperature", "--seed", "--isa", "--weights"):
+        assert f"tandem: {flag}: it is empty" in wrong_use(*GENERATE, flag, "")
+        variable = "TANDEM_" + flag[2:].upper().replace("-", "_")
+        assert f"tandem: {variable}: it is empty" in wrong_use(*GENERATE[:-2], env={**os.environ, variable: ""})
     assert "--watch: '1e-320': expected seconds" in wrong_use(TANDEM, "status", "--watch", "1e-320")
     for command in ([TANDEM, "generate", SMOLLM2, "--tokens"], [TANDEM, "detokenize", SMOLLM2]):
         for tokens in ("1,,2", "1,", ",1", ","):
@@ -333,6 +338,69 @@ def test_10_messages_speak_of_flags(tmp_path):
     assert result.returncode == 0 and result.stderr.count("tandem: standard input is not all UTF-8") == 1, result
 
 
+def test_10_what_stands_in_the_place_of_a_socket(tmp_path):
+    """It is called by its name, and nobody waits for it."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for name in "pipe", "file", "folder", "link":
+        path = tmp_path / name
+        result = run([*SERVE, "--listen", f"ipc://{path}"])
+        assert result.returncode == 1 and f"{path} is a {name}, and no socket; name another path\n" in result.stderr, result
+        kind = "file" if name == "link" else name
+        for command in "status", "chat":
+            line = wrong_use(TANDEM, command, "--connect", f"ipc://{path}", timeout=9)
+            assert f"{path} is a {kind}, and no socket; name the one on which a server listens\n" in line
+        if name == "folder":
+            continue
+        # Nor is it a state directory.
+        for command in ([*SERVE, "--listen", f"ipc://{tmp_path}/socket"], [TANDEM, "kv", "ls"], [TANDEM, "agent", "stop"]):
+            assert f"--state {path}: it is a {kind}, and no folder\n" in wrong_use(*command, "--state", path)
+
+
+def test_10_plan_takes_as_many_ranks_as_it_is_told_of():
+    def ranks(*arguments):
+        return len(json.loads(run([TANDEM, "plan", SMOLLM2, "--json", *arguments]).stdout)["ranks"])
+
+    assert ranks() == ranks("-n", 1) == 1
+    assert ranks("--weights", "1,1,2") == ranks("--memory", "1GiB,1GiB,1GiB") == ranks("-n", 3) == 3
+    assert "2 ranks" in wrong_use(TANDEM, "plan", SMOLLM2, "-n", 2, "--weights", "1,1,2")
+    assert wrong_use(TANDEM, "plan", SMOLLM2, "-n", 10).startswith("tandem: ")
+
+
+def test_10_more_tokens_at_least_than_there_can_be():
+    for command in ([TANDEM, "generate", SMOLLM2, "-p", "Hi"], [TANDEM, "chat", SMOLLM2, "--max-tokens", 99999999]):
+        line = wrong_use(*command, "--min-tokens", 9999999)
+        assert "--min-tokens: 9999999 is more than the context has for an answer: 8192 of its 8192 tokens" in line
+    assert "(--max-tokens is 99999999)" in line
+    # Of which the prompt takes some.
+    line = wrong_use(TANDEM, "generate", SMOLLM2, "--tokens", "1,2,3", "--min-tokens", 8190)
+    assert "--min-tokens: 8190 is more than the context has for an answer: 8189 of its 8192 tokens" in line
+
+
+def test_10_an_answer_without_an_end():
+    """Who watches is told how long it can be, and ends it with its figures; who does not, is not."""
+    command = [TANDEM, "generate", SMOLLM2, "-p", "Once upon a time"]
+    for more in [], ["-n", 2]:
+        terminal = Terminal(*command, *more)
+        terminal.shows("tandem: the answer may have 8188 tokens (--max-tokens); Ctrl-C ends it\r\n")
+        terminal.shows("the city")
+        terminal.types("\x03")
+        terminal.shows("tandem: stopped after ")
+        terminal.shows(" a second\r\n")
+        assert os.WTERMSIG(os.waitpid(terminal.pid, 0)[1]) == signal.SIGINT
+        os.close(terminal.fd)
+    terminal = Terminal(*command, "--max-tokens", 3)
+    assert os.waitstatus_to_exitcode(os.waitpid(terminal.pid, 0)[1]) == 0
+    assert "tandem: " not in os.read(terminal.fd, 1 << 16).decode()
+    os.close(terminal.fd)
+    with subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as alone:
+        assert alone.stdout.read(10)
+        alone.send_signal(signal.SIGINT)
+        assert alone.stderr.read() == b"" and alone.wait(20) == -signal.SIGINT
+
+
 def test_10_messages_are_for_a_terminal(tmp_path, messages):
     """What a model's template says is shown, and not obeyed."""
     template = tmp_path / "template.jinja"
@@ -352,8 +420,12 @@ def test_10_a_drawn_seed_of_a_chat_is_told(start_server, tmp_path):
 
 
 def test_10_the_log_level_is_that_of_all_ranks(start_server, tmp_path):
-    assert run([*GENERATE, "-n", 2, "--log-level", "warning"]).stderr == ""
-    assert "info: rank 1 of 2" in run([*GENERATE, "-n", 2]).stderr
+    for command in (GENERATE, [TANDEM, "chat", SMOLLM2, "--max-tokens", 2],
+                    [TANDEM, "bench", SMOLLM2, "--prompt", 8, "--gen", 2, "--batch", 1, "--rounds", 1, "--read-memory", "1MiB"]):
+        # Of the answer of one command, nobody wants to hear who computed it.
+        assert " info: " not in run([*command, "-n", 2], input="Hi\n").stderr
+        told = run([*command, "-n", 2, "--log-level", "info"], input="Hi\n").stderr
+        assert "info: rank 0 of 2" in told and "info: rank 1 of 2" in told, told
     server = subprocess.Popen([str(word) for word in (*SERVE, "-n", 2, "--log-level", "error", "--listen", f"ipc://{tmp_path}/socket")],
                               stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert run([TANDEM, "chat", "--connect", f"ipc://{tmp_path}/socket", "--max-tokens", 2], input="Hi\n").returncode == 0

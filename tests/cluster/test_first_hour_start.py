@@ -20,7 +20,7 @@ SERVE = [TANDEM, "serve", SMOLLM2]
 
 
 def ends_before_weights(status, *command):
-    result = run(command, timeout=60)
+    result = run(command, timeout=60, env={**os.environ, "TANDEM_LOG_LEVEL": "info"})
     assert result.returncode == status, result
     assert "loaded in" not in result.stderr and "engine ready" not in result.stderr, result.stderr
     return result.stderr

@@ -33,7 +33,7 @@ def tokens(result):
 def test_each_rank_takes_a_gpu_and_the_answer_is_that_of_a_cpu(tiny):
     expected = tokens(emulated(tiny))
     assert tokens(emulated(tiny, "--device", "cuda")) == expected
-    both = emulated(tiny, "--device", "cuda", "-n", 2, EMULATED_GPUS=2)
+    both = emulated(tiny, "--device", "cuda", "-n", 2, "--log-level", "info", EMULATED_GPUS=2)
     assert tokens(both) == expected
     ranks = sorted(line[line.index("rank "):] for line in both.stderr.splitlines() if "bytes of weights" in line)
     assert "rank 0 of 2" in ranks[0] and "GPU 0, Emulated GPU" in ranks[0], both.stderr

@@ -73,6 +73,7 @@ Device& TheDevice() {
 }
 
 std::atomic<uint64_t> current_seed = 1;
+std::atomic<uint64_t> launches = 0;
 std::atomic<uint64_t> bytes_to_host = 0;
 std::atomic<uint64_t> graph_launches = 0;
 
@@ -186,6 +187,8 @@ cudaError_t Allocate(void** memory, size_t bytes, BufferKind kind) {
 
 void SetSeed(uint64_t seed) { current_seed = seed; }
 
+uint64_t Launches() { return launches; }
+
 uint64_t BytesToHost() { return bytes_to_host; }
 uint64_t GraphLaunches() { return graph_launches; }
 
@@ -217,7 +220,6 @@ cudaError_t Enqueue(const cudaLaunchConfig_t& config, const void* kernel,
     return cudaErrorInvalidResourceHandle;
   }
   // SplitMix, so that neighbouring seeds and launches have nothing in common.
-  static std::atomic<uint64_t> launches = 0;
   uint64_t seed = current_seed + ++launches * 0x9E3779B97F4A7C15;
   seed = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9;
   seed = (seed ^ (seed >> 27)) * 0x94D049BB133111EB;

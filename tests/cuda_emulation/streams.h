@@ -14,6 +14,9 @@ namespace tandem::cuda_emulation {
 /// reads results, or changes what a copy reads, before it has waited, is found out.
 void SetSeed(uint64_t seed);
 
+/// Kernels that were launched so far.
+uint64_t Launches();
+
 /// Bytes that copies took from the device to the host so far.
 uint64_t BytesToHost();
 

@@ -96,14 +96,18 @@ TEST(CommandLine, WrongUseIsOneLineAndStatusTwo) {
   ExpectWrongUse({}, "a command is missing; see tandem --help");
   ExpectWrongUse({"sing"}, "unknown command 'sing'; see tandem --help");
   ExpectWrongUse({"kv"}, "a command is missing; see tandem kv --help");
-  ExpectWrongUse({"inspect"}, "MODEL is required; see tandem inspect --help");
+  ExpectWrongUse({"inspect"}, "MODEL is required: model file (.gguf); see tandem inspect --help");
   ExpectWrongUse({"inspect", "model", "--jsn"},
                  "--jsn is unknown (did you mean --json?); see tandem inspect --help");
   ExpectWrongUse({"generate", "--nonsense"}, "--nonsense is unknown; see tandem generate --help");
   ExpectWrongUse({"plan", "-x"}, "-x is unknown; see tandem plan --help");
   ExpectWrongUse({"plan", "model", "--ranks", "0"},
-                 "--ranks: Value 0 not in range 1 to 65536; see tandem plan --help");
-  ExpectWrongUse({"plan", "model"}, "--ranks is required; see tandem plan --help");
+                 "--ranks: '0' is no whole number from 1 to 65536; see tandem plan --help");
+  ExpectWrongUse({"plan", "model", "-n", "0"},
+                 "-n: '0' is no whole number from 1 to 65536; see tandem plan --help");
+  ExpectWrongUse({"kv", "export", "model", "--state", "S"},
+                 "-o is required: file to write; replaced once it is whole; see tandem kv export "
+                 "--help");
   ExpectWrongUse({"serve", "model", "--kv-disk", "much"},
                  "--kv-disk: 'much' is no size; expected bytes, or a number with KiB, MiB, GiB, "
                  "TiB or PiB (K and KB mean KiB, and so on), e.g. 512MiB or 1.5GiB; see tandem "
@@ -130,7 +134,7 @@ class Variable {
 TEST(CommandLine, TheEnvironmentIsReadForTheCommandThatRuns) {
   const Variable ranks("TANDEM_RANKS", "many");
   ExpectWrongUse({"plan", "model"},
-                 "TANDEM_RANKS: Value many not in range 1 to 65536; see tandem plan --help");
+                 "TANDEM_RANKS: 'many' is no whole number from 1 to 65536; see tandem plan --help");
   // Of a text that another command would take for a number, this one hears nothing.
   const Variable prompt("TANDEM_PROMPT", "Once upon a time");
   const Outcome outcome = RunProgram({"inspect", "/no/such/model"});
@@ -144,9 +148,9 @@ TEST(CommandLine, NumbersThatAreNoneAreOutOfRange) {
     for (const char* word : {"nan", "-nan", "inf", "-1", "1e300", "x"}) {
       const Outcome outcome = RunProgram({"generate", "model", flag, word});
       EXPECT_EQ(outcome.status, 2) << flag << " " << word;
-      EXPECT_EQ(
-          outcome.error.find("tandem: " + std::string(flag) + ": Value " + word + " not in range"),
-          0U)
+      EXPECT_EQ(outcome.error.find("tandem: " + std::string(flag) + ": '" + word +
+                                   "' is no number from "),
+                0U)
           << outcome.error;
     }
   }
@@ -160,9 +164,9 @@ TEST(CommandLine, NumbersThatAreNoneAreOutOfRange) {
     }
   }
   ExpectWrongUse({"generate", "model", "--threads", "513"},
-                 "--threads: Value 513 not in range 1 to 512; see tandem generate --help");
+                 "--threads: '513' is no whole number from 1 to 512; see tandem generate --help");
   ExpectWrongUse({"serve", "model", "--max-message", "1"},
-                 "--max-message: Value 1 not in range 1KiB to 1GiB; see tandem serve --help");
+                 "--max-message: '1' is no size from 1KiB to 1GiB; see tandem serve --help");
 }
 
 TEST(CommandLine, WhatIsEmptyIsNoValue) {
@@ -217,7 +221,7 @@ TEST(CommandLine, SecondsThatNoDoubleHoldAreNone) {
 
 TEST(CommandLine, TextsAreUtf8AndMessagesAreOneLine) {
   ExpectWrongUse({"generate", "model", "-p", "ab\xff"},
-                 "--prompt: byte 2 of the text, 0xFF, is no UTF-8; see tandem generate --help");
+                 "-p: byte 2 of the text, 0xFF, is no UTF-8; see tandem generate --help");
   ExpectWrongUse({"inspect", "/no/\x1b[31m\xff\nsuch"},
                  "/no/\\x1b[31m\\xff\\nsuch: no such file; check the path");
   const Outcome outcome = RunProgram({"inspect", "--" + std::string(100'000, 'x')});
@@ -229,9 +233,29 @@ TEST(CommandLine, TextsAreUtf8AndMessagesAreOneLine) {
 
 TEST(CommandLine, WhatIsGivenTwiceOrBehindTwoDashesIsToldInOurWords) {
   ExpectWrongUse({"plan", "model", "-n", "2", "--ranks", "3"},
-                 "--ranks is given 2 times; give it once; see tandem plan --help");
+                 "-n is given 2 times; give it once; see tandem plan --help");
   ExpectWrongUse({"plan", "model", "-n"},
-                 "--ranks has no value; expected INT:in [1 - 65536]; see tandem plan --help");
+                 "-n has no value; expected a whole number from 1 to 65536; see tandem plan "
+                 "--help");
+  for (const auto& [flag, expected] : {std::pair{"--kv-memory", "a size from 1 to 1PiB"},
+                                       {"--temperature", "a number from 0 to 100"},
+                                       {"--seed", "a whole number from 0 to 2^64 - 1"},
+                                       {"--weights", "a number from 1e-06 to 1000000"},
+                                       {"--logprobs", "a whole number from 0 to 64"}}) {
+    ExpectWrongUse({"generate", "model", flag}, fmt::format("{} has no value; expected {}; see "
+                                                            "tandem generate --help",
+                                                            flag, expected));
+  }
+  ExpectWrongUse({"serve", "model", "--kv-write"},
+                 "--kv-write has no value; expected one of through, back, on-evict; see tandem "
+                 "serve --help");
+  ExpectWrongUse({"serve", "model", "--state"},
+                 "--state has no value: directory of what outlives this process, made where it is "
+                 "not there: conversations go on after a restart, with their KV, and an answer "
+                 "counts as done once its turn is on disk (default: conversations end with the "
+                 "process); see tandem serve --help");
+  ExpectWrongUse({"serve", "model", "--listen"},
+                 "--listen has no value: ZeroMQ endpoint for clients; see tandem serve --help");
   ExpectWrongUse({"plan", "model", "more", "-n", "2"},
                  "'more' is one argument too many; see tandem plan --help");
   ExpectWrongUse({"plan", "-n", "2", "--", "model", "--json"},
@@ -241,13 +265,57 @@ TEST(CommandLine, WhatIsGivenTwiceOrBehindTwoDashesIsToldInOurWords) {
   ExpectWrongUse({"kv", "gc", "--drynes"}, "--drynes is unknown; see tandem kv gc --help");
 }
 
+TEST(CommandLine, WhatOtherProgramsTakeIsToldInOurFlags) {
+  const auto told = [](const char* flag) {
+    const std::string error = RunProgram({"generate", "model", "-p", "x", flag, "1"}).error;
+    const std::string begin = fmt::format("tandem: {} is unknown", flag);
+    EXPECT_EQ(error.substr(0, begin.size()), begin);
+    return error.substr(begin.size(), error.find("; see tandem generate --help") - begin.size());
+  };
+  EXPECT_EQ(told("-m"), "; here that is MODEL, which has no flag");
+  EXPECT_EQ(told("--model"), "; here that is MODEL, which has no flag");
+  EXPECT_EQ(told("-t"), "; here that is --threads");
+  EXPECT_EQ(told("--temp"), "; here that is --temperature");
+  EXPECT_EQ(told("--n-predict"), "; here that is --max-tokens");
+  EXPECT_EQ(told("--tensor-parallel-size"), "; here that is -n");
+  EXPECT_EQ(told("--port"), "") << "of another command";
+  EXPECT_EQ(told("--repetition"), " (did you mean --repetition-penalty?)");
+  EXPECT_EQ(told("--kv-"), "") << "several begin so";
+  ExpectWrongUse({"serve", "model", "--port", "5555"},
+                 "--port is unknown; here that is --listen; see tandem serve --help");
+  ExpectWrongUse({"help"}, "unknown command 'help' (did you mean --help?); see tandem --help");
+  ExpectWrongUse({"version"},
+                 "unknown command 'version' (did you mean --version?); see tandem --help");
+  ExpectWrongUse({"generate", "model", "Once", "upon"},
+                 "'Once' is one argument too many; a prompt stands behind -p, in quotes; see "
+                 "tandem generate --help");
+}
+
+TEST(CommandLine, ADashIsAStandardStreamOnlyWhereThatIsSaid) {
+  const std::string why =
+      "'-' is no standard stream here: give a path (./- for a file of that name)";
+  for (const auto& [words, flag] :
+       {std::pair{std::vector<std::string>{"inspect", "-"}, "MODEL"},
+        {{"generate", "model", "-p", "x", "--logits", "-"}, "--logits"},
+        {{"serve", "model", "-n", "2", "--hostfile", "-"}, "--hostfile"},
+        {{"serve", "model", "--state", "-"}, "--state"},
+        {{"kv", "ls", "--state", "-"}, "--state"},
+        {{"kv", "export", "model", "--state", "S", "-o", "-"}, "-o"},
+        {{"kv", "import", "-", "--state", "S", "--trust", "T"}, "FILE"}}) {
+    const Outcome outcome = RunProgram(words);
+    EXPECT_EQ(outcome.status, 2);
+    EXPECT_EQ(outcome.error.find(fmt::format("tandem: {}: {}", flag, why)), 0U) << outcome.error;
+  }
+}
+
 TEST(CommandLine, AWrongVariableIsNamed) {
   const Variable threads("TANDEM_THREADS", "none");
-  ExpectWrongUse({"generate", "model"},
-                 "TANDEM_THREADS: Value none not in range 1 to 512; see tandem generate --help");
+  ExpectWrongUse(
+      {"generate", "model"},
+      "TANDEM_THREADS: 'none' is no whole number from 1 to 512; see tandem generate --help");
   // The flag goes before, and is to blame then.
   ExpectWrongUse({"generate", "model", "--threads=0"},
-                 "--threads: Value 0 not in range 1 to 512; see tandem generate --help");
+                 "--threads: '0' is no whole number from 1 to 512; see tandem generate --help");
 }
 
 TEST(CommandLine, AnUnknownKeyOfAConfigFileIsNamedWithTheNearestKnown) {
@@ -273,9 +341,9 @@ TEST(CommandLine, AWrongValueInAConfigFileNamesFileAndKey) {
                    "config file " + path + ": " + message);
   };
   expect("[generate]\nmax-tokens = \"abc\"\n",
-         "line 2: generate.max-tokens: Value abc not in range 0 to 2147483647");
+         "line 2: generate.max-tokens: 'abc' is no whole number from 0 to 2147483647");
   // Of a command that does not run, too.
-  expect("[plan]\nranks = 0\n", "line 2: plan.ranks: Value 0 not in range 1 to 65536");
+  expect("[plan]\nranks = 0\n", "line 2: plan.ranks: '0' is no whole number from 1 to 65536");
   // What is found out later.
   expect("log-level = \"loud\"\n",
          "line 1: log-level loud: expected debug, info, warning, error or off");
@@ -377,7 +445,7 @@ TEST(CommandLine, HelpOfNoCommandIsWrongUse) {
 }
 
 TEST(CommandLine, AnEmptyTextEndsNoAnswer) {
-  const std::string message = "--stop: expected a text of 1 to 4096 bytes, found 0; see tandem ";
+  const std::string message = "--stop: it is empty: give a value, or leave it out; see tandem ";
   for (const char* command : {"chat", "generate"}) {
     ExpectWrongUse({command, "model", "--stop", ""}, message + command + " --help");
     ExpectWrongUse({command, "model", "--stop=", "--max-tokens", "1"},

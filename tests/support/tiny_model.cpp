@@ -8,12 +8,10 @@
 #include "tests/support/random.h"
 
 namespace tandem::testing {
-namespace {
 
 using core::DType;
 using core::Family;
 
-/// Enough of a config to list the tensors.
 core::ModelConfig ConfigOf(const TinyModelSpec& spec) {
   core::ModelConfig config;
   config.family = spec.family;
@@ -31,6 +29,8 @@ core::ModelConfig ConfigOf(const TinyModelSpec& spec) {
   config.attention_output_bias = config.down_bias = spec.output_biases;
   return config;
 }
+
+namespace {
 
 /// A code point as UTF-8; below 0x800.
 std::string Utf8(uint32_t code_point) {
@@ -82,6 +82,8 @@ void AddTokenizer(const TinyModelSpec& spec, GgufWriter& writer) {
                    "add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}");
 }
 
+}  // namespace
+
 void AddMetadata(const TinyModelSpec& spec, GgufWriter& writer) {
   const std::string arch(core::FamilyName(spec.family));
   const auto number = [&](const char* key, int value) {
@@ -105,6 +107,8 @@ void AddMetadata(const TinyModelSpec& spec, GgufWriter& writer) {
   if (spec.tokenizer) AddTokenizer(spec, writer);
   if (spec.metadata) spec.metadata(writer);
 }
+
+namespace {
 
 DType MatrixDType(DType wanted, int64_t columns) {
   for (const DType dtype : {wanted, DType::kQ8_0}) {

@@ -56,6 +56,10 @@ std::vector<TinyModelShape> TinyModelShapes();
 /// get random codes, scales and minimums of that range.
 std::vector<std::byte> TinyModel(const TinyModelSpec& spec);
 
+/// Of such a file: enough of its config to list its tensors, and what it says before them.
+core::ModelConfig ConfigOf(const TinyModelSpec& spec);
+void AddMetadata(const TinyModelSpec& spec, GgufWriter& writer);
+
 /// The same as a file on disk.
 TempFile WriteTinyModel(const TinyModelSpec& spec);
 

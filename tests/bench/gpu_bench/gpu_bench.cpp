@@ -103,7 +103,7 @@ class Bench {
 
   absl::Status Model(const std::string& name) {
     const ModelShape shape = ShapeOf(name);
-    if (shape.layers == 0) {
+    if (shape.name.empty()) {
       return InvalidArgument("--shape {}: expected tiny, 1b, 8b or 70b/8", name);
     }
     const auto progress = [&](double fraction, std::string_view what) {

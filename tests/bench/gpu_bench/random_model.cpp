@@ -11,45 +11,12 @@
 #include "parallel/sharding/model_costs.h"
 #include "parallel/sharding/shard_plan.h"
 #include "tests/support/gguf_writer.h"
-#include "tests/support/tiny_model.h"
 
 namespace tandem::bench {
 namespace {
 
-constexpr int kContext = 1 << 17;
 constexpr int64_t kAlignment = 32;
 constexpr int64_t kPatternRows = 256;  // that differ
-
-core::ModelConfig ConfigOf(const ModelShape& shape) {
-  core::ModelConfig config;
-  config.family = core::Family::kLlama;
-  config.layers = shape.layers;
-  config.dim = shape.dim;
-  config.ffn_dim = shape.ffn_dim;
-  config.heads = shape.heads;
-  config.kv_heads = shape.kv_heads;
-  config.head_dim = shape.head_dim;
-  config.vocab = shape.vocab;
-  config.tied_head = false;
-  return config;
-}
-
-void AddMetadata(const ModelShape& shape, testing::GgufWriter& writer) {
-  const auto number = [&](const std::string& key, int value) {
-    writer.AddU32("llama." + key, static_cast<uint32_t>(value));
-  };
-  writer.AddString("general.architecture", "llama");
-  writer.AddString("general.name", "random " + shape.name);
-  number("block_count", shape.layers);
-  number("context_length", kContext);
-  number("embedding_length", shape.dim);
-  number("feed_forward_length", shape.ffn_dim);
-  number("attention.head_count", shape.heads);
-  number("attention.head_count_kv", shape.kv_heads);
-  number("attention.key_length", shape.head_dim);
-  number("attention.value_length", shape.head_dim);
-  writer.AddFloat("llama.attention.layer_norm_rms_epsilon", 1e-5F);
-}
 
 }  // namespace
 
@@ -63,13 +30,28 @@ absl::Status Repeat(core::CudaMemory& memory, std::byte* begin, int64_t bytes, i
 }
 
 ModelShape ShapeOf(const std::string& name) {
+  struct Shape {
+    const char* name;
+    int layers, dim, ffn_dim, heads, kv_heads, head_dim, vocab, ranks;
+  };
   // Llama 3.2 1B, Llama 3.1 8B and 70B.
-  const ModelShape shapes[] = {{"tiny", 2, 256, 512, 8, 2, 32, 512, 1},
+  constexpr Shape kShapes[] = {{"tiny", 2, 256, 512, 8, 2, 32, 512, 1},
                                {"1b", 16, 2048, 8192, 32, 8, 64, 128256, 1},
                                {"8b", 32, 4096, 14336, 32, 8, 128, 128256, 1},
                                {"70b/8", 80, 8192, 28672, 64, 8, 128, 128256, 8}};
-  for (const ModelShape& shape : shapes) {
-    if (shape.name == name) return shape;
+  for (const Shape& s : kShapes) {
+    if (s.name != name) continue;
+    return {name,
+            {.layers = s.layers,
+             .dim = s.dim,
+             .ffn_dim = s.ffn_dim,
+             .heads = s.heads,
+             .kv_heads = s.kv_heads,
+             .head_dim = s.head_dim,
+             .vocab = s.vocab,
+             .context = 1 << 17,
+             .tied_head = false},
+            s.ranks};
   }
   return {};
 }
@@ -103,14 +85,14 @@ absl::StatusOr<std::unique_ptr<core::Weight>> RandomWeights::Pack(const core::Ma
 
 absl::Status RandomModel::MakeFile(const ModelShape& shape, core::DType dtype) {
   testing::GgufWriter writer;
-  AddMetadata(shape, writer);
+  AddMetadata(shape.spec, writer);
   struct Vector {
     int64_t offset;
     int64_t count;
   };
   std::vector<Vector> vectors;
   int64_t offset = 0;
-  for (const core::TensorShape& tensor : core::ExpectedTensors(ConfigOf(shape))) {
+  for (const core::TensorShape& tensor : core::ExpectedTensors(ConfigOf(shape.spec))) {
     const bool vector = tensor.rows == 0;
     const core::DType type = vector ? core::DType::kF32 : dtype;
     std::vector<uint64_t> dims = {static_cast<uint64_t>(tensor.columns)};

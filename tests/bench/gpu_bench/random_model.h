@@ -8,19 +8,14 @@
 #include "core/cuda/cuda_operations.h"
 #include "core/formats/model_file.h"
 #include "core/transformer/transformer.h"
+#include "tests/support/tiny_model.h"
 
 /// Models of a shape alone, to measure speed on: their weights are random and made on the GPU.
 namespace tandem::bench {
 
 struct ModelShape {
-  std::string name;
-  int layers = 0;
-  int dim = 0;
-  int ffn_dim = 0;
-  int heads = 0;
-  int kv_heads = 0;
-  int head_dim = 0;
-  int vocab = 0;
+  std::string name;  // empty: there is no such
+  testing::TinyModelSpec spec;
   int ranks = 1;  // of which the first one's shard is measured, without the others
 };
 /// "1b", "8b", "70b/8" (a rank of eight), and "tiny" for tests. Empty for another name.

@@ -7,6 +7,7 @@
 #include "fmt/format.h"
 #include "frontend/chat/chat_template.h"
 #include "gtest/gtest.h"
+#include "tests/frontend/jinja/render_source.h"
 #include "tests/support/models.h"
 #include "tests/support/read_file.h"
 
@@ -43,24 +44,12 @@ std::string TemplateSource(const std::string& name) {
   return std::string((*file)->String("tokenizer.chat_template").value_or(""));
 }
 
-absl::StatusOr<std::vector<TextSegment>> RenderCase(const std::string& source, const Json& chat) {
-  TANDEM_ASSIGN_OR_RETURN(const ChatTemplate compiled,
-                          ChatTemplate::FromJinja(source, "<s>", "</s>"));
+testing::Rendered RenderCase(const std::string& source, const Json& chat) {
   RenderOptions options;
   options.add_generation_prompt = chat["add_generation_prompt"].get<bool>();
   options.tools = chat.value("tools", Json());
   options.variables = chat.value("variables", Json::object());
-  std::tm now{};  // as hf_jinja.py has it
-  now.tm_year = 2026 - 1900;
-  now.tm_mon = 2;
-  now.tm_mday = 4;
-  now.tm_hour = 5;
-  now.tm_min = 6;
-  now.tm_sec = 7;
-  now.tm_wday = 3;
-  now.tm_yday = 62;
-  options.now = now;
-  return compiled.Render(chat["messages"], options);
+  return testing::Render(source, chat["messages"], options);
 }
 
 TEST(ChatTemplateGoldenTest, RealTemplatesRenderAsJinja2DoesByteForByte) {

@@ -173,6 +173,21 @@ TEST(MakeEngineRequest, WithholdsWhatEndsTheAnswerWhereItIsToBeLonger) {
             InvalidArgument("min_tokens: 5 is more than max_tokens, 4"));
 }
 
+TEST(MakeEngineRequest, RefusesMoreTokensAtLeastThanThereCanBe) {
+  const FakeTextModel model(/*context=*/100);
+  GenerationParams params;
+  params.min_tokens = 97;
+  EXPECT_TRUE(MakeEngineRequest(model, {1, 2, 3}, params).ok());
+  params.min_tokens = 98;
+  EXPECT_EQ(MakeEngineRequest(model, {1, 2, 3}, params).status(),
+            InvalidArgument("min_tokens: 98 is more than the context has for an answer: 97 of its "
+                            "100 tokens"));
+  params.max_tokens = 1000;
+  EXPECT_EQ(MakeEngineRequest(model, {1, 2, 3}, params).status(),
+            InvalidArgument("min_tokens: 98 is more than the context has for an answer: 97 of its "
+                            "100 tokens (max_tokens is 1000)"));
+}
+
 TEST(MakeEngineRequest, DrawsSeedsOnlyWhereTheyMatter) {
   const FakeTextModel model;
   GenerationParams params;

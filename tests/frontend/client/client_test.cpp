@@ -105,6 +105,16 @@ TEST(Client, SaysThatNobodyIsThere) {
   EXPECT_THAT(Message(nobody.status()), HasSubstr("tcp://127.0.0.1:1"));
   const auto wrong = Client::Connect({.endpoint = "nonsense"});
   EXPECT_EQ(wrong.status().code(), absl::StatusCode::kInvalidArgument);
+  for (const char* port : {"0", "65536", "99999999999999999999"}) {
+    const auto none = Client::Connect({.endpoint = fmt::format("tcp://127.0.0.1:{}", port)});
+    EXPECT_EQ(none.status(), InvalidArgument("cannot connect to \"tcp://127.0.0.1:{}\": '{}' is no "
+                                             "port from 1 to 65535",
+                                             port, port));
+  }
+  const auto folder = Client::Connect({.endpoint = "ipc:///tmp"});
+  EXPECT_EQ(folder.status(),
+            InvalidArgument("cannot connect to \"ipc:///tmp\": /tmp is a folder, and no socket; "
+                            "name the one on which a server listens"));
 }
 
 TEST(Client, NoticesThatTheServerEnds) {

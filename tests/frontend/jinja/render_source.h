@@ -12,14 +12,11 @@ namespace tandem::testing {
 
 using Rendered = absl::StatusOr<std::vector<frontend::TextSegment>>;
 
-/// A template under fixed time, "<s>" and "</s>".
-inline Rendered Render(const std::string& source,
-                       const nlohmann::ordered_json& variables = nlohmann::ordered_json::object(),
-                       const nlohmann::ordered_json& messages = nlohmann::ordered_json::array()) {
+/// A template under fixed time, that of tests/golden/templates, "<s>" and "</s>".
+inline Rendered Render(const std::string& source, const nlohmann::ordered_json& messages,
+                       frontend::RenderOptions options) {
   TANDEM_ASSIGN_OR_RETURN(const frontend::ChatTemplate chat,
                           frontend::ChatTemplate::FromJinja(source, "<s>", "</s>"));
-  frontend::RenderOptions options;
-  options.variables = variables;
   std::tm now{};
   now.tm_year = 2026 - 1900;
   now.tm_mon = 2;
@@ -31,6 +28,14 @@ inline Rendered Render(const std::string& source,
   now.tm_yday = 62;
   options.now = now;
   return chat.Render(messages, options);
+}
+
+inline Rendered Render(const std::string& source,
+                       const nlohmann::ordered_json& variables = nlohmann::ordered_json::object(),
+                       const nlohmann::ordered_json& messages = nlohmann::ordered_json::array()) {
+  frontend::RenderOptions options;
+  options.variables = variables;
+  return Render(source, messages, options);
 }
 
 inline std::string Error(const Rendered& rendered) {

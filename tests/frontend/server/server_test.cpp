@@ -146,6 +146,14 @@ TEST(Server, StopStringsOfTheFirstTokensEndNothing) {
   client.Send(request);
   EXPECT_EQ(client.ReceiveAnswer("r2").back()["message"],
             "min_tokens: 4 is more than max_tokens, 3");
+  request["id"] = "r3";
+  request["min_tokens"] = request["max_tokens"] = 9999999;
+  client.Send(request);
+  const Json refused = client.ReceiveAnswer("r3").back();
+  EXPECT_EQ(refused["code"], "invalid_argument");
+  EXPECT_THAT(
+      refused["message"].get<std::string>(),
+      ::testing::HasSubstr("min_tokens: 9999999 is more than the context has for an answer"));
 }
 
 TEST(Server, TheTemplatesStopStringsHoldForChatsOnly) {

@@ -44,7 +44,7 @@ TEST(JobHosts, WrongFlagsAreFoundBeforeAnythingStarts) {
   EXPECT_EQ(wrong(with("")), "");
   EXPECT_EQ(wrong(with("/etc/passwd", "--map-by node")), "");
   EXPECT_EQ(wrong(with("/no/such")), "--hostfile /no/such: No such file or directory");
-  EXPECT_EQ(wrong(with("/tmp")), "--hostfile /tmp: it is no regular file");
+  EXPECT_EQ(wrong(with("/tmp")), "--hostfile /tmp: it is a folder, and no file");
   EXPECT_EQ(wrong(with("", "'x")).find("--mpirun-arguments: "), 0U);
   EXPECT_EQ(wrong(with(""), "eth77").find("--control-interface eth77: "), 0U);
 }

@@ -66,15 +66,19 @@ TEST(ConfigFile, NamesAndValuesOfAllCommandsAreChecked) {
   };
   EXPECT_EQ(check("[plan]\nn = 2\nbatch = [1, 2]\n"), "");
   EXPECT_EQ(check("[plan]\nbatch = 1, 2\n"), "");
-  EXPECT_EQ(check("[plan]\nbatch = 1, 20\n"), "line 2: plan.batch: Value 20 not in range 1 to 9");
-  EXPECT_EQ(check("[plan]\nranks = 0x2\n"), "line 2: plan.ranks: Value 0x2 not in range 1 to 9");
+  EXPECT_EQ(check("[plan]\nbatch = 1, 20\n"),
+            "line 2: plan.batch: '20' is no whole number from 1 to 9");
+  EXPECT_EQ(check("[plan]\nranks = 0x2\n"),
+            "line 2: plan.ranks: '0x2' is no whole number from 1 to 9");
   EXPECT_EQ(check("[plan]\nranks = [1, 2]\n"), "line 2: plan.ranks: expected one value, found 2");
   EXPECT_EQ(check("[plan]\nrank = 1\n"), "line 2: plan.rank is unknown; did you mean ranks?");
   EXPECT_EQ(check("[pln]\n"), "line 1: [pln] is unknown; did you mean plan?");
   EXPECT_EQ(check("log-levle = 1\n"), "line 1: log-levle is unknown; did you mean log-level?");
   EXPECT_EQ(check("[plan]\nRANKS = 1\n"), "line 2: plan.RANKS is unknown; did you mean ranks?");
-  EXPECT_EQ(check("[plan]\nbatch = 1,,2\n"), "line 2: plan.batch: Value  not in range 1 to 9");
-  EXPECT_EQ(check("[plan]\nbatch = \"1,\"\n"), "line 2: plan.batch: Value  not in range 1 to 9");
+  EXPECT_EQ(check("[plan]\nbatch = 1,,2\n"),
+            "line 2: plan.batch: it is empty: give a value, or leave it out");
+  EXPECT_EQ(check("[plan]\nbatch = \"1,\"\n"),
+            "line 2: plan.batch: it is empty: give a value, or leave it out");
   EXPECT_EQ(check("\n[plan]\nlog-level = 1\n"),
             "line 3: plan.log-level is unknown; log-level is for all commands: put it above the "
             "first [...]");

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "launcher/command_line.h"
+#include "launcher/options/command_words.h"
+#include "launcher/options/option_words.h"
 #include "launcher/options/rank_command.h"
 
 namespace tandem::launcher {
@@ -259,30 +261,75 @@ TEST(OptionRow, WrongValuesNameTheFlagAndWhatIsExpected) {
   std::vector<int> numbers;
   std::string text;
   int64_t size = 0;
+  std::optional<double> age;
   bool flag = false;
   const OptionRow threads = {"--threads", {&number, {0, 1024}}, ""};
-  for (const char* value : {"1025", "-1", "many", "1x", "1.5", ""}) {
+  for (const char* value : {"1025", "-1", "many", "1x", "1.5", "99999999999999999999"}) {
     EXPECT_EQ(ErrorOf(threads, {"--threads", value}),
-              fmt::format("--threads: Value {} not in range 0 to 1024", value));
+              fmt::format("--threads: '{}' is no whole number from 0 to 1024", value));
   }
   EXPECT_EQ(ErrorOf({"--top-p", {&fraction, {0, 1}}, ""}, {"--top-p", "2"}),
-            "--top-p: Value 2 not in range 0 to 1");
+            "--top-p: '2' is no number from 0 to 1");
   EXPECT_EQ(ErrorOf({"--seed", {&seed}, ""}, {"--seed", "x"}),
-            "--seed: Value x not in range 0 to 2^64 - 1");
+            "--seed: 'x' is no whole number from 0 to 2^64 - 1");
   EXPECT_EQ(ErrorOf({"--batch", {&numbers, {1, 9}}, ""}, {"--batch", "1,x"}),
-            "--batch: Value x not in range 1 to 9");
+            "--batch: 'x' is no whole number from 1 to 9");
   EXPECT_EQ(
       ErrorOf({"--write", {&text, {}, Unit::kNone, {"back", "through"}}, ""}, {"--write", "x"}),
-      "--write: x not in {back,through}");
+      "--write: 'x' is none of back, through");
   EXPECT_EQ(ErrorOf({"--size", {&size, {}, Unit::kSize}, ""}, {"--size", "much"}),
             "--size: 'much' is no size; expected bytes, or a number with KiB, MiB, GiB, TiB or PiB "
             "(K and KB mean KiB, and so on), e.g. 512MiB or 1.5GiB");
+  EXPECT_EQ(ErrorOf({"--size", {&size, {1, 0x1p40}, Unit::kSize}, ""}, {"--size", "2 TiB"}),
+            "--size: '2 TiB' is no size from 1 to 1TiB");
+  EXPECT_EQ(ErrorOf({"--age", {&age, {0, 86400}, Unit::kAge}, ""}, {"--age", "2d"}),
+            "--age: '2d' is no age from 0 to 1d");
   EXPECT_EQ(ErrorOf({"--watch", {&seconds, {}, Unit::kSeconds}, ""}, {"--watch=0"}),
             "--watch: '0': expected seconds, from 0.01 to 86400");
   EXPECT_EQ(ErrorOf({"--json", {&flag}, ""}, {"--json=maybe"}),
             "--json: 'maybe': expected true or false");
   EXPECT_EQ(number, 0);
   EXPECT_TRUE(numbers.empty());
+}
+
+TEST(OptionRow, WhatIsEmptyIsCalledSo) {
+  bool flag = false;
+  int number = 0;
+  std::optional<uint64_t> seed;
+  std::vector<double> numbers;
+  std::string text;
+  int64_t size = 0;
+  std::optional<double> age, seconds;
+  const std::vector<OptionRow> rows = {
+      {"--flag", {&flag}, ""},
+      {"--number", {&number, {0, 9}}, ""},
+      {"--seed", {&seed}, ""},
+      {"--numbers", {&numbers, {0, 9}}, ""},
+      {"--text", {&text}, ""},
+      {"--choice", {&text, {}, Unit::kNone, {"back", "through"}}, ""},
+      {"--path", {&text, {}, Unit::kPath}, ""},
+      {"--size", {&size, {1, 9}, Unit::kSize}, ""},
+      {"--age", {&age, {0, 9}, Unit::kAge}, ""},
+      {"--seconds", {&seconds, {}, Unit::kSeconds}, ""}};
+  for (const OptionRow& row : rows) {
+    std::string empty;
+    EXPECT_EQ(CheckWord(row.value, empty), "it is empty: give a value, or leave it out")
+        << row.name;
+    setenv(row.environment().c_str(), "", 1);
+    EXPECT_EQ(EmptyValue({row}, {}),
+              row.environment() + ": it is empty: give a value, or leave it out");
+    unsetenv(row.environment().c_str());
+  }
+}
+
+TEST(OptionRow, WhatIsMissingIsToldAsItIsTyped) {
+  std::string text;
+  const std::vector<OptionRow> rows = {{"-o,--output", {&text}, "file to write"},
+                                       {"MODEL", {&text}, "model file"},
+                                       {"--state", {&text}, "state directory"}};
+  EXPECT_EQ(InOurWords("--output is required", rows), "-o is required: file to write");
+  EXPECT_EQ(InOurWords("MODEL is required", rows), "MODEL is required: model file");
+  EXPECT_EQ(InOurWords("--state is required", rows), "--state is required: state directory");
 }
 
 TEST(OptionRow, ValuesAreReadAsTheFieldWritesThem) {

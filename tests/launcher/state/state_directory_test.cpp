@@ -106,7 +106,8 @@ TEST(StateDirectory, SaysWhatIsWrongWithADirectory) {
   std::filesystem::create_directory(open_to_all);
   chmod(open_to_all.c_str(), 0755);
   EXPECT_THAT(Message(StateDirectory::Take(open_to_all, "x").status()), HasSubstr("chmod 700"));
-  EXPECT_THAT(Message(StateDirectory::Take("/dev/null", "x").status()), HasSubstr("/dev/null"));
+  EXPECT_THAT(Message(StateDirectory::Take("/dev/null", "x").status()),
+              HasSubstr("--state /dev/null: it is a device, and no folder"));
 }
 
 }  // namespace
