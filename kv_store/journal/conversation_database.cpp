@@ -15,6 +15,7 @@
 #include "kv_store/base/files.h"
 #include "kv_store/journal/database_image.h"
 #include "kv_store/journal/database_trial.h"
+#include "kv_store/journal/database_watch.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -23,7 +24,6 @@ namespace fs = std::filesystem;
 
 constexpr size_t kBatchBytes = size_t{4} << 20;
 constexpr auto kDeletionTime = std::chrono::seconds(5);
-constexpr const char* kRenewed = ".new";
 constexpr int kLooks = 10;
 constexpr auto kBetweenLooks = std::chrono::milliseconds(50);
 
@@ -130,6 +130,44 @@ absl::Status WriteAnew(const std::string& folder, ReadDatabase& read) {
   TANDEM_ASSIGN_OR_RETURN(read.db, OpenWith(options, folder));
   return absl::OkStatus();
 }
+
+}  // namespace
+
+absl::StatusOr<std::string> PutInPlace(const std::string& folder,
+                                       const std::vector<PlacedRecord>& records,
+                                       std::unique_ptr<rocksdb::DB>& db) {
+  const std::string unfinished = folder + kUnfinished;
+  TANDEM_RETURN_IF_ERROR(MakeWay(unfinished, FileKind::kFolder));
+  TANDEM_RETURN_IF_ERROR(Remove(unfinished));
+  {
+    TANDEM_ASSIGN_OR_RETURN(const auto whole, OpenWith(DatabaseOptions(folder), unfinished));
+    TANDEM_RETURN_IF_ERROR(WriteAll(*whole, records));
+  }
+  TANDEM_RETURN_IF_ERROR(MakeWay(folder + kRenewed, FileKind::kFolder));
+  TANDEM_RETURN_IF_ERROR(Remove(folder + kRenewed));
+  TANDEM_RETURN_IF_ERROR(Rename(unfinished, folder + kRenewed));
+  std::string aside;
+  if (Exists(folder)) {
+    aside = FreeName(folder, "aside");
+    TANDEM_RETURN_IF_ERROR(Rename(folder, aside));
+    spdlog::warn("{} is kept in {}", folder, aside);
+  }
+  // Not earlier: what it removes by name must not be the new one's.
+  CloseGently(std::move(db));
+  TANDEM_ASSIGN_OR_RETURN(db, OpenInPlace(folder));
+  return aside;
+}
+
+absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenInPlace(const std::string& folder) {
+  if (!Exists(folder) && Exists(folder + kRenewed)) {
+    TANDEM_RETURN_IF_ERROR(Rename(folder + kRenewed, folder));
+    TANDEM_RETURN_IF_ERROR(SyncFolder(FolderOf(folder)));
+  }
+  if (!HasDatabaseFiles(folder)) return absl::DataLossError(folder + ": there is no database");
+  return OpenDatabase(folder);
+}
+
+namespace {
 
 /// Whether there are files that a database which was ended at any time may have, too, but one that
 /// files of another time were copied into has for sure: what RocksDB makes of them later may end

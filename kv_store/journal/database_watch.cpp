@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kv_store/base/files.h"
-#include "kv_store/journal/conversation_database.h"
+#include "kv_store/journal/database_ways.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -17,6 +17,9 @@ constexpr std::string_view kCurrent = "CURRENT";
 absl::Status IsNotOurs(const std::string& path, std::string_view what) {
   return absl::DataLossError(fmt::format("{} {}", path, what));
 }
+
+/// Of a path as RocksDB gives it, from its folder.
+std::string NameIn(const std::string& path) { return path.substr(path.find_first_not_of('/')); }
 
 bool IsManifest(std::string_view name) { return name.starts_with("MANIFEST-"); }
 
@@ -40,7 +43,7 @@ absl::Status DatabaseWatch::CheckFile(const std::string& name, bool grows) {
   return absl::OkStatus();
 }
 
-absl::Status DatabaseWatch::CheckFiles(rocksdb::DB& db) {
+absl::Status DatabaseWatch::CheckFiles(rocksdb::DB& db, std::string& wrong) {
   std::vector<std::string> live;
   uint64_t manifest_bytes = 0;
   const rocksdb::Status listed = db.GetLiveFiles(live, &manifest_bytes, /*flush_memtable=*/false);
@@ -48,22 +51,23 @@ absl::Status DatabaseWatch::CheckFiles(rocksdb::DB& db) {
   std::string manifest;
   std::set<std::string> names;
   for (const std::string& path : live) {
-    const std::string name = path.substr(path.find_first_not_of('/'));
+    const std::string name = NameIn(path);
     if (IsManifest(name)) manifest = name;
     if (IsManifest(name) || name.ends_with(".sst")) names.insert(name);
   }
+  wrong = "its log";
   std::unique_ptr<rocksdb::LogFile> log;
   const rocksdb::Status found = db.GetCurrentWalFile(&log);
-  if (found.IsIOError() || found.IsPathNotFound() || found.IsNotFound()) {
-    return IsNotOurs(folder_, "has not its log any more");
-  }
+  if (found.IsPathNotFound() || found.IsNotFound()) return IsNotOurs(folder_, "has lost its log");
   TANDEM_RETURN_IF_ERROR(FromDatabase(found, "asking for the log of " + folder_));
-  names.insert(log->PathName().substr(log->PathName().find_first_not_of('/')));
+  names.insert(NameIn(log->PathName()));
   std::erase_if(seen_, [&](const auto& one) { return !names.contains(one.first); });
   for (const std::string& name : names) {
+    wrong = name;
     TANDEM_RETURN_IF_ERROR(CheckFile(name, /*grows=*/!name.ends_with(".sst")));
   }
-  // It is replaced by RocksDB itself, too.
+  // RocksDB replaces it, too.
+  wrong = kCurrent;
   const std::string current = fmt::format("{}/{}", folder_, kCurrent);
   const auto named = ReadSmallFile(current);
   if (absl::IsNotFound(named.status())) return IsNotOurs(current, "is gone");
@@ -76,14 +80,14 @@ absl::Status DatabaseWatch::Check(rocksdb::DB& db) {
   if (absl::IsNotFound(now.status())) return IsNotOurs(folder_, "is gone");
   TANDEM_RETURN_IF_ERROR(now.status());
   if (!at_ || !at_->IsSameFile(*now)) return IsNotOurs(folder_, "was replaced");
-  // A file may go between the question which there are and the look at it; then it is none of them
-  // any more.
-  constexpr int kLooks = 3;
+  // RocksDB may have removed a file after it said that there is one: it says so no more.
+  std::string wrong;
+  std::string wrong_before;
   absl::Status status;
-  for (int look = 0; look < kLooks; ++look) {
-    status = CheckFiles(db);
-    if (!absl::IsDataLoss(status)) break;
-  }
+  do {
+    wrong_before = wrong;
+    status = CheckFiles(db, wrong);
+  } while (absl::IsDataLoss(status) && wrong != wrong_before);
   return status;
 }
 

@@ -29,11 +29,12 @@ class DatabaseWatch {
   absl::Status Check(rocksdb::DB& db);
 
  private:
-  absl::Status CheckFiles(rocksdb::DB& db);
+  /// Of the files that there are now. `wrong`: which one is.
+  absl::Status CheckFiles(rocksdb::DB& db, std::string& wrong);
   /// `grows`: what is in it may get more, and never less.
   absl::Status CheckFile(const std::string& name, bool grows);
 
-  const std::string folder_;
+  std::string folder_;
   std::optional<FileFacts> at_;            // the folder; nothing: it was gone already
   std::map<std::string, FileFacts> seen_;  // files, by name, as they were when they were seen last
 };

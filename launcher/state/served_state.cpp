@@ -89,7 +89,9 @@ class OpenedState final : public ServedState {
   absl::Status OpenStore() {
     const auto begin = std::chrono::steady_clock::now();
     TANDEM_ASSIGN_OR_RETURN(
-        auto opened, frontend::ConversationStore::Open({.folder = folder_, .box = box_.get()}));
+        auto opened,
+        frontend::ConversationStore::Open(
+            {.folder = folder_, .box = box_.get(), .hold = [this] { return directory_->Hold(); }}));
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     found_ = std::move(opened.found);
     store_ = std::move(opened.store);
