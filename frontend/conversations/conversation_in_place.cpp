@@ -65,53 +65,57 @@ absl::Status ConversationStore::CheckInPlace() {
   return Check();
 }
 
-absl::Status ConversationStore::OpenWritten() {
-  auto opened = kv_store::OpenInPlace(options_.folder);
-  TANDEM_RETURN_IF_ERROR(opened.status());
-  std::string record;
-  const rocksdb::Status got = (*opened)->Get({}, rocksdb::Slice(kv_store::kPositionPlace), &record);
-  const std::string* const expected = BytesAt(rescued_, kv_store::kPositionPlace);
-  if (!got.ok() || expected == nullptr || record != *expected) {
-    kv_store::CloseGently(*std::move(opened));
-    return absl::DataLossError(options_.folder + ": it is another database");
+absl::Status ConversationStore::Rescue(const absl::Status& why) {
+  auto records = kv_store::ReadStrictly(*db_);
+  if (records.ok()) {
+    rescued_ = *std::move(records);
+    return absl::OkStatus();
   }
-  db_ = *std::move(opened);
+  return absl::DataLossError(fmt::format(
+      "{}, and what was in it can no longer be read ({}): start the server again, which tells what "
+      "is lost",
+      Message(why), Message(records.status())));
+}
+
+absl::Status ConversationStore::GoOnBehind(rocksdb::DB& db) {
+  std::string record;
+  const rocksdb::Status got = db.Get({}, rocksdb::Slice(kv_store::kPositionPlace), &record);
+  const auto position = kv_store::DecodePosition(got.ok() ? record : "");
+  // What failed may be there all the same.
+  if (!position.ok() || !position->Contains(position_)) {
+    return absl::DataLossError(
+        fmt::format("{}: changes that were written are missing", options_.folder));
+  }
+  position_ = *position;
   return absl::OkStatus();
 }
 
-absl::Status ConversationStore::WriteAnew() {
-  const MutexLock lock(commit_mutex_);
-  if (db_ != nullptr) {
-    const absl::Status why = watch_.Check(*db_);
-    if (why.ok()) return absl::OkStatus();
-    auto records = kv_store::ReadStrictly(*db_);
-    if (!records.ok()) {
-      return absl::DataLossError(
-          fmt::format("{} while the server ran, and what was in it can no longer be read ({}): "
-                      "start the server "
-                      "again, which tells what is lost",
-                      Message(why), Message(records.status())));
-    }
-    rescued_ = *std::move(records);
-    rescued_why_ = Message(why);
+absl::Status ConversationStore::OpenAgain() {
+  TANDEM_ASSIGN_OR_RETURN(auto opened, kv_store::OpenInPlace(options_.folder));
+  const absl::Status status = GoOnBehind(*opened);
+  if (status.ok()) {
+    db_ = std::move(opened);
+  } else {
+    kv_store::CloseGently(std::move(opened));
+  }
+  return status;
+}
+
+absl::Status ConversationStore::WriteAnew(const absl::Status& why) {
+  if (rescued_.empty()) {
+    return absl::DataLossError(
+        fmt::format("{}: start the server again, which tells what is lost", Message(why)));
   }
   // First, so that whoever ends in between leaves a witness that tells what is missing.
   TANDEM_RETURN_IF_ERROR(KeepWitness());
-  std::string aside;
-  absl::Status written = absl::DataLossError("it is not written yet");
-  if (db_ == nullptr) written = OpenWritten();
-  if (absl::IsDataLoss(written)) {
-    auto put = kv_store::PutInPlace(options_.folder, rescued_, db_);
-    if (!put.ok() && db_ != nullptr) rescued_.clear();
-    TANDEM_RETURN_IF_ERROR(put.status());
-    aside = *std::move(put);
-  } else {
-    TANDEM_RETURN_IF_ERROR(written);
+  TANDEM_ASSIGN_OR_RETURN(const std::string aside,
+                          kv_store::PutInPlace(options_.folder, rescued_, db_));
+  if (const absl::Status status = GoOnBehind(*db_); !status.ok()) {
+    kv_store::CloseGently(std::move(db_));
+    return status;
   }
-  rescued_.clear();
-  watch_ = kv_store::DatabaseWatch(options_.folder);
   Tell(fmt::format(
-      "{} while the server ran; all that was said is written anew{}", rescued_why_,
+      "{} while the server ran; all that was said is written anew{}", Message(why),
       aside.empty() ? ""
                     : fmt::format(", and what was in its place is kept in {}, perhaps with what "
                                   "had been deleted: remove it when nothing more is wanted from it",
@@ -120,40 +124,34 @@ absl::Status ConversationStore::WriteAnew() {
 }
 
 absl::Status ConversationStore::Recover() {
-  const kv_store::JournalPosition before = position();
-  const auto read_position = [&]() ABSL_SHARED_LOCKS_REQUIRED(db_mutex_) -> absl::Status {
-    TANDEM_RETURN_IF_ERROR(ReadPosition());
-    // What failed may be there all the same.
-    const MutexLock lock(commit_mutex_);
-    if (position_.Contains(before)) return absl::OkStatus();
-    position_ = before;
-    return absl::DataLossError(
-        fmt::format("{}: changes that were written are missing: start the "
-                    "server again, which tells what is lost",
-                    options_.folder));
-  };
-  bool in_place = true;
+  absl::Status placed;
   {
     const ReaderMutexLock lock(db_mutex_);
-    const MutexLock commit_lock(commit_mutex_);
-    TANDEM_RETURN_IF_ERROR(Hold());
-    in_place = db_ != nullptr ? !absl::IsDataLoss(watch_.Check(*db_)) : rescued_.empty();
-  }
-  if (in_place) {
-    const ReaderMutexLock lock(db_mutex_);
-    if (db_ != nullptr && db_->Resume().ok()) return read_position();
+    {
+      const MutexLock commit_lock(commit_mutex_);
+      TANDEM_RETURN_IF_ERROR(Hold());
+      if (db_ != nullptr) placed = watch_.Check(*db_);
+    }
+    if (!absl::IsDataLoss(placed) && db_ != nullptr && db_->Resume().ok()) {
+      const MutexLock commit_lock(commit_mutex_);
+      return GoOnBehind(*db_);
+    }
   }
   const WriterMutexLock lock(db_mutex_);
-  if (!in_place) {
-    TANDEM_RETURN_IF_ERROR(WriteAnew());
+  const MutexLock commit_lock(commit_mutex_);
+  if (absl::IsDataLoss(placed)) {
+    TANDEM_RETURN_IF_ERROR(Rescue(placed));
   } else {
-    // RocksDB takes some errors for final that are not.
+    // RocksDB takes some errors for final that are not. What cannot be read now may be then.
+    if (db_ != nullptr) static_cast<void>(Rescue(placed));
     db_.reset();
-    TANDEM_ASSIGN_OR_RETURN(db_, kv_store::OpenInPlace(options_.folder));
-    const MutexLock commit_lock(commit_mutex_);
-    watch_ = kv_store::DatabaseWatch(options_.folder);
+    placed = OpenAgain();
   }
-  return read_position();
+  if (absl::IsDataLoss(placed)) placed = WriteAnew(placed);
+  // What is open is read again.
+  if (db_ != nullptr) rescued_.clear();
+  if (placed.ok()) watch_ = kv_store::DatabaseWatch(options_.folder);
+  return placed;
 }
 
 }  // namespace tandem::frontend

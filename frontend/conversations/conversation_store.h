@@ -203,10 +203,16 @@ class ConversationStore {
   absl::Status Hold() ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
   /// The witness is in its place afterwards.
   absl::Status KeepWitness() ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
-  /// Writes what is open, or was last, into a new database in the folder's place.
-  absl::Status WriteAnew() ABSL_EXCLUSIVE_LOCKS_REQUIRED(db_mutex_);
-  /// Opens what an earlier WriteAnew has left off with. kDataLoss if that is not all.
-  absl::Status OpenWritten() ABSL_EXCLUSIVE_LOCKS_REQUIRED(db_mutex_, commit_mutex_);
+  /// Reads all that is open, of a database that is to be closed.
+  absl::Status Rescue(const absl::Status& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(db_mutex_, commit_mutex_);
+  /// Goes on from the position that the database has. kDataLoss if it has not all that was written.
+  absl::Status GoOnBehind(rocksdb::DB& db) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
+  /// Opens what was closed. kDataLoss if that has not all that was written.
+  absl::Status OpenAgain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(db_mutex_, commit_mutex_);
+  /// Writes what was rescued into a new database in the folder's place.
+  absl::Status WriteAnew(const absl::Status& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(db_mutex_, commit_mutex_);
   void Tell(std::string what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
 
   /// Notes slots in the witness, which is made anew where there is none.
@@ -222,9 +228,8 @@ class ConversationStore {
   const ConversationPlaces places_;
   SharedMutex db_mutex_;  // held alone while the database is opened again
   std::unique_ptr<rocksdb::DB> db_ ABSL_GUARDED_BY(db_mutex_);  // null if that has failed
-  // All records, while WriteAnew has closed the one database and has not opened the other.
+  // All records, while the database is closed.
   std::vector<kv_store::PlacedRecord> rescued_ ABSL_GUARDED_BY(db_mutex_);
-  std::string rescued_why_ ABSL_GUARDED_BY(db_mutex_);
   Mutex commit_mutex_;  // held while a change is written
   kv_store::JournalPosition position_ ABSL_GUARDED_BY(commit_mutex_);
   Listener listener_ ABSL_GUARDED_BY(commit_mutex_);

@@ -163,8 +163,9 @@ absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenInPlace(const std::string& fold
     TANDEM_RETURN_IF_ERROR(Rename(folder + kRenewed, folder));
     TANDEM_RETURN_IF_ERROR(SyncFolder(FolderOf(folder)));
   }
-  if (!HasDatabaseFiles(folder)) return absl::DataLossError(folder + ": there is no database");
-  return OpenDatabase(folder);
+  ReadDatabase read;
+  TANDEM_RETURN_IF_ERROR(TryAndGo(DatabaseWay::kIfThere, folder, read));
+  return std::move(read.db);
 }
 
 namespace {

@@ -15,8 +15,9 @@ namespace {
 constexpr size_t kMemtableBytes = size_t{8} << 20;
 
 /// Names of ways on the command line of a trial.
-constexpr std::array<std::pair<std::string_view, DatabaseWay>, 6> kWays = {
+constexpr std::array<std::pair<std::string_view, DatabaseWay>, 7> kWays = {
     {{"opened", DatabaseWay::kOpened},
+     {"if-there", DatabaseWay::kIfThere},
      {"checked", DatabaseWay::kChecked},
      {"as-it-is", DatabaseWay::kAsItIs},
      {"repaired", DatabaseWay::kRepaired},
@@ -52,7 +53,8 @@ struct Goer {
   absl::Status Go(DatabaseWay way, ReadDatabase& read) const;
 
  private:
-  absl::Status Open(ReadDatabase& read) const;
+  absl::Status Open(const rocksdb::Options& with, ReadDatabase& read) const;
+  absl::Status OpenIfThere(ReadDatabase& read) const;
   absl::Status OpenAndCheck(ReadDatabase& read) const;
   absl::Status ReadAsItIs(ReadDatabase& read) const;
   absl::Status ReadRepaired(ReadDatabase& read) const;
@@ -64,7 +66,9 @@ struct Goer {
 absl::Status Goer::Go(DatabaseWay way, ReadDatabase& read) const {
   switch (way) {
     case DatabaseWay::kOpened:
-      return Open(read);
+      return Open(options, read);
+    case DatabaseWay::kIfThere:
+      return OpenIfThere(read);
     case DatabaseWay::kChecked:
       return OpenAndCheck(read);
     case DatabaseWay::kAsItIs:
@@ -79,13 +83,19 @@ absl::Status Goer::Go(DatabaseWay way, ReadDatabase& read) const {
   return absl::InternalError("no such way");
 }
 
-absl::Status Goer::Open(ReadDatabase& read) const {
-  TANDEM_ASSIGN_OR_RETURN(read.db, OpenWith(options, folder));
+absl::Status Goer::Open(const rocksdb::Options& with, ReadDatabase& read) const {
+  TANDEM_ASSIGN_OR_RETURN(read.db, OpenWith(with, folder));
   return absl::OkStatus();
 }
 
+absl::Status Goer::OpenIfThere(ReadDatabase& read) const {
+  rocksdb::Options with = options;
+  with.create_if_missing = false;
+  return Open(with, read);
+}
+
 absl::Status Goer::OpenAndCheck(ReadDatabase& read) const {
-  TANDEM_RETURN_IF_ERROR(Open(read));
+  TANDEM_RETURN_IF_ERROR(Open(options, read));
   const std::string checking = "checking " + folder;
   TANDEM_RETURN_IF_ERROR(FromDatabase(read.db->VerifyChecksum(), checking));
   rocksdb::ReadOptions reading;

@@ -36,7 +36,8 @@ struct ReadDatabase {
 
 enum class DatabaseWay {
   kOpened,     // opened for writing, or made; nothing is read
-  kChecked,    // the same, and all of it was read once; kDataLoss if that cannot be done
+  kIfThere,    // the same; kDataLoss if there is none
+  kChecked,    // opened or made, and all of it was read once; kDataLoss if that cannot be done
   kAsItIs,     // all that can be read is read; of a log that is damaged, what is whole
   kRepaired,   // the same by tables and logs alone, without the files that say what belongs to it
   kLook,       // all that can be read is read, for reading only, beside another process
