@@ -189,7 +189,7 @@ class OpenedState final : public ServedState {
             absl::IsUnavailable(answer.status()) || (told && absl::IsUnavailable(told->status));
         if (!away || std::chrono::steady_clock::now() > end) return answer;
         std::this_thread::sleep_for(kAskAgain);
-        TANDEM_RETURN_IF_ERROR(EnsureAgent(options_));
+        TANDEM_RETURN_IF_ERROR(kv_->KeepRunning());
       }
     };
   }
@@ -199,7 +199,7 @@ class OpenedState final : public ServedState {
     if (!kv_) {
       TANDEM_ASSIGN_OR_RETURN(kv_, HostKv::Open(options_, /*keeps_agent=*/false));
     }
-    TANDEM_RETURN_IF_ERROR(EnsureAgent(options_));
+    TANDEM_RETURN_IF_ERROR(kv_->KeepRunning());
     return kv_->tier().Erase(blocks);
   }
 
