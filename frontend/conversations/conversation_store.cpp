@@ -20,7 +20,6 @@ namespace tandem::frontend {
 
 using kv_store::FromDatabase;
 using kv_store::JournalChange;
-using kv_store::OpenDatabase;
 using kv_store::PlacedRecord;
 
 namespace {
@@ -52,9 +51,7 @@ absl::Status ReadFrom(rocksdb::DB& db, char kind, std::vector<PlacedRecord>& rec
 
 ConversationStore::ConversationStore(Options options, std::unique_ptr<rocksdb::DB> db,
                                      ConversationPlaces places)
-    : options_(std::move(options)), places_(places), db_(std::move(db)) {}
-
-ConversationStore::~ConversationStore() = default;
+    : options_(std::move(options)), places_(places), db_(std::move(db)), watch_(options_.folder) {}
 
 WitnessSlot ConversationStore::SlotOf(const std::string& prefix,
                                       const ConversationState& state) const {
@@ -133,6 +130,7 @@ std::string ConversationStore::Encrypted(const std::string& tenant, const std::s
 absl::Status ConversationStore::Write(std::span<const Change> changes) {
   const ReaderMutexLock lock(db_mutex_);
   if (db_ == nullptr) return Unavailable("{} is not open", options_.folder);
+  TANDEM_RETURN_IF_ERROR(Check());
   std::vector<JournalChange> batch;
   const auto put = [&batch](std::string place, std::string bytes) {
     batch.push_back(
@@ -225,6 +223,7 @@ absl::Status ConversationStore::Write(std::span<const Change> changes) {
     if (state) slots.push_back(SlotOf(prefix, *state));
   }
   TANDEM_RETURN_IF_ERROR(Commit(std::move(batch), std::move(slots)));
+  TANDEM_RETURN_IF_ERROR(Check());
   if (erases) erasing_ = true;
   for (auto& [prefix, state] : changed) {
     damaged_.erase(prefix);
@@ -316,34 +315,11 @@ absl::StatusOr<std::vector<PlacedRecord>> ConversationStore::ReadAll() {
   return kv_store::ReadStrictly(*db_);
 }
 
-absl::Status ConversationStore::Recover() {
-  const kv_store::JournalPosition before = position();
-  const auto read_position = [&]() ABSL_SHARED_LOCKS_REQUIRED(db_mutex_) -> absl::Status {
-    TANDEM_RETURN_IF_ERROR(ReadPosition());
-    // What failed may be there all the same.
-    const MutexLock lock(commit_mutex_);
-    if (position_.Contains(before)) return absl::OkStatus();
-    position_ = before;
-    return absl::DataLossError(
-        fmt::format("{}: changes that were written are missing: start the "
-                    "server again, which tells what is lost",
-                    options_.folder));
-  };
-  {
-    const ReaderMutexLock lock(db_mutex_);
-    if (db_ != nullptr && db_->Resume().ok()) return read_position();
-  }
-  // RocksDB takes some errors for final that are not.
-  const WriterMutexLock lock(db_mutex_);
-  db_.reset();
-  TANDEM_ASSIGN_OR_RETURN(db_, OpenDatabase(options_.folder));
-  return read_position();
-}
-
 absl::Status ConversationStore::FinishErasures(const BlockEraser& erase_blocks,
                                                const CopyEraser& erase_copies) {
   const ReaderMutexLock lock(db_mutex_);
   if (db_ == nullptr) return Unavailable("{} is not open", options_.folder);
+  TANDEM_RETURN_IF_ERROR(Check());
   // Cleared first: what is erased from now on may be missed below.
   erasing_ = false;
   std::vector<PlacedRecord> erasures;

@@ -23,6 +23,7 @@
 #include "kv_store/base/block_hash.h"
 #include "kv_store/base/encrypted_box.h"
 #include "kv_store/journal/conversation_database.h"
+#include "kv_store/journal/database_watch.h"
 #include "kv_store/journal/journal.h"
 #include "kv_store/journal/journal_copies.h"
 
@@ -52,15 +53,20 @@ struct FoundConversations {
 /// conversation has. Nothing that is damaged is read as something else, no turn that was written is
 /// missing unnoticed, nothing is taken for erased that was not, and nothing but FinishErasures and
 /// a turn that goes on with a damaged conversation removes bytes: damaged files are put aside whole
-/// (`FOLDER.damaged-N`) before the rest is gone on with. Every write moves its position on
-/// (journal.h), so that a copy elsewhere can follow. Thread safety: Write, Recover and SyncWitness
-/// by one thread; FinishErasures by another at the same time; position, SetListener and ReadAll by
-/// any.
+/// (`FOLDER.damaged-N`) before the rest is gone on with. Where somebody removes or replaces its
+/// files meanwhile, all is written anew, since it is still in what this process has open. Every
+/// write moves its position on (journal.h), so that a copy elsewhere can follow. Thread safety:
+/// Write, Recover, CheckInPlace and SyncWitness by one thread; FinishErasures by another at the
+/// same time; position, SetListener and ReadAll by any.
 class ConversationStore {
  public:
   struct Options {
     std::string folder;                           // made if it is not there
     const kv_store::EncryptedBox* box = nullptr;  // must outlive the store; null: plain bytes
+    /// Asked before and after each write whether the directory that the folder is in is this
+    /// process's, so that it may take it again; gives what happened to it, empty: nothing. Must
+    /// outlive the store, and takes calls of its threads; null: nobody asks.
+    std::function<absl::StatusOr<std::string>()> hold = nullptr;
   };
   struct Opened;
 
@@ -96,10 +102,16 @@ class ConversationStore {
   };
   using Change = std::variant<Turn, Erasure, KvErasure>;
 
-  /// Writes all of them or none, in order. OK: synced to disk. After an error nothing is written
-  /// before Recover succeeds; then the same changes may be written again.
+  /// Writes all of them or none, in order. OK: synced to disk, in files that the next process will
+  /// find. After an error nothing is written before Recover succeeds; then the same changes may be
+  /// written again.
   absl::Status Write(std::span<const Change> changes);
   absl::Status Recover();
+  /// Whether the next process will find what was written. A witness that is gone or replaced is
+  /// made anew; of the database kDataLoss, and Recover writes it anew.
+  absl::Status CheckInPlace();
+  /// What has happened to the files since this was asked last, and what was done; empty: nothing.
+  std::string TakeTold();
   /// What was written outlives, as the witness tells it, a loss of power too.
   void SyncWitness();
 
@@ -186,6 +198,23 @@ class ConversationStore {
   WitnessSlot SlotOf(const std::string& prefix, const ConversationState& state) const;
   WitnessSlot SlotOf(const std::string& prefix, const ReadConversation& read) const;
 
+  /// CheckInPlace.
+  absl::Status Check() ABSL_SHARED_LOCKS_REQUIRED(db_mutex_);
+  absl::Status Hold() ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
+  /// The witness is in its place afterwards.
+  absl::Status KeepWitness() ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
+  /// Reads all that is open, of a database that is to be closed.
+  absl::Status Rescue(const absl::Status& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(db_mutex_, commit_mutex_);
+  /// Goes on from the position that the database has. kDataLoss if it has not all that was written.
+  absl::Status GoOnBehind(rocksdb::DB& db) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
+  /// Opens what was closed. kDataLoss if that has not all that was written.
+  absl::Status OpenAgain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(db_mutex_, commit_mutex_);
+  /// Writes what was rescued into a new database in the folder's place.
+  absl::Status WriteAnew(const absl::Status& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(db_mutex_, commit_mutex_);
+  void Tell(std::string what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
+
   /// Notes slots in the witness, which is made anew where there is none.
   absl::Status Witness(std::vector<WitnessSlot> slots) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
 
@@ -199,7 +228,9 @@ class ConversationStore {
   const ConversationPlaces places_;
   SharedMutex db_mutex_;  // held alone while the database is opened again
   std::unique_ptr<rocksdb::DB> db_ ABSL_GUARDED_BY(db_mutex_);  // null if that has failed
-  Mutex commit_mutex_;                                          // held while a change is written
+  // All records, while the database is closed.
+  std::vector<kv_store::PlacedRecord> rescued_ ABSL_GUARDED_BY(db_mutex_);
+  Mutex commit_mutex_;  // held while a change is written
   kv_store::JournalPosition position_ ABSL_GUARDED_BY(commit_mutex_);
   Listener listener_ ABSL_GUARDED_BY(commit_mutex_);
   std::unique_ptr<ConversationWitness> witness_ ABSL_GUARDED_BY(commit_mutex_);
@@ -208,10 +239,12 @@ class ConversationStore {
   ErasedConversations erased_ ABSL_GUARDED_BY(commit_mutex_);
   std::vector<ErasedConversation> unrecorded_;  // of these, until GoOn: not in the database
   bool witness_failed_ ABSL_GUARDED_BY(commit_mutex_) = false;  // and the log says so
-  std::map<std::string, ConversationState> states_;             // by prefix; what Write has written
-  std::map<std::string, ConversationState> damaged_;            // by prefix; what is kept of them
-  bool behind_ = false;                                         // changes are missing at the end
-  bool journal_is_new_ = false;                                 // there was none to be read
+  kv_store::DatabaseWatch watch_ ABSL_GUARDED_BY(commit_mutex_);
+  std::string told_ ABSL_GUARDED_BY(commit_mutex_);
+  std::map<std::string, ConversationState> states_;   // by prefix; what Write has written
+  std::map<std::string, ConversationState> damaged_;  // by prefix; what is kept of them
+  bool behind_ = false;                               // changes are missing at the end
+  bool journal_is_new_ = false;                       // there was none to be read
   bool journal_lost_ = false;
   bool chained_ = false;  // there are turns that were written beside a witness
   bool unkept_ = false;   // there are records of damaged conversations that are not kept

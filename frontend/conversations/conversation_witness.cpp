@@ -11,6 +11,7 @@
 
 #include "core/base/errno_text.h"
 #include "core/base/wire.h"
+#include "kv_store/base/file_facts.h"
 #include "kv_store/base/files.h"
 
 namespace tandem::frontend {
@@ -221,6 +222,16 @@ absl::Status ConversationWitness::Append(std::span<const WitnessSlot> slots) {
   }
   next_ = number;
   return absl::OkStatus();
+}
+
+absl::Status ConversationWitness::CheckInPlace() const {
+  const auto there = kv_store::FactsAt(path_);
+  if (absl::IsNotFound(there.status())) return absl::DataLossError(path_ + " is gone");
+  TANDEM_RETURN_IF_ERROR(there.status());
+  TANDEM_ASSIGN_OR_RETURN(const kv_store::FileFacts open, kv_store::FactsOfOpen(file_, path_));
+  if (!open.IsSameFile(*there)) return absl::DataLossError(path_ + " was replaced");
+  const bool whole = open.bytes == static_cast<int64_t>(next_ * kWitnessSlotBytes);
+  return whole ? absl::OkStatus() : absl::DataLossError(path_ + " was written to");
 }
 
 absl::Status ConversationWitness::Sync() {

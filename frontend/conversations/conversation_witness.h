@@ -100,6 +100,9 @@ class ConversationWitness {
   /// Outlives a kill -9 from then on; a loss of power once Sync is done.
   absl::Status Append(std::span<const WitnessSlot> slots);
   absl::Status Sync();
+  /// Whether what was added is in the file that has its name. kDataLoss, saying that it is gone,
+  /// replaced or cut; kUnavailable if that cannot be known.
+  absl::Status CheckInPlace() const;
   /// In the file.
   uint64_t slots() const { return next_; }
 

@@ -25,7 +25,7 @@ bool Destroys(const ConversationStore::Change& change) {
 ConversationWriter::ConversationWriter(Options options, std::unique_ptr<ConversationStore> store,
                                        FoundConversations found)
     : options_(std::move(options)),
-      damage_(std::move(found.damage)),
+      found_(std::move(found.damage)),
       store_(std::move(store)),
       damaged_(std::move(found.nameless)) {
   for (UnreadableConversation& one : found.unreadable) {
@@ -120,7 +120,13 @@ ConversationLogStatus ConversationWriter::Status() {
   status.conversations = store_->conversations();
   status.unreadable = static_cast<int64_t>(unreadable_.size()) + unreadable_gaps_;
   status.damaged = static_cast<int64_t>(damaged_.size());
-  status.damage = damage_;
+  status.damage = found_;
+  if (happenings_ > 0) {
+    status.damage += (found_.empty() ? "" : "; ") + happened_;
+    if (happenings_ > 1) {
+      status.damage += fmt::format(" (the last of {} times; the log has all)", happenings_);
+    }
+  }
   status.unwritten_changes = unwritten_;
   status.unfinished_erasures = unfinished_erasures_;
   status.trouble = Message(trouble_.ok() ? erase_trouble_ : trouble_);
@@ -135,18 +141,15 @@ ConversationLogStatus ConversationWriter::Status() {
 void ConversationWriter::WriteLoop() {
   std::vector<Waiting> backlog;
   MutexLock lock(mutex_);
+  try_at_ = Clock::now() + options_.retry;
   while (true) {
     while (queue_.empty() && !quit_) {
-      if (backlog.empty() && sync_at_) {
-        if (changed_.WaitUntil(mutex_, *sync_at_)) continue;
-        lock.Unlock();
-        SyncWitness();
-        lock.Lock();
-      } else if (backlog.empty()) {
-        changed_.Wait(mutex_);
-      } else if (!changed_.WaitUntil(mutex_, retry_at_)) {
-        break;
-      }
+      const auto next = sync_at_ ? std::min(try_at_, *sync_at_) : try_at_;
+      if (changed_.WaitUntil(mutex_, next)) continue;
+      if (Clock::now() >= try_at_) break;
+      lock.Unlock();
+      SyncWitness();
+      lock.Lock();
     }
     std::vector<Waiting> more = std::exchange(queue_, {});
     const bool last = quit_;
@@ -162,12 +165,10 @@ void ConversationWriter::WriteLoop() {
       }
       backlog.push_back(std::move(waiting));
     }
-    if (!backlog.empty()) {
-      if (trouble.ok() || last || Clock::now() >= retry_at_) {
-        WriteBacklog(backlog);
-      } else {
-        Failed(backlog, trouble);
-      }
+    if (trouble.ok() || last || Clock::now() >= try_at_) {
+      WriteBacklog(backlog);
+    } else {
+      Failed(backlog, trouble);
     }
     lock.Lock();
     if (last && queue_.empty()) break;
@@ -186,20 +187,41 @@ void ConversationWriter::WriteBacklog(std::vector<Waiting>& backlog) {
   std::vector<ConversationStore::Change> changes;
   changes.reserve(backlog.size());
   for (Waiting& waiting : backlog) changes.push_back(std::move(waiting.change));
-  absl::Status status;
-  if (must_recover_) status = store_->Recover();
-  if (status.ok()) status = store_->Write(changes);
+  const absl::Status status = TryToWrite(changes);
   for (size_t i = 0; i < changes.size(); ++i) backlog[i].change = std::move(changes[i]);
-  must_recover_ = !status.ok();
+  try_at_ = Clock::now() + options_.retry;
+  TakeTold();
   if (status.ok()) {
     Written(backlog);
     // Nobody waits for that: only who loses power and the end of the log could miss it.
     if (sync_at_ && Clock::now() >= *sync_at_) SyncWitness();
-    if (!sync_at_) sync_at_ = Clock::now() + kWitnessSync;
+    if (!sync_at_ && !changes.empty()) sync_at_ = Clock::now() + kWitnessSync;
   } else {
-    retry_at_ = Clock::now() + options_.retry;
     Failed(backlog, status);
   }
+}
+
+absl::Status ConversationWriter::TryToWrite(std::span<const ConversationStore::Change> changes) {
+  const auto write = [&] {
+    return changes.empty() ? store_->CheckInPlace() : store_->Write(changes);
+  };
+  absl::Status status;
+  if (!must_recover_) status = write();
+  // Files that somebody removed are put in their place at once.
+  if (must_recover_ || !status.ok()) {
+    status = store_->Recover();
+    if (status.ok()) status = write();
+  }
+  must_recover_ = !status.ok();
+  return status;
+}
+
+void ConversationWriter::TakeTold() {
+  std::string told = store_->TakeTold();
+  if (told.empty()) return;
+  const MutexLock lock(mutex_);
+  happened_ = std::move(told);
+  ++happenings_;
 }
 
 void ConversationWriter::SyncWitness() {
@@ -222,7 +244,7 @@ void ConversationWriter::Written(std::vector<Waiting>& backlog) {
       if (waiting.done) erasure_owners_.push_back(std::exchange(waiting.done, nullptr));
     }
   }
-  changed_.NotifyAll();
+  if (!backlog.empty()) changed_.NotifyAll();
   if (recovered) {
     spdlog::info("{}: conversations are written again; all {} changes that waited are on disk",
                  options_.directory, backlog.size());
@@ -249,8 +271,9 @@ void ConversationWriter::Failed(std::vector<Waiting>& backlog, const absl::Statu
   if (is_new) {
     spdlog::error(
         "{}: conversations cannot be written ({}): turns are kept in memory, do not outlive this "
-        "process, and are tried again every {} s; make room on the disk",
-        options_.directory, Message(why), std::chrono::duration<double>(options_.retry).count());
+        "process, and are tried again every {} s{}",
+        options_.directory, Message(why), std::chrono::duration<double>(options_.retry).count(),
+        absl::IsResourceExhausted(why) ? "; make room on the disk" : "");
   }
   for (Waiting& waiting : backlog) {
     if (waiting.done) std::exchange(waiting.done, nullptr)(why);

@@ -19,7 +19,8 @@ namespace tandem::frontend {
 /// disk; a second thread destroys what was deleted, which takes longer.
 ///
 /// Changes that come while one is being synced are synced together next. Where the disk fails, they
-/// are kept in memory and tried again every second, and their owners are told at once. With a
+/// are kept in memory and tried again every second, and their owners are told at once. As often it
+/// looks whether what was written is still there. With a
 /// copier a turn counts once it is on the other host's disk as well; the disk here does not wait.
 ///
 /// What was deleted is destroyed at once. KV that nobody asked to destroy but that no conversation
@@ -30,7 +31,7 @@ class ConversationWriter final : public ConversationLog {
   struct Options {
     std::string directory;  // as Status tells it
     bool encrypted = false;
-    std::chrono::milliseconds retry{1000};
+    std::chrono::milliseconds retry{1000};           // and between two looks at what is written
     std::chrono::milliseconds gather{2000};          // KV left behind, before it is destroyed
     std::chrono::milliseconds longest_pause{30000};  // between two tries to destroy
     /// Destroys the KV of these blocks in all tiers; null: there are none.
@@ -73,13 +74,16 @@ class ConversationWriter final : public ConversationLog {
   /// Writes `backlog` and tells its owners. `backlog` is empty afterwards, or what is to be tried
   /// again.
   void WriteBacklog(std::vector<Waiting>& backlog);
+  absl::Status TryToWrite(std::span<const ConversationStore::Change> changes);
+  /// What the store tells of its files.
+  void TakeTold();
   void SyncWitness();
   void Written(std::vector<Waiting>& backlog);
   void Failed(std::vector<Waiting>& backlog, const absl::Status& why);
   void EraseLoop();
 
   const Options options_;
-  const std::string damage_;  // that was found
+  const std::string found_;  // damage, at the start
   const std::unique_ptr<ConversationStore> store_;
   std::optional<ConversationCopier> copier_;
 
@@ -90,6 +94,8 @@ class ConversationWriter final : public ConversationLog {
   std::map<std::string, std::string> unreadable_ ABSL_GUARDED_BY(mutex_);
   // What is kept of damaged ones that nobody has asked for by name, by prefix.
   std::map<std::string, Conversation> damaged_ ABSL_GUARDED_BY(mutex_);
+  std::string happened_ ABSL_GUARDED_BY(mutex_);         // to the files since the start, last
+  int64_t happenings_ ABSL_GUARDED_BY(mutex_) = 0;       // how often something did
   int64_t unreadable_gaps_ ABSL_GUARDED_BY(mutex_) = 0;  // of which no name is known
   int64_t unwritten_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status trouble_ ABSL_GUARDED_BY(mutex_);  // of writing
@@ -102,8 +108,8 @@ class ConversationWriter final : public ConversationLog {
   bool quit_ ABSL_GUARDED_BY(mutex_) = false;
   bool writer_ended_ ABSL_GUARDED_BY(mutex_) = false;
 
-  bool must_recover_ = false;  // the writing thread's own
-  Clock::time_point retry_at_;
+  bool must_recover_ = false;                 // the writing thread's own
+  Clock::time_point try_at_;                  // to write what could not be written, or to look
   std::optional<Clock::time_point> sync_at_;  // nothing: the witness is synced
   std::thread writer_;
   std::thread eraser_;

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <memory>
+
 #include "kv_store/agent_link/agent_codec.h"
+#include "kv_store/agent_link/agent_directory.h"
 #include "kv_store/base/zmq_tools.h"
 
 namespace tandem::kv_store {
@@ -14,6 +17,7 @@ struct AgentConnection {
     SetSafeOptions(socket, limits);
   }
 
+  std::shared_ptr<const AgentDirectory> directory;  // that it is in; null: in none
   zmq::socket_t socket;
   DisconnectMonitor monitor;
 };

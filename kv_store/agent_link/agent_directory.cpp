@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <system_error>
 
+#include "kv_store/base/file_facts.h"
 #include "kv_store/base/files.h"
 
 namespace tandem::kv_store {
@@ -80,6 +81,27 @@ absl::Status AgentDirectory::Lock() {
   }
   lock_fd_ = fd;
   return MakeWay(path_ + "/agent.sock", FileKind::kSocket);
+}
+
+absl::Status AgentDirectory::CheckLocked() const {
+  const std::string path = path_ + "/agent.lock";
+  const auto there = FactsAt(path);
+  if (absl::IsNotFound(there.status())) return absl::DataLossError(path + " is gone");
+  TANDEM_RETURN_IF_ERROR(there.status());
+  TANDEM_ASSIGN_OR_RETURN(const FileFacts ours, FactsOfOpen(lock_fd_, path));
+  if (ours.IsSameFile(*there)) return absl::OkStatus();
+  return absl::DataLossError(path + " was replaced");
+}
+
+bool AgentDirectory::IsInPlace() const {
+  const auto there = FactsAt(path_);
+  const auto ours = FactsOfOpen(fd_, path_);
+  return there.ok() && ours.ok() && ours->IsSameFile(*there);
+}
+
+bool AgentDirectory::IsRemoved() const {
+  const auto ours = FactsOfOpen(fd_, path_);
+  return ours.ok() && ours->names == 0;
 }
 
 absl::Status AgentDirectory::CheckLock() const {

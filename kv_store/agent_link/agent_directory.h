@@ -33,6 +33,13 @@ class AgentDirectory {
   absl::Status Lock();
   /// Whether Lock could work, or another agent has it; says what is in the way.
   absl::Status CheckLock() const;
+  /// Of one that Lock has locked: whether others are still kept out. kDataLoss where somebody has
+  /// removed or replaced the lock, or the directory.
+  absl::Status CheckLocked() const;
+  /// Whether the path still names it.
+  bool IsInPlace() const;
+  /// Whether it is in no folder any more. One that is not in its place and not removed was moved.
+  bool IsRemoved() const;
 
  private:
   static constexpr int kClosed = -1;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kv_store/agent_link/agent_answers.h"
+#include "kv_store/base/files.h"
 #include "kv_store/base/parts.h"
 #include "kv_store/base/zmq_tools.h"
 
@@ -36,7 +37,9 @@ std::vector<Item> AnswersTo(std::span<const RecordKey> keys, const Ask& ask) {
 }  // namespace
 
 AgentTier::AgentTier(AgentDirectory directory, const AgentTierOptions& options)
-    : options_(options), directory_(std::move(directory)) {
+    : options_(options),
+      path_(directory.path()),
+      directory_(std::make_shared<AgentDirectory>(std::move(directory))) {
   lease_ = std::thread([this] { RunLease(); });
 }
 
@@ -59,24 +62,38 @@ void AgentTier::RunLease() {
   }
 }
 
+std::shared_ptr<const AgentDirectory> AgentTier::Directory() {
+  const MutexLock lock(mutex_);
+  if (!directory_->IsInPlace() && kv_store::Exists(path_)) {
+    auto now = AgentDirectory::Open(path_);
+    if (now.ok()) directory_ = std::make_shared<AgentDirectory>(*std::move(now));
+  }
+  return directory_;
+}
+
+bool AgentTier::DirectoryIsRemoved() {
+  const MutexLock lock(mutex_);
+  return directory_->IsRemoved();
+}
+
 absl::StatusOr<std::unique_ptr<AgentConnection>> AgentTier::Connect() {
-  TANDEM_RETURN_IF_ERROR(directory_.Probe());
+  std::shared_ptr<const AgentDirectory> directory = Directory();
+  TANDEM_RETURN_IF_ERROR(directory->Probe());
   try {
     auto connection =
         std::make_unique<AgentConnection>(context_, DisconnectMonitor::Watch::kConnections);
-    connection->socket.connect(directory_.address());
+    connection->directory = std::move(directory);
+    connection->socket.connect(connection->directory->address());
     return connection;
   } catch (const zmq::error_t& error) {
-    return Unavailable("KV agent in {}: cannot be reached: {}", directory_.path(), error.what());
+    return Unavailable("KV agent in {}: cannot be reached: {}", path_, error.what());
   }
 }
 
 absl::StatusOr<AgentMessage> AgentTier::Exchange(AgentConnection& connection,
                                                  const AgentFrame& request,
                                                  Clock::time_point deadline) {
-  const auto gone = [this] {
-    return Unavailable("KV agent in {}: it went away", directory_.path());
-  };
+  const auto gone = [this] { return Unavailable("KV agent in {}: it went away", path_); };
   try {
     if (connection.monitor.TakeDisconnected()) return gone();
     if (TrySend(connection.socket, "", EncodeAgentFrame(request)) != SendOutcome::kSent) {
@@ -86,8 +103,7 @@ absl::StatusOr<AgentMessage> AgentTier::Exchange(AgentConnection& connection,
       const auto left =
           std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
       if (left.count() <= 0) {
-        return absl::DeadlineExceededError(
-            fmt::format("KV agent in {}: no answer in time", directory_.path()));
+        return absl::DeadlineExceededError(fmt::format("KV agent in {}: no answer in time", path_));
       }
       zmq::pollitem_t items[] = {{connection.socket.handle(), 0, ZMQ_POLLIN, 0},
                                  {connection.monitor.socket().handle(), 0, ZMQ_POLLIN, 0}};
@@ -100,7 +116,7 @@ absl::StatusOr<AgentMessage> AgentTier::Exchange(AgentConnection& connection,
           return InvalidArgument(
               "KV agent in {}: {}; if it is one of another version of this program, end it (pkill "
               "-f 'tandem agent {}') or wait until it ends (--agent-ttl)",
-              directory_.path(), Message(answer.status()), directory_.path());
+              path_, Message(answer.status()), path_);
         }
         if (answer->call == request.call) return std::move(answer->message);
         continue;
@@ -108,7 +124,7 @@ absl::StatusOr<AgentMessage> AgentTier::Exchange(AgentConnection& connection,
       if (Readable(items[1]) && connection.monitor.TakeDisconnected()) return gone();
     }
   } catch (const zmq::error_t& error) {
-    return Unavailable("KV agent in {}: {}", directory_.path(), error.what());
+    return Unavailable("KV agent in {}: {}", path_, error.what());
   }
 }
 
@@ -118,7 +134,7 @@ absl::StatusOr<AgentMessage> AgentTier::Call(AgentMessage request, Clock::time_p
   {
     const MutexLock lock(mutex_);
     if (down_until_ && Clock::now() < *down_until_) {
-      return Unavailable("KV agent in {}: it did not answer just now", directory_.path());
+      return Unavailable("KV agent in {}: it did not answer just now", path_);
     }
     if (!idle_.empty()) {
       connection = std::move(idle_.back());

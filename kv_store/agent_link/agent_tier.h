@@ -28,7 +28,8 @@ struct AgentTierOptions {
 };
 
 /// The tiers that the agent of this host owns (AgentServer). An agent that is gone, or late, misses
-/// and refuses; it is found again when it is back. Renews the agent's lease as long as it lives.
+/// and refuses; it is found again when it is back, also where its directory was removed or replaced
+/// meanwhile. Renews the agent's lease as long as it lives.
 ///
 /// Every call has a connection of its own for as long as it takes, so a late answer can never be
 /// taken for that of another call. Thread safety: as Tier.
@@ -64,6 +65,8 @@ class AgentTier : public ListableTier {
   }
   /// Asks the agent to end.
   absl::Status StopAgent();
+  /// Whether the directory in which the agent was met last was removed.
+  bool DirectoryIsRemoved();
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -78,6 +81,8 @@ class AgentTier : public ListableTier {
   template <typename Request>
   absl::Status CallForBlocks(std::span<const BlockHash> blocks);
   absl::StatusOr<std::unique_ptr<AgentConnection>> Connect();
+  /// The one that the path names now, if there is one.
+  std::shared_ptr<const AgentDirectory> Directory();
   absl::StatusOr<AgentMessage> Exchange(AgentConnection& connection, const AgentFrame& request,
                                         Clock::time_point deadline);
   /// All zero if the agent does not answer.
@@ -85,12 +90,13 @@ class AgentTier : public ListableTier {
   void RunLease();
 
   const AgentTierOptions options_;
-  const AgentDirectory directory_;
+  const std::string path_;  // of the directory
   zmq::context_t context_;
   std::atomic<uint64_t> next_call_ = 1;
 
   Mutex mutex_;
   CondVar changed_;
+  std::shared_ptr<const AgentDirectory> directory_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<AgentConnection>> idle_ ABSL_GUARDED_BY(mutex_);
   std::optional<Clock::time_point> down_until_ ABSL_GUARDED_BY(mutex_);
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;

@@ -12,58 +12,20 @@
 #include <thread>
 #include <utility>
 
-#include "kv_store/base/database_log.h"
 #include "kv_store/base/files.h"
 #include "kv_store/journal/database_image.h"
 #include "kv_store/journal/database_trial.h"
+#include "kv_store/journal/database_watch.h"
 
 namespace tandem::kv_store {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kMemtableBytes = size_t{8} << 20;
 constexpr size_t kBatchBytes = size_t{4} << 20;
 constexpr auto kDeletionTime = std::chrono::seconds(5);
-constexpr const char* kRenewed = ".new";
-constexpr const char* kDeadly = "its files end the process that reads them together";
 constexpr int kLooks = 10;
 constexpr auto kBetweenLooks = std::chrono::milliseconds(50);
-
-rocksdb::Options DatabaseOptions(const std::string& folder) {
-  rocksdb::Options options;
-  options.info_log = MakeDatabaseLog(folder);
-  options.manifest_preallocation_size = size_t{64} << 10;  // else 4 MiB of the disk
-  options.create_if_missing = true;
-  options.write_buffer_size = kMemtableBytes;
-  options.compression = rocksdb::kNoCompression;  // a damaged byte stays one damaged byte
-  options.allow_fallocate = false;  // on a small disk, what is reserved is missing elsewhere
-  // A torn end of the log is what a loss of power leaves behind; anything else is put right openly.
-  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
-  return options;
-}
-
-/// Whether the files themselves keep the database from being opened, and will every time.
-bool IsDamage(const rocksdb::Status& status) {
-  return status.IsCorruption() || status.IsPathNotFound() || status.IsNotFound() ||
-         status.IsInvalidArgument() || status.IsNotSupported() || status.IsIncomplete();
-}
-
-absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenWith(const rocksdb::Options& options,
-                                                      const std::string& folder) {
-  rocksdb::DB* db = nullptr;
-  const rocksdb::Status status = rocksdb::DB::Open(options, folder, &db);
-  std::unique_ptr<rocksdb::DB> owned(db);
-  if (status.ok()) return owned;
-  if (IsDamage(status)) {
-    return absl::DataLossError(fmt::format("opening {}: {}", folder, status.ToString()));
-  }
-  if (status.IsIOError() && status.ToString().find("lock ") != std::string::npos) {
-    return FailedPrecondition("{}: another process has these conversations open ({})", folder,
-                              status.ToString());
-  }
-  return FromDatabase(status, "opening " + folder);
-}
 
 std::set<std::string> FilesOf(const std::string& folder, std::string_view extension) {
   std::set<std::string> files;
@@ -103,14 +65,6 @@ const std::string* BytesAt(std::span<const PlacedRecord> records, std::string_vi
   return record == records.end() ? nullptr : &record->bytes;
 }
 
-absl::Status FromDatabase(const rocksdb::Status& status, std::string_view doing) {
-  if (status.ok()) return absl::OkStatus();
-  const std::string text = fmt::format("{}: {}", doing, status.ToString());
-  if (status.IsNoSpace()) return absl::ResourceExhaustedError(text);
-  if (status.IsCorruption()) return absl::DataLossError(text);
-  return absl::UnavailableError(text);
-}
-
 absl::StatusOr<std::vector<PlacedRecord>> ReadStrictly(rocksdb::DB& db) {
   std::vector<PlacedRecord> records;
   const rocksdb::Status status = DatabaseScan(db, /*check=*/true).Strictly(records);
@@ -134,85 +88,9 @@ absl::Status WriteAll(rocksdb::DB& db, const std::vector<PlacedRecord>& records)
 
 namespace {
 
-/// Reads all that can be read of what is open.
-void ReadAllOf(ReadDatabase& read) {
-  const rocksdb::Status damage = DatabaseScan(*read.db, /*check=*/true).Strictly(read.records);
-  if (damage.ok()) return;
-  read.torn = false;
-  read.damage +=
-      fmt::format("{}a table is damaged ({})", read.damage.empty() ? "" : "; ", damage.ToString());
-  read.records.clear();
-  // A block whose checksum is wrong may have whole records all the same, and may end the process.
-  const bool check = !Survives([&] {
-    std::vector<PlacedRecord> records;
-    DatabaseScan(*read.db, /*check=*/false).Leniently(records);
-  });
-  read.gaps = DatabaseScan(*read.db, check).Leniently(read.records);
-}
-
-/// A way from the files of a folder to what can be read of them. kDataLoss: it leads nowhere.
-using Way = absl::Status (*)(const rocksdb::Options& options, const std::string& folder,
-                             ReadDatabase& read);
-
-/// Of a log that is damaged, what is whole is taken.
-absl::Status ReadAsItIs(const rocksdb::Options& given, const std::string& folder,
-                        ReadDatabase& read) {
-  rocksdb::Options options = given;
-  // First so that any damage of the log is seen.
-  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kAbsoluteConsistency;
-  auto db = OpenWith(options, folder);
-  if (absl::IsDataLoss(db.status())) {
-    read.damage = Message(db.status());
-    options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
-    db = OpenWith(options, folder);
-    read.torn = db.ok();
-  }
-  TANDEM_RETURN_IF_ERROR(db.status());
-  read.db = *std::move(db);
-  ReadAllOf(read);
-  return absl::OkStatus();
-}
-
-/// By the tables and logs alone, without the files that say what belongs to it.
-absl::Status ReadRepaired(const rocksdb::Options& given, const std::string& folder,
-                          ReadDatabase& read) {
-  rocksdb::Options options = given;
-  TANDEM_RETURN_IF_ERROR(Remove(folder + "/CURRENT"));
-  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
-  options.disable_auto_compactions = true;
-  options.env = UnsyncedEnv();  // what it makes is written anew
-  const rocksdb::Status repaired = rocksdb::RepairDB(folder, options);
-  if (!repaired.ok() && !repaired.IsNoSpace()) return absl::DataLossError(repaired.ToString());
-  TANDEM_RETURN_IF_ERROR(FromDatabase(repaired, "repairing " + folder));
-  TANDEM_ASSIGN_OR_RETURN(read.db, OpenWith(options, folder));
-  ReadAllOf(read);
-  return absl::OkStatus();
-}
-
-bool Survives(Way way, rocksdb::Options options, const std::string& folder) {
-  // Threads of this process are not there in the one that tries.
-  options.max_file_opening_threads = 1;
-  options.stats_dump_period_sec = 0;
-  options.stats_persist_period_sec = 0;
-  options.disable_auto_compactions = true;
-  options.env = UnsyncedEnv();
-  return SurvivesFiles(folder, [&](const std::string& files) {
-    ReadDatabase read;
-    static_cast<void>(way(options, files, read));
-    static_cast<void>(read.db.release());  // closing it might wait for such a thread
-  });
-}
-
-absl::Status Read(Way way, const rocksdb::Options& options, const std::string& folder,
-                  ReadDatabase& read) {
-  if (Survives(way, options, folder)) return way(options, folder, read);
-  return absl::DataLossError(kDeadly);
-}
-
 /// Each table and log by itself, in the order of their numbers; what several have is that of the
 /// last.
-absl::Status ReadEachAlone(const rocksdb::Options& options, const std::string& folder,
-                           ReadDatabase& read) {
+absl::Status ReadEachAlone(const std::string& folder, ReadDatabase& read) {
   const std::string from = FilesBefore(folder);
   std::vector<std::string> files;
   for (const char* extension : {".sst", ".log"}) {
@@ -227,7 +105,7 @@ absl::Status ReadEachAlone(const rocksdb::Options& options, const std::string& f
     TANDEM_RETURN_IF_ERROR(Remove(alone));
     TANDEM_RETURN_IF_ERROR(LinkFiles(from, alone, file));
     ReadDatabase one;
-    absl::Status status = Read(ReadRepaired, options, alone, one);
+    absl::Status status = TryAndGo(DatabaseWay::kRepaired, alone, one);
     if (!status.ok() && !absl::IsDataLoss(status)) return status;
     if (!status.ok()) read.damage += fmt::format("; {}: {}", file, Message(status));
     read.gaps += one.gaps;
@@ -238,8 +116,8 @@ absl::Status ReadEachAlone(const rocksdb::Options& options, const std::string& f
 }
 
 /// A database of what was read, in the place of that which it was read from.
-absl::Status WriteAnew(const rocksdb::Options& options, const std::string& folder,
-                       ReadDatabase& read) {
+absl::Status WriteAnew(const std::string& folder, ReadDatabase& read) {
+  const rocksdb::Options options = DatabaseOptions(folder);
   const std::string renewed = folder + kRenewed;
   TANDEM_RETURN_IF_ERROR(Remove(renewed));
   {
@@ -253,6 +131,45 @@ absl::Status WriteAnew(const rocksdb::Options& options, const std::string& folde
   return absl::OkStatus();
 }
 
+}  // namespace
+
+absl::StatusOr<std::string> PutInPlace(const std::string& folder,
+                                       const std::vector<PlacedRecord>& records,
+                                       std::unique_ptr<rocksdb::DB>& db) {
+  const std::string unfinished = folder + kUnfinished;
+  TANDEM_RETURN_IF_ERROR(MakeWay(unfinished, FileKind::kFolder));
+  TANDEM_RETURN_IF_ERROR(Remove(unfinished));
+  {
+    TANDEM_ASSIGN_OR_RETURN(const auto whole, OpenWith(DatabaseOptions(folder), unfinished));
+    TANDEM_RETURN_IF_ERROR(WriteAll(*whole, records));
+  }
+  TANDEM_RETURN_IF_ERROR(MakeWay(folder + kRenewed, FileKind::kFolder));
+  TANDEM_RETURN_IF_ERROR(Remove(folder + kRenewed));
+  TANDEM_RETURN_IF_ERROR(Rename(unfinished, folder + kRenewed));
+  std::string aside;
+  if (Exists(folder)) {
+    aside = FreeName(folder, "aside");
+    TANDEM_RETURN_IF_ERROR(Rename(folder, aside));
+    spdlog::warn("{} is kept in {}", folder, aside);
+  }
+  // Not earlier: what it removes by name must not be the new one's.
+  CloseGently(std::move(db));
+  TANDEM_ASSIGN_OR_RETURN(db, OpenInPlace(folder));
+  return aside;
+}
+
+absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenInPlace(const std::string& folder) {
+  if (!Exists(folder) && Exists(folder + kRenewed)) {
+    TANDEM_RETURN_IF_ERROR(Rename(folder + kRenewed, folder));
+    TANDEM_RETURN_IF_ERROR(SyncFolder(FolderOf(folder)));
+  }
+  ReadDatabase read;
+  TANDEM_RETURN_IF_ERROR(TryAndGo(DatabaseWay::kIfThere, folder, read));
+  return std::move(read.db);
+}
+
+namespace {
+
 /// Whether there are files that a database which was ended at any time may have, too, but one that
 /// files of another time were copied into has for sure: what RocksDB makes of them later may end
 /// the process.
@@ -265,42 +182,20 @@ bool HasStrangers(rocksdb::DB& db, const std::set<std::string>& logs,
   return logs.size() > 1 || !std::includes(live.begin(), live.end(), tables.begin(), tables.end());
 }
 
-/// Opened for writing, and no more.
-absl::Status OpenAsItIs(const rocksdb::Options& options, const std::string& folder,
-                        ReadDatabase& read) {
-  TANDEM_ASSIGN_OR_RETURN(read.db, OpenWith(options, folder));
-  return absl::OkStatus();
-}
-
-/// Opened, and all of it was read once.
-absl::Status OpenAndCheck(const rocksdb::Options& options, const std::string& folder,
-                          ReadDatabase& read) {
-  TANDEM_RETURN_IF_ERROR(OpenAsItIs(options, folder, read));
-  const std::string checking = "checking " + folder;
-  TANDEM_RETURN_IF_ERROR(FromDatabase(read.db->VerifyChecksum(), checking));
-  rocksdb::ReadOptions reading;
-  reading.fill_cache = false;
-  const std::unique_ptr<rocksdb::Iterator> iterator(read.db->NewIterator(reading));
-  iterator->SeekToFirst();
-  while (iterator->Valid()) iterator->Next();
-  return FromDatabase(iterator->status(), checking);
-}
-
-absl::Status OpenTried(Way way, const std::string& folder, ReadDatabase& read) {
-  const rocksdb::Options options = DatabaseOptions(folder);
-  if (!HasDatabaseFiles(folder)) return way(options, folder, read);
+absl::Status OpenTried(DatabaseWay way, const std::string& folder, ReadDatabase& read) {
+  if (!HasDatabaseFiles(folder)) return Go(way, folder, read);
   // Where the file that names the others is gone, a new database would remove them.
   if (!Exists(folder + "/CURRENT")) {
     return absl::DataLossError(fmt::format("opening {}: CURRENT is missing", folder));
   }
-  return Read(way, options, folder, read);
+  return TryAndGo(way, folder, read);
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDatabase(const std::string& folder) {
   ReadDatabase read;
-  TANDEM_RETURN_IF_ERROR(OpenTried(OpenAsItIs, folder, read));
+  TANDEM_RETURN_IF_ERROR(OpenTried(DatabaseWay::kOpened, folder, read));
   return std::move(read.db);
 }
 
@@ -308,7 +203,7 @@ absl::StatusOr<CheckedDatabase> OpenCheckedDatabase(const std::string& folder) {
   const std::set<std::string> logs = FilesOf(folder, ".log");
   const std::set<std::string> tables = FilesOf(folder, ".sst");
   ReadDatabase read;
-  TANDEM_RETURN_IF_ERROR(OpenTried(OpenAndCheck, folder, read));
+  TANDEM_RETURN_IF_ERROR(OpenTried(DatabaseWay::kChecked, folder, read));
   const bool strangers = HasStrangers(*read.db, logs, tables);
   return CheckedDatabase{.db = std::move(read.db), .strangers = strangers};
 }
@@ -322,7 +217,6 @@ absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted) 
   }
   // Of an image that was gone back to.
   TANDEM_RETURN_IF_ERROR(MakeWayInFolder(folder).status());
-  const rocksdb::Options options = DatabaseOptions(folder);
   const std::set<std::string> logs = FilesOf(folder, ".log");
   const std::set<std::string> tables = FilesOf(folder, ".sst");
   absl::Status status;
@@ -331,7 +225,7 @@ absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted) 
   } else if (!Exists(folder + "/CURRENT") && HasDatabaseFiles(folder)) {
     status = absl::DataLossError("CURRENT is missing");
   } else {
-    status = Read(ReadAsItIs, options, folder, read);
+    status = TryAndGo(DatabaseWay::kAsItIs, folder, read);
     if (absl::IsFailedPrecondition(status)) TANDEM_RETURN_IF_ERROR(DropImage(folder));
     if (!absl::IsDataLoss(status)) TANDEM_RETURN_IF_ERROR(status);
   }
@@ -339,52 +233,31 @@ absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted) 
   if (whole && !HasStrangers(*read.db, logs, tables)) return read;
   if (!status.ok()) {
     if (read.damage.empty()) read.damage = Message(status);
-    status = Read(ReadRepaired, options, folder, read);
+    status = TryAndGo(DatabaseWay::kRepaired, folder, read);
     if (absl::IsDataLoss(status)) {
       spdlog::error("{}: {}; each file is read by itself", folder, Message(status));
-      status = ReadEachAlone(options, folder, read);
+      status = ReadEachAlone(folder, read);
     }
     TANDEM_RETURN_IF_ERROR(status);
   }
   spdlog::info("{}: what was read is written into a new database", folder);
-  TANDEM_RETURN_IF_ERROR(WriteAnew(options, folder, read));
+  TANDEM_RETURN_IF_ERROR(WriteAnew(folder, read));
   return read;
 }
-
-namespace {
-
-/// Files come and go while the other process writes; then it fails.
-absl::Status LookOnce(const rocksdb::Options& options, const std::string& folder,
-                      ReadDatabase& read) {
-  rocksdb::DB* db = nullptr;
-  const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(options, folder, &db);
-  read.db.reset(db);
-  if (!status.ok()) return FromDatabase(status, "reading " + folder);
-  read.gaps = DatabaseScan(*read.db, true).Leniently(read.records);
-  return absl::OkStatus();
-}
-
-}  // namespace
 
 absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder) {
   TANDEM_RETURN_IF_ERROR(CheckOwnTree(folder));
   if (!Exists(folder + "/CURRENT")) {
     return NotFound("{}: there are no conversations", folder);
   }
-  rocksdb::Options options = DatabaseOptions(folder);
-  options.create_if_missing = false;
-  options.max_open_files = -1;  // files that the other process removes meanwhile stay open here
-  const bool survives = Survives([&] {
-    ReadDatabase read;
-    static_cast<void>(LookOnce(options, folder, read));
-    static_cast<void>(read.db.release());
-  });
-  if (!survives) return absl::DataLossError(fmt::format("{}: {}", folder, kDeadly));
+  if (!Survives(DatabaseWay::kLook, folder)) {
+    return absl::DataLossError(fmt::format("{}: {}", folder, kDeadly));
+  }
   absl::Status last;
   for (int attempt = 0; attempt < kLooks; ++attempt) {
     if (attempt > 0) std::this_thread::sleep_for(kBetweenLooks);
     ReadDatabase read;
-    last = LookOnce(options, folder, read);
+    last = Go(DatabaseWay::kLook, folder, read);
     if (last.ok()) return read;
   }
   return last;

@@ -10,10 +10,10 @@
 
 #include "core/base/status.h"
 #include "kv_store/journal/database_scan.h"
+#include "kv_store/journal/database_ways.h"
 
 namespace rocksdb {
 class DB;
-class Status;
 }  // namespace rocksdb
 
 /// The RocksDB under the conversations: how it is opened, read in whole, and put right.
@@ -21,10 +21,6 @@ namespace tandem::kv_store {
 
 /// What lies at a place; null: nothing.
 const std::string* BytesAt(std::span<const PlacedRecord> records, std::string_view place);
-
-/// What a database's error means here: kResourceExhausted where the disk is full, kDataLoss where
-/// something is damaged, else kUnavailable.
-absl::Status FromDatabase(const rocksdb::Status& status, std::string_view doing);
 
 /// Opens or makes a database. kFailedPrecondition if another process has it; kDataLoss if it is
 /// damaged, but for a torn end of the log, which is left out: nothing is changed then. Files that
@@ -45,14 +41,6 @@ absl::StatusOr<std::vector<PlacedRecord>> ReadStrictly(rocksdb::DB& db);
 /// Writes and syncs them.
 absl::Status WriteAll(rocksdb::DB& db, const std::vector<PlacedRecord>& records);
 
-struct ReadDatabase {
-  std::unique_ptr<rocksdb::DB> db;    // of LookIntoDatabase: for reading only
-  std::vector<PlacedRecord> records;  // all but those of `gaps`, by place
-  int64_t gaps = 0;                   // runs of records that cannot be read
-  std::string damage;                 // of the files; empty: none was seen
-  std::string moved;                  // what was in their way, and where it is; empty: nothing was
-  bool torn = false;                  // it is that of a log alone, perhaps only of its end
-};
 /// Opens or makes a database whatever is damaged of it, and reads all that can be read. What cannot
 /// be opened is made anew of its tables and logs, one that has damaged tables of all that is
 /// readable. The files that were there are in an image (database_image.h), which the caller keeps,
@@ -68,6 +56,17 @@ absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted =
 /// are there; changes nothing. kNotFound if there is no database; kDataLoss if its files would end
 /// the process.
 absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder);
+
+/// Writes a database of these records in the place of one that is open here, of whose files some
+/// are gone or replaced (DatabaseWatch): `db`, which is closed, and is the new one then. Where what
+/// has the folder's name is kept, `FOLDER.aside-N`; empty: nothing had it. Whoever ends meanwhile
+/// leaves one or the other. After an error `db` is what it was, or null; then OpenInPlace may go
+/// on.
+absl::StatusOr<std::string> PutInPlace(const std::string& folder,
+                                       const std::vector<PlacedRecord>& records,
+                                       std::unique_ptr<rocksdb::DB>& db);
+/// OpenDatabase, of one that PutInPlace has left off with, too. kDataLoss also if there is none.
+absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenInPlace(const std::string& folder);
 
 /// Writes the tables that hold keys of [from, to) again without what was deleted, and removes the
 /// logs; returns once none of the files that held it is there any more.

@@ -14,7 +14,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* kImage = ".before";  // whole, whenever it is there
 constexpr const char* kPart = ".linking";  // not yet, or no longer
-constexpr const char* kRescued = ".new";   // a database of all that could be read
 /// A file beside an image that this program took. Without it, a folder of that name is somebody's
 /// own, an older copy perhaps.
 constexpr const char* kMark = ".opening";
@@ -55,12 +54,12 @@ absl::Status LinkFiles(const std::string& from, const std::string& to, std::stri
 }
 
 bool DatabaseIsThere(const std::string& folder) {
-  return Exists(folder) || Exists(folder + kRescued) || Exists(folder + kImage);
+  return Exists(folder) || Exists(folder + kRenewed) || Exists(folder + kImage);
 }
 
 absl::StatusOr<std::string> MakeWayForDatabase(const std::string& folder) {
   TANDEM_RETURN_IF_ERROR(MakeWay(folder + kMark, FileKind::kFile));
-  for (const char* suffix : {kPart, kRescued, kTrialFolder}) {
+  for (const char* suffix : {kPart, kRenewed, kUnfinished, kTrialFolder}) {
     TANDEM_RETURN_IF_ERROR(MakeWay(folder + suffix, FileKind::kFolder));
   }
   TANDEM_ASSIGN_OR_RETURN(const std::string moved, MakeWay(folder, FileKind::kFolder, folder));
@@ -70,7 +69,7 @@ absl::StatusOr<std::string> MakeWayForDatabase(const std::string& folder) {
 }
 
 absl::Status TakeImage(const std::string& folder) {
-  for (const char* unfinished : {kPart, kTrialFolder}) {
+  for (const char* unfinished : {kPart, kUnfinished, kTrialFolder}) {
     TANDEM_RETURN_IF_ERROR(Remove(folder + unfinished));
   }
   std::error_code error;
@@ -85,8 +84,8 @@ absl::Status TakeImage(const std::string& folder) {
                  aside);
   }
   // A crash between two renames.
-  if (!Exists(folder) && Exists(folder + kRescued)) {
-    TANDEM_RETURN_IF_ERROR(Rename(folder + kRescued, folder));
+  if (!Exists(folder) && Exists(folder + kRenewed)) {
+    TANDEM_RETURN_IF_ERROR(Rename(folder + kRenewed, folder));
   }
   if (!Exists(folder)) return absl::OkStatus();
   TANDEM_RETURN_IF_ERROR(LinkFiles(folder, folder + kPart));

@@ -15,6 +15,10 @@ namespace tandem::kv_store {
 
 /// A folder beside the database's for links to its files, on which something is tried.
 inline constexpr const char* kTrialFolder = ".trial";
+/// A database beside another, which is written to take its place, and is not whole yet.
+inline constexpr const char* kUnfinished = ".unfinished";
+/// The same once it is whole: it takes the place of a database that is not there.
+inline constexpr const char* kRenewed = ".new";
 /// Makes a folder of links to the files of another, but for its LOCK, or to the one of that name;
 /// where the file system has no links, of copies. kUnavailable: then it is not there.
 absl::Status LinkFiles(const std::string& from, const std::string& to, std::string_view only = "");

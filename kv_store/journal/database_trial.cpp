@@ -3,16 +3,21 @@
 #include <fcntl.h>
 #include <rocksdb/env.h>
 #include <rocksdb/file_system.h>
+#include <spawn.h>
 #include <spdlog/spdlog.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <memory>
 #include <utility>
 
+#include "core/base/check.h"
+#include "core/base/errno_text.h"
 #include "kv_store/base/files.h"
 #include "kv_store/journal/database_image.h"
 
@@ -20,15 +25,48 @@ namespace tandem::kv_store {
 namespace {
 
 constexpr unsigned kTrialSeconds = 60;
+constexpr const char* kTrialCommand = "try-database";
+constexpr const char* kThisProgram = "/proc/self/exe";
+
+/// Whether another process of this program would run a trial.
+std::atomic<bool>& MainRunsTrials() {
+  static std::atomic<bool> runs = false;
+  return runs;
+}
 
 /// What ends a trial is told by whoever asked for it.
-void BeQuiet() {
+void BeTrial() {
   spdlog::set_level(spdlog::level::off);
-  const int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
-  if (nowhere >= 0) (void)dup2(nowhere, STDERR_FILENO);
   const rlimit none{};
   (void)setrlimit(RLIMIT_CORE, &none);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  alarm(kTrialSeconds);
 }
+
+/// Of the process to start: what it says goes nowhere, and no signal is blocked or ignored.
+struct SpawnSetting {
+  SpawnSetting() {
+    posix_spawn_file_actions_init(&files);
+    posix_spawn_file_actions_addopen(&files, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+    posix_spawnattr_init(&attributes);
+    sigset_t none;
+    sigemptyset(&none);
+    sigset_t plain;
+    sigfillset(&plain);
+    posix_spawnattr_setsigmask(&attributes, &none);
+    posix_spawnattr_setsigdefault(&attributes, &plain);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+  }
+  ~SpawnSetting() {
+    posix_spawnattr_destroy(&attributes);
+    posix_spawn_file_actions_destroy(&files);
+  }
+  SpawnSetting(const SpawnSetting&) = delete;
+  SpawnSetting& operator=(const SpawnSetting&) = delete;
+
+  posix_spawn_file_actions_t files{};
+  posix_spawnattr_t attributes{};
+};
 
 using rocksdb::FileOptions;
 using rocksdb::IODebugContext;
@@ -81,25 +119,42 @@ rocksdb::Env* UnsyncedEnv() {
   return env;
 }
 
-bool Survives(const std::function<void()>& trial) {
-  const pid_t child = fork();
-  if (child == 0) {
-    BeQuiet();
-    for (const int deadly : {SIGABRT, SIGSEGV, SIGBUS}) (void)std::signal(deadly, SIG_DFL);
-    alarm(kTrialSeconds);  // should another thread have held a lock
-    trial();
-    _exit(0);
+bool TrialSurvives(const std::vector<std::string>& trial) {
+  TANDEM_CHECK(MainRunsTrials(), "this program's main runs no trials (RunDatabaseTrial)");
+  std::vector<std::string> words{kThisProgram, kTrialCommand};
+  words.insert(words.end(), trial.begin(), trial.end());
+  std::vector<char*> pointers;
+  for (std::string& word : words) pointers.push_back(word.data());
+  pointers.push_back(nullptr);
+  const SpawnSetting setting;
+  pid_t child = 0;
+  const int failed = posix_spawn(&child, kThisProgram, &setting.files, &setting.attributes,
+                                 pointers.data(), environ);
+  if (failed != 0) {
+    spdlog::warn("{} is done untried: no process can be started ({})", trial.front(),
+                 ErrnoText(failed));
+    return true;
   }
   int status = 0;
-  while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  while (waitpid(child, &status, 0) < 0) {
+    if (errno != EINTR) return true;  // somebody else has waited for it
   }
-  if (child < 0 || !WIFSIGNALED(status)) return true;
+  if (!WIFSIGNALED(status)) return WEXITSTATUS(status) == 0;
   const int by = WTERMSIG(status);
   return by != SIGABRT && by != SIGSEGV && by != SIGBUS;
 }
 
+std::optional<std::vector<std::string_view>> TrialOf(std::span<const char* const> words) {
+  MainRunsTrials() = true;
+  if (words.size() < 2 || std::string_view(words[1]) != kTrialCommand) return std::nullopt;
+  BeTrial();
+  return std::vector<std::string_view>(words.begin() + 2, words.end());
+}
+
+void EndTrial() { _exit(0); }
+
 bool SurvivesFiles(const std::string& folder,
-                   const std::function<void(const std::string& folder)>& trial) {
+                   const std::function<bool(const std::string& folder)>& survives) {
   if (!Exists(folder)) return true;
   const std::string files = folder + kTrialFolder;
   absl::Status status = Remove(files);
@@ -108,9 +163,9 @@ bool SurvivesFiles(const std::string& folder,
     spdlog::warn("{}: {} is opened untried", Message(status), folder);
     return true;
   }
-  const bool survives = Survives([&] { trial(files); });
+  const bool survived = survives(files);
   if (status = Remove(files); !status.ok()) spdlog::warn("{}", Message(status));
-  return survives;
+  return survived;
 }
 
 }  // namespace tandem::kv_store

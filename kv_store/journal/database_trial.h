@@ -1,10 +1,16 @@
 #pragma once
 
 #include <functional>
+#include <optional>
+#include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
-/// Tries what is done to a database: RocksDB, as distributions build it, asserts much of
-/// what it finds in its files.
+/// Tries in a process of its own what might end this one.
+///
+/// It is another process of this program, and not a fork alone: a fork of a process with several
+/// threads has locks that nobody will ever release.
 namespace rocksdb {
 class Env;
 }  // namespace rocksdb
@@ -14,13 +20,21 @@ namespace tandem::kv_store {
 /// Of files that may go with a loss of power: syncs none of them. Lives as long as the process.
 rocksdb::Env* UnsyncedEnv();
 
-/// Whether a process of its own does this, and is not ended by an assertion or a bad address. What
-/// it does may start threads, but must wait for none of this process's.
-bool Survives(const std::function<void()>& trial);
+/// Whether a process that main tells of this trial comes to its end, and is not ended by an
+/// assertion or a bad address. Also true where none can be started, which is logged, and where the
+/// trial takes longer than a minute.
+bool TrialSurvives(const std::vector<std::string>& trial);
+/// The words of a trial behind the program's name, if it is one; what this process writes to its
+/// log goes nowhere from then on. Before main has called it nothing may be tried.
+std::optional<std::vector<std::string_view>> TrialOf(std::span<const char* const> words);
+/// Exit status of a trial that is none.
+inline constexpr int kNoTrial = 2;
+/// The end of a trial, whatever it has open.
+[[noreturn]] void EndTrial();
 
-/// The same of what is done to the files of a folder: the trial is given another folder that has
-/// them, which it may change. True where there is no room for that.
+/// Whether a trial survives what is done to the files of a folder: it is given another folder that
+/// has them, which it may change. True where there is no room for that.
 bool SurvivesFiles(const std::string& folder,
-                   const std::function<void(const std::string& folder)>& trial);
+                   const std::function<bool(const std::string& folder)>& survives);
 
 }  // namespace tandem::kv_store

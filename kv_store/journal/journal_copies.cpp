@@ -50,22 +50,39 @@ JournalCopies::JournalCopies(Options options) : options_(std::move(options)) {
   }
 }
 
-JournalCopies::~JournalCopies() = default;
+JournalCopies::~JournalCopies() {
+  const MutexLock lock(mutex_);
+  std::vector<StateId> states;
+  for (const auto& [state, copy] : open_) states.push_back(state);
+  for (const StateId& state : states) static_cast<void>(CheckInPlace(state));
+}
 
 std::string JournalCopies::FolderOf(const StateId& state) const {
   return options_.folder + "/" + StateIdText(state);
 }
 
+absl::Status JournalCopies::CheckInPlace(const StateId& state) {
+  const auto found = open_.find(state);
+  if (found == open_.end()) return absl::OkStatus();
+  absl::Status status = found->second.watch.Check(*found->second.db);
+  if (!absl::IsDataLoss(status)) return status;
+  spdlog::error("a copy of conversations: {}; what is there now is the copy", Message(status));
+  CloseGently(std::move(found->second.db));
+  open_.erase(found);
+  return status;
+}
+
 absl::StatusOr<JournalCopies::Copy*> JournalCopies::Open(const StateId& state) {
+  const absl::Status in_place = CheckInPlace(state);
+  if (!absl::IsDataLoss(in_place)) TANDEM_RETURN_IF_ERROR(in_place);
   if (const auto found = open_.find(state); found != open_.end()) return &found->second;
   const std::string folder = FolderOf(state);
   TANDEM_RETURN_IF_ERROR(MakeWay(folder, FileKind::kFolder));
   if (!Exists(folder)) return NotFound("{}: there is no such copy", folder);
   TANDEM_RETURN_IF_ERROR(MakeWayInFolder(folder).status());
-  Copy copy;
   TANDEM_ASSIGN_OR_RETURN(CheckedDatabase checked, OpenCheckedDatabase(folder));
   if (checked.strangers) TANDEM_RETURN_IF_ERROR(Renew(state, checked));
-  copy.db = std::move(checked.db);
+  Copy copy{.db = std::move(checked.db), .watch = DatabaseWatch(folder), .position = {}};
   std::string record;
   const rocksdb::Status got = copy.db->Get({}, rocksdb::Slice(kPositionPlace), &record);
   if (got.IsNotFound()) {
@@ -76,7 +93,7 @@ absl::StatusOr<JournalCopies::Copy*> JournalCopies::Open(const StateId& state) {
   const rocksdb::Status identity = copy.db->Get({}, rocksdb::Slice(kIdentityPlace), &record);
   if (!identity.IsNotFound()) TANDEM_RETURN_IF_ERROR(FromDatabase(identity, "reading " + folder));
   copy.fence = identity.IsNotFound();
-  return &(open_[state] = std::move(copy));
+  return &open_.insert_or_assign(state, std::move(copy)).first->second;
 }
 
 absl::StatusOr<JournalCopies::Copy*> JournalCopies::OpenWhole(const StateId& state) {
@@ -133,6 +150,10 @@ absl::StatusOr<JournalPosition> JournalCopies::Append(const StateId& state,
     return FromDatabase(written, "writing to " + FolderOf(state));
   }
   copy->position = position;
+  // What is not where the next process looks for it is no copy.
+  const absl::Status in_place = CheckInPlace(state);
+  if (absl::IsDataLoss(in_place)) return NotFound("{}", Message(in_place));
+  TANDEM_RETURN_IF_ERROR(in_place);
   return position;
 }
 

@@ -13,6 +13,7 @@
 #include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "kv_store/journal/conversation_database.h"
+#include "kv_store/journal/database_watch.h"
 #include "kv_store/journal/journal.h"
 
 namespace tandem::kv_store {
@@ -55,7 +56,8 @@ using PlaceRange = std::pair<std::string, std::string>;
 ///
 /// A copy takes only changes that follow on what it has, or a whole database that has all of it; so
 /// it is always what its database was at its position. One that is damaged is nothing until it is
-/// replaced by a whole one. Thread safety: all functions.
+/// replaced by a whole one, and one whose files somebody removes or replaces is what is there then.
+/// Thread safety: all functions.
 class JournalCopies {
  public:
   struct Options {
@@ -94,6 +96,7 @@ class JournalCopies {
   using Clock = std::chrono::steady_clock;
   struct Copy {
     std::unique_ptr<rocksdb::DB> db;
+    DatabaseWatch watch;
     JournalPosition position;
     bool fence = false;
   };
@@ -104,6 +107,8 @@ class JournalCopies {
   };
 
   std::string FolderOf(const StateId& state) const;
+  /// Whether what was opened is still what its folder has; else it is closed.
+  absl::Status CheckInPlace(const StateId& state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   /// Opened and checked. kNotFound, kDataLoss.
   absl::StatusOr<Copy*> Open(const StateId& state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<Copy*> OpenWhole(const StateId& state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

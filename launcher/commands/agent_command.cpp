@@ -4,7 +4,11 @@
 
 #include <chrono>
 #include <cstring>
+#include <functional>
+#include <thread>
+#include <utility>
 
+#include "core/base/mutex.h"
 #include "core/system/standard_output.h"
 #include "kv_store/agent/agent_neighbours.h"
 #include "kv_store/agent/agent_server.h"
@@ -48,6 +52,41 @@ std::vector<kv_store::TieredStore::Behind> DiskOf(const AgentOptions& options) {
   behind.push_back({.kind = kv_store::TierKind::kDisk, .tier = *std::move(disk)});
   return behind;
 }
+
+/// Looks, once a second, whether an agent still has its directory; calls `lost` where it has not.
+class LockWatch {
+ public:
+  LockWatch(const kv_store::AgentDirectory& held, std::function<void()> lost)
+      : thread_([this, &held, lost = std::move(lost)] {
+          const MutexLock lock(mutex_);
+          while (!stop_) {
+            const absl::Status status = held.CheckLocked();
+            if (absl::IsDataLoss(status)) {
+              spdlog::error("{}: another agent may keep KV there, so this one ends",
+                            Message(status));
+              lost();
+              return;
+            }
+            changed_.WaitFor(mutex_, std::chrono::seconds(1));
+          }
+        }) {}
+  ~LockWatch() {
+    {
+      const MutexLock lock(mutex_);
+      stop_ = true;
+    }
+    changed_.NotifyAll();
+    thread_.join();
+  }
+  LockWatch(const LockWatch&) = delete;
+  LockWatch& operator=(const LockWatch&) = delete;
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
 
 }  // namespace
 
@@ -94,6 +133,8 @@ absl::Status Agent(const AgentOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const auto server,
                           kv_store::AgentServer::Create(std::move(directory), store, stats_by_tier,
                                                         server_options, &neighbours, lease));
+  // Others would keep KV where this one does not look any more.
+  const LockWatch watch(held, [&] { server->Stop(); });
   signals.Watch([&](int) { server->Stop(); });
   spdlog::info("keeping KV in {}", options.directory);
   absl::Status status = server->Wait();

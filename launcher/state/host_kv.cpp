@@ -10,6 +10,7 @@
 #include "core/base/isa.h"
 #include "core/model/model.h"
 #include "kv_store/base/blake2b.h"
+#include "kv_store/base/files.h"
 #include "kv_store/tiers/encrypted_tier.h"
 #include "launcher/options/version.h"
 #include "launcher/state/kv_agent.h"
@@ -72,6 +73,13 @@ HostKv::~HostKv() {
   if (keeper_.joinable()) keeper_.join();
 }
 
+absl::Status HostKv::KeepRunning() {
+  if (!kv_store::Exists(state_.directory) && !agent_.DirectoryIsRemoved()) {
+    return Unavailable("{} is not there any more: no KV is kept in it", state_.directory);
+  }
+  return EnsureAgent(state_);
+}
+
 void HostKv::KeepAgent() {
   bool failed = false;
   MutexLock lock(mutex_);
@@ -79,7 +87,7 @@ void HostKv::KeepAgent() {
     changed_.WaitFor(mutex_, kAgentLookInterval);
     if (stop_) return;
     lock.Unlock();
-    const absl::Status status = EnsureAgent(state_);
+    const absl::Status status = KeepRunning();
     if (!status.ok() && !failed) spdlog::warn("{}; KV is not saved until it does", Message(status));
     failed = !status.ok();
     lock.Lock();

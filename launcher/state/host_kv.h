@@ -40,6 +40,9 @@ class HostKv {
   kv_store::Tier& tier() { return *tier_; }
   /// The agent itself.
   kv_store::AgentTier& agent() { return agent_; }
+  /// Starts the agent where none runs. kUnavailable where the state directory was moved away, and
+  /// is not made again: it would be in the way of whoever puts it back.
+  absl::Status KeepRunning();
 
  private:
   HostKv(StateOptions state, std::unique_ptr<kv_store::EncryptedBox> box,

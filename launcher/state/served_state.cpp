@@ -89,7 +89,9 @@ class OpenedState final : public ServedState {
   absl::Status OpenStore() {
     const auto begin = std::chrono::steady_clock::now();
     TANDEM_ASSIGN_OR_RETURN(
-        auto opened, frontend::ConversationStore::Open({.folder = folder_, .box = box_.get()}));
+        auto opened,
+        frontend::ConversationStore::Open(
+            {.folder = folder_, .box = box_.get(), .hold = [this] { return directory_->Hold(); }}));
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     found_ = std::move(opened.found);
     store_ = std::move(opened.store);
@@ -187,7 +189,7 @@ class OpenedState final : public ServedState {
             absl::IsUnavailable(answer.status()) || (told && absl::IsUnavailable(told->status));
         if (!away || std::chrono::steady_clock::now() > end) return answer;
         std::this_thread::sleep_for(kAskAgain);
-        TANDEM_RETURN_IF_ERROR(EnsureAgent(options_));
+        TANDEM_RETURN_IF_ERROR(kv_->KeepRunning());
       }
     };
   }
@@ -197,7 +199,7 @@ class OpenedState final : public ServedState {
     if (!kv_) {
       TANDEM_ASSIGN_OR_RETURN(kv_, HostKv::Open(options_, /*keeps_agent=*/false));
     }
-    TANDEM_RETURN_IF_ERROR(EnsureAgent(options_));
+    TANDEM_RETURN_IF_ERROR(kv_->KeepRunning());
     return kv_->tier().Erase(blocks);
   }
 

@@ -14,6 +14,7 @@
 #include "core/base/errno_text.h"
 #include "core/system/file_kind.h"
 #include "core/system/host_name.h"
+#include "kv_store/base/file_facts.h"
 #include "kv_store/base/files.h"
 
 namespace tandem::launcher {
@@ -59,6 +60,44 @@ absl::StatusOr<std::string> ClearTheWay(const std::string& path) {
   return all;
 }
 
+/// Locks a directory; the file descriptor of its lock.
+absl::StatusOr<int> TakeLock(const std::string& path) {
+  const std::string file = path + "/lock";
+  while (true) {
+    const absl::StatusOr<int> opened = kv_store::OpenOwnFile(file, O_RDWR | O_CREAT);
+    if (absl::IsFailedPrecondition(opened.status())) {
+      return InvalidArgument("--state {}: {}", path, Message(opened.status()));
+    }
+    if (!opened.ok()) {
+      return absl::Status(
+          opened.status().code(),
+          fmt::format("--state {}: {} (without it nobody can know whether another server has the "
+                      "directory: see first that none runs)",
+                      path, Message(opened.status())));
+    }
+    const int lock = *opened;
+    if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
+      const int error = errno;
+      const std::string owner = OwnerIn(lock);
+      close(lock);
+      if (error != EWOULDBLOCK) {
+        return InvalidArgument("--state {}: {} cannot be locked: {}", path, file, ErrnoText(error));
+      }
+      return FailedPrecondition(
+          "--state {}: it is in use by {}; one server at a time: stop that one, or choose another "
+          "directory",
+          path, owner);
+    }
+    const auto ours = kv_store::FactsOfOpen(lock, file);
+    const auto there = kv_store::FactsAt(file);
+    if (ours.ok() && there.ok() && ours->IsSameFile(*there)) return lock;
+    // Somebody removed it in between, and may lock another.
+    close(lock);
+    TANDEM_RETURN_IF_ERROR(ours.status());
+    if (!absl::IsNotFound(there.status())) TANDEM_RETURN_IF_ERROR(there.status());
+  }
+}
+
 }  // namespace
 
 absl::Status CheckStateDirectory(const std::string& path, bool may_make) {
@@ -102,32 +141,8 @@ absl::StatusOr<std::unique_ptr<StateDirectory>> StateDirectory::Take(const std::
                                                                      const std::string& endpoint) {
   umask(S_IRWXG | S_IRWXO);
   TANDEM_RETURN_IF_ERROR(CheckStateDirectory(path, /*may_make=*/true));
-  const std::string file = path + "/lock";
   TANDEM_RETURN_IF_ERROR(CheckContents(path));
-  const absl::StatusOr<int> opened = kv_store::OpenOwnFile(file, O_RDWR | O_CREAT);
-  if (absl::IsFailedPrecondition(opened.status())) {
-    return InvalidArgument("--state {}: {}", path, Message(opened.status()));
-  }
-  if (!opened.ok()) {
-    return absl::Status(
-        opened.status().code(),
-        fmt::format("--state {}: {} (without it nobody can know whether another server has the "
-                    "directory: see first that none runs)",
-                    path, Message(opened.status())));
-  }
-  const int lock = *opened;
-  if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
-    const int error = errno;
-    const std::string owner = OwnerIn(lock);
-    close(lock);
-    if (error != EWOULDBLOCK) {
-      return InvalidArgument("--state {}: {} cannot be locked: {}", path, file, ErrnoText(error));
-    }
-    return FailedPrecondition(
-        "--state {}: it is in use by {}; one server at a time: stop that one, or choose another "
-        "directory",
-        path, owner);
-  }
+  TANDEM_ASSIGN_OR_RETURN(const int lock, TakeLock(path));
   std::unique_ptr<StateDirectory> taken(new StateDirectory(path, lock));
   taken->Announce(endpoint);
   TANDEM_ASSIGN_OR_RETURN(taken->put_aside_, ClearTheWay(path));
@@ -135,19 +150,60 @@ absl::StatusOr<std::unique_ptr<StateDirectory>> StateDirectory::Take(const std::
 }
 
 StateDirectory::~StateDirectory() {
+  const MutexLock lock(mutex_);
   // Emptied first, so that nobody reads of an owner that is gone.
-  if (ftruncate(lock_, 0) != 0) spdlog::warn("{}/lock: {}", path_, ErrnoText(errno));
+  if (ftruncate(lock_, 0) != 0) spdlog::warn("{}: {}", lock_path(), ErrnoText(errno));
   close(lock_);
+  for (const int former : former_) close(former);
 }
 
 void StateDirectory::Announce(const std::string& endpoint) {
+  const MutexLock lock(mutex_);
+  endpoint_ = endpoint;
+  WriteOwner();
+}
+
+void StateDirectory::WriteOwner() {
   const std::string owner = fmt::format("process {} on host {}, which serves on {}\n", getpid(),
-                                        core::HostName(), endpoint);
+                                        core::HostName(), endpoint_);
   // On a full disk the lock still holds, and says less.
   if (ftruncate(lock_, 0) != 0 ||
       pwrite(lock_, owner.data(), owner.size(), 0) != static_cast<ssize_t>(owner.size())) {
-    spdlog::warn("{}/lock: {}", path_, ErrnoText(errno));
+    spdlog::warn("{}: {}", lock_path(), ErrnoText(errno));
   }
+}
+
+absl::StatusOr<std::string> StateDirectory::Hold() {
+  const MutexLock mutex_lock(mutex_);
+  const auto there = kv_store::FactsAt(lock_path());
+  if (!there.ok() && !absl::IsNotFound(there.status())) return there.status();
+  TANDEM_ASSIGN_OR_RETURN(const auto ours, kv_store::FactsOfOpen(lock_, lock_path()));
+  if (there.ok() && ours.IsSameFile(*there)) return "";
+  const bool gone = !kv_store::Exists(path_);
+  if (gone && ours.names > 0) {
+    return Unavailable(
+        "{} is not there any more, but was not removed: put it back, or make another (mkdir -m 700 "
+        "{}), into which all is written",
+        path_, path_);
+  }
+  TANDEM_RETURN_IF_ERROR(CheckStateDirectory(path_, /*may_make=*/true));
+  const absl::StatusOr<int> taken = TakeLock(path_);
+  if (!taken.ok()) {
+    return absl::Status(taken.status().code(),
+                        fmt::format("{} was {} while this server ran: {}", lock_path(),
+                                    there.ok() ? "replaced" : "removed", Message(taken.status())));
+  }
+  // Nobody else is to have what was moved away as long as this process has it open.
+  if (ours.names > 0) {
+    former_.push_back(lock_);
+  } else {
+    close(lock_);
+  }
+  lock_ = *taken;
+  WriteOwner();
+  if (gone) return fmt::format("{} was removed while the server ran; it is made again", path_);
+  return fmt::format("{} was {} while the server ran; it is locked again", lock_path(),
+                     there.ok() ? "replaced" : "removed");
 }
 
 }  // namespace tandem::launcher

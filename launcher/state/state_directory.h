@@ -3,7 +3,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "core/base/mutex.h"
 #include "core/base/status.h"
 
 namespace tandem::launcher {
@@ -21,7 +24,7 @@ absl::Status CheckRoom(const std::string& path);
 /// A directory that one server has at a time.
 ///
 /// A file `lock` in it is locked (flock) as long as the owner lives, however it ends; it says who
-/// that is. Thread safety: none.
+/// that is. Thread safety: Announce and Hold from any thread.
 class StateDirectory {
  public:
   /// Makes the directory (mode 0700) where it is not there, and takes it. `endpoint`: where the
@@ -37,6 +40,11 @@ class StateDirectory {
 
   /// Where the owner serves after all.
   void Announce(const std::string& endpoint);
+  /// Whether the path still names the directory that was taken. Where somebody removed or replaced
+  /// it, or its lock, it is taken again, and made again if it was removed. What happened; empty:
+  /// nothing. kFailedPrecondition if another server has it now, naming that one; kUnavailable where
+  /// it was moved away and none is there; else as Take.
+  absl::StatusOr<std::string> Hold();
 
   const std::string& path() const { return path_; }
   /// What was put aside; empty: nothing was in the way.
@@ -44,10 +52,15 @@ class StateDirectory {
 
  private:
   StateDirectory(std::string path, int lock) : path_(std::move(path)), lock_(lock) {}
+  void WriteOwner() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::string lock_path() const { return path_ + "/lock"; }
 
   const std::string path_;
-  const int lock_;  // file descriptor
   std::string put_aside_;
+  Mutex mutex_;
+  int lock_ ABSL_GUARDED_BY(mutex_);                 // file descriptor
+  std::vector<int> former_ ABSL_GUARDED_BY(mutex_);  // of directories that were moved away
+  std::string endpoint_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace tandem::launcher

@@ -198,6 +198,35 @@ TEST(Agent, ThereIsOneInADirectory) {
   EXPECT_TRUE(client.Renew().ok());
 }
 
+TEST(Agent, IsFoundInTheDirectoryThatThePathNames) {
+  namespace fs = std::filesystem;
+  const TemporaryDirectory temporary;
+  const std::string path = temporary.path() + "/here";
+  MemoryTier second({});
+  AgentDirectory held = MustOpen(path);
+  ASSERT_EQ(held.Lock(), absl::OkStatus());
+  EXPECT_EQ(held.CheckLocked(), absl::OkStatus());
+  EXPECT_TRUE(held.IsInPlace());
+  AgentTier client(MustOpen(path), {.down = milliseconds(10)});
+  fs::rename(path, temporary.path() + "/away");
+  EXPECT_TRUE(absl::IsDataLoss(held.CheckLocked()));
+  EXPECT_FALSE(held.IsInPlace());
+  EXPECT_FALSE(held.IsRemoved());
+  EXPECT_FALSE(client.DirectoryIsRemoved());
+  EXPECT_FALSE(client.Renew().ok());
+  EXPECT_FALSE(fs::exists(path)) << "who looks for an agent makes no directory";
+  fs::remove_all(temporary.path() + "/away");
+  EXPECT_TRUE(held.IsRemoved());
+  EXPECT_TRUE(client.DirectoryIsRemoved());
+  const auto server = Serve(path, second);
+  EXPECT_TRUE(absl::IsDataLoss(held.CheckLocked()));
+  EXPECT_THAT(Message(held.CheckLocked()), HasSubstr("agent.lock was replaced"));
+  std::this_thread::sleep_for(milliseconds(20));
+  ASSERT_EQ(client.Put(Ten()), absl::OkStatus());
+  EXPECT_EQ(CountFound(second), 10);
+  EXPECT_FALSE(client.DirectoryIsRemoved());
+}
+
 TEST(Agent, WhatIsInItsWayIsPutAside) {
   const TemporaryDirectory directory;
   const std::string path = directory.path() + "/here";

@@ -5,7 +5,9 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
+#include <map>
 
 #include "kv_store/journal/journal_copies.h"
 #include "kv_store/journal/journal_fields.h"
@@ -402,6 +404,64 @@ TEST(JournalCopies, WhatIsInTheirWayIsPutAside) {
   there.Open();
   EXPECT_EQ(there.Give(source, 4), absl::OkStatus());
   EXPECT_TRUE(fs::is_regular_file(all + ".damaged-1"));
+}
+
+TEST(JournalCopies, WhatIsNotInItsPlaceIsNoCopy) {
+  const std::map<std::string, std::function<void(const Copies&)>> all = {
+      {"all is removed", [](const Copies& there) { fs::remove_all(there.folder()); }},
+      {"it is removed", [](const Copies& there) { fs::remove_all(there.folder_of()); }},
+      {"it is moved",
+       [](const Copies& there) { fs::rename(there.folder_of(), there.folder() + "/elsewhere"); }},
+      {"its log is removed",
+       [](const Copies& there) {
+         for (const auto& entry : fs::directory_iterator(there.folder_of())) {
+           if (entry.path().extension() == ".log") fs::remove(entry.path());
+         }
+       }},
+      {"CURRENT is removed",
+       [](const Copies& there) { fs::remove(there.folder_of() + "/CURRENT"); }}};
+  for (const auto& [what, disturb] : all) {
+    SCOPED_TRACE(what);
+    Copies there;
+    Source source;
+    ASSERT_TRUE(there.Give(source).ok());
+    JournalEntry entry = source.Put("C1", "x");
+    ASSERT_TRUE(there.copies->Append(there.state, {&entry, 1}).ok());
+    disturb(there);
+    const auto has_all = [&](const absl::StatusOr<JournalPosition>& position) {
+      return position.ok() && position->Contains(source.at);
+    };
+    // Also of a server that only shows that it is there.
+    EXPECT_FALSE(has_all(there.copies->Append(there.state, {})));
+    entry = source.Put("C2", "x");
+    EXPECT_FALSE(has_all(there.copies->Append(there.state, {&entry, 1})));
+    ASSERT_EQ(there.Give(source), absl::OkStatus());
+    entry = source.Put("C3", "x");
+    ASSERT_TRUE(there.copies->Append(there.state, {&entry, 1}).ok());
+    there.Open();
+    EXPECT_EQ(there.Content(), source.records);
+  }
+}
+
+TEST(JournalCopies, AnOlderCopyInItsPlaceIsTheCopy) {
+  Copies there;
+  Source source;
+  ASSERT_TRUE(there.Give(source).ok());
+  const TemporaryDirectory older;
+  fs::copy(there.folder_of(), older.path() + "/copy");
+  std::vector<JournalEntry> entries;
+  for (int i = 0; i < 3; ++i) entries.push_back(source.Put(fmt::format("C{}", i), "x"));
+  ASSERT_TRUE(there.copies->Append(there.state, entries).ok());
+  fs::remove_all(there.folder_of());
+  fs::copy(older.path() + "/copy", there.folder_of());
+  const JournalEntry next = source.Put("C4", "x");
+  const auto position = there.copies->Append(there.state, {&next, 1});
+  ASSERT_TRUE(position.ok()) << position.status();
+  EXPECT_EQ(position->sequence, 0U) << "it says what it lacks";
+  entries.push_back(next);
+  EXPECT_EQ(*there.copies->Append(there.state, entries), source.at);
+  there.Open();
+  EXPECT_EQ(there.Content(), source.records);
 }
 
 TEST(JournalCopies, ATornLogCostsTheTornChangesOnly) {

@@ -9,6 +9,8 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <map>
 
 #include "tests/support/temporary_directory.h"
 
@@ -98,6 +100,90 @@ TEST(StateDirectory, WhatIsInTheWayIsPutAsideButForTheLock) {
   EXPECT_THAT(Message(refused.status()), HasSubstr(path + "/lock: it is a folder"));
   EXPECT_THAT(Message(refused.status()), HasSubstr("move it away"));
   EXPECT_TRUE(std::filesystem::is_directory(path + "/lock"));
+}
+
+struct Taken {
+  Taken() : directory(StateDirectory::Take(path, "tcp://here:1").value()) {}
+  /// Whether others are kept out.
+  bool IsKept() const {
+    return absl::IsFailedPrecondition(StateDirectory::Take(path, "x").status());
+  }
+
+  TemporaryDirectory folder;
+  const std::string path = folder.path() + "/state";
+  const std::string lock = path + "/lock";
+  std::unique_ptr<StateDirectory> directory;
+};
+
+TEST(StateDirectory, IsTakenAgainWhereSomebodyRemovesIt) {
+  const std::map<std::string, std::function<void(const Taken&)>> all = {
+      {"lock was removed", [](const Taken& taken) { std::filesystem::remove(taken.lock); }},
+      {"lock was replaced",
+       [](const Taken& taken) {
+         std::filesystem::remove(taken.lock);
+         std::ofstream(taken.lock) << "another";
+       }},
+      {"state was removed", [](const Taken& taken) { std::filesystem::remove_all(taken.path); }},
+      {"lock was removed ", [](const Taken& taken) {
+         std::filesystem::rename(taken.path, taken.folder.path() + "/away");
+         std::filesystem::create_directory(taken.path);
+         chmod(taken.path.c_str(), 0700);
+       }}};
+  for (const auto& [what, disturb] : all) {
+    SCOPED_TRACE(what);
+    const Taken taken;
+    EXPECT_EQ(*taken.directory->Hold(), "");
+    disturb(taken);
+    const auto told = taken.directory->Hold();
+    ASSERT_TRUE(told.ok()) << told.status();
+    EXPECT_THAT(*told, HasSubstr(what));
+    EXPECT_EQ(*taken.directory->Hold(), "") << "it is told once";
+    EXPECT_TRUE(taken.IsKept());
+    EXPECT_EQ(ModeOf(taken.path), 0700U);
+    EXPECT_EQ(ModeOf(taken.lock), 0600U);
+    EXPECT_THAT(Message(StateDirectory::Take(taken.path, "x").status()),
+                HasSubstr("serves on tcp://here:1"));
+    const std::string away = taken.folder.path() + "/away";
+    if (std::filesystem::exists(away)) {
+      EXPECT_FALSE(StateDirectory::Take(away, "x").ok()) << "this process has its files open";
+    }
+  }
+}
+
+TEST(StateDirectory, ThatWasMovedAwayIsWaitedFor) {
+  const Taken taken;
+  const std::string away = taken.folder.path() + "/away";
+  std::filesystem::rename(taken.path, away);
+  for (int i = 0; i < 2; ++i) {
+    const auto told = taken.directory->Hold();
+    EXPECT_TRUE(absl::IsUnavailable(told.status())) << told.status();
+    EXPECT_THAT(Message(told.status()), HasSubstr("put it back"));
+    EXPECT_FALSE(std::filesystem::exists(taken.path));
+  }
+  std::filesystem::rename(away, taken.path);
+  EXPECT_EQ(*taken.directory->Hold(), "");
+  EXPECT_TRUE(taken.IsKept());
+}
+
+TEST(StateDirectory, ThatAnotherHasIsNotTakenFromIt) {
+  const Taken taken;
+  std::filesystem::remove(taken.lock);
+  {
+    const auto another = StateDirectory::Take(taken.path, "tcp://there:2");
+    ASSERT_TRUE(another.ok()) << another.status();
+    const auto told = taken.directory->Hold();
+    EXPECT_TRUE(absl::IsFailedPrecondition(told.status())) << told.status();
+    EXPECT_THAT(Message(told.status()), HasSubstr("tcp://there:2"));
+    EXPECT_EQ(*(*another)->Hold(), "");
+  }
+  EXPECT_THAT(*taken.directory->Hold(), HasSubstr("it is locked again"));
+  EXPECT_TRUE(taken.IsKept());
+  std::filesystem::remove(taken.lock);
+  std::filesystem::create_directory(taken.lock);
+  EXPECT_THAT(Message(taken.directory->Hold().status()), HasSubstr("it is a folder"));
+  std::filesystem::remove(taken.lock);
+  chmod(taken.path.c_str(), 0755);
+  EXPECT_THAT(Message(taken.directory->Hold().status()), HasSubstr("chmod 700"));
 }
 
 TEST(StateDirectory, SaysWhatIsWrongWithADirectory) {

@@ -1,0 +1,98 @@
+#include "kv_store/journal/database_watch.h"
+
+#include <rocksdb/db.h>
+
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "kv_store/base/files.h"
+#include "kv_store/journal/database_ways.h"
+
+namespace tandem::kv_store {
+namespace {
+
+constexpr std::string_view kCurrent = "CURRENT";
+
+absl::Status IsNotOurs(const std::string& path, std::string_view what) {
+  return absl::DataLossError(fmt::format("{} {}", path, what));
+}
+
+/// Of a path as RocksDB gives it, from its folder.
+std::string NameIn(const std::string& path) { return path.substr(path.find_first_not_of('/')); }
+
+bool IsManifest(std::string_view name) { return name.starts_with("MANIFEST-"); }
+
+}  // namespace
+
+DatabaseWatch::DatabaseWatch(std::string folder) : folder_(std::move(folder)) {
+  if (const auto facts = FactsAt(folder_); facts.ok()) at_ = *facts;
+}
+
+absl::Status DatabaseWatch::CheckFile(const std::string& name, bool grows) {
+  const std::string path = folder_ + "/" + name;
+  const auto now = FactsAt(path);
+  if (absl::IsNotFound(now.status())) return IsNotOurs(path, "is gone");
+  TANDEM_RETURN_IF_ERROR(now.status());
+  const auto [entry, is_new] = seen_.try_emplace(name, *now);
+  FileFacts& before = entry->second;
+  if (!before.IsSameFile(*now)) return IsNotOurs(path, "was replaced");
+  if (now->bytes < before.bytes) return IsNotOurs(path, "was cut");
+  if (!grows && now->bytes != before.bytes) return IsNotOurs(path, "was written to");
+  before = *now;
+  return absl::OkStatus();
+}
+
+absl::Status DatabaseWatch::CheckFiles(rocksdb::DB& db, std::string& wrong) {
+  std::vector<std::string> live;
+  uint64_t manifest_bytes = 0;
+  const rocksdb::Status listed = db.GetLiveFiles(live, &manifest_bytes, /*flush_memtable=*/false);
+  TANDEM_RETURN_IF_ERROR(FromDatabase(listed, "asking which files there are in " + folder_));
+  std::string manifest;
+  std::set<std::string> names;
+  for (const std::string& path : live) {
+    const std::string name = NameIn(path);
+    if (IsManifest(name)) manifest = name;
+    if (IsManifest(name) || name.ends_with(".sst")) names.insert(name);
+  }
+  wrong = "its log";
+  std::unique_ptr<rocksdb::LogFile> log;
+  const rocksdb::Status found = db.GetCurrentWalFile(&log);
+  if (found.IsPathNotFound() || found.IsNotFound()) return IsNotOurs(folder_, "has lost its log");
+  TANDEM_RETURN_IF_ERROR(FromDatabase(found, "asking for the log of " + folder_));
+  names.insert(NameIn(log->PathName()));
+  std::erase_if(seen_, [&](const auto& one) { return !names.contains(one.first); });
+  for (const std::string& name : names) {
+    wrong = name;
+    TANDEM_RETURN_IF_ERROR(CheckFile(name, /*grows=*/!name.ends_with(".sst")));
+  }
+  // RocksDB replaces it, too.
+  wrong = kCurrent;
+  const std::string current = fmt::format("{}/{}", folder_, kCurrent);
+  const auto named = ReadSmallFile(current);
+  if (absl::IsNotFound(named.status())) return IsNotOurs(current, "is gone");
+  TANDEM_RETURN_IF_ERROR(named.status());
+  return *named == manifest + "\n" ? absl::OkStatus() : IsNotOurs(current, "was replaced");
+}
+
+absl::Status DatabaseWatch::Check(rocksdb::DB& db) {
+  const auto now = FactsAt(folder_);
+  if (absl::IsNotFound(now.status())) return IsNotOurs(folder_, "is gone");
+  TANDEM_RETURN_IF_ERROR(now.status());
+  if (!at_ || !at_->IsSameFile(*now)) return IsNotOurs(folder_, "was replaced");
+  // RocksDB may have removed a file after it said that there is one: it says so no more.
+  std::string wrong;
+  std::string wrong_before;
+  absl::Status status;
+  do {
+    wrong_before = wrong;
+    status = CheckFiles(db, wrong);
+  } while (absl::IsDataLoss(status) && wrong != wrong_before);
+  return status;
+}
+
+void CloseGently(std::unique_ptr<rocksdb::DB> db) {
+  if (db != nullptr) static_cast<void>(db->DisableFileDeletions());
+}
+
+}  // namespace tandem::kv_store
