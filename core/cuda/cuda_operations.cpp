@@ -380,13 +380,13 @@ absl::Status CudaOperations::AllReduce(PartialSums& sums, Collective& collective
                                        const StepPhase& phase) {
   const PhaseScope scope(phases_, Phase::kAllReduce);
   sums_are_floats_ = false;
-  if (collective.size() == 1) return collective.AllReducePartialSums({}, phase);
-  const std::span<int64_t> all = sums.all();
   if (DeviceLink* const link = collective.device_link()) {
     TANDEM_RETURN_IF_ERROR(Reduce(sums, *link));
     reductions_.Put(collective, phase);
     return absl::OkStatus();
   }
+  if (collective.size() == 1) return collective.AllReducePartialSums({}, phase);
+  const std::span<int64_t> all = sums.all();
   const CudaStream stream = memory_.stream();
   if (all.size_bytes() > reduced_bytes_) {
     CheckCuda(cudaStreamSynchronize(stream), "the step");
