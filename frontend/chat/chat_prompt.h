@@ -31,6 +31,8 @@ absl::StatusOr<ContextPolicy> ParseContextPolicy(std::string_view text);
 struct ChatHistory {
   std::vector<TextSegment> segments;
   std::vector<int32_t> tokens;  // empty: nothing yet
+  std::string attention =
+      {};  // with which it was computed (core/model/attention_text.h); empty: dense
 };
 
 /// What a context policy left out.

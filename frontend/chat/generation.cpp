@@ -56,6 +56,8 @@ std::string_view ReuseLimitName(parallel::ReuseLimit limit) {
       return "late";
     case parallel::ReuseLimit::kDamaged:
       return "damaged";
+    case parallel::ReuseLimit::kOtherAttention:
+      return "other_attention";
   }
   return "none";
 }

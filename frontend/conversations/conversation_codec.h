@@ -19,7 +19,7 @@
 /// by a newer program; kDataLoss: damaged. docs/state.md describes the bytes.
 ///
 /// Turns are a chain: each has the hash of the one before it, and the head has the last one's.
-/// Version 1 of both records has no hashes.
+/// Version 1 of both records has no hashes, version 3 of a turn has a form of attention.
 namespace tandem::frontend {
 
 /// Of a turn's record: the bytes that end it. Zeros stand for the turn before the first.

@@ -37,6 +37,7 @@ ConversationDelta DeltaFrom(const Conversation& before, const std::vector<ChatMe
   delta.segments = From(history.segments, delta.kept_segments);
   delta.kept_tokens = CommonBeginning(before.history.tokens, history.tokens);
   delta.tokens = From(history.tokens, delta.kept_tokens);
+  delta.attention = history.attention;
   return delta;
 }
 
@@ -60,6 +61,7 @@ absl::Status Apply(ConversationDelta delta, Conversation& conversation) {
   conversation.dropped_tokens = delta.dropped_tokens;
   Replace(history.segments, delta.kept_segments, std::move(delta.segments));
   Replace(history.tokens, delta.kept_tokens, std::move(delta.tokens));
+  history.attention = std::move(delta.attention);
   return absl::OkStatus();
 }
 

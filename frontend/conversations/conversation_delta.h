@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "frontend/conversations/conversations.h"
@@ -17,6 +18,7 @@ struct ConversationDelta {
   std::vector<TextSegment> segments;
   uint64_t kept_tokens = 0;
   std::vector<int32_t> tokens;
+  std::string attention;  // the history's, from now on
 };
 
 /// The change from `before` to a conversation with `more` messages and the rest as it is told.

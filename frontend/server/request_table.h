@@ -73,6 +73,7 @@ struct RequestRecord {
   bool wants_logprobs = false;           // of each token
   std::optional<ConversationTurn> turn;  // while open; of a conversation
   DroppedInput dropped;
+  bool other_attention = false;  // its conversation was computed with another form of attention
   /// Set: answered in full, and told so once its turn is logged.
   std::optional<DoneContents> unlogged;
 

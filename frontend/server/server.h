@@ -36,6 +36,7 @@ struct ServerOptions {
   int64_t kept_answer_bytes = int64_t{32} << 20;
   ConversationLimits conversations;
   ContextPolicy context_policy;  // of chats that name none
+  std::string attention;         // of the engine, as ChatHistory has it
   /// How long the requests of a client that is gone go on, for it to come back and resume them.
   std::chrono::milliseconds resume_grace{2000};
   /// Log-probabilities that one request may ask for in all, since they are sent with its end.

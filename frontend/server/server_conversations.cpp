@@ -39,6 +39,8 @@ absl::Status Server::BeginTurn(RequestRecord& record, Preparation& preparation) 
   TANDEM_ASSIGN_OR_RETURN(const Conversation* const conversation,
                           conversations_.Begin(name, record.name.id, BytesOf(messages)));
   record.turn.emplace().name = name;  // from here on, DropRequest gives it up
+  record.other_attention = !conversation->history.tokens.empty() &&
+                           conversation->history.attention != options_.attention;
   TurnInput& turn = preparation.turn.emplace();
   turn.messages = conversation->messages;
   turn.new_from = turn.messages.size();
@@ -69,6 +71,7 @@ void Server::CommitTurn(RequestRecord& record, const AnswerChoice& choice) {
   }
   ChatHistory history = HistoryAfterAnswer(std::move(turn.prompt.whole), choice.text,
                                            certain.tokens, certain.text_bytes);
+  history.attention = options_.attention;
   turn.messages.push_back({"assistant", choice.text});
   ConversationDelta delta;
   // Then the log begins it anew.

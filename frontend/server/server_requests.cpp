@@ -281,6 +281,11 @@ void Server::Complete(RequestRecord& record) {
   const AnswerChoice& first = record.choices.front();
   done.usage.prompt_tokens = first.answer->usage.prompt_tokens;
   done.usage.reuse_limit = first.answer->usage.reuse_limit;
+  const bool unknown = done.usage.reuse_limit == parallel::ReuseLimit::kNothing ||
+                       done.usage.reuse_limit == parallel::ReuseLimit::kDiffers;
+  if (record.other_attention && unknown) {
+    done.usage.reuse_limit = parallel::ReuseLimit::kOtherAttention;
+  }
   bool cancelled = false;
   for (AnswerChoice& choice : record.choices) {
     AddUsage(choice.answer->usage, done.usage);

@@ -14,6 +14,7 @@
 #include "core/base/errno_text.h"
 #include "core/base/isa.h"
 #include "core/cpu/machine_peak.h"
+#include "core/model/attention_text.h"
 #include "core/system/standard_output.h"
 #include "kv_store/pages/pool_size.h"
 #include "launcher/bench/bench_result.h"
@@ -110,6 +111,7 @@ class RankBench {
     result.eight_bit = rank_.cpu.activations == core::ActivationMode::kQ8;
     result.activations = options_.model.activations;
     result.kv_dtype = KvDtypeName(rank_.options.kv_dtype);
+    result.attention = core::AttentionText(rank_.file.config().attention);
     result.prefill_chunk = rank_.options.prefill_chunk;
     result.read_bytes_per_second = read_;
     result.int8_per_second = int8_;

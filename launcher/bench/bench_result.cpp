@@ -199,6 +199,7 @@ std::string BenchJson(const BenchResult& r) {
                                    {"isa", r.isa},
                                    {"activations", r.activations},
                                    {"kv_dtype", r.kv_dtype},
+                                   {"attention", r.attention},
                                    {"prefill_chunk", r.prefill_chunk},
                                    {"context", r.decode().scenario.prompt},
                                    {"rounds", r.read_bytes_per_second.size()}}},
@@ -214,12 +215,13 @@ std::string BenchJson(const BenchResult& r) {
 std::string BenchText(const BenchResult& r) {
   std::string text = fmt::format(
       "{}: {:.1f} MB of weights a token\n"
-      "{} of {}, {}, activations {}, KV {}, on {}: {}, {}, huge pages {}\n"
+      "{} of {}, {}, activations {}, KV {}, {} attention, on {}: {}, {}, huge pages "
+      "{}\n"
       "medians of {}; ceilings measured in the same rounds: read {:.1f} GB/s, int8 {:.1f} "
       "Gmac/s\n\n",
       r.file, static_cast<double>(r.weights.bytes) / 1e6,
       Counted(static_cast<int64_t>(r.hosts.size()), "rank"), Counted(r.threads, "thread"), r.isa,
-      r.activations, r.kv_dtype, HostsText(r.hosts), r.processor,
+      r.activations, r.kv_dtype, r.attention, HostsText(r.hosts), r.processor,
       Counted(r.processors, "processor"), r.huge_pages,
       Counted(static_cast<int64_t>(r.read_bytes_per_second.size()), "round"),
       Median(r.read_bytes_per_second) / kGiga, Median(r.int8_per_second) / kGiga);

@@ -33,6 +33,7 @@ struct BenchResult {
   std::string isa;
   std::string activations;
   std::string kv_dtype;
+  std::string attention;
   int prefill_chunk = 0;
   bool eight_bit = true;  // quantized weights are multiplied by 8-bit activations
 

@@ -119,7 +119,7 @@ ordered_json PlanJson(const std::string& model, const core::ModelConfig& config,
 
 absl::Status Plan(const PlanCommandOptions& options) {
   TANDEM_ASSIGN_OR_RETURN(const ModelChoices choices, ModelChoices::From(options.model));
-  TANDEM_ASSIGN_OR_RETURN(const auto file, core::ModelFile::Open(options.model.model));
+  TANDEM_ASSIGN_OR_RETURN(const auto file, OpenModel(options.model, choices));
   TANDEM_ASSIGN_OR_RETURN(const parallel::ModelCosts costs, parallel::CostsOf(*file));
   TANDEM_ASSIGN_OR_RETURN(
       const parallel::ShardPlan plan,

@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "core/model/attention_text.h"
 #include "core/system/host_name.h"
 #include "frontend/server/listener.h"
 #include "frontend/server/server.h"
@@ -129,7 +130,7 @@ absl::Status Serve(const ServeOptions& options) {
     TANDEM_ASSIGN_OR_RETURN(prepared.state, OpenState(options));
     return absl::OkStatus();
   };
-  const auto serve = [&](parallel::Engine& engine, const core::ModelFile&) -> absl::Status {
+  const auto serve = [&](parallel::Engine& engine, const core::ModelFile& file) -> absl::Status {
     ServedState* const state = prepared.state.get();
     if (state) TANDEM_RETURN_IF_ERROR(state->Settle());
     TANDEM_RETURN_IF_ERROR(StopSignals::CheckPending());
@@ -141,6 +142,8 @@ absl::Status Serve(const ServeOptions& options) {
     server_options.conversations = {.conversations = options.max_conversations,
                                     .bytes = options.conversation_memory};
     server_options.context_policy = *policy;
+    const core::AttentionForm& attention = file.config().attention;
+    if (attention.sparse()) server_options.attention = core::AttentionText(attention);
     server_options.resume_grace = std::chrono::duration_cast<std::chrono::milliseconds>(
         std::chrono::duration<double>(options.resume_grace));
     const frontend::TextModel& text_model = *prepared.text_model;

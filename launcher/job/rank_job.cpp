@@ -84,7 +84,7 @@ class Rank {
 
   absl::Status Load() {
     TANDEM_ASSIGN_OR_RETURN(choices_, ModelChoices::From(options_));
-    TANDEM_ASSIGN_OR_RETURN(file_, core::ModelFile::Open(options_.model));
+    TANDEM_ASSIGN_OR_RETURN(file_, OpenModel(options_, choices_));
     TANDEM_ASSIGN_OR_RETURN(plan_, PlanRanks(options_, choices_, *file_, world_.size()));
     TANDEM_ASSIGN_OR_RETURN(gpus_, core::FindGpus(choices_.device));
     return core::CheckLimits(choices_.device, file_->config(),

@@ -159,10 +159,10 @@ class Records {
     for (int32_t block = 0; block < count; ++block) {
       bool any = false;
       for (int32_t group = 0; group < groups(); ++group) {
-        const int64_t seen = kv_store::FirstSeenBlock(geometry_.groups[static_cast<size_t>(group)],
-                                                      int64_t{count} * kBlock);
+        const bool seen = kv_store::SeesBlock(geometry_.groups[static_cast<size_t>(group)],
+                                              int64_t{count} * kBlock, block);
         const bool has = HasGroup(block, group);
-        if (!has && block >= seen) return false;
+        if (!has && seen) return false;
         any = any || has;
       }
       // The format leaves out no block whole, and the last has all layer groups.
@@ -222,7 +222,7 @@ absl::Status KvExport(const KvOptions& options) {
     return InvalidArgument("name one of --conversation, --system and --text-file to export");
   }
   TANDEM_ASSIGN_OR_RETURN(const ModelChoices choices, ModelChoices::From(options.model));
-  TANDEM_ASSIGN_OR_RETURN(const auto file, core::ModelFile::Open(options.model.model));
+  TANDEM_ASSIGN_OR_RETURN(const auto file, OpenModel(options.model, choices));
   TANDEM_ASSIGN_OR_RETURN(const auto access,
                           KvAccess::Open(options.state, KvAccess::Purpose::kLook));
   TANDEM_ASSIGN_OR_RETURN(const Prefix prefix, PrefixOf(options, *access, *file));

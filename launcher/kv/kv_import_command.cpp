@@ -35,7 +35,7 @@ struct ExpectedModel {
 absl::StatusOr<std::optional<ExpectedModel>> ReadModel(const KvOptions& options) {
   if (options.model.model.empty()) return std::nullopt;
   TANDEM_ASSIGN_OR_RETURN(const ModelChoices choices, ModelChoices::From(options.model));
-  TANDEM_ASSIGN_OR_RETURN(const auto file, core::ModelFile::Open(options.model.model));
+  TANDEM_ASSIGN_OR_RETURN(const auto file, OpenModel(options.model, choices));
   return ExpectedModel{.fingerprint = KvFingerprintOf(*file, options.model, choices),
                        .geometry = GeometryOf(file->config(), choices),
                        .vocab = file->config().vocab};
@@ -139,8 +139,8 @@ class Import {
     if (!model_) return absl::OkStatus();
     if (header_.fingerprint != model_->fingerprint) {
       return FailedPrecondition(
-          "{}: its KV is of model {} (\"{}\"), not of {} with these --kv-dtype and --activations "
-          "({}); nothing was imported",
+          "{}: its KV is of model {} (\"{}\"), not of {} with these --kv-dtype, --activations and "
+          "--attention ({}); nothing was imported",
           options_.file, ShortFingerprint(header_.fingerprint), header_.model, options_.model.model,
           ShortFingerprint(model_->fingerprint));
     }

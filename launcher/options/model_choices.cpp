@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <iterator>
 
+#include "core/model/attention_text.h"
+
 namespace tandem::launcher {
 
 absl::StatusOr<ModelChoices> ModelChoices::From(const ModelOptions& options) {
@@ -45,6 +47,9 @@ absl::StatusOr<ModelChoices> ModelChoices::From(const ModelOptions& options) {
     }
     choices.kv_dtype = *named;
   }
+  const auto attention = core::ParseAttentionForm(options.attention);
+  if (!attention.ok()) return InvalidArgument("--attention {}", Message(attention.status()));
+  choices.attention = *attention;
   if (options.pin == "none") {
     choices.pinning = parallel::Pinning::kNone;
   } else if (options.pin == "cores") {
@@ -53,6 +58,14 @@ absl::StatusOr<ModelChoices> ModelChoices::From(const ModelOptions& options) {
     return InvalidArgument("--pin {}: expected auto, none or cores", options.pin);
   }
   return choices;
+}
+
+absl::StatusOr<std::unique_ptr<core::ModelFile>> OpenModel(const ModelOptions& options,
+                                                           const ModelChoices& choices) {
+  TANDEM_ASSIGN_OR_RETURN(auto file, core::ModelFile::Open(options.model));
+  const absl::Status fits = file->SetAttention(choices.attention);
+  if (!fits.ok()) return InvalidArgument("--attention {}", Message(fits));
+  return file;
 }
 
 }  // namespace tandem::launcher

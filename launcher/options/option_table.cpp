@@ -116,6 +116,15 @@ Rows GenerationRows(frontend::GenerationParams& o, Sampling& sampling,
   };
 }
 
+OptionRow AttentionRow(std::string& attention, bool same = false) {
+  return Row(
+      "--attention", {&attention},
+      "which keys a token sees: dense (all before it) or "
+      "sparse:window=W[,global=G][,random=R][,seed=S]: the last W, the first G, and R blocks "
+      "of 64 chosen at random",
+      same);
+}
+
 /// Of all commands that look after the KV of a state directory.
 Rows KvRows(KvOptions& o) {
   return {Required(Row("--state", Path(o.state.directory), "state directory of tandem serve")),
@@ -138,6 +147,7 @@ Rows KvModelRows(ModelOptions& o) {
       Row("--kv-dtype", {&o.kv_dtype},
           "of the server: f16, f32 or f8 (default f16; f32 with --activations f32)"),
       Row("--activations", {&o.activations}, "of the server: q8 or f32"),
+      Row("--attention", {&o.attention}, "of the server (default dense)"),
   };
 }
 
@@ -160,6 +170,7 @@ Rows ModelRows(ModelOptions& o) {
           "KV cache: f16, f32 or f8 (E4M3: half the memory of f16, less exact); default f16, f32 "
           "with --activations f32",
           kSame),
+      AttentionRow(o.attention, kSame),
       Row("--device", {&o.device},
           "auto, cpu or cuda: each rank on a GPU of its own, in their order on its host"),
       Row("--exact", {&o.exact},
@@ -323,6 +334,7 @@ Rows RowsOf(PlanCommandOptions& o) {
           "sequences "
           "of 8192 tokens, or of the model's context, take)"),
       Row("--kv-dtype", {&o.model.kv_dtype}, "KV cache: f16 or f32 (default f16)"),
+      AttentionRow(o.model.attention),
       Row("--prefill-chunk", {&o.model.prefill_chunk, {1, kMostSteps}},
           "prompt tokens computed in one step"),
       Row("--max-running", {&o.model.max_running, {1, 4096}}, "requests computed at once"),

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "core/model/attention_text.h"
 #include "core/model/host_memory.h"
 #include "core/model/model.h"
 #include "core/system/host_name.h"
@@ -62,7 +63,7 @@ absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& 
   TANDEM_ASSIGN_OR_RETURN(const ModelChoices choices, ModelChoices::From(model));
   const bool cuda = choices.device == core::DeviceKind::kCuda;
   if (cuda) TANDEM_RETURN_IF_ERROR(CheckDevicesHere(model, choices, launch));
-  TANDEM_ASSIGN_OR_RETURN(auto file, core::ModelFile::Open(model.model));
+  TANDEM_ASSIGN_OR_RETURN(auto file, OpenModel(model, choices));
   TANDEM_RETURN_IF_ERROR(PlanRanks(model, choices, *file, launch.ranks).status());
   if (!cuda) TANDEM_RETURN_IF_ERROR(CheckDevicesHere(model, choices, launch));
   return file;
@@ -87,6 +88,7 @@ std::vector<char*> Pointers(std::vector<std::string>& strings) {
 
 std::vector<parallel::WorldFact> SameOptions(ModelOptions options, const ModelChoices& choices) {
   options.kv_dtype = KvDtypeName(choices.kv_dtype);
+  options.attention = core::AttentionText(choices.attention);
   std::vector<parallel::WorldFact> facts = SameOnAllRanks(ModelRows(options));
   for (parallel::WorldFact& fact : SameOnAllRanks(StateRows(options.state))) {
     if (options.state.directory.empty()) fact.value = "without --state";

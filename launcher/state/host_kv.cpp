@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/base/isa.h"
+#include "core/model/attention_text.h"
 #include "core/model/model.h"
 #include "kv_store/base/blake2b.h"
 #include "kv_store/base/files.h"
@@ -39,10 +40,13 @@ core::KvGeometry GeometryOf(const core::ModelConfig& config, const ModelChoices&
 
 kv_store::Fingerprint KvFingerprintOf(const core::ModelFile& file, const ModelOptions& options,
                                       const ModelChoices& choices) {
-  const std::string facts =
+  std::string facts =
       fmt::format("tandem kv 1, model {:016x}, numerics {}, device {}, activations {}, cache {}",
                   file.fingerprint(), kNumericsVersion, choices.exact ? "cpu" : "cuda, not exact",
                   options.activations, KvDtypeName(choices.kv_dtype));
+  if (choices.attention.sparse()) {
+    facts += fmt::format(", attention {}", core::AttentionText(choices.attention));
+  }
   return kv_store::Blake2b<kv_store::Fingerprint>(std::as_bytes(std::span(facts)));
 }
 

@@ -209,9 +209,12 @@ ReusedFrom Scheduler::TakeRestored(WaitingRequest& waiting, SequencePages& pages
   const size_t first = static_cast<size_t>(pages.full_blocks() - restore.first_block);
   if (count > 0 &&
       pages.Restore(restore.fetch, restore.first_block, blocks, waiting.state.tokens, moves_)) {
-    for (size_t i = first; i < count; ++i) {
+    // Of a block that nobody sees nothing was read; it counts with the one behind it.
+    kv_store::TierKind place = restore.from[count - 1];
+    for (size_t i = count; i-- > first;) {
       const auto tokens = static_cast<uint64_t>(blocks[i].tokens);
-      switch (restore.from[i]) {
+      if (blocks[i].groups != 0) place = restore.from[i];
+      switch (place) {
         case kv_store::TierKind::kHost:
           from.host += tokens;
           break;

@@ -30,6 +30,8 @@ class RandomConversations {
     for (uint64_t i = Below(200); i > 0; --i) {
       history.tokens.push_back(static_cast<int32_t>(Below(50000)));
     }
+    constexpr const char* kForms[] = {"", "sparse:window=64", "sparse:window=7,random=2"};
+    if (Below(4) == 0) history.attention = kForms[Below(3)];
     return next;
   }
 
@@ -57,7 +59,8 @@ class RandomConversations {
 
 inline bool Same(const frontend::Conversation& a, const frontend::Conversation& b) {
   return a.messages == b.messages && a.first == b.first && a.dropped_tokens == b.dropped_tokens &&
-         a.history.segments == b.history.segments && a.history.tokens == b.history.tokens;
+         a.history.segments == b.history.segments && a.history.tokens == b.history.tokens &&
+         a.history.attention == b.history.attention;
 }
 
 }  // namespace tandem::testing

@@ -77,6 +77,18 @@ TEST(ConversationCodec, TurnsAndHeadsComeBack) {
   EXPECT_EQ(decoded->last, TurnHash{7});
 }
 
+TEST(ConversationCodec, SparseAttentionMakesAnotherVersionOfATurn) {
+  ConversationDelta delta;
+  EXPECT_EQ(EncodeTurn("place", 1, TurnHash{9}, delta)[0], std::byte{2});
+  delta.attention = "sparse:window=64,global=4";
+  const auto record = EncodeTurn("place", 1, TurnHash{9}, delta);
+  EXPECT_EQ(record[0], std::byte{3});
+  const auto decoded = DecodeTurn("place", record);
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  EXPECT_EQ(decoded->delta.attention, delta.attention);
+  EXPECT_EQ(decoded->before, TurnHash{9});
+}
+
 TEST(ConversationCodec, DamageIsSeen) {
   RandomConversations random(3);
   const auto turn = EncodeTurn("place", 1, TurnHash{9}, DeltaOf(random.Next(random.Next({}))));

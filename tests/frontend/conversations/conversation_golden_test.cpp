@@ -22,19 +22,27 @@ TEST(ConversationCodec, TheBytesStayAsTheyWere) {
   EXPECT_EQ(Hex(EncodeHead("place", head)),
             "010600000074656e616e74040000006e616d6501000000000000000200000000000000931d71"
             "d8dbea4530f9df709c4dbbe74f");
-  const ConversationDelta delta{
+  ConversationDelta delta{
       .messages = {{.role = "user", .content = "Hi"}, {.role = "assistant", .content = ""}},
       .first = 1,
       .dropped_tokens = 2,
       .kept_segments = 3,
       .segments = {{.text = "a", .from_template = true}, {.text = "b", .from_template = false}},
       .kept_tokens = 4,
-      .tokens = {5, 6}};
+      .tokens = {5, 6},
+      .attention = {}};
   EXPECT_EQ(Hex(EncodeTurn("place", 7, std::nullopt, delta)),
             "0107000000000000000100000000000000020000000000000002000000040000007573657202"
             "000000486909000000617373697374616e740000000003000000000000000200000001010000"
             "0061000100000062040000000000000002000000050000000600000029ff6078afe2d1b86640"
             "037f8f16f06c");
+  delta.attention = "sparse:window=64";
+  EXPECT_EQ(Hex(EncodeTurn("place", 7, TurnHash{1}, delta)),
+            "0307000000000000000100000000000000020000000000000002000000040000007573657202"
+            "000000486909000000617373697374616e740000000003000000000000000200000001010000"
+            "0061000100000062040000000000000002000000050000000600000010000000737061727365"
+            "3a77696e646f773d363401000000000000000000000000000000bda1d0f7168b910a10d6a91c"
+            "eec63a6a");
 }
 
 TEST(ConversationPlaces, TheIdentityStaysAsItWas) {

@@ -172,6 +172,32 @@ TEST(ServerState, ATurnThatIsNotDurableSaysSo) {
   EXPECT_EQ(status["state"]["directory"], "/state");
 }
 
+TEST(ServerState, SparseAttentionOfEarlierTurnsIsWhyTheyWereComputedAgain) {
+  ServerOptions sparse;
+  sparse.attention = "sparse:window=64";
+  std::map<ConversationName, Conversation> kept;
+  const auto turn_of = [&](const ServerOptions& options, const std::string& text) {
+    HeldLog log(kept);
+    ServedEngine served(options, std::chrono::microseconds(50), 4096, {}, &log, [&](Server& made) {
+      for (const auto& [name, one] : kept) made.Restore(name, one);
+    });
+    FrameClient client(served.endpoint());
+    client.Send(TurnFrame("r1", text));
+    EXPECT_TRUE(Eventually([&] { return log.waiting() == 1; }));
+    log.Tell(absl::OkStatus());
+    const Json done = client.ReceiveAnswer("r1").back();
+    kept = log.conversations();
+    return done["usage"]["reuse_limit"].get<std::string>();
+  };
+  EXPECT_EQ(turn_of(sparse, "one"), "nothing_known");
+  EXPECT_EQ(kept.at({"", "c1"}).history.attention, "sparse:window=64");
+  EXPECT_EQ(turn_of(sparse, "two"), "nothing_known") << "the engine is another one";
+  EXPECT_EQ(turn_of({}, "three"), "other_attention");
+  EXPECT_EQ(kept.at({"", "c1"}).history.attention, "");
+  EXPECT_EQ(turn_of({}, "four"), "nothing_known");
+  EXPECT_EQ(turn_of(sparse, "five"), "other_attention");
+}
+
 TEST(ServerState, TurnsGoOnWhereTheLogStopped) {
   LoggedServer server;
   FrameClient client(server.served.endpoint());

@@ -218,6 +218,7 @@ TEST(OptionTable, RanksCompareWhatDecidesResultsAndTheOrderOfCollectives) {
   using Facts = std::vector<std::pair<std::string, std::string>>;
   EXPECT_EQ(facts(), (Facts{{"--activations", "q8"},
                             {"--kv-dtype", "f16"},
+                            {"--attention", "dense"},
                             {"--no-exact", "default"},
                             {"--share-gpus", "default"},
                             {"--gpu-link", "auto"},
@@ -228,9 +229,11 @@ TEST(OptionTable, RanksCompareWhatDecidesResultsAndTheOrderOfCollectives) {
   // What was chosen counts, and not whether it was said.
   options.activations = "f32";
   choices.kv_dtype = core::KvDtype::kF32;
+  choices.attention = {.window = 64, .global = 4};
   options.state.directory = "state";
   EXPECT_EQ(facts()[1].second, "f32");
-  EXPECT_EQ(facts()[8].second, "1");
+  EXPECT_EQ(facts()[2].second, "sparse:window=64,global=4");
+  EXPECT_EQ(facts()[9].second, "1");
 }
 
 TEST(ModelChoices, KnowEveryKvDtype) {
@@ -244,6 +247,18 @@ TEST(ModelChoices, KnowEveryKvDtype) {
   options.kv_dtype = "f4";
   EXPECT_EQ(Message(ModelChoices::From(options).status()),
             "--kv-dtype f4: expected f16, f32 or f8");
+}
+
+TEST(ModelChoices, SparseAttentionIsUnderstood) {
+  ModelOptions options;
+  EXPECT_EQ(ModelChoices::From(options)->attention, core::AttentionForm{});
+  options.attention = "sparse:window=64,random=2";
+  EXPECT_EQ(ModelChoices::From(options)->attention,
+            (core::AttentionForm{.window = 64, .random = 2}));
+  options.attention = "sparse:width=64";
+  EXPECT_EQ(Message(ModelChoices::From(options).status()),
+            "--attention sparse:width=64 at character 8 (\"width=64\"): expected window, global, "
+            "random or seed; the form is dense or sparse:window=W[,global=G][,random=R][,seed=S]");
 }
 
 /// The one line of a wrong value.
