@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "core/cuda/cuda_blas.h"
+#include "core/cuda/blas/cuda_blas.h"
 #include "core/cuda/cuda_memory.h"
 #include "core/cuda/kernels/tile_matrix.h"
 #include "core/model/tensor.h"

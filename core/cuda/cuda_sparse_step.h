@@ -5,8 +5,8 @@
 #include <span>
 #include <vector>
 
+#include "core/cuda/attention/sparse_attention_kernels.h"
 #include "core/cuda/cuda_memory.h"
-#include "core/cuda/kernels/sparse_attention_kernels.h"
 #include "core/model/config.h"
 #include "core/model/sparse_attention.h"
 #include "core/model/tensor.h"

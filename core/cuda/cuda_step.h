@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "core/cpu/elementwise/rope_table.h"
+#include "core/cuda/attention/attention_kernels.h"
 #include "core/cuda/cuda_memory.h"
-#include "core/cuda/kernels/attention_kernels.h"
 #include "core/model/config.h"
 #include "core/model/model.h"
 #include "core/model/tensor.h"

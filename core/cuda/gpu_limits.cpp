@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <string_view>
 
-#include "core/cuda/kernels/attention_kernels.h"
+#include "core/cuda/attention/attention_kernels.h"
 
 namespace tandem::core {
 

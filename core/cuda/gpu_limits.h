@@ -7,8 +7,8 @@
 
 namespace tandem::core {
 
-/// What the kernels' launches take, besides kMostHeadDim (kernels/attention_kernels.h). A grid has
-/// at most 65535 blocks in its second and third dimension.
+/// What the kernels' launches take, besides kMostHeadDim (attention/attention_kernels.h). A grid
+/// has at most 65535 blocks in its second and third dimension.
 inline constexpr int64_t kMostGridRows = 65535;
 inline constexpr int64_t kLeastTokensOfBlock = 8;  // of a product
 inline constexpr int64_t kColumnsOfBlock = 128;    // of what works on rows

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "core/cuda/blas/cuda_blas.h"
 #include "core/cuda/workspace_limits.h"
 #include "core/formats/config_gguf.h"
 #include "core/model/model.h"

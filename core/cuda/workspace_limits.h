@@ -12,8 +12,7 @@ inline constexpr int64_t kMostSparseTokens = 4;
 
 /// Keys of candidates that selections hold at once: 64 MiB.
 inline constexpr int64_t kMostSelectionKeys = int64_t{8} << 20;
-/// Weights that fast mode expands to bfloat16 at once: 128 MiB. And what cuBLASLt works in.
+/// Weights that fast mode expands to bfloat16 at once: 128 MiB.
 inline constexpr int64_t kMostExpandedWeights = int64_t{64} << 20;
-inline constexpr int64_t kBlasWorkspaceBytes = int64_t{32} << 20;
 
 }  // namespace tandem::core

@@ -1,4 +1,4 @@
-#include "core/cuda/cuda_blas.h"
+#include "core/cuda/blas/cuda_blas.h"
 
 #include <cuda_runtime.h>
 

@@ -7,8 +7,8 @@
 
 #include <functional>
 
+#include "core/cuda/attention/attention_kernels.h"
 #include "core/cuda/cuda_memory.h"
-#include "core/cuda/kernels/attention_kernels.h"
 #include "core/cuda/kernels/elementwise_kernels.h"
 #include "core/cuda/kernels/linear_kernels.h"
 #include "core/device/device.h"

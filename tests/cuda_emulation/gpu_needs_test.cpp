@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "core/cuda/blas/cuda_blas.h"
 #include "core/cuda/workspace_limits.h"
 #include "core/device/device.h"
 #include "core/transformer/transformer.h"

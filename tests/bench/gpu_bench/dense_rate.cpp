@@ -2,7 +2,7 @@
 #include <chrono>
 #include <vector>
 
-#include "core/cuda/cuda_blas.h"
+#include "core/cuda/blas/cuda_blas.h"
 #include "tests/bench/gpu_bench/measure.h"
 #include "tests/support/random.h"
 

@@ -1,6 +1,6 @@
-#include "core/cuda/kernels/attend_chunk.h"
+#include "core/cuda/attention/attend_chunk.h"
+#include "core/cuda/attention/sparse_attention_kernels.h"
 #include "core/cuda/kernels/launch.h"
-#include "core/cuda/kernels/sparse_attention_kernels.h"
 
 namespace tandem::core {
 namespace {

@@ -1,8 +1,8 @@
-/// Holds core/cuda/cublaslt.h against NVIDIA's header, where there is one.
+/// Holds core/cuda/blas/cublaslt.h against NVIDIA's header, where there is one.
 #if __has_include(<cublasLt.h>)
 #include <cublasLt.h>
 
-#include "core/cuda/cublaslt.h"
+#include "core/cuda/blas/cublaslt.h"
 
 namespace tandem::core::cublaslt {
 namespace {

@@ -1,4 +1,4 @@
-#include "core/cuda/kernels/attention_kernels.h"
+#include "core/cuda/attention/attention_kernels.h"
 
 #include <gtest/gtest.h>
 

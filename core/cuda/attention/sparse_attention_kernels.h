@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "core/cuda/kernels/attention_kernels.h"
+#include "core/cuda/attention/attention_kernels.h"
 
 /// Sparse attention on a GPU (core/model/sparse_attention.h), with the bits of core/cpu/attention.
 /// Thread safety: any thread.

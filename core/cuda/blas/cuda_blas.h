@@ -8,6 +8,9 @@
 
 namespace tandem::core {
 
+/// What cuBLASLt works in.
+inline constexpr int64_t kBlasWorkspaceBytes = int64_t{32} << 20;
+
 /// Dense products of bfloat16 on tensor cores, by a library of NVIDIA's that is looked for when it
 /// is wanted. Thread safety: one thread calls.
 class CudaBlas {

@@ -1,7 +1,7 @@
 #include <cmath>
 
-#include "core/cuda/kernels/attention_kernels.h"
-#include "core/cuda/kernels/cache_pages.h"
+#include "core/cuda/attention/attention_kernels.h"
+#include "core/cuda/attention/cache_pages.h"
 #include "core/cuda/kernels/device_code.h"
 #include "core/cuda/kernels/launch.h"
 

@@ -1,4 +1,4 @@
-#include "core/cuda/cuda_blas.h"
+#include "core/cuda/blas/cuda_blas.h"
 
 #include <cuda_runtime.h>
 #include <dlfcn.h>
@@ -6,9 +6,8 @@
 #include <map>
 #include <tuple>
 
-#include "core/cuda/cublaslt.h"
+#include "core/cuda/blas/cublaslt.h"
 #include "core/cuda/kernels/launch.h"
-#include "core/cuda/workspace_limits.h"
 
 namespace tandem::core {
 namespace {

@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include "core/cpu/simd/lanes_math.h"
-#include "core/cuda/kernels/attention_kernels.h"
-#include "core/cuda/kernels/cache_pages.h"
+#include "core/cuda/attention/attention_kernels.h"
+#include "core/cuda/attention/cache_pages.h"
 #include "core/cuda/kernels/device_code.h"
 #include "core/cuda/kernels/gpu_lane.h"
 #include "core/cuda/kernels/launch.h"

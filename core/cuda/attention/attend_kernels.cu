@@ -1,4 +1,4 @@
-#include "core/cuda/kernels/attend_chunk.h"
+#include "core/cuda/attention/attend_chunk.h"
 #include "core/cuda/kernels/launch.h"
 
 namespace tandem::core {

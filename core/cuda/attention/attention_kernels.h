@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "core/cuda/kernels/cache_layer.h"
+#include "core/cuda/attention/cache_layer.h"
 #include "core/cuda/kernels/cuda_stream.h"
 #include "core/model/config.h"
 #include "core/model/kv_view.h"

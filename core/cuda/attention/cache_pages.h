@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "core/cpu/simd/float8.h"
-#include "core/cuda/kernels/cache_layer.h"
+#include "core/cuda/attention/cache_layer.h"
 #include "core/cuda/kernels/device_code.h"
 #include "core/model/kv_view.h"
 
