@@ -108,19 +108,23 @@ absl::Status ConversationStore::WriteAnew(const absl::Status& why) {
   }
   // First, so that whoever ends in between leaves a witness that tells what is missing.
   TANDEM_RETURN_IF_ERROR(KeepWitness());
-  TANDEM_ASSIGN_OR_RETURN(const std::string aside,
-                          kv_store::PutInPlace(options_.folder, rescued_, db_));
-  if (const absl::Status status = GoOnBehind(*db_); !status.ok()) {
-    kv_store::CloseGently(std::move(db_));
-    return status;
-  }
+  if (happened_.empty()) happened_ = Message(why);
+  TANDEM_RETURN_IF_ERROR(kv_store::PutInPlace(options_.folder, rescued_, db_, aside_));
+  const absl::Status status = GoOnBehind(*db_);
+  if (!status.ok()) kv_store::CloseGently(std::move(db_));
+  return status;
+}
+
+void ConversationStore::TellWhatHappened() {
+  if (happened_.empty()) return;
   Tell(fmt::format(
-      "{} while the server ran; all that was said is written anew{}", Message(why),
-      aside.empty() ? ""
-                    : fmt::format(", and what was in its place is kept in {}, perhaps with what "
-                                  "had been deleted: remove it when nothing more is wanted from it",
-                                  aside)));
-  return absl::OkStatus();
+      "{} while the server ran; all that was said is written anew{}", happened_,
+      aside_.empty() ? ""
+                     : fmt::format(", and what was in its place is kept in {}, perhaps with what "
+                                   "had been deleted: remove it when nothing more is wanted of it",
+                                   aside_)));
+  happened_.clear();
+  aside_.clear();
 }
 
 absl::Status ConversationStore::Recover() {
@@ -150,7 +154,10 @@ absl::Status ConversationStore::Recover() {
   if (absl::IsDataLoss(placed)) placed = WriteAnew(placed);
   // What is open is read again.
   if (db_ != nullptr) rescued_.clear();
-  if (placed.ok()) watch_ = kv_store::DatabaseWatch(options_.folder);
+  if (placed.ok()) {
+    watch_ = kv_store::DatabaseWatch(options_.folder);
+    TellWhatHappened();
+  }
   return placed;
 }
 

@@ -26,7 +26,7 @@ struct ConversationLogStatus {
     int64_t uncopied_changes = 0;  // that are on disk here only
   };
   std::optional<Copied> copied = std::nullopt;  // nothing: no copy is asked for
-  std::string damage;   // what was found damaged at the start; empty: nothing
+  std::string damage;   // found at the start, or done to the files since; empty: nothing
   std::string trouble;  // why changes do not reach the disk; empty: they do
 };
 

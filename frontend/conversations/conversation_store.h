@@ -210,9 +210,10 @@ class ConversationStore {
   absl::Status GoOnBehind(rocksdb::DB& db) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
   /// Opens what was closed. kDataLoss if that has not all that was written.
   absl::Status OpenAgain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(db_mutex_, commit_mutex_);
-  /// Writes what was rescued into a new database in the folder's place.
+  /// Writes what was rescued into a new database in the folder's place; `happened_` says so.
   absl::Status WriteAnew(const absl::Status& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(db_mutex_, commit_mutex_);
+  void TellWhatHappened() ABSL_EXCLUSIVE_LOCKS_REQUIRED(db_mutex_, commit_mutex_);
   void Tell(std::string what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
 
   /// Notes slots in the witness, which is made anew where there is none.
@@ -230,7 +231,9 @@ class ConversationStore {
   std::unique_ptr<rocksdb::DB> db_ ABSL_GUARDED_BY(db_mutex_);  // null if that has failed
   // All records, while the database is closed.
   std::vector<kv_store::PlacedRecord> rescued_ ABSL_GUARDED_BY(db_mutex_);
-  Mutex commit_mutex_;  // held while a change is written
+  std::string happened_ ABSL_GUARDED_BY(db_mutex_);  // to its files; told once that is put right
+  std::string aside_ ABSL_GUARDED_BY(db_mutex_);     // where what was in their place is
+  Mutex commit_mutex_;                               // held while a change is written
   kv_store::JournalPosition position_ ABSL_GUARDED_BY(commit_mutex_);
   Listener listener_ ABSL_GUARDED_BY(commit_mutex_);
   std::unique_ptr<ConversationWitness> witness_ ABSL_GUARDED_BY(commit_mutex_);

@@ -48,6 +48,16 @@ bool HasDatabaseFiles(const std::string& folder) {
   return false;
 }
 
+/// Whether it is a folder of a database that never came to be.
+bool IsBare(const std::string& folder) {
+  std::error_code error;
+  if (!fs::is_directory(fs::symlink_status(folder, error))) return false;
+  const fs::directory_iterator entries(folder, error);
+  return !error && std::all_of(begin(entries), end(entries), [](const fs::directory_entry& entry) {
+    return entry.path().filename() == "LOCK" && entry.is_regular_file();
+  });
+}
+
 /// One of the files that is still in the folder and not among those that live; empty: none is.
 std::string FileLeft(const std::string& folder, const std::set<std::string>& files,
                      const std::set<std::string>& live) {
@@ -133,9 +143,8 @@ absl::Status WriteAnew(const std::string& folder, ReadDatabase& read) {
 
 }  // namespace
 
-absl::StatusOr<std::string> PutInPlace(const std::string& folder,
-                                       const std::vector<PlacedRecord>& records,
-                                       std::unique_ptr<rocksdb::DB>& db) {
+absl::Status PutInPlace(const std::string& folder, const std::vector<PlacedRecord>& records,
+                        std::unique_ptr<rocksdb::DB>& db, std::string& aside) {
   const std::string unfinished = folder + kUnfinished;
   TANDEM_RETURN_IF_ERROR(MakeWay(unfinished, FileKind::kFolder));
   TANDEM_RETURN_IF_ERROR(Remove(unfinished));
@@ -146,16 +155,16 @@ absl::StatusOr<std::string> PutInPlace(const std::string& folder,
   TANDEM_RETURN_IF_ERROR(MakeWay(folder + kRenewed, FileKind::kFolder));
   TANDEM_RETURN_IF_ERROR(Remove(folder + kRenewed));
   TANDEM_RETURN_IF_ERROR(Rename(unfinished, folder + kRenewed));
-  std::string aside;
+  if (IsBare(folder)) TANDEM_RETURN_IF_ERROR(Remove(folder));
   if (Exists(folder)) {
-    aside = FreeName(folder, "aside");
-    TANDEM_RETURN_IF_ERROR(Rename(folder, aside));
-    spdlog::warn("{} is kept in {}", folder, aside);
+    const std::string name = FreeName(folder, "aside");
+    TANDEM_RETURN_IF_ERROR(Rename(folder, name));
+    aside = name;
   }
   // Not earlier: what it removes by name must not be the new one's.
   CloseGently(std::move(db));
   TANDEM_ASSIGN_OR_RETURN(db, OpenInPlace(folder));
-  return aside;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenInPlace(const std::string& folder) {
@@ -163,6 +172,7 @@ absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenInPlace(const std::string& fold
     TANDEM_RETURN_IF_ERROR(Rename(folder + kRenewed, folder));
     TANDEM_RETURN_IF_ERROR(SyncFolder(FolderOf(folder)));
   }
+  if (!Exists(folder)) return absl::DataLossError(folder + " is gone");
   ReadDatabase read;
   TANDEM_RETURN_IF_ERROR(TryAndGo(DatabaseWay::kIfThere, folder, read));
   return std::move(read.db);

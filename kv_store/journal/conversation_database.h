@@ -58,13 +58,12 @@ absl::StatusOr<ReadDatabase> ReadWhole(const std::string& folder, bool trusted =
 absl::StatusOr<ReadDatabase> LookIntoDatabase(const std::string& folder);
 
 /// Writes a database of these records in the place of one that is open here, of whose files some
-/// are gone or replaced (DatabaseWatch): `db`, which is closed, and is the new one then. Where what
-/// has the folder's name is kept, `FOLDER.aside-N`; empty: nothing had it. Whoever ends meanwhile
-/// leaves one or the other. After an error `db` is what it was, or null; then OpenInPlace may go
-/// on.
-absl::StatusOr<std::string> PutInPlace(const std::string& folder,
-                                       const std::vector<PlacedRecord>& records,
-                                       std::unique_ptr<rocksdb::DB>& db);
+/// are gone or replaced (DatabaseWatch): `db`, which is closed, and is the new one then. What has
+/// the folder's name is kept in `FOLDER.aside-N`, whose name `aside` is then, also after an error.
+/// Whoever ends meanwhile leaves one or the other. After an error `db` is what it was, or null;
+/// then OpenInPlace may go on.
+absl::Status PutInPlace(const std::string& folder, const std::vector<PlacedRecord>& records,
+                        std::unique_ptr<rocksdb::DB>& db, std::string& aside);
 /// OpenDatabase, of one that PutInPlace has left off with, too. kDataLoss also if there is none.
 absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenInPlace(const std::string& folder);
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from conftest import TANDEM, Server, files_in, run, session_processes
 from test_damage import copy_of, model, said, say, served  # noqa: F401
-from test_state import Client, agents_of, end_agents
+from test_state import Client, agents_of, end_agents, small_disk  # noqa: F401
 
 DELETED = "b"
 
@@ -200,6 +200,31 @@ def test_the_agent_and_its_kv_come_back(model, tmp_path):  # noqa: F811
         assert client.ask("conversation.delete", conversation="a")["type"] == "conversation.delete"
         assert not [path for path, _, content in files_in(state) if secret in content]
         assert state_of(client)["unfinished_erasures"] == 0
+
+
+def test_nothing_is_lost_by_making_room_with_the_conversations(model, small_disk):  # noqa: F811
+    state, filler = small_disk / "state", small_disk / "filler"
+    with served(model, state) as client:
+        assert say(client, "a", 0)["durable"] is True
+        with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"x" * 4096)
+        turns = 1
+        while say(client, "a", turns)["durable"]:
+            turns += 1
+        shutil.rmtree(state / "conversations")
+        for _ in range(3):
+            turns += 1
+            say(client, "a", turns)
+            time.sleep(1)
+        filler.unlink(missing_ok=True)
+        assert wait_for(lambda: state_of(client)["trouble"] is None)
+        assert "while the server ran" in state_of(client)["damage"]
+        expected = client.ask("conversation.get", conversation="a")["messages"]
+        assert len(expected) == 2 * (turns + 1)
+    with served(model, state) as client:
+        assert client.ask("conversation.get", conversation="a")["messages"] == expected
+        assert state_of(client)["damage"] is None
 
 
 def test_the_log_tells_once(model, tmp_path):  # noqa: F811

@@ -203,6 +203,40 @@ def test_a_copy_that_is_away_is_told_and_caught_up_with(lab, start_server, tmp_p
     stop_server(server)
 
 
+def test_a_copy_that_is_removed_is_no_copy(lab, start_server, tmp_path, undisturbed):  # noqa: F811
+    hosts = Hosts(lab, start_server, tmp_path)
+    server = hosts.serve([1, 2], "--durability", 2)
+    with client_of(server) as client:
+        say_durably(client, undisturbed, "c0", 0)
+        older = hosts.folder / "older"
+        shutil.copytree(hosts.kv(2) / "conversations", older)
+        say_durably(client, undisturbed, "c0", 1)
+        for turn, put_back in ((2, False), (3, True)):
+            shutil.rmtree(hosts.kv(2) / "conversations")
+            if put_back:
+                shutil.copytree(older, hosts.kv(2) / "conversations")
+            # It has all of it again before the turn counts.
+            say_durably(client, undisturbed, "c0", turn)
+        copied = hosts.folder / "copied"
+        shutil.copytree(hosts.kv(2), copied, ignore=shutil.ignore_patterns("*.sock"))
+        # Without its directory the agent ends; the next has not met the server's.
+        shutil.rmtree(hosts.kv(2))
+        client.say("c1", said("c1", 0))
+        wait_for(lambda: client.ask("status")["state"]["trouble"])
+        done = client.say("c1", said("c1", 1))
+        assert done["durable"] is False
+    lose(hosts, 1)
+    server.process.wait(30)
+    hosts.kill(2)
+    shutil.rmtree(hosts.kv(2), ignore_errors=True)
+    shutil.move(copied, hosts.kv(2))
+    server = hosts.serve([2])
+    with client_of(server) as client:
+        done = client.say("c0", said("c0", 4))
+        assert (tokens_of(done), done["text"]) == undisturbed["c0"][4]
+    stop_server(server)
+
+
 def test_deleting_destroys_the_copy_too(lab, start_server, tmp_path):
     hosts = Hosts(lab, start_server, tmp_path)
     secret = "xylophone zeppelin"

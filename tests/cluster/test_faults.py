@@ -182,16 +182,34 @@ def test_idle_ranks_use_no_processor(start_server):
     assert used < 0.3, f"{used} s of processor time in 3 s"  # spinning ranks would use 6
 
 
-def test_a_stopped_rank_is_named_after_the_deadline(start_server):
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("timeout", [2, 60])
+def test_a_stopped_rank_is_named_after_the_deadline(start_server, rank, timeout):
     server = start_server(TANDEM, "serve", SMOLLM2, "-n", 2, "--listen", "tcp://127.0.0.1:*",
-                          "--collective-timeout", 2)
+                          "--collective-timeout", timeout)
     client = open_chat(server.endpoint, b"client")
     wait_for_delta(client)
-    victim = server.ranks()[1]
+    other = zmq.Context.instance().socket(zmq.DEALER)
+    other.linger = 0
+    other.connect(server.endpoint)
+    victim = server.ranks()[rank]
     os.kill(victim, signal.SIGSTOP)
-    frame = last_frame(client)
+    frame = {"type": "delta"}
+    end = time.monotonic() + 30
+    while frame["type"] not in ("done", "error"):
+        assert time.monotonic() < end, "nobody tells"
+        if client.poll(100):
+            frame = json.loads(client.recv())
+            continue
+        other.send(json.dumps({"v": 1, "type": "ping", "id": "p"}).encode())  # others are answered meanwhile
+        if other.poll(1000):
+            assert json.loads(other.recv())["type"] == "pong"
+        else:
+            frame = receive(client, 1)  # the server has told it, and has ended
     client.close()
+    other.close()
     assert frame["type"] == "error" and frame["code"] == "unavailable", frame
+    assert f"rank {rank} on host {HOST}" in frame["message"], frame
     assert server.process.wait(30) == 1
     os.kill(victim, signal.SIGKILL)
     assert_no_leftovers(server)
