@@ -226,7 +226,11 @@ __global__ void SumBlocksKernel(LogitRows logits, const SummedRow* rows, SumOrde
   __syncthreads();
   if (threadIdx.x > 0) return;
   for (int half = step / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    for (int i = 0; i < half; ++i) {
+      const double low = lanes[i];
+      const double high = lanes[i + half];
+      lanes[i] = low + high;
+    }
   }
   out[blockIdx.x * blocks + blockIdx.y] = lanes[0];
 }

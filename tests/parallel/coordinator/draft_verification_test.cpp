@@ -189,6 +189,7 @@ Outcome RunOn(int ranks, const std::vector<Sequence>& sequences, const ModelFaul
           TANDEM_ASSIGN_OR_RETURN(const parallel::StepResult result,
                                   setup.runner->Execute(plan, {}));
           planner.Take(plan, result);
+          EXPECT_TRUE(result.logits.empty());  // scores take no logits to rank 0
           outcome.digest = result.digest;
         }
         outcome.answers = planner.answers();

@@ -120,7 +120,7 @@ TEST(LaunchSumBlocks, AddsInTheOrdersOfTheCpu) {
                                        {.row = 1, .softmax = {3.4e38F, 1e-30F, 0.0F}}};
   const OnGpu<float> values(memory, logits);
   const OnGpu<SummedRow> on_gpu(memory, rows);
-  std::vector<double> in_rows;
+  std::vector<double> in_other_order;
   for (const SumOrder order : {SumOrder::kRows, SumOrder::kLanes}) {
     const OnGpu<double> out(memory, 12);
     LaunchSumBlocks(memory.stream(), {values.data(), kColumns, 0}, on_gpu.data(), 3, order, 77, 4,
@@ -134,8 +134,8 @@ TEST(LaunchSumBlocks, AddsInTheOrdersOfTheCpu) {
                                                    : SumInLanes(block, row.softmax))
           << i;
     }
-    if (order == SumOrder::kRows) in_rows = found;
-    if (order == SumOrder::kLanes) EXPECT_NE(found, in_rows);
+    EXPECT_NE(found, in_other_order);
+    in_other_order = found;
   }
 }
 
