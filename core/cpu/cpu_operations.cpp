@@ -5,6 +5,7 @@
 
 #include "core/cpu/attention/attention.h"
 #include "core/cpu/elementwise/elementwise.h"
+#include "core/sampling/logprobs.h"
 #include "core/sampling/sample_rows.h"
 
 namespace tandem::core {
@@ -293,6 +294,16 @@ absl::Status CpuOperations::Sample(Tensor& logits, Range vocab_rows,
   };
   HostLogits in_memory(logits.data(), vocab_rows, parallel_for);
   return SampleRows(rows, in_memory, collective, phase, parallel_for, out);
+}
+
+absl::Status CpuOperations::Score(Tensor& logits, Range vocab_rows, std::span<const ScoreRow> rows,
+                                  Collective& collective, const StepPhase& phase,
+                                  std::span<TokenScore> out) {
+  const auto parallel_for = [this](int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
+    ParallelFor(tasks, body);
+  };
+  HostLogits in_memory(logits.data(), vocab_rows, parallel_for);
+  return ScoreRows(rows, in_memory, collective, phase, parallel_for, out);
 }
 
 void CpuOperations::ReadRows(const Tensor& x, Range rows, float* out, int64_t stride) {

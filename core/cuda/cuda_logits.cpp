@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "core/cuda/workspace_limits.h"
 #include "core/model/device_status.h"
@@ -41,11 +42,15 @@ const T* SentRows<T>::Send(const std::vector<T>& values) {
 
 void CudaLogits::ApplyPenalties(std::span<const SampleRow> rows) {
   std::vector<LogitChange> changes;
+  std::vector<int64_t> kept;
+  const auto add = [&](const SampleRow& row, int64_t column, float value) {
+    changes.push_back({row.row * vocab_rows_.count + column, value});
+    if (row.scored) kept.push_back(changes.back().at);
+  };
   for (const SampleRow& row : rows) {
-    const int64_t first = row.row * vocab_rows_.count - vocab_rows_.begin;
     for (const auto& [token, bias] : row.params->logit_bias) {
       if (token < vocab_rows_.begin || token >= vocab_rows_.end()) continue;
-      changes.push_back({first + token, bias});
+      add(row, token - vocab_rows_.begin, bias);
     }
   }
   std::stable_sort(changes.begin(), changes.end(),
@@ -53,23 +58,36 @@ void CudaLogits::ApplyPenalties(std::span<const SampleRow> rows) {
   const auto biases = static_cast<int64_t>(changes.size());
   for (const SampleRow& row : rows) {
     if (row.params->repetition_penalty == 1.0F) continue;
-    ForEachSeenRow(row.history, vocab_rows_, [&](int64_t seen) {
-      changes.push_back({row.row * vocab_rows_.count + seen, row.params->repetition_penalty});
-    });
+    ForEachSeenRow(row.history, vocab_rows_,
+                   [&](int64_t seen) { add(row, seen, row.params->repetition_penalty); });
   }
   const int64_t penalized = static_cast<int64_t>(changes.size()) - biases;
   for (const SampleRow& row : rows) {
     if (!WithholdsEndTokens(*row.params, row.token_index)) continue;
     for (const int32_t token : row.params->end_tokens) {
       if (token < vocab_rows_.begin || token >= vocab_rows_.end()) continue;
-      changes.push_back({row.row * vocab_rows_.count + token - vocab_rows_.begin, 0.0F});
+      add(row, token - vocab_rows_.begin, 0.0F);
     }
   }
+  Keep(std::move(kept));
   const LogitChange* sent = changes_.Send(changes);
   LaunchAddBiases(memory_.stream(), sent, biases, data_);
   LaunchPenalize(memory_.stream(), sent + biases, penalized, data_);
   LaunchWithhold(memory_.stream(), sent + biases + penalized,
                  static_cast<int64_t>(changes.size()) - biases - penalized, data_);
+}
+
+void CudaLogits::Keep(std::vector<int64_t> places) {
+  std::sort(places.begin(), places.end());
+  places.erase(std::unique(places.begin(), places.end()), places.end());
+  kept_values_.SetRows(static_cast<int64_t>(places.size()));
+  LaunchKeep(memory_.stream(), kept_.Send(places), kept_values_.rows(), data_, kept_values_.data());
+}
+
+void CudaLogits::Restore() {
+  LaunchRestore(memory_.stream(), kept_.rows.data(), kept_values_.data(), kept_values_.rows(),
+                data_);
+  kept_values_.SetRows(0);
 }
 
 void CudaLogits::SelectCandidates(std::span<const BestOfRow> wanted) {
@@ -108,15 +126,15 @@ void CudaLogits::SelectCandidates(std::span<const BestOfRow> wanted) {
   TakeEach(reductions_, candidates_, wanted);
 }
 
-void CudaLogits::SumWholeBlocks(std::span<const SumsOfRow> wanted) {
+void CudaLogits::SumWholeBlocks(std::span<const SumsOfRow> wanted, SumOrder order) {
   const Range blocks = WholeBlocks(vocab_rows_);
   if (wanted.empty() || blocks.count == 0) return;
   std::vector<SummedRow> rows;
   for (const SumsOfRow& of : wanted) rows.push_back({of.row, of.softmax});
   sums_.SetRows(static_cast<int64_t>(rows.size()) * blocks.count);
   LaunchSumBlocks(memory_.stream(), logit_rows(), summed_.Send(rows),
-                  static_cast<int64_t>(rows.size()), blocks.begin * kSumRows - vocab_rows_.begin,
-                  blocks.count, sums_.data());
+                  static_cast<int64_t>(rows.size()), order,
+                  blocks.begin * kSumRows - vocab_rows_.begin, blocks.count, sums_.data());
   TakeEach(reductions_, sums_, wanted);
 }
 

@@ -32,9 +32,11 @@ class CudaLogits final : public ShardLogits {
       : memory_(memory),
         reductions_(reductions),
         changes_(memory),
+        kept_(memory),
         selected_(memory),
         summed_(memory),
         parts_(memory),
+        kept_values_(memory, 1),
         keys_(memory, 1),
         candidates_(memory, 1),
         sums_(memory, 1),
@@ -49,11 +51,14 @@ class CudaLogits final : public ShardLogits {
   Range vocab_rows() const override { return vocab_rows_; }
   bool in_host_memory() const override { return false; }
   void ApplyPenalties(std::span<const SampleRow> rows) override;
+  void Restore() override;
   void SelectCandidates(std::span<const BestOfRow> wanted) override;
-  void SumWholeBlocks(std::span<const SumsOfRow> wanted) override;
+  void SumWholeBlocks(std::span<const SumsOfRow> wanted, SumOrder order) override;
   void Read(std::span<const PartOfRow> wanted) override;
 
  private:
+  /// Keeps the logits at these places, which may be there several times, for Restore.
+  void Keep(std::vector<int64_t> places);
   LogitRows logit_rows() const { return {data_, vocab_rows_.count, vocab_rows_.begin}; }
 
   CudaMemory& memory_;
@@ -61,9 +66,11 @@ class CudaLogits final : public ShardLogits {
   float* data_ = nullptr;
   Range vocab_rows_;
   SentRows<LogitChange> changes_;
+  SentRows<int64_t> kept_;
   SentRows<SelectedRow> selected_;
   SentRows<SummedRow> summed_;
   SentRows<LogitPart> parts_;
+  Rows<float> kept_values_;  // as many as are kept
   Rows<uint64_t> keys_;
   Rows<Candidate> candidates_;
   Rows<double> sums_;

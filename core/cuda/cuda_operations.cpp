@@ -16,6 +16,7 @@
 #include "core/cuda/workspace_limits.h"
 #include "core/model/device_link.h"
 #include "core/model/device_status.h"
+#include "core/sampling/logprobs.h"
 #include "core/sampling/sample_rows.h"
 
 namespace tandem::core {
@@ -438,6 +439,16 @@ absl::Status CudaOperations::Sample(Tensor& logits, Range vocab_rows,
   };
   logits_.Set(logits.data(), vocab_rows);
   return SampleRows(rows, logits_, collective, phase, parallel_for, out);
+}
+
+absl::Status CudaOperations::Score(Tensor& logits, Range vocab_rows, std::span<const ScoreRow> rows,
+                                   Collective& collective, const StepPhase& phase,
+                                   std::span<TokenScore> out) {
+  const auto parallel_for = [this](int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
+    ParallelFor(tasks, body);
+  };
+  logits_.Set(logits.data(), vocab_rows);
+  return ScoreRows(rows, logits_, collective, phase, parallel_for, out);
 }
 
 std::span<const uint8_t> CudaOperations::TokenFailures() {

@@ -63,6 +63,9 @@ class CudaOperations : public Operations {
   absl::Status Sample(Tensor& logits, Range vocab_rows, std::span<const SampleRow> rows,
                       Collective& collective, const StepPhase& phase,
                       std::span<SampledToken> out) override;
+  absl::Status Score(Tensor& logits, Range vocab_rows, std::span<const ScoreRow> rows,
+                     Collective& collective, const StepPhase& phase,
+                     std::span<TokenScore> out) override;
   std::span<const uint8_t> TokenFailures() override;
   void ReadRows(const Tensor& x, Range rows, float* out, int64_t stride) override;
 

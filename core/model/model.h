@@ -56,10 +56,14 @@ class Model {
 
   // Of the last pass.
 
-  /// Samples a token for each of `rows`, the same on every rank. Changes their logits. out:
-  /// [rows.size()]. Errors are those of the collective.
+  /// Samples a token for each of `rows`, the same on every rank. Changes the logits of those that
+  /// are not scored. out: [rows.size()]. Errors are those of the collective.
   virtual absl::Status Sample(std::span<const SampleRow> rows, Collective& collective,
                               const StepPhase& phase, std::span<SampledToken> out) = 0;
+  /// Log-probabilities of tokens, the same on every rank. out: [rows.size()]. Errors are those of
+  /// the collective.
+  virtual absl::Status Score(std::span<const ScoreRow> rows, Collective& collective,
+                             const StepPhase& phase, std::span<TokenScore> out) = 0;
   /// Copies rows of this shard's logits to the host, `stride` floats apart.
   virtual absl::Status ReadLogits(Range rows, float* out, int64_t stride) = 0;
   /// [tokens] 1 = a partial sum was not finite or out of range (numerics.md, rule 3), on some rank.

@@ -79,10 +79,10 @@ struct AttentionLayer {
 /// The operations that a forward pass is written in. CPU and CUDA implement them; nobody above
 /// core/ asks which.
 ///
-/// A device only enqueues. Sample, TokenFailures and ReadRows alone wait for it; a step without
-/// asked-for logits reads back its sampled tokens and its failures, and every shape follows from
-/// the plan. A device that fails throws DeviceFailure (device_failure.h). Thread safety: one thread
-/// calls.
+/// A device only enqueues. Sample, Score, TokenFailures and ReadRows alone wait for it; a step
+/// without asked-for logits reads back its sampled tokens and its failures, and every shape follows
+/// from the plan. A device that fails throws DeviceFailure (device_failure.h). Thread safety: one
+/// thread calls.
 class Operations {
  public:
   virtual ~Operations() = default;
@@ -142,10 +142,15 @@ class Operations {
   /// out[i] = x[rows[i]]
   virtual void SelectRows(const Tensor& x, std::span<const int32_t> rows, Tensor& out) = 0;
   /// Samples a token for each of `rows`, where the logits are: core/sampling/sample_rows.h has
-  /// the rules. Penalties change the logits. logits: [rows of the step, vocab_rows.count]
+  /// the rules. Penalties change the logits of rows that are not scored. logits: [rows of the step,
+  /// vocab_rows.count]
   virtual absl::Status Sample(Tensor& logits, Range vocab_rows, std::span<const SampleRow> rows,
                               Collective& collective, const StepPhase& phase,
                               std::span<SampledToken> out) = 0;
+  /// Log-probabilities, where the logits are: core/sampling/logprobs.h has the rules.
+  virtual absl::Status Score(Tensor& logits, Range vocab_rows, std::span<const ScoreRow> rows,
+                             Collective& collective, const StepPhase& phase,
+                             std::span<TokenScore> out) = 0;
   /// Which tokens of the step have failed so far: [tokens], 1 = failed. Host memory, good until the
   /// next step.
   virtual std::span<const uint8_t> TokenFailures() = 0;

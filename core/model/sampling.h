@@ -41,9 +41,36 @@ struct SampleRow {
   std::span<const int32_t> history;  // all tokens before it, for the repetition penalty
   uint64_t token_index = 0;          // of the token in its answer
   int32_t candidates = 1;            // that each rank contributes, as CandidatesPerRank says
+  bool scored = false;               // its logits are the model's again when it is sampled
 };
 
 /// What is sampled: a token, or nothing if a logit of the row was not finite on some rank.
 using SampledToken = std::optional<int32_t>;
+
+/// A token and how likely the model itself finds it: the logarithm of the softmax of its logits,
+/// before bias, penalties, temperature and filters.
+struct TokenLogprob {
+  int32_t token = 0;
+  float logprob = 0;
+  bool operator==(const TokenLogprob&) const = default;
+};
+
+/// One token of a prompt or answer, and the likeliest ones in its place.
+struct TokenLogprobs {
+  TokenLogprob chosen;
+  std::vector<TokenLogprob> top;  // best first; ties by the lowest id
+  bool operator==(const TokenLogprobs&) const = default;
+};
+
+/// A token whose log-probability in one row of a step's logits is asked for.
+struct ScoreRow {
+  int64_t row = 0;            // of the logits of the step
+  int32_t token = 0;          // of the vocabulary
+  int32_t top = 0;            // so many likeliest ones are asked for, too
+  int64_t largest_shard = 0;  // vocabulary rows; sets the size of gathers
+};
+
+/// What is found: nothing if a logit of the row was not finite on some rank.
+using TokenScore = std::optional<TokenLogprobs>;
 
 }  // namespace tandem::core

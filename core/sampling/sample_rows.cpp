@@ -1,53 +1,24 @@
 #include "core/sampling/sample_rows.h"
 
 #include <algorithm>
-#include <cstring>
 #include <iterator>
+#include <utility>
 #include <vector>
 
-#include "core/base/check.h"
+#include "core/sampling/gather_sums.h"
 #include "core/sampling/sampler.h"
 #include "core/sampling/token_choice.h"
 
 namespace tandem::core {
 namespace {
 
-constexpr int32_t kMostEdgeRows = 2 * (kSumRows - 1);
-
-/// A shard's rows outside of its whole blocks: before and after them.
-struct EdgeRows {
-  Range before;
-  Range after;
-};
-
-EdgeRows EdgesOf(Range vocab_rows) {
-  const Range whole = WholeBlocks(vocab_rows);
-  if (whole.count == 0) return {vocab_rows, {vocab_rows.end(), 0}};
-  const int64_t first = whole.begin * kSumRows;
-  const int64_t end = whole.end() * kSumRows;
-  return {{vocab_rows.begin, first - vocab_rows.begin}, {end, vocab_rows.end() - end}};
-}
-
-/// How the sums of a row travel: those of the whole blocks, then the logits of the edges. Room for
-/// the largest shard.
-struct SumsLayout {
-  explicit SumsLayout(const SampleRow& row)
-      : sums(static_cast<size_t>(row.candidates / kSumRows)),
-        edge_rows(static_cast<size_t>(std::min(row.candidates, kMostEdgeRows))) {}
-  /// A multiple of 8.
-  size_t bytes() const { return sums * sizeof(double) + (edge_rows + 1) / 2 * 2 * sizeof(float); }
-  size_t sums;
-  size_t edge_rows;
-};
-
 /// What is known of a row's choice.
 struct RowState {
-  size_t row = 0;                // of the rows that are sampled
-  int32_t per_rank = 0;          // candidates
-  size_t first = 0;              // of a rank's candidates, that of the row
-  float best = 0.0F;             // logit
-  std::vector<double> sums;      // of all blocks
-  std::vector<Candidate> edges;  // ascending by token: rows of no shard's whole blocks
+  size_t row = 0;        // of the rows that are sampled
+  int32_t per_rank = 0;  // candidates
+  size_t first = 0;      // of a rank's candidates, that of the row
+  float best = 0.0F;     // logit
+  RowSums of_blocks;     // with the sums of all of them
 };
 
 class SampleStep {
@@ -181,46 +152,28 @@ class SampleStep {
   }
 
   absl::Status GatherSums(std::span<RowState> open) {
-    const Range mine = logits_.vocab_rows();
-    const Range whole = WholeBlocks(mine);
-    const EdgeRows edges = EdgesOf(mine);
-    std::vector<size_t> first = {sizeof(Range)};
+    std::vector<RowToSum> rows;
+    std::vector<RowSums> gathered(open.size());
     for (const RowState& state : open) {
-      const SampleRow& row = rows_[state.row];
-      TANDEM_CHECK(mine.count <= row.candidates, "a shard is larger than the largest");
-      first.push_back(first.back() + SumsLayout(row).bytes());
+      rows.push_back({rows_[state.row].row, rows_[state.row].candidates});
     }
-    std::vector<std::byte> message(first.back());
-    std::memcpy(message.data(), &mine, sizeof(mine));
-    std::vector<ShardLogits::SumsOfRow> sums;
-    std::vector<ShardLogits::PartOfRow> parts;
-    for (size_t i = 0; i < open.size(); ++i) {
-      const SampleRow& row = rows_[open[i].row];
-      auto* const of_blocks = reinterpret_cast<double*>(&message[first[i]]);
-      auto* const of_edges = reinterpret_cast<float*>(of_blocks + SumsLayout(row).sums);
-      sums.push_back(
-          {row.row, SoftmaxForSums(open[i]), {of_blocks, static_cast<size_t>(whole.count)}});
-      parts.push_back(
-          {row.row, edges.before.begin, {of_edges, static_cast<size_t>(edges.before.count)}});
-      parts.push_back({row.row,
-                       edges.after.begin,
-                       {of_edges + edges.before.count, static_cast<size_t>(edges.after.count)}});
-    }
-    logits_.SumWholeBlocks(sums);
-    logits_.Read(parts);
-    std::vector<std::byte> all(message.size() * static_cast<size_t>(collective_.size()));
-    TANDEM_RETURN_IF_ERROR(Gather(std::span<const std::byte>(message), std::span(all)));
-    parallel_for_(static_cast<int64_t>(open.size()), [&](int64_t task) {
-      const auto i = static_cast<size_t>(task);
-      for (size_t of_rank = 0; of_rank < all.size(); of_rank += message.size()) {
-        const std::byte* const theirs = &all[of_rank];
-        Range vocab_rows;
-        std::memcpy(&vocab_rows, theirs, sizeof(vocab_rows));
-        AddSums(vocab_rows, theirs + first[i], open[i]);
+    const auto sum_blocks = [&](std::span<const std::span<double>> sums) {
+      std::vector<ShardLogits::SumsOfRow> wanted;
+      for (size_t i = 0; i < open.size(); ++i) {
+        wanted.push_back({rows[i].row, SoftmaxForSums(open[i]), sums[i]});
       }
-      SortByToken(open[i].edges);
-      for (const BlockSum& block : SumBlocks(open[i].edges, SoftmaxForSums(open[i]))) {
-        SumOf(block.candidates.front().token / kSumRows, open[i]) = block.sum;
+      logits_.SumWholeBlocks(wanted, SumOrder::kRows);
+    };
+    TANDEM_RETURN_IF_ERROR(
+        core::GatherSums(rows, logits_, collective_, phase_, parallel_for_, sum_blocks, gathered));
+    parallel_for_(static_cast<int64_t>(open.size()), [&](int64_t task) {
+      RowState& state = open[static_cast<size_t>(task)];
+      state.of_blocks = std::move(gathered[static_cast<size_t>(task)]);
+      std::vector<double>& sums = state.of_blocks.sums;
+      for (const BlockSum& block : SumBlocks(state.of_blocks.edges, SoftmaxForSums(state))) {
+        const auto number = static_cast<size_t>(block.candidates.front().token / kSumRows);
+        if (number >= sums.size()) sums.resize(number + 1);
+        sums[number] = block.sum;
       }
     });
     return absl::OkStatus();
@@ -232,27 +185,6 @@ class SampleStep {
     return SoftmaxOf(state, params.top_p < 1.0F ? 0.0F : params.min_p);
   }
 
-  static double& SumOf(int64_t block, RowState& state) {
-    const auto index = static_cast<size_t>(block);
-    if (index >= state.sums.size()) state.sums.resize(index + 1);
-    return state.sums[index];
-  }
-
-  /// What one rank knows of a row. from: as SumsLayout has it.
-  void AddSums(Range vocab_rows, const std::byte* from, RowState& state) const {
-    const Range whole = WholeBlocks(vocab_rows);
-    const auto* const of_blocks = reinterpret_cast<const double*>(from);
-    for (int64_t i = 0; i < whole.count; ++i) SumOf(whole.begin + i, state) = of_blocks[i];
-    const auto* logit =
-        reinterpret_cast<const float*>(of_blocks + SumsLayout(rows_[state.row]).sums);
-    const EdgeRows edges = EdgesOf(vocab_rows);
-    for (const Range& range : {edges.before, edges.after}) {
-      for (int64_t token = range.begin; token < range.end(); ++token) {
-        state.edges.push_back({*logit++, static_cast<int32_t>(token)});
-      }
-    }
-  }
-
   /// All tokens may be drawn: finds the block, and the rank that has it finds the token.
   absl::Status DrawBySums(std::span<RowState> open) {
     if (open.empty()) return absl::OkStatus();
@@ -262,7 +194,7 @@ class SampleStep {
     std::vector<ShardLogits::PartOfRow> parts;
     for (size_t i = 0; i < open.size(); ++i) {
       const SampleRow& row = rows_[open[i].row];
-      places[i] = FindBlock(open[i].sums, Uniform(*row.params, row.token_index));
+      places[i] = FindBlock(open[i].of_blocks.sums, Uniform(*row.params, row.token_index));
       const auto block = static_cast<int64_t>(places[i].block);
       if (block < whole.begin || block >= whole.end()) continue;
       blocks[i].resize(size_t{kSumRows});
@@ -295,7 +227,8 @@ class SampleStep {
     for (const float logit : logits) {
       candidates.push_back({logit, block * kSumRows + static_cast<int32_t>(candidates.size())});
     }
-    std::copy_if(state.edges.begin(), state.edges.end(), std::back_inserter(candidates),
+    std::copy_if(state.of_blocks.edges.begin(), state.of_blocks.edges.end(),
+                 std::back_inserter(candidates),
                  [block](const Candidate& edge) { return edge.token / kSumRows == block; });
     return candidates;
   }
@@ -319,7 +252,7 @@ class SampleStep {
                             (bound.token == kPaddingToken || !Better(bound, candidate));
                    });
     });
-    const double wanted = static_cast<double>(row.params->top_p) * TotalOf(state.sums);
+    const double wanted = static_cast<double>(row.params->top_p) * TotalOf(state.of_blocks.sums);
     if (!KeepBest(certain, wanted, SoftmaxOf(state, 0.0F))) return false;
     SortByToken(certain);
     out_[state.row] = DrawToken(certain, SoftmaxOf(state, row.params->min_p),
@@ -349,7 +282,9 @@ absl::Status SampleRows(std::span<const SampleRow> rows, ShardLogits& logits,
   const bool any = std::any_of(rows.begin(), rows.end(),
                                [](const SampleRow& row) { return row.candidates > 0; });
   if (!any) return absl::OkStatus();
-  return SampleStep(rows, logits, collective, phase, parallel_for, out).Run();
+  absl::Status status = SampleStep(rows, logits, collective, phase, parallel_for, out).Run();
+  logits.Restore();
+  return status;
 }
 
 }  // namespace tandem::core

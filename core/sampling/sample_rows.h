@@ -12,9 +12,10 @@ namespace tandem::core {
 /// often the tokens that top_p keeps are among them.
 inline constexpr int32_t kFewCandidates = 256;
 
-/// Samples a token for each row, the same on every rank: penalties (which change the logits), this
-/// shard's candidates, a gather of them, and the choice among the candidates of all ranks: that of
-/// SampleToken, which is given all of SampleRow::candidates.
+/// Samples a token for each row, the same on every rank: penalties (which change the logits, but of
+/// rows that are scored, until this returns), this shard's candidates, a gather of them, and the
+/// choice among the candidates of all ranks: that of SampleToken, which is given all of
+/// SampleRow::candidates.
 ///
 /// Rows without top_k could need them all. Most often less is enough, so it is tried first:
 ///   1. the best token, or the kFewCandidates best where top_p is set;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/sampling/logprobs.h"
 #include "core/sampling/sampler.h"
 #include "core/sampling/token_choice.h"
 
@@ -13,10 +14,19 @@ Range WholeBlocks(Range vocab_rows) {
 }
 
 void HostLogits::ApplyPenalties(std::span<const SampleRow> rows) {
+  for (const SampleRow& of : rows) {
+    if (of.scored) kept_.push_back({of.row, {row(of.row).begin(), row(of.row).end()}});
+  }
   parallel_for_(static_cast<int64_t>(rows.size()), [&](int64_t task) {
     const SampleRow& of = rows[static_cast<size_t>(task)];
     core::ApplyPenalties(*of.params, of.token_index, of.history, vocab_rows_.begin, row(of.row));
   });
+}
+
+void HostLogits::Restore() {
+  for (const KeptRow& kept : kept_)
+    std::copy(kept.logits.begin(), kept.logits.end(), row(kept.row).begin());
+  kept_.clear();
 }
 
 void HostLogits::SelectCandidates(std::span<const BestOfRow> wanted) {
@@ -26,15 +36,16 @@ void HostLogits::SelectCandidates(std::span<const BestOfRow> wanted) {
   });
 }
 
-void HostLogits::SumWholeBlocks(std::span<const SumsOfRow> wanted) {
+void HostLogits::SumWholeBlocks(std::span<const SumsOfRow> wanted, SumOrder order) {
   const Range blocks = WholeBlocks(vocab_rows_);
   const int64_t first = blocks.begin * kSumRows - vocab_rows_.begin;
   parallel_for_(static_cast<int64_t>(wanted.size()) * blocks.count, [&](int64_t task) {
     const SumsOfRow& of = wanted[static_cast<size_t>(task / blocks.count)];
     const int64_t block = task % blocks.count;
-    of.out[static_cast<size_t>(block)] = SumOfBlock(
-        row(of.row).subspan(static_cast<size_t>(first + block * kSumRows), size_t{kSumRows}),
-        of.softmax);
+    const std::span<const float> logits =
+        row(of.row).subspan(static_cast<size_t>(first + block * kSumRows), size_t{kSumRows});
+    of.out[static_cast<size_t>(block)] =
+        order == SumOrder::kRows ? SumOfBlock(logits, of.softmax) : SumInLanes(logits, of.softmax);
   });
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "core/model/sampling.h"
@@ -26,6 +27,8 @@ class ShardLogits {
 
   /// ApplyPenalties (core/sampling/sampler.h) on the logits of each row.
   virtual void ApplyPenalties(std::span<const SampleRow> rows) = 0;
+  /// Undoes that on rows that are scored.
+  virtual void Restore() = 0;
 
   /// SelectCandidates of a row.
   struct BestOfRow {
@@ -41,7 +44,7 @@ class ShardLogits {
     Softmax softmax;
     std::span<double> out;  // [WholeBlocks(vocab_rows()).count]
   };
-  virtual void SumWholeBlocks(std::span<const SumsOfRow> wanted) = 0;
+  virtual void SumWholeBlocks(std::span<const SumsOfRow> wanted, SumOrder order) = 0;
 
   /// Some of a row's logits as they are.
   struct PartOfRow {
@@ -65,8 +68,9 @@ class HostLogits final : public ShardLogits {
   Range vocab_rows() const override { return vocab_rows_; }
   bool in_host_memory() const override { return true; }
   void ApplyPenalties(std::span<const SampleRow> rows) override;
+  void Restore() override;
   void SelectCandidates(std::span<const BestOfRow> wanted) override;
-  void SumWholeBlocks(std::span<const SumsOfRow> wanted) override;
+  void SumWholeBlocks(std::span<const SumsOfRow> wanted, SumOrder order) override;
   void Read(std::span<const PartOfRow> wanted) override;
 
  private:
@@ -74,8 +78,14 @@ class HostLogits final : public ShardLogits {
     return {data_ + i * vocab_rows_.count, static_cast<size_t>(vocab_rows_.count)};
   }
 
+  struct KeptRow {
+    int64_t row = 0;
+    std::vector<float> logits;
+  };
+
   float* data_;
   Range vocab_rows_;
+  std::vector<KeptRow> kept_;  // of ApplyPenalties
   ParallelTasks parallel_for_;
 };
 

@@ -18,6 +18,12 @@ absl::Status Transformer::Sample(std::span<const SampleRow> rows, Collective& co
   });
 }
 
+absl::Status Transformer::Score(std::span<const ScoreRow> rows, Collective& collective,
+                                const StepPhase& phase, std::span<TokenScore> out) {
+  return WithDeviceFailures(
+      [&] { return ops_.Score(scratch_.logits, shard_.vocab_rows, rows, collective, phase, out); });
+}
+
 absl::Status Transformer::ReadLogits(Range rows, float* out, int64_t stride) {
   return WithDeviceFailures([&] { ops_.ReadRows(scratch_.logits, rows, out, stride); });
 }

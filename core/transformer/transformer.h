@@ -32,6 +32,8 @@ class Transformer final : public Model {
   absl::Status Forward(const Batch& batch, const KvView& cache, Collective& collective) override;
   absl::Status Sample(std::span<const SampleRow> rows, Collective& collective,
                       const StepPhase& phase, std::span<SampledToken> out) override;
+  absl::Status Score(std::span<const ScoreRow> rows, Collective& collective, const StepPhase& phase,
+                     std::span<TokenScore> out) override;
   absl::Status ReadLogits(Range rows, float* out, int64_t stride) override;
   absl::StatusOr<std::span<const uint8_t>> TokenFailures() override;
   void ParallelFor(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) override {

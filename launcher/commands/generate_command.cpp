@@ -127,8 +127,9 @@ class Watcher {
 absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
                           const GenerateOptions& options, std::vector<int32_t> tokens,
                           Watcher& watcher) {
+  // A raw prompt goes through no template: nobody wants to hear of the model's own.
   TANDEM_ASSIGN_OR_RETURN(const auto text_model,
-                          LoadTextSide(file, "", options.tokens.has_value()));
+                          LoadTextSide(file, "chatml", options.tokens.has_value()));
   std::vector<int32_t> prompt = std::move(tokens);
   if (options.prompt) {
     TANDEM_ASSIGN_OR_RETURN(prompt, text_model->EncodeText(*options.prompt));

@@ -301,12 +301,11 @@ absl::Status Coordinator::DeliverScores(const RequestEvent& event) {
   if (event.scored.empty()) return absl::OkStatus();
   std::vector<TokenLogprobs> logprobs;
   for (const ScoredToken& scored : event.scored) {
-    auto of_token = core::LogprobsOf(scored.logits, scored.token, event.best_logprobs);
-    if (!of_token) {
+    if (!scored.score) {
       return Internal("numeric failure at position {}: a logit was not finite",
                       scored.position - 1);
     }
-    logprobs.push_back(*std::move(of_token));
+    logprobs.push_back(*scored.score);
   }
   open_.Logprobs(event.id, event.scored.front().position, logprobs);
   return absl::OkStatus();

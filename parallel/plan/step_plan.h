@@ -86,8 +86,9 @@ struct BlockFetch {
   bool operator==(const BlockFetch&) const = default;
 };
 
-/// Whose logits go to rank 0, as the model gave them.
-enum class GatherLogits : uint8_t { kNone, kSampled, kAll };
+/// Of which tokens log-probabilities are found: of those that are sampled; or of those that follow
+/// each token.
+enum class ScoredTokens : uint8_t { kNone, kSampled, kAll };
 
 /// Consecutive tokens of one sequence in a step.
 struct SequenceWork {
@@ -101,7 +102,10 @@ struct SequenceWork {
   std::vector<int32_t> drafts;
   std::vector<std::vector<BlockChange>> table_changes;  // [layer groups], made before the pass
   bool sample = false;                                  // a token after the last of these
-  GatherLogits gather = GatherLogits::kNone;
+  bool gather = false;  // the logits of all tokens go to rank 0, as the model gave them
+  ScoredTokens score = ScoredTokens::kNone;
+  int32_t top = 0;         // so many likeliest tokens have their log-probabilities found, too
+  int32_t next_token = 0;  // of kAll: behind the last of `tokens`, where none is sampled
   bool operator==(const SequenceWork&) const = default;
 
   int32_t known_count() const { return tokens.empty() ? 1 : static_cast<int32_t>(tokens.size()); }
@@ -110,7 +114,12 @@ struct SequenceWork {
   int32_t sample_rows() const { return sample ? 1 + static_cast<int32_t>(drafts.size()) : 0; }
   /// Tokens whose logits are computed: all of them, or the last ones.
   int32_t logit_rows() const {
-    return gather == GatherLogits::kAll ? token_count() : sample_rows();
+    return gather || score == ScoredTokens::kAll ? token_count() : sample_rows();
+  }
+  /// Tokens after which one is scored: the last of those whose logits are computed.
+  int32_t score_rows() const {
+    if (score == ScoredTokens::kNone) return 0;
+    return score == ScoredTokens::kAll ? token_count() : sample_rows();
   }
 };
 
@@ -122,8 +131,9 @@ struct SequenceWork {
 ///
 /// Order of execution: closed, opened, saves and then the flush mark, moves one after the other,
 /// ends and beginnings of fetches, then per sequence the table changes and history, the forward
-/// pass, one gather of logits if any sequence asks, gathers of candidates if any samples. Saves,
-/// loads and fetches use no collectives; a plan may consist of them alone.
+/// pass, one gather of logits if any sequence asks, gathers of candidates if any samples, two
+/// gathers if any is scored. Saves, loads and fetches use no collectives; a plan may consist of
+/// them alone.
 struct StepPlan {
   uint64_t epoch = 0;  // a number for one life of the rank job
   uint64_t step = 0;   // from 1, without gaps

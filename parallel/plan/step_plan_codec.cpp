@@ -78,16 +78,17 @@ void Fields(Archive& archive, BlockChange& change) {
 
 template <typename Archive>
 void Fields(Archive& archive, SequenceWork& work) {
-  bool gather_sampled = work.gather == GatherLogits::kSampled;
-  bool gather_all = work.gather == GatherLogits::kAll;
+  bool score_sampled = work.score == ScoredTokens::kSampled;
+  bool score_all = work.score == ScoredTokens::kAll;
   archive(work.slot, work.start_position);
-  Bits(archive, work.sample, gather_sampled, gather_all);
-  archive.Require(!gather_sampled || !gather_all, "flags contradict each other");
+  Bits(archive, work.sample, work.gather, score_sampled, score_all);
+  archive.Require(!score_sampled || !score_all, "flags contradict each other");
   archive.WhenRead([&] {
-    work.gather = gather_all       ? GatherLogits::kAll
-                  : gather_sampled ? GatherLogits::kSampled
-                                   : GatherLogits::kNone;
+    work.score = score_all       ? ScoredTokens::kAll
+                 : score_sampled ? ScoredTokens::kSampled
+                                 : ScoredTokens::kNone;
   });
+  archive(work.top, work.next_token);
   const auto changes_of_group = [](auto& each, std::vector<BlockChange>& changes) {
     each(AtMost(changes, kMostTableChanges, "table changes"));
   };

@@ -11,7 +11,7 @@
 namespace tandem::parallel {
 
 inline constexpr uint32_t kStepPlanMagic = 0x50535454;  // "TTSP" in little endian
-inline constexpr uint16_t kStepPlanVersion = 4;
+inline constexpr uint16_t kStepPlanVersion = 5;
 
 /// A plan as it travels, little endian throughout:
 ///   magic u32, version u16, flags u8 (bit 0 stop, bit 1 flush), epoch u64, step u64
@@ -25,9 +25,10 @@ inline constexpr uint16_t kStepPlanVersion = 4;
 ///   ended fetches: count u32, id u64 each
 ///   fetches:   count u32, each: id u64, blocks (count u32, each: hash 32 bytes, tokens i32, groups
 ///              u32)
-///   sequences: count u32, each: slot i32, start i32, flags u8 (bit 0 sample, bit 1 gather what is
-///              sampled from, bit 2 gather all), tokens (count u32, i32 each), drafts (the same),
-///              groups u32, each: count u32, (index i32, block i32)
+///   sequences: count u32, each: slot i32, start i32, flags u8 (bit 0 sample, bit 1 gather, bit 2
+///              score what is sampled, bit 3 score all), top i32, next token i32, tokens (count
+///              u32, i32 each), drafts (the same), groups u32, each: count u32, (index i32, block
+///              i32)
 ///   hash: 16 bytes, BLAKE2b of everything before it
 std::vector<std::byte> EncodeStepPlan(const StepPlan& plan);
 

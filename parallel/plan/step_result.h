@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/model/sampling.h"
 #include "parallel/plan/digest.h"
 
 namespace tandem::parallel {
@@ -24,6 +25,7 @@ struct SequenceResult {
 struct StepResult {
   std::vector<SequenceResult> sequences;  // as in the plan
   std::vector<float> logits;              // rank 0 only: [rows of gathering sequences, vocab]
+  std::vector<core::TokenScore> scores;   // [rows of scored sequences]
   Digest digest{};                        // of all plans and results so far
 };
 

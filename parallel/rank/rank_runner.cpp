@@ -132,13 +132,13 @@ absl::Status RankRunner::GatherLogits(const StepPlan& plan, std::span<const Plac
                                       StepResult& result) {
   int64_t rows = 0;
   for (const SequenceWork& work : plan.sequences) {
-    if (work.gather != parallel::GatherLogits::kNone) rows += work.logit_rows();
+    if (work.gather) rows += work.logit_rows();
   }
   if (rows == 0) return absl::OkStatus();
   std::vector<float> mine(static_cast<size_t>(rows * largest_shard_), 0.0F);
   float* to = mine.data();
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
-    if (plan.sequences[s].gather == parallel::GatherLogits::kNone) continue;
+    if (!plan.sequences[s].gather) continue;
     const int64_t count = plan.sequences[s].logit_rows();
     TANDEM_RETURN_IF_ERROR(model_.ReadLogits({places[s].first_row, count}, to, largest_shard_));
     to += count * largest_shard_;
@@ -178,11 +178,13 @@ absl::Status RankRunner::Sample(const StepPlan& plan, std::span<const Place> pla
                       .params = &state.sampling,
                       .history = std::span(state.history).first(known + index),
                       .token_index = state.next_token_index + index,
-                      .candidates = state.candidates_per_rank});
+                      .candidates = state.candidates_per_rank,
+                      .scored = work.score != ScoredTokens::kNone});
     }
   }
   std::vector<core::SampledToken> sampled(rows.size());
   TANDEM_RETURN_IF_ERROR(model_.Sample(rows, collective_, VocabularyPhase(plan), sampled));
+  TANDEM_RETURN_IF_ERROR(Score(plan, places, sampled, result));
 
   std::span<const core::SampledToken> next(sampled);
   TANDEM_ASSIGN_OR_RETURN(const std::span<const uint8_t> failed, model_.TokenFailures());
@@ -202,6 +204,32 @@ absl::Status RankRunner::Sample(const StepPlan& plan, std::span<const Place> pla
     next = next.subspan(count);
   }
   return absl::OkStatus();
+}
+
+absl::Status RankRunner::Score(const StepPlan& plan, std::span<const Place> places,
+                               std::span<const core::SampledToken> sampled, StepResult& result) {
+  std::vector<core::ScoreRow> rows;
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    const SequenceWork& work = plan.sequences[s];
+    const auto of_work = sampled.first(static_cast<size_t>(work.sample_rows()));
+    sampled = sampled.subspan(of_work.size());
+    const auto count = static_cast<size_t>(work.score_rows());
+    if (count == 0) continue;
+    // What follows each token: the next given one, or what is sampled.
+    std::vector<int32_t> next;
+    if (!work.tokens.empty()) next.assign(work.tokens.begin() + 1, work.tokens.end());
+    if (!work.sample) next.push_back(work.next_token);
+    for (const core::SampledToken& token : of_work) next.push_back(token.value_or(0));
+    const int64_t first = places[s].first_row + work.logit_rows() - work.score_rows();
+    for (size_t i = 0; i < count; ++i) {
+      rows.push_back({.row = first + static_cast<int64_t>(i),
+                      .token = next[next.size() - count + i],
+                      .top = work.top,
+                      .largest_shard = largest_shard_});
+    }
+  }
+  result.scores.resize(rows.size());
+  return model_.Score(rows, collective_, VocabularyPhase(plan), result.scores);
 }
 
 /// sampled: [work.sample_rows()]; failed: [work.token_count()].

@@ -55,6 +55,9 @@ class RankRunner {
   absl::Status GatherLogits(const StepPlan& plan, std::span<const Place> places,
                             StepResult& result);
   absl::Status Sample(const StepPlan& plan, std::span<const Place> places, StepResult& result);
+  /// sampled: [sample_rows() of all sequences].
+  absl::Status Score(const StepPlan& plan, std::span<const Place> places,
+                     std::span<const core::SampledToken> sampled, StepResult& result);
   void TakeSamples(const SequenceWork& work, std::span<const core::SampledToken> sampled,
                    std::span<const uint8_t> failed, SequenceResult& result);
   void AddToDigest(const Digest& plan_hash, StepResult& result);

@@ -135,6 +135,10 @@ absl::Status SlotTable::CheckWork(const SequenceWork& work, const SlotState& sta
   }
   TANDEM_RETURN_IF_ERROR(CheckTokens(work.slot, work.tokens));
   TANDEM_RETURN_IF_ERROR(CheckTokens(work.slot, work.drafts));
+  if (work.top < 0 || work.next_token < 0 || work.next_token >= vocab_) {
+    return Internal("step plan: slot {}: {} best tokens and token {} are to be scored", work.slot,
+                    work.top, work.next_token);
+  }
   if (!work.drafts.empty() && !work.sample) {
     return Internal("step plan: slot {} has {} drafts and samples nothing", work.slot,
                     work.drafts.size());

@@ -139,7 +139,7 @@ void Scheduler::SelectDrafts() {
     if (sequence.samples != state.answered()) continue;
     int32_t most = std::min(state.limit - sequence.samples, options_.prefill_chunk) - 1;
     if (state.request.logprobs) {
-      // Their logits are gathered, so they share the room for those.
+      // They are scored, so they share the room for logits.
       const int64_t rows =
           options_.most_logits_a_step / options_.vocab / static_cast<int64_t>(running_.size());
       most = static_cast<int32_t>(std::min<int64_t>(most, rows - 1));
@@ -252,19 +252,24 @@ void Scheduler::AddWork(Running& sequence, ScheduledStep& step) {
     work.tokens.assign(first, first + sequence.wanted);
     step.prompt_tokens += sequence.wanted;
     ChargePrompt(sequence);
-    const bool wants_logits = state.wants_prompt_rows() &&
-                              sequence.positions >= state.logits_given &&
-                              sequence.positions < state.prompt_tokens();
-    if (wants_logits) work.gather = GatherLogits::kAll;
+    if (sequence.positions >= state.logits_given && sequence.positions < state.prompt_tokens()) {
+      work.gather = state.request.want_prompt_logits;
+      if (state.request.prompt_logprobs) work.score = ScoredTokens::kAll;
+    }
+    const auto behind = static_cast<size_t>(sequence.positions) + work.tokens.size();
+    if (work.score == ScoredTokens::kAll && behind < state.tokens.size()) {
+      work.next_token = state.tokens[behind];
+    }
   }
   work.table_changes = sequence.pages.TakeChanges();
   work.drafts = std::move(sequence.drafts);
   sequence.drafts.clear();
   sequence.positions += sequence.wanted;
   work.sample = !sequence.in_prompt() && sequence.samples < state.limit;
-  if (work.sample && state.request.logprobs && work.gather == GatherLogits::kNone) {
-    work.gather = GatherLogits::kSampled;
+  if (work.sample && state.request.logprobs && work.score == ScoredTokens::kNone) {
+    work.score = ScoredTokens::kSampled;
   }
+  if (work.score != ScoredTokens::kNone) work.top = state.request.logprobs.value_or(0);
   sequence.samples += work.sample_rows();
   if (!work.drafts.empty()) {
     sequence.drafting = true;
@@ -339,10 +344,13 @@ const RequestState* Scheduler::FindRunning(RequestId id) const {
 std::vector<RequestEvent> Scheduler::Commit(const ScheduledStep& step, const StepResult& result) {
   std::vector<RequestEvent> events;
   std::span<const float> logits = result.logits;
+  std::span<const core::TokenScore> scores = result.scores;
   for (size_t s = 0; s < step.requests.size(); ++s) {
     const SequenceWork& work = step.plan.sequences[s];
     std::span<const float> own_logits;
-    if (work.gather != GatherLogits::kNone) {
+    const auto own_scores = scores.first(static_cast<size_t>(work.score_rows()));
+    scores = scores.subspan(own_scores.size());
+    if (work.gather) {
       const size_t count =
           static_cast<size_t>(work.logit_rows()) * static_cast<size_t>(options_.vocab);
       own_logits = logits.first(count);
@@ -352,12 +360,10 @@ std::vector<RequestEvent> Scheduler::Commit(const ScheduledStep& step, const Ste
     const auto it = FindIncarnation(step.requests[s], step.incarnations[s]);
     if (it == running_.end()) continue;
     const RequestState& state = it->second.state;
-    const bool of_prompt = work.gather == GatherLogits::kAll && state.request.want_prompt_logits;
     RequestEvent event{.id = step.requests[s],
                        .first_logit_position = work.start_position,
-                       .logits = of_prompt ? own_logits : std::span<const float>(),
+                       .logits = own_logits,
                        .scored = {},
-                       .best_logprobs = state.request.logprobs.value_or(0),
                        .prefilled = static_cast<int32_t>(work.tokens.size()),
                        .computed = work.token_count(),
                        .tokens = {},
@@ -367,7 +373,7 @@ std::vector<RequestEvent> Scheduler::Commit(const ScheduledStep& step, const Ste
                        .finish = {},
                        .status = {}};
     TakeOutcome(it->second, work, result.sequences[s], event);
-    AddScored(state, work, own_logits, event);
+    AddScored(state, work, own_scores, event);
     if (event.finish) End(it, *event.finish != FinishReason::kFailed);
     events.push_back(std::move(event));
   }
@@ -397,7 +403,7 @@ void Scheduler::TakeOutcome(Running& sequence, const SequenceWork& work,
     sequence.positions = sequence.committed;
     sequence.samples = state.answered();
   }
-  if (work.gather == GatherLogits::kAll) {
+  if (work.gather || work.score == ScoredTokens::kAll) {
     state.logits_given = work.start_position + event.prefilled;
   }
   if (sequence.committed == sequence.given) {
@@ -410,25 +416,19 @@ void Scheduler::TakeOutcome(Running& sequence, const SequenceWork& work,
 }
 
 void Scheduler::AddScored(const RequestState& state, const SequenceWork& work,
-                          std::span<const float> logits, RequestEvent& event) const {
-  const auto vocab = static_cast<size_t>(options_.vocab);
-  const auto row = [&](size_t number) { return logits.subspan(number * vocab, vocab); };
-  const bool failed = event.finish == FinishReason::kFailed;
-  if (state.request.prompt_logprobs && work.gather == GatherLogits::kAll && !failed) {
-    const auto& prompt = state.request.prompt;
-    auto position = static_cast<size_t>(work.start_position) + 1;
-    for (size_t i = 0; i < work.tokens.size() && position < prompt.size(); ++i, ++position) {
-      event.scored.push_back({.position = static_cast<int64_t>(position),
-                              .token = prompt[position],
-                              .logits = row(i)});
+                          std::span<const core::TokenScore> scores, RequestEvent& event) const {
+  const int64_t first = int64_t{work.start_position} + 1;  // behind the first of the tokens
+  if (work.score == ScoredTokens::kAll && event.finish != FinishReason::kFailed) {
+    const int64_t end = std::min(first + std::ssize(work.tokens), std::ssize(state.request.prompt));
+    for (int64_t position = first; position < end; ++position) {
+      event.scored.push_back({position, scores[static_cast<size_t>(position - first)]});
     }
   }
   if (!state.request.logprobs) return;
-  const auto first_sampled = static_cast<size_t>(work.logit_rows() - work.sample_rows());
+  const auto first_sampled = static_cast<size_t>(work.score_rows() - work.sample_rows());
   int64_t position = int64_t{work.start_position} + work.known_count();
   for (size_t i = 0; i < event.tokens.size(); ++i, ++position) {
-    event.scored.push_back(
-        {.position = position, .token = event.tokens[i], .logits = row(first_sampled + i)});
+    event.scored.push_back({position, scores[first_sampled + i]});
   }
 }
 

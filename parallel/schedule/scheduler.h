@@ -69,8 +69,7 @@ struct BegunFetch {
 /// A token whose log-probability was asked for.
 struct ScoredToken {
   int64_t position = 0;
-  int32_t token = 0;
-  std::span<const float> logits;  // [vocab] of the position before, into the StepResult
+  core::TokenScore score;
 };
 
 /// What a step meant for one request, in the order of EngineSink's calls.
@@ -79,7 +78,6 @@ struct RequestEvent {
   int64_t first_logit_position = 0;
   std::span<const float> logits;       // [n, vocab] of prompt positions, into the StepResult
   std::vector<ScoredToken> scored;     // by position: of the prompt, then all of `tokens` or none
-  int32_t best_logprobs = 0;           // how many besides each scored token
   int32_t prefilled = 0;               // given tokens computed in this step
   int32_t computed = 0;                // tokens computed in all
   std::vector<int32_t> tokens;         // of the answer
@@ -252,8 +250,8 @@ class Scheduler {
   RunningMap::iterator FindIncarnation(RequestId id, uint64_t incarnation);
   void TakeOutcome(Running& sequence, const SequenceWork& work, const SequenceResult& outcome,
                    RequestEvent& event);
-  void AddScored(const RequestState& state, const SequenceWork& work, std::span<const float> logits,
-                 RequestEvent& event) const;
+  void AddScored(const RequestState& state, const SequenceWork& work,
+                 std::span<const core::TokenScore> scores, RequestEvent& event) const;
   static std::optional<FinishReason> TakeTokens(Running& sequence, std::span<const int32_t> tokens,
                                                 RequestEvent& event);
   void End(RunningMap::iterator it, bool keep_pages);

@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from conftest import SMOLLM2, TANDEM, assert_no_leftovers, run, session_processes
+from conftest import GEMMA3, SMOLLM2, TANDEM, assert_no_leftovers, run, session_processes
 from test_first_hour import Terminal, limited, wrong_use
 from test_first_hour_start import SERVE, ends_before_weights, fill, full, held, in_namespace
 from test_state import Client, agents_of
@@ -399,6 +399,11 @@ def test_10_an_answer_without_an_end():
         assert alone.stdout.read(10)
         alone.send_signal(signal.SIGINT)
         assert alone.stderr.read() == b"" and alone.wait(20) == -signal.SIGINT
+
+
+def test_10_a_raw_prompt_needs_no_chat_template():
+    result = run([TANDEM, "generate", GEMMA3, "-p", "Hi", "--max-tokens", 2])
+    assert result.returncode == 0 and result.stderr == "", result
 
 
 def test_10_messages_are_for_a_terminal(tmp_path, messages):

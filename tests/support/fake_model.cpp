@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 
+#include "core/sampling/logprobs.h"
 #include "core/sampling/sample_rows.h"
 
 namespace tandem::testing {
@@ -132,6 +133,15 @@ absl::Status FakeModel::Sample(std::span<const core::SampleRow> rows, core::Coll
   };
   core::HostLogits logits(logits_.data(), shard_.vocab_rows, parallel_for);
   return core::SampleRows(rows, logits, collective, phase, parallel_for, out);
+}
+
+absl::Status FakeModel::Score(std::span<const core::ScoreRow> rows, core::Collective& collective,
+                              const core::StepPhase& phase, std::span<core::TokenScore> out) {
+  const auto parallel_for = [this](int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {
+    ParallelFor(tasks, body);
+  };
+  core::HostLogits logits(logits_.data(), shard_.vocab_rows, parallel_for);
+  return core::ScoreRows(rows, logits, collective, phase, parallel_for, out);
 }
 
 absl::Status FakeModel::ReadLogits(core::Range rows, float* out, int64_t stride) {

@@ -32,6 +32,8 @@ class FakeModel final : public core::Model {
                        core::Collective& collective) override;
   absl::Status Sample(std::span<const core::SampleRow> rows, core::Collective& collective,
                       const core::StepPhase& phase, std::span<core::SampledToken> out) override;
+  absl::Status Score(std::span<const core::ScoreRow> rows, core::Collective& collective,
+                     const core::StepPhase& phase, std::span<core::TokenScore> out) override;
   absl::Status ReadLogits(core::Range rows, float* out, int64_t stride) override;
   absl::StatusOr<std::span<const uint8_t>> TokenFailures() override { return token_failed_; }
 

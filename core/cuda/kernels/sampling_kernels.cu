@@ -189,10 +189,25 @@ __global__ void WithholdKernel(const LogitChange* changes, int64_t count, float*
   logits[changes[i].at] = WithheldLogit(logits[changes[i].at]);
 }
 
-__global__ void SumBlocksKernel(LogitRows logits, const SummedRow* rows, int64_t first_column,
-                                int64_t blocks, double* out) {
+__global__ void KeepKernel(const int64_t* places, int64_t count, const float* logits,
+                           float* values) {
   BeginKernel();
-  const SharedArray<float> weights(0);
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < count) values[i] = logits[places[i]];
+}
+
+__global__ void RestoreKernel(const int64_t* places, const float* values, int64_t count,
+                              float* logits) {
+  BeginKernel();
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < count) logits[places[i]] = values[i];
+}
+
+__global__ void SumBlocksKernel(LogitRows logits, const SummedRow* rows, SumOrder order,
+                                int64_t first_column, int64_t blocks, double* out) {
+  BeginKernel();
+  const SharedArray<double> lanes(0);  // [kSumLanes]
+  const SharedArray<float> weights(kSumLanes * sizeof(double));
   const SummedRow of = rows[blockIdx.x];
   const float* block =
       logits.data + of.row * logits.columns + first_column + int64_t{blockIdx.y} * kSumRows;
@@ -200,10 +215,24 @@ __global__ void SumBlocksKernel(LogitRows logits, const SummedRow* rows, int64_t
     weights[i] = of.softmax.Weights(GpuLane::Set(block[i])).v;
   }
   __syncthreads();
+  const int step = order == SumOrder::kRows ? 1 : kSumLanes;
+  if (static_cast<int>(threadIdx.x) < step) {
+    double sum = 0.0;
+    for (int i = static_cast<int>(threadIdx.x); i < kSumRows; i += step) {
+      sum += static_cast<double>(weights[i]);
+    }
+    lanes[static_cast<int>(threadIdx.x)] = sum;
+  }
+  __syncthreads();
   if (threadIdx.x > 0) return;
-  double sum = 0.0;
-  for (int i = 0; i < kSumRows; ++i) sum += static_cast<double>(weights[i]);
-  out[blockIdx.x * blocks + blockIdx.y] = sum;
+  for (int half = step / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) {
+      const double low = lanes[i];
+      const double high = lanes[i + half];
+      lanes[i] = low + high;
+    }
+  }
+  out[blockIdx.x * blocks + blockIdx.y] = lanes[0];
 }
 
 __global__ void ReadPartsKernel(LogitRows logits, const LogitPart* parts, float* out) {
@@ -287,10 +316,23 @@ void LaunchWithhold(CudaStream stream, const LogitChange* changes, int64_t count
   Launch(stream, Blocks(count, kThreads), kThreads, 0, WithholdKernel, changes, count, logits);
 }
 
+void LaunchKeep(CudaStream stream, const int64_t* places, int64_t count, const float* logits,
+                float* values) {
+  Launch(stream, Blocks(count, kThreads), kThreads, 0, KeepKernel, places, count, logits, values);
+}
+
+void LaunchRestore(CudaStream stream, const int64_t* places, const float* values, int64_t count,
+                   float* logits) {
+  Launch(stream, Blocks(count, kThreads), kThreads, 0, RestoreKernel, places, values, count,
+         logits);
+}
+
 void LaunchSumBlocks(CudaStream stream, const LogitRows& logits, const SummedRow* rows,
-                     int64_t count, int64_t first_column, int64_t blocks, double* out) {
-  Launch(stream, {Blocks(count, 1), Blocks(blocks, 1)}, kSumThreads, kSumRows * sizeof(float),
-         SumBlocksKernel, logits, rows, first_column, blocks, out);
+                     int64_t count, SumOrder order, int64_t first_column, int64_t blocks,
+                     double* out) {
+  Launch(stream, {Blocks(count, 1), Blocks(blocks, 1)}, kSumThreads,
+         kSumLanes * sizeof(double) + kSumRows * sizeof(float), SumBlocksKernel, logits, rows,
+         order, first_column, blocks, out);
 }
 
 void LaunchReadParts(CudaStream stream, const LogitRows& logits, const LogitPart* parts,

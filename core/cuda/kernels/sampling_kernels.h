@@ -17,6 +17,13 @@ struct LogitRows {
   int64_t first_token = 0;
 };
 
+/// values[i] = the logit at places[i]. [count]
+void LaunchKeep(CudaStream stream, const int64_t* places, int64_t count, const float* logits,
+                float* values);
+/// The logit at places[i] = values[i]. places: each another one. [count]
+void LaunchRestore(CudaStream stream, const int64_t* places, const float* values, int64_t count,
+                   float* logits);
+
 /// Something for one logit.
 struct LogitChange {
   int64_t at = 0;  // of all logits of the step
@@ -54,9 +61,10 @@ struct SummedRow {
 };
 
 /// The sums of weights of `blocks` blocks of kSumRows columns, the first of which begins at a
-/// column. Each adds its columns in order. rows: [count]; out: [count, blocks]
+/// column. rows: [count]; out: [count, blocks]
 void LaunchSumBlocks(CudaStream stream, const LogitRows& logits, const SummedRow* rows,
-                     int64_t count, int64_t first_column, int64_t blocks, double* out);
+                     int64_t count, SumOrder order, int64_t first_column, int64_t blocks,
+                     double* out);
 
 /// Consecutive logits that are wanted at `to` of what is given out.
 struct LogitPart {

@@ -2,20 +2,24 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "tests/core/cuda/gpu.h"
 #include "tests/core/cuda/thread_order.h"
 #include "tests/core/sampling/sampling_ranks.h"
+#include "tests/support/logprobs.h"
 
 namespace tandem::core {
 namespace {
 
 using ::tandem::testing::LogitsOfRank;
 using ::tandem::testing::MakeInMemory;
+using ::tandem::testing::MakeLogitsOfRank;
 using ::tandem::testing::NearLogits;
 using ::tandem::testing::OneAfterTheOther;
 using ::tandem::testing::OnGpu;
+using ::tandem::testing::OnRanks;
 using ::tandem::testing::RandomSamplingCase;
 using ::tandem::testing::SameBits;
 using ::tandem::testing::SampleEachRow;
@@ -82,11 +86,79 @@ TEST(CudaLogits, GiveThemTogetherWithCpus) {
   ExpectTheTokensOfTheCpu(of, {1500, 1024, 2479}, 2);
 }
 
+/// Scores of every row on ranks with GPUs, those from `cpus_from` on with CPUs, against one CPU's.
+void ExpectTheScoresOfTheCpu(const SamplingCase& of, const std::vector<int64_t>& cut,
+                             size_t cpus_from = 1000) {
+  const auto score = [&](const std::vector<int64_t>& shards, const MakeLogitsOfRank& make) {
+    std::vector<ScoreRow> rows;
+    testing::SplitMix random(11);
+    for (int64_t row = of.rows(); row-- > 0;) {
+      const auto token = static_cast<int32_t>(random.Below(static_cast<uint64_t>(of.vocab)));
+      rows.push_back({.row = row,
+                      .token = token,
+                      .top = static_cast<int32_t>(row % 3 == 0 ? 0 : random.Below(70)),
+                      .largest_shard = *std::max_element(shards.begin(), shards.end())});
+    }
+    std::vector<std::vector<TokenScore>> found(shards.size(), std::vector<TokenScore>(rows.size()));
+    OnRanks(of.logits, of.vocab, shards, make,
+            [&](size_t rank, ShardLogits& logits, Collective& world) {
+              return ScoreRows(rows, logits, world, {}, OneAfterTheOther, found[rank]);
+            });
+    return found;
+  };
+  const auto expected = score({of.vocab}, MakeInMemory<NearLogits>);
+  EXPECT_TRUE(std::any_of(expected[0].begin(), expected[0].end(),
+                          [](const TokenScore& one) { return one.has_value(); }));
+  const auto make = [cpus_from](size_t rank, Range vocab_rows, const std::vector<float>& logits) {
+    if (rank >= cpus_from) return MakeInMemory<NearLogits>(rank, vocab_rows, logits);
+    return std::unique_ptr<LogitsOfRank>(std::make_unique<OnGpuOfRank>(vocab_rows, logits));
+  };
+  for (const auto& of_rank : score(cut, make)) EXPECT_EQ(of_rank, expected[0]);
+}
+
+TEST(CudaLogits, ScoreAsTheCpuForEveryCut) {
+  for (const int64_t vocab : {3, 255, 1023, 1024, 1025, 5003}) {
+    const SamplingCase of = RandomSamplingCase(vocab, 12, 100 + static_cast<uint64_t>(vocab));
+    for (const std::vector<int64_t>& cut : testing::VocabularyCuts(vocab)) {
+      ExpectTheScoresOfTheCpu(of, cut);
+    }
+  }
+  ExpectTheScoresOfTheCpu(RandomSamplingCase(33333, 6, 12), {33333});
+}
+
+TEST(CudaLogits, ScoreTogetherWithCpus) {
+  const SamplingCase of = RandomSamplingCase(5003, 25, 13);
+  ExpectTheScoresOfTheCpu(of, {2000, 3003}, 1);
+  ExpectTheScoresOfTheCpu(of, {1500, 1024, 2479}, 2);
+}
+
+TEST(CudaLogits, LittleOfScoresComesToTheHost) {
+  if (!testing::BytesToHost()) GTEST_SKIP() << "nobody counts the bytes";
+  constexpr int64_t kVocab = 20000;
+  testing::SplitMix random(14);
+  std::vector<float> values;
+  for (int64_t i = 0; i < kVocab; ++i) values.push_back(random.Unit() * 50.0F);
+  OnGpuOfRank logits({0, kVocab}, values);
+  OneRank world;
+  for (const int32_t top : {0, 20}) {
+    const ScoreRow row{.row = 0, .token = 7, .top = top, .largest_shard = kVocab};
+    TokenScore score;
+    const uint64_t before = testing::BytesToHost().value_or(0);
+    EXPECT_TRUE(
+        ScoreRows({&row, 1}, logits.logits(), world, {}, OneAfterTheOther, {&score, 1}).ok());
+    EXPECT_EQ(
+        testing::BytesToHost().value_or(0) - before,
+        static_cast<uint64_t>(std::max(top, 1)) * 8 + 4 + 20000 / 1024 * 8 + 20000 % 1024 * 4);
+    EXPECT_EQ(score, testing::LogprobsOf(values, 7, top));
+  }
+}
+
 TEST(CudaLogits, TheOrderOfThreadsDoesNotMatter) {
   const SamplingCase of = RandomSamplingCase(3001, 20, 8);
   for (const uint64_t seed : {21, 22, 23}) {
     testing::SetThreadOrder(seed);
     ExpectTheTokensOfTheCpu(of, {3001});
+    ExpectTheScoresOfTheCpu(of, {3001});
   }
 }
 

@@ -9,6 +9,7 @@
 #include "core/device/device.h"
 #include "core/sampling/sampler.h"
 #include "tests/core/cuda/gpu.h"
+#include "tests/support/logprobs.h"
 #include "tests/support/tiny_model.h"
 
 namespace tandem::core {
@@ -101,6 +102,37 @@ TEST_F(CudaOperationsTwins, SampleTheSameTokens) {
   EXPECT_EQ(sampled[1], sampled[0]);
   EXPECT_TRUE(SameBits(changed[1], changed[0]));
   EXPECT_FALSE(SameBits(changed[1], logits));
+}
+
+TEST_F(CudaOperationsTwins, ScoreTheLogitsOfTheModelAfterSampling) {
+  const std::vector<float> logits = RandomFloats(2 * 300, 11);
+  SamplingParams params;
+  params.repetition_penalty = 1.3F;
+  params.logit_bias = {{4, 2.5F}, {250, -1.0F}, {4, 1e8F}};
+  params.min_tokens = 1;
+  params.end_tokens = {2, 9};
+  const std::vector<int32_t> history = {1, 2, 3, 2, 250};
+  const SampleRow sampled{
+      .row = 1, .params = &params, .history = history, .candidates = 1, .scored = true};
+  const ScoreRow scored[] = {{.row = 1, .token = 4, .top = 300, .largest_shard = 300},
+                             {.row = 0, .token = 299, .top = 0, .largest_shard = 300}};
+  OneRank world;
+  for (Operations* operations :
+       {static_cast<Operations*>(&cpu_), static_cast<Operations*>(&gpu_)}) {
+    Tensor x(operations->memory(), 300);
+    Fill(*operations, x, 2, logits);
+    std::vector<SampledToken> token(1);
+    ASSERT_TRUE(operations->Sample(x, {0, 300}, {&sampled, 1}, world, {}, token).ok());
+    EXPECT_EQ(token[0], 4);
+    EXPECT_TRUE(SameBits(Read(*operations, x), logits));
+    std::vector<TokenScore> scores(2);
+    ASSERT_TRUE(operations->Score(x, {0, 300}, scored, world, {}, scores).ok());
+    for (size_t i = 0; i < 2; ++i) {
+      const auto first = logits.begin() + scored[i].row * 300;
+      EXPECT_EQ(scores[i],
+                testing::LogprobsOf({first, first + 300}, scored[i].token, scored[i].top));
+    }
+  }
 }
 
 TEST_F(CudaOperationsTwins, WithholdTheSameTokens) {

@@ -9,10 +9,19 @@
 
 #include "core/base/double_math.h"
 #include "core/cpu/elementwise/elementwise.h"
+#include "tests/core/sampling/sampling_ranks.h"
+#include "tests/support/logprobs.h"
 #include "tests/support/random.h"
 
 namespace tandem::core {
 namespace {
+
+using ::tandem::testing::FarLogits;
+using ::tandem::testing::LogitsOfRank;
+using ::tandem::testing::LogprobsOf;
+using ::tandem::testing::MakeInMemory;
+using ::tandem::testing::MakeLogitsOfRank;
+using ::tandem::testing::NearLogits;
 
 /// Logits with many exact ties; `spread` apart at most.
 std::vector<float> SpreadLogits(size_t vocab, uint64_t seed, float spread = 32.0F) {
@@ -113,6 +122,69 @@ TEST(Logprobs, NothingForLogitsThatAreNotFinite) {
     logits[299] = bad;
     EXPECT_FALSE(LogprobsOf(logits, 0, 3).has_value());
   }
+}
+
+/// By ranks that are threads, whose shards have these sizes: of each rank.
+std::vector<std::vector<TokenScore>> ScoreOnRanks(const std::vector<float>& logits, int64_t vocab,
+                                                  std::vector<ScoreRow> rows,
+                                                  const std::vector<int64_t>& shards,
+                                                  const MakeLogitsOfRank& make) {
+  for (ScoreRow& row : rows) row.largest_shard = *std::max_element(shards.begin(), shards.end());
+  std::vector<std::vector<TokenScore>> found(shards.size(), std::vector<TokenScore>(rows.size()));
+  testing::OnRanks(
+      logits, vocab, shards, make, [&](size_t rank, ShardLogits& of_rank, Collective& world) {
+        return ScoreRows(rows, of_rank, world, {}, testing::OneAfterTheOther, found[rank]);
+      });
+  return found;
+}
+
+TEST(Logprobs, AreTheSameForEveryCut) {
+  testing::SplitMix random(6);
+  for (const int64_t vocab : {3, 1023, 1024, 1025, 3001, 5003}) {
+    std::vector<float> logits;
+    std::vector<ScoreRow> rows;
+    std::vector<TokenScore> expected;
+    for (int64_t row = 0; row < 4; ++row) {
+      const std::vector<float> of_row =
+          SpreadLogits(static_cast<size_t>(vocab), static_cast<uint64_t>(100 * row + vocab));
+      logits.insert(logits.end(), of_row.begin(), of_row.end());
+    }
+    logits.back() = std::numeric_limits<float>::quiet_NaN();  // the last row fails
+    for (const int64_t row : {2, 0, 3, 1, 0}) {
+      const auto token = static_cast<int32_t>(random.Below(static_cast<uint64_t>(vocab)));
+      const int32_t top = std::vector<int32_t>{0, 1, 5, 64}[random.Below(4)];
+      rows.push_back({.row = row, .token = token, .top = top});
+      const auto first = logits.begin() + row * vocab;
+      expected.emplace_back();
+      if (row < 3) {
+        expected.back() = Reference({first, first + vocab}, token, static_cast<size_t>(top));
+      }
+    }
+    for (const std::vector<int64_t>& cut : testing::VocabularyCuts(vocab)) {
+      for (const auto& make : {MakeInMemory<NearLogits>, MakeInMemory<FarLogits>}) {
+        for (const auto& of_rank : ScoreOnRanks(logits, vocab, rows, cut, make)) {
+          EXPECT_EQ(of_rank, expected) << vocab << " rows on " << cut.size() << " ranks";
+        }
+      }
+    }
+  }
+}
+
+TEST(Logprobs, WithoutRowsNoCollectiveIsCalled) {
+  class NoCollective final : public Collective {
+   public:
+    int rank() const override { return 0; }
+    int size() const override { return 2; }
+    absl::Status AllReduceSum(std::span<int64_t>, const StepPhase&) override {
+      return Internal("called");
+    }
+    absl::Status AllGather(std::span<const std::byte>, std::span<std::byte>,
+                           const StepPhase&) override {
+      return Internal("called");
+    }
+  } collective;
+  HostLogits logits(nullptr, {0, 10}, testing::OneAfterTheOther);
+  EXPECT_TRUE(ScoreRows({}, logits, collective, {}, testing::OneAfterTheOther, {}).ok());
 }
 
 }  // namespace

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <algorithm>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -25,6 +28,7 @@ struct SamplingCase {
   std::vector<float> logits;  // [rows, vocab]
   std::vector<core::SamplingParams> params;
   std::vector<std::vector<int32_t>> histories;
+  std::vector<bool> scored = {};  // none: no row is
 
   int64_t rows() const { return static_cast<int64_t>(params.size()); }
   /// In an order that is not that of the logits.
@@ -36,7 +40,8 @@ struct SamplingCase {
            .params = &params[i],
            .history = histories[i],
            .token_index = 3 * i,
-           .candidates = core::CandidatesPerRank(params[i], static_cast<int>(largest_shard))});
+           .candidates = core::CandidatesPerRank(params[i], static_cast<int>(largest_shard)),
+           .scored = i < scored.size() && scored[i]});
     }
     return rows;
   }
@@ -85,6 +90,7 @@ inline SamplingCase RandomSamplingCase(int64_t vocab, int64_t rows, uint64_t see
       }
     }
     of.params.push_back(params);
+    of.scored.push_back(random.Below(3) == 0);
     std::vector<int32_t>& history = of.histories.emplace_back();
     for (uint64_t i = random.Below(60); i > 0; --i) {
       history.push_back(static_cast<int32_t>(random.Below(static_cast<uint64_t>(vocab + 9))));
@@ -93,7 +99,8 @@ inline SamplingCase RandomSamplingCase(int64_t vocab, int64_t rows, uint64_t see
   return of;
 }
 
-/// Each row by itself, of one rank's logits in host memory, by SampleToken. Changes `logits`.
+/// Each row by itself, of one rank's logits in host memory, by SampleToken. Changes `logits` of
+/// rows that are not scored.
 inline std::vector<core::SampledToken> SampleEachRow(const SamplingCase& of,
                                                      std::vector<float>& logits) {
   logits = of.logits;
@@ -101,10 +108,12 @@ inline std::vector<core::SampledToken> SampleEachRow(const SamplingCase& of,
   for (const core::SampleRow& row : of.SampleRows(of.vocab)) {
     const std::span<float> of_row(logits.data() + row.row * of.vocab,
                                   static_cast<size_t>(of.vocab));
+    const std::vector<float> before(of_row.begin(), of_row.end());
     core::ApplyPenalties(*row.params, row.token_index, row.history, 0, of_row);
     std::vector<core::Candidate> candidates(static_cast<size_t>(row.candidates));
     core::SelectCandidates(of_row, 0, candidates);
     sampled.push_back(core::SampleToken(*row.params, row.token_index, candidates));
+    if (row.scored) std::copy(before.begin(), before.end(), of_row.begin());
   }
   return sampled;
 }
@@ -124,9 +133,10 @@ class CountedLogits final : public core::ShardLogits {
     for (const BestOfRow& of : wanted) bytes += of.out.size_bytes();
     logits_.SelectCandidates(wanted);
   }
-  void SumWholeBlocks(std::span<const SumsOfRow> wanted) override {
+  void Restore() override { logits_.Restore(); }
+  void SumWholeBlocks(std::span<const SumsOfRow> wanted, core::SumOrder order) override {
     for (const SumsOfRow& of : wanted) bytes += of.out.size_bytes();
-    logits_.SumWholeBlocks(wanted);
+    logits_.SumWholeBlocks(wanted, order);
   }
   void Read(std::span<const PartOfRow> wanted) override {
     for (const PartOfRow& of : wanted) bytes += of.out.size_bytes();
@@ -164,6 +174,39 @@ std::unique_ptr<LogitsOfRank> MakeInMemory(size_t, core::Range vocab_rows,
   return std::make_unique<InMemory>(vocab_rows, logits);
 }
 
+/// Calls run(rank, its logits, its collective) on ranks that are threads, whose shards of
+/// `logits`, [rows, vocab], have these sizes. What becomes of the logits.
+template <typename Run>
+std::vector<float> OnRanks(const std::vector<float>& logits, int64_t vocab,
+                           const std::vector<int64_t>& shards, const MakeLogitsOfRank& make,
+                           const Run& run) {
+  const auto rows = static_cast<int64_t>(logits.size()) / vocab;
+  std::vector<float> changed = logits;
+  auto worlds = parallel::MakeThreadWorld(static_cast<int>(shards.size()));
+  std::vector<std::thread> threads;
+  int64_t begin = 0;
+  for (size_t rank = 0; rank < shards.size(); begin += shards[rank++]) {
+    threads.emplace_back([&, rank, shard = core::Range{begin, shards[rank]}] {
+      std::vector<float> mine;
+      for (int64_t row = 0; row < rows; ++row) {
+        const auto first = logits.begin() + row * vocab + shard.begin;
+        mine.insert(mine.end(), first, first + shard.count);
+      }
+      const auto on_rank = make(rank, shard, mine);
+      const absl::Status status = run(rank, on_rank->logits(), *worlds[rank]);
+      EXPECT_TRUE(status.ok()) << status;
+      mine = on_rank->Read();
+      for (int64_t row = 0; row < rows; ++row) {
+        std::copy_n(mine.begin() + row * shard.count, shard.count,
+                    changed.begin() + row * vocab + shard.begin);
+      }
+      worlds[rank].reset();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return changed;
+}
+
 struct RanksSampled {
   std::vector<std::vector<core::SampledToken>> of_rank;
   std::vector<float> logits;  // afterwards
@@ -174,31 +217,13 @@ inline RanksSampled SampleOnRanks(const SamplingCase& of, const std::vector<int6
                                   const MakeLogitsOfRank& make) {
   const int64_t largest = *std::max_element(shards.begin(), shards.end());
   const std::vector<core::SampleRow> rows = of.SampleRows(largest);
-  RanksSampled result{.of_rank = {}, .logits = of.logits};
+  RanksSampled result;
   result.of_rank.assign(shards.size(), std::vector<core::SampledToken>(rows.size()));
-  auto worlds = parallel::MakeThreadWorld(static_cast<int>(shards.size()));
-  std::vector<std::thread> threads;
-  int64_t begin = 0;
-  for (size_t rank = 0; rank < shards.size(); begin += shards[rank++]) {
-    threads.emplace_back([&, rank, shard = core::Range{begin, shards[rank]}] {
-      std::vector<float> mine;
-      for (int64_t row = 0; row < of.rows(); ++row) {
-        const auto first = of.logits.begin() + row * of.vocab + shard.begin;
-        mine.insert(mine.end(), first, first + shard.count);
-      }
-      const auto on_rank = make(rank, shard, mine);
-      const absl::Status status = core::SampleRows(rows, on_rank->logits(), *worlds[rank], {},
-                                                   OneAfterTheOther, result.of_rank[rank]);
-      if (!status.ok()) result.of_rank[rank].clear();
-      mine = on_rank->Read();
-      for (int64_t row = 0; row < of.rows(); ++row) {
-        std::copy_n(mine.begin() + row * shard.count, shard.count,
-                    result.logits.begin() + row * of.vocab + shard.begin);
-      }
-      worlds[rank].reset();
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
+  result.logits = OnRanks(of.logits, of.vocab, shards, make,
+                          [&](size_t rank, core::ShardLogits& logits, core::Collective& world) {
+                            return core::SampleRows(rows, logits, world, {}, OneAfterTheOther,
+                                                    result.of_rank[rank]);
+                          });
   return result;
 }
 

@@ -1,7 +1,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 #include <functional>
 #include <optional>
 
@@ -11,13 +10,14 @@
 #include "tests/parallel/communicators/thread_ranks.h"
 #include "tests/parallel/coordinator/engine_suite.h"
 #include "tests/support/fake_model.h"
+#include "tests/support/logprobs.h"
 #include "tests/support/random.h"
 
 namespace tandem::testing {
 namespace {
 
 using core::SamplingParams;
-using parallel::GatherLogits;
+using parallel::ScoredTokens;
 
 /// Guesses of the answer tokens from number `answered` on; the first of them is sampled anyhow.
 using Guess = std::function<std::vector<int32_t>(size_t answered)>;
@@ -27,14 +27,14 @@ struct Sequence {
   std::vector<int32_t> prompt;
   size_t answer_tokens = 0;
   SamplingParams sampling = {};
-  GatherLogits gather = GatherLogits::kSampled;
+  ScoredTokens score = ScoredTokens::kSampled;
   Guess guess = nullptr;  // none: no drafts
 };
 
 /// What came of it.
 struct Answer {
   std::vector<int32_t> tokens;
-  std::vector<float> logits;  // [tokens, vocab] raw, of the positions where they were sampled
+  std::vector<core::TokenScore> scores;  // [tokens] of the model's own logits
   std::optional<parallel::NumericFailure> failure;
   int steps = 0;
 };
@@ -50,6 +50,7 @@ struct ModelFaults {
 };
 
 constexpr int32_t kVocab = 211;
+constexpr int32_t kTop = 5;
 constexpr int32_t kMostDrafts = 12;
 
 /// Plans the steps of some sequences, all tokens of the prompt in the first: what a scheduler does,
@@ -102,7 +103,8 @@ class Planner {
       }
       if (sequence.guess) work.drafts = sequence.guess(answered);
       work.sample = true;
-      work.gather = sequence.gather;
+      work.score = sequence.score;
+      work.top = kTop;
       for (size_t g = 0; g < groups_.size(); ++g) work.table_changes.push_back(Grow(s, g, work));
       plan.sequences.push_back(std::move(work));
       working_.push_back(s);
@@ -111,7 +113,7 @@ class Planner {
   }
 
   void Take(const parallel::StepPlan& plan, const parallel::StepResult& result) {
-    const float* logits = result.logits.data();
+    const core::TokenScore* scores = result.scores.data();
     for (size_t i = 0; i < working_.size(); ++i) {
       const parallel::SequenceWork& work = plan.sequences[i];
       const parallel::SequenceResult& outcome = result.sequences[i];
@@ -119,11 +121,10 @@ class Planner {
       ++answer.steps;
       answer.tokens.insert(answer.tokens.end(), outcome.tokens.begin(), outcome.tokens.end());
       answer.failure = outcome.failure;
-      if (work.gather == GatherLogits::kNone || result.logits.empty()) continue;
-      const float* sampled = logits + (work.logit_rows() - work.sample_rows()) * kVocab;
-      answer.logits.insert(answer.logits.end(), sampled,
-                           sampled + outcome.tokens.size() * size_t{kVocab});
-      logits += work.logit_rows() * kVocab;
+      if (work.score == ScoredTokens::kNone) continue;
+      const core::TokenScore* sampled = scores + work.score_rows() - work.sample_rows();
+      answer.scores.insert(answer.scores.end(), sampled, sampled + outcome.tokens.size());
+      scores += work.score_rows();
     }
   }
 
@@ -188,6 +189,7 @@ Outcome RunOn(int ranks, const std::vector<Sequence>& sequences, const ModelFaul
           TANDEM_ASSIGN_OR_RETURN(const parallel::StepResult result,
                                   setup.runner->Execute(plan, {}));
           planner.Take(plan, result);
+          EXPECT_TRUE(result.logits.empty());  // scores take no logits to rank 0
           outcome.digest = result.digest;
         }
         outcome.answers = planner.answers();
@@ -207,11 +209,12 @@ void ExpectSameBits(const Answer& found, const Answer& expected) {
   for (size_t i = 0; i < expected.tokens.size(); ++i) {
     ASSERT_EQ(found.tokens[i], expected.tokens[i]) << "answer token " << i;
   }
-  if (found.logits.empty()) return;
-  ASSERT_GE(found.logits.size(), expected.logits.size());
-  EXPECT_EQ(std::memcmp(found.logits.data(), expected.logits.data(),
-                        expected.logits.size() * sizeof(float)),
-            0);
+  if (found.scores.empty()) return;
+  ASSERT_GE(found.scores.size(), expected.scores.size());
+  for (size_t i = 0; i < expected.scores.size(); ++i) {
+    ASSERT_TRUE(expected.scores[i].has_value());
+    ASSERT_EQ(found.scores[i], expected.scores[i]) << "answer token " << i;
+  }
 }
 
 std::vector<int32_t> RandomTokens(SplitMix& random, size_t count) {
@@ -268,8 +271,8 @@ TEST_P(DraftVerification, WithoutDraftsItIsTheModelsAnswer) {
   ASSERT_EQ(answer.tokens.size(), sequence.answer_tokens);
   std::vector<int32_t> history = sequence.prompt;
   for (size_t i = 0; i < answer.tokens.size(); ++i) {
-    const std::vector<float> expected = FakeLogits(FakeConfig(), history);
-    ASSERT_EQ(std::memcmp(&answer.logits[i * kVocab], expected.data(), kVocab * sizeof(float)), 0);
+    ASSERT_EQ(answer.scores[i],
+              LogprobsOf(FakeLogits(FakeConfig(), history), answer.tokens[i], kTop));
     history.push_back(answer.tokens[i]);
   }
 }
@@ -300,19 +303,19 @@ TEST_P(DraftVerification, WrongGuessesChangeNothing) {
 }
 
 TEST_P(DraftVerification, PartlyRightGuessesInRandomBatches) {
-  // Three sequences with other numbers of drafts, gathered logits and candidates in the same steps.
+  // Three sequences with other numbers of drafts, scores and candidates in the same steps.
   SplitMix random(17);
   std::vector<Sequence> sequences(3, Undrafted());
   sequences[1].prompt = RandomTokens(random, 127);
   sequences[1].sampling = {};
-  sequences[1].gather = GatherLogits::kAll;
+  sequences[1].score = ScoredTokens::kAll;
   sequences[2].prompt = RandomTokens(random, 3);
   sequences[2].sampling = {.temperature = 1.0F, .top_k = 5, .seed = 3, .logit_bias = {}};
-  sequences[2].gather = GatherLogits::kNone;
+  sequences[2].score = ScoredTokens::kNone;
   std::vector<Answer> expected;
   for (const Sequence& sequence : sequences) {
     Sequence alone = sequence;
-    alone.gather = GatherLogits::kSampled;
+    alone.score = ScoredTokens::kSampled;
     expected.push_back(RunOn(1, {alone}).answers[0]);
   }
   for (uint64_t round = 0; round < 4; ++round) {

@@ -7,6 +7,7 @@
 #include "tests/parallel/coordinator/engine_suite.h"
 #include "tests/support/collecting_sink.h"
 #include "tests/support/fake_model.h"
+#include "tests/support/logprobs.h"
 #include "tests/support/random.h"
 
 namespace tandem::testing {
@@ -121,7 +122,7 @@ TEST_P(EngineSpeculationTest, GivesLogprobsOfAnswerAndPrompt) {
     ASSERT_EQ(found.size(), tokens.size() - first);
     for (size_t i = first; i < tokens.size(); ++i) {
       const std::vector<int32_t> before(tokens.begin(), tokens.begin() + static_cast<int64_t>(i));
-      const auto expected = core::LogprobsOf(FakeLogits(FakeConfig(), before), tokens[i], 5);
+      const auto expected = LogprobsOf(FakeLogits(FakeConfig(), before), tokens[i], 5);
       EXPECT_EQ(found[i - first].first, static_cast<int64_t>(i));
       EXPECT_EQ(found[i - first].second, *expected) << "position " << i;
     }

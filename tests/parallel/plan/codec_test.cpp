@@ -104,7 +104,10 @@ StepPlan RandomPlan(SplitMix& random) {
       }
     }
     work.sample = random.Below(2) == 0;
-    work.gather = static_cast<GatherLogits>(random.Below(3));
+    work.gather = random.Below(2) == 0;
+    work.score = static_cast<ScoredTokens>(random.Below(3));
+    work.top = static_cast<int32_t>(random.Next());
+    work.next_token = static_cast<int32_t>(random.Next());
     plan.sequences.push_back(std::move(work));
   }
   return plan;

@@ -38,6 +38,10 @@ class FileModel final : public core::Model {
                       const core::StepPhase& phase, std::span<core::SampledToken> out) override {
     return model_->Sample(rows, collective, phase, out);
   }
+  absl::Status Score(std::span<const core::ScoreRow> rows, core::Collective& collective,
+                     const core::StepPhase& phase, std::span<core::TokenScore> out) override {
+    return model_->Score(rows, collective, phase, out);
+  }
   absl::Status ReadLogits(core::Range rows, float* out, int64_t stride) override {
     return model_->ReadLogits(rows, out, stride);
   }

@@ -177,6 +177,8 @@ parallel::StepResult FakeRanks::Execute(const parallel::ScheduledStep& step) {
   for (const parallel::BlockFetch& fetch : plan.fetches) Fetch(fetch);
   parallel::StepResult result;
   int64_t logits = 0;
+  int64_t gathered = 0;
+  int64_t scored = 0;
   // All of a step's sequences are computed at once: nobody may write what another one reads.
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     CheckSeen(plan.sequences[s], tenants_[step.requests[s]]);
@@ -184,13 +186,17 @@ parallel::StepResult FakeRanks::Execute(const parallel::ScheduledStep& step) {
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     const parallel::SequenceWork& work = plan.sequences[s];
     result.sequences.push_back(Compute(work, tenants_[step.requests[s]]));
-    if (work.gather != parallel::GatherLogits::kNone) logits += work.logit_rows() * options_.vocab;
+    const int64_t rows = work.logit_rows() * options_.vocab;
+    if (work.gather) gathered += rows;
+    if (work.gather || work.score != parallel::ScoredTokens::kNone) logits += rows;
+    scored += work.score_rows();
   }
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     CheckSeen(plan.sequences[s], tenants_[step.requests[s]]);
   }
   EXPECT_LE(logits, options_.most_logits_a_step);
-  result.logits.resize(static_cast<size_t>(logits));
+  result.logits.resize(static_cast<size_t>(gathered));
+  result.scores.assign(static_cast<size_t>(scored), core::TokenLogprobs());
   return result;
 }
 

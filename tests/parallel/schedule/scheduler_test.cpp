@@ -291,39 +291,44 @@ TEST(Scheduler, LogitsAreWantedForTheLastChunkOnly) {
   for (const bool sample : {false, false, true, true}) {
     const ScheduledStep step = bench.Step();
     EXPECT_EQ(step.plan.sequences[0].sample, sample);
-    EXPECT_EQ(step.plan.sequences[0].gather, GatherLogits::kNone);
+    EXPECT_FALSE(step.plan.sequences[0].gather);
+    EXPECT_EQ(step.plan.sequences[0].score, ScoredTokens::kNone);
   }
   EXPECT_EQ(bench.scheduler.running(), 0);
 }
 
-TEST(Scheduler, AsksForTheLogitsThatAreScored) {
+TEST(Scheduler, AsksForScoresOfAnswersAndPrompts) {
   for (const bool of_prompt : {false, true}) {
     const SchedulerOptions options = SmallOptions();
     Scheduler scheduler(options);
     testing::FakeRanks ranks(options);
-    EngineRequest request = Request(Tokens(3, 45), 3);
+    EngineRequest request = Request(Tokens(3, 95), 3);  // three chunks
     request.prompt_logprobs = of_prompt;
     if (!of_prompt) request.logprobs = 2;
     scheduler.Add(1, request);
     std::vector<int64_t> positions, expected;
-    for (int64_t p = of_prompt ? 1 : 45; p < (of_prompt ? 45 : 48); ++p) expected.push_back(p);
+    for (int64_t p = of_prompt ? 1 : 95; p < (of_prompt ? 95 : 98); ++p) expected.push_back(p);
+    std::vector<int32_t> scored_tokens;  // of the prompt
     while (scheduler.running() + scheduler.waiting() > 0) {
       const auto step = scheduler.Schedule();
       ASSERT_TRUE(step.has_value());
       const StepResult result = ranks.Execute(*step);
+      for (const SequenceWork& work : step->plan.sequences) {
+        EXPECT_FALSE(work.gather);
+        EXPECT_EQ(work.top, of_prompt || work.score_rows() == 0 ? 0 : 2);
+        if (work.score != ScoredTokens::kAll) continue;
+        scored_tokens.insert(scored_tokens.end(), work.tokens.begin() + 1, work.tokens.end());
+        if (!work.sample) scored_tokens.push_back(work.next_token);
+      }
       for (const RequestEvent& event : scheduler.Commit(*step, result)) {
-        EXPECT_EQ(event.best_logprobs, of_prompt ? 0 : 2);
         EXPECT_TRUE(event.logits.empty());
-        for (const ScoredToken& scored : event.scored) {
-          EXPECT_EQ(scored.logits.size(), 50U);
-          positions.push_back(scored.position);
-          if (scored.position < 45) {
-            EXPECT_EQ(scored.token, request.prompt[static_cast<size_t>(scored.position)]);
-          }
-        }
+        for (const ScoredToken& scored : event.scored) positions.push_back(scored.position);
       }
     }
     EXPECT_EQ(positions, expected);
+    EXPECT_EQ(scored_tokens, of_prompt
+                                 ? std::vector(request.prompt.begin() + 1, request.prompt.end())
+                                 : std::vector<int32_t>());
   }
 }
 
@@ -372,7 +377,7 @@ TEST(SlotTable, RefusesPlansThatDoNotFitAndKeepsItsState) {
                      .drafts = {},
                      .table_changes = {{{.index = 0, .block = 4}}, {{.index = 0, .block = 0}}},
                      .sample = true,
-                     .gather = GatherLogits::kNone}};
+                     .score = ScoredTokens::kNone}};
   {
     SlotTable slots = table();
     EXPECT_TRUE(slots.Apply(good).ok());

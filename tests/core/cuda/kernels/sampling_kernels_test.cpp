@@ -4,6 +4,7 @@
 
 #include <limits>
 
+#include "core/sampling/logprobs.h"
 #include "core/sampling/sampler.h"
 #include "core/sampling/token_choice.h"
 #include "tests/core/cuda/gpu.h"
@@ -107,7 +108,7 @@ TEST(LaunchSelectCandidates, AnEmptyShardGivesPadding) {
   }
 }
 
-TEST(LaunchSumBlocks, AddsInTheOrderOfTheCpu) {
+TEST(LaunchSumBlocks, AddsInTheOrdersOfTheCpu) {
   constexpr size_t kColumns = 5000;
   CudaMemory memory;
   std::vector<float> logits = RandomLogits(3 * kColumns, 4);
@@ -119,15 +120,41 @@ TEST(LaunchSumBlocks, AddsInTheOrderOfTheCpu) {
                                        {.row = 1, .softmax = {3.4e38F, 1e-30F, 0.0F}}};
   const OnGpu<float> values(memory, logits);
   const OnGpu<SummedRow> on_gpu(memory, rows);
-  const OnGpu<double> out(memory, 12);
-  LaunchSumBlocks(memory.stream(), {values.data(), kColumns, 0}, on_gpu.data(), 3, 77, 4,
-                  out.data());
-  const std::vector<double> found = out.Read();
-  for (size_t i = 0; i < found.size(); ++i) {
-    const SummedRow& row = rows[i / 4];
-    const size_t first = static_cast<size_t>(row.row) * kColumns + 77 + i % 4 * 1024;
-    EXPECT_EQ(found[i], SumOfBlock(std::span(logits).subspan(first, 1024), row.softmax)) << i;
+  std::vector<double> in_other_order;
+  for (const SumOrder order : {SumOrder::kRows, SumOrder::kLanes}) {
+    const OnGpu<double> out(memory, 12);
+    LaunchSumBlocks(memory.stream(), {values.data(), kColumns, 0}, on_gpu.data(), 3, order, 77, 4,
+                    out.data());
+    const std::vector<double> found = out.Read();
+    for (size_t i = 0; i < found.size(); ++i) {
+      const SummedRow& row = rows[i / 4];
+      const size_t first = static_cast<size_t>(row.row) * kColumns + 77 + i % 4 * 1024;
+      const auto block = std::span(logits).subspan(first, 1024);
+      EXPECT_EQ(found[i], order == SumOrder::kRows ? SumOfBlock(block, row.softmax)
+                                                   : SumInLanes(block, row.softmax))
+          << i;
+    }
+    EXPECT_NE(found, in_other_order);
+    in_other_order = found;
   }
+}
+
+TEST(LaunchKeep, AndRestoreBringLogitsBack) {
+  CudaMemory memory;
+  const std::vector<float> logits = RandomLogits(900, 6);
+  const OnGpu<float> values(memory, logits);
+  std::vector<int64_t> places;
+  for (int64_t i = 0; i < 300; ++i) places.push_back(3 * i);
+  const OnGpu<int64_t> on_gpu(memory, places);
+  const OnGpu<float> kept(memory, 300);
+  LaunchKeep(memory.stream(), on_gpu.data(), 300, values.data(), kept.data());
+  std::vector<LogitChange> changes;
+  for (const int64_t place : places) changes.push_back({place, 1.5F});
+  const OnGpu<LogitChange> changes_on_gpu(memory, changes);
+  LaunchPenalize(memory.stream(), changes_on_gpu.data(), 300, values.data());
+  EXPECT_NE(values.Read(), logits);
+  LaunchRestore(memory.stream(), on_gpu.data(), kept.data(), 300, values.data());
+  EXPECT_TRUE(testing::SameBits(values.Read(), logits));
 }
 
 TEST(LaunchAddBiases, AddsThoseOfOneLogitInOrder) {
