@@ -37,7 +37,7 @@ absl::Status ConversationStore::Hold() {
 
 absl::Status ConversationStore::KeepWitness() {
   if (witness_ == nullptr) return absl::OkStatus();  // the next write makes one
-  const absl::Status status = witness_->CheckInPlace();
+  absl::Status status = witness_->CheckInPlace();
   if (!absl::IsDataLoss(status)) return status;
   const std::string path = WitnessPath(options_.folder);
   std::string aside;
@@ -92,7 +92,7 @@ absl::Status ConversationStore::GoOnBehind(rocksdb::DB& db) {
 
 absl::Status ConversationStore::OpenAgain() {
   TANDEM_ASSIGN_OR_RETURN(auto opened, kv_store::OpenInPlace(options_.folder));
-  const absl::Status status = GoOnBehind(*opened);
+  absl::Status status = GoOnBehind(*opened);
   if (status.ok()) {
     db_ = std::move(opened);
   } else {
@@ -110,7 +110,7 @@ absl::Status ConversationStore::WriteAnew(const absl::Status& why) {
   TANDEM_RETURN_IF_ERROR(KeepWitness());
   if (happened_.empty()) happened_ = Message(why);
   TANDEM_RETURN_IF_ERROR(kv_store::PutInPlace(options_.folder, rescued_, db_, aside_));
-  const absl::Status status = GoOnBehind(*db_);
+  absl::Status status = GoOnBehind(*db_);
   if (!status.ok()) kv_store::CloseGently(std::move(db_));
   return status;
 }

@@ -124,6 +124,7 @@ bool TrialSurvives(const std::vector<std::string>& trial) {
   std::vector<std::string> words{kThisProgram, kTrialCommand};
   words.insert(words.end(), trial.begin(), trial.end());
   std::vector<char*> pointers;
+  pointers.reserve(words.size() + 1);
   for (std::string& word : words) pointers.push_back(word.data());
   pointers.push_back(nullptr);
   const SpawnSetting setting;
