@@ -17,7 +17,7 @@ inline constexpr int32_t kSumRows = 1024;  // vocabulary rows of a block of sums
 inline constexpr int32_t kSumLanes = 16;   // sums that SumOrder::kLanes begins with
 
 /// In which order the weights of a block of sums are added: row after row; or, as those of
-/// log-probabilities are (logprobs.h), rows with the same number mod kSumLanes first.
+/// log-probabilities are (lane_sums.h), rows with the same number mod kSumLanes first.
 enum class SumOrder : uint8_t { kRows, kLanes };
 
 /// A token that may be chosen.

@@ -10,18 +10,13 @@
 
 namespace tandem::core {
 
-/// The sum of weights of a block of kSumRows vocabulary rows, or of its first ones, in the order of
-/// log-probabilities: 16 sums of the rows with the same number mod 16, ascending, then folded i
-/// with i + 8, 4, 2, 1.
-double SumInLanes(std::span<const float> logits, const Softmax& softmax);
-
 /// Log-probabilities of the token of each row and of its likeliest ones (all, if the vocabulary has
 /// fewer), the same bits on every rank and processor, and for every cut of the vocabulary.
 ///
 /// In detail: logprob = (x - max) - log(sum of exp(x - max)), all in double but exp, which is
 /// float32 of a float32 difference, and rounded to float32 once (the lowest one where it is below
-/// that). A sum over the vocabulary goes by blocks of 1024 rows, each as SumInLanes has it; then
-/// the blocks in order (numerics.md, rules 5 and 7).
+/// that). A sum over the vocabulary goes by blocks of 1024 rows, each as SumInLanes (lane_sums.h)
+/// has it; then the blocks in order (numerics.md, rules 5 and 7).
 ///
 /// Two gathers: of the likeliest tokens and the asked-for one, and of the sums of blocks, with the
 /// logits of those that shards cut. Without rows no collective is called. out: [rows.size()].

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "core/sampling/logprobs.h"
+#include "core/sampling/lane_sums.h"
 #include "core/sampling/sampler.h"
 #include "core/sampling/token_choice.h"
 

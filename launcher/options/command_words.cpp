@@ -36,7 +36,7 @@ std::string ShortName(const OptionRow& row) {
 }  // namespace
 
 std::string TypedName(const OptionRow& row, const std::vector<std::string>& words) {
-  const std::string short_name = ShortName(row);
+  std::string short_name = ShortName(row);
   for (const std::string& word : words) {
     if (word.substr(0, word.find('=')) == row.flag()) return row.flag();
     if (!short_name.empty() && word.starts_with(short_name)) return short_name;

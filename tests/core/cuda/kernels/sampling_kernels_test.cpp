@@ -4,7 +4,7 @@
 
 #include <limits>
 
-#include "core/sampling/logprobs.h"
+#include "core/sampling/lane_sums.h"
 #include "core/sampling/sampler.h"
 #include "core/sampling/token_choice.h"
 #include "tests/core/cuda/gpu.h"
