@@ -15,6 +15,7 @@ std::vector<SparseChunk> ChunksOf(const std::vector<SparseSight>& tokens) {
   std::sort(seen.begin(), seen.end());
   seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
   std::vector<SparseChunk> chunks;
+  chunks.reserve(seen.size());
   for (const int32_t chunk : seen) chunks.push_back({.chunk = chunk});
   constexpr int32_t kPages = kChunkTokens / kPageTokens;
   for (size_t t = 0; t < tokens.size(); ++t) {
