@@ -176,6 +176,9 @@ void ConversationWriter::WriteLoop() {
   if (!backlog.empty()) {
     spdlog::error("{}: {} changes of conversations could not be written and are lost",
                   options_.directory, backlog.size());
+  } else if (!trouble_.ok()) {
+    spdlog::error("{}: what was said may be lost, since it is not where the next server looks: {}",
+                  options_.directory, Message(trouble_));
   }
   writer_ended_ = true;
   lock.Unlock();

@@ -311,6 +311,44 @@ TEST(ConversationInPlace, WhatCannotBeWrittenAnewIsToldAndTriedAgain) {
   EXPECT_TRUE(fs::is_empty(kept.temporary.path() + "/mine"));
 }
 
+TEST(ConversationInPlace, WhoEndsMeanwhileLeavesOneDatabaseOrTheOther) {
+  DisturbedWriter kept;
+  kept.Open();
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(kept.Say("c").ok());
+  kept.writer.reset();
+  // Half of it was written.
+  fs::copy(kept.folder(), kept.folder() + ".unfinished");
+  fs::remove(kept.folder() + ".unfinished/CURRENT");
+  kept.ExpectAllThere();
+  kept.writer.reset();
+  EXPECT_FALSE(fs::exists(kept.folder() + ".unfinished"));
+  // All of it was, and nothing was in its place.
+  fs::rename(kept.folder(), kept.folder() + ".new");
+  fs::create_directory(kept.folder() + ".unfinished");
+  kept.ExpectAllThere();
+  EXPECT_FALSE(fs::exists(kept.folder() + ".new"));
+}
+
+TEST(ConversationInPlace, TablesThatAreCutAreTold) {
+  DisturbedWriter kept;
+  kept.Open();
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(kept.Say("c").ok());
+  kept.ExpectAllThere();  // and in tables then
+  for (const auto& entry : fs::directory_iterator(kept.folder())) {
+    if (entry.path().extension() == ".sst") fs::resize_file(entry.path(), 20);
+  }
+  // What is read of them may be in memory.
+  if (kept.Say("c").ok()) {
+    kept.ExpectAllThere();
+    return;
+  }
+  EXPECT_THAT(kept.writer->Status().trouble, HasSubstr("which tells what is lost"));
+  EXPECT_FALSE(kept.Say("d").ok());
+  const FoundConversations found = kept.Open();
+  EXPECT_THAT(found.damage, HasSubstr(kept.folder()));
+  EXPECT_EQ(found.damaged(), 1);
+}
+
 TEST(ConversationInPlace, ThatWasPutThereIsNotTouched) {
   DisturbedWriter kept;
   kept.Open();
