@@ -329,6 +329,31 @@ TEST(ConversationInPlace, WhoEndsMeanwhileLeavesOneDatabaseOrTheOther) {
   EXPECT_FALSE(fs::exists(kept.folder() + ".new"));
 }
 
+TEST(ConversationInPlace, NothingIsToldWhereNobodyDisturbs) {
+  DisturbedWriter kept;
+  kept.look = milliseconds(1);
+  kept.Open();
+  // So much that tables are written and merged meanwhile, and files come and go.
+  for (int i = 0; i < 200; ++i) {
+    const std::string id = fmt::format("c{}", i % 7);
+    ConversationDelta delta;
+    delta.messages.push_back(
+        {"user", std::string(size_t{1} << 18, static_cast<char>('a' + i % 26))});
+    kept.said[id].messages.push_back(delta.messages[0]);
+    std::promise<absl::Status> told;
+    kept.writer->Append({"", id}, std::move(delta), {},
+                        [&](absl::Status status) { told.set_value(std::move(status)); });
+    ASSERT_EQ(told.get_future().get(), absl::OkStatus());
+    if (i % 20 == 19) {
+      ASSERT_EQ(kept.Erase(id), absl::OkStatus());
+    }
+  }
+  const ConversationLogStatus status = kept.writer->Status();
+  EXPECT_EQ(status.damage, "");
+  EXPECT_EQ(status.trouble, "");
+  kept.ExpectAllThere();
+}
+
 TEST(ConversationInPlace, TablesThatAreCutAreTold) {
   DisturbedWriter kept;
   kept.Open();
