@@ -155,7 +155,7 @@ absl::Status ConversationStore::Recover() {
   // What is open is read again.
   if (db_ != nullptr) rescued_.clear();
   if (placed.ok()) {
-    watch_ = kv_store::DatabaseWatch(options_.folder);
+    watch_ = kv_store::DatabaseWatch(options_.folder, *db_);
     TellWhatHappened();
   }
   return placed;

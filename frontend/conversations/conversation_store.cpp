@@ -51,7 +51,10 @@ absl::Status ReadFrom(rocksdb::DB& db, char kind, std::vector<PlacedRecord>& rec
 
 ConversationStore::ConversationStore(Options options, std::unique_ptr<rocksdb::DB> db,
                                      ConversationPlaces places)
-    : options_(std::move(options)), places_(places), db_(std::move(db)), watch_(options_.folder) {}
+    : options_(std::move(options)),
+      places_(places),
+      db_(std::move(db)),
+      watch_(options_.folder, *db_) {}
 
 WitnessSlot ConversationStore::SlotOf(const std::string& prefix,
                                       const ConversationState& state) const {

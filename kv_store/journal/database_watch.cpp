@@ -2,7 +2,7 @@
 
 #include <rocksdb/db.h>
 
-#include <set>
+#include <map>
 #include <utility>
 #include <vector>
 
@@ -22,23 +22,26 @@ absl::Status IsNotOurs(const std::string& path, std::string_view what) {
 std::string NameIn(const std::string& path) { return path.substr(path.find_first_not_of('/')); }
 
 bool IsManifest(std::string_view name) { return name.starts_with("MANIFEST-"); }
+bool IsTable(std::string_view name) { return name.ends_with(".sst"); }
 
 }  // namespace
 
-DatabaseWatch::DatabaseWatch(std::string folder) : folder_(std::move(folder)) {
+DatabaseWatch::DatabaseWatch(std::string folder, rocksdb::DB& db) : folder_(std::move(folder)) {
   if (const auto facts = FactsAt(folder_); facts.ok()) at_ = *facts;
+  std::string wrong;
+  static_cast<void>(CheckFiles(db, wrong));  // notes what there is
 }
 
-absl::Status DatabaseWatch::CheckFile(const std::string& name, bool grows) {
+absl::Status DatabaseWatch::CheckFile(const std::string& name, uint64_t least) {
   const std::string path = folder_ + "/" + name;
   const auto now = FactsAt(path);
   if (absl::IsNotFound(now.status())) return IsNotOurs(path, "is gone");
   TANDEM_RETURN_IF_ERROR(now.status());
-  const auto [entry, is_new] = seen_.try_emplace(name, *now);
-  FileFacts& before = entry->second;
+  FileFacts& before = seen_.try_emplace(name, *now).first->second;
   if (!before.IsSameFile(*now)) return IsNotOurs(path, "was replaced");
-  if (now->bytes < before.bytes) return IsNotOurs(path, "was cut");
-  if (!grows && now->bytes != before.bytes) return IsNotOurs(path, "was written to");
+  const auto bytes = static_cast<uint64_t>(now->bytes);
+  if (now->bytes < before.bytes || bytes < least) return IsNotOurs(path, "was cut");
+  if (IsTable(name) && bytes > least) return IsNotOurs(path, "was written to");
   before = *now;
   return absl::OkStatus();
 }
@@ -48,23 +51,25 @@ absl::Status DatabaseWatch::CheckFiles(rocksdb::DB& db, std::string& wrong) {
   uint64_t manifest_bytes = 0;
   const rocksdb::Status listed = db.GetLiveFiles(live, &manifest_bytes, /*flush_memtable=*/false);
   TANDEM_RETURN_IF_ERROR(FromDatabase(listed, "asking which files there are in " + folder_));
+  std::map<std::string, uint64_t> files;  // and bytes that they have for sure
   std::string manifest;
-  std::set<std::string> names;
   for (const std::string& path : live) {
-    const std::string name = NameIn(path);
-    if (IsManifest(name)) manifest = name;
-    if (IsManifest(name) || name.ends_with(".sst")) names.insert(name);
+    if (IsManifest(NameIn(path))) manifest = NameIn(path);
   }
+  files[manifest] = manifest_bytes;
+  std::vector<rocksdb::LiveFileMetaData> tables;
+  db.GetLiveFilesMetaData(&tables);
+  for (const auto& table : tables) files[NameIn(table.name)] = table.size;
   wrong = "its log";
   std::unique_ptr<rocksdb::LogFile> log;
   const rocksdb::Status found = db.GetCurrentWalFile(&log);
   if (found.IsPathNotFound() || found.IsNotFound()) return IsNotOurs(folder_, "has lost its log");
   TANDEM_RETURN_IF_ERROR(FromDatabase(found, "asking for the log of " + folder_));
-  names.insert(NameIn(log->PathName()));
-  std::erase_if(seen_, [&](const auto& one) { return !names.contains(one.first); });
-  for (const std::string& name : names) {
+  files[NameIn(log->PathName())] = 0;
+  std::erase_if(seen_, [&](const auto& one) { return !files.contains(one.first); });
+  for (const auto& [name, least] : files) {
     wrong = name;
-    TANDEM_RETURN_IF_ERROR(CheckFile(name, /*grows=*/!name.ends_with(".sst")));
+    TANDEM_RETURN_IF_ERROR(CheckFile(name, least));
   }
   // RocksDB replaces it, too.
   wrong = kCurrent;

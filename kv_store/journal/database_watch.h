@@ -22,8 +22,8 @@ namespace tandem::kv_store {
 /// Thread safety: none; other threads may use the database.
 class DatabaseWatch {
  public:
-  /// Of a database that was just opened.
-  explicit DatabaseWatch(std::string folder);
+  /// Of a database that was just opened in the folder.
+  DatabaseWatch(std::string folder, rocksdb::DB& db);
 
   /// kDataLoss, saying which is gone, replaced or cut; kUnavailable if that cannot be known.
   absl::Status Check(rocksdb::DB& db);
@@ -31,8 +31,9 @@ class DatabaseWatch {
  private:
   /// Of the files that there are now. `wrong`: which one is.
   absl::Status CheckFiles(rocksdb::DB& db, std::string& wrong);
-  /// `grows`: what is in it may get more, and never less.
-  absl::Status CheckFile(const std::string& name, bool grows);
+  /// `least`: bytes that it has for sure. What is in a table stays as it is, in others it may get
+  /// more.
+  absl::Status CheckFile(const std::string& name, uint64_t least);
 
   std::string folder_;
   std::optional<FileFacts> at_;            // the folder; nothing: it was gone already

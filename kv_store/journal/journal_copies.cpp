@@ -82,7 +82,8 @@ absl::StatusOr<JournalCopies::Copy*> JournalCopies::Open(const StateId& state) {
   TANDEM_RETURN_IF_ERROR(MakeWayInFolder(folder).status());
   TANDEM_ASSIGN_OR_RETURN(CheckedDatabase checked, OpenCheckedDatabase(folder));
   if (checked.strangers) TANDEM_RETURN_IF_ERROR(Renew(state, checked));
-  Copy copy{.db = std::move(checked.db), .watch = DatabaseWatch(folder), .position = {}};
+  DatabaseWatch watch(folder, *checked.db);
+  Copy copy{.db = std::move(checked.db), .watch = std::move(watch), .position = {}};
   std::string record;
   const rocksdb::Status got = copy.db->Get({}, rocksdb::Slice(kPositionPlace), &record);
   if (got.IsNotFound()) {
