@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <cerrno>
+#include <filesystem>
 
 #include "core/base/errno_text.h"
 
@@ -33,6 +34,17 @@ absl::StatusOr<FileFacts> FactsOfOpen(int file, const std::string& path) {
   struct stat facts {};
   if (fstat(file, &facts) != 0) return LookError(path, errno);
   return FactsIn(facts);
+}
+
+std::vector<FileFacts> FactsOfOpenFiles() {
+  std::vector<FileFacts> all;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry("/proc/self/fd", error), end;
+       !error && entry != end; entry.increment(error)) {
+    struct stat facts {};
+    if (stat(entry->path().c_str(), &facts) == 0) all.push_back(FactsIn(facts));
+  }
+  return all;
 }
 
 }  // namespace tandem::kv_store

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "core/base/status.h"
 
@@ -23,5 +24,8 @@ struct FileFacts {
 absl::StatusOr<FileFacts> FactsAt(const std::string& path);
 /// Of an open file; `path`: for the error. kUnavailable.
 absl::StatusOr<FileFacts> FactsOfOpen(int file, const std::string& path);
+
+/// Of all files that this process has open, whatever their names are now.
+std::vector<FileFacts> FactsOfOpenFiles();
 
 }  // namespace tandem::kv_store

@@ -2,6 +2,7 @@
 
 #include <rocksdb/db.h>
 
+#include <algorithm>
 #include <map>
 #include <utility>
 #include <vector>
@@ -37,6 +38,11 @@ absl::Status DatabaseWatch::CheckFile(const std::string& name, uint64_t least) {
   const auto now = FactsAt(path);
   if (absl::IsNotFound(now.status())) return IsNotOurs(path, "is gone");
   TANDEM_RETURN_IF_ERROR(now.status());
+  if (!seen_.contains(name)) {
+    if (open_.empty()) open_ = FactsOfOpenFiles();
+    const auto is_it = [&](const FileFacts& open) { return open.IsSameFile(*now); };
+    if (std::none_of(open_.begin(), open_.end(), is_it)) return IsNotOurs(path, "was replaced");
+  }
   FileFacts& before = seen_.try_emplace(name, *now).first->second;
   if (!before.IsSameFile(*now)) return IsNotOurs(path, "was replaced");
   const auto bytes = static_cast<uint64_t>(now->bytes);
@@ -47,6 +53,7 @@ absl::Status DatabaseWatch::CheckFile(const std::string& name, uint64_t least) {
 }
 
 absl::Status DatabaseWatch::CheckFiles(rocksdb::DB& db, std::string& wrong) {
+  open_.clear();
   std::vector<std::string> live;
   uint64_t manifest_bytes = 0;
   const rocksdb::Status listed = db.GetLiveFiles(live, &manifest_bytes, /*flush_memtable=*/false);

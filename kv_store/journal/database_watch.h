@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/base/status.h"
 #include "kv_store/base/file_facts.h"
@@ -18,8 +19,10 @@ namespace tandem::kv_store {
 /// replaces them takes them from the next process, and RocksDB goes on with open files as if
 /// nothing were.
 ///
-/// A look costs a few system calls. A file that is changed in place, and not cut, is not noticed.
-/// Thread safety: none; other threads may use the database.
+/// A file that is seen for the first time is the database's own if this process has it open,
+/// whatever has that name: logs and tables are made between two looks, too. A look costs a few
+/// system calls. A file that is changed in place, and not cut, is not noticed. Thread safety: none;
+/// other threads may use the database.
 class DatabaseWatch {
  public:
   /// Of a database that was just opened in the folder.
@@ -37,6 +40,7 @@ class DatabaseWatch {
 
   std::string folder_;
   std::optional<FileFacts> at_;            // the folder; nothing: it was gone already
+  std::vector<FileFacts> open_;            // of this look; empty: not asked yet
   std::map<std::string, FileFacts> seen_;  // files, by name, as they were when they were seen last
 };
 
