@@ -333,7 +333,8 @@ Rows RowsOf(PlanCommandOptions& o) {
           "with --device cuda: memory of the KV cache a rank (default: what --max-running "
           "sequences "
           "of 8192 tokens, or of the model's context, take)"),
-      Row("--kv-dtype", {&o.model.kv_dtype}, "KV cache: f16 or f32 (default f16)"),
+      Row("--kv-dtype", {&o.model.kv_dtype}, "KV cache: f16, f32 or f8 (default f16)"),
+      Row("--no-exact", {&o.model.no_exact}, "with --device cuda: what fast mode needs besides"),
       AttentionRow(o.model.attention),
       Row("--prefill-chunk", {&o.model.prefill_chunk, {1, kMostSteps}},
           "prompt tokens computed in one step"),

@@ -115,6 +115,10 @@ def test_plan_tells_what_gpus_must_hold_without_any(tiny):
         gpu = rank["gpu_bytes"]
         assert gpu["total"] == gpu["weights"] + gpu["kv_cache"] + gpu["step"] + gpu["reserve"]
         assert 0 < gpu["kv_cache"] <= 1 << 20 and gpu["weights"] > rank["bytes"]["total"] * 0.9
+    fast = run([TANDEM, "plan", tiny, "-n", 2, "--device", "cuda", "--no-exact", "--json", "--kv-memory", "1MiB"])
+    assert fast.returncode == 0, fast.stderr
+    for slow, rank in zip(json.loads(result.stdout)["ranks"], json.loads(fast.stdout)["ranks"]):
+        assert rank["gpu_bytes"]["step"] >= slow["gpu_bytes"]["step"] + (32 << 20)  # what cuBLASLt works in
 
 
 def test_modes_and_what_is_refused_by_name(tiny):
