@@ -45,7 +45,7 @@ std::vector<HeadRun> HeadRuns(const ModelConfig& config, const Shard& shard) {
 }
 
 // Steps of more tokens are not launched fast enough to be worth a graph.
-constexpr int64_t kMostGraphTokens = 64;
+constexpr size_t kMostGraphTokens = 64;
 
 /// So many chunks of attention that steps of neighbouring positions have the same number: chunks
 /// that no token sees cost a block that ends at once.
@@ -127,8 +127,9 @@ void CudaOperations::BeginStep(const Batch& batch) {
 std::optional<StepShape> CudaOperations::ShapeOfStep() const {
   // What each token of sparse attention sees lies elsewhere in each step.
   if (sparse_step_ != nullptr) return std::nullopt;
-  const auto tokens = static_cast<int64_t>(step_.positions().size());
-  if (!options_.graphs || tokens == 0 || tokens > kMostGraphTokens) return std::nullopt;
+  const size_t count = step_.positions().size();
+  if (!options_.graphs || count == 0 || count > kMostGraphTokens) return std::nullopt;
+  const auto tokens = static_cast<int64_t>(count);
   StepShape shape{
       .tokens = tokens, .logit_rows = logit_rows_, .neighbours = step_.neighbours(), .chunks = {}};
   for (const int window : windows_) {
@@ -270,7 +271,8 @@ CudaOperations::Chunks CudaOperations::ChunksOf(int64_t first_token, int64_t tok
   }
   const int64_t first_chunk = first / kChunkTokens;
   const int64_t chunks = last / kChunkTokens - first_chunk + 1;
-  return {first_chunk, options_.graphs ? RoundedChunks(chunks) : chunks};
+  const bool may_be_graph = options_.graphs && step_.positions().size() <= kMostGraphTokens;
+  return {first_chunk, may_be_graph ? RoundedChunks(chunks) : chunks};
 }
 
 int64_t CudaOperations::ChunkFloats(int64_t chunks) const {

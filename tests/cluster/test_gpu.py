@@ -30,6 +30,20 @@ def tokens(result):
     return json.loads(result.stdout)["tokens"]
 
 
+def frames_of(server, **request):
+    """All frames that answer a request."""
+    client = zmq.Context.instance().socket(zmq.DEALER)
+    client.linger = 0
+    client.connect(server.endpoint)
+    client.send(json.dumps({"v": 1, "id": "r", **request}).encode())
+    frames = []
+    while not frames or frames[-1]["type"] not in ("done", "error"):
+        assert client.poll(60000), frames
+        frames.append(json.loads(client.recv()))
+    client.close()
+    return frames
+
+
 def test_each_rank_takes_a_gpu_and_the_answer_is_that_of_a_cpu(tiny):
     expected = tokens(emulated(tiny))
     assert tokens(emulated(tiny, "--device", "cuda")) == expected
@@ -71,16 +85,7 @@ def test_what_a_host_lacks_is_one_line(tiny, variables, reason):
 def test_a_gpu_that_fails_amid_an_answer(tiny, start_server, more, monkeypatch):
     monkeypatch.setenv("EMULATED_GPU_FAILURE", "6000")
     server = start_server(EMULATED, "serve", tiny, "--device", "cuda", "--listen", "tcp://127.0.0.1:*", *more)
-    client = zmq.Context.instance().socket(zmq.DEALER)
-    client.linger = 0
-    client.connect(server.endpoint)
-    client.send(json.dumps({"v": 1, "type": "complete", "id": "long", "max_tokens": 1500, "tokens": [1, 2, 3],
-                            "ignore_eos": True}).encode())
-    frames = []
-    while not frames or frames[-1]["type"] not in ("done", "error"):
-        assert client.poll(60000), frames
-        frames.append(json.loads(client.recv()))
-    client.close()
+    frames = frames_of(server, type="complete", max_tokens=1500, tokens=[1, 2, 3], ignore_eos=True)
     assert frames[0]["type"] != "error", frames
     assert frames[-1]["type"] == "error" and frames[-1]["code"] == "unavailable", frames[-1]
     words = f"CUDA on host {os.uname().nodename}, GPU 0 (Emulated GPU): "
@@ -161,16 +166,7 @@ def test_a_rank_that_stops_in_a_reduction_is_told_and_nothing_hangs(tiny, start_
     monkeypatch.setenv("EMULATED_GPUS", "2")
     server = start_server(EMULATED, "serve", tiny, "--device", "cuda", "--listen", "tcp://127.0.0.1:*", "-n", 2,
                           "--collective-timeout", 3)
-    client = zmq.Context.instance().socket(zmq.DEALER)
-    client.linger = 0
-    client.connect(server.endpoint)
-    client.send(json.dumps({"v": 1, "type": "complete", "id": "long", "max_tokens": 400, "tokens": [1, 2, 3],
-                            "ignore_eos": True}).encode())
-    frames = []
-    while not frames or frames[-1]["type"] not in ("done", "error"):
-        assert client.poll(60000), frames
-        frames.append(json.loads(client.recv()))
-    client.close()
+    frames = frames_of(server, type="complete", max_tokens=400, tokens=[1, 2, 3], ignore_eos=True)
     assert frames[-1]["type"] == "error" and frames[-1]["code"] == "unavailable", frames[-1]
     assert words in frames[-1]["message"], frames[-1]
     if fault == "EMULATED_NCCL_STALL":
@@ -185,17 +181,9 @@ def test_a_conversation_goes_from_cpus_to_gpus_and_back(tiny, start_server, tmp_
 
     def turn(state, number, *more):
         server = start_server(EMULATED, "serve", tiny, "--listen", "tcp://127.0.0.1:*", "--state", state, *more)
-        client = zmq.Context.instance().socket(zmq.DEALER)
-        client.linger = 0
-        client.connect(server.endpoint)
-        client.send(json.dumps({"v": 1, "type": "chat", "id": "t", "conversation": "c", "max_tokens": 70, "logprobs": 0,
-                                "ignore_eos": True, "messages": [{"role": "user", "content": f"turn {number}: " + "blue " * 20}],
-                                }).encode())
-        frame = {"type": ""}
-        while frame["type"] not in ("done", "error"):
-            assert client.poll(60000), frame
-            frame = json.loads(client.recv())
-        client.close()
+        message = {"role": "user", "content": f"turn {number}: " + "blue " * 20}
+        frame = frames_of(server, type="chat", conversation="c", max_tokens=70, logprobs=0, ignore_eos=True,
+                          messages=[message])[-1]
         server.stop()
         assert run([TANDEM, "agent", "stop", "--state", state]).returncode == 0
         assert frame["type"] == "done", frame

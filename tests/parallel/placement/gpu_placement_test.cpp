@@ -91,5 +91,26 @@ TEST(GpuPlacement, AllRanksAgree) {
   }
 }
 
+TEST(GpuPlacement, RanksOnCpusAndOnGpusAreNoJob) {
+  ThreadWorldOptions options;
+  options.hosts = {"n1", "n2"};
+  auto worlds = MakeThreadWorld(2, options);
+  std::vector<absl::StatusOr<GpuPlacement>> placements(2);
+  std::vector<std::thread> ranks;
+  for (size_t rank = 0; rank < 2; ++rank) {
+    ranks.emplace_back([&, rank] {
+      GpuWish wish{.wanted = rank == 0, .gpus = {}};
+      if (wish.wanted) wish.gpus = {"a"};
+      placements[rank] = AgreeOnGpus(*worlds[rank], wish, false);
+    });
+  }
+  for (std::thread& rank : ranks) rank.join();
+  for (const auto& placement : placements) {
+    EXPECT_EQ(placement.status().code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(Message(placement.status()),
+                HasSubstr("rank 1 on host n2 computes on a CPU, but rank 0 on host n1 on a GPU"));
+  }
+}
+
 }  // namespace
 }  // namespace tandem::parallel
