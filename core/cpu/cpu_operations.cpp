@@ -31,6 +31,10 @@ const PackedMatrix& MatrixOf(const Weight& weight) {
   return static_cast<const CpuWeight&>(weight).matrix();
 }
 
+NormRow OnHost(const Norm& norm) {
+  return {norm.kind, norm.epsilon, norm.weight.values(), norm.bias.values()};
+}
+
 PartialSumOutput OutputOf(PartialSums& out, int64_t partial_columns) {
   return {partial_columns, out.sums(), out.dim(), out.failed()};
 }
@@ -48,7 +52,9 @@ CpuOperations::CpuOperations(const ModelConfig& config, const Shard& shard,
       rope_(config.rope),
       local_rope_(config.local_rope),
       gated_(memory_, shard.ffn_columns.count),
-      total_(memory_, config.dim) {
+      embedded_position_(memory_, config.dim),
+      total_(memory_, config.dim),
+      slopes_(AlibiSlopes(config.alibi_max_bias, config.heads)) {
   if (config.attention.sparse()) sparse_.emplace(config.attention);
 }
 
@@ -88,35 +94,44 @@ void CpuOperations::BeginStep(const Batch& batch) {
   }
 }
 
-void CpuOperations::Embed(const MatrixSource& table, std::span<const int32_t> tokens, float scale,
-                          Tensor& out) {
+void CpuOperations::Embed(const EmbeddingTables& tables, std::span<const int32_t> tokens,
+                          float scale, Tensor& out) {
   out.SetRows(static_cast<int64_t>(tokens.size()));
-  const int64_t row_bytes = RowBytes(table.dtype, table.columns);
+  const auto read = [](const MatrixSource& table, int64_t row, std::span<float> to) {
+    Dequantize(table.dtype, table.data + row * RowBytes(table.dtype, table.columns), table.columns,
+               to.data());
+  };
+  const bool learned = tables.positions.rows > 0;
+  if (learned) embedded_position_.SetRows(out.rows());
   pool_.ParallelFor(out.rows(), [&](int64_t t, int) {
     const std::span<float> row = out.row(t);
-    Dequantize(table.dtype, table.data + tokens[static_cast<size_t>(t)] * row_bytes, table.columns,
-               row.data());
+    read(tables.tokens, tokens[static_cast<size_t>(t)], row);
     if (scale != 1.0F) {
       for (float& value : row) value *= scale;
     }
+    if (!learned) return;
+    const std::span<float> position = embedded_position_.row(t);
+    read(tables.positions, places_[static_cast<size_t>(t)].position, position);
+    AddInPlace(options_.isa, row, position);
   });
 }
 
-void CpuOperations::RmsNorm(const Tensor& x, const WeightVector& weight, float epsilon,
-                            Tensor& out) {
+void CpuOperations::Normalize(const Tensor& x, const Norm& norm, Tensor& out) {
   if (&out != &x) out.SetRows(x.rows());
+  const NormRow on_host = OnHost(norm);
   pool_.ParallelFor(x.rows(), [&](int64_t t, int) {
-    core::RmsNorm(options_.isa, x.row(t), weight.values(), epsilon, out.row(t));
+    core::Normalize(options_.isa, on_host, x.row(t), out.row(t));
   });
 }
 
-void CpuOperations::NormHeads(Tensor& x, const WeightVector& weight, float epsilon) {
-  const size_t n = weight.size();
+void CpuOperations::NormHeads(Tensor& x, const Norm& norm) {
+  const size_t n = norm.weight.size();
+  const NormRow on_host = OnHost(norm);
   pool_.ParallelFor(x.rows(), [&](int64_t t, int) {
     const std::span<float> row = x.row(t);
     for (size_t begin = 0; begin < row.size(); begin += n) {
       const std::span<float> head = row.subspan(begin, n);
-      core::RmsNorm(options_.isa, head, weight.values(), epsilon, head);
+      core::Normalize(options_.isa, on_host, head, head);
     }
   });
 }
@@ -194,7 +209,7 @@ void CpuOperations::Attend(const AttentionLayer& layer, const Tensor& query, con
       for (int64_t head = heads.begin; head < heads.end(); ++head) {
         const int64_t begin = head * config_.head_dim;
         queries[count++] = {query.row(t).data() + begin, out.row(t).data() + begin,
-                            places_[static_cast<size_t>(t)].position};
+                            places_[static_cast<size_t>(t)].position, SlopeOf(head)};
         if (count < queries.size()) continue;
         attend(std::span<const AttentionQuery>(queries), pages);
         count = 0;
@@ -237,11 +252,17 @@ void CpuOperations::LinearPartialSums(const Weight& weight, const Tensor& x,
                           pool_);
 }
 
-void CpuOperations::GatedLinearPartialSums(const Tensor& x, const GatedFeedForward& block,
+void CpuOperations::FeedForwardPartialSums(const Tensor& x, const FeedForwardBlock& block,
                                            PartialSums& out) {
+  if (block.gate == nullptr) {
+    Linear(x, {{&block.up, &block.up_bias, &gated_}});
+    pool_.ParallelFor(gated_.rows(),
+                      [&](int64_t t, int) { Activate(options_.isa, block.kind, gated_.row(t)); });
+    return LinearPartialSums(block.down, gated_, block.partial_columns, out);
+  }
   const auto product = PhaseScope::Product(phases_);
   out.SetTokens(x.rows());
-  const GatedPair pair{block.kind, MatrixOf(block.gate), MatrixOf(block.up)};
+  const GatedPair pair{block.kind, MatrixOf(*block.gate), MatrixOf(block.up)};
   const PackedMatrix& down_matrix = MatrixOf(block.down);
   Quantize(x, pair.gate.quantized() || pair.up.quantized());
   const Activations* gated = &gated_codes_;
@@ -264,14 +285,15 @@ absl::Status CpuOperations::AllReduce(PartialSums& sums, Collective& collective,
 }
 
 void CpuOperations::AddPartialSums(const PartialSums& sums, const WeightVector& bias,
-                                   const WeightVector& post_norm, float epsilon, Tensor& x) {
+                                   const Norm& post_norm, Tensor& x) {
   total_.SetRows(x.rows());
+  const NormRow on_host = OnHost(post_norm);
   pool_.ParallelFor(x.rows(), [&](int64_t t, int) {
     const std::span<const int64_t> row(sums.sums() + t * sums.dim(),
                                        static_cast<size_t>(sums.dim()));
     PartialSumsToFloat(options_.isa, row, bias.values(), total_.row(t));
     if (!post_norm.empty()) {
-      core::RmsNorm(options_.isa, total_.row(t), post_norm.values(), epsilon, total_.row(t));
+      core::Normalize(options_.isa, on_host, total_.row(t), total_.row(t));
     }
     AddInPlace(options_.isa, x.row(t), total_.row(t));
     if (sums.failed()[t] != 0) token_failed_[static_cast<size_t>(t)] = 1;

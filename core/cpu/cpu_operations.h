@@ -37,10 +37,10 @@ class CpuOperations final : public Operations {
   absl::StatusOr<std::unique_ptr<Weight>> Pack(const MatrixSource& source, Range rows,
                                                Range columns) override;
   void BeginStep(const Batch& batch) override;
-  void Embed(const MatrixSource& table, std::span<const int32_t> tokens, float scale,
+  void Embed(const EmbeddingTables& tables, std::span<const int32_t> tokens, float scale,
              Tensor& out) override;
-  void RmsNorm(const Tensor& x, const WeightVector& weight, float epsilon, Tensor& out) override;
-  void NormHeads(Tensor& x, const WeightVector& weight, float epsilon) override;
+  void Normalize(const Tensor& x, const Norm& norm, Tensor& out) override;
+  void NormHeads(Tensor& x, const Norm& norm) override;
   void Linear(const Tensor& x, std::initializer_list<Projection> projections) override;
   void RotateAndStore(const AttentionLayer& layer, Tensor& query, Tensor& key, const Tensor& value,
                       const KvView& cache) override;
@@ -48,12 +48,12 @@ class CpuOperations final : public Operations {
               Tensor& out) override;
   void LinearPartialSums(const Weight& weight, const Tensor& x, int64_t partial_columns,
                          PartialSums& out) override;
-  void GatedLinearPartialSums(const Tensor& x, const GatedFeedForward& block,
+  void FeedForwardPartialSums(const Tensor& x, const FeedForwardBlock& block,
                               PartialSums& out) override;
   absl::Status AllReduce(PartialSums& sums, Collective& collective,
                          const StepPhase& phase) override;
-  void AddPartialSums(const PartialSums& sums, const WeightVector& bias,
-                      const WeightVector& post_norm, float epsilon, Tensor& x) override;
+  void AddPartialSums(const PartialSums& sums, const WeightVector& bias, const Norm& post_norm,
+                      Tensor& x) override;
   void SelectRows(const Tensor& x, std::span<const int32_t> rows, Tensor& out) override;
   absl::Status Sample(Tensor& logits, Range vocab_rows, std::span<const SampleRow> rows,
                       Collective& collective, const StepPhase& phase,
@@ -81,6 +81,9 @@ class CpuOperations final : public Operations {
   const RopeTable& rope(const AttentionLayer& layer) const {
     return layer.local_rope ? local_rope_ : rope_;
   }
+  float SlopeOf(int64_t head) const {
+    return slopes_.empty() ? 0.0F : slopes_[static_cast<size_t>(shard_.query_heads.begin + head)];
+  }
   /// The rank's query heads that its KV head serves (both counted within the rank).
   Range QueryHeadsOf(int kv_head) const;
 
@@ -95,10 +98,12 @@ class CpuOperations final : public Operations {
   RopeTable local_rope_;
   Activations activations_;
   Activations gated_codes_;
-  Tensor gated_;  // [tokens, columns of `down`], where `down` multiplies floats
+  Tensor gated_;  // [tokens, columns of `down`], where `down` multiplies floats or nothing gates
+  Tensor embedded_position_;  // [tokens, dim]
   AttentionByChunks by_chunks_;
   std::optional<SparseAttention> sparse_;  // only where the model's attention is
   Tensor total_;                           // [tokens, dim] a reduced sum on its way to the residual
+  std::vector<float> slopes_;              // [heads of the model] of ALiBi, or empty
   std::vector<TokenPlace> places_;         // [tokens of the step]
   std::vector<TokenRun> runs_;             // all of them, in order
   std::vector<uint8_t> token_failed_;      // [tokens of the step]

@@ -27,6 +27,22 @@ constexpr int64_t kFastAttentionTokens = 64;
 
 const CudaWeight& CudaOf(const Weight& weight) { return static_cast<const CudaWeight&>(weight); }
 
+const float* DataOrNull(const WeightVector& vector) {
+  return vector.empty() ? nullptr : vector.data();
+}
+
+NormVectors VectorsOf(const Norm& norm) {
+  return {norm.kind, norm.epsilon, DataOrNull(norm.weight), DataOrNull(norm.bias)};
+}
+
+/// The slopes of ALiBi that the shard's heads have.
+WeightVector SlopesOf(const ModelConfig& config, const Shard& shard, DeviceMemory& memory) {
+  const std::vector<float> all = AlibiSlopes(config.alibi_max_bias, config.heads);
+  if (all.empty() || shard.query_heads.count == 0) return {};
+  return WeightVector(memory, std::span(all).subspan(static_cast<size_t>(shard.query_heads.begin),
+                                                     static_cast<size_t>(shard.query_heads.count)));
+}
+
 /// Runs of at most kMostHeadsTogether query heads of each KV head, counted within the rank.
 std::vector<HeadRun> HeadRuns(const ModelConfig& config, const Shard& shard) {
   std::vector<HeadRun> runs;
@@ -74,12 +90,14 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
       pool_(options.threads),
       step_(config, memory_),
       embedded_(memory_),
-      embedded_rows_(memory_, 1),
+      embedded_positions_(memory_),
+      position_rows_(memory_, config.dim),
       selected_(memory_),
       selected_rows_(memory_, 1),
       codes_(memory_),
       gate_(memory_, shard.ffn_columns.count),
       up_(memory_, shard.ffn_columns.count),
+      slopes_(SlopesOf(config, shard, memory_)),
       runs_(HeadRuns(config, shard)),
       device_runs_(memory_.Allocate(static_cast<int64_t>(runs_.size() * sizeof(HeadRun)))),
       chunk_results_(memory_, 1),
@@ -164,42 +182,57 @@ void CudaOperations::AbandonPass() noexcept {
   if (mode == CudaStepGraphs::Mode::kCapture) memory_.AbandonCapture();
 }
 
-void CudaOperations::Embed(const MatrixSource& table, std::span<const int32_t> tokens, float scale,
-                           Tensor& out) {
-  out.SetRows(static_cast<int64_t>(tokens.size()));
-  if (tokens.empty()) return;
+void CudaOperations::SendRows(const MatrixSource& table, std::span<const int32_t> rows,
+                              EmbeddingUpload& to) {
   const auto row_bytes = static_cast<size_t>(RowBytes(table.dtype, table.columns));
-  const size_t bytes = tokens.size() * row_bytes;
-  embedded_rows_.SetRows(static_cast<int64_t>(bytes));
-  std::byte* const sent = embedded_.Begin(bytes);
-  pool_.ParallelFor(out.rows(), [&](int64_t t, int) {
+  const size_t bytes = rows.size() * row_bytes;
+  to.on_device.SetRows(static_cast<int64_t>(bytes));
+  std::byte* const sent = to.upload.Begin(bytes);
+  pool_.ParallelFor(static_cast<int64_t>(rows.size()), [&](int64_t t, int) {
     const auto i = static_cast<size_t>(t);
-    std::memcpy(sent + i * row_bytes, table.data + static_cast<size_t>(tokens[i]) * row_bytes,
+    std::memcpy(sent + i * row_bytes, table.data + static_cast<size_t>(rows[i]) * row_bytes,
                 row_bytes);
   });
-  embedded_.Send(bytes, embedded_rows_.data());
-  if (replays()) return;
-  LaunchExpandRows(memory_.stream(),
-                   {.dtype = table.dtype,
-                    .data = embedded_rows_.data(),
-                    .count = out.rows(),
-                    .columns = table.columns},
-                   scale, out.data());
+  to.upload.Send(bytes, to.on_device.data());
 }
 
-void CudaOperations::RmsNorm(const Tensor& x, const WeightVector& weight, float epsilon,
-                             Tensor& out) {
+void CudaOperations::Embed(const EmbeddingTables& tables, std::span<const int32_t> tokens,
+                           float scale, Tensor& out) {
+  out.SetRows(static_cast<int64_t>(tokens.size()));
+  if (tokens.empty()) return;
+  const auto expand = [&](const MatrixSource& table, EmbeddingUpload& from, float times,
+                          float* to) {
+    LaunchExpandRows(memory_.stream(),
+                     {.dtype = table.dtype,
+                      .data = from.on_device.data(),
+                      .count = out.rows(),
+                      .columns = table.columns},
+                     times, to);
+  };
+  const bool learned = tables.positions.rows > 0;
+  SendRows(tables.tokens, tokens, embedded_);
+  if (learned) {
+    SendRows(tables.positions, step_.positions(), embedded_positions_);
+    position_rows_.SetRows(out.rows());
+  }
+  if (replays()) return;
+  expand(tables.tokens, embedded_, scale, out.data());
+  if (!learned) return;
+  expand(tables.positions, embedded_positions_, 1.0F, position_rows_.data());
+  LaunchAdd(memory_.stream(), position_rows_.data(), out.rows() * out.columns(), out.data());
+}
+
+void CudaOperations::Normalize(const Tensor& x, const Norm& norm, Tensor& out) {
   if (&out != &x) out.SetRows(x.rows());
   if (replays()) return;
-  LaunchRmsNorm(memory_.stream(), x.data(), weight.data(), x.rows(), x.columns(), epsilon,
-                out.data());
+  LaunchNormalize(memory_.stream(), VectorsOf(norm), x.data(), x.rows(), x.columns(), out.data());
 }
 
-void CudaOperations::NormHeads(Tensor& x, const WeightVector& weight, float epsilon) {
+void CudaOperations::NormHeads(Tensor& x, const Norm& norm) {
   if (replays()) return;
-  const auto head_dim = static_cast<int64_t>(weight.size());
-  LaunchRmsNorm(memory_.stream(), x.data(), weight.data(), x.rows() * x.columns() / head_dim,
-                head_dim, epsilon, x.data());
+  const auto head_dim = static_cast<int64_t>(norm.weight.size());
+  LaunchNormalize(memory_.stream(), VectorsOf(norm), x.data(), x.rows() * x.columns() / head_dim,
+                  head_dim, x.data());
 }
 
 CodeRows CudaOperations::Codes::For(int64_t rows, int64_t columns) {
@@ -296,10 +329,11 @@ void CudaOperations::Attend(const AttentionLayer& layer, const Tensor& query, co
                      .window = layer.window,
                      .neighbours = step_.neighbours(),
                      .scale = config_.attention_scale,
+                     .slopes = DataOrNull(slopes_),
                      .tokens = query.rows(),
                      .out = out.data()};
   if (sparse_step_ != nullptr) return AttendSparse(layer, cache, step);
-  if (dense_ != nullptr && query.rows() >= kFastAttentionTokens &&
+  if (dense_ != nullptr && query.rows() >= kFastAttentionTokens && slopes_.empty() &&
       HasFastAttention(config_.head_dim, cache.geometry().dtype)) {
     return LaunchFastAttention(memory_.stream(), step, step_.places(),
                                LayerOf(cache, layer.layer, step_.places()));
@@ -349,15 +383,20 @@ void CudaOperations::LinearPartialSums(const Weight& weight, const Tensor& x,
                           partial_columns, out.sums(), out.failed());
 }
 
-void CudaOperations::GatedLinearPartialSums(const Tensor& x, const GatedFeedForward& block,
+void CudaOperations::FeedForwardPartialSums(const Tensor& x, const FeedForwardBlock& block,
                                             PartialSums& out) {
   gate_.SetRows(x.rows());
-  up_.SetRows(x.rows());
+  if (block.gate != nullptr) up_.SetRows(x.rows());
   if (replays()) return out.SetTokens(x.rows());
-  const CudaWeight& gate = CudaOf(block.gate);
   const CudaWeight& up = CudaOf(block.up);
+  if (block.gate == nullptr) {
+    Linear(x, {{&block.up, &block.up_bias, &gate_}});
+    LaunchActivate(memory_.stream(), block.kind, gate_.rows() * gate_.columns(), gate_.data());
+    return LinearPartialSums(block.down, gate_, block.partial_columns, out);
+  }
+  const CudaWeight& gate = CudaOf(*block.gate);
   if (Fast(gate, x.rows()) || Fast(up, x.rows())) {
-    Linear(x, {{&block.gate, nullptr, &gate_}, {&block.up, nullptr, &up_}});
+    Linear(x, {{block.gate, nullptr, &gate_}, {&block.up, nullptr, &up_}});
     LaunchGatedActivation(memory_.stream(), block.kind, gate_.data(), up_.data(),
                           gate_.rows() * gate_.columns(), gate_.data());
   } else {
@@ -408,15 +447,14 @@ absl::Status CudaOperations::AllReduce(PartialSums& sums, Collective& collective
 }
 
 void CudaOperations::AddPartialSums(const PartialSums& sums, const WeightVector& bias,
-                                    const WeightVector& post_norm, float epsilon, Tensor& x) {
+                                    const Norm& post_norm, Tensor& x) {
   if (replays()) return;
   LaunchAddPartialSums(memory_.stream(),
                        {.sums = sums.sums(),
                         .failed = sums.failed(),
                         .floats = sums_are_floats_ ? float_sums_.data() : nullptr,
-                        .bias = bias.empty() ? nullptr : bias.data(),
-                        .post_norm = post_norm.empty() ? nullptr : post_norm.data(),
-                        .epsilon = epsilon,
+                        .bias = DataOrNull(bias),
+                        .post_norm = VectorsOf(post_norm),
                         .mark = reductions_.mark()},
                        x.rows(), sums.dim(), x.data(), token_failed_.data());
 }

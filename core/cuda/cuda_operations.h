@@ -42,10 +42,10 @@ class CudaOperations : public Operations {
   void BeginPass(const Collective& collective) override;
   void EndPass() override;
   void AbandonPass() noexcept override;
-  void Embed(const MatrixSource& table, std::span<const int32_t> tokens, float scale,
+  void Embed(const EmbeddingTables& tables, std::span<const int32_t> tokens, float scale,
              Tensor& out) override;
-  void RmsNorm(const Tensor& x, const WeightVector& weight, float epsilon, Tensor& out) override;
-  void NormHeads(Tensor& x, const WeightVector& weight, float epsilon) override;
+  void Normalize(const Tensor& x, const Norm& norm, Tensor& out) override;
+  void NormHeads(Tensor& x, const Norm& norm) override;
   void Linear(const Tensor& x, std::initializer_list<Projection> projections) override;
   void RotateAndStore(const AttentionLayer& layer, Tensor& query, Tensor& key, const Tensor& value,
                       const KvView& cache) override;
@@ -53,12 +53,12 @@ class CudaOperations : public Operations {
               Tensor& out) override;
   void LinearPartialSums(const Weight& weight, const Tensor& x, int64_t partial_columns,
                          PartialSums& out) override;
-  void GatedLinearPartialSums(const Tensor& x, const GatedFeedForward& block,
+  void FeedForwardPartialSums(const Tensor& x, const FeedForwardBlock& block,
                               PartialSums& out) override;
   absl::Status AllReduce(PartialSums& sums, Collective& collective,
                          const StepPhase& phase) override;
-  void AddPartialSums(const PartialSums& sums, const WeightVector& bias,
-                      const WeightVector& post_norm, float epsilon, Tensor& x) override;
+  void AddPartialSums(const PartialSums& sums, const WeightVector& bias, const Norm& post_norm,
+                      Tensor& x) override;
   void SelectRows(const Tensor& x, std::span<const int32_t> rows, Tensor& out) override;
   absl::Status Sample(Tensor& logits, Range vocab_rows, std::span<const SampleRow> rows,
                       Collective& collective, const StepPhase& phase,
@@ -78,6 +78,14 @@ class CudaOperations : public Operations {
     Rows<float> scales;
     Rows<int32_t> sums;
   };
+
+  /// Rows of a table of the file on their way to the device.
+  struct EmbeddingUpload {
+    explicit EmbeddingUpload(CudaMemory& memory) : upload(memory), on_device(memory, 1) {}
+    Upload upload;
+    Rows<std::byte> on_device;
+  };
+  void SendRows(const MatrixSource& table, std::span<const int32_t> rows, EmbeddingUpload& to);
 
   /// Whether a product with this weight is made by fast mode.
   bool Fast(const CudaWeight& weight, int64_t tokens) const {
@@ -112,14 +120,16 @@ class CudaOperations : public Operations {
   ThreadPool pool_;
   CudaStep step_;
   std::unique_ptr<CudaSparseStep> sparse_step_;  // null: attention is dense
-  Upload embedded_;
-  Rows<std::byte> embedded_rows_;  // of the file
+  EmbeddingUpload embedded_;
+  EmbeddingUpload embedded_positions_;
+  Tensor position_rows_;  // [tokens, dim]
   Upload selected_;
   Rows<int32_t> selected_rows_;
   Codes codes_;
   std::unique_ptr<CudaDenseProducts> dense_;  // of fast mode
   Tensor gate_;                               // [tokens, ffn_columns]
   Tensor up_;                                 // [tokens, ffn_columns]
+  WeightVector slopes_;                       // [query heads of the rank] of ALiBi, or empty
   std::vector<HeadRun> runs_;                 // of the rank's query heads
   int largest_run_ = 0;                       // heads
   std::shared_ptr<std::byte> device_runs_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <vector>
 
 #include "core/cuda/blas/cuda_blas.h"
 #include "core/cuda/workspace_limits.h"
@@ -31,6 +32,7 @@ Part PartOf(const TensorShape& tensor, const ModelConfig& config, const Shard& s
   if (tensor.name == "token_embd.weight") {
     return {config.tied_head ? shard.vocab_rows.count : 0, all};  // the host keeps the table
   }
+  if (tensor.name == "position_embd.weight") return {0, all};  // this one, too
   if (is(".attn_q.")) return {shard.query_heads.count * head, all};
   if (is(".attn_k.") || is(".attn_v.")) return {shard.kv_heads.count * head, all};
   if (is(".attn_output.")) {
@@ -40,7 +42,21 @@ Part PartOf(const TensorShape& tensor, const ModelConfig& config, const Shard& s
   return {shard.ffn_columns.count, all};  // gate and up
 }
 
+/// What is packed of a matrix of the file.
+std::vector<Part> PartsOf(const TensorShape& tensor, const ModelConfig& config,
+                          const Shard& shard) {
+  if (!tensor.name.ends_with(".attn_qkv.weight")) return {PartOf(tensor, config, shard)};
+  const Part query{shard.query_heads.count * config.head_dim, {0, tensor.columns}};
+  const Part key{shard.kv_heads.count * config.head_dim, {0, tensor.columns}};
+  return {query, key, key};
+}
+
 int64_t VectorElements(const TensorShape& tensor, const ModelConfig& config, const Shard& shard) {
+  if (tensor.name == "output.bias") return shard.vocab_rows.count;
+  if (tensor.name.ends_with(".ffn_up.bias")) return shard.ffn_columns.count;
+  if (tensor.name.ends_with(".attn_qkv.bias")) {
+    return (shard.query_heads.count + 2 * shard.kv_heads.count) * config.head_dim;
+  }
   if (tensor.name.ends_with(".attn_q.bias")) return shard.query_heads.count * config.head_dim;
   if (tensor.name.ends_with(".attn_k.bias") || tensor.name.ends_with(".attn_v.bias")) {
     return shard.kv_heads.count * config.head_dim;
@@ -72,8 +88,8 @@ int64_t WorkspaceOf(const ModelConfig& config, const Shard& shard, const StepSiz
   const int64_t query = shard.query_heads.count * config.head_dim;
   const int64_t key = shard.kv_heads.count * config.head_dim;
   const int64_t ffn = shard.ffn_columns.count;
-  // Of Transformer: x, normed, query, key, value, attended; partial sums; rows with logits.
-  int64_t bytes = step.tokens * kFloat * (2 * dim + 2 * query + 2 * key);
+  // Of Transformer: x, normed, fed, query, key, value, attended; partial sums; rows with logits.
+  int64_t bytes = step.tokens * kFloat * (3 * dim + 2 * query + 2 * key);
   bytes += (step.tokens + (step.tokens + dim - 1) / dim) * dim * int64_t{sizeof(int64_t)};
   bytes += step.logit_rows * kFloat * (dim + shard.vocab_rows.count);
   // Of CudaOperations: gate and up, the codes of a product's input, attention's results by chunks.
@@ -87,8 +103,11 @@ int64_t WorkspaceOf(const ModelConfig& config, const Shard& shard, const StepSiz
   bytes += kFloat * std::max(kMostChunkFloats,
                              together * shard.query_heads.count * chunks * (config.head_dim + 2));
   bytes += SparseListsOf(config, step);
-  // Rows of the embedding table, which are floats at most; candidates and their keys.
+  // Rows of the embedding table, which are floats at most, and of positions as they are in the file
+  // and expanded; candidates and their keys.
   bytes += step.tokens * kFloat * dim;
+  if (config.Has("position_embd.weight")) bytes += step.tokens * kFloat * 2 * dim;
+  if (config.alibi_max_bias > 0.0F) bytes += shard.query_heads.count * kFloat;
   bytes += int64_t{sizeof(uint64_t)} *
            std::min(2 * kMostSelectionKeys, 3 * step.logit_rows * shard.vocab_rows.count);
   // The step's places and angles, and its flags and chosen rows.
@@ -125,9 +144,10 @@ GpuNeeds NeedsOfGpu(const ModelFile& file, const Shard& shard, ActivationMode mo
     }
     const GgufTensor* found = file.gguf().FindTensor(tensor.name);
     if (found == nullptr) continue;  // no ModelFile lacks one
-    const Part part = PartOf(tensor, config, shard);
-    needs.weights += PackedMatrix::BytesOf(found->dtype, part.rows, part.columns, mode);
-    needs.elements += part.rows * part.columns.count;
+    for (const Part& part : PartsOf(tensor, config, shard)) {
+      needs.weights += PackedMatrix::BytesOf(found->dtype, part.rows, part.columns, mode);
+      needs.elements += part.rows * part.columns.count;
+    }
   }
   needs.workspace =
       WorkspaceOf(config, shard, step) + (exact ? 0 : FastWorkspaceOf(config, shard, step));

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
-#include <optional>
+#include <set>
 #include <string_view>
 #include <unordered_set>
 #include <utility>
@@ -27,13 +27,21 @@ constexpr int kGemma3Layers27B = 62;
 
 constexpr uint32_t kQuantizationVersion = 2;  // of the layout of quantized blocks
 
-constexpr std::string_view kSupported = "llama, qwen2, qwen3 or gemma3";
-
-std::optional<Family> FamilyFromArchitecture(std::string_view architecture) {
-  for (const Family family : {Family::kLlama, Family::kQwen2, Family::kQwen3, Family::kGemma3}) {
-    if (FamilyName(family) == architecture) return family;
+/// "a, b or c", of all families.
+std::string SupportedArchitectures() {
+  std::string text;
+  for (const FamilyTraits& traits : Families()) {
+    if (!text.empty()) text += &traits == &Families().back() ? " or " : ", ";
+    text += traits.architecture;
   }
-  return std::nullopt;
+  return text;
+}
+
+const FamilyTraits* FindFamily(std::string_view architecture) {
+  for (const FamilyTraits& traits : Families()) {
+    if (traits.architecture == architecture) return &traits;
+  }
+  return nullptr;
 }
 
 /// Reads the keys of one architecture: Number("block_count", ...) reads "llama.block_count".
@@ -152,14 +160,51 @@ absl::Status ReadVocabulary(const GgufFile& file, const Keys& keys, ModelConfig&
   return absl::OkStatus();
 }
 
-absl::Status ReadEpsilon(const GgufFile& file, const Keys& keys, ModelConfig& config) {
-  const std::string key = keys.Full("attention.layer_norm_rms_epsilon");
-  TANDEM_ASSIGN_OR_RETURN(config.norm_epsilon, file.Float(key));
-  if (!(config.norm_epsilon > 0.0F && config.norm_epsilon < 1.0F)) {
-    return InvalidArgument("{}: key '{}' is {}, expected a number between 0 and 1", file.path(),
-                           key, config.norm_epsilon);
+/// Which of the norms the model has. A file may say another one than its family has.
+absl::Status ReadNorm(const GgufFile& file, const Keys& keys, ModelConfig& config) {
+  const std::string key = keys.Full("norm_type");
+  // Families of this kind have had files without weights.
+  config.norm_weights = config.norm == NormKind::kRms && !file.Has(key);
+  if (!file.Has(key)) return absl::OkStatus();
+  TANDEM_ASSIGN_OR_RETURN(const std::string_view type, file.String(key));
+  for (const auto& [name, kind] : {std::pair{"rms", NormKind::kRms},
+                                   {"layer", NormKind::kLayer},
+                                   {"batch", NormKind::kBatch}}) {
+    if (type != name) continue;
+    config.norm = kind;
+    return absl::OkStatus();
   }
-  return absl::OkStatus();
+  return InvalidArgument("{}: key '{}' is \"{}\", expected rms, layer or batch", file.path(), key,
+                         PrintableText(type));
+}
+
+/// The epsilon of a kind of norm, from its own key or else from the other. That of kBatch may be 0.
+absl::StatusOr<float> ReadEpsilon(const GgufFile& file, const Keys& keys, NormKind kind) {
+  std::string key = keys.Full("attention.layer_norm_rms_epsilon");
+  std::string other = keys.Full("attention.layer_norm_epsilon");
+  if (kind != NormKind::kRms) std::swap(key, other);
+  if (!file.Has(key) && file.Has(other)) std::swap(key, other);
+  TANDEM_ASSIGN_OR_RETURN(const float epsilon, file.Float(key));
+  const bool positive = epsilon > 0.0F || (kind == NormKind::kBatch && epsilon == 0.0F);
+  if (!(positive && epsilon < 1.0F)) {
+    return InvalidArgument("{}: key '{}' is {}, expected a number between 0 and 1", file.path(),
+                           key, epsilon);
+  }
+  return epsilon;
+}
+
+/// Names of the file's tensors, those of layers without "blk.0." (ModelConfig::parts).
+std::set<std::string, std::less<>> PartsOf(const GgufFile& file, const FamilyTraits& traits) {
+  constexpr std::string_view kFirstLayer = "blk.0.";
+  std::set<std::string, std::less<>> parts(traits.required.begin(), traits.required.end());
+  for (const GgufTensor& tensor : file.tensors()) {
+    if (tensor.name.starts_with(kFirstLayer)) {
+      parts.emplace(tensor.name.substr(kFirstLayer.size()));
+    } else if (!tensor.name.starts_with("blk.")) {
+      parts.emplace(tensor.name);
+    }
+  }
+  return parts;
 }
 
 /// Windows of gemma3: layers 0 to 4 of every 6 see a sliding window, the last one everything.
@@ -199,9 +244,6 @@ absl::Status ReadGemma3(const GgufFile& file, const Keys& keys, ModelConfig& con
   config.local_rope = PlainRope(
       config.rope.layout, static_cast<int>(2 * config.rope.inverse_frequencies.size()), local_base);
   config.embedding_scale = std::sqrt(static_cast<float>(config.dim));
-  config.gate = Gate::kGeluTanh;
-  config.query_key_norm = true;
-  config.post_norms = true;
   // The 27B model alone scales by the embedding's share of a head (query_pre_attn_scalar 168).
   const float scale_dims = config.layers == kGemma3Layers27B
                                ? static_cast<float>(config.dim) / static_cast<float>(config.heads)
@@ -213,7 +255,7 @@ absl::Status ReadGemma3(const GgufFile& file, const Keys& keys, ModelConfig& con
 /// Each key of the architecture is one that is read, one that changes nothing, or a refusal: a key
 /// that is new may change what the weights mean.
 /// So are the keys of what is no model by itself.
-absl::Status CheckKnownKeys(const GgufFile& file, const Keys& keys) {
+absl::Status CheckKnownKeys(const GgufFile& file, const Keys& keys, const FamilyTraits& traits) {
   static constexpr std::string_view kKnown[] = {
       "block_count", "context_length", "embedding_length", "feed_forward_length",
       "attention.head_count", "attention.head_count_kv", "attention.key_length",
@@ -221,13 +263,12 @@ absl::Status CheckKnownKeys(const GgufFile& file, const Keys& keys) {
       "rope.dimension_count", "rope.freq_base", "rope.scale_linear", "rope.scaling.type",
       "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.attn_factor",
       "rope.scaling.yarn_ext_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
+      "attention.layer_norm_epsilon", "norm_type",
       // These change nothing: how the model was trained, what its tensors say anyway, or where its
       // rows came from.
-      "rope.scaling.finetuned", "attention.layer_norm_epsilon", "attention.sliding_window",
+      "rope.scaling.finetuned", "attention.sliding_window",
       // These are checked.
       "vocab_size", "tensor_data_layout", "attention.scale"};
-  static constexpr std::string_view kOfGemma3[] = {"attention.sliding_window_pattern",
-                                                   "rope.freq_base_swa"};
   static constexpr std::string_view kScales[] = {"logit_scale", "residual_scale",
                                                  "embedding_scale"};
   static constexpr std::string_view kForeign[] = {"adapter.", "diffusion.", "xielu."};
@@ -246,7 +287,7 @@ absl::Status CheckKnownKeys(const GgufFile& file, const Keys& keys) {
       return std::find(std::begin(names), std::end(names), key) != std::end(names);
     };
     if (among(kKnown)) continue;
-    if (among(kOfGemma3) && keys.architecture() == FamilyName(Family::kGemma3)) continue;
+    if (among(traits.keys)) continue;
     if (among(kScales) && file.FloatOr(entry.key, 0.0F).value_or(0.0F) == 1.0F) continue;
     return Unimplemented(
         "{}: key '{}' is {}: this is not supported for {} models; computing without it could give "
@@ -283,7 +324,9 @@ absl::Status CheckLayout(const GgufFile& file, const Keys& keys) {
   const std::string key = keys.Full("tensor_data_layout");
   TANDEM_ASSIGN_OR_RETURN(const std::string_view layout, file.StringOr(key, ""));
   if (layout.empty() || layout == "none" || layout == "reference" ||
-      layout == "Meta AI original pth") {
+      layout == "Meta AI original pth" ||
+      // Queries, keys and values one after the other.
+      (layout == "jploski" && keys.architecture() == FamilyName(Family::kFalcon))) {
     return absl::OkStatus();
   }
   return Unimplemented("{}: key '{}' is \"{}\", expected \"Meta AI original pth\" or \"reference\"",
@@ -292,7 +335,8 @@ absl::Status CheckLayout(const GgufFile& file, const Keys& keys) {
 
 /// Refuses files whose metadata asks for arithmetic that the forward pass does not have, rather
 /// than answer wrongly.
-absl::Status CheckPlainArithmetic(const GgufFile& file, const Keys& keys) {
+absl::Status CheckPlainArithmetic(const GgufFile& file, const Keys& keys,
+                                  const FamilyTraits& traits) {
   const std::string experts_key = keys.Full("expert_count");
   TANDEM_ASSIGN_OR_RETURN(const uint32_t experts, file.U32Or(experts_key, 0));
   if (experts > 0) {
@@ -326,7 +370,7 @@ absl::Status CheckPlainArithmetic(const GgufFile& file, const Keys& keys) {
                          kBlocks, blocks, kQuantizationVersion);
   }
   TANDEM_RETURN_IF_ERROR(CheckLayout(file, keys));
-  return CheckKnownKeys(file, keys);
+  return CheckKnownKeys(file, keys, traits);
 }
 
 absl::Status CheckTensor(const GgufFile& file, const TensorShape& shape) {
@@ -335,7 +379,9 @@ absl::Status CheckTensor(const GgufFile& file, const TensorShape& shape) {
   const std::string expected = vector ? fmt::format("[{}]", shape.columns)
                                       : fmt::format("[{}, {}]", shape.rows, shape.columns);
   if (tensor == nullptr) {
-    return NotFound("{}: tensor '{}' {} is missing", file.path(), shape.name, expected);
+    const bool statistic = shape.name.find(".running_") != std::string::npos;
+    return NotFound("{}: tensor '{}' {} is missing{}", file.path(), shape.name, expected,
+                    statistic ? ": a batch norm needs its statistics" : "");
   }
   if (tensor->dims !=
       std::array<int64_t, kGgufMaxDims>{shape.columns, vector ? 1 : shape.rows, 1, 1}) {
@@ -351,49 +397,62 @@ absl::Status CheckTensor(const GgufFile& file, const TensorShape& shape) {
 
 }  // namespace
 
+namespace {
+
+/// How the model knows positions: by rotation, by the distance of keys, or by rows it has learned,
+/// which CheckTensors looks for.
+absl::Status ReadPositions(const GgufFile& file, const Keys& keys, const FamilyTraits& traits,
+                           ModelConfig& config) {
+  if (traits.rotary) {
+    TANDEM_ASSIGN_OR_RETURN(config.rope, ReadRope(file, keys.architecture(), traits.rope_layout,
+                                                  config.head_dim, config.context));
+  }
+  config.local_rope = config.rope;
+  constexpr float kMostBias = 1e3F;
+  const std::string key = keys.Full("attention.max_alibi_bias");
+  TANDEM_ASSIGN_OR_RETURN(config.alibi_max_bias, file.FloatOr(key, traits.alibi_max_bias));
+  if (!(config.alibi_max_bias >= 0.0F && config.alibi_max_bias <= kMostBias)) {
+    return InvalidArgument("{}: key '{}' is {}, expected a number from 0 to {}", file.path(), key,
+                           config.alibi_max_bias, kMostBias);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<ModelConfig> ReadConfig(const GgufFile& file) {
   TANDEM_ASSIGN_OR_RETURN(const std::string_view architecture, file.String("general.architecture"));
-  const std::optional<Family> family = FamilyFromArchitecture(architecture);
-  if (!family) {
+  const FamilyTraits* const traits = FindFamily(architecture);
+  if (traits == nullptr) {
     return Unimplemented("{}: architecture \"{}\" is not supported, expected {}", file.path(),
-                         PrintableText(architecture), kSupported);
+                         PrintableText(architecture), SupportedArchitectures());
   }
   const Keys keys(file, architecture);
   ModelConfig config;
-  config.family = *family;
+  config.family = traits->family;
+  config.norm = traits->norm;
+  config.activation = traits->activation;
+  config.gated = traits->gated;
+  config.query_key_norm = traits->query_key_norm;
+  config.post_norms = traits->post_norms;
+  config.parts = PartsOf(file, *traits);
+  config.tied_head = !config.Has("output.weight");
   TANDEM_ASSIGN_OR_RETURN(const std::string_view name, file.StringOr("general.name", ""));
   config.name = PrintableText(name, 200);
-  TANDEM_RETURN_IF_ERROR(CheckPlainArithmetic(file, keys));
+  TANDEM_RETURN_IF_ERROR(CheckPlainArithmetic(file, keys, *traits));
   TANDEM_RETURN_IF_ERROR(ReadShape(file, keys, config));
-  if (*family != Family::kGemma3) {
-    TANDEM_RETURN_IF_ERROR(CheckNoWindow(file, keys, config.context));
-  }
+  const bool gemma3 = traits->family == Family::kGemma3;
+  if (!gemma3) TANDEM_RETURN_IF_ERROR(CheckNoWindow(file, keys, config.context));
   TANDEM_RETURN_IF_ERROR(ReadVocabulary(file, keys, config));
-  TANDEM_RETURN_IF_ERROR(ReadEpsilon(file, keys, config));
-  const RopeLayout layout =
-      *family == Family::kLlama ? RopeLayout::kAdjacentPairs : RopeLayout::kHalves;
-  TANDEM_ASSIGN_OR_RETURN(config.rope,
-                          ReadRope(file, architecture, layout, config.head_dim, config.context));
-  config.local_rope = config.rope;
+  TANDEM_RETURN_IF_ERROR(ReadNorm(file, keys, config));
+  TANDEM_ASSIGN_OR_RETURN(config.norm_epsilon, ReadEpsilon(file, keys, config.norm));
+  TANDEM_ASSIGN_OR_RETURN(config.head_norm_epsilon, ReadEpsilon(file, keys, NormKind::kRms));
+  TANDEM_ASSIGN_OR_RETURN(config.parallel_residual, file.BoolOr(keys.Full("use_parallel_residual"),
+                                                                traits->parallel_residual));
+  TANDEM_RETURN_IF_ERROR(ReadPositions(file, keys, *traits, config));
   config.layer_window.assign(static_cast<size_t>(config.layers), 0);
   config.attention_scale = 1.0F / std::sqrt(static_cast<float>(config.head_dim));
-  config.tied_head = file.FindTensor("output.weight") == nullptr;
-  config.qkv_bias = file.FindTensor("blk.0.attn_q.bias") != nullptr;
-  config.attention_output_bias = file.FindTensor("blk.0.attn_output.bias") != nullptr;
-  config.down_bias = file.FindTensor("blk.0.ffn_down.bias") != nullptr;
-  switch (*family) {
-    case Family::kLlama:
-      break;
-    case Family::kQwen2:
-      config.qkv_bias = true;
-      break;
-    case Family::kQwen3:
-      config.query_key_norm = true;
-      break;
-    case Family::kGemma3:
-      TANDEM_RETURN_IF_ERROR(ReadGemma3(file, keys, config));
-      break;
-  }
+  if (gemma3) TANDEM_RETURN_IF_ERROR(ReadGemma3(file, keys, config));
   TANDEM_RETURN_IF_ERROR(CheckAttentionScale(file, keys, config.attention_scale));
   return config;
 }
@@ -403,39 +462,61 @@ std::vector<TensorShape> ExpectedTensors(const ModelConfig& config) {
   const int64_t query = int64_t{config.heads} * config.head_dim;
   const int64_t key = int64_t{config.kv_heads} * config.head_dim;
   std::vector<TensorShape> shapes;
-  shapes.push_back({"token_embd.weight", config.vocab, dim});
+  std::string prefix;
+  const auto vector = [&](std::string_view name, int64_t n) {
+    shapes.push_back({fmt::format("{}{}", prefix, name), 0, n});
+  };
+  const auto matrix = [&](std::string_view name, int64_t rows, int64_t columns) {
+    shapes.push_back({fmt::format("{}{}", prefix, name), rows, columns});
+  };
+  const auto bias = [&](const std::string& name, int64_t n) {
+    if (config.Has(name)) vector(name, n);
+  };
+  const auto norm = [&](const std::string& name) {
+    if (config.norm_weights || config.Has(name + ".weight")) vector(name + ".weight", dim);
+    bias(name + ".bias", dim);
+    if (config.norm != NormKind::kBatch) return;
+    vector(name + ".running_mean", dim);
+    vector(name + ".running_var", dim);
+  };
+  matrix("token_embd.weight", config.vocab, dim);
+  if (config.Has("position_embd.weight")) matrix("position_embd.weight", config.context, dim);
+  bias("token_embd_norm.weight", dim);
+  bias("token_embd_norm.bias", dim);
   for (int layer = 0; layer < config.layers; ++layer) {
-    const auto vector = [&](std::string_view name, int64_t n) {
-      shapes.push_back({fmt::format("blk.{}.{}", layer, name), 0, n});
-    };
-    const auto matrix = [&](std::string_view name, int64_t rows, int64_t columns) {
-      shapes.push_back({fmt::format("blk.{}.{}", layer, name), rows, columns});
-    };
-    vector("attn_norm.weight", dim);
-    matrix("attn_q.weight", query, dim);
-    matrix("attn_k.weight", key, dim);
-    matrix("attn_v.weight", key, dim);
-    if (config.qkv_bias) {
-      vector("attn_q.bias", query);
-      vector("attn_k.bias", key);
-      vector("attn_v.bias", key);
+    prefix = fmt::format("blk.{}.", layer);
+    norm("attn_norm");
+    if (config.Has("attn_norm_2.weight")) norm("attn_norm_2");
+    if (config.Has("attn_qkv.weight")) {
+      matrix("attn_qkv.weight", query + 2 * key, dim);
+      bias("attn_qkv.bias", query + 2 * key);
+    } else {
+      matrix("attn_q.weight", query, dim);
+      matrix("attn_k.weight", key, dim);
+      matrix("attn_v.weight", key, dim);
+      bias("attn_q.bias", query);
+      bias("attn_k.bias", key);
+      bias("attn_v.bias", key);
     }
     if (config.query_key_norm) {
       vector("attn_q_norm.weight", config.head_dim);
       vector("attn_k_norm.weight", config.head_dim);
     }
     matrix("attn_output.weight", dim, query);
-    if (config.attention_output_bias) vector("attn_output.bias", dim);
-    if (config.post_norms) vector("post_attention_norm.weight", dim);
-    vector("ffn_norm.weight", dim);
-    matrix("ffn_gate.weight", config.ffn_dim, dim);
+    bias("attn_output.bias", dim);
+    if (config.post_norms) norm("post_attention_norm");
+    if (config.HasFeedForwardNorm()) norm("ffn_norm");
+    if (config.gated) matrix("ffn_gate.weight", config.ffn_dim, dim);
     matrix("ffn_up.weight", config.ffn_dim, dim);
+    if (!config.gated) bias("ffn_up.bias", config.ffn_dim);
     matrix("ffn_down.weight", dim, config.ffn_dim);
-    if (config.down_bias) vector("ffn_down.bias", dim);
-    if (config.post_norms) vector("post_ffw_norm.weight", dim);
+    bias("ffn_down.bias", dim);
+    if (config.post_norms) norm("post_ffw_norm");
   }
-  shapes.push_back({"output_norm.weight", 0, dim});
-  if (!config.tied_head) shapes.push_back({"output.weight", config.vocab, dim});
+  prefix.clear();
+  norm("output_norm");
+  if (!config.tied_head) matrix("output.weight", config.vocab, dim);
+  bias("output.bias", config.vocab);
   return shapes;
 }
 

@@ -10,6 +10,7 @@ WeightCount CountWeights(const ModelFile& file) {
   WeightCount count;
   for (const TensorShape& shape : ExpectedTensors(file.config())) {
     if (shape.rows == 0 || (shape.name == kEmbedding && !tied)) continue;
+    if (shape.name == "position_embd.weight") continue;  // single rows are read
     const GgufTensor* tensor = file.gguf().FindTensor(shape.name);
     if (tensor == nullptr) continue;  // not so after ModelFile::Open
     count.bytes += static_cast<int64_t>(tensor->data.size());

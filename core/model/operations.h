@@ -14,6 +14,7 @@
 #include "core/model/kv_view.h"
 #include "core/model/matrix_source.h"
 #include "core/model/model.h"
+#include "core/model/norm.h"
 #include "core/model/sampling.h"
 #include "core/model/tensor.h"
 
@@ -60,13 +61,31 @@ class PartialSums {
   int64_t tokens_ = 0;
 };
 
-/// A feed-forward block: down(activation(gate x) * up x).
-struct GatedFeedForward {
-  Gate kind = Gate::kSilu;
-  const Weight& gate;  // [columns, dim], and so has `up`
+/// A feed-forward block: down(activation(gate x) * up x), or down(activation(up x + up_bias)).
+struct FeedForwardBlock {
+  Activation kind = Activation::kSilu;
+  const Weight* gate = nullptr;  // [columns, dim], and so has `up`; null: the second form
   const Weight& up;
+  const WeightVector& up_bias;  // [columns] or empty; empty beside a gate
   const Weight& down;           // [dim, columns]
   int64_t partial_columns = 0;  // of a partial sum of `down`
+};
+
+/// A norm as its device keeps it. Of kBatch `weight` is the scale and `bias` the shift.
+struct Norm {
+  NormKind kind = NormKind::kRms;
+  float epsilon = 0.0F;  // nothing of kBatch
+  WeightVector weight;   // [n]
+  WeightVector bias;     // [n], or empty
+
+  bool empty() const { return weight.empty(); }  // the model has none here
+};
+
+/// Where rows of the embedding come from: [vocab, dim] and, in models that learned their positions,
+/// [context, dim], of the model's file.
+struct EmbeddingTables {
+  MatrixSource tokens;
+  MatrixSource positions;  // rows 0: none
 };
 
 /// What attention needs to know of a layer.
@@ -109,13 +128,13 @@ class Operations {
   /// Ends a pass that an error ended, instead of EndPass: its results are not used.
   virtual void AbandonPass() noexcept {}
 
-  /// out[t] = table[tokens[t]] * scale
-  virtual void Embed(const MatrixSource& table, std::span<const int32_t> tokens, float scale,
+  /// out[t] = table[tokens[t]] * scale (+ positions[position of t], where it has rows)
+  virtual void Embed(const EmbeddingTables& tables, std::span<const int32_t> tokens, float scale,
                      Tensor& out) = 0;
-  /// out = x / rms(x) * weight, row by row; out may be x
-  virtual void RmsNorm(const Tensor& x, const WeightVector& weight, float epsilon, Tensor& out) = 0;
-  /// The same over each head's part of every row, in place. weight: [head_dim]
-  virtual void NormHeads(Tensor& x, const WeightVector& weight, float epsilon) = 0;
+  /// Normalizes row by row; out may be x
+  virtual void Normalize(const Tensor& x, const Norm& norm, Tensor& out) = 0;
+  /// The same over each head's part of every row, in place. norm: [head_dim], kRms
+  virtual void NormHeads(Tensor& x, const Norm& norm) = 0;
   /// Products that share an input; sets the rows of the outputs.
   virtual void Linear(const Tensor& x, std::initializer_list<Projection> projections) = 0;
   /// Rotates queries and keys by position, and writes keys and values to the cache.
@@ -129,16 +148,15 @@ class Operations {
   /// This rank's part of a row-split product, partial sum by partial sum. Sets the tokens of out.
   virtual void LinearPartialSums(const Weight& weight, const Tensor& x, int64_t partial_columns,
                                  PartialSums& out) = 0;
-  /// LinearPartialSums of `down` and activation(gate * x) * (up * x); gate and up have the same
-  /// shape.
-  virtual void GatedLinearPartialSums(const Tensor& x, const GatedFeedForward& block,
+  /// LinearPartialSums of `down` and what the block makes of x before it.
+  virtual void FeedForwardPartialSums(const Tensor& x, const FeedForwardBlock& block,
                                       PartialSums& out) = 0;
   virtual absl::Status AllReduce(PartialSums& sums, Collective& collective,
                                  const StepPhase& phase) = 0;
   /// x += norm(float(sums) + bias); bias and norm only where they are not empty. Marks tokens whose
   /// failure count is not zero, on the device.
   virtual void AddPartialSums(const PartialSums& sums, const WeightVector& bias,
-                              const WeightVector& post_norm, float epsilon, Tensor& x) = 0;
+                              const Norm& post_norm, Tensor& x) = 0;
   /// out[i] = x[rows[i]]
   virtual void SelectRows(const Tensor& x, std::span<const int32_t> rows, Tensor& out) = 0;
   /// Samples a token for each of `rows`, where the logits are: core/sampling/sample_rows.h has

@@ -39,13 +39,16 @@ absl::Status Transformer::Layers(const Batch& batch, const KvView& cache, Collec
   ops_.BeginPass(collective);
   absl::Cleanup abandon = [this] { ops_.AbandonPass(); };
   ops_.Embed(embedding_, batch.tokens, config_.embedding_scale, s.x);
+  if (!embedding_norm_.empty()) ops_.Normalize(s.x, embedding_norm_, s.x);
   for (const Layer& layer : layers_) {
+    if (config_.parallel_residual) ops_.Normalize(s.x, layer.feed_forward_norm, s.fed);
     TANDEM_RETURN_IF_ERROR(Attention(batch, layer, cache, collective));
+    if (!config_.parallel_residual) ops_.Normalize(s.x, layer.feed_forward_norm, s.fed);
     TANDEM_RETURN_IF_ERROR(FeedForward(batch, layer, collective));
   }
   ops_.SelectRows(s.x, batch.logit_tokens, s.chosen);
-  ops_.RmsNorm(s.chosen, output_norm_, config_.norm_epsilon, s.chosen);
-  ops_.Linear(s.chosen, {{head_.get(), nullptr, &s.logits}});
+  ops_.Normalize(s.chosen, output_norm_, s.chosen);
+  ops_.Linear(s.chosen, {{head_.get(), &head_bias_, &s.logits}});
   std::move(abandon).Cancel();
   ops_.EndPass();
   return absl::OkStatus();
@@ -55,13 +58,13 @@ absl::Status Transformer::Attention(const Batch& batch, const Layer& layer, cons
                                     Collective& collective) {
   const PhaseScope scope(batch.phases, Phase::kAttention);
   Scratch& s = scratch_;
-  ops_.RmsNorm(s.x, layer.attention_norm, config_.norm_epsilon, s.normed);
+  ops_.Normalize(s.x, layer.attention_norm, s.normed);
   ops_.Linear(s.normed, {{layer.query.get(), &layer.query_bias, &s.query},
                          {layer.key.get(), &layer.key_bias, &s.key},
                          {layer.value.get(), &layer.value_bias, &s.value}});
   if (config_.query_key_norm) {
-    ops_.NormHeads(s.query, layer.query_norm, config_.norm_epsilon);
-    ops_.NormHeads(s.key, layer.key_norm, config_.norm_epsilon);
+    ops_.NormHeads(s.query, layer.query_norm);
+    ops_.NormHeads(s.key, layer.key_norm);
   }
   ops_.RotateAndStore(layer.attention, s.query, s.key, s.value, cache);
   ops_.Attend(layer.attention, s.query, cache, s.attended);
@@ -69,8 +72,7 @@ absl::Status Transformer::Attention(const Batch& batch, const Layer& layer, cons
                          int64_t{config_.heads_per_partial_sum()} * config_.head_dim, s.sums);
   TANDEM_RETURN_IF_ERROR(ops_.AllReduce(
       s.sums, collective, {batch.step, layer.attention.layer, StepPhase::Kind::kAttention}));
-  ops_.AddPartialSums(s.sums, layer.attention_output_bias, layer.post_attention_norm,
-                      config_.norm_epsilon, s.x);
+  ops_.AddPartialSums(s.sums, layer.attention_output_bias, layer.post_attention_norm, s.x);
   return absl::OkStatus();
 }
 
@@ -78,14 +80,17 @@ absl::Status Transformer::FeedForward(const Batch& batch, const Layer& layer,
                                       Collective& collective) {
   const PhaseScope scope(batch.phases, Phase::kFeedForward);
   Scratch& s = scratch_;
-  ops_.RmsNorm(s.x, layer.feed_forward_norm, config_.norm_epsilon, s.normed);
-  ops_.GatedLinearPartialSums(
-      s.normed, {config_.gate, *layer.gate, *layer.up, *layer.down, config_.ffn_partial_columns()},
-      s.sums);
+  ops_.FeedForwardPartialSums(s.fed,
+                              {.kind = config_.activation,
+                               .gate = layer.gate.get(),
+                               .up = *layer.up,
+                               .up_bias = layer.up_bias,
+                               .down = *layer.down,
+                               .partial_columns = config_.ffn_partial_columns()},
+                              s.sums);
   TANDEM_RETURN_IF_ERROR(ops_.AllReduce(
       s.sums, collective, {batch.step, layer.attention.layer, StepPhase::Kind::kFeedForward}));
-  ops_.AddPartialSums(s.sums, layer.down_bias, layer.post_feed_forward_norm, config_.norm_epsilon,
-                      s.x);
+  ops_.AddPartialSums(s.sums, layer.down_bias, layer.post_feed_forward_norm, s.x);
   return absl::OkStatus();
 }
 

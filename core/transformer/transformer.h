@@ -12,8 +12,10 @@ namespace tandem::core {
 
 /// A decoder-only transformer of any of our families: one rank's shard of it, on one device.
 ///
-/// Source: Vaswani et al. 2017; Llama (Touvron et al. 2023), Qwen2, Qwen3 and Gemma 3 technical
-/// reports. The order of all sums is that of numerics.md. Thread safety: one thread calls.
+/// What differs between families is data: ModelConfig, and which tensors there are. Source: Vaswani
+/// et al. 2017; Llama (Touvron et al. 2023), Qwen2, Qwen3 and Gemma 3 technical reports; the
+/// parallel residual is that of GPT-J (Wang & Komatsuzaki 2021). The order of all sums is that of
+/// numerics.md. Thread safety: one thread calls.
 class Transformer final : public Model {
  public:
   /// Reads and packs the shard. `file` and `operations` must outlive the model. Errors name file,
@@ -43,28 +45,30 @@ class Transformer final : public Model {
  private:
   struct Layer {
     AttentionLayer attention;
-    WeightVector attention_norm;    // [dim]
+    Norm attention_norm;            // [dim]
     std::unique_ptr<Weight> query;  // [heads * head_dim, dim]
     std::unique_ptr<Weight> key;    // [kv_heads * head_dim, dim]
     std::unique_ptr<Weight> value;  // [kv_heads * head_dim, dim]
     WeightVector query_bias, key_bias, value_bias;
-    WeightVector query_norm, key_norm;         // [head_dim]
+    Norm query_norm, key_norm;                 // [head_dim]
     std::unique_ptr<Weight> attention_output;  // [dim, heads * head_dim]
     WeightVector attention_output_bias;        // [dim]
-    WeightVector post_attention_norm;          // [dim]
-    WeightVector feed_forward_norm;            // [dim]
-    std::unique_ptr<Weight> gate;              // [ffn_columns, dim]
+    Norm post_attention_norm;                  // [dim]
+    Norm feed_forward_norm;                    // [dim]
+    std::unique_ptr<Weight> gate;              // [ffn_columns, dim]; null where nothing is gated
     std::unique_ptr<Weight> up;                // [ffn_columns, dim]
+    WeightVector up_bias;                      // [ffn_columns]
     std::unique_ptr<Weight> down;              // [dim, ffn_columns]
     WeightVector down_bias;                    // [dim]
-    WeightVector post_feed_forward_norm;       // [dim]
+    Norm post_feed_forward_norm;               // [dim]
   };
 
   /// Rows of a step; all are [tokens, ...].
   struct Scratch {
     explicit Scratch(DeviceMemory& memory, const ModelConfig& config, const Shard& shard);
     Tensor x;          // [dim] the residual stream
-    Tensor normed;     // [dim]
+    Tensor normed;     // [dim] what attention reads
+    Tensor fed;        // [dim] what the feed-forward block reads
     Tensor query;      // [heads * head_dim] of this rank, likewise below
     Tensor key;        // [kv_heads * head_dim]
     Tensor value;      // [kv_heads * head_dim]
@@ -77,6 +81,16 @@ class Transformer final : public Model {
   Transformer(const ModelFile& file, const Shard& shard, Operations& operations);
   absl::Status LoadWeights(const Progress& progress);
   absl::StatusOr<Layer> LoadLayer(int index);
+  absl::Status LoadAttention(int index, Layer& layer);
+  absl::Status LoadFeedForward(int index, Layer& layer);
+  absl::Status LoadHead();
+  /// A norm of the layers or behind them.
+  absl::Status LoadModelNorm(std::string_view name, Norm& norm) const;
+  /// Rows and columns of a matrix [rows, columns of the model], packed.
+  absl::Status LoadMatrix(const MatrixSource& source, Range rows, Range columns,
+                          std::unique_ptr<Weight>& weight);
+  /// Elements of a vector, where the file has it.
+  absl::Status LoadBias(std::string_view name, int64_t n, Range elements, WeightVector& bias) const;
 
   absl::Status Layers(const Batch& batch, const KvView& cache, Collective& collective);
   absl::Status Attention(const Batch& batch, const Layer& layer, const KvView& cache,
@@ -87,10 +101,12 @@ class Transformer final : public Model {
   const ModelConfig& config_;
   const Shard shard_;
   Operations& ops_;
-  MatrixSource embedding_;  // [vocab, dim], rows read from the mapped file
+  EmbeddingTables embedding_;  // rows read from the mapped file
+  Norm embedding_norm_;        // [dim]
   std::vector<Layer> layers_;
-  WeightVector output_norm_;      // [dim]
+  Norm output_norm_;              // [dim]
   std::unique_ptr<Weight> head_;  // [vocab_rows, dim]
+  WeightVector head_bias_;        // [vocab_rows]
   int64_t weight_bytes_ = 0;
   Scratch scratch_;
 };

@@ -1,4 +1,5 @@
 #include "core/model/device_status.h"
+#include "core/transformer/norm_load.h"
 #include "core/transformer/transformer.h"
 
 namespace tandem::core {
@@ -9,11 +10,23 @@ Range OfHeads(Range heads, int head_dim) {
   return {heads.begin * head_dim, heads.count * head_dim};
 }
 
+std::string NameIn(int layer, std::string_view part) {
+  return fmt::format("blk.{}.{}", layer, part);
+}
+
+/// Rows of a matrix, as a matrix.
+MatrixSource RowsOf(MatrixSource source, Range rows) {
+  source.data += rows.begin * RowBytes(source.dtype, source.columns);
+  source.rows = rows.count;
+  return source;
+}
+
 }  // namespace
 
 Transformer::Scratch::Scratch(DeviceMemory& memory, const ModelConfig& config, const Shard& shard)
     : x(memory, config.dim),
       normed(memory, config.dim),
+      fed(memory, config.dim),
       query(memory, shard.query_heads.count * config.head_dim),
       key(memory, shard.kv_heads.count * config.head_dim),
       value(memory, shard.kv_heads.count * config.head_dim),
@@ -46,12 +59,17 @@ absl::Status Transformer::LoadWeights(const Progress& progress) {
     return progress ? progress(static_cast<double>(parts) / (config_.layers + 1), what)
                     : absl::OkStatus();
   };
-  const Range all_columns{0, config_.dim};
-  TANDEM_ASSIGN_OR_RETURN(embedding_,
+  TANDEM_ASSIGN_OR_RETURN(embedding_.tokens,
                           file_.Matrix("token_embd.weight", config_.vocab, config_.dim));
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<float> output_norm,
-                          file_.Vector("output_norm.weight", config_.dim));
-  output_norm_ = WeightVector(ops_.memory(), output_norm);
+  if (config_.Has("position_embd.weight")) {
+    TANDEM_ASSIGN_OR_RETURN(embedding_.positions,
+                            file_.Matrix("position_embd.weight", config_.context, config_.dim));
+  }
+  if (config_.Has("token_embd_norm.weight")) {
+    const NormSpec spec{NormKind::kLayer, config_.norm_epsilon, config_.dim};
+    TANDEM_ASSIGN_OR_RETURN(embedding_norm_,
+                            LoadNorm(file_, "token_embd_norm", spec, ops_.memory()));
+  }
   layers_.reserve(static_cast<size_t>(config_.layers));
   for (int index = 0; index < config_.layers; ++index) {
     TANDEM_RETURN_IF_ERROR(tell(index, "loading layers"));
@@ -59,82 +77,122 @@ absl::Status Transformer::LoadWeights(const Progress& progress) {
     layers_.push_back(std::move(layer));
   }
   TANDEM_RETURN_IF_ERROR(tell(config_.layers, "loading head"));
-  MatrixSource head = embedding_;
-  if (!config_.tied_head) {
-    TANDEM_ASSIGN_OR_RETURN(head, file_.Matrix("output.weight", config_.vocab, config_.dim));
-  }
-  TANDEM_ASSIGN_OR_RETURN(head_, ops_.Pack(head, shard_.vocab_rows, all_columns));
-  weight_bytes_ += head_->bytes();
+  TANDEM_RETURN_IF_ERROR(LoadHead());
   return tell(config_.layers + 1, "loaded");
 }
 
+absl::Status Transformer::LoadModelNorm(std::string_view name, Norm& norm) const {
+  const NormSpec spec{config_.norm, config_.norm_epsilon, config_.dim};
+  TANDEM_ASSIGN_OR_RETURN(norm, LoadNorm(file_, name, spec, ops_.memory()));
+  return absl::OkStatus();
+}
+
+absl::Status Transformer::LoadMatrix(const MatrixSource& source, Range rows, Range columns,
+                                     std::unique_ptr<Weight>& weight) {
+  TANDEM_ASSIGN_OR_RETURN(weight, ops_.Pack(source, rows, columns));
+  weight_bytes_ += weight->bytes();
+  return absl::OkStatus();
+}
+
+absl::Status Transformer::LoadBias(std::string_view name, int64_t n, Range elements,
+                                   WeightVector& bias) const {
+  if (!file_.Has(name)) return absl::OkStatus();
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<float> whole, file_.Vector(name, n));
+  if (elements.count == 0) return absl::OkStatus();
+  bias = WeightVector(ops_.memory(), std::span(whole).subspan(static_cast<size_t>(elements.begin),
+                                                              static_cast<size_t>(elements.count)));
+  return absl::OkStatus();
+}
+
+absl::Status Transformer::LoadHead() {
+  TANDEM_RETURN_IF_ERROR(LoadModelNorm("output_norm", output_norm_));
+  MatrixSource head = embedding_.tokens;
+  if (!config_.tied_head) {
+    TANDEM_ASSIGN_OR_RETURN(head, file_.Matrix("output.weight", config_.vocab, config_.dim));
+  }
+  TANDEM_RETURN_IF_ERROR(LoadMatrix(head, shard_.vocab_rows, {0, config_.dim}, head_));
+  return LoadBias("output.bias", config_.vocab, shard_.vocab_rows, head_bias_);
+}
+
 absl::StatusOr<Transformer::Layer> Transformer::LoadLayer(int index) {
+  Layer layer;
+  const int window = config_.layer_window[static_cast<size_t>(index)];
+  layer.attention = {.layer = index, .window = window, .local_rope = window != 0};
+  const auto norm = [&](std::string_view part, Norm& to) {
+    return LoadModelNorm(NameIn(index, part), to);
+  };
+  TANDEM_RETURN_IF_ERROR(
+      norm(config_.Has("attn_norm_2.weight") ? "attn_norm_2" : "attn_norm", layer.attention_norm));
+  // In some models with a parallel residual both blocks read the same.
+  TANDEM_RETURN_IF_ERROR(
+      norm(config_.HasFeedForwardNorm() ? "ffn_norm" : "attn_norm", layer.feed_forward_norm));
+  if (config_.post_norms) {
+    TANDEM_RETURN_IF_ERROR(norm("post_attention_norm", layer.post_attention_norm));
+    TANDEM_RETURN_IF_ERROR(norm("post_ffw_norm", layer.post_feed_forward_norm));
+  }
+  TANDEM_RETURN_IF_ERROR(LoadAttention(index, layer));
+  TANDEM_RETURN_IF_ERROR(LoadFeedForward(index, layer));
+  return layer;
+}
+
+absl::Status Transformer::LoadAttention(int index, Layer& layer) {
   const ModelConfig& c = config_;
   const Range query_rows = OfHeads(shard_.query_heads, c.head_dim);
   const Range kv_rows = OfHeads(shard_.kv_heads, c.head_dim);
-  const Range all_columns{0, c.dim};
-  const Range all_rows{0, c.dim};
   const int64_t query_size = int64_t{c.heads} * c.head_dim;
   const int64_t kv_size = int64_t{c.kv_heads} * c.head_dim;
-
-  const auto name = [index](std::string_view part) {
-    return fmt::format("blk.{}.{}", index, part);
+  struct Part {
+    std::string_view name;
+    Range of_fused;  // its rows, where one matrix has queries, keys and values
+    Range of_shard;
+    std::unique_ptr<Weight>& weight;
+    WeightVector& bias;
   };
-  // A bias is cut to the rows of the shard.
-  const auto bias = [&](WeightVector& target, std::string_view part, int64_t n,
-                        Range rows) -> absl::Status {
-    TANDEM_ASSIGN_OR_RETURN(const std::vector<float> whole, file_.Vector(name(part), n));
-    target = WeightVector(ops_.memory(), std::span(whole).subspan(static_cast<size_t>(rows.begin),
-                                                                  static_cast<size_t>(rows.count)));
-    return absl::OkStatus();
-  };
-  const auto vector = [&](WeightVector& target, std::string_view part, int64_t n) {
-    return bias(target, part, n, {0, n});
-  };
-  const auto matrix = [&](std::unique_ptr<Weight>& target, std::string_view part, int64_t rows,
-                          int64_t columns, Range row_range, Range column_range) -> absl::Status {
-    TANDEM_ASSIGN_OR_RETURN(const MatrixSource source, file_.Matrix(name(part), rows, columns));
-    TANDEM_ASSIGN_OR_RETURN(target, ops_.Pack(source, row_range, column_range));
-    weight_bytes_ += target->bytes();
-    return absl::OkStatus();
-  };
-
-  Layer layer;
-  const int window = c.layer_window[static_cast<size_t>(index)];
-  layer.attention = {.layer = index, .window = window, .local_rope = window != 0};
-  TANDEM_RETURN_IF_ERROR(vector(layer.attention_norm, "attn_norm.weight", c.dim));
-  TANDEM_RETURN_IF_ERROR(
-      matrix(layer.query, "attn_q.weight", query_size, c.dim, query_rows, all_columns));
-  TANDEM_RETURN_IF_ERROR(matrix(layer.key, "attn_k.weight", kv_size, c.dim, kv_rows, all_columns));
-  TANDEM_RETURN_IF_ERROR(
-      matrix(layer.value, "attn_v.weight", kv_size, c.dim, kv_rows, all_columns));
-  if (c.qkv_bias) {
-    TANDEM_RETURN_IF_ERROR(bias(layer.query_bias, "attn_q.bias", query_size, query_rows));
-    TANDEM_RETURN_IF_ERROR(bias(layer.key_bias, "attn_k.bias", kv_size, kv_rows));
-    TANDEM_RETURN_IF_ERROR(bias(layer.value_bias, "attn_v.bias", kv_size, kv_rows));
+  const Part parts[] = {
+      {"attn_q", {0, query_size}, query_rows, layer.query, layer.query_bias},
+      {"attn_k", {query_size, kv_size}, kv_rows, layer.key, layer.key_bias},
+      {"attn_v", {query_size + kv_size, kv_size}, kv_rows, layer.value, layer.value_bias}};
+  const int64_t fused_size = query_size + 2 * kv_size;
+  const bool fused = c.Has("attn_qkv.weight");
+  for (const Part& part : parts) {
+    const std::string name = NameIn(index, fused ? "attn_qkv" : part.name);
+    const int64_t rows = fused ? fused_size : part.of_fused.count;
+    const int64_t first = fused ? part.of_fused.begin : 0;
+    TANDEM_ASSIGN_OR_RETURN(const MatrixSource source, file_.Matrix(name + ".weight", rows, c.dim));
+    TANDEM_RETURN_IF_ERROR(LoadMatrix(RowsOf(source, {first, part.of_fused.count}), part.of_shard,
+                                      {0, c.dim}, part.weight));
+    TANDEM_RETURN_IF_ERROR(LoadBias(name + ".bias", rows,
+                                    {first + part.of_shard.begin, part.of_shard.count}, part.bias));
   }
   if (c.query_key_norm) {
-    TANDEM_RETURN_IF_ERROR(vector(layer.query_norm, "attn_q_norm.weight", c.head_dim));
-    TANDEM_RETURN_IF_ERROR(vector(layer.key_norm, "attn_k_norm.weight", c.head_dim));
+    const NormSpec spec{NormKind::kRms, c.head_norm_epsilon, c.head_dim};
+    TANDEM_ASSIGN_OR_RETURN(layer.query_norm,
+                            LoadNorm(file_, NameIn(index, "attn_q_norm"), spec, ops_.memory()));
+    TANDEM_ASSIGN_OR_RETURN(layer.key_norm,
+                            LoadNorm(file_, NameIn(index, "attn_k_norm"), spec, ops_.memory()));
   }
-  TANDEM_RETURN_IF_ERROR(matrix(layer.attention_output, "attn_output.weight", c.dim, query_size,
-                                all_rows, query_rows));
-  if (c.attention_output_bias) {
-    TANDEM_RETURN_IF_ERROR(vector(layer.attention_output_bias, "attn_output.bias", c.dim));
-  }
-  TANDEM_RETURN_IF_ERROR(vector(layer.feed_forward_norm, "ffn_norm.weight", c.dim));
-  TANDEM_RETURN_IF_ERROR(
-      matrix(layer.gate, "ffn_gate.weight", c.ffn_dim, c.dim, shard_.ffn_columns, all_columns));
-  TANDEM_RETURN_IF_ERROR(
-      matrix(layer.up, "ffn_up.weight", c.ffn_dim, c.dim, shard_.ffn_columns, all_columns));
-  TANDEM_RETURN_IF_ERROR(
-      matrix(layer.down, "ffn_down.weight", c.dim, c.ffn_dim, all_rows, shard_.ffn_columns));
-  if (c.down_bias) TANDEM_RETURN_IF_ERROR(vector(layer.down_bias, "ffn_down.bias", c.dim));
-  if (c.post_norms) {
-    TANDEM_RETURN_IF_ERROR(vector(layer.post_attention_norm, "post_attention_norm.weight", c.dim));
-    TANDEM_RETURN_IF_ERROR(vector(layer.post_feed_forward_norm, "post_ffw_norm.weight", c.dim));
-  }
-  return layer;
+  TANDEM_ASSIGN_OR_RETURN(const MatrixSource output,
+                          file_.Matrix(NameIn(index, "attn_output.weight"), c.dim, query_size));
+  TANDEM_RETURN_IF_ERROR(LoadMatrix(output, {0, c.dim}, query_rows, layer.attention_output));
+  return LoadBias(NameIn(index, "attn_output.bias"), c.dim, {0, c.dim},
+                  layer.attention_output_bias);
+}
+
+absl::Status Transformer::LoadFeedForward(int index, Layer& layer) {
+  const ModelConfig& c = config_;
+  const Range columns = shard_.ffn_columns;
+  const auto rows_of = [&](std::string_view part, std::unique_ptr<Weight>& weight) -> absl::Status {
+    TANDEM_ASSIGN_OR_RETURN(const MatrixSource source,
+                            file_.Matrix(NameIn(index, part), c.ffn_dim, c.dim));
+    return LoadMatrix(source, columns, {0, c.dim}, weight);
+  };
+  if (c.gated) TANDEM_RETURN_IF_ERROR(rows_of("ffn_gate.weight", layer.gate));
+  TANDEM_RETURN_IF_ERROR(rows_of("ffn_up.weight", layer.up));
+  TANDEM_ASSIGN_OR_RETURN(const MatrixSource down,
+                          file_.Matrix(NameIn(index, "ffn_down.weight"), c.dim, c.ffn_dim));
+  TANDEM_RETURN_IF_ERROR(LoadMatrix(down, {0, c.dim}, columns, layer.down));
+  TANDEM_RETURN_IF_ERROR(LoadBias(NameIn(index, "ffn_up.bias"), c.ffn_dim, columns, layer.up_bias));
+  return LoadBias(NameIn(index, "ffn_down.bias"), c.dim, {0, c.dim}, layer.down_bias);
 }
 
 }  // namespace tandem::core

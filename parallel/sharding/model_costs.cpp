@@ -22,10 +22,14 @@ absl::StatusOr<ModelCosts> CostsOf(const core::ModelFile& file) {
     };
     if (shape.name == head) {
       costs.vocab_row += bytes / config.vocab;
-    } else if (shape.name == "token_embd.weight") {
+    } else if (shape.name == "token_embd.weight" || shape.name == "position_embd.weight") {
       continue;  // single rows, read from the mapped file
     } else if (shape.rows == 0) {
       costs.every_rank += bytes;
+    } else if (is(".attn_qkv.")) {
+      const double row = bytes / (config.heads + 2.0 * config.kv_heads);
+      costs.query_head += row;
+      costs.kv_head += 2.0 * row;
     } else if (is(".attn_q.") || is(".attn_output.")) {
       costs.query_head += bytes / config.heads;
     } else if (is(".attn_k.") || is(".attn_v.")) {

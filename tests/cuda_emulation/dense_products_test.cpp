@@ -98,9 +98,11 @@ TEST_P(SharedInput, IsConvertedOnce) {
 TEST_P(SharedInput, IsConvertedOnceForGateAndUp) {
   const Tensor x = Input(3);
   PartialSums sums(operations_.memory(), samples_[0].rows);
-  const GatedFeedForward block{Gate::kSilu, *weights_[0], *weights_[0], *weights_[0], kColumns};
+  const WeightVector no_bias;
+  const FeedForwardBlock block{Activation::kSilu, weights_[0].get(), *weights_[0],
+                               no_bias,           *weights_[0],      kColumns};
   const uint64_t before = cuda_emulation::Launches();
-  operations_.GatedLinearPartialSums(x, block, sums);
+  operations_.FeedForwardPartialSums(x, block, sums);
   // The input, and what the activation makes of it, are converted; three products expand and
   // multiply; the activation; the partial sums.
   EXPECT_EQ(cuda_emulation::Launches() - before, 2U + 3 * 2 + 1 + 1);

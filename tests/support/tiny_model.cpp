@@ -22,11 +22,22 @@ core::ModelConfig ConfigOf(const TinyModelSpec& spec) {
   config.kv_heads = spec.kv_heads;
   config.head_dim = spec.head_dim;
   config.vocab = spec.vocab;
-  config.qkv_bias = spec.family == Family::kQwen2;
-  config.query_key_norm = spec.family == Family::kQwen3 || spec.family == Family::kGemma3;
-  config.post_norms = spec.family == Family::kGemma3;
+  const core::FamilyTraits& traits = core::TraitsOf(spec.family);
+  config.context = spec.context;
+  config.norm = spec.norm.value_or(traits.norm);
+  config.norm_weights = spec.norm_weights;
+  config.gated = traits.gated;
+  config.parallel_residual = traits.parallel_residual;
+  config.query_key_norm = traits.query_key_norm;
+  config.post_norms = traits.post_norms;
   config.tied_head = spec.tied_head;
-  config.attention_output_bias = config.down_bias = spec.output_biases;
+  config.parts.insert(traits.required.begin(), traits.required.end());
+  config.parts.insert(spec.parts.begin(), spec.parts.end());
+  if (spec.output_biases) config.parts.insert({"attn_output.bias", "ffn_down.bias"});
+  // As the converters of these families write them.
+  if (traits.norm == core::NormKind::kLayer) {
+    config.parts.insert({"attn_norm.bias", "ffn_norm.weight", "ffn_norm.bias", "output_norm.bias"});
+  }
   return config;
 }
 
@@ -99,7 +110,13 @@ void AddMetadata(const TinyModelSpec& spec, GgufWriter& writer) {
   number("attention.head_count_kv", spec.kv_heads);
   number("attention.key_length", spec.head_dim);
   number("attention.value_length", spec.head_dim);
-  writer.AddFloat(arch + ".attention.layer_norm_rms_epsilon", 1e-6F);
+  const bool rms = core::TraitsOf(spec.family).norm == core::NormKind::kRms;
+  writer.AddFloat(
+      arch + (rms ? ".attention.layer_norm_rms_epsilon" : ".attention.layer_norm_epsilon"), 1e-6F);
+  if (spec.norm.has_value()) {
+    constexpr const char* kNames[] = {"rms", "layer", "batch"};
+    writer.AddString(arch + ".norm_type", kNames[static_cast<int>(*spec.norm)]);
+  }
   if (spec.family == Family::kGemma3) {
     number("attention.sliding_window", spec.window);
     writer.AddFloat(arch + ".rope.freq_base", 1e6F);
@@ -117,12 +134,17 @@ DType MatrixDType(DType wanted, int64_t columns) {
   return DType::kF16;
 }
 
-/// Norm weights around 1, biases around 0.
-std::vector<std::byte> RandomVector(std::string_view name, int64_t n, uint64_t seed) {
+/// Norm weights and variances around 1, biases and means around 0.
+std::vector<std::byte> VectorOf(const TinyModelSpec& spec, std::string_view name, int64_t n,
+                                uint64_t seed) {
   SplitMix random(seed);
   std::vector<float> values(static_cast<size_t>(n));
-  const bool bias = name.ends_with(".bias");
+  const bool bias = name.ends_with(".bias") || name.ends_with(".running_mean");
   for (float& value : values) value = random.Unit() - 0.5F + (bias ? 0.0F : 1.0F);
+  if (spec.vectors) {
+    std::vector<float> given = spec.vectors(name);
+    if (!given.empty()) values = std::move(given);
+  }
   const auto bytes = std::as_bytes(std::span(values));
   return {bytes.begin(), bytes.end()};
 }
@@ -138,7 +160,7 @@ std::vector<std::byte> TinyModel(const TinyModelSpec& spec) {
     if (shape.rows == 0) {
       const int64_t dims[] = {shape.columns};
       writer.AddTensor(shape.name, DType::kF32, dims,
-                       RandomVector(shape.name, shape.columns, seed));
+                       VectorOf(spec, shape.name, shape.columns, seed));
       continue;
     }
     const bool table = shape.name == "token_embd.weight" || shape.name == "output.weight";
@@ -179,6 +201,18 @@ std::vector<TinyModelShape> TinyModelShapes() {
         .head_dim = 80,
         .dtype = DType::kF16}},
       {"OutputBiases", {.dtype = DType::kBF16, .output_biases = true}},
+      {"Gpt2", {.family = Family::kGpt2, .kv_heads = 4, .dtype = DType::kQ8_0}},
+      {"GptNeoX", {.family = Family::kGptNeoX, .heads = 6, .kv_heads = 6, .dtype = DType::kQ5_1}},
+      {"FalconTwoNorms",
+       {.family = Family::kFalcon,
+        .heads = 8,
+        .kv_heads = 2,
+        .dtype = DType::kQ4_0,
+        .parts = {"attn_norm_2.weight", "attn_norm_2.bias"}}},
+      {"StableLm", {.family = Family::kStableLm, .dtype = DType::kQ4_1, .tied_head = false}},
+      {"Phi2", {.family = Family::kPhi2, .heads = 5, .kv_heads = 5, .dtype = DType::kF16}},
+      {"Bloom", {.family = Family::kBloom, .heads = 7, .kv_heads = 7, .dtype = DType::kQ6_K}},
+      {"BatchNorm", {.dtype = DType::kQ8_0, .norm = core::NormKind::kBatch}},
   };
 }
 

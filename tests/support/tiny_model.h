@@ -3,7 +3,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <ostream>
+#include <set>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/model/config.h"
@@ -29,11 +33,16 @@ struct TinyModelSpec {
   core::DType dtype = core::DType::kF32;
   core::DType embedding_dtype = core::DType::kF32;  // of the embedding and the head
   bool tied_head = true;
+  std::optional<core::NormKind> norm = {};        // as the file says; else the family's
+  std::set<std::string, std::less<>> parts = {};  // that it has besides (ModelConfig::parts)
+  bool norm_weights = true;    // needs `norm` or a family with LayerNorm if false
   bool output_biases = false;  // of the attention's output and the feed-forward's
   /// Adds a byte-level tokenizer: 256 bytes, then <|endoftext|>, <|im_start|>, <|im_end|>, then
   /// unused tokens. vocab must be at least 260.
   bool tokenizer = false;
   uint64_t seed = 1;
+  /// Elements of a vector of that name, where they are not to be random; else nothing.
+  std::function<std::vector<float>(std::string_view name)> vectors = {};
   /// Called last, to add metadata of one's own (RoPE scaling, a tokenizer).
   std::function<void(GgufWriter&)> metadata = {};
 };

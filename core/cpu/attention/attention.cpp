@@ -257,6 +257,8 @@ void AttendChunk(Isa isa, const QueryTile& work, int64_t index, const void* then
   for (size_t q = 0; q < work.queries.size(); ++q) {
     const AttentionQuery& query = work.queries[q];
     tile.query[q] = query.query;
+    tile.slope[q] = query.slope;
+    tile.distance[q] = static_cast<float>(start - query.position);
     tile.out[q] = ResultOf(results, index, q, geometry.head_dim);
     if (seen) {
       if (seen->IsOneRun(q, tile.first[q], tile.last[q])) continue;

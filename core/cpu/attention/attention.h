@@ -32,6 +32,7 @@ struct AttentionQuery {
   const float* query = nullptr;
   float* out = nullptr;
   int64_t position = 0;
+  float slope = 0.0F;  // ALiBi of its head; 0: scores know no distance
 };
 
 /// Up to kMostTileQueries (attention_kernels.h) queries of one sequence that share a KV head, and
@@ -93,6 +94,8 @@ void CombineChunks(Isa isa, const QueryTile& tile, const float* results);
 /// Of a float8 cache, key and value are a 256th of the codes (float8.h). The fma chain of s[t] is
 /// multiplied by the key's scale before `scale`; o_c takes w[t] * the value's scale, rounded once,
 /// for w[t].
+///
+/// With a slope, fma(slope, t - position, s[t]) takes the place of s[t] (ALiBi, Press et al. 2022).
 ///
 /// In sparse attention (pages.sparse) a chunk without a visible position is skipped, as are pages.
 ///

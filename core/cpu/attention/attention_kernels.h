@@ -30,6 +30,9 @@ struct AttentionTile {
   float sum[kMostTileQueries] = {};
   float* out[kMostTileQueries] = {};  // [head_dim] each, not yet divided
 
+  float slope[kMostTileQueries] = {};     // AttentionQuery's
+  float distance[kMostTileQueries] = {};  // of the chunk's first position from the query's: <= 0
+
   const float* scales[kPagesPerChunk] = {};  // KvPage's, beside `values`
 
   // For MaskedKernels, in place of `first` and `last`: bit i of [q][p]: query q sees token i of
@@ -147,6 +150,18 @@ struct AttentionOf {
       for (; token < page_end; token += kLanes) {
         ScoreGroups<kQueries, 1>(tile, 0, keys, next, scores, token);
       }
+    }
+  }
+
+  /// Adds ALiBi to the scores of [begin, end), whole groups of 16.
+  static void AddDistances(const AttentionTile& tile, int q, int begin, int end, float* scores) {
+    alignas(64) static constexpr float kSteps[kLanes] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                         8, 9, 10, 11, 12, 13, 14, 15};
+    const Lanes steps = Lanes::Load(kSteps);
+    const Lanes slope = Lanes::Set(tile.slope[q]);
+    for (int t = begin; t < end; t += kLanes) {
+      const Lanes distance = Lanes::Set(tile.distance[q] + static_cast<float>(t)) + steps;
+      Lanes::Fma(slope, distance, Lanes::Load(scores + t)).Store(scores + t);
     }
   }
 
@@ -271,6 +286,9 @@ struct AttentionOf {
                               (last + kLanes - 1) / kLanes * kLanes);
     for (int q = 0; q < kQueries; ++q) {
       if (tile.first[q] >= tile.last[q]) continue;
+      if (tile.slope[q] != 0.0F) {
+        AddDistances(tile, q, tile.first[q] / kLanes * kLanes, tile.last[q], scores[q]);
+      }
       Weights<kScaled<Element>>(tile, q, scores[q]);
       for (int d = 0; d < tile.head_dim; ++d) tile.out[q][d] = 0.0F;
     }

@@ -24,6 +24,17 @@ struct MaskedAttentionOf : AttentionOf<Lanes, kAccumulators> {
   static int LowestBit(uint64_t bits) { return bits == 0 ? 64 : __builtin_ctzll(bits); }
   static int BitsEnd(uint64_t bits) { return bits == 0 ? 0 : 64 - __builtin_clzll(bits); }
 
+  /// Dense::AddDistances of the tokens that query q sees.
+  static void AddDistances(const AttentionTile& tile, int q, float* scores) {
+    for (int page = 0; page < kPagesPerChunk; ++page) {
+      const uint64_t bits = tile.seen[q][page];
+      if (bits == 0) continue;
+      const int start = page * kPageTokens;
+      Dense::AddDistances(tile, q, start + LowestBit(bits) / kLanes * kLanes, start + BitsEnd(bits),
+                          scores);
+    }
+  }
+
   /// Dense::Weights of the tokens that query q sees; what the others' scores become is not said.
   template <bool kTimesScales>
   static void Weights(AttentionTile& tile, int q, float* scores) {
@@ -97,6 +108,7 @@ struct MaskedAttentionOf : AttentionOf<Lanes, kAccumulators> {
     }
     for (int q = 0; q < kQueries; ++q) {
       if (!SeesAny(tile, q)) continue;
+      if (tile.slope[q] != 0.0F) AddDistances(tile, q, scores[q]);
       Weights<Dense::template kScaled<Element>>(tile, q, scores[q]);
       for (int d = 0; d < tile.head_dim; ++d) tile.out[q][d] = 0.0F;
     }

@@ -1,5 +1,7 @@
 #include "core/cpu/elementwise/elementwise.h"
 
+#include <algorithm>
+
 #include "core/cpu/elementwise/elementwise_kernels.h"
 
 namespace tandem::core {
@@ -28,16 +30,38 @@ float Exp(float x) { return LanesExp(ScalarLanes<1>::Set(x)).v[0]; }
 
 float Tanh(float x) { return LanesTanh(ScalarLanes<1>::Set(x)).v[0]; }
 
-void RmsNorm(Isa isa, std::span<const float> x, std::span<const float> weight, float epsilon,
-             std::span<float> out) {
-  Kernels(isa).rms_norm(x.data(), weight.data(), Size(x), epsilon, out.data());
+void Normalize(Isa isa, const NormRow& norm, std::span<const float> x, std::span<float> out) {
+  const ElementwiseKernels& kernels = Kernels(isa);
+  switch (norm.kind) {
+    case NormKind::kRms:
+      kernels.rms_norm(x.data(), norm.weight.data(), Size(x), norm.epsilon, out.data());
+      break;
+    case NormKind::kLayer:
+      kernels.layer_norm(x.data(), norm.weight.data(), Size(x), norm.epsilon, out.data());
+      break;
+    case NormKind::kBatch:
+      if (out.data() != x.data()) std::copy(x.begin(), x.end(), out.begin());
+      return kernels.scale_and_shift(out.data(), norm.weight.data(), norm.bias.data(), Size(x));
+  }
+  if (!norm.bias.empty()) AddInPlace(isa, out, norm.bias);
 }
 
-void GatedActivation(Isa isa, Gate kind, std::span<const float> gate, std::span<const float> up,
-                     std::span<float> out) {
+void RmsNorm(Isa isa, std::span<const float> x, std::span<const float> weight, float epsilon,
+             std::span<float> out) {
+  Normalize(isa, {NormKind::kRms, epsilon, weight, {}}, x, out);
+}
+
+void GatedActivation(Isa isa, Activation kind, std::span<const float> gate,
+                     std::span<const float> up, std::span<float> out) {
   const ElementwiseKernels& kernels = Kernels(isa);
-  const auto activate = kind == Gate::kSilu ? kernels.silu : kernels.gelu_tanh;
+  const auto activate = kind == Activation::kSilu       ? kernels.silu
+                        : kind == Activation::kGeluTanh ? kernels.gelu_tanh
+                                                        : kernels.gelu;
   activate(gate.data(), up.data(), Size(gate), out.data());
+}
+
+void Activate(Isa isa, Activation kind, std::span<float> x) {
+  Kernels(isa).activate(kind, x.data(), Size(x));
 }
 
 void AddInPlace(Isa isa, std::span<float> x, std::span<const float> y) {

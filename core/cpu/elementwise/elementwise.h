@@ -17,19 +17,38 @@ float Exp(float x);
 /// At most 2 ulp from the exact value; NaN for NaN.
 float Tanh(float x);
 
-/// out = x / sqrt(mean(x^2) + epsilon) * weight. x, weight, out: [n]; out may be x.
+/// A norm on the host, as Norm (core/model/norm.h) has it.
+struct NormRow {
+  NormKind kind = NormKind::kRms;
+  float epsilon = 0.0F;
+  std::span<const float> weight;  // [n]
+  std::span<const float> bias;    // [n], or empty
+};
+
+/// Normalizes one row. x, out: [n]; out may be x.
 ///
-/// Squares are added by fma in 16 lanes, lane = index mod 16, ascending, then folded i with i + 8,
-/// 4, 2, 1; scale = 1 / sqrt(sum / n + epsilon); out = (x * scale) * weight. Source: Zhang &
-/// Sennrich 2019.
+/// Sums of a row are added in 16 lanes, lane = index mod 16, ascending, then folded i with i + 8,
+/// 4, 2, 1.
+///
+///     kRms    scale = 1 / sqrt(sum of x^2 by fma / n + epsilon); out = (x * scale) * weight
+///     kLayer  mean = sum of x / n; scale = 1 / sqrt(sum of (x - mean)^2 by fma / n + epsilon);
+///             out = ((x - mean) * scale) * weight
+///     both    out = out + bias, where there is one
+///     kBatch  out = fma(x, weight, bias)
+void Normalize(Isa isa, const NormRow& norm, std::span<const float> x, std::span<float> out);
+
+/// The same with kRms and no bias.
 void RmsNorm(Isa isa, std::span<const float> x, std::span<const float> weight, float epsilon,
              std::span<float> out);
 
-/// out = act(gate) * up; out may be gate. [n] SiLU is g / (1 + exp(-g)); GELU is the tanh form,
-/// g / 2 * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 g^3))). Source: Shazeer 2020; Hendrycks & Gimpel
-/// 2016.
-void GatedActivation(Isa isa, Gate kind, std::span<const float> gate, std::span<const float> up,
-                     std::span<float> out);
+/// out = act(gate) * up; out may be gate. [n] SiLU is g / (1 + exp(-g)); GELU is g * Phi(g), or in
+/// the tanh form g / 2 * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 g^3))). Source: Shazeer 2020;
+/// Hendrycks & Gimpel 2016.
+void GatedActivation(Isa isa, Activation kind, std::span<const float> gate,
+                     std::span<const float> up, std::span<float> out);
+
+/// x = act(x). [n]
+void Activate(Isa isa, Activation kind, std::span<float> x);
 
 /// x += y. [n]
 void AddInPlace(Isa isa, std::span<float> x, std::span<const float> y);

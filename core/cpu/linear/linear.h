@@ -107,7 +107,7 @@ void Linear(Isa isa, std::span<const LinearJob> jobs, const Activations& x, Thre
 
 /// The first two matrices of a gated feed-forward block, of the same shape.
 struct GatedPair {
-  Gate kind = Gate::kSilu;
+  Activation kind = Activation::kSilu;
   const PackedMatrix& gate;
   const PackedMatrix& up;
 };

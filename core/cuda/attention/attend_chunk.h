@@ -230,6 +230,11 @@ __device__ void AttendChunk(const AttentionStep& step, const TokenPlaces& places
       if (visible.Has(t)) {
         if constexpr (kScaled<Element>) products[i][row] *= ChunkScales().key(t);
         score = products[i][row] * step.scale;
+        if (step.slopes != nullptr) {
+          const int64_t position = places.positions[work.first_token + row / kHeads];
+          score = fmaf(step.slopes[work.run.first_head + row % kHeads],
+                       static_cast<float>(work.start + t - position), score);
+        }
       }
       scores[row * kChunkTokens + t] = score;
     }

@@ -51,7 +51,8 @@ struct AttentionStep {
   int window = 0;           // 0: none
   bool neighbours = false;  // whether tokens of one sequence follow one another
   float scale = 1.0F;
-  int64_t first_token = 0;  // of the step
+  const float* slopes = nullptr;  // [query_heads] of ALiBi, or null
+  int64_t first_token = 0;        // of the step
   int64_t tokens = 0;
   int64_t first_chunk = 0;  // that any of them sees
   int64_t chunks = 0;

@@ -18,39 +18,78 @@ __device__ float FoldSum(float lane_sum) {
   return lane_sum;
 }
 
-/// 1 / sqrt(mean of value(i)^2 + epsilon) over a row, the same in all threads of the block.
-/// shared_scale: one float.
+/// The sum over a row of term(value(i), sum so far), in lane 0 of a block's first warp, which alone
+/// comes here.
+template <typename Value, typename Term>
+__device__ float SumOfRow(int64_t columns, const Value& value, const Term& term) {
+  float sum = 0.0F;
+  if (threadIdx.x < kLanes) {
+    for (int64_t i = threadIdx.x; i < columns; i += kLanes) sum = term(value(i), sum);
+  }
+  return FoldSum(sum);
+}
+
+/// What of a row its norm needs: the mean of kLayer, and one over the deviation.
+struct RowScale {
+  float mean;
+  float scale;
+};
+
+/// Floats of shared memory that ScaleOfRow needs.
+constexpr int kScaleFloats = 2;
+
+/// The same in all threads of the block. shared: kScaleFloats floats.
 template <typename Value>
-__device__ float RmsScale(int64_t columns, float epsilon, const SharedArray<float>& shared_scale,
-                          const Value& value) {
+__device__ RowScale ScaleOfRow(const NormVectors& norm, int64_t columns,
+                               const SharedArray<float>& shared, const Value& value) {
+  if (norm.kind == NormKind::kBatch) return {0.0F, 1.0F};
   if (threadIdx.x < kWarpThreads) {
-    float squares = 0.0F;
-    if (threadIdx.x < kLanes) {
-      for (int64_t i = threadIdx.x; i < columns; i += kLanes) {
-        const float v = value(i);
-        squares = fmaf(v, v, squares);
-      }
+    const auto n = static_cast<float>(columns);
+    float mean = 0.0F;
+    if (norm.kind == NormKind::kLayer) {
+      const float sum = SumOfRow(columns, value, [](float v, float so_far) { return so_far + v; });
+      mean = __shfl_sync(kAllLanes, __fdiv_rn(sum, n), 0);
     }
-    const float sum = FoldSum(squares);
+    const float squares = SumOfRow(columns, value, [mean](float v, float so_far) {
+      const float d = v - mean;
+      return fmaf(d, d, so_far);
+    });
     if (threadIdx.x == 0) {
-      const float mean = __fdiv_rn(sum, static_cast<float>(columns));
-      shared_scale[0] = __fdiv_rn(1.0F, __fsqrt_rn(mean + epsilon));
+      shared[0] = mean;
+      shared[1] = __fdiv_rn(1.0F, __fsqrt_rn(__fdiv_rn(squares, n) + norm.epsilon));
     }
   }
   __syncthreads();
-  return shared_scale[0];
+  return {shared[0], shared[1]};
 }
 
-__global__ void RmsNormKernel(const float* x, const float* weight, int64_t columns, float epsilon,
-                              float* out) {
+/// Element i of a row, normalized.
+__device__ float Normalized(const NormVectors& norm, const RowScale& row, float v, int64_t i) {
+  if (norm.kind == NormKind::kBatch) return fmaf(v, norm.weight[i], norm.bias[i]);
+  const float result = ((v - row.mean) * row.scale) * norm.weight[i];
+  return norm.bias == nullptr ? result : result + norm.bias[i];
+}
+
+__global__ void NormalizeKernel(NormVectors norm, const float* x, int64_t columns, float* out) {
   BeginKernel();
   const int64_t row = int64_t{blockIdx.x} * columns;
-  const SharedArray<float> shared_scale(0);
-  const float scale =
-      RmsScale(columns, epsilon, shared_scale, [&](int64_t i) { return x[row + i]; });
+  const RowScale scale =
+      ScaleOfRow(norm, columns, SharedArray<float>(0), [&](int64_t i) { return x[row + i]; });
   for (int64_t i = threadIdx.x; i < columns; i += blockDim.x) {
-    out[row + i] = (x[row + i] * scale) * weight[i];
+    out[row + i] = Normalized(norm, scale, x[row + i], i);
   }
+}
+
+__global__ void AddKernel(const float* y, int64_t n, float* x) {
+  BeginKernel();
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < n) x[i] += y[i];
+}
+
+__global__ void ActivateKernel(Activation kind, int64_t n, float* x) {
+  BeginKernel();
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < n) x[i] = Activate(kind, x[i], 1.0F);
 }
 
 __global__ void AddToRowsKernel(const float* y, int64_t columns, float* x) {
@@ -59,8 +98,8 @@ __global__ void AddToRowsKernel(const float* y, int64_t columns, float* x) {
   if (i < columns) x[blockIdx.x * columns + i] += y[i];
 }
 
-__global__ void GatedActivationKernel(Gate kind, const float* gate, const float* up, int64_t n,
-                                      float* out) {
+__global__ void GatedActivationKernel(Activation kind, const float* gate, const float* up,
+                                      int64_t n, float* out) {
   BeginKernel();
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i < n) out[i] = Activate(kind, gate[i], up[i]);
@@ -81,18 +120,17 @@ __global__ void AddPartialSumsKernel(PartialSumRows from, int64_t columns, float
                                      uint8_t* token_failed) {
   BeginKernel();
   const int64_t row = int64_t{blockIdx.x} * columns;
-  const SharedArray<float> shared_scale(0);
   const auto total = [&](int64_t i) {
     const float value =
         from.floats == nullptr ? SumToFloat(from.sums[row + i]) : from.floats[row + i];
     return from.bias == nullptr ? value : value + from.bias[i];
   };
-  if (from.post_norm == nullptr) {
+  if (from.post_norm.weight == nullptr) {
     for (int64_t i = threadIdx.x; i < columns; i += blockDim.x) x[row + i] += total(i);
   } else {
-    const float scale = RmsScale(columns, from.epsilon, shared_scale, total);
+    const RowScale scale = ScaleOfRow(from.post_norm, columns, SharedArray<float>(0), total);
     for (int64_t i = threadIdx.x; i < columns; i += blockDim.x) {
-      x[row + i] += (total(i) * scale) * from.post_norm[i];
+      x[row + i] += Normalized(from.post_norm, scale, total(i), i);
     }
   }
   if (threadIdx.x != 0) return;
@@ -117,17 +155,25 @@ dim3 OfRows(int64_t rows, int64_t columns) {
 
 }  // namespace
 
-void LaunchRmsNorm(CudaStream stream, const float* x, const float* weight, int64_t rows,
-                   int64_t columns, float epsilon, float* out) {
-  Launch(stream, Blocks(rows, 1), kRowThreads, sizeof(float), RmsNormKernel, x, weight, columns,
-         epsilon, out);
+void LaunchNormalize(CudaStream stream, const NormVectors& norm, const float* x, int64_t rows,
+                     int64_t columns, float* out) {
+  Launch(stream, Blocks(rows, 1), kRowThreads, kScaleFloats * sizeof(float), NormalizeKernel, norm,
+         x, columns, out);
+}
+
+void LaunchAdd(CudaStream stream, const float* y, int64_t n, float* x) {
+  Launch(stream, Blocks(n, kRowThreads), kRowThreads, 0, AddKernel, y, n, x);
+}
+
+void LaunchActivate(CudaStream stream, Activation kind, int64_t n, float* x) {
+  Launch(stream, Blocks(n, kRowThreads), kRowThreads, 0, ActivateKernel, kind, n, x);
 }
 
 void LaunchAddToRows(CudaStream stream, const float* y, int64_t rows, int64_t columns, float* x) {
   Launch(stream, OfRows(rows, columns), kRowThreads, 0, AddToRowsKernel, y, columns, x);
 }
 
-void LaunchGatedActivation(CudaStream stream, Gate kind, const float* gate, const float* up,
+void LaunchGatedActivation(CudaStream stream, Activation kind, const float* gate, const float* up,
                            int64_t n, float* out) {
   Launch(stream, Blocks(n, kRowThreads), kRowThreads, 0, GatedActivationKernel, kind, gate, up, n,
          out);
@@ -135,8 +181,8 @@ void LaunchGatedActivation(CudaStream stream, Gate kind, const float* gate, cons
 
 void LaunchAddPartialSums(CudaStream stream, const PartialSumRows& from, int64_t rows,
                           int64_t columns, float* x, uint8_t* token_failed) {
-  Launch(stream, Blocks(rows, 1), kRowThreads, sizeof(float), AddPartialSumsKernel, from, columns,
-         x, token_failed);
+  Launch(stream, Blocks(rows, 1), kRowThreads, kScaleFloats * sizeof(float), AddPartialSumsKernel,
+         from, columns, x, token_failed);
 }
 
 void LaunchSumsToFloats(CudaStream stream, const int64_t* sums, const int64_t* failed, int64_t rows,

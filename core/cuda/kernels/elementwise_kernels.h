@@ -10,17 +10,31 @@
 /// `stream`. Thread safety: any thread.
 namespace tandem::core {
 
-/// out = x / sqrt(mean(x^2) + epsilon) * weight, row by row. x, out: [rows, columns]; out may be x;
-/// weight: [columns]. Order: RmsNorm of core/cpu/elementwise/elementwise.h.
-void LaunchRmsNorm(CudaStream stream, const float* x, const float* weight, int64_t rows,
-                   int64_t columns, float epsilon, float* out);
+/// A norm as core/model/norm.h has it.
+struct NormVectors {
+  NormKind kind = NormKind::kRms;
+  float epsilon = 0.0F;
+  const float* weight = nullptr;  // [columns]; null: there is no norm
+  const float* bias = nullptr;    // [columns], or null
+};
+
+/// Normalizes row by row. x, out: [rows, columns]; out may be x. Order: Normalize of
+/// core/cpu/elementwise/elementwise.h.
+void LaunchNormalize(CudaStream stream, const NormVectors& norm, const float* x, int64_t rows,
+                     int64_t columns, float* out);
+
+/// x += y. [n]
+void LaunchAdd(CudaStream stream, const float* y, int64_t n, float* x);
 
 /// x += y in each row. x: [rows, columns]; y: [columns]
 void LaunchAddToRows(CudaStream stream, const float* y, int64_t rows, int64_t columns, float* x);
 
 /// out = act(gate) * up. [n]; out may be gate or up.
-void LaunchGatedActivation(CudaStream stream, Gate kind, const float* gate, const float* up,
+void LaunchGatedActivation(CudaStream stream, Activation kind, const float* gate, const float* up,
                            int64_t n, float* out);
+
+/// x = act(x). [n]
+void LaunchActivate(CudaStream stream, Activation kind, int64_t n, float* x);
 
 /// Where a kernel says that it has come to a reduction of its step; word null: nowhere.
 struct ReductionMark {
@@ -30,12 +44,11 @@ struct ReductionMark {
 
 /// Reduced partial sums on their way to the residual, as integers or as what SumsToFloats gave.
 struct PartialSumRows {
-  const int64_t* sums = nullptr;     // [rows, columns]
-  const int64_t* failed = nullptr;   // [rows]
-  const float* floats = nullptr;     // [rows, columns], then [rows] of `failed`; null: the integers
-  const float* bias = nullptr;       // [columns], or null
-  const float* post_norm = nullptr;  // [columns], or null
-  float epsilon = 0.0F;              // of post_norm
+  const int64_t* sums = nullptr;    // [rows, columns]
+  const int64_t* failed = nullptr;  // [rows]
+  const float* floats = nullptr;    // [rows, columns], then [rows] of `failed`; null: the integers
+  const float* bias = nullptr;      // [columns], or null
+  NormVectors post_norm = {};
   ReductionMark mark = {};
 };
 

@@ -57,10 +57,18 @@ struct GpuLane {
 };
 
 /// activation(gate) * up
-TANDEM_HOST_DEVICE inline float Activate(Gate kind, float gate, float up) {
+TANDEM_HOST_DEVICE inline float Activate(Activation kind, float gate, float up) {
   const GpuLane g = GpuLane::Set(gate);
   const GpuLane u = GpuLane::Set(up);
-  return (kind == Gate::kSilu ? LanesSilu(g, u) : LanesGeluTanh(g, u)).v;
+  switch (kind) {
+    case Activation::kSilu:
+      return LanesSilu(g, u).v;
+    case Activation::kGeluTanh:
+      return LanesGeluTanh(g, u).v;
+    case Activation::kGelu:
+      return (LanesGelu(g) * u).v;
+  }
+  return 0.0F;
 }
 
 }  // namespace tandem::core

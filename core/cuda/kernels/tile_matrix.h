@@ -24,7 +24,7 @@ struct TileMatrix {
 struct GatedMatrices {
   TileMatrix gate;  // of the same shape as `up`
   TileMatrix up;
-  Gate kind = Gate::kSilu;
+  Activation kind = Activation::kSilu;
 };
 
 /// What is multiplied: codes for quantized matrices, floats for others. In memory of the device.

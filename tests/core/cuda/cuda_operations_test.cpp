@@ -62,7 +62,7 @@ TEST_F(CudaOperationsTwins, EmbedExpandsRowsOfEveryType) {
                             DType::kQ5_0, DType::kQ5_1, DType::kQ8_0, DType::kQ2_K, DType::kQ3_K,
                             DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
     const std::vector<std::byte> bytes = testing::RandomBlocks(dtype, 300 * 256, 1.0F, 5);
-    const MatrixSource table{"token_embd.weight", dtype, bytes.data(), 300, 256};
+    const EmbeddingTables table{{"token_embd.weight", dtype, bytes.data(), 300, 256}, {}};
     for (const float scale : {1.0F, 11.3F}) {
       Tensor on_cpu(cpu_.memory(), 256);
       Tensor on_gpu(gpu_.memory(), 256);
@@ -179,7 +179,7 @@ TEST_F(CudaOperationsTwins, TokensThatFailAreKeptUntilTheNextStep) {
   const CopyRun run{reinterpret_cast<std::byte*>(sums.sums()),
                     reinterpret_cast<std::byte*>(values.data()), values.size() * sizeof(int64_t)};
   ThrowDeviceFailure(gpu_.memory().CopyFromHost({&run, 1}));
-  gpu_.AddPartialSums(sums, {}, {}, 0.0F, x);
+  gpu_.AddPartialSums(sums, {}, {}, x);
   EXPECT_THAT(gpu_.TokenFailures(), ElementsAre(0, 1, 0));
   gpu_.BeginStep(batch);
   EXPECT_THAT(gpu_.TokenFailures(), Each(0));
@@ -212,7 +212,7 @@ TEST_F(CudaOperationsTwins, AnErrorOfTheCollectiveIsGivenOn) {
 TEST_F(CudaOperationsTwins, AnEmptyStepIsNothing) {
   gpu_.BeginStep({});
   Tensor x(gpu_.memory(), 96);
-  gpu_.Embed({"", DType::kF32, nullptr, 300, 96}, {}, 1.0F, x);
+  gpu_.Embed({{"", DType::kF32, nullptr, 300, 96}, {}}, {}, 1.0F, x);
   Tensor out(gpu_.memory(), 96);
   gpu_.SelectRows(x, {}, out);
   EXPECT_EQ(out.rows(), 0);

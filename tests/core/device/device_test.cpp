@@ -72,7 +72,8 @@ TEST(Device, OfACpuComputes) {
   for (int i = 0; i < 4; ++i) x.row(0)[static_cast<size_t>(i)] = 2.0F;
   Tensor out(device->memory(), 4);
   const std::vector<float> ones(4, 1.0F);
-  device->RmsNorm(x, WeightVector(device->memory(), ones), 0.0F, out);
+  device->Normalize(x, {NormKind::kRms, 0.0F, WeightVector(device->memory(), ones), WeightVector()},
+                    out);
   std::vector<float> read(4);
   device->ReadRows(out, {0, 1}, read.data(), 4);
   EXPECT_THAT(read, ::testing::Each(1.0F));

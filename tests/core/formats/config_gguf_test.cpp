@@ -83,9 +83,9 @@ TEST(ConfigGguf, Llama) {
   EXPECT_EQ(config->norm_epsilon, 1e-5F);
   EXPECT_EQ(config->embedding_scale, 1.0F);
   EXPECT_EQ(config->attention_scale, 0.25F);
-  EXPECT_EQ(config->gate, Gate::kSilu);
+  EXPECT_EQ(config->activation, Activation::kSilu);
   EXPECT_TRUE(config->tied_head);
-  EXPECT_FALSE(config->qkv_bias || config->query_key_norm || config->post_norms);
+  EXPECT_FALSE(config->Has("attn_q.bias") || config->query_key_norm || config->post_norms);
   EXPECT_THAT(config->layer_window, ElementsAre(0, 0));
   EXPECT_EQ(config->rope.layout, RopeLayout::kAdjacentPairs);
   EXPECT_EQ(config->rope.inverse_frequencies.size(), 8U);
@@ -97,7 +97,7 @@ TEST(ConfigGguf, QwenFamilies) {
   metadata.architecture = "qwen2";
   auto config = Read(metadata);
   ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_TRUE(config->qkv_bias);
+  EXPECT_TRUE(config->Has("attn_q.bias"));
   EXPECT_FALSE(config->query_key_norm);
   EXPECT_EQ(config->rope.layout, RopeLayout::kHalves);
 
@@ -106,7 +106,7 @@ TEST(ConfigGguf, QwenFamilies) {
   metadata.numbers["attention.value_length"] = 32;
   config = Read(metadata);
   ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_FALSE(config->qkv_bias);
+  EXPECT_FALSE(config->Has("attn_q.bias"));
   EXPECT_TRUE(config->query_key_norm);
   EXPECT_EQ(config->head_dim, 32);
   EXPECT_EQ(config->attention_scale, 1.0F / std::sqrt(32.0F));
@@ -132,7 +132,7 @@ TEST(ConfigGguf, Gemma3) {
   EXPECT_THAT(config->layer_window, ElementsAre(16, 16, 16, 16, 16, 0, 16, 16));
   EXPECT_EQ(config->embedding_scale, 8.0F);
   EXPECT_EQ(config->attention_scale, 1.0F / std::sqrt(32.0F));
-  EXPECT_EQ(config->gate, Gate::kGeluTanh);
+  EXPECT_EQ(config->activation, Activation::kGeluTanh);
   EXPECT_TRUE(config->query_key_norm && config->post_norms);
   // The scaling is of the full layers only.
   EXPECT_EQ(config->rope.inverse_frequencies[0], 1.0 / 8);
@@ -213,8 +213,8 @@ TEST(ConfigGguf, OddFiles) {
   Metadata metadata;
   metadata.architecture = "mamba";
   EXPECT_EQ(ReadError(metadata),
-            "m.gguf: architecture \"mamba\" is not supported, expected llama, qwen2, qwen3 or "
-            "gemma3");
+            "m.gguf: architecture \"mamba\" is not supported, expected llama, qwen2, qwen3, "
+            "gemma3, gpt2, gptneox, falcon, starcoder2, stablelm, phi2, bloom or mpt");
   metadata = {};
   metadata.numbers.erase("attention.head_count_kv");
   metadata.more = [](GgufWriter& writer) {

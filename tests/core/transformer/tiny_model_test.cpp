@@ -19,7 +19,8 @@ constexpr DType kAllDTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType:
                                 DType::kQ6_K};
 
 TEST(TinyModel, OpensInEveryFamilyAndDType) {
-  for (const Family family : {Family::kLlama, Family::kQwen2, Family::kQwen3, Family::kGemma3}) {
+  for (const FamilyTraits& traits : Families()) {
+    const Family family = traits.family;
     for (const DType dtype : kAllDTypes) {
       TinyModelSpec spec;
       spec.family = family;
@@ -42,10 +43,10 @@ TEST(TinyModel, OpensInEveryFamilyAndDType) {
       EXPECT_EQ(config.head_dim, spec.head_dim);
       EXPECT_EQ(config.vocab, spec.vocab);
       EXPECT_EQ(config.tied_head, spec.tied_head);
-      EXPECT_EQ(config.qkv_bias, family == Family::kQwen2);
-      const auto gate = (*file)->Matrix("blk.1.ffn_gate.weight", 512, 256);
-      ASSERT_TRUE(gate.ok()) << gate.status();
-      EXPECT_EQ(gate->dtype, dtype);
+      EXPECT_EQ(config.gated, traits.gated);
+      const auto up = (*file)->Matrix("blk.1.ffn_up.weight", 512, 256);
+      ASSERT_TRUE(up.ok()) << up.status();
+      EXPECT_EQ(up->dtype, dtype);
     }
   }
 }

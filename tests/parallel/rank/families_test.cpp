@@ -61,7 +61,10 @@ TEST_P(Families, EqualTransformersInFloat32) {
 
 INSTANTIATE_TEST_SUITE_P(All, Families,
                          ::testing::Values("llama", "llama_linear", "llama_llama3", "llama_yarn",
-                                           "qwen2", "qwen3", "gemma3"),
+                                           "qwen2", "qwen3", "gemma3", "gpt2", "gptneox",
+                                           "gptneox_sequential", "falcon", "falcon_grouped",
+                                           "starcoder2", "stablelm", "stablelm_parallel", "phi2",
+                                           "bloom", "mpt", "llama_layer", "llama_batch"),
                          [](const auto& name) { return std::string(name.param); });
 
 }  // namespace

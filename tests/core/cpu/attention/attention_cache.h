@@ -125,7 +125,7 @@ class Cache {
 /// The slow obvious softmax in double, over the visible positions, which ascend.
 inline void ExpectNearDouble(const HeadPages& pages, const Cache& cache,
                              const std::vector<float>& query, const std::vector<int64_t>& visible,
-                             float scale, const std::vector<float>& out) {
+                             float scale, const std::vector<float>& out, float slope = 0.0F) {
   const int layer = pages.layer, head = pages.kv_head;
   const int64_t position = visible.back();
   std::vector<double> scores;
@@ -137,7 +137,10 @@ inline void ExpectNearDouble(const HeadPages& pages, const Cache& cache,
       score += term;
       absolute += std::fabs(term);
     }
-    scores.push_back(score * scale);
+    // ALiBi adds a term that is exact, and a rounding.
+    const double bias = double{slope} * static_cast<double>(t - position);
+    absolute += std::fabs(bias / scale) / 16.0;
+    scores.push_back(score * scale + bias);
     maximum = std::max(maximum, scores.back());
     size = std::max(size, absolute * std::fabs(scale));
   }

@@ -25,21 +25,22 @@ using attention::SameBits;
 
 std::vector<float> Attend(Isa isa, const Cache& cache, int layer, int head,
                           const std::vector<float>& query, int64_t position, int window,
-                          float scale) {
+                          float scale, float slope = 0.0F) {
   std::vector<float> out(query.size(), 42.0F);
-  const AttentionQuery one = {query.data(), out.data(), position};
+  const AttentionQuery one = {query.data(), out.data(), position, slope};
   AttendQueries(isa, {&one, 1}, cache.Head(layer, head), window, scale);
   return out;
 }
 
 void ExpectNearDouble(const Cache& cache, int layer, int head, const std::vector<float>& query,
-                      int64_t position, int window, float scale, const std::vector<float>& out) {
+                      int64_t position, int window, float scale, const std::vector<float>& out,
+                      float slope = 0.0F) {
   std::vector<int64_t> visible;
   for (int64_t t = window == 0 ? 0 : std::max<int64_t>(0, position - window + 1); t <= position;
        ++t) {
     visible.push_back(t);
   }
-  attention::ExpectNearDouble(cache.Head(layer, head), cache, query, visible, scale, out);
+  attention::ExpectNearDouble(cache.Head(layer, head), cache, query, visible, scale, out, slope);
 }
 
 struct Shape {
@@ -63,6 +64,38 @@ TEST_P(AttentionTest, AgreesWithDoubleAndBetweenIsas) {
       for (const Isa isa : test::SupportedIsas()) {
         EXPECT_TRUE(SameBits(Attend(isa, cache, 1, 1, query, position, window, scale), out))
             << IsaName(isa) << " position " << position << " window " << window;
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, AlibiAgreesWithDoubleAndBetweenIsas) {
+  const auto [head_dim, dtype] = GetParam();
+  Cache cache(head_dim, 1, dtype, 800);
+  const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim));
+  for (const float slope : {0x1p-8F, 0.044194175F, 0.5F}) {
+    for (const int window : {0, 100}) {
+      std::vector<std::vector<float>> queries, alone, together;
+      constexpr int64_t kPositions[] = {0, 1, 15, 64, 255, 256, 257, 530, 799};
+      for (const int64_t position : kPositions) {
+        queries.push_back(cache.Query());
+        alone.push_back(
+            Attend(Isa::kScalar, cache, 0, 0, queries.back(), position, window, scale, slope));
+        ExpectNearDouble(cache, 0, 0, queries.back(), position, window, scale, alone.back(), slope);
+        together.emplace_back(queries.back().size());
+      }
+      // Beside a query of another slope.
+      for (const Isa isa : test::SupportedIsas()) {
+        for (size_t q = 0; q < queries.size(); ++q) {
+          std::vector<float> other(queries[q].size());
+          const AttentionQuery pair[] = {
+              {queries[q].data(), other.data(), kPositions[q], 0.0F},
+              {queries[q].data(), together[q].data(), kPositions[q], slope}};
+          AttendQueries(isa, pair, cache.Head(0, 0), window, scale);
+          EXPECT_TRUE(SameBits(together[q], alone[q])) << IsaName(isa) << " query " << q;
+          EXPECT_TRUE(
+              SameBits(other, Attend(isa, cache, 0, 0, queries[q], kPositions[q], window, scale)));
+        }
       }
     }
   }

@@ -67,9 +67,9 @@ struct Layer {
     return visible;
   }
   std::vector<float> Attend(Isa isa, const Cache& cache, const std::vector<float>& query,
-                            int64_t position, float scale) const {
+                            int64_t position, float scale, float slope = 0.0F) const {
     std::vector<float> out(query.size(), 42.0F);
-    const AttentionQuery one = {query.data(), out.data(), position};
+    const AttentionQuery one = {query.data(), out.data(), position, slope};
     AttendQueries(isa, {&one, 1}, Head(cache), window, scale);
     return out;
   }
@@ -98,11 +98,15 @@ TEST_P(SparseAttentionKernels, AgreeWithDoubleAndBetweenIsas) {
     for (const int64_t position :
          {0, 1, 63, 64, 65, 127, 128, 255, 256, 300, 511, 512, 640, 900, 1023, 1024, 1300, 1499}) {
       const std::vector<float> query = cache.Query();
-      const std::vector<float> out = layer.Attend(Isa::kScalar, cache, query, position, scale);
-      ExpectNearDouble(layer.Head(cache), cache, query, layer.Visible(position), scale, out);
-      for (const Isa isa : test::SupportedIsas()) {
-        EXPECT_TRUE(SameBits(layer.Attend(isa, cache, query, position, scale), out))
-            << IsaName(isa) << " position " << position << ", " << layer.Name();
+      for (const float slope : {0.0F, 0.03F}) {
+        const std::vector<float> out =
+            layer.Attend(Isa::kScalar, cache, query, position, scale, slope);
+        ExpectNearDouble(layer.Head(cache), cache, query, layer.Visible(position), scale, out,
+                         slope);
+        for (const Isa isa : test::SupportedIsas()) {
+          EXPECT_TRUE(SameBits(layer.Attend(isa, cache, query, position, scale, slope), out))
+              << IsaName(isa) << " position " << position << ", " << layer.Name();
+        }
       }
     }
   }

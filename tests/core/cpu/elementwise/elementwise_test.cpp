@@ -137,8 +137,8 @@ TEST(GatedActivation, AgreesWithDouble) {
   const size_t n = 100000;
   const std::vector<float> gate = Random(n, 20.0F, 5), up = Random(n, 3.0F, 6);
   std::vector<float> silu(n), gelu(n);
-  GatedActivation(Isa::kScalar, Gate::kSilu, gate, up, silu);
-  GatedActivation(Isa::kScalar, Gate::kGeluTanh, gate, up, gelu);
+  GatedActivation(Isa::kScalar, Activation::kSilu, gate, up, silu);
+  GatedActivation(Isa::kScalar, Activation::kGeluTanh, gate, up, gelu);
   for (size_t i = 0; i < n; ++i) {
     const double g = gate[i];
     const double exact_silu = g / (1.0 + std::exp(-g)) * up[i];
@@ -157,7 +157,7 @@ TEST(GatedActivation, AgreesWithDouble) {
 TEST(GatedActivation, HandlesHugeGates) {
   const std::vector<float> gate = {-1e30F, -200.0F, -88.0F, 88.0F, 200.0F, 1e12F, kNan};
   const std::vector<float> up(gate.size(), 1.0F);
-  for (const Gate kind : {Gate::kSilu, Gate::kGeluTanh}) {
+  for (const Activation kind : {Activation::kSilu, Activation::kGeluTanh}) {
     std::vector<float> out(gate.size());
     GatedActivation(Isa::kScalar, kind, gate, up, out);
     EXPECT_NEAR(out[0], 0.0F, 1e-7F);
@@ -277,8 +277,8 @@ TEST(Elementwise, GivesTheSameBitsOnEveryIsa) {
     for (const Isa isa : test::SupportedIsas()) {
       std::vector<std::vector<float>> results(6, std::vector<float>(n));
       RmsNorm(isa, a, b, 1e-5F, results[0]);
-      GatedActivation(isa, Gate::kSilu, a, b, results[1]);
-      GatedActivation(isa, Gate::kGeluTanh, a, b, results[2]);
+      GatedActivation(isa, Activation::kSilu, a, b, results[1]);
+      GatedActivation(isa, Activation::kGeluTanh, a, b, results[2]);
       results[3] = a;
       AddInPlace(isa, results[3], b);
       PartialSumsToFloat(isa, sums, {}, results[4]);
@@ -298,7 +298,7 @@ TEST(Elementwise, ActivationsGiveTheSameBitsForManyFloats) {
     if (std::isfinite(x)) gate.push_back(x);
   }
   const std::vector<float> up(gate.size(), 1.0F);
-  for (const Gate kind : {Gate::kSilu, Gate::kGeluTanh}) {
+  for (const Activation kind : {Activation::kSilu, Activation::kGeluTanh}) {
     std::vector<float> reference(gate.size()), out(gate.size());
     GatedActivation(Isa::kScalar, kind, gate, up, reference);
     for (const Isa isa : test::SupportedIsas()) {

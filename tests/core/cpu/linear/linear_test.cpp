@@ -210,7 +210,7 @@ TEST(Linear, SeveralJobsGiveWhatEachGivesAlone) {
 }
 
 /// Gated products as codes are what quantizing the floats gives. floats: [tokens, 200]
-void ExpectSameCodes(Isa isa, const PackedMatrix& gate, const PackedMatrix& up, Gate kind,
+void ExpectSameCodes(Isa isa, const PackedMatrix& gate, const PackedMatrix& up, Activation kind,
                      const Activations& x, const std::vector<float>& floats, ThreadPool& pool) {
   Activations expected;
   expected.Assign(Isa::kScalar, {floats.data(), x.tokens(), 200, 200}, true, pool);
@@ -241,7 +241,7 @@ TEST(Linear, GatedProductsAreTwoProductsAndTheActivation) {
       const std::vector<float> x = RandomFloats(tokens * 64, 37);
       const std::vector<float> gates = rig.Product(Isa::kScalar, gate_matrix, x, tokens);
       const std::vector<float> ups = rig.Product(Isa::kScalar, up_matrix, x, tokens);
-      for (const Gate kind : {Gate::kSilu, Gate::kGeluTanh}) {
+      for (const Activation kind : {Activation::kSilu, Activation::kGeluTanh}) {
         std::vector<float> expected(gates.size());
         for (size_t t = 0; t < static_cast<size_t>(tokens); ++t) {
           GatedActivation(Isa::kScalar, kind, std::span(gates).subspan(t * 200, 200),

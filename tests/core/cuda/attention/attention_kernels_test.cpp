@@ -37,6 +37,7 @@ struct Case {
   RopeLayout layout = RopeLayout::kHalves;
   int rotary = 0;  // dimensions; 0: all
   AttentionForm form = {};
+  float alibi_max_bias = 0.0F;
 };
 
 /// What the tokens of a step see in its layer; null: attention is dense.
@@ -184,6 +185,7 @@ class CudaAttention : public ::testing::TestWithParam<Case> {
 
   const Case c_ = GetParam();
   const int query_heads_ = c_.kv_heads * c_.group;
+  const std::vector<float> slopes_ = AlibiSlopes(c_.alibi_max_bias, query_heads_);
   const std::unique_ptr<SparseAttention> sparse_ = SparseOf(c_);
   CudaMemory memory_;
   CacheTwins cache_{c_, memory_};
@@ -243,7 +245,8 @@ void CudaAttention::AttendOnCpu(std::vector<float>& out) {
   for (size_t t = 0; t < cache_.tokens; ++t) {
     for (int head = 0; head < query_heads_; ++head) {
       const AttentionQuery query{Head(query_, query_heads_, t, head).data(),
-                                 Head(out, query_heads_, t, head).data(), cache_.positions[t]};
+                                 Head(out, query_heads_, t, head).data(), cache_.positions[t],
+                                 slopes_.empty() ? 0.0F : slopes_[static_cast<size_t>(head)]};
       AttendQueries(kTwin, {&query, 1},
                     {&cache_.host_view, 1, head / c_.group, cache_.table(cache_.sequence_of[t]),
                      sparse_.get()},
@@ -264,6 +267,7 @@ void CudaAttention::AttendOnGpu(const OnGpu<float>& query, int64_t tokens_togeth
     }
   }
   const OnGpu<HeadRun> gpu_runs(memory_, runs);
+  const OnGpu<float> gpu_slopes(memory_, slopes_.empty() ? std::vector<float>{0.0F} : slopes_);
   const TokenPlaces places = cache_.places();
   const auto tokens = static_cast<int64_t>(cache_.tokens);
   ModelConfig config;
@@ -286,6 +290,7 @@ void CudaAttention::AttendOnGpu(const OnGpu<float>& query, int64_t tokens_togeth
                        .window = c_.window,
                        .neighbours = neighbours,
                        .scale = 0.125F,
+                       .slopes = slopes_.empty() ? nullptr : gpu_slopes.data(),
                        .first_token = first,
                        .tokens = std::min(tokens_together, tokens - first),
                        .out = out.data()};
@@ -349,8 +354,8 @@ TEST_P(CudaAttention, GivesTheBitsOfTheCpu) {
 }
 
 TEST_P(CudaAttention, FastModeIsNear) {
-  if (sparse_ != nullptr) return;                  // fast mode attends as exact mode
-  if (!HasFastAttention(c_.head_dim, c_.dtype)) {  // fast mode attends as exact mode
+  if (sparse_ != nullptr || !slopes_.empty()) return;  // fast mode attends as exact mode
+  if (!HasFastAttention(c_.head_dim, c_.dtype)) {      // fast mode attends as exact mode
     EXPECT_TRUE(c_.dtype != KvDtype::kF16 || c_.head_dim > 128);
     return;
   }
@@ -411,6 +416,15 @@ std::vector<Case> Cases() {
                    .group = 2,
                    .dtype = KvDtype::kF8,
                    .sequences = {{40, 30}}});
+  for (const int group : {1, 3, 8}) {
+    cases.push_back({.name = fmt::format("AlibiGroupsOf{}", group),
+                     .kv_heads = 2,
+                     .group = group,
+                     .window = group == 3 ? 100 : 0,
+                     .dtype = group == 8 ? KvDtype::kF8 : KvDtype::kF16,
+                     .sequences = {{0, 3}, {250, 10}, {700, 2}},
+                     .alibi_max_bias = 8.0F});
+  }
   cases.push_back({.name = "RotatedInPart", .head_dim = 96, .sequences = {{60, 9}}, .rotary = 40});
   return cases;
 }
@@ -434,6 +448,12 @@ std::vector<Case> SparseCases() {
                        .form = form});
     }
   }
+  cases.push_back({.name = "SparseAlibi",
+                   .kv_heads = 2,
+                   .group = 3,
+                   .sequences = {{0, 2}, {700, 1}, {317, 6}},
+                   .form = forms[2],
+                   .alibi_max_bias = 8.0F});
   for (const KvDtype dtype : kKvDtypes) {
     for (const int head_dim : {70, 128, 256}) {
       cases.push_back({.name = fmt::format("SparseHeadsOf{}{}", head_dim, KvDtypeName(dtype)),

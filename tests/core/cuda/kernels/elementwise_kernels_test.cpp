@@ -41,20 +41,50 @@ class CudaElementwise : public ::testing::TestWithParam<Shape> {
   CudaMemory memory_;
 };
 
-TEST_P(CudaElementwise, RmsNorm) {
-  std::vector<float> x = RandomFloats(rows_ * columns_, 1);
+constexpr NormKind kNormKinds[] = {NormKind::kRms, NormKind::kLayer, NormKind::kBatch};
+
+TEST_P(CudaElementwise, Normalize) {
   const std::vector<float> weight = RandomFloats(columns_, 2);
-  const OnGpu<float> gpu_x(memory_, x);
+  const std::vector<float> bias = RandomFloats(columns_, 3);
   const OnGpu<float> gpu_weight(memory_, weight);
-  const OnGpu<float> gpu_out(memory_, rows_ * columns_);
-  LaunchRmsNorm(memory_.stream(), gpu_x.data(), gpu_weight.data(), rows_, columns_, 1e-5F,
-                gpu_out.data());
-  // And in place.
-  LaunchRmsNorm(memory_.stream(), gpu_x.data(), gpu_weight.data(), rows_, columns_, 1e-5F,
-                gpu_x.data());
-  for (int64_t r = 0; r < rows_; ++r) RmsNorm(kTwin, Row(x, r), weight, 1e-5F, Row(x, r));
-  EXPECT_TRUE(SameBits(gpu_out.Read(), x));
+  const OnGpu<float> gpu_bias(memory_, bias);
+  for (const NormKind kind : kNormKinds) {
+    for (const bool with_bias : {false, true}) {
+      if (kind == NormKind::kBatch && !with_bias) continue;
+      std::vector<float> x = RandomFloats(rows_ * columns_, 1);
+      const OnGpu<float> gpu_x(memory_, x);
+      const OnGpu<float> gpu_out(memory_, rows_ * columns_);
+      const NormVectors norm{kind, 1e-5F, gpu_weight.data(), with_bias ? gpu_bias.data() : nullptr};
+      LaunchNormalize(memory_.stream(), norm, gpu_x.data(), rows_, columns_, gpu_out.data());
+      // And in place.
+      LaunchNormalize(memory_.stream(), norm, gpu_x.data(), rows_, columns_, gpu_x.data());
+      const NormRow twin{kind, 1e-5F, weight,
+                         with_bias ? std::span<const float>(bias) : std::span<const float>()};
+      for (int64_t r = 0; r < rows_; ++r) Normalize(kTwin, twin, Row(x, r), Row(x, r));
+      EXPECT_TRUE(SameBits(gpu_out.Read(), x));
+      EXPECT_TRUE(SameBits(gpu_x.Read(), x));
+    }
+  }
+}
+
+TEST_P(CudaElementwise, Add) {
+  std::vector<float> x = RandomFloats(rows_ * columns_, 1);
+  const std::vector<float> y = RandomFloats(rows_ * columns_, 2);
+  const OnGpu<float> gpu_x(memory_, x);
+  const OnGpu<float> gpu_y(memory_, y);
+  LaunchAdd(memory_.stream(), gpu_y.data(), rows_ * columns_, gpu_x.data());
+  AddInPlace(kTwin, x, y);
   EXPECT_TRUE(SameBits(gpu_x.Read(), x));
+}
+
+TEST_P(CudaElementwise, Activate) {
+  for (const Activation kind : {Activation::kSilu, Activation::kGeluTanh, Activation::kGelu}) {
+    std::vector<float> x = RandomFloats(rows_ * columns_, 1);
+    const OnGpu<float> gpu_x(memory_, x);
+    LaunchActivate(memory_.stream(), kind, rows_ * columns_, gpu_x.data());
+    Activate(kTwin, kind, x);
+    EXPECT_TRUE(SameBits(gpu_x.Read(), x));
+  }
 }
 
 TEST_P(CudaElementwise, AddToRows) {
@@ -85,7 +115,7 @@ TEST_P(CudaElementwise, GatedActivation) {
                           -std::numeric_limits<float>::infinity()};
   std::copy_n(limits, std::min<int64_t>(n, std::size(limits)), gate.begin());
   const std::vector<float> up = RandomFloats(n, 6);
-  for (const Gate kind : {Gate::kSilu, Gate::kGeluTanh}) {
+  for (const Activation kind : {Activation::kSilu, Activation::kGeluTanh, Activation::kGelu}) {
     const OnGpu<float> gpu_gate(memory_, gate);
     const OnGpu<float> gpu_up(memory_, up);
     LaunchGatedActivation(memory_.stream(), kind, gpu_gate.data(), gpu_up.data(), n,
@@ -104,12 +134,18 @@ TEST_P(CudaElementwise, AddPartialSums) {
   for (int64_t& count : failed) count = static_cast<int64_t>(random.Below(3));
   const std::vector<float> bias = RandomFloats(columns_, 8);
   const std::vector<float> norm = RandomFloats(columns_, 9);
+  const std::vector<float> norm_bias = RandomFloats(columns_, 99);
   const OnGpu<int64_t> gpu_sums(memory_, sums);
   const OnGpu<int64_t> gpu_failed(memory_, failed);
   const OnGpu<float> gpu_bias(memory_, bias);
   const OnGpu<float> gpu_norm(memory_, norm);
+  const OnGpu<float> gpu_norm_bias(memory_, norm_bias);
   for (const bool with_bias : {false, true}) {
-    for (const bool with_norm : {false, true}) {
+    for (const NormKind* kind :
+         {static_cast<const NormKind*>(nullptr), &kNormKinds[0], &kNormKinds[1], &kNormKinds[2]}) {
+      const NormVectors post_norm =
+          kind == nullptr ? NormVectors{}
+                          : NormVectors{*kind, 1e-6F, gpu_norm.data(), gpu_norm_bias.data()};
       std::vector<float> x = RandomFloats(rows_ * columns_, 10);
       const OnGpu<float> gpu_x(memory_, x);
       const OnGpu<uint8_t> gpu_flags(memory_, std::vector<uint8_t>(static_cast<size_t>(rows_), 0));
@@ -117,8 +153,7 @@ TEST_P(CudaElementwise, AddPartialSums) {
                            {.sums = gpu_sums.data(),
                             .failed = gpu_failed.data(),
                             .bias = with_bias ? gpu_bias.data() : nullptr,
-                            .post_norm = with_norm ? gpu_norm.data() : nullptr,
-                            .epsilon = 1e-6F},
+                            .post_norm = post_norm},
                            rows_, columns_, gpu_x.data(), gpu_flags.data());
       std::vector<float> total(static_cast<size_t>(columns_));
       const std::vector<uint8_t> flags = gpu_flags.Read();
@@ -127,7 +162,7 @@ TEST_P(CudaElementwise, AddPartialSums) {
                                                                 static_cast<size_t>(columns_));
         PartialSumsToFloat(
             kTwin, row, with_bias ? std::span<const float>(bias) : std::span<const float>(), total);
-        if (with_norm) RmsNorm(kTwin, total, norm, 1e-6F, total);
+        if (kind != nullptr) Normalize(kTwin, {*kind, 1e-6F, norm, norm_bias}, total, total);
         AddInPlace(kTwin, Row(x, r), total);
         EXPECT_EQ(flags[static_cast<size_t>(r)], failed[static_cast<size_t>(r)] != 0 ? 1 : 0);
       }
@@ -165,7 +200,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaElementwise,
 TEST(CudaElementwiseKernels, NoRowsAreNoLaunch) {
   CudaMemory memory;
   LaunchAddToRows(memory.stream(), nullptr, 0, 10, nullptr);
-  LaunchGatedActivation(memory.stream(), Gate::kSilu, nullptr, nullptr, 0, nullptr);
+  LaunchGatedActivation(memory.stream(), Activation::kSilu, nullptr, nullptr, 0, nullptr);
   EXPECT_EQ(OnGpu<float>(memory, std::vector<float>{1.0F}).Read(), std::vector<float>{1.0F});
 }
 
