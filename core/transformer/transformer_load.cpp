@@ -121,11 +121,14 @@ absl::StatusOr<Transformer::Layer> Transformer::LoadLayer(int index) {
   const auto norm = [&](std::string_view part, Norm& to) {
     return LoadModelNorm(NameIn(index, part), to);
   };
-  TANDEM_RETURN_IF_ERROR(
-      norm(config_.Has("attn_norm_2.weight") ? "attn_norm_2" : "attn_norm", layer.attention_norm));
-  // In some models with a parallel residual both blocks read the same.
-  TANDEM_RETURN_IF_ERROR(
-      norm(config_.HasFeedForwardNorm() ? "ffn_norm" : "attn_norm", layer.feed_forward_norm));
+  const bool second = config_.Has("attn_norm_2.weight");
+  TANDEM_RETURN_IF_ERROR(norm(second ? "attn_norm_2" : "attn_norm", layer.attention_norm));
+  if (config_.HasFeedForwardNorm() || second) {
+    TANDEM_RETURN_IF_ERROR(
+        norm(config_.HasFeedForwardNorm() ? "ffn_norm" : "attn_norm", layer.feed_forward_norm));
+  } else {
+    layer.feed_forward_norm = layer.attention_norm;
+  }
   if (config_.post_norms) {
     TANDEM_RETURN_IF_ERROR(norm("post_attention_norm", layer.post_attention_norm));
     TANDEM_RETURN_IF_ERROR(norm("post_ffw_norm", layer.post_feed_forward_norm));

@@ -36,7 +36,9 @@ core::ModelConfig ConfigOf(const TinyModelSpec& spec) {
   if (spec.output_biases) config.parts.insert({"attn_output.bias", "ffn_down.bias"});
   // As the converters of these families write them.
   if (traits.norm == core::NormKind::kLayer) {
-    config.parts.insert({"attn_norm.bias", "ffn_norm.weight", "ffn_norm.bias", "output_norm.bias"});
+    config.parts.insert({"attn_norm.bias", "output_norm.bias"});
+    const bool shared = spec.family == Family::kFalcon || spec.family == Family::kPhi2;
+    if (!shared) config.parts.insert({"ffn_norm.weight", "ffn_norm.bias"});
   }
   return config;
 }
