@@ -51,7 +51,7 @@ absl::StatusOr<std::unique_ptr<DiskTier>> DiskTier::Open(const DiskTierOptions& 
   std::unique_ptr<DiskTier> tier(new DiskTier(options));
   {
     const WriterMutexLock opened(tier->opened_);
-    if (Exists(options.directory + "/CURRENT") && tier->mark_.FolderIsOlder()) {
+    if (kv_store::Exists(options.directory + "/CURRENT") && tier->mark_.FolderIsOlder()) {
       TANDEM_RETURN_IF_ERROR(RecordDatabase::Destroy(options.directory));
       spdlog::warn(
           "{}: it was put back, and is older than what was deleted since: all KV in it is dropped",
