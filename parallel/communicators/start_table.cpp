@@ -29,6 +29,8 @@ constexpr std::array<std::string_view, kStartPhases> kDoing = {
 
 }  // namespace
 
+std::string_view StartPhaseText(StartPhase phase) { return kDoing[static_cast<size_t>(phase)]; }
+
 std::string StartLine(const StartNews& news) {
   return fmt::format("{}{} {} {} {}\n", kStartPrefix, news.rank, static_cast<int>(news.phase),
                      news.percent, news.host);
@@ -94,7 +96,7 @@ std::string StartTable::Describe(const std::vector<int>& ranks) const {
       text += ", since the job began";
       continue;
     }
-    text += fmt::format(": it was {}", kDoing[static_cast<size_t>(place.news.phase)]);
+    text += fmt::format(": it was {}", StartPhaseText(place.news.phase));
     if (place.news.percent > 0) text += fmt::format(" ({} %)", place.news.percent);
   }
   return text;

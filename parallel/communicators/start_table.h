@@ -22,6 +22,8 @@ enum class StartPhase : int32_t {
   kSettingUp,
   kReady,
 };
+/// "loading its weights".
+std::string_view StartPhaseText(StartPhase phase);
 inline constexpr int kStartPhases = static_cast<int>(StartPhase::kReady) + 1;
 
 /// A rank's sign that its start goes on.

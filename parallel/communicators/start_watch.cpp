@@ -142,8 +142,9 @@ void StartWatch::Look() {
     // Those that see more than others speak first.
     if (stopped.empty() && inside_ < limit + Duration(seconds(3))) return;
     options_.end(fmt::format(
-        "rank {} on host {} has waited {:.0f} s at its start for ranks that have not come: {}",
+        "rank {} on host {} has waited {:.0f} s, {}, for ranks that have not come: {}",
         options_.rank, options_.host, std::chrono::duration<double>(inside_).count(),
+        StartPhaseText(news.phase),
         stopped.empty() ? "none of this host is known to stand still, so look at the others"
                         : stopped));
   }

@@ -219,7 +219,7 @@ def test_saved_kv_that_is_put_back_alone_brings_back_nothing_that_was_deleted(mo
     state, older = tmp_path / "state", tmp_path / "older"
     with served(model, state) as client:
         for name in "ab":
-            say(client, name, 0, max_tokens=100)
+            client.say(name, 5 * said(name, 0), max_tokens=100)
     kept = prefixes(state)
     assert kept
     copy_of(state / "kv", older)
