@@ -100,12 +100,11 @@ bool AgentDirectory::IsRemoved() const {
 }
 
 absl::Status AgentDirectory::CheckLock() const {
-  const auto fd = OpenOwnFile(path_ + "/agent.lock", O_RDONLY);
-  if (fd.ok()) close(*fd);
-  if (fd.ok() || absl::IsNotFound(fd.status())) return absl::OkStatus();
-  return absl::Status(fd.status().code(),
-                      fmt::format("{} (without it nobody can know whether an agent runs there)",
-                                  Message(fd.status())));
+  const absl::Status status = CheckOwnLock(path_ + "/agent.lock");
+  if (status.ok()) return status;
+  return absl::Status(
+      status.code(),
+      fmt::format("{} (without it nobody can know whether an agent runs there)", Message(status)));
 }
 
 }  // namespace tandem::kv_store

@@ -196,13 +196,29 @@ absl::StatusOr<int> OpenOwnFile(const std::string& path, int flags) {
   return status;
 }
 
+namespace {
+
+/// One that has several names is opened to read.
+absl::StatusOr<int> OpenLock(const std::string& path, int flags) {
+  const auto facts = FactsOf(path);
+  const bool linked = facts.ok() && *facts && S_ISREG((*facts)->st_mode) && (*facts)->st_nlink > 1;
+  return OpenOwnFile(path, linked ? O_RDONLY : flags);
+}
+
+}  // namespace
+
+absl::Status CheckOwnLock(const std::string& path) {
+  const auto opened = OpenLock(path, O_RDWR);
+  if (opened.ok()) close(*opened);
+  return absl::IsNotFound(opened.status()) ? absl::OkStatus() : opened.status();
+}
+
 absl::StatusOr<OwnLock> TakeOwnLock(const std::string& path) {
   while (true) {
-    const auto before = FactsAt(path);
-    const bool linked = before.ok() && before->names > 1;
-    const auto opened = OpenOwnFile(path, linked ? O_RDONLY : O_RDWR | O_CREAT);
-    if (linked && absl::IsNotFound(opened.status())) continue;
+    const auto opened = OpenLock(path, O_RDWR | O_CREAT);
+    if (absl::IsNotFound(opened.status()) && Exists(FolderOf(path))) continue;
     TANDEM_RETURN_IF_ERROR(opened.status());
+    const bool linked = (fcntl(*opened, F_GETFL) & O_ACCMODE) != O_RDWR;
     if (flock(*opened, LOCK_EX | LOCK_NB) != 0) {
       const int why = errno;
       if (why == EWOULDBLOCK) return OwnLock{.file = *opened, .taken = false};

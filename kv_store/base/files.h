@@ -49,6 +49,8 @@ struct OwnLock {
 /// several names (a hard link) is not written to: once it is taken, this name gives way to a file
 /// of its own. Errors as OpenOwnFile.
 absl::StatusOr<OwnLock> TakeOwnLock(const std::string& path);
+/// Whether TakeOwnLock could open it, or it is not there; nothing is taken. Errors as OpenOwnFile.
+absl::Status CheckOwnLock(const std::string& path);
 /// A file of our own that is added to, and made where it is not there; in the place of one that has
 /// several names another is begun. Errors as OpenOwnFile.
 absl::StatusOr<int> OpenOwnLog(const std::string& path);

@@ -25,6 +25,7 @@ StartMeetings::StartMeetings(StartWatch& watch, int size)
 }
 
 void StartMeetings::Tell(const StartNews& news) {
+  told_ = news.phase;
   for (size_t rank = 0; rank < sent_.size(); ++rank) {
     Sent& sent = sent_[rank];
     if (static_cast<int>(rank) == news.rank) continue;
@@ -83,6 +84,8 @@ int StartMeetings::Meet() {
   int code = MPI_Ibarrier(MPI_COMM_WORLD, &all_here);
   if (code != MPI_SUCCESS) return code;
   watch_.SetMode(StartWatch::Mode::kMeeting);
+  // Of a rank that is stopped right after this, the others know where it was.
+  if (const StartNews news = watch_.News(); told_ != news.phase) Tell(news);
   const auto begin = Clock::now();
   auto looked = begin;
   for (int done = 0;;) {

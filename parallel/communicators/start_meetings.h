@@ -5,6 +5,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "core/base/mutex.h"
@@ -55,6 +56,7 @@ class StartMeetings {
   Mutex mutex_;
   std::vector<Sent> sent_ ABSL_GUARDED_BY(mutex_);  // [size]: to each rank
   StartTable table_ ABSL_GUARDED_BY(mutex_);
+  std::optional<StartPhase> told_ ABSL_GUARDED_BY(mutex_);  // of the last sign
 };
 
 }  // namespace tandem::parallel
