@@ -27,7 +27,6 @@
 #include "core/system/standard_output.h"
 #include "core/system/text_file.h"
 #include "launcher/commands/commands.h"
-#include "launcher/job/job_hosts.h"
 #include "launcher/options/command_words.h"
 #include "launcher/options/config_file.h"
 #include "launcher/options/flag_parsers.h"
@@ -37,6 +36,7 @@
 #include "launcher/options/option_words.h"
 #include "launcher/options/reported.h"
 #include "launcher/options/version.h"
+#include "parallel/communicators/start_table.h"
 
 /// The one file that includes CLI11, which takes seconds to compile: rows come here as data.
 namespace tandem::launcher {
@@ -109,7 +109,8 @@ void AddRows(CLI::App& app, const std::vector<OptionRow>& rows) {
 
 /// Variables that are no options: tests, scripts and jobs set them.
 bool IsInternalVariable(const std::string& variable) {
-  for (const char* name : {"TANDEM_PROGRAM", "TANDEM_MODELS", "TANDEM_ENDPOINT", kStartVariable}) {
+  for (const char* name :
+       {"TANDEM_PROGRAM", "TANDEM_MODELS", "TANDEM_ENDPOINT", parallel::kStartVariable}) {
     if (variable == name) return true;
   }
   return variable.starts_with("TANDEM_TEST_") || variable.starts_with("TANDEM_BENCH_");

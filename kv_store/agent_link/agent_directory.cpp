@@ -69,17 +69,12 @@ absl::Status AgentDirectory::Probe() const {
 }
 
 absl::Status AgentDirectory::Lock() {
-  TANDEM_ASSIGN_OR_RETURN(const int fd, OpenOwnFile(path_ + "/agent.lock", O_RDWR | O_CREAT));
-  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-    const int why = errno;
-    close(fd);
-    if (why == EWOULDBLOCK) {
-      return FailedPrecondition("KV agent's directory {}: an agent runs there already", path_);
-    }
-    errno = why;
-    return SystemError(path_, "agent.lock cannot be locked");
+  TANDEM_ASSIGN_OR_RETURN(const OwnLock lock, TakeOwnLock(path_ + "/agent.lock"));
+  if (!lock.taken) {
+    close(lock.file);
+    return FailedPrecondition("KV agent's directory {}: an agent runs there already", path_);
   }
-  lock_fd_ = fd;
+  lock_fd_ = lock.file;
   return MakeWay(path_ + "/agent.sock", FileKind::kSocket);
 }
 
@@ -105,12 +100,11 @@ bool AgentDirectory::IsRemoved() const {
 }
 
 absl::Status AgentDirectory::CheckLock() const {
-  const auto fd = OpenOwnFile(path_ + "/agent.lock", O_RDWR);
-  if (fd.ok()) close(*fd);
-  if (fd.ok() || absl::IsNotFound(fd.status())) return absl::OkStatus();
-  return absl::Status(fd.status().code(),
-                      fmt::format("{} (without it nobody can know whether an agent runs there)",
-                                  Message(fd.status())));
+  const absl::Status status = CheckOwnLock(path_ + "/agent.lock");
+  if (status.ok()) return status;
+  return absl::Status(
+      status.code(),
+      fmt::format("{} (without it nobody can know whether an agent runs there)", Message(status)));
 }
 
 }  // namespace tandem::kv_store

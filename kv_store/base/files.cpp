@@ -14,6 +14,7 @@
 
 #include "core/base/errno_text.h"
 #include "core/system/file_kind.h"
+#include "kv_store/base/file_facts.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -193,6 +194,57 @@ absl::StatusOr<int> OpenOwnFile(const std::string& path, int flags) {
   if (status.ok()) return fd;
   close(fd);
   return status;
+}
+
+namespace {
+
+/// One that has several names is opened to read.
+absl::StatusOr<int> OpenLock(const std::string& path, int flags) {
+  const auto facts = FactsOf(path);
+  const bool linked = facts.ok() && *facts && S_ISREG((*facts)->st_mode) && (*facts)->st_nlink > 1;
+  return OpenOwnFile(path, linked ? O_RDONLY : flags);
+}
+
+}  // namespace
+
+absl::Status CheckOwnLock(const std::string& path) {
+  const auto opened = OpenLock(path, O_RDWR);
+  if (opened.ok()) close(*opened);
+  return absl::IsNotFound(opened.status()) ? absl::OkStatus() : opened.status();
+}
+
+absl::StatusOr<OwnLock> TakeOwnLock(const std::string& path) {
+  while (true) {
+    const auto opened = OpenLock(path, O_RDWR | O_CREAT);
+    if (absl::IsNotFound(opened.status()) && Exists(FolderOf(path))) continue;
+    TANDEM_RETURN_IF_ERROR(opened.status());
+    const bool linked = (fcntl(*opened, F_GETFL) & O_ACCMODE) != O_RDWR;
+    if (flock(*opened, LOCK_EX | LOCK_NB) != 0) {
+      const int why = errno;
+      if (why == EWOULDBLOCK) return OwnLock{.file = *opened, .taken = false};
+      close(*opened);
+      return FileError(path, "locked", why);
+    }
+    const auto ours = FactsOfOpen(*opened, path);
+    const auto there = FactsAt(path);
+    const bool in_place = ours.ok() && there.ok() && ours->IsSameFile(*there);
+    if (in_place && ours->names == 1 && !linked) return OwnLock{.file = *opened, .taken = true};
+    // Whoever else comes finds it locked until it is another's name only.
+    const bool stuck = in_place && unlink(path.c_str()) != 0;
+    const int why = errno;
+    close(*opened);
+    if (stuck) return FileError(path, "replaced", why);
+    TANDEM_RETURN_IF_ERROR(ours.status());
+    if (!absl::IsNotFound(there.status())) TANDEM_RETURN_IF_ERROR(there.status());
+  }
+}
+
+absl::StatusOr<int> OpenOwnLog(const std::string& path) {
+  const auto before = FactsAt(path);
+  if (before.ok() && before->names > 1 && unlink(path.c_str()) != 0) {
+    return FileError(path, "replaced", errno);
+  }
+  return OpenOwnFile(path, O_WRONLY | O_CREAT | O_APPEND);
 }
 
 absl::Status CheckOwnTree(const std::string& path) {

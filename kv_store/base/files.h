@@ -40,6 +40,20 @@ std::string FolderOf(const std::string& path);
 /// file that has several names), whose contents stay untouched; else as the system says: kNotFound,
 /// kResourceExhausted, kUnavailable.
 absl::StatusOr<int> OpenOwnFile(const std::string& path, int flags);
+/// A lock of our own: a file that is locked (flock) as long as a process has it open.
+struct OwnLock {
+  int file;    // descriptor
+  bool taken;  // false: another process has it, and the file says whatever that wrote into it
+};
+/// Opens a lock, which is made where it is not there, and takes it if nobody has it. One that has
+/// several names (a hard link) is not written to: once it is taken, this name gives way to a file
+/// of its own. Errors as OpenOwnFile.
+absl::StatusOr<OwnLock> TakeOwnLock(const std::string& path);
+/// Whether TakeOwnLock could open it, or it is not there; nothing is taken. Errors as OpenOwnFile.
+absl::Status CheckOwnLock(const std::string& path);
+/// A file of our own that is added to, and made where it is not there; in the place of one that has
+/// several names another is begun. Errors as OpenOwnFile.
+absl::StatusOr<int> OpenOwnLog(const std::string& path);
 /// Whether a path and all below it, if it is there, are this user's, and no links to something;
 /// what was put aside is left out. kFailedPrecondition naming the first that is not.
 absl::Status CheckOwnTree(const std::string& path);

@@ -3,6 +3,7 @@
 #include <rocksdb/db.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <utility>
 #include <vector>
@@ -13,6 +14,8 @@
 namespace tandem::kv_store {
 namespace {
 
+namespace fs = std::filesystem;
+
 constexpr std::string_view kCurrent = "CURRENT";
 
 absl::Status IsNotOurs(const std::string& path, std::string_view what) {
@@ -21,6 +24,16 @@ absl::Status IsNotOurs(const std::string& path, std::string_view what) {
 
 /// Of a path as RocksDB gives it, from its folder.
 std::string NameIn(const std::string& path) { return path.substr(path.find_first_not_of('/')); }
+
+/// A symbolic link in a folder, empty if there is none. RocksDB makes none; no server opens one.
+std::string LinkIn(const std::string& folder) {
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (entry->is_symlink(error)) return entry->path().string();
+  }
+  return "";
+}
 
 bool IsManifest(std::string_view name) { return name.starts_with("MANIFEST-"); }
 bool IsTable(std::string_view name) { return name.ends_with(".sst"); }
@@ -92,6 +105,9 @@ absl::Status DatabaseWatch::Check(rocksdb::DB& db) {
   if (absl::IsNotFound(now.status())) return IsNotOurs(folder_, "is gone");
   TANDEM_RETURN_IF_ERROR(now.status());
   if (!at_ || !at_->IsSameFile(*now)) return IsNotOurs(folder_, "was replaced");
+  if (const std::string link = LinkIn(folder_); !link.empty()) {
+    return IsNotOurs(link, "was replaced by a link");
+  }
   // RocksDB may have removed a file after it said that there is one: it says so no more.
   std::string wrong;
   std::string wrong_before;

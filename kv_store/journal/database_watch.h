@@ -28,7 +28,8 @@ class DatabaseWatch {
   /// Of a database that was just opened in the folder.
   DatabaseWatch(std::string folder, rocksdb::DB& db);
 
-  /// kDataLoss, saying which is gone, replaced or cut; kUnavailable if that cannot be known.
+  /// kDataLoss, saying which is gone, replaced (any file: by a link) or cut; kUnavailable if that
+  /// cannot be known.
   absl::Status Check(rocksdb::DB& db);
 
  private:

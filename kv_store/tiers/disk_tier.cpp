@@ -1,10 +1,13 @@
 #include "kv_store/tiers/disk_tier.h"
 
 #include <sodium.h>
+#include <spdlog/spdlog.h>
 #include <sys/statvfs.h>
 
 #include <algorithm>
 #include <utility>
+
+#include "kv_store/base/files.h"
 
 namespace tandem::kv_store {
 namespace {
@@ -28,6 +31,12 @@ size_t RoomFor(std::span<const TierRecord> records) {
   return room;
 }
 
+/// Without it what was deleted may come back with an older folder, and nothing else.
+void WarnOfMark(const absl::Status& written) {
+  if (!written.ok())
+    spdlog::warn("{}: older KV that is put back will not be known", Message(written));
+}
+
 }  // namespace
 
 struct DiskTier::Change {
@@ -42,6 +51,12 @@ absl::StatusOr<std::unique_ptr<DiskTier>> DiskTier::Open(const DiskTierOptions& 
   std::unique_ptr<DiskTier> tier(new DiskTier(options));
   {
     const WriterMutexLock opened(tier->opened_);
+    if (kv_store::Exists(options.directory + "/CURRENT") && tier->mark_.FolderIsOlder()) {
+      TANDEM_RETURN_IF_ERROR(RecordDatabase::Destroy(options.directory));
+      spdlog::warn(
+          "{}: it was put back, and is older than what was deleted since: all KV in it is dropped",
+          options.directory);
+    }
     TANDEM_RETURN_IF_ERROR(tier->OpenDatabase());
   }
   tier->collector_ = std::thread([raw = tier.get()] { raw->RunCollector(); });
@@ -50,7 +65,8 @@ absl::StatusOr<std::unique_ptr<DiskTier>> DiskTier::Open(const DiskTierOptions& 
 
 DiskTier::DiskTier(const DiskTierOptions& options)
     : IndexedTier(TierKind::kDisk, "KV store on disk, " + options.directory, options.limits),
-      options_(options) {}
+      options_(options),
+      mark_(options.directory, options.erasure_mark) {}
 
 DiskTier::~DiskTier() {
   {
@@ -71,6 +87,7 @@ absl::Status DiskTier::OpenDatabase() {
                                                 .memtable_bytes = options_.memtable_bytes,
                                                 .write_deadline = options_.write_deadline,
                                                 .keeps_damaged = options_.keeps_damaged}));
+  WarnOfMark(mark_.Accept());
   const MutexLock lock(mutex_);
   index_ = BlockIndex(options_.limits);
   secrets_.clear();
@@ -321,7 +338,10 @@ absl::Status DiskTier::Erase(std::span<const BlockHash> blocks) {
   const ReaderMutexLock opened(opened_);
   if (database_ == nullptr) return Closed();
   absl::Status status = Noted(database_->EraseDeletedBlocks());
-  if (!status.ok()) {
+  if (status.ok()) {
+    const MutexLock writing(marking_);
+    WarnOfMark(mark_.Note());
+  } else {
     const MutexLock lock(mutex_);
     secrets_in_files_ = true;
   }

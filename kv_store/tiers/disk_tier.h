@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/base/mutex.h"
+#include "kv_store/tiers/erasure_mark.h"
 #include "kv_store/tiers/indexed_tier.h"
 #include "kv_store/tiers/record_database.h"
 
@@ -28,6 +29,9 @@ struct DiskTierOptions {
   int64_t most_files = 4096;  // more are joined
   std::chrono::milliseconds write_deadline{1000};
   bool keeps_damaged = false;  // a damaged database is refused instead of begun anew
+  /// A file outside, by which records are known that are of a time before the last Erase: they are
+  /// dropped. Empty: they are not known.
+  std::string erasure_mark = {};
 };
 
 /// Keeps records in RocksDB below a directory (record_database.h), across restarts.
@@ -95,6 +99,8 @@ class DiskTier : public IndexedTier {
   void Repair(bool again);
 
   const DiskTierOptions options_;
+  const ErasureMark mark_;
+  Mutex marking_;  // held by whoever writes the mark
 
   // Held by whoever changes the database: one at a time, in the index's order.
   Mutex writing_ ABSL_ACQUIRED_BEFORE(opened_);

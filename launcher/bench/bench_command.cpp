@@ -29,6 +29,7 @@
 #include "launcher/options/rank_command.h"
 #include "parallel/communicators/agree_on_status.h"
 #include "parallel/communicators/mpi_communicator.h"
+#include "parallel/communicators/start_table.h"
 
 namespace tandem::launcher {
 namespace {
@@ -285,11 +286,14 @@ absl::Status BenchUnderMpi(const BenchOptions& o) {
   told.launch = {.ranks = o.launch.ranks, .hostfile = {}, .mpirun_arguments = {}, .log_level = {}};
   CleanupSignals signals;
   std::promise<absl::Status> end;
-  TANDEM_ASSIGN_OR_RETURN(
-      const auto job,
-      MpiJob::Start(
-          o.launch, CommandOfThisProgram("bench", RowsOf(told)), "",
-          [&end](const absl::Status& why) { end.set_value(why); }, output.fd(), &signals));
+  TANDEM_ASSIGN_OR_RETURN(const auto job,
+                          MpiJob::Start(
+                              {.launch = o.launch,
+                               .command = CommandOfThisProgram("bench", RowsOf(told)),
+                               .patience = parallel::StartPatience(
+                                   std::chrono::duration<double>(o.model.collective_timeout)),
+                               .output = output.fd()},
+                              [&end](const absl::Status& why) { end.set_value(why); }, &signals));
   if (absl::Status why = end.get_future().get(); !why.ok()) return job->Explain(std::move(why));
   WriteOutput(output.Read());
   return absl::OkStatus();

@@ -40,7 +40,8 @@ std::vector<kv_store::TieredStore::Behind> DiskOf(const AgentOptions& options) {
   // Files hold a tenth more than their records until that is collected.
   auto disk = kv_store::DiskTier::Open({.directory = options.directory + "/records",
                                         .limits = {.bytes = options.state.kv_disk / 11 * 10,
-                                                   .tenant_bytes = options.state.kv_tenant}});
+                                                   .tenant_bytes = options.state.kv_tenant},
+                                        .erasure_mark = ErasurePath(options.directory)});
   if (!disk.ok()) {
     spdlog::error("no KV is kept on disk: {}", Message(disk.status()));
     return behind;

@@ -34,10 +34,6 @@ bool KeepsWholeNames(const std::vector<std::string>& arguments);
 /// if it must stay as the user has it.
 std::string ReachThroughThisProgram(std::vector<std::string>& arguments);
 
-/// Variable that is set for the ranks of a job with other hosts: each begins with kStartLine on
-/// standard error, since mpirun says nothing while it waits for hosts to call back.
-inline constexpr const char* kStartVariable = "TANDEM_START_LINE";
-inline constexpr std::string_view kStartLine = "tandem: a rank has started\n";
 /// Variable that names the folder of mpirun's session on its own host.
 inline constexpr const char* kLocalFolderVariable = "OMPI_MCA_orte_local_tmpdir_base";
 

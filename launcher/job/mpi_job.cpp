@@ -23,6 +23,7 @@
 
 #include "core/base/errno_text.h"
 #include "launcher/job/job_hosts.h"
+#include "launcher/job/job_lines.h"
 #include "launcher/job/loopback_preload.h"
 #include "launcher/job/reach_host.h"
 #include "launcher/options/rank_command.h"
@@ -37,8 +38,10 @@ constexpr auto kCallBack = std::chrono::seconds(14);
 constexpr auto kMostPatience = std::chrono::seconds(60);  // for the first rank to start
 constexpr auto kLastWords = std::chrono::milliseconds(1000);
 constexpr auto kTermination = std::chrono::milliseconds(6000);
-constexpr int64_t kSessionBytes = int64_t{16} << 20;  // more than mpirun writes for its ranks
-constexpr size_t kMostNotices = size_t{64} << 10;     // bytes
+constexpr int64_t kSessionBytes = int64_t{16} << 20;   // more than mpirun writes for its ranks
+constexpr auto kRanksFirst = std::chrono::seconds(5);  // which may see more than this process
+constexpr std::string_view kIfSlow =
+    "; look after that host and its disk, or give --collective-timeout more seconds";
 
 /// Variables in place of those of this process that have the same names.
 using Variables = std::vector<std::pair<std::string, std::string>>;
@@ -81,19 +84,18 @@ std::vector<std::string> MpirunArguments(const LaunchOptions& launch,
 }
 
 /// What a child has written; 0 or less once it has ended, though others may hold its pipe: whatever
-/// connects mpirun to a host that is cut off does so for minutes. While it says nothing,
-/// `on_silence` is called now and then.
+/// connects mpirun to a host that is cut off does so for minutes. `look` is called at every turn.
 ssize_t ReadWhileRuns(pid_t child, int pipe, char* buffer, size_t size,
-                      const std::function<void()>& on_silence) {
+                      const std::function<void()>& look) {
   pollfd readable{.fd = pipe, .events = POLLIN, .revents = 0};
   for (bool ended = false;;) {
     const int ready = poll(&readable, 1, static_cast<int>(kEndInterval.count()));
+    look();
     if (ready > 0) return read(pipe, buffer, size);
     if (ended) return 0;
     siginfo_t info{};
     waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOHANG | WNOWAIT);
     ended = info.si_pid == child;
-    on_silence();
   }
 }
 
@@ -121,20 +123,6 @@ absl::StatusOr<int> PipeWith(const std::string& input) {
   return Internal("cannot write to a pipe");
 }
 
-/// The first of mpirun's paragraphs that says something, as one line, with what it announces.
-std::string FirstParagraph(const std::string& notices) {
-  std::istringstream lines(notices);
-  std::string paragraph;
-  for (std::string line; std::getline(lines, line);) {
-    std::istringstream words(line.starts_with("---") ? "" : line);
-    const bool blank = (words >> std::ws).eof();
-    if (blank && !paragraph.empty() && !paragraph.ends_with(':')) break;
-    for (std::string word; words >> word;) paragraph += (paragraph.empty() ? "" : " ") + word;
-  }
-  while (paragraph.ends_with('.') || paragraph.ends_with(':')) paragraph.pop_back();
-  return paragraph;
-}
-
 /// The file in which what mpirun said is kept; empty, and the log has it, if it cannot be.
 std::string KeepNotices(const std::string& notices) {
   std::string path = TemporaryPlace() + "/tandem-mpirun-XXXXXX.log";
@@ -148,84 +136,14 @@ std::string KeepNotices(const std::string& notices) {
   return "";
 }
 
-/// Lines that mpirun, and Open MPI in the ranks, write for themselves, and those of ours.
-class JobLines {
- public:
-  /// A line of the job's, with its end: keeps it, or gives it back to be shown.
-  std::string Take(std::string line) {
-    started_ = started_ || line == kStartLine;
-    told_ = told_ || started_ || TellsOfHost(line);
-    if (line == kStartLine) return "";
-    const bool frame = line.starts_with("--------------------");  // of a notice
-    if (frame) in_notice_ = !in_notice_;
-    const std::string unreached = UnreachedHost(line.substr(0, line.size() - 1));
-    if (!unreached.empty()) {
-      unreached_ += (unreached_.empty() ? "cannot reach host " : "; host ") + unreached;
-    } else if (!frame && !in_notice_ && !IsOpenMpis(line)) {
-      // An error that all ranks have is one line.
-      if (!line.starts_with(kReportPrefix)) return line;
-      return std::exchange(report_, line) == line ? "" : line;
-    }
-    if (notices_.size() < kMostNotices) notices_ += line;
-    return spdlog::should_log(spdlog::level::debug) ? line : "";
-  }
-  /// Why the job ended, empty if nobody said.
-  std::string Reason() const {
-    if (unreached_.empty()) return ReasonFromMpirun(notices_);
-    return unreached_ + "; mend that, or take it out of the list of hosts";
-  }
-  const std::string& notices() const { return notices_; }
-  /// Whether ranks have started, or hosts were named for which they have not.
-  bool told() const { return told_; }
-  /// Whether a rank has told an error of its own.
-  bool reported() const { return !report_.empty(); }
-  /// Whether a rank has started.
-  bool started() const { return started_; }
-  /// Whether hosts that cannot be reached are the reason.
-  bool names_hosts() const { return !unreached_.empty(); }
-
- private:
-  static bool IsOpenMpis(const std::string& line) {
-    static const std::regex kHostAndProcess(R"(^\[[^\] ]+:\d+\] )");
-    return line == "\n" || line.starts_with("mpirun") || line.starts_with("Type 'mpirun ") ||
-           line.starts_with("***") || std::regex_search(line, kHostAndProcess);
-  }
-
-  std::string notices_;
-  std::string unreached_;
-  std::string report_;  // the last that a rank told
-  bool in_notice_ = false;
-  bool told_ = false;
-  bool started_ = false;
-};
-
 }  // namespace
 
-std::string ReasonFromMpirun(const std::string& notices) {
-  // mpirun wraps its sentences, so that a line may end anywhere.
-  const std::string text = std::regex_replace(notices, std::regex("\\s+"), " ");
-  std::smatch match;
-  static const std::regex kSignal(
-      "process rank (\\d+) with PID \\d+ on node (\\S+) exited on signal (\\d+) \\(([^)]*)\\)");
-  if (std::regex_search(text, match, kSignal)) {
-    return fmt::format("rank {} on host {} was ended by signal {} ({})", match[1].str(),
-                       match[2].str(), match[3].str(), match[4].str());
-  }
-  static const std::regex kExit("Process name: \\[\\[\\d+,\\d+\\],(\\d+)\\] Exit code: (\\d+)");
-  if (std::regex_search(text, match, kExit)) {
-    return fmt::format("rank {} ended with exit status {}", match[1].str(), match[2].str());
-  }
-  return "";
-}
-
-absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(const LaunchOptions& launch,
-                                                      const std::vector<std::string>& command,
-                                                      const std::string& input, OnEnd on_end,
-                                                      int output, CleanupSignals* signals) {
-  if (signals == nullptr) return Launch(launch, command, input, std::move(on_end), output);
+absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(const MpiJobOrder& order, OnEnd on_end,
+                                                      CleanupSignals* signals) {
+  if (signals == nullptr) return Launch(order, std::move(on_end));
   absl::StatusOr<std::unique_ptr<MpiJob>> job;
   CleanupSignals::Registration cleanup = signals->Around([&]() -> std::function<void()> {
-    job = Launch(launch, command, input, std::move(on_end), output);
+    job = Launch(order, std::move(on_end));
     if (!job.ok()) return [] {};
     return [started = job->get()] { started->CleanUp(); };
   });
@@ -233,15 +151,13 @@ absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Start(const LaunchOptions& launc
   return job;
 }
 
-absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Launch(const LaunchOptions& launch,
-                                                       const std::vector<std::string>& command,
-                                                       const std::string& input, OnEnd on_end,
-                                                       int output) {
+absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Launch(const MpiJobOrder& order, OnEnd on_end) {
+  const LaunchOptions& launch = order.launch;
   const bool stays = StaysOnThisHost(launch);
   TANDEM_ASSIGN_OR_RETURN(
       TemporaryFolder folder,
       TemporaryFolder::Make("job", {TemporaryPlace(), "/dev/shm"}, kSessionBytes));
-  Variables added;
+  Variables added = {{parallel::kStartVariable, "1"}};
   std::istringstream words(launch.mpirun_arguments);
   std::vector<std::string> further(std::istream_iterator<std::string>(words), {});
   std::optional<LoopbackPreload> preload;
@@ -258,19 +174,18 @@ absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Launch(const LaunchOptions& laun
   } else {
     waits_for = fmt::format("{}", fmt::join(OtherHosts(launch), ", "));
     if (waits_for->empty()) waits_for = "other hosts";
-    further.insert(further.end(), {"-x", kStartVariable});
-    added.emplace_back(kStartVariable, "1");
+    further.insert(further.end(), {"-x", parallel::kStartVariable});
     // Orteds of other hosts would make the folder there, and leave it.
     added.emplace_back(kLocalFolderVariable, folder.path());
     if (!KeepsWholeNames(further)) added.emplace_back("OMPI_MCA_orte_keep_fqdn_hostnames", "1");
     std::string agent = ReachThroughThisProgram(further);
     if (!agent.empty()) added.emplace_back("OMPI_MCA_plm_rsh_agent", std::move(agent));
   }
-  std::vector<std::string> arguments = MpirunArguments(launch, command, further);
+  std::vector<std::string> arguments = MpirunArguments(launch, order.command, further);
   std::vector<std::string> variables = EnvironmentWith(added);
   const std::vector<char*> argument_pointers = Pointers(arguments);
   const std::vector<char*> variable_pointers = Pointers(variables);
-  TANDEM_ASSIGN_OR_RETURN(const int input_pipe, PipeWith(input));
+  TANDEM_ASSIGN_OR_RETURN(const int input_pipe, PipeWith(order.input));
 
   int errors[2];
   int exec_failed[2];
@@ -282,8 +197,8 @@ absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Launch(const LaunchOptions& laun
   if (pid < 0) return Internal("cannot start a process: {}", ErrnoText(errno));
   if (pid == 0) {
     fcntl(folder.fd(), F_SETFD, 0);  // mpirun keeps the folder, too
-    BecomeMpirun(argument_pointers.data(), variable_pointers.data(), output, input_pipe, errors[1],
-                 exec_failed[1]);
+    BecomeMpirun(argument_pointers.data(), variable_pointers.data(), order.output, input_pipe,
+                 errors[1], exec_failed[1]);
   }
   setpgid(pid, pid);
   close(input_pipe);
@@ -300,13 +215,15 @@ absl::StatusOr<std::unique_ptr<MpiJob>> MpiJob::Launch(const LaunchOptions& laun
         "openmpi-bin",
         ErrnoText(error));
   }
-  return std::unique_ptr<MpiJob>(
-      new MpiJob(pid, errors[0], std::move(folder), std::move(waits_for), std::move(on_end)));
+  return std::unique_ptr<MpiJob>(new MpiJob(order, pid, errors[0], std::move(folder),
+                                            std::move(waits_for), std::move(on_end)));
 }
 
-MpiJob::MpiJob(pid_t pid, int error_pipe, TemporaryFolder folder,
+MpiJob::MpiJob(const MpiJobOrder& order, pid_t pid, int error_pipe, TemporaryFolder folder,
                std::optional<std::string> waits_for, OnEnd on_end)
-    : pid_(pid),
+    : ranks_(order.launch.ranks),
+      patience_(order.patience),
+      pid_(pid),
       folder_(std::move(folder)),
       waits_for_(std::move(waits_for)),
       on_end_(std::move(on_end)) {
@@ -320,31 +237,76 @@ MpiJob::~MpiJob() {
   thread_.join();
 }
 
-void MpiJob::ReadErrors(int error_pipe) {
-  JobLines lines;
-  std::string line;
-  char buffer[4096];
-  const auto begin = std::chrono::steady_clock::now();
-  bool warned = !waits_for_;
-  bool given_up = false;
-  const auto on_silence = [&] {
-    if (!waits_for_ || lines.started()) return;
-    const auto waited = std::chrono::steady_clock::now() - begin;
-    if (waited >= kMostPatience) {
-      kill(pid_, SIGTERM);
-      if (waited >= kMostPatience + kTermination) kill(-pid_, SIGKILL);
-      given_up = true;
+/// Looks after the start of a job, and gives it up where it stands still.
+class MpiJob::Overseer {
+ public:
+  Overseer(MpiJob& job, JobLines& lines) : job_(job), lines_(lines) {}
+
+  /// Every now and then.
+  void Look() {
+    const auto now = Clock::now();
+    lines_.starts().Pass(now - last_);
+    last_ = now;
+    if (!reason_.empty()) {
+      if (now - given_up_ >= kTermination) kill(-job_.pid_, SIGKILL);
+      return;
     }
-    if (warned || lines.told() || waited < kCallBack) return;
-    warned = true;
+    if (lines_.starts().ready()) {
+      const MutexLock lock(job_.mutex_);
+      job_.ready_ = true;
+    } else if (job_.waits_for_ && !lines_.starts().heard()) {
+      LookForHosts(now - begin_);
+    } else {
+      const auto patience = job_.patience_ + kRanksFirst;
+      const std::vector<int> silent =
+          lines_.starts().Silent(patience, std::max<Clock::duration>(patience, kMostPatience));
+      if (!silent.empty()) GiveUp(lines_.starts().Describe(silent) + std::string(kIfSlow));
+    }
+  }
+  /// Why it was given up; empty if it was not.
+  const std::string& reason() const { return reason_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void LookForHosts(Clock::duration waited) {
+    if (waited >= kMostPatience) {
+      GiveUp(fmt::format(
+          "no rank has started within {} s: mpirun waited for {}; mend what keeps it from starting "
+          "tandem there and hearing from it, or take it out of the list of hosts",
+          kMostPatience.count(), *job_.waits_for_));
+    }
+    if (warned_ || lines_.told() || waited < kCallBack) return;
+    warned_ = true;
     spdlog::warn(
         "no rank has started for {} s: mpirun waits for {} to call back, which must be able to "
         "open TCP connections to this host; if it has several networks, or a firewall, say which "
         "one to use: --mpirun-arguments=\"--mca oob_tcp_if_include NAME\"",
-        kCallBack.count(), *waits_for_);
-  };
-  for (ssize_t size;
-       (size = ReadWhileRuns(pid_, error_pipe, buffer, sizeof(buffer), on_silence)) > 0;) {
+        kCallBack.count(), *job_.waits_for_);
+  }
+  void GiveUp(std::string reason) {
+    reason_ = lines_.names_hosts() ? lines_.Reason() : std::move(reason);
+    given_up_ = Clock::now();
+    job_.on_end_(Unavailable("{}", reason_));  // before mpirun has stopped ranks go on once more
+    kill(job_.pid_, SIGTERM);
+  }
+
+  MpiJob& job_;
+  JobLines& lines_;
+  const Clock::time_point begin_ = Clock::now();
+  Clock::time_point last_ = begin_;
+  Clock::time_point given_up_;
+  bool warned_ = false;
+  std::string reason_;
+};
+
+void MpiJob::ReadErrors(int error_pipe) {
+  JobLines lines(ranks_);
+  Overseer overseer(*this, lines);
+  std::string line;
+  char buffer[4096];
+  const auto look = [&] { overseer.Look(); };
+  for (ssize_t size; (size = ReadWhileRuns(pid_, error_pipe, buffer, sizeof(buffer), look)) > 0;) {
     for (ssize_t i = 0; i < size; ++i) {
       line += buffer[i];
       if (buffer[i] != '\n') continue;
@@ -362,23 +324,18 @@ void MpiJob::ReadErrors(int error_pipe) {
   if (!WIFEXITED(wait_status) || WEXITSTATUS(wait_status) != 0) {
     const std::string& notices = lines.notices();
     std::string reason = lines.Reason();
-    if (given_up && !lines.names_hosts()) {
-      reason = fmt::format(
-          "no rank has started within {} s: mpirun waited for {}; mend what keeps it from starting "
-          "tandem there and hearing from it, or take it out of the list of hosts",
-          kMostPatience.count(), *waits_for_);
-    } else if (reason.empty()) {
+    if (reason.empty()) {
       reason = WIFEXITED(wait_status)
                    ? fmt::format("mpirun ended with exit status {}", WEXITSTATUS(wait_status))
                    : fmt::format("mpirun was ended by signal {}", WTERMSIG(wait_status));
       if (const std::string first = FirstParagraph(notices); !first.empty()) reason += ": " + first;
     }
     // That a rank which told its error has ended is all that mpirun has to say.
-    const bool known = lines.reported() || lines.names_hosts() || given_up;
+    const bool known = lines.reported() || lines.names_hosts() || !overseer.reason().empty();
     if (!notices.empty() && !stopping_ && !known) file = KeepNotices(notices);
     why = Unavailable("{}", reason);
   }
-  on_end_(why);
+  if (overseer.reason().empty()) on_end_(why);
   const MutexLock lock(mutex_);
   notices_file_ = std::move(file);
   told_by_rank_ = lines.reported();
@@ -400,6 +357,11 @@ bool MpiJob::WaitUntilEnded(std::chrono::milliseconds time) {
 void MpiJob::Stop(std::chrono::milliseconds grace) {
   stopping_ = true;
   End(grace);
+}
+
+bool MpiJob::Ready() {
+  const MutexLock lock(mutex_);
+  return ready_;
 }
 
 void MpiJob::CleanUp() {

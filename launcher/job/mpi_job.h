@@ -22,6 +22,16 @@ namespace tandem::launcher {
 /// Where what the ranks write to standard output goes, if not into a file.
 inline constexpr int kToStandardError = -1;
 
+/// What a rank job is to be.
+struct MpiJobOrder {
+  LaunchOptions launch;
+  std::vector<std::string> command;  // program and arguments, on launch.ranks ranks
+  /// A rank that gives no sign for so long while it starts ends the job (StartPatience).
+  std::chrono::steady_clock::duration patience;
+  std::string input = {};         // what rank 0 reads from its standard input, at most 4096 bytes
+  int output = kToStandardError;  // descriptor of a file for what the ranks write
+};
+
 /// A rank job as a child process: mpirun and the ranks it starts.
 ///
 /// What mpirun itself says is read, not shown (but with --log-level debug): of it comes the reason
@@ -34,15 +44,10 @@ class MpiJob {
  public:
   using OnEnd = std::function<void(const absl::Status& why)>;
 
-  /// Starts `command` (program and arguments) on launch.ranks ranks. `input`: what rank 0 reads
-  /// from its standard input, at most 4096 bytes. `on_end` is called once when the job has ended,
-  /// however it did. `output`: descriptor of a file for what the ranks write. Errors: no mpirun, no
+  /// `on_end` is called once when the job has ended, however it did. Errors: no mpirun, no
   /// hostfile, no room for temporary files. `signals`: what cleans up before a signal ends this
   /// process, or null where none does.
-  static absl::StatusOr<std::unique_ptr<MpiJob>> Start(const LaunchOptions& launch,
-                                                       const std::vector<std::string>& command,
-                                                       const std::string& input, OnEnd on_end,
-                                                       int output = kToStandardError,
+  static absl::StatusOr<std::unique_ptr<MpiJob>> Start(const MpiJobOrder& order, OnEnd on_end,
                                                        CleanupSignals* signals = nullptr);
   /// Stops the job.
   ~MpiJob();
@@ -53,28 +58,32 @@ class MpiJob {
   /// all its processes are gone.
   void Stop(std::chrono::milliseconds grace);
 
+  /// Whether all ranks have said that their start is over.
+  bool Ready();
+
   /// Ends the job, which has failed, and adds to `why` where the rest of what mpirun said is kept.
   /// An error that a rank has told of itself is marked as reported.
   absl::Status Explain(absl::Status why);
 
  private:
-  static absl::StatusOr<std::unique_ptr<MpiJob>> Launch(const LaunchOptions& launch,
-                                                        const std::vector<std::string>& command,
-                                                        const std::string& input, OnEnd on_end,
-                                                        int output);
-  MpiJob(pid_t pid, int error_pipe, TemporaryFolder folder, std::optional<std::string> waits_for,
-         OnEnd on_end);
+  static absl::StatusOr<std::unique_ptr<MpiJob>> Launch(const MpiJobOrder& order, OnEnd on_end);
+  MpiJob(const MpiJobOrder& order, pid_t pid, int error_pipe, TemporaryFolder folder,
+         std::optional<std::string> waits_for, OnEnd on_end);
   /// Ends the job at once and removes its temporary files. From any thread.
   void CleanUp();
   void ReadErrors(int error_pipe);
+  class Overseer;
   void End(std::chrono::milliseconds grace);
   bool WaitUntilEnded(std::chrono::milliseconds time);
 
+  const int ranks_;
+  const std::chrono::steady_clock::duration patience_;
   const pid_t pid_;
   const TemporaryFolder folder_;                // of mpirun's session
   const std::optional<std::string> waits_for_;  // other hosts, where there may be some
   const OnEnd on_end_;
   Mutex mutex_;
+  bool ready_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   std::string notices_file_ ABSL_GUARDED_BY(mutex_);  // empty: none is kept
   bool told_by_rank_ ABSL_GUARDED_BY(mutex_) = false;
@@ -82,9 +91,5 @@ class MpiJob {
   std::thread thread_;
   CleanupSignals::Registration cleanup_;
 };
-
-/// The reason in mpirun's notices: "rank 1 on host n2 was ended by signal 9 (Killed)", or empty if
-/// they do not say.
-std::string ReasonFromMpirun(const std::string& notices);
 
 }  // namespace tandem::launcher

@@ -9,6 +9,7 @@
 
 #include "core/base/descriptor_limit.h"
 #include "core/device/device.h"
+#include "core/system/host_name.h"
 #include "core/transformer/transformer.h"
 #include "launcher/job/agent_introductions.h"
 #include "launcher/job/job_hosts.h"
@@ -23,6 +24,7 @@
 #include "parallel/communicators/agree_on_status.h"
 #include "parallel/communicators/linked_communicator.h"
 #include "parallel/communicators/mpi_communicator.h"
+#include "parallel/communicators/start_watch.h"
 #include "parallel/communicators/watchdog.h"
 #include "parallel/coordinator/run_rank.h"
 #include "parallel/placement/cache_memory.h"
@@ -36,6 +38,8 @@ namespace tandem::launcher {
 namespace {
 
 using parallel::Communicator;
+using parallel::StartPhase;
+using parallel::StartWatch;
 
 /// Binding is a matter of speed: where the system refuses, that is told and no more.
 void Bind(const parallel::CpuSet& cpus) {
@@ -76,11 +80,30 @@ absl::Status CheckSameEverywhere(Communicator& world, const core::ModelFile& fil
   return parallel::CheckWorld(world, parallel::FactsOf(identity));
 }
 
+/// What looks after this rank's start, and ends the process if it stands still, or another does.
+StartWatch::Options WatchOf(const ModelOptions& options) {
+  const int rank = parallel::StartedRank();
+  const std::string host = core::HostName();
+  return {.rank = rank,
+          .host = host,
+          .patience =
+              parallel::StartPatience(std::chrono::duration<double>(options.collective_timeout)),
+          .lines = std::getenv(parallel::kStartVariable) != nullptr,
+          .end = [rank, host](const std::string& why) {
+            Report(
+                fmt::format("rank {} on host {} ends the job: {}; if that is only slow, give "
+                            "--collective-timeout more seconds",
+                            rank, host, why));
+            std::_Exit(kExitFailed);
+          }};
+}
+
 /// Everything of one rank, in the order in which it comes to be.
 class Rank {
  public:
-  Rank(const ModelOptions& options, Communicator& world)
-      : options_(options), world_(world), board_(world.hosts()) {}
+  /// `watch` looks after the start; it must outlive the rank.
+  Rank(const ModelOptions& options, Communicator& world, parallel::StartWatch& watch)
+      : options_(options), world_(world), watch_(watch), board_(world.hosts()) {}
 
   absl::Status Load() {
     TANDEM_ASSIGN_OR_RETURN(choices_, ModelChoices::From(options_));
@@ -136,6 +159,8 @@ class Rank {
     if (gpus_.empty() || world_.size() == 1 || choices_.gpu_link == GpuLink::kHost) {
       return absl::OkStatus();
     }
+    // Joining has a deadline of its own.
+    const parallel::PatientPart patient(watch_);
     TANDEM_ASSIGN_OR_RETURN(
         parallel::LinkedWorld linked,
         parallel::LinkDevices(world_, {.device = *operations_,
@@ -159,6 +184,7 @@ class Rank {
     const core::Shard& shard = plan_.shards[static_cast<size_t>(world_.rank())];
     ProgressDisplay display;
     const auto progress = [&](double fraction, std::string_view what) -> absl::Status {
+      watch_.Progress(fraction);
       if (world_.rank() == 0) display.Show(fraction, what);
       return StopSignals::CheckPending();
     };
@@ -202,14 +228,20 @@ class Rank {
       rank.options.on_step_thread = [this] { Bind(placement_.thread_cpus.front()); };
     }
     rank.options.watchdog = &watchdog;
+    rank.options.on_set_up = [this] {
+      world().FinishStart();
+      watch_.Finish();
+    };
     rank.options.control.interface = options_.control_interface;
     std::unique_ptr<HostKv> kv;
     if (!options_.state.directory.empty()) {
+      watch_.Enter(StartPhase::kKv);
       kv = OpenKv();
       if (kv) rank.options.records.tier = &kv->tier();
       rank.options.records.fingerprint = KvFingerprintOf(*file_, options_, choices_);
       TANDEM_RETURN_IF_ERROR(IntroduceAgents(world_, kv.get(), options_));
     }
+    watch_.Enter(StartPhase::kSettingUp);
     absl::Status status = body(rank);
     world().PublishTo(nullptr);
     return status;
@@ -255,6 +287,7 @@ class Rank {
 
   const ModelOptions& options_;
   Communicator& world_;
+  parallel::StartWatch& watch_;
   parallel::ProgressBoard board_;
   ModelChoices choices_;
   std::unique_ptr<core::ModelFile> file_;
@@ -287,28 +320,35 @@ absl::Status RunEngine(const LoadedRank& rank, const EngineBody& body) {
 
 absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const RankBody& body,
                         const EnginePreparation& prepare, bool supervised) {
-  if (std::getenv(kStartVariable) != nullptr) {
-    std::fwrite(kStartLine.data(), 1, kStartLine.size(), stderr);
+  if (std::getenv(parallel::kStartVariable) != nullptr) {
     // mpirun tells its ranks of the same folder by another name, and with both they do not start.
     unsetenv(kLocalFolderVariable);  // NOLINT(concurrency-mt-unsafe): before any thread reads it
   }
+  StartWatch watch(WatchOf(options));
   parallel::MpiOptions mpi;
+  mpi.start_watch = &watch;
   if (expected_ranks > 0) mpi.expected_ranks = expected_ranks;
   TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> world, parallel::CreateWorld(mpi));
-  Rank rank(options, *world);
+  Rank rank(options, *world, watch);
   const auto agreed = [&](const absl::Status& status) {
     return ReportOnce(*world, options.sources.Name(parallel::AgreeOnStatus(*world, status)));
   };
+  watch.Enter(StartPhase::kModel);
   TANDEM_RETURN_IF_ERROR(agreed(rank.Load()));
+  watch.Enter(StartPhase::kComparing);
   TANDEM_RETURN_IF_ERROR(ReportOnce(*world, options.sources.Name(rank.CheckWorld())));
+  watch.Enter(StartPhase::kPreparing);
   absl::Status prepared;
   if (world->rank() == 0) {
     if (world->size() > 1) prepared = CheckControlInterface(options);
     if (prepared.ok() && prepare) prepared = prepare(rank.file());
   }
   TANDEM_RETURN_IF_ERROR(agreed(prepared));
+  watch.Enter(StartPhase::kPlacing);
   TANDEM_RETURN_IF_ERROR(agreed(rank.FindPlace()));
+  watch.Enter(StartPhase::kLinking);
   TANDEM_RETURN_IF_ERROR(ReportOnce(*world, options.sources.Name(rank.LinkGpus())));
+  watch.Enter(StartPhase::kLoading);
   TANDEM_RETURN_IF_ERROR(agreed(rank.LoadShard()));
   absl::Status status = rank.Run(body);
   if (absl::IsUnavailable(status) && world->size() > 1) {

@@ -1,6 +1,8 @@
 #include "launcher/job/supervised_engine.h"
 
-#include <optional>
+#include <algorithm>
+#include <chrono>
+#include <string>
 
 #include "core/base/mutex.h"
 #include "core/system/host_name.h"
@@ -9,11 +11,14 @@
 #include "launcher/options/rank_command.h"
 #include "launcher/options/stop_signals.h"
 #include "parallel/communicators/communicator.h"
+#include "parallel/communicators/start_table.h"
 #include "parallel/engine/engine_link_keys.h"
 #include "parallel/engine/remote_engine.h"
 
 namespace tandem::launcher {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 /// How long ranks that were asked to end may take before they are told to.
 constexpr auto kGrace = std::chrono::milliseconds(3000);
@@ -43,6 +48,29 @@ class JobNews {
   parallel::RemoteEngine* engine_ ABSL_GUARDED_BY(mutex_) = nullptr;
 };
 
+/// The wait for rank 0 once all ranks are ready: it answers at once, or is stopped.
+class WaitForAnswer {
+ public:
+  WaitForAnswer(MpiJob& job, Clock::duration patience) : job_(job), patience_(patience) {}
+
+  absl::Status Check(const std::string& who) {
+    const auto now = Clock::now();
+    // Only time in which this process runs counts.
+    if (job_.Ready()) waited_ += std::min<Clock::duration>(now - last_, std::chrono::seconds(1));
+    last_ = now;
+    if (waited_ < patience_) return absl::OkStatus();
+    return absl::DeadlineExceededError(
+        fmt::format("{} has given no sign for {:.0f} s since its start was over", who,
+                    std::chrono::duration<double>(waited_).count()));
+  }
+
+ private:
+  MpiJob& job_;
+  const Clock::duration patience_;
+  Clock::time_point last_ = Clock::now();
+  Clock::duration waited_{0};
+};
+
 }  // namespace
 
 absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launch,
@@ -54,27 +82,33 @@ absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launc
   const parallel::EngineLinkKeys keys = parallel::MakeEngineLinkKeys();
   const std::string endpoint = parallel::MakeLocalEndpoint();
   JobNews news;
-  TANDEM_ASSIGN_OR_RETURN(
-      const auto job,
-      MpiJob::Start(
-          launch, CommandOfThisProgram("worker", RowsOf(worker)),
-          parallel::LinkText(endpoint, keys), [&news](const absl::Status& why) { news.Ended(why); },
-          kToStandardError, signals));
+  const auto patience =
+      parallel::StartPatience(std::chrono::duration<double>(model.collective_timeout));
+  TANDEM_ASSIGN_OR_RETURN(const auto job,
+                          MpiJob::Start(
+                              {.launch = launch,
+                               .command = CommandOfThisProgram("worker", RowsOf(worker)),
+                               .patience = patience,
+                               .input = parallel::LinkText(endpoint, keys)},
+                              [&news](const absl::Status& why) { news.Ended(why); }, signals));
 
   parallel::RemoteEngine::Options options;
   options.endpoint = endpoint;
   options.who = fmt::format("rank 0 on host {}", core::HostName());  // a socket of this host
   options.server_key = keys.server.public_key;
   options.keys = keys.client;
-  const auto keep_waiting = [&news] {
-    const absl::Status told = StopSignals::CheckPending();
-    return told.ok() ? news.status() : told;
+  WaitForAnswer waits(*job, patience);
+  const auto keep_waiting = [&] {
+    TANDEM_RETURN_IF_ERROR(StopSignals::CheckPending());
+    TANDEM_RETURN_IF_ERROR(news.status());
+    return waits.Check(options.who);
   };
   auto engine = parallel::RemoteEngine::Connect(options, keep_waiting);
   if (absl::IsCancelled(engine.status())) {
     job->Stop(std::chrono::milliseconds(0));
     return engine.status();
   }
+  if (absl::IsDeadlineExceeded(engine.status())) return job->Explain(engine.status());
   if (!engine.ok()) {
     return job->Explain(
         Unavailable("the ranks ended before they could answer: {}", Message(engine.status())));

@@ -130,8 +130,10 @@ absl::Status KvAccess::OpenAlone(kv_store::AgentDirectory directory, Purpose pur
   std::vector<kv_store::TieredStore::Behind> behind;
   const std::string records = path_ + "/records";
   if (std::error_code error; purpose == Purpose::kPut || fs::exists(records, error)) {
-    auto disk = kv_store::DiskTier::Open(
-        {.directory = records, .limits = {}, .keeps_damaged = purpose != Purpose::kMend});
+    auto disk = kv_store::DiskTier::Open({.directory = records,
+                                          .limits = {},
+                                          .keeps_damaged = purpose != Purpose::kMend,
+                                          .erasure_mark = ErasurePath(path_)});
     if (absl::IsDataLoss(disk.status())) {
       return absl::DataLossError(fmt::format(
           "{}; all KV in it is lost, and tandem kv gc begins it anew", Message(disk.status())));

@@ -211,7 +211,9 @@ Rows ModelRows(ModelOptions& o) {
       Row("--control-interface", {&o.control_interface},
           "network interface or address from which rank 0 reaches the others"),
       Row("--collective-timeout", {&o.collective_timeout, {0.1, 86400}},
-          "seconds after which a hanging collective of the ranks ends the job, naming the laggard"),
+          "seconds after which ranks that hang end the job, naming the laggard: in a collective, "
+          "or (at "
+          "least 15) at their start"),
   };
 }
 

@@ -52,7 +52,7 @@ struct ModelOptions {
   int max_waiting = 256;             // requests in the queue
   bool speculate = false;            // guess tokens ahead and verify them in one step
   std::string control_interface;     // where rank 0 sends plans from; empty: chosen
-  double collective_timeout = 60;    // seconds until a collective of the ranks counts as hanging
+  double collective_timeout = 60;    // seconds until ranks, or their start, count as hanging
   StateOptions state;                // of serve and its ranks
   OptionSources sources;             // of all options of the command
 };

@@ -67,8 +67,7 @@ std::vector<std::string> AgentEnvironment() {
 absl::Status StartAgent(const StateOptions& state, const std::string& path) {
   const std::string log_path = path + "/agent.log";
   TANDEM_RETURN_IF_ERROR(kv_store::MakeWay(log_path, kv_store::FileKind::kFile));
-  TANDEM_ASSIGN_OR_RETURN(const int log,
-                          kv_store::OpenOwnFile(log_path, O_WRONLY | O_CREAT | O_APPEND));
+  TANDEM_ASSIGN_OR_RETURN(const int log, kv_store::OpenOwnLog(log_path));
   struct stat facts {};
   if (fstat(log, &facts) == 0 && facts.st_size > kLogBytes && ftruncate(log, 0) != 0) {
     // The log grows on then.
@@ -94,6 +93,12 @@ std::string AgentPath(const StateOptions& state) {
   std::array<char, 256> host{};
   if (gethostname(host.data(), host.size() - 1) != 0) host[0] = '-';
   return std::filesystem::absolute(state.directory).string() + "/kv/" + host.data();
+}
+
+std::string ErasurePath(const std::string& agent_path) {
+  const std::filesystem::path path(agent_path);
+  return fmt::format("{}/kv.{}.erased", path.parent_path().parent_path().string(),
+                     path.filename().string());
 }
 
 bool AgentRuns(const StateOptions& state) {

@@ -11,6 +11,9 @@ namespace tandem::launcher {
 
 /// Where the agent of this host keeps what it has: `kv/HOST` of the state directory.
 std::string AgentPath(const StateOptions& state);
+/// The file beside `kv/` by which KV of an agent's directory is known that is older than what was
+/// erased from it last (kv_store/tiers/erasure_mark.h).
+std::string ErasurePath(const std::string& agent_path);
 
 /// Starts an agent unless one runs already; returns once it listens. An agent that runs keeps the
 /// flags that it was started with. kUnavailable, saying where its log is, if it does not come up.

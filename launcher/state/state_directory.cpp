@@ -9,6 +9,8 @@
 #include <array>
 #include <cerrno>
 #include <filesystem>
+#include <string_view>
+#include <utility>
 
 #include "core/base/counted.h"
 #include "core/base/errno_text.h"
@@ -20,22 +22,31 @@
 namespace tandem::launcher {
 namespace {
 
+constexpr std::string_view kOwner = "process ";  // how the owner's words begin
+constexpr auto kBetweenLooks = std::chrono::milliseconds(900);
 constexpr int64_t kLeastFiles = 64;  // of the databases
 
 std::string OwnerIn(int lock) {
   std::array<char, 1024> text{};
   const ssize_t size = pread(lock, text.data(), text.size(), 0);
   std::string owner(text.data(), size > 0 ? static_cast<size_t>(size) : 0);
+  if (!owner.starts_with(kOwner)) owner.clear();  // another's words, by a link
   while (!owner.empty() && owner.back() == '\n') owner.pop_back();
   return owner.empty() ? "a server that has not said who it is yet" : owner;
 }
 
+/// What a server that runs puts right by itself.
+bool IsHeld(std::string_view name) {
+  return name == "conversations" || name == "conversations.witness";
+}
+
 /// Of all that is ours by its name: others may keep something else beside it (`lost+found`).
-absl::Status CheckContents(const std::string& path) {
+absl::Status CheckContents(const std::string& path, bool held_too) {
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(path, error)) {
     const std::string name = entry.path().filename().string();
     const bool used = name == "kv" || name == "copies" || name.starts_with("conversations");
+    if (!held_too && IsHeld(name)) continue;
     const absl::Status status = used && !kv_store::IsAside(name)
                                     ? kv_store::CheckOwnTree(entry.path().string())
                                     : absl::OkStatus();
@@ -62,40 +73,24 @@ absl::StatusOr<std::string> ClearTheWay(const std::string& path) {
 
 /// Locks a directory; the file descriptor of its lock.
 absl::StatusOr<int> TakeLock(const std::string& path) {
-  const std::string file = path + "/lock";
-  while (true) {
-    const absl::StatusOr<int> opened = kv_store::OpenOwnFile(file, O_RDWR | O_CREAT);
-    if (absl::IsFailedPrecondition(opened.status())) {
-      return InvalidArgument("--state {}: {}", path, Message(opened.status()));
-    }
-    if (!opened.ok()) {
-      return absl::Status(
-          opened.status().code(),
-          fmt::format("--state {}: {} (without it nobody can know whether another server has the "
-                      "directory: see first that none runs)",
-                      path, Message(opened.status())));
-    }
-    const int lock = *opened;
-    if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
-      const int error = errno;
-      const std::string owner = OwnerIn(lock);
-      close(lock);
-      if (error != EWOULDBLOCK) {
-        return InvalidArgument("--state {}: {} cannot be locked: {}", path, file, ErrnoText(error));
-      }
-      return FailedPrecondition(
-          "--state {}: it is in use by {}; one server at a time: stop that one, or choose another "
-          "directory",
-          path, owner);
-    }
-    const auto ours = kv_store::FactsOfOpen(lock, file);
-    const auto there = kv_store::FactsAt(file);
-    if (ours.ok() && there.ok() && ours->IsSameFile(*there)) return lock;
-    // Somebody removed it in between, and may lock another.
-    close(lock);
-    TANDEM_RETURN_IF_ERROR(ours.status());
-    if (!absl::IsNotFound(there.status())) TANDEM_RETURN_IF_ERROR(there.status());
+  const absl::StatusOr<kv_store::OwnLock> lock = kv_store::TakeOwnLock(path + "/lock");
+  if (absl::IsFailedPrecondition(lock.status())) {
+    return InvalidArgument("--state {}: {}", path, Message(lock.status()));
   }
+  if (!lock.ok()) {
+    return absl::Status(
+        lock.status().code(),
+        fmt::format("--state {}: {} (without it nobody can know whether another server has the "
+                    "directory: see first that none runs)",
+                    path, Message(lock.status())));
+  }
+  if (lock->taken) return lock->file;
+  const std::string owner = OwnerIn(lock->file);
+  close(lock->file);
+  return FailedPrecondition(
+      "--state {}: it is in use by {}; one server at a time: stop that one, or choose another "
+      "directory",
+      path, owner);
 }
 
 }  // namespace
@@ -141,7 +136,7 @@ absl::StatusOr<std::unique_ptr<StateDirectory>> StateDirectory::Take(const std::
                                                                      const std::string& endpoint) {
   umask(S_IRWXG | S_IRWXO);
   TANDEM_RETURN_IF_ERROR(CheckStateDirectory(path, /*may_make=*/true));
-  TANDEM_RETURN_IF_ERROR(CheckContents(path));
+  TANDEM_RETURN_IF_ERROR(CheckContents(path, /*held_too=*/true));
   TANDEM_ASSIGN_OR_RETURN(const int lock, TakeLock(path));
   std::unique_ptr<StateDirectory> taken(new StateDirectory(path, lock));
   taken->Announce(endpoint);
@@ -164,7 +159,7 @@ void StateDirectory::Announce(const std::string& endpoint) {
 }
 
 void StateDirectory::WriteOwner() {
-  const std::string owner = fmt::format("process {} on host {}, which serves on {}\n", getpid(),
+  const std::string owner = fmt::format("{}{} on host {}, which serves on {}\n", kOwner, getpid(),
                                         core::HostName(), endpoint_);
   // On a full disk the lock still holds, and says less.
   if (ftruncate(lock_, 0) != 0 ||
@@ -173,12 +168,22 @@ void StateDirectory::WriteOwner() {
   }
 }
 
+std::string StateDirectory::TellOfStrangers() {
+  const auto now = std::chrono::steady_clock::now();
+  if (now - looked_ < kBetweenLooks) return "";
+  looked_ = now;
+  const absl::Status status = CheckContents(path_, /*held_too=*/false);
+  const std::string before = std::exchange(strange_, status.ok() ? "" : Message(status));
+  if (strange_.empty() || strange_ == before) return "";
+  return strange_ + ": until then no server starts here";
+}
+
 absl::StatusOr<std::string> StateDirectory::Hold() {
   const MutexLock mutex_lock(mutex_);
   const auto there = kv_store::FactsAt(lock_path());
   if (!there.ok() && !absl::IsNotFound(there.status())) return there.status();
   TANDEM_ASSIGN_OR_RETURN(const auto ours, kv_store::FactsOfOpen(lock_, lock_path()));
-  if (there.ok() && ours.IsSameFile(*there)) return "";
+  if (there.ok() && ours.IsSameFile(*there)) return TellOfStrangers();
   const bool gone = !kv_store::Exists(path_);
   if (gone && ours.names > 0) {
     return Unavailable(

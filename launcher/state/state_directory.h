@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -43,7 +44,8 @@ class StateDirectory {
   /// Whether the path still names the directory that was taken. Where somebody removed or replaced
   /// it, or its lock, it is taken again, and made again if it was removed. What happened; empty:
   /// nothing. kFailedPrecondition if another server has it now, naming that one; kUnavailable where
-  /// it was moved away and none is there; else as Take.
+  /// it was moved away and none is there; else as Take. What somebody put among the files of
+  /// agents, so that the next start is refused, happened, too.
   absl::StatusOr<std::string> Hold();
 
   const std::string& path() const { return path_; }
@@ -52,6 +54,8 @@ class StateDirectory {
 
  private:
   StateDirectory(std::string path, int lock) : path_(std::move(path)), lock_(lock) {}
+  /// What is in the directory that is not ours, the first time that it is seen; looks now and then.
+  std::string TellOfStrangers() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WriteOwner() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::string lock_path() const { return path_ + "/lock"; }
 
@@ -60,6 +64,8 @@ class StateDirectory {
   Mutex mutex_;
   int lock_ ABSL_GUARDED_BY(mutex_);                 // file descriptor
   std::vector<int> former_ ABSL_GUARDED_BY(mutex_);  // of directories that were moved away
+  std::chrono::steady_clock::time_point looked_ ABSL_GUARDED_BY(mutex_);
+  std::string strange_ ABSL_GUARDED_BY(mutex_);
   std::string endpoint_ ABSL_GUARDED_BY(mutex_);
 };
 

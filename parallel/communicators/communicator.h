@@ -46,6 +46,10 @@ class Communicator : public core::Collective {
   /// communicator or be taken away with null. Called by the rank's own thread.
   virtual void PublishTo(ProgressBoard* board) { board_ = board; }
 
+  /// The start of this rank is over: from now on collectives hurry. All ranks call it at the same
+  /// place in the order of collectives.
+  virtual void FinishStart() {}
+
   const std::string& host() const { return hosts()[static_cast<size_t>(rank())]; }
   /// This rank's number among the ranks of its host, from 0.
   int local_rank() const;

@@ -43,6 +43,7 @@ class LinkedCommunicator final : public Communicator {
   absl::Status SetPatience(const CollectivePatience& patience) override {
     return world_.SetPatience(patience);
   }
+  void FinishStart() override { world_.FinishStart(); }
   void PublishTo(ProgressBoard* board) override {
     Communicator::PublishTo(board);
     world_.PublishTo(board);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -20,6 +21,7 @@
 #include "parallel/communicators/host_exchange.h"
 #include "parallel/communicators/one_rank_communicator.h"
 #include "parallel/communicators/shared_memory.h"
+#include "parallel/communicators/start_meetings.h"
 
 namespace tandem::parallel {
 namespace {
@@ -40,12 +42,28 @@ class MpiCommunicator final : public Communicator {
       // Finalizing would wait for ranks that may wait for us.
       Abort(error_);
     }
+    if (starting_) {
+      meetings_->Finish();
+      meetings_->watch().SetMode(StartWatch::Mode::kInside);
+    }
     MPI_Finalize();
   }
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   const std::vector<std::string>& hosts() const override { return hosts_; }
+
+  void BeginStart(StartWatch* watch) {
+    if (watch == nullptr) return;
+    meetings_ = std::make_unique<StartMeetings>(*watch, size_);
+    starting_ = true;
+  }
+
+  void FinishStart() override {
+    if (!starting_) return;
+    starting_ = false;
+    meetings_->Finish();
+  }
 
   absl::Status GatherHosts() {
     std::array<char, kHostBytes> mine = {};
@@ -246,10 +264,21 @@ class MpiCommunicator final : public Communicator {
     absl::Status status = error_;
     if (status.ok()) {
       ProgressMark mark(board(), rank_, phase);
-      status = call();
+      status = starting_ ? AfterMeeting(phase, call) : call();
       if (!status.ok()) status = Fail(std::move(status));
     }
     busy_.clear(std::memory_order_release);
+    return status;
+  }
+
+  absl::Status AfterMeeting(const core::StepPhase& phase, absl::FunctionRef<absl::Status()> call) {
+    const MutexLock lock(meetings_->mutex());
+    if (const int code = meetings_->Meet(); code != MPI_SUCCESS) {
+      return MpiError("MPI_Ibarrier", phase, code);
+    }
+    meetings_->watch().SetMode(StartWatch::Mode::kInside);
+    absl::Status status = call();
+    meetings_->watch().SetMode(StartWatch::Mode::kWorking);
     return status;
   }
 
@@ -272,6 +301,8 @@ class MpiCommunicator final : public Communicator {
   const int size_;
   const int64_t largest_count_;
   std::vector<std::string> hosts_;
+  std::unique_ptr<StartMeetings> meetings_;  // null: ranks do not look after each other
+  bool starting_ = false;
   std::atomic_flag busy_;
   absl::Status error_;  // guarded by busy_
   // Set once, before the first collective of others.
@@ -309,7 +340,7 @@ absl::StatusOr<TemporaryFolder> PrepareOpenMpi() {
   // Open MPI polls while it waits. It shall offer its processor to others meanwhile: measured on
   // idle processors that costs nothing, and without it ranks that share processors stall each
   // other.
-  // NOLINTBEGIN(concurrency-mt-unsafe): no thread of ours runs yet
+  // NOLINTBEGIN(concurrency-mt-unsafe): no thread of ours reads it meanwhile
   setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
   // Ranks of one host need no network, and then open no port.
   if (OneHost()) setenv("OMPI_MCA_btl", "self,vader", 0);
@@ -332,12 +363,24 @@ bool StartedByMpi() {
   return false;
 }
 
+int StartedRank() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
+    int rank = 0;
+    const std::string_view value = std::getenv(name) != nullptr ? std::getenv(name) : "";
+    const char* const end = value.data() + value.size();
+    if (std::from_chars(value.data(), end, rank).ec == std::errc() && rank >= 0) return rank;
+  }
+  return 0;
+}
+
 absl::StatusOr<std::unique_ptr<Communicator>> CreateWorld(const MpiOptions& options) {
   if (!StartedByMpi()) {
     TANDEM_RETURN_IF_ERROR(CheckSize(1, false, options));
     return std::make_unique<OneRankCommunicator>();
   }
   TANDEM_ASSIGN_OR_RETURN(TemporaryFolder folder, PrepareOpenMpi());
+  // Until all have joined, a rank sees of the others only who is stopped beside it.
+  if (options.start_watch != nullptr) options.start_watch->SetMode(StartWatch::Mode::kInside);
   int provided = 0;
   // Serialized, not funneled: the step loop's thread calls after the main thread has started up.
   // Open MPI takes no locks for either.
@@ -353,7 +396,9 @@ absl::StatusOr<std::unique_ptr<Communicator>> CreateWorld(const MpiOptions& opti
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   auto world =
       std::make_unique<MpiCommunicator>(rank, size, options.largest_count, std::move(folder));
+  if (options.start_watch != nullptr) options.start_watch->SetMode(StartWatch::Mode::kWorking);
   TANDEM_RETURN_IF_ERROR(CheckSize(size, true, options));
+  world->BeginStart(options.start_watch);
   TANDEM_RETURN_IF_ERROR(world->GatherHosts());
   TANDEM_RETURN_IF_ERROR(world->SetUpReductions(options));
   return world;

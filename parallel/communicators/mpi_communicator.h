@@ -7,6 +7,7 @@
 #include "parallel/communicators/communicator.h"
 #include "parallel/communicators/exchange_options.h"
 #include "parallel/communicators/host_collective.h"
+#include "parallel/communicators/start_watch.h"
 
 namespace tandem::parallel {
 
@@ -20,10 +21,17 @@ struct MpiOptions {
   bool shared_memory = true;
   HostCollectiveOptions host = {};
   ExchangeOptions exchange = {};
+  /// Ranks look after each other through it until FinishStart, and before each collective they wait
+  /// for all: nobody blocks for ever because one is stopped. It must outlive the world, and all
+  /// ranks have one or none has. Null: they do not.
+  StartWatch* start_watch = nullptr;
 };
 
 /// True if a launcher (mpirun, srun with PMIx or PMI) started this process as a rank of a job.
 bool StartedByMpi();
+
+/// The number that the launcher gave this rank, known before MPI is joined; 0 without a launcher.
+int StartedRank();
 
 /// The world that this process was started in: MPI's if a launcher started it, otherwise a world of
 /// one rank, which does not touch MPI and so costs nothing.

@@ -45,6 +45,7 @@ struct RankOptions {
   std::string device = "cpu";            // for status
   bool spare_streams = true;             // CoordinatorOptions
   std::function<void()> on_step_thread;  // called by the thread that runs the steps, first
+  std::function<void()> on_set_up;       // called once this rank has all that it needs for steps
   ZmqControlOptions control;             // where plans travel, with more than one rank
   RecordOptions records = {};            // where KV outlives the ranks; the tier is each rank's own
   /// Where this rank keeps the time of each phase, or null; must outlive the rank's part.

@@ -12,6 +12,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> RunLeader(const RankOptions& option
                                                        Communicator& world, core::Model& model,
                                                        std::unique_ptr<ControlLeader> leader) {
   TANDEM_ASSIGN_OR_RETURN(RankSetup setup, SetUpRank(options, world, model));
+  if (options.on_set_up) options.on_set_up();
   return std::make_unique<Coordinator>(
       std::move(setup), std::move(leader),
       CoordinatorOptions{.max_waiting = options.max_waiting,
@@ -42,6 +43,7 @@ absl::Status RunFollower(const RankOptions& options, Communicator& world, core::
   core::SetFloatEnvironment();
   const absl::StatusOr<RankSetup> setup = SetUpRank(options, world, model);
   TANDEM_RETURN_IF_ERROR(setup.status());
+  if (options.on_set_up) options.on_set_up();
   if (setup->records) {
     setup->records->Listen([&follower](const RecordReport& report) { follower.Report(report); },
                            [](FetchId, SavedTokens) {});

@@ -208,6 +208,41 @@ def test_folders_that_are_gone_are_told(model, kept, tmp_path):
     assert check(model, copy, known) == set()
 
 
+def prefixes(state):
+    listed = run([TANDEM, "kv", "ls", "--state", state, "--json"])
+    assert listed.returncode == 0, listed.stderr
+    return json.loads(listed.stdout)["prefixes"]
+
+
+@pytest.mark.parametrize("found_by", ["a server", "a command"])
+def test_saved_kv_that_is_put_back_alone_brings_back_nothing_that_was_deleted(model, tmp_path, found_by):
+    state, older = tmp_path / "state", tmp_path / "older"
+    with served(model, state) as client:
+        for name in "ab":
+            client.say(name, 5 * said(name, 0), max_tokens=100)
+    kept = prefixes(state)
+    assert kept
+    copy_of(state / "kv", older)
+    with served(model, state) as client:
+        # Nothing was deleted: what is there is used.
+        assert prefixes(state) == kept
+        assert client.ask("conversation.delete", conversation="b")["type"] == "conversation.delete"
+        left = prefixes(state)
+        assert 0 < len(left) < len(kept)
+    assert prefixes(state) == left
+    shutil.rmtree(state / "kv")
+    copy_of(older, state / "kv")
+    if found_by == "a command":
+        assert prefixes(state) == []
+    with served(model, state) as client:
+        assert prefixes(state) == []
+        assert say(client, "a", 1)["usage"]["reused_tokens"] == 0  # computed again, to the same bits
+        say(client, "a", 2)
+    assert prefixes(state), "what is kept from then on stays"
+    assert "older than what was deleted" in "".join(path.read_text() for path in state.glob("kv/*/agent.log")) or \
+        found_by == "a command"
+
+
 def test_damage_stays_until_it_is_accepted_or_deleted(model, kept, tmp_path):
     state, known = kept
     copy = copy_of(state, tmp_path / "state")

@@ -38,6 +38,11 @@ def remove_file(name):
     return remove
 
 
+def link_in_place_of(path, older):
+    path.unlink()
+    path.symlink_to(older / "lock")
+
+
 def replace_folder(state, older):
     shutil.rmtree(state / "conversations")
     copy_of(older / "conversations", state / "conversations")
@@ -64,6 +69,8 @@ DISTURBANCES = {
     "CURRENT": remove_file("conversations/CURRENT"),
     "MANIFEST": remove_file("conversations/MANIFEST-*"),
     "the log": remove_file("conversations/*.log"),
+    "a file by a link": lambda state, older: link_in_place_of(state / "conversations/IDENTITY", older),
+    "CURRENT by a link": lambda state, older: link_in_place_of(state / "conversations/CURRENT", older),
     "an older copy of the conversations": replace_folder,
     "an older copy of conversations and witness": replace_database_and_witness,
     "an older copy of all": replace_all,
@@ -98,6 +105,45 @@ def test_what_is_acknowledged_outlives_whatever_is_removed(model, tmp_path, what
         left = [path for path, _, content in files_in(state) if secret in content]
         assert all(".aside-" in str(path) for path in left), left
         assert not left or str(left[0].parent) in told
+
+
+@pytest.mark.parametrize("name", ["lock", "kv/*/agent.lock", "kv/*/agent.log"])
+@pytest.mark.parametrize("planted", [False, True])
+def test_another_name_of_a_file_that_is_written_keeps_nobody_out(model, tmp_path, name, planted):  # noqa: F811
+    """A hard link to a file of the directory, or one of a file elsewhere in its place, which is left as it is."""
+    state, other = tmp_path / "state", tmp_path / "other"
+    with served(model, state) as client:
+        assert say(client, "a", 0)["durable"] is True
+        path = next(state.glob(name))
+        if planted:
+            other.write_text("precious")
+            path.unlink()
+        os.link(*((other, path) if planted else (path, other)))
+        time.sleep(2.5)
+        assert say(client, "a", 1)["durable"] is True
+        assert state_of(client)["trouble"] is None
+    with served(model, state) as client:
+        assert "KV is not saved" not in client.log
+        assert say(client, "a", 2)["usage"]["prompt_tokens"] > 0
+        assert len(client.ask("conversation.get", conversation="a")["messages"]) == 6
+        assert next(state.glob(name)).stat().st_nlink == 1
+    assert not planted or other.read_text() == "precious"
+
+
+def test_a_link_among_saved_kv_is_told_before_it_keeps_the_next_server_out(model, tmp_path):  # noqa: F811
+    state = tmp_path / "state"
+    with served(model, state) as client:
+        assert say(client, "a", 0)["durable"] is True
+        link = next(state.glob("kv/*")) / "peers/link"
+        link.symlink_to(tmp_path)
+        told = wait_for(lambda: state_of(client)["damage"])
+        assert str(link) in told and "no server starts here" in told
+        assert say(client, "a", 1)["durable"] is True
+    refused = run([TANDEM, "serve", model, "--listen", "tcp://127.0.0.1:*", "--state", state])
+    assert refused.returncode != 0 and f"{link}: it is a symbolic link" in refused.stderr
+    link.unlink()
+    with served(model, state) as client:
+        assert len(client.ask("conversation.get", conversation="a")["messages"]) == 4
 
 
 def test_a_directory_that_was_moved_away_is_waited_for(model, tmp_path):  # noqa: F811

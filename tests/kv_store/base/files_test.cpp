@@ -15,6 +15,7 @@
 #include <map>
 
 #include "gtest/gtest.h"
+#include "kv_store/base/file_facts.h"
 #include "kv_store/base/hex.h"
 #include "kv_store/base/parts.h"
 #include "tests/support/temporary_directory.h"
@@ -106,6 +107,61 @@ TEST(OwnFile, IsNotWrittenUnderAnotherName) {
   const auto alone = OpenOwnFile(path, O_RDWR);
   ASSERT_TRUE(alone.ok()) << alone.status();
   close(*alone);
+}
+
+TEST(OwnLock, ThatHasAnotherNameGivesWayToOneOfItsOwn) {
+  const TemporaryDirectory folder;
+  const std::string victim = folder.path() + "/victim";
+  const std::string path = folder.path() + "/lock";
+  std::ofstream(victim) << "precious";
+  ASSERT_EQ(link(victim.c_str(), path.c_str()), 0);
+  const auto lock = TakeOwnLock(path);
+  ASSERT_TRUE(lock.ok()) << lock.status();
+  EXPECT_TRUE(lock->taken);
+  ASSERT_EQ(write(lock->file, "mine", 4), 4);
+  EXPECT_EQ(ReadSmallFile(victim).value(), "precious");
+  EXPECT_EQ(ReadSmallFile(path).value(), "mine");
+  EXPECT_EQ(FactsAt(path)->names, 1U);
+  close(lock->file);
+}
+
+TEST(OwnLock, ThatSomebodyHasIsLeftWhateverNamesItHas) {
+  const TemporaryDirectory folder;
+  const std::string path = folder.path() + "/lock";
+  const auto first = TakeOwnLock(path);
+  ASSERT_TRUE(first.ok() && first->taken) << first.status();
+  ASSERT_EQ(write(first->file, "mine", 4), 4);
+  for (const bool linked : {false, true}) {
+    if (linked) {
+      ASSERT_EQ(link(path.c_str(), (path + "2").c_str()), 0);
+    }
+    const auto second = TakeOwnLock(path);
+    ASSERT_TRUE(second.ok()) << second.status();
+    EXPECT_FALSE(second->taken);
+    close(second->file);
+    EXPECT_TRUE(FactsOfOpen(first->file, path)->IsSameFile(*FactsAt(path)));
+  }
+  close(first->file);
+  const auto next = TakeOwnLock(path);
+  ASSERT_TRUE(next.ok() && next->taken) << next.status();
+  EXPECT_FALSE(FactsAt(path)->IsSameFile(*FactsAt(path + "2")));
+  close(next->file);
+}
+
+TEST(OwnLog, IsNotAddedToUnderAnotherName) {
+  const TemporaryDirectory folder;
+  const std::string victim = folder.path() + "/victim";
+  const std::string path = folder.path() + "/log";
+  std::ofstream(victim) << "precious";
+  ASSERT_EQ(link(victim.c_str(), path.c_str()), 0);
+  for (int i = 0; i < 2; ++i) {
+    const auto log = OpenOwnLog(path);
+    ASSERT_TRUE(log.ok()) << log.status();
+    ASSERT_EQ(write(*log, "line", 4), 4);
+    close(*log);
+  }
+  EXPECT_EQ(ReadSmallFile(victim).value(), "precious");
+  EXPECT_EQ(ReadSmallFile(path).value(), "lineline");
 }
 
 TEST(Files, SpaceIsThatOfTheFolderThatIsThere) {

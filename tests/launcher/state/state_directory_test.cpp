@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -147,6 +148,44 @@ TEST(StateDirectory, IsTakenAgainWhereSomebodyRemovesIt) {
     if (std::filesystem::exists(away)) {
       EXPECT_FALSE(StateDirectory::Take(away, "x").ok()) << "this process has its files open";
     }
+  }
+}
+
+TEST(StateDirectory, IsTakenWhateverOtherNamesItsLockHas) {
+  const TemporaryDirectory folder;
+  const std::string path = folder.path() + "/state";
+  const std::string other = folder.path() + "/other";
+  for (int i = 0; i < 2; ++i) {
+    const auto taken = StateDirectory::Take(path, "tcp://here:1");
+    ASSERT_TRUE(taken.ok()) << taken.status();
+    if (i > 0) break;
+    std::filesystem::create_hard_link(path + "/lock", other);
+    EXPECT_EQ(*(*taken)->Hold(), "");
+    EXPECT_THAT(Message(StateDirectory::Take(path, "x").status()), HasSubstr("tcp://here:1"));
+  }
+  std::filesystem::remove(path + "/lock");
+  std::ofstream(other) << "precious";
+  std::filesystem::create_hard_link(other, path + "/lock");
+  EXPECT_TRUE(StateDirectory::Take(path, "x").ok());
+  std::string left;
+  std::getline(std::ifstream(other), left);
+  EXPECT_EQ(left, "precious");
+}
+
+TEST(StateDirectory, SaysWhatKeepsTheNextServerFromStarting) {
+  const Taken taken;
+  EXPECT_EQ(*taken.directory->Hold(), "");
+  const std::string link = taken.path + "/kv/here/records";
+  std::filesystem::create_directories(taken.path + "/kv/here");
+  std::filesystem::create_symlink("/", link);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  std::string told;
+  while (told.empty() && std::chrono::steady_clock::now() < end) told = *taken.directory->Hold();
+  EXPECT_THAT(told, HasSubstr(link + ": it is a symbolic link"));
+  EXPECT_THAT(told, HasSubstr("no server starts here"));
+  const auto while_it_is_told = std::chrono::steady_clock::now() + std::chrono::seconds(2);
+  while (std::chrono::steady_clock::now() < while_it_is_told) {
+    ASSERT_EQ(*taken.directory->Hold(), "") << "it is told once";
   }
 }
 
