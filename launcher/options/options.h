@@ -111,6 +111,16 @@ struct GenerateOptions {
   frontend::GenerationParams generation;
 };
 
+struct PerplexityOptions {
+  ModelOptions model;
+  LaunchOptions launch;
+  std::string file;               // of the text
+  int context = 512;              // tokens of a chunk
+  std::optional<int> stride;      // frontend::PerplexityCut
+  std::optional<int64_t> chunks;  // only so many, from the first
+  bool json = false;
+};
+
 struct BenchOptions {
   ModelOptions model;
   LaunchOptions launch;
