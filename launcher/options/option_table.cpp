@@ -171,6 +171,10 @@ Rows ModelRows(ModelOptions& o) {
           "with --activations f32",
           kSame),
       AttentionRow(o.attention, kSame),
+      Row("--no-limit", {&o.no_limit},
+          "with --attention sparse without random blocks: the model's context limits no stream, "
+          "which goes on in the same memory (of text past the context nothing is promised)",
+          kSame),
       Row("--device", {&o.device},
           "auto, cpu or cuda: each rank on a GPU of its own, in their order on its host"),
       Row("--exact", {&o.exact},

@@ -132,6 +132,7 @@ TEST(OptionTable, EachRowIsReadFromFlagsTheEnvironmentAndWhatRanksAreTold) {
   CheckRows<ServeOptions>(RowsOf);
   CheckRows<ChatOptions>(RowsOf);
   CheckRows<GenerateOptions>(RowsOf);
+  CheckRows<PerplexityOptions>(RowsOf);
   CheckRows<BenchOptions>(RowsOf);
   CheckRows<PlanCommandOptions>(RowsOf);
   CheckRows<InspectOptions>(RowsOf);
