@@ -16,7 +16,8 @@ class RopeTable {
  public:
   explicit RopeTable(const Rope& rope) : rope_(rope) {}
 
-  static constexpr int64_t kMostKept = 1 << 16;  // positions that are kept from step to step
+  /// Positions that are kept from step to step; more where a step itself has as many.
+  static constexpr int64_t kMostKept = 1 << 13;
 
   /// Begins a step: positions of steps before are no longer readable.
   void Begin();
@@ -37,7 +38,8 @@ class RopeTable {
   }
 
   const Rope& rope_;
-  int64_t kept_ = 0;  // blocks that are made
+  int64_t kept_ = 0;      // blocks that are made
+  int64_t prepared_ = 0;  // since Begin
   std::vector<std::unique_ptr<float[]>>
       blocks_;  // [positions / 64] of [64, cosines and sines, pairs]
 };
