@@ -80,6 +80,8 @@ void CpuOperations::BeginStep(const Batch& batch) {
   places_.resize(batch.tokens.size());
   runs_.clear();
   if (sparse_) sparse_->Begin();
+  rope_.Begin();
+  local_rope_.Begin();
   for (const SequenceSlice& sequence : batch.sequences) {
     const int64_t end = int64_t{sequence.start_position} + sequence.tokens;
     rope_.Prepare(sequence.start_position, end);

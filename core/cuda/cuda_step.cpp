@@ -38,6 +38,8 @@ CudaStep::CudaStep(const ModelConfig& config, CudaMemory& memory)
 void CudaStep::Begin(const Batch& batch) {
   positions_.resize(batch.tokens.size());
   neighbours_ = false;
+  rope_.Begin();
+  local_rope_.Begin();
   for (const SequenceSlice& sequence : batch.sequences) {
     neighbours_ = neighbours_ || sequence.tokens > 1;
     const int64_t end = int64_t{sequence.start_position} + sequence.tokens;

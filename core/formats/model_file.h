@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -16,7 +17,8 @@ namespace tandem::core {
 /// What a model is loaded from: its config, and its tensors asked for by name and shape.
 ///
 /// Open has checked that every tensor of the config is there in its shape, so that a rank fails
-/// before it packs anything. Thread safety: immutable after Open and SetAttention.
+/// before it packs anything. Thread safety: immutable after Open, SetAttention and
+/// LiftContext.
 class ModelFile {
  public:
   /// Opens a .gguf file. Errors name the path and what was expected: missing, a directory, empty,
@@ -28,6 +30,10 @@ class ModelFile {
 
   /// Sets config().attention. kInvalidArgument for a window that is longer than the context.
   absl::Status SetAttention(const AttentionForm& form);
+  /// Sets config().context to kMostContext: sequences are no longer limited by what the model was
+  /// made for. After SetAttention.
+  void LiftContext() { config_.context = std::max(config_.context, kMostContext); }
+  static constexpr int kMostContext = 1 << 24;
 
   const std::string& path() const { return gguf_->path(); }
   const GgufFile& gguf() const { return *gguf_; }

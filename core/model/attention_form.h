@@ -20,6 +20,8 @@ struct AttentionForm {
   uint64_t seed = 0;  // of their choice; 0 without them
 
   bool sparse() const { return window > 0; }
+  /// Whether a stream of any length needs no more than a fixed number of keys.
+  bool bounded() const { return sparse() && random == 0; }
   bool operator==(const AttentionForm&) const = default;
 };
 

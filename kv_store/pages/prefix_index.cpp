@@ -88,7 +88,18 @@ PrefixIndex::PrefixIndex(std::vector<core::KvLayerGroup> groups, const std::vect
   }
 }
 
-PrefixIndex::~PrefixIndex() = default;
+PrefixIndex::~PrefixIndex() {
+  // A node's destructor destroys its children: of a long sequence, deeper than a stack is.
+  std::vector<std::unique_ptr<PrefixNode>> nodes;
+  for (auto& [tenant, root] : roots_) nodes.push_back(std::move(root));
+  while (!nodes.empty()) {
+    const std::unique_ptr<PrefixNode> node = std::move(nodes.back());
+    nodes.pop_back();
+    while (!node->children.empty()) {
+      nodes.push_back(std::move(node->children.extract(node->children.begin()).value()));
+    }
+  }
+}
 
 std::optional<core::BlockId> PrefixIndex::Allocate(size_t group) {
   if (pools_[group].free() == 0 && !Evict(group)) return std::nullopt;
@@ -231,14 +242,22 @@ PrefixNode* PrefixIndex::Add(PrefixNode* parent, Tokens tokens,
 }
 
 void PrefixIndex::Remove(PrefixNode* node) {
-  TANDEM_CHECK(node->users == 0 && node->children.empty(), "a node in use was removed");
-  if (!node->tail()) RememberEvicted(node->hash);
-  for (size_t g = 0; g < groups_.size(); ++g) Drop(g, node);
-  PrefixNode* parent = node->parent;
-  parent->children.erase(parent->children.find(Tokens(node->tokens)));
-  --nodes_;
-  ReorderFullAttention(parent);
-  RemoveIfEmpty(parent);
+  // And those before it of which nothing is left: of a long sequence many.
+  for (PrefixNode* parent = nullptr;; node = parent) {
+    TANDEM_CHECK(node->users == 0 && node->children.empty(), "a node in use was removed");
+    if (!node->tail()) RememberEvicted(node->hash);
+    for (size_t g = 0; g < groups_.size(); ++g) Drop(g, node);
+    parent = node->parent;
+    parent->children.erase(parent->children.find(Tokens(node->tokens)));
+    --nodes_;
+    ReorderFullAttention(parent);
+    if (parent->users > 0 || !parent->children.empty()) return;
+    if (parent->parent == nullptr) {
+      roots_.erase(parent->tenant);
+      return;
+    }
+    if (!parent->empty()) return;
+  }
 }
 
 void PrefixIndex::RemoveTailThatBegins(PrefixNode* parent, Tokens tokens) {

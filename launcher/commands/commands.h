@@ -11,6 +11,7 @@ namespace tandem::launcher {
 absl::Status Serve(const ServeOptions& options);
 absl::Status Chat(const ChatOptions& options);
 absl::Status Generate(const GenerateOptions& options);
+absl::Status Perplexity(const PerplexityOptions& options);
 absl::Status Bench(const BenchOptions& options);
 absl::Status Plan(const PlanCommandOptions& options);
 absl::Status Worker(const WorkerOptions& options);

@@ -77,11 +77,11 @@ absl::Status CheckGeneration(const frontend::GenerationParams& params,
   return frontend::InFlags(frontend::CheckMinTokens(params, context.value_or(kAny), /*prompt=*/0));
 }
 
-absl::Status CheckInputText(const std::string& text) {
+absl::Status CheckInputText(const std::string& text, std::string_view where) {
   const size_t valid = frontend::ValidUtf8Prefix(text);
   if (valid == text.size()) return absl::OkStatus();
-  return InvalidArgument("standard input: byte {}, 0x{:02X}, is no UTF-8; convert the text to it",
-                         valid, static_cast<unsigned char>(text[valid]));
+  return InvalidArgument("{}: byte {}, 0x{:02X}, is no UTF-8; convert the text to it", where, valid,
+                         static_cast<unsigned char>(text[valid]));
 }
 
 }  // namespace tandem::launcher

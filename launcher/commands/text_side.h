@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/base/status.h"
@@ -25,9 +26,8 @@ absl::StatusOr<std::unique_ptr<frontend::TextModel>> LoadTextSide(const core::Mo
 absl::Status CheckGeneration(const frontend::GenerationParams& params,
                              std::optional<int64_t> context = {});
 
-/// That what came on standard input is a text. kInvalidArgument, naming the first byte that is
-/// none.
-absl::Status CheckInputText(const std::string& text);
+/// That what came from `where` is a text. kInvalidArgument, naming the first byte that is none.
+absl::Status CheckInputText(const std::string& text, std::string_view where = "standard input");
 
 /// "1,2,3", spaces allowed, as ids; also the JSON that `tandem tokenize --json` writes.
 /// kInvalidArgument naming the bad entry.

@@ -65,6 +65,15 @@ absl::StatusOr<std::unique_ptr<core::ModelFile>> OpenModel(const ModelOptions& o
   TANDEM_ASSIGN_OR_RETURN(auto file, core::ModelFile::Open(options.model));
   const absl::Status fits = file->SetAttention(choices.attention);
   if (!fits.ok()) return InvalidArgument("--attention {}", Message(fits));
+  if (options.no_limit) {
+    if (!choices.attention.bounded()) {
+      return InvalidArgument(
+          "--no-limit: a stream without end needs attention that leaves keys behind, and of "
+          "--attention {} all are kept: give sparse:window=W[,global=G] without random blocks",
+          core::AttentionText(choices.attention));
+    }
+    file->LiftContext();
+  }
   return file;
 }
 

@@ -171,6 +171,10 @@ Rows ModelRows(ModelOptions& o) {
           "with --activations f32",
           kSame),
       AttentionRow(o.attention, kSame),
+      Row("--no-limit", {&o.no_limit},
+          "with --attention sparse without random blocks: the model's context limits no stream, "
+          "which goes on in the same memory (of text past the context nothing is promised)",
+          kSame),
       Row("--device", {&o.device},
           "auto, cpu or cuda: each rank on a GPU of its own, in their order on its host"),
       Row("--exact", {&o.exact},
@@ -297,10 +301,28 @@ Rows RowsOf(GenerateOptions& o) {
        JsonRow(o.json),
        Row("--logprobs", {&o.generation.logprobs, {0, parallel::kMostLogprobs}},
            "with --json: the log-probability of every token, and those of this many likeliest "
-           "ones")},
+           "ones"),
+       Row("--ignore-eos", {&o.generation.ignore_eos},
+           "the model's own end tokens do not end the answer")},
       GenerationRows(o.generation, o.generation.sampling,
                      "until the model ends it, at most the rest of the context; Ctrl-C on a "
                      "terminal ends it sooner"),
+      LaunchRows(o.launch), ModelRows(o.model));
+}
+
+Rows RowsOf(PerplexityOptions& o) {
+  return Join(
+      {ModelArgument(o.model.model),
+       Required(Row("-f,--file", Path(o.file),
+                    "text, taken exactly, but for one newline at its end, which is left out")),
+       Row("--context", {&o.context, {1, kMostTokens}},
+           "tokens of a chunk, of which the second half counts; a shorter chunk at the end is left "
+           "out"),
+       Row("--stride", {&o.stride, {1, kMostTokens}},
+           "let a chunk begin every STRIDE tokens, have half as many more, and count its last "
+           "STRIDE ones"),
+       Row("--chunks", {&o.chunks, {1, kMostCount}}, "only so many chunks, from the first"),
+       JsonRow(o.json)},
       LaunchRows(o.launch), ModelRows(o.model));
 }
 

@@ -17,6 +17,7 @@ std::vector<OptionRow> LaunchRows(LaunchOptions& o);
 std::vector<OptionRow> RowsOf(ServeOptions& o);
 std::vector<OptionRow> RowsOf(ChatOptions& o);
 std::vector<OptionRow> RowsOf(GenerateOptions& o);
+std::vector<OptionRow> RowsOf(PerplexityOptions& o);
 std::vector<OptionRow> RowsOf(BenchOptions& o);
 std::vector<OptionRow> RowsOf(PlanCommandOptions& o);
 std::vector<OptionRow> RowsOf(InspectOptions& o);

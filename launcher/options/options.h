@@ -39,6 +39,7 @@ struct ModelOptions {
   std::string activations = "q8";    // q8, f32
   std::string kv_dtype;              // f16, f32, f8; empty: f16, or f32 with activations f32
   std::string attention = "dense";   // core/model/attention_text.h
+  bool no_limit = false;             // sequences may be longer than the model's context
   std::string device = "auto";       // auto, cpu, cuda
   bool exact = false;                // asked for, which is the default
   bool no_exact = false;             // a device may be faster, with other bits
@@ -109,6 +110,16 @@ struct GenerateOptions {
   std::string logits_file;
   bool json = false;
   frontend::GenerationParams generation;
+};
+
+struct PerplexityOptions {
+  ModelOptions model;
+  LaunchOptions launch;
+  std::string file;               // of the text
+  int context = 512;              // tokens of a chunk
+  std::optional<int> stride;      // frontend::PerplexityCut
+  std::optional<int64_t> chunks;  // only so many, from the first
+  bool json = false;
 };
 
 struct BenchOptions {

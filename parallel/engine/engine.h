@@ -31,6 +31,9 @@ struct EngineRequest {
   /// The same for every prompt token from the second on. Takes no cached pages, since the logits of
   /// their tokens are not kept.
   bool prompt_logprobs = false;
+  /// With prompt_logprobs: the first prompt token that has one, from 1. Logits of those before are
+  /// not computed.
+  int32_t first_prompt_logprob = 1;
 
   uint64_t tenant = 0;   // cached pages are shared only among requests of one tenant
   uint64_t client = 0;   // requests of different clients take turns

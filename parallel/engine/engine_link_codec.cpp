@@ -48,8 +48,8 @@ void Fields(Archive& archive, EngineRequest& request) {
           request.sampling, AtMost(request.stop_tokens, kMostTokens, "stop tokens"),
           request.want_prompt_logits);
   FlagAndValue(archive, request.logprobs);
-  archive(request.prompt_logprobs, request.tenant, request.client, request.priority, request.reuse,
-          request.speculate, request.durable);
+  archive(request.prompt_logprobs, request.first_prompt_logprob, request.tenant, request.client,
+          request.priority, request.reuse, request.speculate, request.durable);
 }
 
 template <typename Archive>

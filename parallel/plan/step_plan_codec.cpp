@@ -15,6 +15,7 @@ namespace {
 // What a plan may hold at most; more is a corrupt plan.
 constexpr size_t kMostSlots = 1 << 16;
 constexpr size_t kMostTokens = 1 << 20;        // of one sequence in one step
+constexpr size_t kMostHistory = 1 << 24;       // of a sequence that begins behind cached pages
 constexpr size_t kMostTableChanges = 1 << 20;  // of one layer group of one sequence
 constexpr size_t kMostGroups = 64;
 constexpr size_t kMostMoves = 1 << 20;
@@ -42,7 +43,7 @@ void Bits(Archive& archive, Flag&... flags) {
 template <typename Archive>
 void Fields(Archive& archive, OpenedSlot& opened) {
   archive(opened.slot, opened.candidates_per_rank, opened.first_token_index, opened.sampling,
-          AtMost(opened.history, kMostTokens, "tokens of history"));
+          AtMost(opened.history, kMostHistory, "tokens of history"));
 }
 
 template <typename Archive>

@@ -1,6 +1,7 @@
 #include "parallel/rank/slot_table.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "kv_store/pages/pool_size.h"
 
@@ -96,33 +97,45 @@ absl::Status SlotTable::CheckRecords(const StepPlan& plan) const {
 
 absl::Status SlotTable::CheckTable(const SequenceWork& work, const SlotState& state,
                                    size_t group) const {
-  std::vector<core::BlockId> table =
-      state.tables.empty() ? std::vector<core::BlockId>() : state.tables[group];
+  // Tables grow with the sequence, so nothing here looks at all of one: what changes, and what is
+  // seen.
+  const std::vector<core::BlockId> none;
+  const std::vector<core::BlockId>& table = state.tables.empty() ? none : state.tables[group];
+  auto size = static_cast<int64_t>(table.size());
+  std::unordered_map<int64_t, core::BlockId> changed;
   for (const BlockChange& change : work.table_changes[group]) {
-    if (change.index < 0 || static_cast<size_t>(change.index) > table.size()) {
+    if (change.index < 0 || change.index > size) {
       return Internal("step plan: slot {}, layer group {}: table entry {} of {}", work.slot, group,
-                      change.index, table.size());
+                      change.index, size);
     }
     if (change.block != core::kNoBlock && (change.block < 0 || change.block >= blocks_[group])) {
       return Internal("step plan: slot {}, layer group {}: block {} of a pool of {}", work.slot,
                       group, change.block, blocks_[group]);
     }
-    if (static_cast<size_t>(change.index) == table.size()) table.push_back(core::kNoBlock);
-    table[static_cast<size_t>(change.index)] = change.block;
+    size = std::max(size, int64_t{change.index} + 1);
+    changed[change.index] = change.block;
   }
   const int64_t end = int64_t{work.start_position} + work.token_count();
-  if (static_cast<int64_t>(table.size()) < kv_store::BlocksFor(end)) {
+  if (size < kv_store::BlocksFor(end)) {
     return Internal("step plan: slot {}, layer group {}: {} blocks do not reach position {}",
-                    work.slot, group, table.size(), end - 1);
+                    work.slot, group, size, end - 1);
   }
-  for (int64_t i = 0; i < kv_store::BlocksFor(end); ++i) {
-    if (table[static_cast<size_t>(i)] == core::kNoBlock &&
-        kv_store::SeesBlock(groups_[group], work.start_position, i)) {
+  const auto check = [&](int64_t first, int64_t last) -> absl::Status {
+    for (int64_t i = first; i < last; ++i) {
+      const auto change = changed.empty() ? changed.end() : changed.find(i);
+      const core::BlockId block =
+          change != changed.end() ? change->second : table[static_cast<size_t>(i)];
+      if (block != core::kNoBlock) continue;
       return Internal("step plan: slot {}, layer group {}: no block for position {}", work.slot,
                       group, i * core::kPageTokens);
     }
-  }
-  return absl::OkStatus();
+    return absl::OkStatus();
+  };
+  const kv_store::SeenGlobalBlocks global =
+      kv_store::GlobalBlocks(groups_[group], work.start_position);
+  TANDEM_RETURN_IF_ERROR(check(global.begin, global.end));
+  return check(kv_store::FirstSeenBlock(groups_[group], work.start_position),
+               kv_store::BlocksFor(end));
 }
 
 absl::Status SlotTable::CheckWork(const SequenceWork& work, const SlotState& state) const {

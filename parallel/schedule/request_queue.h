@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -32,6 +33,15 @@ struct RequestState {
     return request.reuse && !request.want_prompt_logits && !request.prompt_logprobs;
   }
   bool wants_prompt_rows() const { return request.want_prompt_logits || request.prompt_logprobs; }
+  /// Whether the logits of a position are wanted, and were not delivered or scored before.
+  bool wants_row(int32_t position) const {
+    return wants_prompt_rows() && position >= next_row() && position < prompt_tokens();
+  }
+  /// The first position from which on that is so.
+  int32_t next_row() const {
+    const int32_t first = request.want_prompt_logits ? 0 : request.first_prompt_logprob - 1;
+    return std::max(logits_given, first);
+  }
   int32_t answered() const { return token_count() - prompt_tokens(); }
 };
 

@@ -35,6 +35,10 @@ absl::Status Scheduler::Check(const SchedulerOptions& options, const EngineReque
   if (request.logprobs && (*request.logprobs < 0 || *request.logprobs > kMostLogprobs)) {
     return InvalidArgument("logprobs is {}, expected 0 to {}", *request.logprobs, kMostLogprobs);
   }
+  if (request.first_prompt_logprob < 1) {
+    return InvalidArgument("first_prompt_logprob is {}, expected 1 or more",
+                           request.first_prompt_logprob);
+  }
   for (size_t i = 0; i < request.prompt.size(); ++i) {
     if (request.prompt[i] < 0 || request.prompt[i] >= options.vocab) {
       return InvalidArgument("prompt token {} at position {} is outside the vocabulary (0 to {})",
@@ -200,7 +204,9 @@ void Scheduler::SelectPrompts(int32_t decoding) {
     Running& sequence = *turn.sequence;
     sequence.wanted = PromptTokensAllowed(sequence, budget, logits);
     budget -= sequence.wanted;
-    if (sequence.state.wants_prompt_rows()) logits -= int64_t{sequence.wanted} * options_.vocab;
+    if (sequence.state.wants_row(sequence.positions)) {
+      logits -= int64_t{sequence.wanted} * options_.vocab;
+    }
   }
 }
 
@@ -212,8 +218,8 @@ int32_t Scheduler::PromptTokensAllowed(const Running& sequence, int32_t budget,
     return tokens;
   }
   // After a preemption, logits that were delivered are not gathered again.
-  if (sequence.positions < state.logits_given) {
-    return std::min(tokens, state.logits_given - sequence.positions);
+  if (sequence.positions < state.next_row()) {
+    return std::min(tokens, state.next_row() - sequence.positions);
   }
   // One row always fits, so that such a prompt moves on in its turn.
   const bool untouched = logits == options_.most_logits_a_step;
@@ -252,7 +258,7 @@ void Scheduler::AddWork(Running& sequence, ScheduledStep& step) {
     work.tokens.assign(first, first + sequence.wanted);
     step.prompt_tokens += sequence.wanted;
     ChargePrompt(sequence);
-    if (sequence.positions >= state.logits_given && sequence.positions < state.prompt_tokens()) {
+    if (state.wants_row(sequence.positions)) {
       work.gather = state.request.want_prompt_logits;
       if (state.request.prompt_logprobs) work.score = ScoredTokens::kAll;
     }
@@ -420,7 +426,8 @@ void Scheduler::AddScored(const RequestState& state, const SequenceWork& work,
   const int64_t first = int64_t{work.start_position} + 1;  // behind the first of the tokens
   if (work.score == ScoredTokens::kAll && event.finish != FinishReason::kFailed) {
     const int64_t end = std::min(first + std::ssize(work.tokens), std::ssize(state.request.prompt));
-    for (int64_t position = first; position < end; ++position) {
+    const int64_t wanted = std::max<int64_t>(first, state.request.first_prompt_logprob);
+    for (int64_t position = wanted; position < end; ++position) {
       event.scored.push_back({position, scores[static_cast<size_t>(position - first)]});
     }
   }

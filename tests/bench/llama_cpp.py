@@ -1,7 +1,7 @@
 """llama.cpp's own tools, built for this processor from the source package that tests/llama_cpp_source.py names.
 
 They stay in $XDG_CACHE_HOME/tandem or ~/.cache/tandem, in a folder llama.cpp-VERSION/bin. The first build takes about 8 minutes
-on two quiet cores, that of the server again so long; source and objects are removed after it.
+on two quiet cores, those of the server and of the perplexity again so long; source and objects are removed after it.
 """
 import hashlib
 import os
@@ -19,6 +19,7 @@ import llama_cpp_source  # noqa: E402  (the folder above is not on the path befo
 TOOLS = ["llama-bench", "llama-batched-bench", "llama-quantize"]
 OPTIONS = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_BUILD_TESTS=OFF",
            "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_APP=OFF", "-DLLAMA_OPENSSL=OFF"]
+PERPLEXITY = "llama-perplexity"
 SERVER = "llama-server"
 # Without its web page, which would be fetched from elsewhere.
 SERVER_OPTIONS = [{"-DLLAMA_BUILD_SERVER=OFF": "-DLLAMA_BUILD_SERVER=ON"}.get(option, option) for option in OPTIONS] + [
@@ -99,3 +100,8 @@ def tools():
 def server():
     """The path of llama-server."""
     return built([SERVER], SERVER_OPTIONS, "-server") / SERVER
+
+
+def perplexity():
+    """The path of llama-perplexity."""
+    return built([PERPLEXITY], OPTIONS, "-perplexity") / PERPLEXITY

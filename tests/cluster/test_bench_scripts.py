@@ -256,7 +256,48 @@ def test_hosts_refuses_wrong_arguments(arguments, message):
     assert message in result.stderr
 
 
-@pytest.mark.parametrize("script", ["peers", "plot", "make_models", "ranks", "neighbours", "hosts", "random_model.py"])
+def test_stream_plots_a_stream_beyond_the_context(tmp_path):
+    model = ROOT / "tests/golden/perplexity/plain.gguf"
+    result = run([ROOT / "tests/bench/stream", model, "--tokens", 20000, "--window", 100, "--global", 4, "--samples", 10, "--svg",
+                  tmp_path / "plot.svg", "--json", tmp_path / "samples.json", "--program", TANDEM])
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "blocks held: at most 4, promised 4" in result.stdout
+    root = xml.etree.ElementTree.parse(tmp_path / "plot.svg").getroot()
+    assert len(root.findall(f".//{SVG}polyline")) == 4
+    document = json.loads((tmp_path / "samples.json").read_text())
+    assert document["samples"][-1]["tokens"] > 15000
+    assert max(sample["used"] for sample in document["samples"]) <= 4
+    assert "expected 2 or more" in run([ROOT / "tests/bench/stream", "--tokens", 0]).stderr
+
+
+@pytest.mark.parametrize("factor, status", [(1.0001, 0), (1.3, 1)])
+def test_perplexity_compares_two_figures(tmp_path, factor, status):
+    golden = ROOT / "tests/golden/perplexity"
+    cut = ["--context", 192, "--chunks", 9]
+
+    def ours(*arguments):
+        result = run([TANDEM, "perplexity", golden / "bos.gguf", "-f", golden / "text.txt", *cut, *arguments, "--json"])
+        return json.loads(result.stdout)["perplexity"] * factor
+
+    halves, strided = ours(), ours("--stride", 128)
+    tool = tmp_path / "llama-perplexity"
+    tool.write_text(f"""#!/bin/sh
+case "$*" in
+*"-b 192"*) echo '[1]3300.5,[2]{strided:.4f},' ;;
+*) echo '[1]3300.5,'; echo 'Final estimate: PPL = {halves:.4f} +/- 90.0' >&2 ;;
+esac
+""")
+    tool.chmod(0o755)
+    words = [ROOT / "tests/bench/perplexity", golden / "text.txt", "--models", golden / "bos.gguf", "--llama-perplexity", tool, "--program", TANDEM]
+    result = run([*words, *cut, "--stride", 128])
+    assert result.returncode == status, result.stdout + result.stderr
+    lines = [[cell.strip() for cell in line.split("|")] for line in result.stdout.splitlines() if line.startswith("| bos.gguf")]
+    assert [line[2] for line in lines] == ["192", "256, stride 128"]
+    assert [line[3] for line in lines] == [f"{halves:.4f} +/- 90.0000", f"{strided:.4f}"]
+    assert "give two that need no rounding" in run([*words, "--context", 100]).stderr
+
+
+@pytest.mark.parametrize("script", ["peers", "plot", "make_models", "ranks", "neighbours", "hosts", "random_model.py", "stream", "perplexity"])
 def test_scripts_explain_themselves(script):
     result = run([ROOT / "tests/bench" / script, "--help"])
     assert result.returncode == 0

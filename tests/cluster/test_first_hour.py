@@ -333,7 +333,7 @@ def test_10_words(tmp_path):
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(pathlib.Path(SMOLLM2).read_bytes()[:30_000_000])
     commands = (["generate", "MODEL", "-p", "x"], ["inspect", "MODEL"], ["tokenize", "MODEL", "x"], ["detokenize", "MODEL", "1"],
-                ["template", "MODEL", "-"], ["plan", "MODEL", "-n", 2], ["bench", "MODEL"], ["chat", "MODEL"], ["chat", "MODEL", "-n", 2],
+                ["template", "MODEL", "-"], ["plan", "MODEL", "-n", 2], ["bench", "MODEL"], ["perplexity", "MODEL", "-f", __file__], ["chat", "MODEL"], ["chat", "MODEL", "-n", 2],
                 ["serve", "MODEL", "--listen", "tcp://127.0.0.1:*"], ["serve", "MODEL", "-n", 2, "--listen", "tcp://127.0.0.1:*"])
     for command in commands:
         for path, status in (("/no/such.gguf", 2), (__file__, 2), ("/tmp", 2), (damaged, 1)):

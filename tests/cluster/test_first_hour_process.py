@@ -426,7 +426,8 @@ def test_10_a_drawn_seed_of_a_chat_is_told(start_server, tmp_path):
 
 def test_10_the_log_level_is_that_of_all_ranks(start_server, tmp_path):
     for command in (GENERATE, [TANDEM, "chat", SMOLLM2, "--max-tokens", 2],
-                    [TANDEM, "bench", SMOLLM2, "--prompt", 8, "--gen", 2, "--batch", 1, "--rounds", 1, "--read-memory", "1MiB"]):
+                    [TANDEM, "bench", SMOLLM2, "--prompt", 8, "--gen", 2, "--batch", 1, "--rounds", 1, "--read-memory", "1MiB"],
+                    [TANDEM, "perplexity", SMOLLM2, "-f", __file__, "--context", 8, "--chunks", 1]):
         # Of the answer of one command, nobody wants to hear who computed it.
         assert " info: " not in run([*command, "-n", 2], input="Hi\n").stderr
         told = run([*command, "-n", 2, "--log-level", "info"], input="Hi\n").stderr

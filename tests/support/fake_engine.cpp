@@ -131,12 +131,14 @@ void FakeEngine::Step(std::unique_lock<std::mutex>& lock) {
     } else if (running.request.prompt_logprobs && !running.prompt_told) {
       running.prompt_told = true;
       std::vector<parallel::TokenLogprobs> logprobs;
-      for (size_t i = 1; i < running.request.prompt.size(); ++i) {
-        logprobs.push_back(LogprobsOf(running.request.prompt[i], *running.request.logprobs));
+      const int32_t first = running.request.first_prompt_logprob;
+      for (auto i = static_cast<size_t>(first); i < running.request.prompt.size(); ++i) {
+        logprobs.push_back(
+            LogprobsOf(running.request.prompt[i], running.request.logprobs.value_or(0)));
       }
       const auto on_logprobs = running.sink.on_logprobs;
       lock.unlock();
-      on_logprobs(1, logprobs);
+      on_logprobs(first, logprobs);
       lock.lock();
     } else if (running.made >= running.request.max_tokens || running.script.empty()) {
       End(id, FinishReason::kLength, absl::OkStatus(), lock);

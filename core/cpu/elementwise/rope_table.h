@@ -9,13 +9,19 @@
 
 namespace tandem::core {
 
-/// Cosines and sines of one rotary embedding, computed when a position is first seen and kept.
-/// Thread safety: Prepare by one thread; reads of prepared positions from any.
+/// Cosines and sines of one rotary embedding, computed when a position is first seen and kept, as
+/// far as there are not too many of them. Thread safety: Begin and Prepare by one thread; reads of
+/// prepared positions from any.
 class RopeTable {
  public:
   explicit RopeTable(const Rope& rope) : rope_(rope) {}
 
-  /// Makes positions [begin, end) readable.
+  /// Positions that are kept from step to step; more where a step itself has as many.
+  static constexpr int64_t kMostKept = 1 << 13;
+
+  /// Begins a step: positions of steps before are no longer readable.
+  void Begin();
+  /// Makes positions [begin, end) readable, until the next Begin.
   void Prepare(int64_t begin, int64_t end);
 
   std::span<const float> cosines(int64_t position) const { return Row(position, 0); }
@@ -32,6 +38,8 @@ class RopeTable {
   }
 
   const Rope& rope_;
+  int64_t kept_ = 0;      // blocks that are made
+  int64_t prepared_ = 0;  // since Begin
   std::vector<std::unique_ptr<float[]>>
       blocks_;  // [positions / 64] of [64, cosines and sines, pairs]
 };

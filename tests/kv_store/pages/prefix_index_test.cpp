@@ -77,6 +77,31 @@ int32_t Known(PrefixIndex& index, uint64_t tenant, const std::vector<int32_t>& t
   return Look(index, tenant, tokens, Most(tokens)).tokens;
 }
 
+TEST(PrefixIndex, HoldsASequenceThatIsLongerThanAStackIsDeep) {
+  constexpr int32_t kBlocks = 60000;
+  for (const bool to_its_end : {false, true}) {
+    PrefixIndex index({{.window = 100, .layers = {0}, .global = 4}}, {8});
+    PrefixNode* place = index.Enter(1);
+    std::vector<BlockId> held;  // of the window
+    const std::vector<int32_t> tokens = Counting(0, 64);
+    for (int32_t i = 0; i < kBlocks; ++i) {
+      BlockId block = *index.Allocate(0);
+      place = index.Extend(place, tokens, {&block, 1}, true);
+      held.push_back(block);
+      if (held.size() < 4) continue;
+      index.Release(0, held[1]);  // the first one is seen by all
+      held.erase(held.begin() + 1);
+    }
+    EXPECT_EQ(index.nodes(), kBlocks);
+    EXPECT_EQ(index.used(0), 3);
+    if (!to_its_end) continue;
+    for (const BlockId block : held) index.Release(0, block);
+    index.Leave(place);
+    index.Clear();
+    EXPECT_EQ(index.nodes(), 0);
+  }
+}
+
 TEST(PrefixIndex, FindsTheLongestKnownBeginning) {
   PrefixIndex index(kFullOnly, {20});
   const auto tokens = Counting(0, 200);

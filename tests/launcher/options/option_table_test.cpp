@@ -132,6 +132,7 @@ TEST(OptionTable, EachRowIsReadFromFlagsTheEnvironmentAndWhatRanksAreTold) {
   CheckRows<ServeOptions>(RowsOf);
   CheckRows<ChatOptions>(RowsOf);
   CheckRows<GenerateOptions>(RowsOf);
+  CheckRows<PerplexityOptions>(RowsOf);
   CheckRows<BenchOptions>(RowsOf);
   CheckRows<PlanCommandOptions>(RowsOf);
   CheckRows<InspectOptions>(RowsOf);
@@ -219,6 +220,7 @@ TEST(OptionTable, RanksCompareWhatDecidesResultsAndTheOrderOfCollectives) {
   EXPECT_EQ(facts(), (Facts{{"--activations", "q8"},
                             {"--kv-dtype", "f16"},
                             {"--attention", "dense"},
+                            {"--no-limit", "default"},
                             {"--no-exact", "default"},
                             {"--share-gpus", "default"},
                             {"--gpu-link", "auto"},
@@ -233,7 +235,7 @@ TEST(OptionTable, RanksCompareWhatDecidesResultsAndTheOrderOfCollectives) {
   options.state.directory = "state";
   EXPECT_EQ(facts()[1].second, "f32");
   EXPECT_EQ(facts()[2].second, "sparse:window=64,global=4");
-  EXPECT_EQ(facts()[9].second, "1");
+  EXPECT_EQ(facts()[10].second, "1");
 }
 
 TEST(ModelChoices, KnowEveryKvDtype) {

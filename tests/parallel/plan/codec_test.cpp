@@ -230,6 +230,7 @@ TEST(EngineLinkCodec, RoundTripsEveryKind) {
   submit.request.priority = -3;
   submit.request.speculate = false;
   submit.request.durable = true;
+  submit.request.first_prompt_logprob = 17;
   LinkFinish finish{.id = 3, .finish = {}};
   finish.finish.reason = FinishReason::kFailed;
   finish.finish.status = Unavailable("rank 1 on host n1 died");

@@ -332,8 +332,44 @@ TEST(Scheduler, AsksForScoresOfAnswersAndPrompts) {
   }
 }
 
+TEST(Scheduler, PromptsAreScoredFromWhereTheyAreWanted) {
+  const SchedulerOptions options = SmallOptions();
+  for (const int32_t first : {1, 2, 33, 50, 94, 95, 200}) {
+    for (const bool logits : {false, true}) {
+      Scheduler scheduler(options);
+      testing::FakeRanks ranks(options);
+      EngineRequest request = Request(Tokens(3, 95), 0);
+      request.prompt_logprobs = true;
+      request.first_prompt_logprob = first;
+      request.want_prompt_logits = logits;
+      scheduler.Add(1, request);
+      std::vector<int64_t> positions, expected;
+      for (int64_t p = first; p < 95; ++p) expected.push_back(p);
+      int32_t rows = 0;
+      bool ended = false;
+      while (scheduler.running() + scheduler.waiting() > 0) {
+        const auto step = scheduler.Schedule();
+        ASSERT_TRUE(step.has_value());
+        const StepResult result = ranks.Execute(*step);
+        for (const SequenceWork& work : step->plan.sequences) rows += work.logit_rows();
+        for (const RequestEvent& event : scheduler.Commit(*step, result)) {
+          for (const ScoredToken& scored : event.scored) positions.push_back(scored.position);
+          ended = event.finish == FinishReason::kLength;
+        }
+      }
+      EXPECT_EQ(positions, expected) << first;
+      // Those of the positions before are not computed.
+      EXPECT_EQ(rows, logits ? 95 : std::max(0, 96 - first)) << first;
+      EXPECT_TRUE(ended);
+    }
+  }
+}
+
 TEST(Scheduler, RefusesLogprobsOutsideTheirRange) {
   EngineRequest request = Request(Tokens(0, 5), 5);
+  request.first_prompt_logprob = 0;
+  EXPECT_EQ(Scheduler::Check(SmallOptions(), request).code(), absl::StatusCode::kInvalidArgument);
+  request.first_prompt_logprob = 1;
   for (const int32_t logprobs : {-1, kMostLogprobs + 1}) {
     request.logprobs = logprobs;
     EXPECT_EQ(Scheduler::Check(SmallOptions(), request).code(), absl::StatusCode::kInvalidArgument);
