@@ -14,6 +14,10 @@ extern "C" const char* __tsan_default_suppressions() {
          "race:libsodium.so\n"
          "race:absl::*Status::Unref\n";
 }
+
+// A child of a test may have threads of its own.
+extern "C" const char* __tsan_default_options();
+extern "C" const char* __tsan_default_options() { return "die_after_fork=0"; }
 #endif
 
 #ifdef __SANITIZE_ADDRESS__
