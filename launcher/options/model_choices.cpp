@@ -72,6 +72,12 @@ absl::StatusOr<std::unique_ptr<core::ModelFile>> OpenModel(const ModelOptions& o
           "--attention {} all are kept: give sparse:window=W[,global=G] without random blocks",
           core::AttentionText(choices.attention));
     }
+    if (file->config().Has("position_embd.weight")) {
+      return InvalidArgument(
+          "--no-limit: {} has learned positions for {} tokens, and none behind them: leave "
+          "--no-limit out",
+          options.model, file->config().context);
+    }
     file->LiftContext();
   }
   return file;

@@ -88,6 +88,10 @@ def test_what_would_keep_all_keys_is_refused_in_one_line():
             assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
             assert f"--no-limit: a stream without end needs attention that leaves keys behind, and of --attention {form} all are kept" \
                 in result.stderr
+    learned = TINY.with_name("gpt2.gguf")
+    result = run([TANDEM, "generate", learned, "--tokens", "5", "--no-limit", "--attention", "sparse:window=64"])
+    assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+    assert "gpt2.gguf has learned positions for 512 tokens, and none behind them" in result.stderr
     result = run([TANDEM, "chat", "--connect", "tcp://127.0.0.1:1", "--no-limit"])
     assert result.returncode == 2 and "--no-limit is for a MODEL, not for --connect" in result.stderr
 
