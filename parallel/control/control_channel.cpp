@@ -43,4 +43,12 @@ absl::Status LostRank(int rank, const std::string& host, const std::string& how)
   return Unavailable("rank {} on host {} {}", rank, host, how);
 }
 
+absl::Status FailedRank(int rank, const std::string& host, const std::string& why) {
+  // Some say themselves who they are.
+  if (why.starts_with(fmt::format("rank {} on host {} ", rank, host))) {
+    return Unavailable("{}", why);
+  }
+  return LostRank(rank, host, "failed: " + why);
+}
+
 }  // namespace tandem::parallel

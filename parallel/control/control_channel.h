@@ -90,5 +90,7 @@ class ControlEventGate {
 
 /// "rank 2 on host n3 ...": what on_lost says.
 absl::Status LostRank(int rank, const std::string& host, const std::string& how);
+/// The same of a rank that said itself why it ends. It is named once.
+absl::Status FailedRank(int rank, const std::string& host, const std::string& why);
 
 }  // namespace tandem::parallel

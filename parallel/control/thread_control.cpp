@@ -83,7 +83,7 @@ class ThreadFollower final : public ControlFollower {
 
   void Fail(const absl::Status& why) override {
     failed_ = true;
-    shared_->events.Lost(LostRank(rank_, host(), "failed: " + Message(why)));
+    shared_->events.Lost(FailedRank(rank_, host(), Message(why)));
   }
 
  private:

@@ -267,7 +267,11 @@ void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
     case ControlFrame::kFailed: {
       ControlFailure failure;
       reader(failure);
-      if (reader.Finish().ok()) return Lost(rank, "failed: " + failure.why);
+      if (reader.Finish().ok()) {
+        if (!lost_.insert(rank).second) return;
+        return events_.Lost(
+            FailedRank(rank, options_.hosts[static_cast<size_t>(rank)], failure.why));
+      }
       break;
     }
     default:

@@ -246,6 +246,16 @@ TEST_P(ControlChannelTest, FollowerTellsWhyItFails) {
   EXPECT_THAT(log.lost()[0], HasSubstr("rank 1 on host n1 failed: its disk melted"));
 }
 
+TEST_P(ControlChannelTest, AFollowerThatNamesItselfIsNamedOnce) {
+  EventLog log;  // outlives the channel
+  ThreadControl control = Make(2);
+  control.leader->Listen(log.Events());
+  control.followers[0]->Fail(Unavailable("rank 1 on host n1 in layer 2: the link is down"));
+  control.followers[0].reset();
+  ASSERT_TRUE(log.WaitForLoss());
+  EXPECT_EQ(log.lost()[0], "rank 1 on host n1 in layer 2: the link is down");
+}
+
 TEST_P(ControlChannelTest, LastPlanArrivesAndThenTheLossOfRankZero) {
   ThreadControl control = Make(2);
   ASSERT_TRUE(control.leader->Send(Bytes({5})).ok());
