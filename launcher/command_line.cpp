@@ -36,7 +36,7 @@
 #include "launcher/options/option_words.h"
 #include "launcher/options/reported.h"
 #include "launcher/options/version.h"
-#include "parallel/communicators/start_table.h"
+#include "parallel/start/start_table.h"
 
 /// The one file that includes CLI11, which takes seconds to compile: rows come here as data.
 namespace tandem::launcher {

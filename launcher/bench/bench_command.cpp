@@ -29,7 +29,7 @@
 #include "launcher/options/rank_command.h"
 #include "parallel/communicators/agree_on_status.h"
 #include "parallel/communicators/mpi_communicator.h"
-#include "parallel/communicators/start_table.h"
+#include "parallel/start/start_table.h"
 
 namespace tandem::launcher {
 namespace {

@@ -3,7 +3,7 @@
 #include <chrono>
 #include <string>
 
-#include "parallel/communicators/start_table.h"
+#include "parallel/start/start_table.h"
 
 namespace tandem::launcher {
 

@@ -24,7 +24,6 @@
 #include "parallel/communicators/agree_on_status.h"
 #include "parallel/communicators/linked_communicator.h"
 #include "parallel/communicators/mpi_communicator.h"
-#include "parallel/communicators/start_watch.h"
 #include "parallel/communicators/watchdog.h"
 #include "parallel/coordinator/run_rank.h"
 #include "parallel/placement/cache_memory.h"
@@ -33,6 +32,7 @@
 #include "parallel/placement/gpu_placement.h"
 #include "parallel/placement/world_check.h"
 #include "parallel/sharding/shard_plan.h"
+#include "parallel/start/start_watch.h"
 
 namespace tandem::launcher {
 namespace {

@@ -11,9 +11,9 @@
 #include "launcher/options/rank_command.h"
 #include "launcher/options/stop_signals.h"
 #include "parallel/communicators/communicator.h"
-#include "parallel/communicators/start_table.h"
 #include "parallel/engine/engine_link_keys.h"
 #include "parallel/engine/remote_engine.h"
+#include "parallel/start/start_table.h"
 
 namespace tandem::launcher {
 namespace {

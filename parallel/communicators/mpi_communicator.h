@@ -7,7 +7,7 @@
 #include "parallel/communicators/communicator.h"
 #include "parallel/communicators/exchange_options.h"
 #include "parallel/communicators/host_collective.h"
-#include "parallel/communicators/start_watch.h"
+#include "parallel/start/start_watch.h"
 
 namespace tandem::parallel {
 

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "core/base/mutex.h"
-#include "parallel/communicators/start_table.h"
-#include "parallel/communicators/start_watch.h"
+#include "parallel/start/start_table.h"
+#include "parallel/start/start_watch.h"
 
 namespace tandem::parallel {
 

@@ -30,8 +30,8 @@ const std::map<std::string, std::vector<std::string>> kRooms = {
      {"base", "pages", "records", "journal", "tiers", "catalog", "export", "agent_link", "peers",
       "agent"}},
     {"parallel",
-     {"plan", "communicators", "sharding", "control", "engine", "placement", "rank", "schedule",
-      "coordinator"}},
+     {"plan", "start", "communicators", "sharding", "control", "engine", "placement", "rank",
+      "schedule", "coordinator"}},
     {"frontend",
      {"text", "tokenizer", "jinja/values", "jinja/syntax", "jinja/builtins", "jinja", "chat",
       "protocol", "conversations", "client", "server", "http"}},
@@ -241,8 +241,9 @@ TEST(Folders, MpiIsCalledByItsCommunicatorAlone) {
       files.insert(entry.path().filename());
     }
   }
-  // The exchange between hosts is a part of the communicator.
-  EXPECT_EQ(files, (std::set<std::string>{"host_exchange.h", "mpi_communicator.cpp"}));
+  // The exchange between hosts and the meetings of a start are parts of the communicator.
+  EXPECT_EQ(files,
+            (std::set<std::string>{"host_exchange.h", "mpi_communicator.cpp", "start_meetings.h"}));
 }
 
 TEST(Folders, EveryHeaderIsIncludedOnce) {

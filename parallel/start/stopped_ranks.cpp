@@ -1,4 +1,4 @@
-#include "parallel/communicators/stopped_ranks.h"
+#include "parallel/start/stopped_ranks.h"
 
 #include <fmt/format.h>
 #include <unistd.h>

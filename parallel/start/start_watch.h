@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "core/base/mutex.h"
-#include "parallel/communicators/start_table.h"
+#include "parallel/start/start_table.h"
 
 namespace tandem::parallel {
 

@@ -1,4 +1,4 @@
-#include "parallel/communicators/start_table.h"
+#include "parallel/start/start_table.h"
 
 #include <fmt/format.h>
 

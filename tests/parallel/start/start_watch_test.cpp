@@ -1,4 +1,4 @@
-#include "parallel/communicators/start_watch.h"
+#include "parallel/start/start_watch.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

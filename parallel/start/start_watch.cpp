@@ -1,4 +1,4 @@
-#include "parallel/communicators/start_watch.h"
+#include "parallel/start/start_watch.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "parallel/communicators/stopped_ranks.h"
+#include "parallel/start/stopped_ranks.h"
 
 namespace tandem::parallel {
 namespace {
