@@ -24,6 +24,10 @@ struct PartialSumTotals {
       failed |= 1U << i;
     }
   }
+  __device__ void Clear(int i) {
+    sums[i] = 0;
+    failed &= ~(1U << i);
+  }
 };
 
 struct ProductOutput {
@@ -52,16 +56,14 @@ __device__ int32_t SumOf(const CodeRows& x, int64_t at, int step) {
   return kSteps == 2 ? x.sums[2 * at + step] : x.sums[2 * at] + x.sums[2 * at + 1];
 }
 
-/// Quantized weights and at most kMostRowTokens tokens: dp4a. The last bits are the same in all
-/// forms.
+/// Quantized weights and at most kMostRowTokens tokens. The last bits are the same in all forms.
 void LaunchRowProduct(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
                       const ProductOutput& out);
 void LaunchGatedRowProduct(CudaStream stream, const GatedMatrices& weights, const ProductInput& x,
                            float* out);
 inline constexpr int64_t kMostRowTokens = 8;
 
-/// Quantized weights and more tokens: tensor cores multiply the codes of 16 rows and 8 tokens, one
-/// block of columns at a time.
+/// Quantized weights and more tokens. Work is divided evenly over the GPU (product_cut.h).
 void LaunchMatrixProduct(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
                          const ProductOutput& out);
 

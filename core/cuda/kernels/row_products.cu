@@ -1,8 +1,8 @@
 #include <type_traits>
 
 #include "core/cuda/kernels/device_code.h"
+#include "core/cuda/kernels/gpu_fragments.h"
 #include "core/cuda/kernels/gpu_lane.h"
-#include "core/cuda/kernels/gpu_tile.h"
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/linear_products.h"
 
@@ -12,32 +12,35 @@ namespace {
 /// How a block of threads multiplies a tile with kTokens tokens.
 ///
 /// A row's fma chain is one thread's, and would leave the rest of the GPU idle. So the products of
-/// a row's blocks, which are integers, are made by many threads: a strip of 16 threads takes a
-/// block of the 16 rows and leaves both factors of each link of the chain in shared memory. The
-/// first 16 threads for each token add the links in ascending order, while the others are at the
-/// next stage.
+/// a row's blocks, which are integers, are made by many threads: a warp takes a unit of the tile,
+/// 16 consecutive bytes a thread, on tensor cores, and leaves both factors of each link of the
+/// chain in shared memory. The first 16 threads for each token add the links in ascending order,
+/// while the others are at the next stage.
 template <DType kDtype, int kTokens>
 struct RowShape {
-  static constexpr TileFormat kFormat = TileOf<kDtype>::kFormat;
-  static constexpr int kSteps = kFormat.scales_per_block;
-  // Codes of 8 bits are made signed as they are read.
-  static constexpr int kZeroPoint = kFormat.code_bits == 8 ? 0 : kFormat.zero_point;
-  static constexpr int kStrips = kTokens == 1 ? 16 : 8;
-  static constexpr int kThreads = kStrips * kTileRows;
-  static constexpr bool kSmallBlock = kFormat.code_bits == 4 && !kFormat.super_blocks;
-  static constexpr int kTogether = kTokens > 1 ? 1 : kSmallBlock ? 4 : 2;  // blocks of a strip
-  static constexpr int kStageBlocks = kStrips * kTogether;
+  using Of = FragmentsOf<kDtype>;
+  static constexpr int kSteps = Of::kSteps;
+  static constexpr int kWarps = kTokens == 1 ? 8 : 4;
+  static constexpr int kThreads = kWarps * kLanes;
+  static constexpr bool kSmallUnit = Of::kBits == 4 && !Of::kTile.super_blocks;
+  static constexpr int kTogether = kTokens > 1 ? 1 : kSmallUnit ? 4 : 2;  // units of a warp
+  static constexpr int kStageUnits = kWarps * kTogether;
+  static constexpr int kStageBlocks = kStageUnits * kUnitBlocks;
   // Blocks of threads on a multiprocessor: leaves enough registers to spill none.
   static constexpr int kResident = kTokens == 1 ? 3 : 4;
   static constexpr int kGatedResident = kResident - 1;
   // Links of a stage, one plane for each factor: [blocks, steps, tokens, rows].
   static constexpr int kPlane = kStageBlocks * kSteps * kTokens * kTileRows;
-  static constexpr int kPlanes = kFormat.has_offset ? 3 : 2;
+  static constexpr int kPlanes = Of::kTile.has_offset ? 3 : 2;
   static constexpr int kStage = kPlanes * kPlane;
   static constexpr size_t kSharedBytes = 2 * kStage * sizeof(float);  // two stages
 
   static __device__ int LinkAt(int block, int step, int token, int row) {
-    return ((block * kSteps + step) * kTokens + token) * kTileRows + row;
+    // What a warp writes together lies in different banks, and so does what it reads.
+    const int place = kTokens == 1 ? row
+                                   : (token ^ (token >> 2 & 1)) * kTileRows +
+                                         (row ^ (token >> 1 & 1) * (kTileRows / 2));
+    return (block * kSteps + step) * kTokens * kTileRows + place;
   }
 };
 
@@ -46,46 +49,33 @@ struct BlockRange {
   int64_t end;
 };
 
-/// Leaves the links of block b of a row, the `in_stage`th of its stage.
+/// Leaves the links of a unit's block b, the `in_stage`th of its stage. A whole warp comes.
 template <DType kDtype, int kTokens>
-__device__ void MakeLinks(const LaneBlock<kDtype>& block, const CodeRows& x, int tokens, int64_t b,
-                          int in_stage, int row, const SharedArray<float>& links, int stage_at) {
+__device__ void MakeLinks(const LaneUnit<kDtype>& unit, int in_unit, const CodeRows& x, int tokens,
+                          int64_t b, int in_stage, int lane, const SharedArray<float>& links,
+                          int stage_at) {
   using Shape = RowShape<kDtype, kTokens>;
-  int32_t codes[8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    codes[i] = static_cast<int32_t>(CodesFrom<Shape::kFormat.code_bits>(block, i / 4, i % 4));
+  using Of = FragmentsOf<kDtype>;
+  uint2 of_tokens = {};
+  if (lane / 4 < tokens) {
+    of_tokens = reinterpret_cast<const uint2*>(x.codes + ((lane / 4) * x.blocks + b) *
+                                                             kBlockColumns)[lane % 4];
   }
+  float products[Of::kSteps][4];
+  MultiplyBlockOfTile<kDtype>(unit, in_unit, of_tokens, products);
 #pragma unroll
-  for (int t = 0; t < kTokens; ++t) {
-    if (t >= tokens) continue;
-    const int64_t at = t * x.blocks + b;
-    const auto* of_token = reinterpret_cast<const uint4*>(x.codes + at * kBlockColumns);
-    const uint4 first = of_token[0];
-    const uint4 second = of_token[1];
-    int32_t products[2];
-    products[0] = __dp4a(codes[0], static_cast<int>(first.x), 0);
-    products[0] = __dp4a(codes[1], static_cast<int>(first.y), products[0]);
-    products[0] = __dp4a(codes[2], static_cast<int>(first.z), products[0]);
-    products[0] = __dp4a(codes[3], static_cast<int>(first.w), products[0]);
-    products[1] = __dp4a(codes[4], static_cast<int>(second.x), 0);
-    products[1] = __dp4a(codes[5], static_cast<int>(second.y), products[1]);
-    products[1] = __dp4a(codes[6], static_cast<int>(second.z), products[1]);
-    products[1] = __dp4a(codes[7], static_cast<int>(second.w), products[1]);
-    if constexpr (Shape::kSteps == 1) products[0] += products[1];
-    const float scale = x.scales[at];
+  for (int second = 0; second < (kTokens == 1 ? 1 : 2); ++second) {
+    const int token = 2 * (lane % 4) + second;
+    if (token >= tokens) continue;
+    const float scale = x.scales[token * x.blocks + b];
 #pragma unroll
-    for (int step = 0; step < Shape::kSteps; ++step) {
-      const ScaleOffset of_row = block.scales.Of(step);
-      if constexpr (Shape::kZeroPoint != 0) {
-        products[step] -= Shape::kZeroPoint * SumOf<Shape::kSteps>(x, at, step);
-      }
-      const int link = stage_at + Shape::LinkAt(in_stage, step, t, row);
+    for (int i = 0; i < 2 * Of::kSteps; ++i) {
+      const int step = i / 2;
+      const ScaleOffset of_row = unit.ScaleOf(in_unit, i % 2, step);
+      const int link = stage_at + Shape::LinkAt(in_stage, step, token, lane / 4 + i % 2 * 8);
       links[link] = of_row.scale * scale;
-      links[link + Shape::kPlane] = static_cast<float>(products[step]);
-      if constexpr (Shape::kFormat.has_offset) {
-        links[link + 2 * Shape::kPlane] = of_row.offset * scale;
-      }
+      links[link + Shape::kPlane] = products[step][i % 2 * 2 + second];
+      if constexpr (Of::kTile.has_offset) links[link + 2 * Shape::kPlane] = of_row.offset * scale;
     }
   }
 }
@@ -97,49 +87,58 @@ template <DType kDtype, int kTokens, typename Take>
 __device__ void MultiplyTile(const TileMatrix& weights, int64_t tile, const CodeRows& x, int tokens,
                              const BlockRange& blocks, int64_t partial_blocks, const Take& take) {
   using Shape = RowShape<kDtype, kTokens>;
+  using Of = FragmentsOf<kDtype>;
   const SharedArray<float> links(0);
   const int row = static_cast<int>(threadIdx.x) % kTileRows;
   const int strip = static_cast<int>(threadIdx.x) / kTileRows;
+  const int warp = static_cast<int>(threadIdx.x) / kLanes;
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const bool adds = strip < tokens;  // then of token `strip`
-  const std::byte* const bytes = weights.tiles + tile * weights.tile_bytes;
+  const UnitPlace place(weights.first_block);
+  const GlobalUnits units{weights.tiles + tile * weights.tile_bytes, WeightReader(true)};
+  const int begin = static_cast<int>(blocks.begin);
+  const int end = static_cast<int>(blocks.end);
+  const int end_unit = begin < end ? place.UnitOf(end - 1) + 1 : 0;
 
-  LaneBlock<kDtype> next[Shape::kTogether];
-  const auto load = [&](int64_t stage) {
-#pragma unroll
-    for (int i = 0; i < Shape::kTogether; ++i) {
-      const int64_t b = stage + i * Shape::kStrips + strip;
-      if (b < blocks.end) next[i].Load(bytes, weights.first_block, b, row);
-    }
+  LaneUnit<kDtype> of_lane[Shape::kTogether];
+  const auto load = [&](int i, int stage) {
+    const int unit = stage + i * Shape::kWarps + warp;
+    if (unit >= end_unit) return;
+    of_lane[i].Load(units, place.UnitAt<kDtype>(unit), place.SuperAt<kDtype>(place.SuperOf(unit)),
+                    lane);
   };
-  load(blocks.begin);
+  int stage = place.UnitOf(begin);
+#pragma unroll
+  for (int i = 0; i < Shape::kTogether; ++i) load(i, stage);
   WaitForKernelBefore();
   float sum = 0.0F;
   int64_t left = partial_blocks;
   int stage_at = 0;
-  for (int64_t stage = blocks.begin; stage < blocks.end; stage += Shape::kStageBlocks) {
-    LaneBlock<kDtype> now[Shape::kTogether];
-#pragma unroll
-    for (int i = 0; i < Shape::kTogether; ++i) now[i] = next[i];
-    load(stage + Shape::kStageBlocks);
+  for (; stage < end_unit; stage += Shape::kStageUnits) {
+    const int first = place.FirstBlockOf(stage);
 #pragma unroll
     for (int i = 0; i < Shape::kTogether; ++i) {
-      const int in_stage = i * Shape::kStrips + strip;
-      if (stage + in_stage >= blocks.end) continue;
-      MakeLinks<kDtype, kTokens>(now[i], x, tokens, stage + in_stage, in_stage, row, links,
-                                 stage_at);
+#pragma unroll
+      for (int in_unit = 0; in_unit < kUnitBlocks; ++in_unit) {
+        const int in_stage = (i * Shape::kWarps + warp) * kUnitBlocks + in_unit;
+        if (first + in_stage < begin || first + in_stage >= end) continue;
+        MakeLinks<kDtype, kTokens>(of_lane[i], in_unit, x, tokens, first + in_stage, in_stage, lane,
+                                   links, stage_at);
+      }
+      load(i, stage + Shape::kStageUnits);
     }
     __syncthreads();
     if (adds) {
-      const int64_t rest = blocks.end - stage;
-      const int count = rest < Shape::kStageBlocks ? static_cast<int>(rest) : Shape::kStageBlocks;
+      const int from = begin > first ? begin - first : 0;
+      const int to = end - first < Shape::kStageBlocks ? end - first : Shape::kStageBlocks;
 #pragma unroll 4
-      for (int i = 0; i < count; ++i) {
+      for (int i = from; i < to; ++i) {
 #pragma unroll
-        for (int step = 0; step < Shape::kSteps; ++step) {
+        for (int step = 0; step < Of::kSteps; ++step) {
           const int link = stage_at + Shape::LinkAt(i, step, strip, row);
           sum = fmaf(links[link], links[link + Shape::kPlane], sum);
-          if constexpr (Shape::kFormat.has_offset) {
-            const int32_t of_token = SumOf<Shape::kSteps>(x, strip * x.blocks + stage + i, step);
+          if constexpr (Of::kTile.has_offset) {
+            const int32_t of_token = SumOf<Of::kSteps>(x, strip * x.blocks + first + i, step);
             sum = fmaf(links[link + 2 * Shape::kPlane], static_cast<float>(of_token), sum);
           }
         }

@@ -9,8 +9,8 @@
 
 namespace tandem::core {
 
-/// A matrix in memory of the device, in the tiles of core/cpu/linear/tile_format.h: 16 threads read
-/// 64 consecutive bytes, each byte once for eight tokens.
+/// A matrix in memory of the device. Quantized types lie in tiles of fragment_format.h, floats in
+/// those of core/cpu/linear/tile_format.h.
 struct TileMatrix {
   const std::byte* tiles = nullptr;
   DType dtype = DType::kF32;
