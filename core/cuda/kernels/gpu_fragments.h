@@ -49,16 +49,17 @@ struct UnitPlace {
   __device__ int FirstUnitOf(int super) const {
     return super == 0 ? 0 : super * kSuperUnits - first_unit;
   }
-  /// Where a super-block begins in the tile, with its header if the type has any.
+  /// Where a super-block begins in the tile, with its header if the type has any. Tiles are below
+  /// 2^31 bytes (core/cuda/gpu_limits.h).
   template <DType kDtype>
-  __device__ int64_t SuperAt(int super) const {
+  __device__ int SuperAt(int super) const {
     using Of = FragmentsOf<kDtype>;
-    return int64_t{FirstUnitOf(super)} * Of::kUnitBytes + int64_t{super} * Of::kHeaderBytes;
+    return FirstUnitOf(super) * Of::kUnitBytes + super * Of::kHeaderBytes;
   }
   template <DType kDtype>
-  __device__ int64_t UnitAt(int unit) const {
+  __device__ int UnitAt(int unit) const {
     using Of = FragmentsOf<kDtype>;
-    return int64_t{unit} * Of::kUnitBytes + int64_t{SuperOf(unit) + 1} * Of::kHeaderBytes;
+    return unit * Of::kUnitBytes + (SuperOf(unit) + 1) * Of::kHeaderBytes;
   }
 };
 
@@ -66,9 +67,9 @@ struct UnitPlace {
 struct GlobalUnits {
   const std::byte* first;
   WeightReader reader;
-  __device__ uint4 Load16(int64_t at) const { return reader.Load16(first + at); }
-  __device__ uint2 Load8(int64_t at) const { return reader.Load8(first + at); }
-  __device__ uint32_t Load4(int64_t at) const { return reader.Load4(first + at); }
+  __device__ uint4 Load16(int at) const { return reader.Load16(first + at); }
+  __device__ uint2 Load8(int at) const { return reader.Load8(first + at); }
+  __device__ uint32_t Load4(int at) const { return reader.Load4(first + at); }
 };
 
 /// The same in shared memory.
@@ -90,8 +91,8 @@ class LaneUnit {
 
  public:
   /// unit, header: where they begin. The header is that of the unit's super-block.
-  template <typename Units, typename At>
-  __device__ void Load(const Units& units, At unit, At header, int lane) {
+  template <typename Units>
+  __device__ void Load(const Units& units, int unit, int header, int lane) {
 #pragma unroll
     for (int i = 0; i < Of::kVectors; ++i) {
       const uint4 v = units.Load16(unit + 16 * (kLanes * i + lane));
@@ -106,7 +107,7 @@ class LaneUnit {
       pairs_[1] = v.y;
     }
     if constexpr (Of::kSingles) singles_ = units.Load4(unit + Of::kSinglesAt + 4 * lane);
-    const At scales = unit + Of::kScalesAt + 8 * Of::kScaleWords * (lane / 4);
+    const int scales = unit + Of::kScalesAt + 8 * Of::kScaleWords * (lane / 4);
     if constexpr (Of::kScaleWords == 2) {
       const uint4 v = units.Load16(scales);
       scales_[0] = v.x;

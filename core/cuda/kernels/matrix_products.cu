@@ -49,7 +49,7 @@ struct MatrixShape {
 
 /// A product as all blocks of threads see it.
 struct MatrixWork {
-  TileMatrix weights;
+  JoinedMatrices weights;
   ProductInput x;
   ProductOutput out;
   ProductCut cut;
@@ -63,17 +63,14 @@ template <typename Shape>
 class Stages {
  public:
   __device__ explicit Stages(const MatrixWork& work)
-      : work_(work),
-        place_(work.weights.first_block),
-        item_(work.cut.FirstItemOf(blockIdx.x)),
-        end_item_(work.cut.EndItemOf(blockIdx.x)) {
+      : work_(work), place_(work.weights.first_block), item_(work.cut.FirstItemOf(blockIdx.x)) {
     NextSegment();
   }
 
   __device__ bool there() const { return there_; }
-  __device__ int64_t first_tile() const { return first_tile_; }
+  __device__ int first_tile() const { return first_tile_; }
   __device__ int tiles() const { return tiles_; }
-  __device__ int64_t first_token() const { return first_token_; }
+  __device__ int first_token() const { return first_token_; }
   __device__ int tokens() const { return tokens_; }
   __device__ int super() const { return super_; }
   /// Blocks of the segment.
@@ -104,19 +101,20 @@ class Stages {
 
  private:
   __device__ void NextSegment() {
-    there_ = item_ < end_item_;
-    if (!there_) return;
     const ProductCut& cut = work_.cut;
+    const int64_t end_item = cut.EndItemOf(blockIdx.x);
+    there_ = item_ < end_item;
+    if (!there_) return;
     const int64_t line = item_ / cut.partials;
     const int64_t first = item_ - line * cut.partials;
-    int64_t last = first + (end_item_ - item_);
+    int64_t last = first + (end_item - item_);
     if (last > cut.partials) last = cut.partials;
     item_ += last - first;
     const int64_t group = line / cut.parts;
     const int64_t part = line - group * cut.parts;
     first_tile_ = static_cast<int>(cut.FirstTileOf(group));
     tiles_ = static_cast<int>(cut.FirstTileOf(group + 1)) - first_tile_;
-    first_token_ = part * Shape::kTokens;
+    first_token_ = static_cast<int>(part) * Shape::kTokens;
     const int64_t tokens = work_.x.tokens - first_token_;
     tokens_ = tokens < Shape::kTokens ? static_cast<int>(tokens) : Shape::kTokens;
     begin_ = static_cast<int>(first * work_.partial_blocks);
@@ -128,11 +126,10 @@ class Stages {
   const MatrixWork& work_;
   const UnitPlace place_;
   int64_t item_;
-  const int64_t end_item_;
   bool there_ = false;
   int first_tile_ = 0;
   int tiles_ = 0;
-  int64_t first_token_ = 0;
+  int first_token_ = 0;
   int tokens_ = 0;
   int begin_ = 0;
   int end_ = 0;
@@ -141,18 +138,18 @@ class Stages {
 
 /// Puts the copies of a stage's tiles on their way.
 template <DType kDtype, typename Shape>
-__device__ void PutTiles(const TileMatrix& weights, const WeightReader& reader,
+__device__ void PutTiles(const JoinedMatrices& weights, const WeightReader& reader,
                          const Stages<Shape>& stage, int at) {
   using Of = FragmentsOf<kDtype>;
   constexpr int kCopyWarps = Shape::kTiles < Shape::kWarps ? Shape::kTiles : Shape::kWarps;
   constexpr int kHeaderPieces = Of::kHeaderBytes / 16;
   const int thread = static_cast<int>(threadIdx.x);
   const int warp = thread / kLanes;
-  const int64_t header = stage.place().template SuperAt<kDtype>(stage.super());
-  const int64_t units = stage.place().template UnitAt<kDtype>(stage.first_unit());
+  const int header = stage.place().template SuperAt<kDtype>(stage.super());
+  const int units = stage.place().template UnitAt<kDtype>(stage.first_unit());
   const int pieces = kHeaderPieces + stage.units() * (Of::kUnitBytes / 16);
   for (int tile = warp % kCopyWarps; tile < stage.tiles(); tile += kCopyWarps) {
-    const std::byte* bytes = weights.tiles + (stage.first_tile() + tile) * weights.tile_bytes;
+    const std::byte* bytes = weights.TileAt(stage.first_tile() + tile);
     const int to = at + tile * Shape::kTileBytes;
     for (int i = warp / kCopyWarps * kLanes + thread % kLanes; i < pieces;
          i += Shape::kWarps / kCopyWarps * kLanes) {
@@ -171,7 +168,8 @@ __device__ void PutCodes(const CodeRows& x, const Stages<Shape>& stage, int at) 
   // Of whole groups; what is not there is the last token, whose sums nobody wants.
   const int slots = (stage.tokens() + kGroupTokens - 1) / kGroupTokens * kGroupTokens;
   const auto row_of = [&](int slot) {
-    return (stage.first_token() + (slot < stage.tokens() ? slot : stage.tokens() - 1)) * x.blocks;
+    return int64_t{stage.first_token() + (slot < stage.tokens() ? slot : stage.tokens() - 1)} *
+           x.blocks;
   };
   const auto is_there = [&](int in_stage) {
     return first + in_stage >= stage.begin() && first + in_stage < stage.end();
@@ -343,23 +341,30 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
     end_partial_sum();
     left = work.partial_blocks;
 #pragma unroll
-    for (int sum = 0; sum < Shape::kSums; ++sum) {
-      const int i = sum % kSumsOfThread;
-      const int group = place.first_group + sum / kSumsOfThread % Shape::kWarpGroups;
-      const int tile = place.first_tile + sum / kSumsOfThread / Shape::kWarpGroups;
-      const int64_t row = (stage.first_tile() + tile) * kTileRows + place.row + i / 2 * 8;
-      const int token = group * kGroupTokens + 2 * place.four + i % 2;
-      const bool wanted = tile < stage.tiles() && row < work.weights.rows && token < stage.tokens();
-      if constexpr (kPartialSums) {
-        if (wanted) {
-          work.out.Add(totals, sum, row, stage.first_token() + token, work.weights.rows);
+    for (int t = 0; t < Shape::kWarpTiles; ++t) {
+      const int64_t tile = stage.first_tile() + place.first_tile + t;
+      const bool tile_there = place.first_tile + t < stage.tiles();
+      const int part_index = tile_there ? work.weights.PartOf(tile) : 0;
+      const JoinedMatrices::Part& part = work.weights.parts[part_index];
+      const int64_t first_row =
+          (tile - work.weights.FirstTileOf(part_index)) * kTileRows + place.row;
+#pragma unroll
+      for (int of_tile = 0; of_tile < Shape::kWarpGroups * kSumsOfThread; ++of_tile) {
+        const int i = of_tile % kSumsOfThread;
+        const int sum = t * Shape::kWarpGroups * kSumsOfThread + of_tile;
+        const int64_t row = first_row + i / 2 * 8;
+        const int token =
+            (place.first_group + of_tile / kSumsOfThread) * kGroupTokens + 2 * place.four + i % 2;
+        const bool wanted = tile_there && row < part.rows && token < stage.tokens();
+        if constexpr (kPartialSums) {
+          if (wanted) {
+            work.out.Add(totals, sum, row, stage.first_token() + token, part.rows);
+          }
+          totals.Clear(sum);
+        } else {
+          if (wanted) part.out[int64_t{stage.first_token() + token} * part.rows + row] = sums[sum];
+          sums[sum] = 0.0F;
         }
-        totals.Clear(sum);
-      } else {
-        if (wanted) {
-          work.out.out[(stage.first_token() + token) * work.weights.rows + row] = sums[sum];
-        }
-        sums[sum] = 0.0F;
       }
     }
   }
@@ -382,21 +387,9 @@ constexpr MatrixSize kSomePartialSums = {kPartialSumsCut, 1, 4, 3};
 constexpr MatrixSize kManyTokens = {kManyTokensCut, 2, 8, 2};
 
 template <DType kDtype>
-void LaunchOf(CudaStream stream, MatrixWork& work) {
-  const bool partial_sums = work.out.out == nullptr;
-  CutProduct product = {.tiles = (work.weights.rows + kTileRows - 1) / kTileRows,
-                        .tokens = work.x.tokens,
-                        .partials = 1,
-                        .is_partial_sums = partial_sums};
-  work.partial_blocks = static_cast<int>(work.x.codes.blocks);
-  if (partial_sums) {
-    product.partials =
-        (work.weights.columns + work.out.partial_columns - 1) / work.out.partial_columns;
-    work.partial_blocks = static_cast<int>(work.out.partial_columns / kBlockColumns);
-  }
-  const MatrixCut chosen = ChooseCut(product, Processors());
-  work.cut = chosen.cut;
-  switch (chosen.form) {
+void LaunchOf(CudaStream stream, const MatrixForm form, const MatrixWork& work) {
+  const bool partial_sums = work.out.sums != nullptr;
+  switch (form) {
     case MatrixForm::kFewTokens:
       return partial_sums ? LaunchSize<kDtype, kFewTokens, true>(stream, work)
                           : LaunchSize<kDtype, kFewTokens, false>(stream, work);
@@ -409,19 +402,38 @@ void LaunchOf(CudaStream stream, MatrixWork& work) {
   }
 }
 
+void LaunchCut(CudaStream stream, const CutProduct& product, MatrixWork& work) {
+  const MatrixCut chosen = ChooseCut(product, Processors());
+  work.cut = chosen.cut;
+  ForQuantized(work.weights.dtype,
+               [&](auto dtype) { LaunchOf<decltype(dtype)::value>(stream, chosen.form, work); });
+}
+
 }  // namespace
 
-void LaunchMatrixProduct(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
-                         const ProductOutput& out) {
+void LaunchMatrixProduct(CudaStream stream, const JoinedMatrices& weights, const ProductInput& x) {
   if (x.codes.blocks == 0) {
-    if (out.out == nullptr) return;
-    CheckCuda(cudaMemsetAsync(out.out, 0,
-                              static_cast<size_t>(x.tokens * weights.rows) * sizeof(float), stream),
-              "cudaMemsetAsync");
+    for (const JoinedMatrices::Part& part : weights.parts) {
+      CheckCuda(cudaMemsetAsync(part.out, 0,
+                                static_cast<size_t>(x.tokens * part.rows) * sizeof(float), stream),
+                "cudaMemsetAsync");
+    }
     return;
   }
-  MatrixWork work = {weights, x, out, {}, 0};
-  ForQuantized(weights.dtype, [&](auto dtype) { LaunchOf<decltype(dtype)::value>(stream, work); });
+  MatrixWork work = {weights, x, {}, {}, static_cast<int>(x.codes.blocks)};
+  LaunchCut(stream, {.tiles = weights.tiles(), .tokens = x.tokens}, work);
+}
+
+void LaunchMatrixPartialSums(CudaStream stream, const JoinedMatrices& weights,
+                             const ProductInput& x, const ProductOutput& out) {
+  const int64_t partial_blocks = out.partial_columns / kBlockColumns;
+  MatrixWork work = {weights, x, out, {}, static_cast<int>(partial_blocks)};
+  LaunchCut(stream,
+            {.tiles = weights.tiles(),
+             .tokens = x.tokens,
+             .partials = (x.codes.blocks + partial_blocks - 1) / partial_blocks,
+             .is_partial_sums = true},
+            work);
 }
 
 }  // namespace tandem::core

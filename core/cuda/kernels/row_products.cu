@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <type_traits>
 
 #include "core/cuda/kernels/device_code.h"
@@ -5,6 +6,7 @@
 #include "core/cuda/kernels/gpu_lane.h"
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/linear_products.h"
+#include "core/cuda/kernels/product_cut.h"
 
 namespace tandem::core {
 namespace {
@@ -29,6 +31,7 @@ struct RowShape {
   // Blocks of threads on a multiprocessor: leaves enough registers to spill none.
   static constexpr int kResident = kTokens == 1 ? 3 : 4;
   static constexpr int kGatedResident = kResident - 1;
+  static constexpr int kPartialResident = kResident - (kTogether > 2 ? 1 : 0);
   // Links of a stage, one plane for each factor: [blocks, steps, tokens, rows].
   static constexpr int kPlane = kStageBlocks * kSteps * kTokens * kTileRows;
   static constexpr int kPlanes = Of::kTile.has_offset ? 3 : 2;
@@ -45,21 +48,21 @@ struct RowShape {
 };
 
 struct BlockRange {
-  int64_t begin;
-  int64_t end;
+  int begin;
+  int end;
 };
 
 /// Leaves the links of a unit's block b, the `in_stage`th of its stage. A whole warp comes.
 template <DType kDtype, int kTokens>
 __device__ void MakeLinks(const LaneUnit<kDtype>& unit, int in_unit, const CodeRows& x, int tokens,
-                          int64_t b, int in_stage, int lane, const SharedArray<float>& links,
+                          int b, int in_stage, int lane, const SharedArray<float>& links,
                           int stage_at) {
   using Shape = RowShape<kDtype, kTokens>;
   using Of = FragmentsOf<kDtype>;
+  const auto blocks = static_cast<int>(x.blocks);  // so few that all indices are small
   uint2 of_tokens = {};
   if (lane / 4 < tokens) {
-    of_tokens = reinterpret_cast<const uint2*>(x.codes + ((lane / 4) * x.blocks + b) *
-                                                             kBlockColumns)[lane % 4];
+    of_tokens = reinterpret_cast<const uint2*>(x.codes)[(lane / 4 * blocks + b) * 4 + lane % 4];
   }
   float products[Of::kSteps][4];
   MultiplyBlockOfTile<kDtype>(unit, in_unit, of_tokens, products);
@@ -67,7 +70,7 @@ __device__ void MakeLinks(const LaneUnit<kDtype>& unit, int in_unit, const CodeR
   for (int second = 0; second < (kTokens == 1 ? 1 : 2); ++second) {
     const int token = 2 * (lane % 4) + second;
     if (token >= tokens) continue;
-    const float scale = x.scales[token * x.blocks + b];
+    const float scale = x.scales[token * blocks + b];
 #pragma unroll
     for (int i = 0; i < 2 * Of::kSteps; ++i) {
       const int step = i / 2;
@@ -84,8 +87,9 @@ __device__ void MakeLinks(const LaneUnit<kDtype>& unit, int in_unit, const CodeR
 /// Threads that add a row call take(sum) for each partial sum of `partial_blocks`, ascending, and
 /// at the end for the rest. All threads of the block come.
 template <DType kDtype, int kTokens, typename Take>
-__device__ void MultiplyTile(const TileMatrix& weights, int64_t tile, const CodeRows& x, int tokens,
-                             const BlockRange& blocks, int64_t partial_blocks, const Take& take) {
+__device__ void MultiplyTile(const std::byte* tile, int64_t first_block, const CodeRows& x,
+                             int tokens, const BlockRange& blocks, int partial_blocks,
+                             const Take& take) {
   using Shape = RowShape<kDtype, kTokens>;
   using Of = FragmentsOf<kDtype>;
   const SharedArray<float> links(0);
@@ -94,10 +98,10 @@ __device__ void MultiplyTile(const TileMatrix& weights, int64_t tile, const Code
   const int warp = static_cast<int>(threadIdx.x) / kLanes;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const bool adds = strip < tokens;  // then of token `strip`
-  const UnitPlace place(weights.first_block);
-  const GlobalUnits units{weights.tiles + tile * weights.tile_bytes, WeightReader(true)};
-  const int begin = static_cast<int>(blocks.begin);
-  const int end = static_cast<int>(blocks.end);
+  const UnitPlace place(first_block);
+  const GlobalUnits units{tile, WeightReader(true)};
+  const int begin = blocks.begin;
+  const int end = blocks.end;
   const int end_unit = begin < end ? place.UnitOf(end - 1) + 1 : 0;
 
   LaneUnit<kDtype> of_lane[Shape::kTogether];
@@ -112,7 +116,7 @@ __device__ void MultiplyTile(const TileMatrix& weights, int64_t tile, const Code
   for (int i = 0; i < Shape::kTogether; ++i) load(i, stage);
   WaitForKernelBefore();
   float sum = 0.0F;
-  int64_t left = partial_blocks;
+  int left = partial_blocks;
   int stage_at = 0;
   for (; stage < end_unit; stage += Shape::kStageUnits) {
     const int first = place.FirstBlockOf(stage);
@@ -138,7 +142,8 @@ __device__ void MultiplyTile(const TileMatrix& weights, int64_t tile, const Code
           const int link = stage_at + Shape::LinkAt(i, step, strip, row);
           sum = fmaf(links[link], links[link + Shape::kPlane], sum);
           if constexpr (Of::kTile.has_offset) {
-            const int32_t of_token = SumOf<Of::kSteps>(x, strip * x.blocks + first + i, step);
+            const int32_t of_token =
+                SumOf<Of::kSteps>(x, strip * static_cast<int>(x.blocks) + first + i, step);
             sum = fmaf(links[link + 2 * Shape::kPlane], static_cast<float>(of_token), sum);
           }
         }
@@ -154,49 +159,57 @@ __device__ void MultiplyTile(const TileMatrix& weights, int64_t tile, const Code
   if (adds) take(sum);
 }
 
-constexpr int64_t kNoPartialSums = INT64_MAX;
+constexpr int kNoPartialSums = INT32_MAX;
 
-/// Which row of a matrix and which token a thread that adds has.
-struct Place {
-  int64_t row;
-  int64_t token;
-
-  __device__ Place()
-      : row(int64_t{blockIdx.x} * kTileRows + threadIdx.x % kTileRows),
-        token(threadIdx.x / kTileRows) {}
-};
-
+/// A block of threads takes a tile.
 template <DType kDtype, int kTokens>
 __global__ void __launch_bounds__(RowShape<kDtype, kTokens>::kThreads,
                                   RowShape<kDtype, kTokens>::kResident)
-    RowProductKernel(TileMatrix weights, ProductInput x, float* out) {
+    RowProductKernel(const __grid_constant__ JoinedMatrices weights, ProductInput x) {
   LetNextKernelStart();
-  const Place place;
-  MultiplyTile<kDtype, kTokens>(weights, blockIdx.x, x.codes, static_cast<int>(x.tokens),
-                                {0, x.codes.blocks}, kNoPartialSums, [&](float sum) {
-                                  if (place.row < weights.rows)
-                                    out[place.token * weights.rows + place.row] = sum;
+  const int part_index = weights.PartOf(blockIdx.x);
+  const JoinedMatrices::Part& part = weights.parts[part_index];
+  const int64_t row = (blockIdx.x - weights.FirstTileOf(part_index)) * kTileRows +
+                      static_cast<int>(threadIdx.x) % kTileRows;
+  const int64_t token = threadIdx.x / kTileRows;
+  MultiplyTile<kDtype, kTokens>(weights.TileAt(blockIdx.x), weights.first_block, x.codes,
+                                static_cast<int>(x.tokens), {0, static_cast<int>(x.codes.blocks)},
+                                kNoPartialSums, [&](float sum) {
+                                  if (row < part.rows) part.out[token * part.rows + row] = sum;
                                 });
 }
 
-/// The partial sums are divided over gridDim.y blocks, and their totals, which are integers, are
-/// added in any order.
+/// Items of the cut are divided evenly over as many blocks of threads as run at once, and the
+/// totals, which are integers, are added in any order.
 template <DType kDtype, int kTokens>
 __global__ void __launch_bounds__(RowShape<kDtype, kTokens>::kThreads,
-                                  RowShape<kDtype, kTokens>::kResident)
-    RowPartialSumsKernel(TileMatrix weights, ProductInput x, ProductOutput out) {
+                                  RowShape<kDtype, kTokens>::kPartialResident)
+    RowPartialSumsKernel(const __grid_constant__ JoinedMatrices weights, ProductInput x,
+                         ProductOutput out, ProductCut cut) {
   LetNextKernelStart();
-  const Place place;
-  const int64_t partial_blocks = out.partial_columns / kBlockColumns;
-  const int64_t partials = (x.codes.blocks + partial_blocks - 1) / partial_blocks;
-  const int64_t end = partials * (blockIdx.y + 1) / gridDim.y * partial_blocks;
-  const BlockRange blocks = {partials * blockIdx.y / gridDim.y * partial_blocks,
-                             end < x.codes.blocks ? end : x.codes.blocks};
-  PartialSumTotals<1> totals;
-  MultiplyTile<kDtype, kTokens>(weights, blockIdx.x, x.codes, static_cast<int>(x.tokens), blocks,
-                                partial_blocks, [&](float sum) { totals.Add(0, sum); });
-  if (place.token >= x.tokens || place.row >= weights.rows) return;
-  out.Add(totals, 0, place.row, place.token, weights.rows);
+  const int partial_blocks = static_cast<int>(out.partial_columns / kBlockColumns);
+  const int64_t token = threadIdx.x / kTileRows;
+  const int64_t end_item = cut.EndItemOf(blockIdx.x);
+  for (int64_t item = cut.FirstItemOf(blockIdx.x); item < end_item;) {
+    const int64_t tile = item / cut.partials;
+    const int64_t first = item - tile * cut.partials;
+    int64_t last = first + (end_item - item);
+    if (last > cut.partials) last = cut.partials;
+    item += last - first;
+    const int64_t end = last * partial_blocks;
+    BlockRange blocks;
+    blocks.begin = static_cast<int>(first * partial_blocks);
+    blocks.end = static_cast<int>(end < x.codes.blocks ? end : x.codes.blocks);
+    PartialSumTotals<1> totals;
+    MultiplyTile<kDtype, kTokens>(weights.TileAt(tile), weights.first_block, x.codes,
+                                  static_cast<int>(x.tokens), blocks, partial_blocks,
+                                  [&](float sum) { totals.Add(0, sum); });
+    const int64_t row = tile * kTileRows + static_cast<int>(threadIdx.x) % kTileRows;
+    if (token < x.tokens && row < weights.parts[0].rows) {
+      out.Add(totals, 0, row, token, weights.parts[0].rows);
+    }
+    __syncthreads();  // the links are written anew
+  }
 }
 
 template <DType kDtype, int kTokens>
@@ -204,40 +217,40 @@ __global__ void __launch_bounds__(RowShape<kDtype, kTokens>::kThreads,
                                   RowShape<kDtype, kTokens>::kGatedResident)
     GatedRowProductKernel(GatedMatrices weights, ProductInput x, float* out) {
   LetNextKernelStart();
-  const Place place;
   const auto tokens = static_cast<int>(x.tokens);
-  const BlockRange blocks = {0, x.codes.blocks};
+  const BlockRange blocks = {0, static_cast<int>(x.codes.blocks)};
+  const int64_t row = int64_t{blockIdx.x} * kTileRows + static_cast<int>(threadIdx.x) % kTileRows;
+  const int64_t token = threadIdx.x / kTileRows;
   float gate_sum = 0.0F;
-  MultiplyTile<kDtype, kTokens>(weights.gate, blockIdx.x, x.codes, tokens, blocks, kNoPartialSums,
+  MultiplyTile<kDtype, kTokens>(weights.gate.tiles + blockIdx.x * weights.gate.tile_bytes,
+                                weights.gate.first_block, x.codes, tokens, blocks, kNoPartialSums,
                                 [&](float sum) { gate_sum = sum; });
   __syncthreads();
   MultiplyTile<kDtype, kTokens>(
-      weights.up, blockIdx.x, x.codes, tokens, blocks, kNoPartialSums, [&](float sum) {
-        if (place.row >= weights.up.rows) return;
-        out[place.token * weights.up.rows + place.row] = Activate(weights.kind, gate_sum, sum);
+      weights.up.tiles + blockIdx.x * weights.up.tile_bytes, weights.up.first_block, x.codes,
+      tokens, blocks, kNoPartialSums, [&](float sum) {
+        if (row >= weights.up.rows) return;
+        out[token * weights.up.rows + row] = Activate(weights.kind, gate_sum, sum);
       });
 }
 
-// Blocks of threads that a GPU should have at least, where the partial sums can be divided.
-constexpr int64_t kWantedBlocks = 512;
-
 template <DType kDtype, int kTokens>
-void LaunchRowProductOf(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
-                        const ProductOutput& out) {
+void LaunchRowPartialSumsOf(CudaStream stream, const JoinedMatrices& weights, const ProductInput& x,
+                            const ProductOutput& out) {
   using Shape = RowShape<kDtype, kTokens>;
-  const unsigned tiles = Blocks(weights.rows, kTileRows);
-  if (out.out != nullptr) {
-    return Launch(stream, tiles, Shape::kThreads, Shape::kSharedBytes,
-                  RowProductKernel<kDtype, kTokens>, weights, x, out.out);
-  }
-  const int64_t stages = (x.codes.blocks + Shape::kStageBlocks - 1) / Shape::kStageBlocks;
-  const int64_t partials = (weights.columns + out.partial_columns - 1) / out.partial_columns;
-  int64_t parts = tiles == 0 ? 1 : kWantedBlocks / tiles;
-  if (parts > stages) parts = stages;
-  if (parts > partials) parts = partials;
-  if (parts < 1) parts = 1;
-  Launch(stream, {tiles, static_cast<unsigned>(parts)}, Shape::kThreads, Shape::kSharedBytes,
-         RowPartialSumsKernel<kDtype, kTokens>, weights, x, out);
+  const int64_t partial_blocks = out.partial_columns / kBlockColumns;
+  const int64_t units = weights.tiles() * FragmentFormat::units(0, x.codes.blocks);
+  // Where there is little to do, a block of threads has something for each of its warps rather than
+  // company.
+  const int64_t resident =
+      std::clamp<int64_t>(units / (Processors() * Shape::kWarps), 1, Shape::kPartialResident);
+  const ProductCut cut = CutOf({.tiles = weights.tiles(),
+                                .tokens = kTokens,
+                                .partials = (x.codes.blocks + partial_blocks - 1) / partial_blocks,
+                                .is_partial_sums = true},
+                               {.tiles = 1, .tokens = kTokens, .resident = resident}, Processors());
+  Launch(stream, static_cast<unsigned>(cut.blocks), Shape::kThreads, Shape::kSharedBytes,
+         RowPartialSumsKernel<kDtype, kTokens>, weights, x, out, cut);
 }
 
 template <DType kDtype, int kTokens>
@@ -257,11 +270,23 @@ void ForTokens(int64_t tokens, const LaunchTokens& launch) {
 
 }  // namespace
 
-void LaunchRowProduct(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
-                      const ProductOutput& out) {
+void LaunchRowProduct(CudaStream stream, const JoinedMatrices& weights, const ProductInput& x) {
   ForQuantized(weights.dtype, [&](auto dtype) {
     ForTokens(x.tokens, [&](auto tokens) {
-      LaunchRowProductOf<decltype(dtype)::value, decltype(tokens)::value>(stream, weights, x, out);
+      constexpr auto kKernel = RowProductKernel<decltype(dtype)::value, decltype(tokens)::value>;
+      using Shape = RowShape<decltype(dtype)::value, decltype(tokens)::value>;
+      Launch(stream, static_cast<unsigned>(weights.tiles()), Shape::kThreads, Shape::kSharedBytes,
+             kKernel, weights, x);
+    });
+  });
+}
+
+void LaunchRowPartialSums(CudaStream stream, const JoinedMatrices& weights, const ProductInput& x,
+                          const ProductOutput& out) {
+  ForQuantized(weights.dtype, [&](auto dtype) {
+    ForTokens(x.tokens, [&](auto tokens) {
+      LaunchRowPartialSumsOf<decltype(dtype)::value, decltype(tokens)::value>(stream, weights, x,
+                                                                              out);
     });
   });
 }

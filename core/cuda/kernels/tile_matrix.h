@@ -27,6 +27,15 @@ struct GatedMatrices {
   Gate kind = Gate::kSilu;
 };
 
+/// A matrix, and where its product goes.
+struct LinearProduct {
+  TileMatrix weights;
+  float* out = nullptr;  // [tokens, weights.rows] on the device
+};
+
+/// Products that are made together, at most.
+inline constexpr int kMostJoined = 3;
+
 /// What is multiplied: codes for quantized matrices, floats for others. In memory of the device.
 struct ProductInput {
   CodeRows codes;

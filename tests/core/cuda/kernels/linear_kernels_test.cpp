@@ -76,6 +76,29 @@ INSTANTIATE_TEST_SUITE_P(
                                          Shape{500, 352, 64})),
     NameOf);
 
+/// Of matrices that are multiplied together: more than one launch takes, the one in the middle of
+/// another type, and one without rows.
+TEST(CudaLinearOfSeveral, GivesTheBitsOfTheCpu) {
+  constexpr int64_t kColumns = 512;
+  CudaProducts gpu;
+  Rig cpu;
+  const std::pair<DType, int64_t> matrices[] = {
+      {DType::kQ4_K, 40}, {DType::kQ4_K, 17}, {DType::kQ4_K, 0},  {DType::kQ4_K, 300},
+      {DType::kQ6_K, 33}, {DType::kF16, 20},  {DType::kQ4_K, 16}, {DType::kQ4_K, 100}};
+  for (const int64_t tokens : {1, 5, 9, 33, 70}) {
+    const std::vector<float> x = testing::RandomFloats(tokens * kColumns, 22);
+    std::vector<std::unique_ptr<CudaWeight>> weights;
+    std::vector<std::vector<float>> expected;
+    for (const auto& [dtype, rows] : matrices) {
+      const WeightSample w = MakeWeights(dtype, 300, kColumns, 23 + static_cast<uint32_t>(rows));
+      weights.push_back(gpu.Pack(w, {0, rows}, {0, kColumns}));
+      expected.push_back(cpu.Product(kTwin, cpu.Pack(w, {0, rows}, {0, kColumns}), x, tokens));
+    }
+    const std::vector<std::vector<float>> found = gpu.Products(weights, x, tokens);
+    for (size_t i = 0; i < weights.size(); ++i) ExpectSameBits(found[i], expected[i], "products");
+  }
+}
+
 class CudaLinearOfDType : public ::testing::TestWithParam<DType> {
  protected:
   CudaProducts gpu_;
