@@ -106,17 +106,56 @@ struct NamedProduct {
   int64_t partials;  // 1: of all columns together
 };
 
-/// Of SmolLM2 135M, Llama 3.2 1B, 3.1 8B, and one of eight ranks of 70B.
+/// Of SmolLM2 135M, Llama 3.2 1B, 3.1 8B, and one of eight ranks of 70B; of query, key and value
+/// together and each alone, as when types differ.
 constexpr NamedProduct kProducts[] = {
-    {"SmolLM2 q", 576, 1},     {"SmolLM2 k", 192, 1},     {"SmolLM2 o", 576, 9},
-    {"SmolLM2 gate", 1536, 1}, {"SmolLM2 down", 576, 24}, {"SmolLM2 vocabulary", 49152, 1},
-    {"1B q", 2048, 1},         {"1B k", 512, 1},          {"1B o", 2048, 32},
-    {"1B gate", 8192, 1},      {"1B down", 2048, 32},     {"1B vocabulary", 128256, 1},
-    {"8B q", 4096, 1},         {"8B k", 1024, 1},         {"8B o", 4096, 32},
-    {"8B gate", 14336, 1},     {"8B down", 4096, 56},     {"8B vocabulary", 128256, 1},
-    {"70B/8 q", 1024, 1},      {"70B/8 k", 128, 1},       {"70B/8 o", 8192, 8},
-    {"70B/8 gate", 3584, 1},   {"70B/8 down", 8192, 14},  {"70B/8 vocabulary", 16032, 1},
+    {"SmolLM2 query, key, value", 960, 1},
+    {"SmolLM2 query", 576, 1},
+    {"SmolLM2 key", 192, 1},
+    {"SmolLM2 output", 576, 9},
+    {"SmolLM2 gate, up", 3072, 1},
+    {"SmolLM2 down", 576, 24},
+    {"SmolLM2 vocabulary", 49152, 1},
+    {"1B query, key, value", 3072, 1},
+    {"1B query", 2048, 1},
+    {"1B key", 512, 1},
+    {"1B output", 2048, 32},
+    {"1B gate, up", 16384, 1},
+    {"1B down", 2048, 32},
+    {"1B vocabulary", 128256, 1},
+    {"8B query, key, value", 6144, 1},
+    {"8B query", 4096, 1},
+    {"8B key", 1024, 1},
+    {"8B output", 4096, 32},
+    {"8B gate, up", 28672, 1},
+    {"8B down", 4096, 56},
+    {"8B vocabulary", 128256, 1},
+    {"70B/8 query, key, value", 1280, 1},
+    {"70B/8 query", 1024, 1},
+    {"70B/8 key", 128, 1},
+    {"70B/8 output", 8192, 8},
+    {"70B/8 gate, up", 7168, 1},
+    {"70B/8 down", 8192, 14},
+    {"70B/8 vocabulary", 16032, 1},
 };
+
+TEST(ProductCut, OfFewTokensIsEvenForAnyShape) {
+  for (const int64_t processors : {1, 7, 132}) {
+    for (const int64_t tiles : {1, 36, 64, 256, 512}) {
+      for (const int64_t partials : {1, 9, 32, 56}) {
+        for (const int64_t resident : {1, 2, 3, 4}) {
+          SCOPED_TRACE(fmt::format("{} tiles, {} partial sums, {} blocks on each of {}", tiles,
+                                   partials, resident, processors));
+          const CutLimits limits = {.tiles = 1, .tokens = 8, .resident = resident};
+          const ProductCut cut =
+              CutOf({.tiles = tiles, .tokens = 8, .partials = partials, .is_partial_sums = true},
+                    limits, processors);
+          ExpectEven(cut, limits);
+        }
+      }
+    }
+  }
+}
 
 TEST(ProductCut, LeavesNoProcessorIdleOnTheShapesOfModels) {
   for (const int64_t processors : {108, 132, 148}) {  // A100, H100 and H200, B200
@@ -133,7 +172,8 @@ TEST(ProductCut, LeavesNoProcessorIdleOnTheShapesOfModels) {
         const int64_t most = *std::max_element(loads.processors.begin(), loads.processors.end());
         const double used =
             static_cast<double>(loads.total) / static_cast<double>(most * processors);
-        // So much that a share of it is many tiles.
+        // Where there is enough for all, nearly all are busy. That there are fewer tiles than
+        // processors is the model's doing.
         if (loads.total >= 6 * processors) {
           EXPECT_GE(used, 0.85);
         }
