@@ -190,7 +190,9 @@ __global__ void __launch_bounds__(RowShape<kDtype, kTokens>::kThreads,
   const int partial_blocks = static_cast<int>(out.partial_columns / kBlockColumns);
   const int64_t token = threadIdx.x / kTileRows;
   const int64_t end_item = cut.EndItemOf(blockIdx.x);
-  for (int64_t item = cut.FirstItemOf(blockIdx.x); item < end_item;) {
+  int64_t item = cut.FirstItemOf(blockIdx.x);
+  if (item == end_item) return WaitForKernelBefore();
+  while (item < end_item) {
     const int64_t tile = item / cut.partials;
     const int64_t first = item - tile * cut.partials;
     int64_t last = first + (end_item - item);

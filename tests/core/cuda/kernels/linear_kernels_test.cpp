@@ -129,6 +129,19 @@ TEST_P(CudaLinearOfDType, AnyPartOfAMatrixGivesTheBitsOfTheCpu) {
   }
 }
 
+/// So long and so few that some blocks of threads have none.
+TEST(CudaLinearOfFewPartialSums, GivesThoseOfTheCpu) {
+  CudaProducts gpu;
+  Rig cpu;
+  const WeightSample w = MakeWeights(DType::kQ4_0, 128, 1024, 27);
+  const auto weight = gpu.Pack(w, {0, 128}, {0, 1024});
+  for (const int64_t tokens : {1, 3, 12, 40}) {
+    const std::vector<float> x = RandomFloats(tokens * 1024, 28);
+    const auto found = gpu.ProductPartialSums(*weight, x, tokens, 1024);
+    EXPECT_EQ(found.sums, cpu.ProductPartialSums(kTwin, cpu.Pack(w), x, tokens, 1024).sums);
+  }
+}
+
 TEST_P(CudaLinearOfDType, WhatIsTooLargeFailsAsOnTheCpu) {
   const WeightSample w = MakeWeights(GetParam(), 40, 256, 15);
   std::vector<float> x = RandomFloats(9 * 256, 16);
