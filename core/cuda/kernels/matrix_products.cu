@@ -414,6 +414,7 @@ void LaunchCut(CudaStream stream, const CutProduct& product, MatrixWork& work) {
 void LaunchMatrixProduct(CudaStream stream, const JoinedMatrices& weights, const ProductInput& x) {
   if (x.codes.blocks == 0) {
     for (const JoinedMatrices::Part& part : weights.parts) {
+      if (part.rows == 0) continue;
       CheckCuda(cudaMemsetAsync(part.out, 0,
                                 static_cast<size_t>(x.tokens * part.rows) * sizeof(float), stream),
                 "cudaMemsetAsync");
