@@ -251,15 +251,6 @@ ProductInput CudaOperations::InputOf(const Tensor& x, bool quantize) {
   return input;
 }
 
-void CudaOperations::Multiply(const CudaWeight& weight, const Tensor& x, const ProductInput& input,
-                              float* out) {
-  if (!Fast(weight, x.rows())) {
-    LaunchLinear(memory_.stream(), weight.matrix(), input, out);
-  } else if (!dense_->Multiply(weight.matrix(), out)) {
-    LaunchLinear(memory_.stream(), weight.matrix(), InputOf(x, weight.quantized()), out);
-  }
-}
-
 void CudaOperations::Linear(const Tensor& x, std::initializer_list<Projection> projections) {
   for (const Projection& p : projections) p.out->SetRows(x.rows());
   if (replays()) return;
@@ -269,8 +260,18 @@ void CudaOperations::Linear(const Tensor& x, std::initializer_list<Projection> p
                 return weight.quantized() && !Fast(weight, x.rows());
               }));
   if (dense_ != nullptr) dense_->SetInput(input);
+  std::vector<LinearProduct> exact;
   for (const Projection& p : projections) {
-    Multiply(CudaOf(*p.weight), x, input, p.out->data());
+    const CudaWeight& weight = CudaOf(*p.weight);
+    if (!Fast(weight, x.rows())) {
+      exact.push_back({weight.matrix(), p.out->data()});
+    } else if (!dense_->Multiply(weight.matrix(), p.out->data())) {
+      LaunchLinear(memory_.stream(), weight.matrix(), InputOf(x, weight.quantized()),
+                   p.out->data());
+    }
+  }
+  LaunchLinear(memory_.stream(), exact, input);
+  for (const Projection& p : projections) {
     if (p.bias == nullptr || p.bias->empty()) continue;
     LaunchAddToRows(memory_.stream(), p.bias->data(), x.rows(), p.out->columns(), p.out->data());
   }

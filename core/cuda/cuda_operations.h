@@ -91,8 +91,6 @@ class CudaOperations : public Operations {
   bool Fast(const CudaWeight& weight, int64_t tokens) const {
     return dense_ != nullptr && CudaDenseProducts::Wants(weight.matrix().dtype, tokens);
   }
-  /// One product, where `input` has codes unless fast mode makes it.
-  void Multiply(const CudaWeight& weight, const Tensor& x, const ProductInput& input, float* out);
   /// x for products, as codes too where they are wanted.
   ProductInput InputOf(const Tensor& x, bool quantize);
   /// Whether the graph of the step has what would be put into the stream now.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/cuda/blas/cuda_blas.h"
+#include "core/cuda/fragment_packer.h"
 #include "core/cuda/workspace_limits.h"
 #include "core/formats/config_gguf.h"
 #include "core/model/model.h"
@@ -145,7 +146,7 @@ GpuNeeds NeedsOfGpu(const ModelFile& file, const Shard& shard, ActivationMode mo
     const GgufTensor* found = file.gguf().FindTensor(tensor.name);
     if (found == nullptr) continue;  // no ModelFile lacks one
     for (const Part& part : PartsOf(tensor, config, shard)) {
-      needs.weights += PackedMatrix::BytesOf(found->dtype, part.rows, part.columns, mode);
+      needs.weights += BytesOnGpu(found->dtype, part.rows, part.columns, mode);
       needs.elements += part.rows * part.columns.count;
     }
   }

@@ -23,6 +23,7 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 // Vectors and indices.
 
@@ -34,6 +35,9 @@ struct alignas(8) int2 {
 };
 struct alignas(16) int4 {
   int x, y, z, w;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
 };
 struct alignas(8) float2 {
   float x, y;
@@ -80,6 +84,7 @@ struct cudaDeviceProp {
   size_t totalGlobalMem;
   int major;
   int minor;
+  int multiProcessorCount;
 };
 struct CUstream_st;
 struct CUevent_st;

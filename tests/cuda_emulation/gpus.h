@@ -14,6 +14,7 @@ struct Gpus {
   size_t bytes = size_t{4} << 30;  // of memory, each
   int major = 9;                   // compute capability
   int driver = 13000;
+  int processors = 7;  // so few that blocks of threads have much to do
 };
 /// From now on.
 void SetGpus(const Gpus& gpus);

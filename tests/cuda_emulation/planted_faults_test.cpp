@@ -372,6 +372,32 @@ TEST(CudaEmulationDeathTest, FindsACopyThatIsNotAligned) {
   EXPECT_DEATH(stream.Run(1, 1, 16, MisalignedCopy, from.data()), "is not aligned");
 }
 
+/// to = what stands after `skipped` words, by a copy and by a read.
+__global__ void ReadWeights(const unsigned* from, int skipped, bool copies, bool waits, uint4* to) {
+  const WeightReader reader(true);
+  if (copies) reader.CopyAsync16(0, from + skipped);
+  CommitCopies();
+  if (waits) WaitForCopies<0>();
+  to[0] = copies ? SharedArray<uint4>(0)[0] : reader.Load16(from + skipped);
+  WaitForCopies<0>();
+}
+
+TEST(CudaEmulationDeathTest, FindsWeightsThatAreReadWrongly) {
+  Stream stream;
+  const Buffer<unsigned> from(8);
+  const Buffer<uint4> to(1);
+  cudaMemsetAsync(from.data(), 7, 32, stream.get());
+  const auto read = [&](int skipped, bool copies, bool waits) {
+    stream.Run(1, 1, 16, ReadWeights, from.data(), skipped, copies, waits, to.data());
+    return to.Read(stream)[0].w;
+  };
+  EXPECT_EQ(read(4, false, true), 0x07070707U);
+  EXPECT_EQ(read(4, true, true), 0x07070707U);
+  EXPECT_NE(read(4, true, false), 0x07070707U);
+  EXPECT_DEATH(read(2, false, true), "a read of 16 bytes is not aligned");
+  EXPECT_DEATH(read(2, true, true), "a copy of 16 bytes .* is not aligned");
+}
+
 __global__ void WaitsWhere(bool waits) {
   if (waits || threadIdx.x > 0) WaitForKernelBefore();
 }

@@ -319,6 +319,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->uuid.bytes[0] = static_cast<char>(device + 1);
   properties->totalGlobalMem = TheGpus().bytes;
   properties->major = TheGpus().major;
+  properties->multiProcessorCount = TheGpus().processors;
   return cudaSuccess;
 }
 

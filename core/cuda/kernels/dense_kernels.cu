@@ -1,5 +1,6 @@
 #include "core/cuda/kernels/dense_kernels.h"
 #include "core/cuda/kernels/device_code.h"
+#include "core/cuda/kernels/gpu_fragments.h"
 #include "core/cuda/kernels/gpu_tile.h"
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/linear_products.h"
@@ -148,11 +149,13 @@ __global__ void ToBfloat16Kernel(const float* x, int64_t n, uint16_t* out) {
   if (i < n) out[i] = Bfloat16Bits(x[i]);
 }
 
-/// A thread expands one row of one block of 32 columns. gridDim.y tiles.
+/// A thread expands one row of one block of 32 columns of floats. gridDim.y tiles.
 template <DType kDtype>
-__global__ void ExpandKernel(TileMatrix weights, int64_t first_row, int64_t rows, uint16_t* out) {
+__global__ void ExpandFloatsKernel(TileMatrix weights, int64_t first_row, int64_t rows,
+                                   uint16_t* out) {
   BeginKernel();
   constexpr TileFormat kFormat = TileOf<kDtype>::kFormat;
+  constexpr int64_t kColumnBytes = int64_t{kTileRows} * kFormat.element_bytes;
   const int lane = static_cast<int>(threadIdx.x) % kTileRows;
   const int64_t b = int64_t{blockIdx.x} * (kThreads / kTileRows) + threadIdx.x / kTileRows;
   const int64_t row = int64_t{blockIdx.y} * kTileRows + lane;
@@ -161,28 +164,55 @@ __global__ void ExpandKernel(TileMatrix weights, int64_t first_row, int64_t rows
       weights.tiles + (first_row / kTileRows + blockIdx.y) * weights.tile_bytes;
   uint16_t* const to = out + row * weights.columns + b * kBlockColumns;
   const int64_t left = weights.columns - b * kBlockColumns;
-  if constexpr (kFormat.code_bits != 0) {
-    LaneBlock<kDtype> block;
-    block.Load(tile, weights.first_block, b, lane);
-    constexpr int kZeroPoint = kFormat.code_bits == 8 ? 0 : kFormat.zero_point;
+  for (int64_t i = 0; i < kBlockColumns && i < left; ++i) {
+    const std::byte* at =
+        tile + (b * kBlockColumns + i) * kColumnBytes + lane * kFormat.element_bytes;
+    uint4 loaded = {};
+    loaded.x = kFormat.element_bytes == 4 ? LoadAs<uint32_t>(at) : LoadAs<uint16_t>(at);
+    to[i] = Bfloat16Bits(ElementOf<kDtype>(loaded, 0));
+  }
+}
+
+/// A warp expands a unit of quantized weights. gridDim.y tiles.
+template <DType kDtype>
+__global__ void ExpandUnitsKernel(TileMatrix weights, int64_t first_row, int64_t rows,
+                                  uint16_t* out) {
+  BeginKernel();
+  using Of = FragmentsOf<kDtype>;
+  constexpr int kWarps = static_cast<int>(kThreads) / kLanes;
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const UnitPlace place(weights.first_block);
+  const auto blocks = static_cast<int>(weights.columns / kBlockColumns);
+  const int unit_index =
+      static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / kLanes;
+  if (unit_index > place.UnitOf(blocks - 1)) return;
+  const GlobalUnits units{weights.tiles + (first_row / kTileRows + blockIdx.y) * weights.tile_bytes,
+                          WeightReader(true)};
+  LaneUnit<kDtype> unit;
+  unit.Load(units, place.UnitAt<kDtype>(unit_index),
+            place.SuperAt<kDtype>(place.SuperOf(unit_index)), lane);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const uint32_t codes = CodesFrom<kFormat.code_bits>(block, i / 4, i % 4);
-      const ScaleOffset of_row = block.scales.Of(kFormat.scales_per_block == 2 ? i / 4 : 0);
+  for (int in_unit = 0; in_unit < kUnitBlocks; ++in_unit) {
+    const int b = place.FirstBlockOf(unit_index) + in_unit;
+    if (b < 0 || b >= blocks) continue;
+    uint32_t codes[4];
+    unit.Codes(in_unit, codes);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int64_t row = int64_t{blockIdx.y} * kTileRows + lane / 4 + i % 2 * 8;
+      if (row >= rows) continue;
+      const ScaleOffset of_row = unit.ScaleOf(in_unit, i % 2, Of::kSteps == 2 ? i / 2 : 0);
+      uint16_t* const to =
+          out + row * weights.columns + b * kBlockColumns + i / 2 * 16 + lane % 4 * 4;
+      uint32_t words[2] = {};
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        const int code = static_cast<int8_t>(codes >> (8 * k)) - kZeroPoint;
-        to[4 * i + k] = Bfloat16Bits(fmaf(of_row.scale, static_cast<float>(code), of_row.offset));
+        const int code = static_cast<int8_t>(codes[i] >> (8 * k)) / (1 << Of::kShift);
+        words[k / 2] |=
+            uint32_t{Bfloat16Bits(fmaf(of_row.scale, static_cast<float>(code), of_row.offset))}
+            << (k % 2 * 16);
       }
-    }
-  } else {
-    constexpr int64_t kColumnBytes = int64_t{kTileRows} * kFormat.element_bytes;
-    for (int64_t i = 0; i < kBlockColumns && i < left; ++i) {
-      const std::byte* at =
-          tile + (b * kBlockColumns + i) * kColumnBytes + lane * kFormat.element_bytes;
-      uint4 loaded = {};
-      loaded.x = kFormat.element_bytes == 4 ? LoadAs<uint32_t>(at) : LoadAs<uint16_t>(at);
-      to[i] = Bfloat16Bits(ElementOf<kDtype>(loaded, 0));
+      *reinterpret_cast<uint2*>(to) = {words[0], words[1]};
     }
   }
 }
@@ -190,9 +220,17 @@ __global__ void ExpandKernel(TileMatrix weights, int64_t first_row, int64_t rows
 template <DType kDtype>
 void LaunchExpandOf(CudaStream stream, const TileMatrix& weights, int64_t first_row, int64_t rows,
                     uint16_t* out) {
-  const dim3 grid(Blocks(weights.columns, kBlockColumns * (kThreads / kTileRows)),
-                  Blocks(rows, kTileRows));
-  Launch(stream, grid, kThreads, 0, ExpandKernel<kDtype>, weights, first_row, rows, out);
+  if (weights.columns == 0) return;
+  const unsigned tiles = Blocks(rows, kTileRows);
+  if constexpr (TileFormatOf(kDtype).quantized()) {
+    const int64_t units =
+        FragmentFormat::units(weights.first_block, weights.columns / kBlockColumns);
+    Launch(stream, {Blocks(units, kThreads / kLanes), tiles}, kThreads, 0,
+           ExpandUnitsKernel<kDtype>, weights, first_row, rows, out);
+  } else {
+    Launch(stream, {Blocks(weights.columns, kBlockColumns * (kThreads / kTileRows)), tiles},
+           kThreads, 0, ExpandFloatsKernel<kDtype>, weights, first_row, rows, out);
+  }
 }
 
 }  // namespace

@@ -58,6 +58,54 @@ __device__ void CopyAsync(int to, const void* from) {
                  : "memory");
   }
 }
+
+/// How a kernel reads weights: past the first-level cache; and past the second, where each byte is
+/// read once, so that what is read again stays there. Source: PTX ISA 9.0, createpolicy and ld.
+class WeightReader {
+ public:
+  __device__ explicit WeightReader(bool once) {
+    if (once) {
+      asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy_));
+    } else {
+      asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy_));
+    }
+  }
+
+  /// 16, 8 or 4 bytes, and so aligned.
+  __device__ uint4 Load16(const void* from) const {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(from), "l"(policy_));
+    return v;
+  }
+  __device__ uint2 Load8(const void* from) const {
+    uint2 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v2.u32 {%0, %1}, [%2], %3;"
+                 : "=r"(v.x), "=r"(v.y)
+                 : "l"(from), "l"(policy_));
+    return v;
+  }
+  __device__ uint32_t Load4(const void* from) const {
+    uint32_t v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.u32 %0, [%1], %2;"
+                 : "=r"(v)
+                 : "l"(from), "l"(policy_));
+    return v;
+  }
+  /// As CopyAsync<16>.
+  __device__ void CopyAsync16(int to, const void* from) const {
+    extern __shared__ __align__(16) unsigned char tandem_shared_memory[];
+    const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(tandem_shared_memory + to));
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared),
+                 "l"(from), "l"(policy_)
+                 : "memory");
+  }
+
+ private:
+  uint64_t policy_ = 0;
+};
+
 /// The thread's copies since the last call are a group.
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until all but the thread's last kGroups groups have arrived; others see them behind the

@@ -22,6 +22,18 @@ inline unsigned Blocks(int64_t count, int64_t each) {
   return static_cast<unsigned>((count + each - 1) / each);
 }
 
+/// Multiprocessors of the GPU, which are those of all GPUs that the process uses.
+inline int64_t Processors() {
+  static const int64_t processors = [] {
+    int device = 0;
+    cudaDeviceProp properties = {};
+    CheckCuda(cudaGetDevice(&device), "cudaGetDevice");
+    CheckCuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+    return int64_t{properties.multiProcessorCount};
+  }();
+  return processors;
+}
+
 /// Whether kernels may start while the one before still runs (device_code.h): on GPUs of compute
 /// capability 9.0 and later.
 inline bool StartsKernelsEarly() {

@@ -24,10 +24,14 @@ struct PartialSumTotals {
       failed |= 1U << i;
     }
   }
+  __device__ void Clear(int i) {
+    sums[i] = 0;
+    failed &= ~(1U << i);
+  }
 };
 
 struct ProductOutput {
-  float* out = nullptr;     // [tokens, rows]; null: partial sums are wanted
+  float* out = nullptr;     // [tokens, rows]; null: partial sums are wanted, as below
   int64_t* sums = nullptr;  // [tokens, rows], zero before
   int64_t* failed = nullptr;
   int64_t partial_columns = 0;
@@ -52,18 +56,48 @@ __device__ int32_t SumOf(const CodeRows& x, int64_t at, int step) {
   return kSteps == 2 ? x.sums[2 * at + step] : x.sums[2 * at] + x.sums[2 * at + 1];
 }
 
-/// Quantized weights and at most kMostRowTokens tokens: dp4a. The last bits are the same in all
-/// forms.
-void LaunchRowProduct(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
-                      const ProductOutput& out);
+/// Quantized matrices of one type and as many columns, which are multiplied with the same input
+/// together: their tiles are counted through.
+struct JoinedMatrices {
+  struct Part {
+    const std::byte* tiles = nullptr;
+    int64_t end_tile = 0;
+    int64_t rows = 0;
+    float* out = nullptr;  // [tokens, rows]
+  };
+  Part parts[kMostJoined];  // what is not there ends where the last one does
+  DType dtype = DType::kQ4_0;
+  int64_t tile_bytes = 0;
+  int64_t first_block = 0;
+
+  __device__ int PartOf(int64_t tile) const {
+    int part = 0;
+#pragma unroll
+    for (int i = 0; i < kMostJoined - 1; ++i) part += tile >= parts[i].end_tile ? 1 : 0;
+    return part;
+  }
+  __device__ int64_t FirstTileOf(int part) const {
+    return part == 0 ? 0 : parts[part - 1].end_tile;
+  }
+  __device__ const std::byte* TileAt(int64_t tile) const {
+    const int part = PartOf(tile);
+    return parts[part].tiles + (tile - FirstTileOf(part)) * tile_bytes;
+  }
+  int64_t tiles() const { return parts[kMostJoined - 1].end_tile; }
+};
+
+/// Quantized weights and at most kMostRowTokens tokens. The last bits are the same in all forms.
+void LaunchRowProduct(CudaStream stream, const JoinedMatrices& weights, const ProductInput& x);
+void LaunchRowPartialSums(CudaStream stream, const JoinedMatrices& weights, const ProductInput& x,
+                          const ProductOutput& out);
 void LaunchGatedRowProduct(CudaStream stream, const GatedMatrices& weights, const ProductInput& x,
                            float* out);
 inline constexpr int64_t kMostRowTokens = 8;
 
-/// Quantized weights and more tokens: tensor cores multiply the codes of 16 rows and 8 tokens, one
-/// block of columns at a time.
-void LaunchMatrixProduct(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
-                         const ProductOutput& out);
+/// Quantized weights and more tokens.
+void LaunchMatrixProduct(CudaStream stream, const JoinedMatrices& weights, const ProductInput& x);
+void LaunchMatrixPartialSums(CudaStream stream, const JoinedMatrices& weights,
+                             const ProductInput& x, const ProductOutput& out);
 
 /// Weights of floats (rule 1).
 void LaunchFloatProduct(CudaStream stream, const TileMatrix& weights, const ProductInput& x,

@@ -1,7 +1,8 @@
 #include "core/cuda/kernels/device_code.h"
-#include "core/cuda/kernels/gpu_tile.h"
+#include "core/cuda/kernels/gpu_fragments.h"
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/linear_products.h"
+#include "core/cuda/kernels/product_cut.h"
 
 namespace tandem::core {
 namespace {
@@ -9,265 +10,285 @@ namespace {
 constexpr int kGroupTokens = 8;   // columns of a tensor core's product
 constexpr int kSumsOfThread = 4;  // of a tile and a group: two rows times two tokens
 
-/// How a block of threads multiplies kTiles tiles with kGroups groups of tokens: a warp takes
-/// kWarpTiles tiles times kWarpGroups groups. Weights and codes arrive in shared memory a
-/// super-block at a time, kStages of them on their way or in use.
-template <DType kDtype, int kGroupCount, int kTileCount, int kTilesOfWarp, int kGroupsOfWarp>
+/// How a block of threads multiplies what CutLimits lets it: a warp takes `warp_tiles` tiles times
+/// `warp_groups` groups of 8 tokens. Weights and codes arrive in shared memory a super-block at a
+/// time, `stages` of them on their way or in use.
+struct MatrixSize {
+  CutLimits limits;
+  int warp_tiles;
+  int warp_groups;
+  int stages;
+};
+
+template <DType kDtype, MatrixSize kSize>
 struct MatrixShape {
-  using Tile = TileOf<kDtype>;
-  static constexpr int kGroups = kGroupCount;
-  static constexpr int kTiles = kTileCount;
-  static constexpr int kWarpTiles = kTilesOfWarp;
-  static constexpr int kWarpGroups = kGroupsOfWarp;
+  using Of = FragmentsOf<kDtype>;
+  static constexpr int kTiles = static_cast<int>(kSize.limits.tiles);
+  static constexpr int kTokens = static_cast<int>(kSize.limits.tokens);
+  static constexpr int kWarpTiles = kSize.warp_tiles;
+  static constexpr int kWarpGroups = kSize.warp_groups;
   static constexpr int kTileWarps = kTiles / kWarpTiles;
-  static constexpr int kThreads = kTileWarps * (kGroups / kWarpGroups) * 32;
-  static constexpr int kTokens = kGroups * kGroupTokens;
+  static constexpr int kWarps = kTileWarps * (kTokens / kGroupTokens / kWarpGroups);
+  static constexpr int kThreads = kWarps * kLanes;
   static constexpr int kSums = kWarpTiles * kWarpGroups * kSumsOfThread;
-  static constexpr int kStages = kTiles > 2 ? 2 : 3;
-  // Blocks of threads on a multiprocessor: leaves enough registers to spill none.
-  static constexpr int kResident = kTiles > 2 ? 2 : 3;
-  // A stage in shared memory: tiles; codes, [kTokens] rows of which eight lie in different banks;
+  static constexpr int kStages = kSize.stages;
+  // Leaves enough registers to spill none.
+  static constexpr int kResident = static_cast<int>(kSize.limits.resident);
+  // A stage in shared memory: tiles; codes, [kTokens] rows of which four lie in different banks;
   // scales [kSuperBlocks][kTokens] floats; sums [kSuperBlocks][kTokens] int2.
-  static constexpr int kTileBytes =
-      static_cast<int>(Tile::kHeaderBytes + kSuperBlocks * Tile::kBlockBytes);
-  static constexpr int kCodeRow = kSuperBlocks * kBlockColumns + 16;
+  static constexpr int kTileBytes = Of::kHeaderBytes + kSuperUnits * Of::kUnitBytes;
+  static constexpr int kCodeRow = kSuperBlocks * kBlockColumns + 32;
   static constexpr int kCodesAt = kTiles * kTileBytes;
   static constexpr int kScalesAt = kCodesAt + kTokens * kCodeRow;
   static constexpr int kSumsAt = kScalesAt + kSuperBlocks * kTokens * 4;
   static constexpr int kStageBytes =
-      kSumsAt + (Tile::kFormat.has_offset ? kSuperBlocks * kTokens * 8 : 0);
+      kSumsAt + (Of::kTile.has_offset ? kSuperBlocks * kTokens * 8 : 0);
   static constexpr int kSharedBytes = kStages * kStageBytes;
+  static_assert(kSharedBytes <= 163 * 1024);  // of a block, on compute capability 8.0
 };
 
-/// The blocks of a super-block that a tile has.
-struct Stage {
-  int64_t super;
-  int64_t first;  // block of the tile
-  int count;
-
-  __device__ Stage(int64_t super_block, int64_t first_block, int64_t blocks)
-      : super(super_block), first(super_block * kSuperBlocks - first_block) {
-    if (first < 0) first = 0;
-    int64_t end = (super + 1) * kSuperBlocks - first_block;
-    if (end > blocks) end = blocks;
-    count = static_cast<int>(end - first);
-  }
+/// A product as all blocks of threads see it.
+struct MatrixWork {
+  JoinedMatrices weights;
+  ProductInput x;
+  ProductOutput out;
+  ProductCut cut;
+  int partial_blocks;  // of a partial sum
 };
 
-/// Puts copies on their way: a stage of a block's tiles, or of its tokens' codes.
+/// Walks over the stages that a block of threads multiplies: the super-blocks of one segment after
+/// the other. A segment is partial sums that follow each other, of a group of tiles and a part of
+/// the tokens.
 template <typename Shape>
-struct Copies {
-  const TileMatrix& weights;
-  const CodeRows& x;
-  int64_t first_tile;
-  int tiles;  // that are there
-  int64_t first_token;
-  int tokens;  // that are there
-  int slots;  // of tokens that are read: what is not there is the last one, whose sums nobody wants
-
-  /// Block `block` of the token in a slot.
-  __device__ int64_t BlockOf(int slot, int64_t block) const {
-    return (first_token + (slot < tokens ? slot : tokens - 1)) * x.blocks + block;
+class Stages {
+ public:
+  __device__ explicit Stages(const MatrixWork& work)
+      : work_(work), place_(work.weights.first_block), item_(work.cut.FirstItemOf(blockIdx.x)) {
+    NextSegment();
   }
 
-  template <DType kDtype>
-  __device__ void PutTiles(const Stage& stage, int at) const {
-    using Tile = TileOf<kDtype>;
-    const int64_t from = SuperBlockAt<kDtype>(stage.super, weights.first_block);
-    const int pieces = static_cast<int>(Tile::kHeaderBytes + stage.count * Tile::kBlockBytes) / 16;
-    for (int tile = 0; tile < tiles; ++tile) {
-      const std::byte* bytes = weights.tiles + (first_tile + tile) * weights.tile_bytes + from;
-      for (int i = static_cast<int>(threadIdx.x); i < pieces; i += Shape::kThreads) {
-        CopyAsync<16>(at + tile * Shape::kTileBytes + 16 * i, bytes + 16 * i);
-      }
+  __device__ bool there() const { return there_; }
+  __device__ int first_tile() const { return first_tile_; }
+  __device__ int tiles() const { return tiles_; }
+  __device__ int first_token() const { return first_token_; }
+  __device__ int tokens() const { return tokens_; }
+  __device__ int super() const { return super_; }
+  /// Blocks of the segment.
+  __device__ int begin() const { return begin_; }
+  __device__ int end() const { return end_; }
+  /// Units of the stage, and the block that the first of them begins with.
+  __device__ int first_unit() const {
+    const int of_segment = place_.UnitOf(begin_);
+    const int of_super = place_.FirstUnitOf(super_);
+    return of_segment > of_super ? of_segment : of_super;
+  }
+  __device__ int units() const {
+    const int of_segment = place_.UnitOf(end_ - 1) + 1;
+    const int of_super = place_.FirstUnitOf(super_ + 1);
+    return (of_segment < of_super ? of_segment : of_super) - first_unit();
+  }
+  __device__ int first_block() const { return place_.FirstBlockOf(first_unit()); }
+  __device__ const UnitPlace& place() const { return place_; }
+  __device__ bool ends_segment() const { return super_ == place_.SuperOf(place_.UnitOf(end_ - 1)); }
+
+  __device__ void Next() {
+    if (ends_segment()) {
+      NextSegment();
+    } else {
+      ++super_;
     }
   }
 
-  template <bool kSums>
-  __device__ void PutCodes(const Stage& stage, int at) const {
-    constexpr int kPieces = kSuperBlocks * kBlockColumns / 16;  // of a token
-    for (int i = static_cast<int>(threadIdx.x); i < slots * kPieces; i += Shape::kThreads) {
-      const int slot = i / kPieces;
-      const int piece = i % kPieces;
-      if (piece >= stage.count * kBlockColumns / 16) continue;
-      CopyAsync<16>(at + Shape::kCodesAt + slot * Shape::kCodeRow + 16 * piece,
-                    x.codes + BlockOf(slot, stage.first) * kBlockColumns + 16 * piece);
-    }
-    for (int i = static_cast<int>(threadIdx.x); i < slots * kSuperBlocks; i += Shape::kThreads) {
-      const int slot = i / kSuperBlocks;
-      const int block = i % kSuperBlocks;
-      if (block >= stage.count) continue;
-      const int64_t from = BlockOf(slot, stage.first + block);
-      const int to = block * Shape::kTokens + slot;
-      CopyAsync<4>(at + Shape::kScalesAt + 4 * to, x.scales + from);
-      if constexpr (kSums) CopyAsync<8>(at + Shape::kSumsAt + 8 * to, x.sums + 2 * from);
-    }
+ private:
+  __device__ void NextSegment() {
+    const ProductCut& cut = work_.cut;
+    const int64_t end_item = cut.EndItemOf(blockIdx.x);
+    there_ = item_ < end_item;
+    if (!there_) return;
+    const int64_t line = item_ / cut.partials;
+    const int64_t first = item_ - line * cut.partials;
+    int64_t last = first + (end_item - item_);
+    if (last > cut.partials) last = cut.partials;
+    item_ += last - first;
+    const int64_t group = line / cut.parts;
+    const int64_t part = line - group * cut.parts;
+    first_tile_ = static_cast<int>(cut.FirstTileOf(group));
+    tiles_ = static_cast<int>(cut.FirstTileOf(group + 1)) - first_tile_;
+    first_token_ = static_cast<int>(part) * Shape::kTokens;
+    const int64_t tokens = work_.x.tokens - first_token_;
+    tokens_ = tokens < Shape::kTokens ? static_cast<int>(tokens) : Shape::kTokens;
+    begin_ = static_cast<int>(first * work_.partial_blocks);
+    const int64_t end = last * work_.partial_blocks;
+    end_ = static_cast<int>(end < work_.x.codes.blocks ? end : work_.x.codes.blocks);
+    super_ = place_.SuperOf(place_.UnitOf(begin_));
   }
+
+  const MatrixWork& work_;
+  const UnitPlace place_;
+  int64_t item_;
+  bool there_ = false;
+  int first_tile_ = 0;
+  int tiles_ = 0;
+  int first_token_ = 0;
+  int tokens_ = 0;
+  int begin_ = 0;
+  int end_ = 0;
+  int super_ = 0;
 };
 
-/// What a thread of a warp multiplies: rows `row` and row + 8 of each of the warp's tiles; of each
-/// group it reads the codes of token `row`, and holds the sums of tokens 2 four and 2 four + 1.
-struct Lane {
-  int row;
-  int four;
-
-  __device__ Lane()
-      : row(static_cast<int>(threadIdx.x % kWarpThreads) / 4),
-        four(static_cast<int>(threadIdx.x) % 4) {}
-};
-
-/// Codes less their zero point, as signed bytes.
-template <DType kDtype>
-__device__ uint32_t SignedCodes(const SharedBytes& bytes, int block_at, int row, int half,
-                                int group) {
-  constexpr TileFormat kFormat = TileOf<kDtype>::kFormat;
-  const RowWords<kDtype> words{bytes, block_at + static_cast<int>(kLaneBytes) * row};
-  const uint32_t codes = CodesFrom<kFormat.code_bits>(words, half, group);
-  if constexpr (kFormat.code_bits == 8 || kFormat.zero_point == 0) {
-    return codes;
-  } else {
-    // No byte borrows of the next: 0x80 is more than any zero point.
-    return ((codes | 0x80808080) - 0x01010101 * kFormat.zero_point) ^ 0x80808080;
+/// Puts the copies of a stage's tiles on their way.
+template <DType kDtype, typename Shape>
+__device__ void PutTiles(const JoinedMatrices& weights, const WeightReader& reader,
+                         const Stages<Shape>& stage, int at) {
+  using Of = FragmentsOf<kDtype>;
+  constexpr int kCopyWarps = Shape::kTiles < Shape::kWarps ? Shape::kTiles : Shape::kWarps;
+  constexpr int kHeaderPieces = Of::kHeaderBytes / 16;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int warp = thread / kLanes;
+  const int header = stage.place().template SuperAt<kDtype>(stage.super());
+  const int units = stage.place().template UnitAt<kDtype>(stage.first_unit());
+  const int pieces = kHeaderPieces + stage.units() * (Of::kUnitBytes / 16);
+  for (int tile = warp % kCopyWarps; tile < stage.tiles(); tile += kCopyWarps) {
+    const std::byte* bytes = weights.TileAt(stage.first_tile() + tile);
+    const int to = at + tile * Shape::kTileBytes;
+    for (int i = warp / kCopyWarps * kLanes + thread % kLanes; i < pieces;
+         i += Shape::kWarps / kCopyWarps * kLanes) {
+      const std::byte* from =
+          bytes + (i < kHeaderPieces ? header : units - Of::kHeaderBytes) + 16 * i;
+      reader.CopyAsync16(to + 16 * i, from);
+    }
   }
 }
 
-/// A warp's tile in a block of columns, as the tensor cores take it.
-template <DType kDtype>
-struct TileFragment {
-  static constexpr TileFormat kFormat = TileOf<kDtype>::kFormat;
-  static constexpr int kSteps = kFormat.scales_per_block;
-  uint32_t codes[4];  // of half h: 2 h and 2 h + 1
-  ScaleOffset rows[2][kSteps];
+/// Puts the copies of its tokens' codes on their way, with their sums for types with an offset.
+template <bool kSums, typename Shape>
+__device__ void PutCodes(const CodeRows& x, const Stages<Shape>& stage, int at) {
+  constexpr int kPieces = kSuperBlocks * kBlockColumns / 16;  // of a token
+  const int first = stage.first_block();
+  // Of whole groups; what is not there is the last token, whose sums nobody wants.
+  const int slots = (stage.tokens() + kGroupTokens - 1) / kGroupTokens * kGroupTokens;
+  const auto row_of = [&](int slot) {
+    return int64_t{stage.first_token() + (slot < stage.tokens() ? slot : stage.tokens() - 1)} *
+           x.blocks;
+  };
+  const auto is_there = [&](int in_stage) {
+    return first + in_stage >= stage.begin() && first + in_stage < stage.end();
+  };
+  for (int i = static_cast<int>(threadIdx.x); i < slots * kPieces; i += Shape::kThreads) {
+    const int slot = i / kPieces;
+    const int piece = i % kPieces;
+    if (!is_there(piece / 2)) continue;
+    CopyAsync<16>(at + Shape::kCodesAt + slot * Shape::kCodeRow + 16 * piece,
+                  x.codes + (row_of(slot) + first) * kBlockColumns + 16 * piece);
+  }
+  for (int i = static_cast<int>(threadIdx.x); i < slots * kSuperBlocks; i += Shape::kThreads) {
+    const int slot = i / kSuperBlocks;
+    const int in_stage = i % kSuperBlocks;
+    if (!is_there(in_stage)) continue;
+    const int64_t from = row_of(slot) + first + in_stage;
+    const int to = in_stage * Shape::kTokens + slot;
+    CopyAsync<4>(at + Shape::kScalesAt + 4 * to, x.scales + from);
+    if constexpr (kSums) CopyAsync<8>(at + Shape::kSumsAt + 8 * to, x.sums + 2 * from);
+  }
+}
 
-  /// tile_at: of the super-block's header; in_super: which of its blocks that are there.
-  __device__ void Load(const SharedBytes& bytes, int tile_at, int in_super, const Lane& lane) {
-    using Tile = TileOf<kDtype>;
-    const int block_at =
-        tile_at + static_cast<int>(Tile::kHeaderBytes + in_super * Tile::kBlockBytes);
+/// What a thread of a warp multiplies: rows `row` and row + 8 of each of the warp's tiles; of each
+/// group it reads the codes of token `row`, and holds the sums of tokens 2 four and 2 four + 1.
+struct WarpPlace {
+  int lane;
+  int row;
+  int four;
+  int first_tile;
+  int first_group;
+};
+
+/// sums += the warp's tiles times its groups of tokens, over block `in_unit` of a unit, which is
+/// block `in_stage` of its stage.
+template <DType kDtype, typename Shape>
+__device__ void MultiplyBlock(const LaneUnit<kDtype> (&units)[Shape::kWarpTiles], int in_unit,
+                              int stage_at, int in_stage, int tiles, int groups,
+                              const WarpPlace& place, float (&sums)[Shape::kSums]) {
+  using Of = FragmentsOf<kDtype>;
+  ScaleOffset rows[Shape::kWarpTiles][2][Of::kSteps];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      codes[i] = SignedCodes<kDtype>(bytes, block_at, lane.row + 8 * (i % 2), i / 2, lane.four);
-    }
+  for (int tile = 0; tile < Shape::kWarpTiles; ++tile) {
+    if (tile >= tiles) continue;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      LaneScales<kDtype> scales;
-      scales.Load(bytes, block_at + static_cast<int>(Tile::kCodeBytes), tile_at, lane.row + 8 * i);
-#pragma unroll
-      for (int step = 0; step < kSteps; ++step) rows[i][step] = scales.Of(step);
+    for (int i = 0; i < 2 * Of::kSteps; ++i) {
+      rows[tile][i / Of::kSteps][i % Of::kSteps] =
+          units[tile].ScaleOf(in_unit, i / Of::kSteps, i % Of::kSteps);
     }
   }
-
-  /// sums += this tile times a group of tokens over the block (rule 2). scales, totals: of the
-  /// thread's two tokens; totals has its codes' sums by halves, for types with an offset.
-  __device__ void MultiplyAdd(const uint32_t (&of_tokens)[2], float2 scales, int4 totals,
-                              float* sums) const {
-    // Bits of the float 12582912 + S are those of 12582912 and S added, for |S| < 2^22.
-    constexpr int32_t kStart = 0x4B400000;
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      int32_t products[kSumsOfThread];
-      if constexpr (kSteps == 2) {
-        const uint32_t half[2] = {codes[2 * step], codes[2 * step + 1]};
-        MultiplyBytes16(half, of_tokens[step], kStart, products);
-      } else {
-        MultiplyBytes32(codes, of_tokens, kStart, products);
-      }
+  for (int g = 0; g < Shape::kWarpGroups; ++g) {
+    const int group = place.first_group + g;
+    if (group >= groups) continue;
+    const uint2 of_tokens = SharedUnits().Load8(
+        stage_at + Shape::kCodesAt + (group * kGroupTokens + place.row) * Shape::kCodeRow +
+        in_stage * kBlockColumns + 8 * place.four);
+    const int pair = (in_stage * Shape::kTokens + group * kGroupTokens) / 2 + place.four;
+    const float2 scales = SharedArray<float2>(stage_at + Shape::kScalesAt)[pair];
+    // Of the thread's two tokens: the sums of their codes, by halves.
+    int4 totals = {};
+    if constexpr (Of::kTile.has_offset) {
+      totals = SharedArray<int4>(stage_at + Shape::kSumsAt)[pair];
+    }
 #pragma unroll
-      for (int i = 0; i < kSumsOfThread; ++i) {
-        const ScaleOffset& row = rows[i / 2][step];
-        const float scale = i % 2 == 0 ? scales.x : scales.y;
-        sums[i] = fmaf(row.scale * scale, __int_as_float(products[i]) - 12582912.0F, sums[i]);
-        if constexpr (kFormat.has_offset) {
-          const int32_t first = i % 2 == 0 ? totals.x : totals.z;
-          const int32_t second = i % 2 == 0 ? totals.y : totals.w;
-          const int32_t total = kSteps == 2 ? (step == 0 ? first : second) : first + second;
-          sums[i] = fmaf(row.offset * scale, static_cast<float>(total), sums[i]);
+    for (int tile = 0; tile < Shape::kWarpTiles; ++tile) {
+      if (tile >= tiles) continue;
+      float products[Of::kSteps][kSumsOfThread];
+      MultiplyBlockOfTile<kDtype>(units[tile], in_unit, of_tokens, products);
+      float* const of_tile = sums + (tile * Shape::kWarpGroups + g) * kSumsOfThread;
+#pragma unroll
+      for (int step = 0; step < Of::kSteps; ++step) {
+#pragma unroll
+        for (int i = 0; i < kSumsOfThread; ++i) {
+          const ScaleOffset& row = rows[tile][i / 2][step];
+          const float scale = i % 2 == 0 ? scales.x : scales.y;
+          of_tile[i] = fmaf(row.scale * scale, products[step][i], of_tile[i]);
+          if constexpr (Of::kTile.has_offset) {
+            const int32_t first = i % 2 == 0 ? totals.x : totals.z;
+            const int32_t second = i % 2 == 0 ? totals.y : totals.w;
+            const int32_t total = Of::kSteps == 2 ? (step == 0 ? first : second) : first + second;
+            of_tile[i] = fmaf(row.offset * scale, static_cast<float>(total), of_tile[i]);
+          }
         }
       }
     }
   }
-};
-
-/// sums += the warp's tiles times its groups of tokens, over one block of a stage.
-template <DType kDtype, typename Shape>
-__device__ void MultiplyBlock(int stage_at, int in_super, int first_tile, int tiles,
-                              int first_group, int groups, const Lane& lane,
-                              float (&sums)[Shape::kSums]) {
-  constexpr bool kHasOffset = TileOf<kDtype>::kFormat.has_offset;
-  const SharedBytes bytes{SharedArray<uint32_t>(stage_at)};
-  const SharedArray<float2> scales(stage_at + Shape::kScalesAt);
-  const SharedArray<int4> totals(stage_at + Shape::kSumsAt);
-  TileFragment<kDtype> fragments[Shape::kWarpTiles];
-#pragma unroll
-  for (int i = 0; i < Shape::kWarpTiles; ++i) {
-    if (first_tile + i >= tiles) continue;
-    fragments[i].Load(bytes, (first_tile + i) * Shape::kTileBytes, in_super, lane);
-  }
-#pragma unroll
-  for (int g = 0; g < Shape::kWarpGroups; ++g) {
-    const int group = first_group + g;
-    if (group >= groups) continue;
-    const int codes_at = Shape::kCodesAt + (group * kGroupTokens + lane.row) * Shape::kCodeRow +
-                         in_super * kBlockColumns + 4 * lane.four;
-    const uint32_t of_tokens[2] = {bytes.Word(codes_at), bytes.Word(codes_at + 16)};
-    const int pair = (in_super * Shape::kTokens + group * kGroupTokens) / 2 + lane.four;
-    const float2 of_pair = scales[pair];
-    int4 sums_of_pair = {};
-    if constexpr (kHasOffset) sums_of_pair = totals[pair];
-#pragma unroll
-    for (int i = 0; i < Shape::kWarpTiles; ++i) {
-      if (first_tile + i >= tiles) continue;
-      fragments[i].MultiplyAdd(of_tokens, of_pair, sums_of_pair,
-                               sums + (i * Shape::kWarpGroups + g) * kSumsOfThread);
-    }
-  }
 }
 
-/// gridDim.x parts of the tokens, gridDim.y parts of the tiles: blocks that read the same weights
-/// run side by side.
+/// As many blocks of threads as run at once, each with its share of the work.
 template <DType kDtype, typename Shape, bool kPartialSums>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
-    MatrixProductKernel(TileMatrix weights, ProductInput x, ProductOutput out) {
+    MatrixProductKernel(const __grid_constant__ MatrixWork work) {
+  using Of = FragmentsOf<kDtype>;
   LetNextKernelStart();
-  const int64_t all_tiles = (weights.rows + kTileRows - 1) / kTileRows;
-  const int64_t block_tile = int64_t{blockIdx.y} * Shape::kTiles;
-  const int64_t block_token = int64_t{blockIdx.x} * Shape::kTokens;
-  const int64_t tiles_left = all_tiles - block_tile;
-  const int64_t tokens_left = x.tokens - block_token;
-  const int tiles = tiles_left < Shape::kTiles ? static_cast<int>(tiles_left) : Shape::kTiles;
-  const int tokens = tokens_left < Shape::kTokens ? static_cast<int>(tokens_left) : Shape::kTokens;
-  const int groups = (tokens + kGroupTokens - 1) / kGroupTokens;
-  const Copies<Shape> copies = {weights,     x.codes, block_tile,           tiles,
-                                block_token, tokens,  groups * kGroupTokens};
-  const Lane lane;
-  const int warp = static_cast<int>(threadIdx.x / kWarpThreads);
-  const int first_tile = warp % Shape::kTileWarps * Shape::kWarpTiles;
-  const int first_group = warp / Shape::kTileWarps * Shape::kWarpGroups;
-
-  const int64_t blocks = x.codes.blocks;
-  const int64_t stages = (weights.first_block + blocks + kSuperBlocks - 1) / kSuperBlocks;
-  const auto stage_at = [](int64_t index) {
-    return static_cast<int>(index % Shape::kStages) * Shape::kStageBytes;
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int warp = static_cast<int>(threadIdx.x) / kLanes;
+  const WarpPlace place = {lane, lane / 4, lane % 4, warp % Shape::kTileWarps * Shape::kWarpTiles,
+                           warp / Shape::kTileWarps * Shape::kWarpGroups};
+  const WeightReader reader(work.cut.parts == 1);
+  const auto stage_at = [](int slot) { return slot * Shape::kStageBytes; };
+  Stages<Shape> coming(work);
+  Stages<Shape> stage = coming;
+  const auto put = [&](int slot) {
+    if (coming.there()) {
+      PutTiles<kDtype>(work.weights, reader, coming, stage_at(slot));
+      PutCodes<Of::kTile.has_offset>(work.x.codes, coming, stage_at(slot));
+      coming.Next();
+    }
+    CommitCopies();
   };
-  const auto put_tiles = [&](int64_t index) {
-    if (index >= stages) return;
-    copies.template PutTiles<kDtype>(Stage(index, weights.first_block, blocks), stage_at(index));
-  };
-  const auto put_codes = [&](int64_t index) {
-    if (index >= stages) return;
-    copies.template PutCodes<TileOf<kDtype>::kFormat.has_offset>(
-        Stage(index, weights.first_block, blocks), stage_at(index));
-  };
-  put_tiles(0);
+  if (coming.there()) PutTiles<kDtype>(work.weights, reader, coming, stage_at(0));
   WaitForKernelBefore();
-  put_codes(0);
+  if (coming.there()) {
+    PutCodes<Of::kTile.has_offset>(work.x.codes, coming, stage_at(0));
+    coming.Next();
+  }
   CommitCopies();
 #pragma unroll
-  for (int i = 1; i < Shape::kStages - 1; ++i) {
-    put_tiles(i);
-    put_codes(i);
-    CommitCopies();
-  }
+  for (int i = 1; i < Shape::kStages - 1; ++i) put(i);
 
   float sums[Shape::kSums] = {};
   PartialSumTotals<kPartialSums ? Shape::kSums : 1> totals;
@@ -280,83 +301,140 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
       }
     }
   };
-  const int64_t partial_blocks = out.partial_columns / kBlockColumns;
-  int64_t left = partial_blocks;
-  for (int64_t index = 0; index < stages; ++index) {
+  int left = work.partial_blocks;
+  int slot = 0;
+  for (; stage.there(); stage.Next()) {
     WaitForCopies<Shape::kStages - 2>();
     // Behind it the stage has arrived for all, and nobody reads the one that is written next.
     __syncthreads();
-    put_tiles(index + Shape::kStages - 1);
-    put_codes(index + Shape::kStages - 1);
-    CommitCopies();
-    const Stage stage(index, weights.first_block, blocks);
-    for (int b = 0; b < stage.count; ++b) {
-      MultiplyBlock<kDtype, Shape>(stage_at(index), b, first_tile, tiles, first_group, groups, lane,
-                                   sums);
-      if constexpr (kPartialSums) {
-        if (--left > 0) continue;
-        end_partial_sum();
-        left = partial_blocks;
+    put(slot == 0 ? Shape::kStages - 1 : slot - 1);
+    const int tiles = stage.tiles() - place.first_tile;  // of the warp, if it is not less
+    const int groups = (stage.tokens() + kGroupTokens - 1) / kGroupTokens;
+    const int units = stage.units();
+    const int first_block = stage.first_block();
+    for (int u = 0; u < units; ++u) {
+      LaneUnit<kDtype> of_lane[Shape::kWarpTiles];
+#pragma unroll
+      for (int tile = 0; tile < Shape::kWarpTiles; ++tile) {
+        if (tile >= tiles) continue;
+        const int tile_at = stage_at(slot) + (place.first_tile + tile) * Shape::kTileBytes;
+        of_lane[tile].Load(SharedUnits(), tile_at + Of::kHeaderBytes + u * Of::kUnitBytes, tile_at,
+                           lane);
+      }
+#pragma unroll
+      for (int in_unit = 0; in_unit < kUnitBlocks; ++in_unit) {
+        const int in_stage = kUnitBlocks * u + in_unit;
+        if (first_block + in_stage < stage.begin() || first_block + in_stage >= stage.end()) {
+          continue;
+        }
+        MultiplyBlock<kDtype, Shape>(of_lane, in_unit, stage_at(slot), in_stage, tiles, groups,
+                                     place, sums);
+        if constexpr (kPartialSums) {
+          if (--left > 0) continue;
+          end_partial_sum();
+          left = work.partial_blocks;
+        }
+      }
+    }
+    slot = slot == Shape::kStages - 1 ? 0 : slot + 1;
+    if (!stage.ends_segment()) continue;
+    end_partial_sum();
+    left = work.partial_blocks;
+#pragma unroll
+    for (int t = 0; t < Shape::kWarpTiles; ++t) {
+      const int64_t tile = stage.first_tile() + place.first_tile + t;
+      const bool tile_there = place.first_tile + t < stage.tiles();
+      const int part_index = tile_there ? work.weights.PartOf(tile) : 0;
+      const JoinedMatrices::Part& part = work.weights.parts[part_index];
+      const int64_t first_row =
+          (tile - work.weights.FirstTileOf(part_index)) * kTileRows + place.row;
+#pragma unroll
+      for (int of_tile = 0; of_tile < Shape::kWarpGroups * kSumsOfThread; ++of_tile) {
+        const int i = of_tile % kSumsOfThread;
+        const int sum = t * Shape::kWarpGroups * kSumsOfThread + of_tile;
+        const int64_t row = first_row + i / 2 * 8;
+        const int token =
+            (place.first_group + of_tile / kSumsOfThread) * kGroupTokens + 2 * place.four + i % 2;
+        const bool wanted = tile_there && row < part.rows && token < stage.tokens();
+        if constexpr (kPartialSums) {
+          if (wanted) {
+            work.out.Add(totals, sum, row, stage.first_token() + token, part.rows);
+          }
+          totals.Clear(sum);
+        } else {
+          if (wanted) part.out[int64_t{stage.first_token() + token} * part.rows + row] = sums[sum];
+          sums[sum] = 0.0F;
+        }
       }
     }
   }
   WaitForCopies<0>();  // of groups without copies
-  end_partial_sum();
-#pragma unroll
-  for (int sum = 0; sum < Shape::kSums; ++sum) {
-    const int i = sum % kSumsOfThread;
-    const int group = first_group + sum / kSumsOfThread % Shape::kWarpGroups;
-    const int tile = first_tile + sum / kSumsOfThread / Shape::kWarpGroups;
-    const int64_t row = (block_tile + tile) * kTileRows + lane.row + i / 2 * 8;
-    const int token = group * kGroupTokens + 2 * lane.four + i % 2;
-    if (row >= weights.rows || token >= tokens) continue;
-    if constexpr (kPartialSums) {
-      out.Add(totals, sum, row, block_token + token, weights.rows);
-    } else {
-      out.out[(block_token + token) * weights.rows + row] = sums[sum];
-    }
-  }
 }
 
-template <DType kDtype, typename Shape, bool kPartialSums>
-void LaunchShape(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
-                 const ProductOutput& out) {
+template <DType kDtype, MatrixSize kSize, bool kPartialSums>
+void LaunchSize(CudaStream stream, const MatrixWork& work) {
+  using Shape = MatrixShape<kDtype, kSize>;
   const auto kernel = MatrixProductKernel<kDtype, Shape, kPartialSums>;
   static const bool allowed = AllowSharedBytes(kernel, Shape::kSharedBytes);
   static_cast<void>(allowed);
-  Launch(stream,
-         {Blocks(x.tokens, Shape::kTokens), Blocks(weights.rows, Shape::kTiles * kTileRows)},
-         Shape::kThreads, Shape::kSharedBytes, kernel, weights, x, out);
+  Launch(stream, static_cast<unsigned>(work.cut.blocks), Shape::kThreads, Shape::kSharedBytes,
+         kernel, work);
 }
 
-// Fewer rows than this give no block of eight tiles to every multiprocessor of a large GPU.
-constexpr int64_t kManyRows = 8192;
+constexpr MatrixSize kFewTokens = {kFewTokensCut, 1, 1, 4};
+constexpr MatrixSize kSomeTokens = {kSomeTokensCut, 1, 4, 3};
+constexpr MatrixSize kSomePartialSums = {kPartialSumsCut, 1, 4, 3};
+constexpr MatrixSize kManyTokens = {kManyTokensCut, 2, 8, 2};
 
 template <DType kDtype>
-void LaunchOf(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
-              const ProductOutput& out) {
-  if (out.out == nullptr) {
-    // Totals take twice the registers of sums.
-    if (x.tokens <= 16) {
-      return LaunchShape<kDtype, MatrixShape<kDtype, 2, 2, 1, 1>, true>(stream, weights, x, out);
-    }
-    return LaunchShape<kDtype, MatrixShape<kDtype, 8, 2, 1, 4>, true>(stream, weights, x, out);
+void LaunchOf(CudaStream stream, const MatrixForm form, const MatrixWork& work) {
+  const bool partial_sums = work.out.sums != nullptr;
+  switch (form) {
+    case MatrixForm::kFewTokens:
+      return partial_sums ? LaunchSize<kDtype, kFewTokens, true>(stream, work)
+                          : LaunchSize<kDtype, kFewTokens, false>(stream, work);
+    case MatrixForm::kSomeTokens:
+      return LaunchSize<kDtype, kSomeTokens, false>(stream, work);
+    case MatrixForm::kManyTokens:
+      return LaunchSize<kDtype, kManyTokens, false>(stream, work);
+    case MatrixForm::kPartialSums:
+      return LaunchSize<kDtype, kSomePartialSums, true>(stream, work);
   }
-  if (x.tokens <= 16) {
-    LaunchShape<kDtype, MatrixShape<kDtype, 2, 2, 1, 1>, false>(stream, weights, x, out);
-  } else if (x.tokens * weights.rows <= 64 * kManyRows) {
-    LaunchShape<kDtype, MatrixShape<kDtype, 8, 2, 1, 4>, false>(stream, weights, x, out);
-  } else {
-    LaunchShape<kDtype, MatrixShape<kDtype, 8, 8, 2, 8>, false>(stream, weights, x, out);
-  }
+}
+
+void LaunchCut(CudaStream stream, const CutProduct& product, MatrixWork& work) {
+  const MatrixCut chosen = ChooseCut(product, Processors());
+  work.cut = chosen.cut;
+  ForQuantized(work.weights.dtype,
+               [&](auto dtype) { LaunchOf<decltype(dtype)::value>(stream, chosen.form, work); });
 }
 
 }  // namespace
 
-void LaunchMatrixProduct(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
-                         const ProductOutput& out) {
-  ForQuantized(weights.dtype,
-               [&](auto dtype) { LaunchOf<decltype(dtype)::value>(stream, weights, x, out); });
+void LaunchMatrixProduct(CudaStream stream, const JoinedMatrices& weights, const ProductInput& x) {
+  if (x.codes.blocks == 0) {
+    for (const JoinedMatrices::Part& part : weights.parts) {
+      if (part.rows == 0) continue;
+      CheckCuda(cudaMemsetAsync(part.out, 0,
+                                static_cast<size_t>(x.tokens * part.rows) * sizeof(float), stream),
+                "cudaMemsetAsync");
+    }
+    return;
+  }
+  MatrixWork work = {weights, x, {}, {}, static_cast<int>(x.codes.blocks)};
+  LaunchCut(stream, {.tiles = weights.tiles(), .tokens = x.tokens}, work);
+}
+
+void LaunchMatrixPartialSums(CudaStream stream, const JoinedMatrices& weights,
+                             const ProductInput& x, const ProductOutput& out) {
+  const int64_t partial_blocks = out.partial_columns / kBlockColumns;
+  MatrixWork work = {weights, x, out, {}, static_cast<int>(partial_blocks)};
+  LaunchCut(stream,
+            {.tiles = weights.tiles(),
+             .tokens = x.tokens,
+             .partials = (x.codes.blocks + partial_blocks - 1) / partial_blocks,
+             .is_partial_sums = true},
+            work);
 }
 
 }  // namespace tandem::core

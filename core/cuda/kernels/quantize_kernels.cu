@@ -1,5 +1,6 @@
 #include "core/cpu/linear/quantize_scale.h"
 #include "core/cuda/kernels/device_code.h"
+#include "core/cuda/kernels/fragment_format.h"
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/quantize_kernels.h"
 
@@ -25,7 +26,7 @@ __global__ void QuantizeBlocks(const float* x, int64_t rows, int64_t columns, Co
   }
   const BlockScale scale = ScaleOfBlock(magnitude);
   const int32_t code = scale.inverse == 0 ? 0 : __float2int_rn(value * scale.inverse);
-  out.codes[index * kBlockColumns + lane] = static_cast<int8_t>(code);
+  out.codes[index * kBlockColumns + CodePlace(lane)] = static_cast<int8_t>(code);
   int32_t sum = code;
   for (int other = kBlockColumns / 4; other > 0; other /= 2) {
     sum += __shfl_xor_sync(kAllLanes, sum, other);

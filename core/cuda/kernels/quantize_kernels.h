@@ -10,7 +10,9 @@ namespace tandem::core {
 
 /// Rows of codes in memory of the device. `blocks` is columns / 32, rounded up.
 struct CodeRows {
-  int8_t* codes = nullptr;  // [rows, blocks, 32], zero behind the last column
+  // [rows, blocks, 32], those of a block as CodePlace of fragment_format.h has them, zero behind
+  // the last column
+  int8_t* codes = nullptr;
   float* scales = nullptr;  // [rows, blocks]
   int32_t* sums = nullptr;  // [rows, blocks, 2]: of the codes of columns 0 to 15, and 16 to 31
   int64_t blocks = 0;

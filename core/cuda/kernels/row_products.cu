@@ -1,10 +1,12 @@
+#include <algorithm>
 #include <type_traits>
 
 #include "core/cuda/kernels/device_code.h"
+#include "core/cuda/kernels/gpu_fragments.h"
 #include "core/cuda/kernels/gpu_lane.h"
-#include "core/cuda/kernels/gpu_tile.h"
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/linear_products.h"
+#include "core/cuda/kernels/product_cut.h"
 
 namespace tandem::core {
 namespace {
@@ -12,80 +14,71 @@ namespace {
 /// How a block of threads multiplies a tile with kTokens tokens.
 ///
 /// A row's fma chain is one thread's, and would leave the rest of the GPU idle. So the products of
-/// a row's blocks, which are integers, are made by many threads: a strip of 16 threads takes a
-/// block of the 16 rows and leaves both factors of each link of the chain in shared memory. The
-/// first 16 threads for each token add the links in ascending order, while the others are at the
-/// next stage.
+/// a row's blocks, which are integers, are made by many threads: a warp takes a unit of the tile,
+/// 16 consecutive bytes a thread, on tensor cores, and leaves both factors of each link of the
+/// chain in shared memory. The first 16 threads for each token add the links in ascending order,
+/// while the others are at the next stage.
 template <DType kDtype, int kTokens>
 struct RowShape {
-  static constexpr TileFormat kFormat = TileOf<kDtype>::kFormat;
-  static constexpr int kSteps = kFormat.scales_per_block;
-  // Codes of 8 bits are made signed as they are read.
-  static constexpr int kZeroPoint = kFormat.code_bits == 8 ? 0 : kFormat.zero_point;
-  static constexpr int kStrips = kTokens == 1 ? 16 : 8;
-  static constexpr int kThreads = kStrips * kTileRows;
-  static constexpr bool kSmallBlock = kFormat.code_bits == 4 && !kFormat.super_blocks;
-  static constexpr int kTogether = kTokens > 1 ? 1 : kSmallBlock ? 4 : 2;  // blocks of a strip
-  static constexpr int kStageBlocks = kStrips * kTogether;
+  using Of = FragmentsOf<kDtype>;
+  static constexpr int kSteps = Of::kSteps;
+  static constexpr int kWarps = kTokens == 1 ? 8 : 4;
+  static constexpr int kThreads = kWarps * kLanes;
+  static constexpr bool kSmallUnit = Of::kBits == 4 && !Of::kTile.super_blocks;
+  static constexpr int kTogether = kTokens > 1 ? 1 : kSmallUnit ? 4 : 2;  // units of a warp
+  static constexpr int kStageUnits = kWarps * kTogether;
+  static constexpr int kStageBlocks = kStageUnits * kUnitBlocks;
   // Blocks of threads on a multiprocessor: leaves enough registers to spill none.
   static constexpr int kResident = kTokens == 1 ? 3 : 4;
   static constexpr int kGatedResident = kResident - 1;
+  static constexpr int kPartialResident = kResident - (kTogether > 2 ? 1 : 0);
   // Links of a stage, one plane for each factor: [blocks, steps, tokens, rows].
   static constexpr int kPlane = kStageBlocks * kSteps * kTokens * kTileRows;
-  static constexpr int kPlanes = kFormat.has_offset ? 3 : 2;
+  static constexpr int kPlanes = Of::kTile.has_offset ? 3 : 2;
   static constexpr int kStage = kPlanes * kPlane;
   static constexpr size_t kSharedBytes = 2 * kStage * sizeof(float);  // two stages
 
   static __device__ int LinkAt(int block, int step, int token, int row) {
-    return ((block * kSteps + step) * kTokens + token) * kTileRows + row;
+    // What a warp writes together lies in different banks, and so does what it reads.
+    const int place = kTokens == 1 ? row
+                                   : (token ^ (token >> 2 & 1)) * kTileRows +
+                                         (row ^ (token >> 1 & 1) * (kTileRows / 2));
+    return (block * kSteps + step) * kTokens * kTileRows + place;
   }
 };
 
 struct BlockRange {
-  int64_t begin;
-  int64_t end;
+  int begin;
+  int end;
 };
 
-/// Leaves the links of block b of a row, the `in_stage`th of its stage.
+/// Leaves the links of a unit's block b, the `in_stage`th of its stage. A whole warp comes.
 template <DType kDtype, int kTokens>
-__device__ void MakeLinks(const LaneBlock<kDtype>& block, const CodeRows& x, int tokens, int64_t b,
-                          int in_stage, int row, const SharedArray<float>& links, int stage_at) {
+__device__ void MakeLinks(const LaneUnit<kDtype>& unit, int in_unit, const CodeRows& x, int tokens,
+                          int b, int in_stage, int lane, const SharedArray<float>& links,
+                          int stage_at) {
   using Shape = RowShape<kDtype, kTokens>;
-  int32_t codes[8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    codes[i] = static_cast<int32_t>(CodesFrom<Shape::kFormat.code_bits>(block, i / 4, i % 4));
+  using Of = FragmentsOf<kDtype>;
+  const auto blocks = static_cast<int>(x.blocks);  // so few that all indices are small
+  uint2 of_tokens = {};
+  if (lane / 4 < tokens) {
+    of_tokens = reinterpret_cast<const uint2*>(x.codes)[(lane / 4 * blocks + b) * 4 + lane % 4];
   }
+  float products[Of::kSteps][4];
+  MultiplyBlockOfTile<kDtype>(unit, in_unit, of_tokens, products);
 #pragma unroll
-  for (int t = 0; t < kTokens; ++t) {
-    if (t >= tokens) continue;
-    const int64_t at = t * x.blocks + b;
-    const auto* of_token = reinterpret_cast<const uint4*>(x.codes + at * kBlockColumns);
-    const uint4 first = of_token[0];
-    const uint4 second = of_token[1];
-    int32_t products[2];
-    products[0] = __dp4a(codes[0], static_cast<int>(first.x), 0);
-    products[0] = __dp4a(codes[1], static_cast<int>(first.y), products[0]);
-    products[0] = __dp4a(codes[2], static_cast<int>(first.z), products[0]);
-    products[0] = __dp4a(codes[3], static_cast<int>(first.w), products[0]);
-    products[1] = __dp4a(codes[4], static_cast<int>(second.x), 0);
-    products[1] = __dp4a(codes[5], static_cast<int>(second.y), products[1]);
-    products[1] = __dp4a(codes[6], static_cast<int>(second.z), products[1]);
-    products[1] = __dp4a(codes[7], static_cast<int>(second.w), products[1]);
-    if constexpr (Shape::kSteps == 1) products[0] += products[1];
-    const float scale = x.scales[at];
+  for (int second = 0; second < (kTokens == 1 ? 1 : 2); ++second) {
+    const int token = 2 * (lane % 4) + second;
+    if (token >= tokens) continue;
+    const float scale = x.scales[token * blocks + b];
 #pragma unroll
-    for (int step = 0; step < Shape::kSteps; ++step) {
-      const ScaleOffset of_row = block.scales.Of(step);
-      if constexpr (Shape::kZeroPoint != 0) {
-        products[step] -= Shape::kZeroPoint * SumOf<Shape::kSteps>(x, at, step);
-      }
-      const int link = stage_at + Shape::LinkAt(in_stage, step, t, row);
+    for (int i = 0; i < 2 * Of::kSteps; ++i) {
+      const int step = i / 2;
+      const ScaleOffset of_row = unit.ScaleOf(in_unit, i % 2, step);
+      const int link = stage_at + Shape::LinkAt(in_stage, step, token, lane / 4 + i % 2 * 8);
       links[link] = of_row.scale * scale;
-      links[link + Shape::kPlane] = static_cast<float>(products[step]);
-      if constexpr (Shape::kFormat.has_offset) {
-        links[link + 2 * Shape::kPlane] = of_row.offset * scale;
-      }
+      links[link + Shape::kPlane] = products[step][i % 2 * 2 + second];
+      if constexpr (Of::kTile.has_offset) links[link + 2 * Shape::kPlane] = of_row.offset * scale;
     }
   }
 }
@@ -94,52 +87,63 @@ __device__ void MakeLinks(const LaneBlock<kDtype>& block, const CodeRows& x, int
 /// Threads that add a row call take(sum) for each partial sum of `partial_blocks`, ascending, and
 /// at the end for the rest. All threads of the block come.
 template <DType kDtype, int kTokens, typename Take>
-__device__ void MultiplyTile(const TileMatrix& weights, int64_t tile, const CodeRows& x, int tokens,
-                             const BlockRange& blocks, int64_t partial_blocks, const Take& take) {
+__device__ void MultiplyTile(const std::byte* tile, int64_t first_block, const CodeRows& x,
+                             int tokens, const BlockRange& blocks, int partial_blocks,
+                             const Take& take) {
   using Shape = RowShape<kDtype, kTokens>;
+  using Of = FragmentsOf<kDtype>;
   const SharedArray<float> links(0);
   const int row = static_cast<int>(threadIdx.x) % kTileRows;
   const int strip = static_cast<int>(threadIdx.x) / kTileRows;
+  const int warp = static_cast<int>(threadIdx.x) / kLanes;
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const bool adds = strip < tokens;  // then of token `strip`
-  const std::byte* const bytes = weights.tiles + tile * weights.tile_bytes;
+  const UnitPlace place(first_block);
+  const GlobalUnits units{tile, WeightReader(true)};
+  const int begin = blocks.begin;
+  const int end = blocks.end;
+  const int end_unit = begin < end ? place.UnitOf(end - 1) + 1 : 0;
 
-  LaneBlock<kDtype> next[Shape::kTogether];
-  const auto load = [&](int64_t stage) {
-#pragma unroll
-    for (int i = 0; i < Shape::kTogether; ++i) {
-      const int64_t b = stage + i * Shape::kStrips + strip;
-      if (b < blocks.end) next[i].Load(bytes, weights.first_block, b, row);
-    }
+  LaneUnit<kDtype> of_lane[Shape::kTogether];
+  const auto load = [&](int i, int stage) {
+    const int unit = stage + i * Shape::kWarps + warp;
+    if (unit >= end_unit) return;
+    of_lane[i].Load(units, place.UnitAt<kDtype>(unit), place.SuperAt<kDtype>(place.SuperOf(unit)),
+                    lane);
   };
-  load(blocks.begin);
+  int stage = place.UnitOf(begin);
+#pragma unroll
+  for (int i = 0; i < Shape::kTogether; ++i) load(i, stage);
   WaitForKernelBefore();
   float sum = 0.0F;
-  int64_t left = partial_blocks;
+  int left = partial_blocks;
   int stage_at = 0;
-  for (int64_t stage = blocks.begin; stage < blocks.end; stage += Shape::kStageBlocks) {
-    LaneBlock<kDtype> now[Shape::kTogether];
-#pragma unroll
-    for (int i = 0; i < Shape::kTogether; ++i) now[i] = next[i];
-    load(stage + Shape::kStageBlocks);
+  for (; stage < end_unit; stage += Shape::kStageUnits) {
+    const int first = place.FirstBlockOf(stage);
 #pragma unroll
     for (int i = 0; i < Shape::kTogether; ++i) {
-      const int in_stage = i * Shape::kStrips + strip;
-      if (stage + in_stage >= blocks.end) continue;
-      MakeLinks<kDtype, kTokens>(now[i], x, tokens, stage + in_stage, in_stage, row, links,
-                                 stage_at);
+#pragma unroll
+      for (int in_unit = 0; in_unit < kUnitBlocks; ++in_unit) {
+        const int in_stage = (i * Shape::kWarps + warp) * kUnitBlocks + in_unit;
+        if (first + in_stage < begin || first + in_stage >= end) continue;
+        MakeLinks<kDtype, kTokens>(of_lane[i], in_unit, x, tokens, first + in_stage, in_stage, lane,
+                                   links, stage_at);
+      }
+      load(i, stage + Shape::kStageUnits);
     }
     __syncthreads();
     if (adds) {
-      const int64_t rest = blocks.end - stage;
-      const int count = rest < Shape::kStageBlocks ? static_cast<int>(rest) : Shape::kStageBlocks;
+      const int from = begin > first ? begin - first : 0;
+      const int to = end - first < Shape::kStageBlocks ? end - first : Shape::kStageBlocks;
 #pragma unroll 4
-      for (int i = 0; i < count; ++i) {
+      for (int i = from; i < to; ++i) {
 #pragma unroll
-        for (int step = 0; step < Shape::kSteps; ++step) {
+        for (int step = 0; step < Of::kSteps; ++step) {
           const int link = stage_at + Shape::LinkAt(i, step, strip, row);
           sum = fmaf(links[link], links[link + Shape::kPlane], sum);
-          if constexpr (Shape::kFormat.has_offset) {
-            const int32_t of_token = SumOf<Shape::kSteps>(x, strip * x.blocks + stage + i, step);
+          if constexpr (Of::kTile.has_offset) {
+            const int32_t of_token =
+                SumOf<Of::kSteps>(x, strip * static_cast<int>(x.blocks) + first + i, step);
             sum = fmaf(links[link + 2 * Shape::kPlane], static_cast<float>(of_token), sum);
           }
         }
@@ -155,49 +159,59 @@ __device__ void MultiplyTile(const TileMatrix& weights, int64_t tile, const Code
   if (adds) take(sum);
 }
 
-constexpr int64_t kNoPartialSums = INT64_MAX;
+constexpr int kNoPartialSums = INT32_MAX;
 
-/// Which row of a matrix and which token a thread that adds has.
-struct Place {
-  int64_t row;
-  int64_t token;
-
-  __device__ Place()
-      : row(int64_t{blockIdx.x} * kTileRows + threadIdx.x % kTileRows),
-        token(threadIdx.x / kTileRows) {}
-};
-
+/// A block of threads takes a tile.
 template <DType kDtype, int kTokens>
 __global__ void __launch_bounds__(RowShape<kDtype, kTokens>::kThreads,
                                   RowShape<kDtype, kTokens>::kResident)
-    RowProductKernel(TileMatrix weights, ProductInput x, float* out) {
+    RowProductKernel(const __grid_constant__ JoinedMatrices weights, ProductInput x) {
   LetNextKernelStart();
-  const Place place;
-  MultiplyTile<kDtype, kTokens>(weights, blockIdx.x, x.codes, static_cast<int>(x.tokens),
-                                {0, x.codes.blocks}, kNoPartialSums, [&](float sum) {
-                                  if (place.row < weights.rows)
-                                    out[place.token * weights.rows + place.row] = sum;
+  const int part_index = weights.PartOf(blockIdx.x);
+  const JoinedMatrices::Part& part = weights.parts[part_index];
+  const int64_t row = (blockIdx.x - weights.FirstTileOf(part_index)) * kTileRows +
+                      static_cast<int>(threadIdx.x) % kTileRows;
+  const int64_t token = threadIdx.x / kTileRows;
+  MultiplyTile<kDtype, kTokens>(weights.TileAt(blockIdx.x), weights.first_block, x.codes,
+                                static_cast<int>(x.tokens), {0, static_cast<int>(x.codes.blocks)},
+                                kNoPartialSums, [&](float sum) {
+                                  if (row < part.rows) part.out[token * part.rows + row] = sum;
                                 });
 }
 
-/// The partial sums are divided over gridDim.y blocks, and their totals, which are integers, are
-/// added in any order.
+/// Items of the cut are divided evenly over as many blocks of threads as run at once, and the
+/// totals, which are integers, are added in any order.
 template <DType kDtype, int kTokens>
 __global__ void __launch_bounds__(RowShape<kDtype, kTokens>::kThreads,
-                                  RowShape<kDtype, kTokens>::kResident)
-    RowPartialSumsKernel(TileMatrix weights, ProductInput x, ProductOutput out) {
+                                  RowShape<kDtype, kTokens>::kPartialResident)
+    RowPartialSumsKernel(const __grid_constant__ JoinedMatrices weights, ProductInput x,
+                         ProductOutput out, ProductCut cut) {
   LetNextKernelStart();
-  const Place place;
-  const int64_t partial_blocks = out.partial_columns / kBlockColumns;
-  const int64_t partials = (x.codes.blocks + partial_blocks - 1) / partial_blocks;
-  const int64_t end = partials * (blockIdx.y + 1) / gridDim.y * partial_blocks;
-  const BlockRange blocks = {partials * blockIdx.y / gridDim.y * partial_blocks,
-                             end < x.codes.blocks ? end : x.codes.blocks};
-  PartialSumTotals<1> totals;
-  MultiplyTile<kDtype, kTokens>(weights, blockIdx.x, x.codes, static_cast<int>(x.tokens), blocks,
-                                partial_blocks, [&](float sum) { totals.Add(0, sum); });
-  if (place.token >= x.tokens || place.row >= weights.rows) return;
-  out.Add(totals, 0, place.row, place.token, weights.rows);
+  const int partial_blocks = static_cast<int>(out.partial_columns / kBlockColumns);
+  const int64_t token = threadIdx.x / kTileRows;
+  const int64_t end_item = cut.EndItemOf(blockIdx.x);
+  int64_t item = cut.FirstItemOf(blockIdx.x);
+  if (item == end_item) return WaitForKernelBefore();
+  while (item < end_item) {
+    const int64_t tile = item / cut.partials;
+    const int64_t first = item - tile * cut.partials;
+    int64_t last = first + (end_item - item);
+    if (last > cut.partials) last = cut.partials;
+    item += last - first;
+    const int64_t end = last * partial_blocks;
+    BlockRange blocks;
+    blocks.begin = static_cast<int>(first * partial_blocks);
+    blocks.end = static_cast<int>(end < x.codes.blocks ? end : x.codes.blocks);
+    PartialSumTotals<1> totals;
+    MultiplyTile<kDtype, kTokens>(weights.TileAt(tile), weights.first_block, x.codes,
+                                  static_cast<int>(x.tokens), blocks, partial_blocks,
+                                  [&](float sum) { totals.Add(0, sum); });
+    const int64_t row = tile * kTileRows + static_cast<int>(threadIdx.x) % kTileRows;
+    if (token < x.tokens && row < weights.parts[0].rows) {
+      out.Add(totals, 0, row, token, weights.parts[0].rows);
+    }
+    __syncthreads();  // the links are written anew
+  }
 }
 
 template <DType kDtype, int kTokens>
@@ -205,40 +219,40 @@ __global__ void __launch_bounds__(RowShape<kDtype, kTokens>::kThreads,
                                   RowShape<kDtype, kTokens>::kGatedResident)
     GatedRowProductKernel(GatedMatrices weights, ProductInput x, float* out) {
   LetNextKernelStart();
-  const Place place;
   const auto tokens = static_cast<int>(x.tokens);
-  const BlockRange blocks = {0, x.codes.blocks};
+  const BlockRange blocks = {0, static_cast<int>(x.codes.blocks)};
+  const int64_t row = int64_t{blockIdx.x} * kTileRows + static_cast<int>(threadIdx.x) % kTileRows;
+  const int64_t token = threadIdx.x / kTileRows;
   float gate_sum = 0.0F;
-  MultiplyTile<kDtype, kTokens>(weights.gate, blockIdx.x, x.codes, tokens, blocks, kNoPartialSums,
+  MultiplyTile<kDtype, kTokens>(weights.gate.tiles + blockIdx.x * weights.gate.tile_bytes,
+                                weights.gate.first_block, x.codes, tokens, blocks, kNoPartialSums,
                                 [&](float sum) { gate_sum = sum; });
   __syncthreads();
   MultiplyTile<kDtype, kTokens>(
-      weights.up, blockIdx.x, x.codes, tokens, blocks, kNoPartialSums, [&](float sum) {
-        if (place.row >= weights.up.rows) return;
-        out[place.token * weights.up.rows + place.row] = Activate(weights.kind, gate_sum, sum);
+      weights.up.tiles + blockIdx.x * weights.up.tile_bytes, weights.up.first_block, x.codes,
+      tokens, blocks, kNoPartialSums, [&](float sum) {
+        if (row >= weights.up.rows) return;
+        out[token * weights.up.rows + row] = Activate(weights.kind, gate_sum, sum);
       });
 }
 
-// Blocks of threads that a GPU should have at least, where the partial sums can be divided.
-constexpr int64_t kWantedBlocks = 512;
-
 template <DType kDtype, int kTokens>
-void LaunchRowProductOf(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
-                        const ProductOutput& out) {
+void LaunchRowPartialSumsOf(CudaStream stream, const JoinedMatrices& weights, const ProductInput& x,
+                            const ProductOutput& out) {
   using Shape = RowShape<kDtype, kTokens>;
-  const unsigned tiles = Blocks(weights.rows, kTileRows);
-  if (out.out != nullptr) {
-    return Launch(stream, tiles, Shape::kThreads, Shape::kSharedBytes,
-                  RowProductKernel<kDtype, kTokens>, weights, x, out.out);
-  }
-  const int64_t stages = (x.codes.blocks + Shape::kStageBlocks - 1) / Shape::kStageBlocks;
-  const int64_t partials = (weights.columns + out.partial_columns - 1) / out.partial_columns;
-  int64_t parts = tiles == 0 ? 1 : kWantedBlocks / tiles;
-  if (parts > stages) parts = stages;
-  if (parts > partials) parts = partials;
-  if (parts < 1) parts = 1;
-  Launch(stream, {tiles, static_cast<unsigned>(parts)}, Shape::kThreads, Shape::kSharedBytes,
-         RowPartialSumsKernel<kDtype, kTokens>, weights, x, out);
+  const int64_t partial_blocks = out.partial_columns / kBlockColumns;
+  const int64_t units = weights.tiles() * FragmentFormat::units(0, x.codes.blocks);
+  // Where there is little to do, a block of threads has something for each of its warps rather than
+  // company.
+  const int64_t resident =
+      std::clamp<int64_t>(units / (Processors() * Shape::kWarps), 1, Shape::kPartialResident);
+  const ProductCut cut = CutOf({.tiles = weights.tiles(),
+                                .tokens = kTokens,
+                                .partials = (x.codes.blocks + partial_blocks - 1) / partial_blocks,
+                                .is_partial_sums = true},
+                               {.tiles = 1, .tokens = kTokens, .resident = resident}, Processors());
+  Launch(stream, static_cast<unsigned>(cut.blocks), Shape::kThreads, Shape::kSharedBytes,
+         RowPartialSumsKernel<kDtype, kTokens>, weights, x, out, cut);
 }
 
 template <DType kDtype, int kTokens>
@@ -258,11 +272,23 @@ void ForTokens(int64_t tokens, const LaunchTokens& launch) {
 
 }  // namespace
 
-void LaunchRowProduct(CudaStream stream, const TileMatrix& weights, const ProductInput& x,
-                      const ProductOutput& out) {
+void LaunchRowProduct(CudaStream stream, const JoinedMatrices& weights, const ProductInput& x) {
   ForQuantized(weights.dtype, [&](auto dtype) {
     ForTokens(x.tokens, [&](auto tokens) {
-      LaunchRowProductOf<decltype(dtype)::value, decltype(tokens)::value>(stream, weights, x, out);
+      constexpr auto kKernel = RowProductKernel<decltype(dtype)::value, decltype(tokens)::value>;
+      using Shape = RowShape<decltype(dtype)::value, decltype(tokens)::value>;
+      Launch(stream, static_cast<unsigned>(weights.tiles()), Shape::kThreads, Shape::kSharedBytes,
+             kKernel, weights, x);
+    });
+  });
+}
+
+void LaunchRowPartialSums(CudaStream stream, const JoinedMatrices& weights, const ProductInput& x,
+                          const ProductOutput& out) {
+  ForQuantized(weights.dtype, [&](auto dtype) {
+    ForTokens(x.tokens, [&](auto tokens) {
+      LaunchRowPartialSumsOf<decltype(dtype)::value, decltype(tokens)::value>(stream, weights, x,
+                                                                              out);
     });
   });
 }

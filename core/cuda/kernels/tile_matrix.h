@@ -9,8 +9,8 @@
 
 namespace tandem::core {
 
-/// A matrix in memory of the device, in the tiles of core/cpu/linear/tile_format.h: 16 threads read
-/// 64 consecutive bytes, each byte once for eight tokens.
+/// A matrix in memory of the device. Quantized types lie in tiles of fragment_format.h, floats in
+/// those of core/cpu/linear/tile_format.h.
 struct TileMatrix {
   const std::byte* tiles = nullptr;
   DType dtype = DType::kF32;
@@ -26,6 +26,15 @@ struct GatedMatrices {
   TileMatrix up;
   Activation kind = Activation::kSilu;
 };
+
+/// A matrix, and where its product goes.
+struct LinearProduct {
+  TileMatrix weights;
+  float* out = nullptr;  // [tokens, weights.rows] on the device
+};
+
+/// Products that are made together, at most.
+inline constexpr int kMostJoined = 3;
 
 /// What is multiplied: codes for quantized matrices, floats for others. In memory of the device.
 struct ProductInput {

@@ -30,6 +30,23 @@ class CudaProducts {
     return out.Read();
   }
 
+  /// The same of several matrices with as many columns, in one call.
+  std::vector<std::vector<float>> Products(
+      const std::vector<std::unique_ptr<core::CudaWeight>>& weights, const std::vector<float>& x,
+      int64_t tokens) {
+    const Input input(*this, *weights.front(), x, tokens);
+    std::vector<std::unique_ptr<OnGpu<float>>> outs;
+    std::vector<core::LinearProduct> products;
+    for (const auto& weight : weights) {
+      outs.push_back(std::make_unique<OnGpu<float>>(memory, tokens * weight->rows()));
+      products.push_back({weight->matrix(), outs.back()->data()});
+    }
+    core::LaunchLinear(memory.stream(), products, input.input);
+    std::vector<std::vector<float>> found;
+    for (const auto& out : outs) found.push_back(out->Read());
+    return found;
+  }
+
   core::Rig::PartialSums ProductPartialSums(const core::CudaWeight& weight,
                                             const std::vector<float>& x, int64_t tokens,
                                             int64_t partial_columns) {

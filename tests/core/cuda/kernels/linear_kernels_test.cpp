@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "core/cuda/fragment_packer.h"
 #include "tests/core/cuda/product_rig.h"
 #include "tests/core/cuda/thread_order.h"
 
@@ -49,7 +50,7 @@ std::string NameOf(const ::testing::TestParamInfo<std::tuple<DType, Shape>>& inf
 
 TEST_P(CudaLinear, GivesTheBitsOfTheCpu) {
   const auto weight = gpu_.Pack(weights_, {0, shape_.rows}, {0, columns_});
-  EXPECT_EQ(weight->bytes(), cpu_.Pack(weights_).bytes());
+  EXPECT_EQ(weight->bytes(), BytesOnGpu(dtype_, shape_.rows, {0, columns_}, ActivationMode::kQ8));
   ExpectSameBits(gpu_.Product(*weight, x_, shape_.tokens),
                  cpu_.Product(kTwin, cpu_.Pack(weights_), x_, shape_.tokens), "products");
 }
@@ -70,9 +71,33 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Combine(::testing::ValuesIn(kAllDTypes),
                        ::testing::Values(Shape{1, 32, 1}, Shape{35, 320, 1}, Shape{16, 96, 2},
                                          Shape{130, 256, 7}, Shape{17, 512, 8}, Shape{40, 40, 9},
-                                         Shape{35, 1312, 5}, Shape{70, 1312, 33},
-                                         Shape{33, 64, 70})),
+                                         Shape{35, 1312, 5}, Shape{300, 576, 16},
+                                         Shape{70, 1312, 33}, Shape{33, 64, 70},
+                                         Shape{500, 352, 64})),
     NameOf);
+
+/// Of matrices that are multiplied together: more than one launch takes, the one in the middle of
+/// another type, and one without rows.
+TEST(CudaLinearOfSeveral, GivesTheBitsOfTheCpu) {
+  constexpr int64_t kColumns = 512;
+  CudaProducts gpu;
+  Rig cpu;
+  const std::pair<DType, int64_t> matrices[] = {
+      {DType::kQ4_K, 40}, {DType::kQ4_K, 17}, {DType::kQ4_K, 0},  {DType::kQ4_K, 300},
+      {DType::kQ6_K, 33}, {DType::kF16, 20},  {DType::kQ4_K, 16}, {DType::kQ4_K, 100}};
+  for (const int64_t tokens : {1, 5, 9, 33, 70}) {
+    const std::vector<float> x = testing::RandomFloats(tokens * kColumns, 22);
+    std::vector<std::unique_ptr<CudaWeight>> weights;
+    std::vector<std::vector<float>> expected;
+    for (const auto& [dtype, rows] : matrices) {
+      const WeightSample w = MakeWeights(dtype, 300, kColumns, 23 + static_cast<uint32_t>(rows));
+      weights.push_back(gpu.Pack(w, {0, rows}, {0, kColumns}));
+      expected.push_back(cpu.Product(kTwin, cpu.Pack(w, {0, rows}, {0, kColumns}), x, tokens));
+    }
+    const std::vector<std::vector<float>> found = gpu.Products(weights, x, tokens);
+    for (size_t i = 0; i < weights.size(); ++i) ExpectSameBits(found[i], expected[i], "products");
+  }
+}
 
 class CudaLinearOfDType : public ::testing::TestWithParam<DType> {
  protected:
@@ -101,6 +126,19 @@ TEST_P(CudaLinearOfDType, AnyPartOfAMatrixGivesTheBitsOfTheCpu) {
         EXPECT_EQ(Which(found.failed), Which(expected.failed));
       }
     }
+  }
+}
+
+/// So long and so few that some blocks of threads have none.
+TEST(CudaLinearOfFewPartialSums, GivesThoseOfTheCpu) {
+  CudaProducts gpu;
+  Rig cpu;
+  const WeightSample w = MakeWeights(DType::kQ4_0, 128, 1024, 27);
+  const auto weight = gpu.Pack(w, {0, 128}, {0, 1024});
+  for (const int64_t tokens : {1, 3, 12, 40}) {
+    const std::vector<float> x = RandomFloats(tokens * 1024, 28);
+    const auto found = gpu.ProductPartialSums(*weight, x, tokens, 1024);
+    EXPECT_EQ(found.sums, cpu.ProductPartialSums(kTwin, cpu.Pack(w), x, tokens, 1024).sums);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "core/cpu/linear/linear.h"
+#include "core/cuda/kernels/fragment_format.h"
 #include "tests/core/cuda/gpu.h"
 
 namespace tandem::core {
@@ -34,7 +35,11 @@ void ExpectTwin(const std::vector<float>& x, int64_t tokens, int64_t columns) {
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t theirs = b * group.tokens + in_group;
       const int64_t ours = t * blocks + b;
-      ASSERT_EQ(std::memcmp(codes.data() + ours * 32, group.codes + theirs * 32, 32), 0) << t;
+      for (int c = 0; c < 32; ++c) {
+        ASSERT_EQ(codes[static_cast<size_t>(ours * 32 + CodePlace(c))],
+                  group.codes[theirs * 32 + c])
+            << t;
+      }
       ASSERT_TRUE(
           testing::SameBits({&scales[static_cast<size_t>(ours)], 1}, {group.scales + theirs, 1}));
       for (int64_t half = 0; half < 2; ++half) {

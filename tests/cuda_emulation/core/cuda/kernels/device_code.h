@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "fmt/format.h"
+
 /// The emulation's form of core/cuda/kernels/device_code.h: the same names, checked.
 namespace tandem::core {
 
@@ -59,6 +61,27 @@ void CopyAsync(int to, const void* from) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
   cuda_emulation::Block::Current().copies().Put(static_cast<size_t>(to), from, kBytes);
 }
+
+class WeightReader {
+ public:
+  explicit WeightReader(bool) {}
+  uint4 Load16(const void* from) const { return Load<uint4>(from); }
+  uint2 Load8(const void* from) const { return Load<uint2>(from); }
+  uint32_t Load4(const void* from) const { return Load<uint32_t>(from); }
+  void CopyAsync16(int to, const void* from) const { CopyAsync<16>(to, from); }
+
+ private:
+  template <typename T>
+  static T Load(const void* from) {
+    if (reinterpret_cast<uintptr_t>(from) % sizeof(T) != 0) {
+      cuda_emulation::Fail(fmt::format("a read of {} bytes is not aligned", sizeof(T)));
+    }
+    T value;
+    std::memcpy(&value, from, sizeof(value));
+    return value;
+  }
+};
+
 inline void CommitCopies() { cuda_emulation::Block::Current().copies().Commit(); }
 template <int kGroups>
 void WaitForCopies() {
