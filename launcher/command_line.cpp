@@ -152,7 +152,8 @@ class CommandLine {
     Add("serve", "serve a model over ZeroMQ", Serve, /*logs=*/true);
     Add("chat", "chat in the terminal, or answer each line of a pipe", Chat);
     Add("generate", "complete one prompt without a server", Generate);
-    Add("perplexity", "tell how well a model predicts a text, as llama.cpp's tool does", Perplexity);
+    Add("perplexity", "tell how well a model predicts a text, as llama.cpp's tool does",
+        Perplexity);
     Add("bench", "measure speed, beside what this machine can do at most", Bench);
     Add("plan", "show which rank gets which heads, columns, rows and bytes", Plan);
     Add("inspect", "show a model file's config, metadata and tensors", Inspect);
