@@ -80,7 +80,8 @@ def fails_to_write(output, *command, why="No space left on device", **options):
 def test_13_output_that_cannot_be_written(tmp_path, device, messages, start_server):
     server = start_server(*SERVE, "--listen", f"ipc://{tmp_path}/socket", "--state", tmp_path / "state", "--agent-ttl", 1)
     short_bench = [TANDEM, "bench", SMOLLM2, "--rounds", 1, "--prompt", 16, "--gen", 8, "--batch", 1]
-    commands = [GENERATE, [*GENERATE, "--json"], [*GENERATE, "-n", 2], [TANDEM, "tokenize", SMOLLM2, "Hi"],
+    perplexity = [TANDEM, "perplexity", SMOLLM2, "-f", __file__, "--context", 64, "--chunks", 1]
+    commands = [GENERATE, perplexity, [*perplexity, "--json"], [*GENERATE, "--json"], [*GENERATE, "-n", 2], [TANDEM, "tokenize", SMOLLM2, "Hi"],
                 [TANDEM, "detokenize", SMOLLM2, "1000,1001"], [TANDEM, "template", SMOLLM2, messages], [TANDEM, "inspect", SMOLLM2],
                 [TANDEM, "inspect", SMOLLM2, "--json"], [TANDEM, "plan", SMOLLM2, "-n", 2], [TANDEM, "plan", SMOLLM2, "-n", 2, "--json"],
                 [TANDEM, "status", "--connect", server.endpoint], [TANDEM, "status", "--connect", server.endpoint, "--watch", "--json"],
