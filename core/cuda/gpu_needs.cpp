@@ -7,7 +7,7 @@
 #include "core/cuda/blas/cuda_blas.h"
 #include "core/cuda/fragment_packer.h"
 #include "core/cuda/workspace_limits.h"
-#include "core/formats/config_gguf.h"
+#include "core/formats/expected_tensors.h"
 #include "core/model/model.h"
 
 namespace tandem::core {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/formats/config_gguf.h"
+#include "core/formats/expected_tensors.h"
 #include "core/model/attention_text.h"
 
 namespace tandem::core {

@@ -1,6 +1,6 @@
 #include "core/formats/weight_count.h"
 
-#include "core/formats/config_gguf.h"
+#include "core/formats/expected_tensors.h"
 
 namespace tandem::core {
 

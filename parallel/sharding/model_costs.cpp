@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "core/formats/config_gguf.h"
+#include "core/formats/expected_tensors.h"
 
 namespace tandem::parallel {
 

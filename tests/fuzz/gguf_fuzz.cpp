@@ -5,6 +5,7 @@
 #include <span>
 
 #include "core/formats/config_gguf.h"
+#include "core/formats/expected_tensors.h"
 #include "core/formats/gguf.h"
 
 namespace {

@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "core/formats/config_gguf.h"
+#include "core/formats/expected_tensors.h"
 #include "tests/support/random.h"
 
 namespace tandem::testing {

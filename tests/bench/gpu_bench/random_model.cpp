@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "core/formats/config_gguf.h"
+#include "core/formats/expected_tensors.h"
 #include "core/model/device_status.h"
 #include "parallel/sharding/model_costs.h"
 #include "parallel/sharding/shard_plan.h"

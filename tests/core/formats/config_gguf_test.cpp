@@ -8,6 +8,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "core/formats/expected_tensors.h"
 #include "core/formats/model_file.h"
 #include "core/formats/rope_gguf.h"
 #include "tests/support/tiny_model.h"

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/formats/config_gguf.h"
+#include "core/formats/expected_tensors.h"
 #include "tests/support/random.h"
 #include "tests/support/tiny_model.h"
 
