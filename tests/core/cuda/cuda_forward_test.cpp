@@ -98,24 +98,33 @@ TEST_P(CudaForward, FloatActivationsToo) {
 /// Fast mode rounds otherwise: logits move by this part of their spread, at most.
 constexpr double kFastDistance = 0.03;
 
-TEST_P(CudaForward, FastModeIsNear) {
-  const auto expected = RunForward(*file_, tokens_, {.isa = Isa::kAvx2});
+void ExpectFastModeToBeNear(const ModelFile& file, std::span<const int32_t> tokens,
+                            const ForwardOptions& options) {
+  const auto expected = RunForward(file, tokens, {.isa = Isa::kAvx2});
   ASSERT_TRUE(expected.ok()) << expected.status();
   const auto [least, most] = std::minmax_element(expected->logits.begin(), expected->logits.end());
+  const auto found = RunForward(file, tokens, OnCuda(options, /*exact=*/false));
+  ASSERT_TRUE(found.ok()) << found.status();
+  ASSERT_EQ(found->logits.size(), expected->logits.size());
+  double largest = 0.0;
+  for (size_t i = 0; i < found->logits.size(); ++i) {
+    largest = std::max(largest, std::abs(double{found->logits[i]} - expected->logits[i]));
+  }
+  EXPECT_GT(largest, 0.0);
+  EXPECT_LT(largest, kFastDistance * (double{*most} - *least));
+}
+
+TEST_P(CudaForward, FastModeIsNear) {
   for (const int ranks : {1, 2}) {
     for (const std::vector<int>& chunks : {std::vector<int>{70}, {66, 3, 1}}) {
-      const auto found =
-          RunForward(*file_, tokens_, OnCuda({.ranks = ranks, .chunks = chunks}, /*exact=*/false));
-      ASSERT_TRUE(found.ok()) << found.status();
-      ASSERT_EQ(found->logits.size(), expected->logits.size());
-      double largest = 0.0;
-      for (size_t i = 0; i < found->logits.size(); ++i) {
-        largest = std::max(largest, std::abs(double{found->logits[i]} - expected->logits[i]));
-      }
-      EXPECT_GT(largest, 0.0);
-      EXPECT_LT(largest, kFastDistance * (double{*most} - *least));
+      ExpectFastModeToBeNear(*file_, tokens_, {.ranks = ranks, .chunks = chunks});
     }
   }
+}
+
+TEST_P(CudaForward, FastModeIsNearWithSparseAttention) {
+  ASSERT_EQ(file_->SetAttention({.window = 9, .global = 3, .random = 1}), absl::OkStatus());
+  ExpectFastModeToBeNear(*file_, tokens_, {.ranks = 2, .chunks = {66, 3, 1}});
 }
 
 TEST_P(CudaForward, Float8CachesToo) {
@@ -179,7 +188,10 @@ TEST_P(CudaFamilies, GiveTheBitsOfTheCpu) {
 
 INSTANTIATE_TEST_SUITE_P(All, CudaFamilies,
                          ::testing::Values("llama", "llama_linear", "llama_llama3", "llama_yarn",
-                                           "qwen2", "qwen3", "gemma3"),
+                                           "qwen2", "qwen3", "gemma3", "gpt2", "gptneox",
+                                           "gptneox_sequential", "falcon", "falcon_grouped",
+                                           "starcoder2", "stablelm", "stablelm_parallel", "phi2",
+                                           "bloom", "mpt", "llama_layer", "llama_batch"),
                          [](const auto& of) { return std::string(of.param); });
 
 TEST(CudaForwardPass, OfARealModelGivesTheBitsOfTheCpu) {
