@@ -45,14 +45,23 @@ void AttentionByChunks::Run(Isa isa, ThreadPool& pool) {
     Cut(queries);
     if (parts_.size() >= wanted || queries == 1) break;
   }
-  pool.ParallelFor(static_cast<int64_t>(parts_.size()), [&](int64_t i, int) {
-    const auto at = static_cast<size_t>(i);
-    const Part& part = parts_[at];
-    const void* then = at + 1 < parts_.size()
-                           ? tiles_[parts_[at + 1].tile].FirstKeys(parts_[at + 1].chunk)
-                           : nullptr;
-    AttendChunk(isa, tiles_[part.tile], part.chunk, then,
-                results_.data() + first_result_[part.tile]);
+  // A thread takes neighbours, so that what it asks for ahead is what it reads next.
+  constexpr size_t kMostNeighbours = 8;
+  constexpr size_t kTasksPerThread = 8;
+  const auto threads = static_cast<size_t>(pool.threads());
+  const size_t neighbours =
+      std::clamp<size_t>(parts_.size() / (kTasksPerThread * threads), 1, kMostNeighbours);
+  const size_t tasks = (parts_.size() + neighbours - 1) / neighbours;
+  pool.ParallelFor(static_cast<int64_t>(tasks), [&](int64_t task, int) {
+    const size_t begin = static_cast<size_t>(task) * neighbours;
+    const size_t end = std::min(begin + neighbours, parts_.size());
+    for (size_t at = begin; at < end; ++at) {
+      const Part& part = parts_[at];
+      const void* then =
+          at + 1 < end ? tiles_[parts_[at + 1].tile].FirstKeys(parts_[at + 1].chunk) : nullptr;
+      AttendChunk(isa, tiles_[part.tile], part.chunk, then,
+                  results_.data() + first_result_[part.tile]);
+    }
   });
   // Combining a few chunks takes less than handing it out.
   constexpr size_t kPartsWorthIt = 64;
