@@ -65,7 +65,7 @@ struct ModelConfig {
 
   bool Has(std::string_view part) const { return parts.contains(part); }
   /// Whether there is any tensor of a norm.
-  bool HasNorm(std::string_view name) const;
+  bool HasNorm(std::string_view norm_name) const;
   /// Whether the feed-forward block has a norm of its own.
   bool HasFeedForwardNorm() const;
 
