@@ -24,6 +24,8 @@ constexpr uint32_t kGemma3WindowPattern = 6;  // every sixth layer is a full one
 constexpr float kGemma3LocalBase = 10000.0F;
 constexpr int kGemma3Layers27B = 62;
 
+constexpr std::string_view kParallelResidual = "use_parallel_residual";
+
 constexpr uint32_t kQuantizationVersion = 2;  // of the layout of quantized blocks
 
 /// "a, b or c", of all families.
@@ -190,6 +192,38 @@ absl::StatusOr<float> ReadEpsilon(const GgufFile& file, const Keys& keys, NormKi
                            key, epsilon);
   }
   return epsilon;
+}
+
+/// The epsilons of the norms that the model has.
+absl::Status ReadEpsilons(const GgufFile& file, const Keys& keys, ModelConfig& config) {
+  TANDEM_ASSIGN_OR_RETURN(config.norm_epsilon, ReadEpsilon(file, keys, config.norm));
+  if (config.query_key_norm) {
+    TANDEM_ASSIGN_OR_RETURN(config.head_norm_epsilon, ReadEpsilon(file, keys, NormKind::kRms));
+  }
+  if (config.HasNorm("token_embd_norm")) {
+    TANDEM_ASSIGN_OR_RETURN(config.embedding_norm_epsilon,
+                            ReadEpsilon(file, keys, NormKind::kLayer));
+  }
+  return absl::OkStatus();
+}
+
+/// Whether attention and feed-forward read the same residual.
+absl::Status ReadResidual(const GgufFile& file, const Keys& keys, const FamilyTraits& traits,
+                          ModelConfig& config) {
+  const std::string_view name = kParallelResidual;
+  const std::string key = keys.Full(name);
+  TANDEM_ASSIGN_OR_RETURN(config.parallel_residual, file.BoolOr(key, traits.parallel_residual));
+  if (traits.feed_forward_norm == FeedForwardNorm::kTells) {
+    // Files of sequential models exist whose key says parallel.
+    config.parallel_residual = !config.HasNorm("ffn_norm");
+    return absl::OkStatus();
+  }
+  const bool may_differ = std::ranges::find(traits.keys, name) != traits.keys.end();
+  if (may_differ || config.parallel_residual == traits.parallel_residual) return absl::OkStatus();
+  return Unimplemented(
+      "{}: key '{}' is {}: this is not supported for {} models; computing without it could give "
+      "wrong answers",
+      file.path(), key, config.parallel_residual, keys.architecture());
 }
 
 /// Names of the file's tensors, those of layers without "blk.0." (ModelConfig::parts).
@@ -418,10 +452,8 @@ absl::StatusOr<ModelConfig> ReadConfig(const GgufFile& file) {
   if (!gemma3) TANDEM_RETURN_IF_ERROR(CheckNoWindow(file, keys, config.context));
   TANDEM_RETURN_IF_ERROR(ReadVocabulary(file, keys, config));
   TANDEM_RETURN_IF_ERROR(ReadNorm(file, keys, config));
-  TANDEM_ASSIGN_OR_RETURN(config.norm_epsilon, ReadEpsilon(file, keys, config.norm));
-  TANDEM_ASSIGN_OR_RETURN(config.head_norm_epsilon, ReadEpsilon(file, keys, NormKind::kRms));
-  TANDEM_ASSIGN_OR_RETURN(config.parallel_residual, file.BoolOr(keys.Full("use_parallel_residual"),
-                                                                traits->parallel_residual));
+  TANDEM_RETURN_IF_ERROR(ReadEpsilons(file, keys, config));
+  TANDEM_RETURN_IF_ERROR(ReadResidual(file, keys, *traits, config));
   TANDEM_RETURN_IF_ERROR(ReadPositions(file, keys, *traits, config));
   config.layer_window.assign(static_cast<size_t>(config.layers), 0);
   config.attention_scale = 1.0F / std::sqrt(static_cast<float>(config.head_dim));

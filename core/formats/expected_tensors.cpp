@@ -35,6 +35,7 @@ std::vector<TensorShape> ExpectedTensors(const ModelConfig& config) {
   const int64_t dim = config.dim;
   const int64_t query = int64_t{config.heads} * config.head_dim;
   const int64_t key = int64_t{config.kv_heads} * config.head_dim;
+  const FamilyTraits& traits = TraitsOf(config.family);
   std::vector<TensorShape> shapes;
   std::string prefix;
   const auto vector = [&](std::string_view name, int64_t n) {
@@ -54,13 +55,18 @@ std::vector<TensorShape> ExpectedTensors(const ModelConfig& config) {
     vector(name + ".running_var", dim);
   };
   matrix("token_embd.weight", config.vocab, dim);
-  if (config.Has("position_embd.weight")) matrix("position_embd.weight", config.context, dim);
-  bias("token_embd_norm.weight", dim);
-  bias("token_embd_norm.bias", dim);
+  // Models of other families have none of these.
+  if (traits.Knows("position_embd.weight") && config.Has("position_embd.weight")) {
+    matrix("position_embd.weight", config.context, dim);
+  }
+  if (traits.Knows("token_embd_norm.weight")) {
+    vector("token_embd_norm.weight", dim);
+    vector("token_embd_norm.bias", dim);
+  }
   for (int layer = 0; layer < config.layers; ++layer) {
     prefix = fmt::format("blk.{}.", layer);
     norm("attn_norm");
-    if (config.Has("attn_norm_2.weight")) norm("attn_norm_2");
+    if (traits.Knows("attn_norm_2") && config.HasNorm("attn_norm_2")) norm("attn_norm_2");
     if (config.Has("attn_qkv.weight")) {
       matrix("attn_qkv.weight", query + 2 * key, dim);
       bias("attn_qkv.bias", query + 2 * key);

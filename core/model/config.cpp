@@ -8,6 +8,16 @@
 
 namespace tandem::core {
 
+bool ModelConfig::HasNorm(std::string_view norm_name) const {
+  const auto first = parts.lower_bound(norm_name);
+  return first != parts.end() && first->starts_with(norm_name) &&
+         first->substr(norm_name.size(), 1) == ".";
+}
+
+bool ModelConfig::HasFeedForwardNorm() const {
+  return !parallel_residual || TraitsOf(family).feed_forward_norm == FeedForwardNorm::kAlways;
+}
+
 int ModelConfig::heads_per_partial_sum() const { return 32 / std::gcd(head_dim, 32); }
 
 std::vector<float> AlibiSlopes(float max_bias, int heads) {

@@ -37,12 +37,13 @@ struct ModelConfig {
   int vocab = 0;    // rows of the embedding, unpadded
   int context = 0;  // longest sequence the model was made for
 
-  NormKind norm = NormKind::kRms;   // of attention, feed-forward and output
-  float norm_epsilon = 1e-5F;       // of these
-  float head_norm_epsilon = 1e-5F;  // of queries and keys, which are kRms
-  float embedding_scale = 1.0F;     // Gemma: sqrt(dim)
-  float attention_scale = 1.0F;     // scores are q.k times this
-  float alibi_max_bias = 0.0F;      // AlibiSlopes; 0: scores know no distance
+  NormKind norm = NormKind::kRms;        // of attention, feed-forward and output
+  float norm_epsilon = 1e-5F;            // of these
+  float head_norm_epsilon = 1e-5F;       // of queries and keys, which are kRms
+  float embedding_norm_epsilon = 1e-5F;  // of the embedding, which is kLayer
+  float embedding_scale = 1.0F;          // Gemma: sqrt(dim)
+  float attention_scale = 1.0F;          // scores are q.k times this
+  float alibi_max_bias = 0.0F;           // AlibiSlopes; 0: scores know no distance
   Activation activation = Activation::kSilu;
   bool gated = true;               // activation(gate x) * up x, else activation(up x)
   bool parallel_residual = false;  // attention and feed-forward read the same residual
@@ -63,8 +64,10 @@ struct ModelConfig {
   AttentionForm attention;  // as the user wishes; no file says it
 
   bool Has(std::string_view part) const { return parts.contains(part); }
+  /// Whether there is any tensor of a norm.
+  bool HasNorm(std::string_view norm_name) const;
   /// Whether the feed-forward block has a norm of its own.
-  bool HasFeedForwardNorm() const { return !parallel_residual || Has("ffn_norm.weight"); }
+  bool HasFeedForwardNorm() const;
 
   int group_size() const { return heads / kv_heads; }  // query heads per KV head
 

@@ -19,6 +19,9 @@ constexpr std::string_view kBloomParts[] = {
 constexpr std::string_view kPhi2Parts[] = {"attn_output.bias", "ffn_up.bias", "ffn_down.bias",
                                            "output.bias"};
 
+constexpr std::string_view kFalconNorms[] = {"attn_norm_2"};
+constexpr std::string_view kLearnedPositions[] = {"position_embd.weight"};
+
 constexpr std::string_view kGemma3Keys[] = {"attention.sliding_window_pattern",
                                             "rope.freq_base_swa"};
 constexpr std::string_view kParallelKeys[] = {"use_parallel_residual"};
@@ -57,7 +60,9 @@ constexpr FamilyTraits kFamilies[] = {
      .activation = Activation::kGelu,
      .gated = false,
      .parallel_residual = true,
-     .required = kFusedQkv},
+     .feed_forward_norm = FeedForwardNorm::kUnlessParallel,
+     .required = kFusedQkv,
+     .optional = kFalconNorms},
     {.family = Family::kStarCoder2,
      .architecture = "starcoder2",
      .norm = NormKind::kLayer,
@@ -66,6 +71,7 @@ constexpr FamilyTraits kFamilies[] = {
     {.family = Family::kStableLm,
      .architecture = "stablelm",
      .norm = NormKind::kLayer,
+     .feed_forward_norm = FeedForwardNorm::kTells,
      .keys = kParallelKeys},
     {.family = Family::kPhi2,
      .architecture = "phi2",
@@ -73,6 +79,7 @@ constexpr FamilyTraits kFamilies[] = {
      .activation = Activation::kGeluTanh,
      .gated = false,
      .parallel_residual = true,
+     .feed_forward_norm = FeedForwardNorm::kUnlessParallel,
      .required = kPhi2Parts},
     {.family = Family::kBloom,
      .architecture = "bloom",
@@ -90,10 +97,18 @@ constexpr FamilyTraits kFamilies[] = {
      .gated = false,
      .rotary = false,
      .keys = kAlibiKeys,
-     .required = kFusedQkv},
+     .required = kFusedQkv,
+     .optional = kLearnedPositions},
 };
 
 }  // namespace
+
+bool FamilyTraits::Knows(std::string_view part) const {
+  const auto among = [part](std::span<const std::string_view> names) {
+    return std::ranges::find(names, part) != names.end();
+  };
+  return among(required) || among(optional);
+}
 
 std::span<const FamilyTraits> Families() { return kFamilies; }
 

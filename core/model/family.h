@@ -34,6 +34,13 @@ enum class Activation {
   kGelu,      // by the error function
 };
 
+/// Whether the feed-forward block has a norm of its own.
+enum class FeedForwardNorm {
+  kAlways,
+  kUnlessParallel,  // a parallel block has one norm, which attention and feed-forward share
+  kTells,           // where the file has none, the block is parallel, whatever its keys say
+};
+
 /// What tells a family apart from the others, as data: the forward pass knows no family. Parts of a
 /// file are named as ModelConfig::parts has them.
 struct FamilyTraits {
@@ -45,11 +52,16 @@ struct FamilyTraits {
   bool rotary = true;
   RopeLayout rope_layout = RopeLayout::kHalves;
   bool parallel_residual = false;  // where the file does not say
+  FeedForwardNorm feed_forward_norm = FeedForwardNorm::kAlways;
   bool query_key_norm = false;
   bool post_norms = false;                          // behind attention and feed-forward
   float alibi_max_bias = 0.0F;                      // where the file does not say; 0: no ALiBi
   std::span<const std::string_view> keys = {};      // of the architecture, that others do not have
   std::span<const std::string_view> required = {};  // parts without which a file is damaged
+  std::span<const std::string_view> optional = {};  // parts or norms that others must not have
+
+  /// Whether a part, or a norm by its name alone, is among those that are required or optional.
+  bool Knows(std::string_view part) const;
 };
 
 std::span<const FamilyTraits> Families();

@@ -66,7 +66,7 @@ absl::Status Transformer::LoadWeights(const Progress& progress) {
                             file_.Matrix("position_embd.weight", config_.context, config_.dim));
   }
   if (config_.Has("token_embd_norm.weight")) {
-    const NormSpec spec{NormKind::kLayer, config_.norm_epsilon, config_.dim};
+    const NormSpec spec{NormKind::kLayer, config_.embedding_norm_epsilon, config_.dim};
     TANDEM_ASSIGN_OR_RETURN(embedding_norm_,
                             LoadNorm(file_, "token_embd_norm", spec, ops_.memory()));
   }
@@ -121,7 +121,7 @@ absl::StatusOr<Transformer::Layer> Transformer::LoadLayer(int index) {
   const auto norm = [&](std::string_view part, Norm& to) {
     return LoadModelNorm(NameIn(index, part), to);
   };
-  const bool second = config_.Has("attn_norm_2.weight");
+  const bool second = config_.HasNorm("attn_norm_2");
   TANDEM_RETURN_IF_ERROR(norm(second ? "attn_norm_2" : "attn_norm", layer.attention_norm));
   if (config_.HasFeedForwardNorm() || second) {
     TANDEM_RETURN_IF_ERROR(

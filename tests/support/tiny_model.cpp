@@ -37,8 +37,7 @@ core::ModelConfig ConfigOf(const TinyModelSpec& spec) {
   // As the converters of these families write them.
   if (traits.norm == core::NormKind::kLayer) {
     config.parts.insert({"attn_norm.bias", "output_norm.bias"});
-    const bool shared = spec.family == Family::kFalcon || spec.family == Family::kPhi2;
-    if (!shared) config.parts.insert({"ffn_norm.weight", "ffn_norm.bias"});
+    if (config.HasFeedForwardNorm()) config.parts.insert("ffn_norm.bias");
   }
   return config;
 }
@@ -114,7 +113,8 @@ void AddMetadata(const TinyModelSpec& spec, GgufWriter& writer) {
   number("attention.value_length", spec.head_dim);
   const bool rms = core::TraitsOf(spec.family).norm == core::NormKind::kRms;
   writer.AddFloat(
-      arch + (rms ? ".attention.layer_norm_rms_epsilon" : ".attention.layer_norm_epsilon"), 1e-6F);
+      arch + (rms ? ".attention.layer_norm_rms_epsilon" : ".attention.layer_norm_epsilon"),
+      spec.epsilon);
   if (spec.norm.has_value()) {
     constexpr const char* kNames[] = {"rms", "layer", "batch"};
     writer.AddString(arch + ".norm_type", kNames[static_cast<int>(*spec.norm)]);

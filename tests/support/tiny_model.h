@@ -35,6 +35,7 @@ struct TinyModelSpec {
   bool tied_head = true;
   std::optional<core::NormKind> norm = {};        // as the file says; else the family's
   std::set<std::string, std::less<>> parts = {};  // that it has besides (ModelConfig::parts)
+  float epsilon = 1e-6F;                          // of norms
   bool norm_weights = true;    // needs `norm` or a family with LayerNorm if false
   bool output_biases = false;  // of the attention's output and the feed-forward's
   /// Adds a byte-level tokenizer: 256 bytes, then <|endoftext|>, <|im_start|>, <|im_end|>, then

@@ -1,9 +1,11 @@
 // What tells families apart: norms, positions, parts that only some have.
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 
 #include "core/formats/config_gguf.h"
 #include "core/formats/model_file.h"
@@ -61,11 +63,40 @@ TEST(FamilyNorms, EachKindReadsItsOwnEpsilonFirst) {
     const auto config = ConfigIn(both(kind));
     ASSERT_TRUE(config.ok()) << config.status();
     EXPECT_EQ(config->norm_epsilon, kind == NormKind::kRms ? 1e-6F : 1e-3F);
-    EXPECT_EQ(config->head_norm_epsilon, 1e-6F);
     // Where there is one key, that one.
     const auto alone = ConfigIn({.norm = kind});
     ASSERT_TRUE(alone.ok()) << alone.status();
     EXPECT_EQ(alone->norm_epsilon, 1e-6F);
+  }
+}
+
+TEST(FamilyNorms, NormsThatKeepTheirKindReadTheEpsilonOfTheirs) {
+  const auto heads =
+      ConfigIn(With({.family = Family::kQwen3, .norm = NormKind::kLayer}, [](GgufWriter& w) {
+        w.AddFloat("qwen3.attention.layer_norm_epsilon", 1e-3F);
+      }));
+  ASSERT_TRUE(heads.ok()) << heads.status();
+  EXPECT_EQ(heads->norm_epsilon, 1e-3F);
+  EXPECT_EQ(heads->head_norm_epsilon, 1e-6F);
+  const auto embedding =
+      ConfigIn(With({.family = Family::kBloom, .norm = NormKind::kRms}, [](GgufWriter& w) {
+        w.AddFloat("bloom.attention.layer_norm_rms_epsilon", 1e-3F);
+      }));
+  ASSERT_TRUE(embedding.ok()) << embedding.status();
+  EXPECT_EQ(embedding->norm_epsilon, 1e-3F);
+  EXPECT_EQ(embedding->embedding_norm_epsilon, 1e-6F);
+}
+
+TEST(FamilyNorms, TheEpsilonOfABatchNormMayBeZero) {
+  for (const Family family : {Family::kLlama, Family::kGpt2}) {
+    const auto batch = ConfigIn({.family = family, .norm = NormKind::kBatch, .epsilon = 0.0F});
+    ASSERT_TRUE(batch.ok()) << batch.status();
+    EXPECT_EQ(batch->norm_epsilon, 0.0F);
+  }
+  // Queries and keys, and bloom's embedding, have norms that need one.
+  for (const Family family : {Family::kQwen3, Family::kBloom}) {
+    EXPECT_THAT(ErrorIn({.family = family, .norm = NormKind::kBatch, .epsilon = 0.0F}),
+                HasSubstr("epsilon' is 0, expected a number between 0 and 1"));
   }
 }
 
@@ -83,6 +114,47 @@ TEST(FamilyNorms, WeightsMayBeMissingWhereTheFileSaysTheNorm) {
   ASSERT_TRUE(config.ok()) << config.status();
   spec.norm.reset();
   EXPECT_THAT(ErrorIn(spec), HasSubstr("tensor 'blk.0.attn_norm.weight' [64] is missing"));
+}
+
+TEST(FamilyParts, NormsOfOtherFamiliesAreRefused) {
+  const auto error = [](Family family, const std::string& tensor) {
+    return ErrorIn(With({.family = family, .kv_heads = 4}, [&](GgufWriter& writer) {
+      const int64_t dims[] = {64};
+      writer.AddTensor(tensor, DType::kF32, dims, std::vector<std::byte>(64 * sizeof(float)));
+    }));
+  };
+  for (const auto& [family, tensor] : {std::pair{Family::kStarCoder2, "blk.0.attn_norm_2.weight"},
+                                       {Family::kGptNeoX, "blk.0.attn_norm_2.weight"},
+                                       {Family::kFalcon, "blk.0.ffn_norm.weight"},
+                                       {Family::kPhi2, "blk.0.ffn_norm.bias"},
+                                       {Family::kGpt2, "token_embd_norm.weight"},
+                                       {Family::kLlama, "token_embd_norm.bias"},
+                                       {Family::kBloom, "position_embd.weight"}}) {
+    EXPECT_THAT(error(family, tensor),
+                HasSubstr(fmt::format("tensor '{}' [64] is not part of the {} models", tensor,
+                                      FamilyName(family))));
+  }
+}
+
+TEST(FamilyParts, ParallelBlocksHaveTheNormsOfTheirFamily) {
+  // Weights may be missing: the statistics alone are a norm.
+  TinyModelSpec neox{.family = Family::kGptNeoX, .kv_heads = 4, .norm = NormKind::kBatch};
+  neox.norm_weights = false;
+  const auto batch = ConfigIn(neox);
+  ASSERT_TRUE(batch.ok()) << batch.status();
+  EXPECT_TRUE(batch->parallel_residual && batch->HasFeedForwardNorm());
+  // Many files of sequential StableLM models say that they are parallel.
+  const auto stable = ConfigIn(With({.family = Family::kStableLm}, [](GgufWriter& writer) {
+    writer.AddBool("stablelm.use_parallel_residual", true);
+  }));
+  ASSERT_TRUE(stable.ok()) << stable.status();
+  EXPECT_FALSE(stable->parallel_residual);
+  EXPECT_TRUE(stable->HasFeedForwardNorm());
+  EXPECT_THAT(ErrorIn(With({.family = Family::kFalcon},
+                           [](GgufWriter& writer) {
+                             writer.AddBool("falcon.use_parallel_residual", false);
+                           })),
+              HasSubstr("key 'falcon.use_parallel_residual' is false: this is not supported"));
 }
 
 TEST(FamilyParts, PositionsAreRotatedLearnedOrDistances) {
