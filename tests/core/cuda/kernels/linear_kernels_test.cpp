@@ -129,6 +129,23 @@ TEST_P(CudaLinearOfDType, AnyPartOfAMatrixGivesTheBitsOfTheCpu) {
   }
 }
 
+/// A block of threads takes as many tiles as fit into its shared memory.
+TEST_P(CudaLinearOfDType, LargeGroupsOfTilesGiveTheBitsOfTheCpu) {
+  constexpr int64_t kRows = 7 * 8 * 16 - 5;  // for the seven multiprocessors of an emulated GPU
+  constexpr int64_t kColumns = 1280;
+  if (BlockElements(GetParam()) == 1) GTEST_SKIP() << "floats have no groups of tiles";
+  const WeightSample w = MakeWeights(GetParam(), kRows, kColumns, 29);
+  const auto weight = gpu_.Pack(w, {0, kRows}, {0, kColumns});
+  const PackedMatrix twin = cpu_.Pack(w);
+  for (const int64_t tokens : {9, 16, 17, 40, 64, 70}) {
+    const std::vector<float> x = RandomFloats(tokens * kColumns, 30);
+    ExpectSameBits(gpu_.Product(*weight, x, tokens), cpu_.Product(kTwin, twin, x, tokens),
+                   "products");
+    EXPECT_EQ(gpu_.ProductPartialSums(*weight, x, tokens, 256).sums,
+              cpu_.ProductPartialSums(kTwin, twin, x, tokens, 256).sums);
+  }
+}
+
 /// So long and so few that some blocks of threads have none.
 TEST(CudaLinearOfFewPartialSums, GivesThoseOfTheCpu) {
   CudaProducts gpu;
