@@ -475,7 +475,7 @@ class SmallGpu : public ::testing::Test {
 };
 
 TEST_F(SmallGpu, RefusesKernelsThatAskForMoreSharedMemory) {
-  const Stream stream;
+  Stream stream;
   const Buffer<int> values(1);
   const auto allow = [](int bytes) {
     return cudaFuncSetAttribute(WriteAt, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);

@@ -106,7 +106,9 @@ TEST(ProductCut, IsEvenForAnyShape) {
             const MatrixForms forms = SmallForms(most);
             const MatrixCut chosen = ChooseCut(product, processors, forms);
             ExpectEven(chosen.cut, LimitsOf(chosen.form, forms));
-            if (most < kManyTokensCut.tiles) EXPECT_NE(chosen.form, MatrixForm::kManyTokens);
+            if (most < kManyTokensCut.tiles) {
+              EXPECT_NE(chosen.form, MatrixForm::kManyTokens);
+            }
           }
         }
       }
