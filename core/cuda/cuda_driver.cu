@@ -50,6 +50,12 @@ void Look(int index, CudaDriver& driver) {
               ") has compute capability " + std::to_string(properties.major) + "." +
               std::to_string(properties.minor) + ", and at least " + std::to_string(kLeastMajor) +
               ".0 is needed";
+  } else if (properties.sharedMemPerBlockOptin < kLeastSharedBytes) {
+    problem = "GPU " + std::to_string(index) + " (" + properties.name +
+              ") lets a block of threads have " +
+              std::to_string(properties.sharedMemPerBlockOptin) +
+              " bytes of shared memory, and at least " + std::to_string(kLeastSharedBytes) +
+              " are needed";
   } else {
     driver.gpus.push_back({index, properties.name, HexText(properties.uuid)});
     return;

@@ -72,6 +72,7 @@ def test_more_ranks_than_gpus_are_refused_in_one_line(tiny):
     ({"EMULATED_GPU_DRIVER": 12040}, "its NVIDIA driver is for CUDA 12.4, and at least 13.0 is needed"),
     ({"EMULATED_GPUS": 0}, "no CUDA device is here"),
     ({"EMULATED_GPU_CAPABILITY": 7}, "compute capability 7.0, and at least 8.0 is needed"),
+    ({"EMULATED_GPU_SHARED_BYTES": 98304}, "GPU 0 (Emulated GPU) lets a block of threads have 98304 bytes of shared memory, and at least 101376"),
 ])
 def test_what_a_host_lacks_is_one_line(tiny, variables, reason):
     for more in ((), ("-n", 2)):

@@ -182,6 +182,13 @@ TEST_F(GpuFailure, WhatAHostLacksIsTold) {
     const OtherGpus none({.count = 0});
     EXPECT_EQ(Problem(), host + "(no CUDA device is here)" + cpu);
   }
+  {
+    const OtherGpus small({.shared_bytes = 99 * 1024 - 1});
+    EXPECT_EQ(Problem(), host +
+                             "(GPU 0 (Emulated GPU) lets a block of threads have 101375 bytes of "
+                             "shared memory, and at least 101376 are needed)" +
+                             cpu);
+  }
   const OtherGpus old({.major = 7});
   EXPECT_EQ(Problem(), host +
                            "(GPU 0 (Emulated GPU) has compute capability 7.0, and at least 8.0 "

@@ -20,6 +20,8 @@ struct State {
     gpus.count = static_cast<int>(Environment("EMULATED_GPUS", gpus.count));
     gpus.bytes =
         static_cast<size_t>(Environment("EMULATED_GPU_MEMORY", static_cast<int64_t>(gpus.bytes)));
+    gpus.shared_bytes = static_cast<size_t>(
+        Environment("EMULATED_GPU_SHARED_BYTES", static_cast<int64_t>(gpus.shared_bytes)));
     gpus.major = static_cast<int>(Environment("EMULATED_GPU_CAPABILITY", gpus.major));
     gpus.driver = static_cast<int>(Environment("EMULATED_GPU_DRIVER", gpus.driver));
     failing = Environment("EMULATED_GPU_FAILURE", 0);

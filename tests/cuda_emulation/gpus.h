@@ -5,14 +5,16 @@
 
 /// The GPUs that the emulated runtime finds, and what goes wrong with them. The environment sets
 /// the same for a process: EMULATED_GPUS (a number), EMULATED_GPU_MEMORY (bytes of each),
-/// EMULATED_GPU_CAPABILITY (major), EMULATED_GPU_DRIVER (of the NVIDIA driver, as CUDA counts
-/// versions; 0: none), EMULATED_GPU_FAILURE (as FailFrom). Thread safety: all functions.
+/// EMULATED_GPU_CAPABILITY (major), EMULATED_GPU_SHARED_BYTES (of a block of threads, at most),
+/// EMULATED_GPU_DRIVER (of the NVIDIA driver, as CUDA counts versions; 0: none),
+/// EMULATED_GPU_FAILURE (as FailFrom). Thread safety: all functions.
 namespace tandem::cuda_emulation {
 
 struct Gpus {
   int count = 1;
-  size_t bytes = size_t{4} << 30;  // of memory, each
-  int major = 9;                   // compute capability
+  size_t bytes = size_t{4} << 30;   // of memory, each
+  size_t shared_bytes = 163 << 10;  // of a block of threads, at most: of compute capability 8.0
+  int major = 9;                    // compute capability
   int driver = 13000;
   int processors = 7;  // so few that blocks of threads have much to do
 };

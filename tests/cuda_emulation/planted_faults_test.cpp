@@ -466,6 +466,30 @@ TEST(CudaEmulation, RefusesLaunchesThatNoGpuTakes) {
   EXPECT_EQ(cudaMalloc(&memory, size_t{1} << 50), cudaErrorMemoryAllocation);
 }
 
+/// Of compute capability 8.6, 8.9 and 12.0.
+class SmallGpu : public ::testing::Test {
+ protected:
+  ~SmallGpu() override { cuda_emulation::SetGpus({}); }
+  static void BecomeSmall() { cuda_emulation::SetGpus({.shared_bytes = kSharedBytes}); }
+  static constexpr int kSharedBytes = 99 << 10;
+};
+
+TEST_F(SmallGpu, RefusesKernelsThatAskForMoreSharedMemory) {
+  Stream stream;
+  const Buffer<int> values(1);
+  const auto allow = [](int bytes) {
+    return cudaFuncSetAttribute(WriteAt, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  };
+  const auto put = [&](size_t bytes) { return stream.Put(1, 1, bytes, WriteAt, values.data(), 0); };
+  ASSERT_EQ(allow(kSharedBytes + 1), cudaSuccess);
+  EXPECT_EQ(put(kSharedBytes + 1), cudaSuccess);
+  BecomeSmall();
+  EXPECT_EQ(put(kSharedBytes + 1), cudaErrorInvalidValue);
+  EXPECT_EQ(allow(kSharedBytes + 1), cudaErrorInvalidValue);
+  EXPECT_EQ(allow(kSharedBytes), cudaSuccess);
+  EXPECT_EQ(put(kSharedBytes), cudaSuccess);
+}
+
 class TwoGpus : public ::testing::Test {
  protected:
   TwoGpus() { cuda_emulation::SetGpus({.count = 2}); }

@@ -51,8 +51,7 @@ namespace tandem::cuda_emulation {
 namespace {
 
 constexpr size_t kMostThreads = 1024;
-constexpr size_t kSharedBytes = 48 * 1024;       // without asking for more
-constexpr size_t kMostSharedBytes = 163 * 1024;  // of compute capability 8.0
+constexpr size_t kSharedBytes = 48 * 1024;  // without asking for more
 
 /// All streams of all GPUs. Grids run one at a time: streams wait for one another in any direction.
 struct Device {
@@ -193,7 +192,8 @@ uint64_t BytesToHost() { return bytes_to_host; }
 uint64_t GraphLaunches() { return graph_launches; }
 
 cudaError_t AllowShared(const void* kernel, int bytes) {
-  if (bytes < 0 || static_cast<size_t>(bytes) > kMostSharedBytes) return cudaErrorInvalidValue;
+  if (bytes < 0 || static_cast<size_t>(bytes) > TheGpus().shared_bytes)
+    return cudaErrorInvalidValue;
   Device& device = TheDevice();
   const std::lock_guard lock(device.mutex);
   device.shared_bytes[kernel] = static_cast<size_t>(bytes);
@@ -210,7 +210,10 @@ cudaError_t Enqueue(const cudaLaunchConfig_t& config, const void* kernel,
   }
   const size_t threads = size_t{block.x} * block.y * block.z;
   if (threads == 0 || threads > kMostThreads) return cudaErrorInvalidConfiguration;
-  if (config.dynamicSmemBytes > TheDevice().SharedBytesOf(kernel)) return cudaErrorInvalidValue;
+  if (config.dynamicSmemBytes > TheDevice().SharedBytesOf(kernel) ||
+      config.dynamicSmemBytes > TheGpus().shared_bytes) {
+    return cudaErrorInvalidValue;
+  }
   for (unsigned i = 0; i < config.numAttrs; ++i) {
     if (config.attrs[i].id != cudaLaunchAttributeProgrammaticStreamSerialization) {
       return cudaErrorInvalidValue;
@@ -318,6 +321,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   std::strcpy(properties->name, "Emulated GPU");
   properties->uuid.bytes[0] = static_cast<char>(device + 1);
   properties->totalGlobalMem = TheGpus().bytes;
+  properties->sharedMemPerBlockOptin = TheGpus().shared_bytes;
   properties->major = TheGpus().major;
   properties->multiProcessorCount = TheGpus().processors;
   return cudaSuccess;

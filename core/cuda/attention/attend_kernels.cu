@@ -105,7 +105,7 @@ void LaunchChunks(CudaStream stream, const AttentionStep& step, const TokenPlace
                   const CacheLayer& layer) {
   constexpr auto kSharedBytes = AttendBytes<Element, kHeads * kTokens>;
   const auto kernel = AttendChunkKernel<Element, kHeads, kTokens>;
-  static const bool allowed = AllowSharedBytes(kernel, kSharedBytes(kMostHeadDim));
+  static const bool allowed = AllowSharedBytes<kSharedBytes(kMostHeadDim)>(kernel);
   static_cast<void>(allowed);
   const dim3 grid(static_cast<unsigned>(step.chunks), static_cast<unsigned>(step.run_count),
                   Blocks(step.tokens, kTokens));

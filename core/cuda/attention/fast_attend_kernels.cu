@@ -285,7 +285,7 @@ template <int kDim>
 void LaunchOf(CudaStream stream, const AttentionStep& step, const TokenPlaces& places,
               const CacheLayer& layer) {
   static const bool allowed =
-      AllowSharedBytes(FastAttentionKernel<kDim>, FastLayout<kDim>::kSharedBytes);
+      AllowSharedBytes<FastLayout<kDim>::kSharedBytes>(FastAttentionKernel<kDim>);
   static_cast<void>(allowed);
   const dim3 grid(static_cast<unsigned>(step.run_count),
                   Blocks(step.tokens, kRows / step.largest_run));

@@ -11,6 +11,10 @@ struct Gpu {
   std::string id;    // the same wherever a process sees it
 };
 
+/// Shared memory that a block of threads may have on all GPUs of compute capability 8.0 and later.
+/// Source: CUDA C++ Programming Guide 13.0, technical specifications per compute capability.
+inline constexpr int kLeastSharedBytes = 99 * 1024;
+
 /// From now on the calls of this thread go to `gpu`: memory, streams and kernels are of it. Throws
 /// DeviceFailure.
 void UseGpu(const Gpu& gpu);

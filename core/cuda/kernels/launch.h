@@ -22,38 +22,43 @@ inline unsigned Blocks(int64_t count, int64_t each) {
   return static_cast<unsigned>((count + each - 1) / each);
 }
 
-/// Multiprocessors of the GPU, which are those of all GPUs that the process uses.
-inline int64_t Processors() {
-  static const int64_t processors = [] {
+/// Of the GPU, which are those of all GPUs that the process uses.
+inline const cudaDeviceProp& GpuProperties() {
+  static const cudaDeviceProp of_gpu = [] {
     int device = 0;
     cudaDeviceProp properties = {};
     CheckCuda(cudaGetDevice(&device), "cudaGetDevice");
     CheckCuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
-    return int64_t{properties.multiProcessorCount};
+    return properties;
   }();
-  return processors;
+  return of_gpu;
+}
+
+inline int64_t Processors() { return GpuProperties().multiProcessorCount; }
+
+/// Shared memory that a block of threads may have: at least kLeastSharedBytes.
+inline int64_t SharedBytesOfBlock() {
+  return static_cast<int64_t>(GpuProperties().sharedMemPerBlockOptin);
 }
 
 /// Whether kernels may start while the one before still runs (device_code.h): on GPUs of compute
 /// capability 9.0 and later.
-inline bool StartsKernelsEarly() {
-  static const bool early = [] {
-    int device = 0;
-    cudaDeviceProp properties = {};
-    CheckCuda(cudaGetDevice(&device), "cudaGetDevice");
-    CheckCuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
-    return properties.major >= 9;
-  }();
-  return early;
-}
+inline bool StartsKernelsEarly() { return GpuProperties().major >= 9; }
 
-/// Lets a kernel have more shared memory than the 48 KiB that all may have: at most 163 KiB on GPUs
-/// of compute capability 8.0. True.
+/// Lets a kernel have more shared memory than the 48 KiB that all may have: at most
+/// SharedBytesOfBlock(). True.
 template <typename Kernel>
 bool AllowSharedBytes(Kernel* kernel, int bytes) {
   CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
             "cudaFuncSetAttribute");
   return true;
+}
+
+/// The same for bytes that all GPUs have.
+template <int kBytes, typename Kernel>
+bool AllowSharedBytes(Kernel* kernel) {
+  static_assert(kBytes <= kLeastSharedBytes);
+  return AllowSharedBytes(kernel, kBytes);
 }
 
 /// Enqueues kernel(arguments...). Nothing where the grid is empty.

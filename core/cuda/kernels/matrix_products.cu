@@ -2,6 +2,7 @@
 #include "core/cuda/kernels/gpu_fragments.h"
 #include "core/cuda/kernels/launch.h"
 #include "core/cuda/kernels/linear_products.h"
+#include "core/cuda/kernels/matrix_stages.h"
 #include "core/cuda/kernels/product_cut.h"
 
 namespace tandem::core {
@@ -12,7 +13,7 @@ constexpr int kSumsOfThread = 4;  // of a tile and a group: two rows times two t
 
 /// How a block of threads multiplies what CutLimits lets it: a warp takes `warp_tiles` tiles times
 /// `warp_groups` groups of 8 tokens. Weights and codes arrive in shared memory a super-block at a
-/// time, `stages` of them on their way or in use.
+/// time, `stages` of them at most on their way or in use.
 struct MatrixSize {
   CutLimits limits;
   int warp_tiles;
@@ -34,17 +35,16 @@ struct MatrixShape {
   static constexpr int kStages = kSize.stages;
   // Leaves enough registers to spill none.
   static constexpr int kResident = static_cast<int>(kSize.limits.resident);
-  // A stage in shared memory: tiles; codes, [kTokens] rows of which four lie in different banks;
-  // scales [kSuperBlocks][kTokens] floats; sums [kSuperBlocks][kTokens] int2.
+  // A stage in shared memory: codes, [kTokens] rows of which four lie in different banks; scales
+  // [kSuperBlocks][kTokens] floats; sums [kSuperBlocks][kTokens] int2; tiles.
   static constexpr int kTileBytes = Of::kHeaderBytes + kSuperUnits * Of::kUnitBytes;
   static constexpr int kCodeRow = kSuperBlocks * kBlockColumns + 32;
-  static constexpr int kCodesAt = kTiles * kTileBytes;
-  static constexpr int kScalesAt = kCodesAt + kTokens * kCodeRow;
+  static constexpr int kScalesAt = kTokens * kCodeRow;
   static constexpr int kSumsAt = kScalesAt + kSuperBlocks * kTokens * 4;
-  static constexpr int kStageBytes =
-      kSumsAt + (Of::kTile.has_offset ? kSuperBlocks * kTokens * 8 : 0);
-  static constexpr int kSharedBytes = kStages * kStageBytes;
-  static_assert(kSharedBytes <= 163 * 1024);  // of a block, on compute capability 8.0
+  static constexpr int kTilesAt = kSumsAt + (Of::kTile.has_offset ? kSuperBlocks * kTokens * 8 : 0);
+  static constexpr MatrixStages StagesIn(int64_t shared_bytes) {
+    return FitStages({kTiles, kTileBytes, kTilesAt, kStages}, shared_bytes);
+  }
 };
 
 /// A product as all blocks of threads see it.
@@ -53,6 +53,7 @@ struct MatrixWork {
   ProductInput x;
   ProductOutput out;
   ProductCut cut;
+  MatrixStages stages;
   int partial_blocks;  // of a partial sum
 };
 
@@ -150,7 +151,7 @@ __device__ void PutTiles(const JoinedMatrices& weights, const WeightReader& read
   const int pieces = kHeaderPieces + stage.units() * (Of::kUnitBytes / 16);
   for (int tile = warp % kCopyWarps; tile < stage.tiles(); tile += kCopyWarps) {
     const std::byte* bytes = weights.TileAt(stage.first_tile() + tile);
-    const int to = at + tile * Shape::kTileBytes;
+    const int to = at + Shape::kTilesAt + tile * Shape::kTileBytes;
     for (int i = warp / kCopyWarps * kLanes + thread % kLanes; i < pieces;
          i += Shape::kWarps / kCopyWarps * kLanes) {
       const std::byte* from =
@@ -178,7 +179,7 @@ __device__ void PutCodes(const CodeRows& x, const Stages<Shape>& stage, int at) 
     const int slot = i / kPieces;
     const int piece = i % kPieces;
     if (!is_there(piece / 2)) continue;
-    CopyAsync<16>(at + Shape::kCodesAt + slot * Shape::kCodeRow + 16 * piece,
+    CopyAsync<16>(at + slot * Shape::kCodeRow + 16 * piece,
                   x.codes + (row_of(slot) + first) * kBlockColumns + 16 * piece);
   }
   for (int i = static_cast<int>(threadIdx.x); i < slots * kSuperBlocks; i += Shape::kThreads) {
@@ -223,9 +224,9 @@ __device__ void MultiplyBlock(const LaneUnit<kDtype> (&units)[Shape::kWarpTiles]
   for (int g = 0; g < Shape::kWarpGroups; ++g) {
     const int group = place.first_group + g;
     if (group >= groups) continue;
-    const uint2 of_tokens = SharedUnits().Load8(
-        stage_at + Shape::kCodesAt + (group * kGroupTokens + place.row) * Shape::kCodeRow +
-        in_stage * kBlockColumns + 8 * place.four);
+    const uint2 of_tokens =
+        SharedUnits().Load8(stage_at + (group * kGroupTokens + place.row) * Shape::kCodeRow +
+                            in_stage * kBlockColumns + 8 * place.four);
     const int pair = (in_stage * Shape::kTokens + group * kGroupTokens) / 2 + place.four;
     const float2 scales = SharedArray<float2>(stage_at + Shape::kScalesAt)[pair];
     // Of the thread's two tokens: the sums of their codes, by halves.
@@ -258,6 +259,15 @@ __device__ void MultiplyBlock(const LaneUnit<kDtype> (&units)[Shape::kWarpTiles]
   }
 }
 
+/// Waits for the oldest of the stages that are on their way.
+template <int kMostStages>
+__device__ void WaitForStage(int stages) {
+  if constexpr (kMostStages > 2) {
+    if (stages < kMostStages) return WaitForStage<kMostStages - 1>(stages);
+  }
+  WaitForCopies<kMostStages - 2>();
+}
+
 /// As many blocks of threads as run at once, each with its share of the work.
 template <DType kDtype, typename Shape, bool kPartialSums>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
@@ -269,26 +279,29 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
   const WarpPlace place = {lane, lane / 4, lane % 4, warp % Shape::kTileWarps * Shape::kWarpTiles,
                            warp / Shape::kTileWarps * Shape::kWarpGroups};
   const WeightReader reader(work.cut.parts == 1);
-  const auto stage_at = [](int slot) { return slot * Shape::kStageBytes; };
+  const int stage_bytes = work.stages.stage_bytes;
+  const int last_stage_at = (work.stages.stages - 1) * stage_bytes;
   Stages<Shape> coming(work);
   Stages<Shape> stage = coming;
-  const auto put = [&](int slot) {
+  const auto put = [&](int at) {
     if (coming.there()) {
-      PutTiles<kDtype>(work.weights, reader, coming, stage_at(slot));
-      PutCodes<Of::kTile.has_offset>(work.x.codes, coming, stage_at(slot));
+      PutTiles<kDtype>(work.weights, reader, coming, at);
+      PutCodes<Of::kTile.has_offset>(work.x.codes, coming, at);
       coming.Next();
     }
     CommitCopies();
   };
-  if (coming.there()) PutTiles<kDtype>(work.weights, reader, coming, stage_at(0));
+  if (coming.there()) PutTiles<kDtype>(work.weights, reader, coming, 0);
   WaitForKernelBefore();
   if (coming.there()) {
-    PutCodes<Of::kTile.has_offset>(work.x.codes, coming, stage_at(0));
+    PutCodes<Of::kTile.has_offset>(work.x.codes, coming, 0);
     coming.Next();
   }
   CommitCopies();
-#pragma unroll
-  for (int i = 1; i < Shape::kStages - 1; ++i) put(i);
+  if constexpr (Shape::kStages > 2) {
+#pragma unroll 1
+    for (int at = stage_bytes; at < last_stage_at; at += stage_bytes) put(at);
+  }
 
   float sums[Shape::kSums] = {};
   PartialSumTotals<kPartialSums ? Shape::kSums : 1> totals;
@@ -302,12 +315,12 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
     }
   };
   int left = work.partial_blocks;
-  int slot = 0;
+  int stage_at = 0;
   for (; stage.there(); stage.Next()) {
-    WaitForCopies<Shape::kStages - 2>();
+    WaitForStage<Shape::kStages>(work.stages.stages);
     // Behind it the stage has arrived for all, and nobody reads the one that is written next.
     __syncthreads();
-    put(slot == 0 ? Shape::kStages - 1 : slot - 1);
+    put(stage_at == 0 ? last_stage_at : stage_at - stage_bytes);
     const int tiles = stage.tiles() - place.first_tile;  // of the warp, if it is not less
     const int groups = (stage.tokens() + kGroupTokens - 1) / kGroupTokens;
     const int units = stage.units();
@@ -317,7 +330,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
 #pragma unroll
       for (int tile = 0; tile < Shape::kWarpTiles; ++tile) {
         if (tile >= tiles) continue;
-        const int tile_at = stage_at(slot) + (place.first_tile + tile) * Shape::kTileBytes;
+        const int tile_at =
+            stage_at + Shape::kTilesAt + (place.first_tile + tile) * Shape::kTileBytes;
         of_lane[tile].Load(SharedUnits(), tile_at + Of::kHeaderBytes + u * Of::kUnitBytes, tile_at,
                            lane);
       }
@@ -327,8 +341,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
         if (first_block + in_stage < stage.begin() || first_block + in_stage >= stage.end()) {
           continue;
         }
-        MultiplyBlock<kDtype, Shape>(of_lane, in_unit, stage_at(slot), in_stage, tiles, groups,
-                                     place, sums);
+        MultiplyBlock<kDtype, Shape>(of_lane, in_unit, stage_at, in_stage, tiles, groups, place,
+                                     sums);
         if constexpr (kPartialSums) {
           if (--left > 0) continue;
           end_partial_sum();
@@ -336,7 +350,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
         }
       }
     }
-    slot = slot == Shape::kStages - 1 ? 0 : slot + 1;
+    stage_at = stage_at == last_stage_at ? 0 : stage_at + stage_bytes;
     if (!stage.ends_segment()) continue;
     end_partial_sum();
     left = work.partial_blocks;
@@ -372,13 +386,15 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
 }
 
 template <DType kDtype, MatrixSize kSize, bool kPartialSums>
-void LaunchSize(CudaStream stream, const MatrixWork& work) {
+void LaunchSize(CudaStream stream, MatrixWork& work) {
   using Shape = MatrixShape<kDtype, kSize>;
+  static_assert(Shape::StagesIn(kLeastSharedBytes).tiles >= 1);
+  work.stages = Shape::StagesIn(SharedBytesOfBlock());
   const auto kernel = MatrixProductKernel<kDtype, Shape, kPartialSums>;
-  static const bool allowed = AllowSharedBytes(kernel, Shape::kSharedBytes);
+  static const bool allowed = AllowSharedBytes(kernel, work.stages.bytes());
   static_cast<void>(allowed);
-  Launch(stream, static_cast<unsigned>(work.cut.blocks), Shape::kThreads, Shape::kSharedBytes,
-         kernel, work);
+  Launch(stream, static_cast<unsigned>(work.cut.blocks), Shape::kThreads,
+         static_cast<size_t>(work.stages.bytes()), kernel, work);
 }
 
 constexpr MatrixSize kFewTokens = {kFewTokensCut, 1, 1, 4};
@@ -387,7 +403,7 @@ constexpr MatrixSize kSomePartialSums = {kPartialSumsCut, 1, 4, 3};
 constexpr MatrixSize kManyTokens = {kManyTokensCut, 2, 8, 2};
 
 template <DType kDtype>
-void LaunchOf(CudaStream stream, const MatrixForm form, const MatrixWork& work) {
+void LaunchOf(CudaStream stream, const MatrixForm form, MatrixWork& work) {
   const bool partial_sums = work.out.sums != nullptr;
   switch (form) {
     case MatrixForm::kFewTokens:
@@ -402,8 +418,26 @@ void LaunchOf(CudaStream stream, const MatrixForm form, const MatrixWork& work) 
   }
 }
 
+template <DType kDtype, MatrixSize kSize>
+CutLimits LimitsOf() {
+  CutLimits limits = kSize.limits;
+  limits.tiles = MatrixShape<kDtype, kSize>::StagesIn(SharedBytesOfBlock()).tiles;
+  return limits;
+}
+
+/// What the GPU's shared memory leaves of the forms.
+MatrixForms FormsOf(DType type) {
+  MatrixForms forms;
+  ForQuantized(type, [&](auto dtype) {
+    constexpr DType kDtype = decltype(dtype)::value;
+    forms = {LimitsOf<kDtype, kFewTokens>(), LimitsOf<kDtype, kSomeTokens>(),
+             LimitsOf<kDtype, kManyTokens>(), LimitsOf<kDtype, kSomePartialSums>()};
+  });
+  return forms;
+}
+
 void LaunchCut(CudaStream stream, const CutProduct& product, MatrixWork& work) {
-  const MatrixCut chosen = ChooseCut(product, Processors());
+  const MatrixCut chosen = ChooseCut(product, Processors(), FormsOf(work.weights.dtype));
   work.cut = chosen.cut;
   ForQuantized(work.weights.dtype,
                [&](auto dtype) { LaunchOf<decltype(dtype)::value>(stream, chosen.form, work); });
@@ -421,14 +455,14 @@ void LaunchMatrixProduct(CudaStream stream, const JoinedMatrices& weights, const
     }
     return;
   }
-  MatrixWork work = {weights, x, {}, {}, static_cast<int>(x.codes.blocks)};
+  MatrixWork work = {weights, x, {}, {}, {}, static_cast<int>(x.codes.blocks)};
   LaunchCut(stream, {.tiles = weights.tiles(), .tokens = x.tokens}, work);
 }
 
 void LaunchMatrixPartialSums(CudaStream stream, const JoinedMatrices& weights,
                              const ProductInput& x, const ProductOutput& out) {
   const int64_t partial_blocks = out.partial_columns / kBlockColumns;
-  MatrixWork work = {weights, x, out, {}, static_cast<int>(partial_blocks)};
+  MatrixWork work = {weights, x, out, {}, {}, static_cast<int>(partial_blocks)};
   LaunchCut(stream,
             {.tiles = weights.tiles(),
              .tokens = x.tokens,

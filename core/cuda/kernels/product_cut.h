@@ -96,27 +96,37 @@ inline constexpr CutLimits kManyTokensCut = {.tiles = 8, .tokens = 64, .resident
 // More than 16 tokens, whose totals take registers.
 inline constexpr CutLimits kPartialSumsCut = {.tiles = 4, .tokens = 64};
 
+/// The forms as a GPU has them, which may have room for fewer tiles than above.
+struct MatrixForms {
+  CutLimits few_tokens = kFewTokensCut;
+  CutLimits some_tokens = kSomeTokensCut;
+  CutLimits many_tokens = kManyTokensCut;
+  CutLimits partial_sums = kPartialSumsCut;
+};
+
 struct MatrixCut {
   MatrixForm form = MatrixForm::kFewTokens;
   ProductCut cut;
 };
 
 /// The form for a product, and its cut.
-inline MatrixCut ChooseCut(const CutProduct& product, int64_t processors) {
-  const ProductCut few = CutOf(product, kFewTokensCut, processors);
-  if (product.tokens <= kFewTokensCut.tokens) return {MatrixForm::kFewTokens, few};
+inline MatrixCut ChooseCut(const CutProduct& product, int64_t processors,
+                           const MatrixForms& forms) {
+  const ProductCut few = CutOf(product, forms.few_tokens, processors);
+  if (product.tokens <= forms.few_tokens.tokens) return {MatrixForm::kFewTokens, few};
   if (product.is_partial_sums) {
-    return {MatrixForm::kPartialSums, CutOf(product, kPartialSumsCut, processors)};
+    return {MatrixForm::kPartialSums, CutOf(product, forms.partial_sums, processors)};
   }
-  const ProductCut many = CutOf(product, kManyTokensCut, processors);
+  const ProductCut many = CutOf(product, forms.many_tokens, processors);
+  // Not where its groups of eight do not fit.
   if (many.tiles >= 7 * many.groups && many.items() >= many.blocks) {
     return {MatrixForm::kManyTokens, many};
   }
-  const ProductCut some = CutOf(product, kSomeTokensCut, processors);
+  const ProductCut some = CutOf(product, forms.some_tokens, processors);
   // Few rows do not keep all processors busy: then parts of the tokens do, which read the weights
   // again.
-  const bool leaves_idle = 2 * few.most() * kFewTokensCut.tokens <=
-                           some.most() * std::min(product.tokens, kSomeTokensCut.tokens);
+  const bool leaves_idle = 2 * few.most() * forms.few_tokens.tokens <=
+                           some.most() * std::min(product.tokens, forms.some_tokens.tokens);
   if (leaves_idle) return {MatrixForm::kFewTokens, few};
   return {MatrixForm::kSomeTokens, some};
 }

@@ -129,6 +129,34 @@ TEST_P(CudaLinearOfDType, AnyPartOfAMatrixGivesTheBitsOfTheCpu) {
   }
 }
 
+std::vector<DType> QuantizedTypes() {
+  std::vector<DType> types;
+  for (const DType dtype : kAllDTypes) {
+    if (BlockElements(dtype) > 1) types.push_back(dtype);
+  }
+  return types;
+}
+
+using CudaLinearOfQuantized = CudaLinearOfDType;
+INSTANTIATE_TEST_SUITE_P(Types, CudaLinearOfQuantized, ::testing::ValuesIn(QuantizedTypes()),
+                         DTypeNameOf);
+
+/// A block of threads takes as many tiles as fit into its shared memory.
+TEST_P(CudaLinearOfQuantized, LargeGroupsOfTilesGiveTheBitsOfTheCpu) {
+  constexpr int64_t kRows = 7 * 8 * 16 - 5;  // for the seven multiprocessors of an emulated GPU
+  constexpr int64_t kColumns = 1280;
+  const WeightSample w = MakeWeights(GetParam(), kRows, kColumns, 29);
+  const auto weight = gpu_.Pack(w, {0, kRows}, {0, kColumns});
+  const PackedMatrix twin = cpu_.Pack(w);
+  for (const int64_t tokens : {9, 16, 40, 70}) {
+    const std::vector<float> x = RandomFloats(tokens * kColumns, 30);
+    ExpectSameBits(gpu_.Product(*weight, x, tokens), cpu_.Product(kTwin, twin, x, tokens),
+                   "products");
+    EXPECT_EQ(gpu_.ProductPartialSums(*weight, x, tokens, 256).sums,
+              cpu_.ProductPartialSums(kTwin, twin, x, tokens, 256).sums);
+  }
+}
+
 /// So long and so few that some blocks of threads have none.
 TEST(CudaLinearOfFewPartialSums, GivesThoseOfTheCpu) {
   CudaProducts gpu;

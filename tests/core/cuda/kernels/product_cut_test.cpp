@@ -56,18 +56,28 @@ Loads LoadsOf(const ProductCut& cut, const CutLimits& limits) {
 
 int64_t CeilOf(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-CutLimits LimitsOf(MatrixForm form) {
+CutLimits LimitsOf(MatrixForm form, const MatrixForms& forms) {
   switch (form) {
     case MatrixForm::kFewTokens:
-      return kFewTokensCut;
+      return forms.few_tokens;
     case MatrixForm::kSomeTokens:
-      return kSomeTokensCut;
+      return forms.some_tokens;
     case MatrixForm::kManyTokens:
-      return kManyTokensCut;
+      return forms.many_tokens;
     case MatrixForm::kPartialSums:
-      return kPartialSumsCut;
+      return forms.partial_sums;
   }
   return {};
+}
+
+/// Of a GPU with little shared memory: groups of as many tiles.
+MatrixForms SmallForms(int64_t tiles) {
+  MatrixForms forms;
+  for (CutLimits* limits : {&forms.few_tokens, &forms.some_tokens, &forms.many_tokens}) {
+    limits->tiles = tiles;
+  }
+  forms.partial_sums.tiles = std::min(tiles, forms.partial_sums.tiles);
+  return forms;
 }
 
 /// No block of threads, and no multiprocessor, has more than an eighth above its even share, but
@@ -92,8 +102,14 @@ TEST(ProductCut, IsEvenForAnyShape) {
                                       .is_partial_sums = partials > 1};
           SCOPED_TRACE(fmt::format("{} tiles, {} partial sums, {} tokens, {}", tiles, partials,
                                    tokens, processors));
-          const MatrixCut chosen = ChooseCut(product, processors);
-          ExpectEven(chosen.cut, LimitsOf(chosen.form));
+          for (const int64_t most : {8, 6, 1}) {
+            const MatrixForms forms = SmallForms(most);
+            const MatrixCut chosen = ChooseCut(product, processors, forms);
+            ExpectEven(chosen.cut, LimitsOf(chosen.form, forms));
+            if (most < kManyTokensCut.tiles) {
+              EXPECT_NE(chosen.form, MatrixForm::kManyTokens);
+            }
+          }
         }
       }
     }
@@ -166,9 +182,9 @@ TEST(ProductCut, LeavesNoProcessorIdleOnTheShapesOfModels) {
                                     .tokens = tokens,
                                     .partials = named.partials,
                                     .is_partial_sums = named.partials > 1};
-        const MatrixCut chosen = ChooseCut(product, processors);
-        ExpectEven(chosen.cut, LimitsOf(chosen.form));
-        const Loads loads = LoadsOf(chosen.cut, LimitsOf(chosen.form));
+        const MatrixCut chosen = ChooseCut(product, processors, {});
+        ExpectEven(chosen.cut, LimitsOf(chosen.form, {}));
+        const Loads loads = LoadsOf(chosen.cut, LimitsOf(chosen.form, {}));
         const int64_t most = *std::max_element(loads.processors.begin(), loads.processors.end());
         const double used =
             static_cast<double>(loads.total) / static_cast<double>(most * processors);
