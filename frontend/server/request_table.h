@@ -59,6 +59,10 @@ struct RequestRecord {
     size_t text_end = 0;      // in the choice's text
     size_t logprobs_end = 0;  // in its logprobs
   };
+  struct Replay {
+    size_t next = 0;            // of the deltas
+    std::vector<Delta> begins;  // [choices] the last one before that
+  };
 
   RequestName name;
   uint64_t fingerprint = 0;
@@ -79,6 +83,7 @@ struct RequestRecord {
 
   std::vector<AnswerChoice> choices;  // at least one
   std::vector<Delta> deltas;          // delivered so far
+  std::optional<Replay> replay;       // set: the client is given deltas again; new ones wait
   std::string done_frame;             // empty while open
   uint64_t finished_as = 0;           // place in the order of finishing
   bool open() const { return done_frame.empty(); }

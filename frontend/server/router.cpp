@@ -254,6 +254,11 @@ Router::Delivery Router::Send(const std::string& client, std::string_view frame,
   return Delivery::kGone;
 }
 
+int64_t Router::WaitingFor(const std::string& client) const {
+  const auto found = by_name_.find(client);
+  return found == by_name_.end() ? 0 : connections_.at(found->second)->waiting_bytes;
+}
+
 void Router::Flush() {
   if (waiting_bytes_ == 0) return;
   for (auto it = connections_.begin(); it != connections_.end();) {

@@ -93,6 +93,8 @@ class Router {
   /// Sends what waits, as far as clients read.
   void Flush();
   int64_t waiting_bytes() const { return waiting_bytes_; }
+  /// Bytes that wait for one client; of one that is not connected, none.
+  int64_t WaitingFor(const std::string& client) const;
   int64_t clients() const { return static_cast<int64_t>(by_name_.size()); }
 
  private:

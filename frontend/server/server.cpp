@@ -23,9 +23,10 @@ constexpr milliseconds kEndingTime{300};  // for frames that still wait, and req
 constexpr milliseconds kLogTime{5000};    // for a disk that takes long
 constexpr milliseconds kTurn{20};         // so that a flood does not keep answers waiting
 constexpr milliseconds kStatusTime{500};  // for the engine's part of a status
-constexpr size_t kStatusQuestions = 256;  // that wait for it
-constexpr milliseconds kIdleTime{1000};   // after which memory goes back,
-constexpr milliseconds kBusyTime{15000};  // or this, since it takes milliseconds
+constexpr int64_t kReplayBytes = int64_t{64} << 10;  // that wait for a client, for more of a replay
+constexpr size_t kStatusQuestions = 256;             // that wait for it
+constexpr milliseconds kIdleTime{1000};              // after which memory goes back,
+constexpr milliseconds kBusyTime{15000};             // or this, since it takes milliseconds
 constexpr int64_t kSpareDescriptors = 16;
 constexpr int64_t kLogDescriptors = 64;  // that a log's files take
 constexpr int64_t kLeastClients = 2;     // and one that is told that there is no place
@@ -143,12 +144,13 @@ absl::Status Server::Serve() {
     TakeFromClients();
     router_->Flush();
     CancelVanished();
+    ContinueReplays();
     CheckTimers();
     CheckEngine();
     ReturnMemory();
     if (stop_.load() && !ends_at_) {
       const bool idle = requests_.open() == 0 && router_->waiting_bytes() == 0 &&
-                        commands_.empty() && status_questions_.empty();
+                        commands_.empty() && status_questions_.empty() && replays_.empty();
       if (idle) return absl::OkStatus();
       FailAll("the server is shutting down");
       EndSoon(absl::OkStatus());
@@ -163,7 +165,7 @@ void Server::EndSoon(absl::Status status) {
 }
 
 milliseconds Server::UntilNextTimer() const {
-  if (!news_.empty()) return milliseconds(0);
+  if (!news_.empty() || replays_are_late_) return milliseconds(0);
   Clock::time_point next = next_engine_check_;
   if (ends_at_) next = std::min(next, *ends_at_);
   if (next_timer_) next = std::min(next, *next_timer_);
@@ -379,6 +381,29 @@ void Server::AnswerStatus(bool answers) {
   if (log_ != nullptr) counts_.state = log_->Status();
   counts_.uptime_seconds = seconds(Clock::now() - started_);
   router_->Send(name.client, StatusFrame(name.id, counts_, engine_status_));
+}
+
+void Server::ContinueReplays() {
+  const Clock::time_point end = Clock::now() + kTurn;
+  replays_are_late_ = false;
+  for (size_t unread = 0; unread < replays_.size();) {
+    if (Clock::now() >= end) {
+      replays_are_late_ = true;
+      return;
+    }
+    const RequestName name = std::move(replays_.front());
+    replays_.pop_front();
+    RequestRecord* record = requests_.Find(name);
+    if (record == nullptr) {
+      Refuse(
+          name, ErrorCode::kNotFound,
+          "resume: the answer was too long ago, and is not kept any more: send the request again");
+    }
+    if (record == nullptr || !record->replay) continue;
+    const bool reads = router_->WaitingFor(name.client) <= kReplayBytes;
+    unread = reads ? 0 : unread + 1;
+    if (!reads || SendPart(*record)) replays_.push_back(name);
+  }
 }
 
 void Server::HandleCancel(const RequestName& name) {

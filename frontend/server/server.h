@@ -146,8 +146,15 @@ class Server {
   absl::Status BeginTurn(RequestRecord& record, Preparation& preparation);
   /// The engine has taken a request, or it was refused.
   void TakePrepared(RequestRecord& record, Prepared prepared);
-  /// Sends the answer so far again, from a delta on, and goes on from there.
+  /// Sends the answer so far again, from a delta on, and goes on from there. Of a long one the rest
+  /// follows as its client reads.
   void Replay(RequestRecord& record, int64_t from_seq);
+  /// The next deltas of a replay. False: that was all, or it ends.
+  bool SendPart(RequestRecord& record);
+  /// Goes on with replays for a turn.
+  void ContinueReplays();
+  /// What a replay sent did not reach its client.
+  void EndReplay(RequestRecord& record, Router::Delivery why);
 
   void Take(RequestRecord& record, size_t choice, std::span<const int32_t> tokens);
   /// New text of an answer, with the log-probabilities of its tokens. `last`: also those of tokens
@@ -200,6 +207,8 @@ class Server {
   /// Events of requests that came before it was known that the engine has them; by key.
   std::deque<Mailbox::Event> news_;  // of the mailbox, not looked at yet
   std::map<uint64_t, std::vector<Mailbox::Event>> early_;
+  std::deque<RequestName> replays_;  // requests that have one, in turn
+  bool replays_are_late_ = false;    // their turn was too short
   Conversations conversations_;
   std::map<uint64_t, AbandonedTurn> abandoned_;  // by the request's key; none without a log
   std::map<uint64_t, Command> commands_;         // that wait for the log

@@ -15,7 +15,8 @@
 namespace tandem::frontend {
 namespace {
 
-constexpr double kQueueSeconds = 1;  // after which a client may try again
+constexpr size_t kDeltasOfPart = 64;  // of a replay, at once
+constexpr double kQueueSeconds = 1;   // after which a client may try again
 
 constexpr std::string_view kTooSlow =
     "cancelled, because this client does not read its answers and its byte budget is used up: read "
@@ -176,25 +177,57 @@ void Server::Replay(RequestRecord& record, int64_t from_seq) {
     ++record.accepts;
     return;
   }
-  Router::Delivery delivery = router_->Send(client, AcceptedFrame(record.name.id));
-  std::vector<RequestRecord::Delta> begins(record.choices.size());
-  for (size_t seq = 0; seq < record.deltas.size(); ++seq) {
-    if (delivery != Router::Delivery::kSent) break;
-    const RequestRecord::Delta& delta = record.deltas[seq];
-    const RequestRecord::Delta begin = std::exchange(begins[delta.choice], delta);
-    if (static_cast<int64_t>(seq) < from_seq) continue;
+  const Router::Delivery delivery = router_->Send(client, AcceptedFrame(record.name.id));
+  if (delivery != Router::Delivery::kSent) {
+    EndReplay(record, delivery);
+    return;
+  }
+  const bool goes_on = record.replay.has_value();
+  RequestRecord::Replay& replay = record.replay.emplace();
+  replay.next = std::min(static_cast<size_t>(std::max<int64_t>(from_seq, 0)), record.deltas.size());
+  replay.begins.resize(record.choices.size());
+  std::vector<bool> known(record.choices.size());
+  size_t unknown = known.size();
+  for (size_t seq = replay.next; seq > 0 && unknown > 0; --seq) {
+    const RequestRecord::Delta& delta = record.deltas[seq - 1];
+    if (known[delta.choice]) continue;
+    known[delta.choice] = true;
+    replay.begins[delta.choice] = delta;
+    --unknown;
+  }
+  if (goes_on) return;
+  const RequestName name = record.name;
+  if (SendPart(record)) replays_.push_back(name);
+}
+
+bool Server::SendPart(RequestRecord& record) {
+  const std::string client = record.name.client;
+  RequestRecord::Replay& replay = *record.replay;
+  const size_t end = std::min(record.deltas.size(), replay.next + kDeltasOfPart);
+  Router::Delivery delivery = Router::Delivery::kSent;
+  for (; replay.next < end && delivery == Router::Delivery::kSent; ++replay.next) {
+    const RequestRecord::Delta& delta = record.deltas[replay.next];
+    const RequestRecord::Delta begin = std::exchange(replay.begins[delta.choice], delta);
     const std::string_view text = record.choices[delta.choice].text;
     delivery = router_->Send(
         client,
-        DeltaFrame(record.name.id, static_cast<int64_t>(seq),
+        DeltaFrame(record.name.id, static_cast<int64_t>(replay.next),
                    text.substr(begin.text_end, delta.text_end - begin.text_end),
                    ExtrasOf(record, delta.choice, begin.logprobs_end, delta.logprobs_end, model_)));
   }
+  if (delivery == Router::Delivery::kSent && replay.next < record.deltas.size()) return true;
+  record.replay.reset();
   if (delivery == Router::Delivery::kSent && !record.open()) {
-    delivery = router_->Send(client, record.done_frame);
+    delivery = router_->Send(client, record.done_frame, /*must=*/true);
   }
-  if (delivery == Router::Delivery::kGone) Vanished(client);
-  if (delivery == Router::Delivery::kOverBudget) {
+  EndReplay(record, delivery);
+  return false;
+}
+
+void Server::EndReplay(RequestRecord& record, Router::Delivery why) {
+  const std::string client = record.name.client;
+  if (why == Router::Delivery::kGone) Vanished(client);
+  if (why == Router::Delivery::kOverBudget) {
     if (!record.open()) {
       router_->Send(client, ErrorFrame(record.name.id, ErrorCode::kCancelled, kTooSlow),
                     /*must=*/true);
@@ -228,7 +261,7 @@ bool Server::Deliver(RequestRecord& record, size_t choice, std::string_view text
   const auto seq = static_cast<int64_t>(record.deltas.size());
   record.deltas.push_back(
       {.choice = choice, .text_end = answer.text.size(), .logprobs_end = known});
-  if (record.detached_until) return true;
+  if (record.detached_until || record.replay) return true;
   const std::string client = record.name.client;
   const uint64_t key = record.key;
   switch (router_->Send(client, DeltaFrame(record.name.id, seq, whole,
@@ -317,9 +350,12 @@ void Server::SendDone(RequestRecord& record, const DoneContents& done) {
   const std::string client = record.name.client;
   const std::string id = record.name.id;
   const bool detached = record.detached_until.has_value();
+  const bool replays = record.replay.has_value();
   std::string frame = DoneFrame(id, done);
   requests_.Finish(record, frame);
-  if (detached) return;
+  // It comes behind the deltas, if the answer is not too large to be kept.
+  if (detached || (replays && requests_.Find({client, id}) != nullptr)) return;
+  if (replays) std::erase(replays_, RequestName{client, id});
   switch (router_->Send(client, std::move(frame), /*must=*/true)) {
     case Router::Delivery::kSent:
       break;
@@ -345,6 +381,7 @@ void Server::DropRequest(RequestRecord& record) {
   std::vector<Mailbox::Event> early;
   if (found != early_.end()) early = std::move(early_.extract(found).mapped());
   if (record.turn) AbandonTurn(record, prepares);
+  if (record.replay) std::erase(replays_, record.name);
   requests_.Drop(record);
   for (const Mailbox::Event& event : early) TakeAbandoned(event);
 }
@@ -362,6 +399,11 @@ void Server::Fail(RequestRecord& record, ErrorCode code, std::string_view messag
 }
 
 void Server::Vanished(const std::string& client) {
+  std::erase_if(replays_, [&](const RequestName& name) {
+    if (name.client != client) return false;
+    if (RequestRecord* record = requests_.Find(name)) record->replay.reset();
+    return true;
+  });
   if (IsMadeUpName(client) || options_.resume_grace.count() == 0) {
     DropClient(client);
     return;

@@ -54,8 +54,10 @@ absl::StatusOr<std::unique_ptr<DiskTier>> DiskTier::Open(const DiskTierOptions& 
     if (kv_store::Exists(options.directory + "/CURRENT") && tier->mark_.FolderIsOlder()) {
       TANDEM_RETURN_IF_ERROR(RecordDatabase::Destroy(options.directory));
       spdlog::warn(
-          "{}: it was put back, and is older than what was deleted since: all KV in it is dropped",
-          options.directory);
+          "{}: it was put back, and is older than what was deleted since (or {} is gone, which "
+          "tells): "
+          "all KV in it is dropped",
+          options.directory, options.erasure_mark);
     }
     TANDEM_RETURN_IF_ERROR(tier->OpenDatabase());
   }

@@ -24,7 +24,8 @@ std::string Draw() {
 bool ErasureMark::FolderIsOlder() const {
   if (outside_.empty()) return false;
   const auto outside = ReadSmallFile(outside_);
-  if (absl::IsNotFound(outside.status())) return false;
+  // The folder has a number only where the file outside had one before: somebody removed that.
+  if (absl::IsNotFound(outside.status())) return Exists(inside_);
   // Of one that cannot be read nobody knows: records can be computed again, and what was deleted
   // must not come back.
   if (!outside.ok()) return true;
@@ -35,7 +36,7 @@ bool ErasureMark::FolderIsOlder() const {
 absl::Status ErasureMark::Accept() const {
   if (outside_.empty()) return absl::OkStatus();
   const auto outside = ReadSmallFile(outside_);
-  if (absl::IsNotFound(outside.status())) return absl::OkStatus();
+  if (absl::IsNotFound(outside.status()) && !Exists(inside_)) return absl::OkStatus();
   if (!outside.ok()) return Note();
   const auto inside = ReadSmallFile(inside_);
   return inside.ok() && *inside == *outside ? absl::OkStatus() : Note();

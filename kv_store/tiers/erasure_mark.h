@@ -11,8 +11,8 @@ namespace tandem::kv_store {
 ///
 /// A random number is drawn at each erasure, and kept in a file in the folder and in one outside,
 /// as 32 hexadecimal digits (outside two of them while the folder's changes). A folder with another
-/// number than the file outside, or none, is older. Nothing is known where there is no file
-/// outside: nothing was erased yet. Thread safety: none.
+/// number than the file outside, or none, is older. Where neither has one nothing was erased yet; a
+/// folder that alone has one may be older. Thread safety: none.
 class ErasureMark {
  public:
   /// outside: path of a file; empty: nothing is kept, and nothing is older.

@@ -208,7 +208,6 @@ class Rank {
                                 std::chrono::duration_cast<std::chrono::steady_clock::duration>(
                                     std::chrono::duration<double>(options_.collective_timeout)),
                                 hanging);
-    world().PublishTo(&board_);
     LoadedRank rank{.world = world(), .file = *file_, .model = *model_, .cpu = cpu_, .options = {}};
     rank.options.max_running = options_.max_running;
     rank.options.max_waiting = options_.max_waiting;
@@ -231,11 +230,15 @@ class Rank {
     rank.options.on_set_up = [this] {
       world().FinishStart();
       watch_.Finish();
+      // Until here ranks look after each other, with the patience of a start.
+      world().PublishTo(&board_);
     };
     rank.options.control.interface = options_.control_interface;
     std::unique_ptr<HostKv> kv;
     if (!options_.state.directory.empty()) {
       watch_.Enter(StartPhase::kKv);
+      // Whatever the agent does, it is waited for so long and no longer.
+      const parallel::PatientPart patient(watch_);
       kv = OpenKv();
       if (kv) rank.options.records.tier = &kv->tier();
       rank.options.records.fingerprint = KvFingerprintOf(*file_, options_, choices_);

@@ -44,7 +44,8 @@ class OpenedState final : public ServedState {
     TANDEM_RETURN_IF_ERROR(OpenKv());
     if (kv_) {
       absl::Status settled = SettleWithCopies();
-      if (!settled.ok() && (!absl::IsUnavailable(settled) || NeedsCopies())) return settled;
+      const bool silent = absl::IsUnavailable(settled) || absl::IsDeadlineExceeded(settled);
+      if (!settled.ok() && (!silent || NeedsCopies())) return settled;
       if (!settled.ok()) spdlog::warn("copies of conversations: {}", Message(settled));
     }
     if (!store_) TANDEM_RETURN_IF_ERROR(OpenStore());

@@ -9,6 +9,7 @@ import time
 import pytest
 from conftest import MPIRUN, SMOLLM2, TANDEM, Server, assert_no_leftovers, run, session_processes
 from test_hosts import MPIRUN_ARGUMENTS
+from test_state import agents_of, client_of, end_agents
 
 HOST = os.uname().nodename
 LISTEN = ("--listen", "tcp://127.0.0.1:*")
@@ -159,3 +160,33 @@ def test_a_rank_on_another_host_is_named_too(lab, tmp_path):
     finally:
         server.process.kill()
         run(lab("down"))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_agent_that_is_stopped_keeps_no_server_from_starting(tmp_path, ranks):
+    """No turn depends on saved KV; and who waits for the agent is not taken for one that stands still."""
+    state = tmp_path / "state"
+    command = [TANDEM, "serve", SMOLLM2, *LISTEN, *SOON, "--state", state, "-n", ranks]
+    first = Server(command)
+    second = None
+    try:
+        first.wait_until_ready()
+        with client_of(first) as client:
+            assert client.say("a", "Name a thing that is blue.")["durable"] is True
+        assert first.stop() == 0
+        [agent] = agents_of(tmp_path)
+        os.kill(agent, signal.SIGSTOP)
+        second = Server(command).wait_until_ready()
+        with client_of(second) as client:
+            assert client.say("a", "And one that is red.")["durable"] is True
+            assert len(client.ask("conversation.get", conversation="a")["messages"]) == 4
+        log = "".join(second.log)
+        assert log.count("KV agent in ") >= 1 and " error: " not in log, log
+        os.kill(agent, signal.SIGCONT)
+        assert second.stop() == 0, second.rest_of_log()
+    finally:
+        end_agents(tmp_path)
+        for server in filter(None, (first, second)):
+            for pid, _ in session_processes(server.process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)

@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "frontend/server/server.h"
 #include "tests/support/frame_client.h"
 #include "tests/support/served_engine.h"
@@ -262,6 +264,32 @@ TEST(Resume, GoesOnWithTheStream) {
   ASSERT_EQ(end.size(), 3U);
   EXPECT_EQ(end[1]["seq"], last_seq);
   EXPECT_EQ(end[2], frames.back());
+}
+
+TEST(Resume, ALongAnswerComesAsItsClientReads) {
+  ServerOptions options;
+  options.client_budget_bytes = int64_t{1} << 20;
+  constexpr int64_t kDeltas = 80000;  // several times the budget, and what kernels hold besides
+  ServedEngine served(options, std::chrono::microseconds(20), /*context=*/100000);
+  FrameClient client(served.endpoint(), {.identity = "alice"});
+  Json request = ChatFrame("r1", "endless");
+  request["max_tokens"] = kDeltas;
+  client.Send(request);
+  const std::vector<Json> first = client.ReceiveAnswer("r1");
+  ASSERT_EQ(first.back()["finish_reason"], "length");
+  client.Send({{"v", 1}, {"type", "resume"}, {"id", "r1"}});
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  FrameClient other(served.endpoint());
+  other.Send(ChatFrame("r2", "hello"));
+  EXPECT_EQ(other.ReceiveAnswer("r2").back()["text"], "You said: hello");
+  // One that is asked for meanwhile takes its place.
+  client.Send({{"v", 1}, {"type", "resume"}, {"id", "r1"}, {"last_seq", -1}});
+  std::vector<Json> again = client.ReceiveAnswer("r1");
+  const auto begins = std::find_if(again.rbegin(), again.rend(),
+                                   [](const Json& frame) { return frame["type"] == "accepted"; });
+  again.erase(again.begin(), begins.base() - 1);
+  EXPECT_TRUE(again == first);
+  EXPECT_EQ(served.engine.submitted(), 2);
 }
 
 TEST(Resume, AnswersThatEndWhileTheirClientIsGoneAreKept) {

@@ -70,6 +70,19 @@ TEST(ErasureMark, OfWhichTheEndWasNotWrittenLeavesTheFolderAsItIs) {
   EXPECT_FALSE(m.mark.FolderIsOlder());
 }
 
+TEST(ErasureMark, OfWhichTheFileOutsideIsRemovedCountsAsOlder) {
+  const Marked m;
+  ASSERT_TRUE(m.mark.Note().ok());
+  m.CopyTo(m.copy);
+  ASSERT_TRUE(m.mark.Note().ok());
+  m.PutBack(m.copy);
+  fs::remove(m.outside);
+  EXPECT_TRUE(m.mark.FolderIsOlder());
+  ASSERT_TRUE(m.mark.Accept().ok());
+  EXPECT_FALSE(m.mark.FolderIsOlder());
+  EXPECT_TRUE(fs::exists(m.outside));
+}
+
 TEST(ErasureMark, ThatIsDamagedCountsAsOlder) {
   const Marked m;
   ASSERT_TRUE(m.mark.Note().ok());
