@@ -183,9 +183,9 @@ void Server::Replay(RequestRecord& record, int64_t from_seq) {
     return;
   }
   const bool goes_on = record.replay.has_value();
-  RequestRecord::Replay& replay = record.replay.emplace();
-  replay.next = std::min(static_cast<size_t>(std::max<int64_t>(from_seq, 0)), record.deltas.size());
-  replay.begins.resize(record.choices.size());
+  RequestRecord::Replay replay{
+      .next = std::min(static_cast<size_t>(std::max<int64_t>(from_seq, 0)), record.deltas.size()),
+      .begins = std::vector<RequestRecord::Delta>(record.choices.size())};
   std::vector<bool> known(record.choices.size());
   size_t unknown = known.size();
   for (size_t seq = replay.next; seq > 0 && unknown > 0; --seq) {
@@ -195,6 +195,7 @@ void Server::Replay(RequestRecord& record, int64_t from_seq) {
     replay.begins[delta.choice] = delta;
     --unknown;
   }
+  record.replay = std::move(replay);
   if (goes_on) return;
   const RequestName name = record.name;
   if (SendPart(record)) replays_.push_back(name);
