@@ -67,13 +67,17 @@ void StartTable::Pass(Duration time) {
 }
 
 std::vector<int> StartTable::Silent(Duration patience, Duration first) const {
-  std::vector<int> silent;
-  for (size_t rank = 0; rank < places_.size(); ++rank) {
-    const Place& place = places_[rank];
-    if (place.news.phase == StartPhase::kReady) continue;
-    if (place.quiet >= (place.heard ? patience : first)) silent.push_back(static_cast<int>(rank));
-  }
-  return silent;
+  const auto silent_for = [&](Duration of_heard) {
+    std::vector<int> silent;
+    for (size_t rank = 0; rank < places_.size(); ++rank) {
+      const Place& place = places_[rank];
+      if (place.news.phase == StartPhase::kReady) continue;
+      if (place.quiet >= (place.heard ? of_heard : first)) silent.push_back(static_cast<int>(rank));
+    }
+    return silent;
+  };
+  // Those that fell silent soon after the first one are named with it.
+  return silent_for(patience).empty() ? std::vector<int>() : silent_for(patience / 2);
 }
 
 bool StartTable::heard() const {

@@ -63,7 +63,8 @@ class StartTable {
   void Hear(const StartNews& news);
   /// The time since the last call, of which at most a second counts.
   void Pass(Duration time);
-  /// The ranks that are not ready and gave no sign for `patience`, or `first` if they never did.
+  /// The ranks that are not ready and gave no sign for `patience`, or `first` if they never did;
+  /// and beside one of these, those that gave none for half of `patience`.
   std::vector<int> Silent(Duration patience, Duration first) const;
   bool heard() const;
   bool ready() const;

@@ -59,6 +59,17 @@ TEST(StartTable, NamesThoseThatGiveNoSign) {
             "rank 2 has given no sign for 20 s, since the job began");
 }
 
+TEST(StartTable, NamesThoseTogetherThatFellSilentTogether) {
+  StartTable table(3);
+  for (int rank = 0; rank < 3; ++rank) table.Hear(NewsOf(rank, StartPhase::kLoading));
+  for (int i = 0; i < 20; ++i) {
+    table.Pass(seconds(1));
+    table.Hear(NewsOf(0, StartPhase::kLoading));
+    if (i == 2) table.Hear(NewsOf(2, StartPhase::kLoading));  // one more sign, before it stopped
+  }
+  EXPECT_THAT(table.Silent(seconds(20), seconds(60)), ElementsAre(1, 2));
+}
+
 TEST(StartTable, CountsNoTimeInWhichNobodyLooked) {
   StartTable table(1);
   table.Hear(NewsOf(0, StartPhase::kModel));
