@@ -65,6 +65,15 @@ int64_t VectorElements(const TensorShape& tensor, const ModelConfig& config, con
   return tensor.columns;
 }
 
+/// Weight and bias of a batch norm: scale and shift, which are made of them, are as long as its
+/// statistics, which are counted.
+bool IsFolded(const ModelFile& file, std::string_view name) {
+  const size_t dot = name.rfind('.');
+  const std::string_view part = name.substr(dot);
+  return (part == ".weight" || part == ".bias") &&
+         file.Has(fmt::format("{}.running_var", name.substr(0, dot)));
+}
+
 /// Chunks that a token sees in a layer, at most.
 int64_t ChunksSeen(const ModelConfig& config) {
   const auto chunks_of = [](int64_t keys) { return (keys + kChunkTokens - 1) / kChunkTokens; };
@@ -140,6 +149,7 @@ GpuNeeds NeedsOfGpu(const ModelFile& file, const Shard& shard, ActivationMode mo
   GpuNeeds needs;
   for (const TensorShape& tensor : ExpectedTensors(config)) {
     if (tensor.rows == 0) {
+      if (IsFolded(file, tensor.name)) continue;
       needs.weights += kFloat * VectorElements(tensor, config, shard);
       continue;
     }
