@@ -153,8 +153,10 @@ struct AttentionOf {
     }
   }
 
-  /// Adds ALiBi to the scores of [begin, end), whole groups of 16.
-  static void AddDistances(const AttentionTile& tile, int q, int begin, int end, float* scores) {
+  /// Adds ALiBi to the scores of [begin, end), whole groups of 16. Apart, so that the kernels of
+  /// models without it stay as they are.
+  [[gnu::noinline]] static void AddDistances(const AttentionTile& tile, int q, int begin, int end,
+                                             float* scores) {
     alignas(64) static constexpr float kSteps[kLanes] = {0, 1, 2,  3,  4,  5,  6,  7,
                                                          8, 9, 10, 11, 12, 13, 14, 15};
     const Lanes steps = Lanes::Load(kSteps);
