@@ -41,9 +41,7 @@ absl::Status Transformer::Layers(const Batch& batch, const KvView& cache, Collec
   ops_.Embed(embedding_, batch.tokens, config_.embedding_scale, s.x);
   if (!embedding_norm_.empty()) ops_.Normalize(s.x, embedding_norm_, s.x);
   for (const Layer& layer : layers_) {
-    if (config_.parallel_residual) ops_.Normalize(s.x, layer.feed_forward_norm, s.fed);
     TANDEM_RETURN_IF_ERROR(Attention(batch, layer, cache, collective));
-    if (!config_.parallel_residual) ops_.Normalize(s.x, layer.feed_forward_norm, s.fed);
     TANDEM_RETURN_IF_ERROR(FeedForward(batch, layer, collective));
   }
   ops_.SelectRows(s.x, batch.logit_tokens, s.chosen);
@@ -59,6 +57,7 @@ absl::Status Transformer::Attention(const Batch& batch, const Layer& layer, cons
   const PhaseScope scope(batch.phases, Phase::kAttention);
   Scratch& s = scratch_;
   ops_.Normalize(s.x, layer.attention_norm, s.normed);
+  if (config_.parallel_residual) ops_.Normalize(s.x, layer.feed_forward_norm, s.fed);
   ops_.Linear(s.normed, {{layer.query.get(), &layer.query_bias, &s.query},
                          {layer.key.get(), &layer.key_bias, &s.key},
                          {layer.value.get(), &layer.value_bias, &s.value}});
@@ -80,6 +79,7 @@ absl::Status Transformer::FeedForward(const Batch& batch, const Layer& layer,
                                       Collective& collective) {
   const PhaseScope scope(batch.phases, Phase::kFeedForward);
   Scratch& s = scratch_;
+  if (!config_.parallel_residual) ops_.Normalize(s.x, layer.feed_forward_norm, s.fed);
   ops_.FeedForwardPartialSums(s.fed,
                               {.kind = config_.activation,
                                .gate = layer.gate.get(),
