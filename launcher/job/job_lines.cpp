@@ -38,7 +38,7 @@ std::string JobLines::Take(std::string line) {
     unreached_ += (unreached_.empty() ? "cannot reach host " : "; host ") + unreached;
   } else if (!frame && !in_notice_ && !IsOpenMpis(line)) {
     // An error that all ranks have is one line.
-    if (!line.starts_with(kReportPrefix)) return line;
+    if (!line.starts_with(kReportPrefix) || TellsOfHost(line)) return line;
     return std::exchange(report_, line) == line ? "" : line;
   }
   if (notices_.size() < kMostNotices) notices_ += line;

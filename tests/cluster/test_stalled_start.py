@@ -157,6 +157,7 @@ def test_a_rank_on_another_host_is_named_too(lab, tmp_path):
         assert server.process.wait(60) == 1
         log = server.rest_of_log()
         assert "rank 1 on host tandem-lab-2 has given no sign for" in log, log
+        assert "has not answered" not in log, "the host has: its rank has begun"
     finally:
         server.process.kill()
         run(lab("down"))

@@ -28,6 +28,15 @@ TEST(JobLines, AnErrorOfAllRanksIsShownOnce) {
   EXPECT_TRUE(lines.reported());
 }
 
+TEST(JobLines, AHostThatIsSilentIsNoErrorOfARank) {
+  JobLines lines(2);
+  const std::string line = "tandem: host n2 has not answered for 12 s; ssh still tries\n";
+  EXPECT_EQ(lines.Take(line), line);
+  EXPECT_TRUE(lines.told());
+  EXPECT_FALSE(lines.reported());
+  EXPECT_EQ(lines.Reason(), "");
+}
+
 TEST(JobLines, WhatMpirunSaysIsKeptForTheReason) {
   JobLines lines(2);
   for (const char* line :

@@ -13,5 +13,11 @@ TEST(ReachHost, SaysWhichHostIsNotReached) {
   EXPECT_EQ(UnreachedHost("tandem: anything else"), "");
 }
 
+TEST(ReachHost, PassesOnWhatTheHostWritesButNotItsAnswer) {
+  ::testing::internal::CaptureStdout();
+  EXPECT_EQ(ReachHost({"/bin/sh", "-c", "echo one; printf two"}), 0);
+  EXPECT_EQ(::testing::internal::GetCapturedStdout(), "one\ntwo");
+}
+
 }  // namespace
 }  // namespace tandem::launcher
