@@ -24,6 +24,10 @@ absl::Status FoldStatistics(const ModelFile& file, std::string_view name, const 
           file.path(), name, variance[i], i, spec.epsilon);
     }
     const double scale = double{weight[i]} / std::sqrt(sum);
+    if (!std::isfinite(mean[i])) {
+      return InvalidArgument("{}: tensor '{}.running_mean' has {} at index {}, expected a number",
+                             file.path(), name, mean[i], i);
+    }
     bias[i] = static_cast<float>(double{bias[i]} - double{mean[i]} * scale);
     weight[i] = static_cast<float>(scale);
   }
