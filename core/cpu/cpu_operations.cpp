@@ -52,10 +52,12 @@ CpuOperations::CpuOperations(const ModelConfig& config, const Shard& shard,
       rope_(config.rope),
       local_rope_(config.local_rope),
       gated_(memory_, shard.ffn_columns.count),
+      rotated_(memory_, shard.query_heads.count * config.head_dim),
       embedded_position_(memory_, config.dim),
       total_(memory_, config.dim),
       slopes_(AlibiSlopes(config.alibi_max_bias, config.heads)) {
   if (config.attention.sparse()) sparse_.emplace(config.attention);
+  if (config.attention.infini()) infini_.emplace(config, shard, memory_, options.isa);
 }
 
 Range CpuOperations::QueryHeadsOf(int kv_head) const {
@@ -80,11 +82,16 @@ void CpuOperations::BeginStep(const Batch& batch) {
   places_.resize(batch.tokens.size());
   runs_.clear();
   if (sparse_) sparse_->Begin();
+  if (infini_) infini_->BeginStep(batch);
   rope_.Begin();
   local_rope_.Begin();
   for (const SequenceSlice& sequence : batch.sequences) {
     const int64_t end = int64_t{sequence.start_position} + sequence.tokens;
-    rope_.Prepare(sequence.start_position, end);
+    if (infini_) {
+      PrepareSegments(sequence.start_position, end);
+    } else {
+      rope_.Prepare(sequence.start_position, end);
+    }
     local_rope_.Prepare(sequence.start_position, end);
     for (int32_t i = 0; i < sequence.tokens; ++i) {
       places_[static_cast<size_t>(sequence.first_token) + static_cast<size_t>(i)] = {
@@ -93,6 +100,24 @@ void CpuOperations::BeginStep(const Batch& batch) {
     for (int64_t i = 0; i < sequence.tokens; i += kRunTokens) {
       runs_.push_back({sequence.first_token + i, std::min(kRunTokens, sequence.tokens - i)});
     }
+  }
+}
+
+void CpuOperations::PrepareSegments(int64_t start, int64_t end) {
+  const SegmentKeys& keys = infini_->keys();
+  while (start < end) {
+    const int64_t stop = std::min(end, keys.Start(start) + keys.segment());
+    rope_.Prepare(start - keys.Start(start), stop - keys.Start(start));
+    start = stop;
+  }
+}
+
+void CpuOperations::RotateHeads(const RopeTable& table, int64_t position,
+                                std::span<float> heads) const {
+  const auto n = static_cast<size_t>(config_.head_dim);
+  for (size_t begin = 0; begin < heads.size(); begin += n) {
+    Rotate(options_.isa, table.layout(), table.cosines(position), table.sines(position),
+           heads.subspan(begin, n));
   }
 }
 
@@ -169,28 +194,38 @@ void CpuOperations::RotateAndStore(const AttentionLayer& layer, Tensor& query, T
   const auto group = static_cast<size_t>(cache.group_of(layer.layer));
   pool_.ParallelFor(query.rows(), [&](int64_t t, int) {
     const TokenPlace& place = places_[static_cast<size_t>(t)];
-    const auto rotate = [&](std::span<float> head) {
-      Rotate(options_.isa, table.layout(), table.cosines(place.position),
-             table.sines(place.position), head);
-    };
-    for (size_t begin = 0; begin < query.row(t).size(); begin += n) {
-      rotate(query.row(t).subspan(begin, n));
+    if (!layer.remembers()) {
+      RotateHeads(table, place.position, query.row(t));
+      RotateHeads(table, place.position, key.row(t));
     }
     const auto block_index = static_cast<size_t>(place.position / kPageTokens);
     const BlockId block = place.sequence->block_tables[group][block_index];
     const int slot = static_cast<int>(place.position % kPageTokens);
     for (int head = 0; head < shard_.kv_heads.count; ++head) {
       const size_t begin = static_cast<size_t>(head) * n;
-      const std::span<float> rotated = key.row(t).subspan(begin, n);
-      rotate(rotated);
-      StoreKeyValue(cache.geometry(), cache.Page(layer.layer, head, block), slot, rotated,
-                    value.row(t).subspan(begin, n));
+      StoreKeyValue(cache.geometry(), cache.Page(layer.layer, head, block), slot,
+                    key.row(t).subspan(begin, n), value.row(t).subspan(begin, n));
     }
   });
 }
 
 void CpuOperations::Attend(const AttentionLayer& layer, const Tensor& query, const KvView& cache,
                            Tensor& out) {
+  if (!layer.remembers()) return AttendKeys(layer, query, cache, nullptr, out);
+  infini_->Remember(layer, query, cache, pool_);
+  const SegmentKeys& keys = infini_->keys();
+  rotated_.SetRows(query.rows());
+  pool_.ParallelFor(query.rows(), [&](int64_t t, int) {
+    std::copy(query.row(t).begin(), query.row(t).end(), rotated_.row(t).begin());
+    const int64_t position = places_[static_cast<size_t>(t)].position;
+    RotateHeads(rope_, position - keys.Start(position), rotated_.row(t));
+  });
+  AttendKeys(layer, rotated_, cache, &keys, out);
+  infini_->Mix(layer, out, pool_);
+}
+
+void CpuOperations::AttendKeys(const AttentionLayer& layer, const Tensor& query,
+                               const KvView& cache, const SegmentKeys* segment_keys, Tensor& out) {
   out.SetRows(query.rows());
   const auto group = static_cast<size_t>(cache.group_of(layer.layer));
   if (sparse_) {
@@ -204,7 +239,8 @@ void CpuOperations::Attend(const AttentionLayer& layer, const Tensor& query, con
     const Range heads = QueryHeadsOf(kv_head);
     const HeadPages pages{&cache, layer.layer, kv_head,
                           places_[static_cast<size_t>(run.first)].sequence->block_tables[group],
-                          sparse_ ? &*sparse_ : nullptr};
+                          sparse_ ? &*sparse_ : nullptr,
+                          segment_keys};
     std::array<AttentionQuery, kQueriesTogether> queries;
     size_t count = 0;
     for (int64_t t = run.first; t < run.first + run.count; ++t) {

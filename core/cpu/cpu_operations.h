@@ -8,6 +8,7 @@
 #include "core/base/arena.h"
 #include "core/base/thread_pool.h"
 #include "core/cpu/attention/attention_by_chunks.h"
+#include "core/cpu/attention/infini_attention.h"
 #include "core/cpu/elementwise/rope_table.h"
 #include "core/cpu/linear/linear.h"
 #include "core/model/host_memory.h"
@@ -78,12 +79,19 @@ class CpuOperations final : public Operations {
   };
 
   void Quantize(const Tensor& x, bool quantize);
+  /// Makes angles readable of positions [start, end) within their segments.
+  void PrepareSegments(int64_t start, int64_t end);
+  /// In place: [heads * head_dim] of one token.
+  void RotateHeads(const RopeTable& table, int64_t position, std::span<float> heads) const;
   const RopeTable& rope(const AttentionLayer& layer) const {
     return layer.local_rope ? local_rope_ : rope_;
   }
   float SlopeOf(int64_t head) const {
     return slopes_.empty() ? 0.0F : slopes_[static_cast<size_t>(shard_.query_heads.begin + head)];
   }
+  /// Attention within the keys that a layer's cache has. segment_keys: HeadPages'
+  void AttendKeys(const AttentionLayer& layer, const Tensor& query, const KvView& cache,
+                  const SegmentKeys* segment_keys, Tensor& out);
   /// The rank's query heads that its KV head serves (both counted within the rank).
   Range QueryHeadsOf(int kv_head) const;
 
@@ -102,6 +110,8 @@ class CpuOperations final : public Operations {
   Tensor embedded_position_;  // [tokens, dim]
   AttentionByChunks by_chunks_;
   std::optional<SparseAttention> sparse_;  // only where the model's attention is
+  std::optional<InfiniAttention> infini_;  // likewise
+  Tensor rotated_;                         // [tokens, heads * head_dim] queries of a segment
   Tensor total_;                           // [tokens, dim] a reduced sum on its way to the residual
   std::vector<float> slopes_;              // [heads of the model] of ALiBi, or empty
   std::vector<TokenPlace> places_;         // [tokens of the step]

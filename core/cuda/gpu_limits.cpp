@@ -26,6 +26,10 @@ absl::Status CheckGpuLimits(const ModelConfig& config, int64_t step_tokens) {
     return Unimplemented("--device cuda: {} with {} of {} is not there for {}; at most {}",
                          limit.operation, limit.feature, limit.value, config.name, limit.most);
   }
+  if (config.attention.infini()) {
+    return Unimplemented(
+        "--device cuda: Infini-attention is not there; give --device cpu, or another --attention");
+  }
   if (config.head_dim % 2 != 0) {
     return Unimplemented(
         "--device cuda: attention with an odd head dimension ({}) is not there for {}",

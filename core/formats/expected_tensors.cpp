@@ -107,6 +107,13 @@ absl::Status CheckTensors(const GgufFile& file, const ModelConfig& config) {
     TANDEM_RETURN_IF_ERROR(CheckTensor(file, shape));
     known.insert(std::move(shape.name));
   }
+  for (int layer = 0; layer < config.layers; ++layer) {
+    if (config.layer_window[static_cast<size_t>(layer)] != 0) continue;
+    TensorShape gate{fmt::format("blk.{}.{}", layer, kMemoryGate), 0, config.heads};
+    if (file.FindTensor(gate.name) == nullptr) continue;
+    TANDEM_RETURN_IF_ERROR(CheckTensor(file, gate));
+    known.insert(std::move(gate.name));
+  }
   for (const GgufTensor& tensor : file.tensors()) {
     if (!known.contains(std::string(tensor.name))) {
       return Unimplemented(

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/base/status.h"
@@ -9,6 +10,10 @@
 #include "core/model/config.h"
 
 namespace tandem::core {
+
+/// Of a layer without a sliding window, in files of models that were trained with
+/// Infini-attention: [query heads] whose sigmoids are the part of the memory. Nothing else reads it.
+inline constexpr std::string_view kMemoryGate = "attn_infini_gate";
 
 /// A tensor that a model must have.
 struct TensorShape {

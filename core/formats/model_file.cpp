@@ -102,6 +102,19 @@ absl::Status ModelFile::SetAttention(const AttentionForm& form) {
         "{}: window={} is longer than the context of {} tokens of {}: give a window of at most {}",
         AttentionText(form), form.window, config_.context, path(), config_.context);
   }
+  if (form.segment > config_.context) {
+    return InvalidArgument(
+        "{}: segment={} is longer than the context of {} tokens of {}: give a segment of at most "
+        "{}",
+        AttentionText(form), form.segment, config_.context, path(),
+        config_.context / kPageTokens * kPageTokens);
+  }
+  if (form.infini() && (config_.alibi_max_bias > 0.0F || config_.Has("position_embd.weight"))) {
+    return InvalidArgument(
+        "{}: {} has {}, and this form turns keys by their place in a segment: give dense or sparse",
+        AttentionText(form), path(),
+        config_.alibi_max_bias > 0.0F ? "ALiBi" : "learned positions");
+  }
   config_.attention = form;
   return absl::OkStatus();
 }

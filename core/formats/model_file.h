@@ -30,6 +30,8 @@ class ModelFile {
 
   /// Sets config().attention. kInvalidArgument for a window that is longer than the context.
   absl::Status SetAttention(const AttentionForm& form);
+  /// ModelConfig::state_interval.
+  void SetStateInterval(int tokens) { config_.state_interval = tokens; }
   /// Sets config().context to kMostContext: sequences are no longer limited by what the model was
   /// made for. After SetAttention.
   void LiftContext() { config_.context = std::max(config_.context, kMostContext); }

@@ -10,9 +10,10 @@ namespace tandem::core {
 
 /// What ParseAttentionForm takes.
 inline constexpr std::string_view kAttentionGrammar =
-    "dense or sparse:window=W[,global=G][,random=R][,seed=S]";
+    "dense, sparse:window=W[,global=G][,random=R][,seed=S] or "
+    "infini:segment=N[,gate=B][,update=delta|linear]";
 
-/// "dense" or "sparse:window=W,...": keys in any order, each once, numbers in decimal digits.
+/// "dense", "sparse:window=W,..." or "infini:segment=N,...": keys in any order, each once.
 /// kInvalidArgument with the place of the first error and the grammar.
 absl::StatusOr<AttentionForm> ParseAttentionForm(std::string_view text);
 /// The shortest text that ParseAttentionForm makes this form of: equal forms have equal texts.

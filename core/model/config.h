@@ -61,7 +61,9 @@ struct ModelConfig {
   Rope rope;                      // full-attention layers
   Rope local_rope;                // sliding-window layers (same as `rope` where the family has one)
 
-  AttentionForm attention;  // as the user wishes; no file says it
+  // As the user wishes; no file says it.
+  AttentionForm attention;
+  int state_interval = 2048;  // KvLayerGroup::state_interval
 
   bool Has(std::string_view part) const { return parts.contains(part); }
   /// Whether there is any tensor of a norm.

@@ -36,12 +36,32 @@ inline constexpr BlockId kNoBlock = -1;  // a position that nobody will see agai
 
 /// Layers that need the same positions share blocks: full-attention layers are one group,
 /// sliding-window layers another. A token at position p, and those behind it, need no key but those
-/// of (p - window, p] and [0, global).
+/// of (p - window, p] and [0, global); with a segment, no key but those of their own segment.
+///
+/// In a group of states a block that ends where a segment does holds what its layers remember of
+/// all segments up to there; other blocks of a sequence have nothing in it. A token needs the state
+/// at the start of its segment.
 struct KvLayerGroup {
   int window = 0;           // 0 = full attention
   std::vector<int> layers;  // ascending
   int global = 0;           // 0 without a window
   int global_reach = 0;     // above 0: of [0, global) only those of (p - global_reach, p]
+  int segment = 0;          // above 0: a multiple of kPageTokens, and no window
+  bool states = false;      // with a segment
+  int state_interval = 0;   // of states: tokens, one in each is kept though none needs it
+
+  /// Whether a token may ever leave keys behind that no later one needs.
+  bool leaves_behind() const { return window > 0 || segment > 0; }
+  /// Whether the block at this place of a sequence has anything in this group.
+  bool Holds(int64_t block) const {
+    return !states || (block + 1) * kPageTokens % segment == 0;
+  }
+  /// Whether the state of a block is the first one behind a multiple of the interval.
+  bool Keeps(int64_t block) const {
+    const int64_t end = (block + 1) * kPageTokens;
+    return end / state_interval != (end - segment) / state_interval;
+  }
+  bool operator==(const KvLayerGroup&) const = default;
 };
 
 /// The shape of a rank's KV pool.
@@ -54,9 +74,16 @@ struct KvGeometry {
 
   /// Keys and values of 64 tokens of one KV head in one layer.
   int64_t PageBytes() const { return 2LL * kPageTokens * KvVectorBytes(dtype, head_dim); }
+  /// What a KV head remembers in one layer: float32 [head_dim, head_dim] of memory and [head_dim]
+  /// of its normalizer.
+  int64_t StateBytes() const {
+    return (int64_t{head_dim} + 1) * head_dim * static_cast<int64_t>(sizeof(float));
+  }
+  /// A page of group g, or a state.
+  int64_t PartBytes(size_t g) const { return groups[g].states ? StateBytes() : PageBytes(); }
   /// One block of group g on this rank.
   int64_t BlockBytes(size_t g) const {
-    return PageBytes() * kv_heads * static_cast<int64_t>(groups[g].layers.size());
+    return PartBytes(g) * kv_heads * static_cast<int64_t>(groups[g].layers.size());
   }
 };
 
@@ -67,6 +94,12 @@ struct KvPage {
 
   // Of the keys and the values: [2, 64] where the dtype has them, behind the values, else null.
   float* scales = nullptr;
+};
+
+/// What a KV head remembers in one layer.
+struct KvState {
+  float* memory;      // [head_dim, head_dim]: keys' dimensions, values' dimensions
+  float* normalizer;  // [head_dim]
 };
 
 /// The pages that attention reads and writes: plain addresses into a pool that somebody else owns
@@ -81,8 +114,9 @@ class KvView {
   };
 
   KvView() = default;
-  KvView(KvGeometry geometry, std::vector<LayerPlace> places)
-      : geometry_(std::move(geometry)), places_(std::move(places)) {}
+  /// states: [layers], or none.
+  KvView(KvGeometry geometry, std::vector<LayerPlace> places, std::vector<LayerPlace> states = {})
+      : geometry_(std::move(geometry)), places_(std::move(places)), states_(std::move(states)) {}
 
   const KvGeometry& geometry() const { return geometry_; }
   int group_of(int layer) const { return place(layer).group; }
@@ -98,9 +132,20 @@ class KvView {
     return {keys, keys + bytes, scaled ? reinterpret_cast<float*>(behind) : nullptr};
   }
 
+  /// Where a layer's states are; it has some.
+  const LayerPlace& states(int layer) const { return states_[static_cast<size_t>(layer)]; }
+  /// The state in `block` of the group of states.
+  KvState State(int layer, int kv_head, BlockId block) const {
+    const LayerPlace& at = states(layer);
+    auto* memory = reinterpret_cast<float*>(at.base + block * at.block_stride +
+                                            kv_head * geometry_.StateBytes());
+    return {memory, memory + int64_t{geometry_.head_dim} * geometry_.head_dim};
+  }
+
  private:
   KvGeometry geometry_;
   std::vector<LayerPlace> places_;  // [layers]
+  std::vector<LayerPlace> states_;  // [layers]
 };
 
 }  // namespace tandem::core

@@ -93,6 +93,11 @@ struct AttentionLayer {
   int layer = 0;
   int window = 0;  // 0 = full attention
   bool local_rope = false;
+  /// Infini-attention: the part of the memory in what each query head of the rank gives, in [0, 1].
+  /// Empty: the layer has none.
+  std::vector<float> memory_gates = {};
+
+  bool remembers() const { return !memory_gates.empty(); }
 };
 
 /// The operations that a forward pass is written in. CPU and CUDA implement them; nobody above
@@ -137,12 +142,13 @@ class Operations {
   virtual void NormHeads(Tensor& x, const Norm& norm) = 0;
   /// Products that share an input; sets the rows of the outputs.
   virtual void Linear(const Tensor& x, std::initializer_list<Projection> projections) = 0;
-  /// Rotates queries and keys by position, and writes keys and values to the cache.
+  /// Rotates queries and keys by position, and writes keys and values to the cache. In a layer that
+  /// remembers, nothing is rotated.
   /// query: [tokens, heads * head_dim], in place; key, value: [tokens, kv_heads * head_dim]
   virtual void RotateAndStore(const AttentionLayer& layer, Tensor& query, Tensor& key,
                               const Tensor& value, const KvView& cache) = 0;
-  /// Attention of every query head of this rank. first_query_head, first_kv_head: the rank's first
-  /// ones in the model.
+  /// Attention of every query head of this rank. In a layer that remembers, with what it remembers;
+  /// the states of segments that the step ends are written.
   virtual void Attend(const AttentionLayer& layer, const Tensor& query, const KvView& cache,
                       Tensor& out) = 0;
   /// This rank's part of a row-split product, partial sum by partial sum. Sets the tokens of out.

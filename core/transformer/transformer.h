@@ -81,6 +81,8 @@ class Transformer final : public Model {
   Transformer(const ModelFile& file, const Shard& shard, Operations& operations);
   absl::Status LoadWeights(const Progress& progress);
   absl::StatusOr<Layer> LoadLayer(int index);
+  /// Sigmoids of the gates of the rank's query heads.
+  absl::StatusOr<std::vector<float>> LoadMemoryGates(int index) const;
   absl::Status LoadAttention(int index, Layer& layer);
   absl::Status LoadFeedForward(int index, Layer& layer);
   absl::Status LoadHead();

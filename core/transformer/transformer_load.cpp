@@ -1,3 +1,6 @@
+#include <cmath>
+
+#include "core/formats/expected_tensors.h"
 #include "core/model/device_status.h"
 #include "core/transformer/norm_load.h"
 #include "core/transformer/transformer.h"
@@ -133,9 +136,29 @@ absl::StatusOr<Transformer::Layer> Transformer::LoadLayer(int index) {
     TANDEM_RETURN_IF_ERROR(norm("post_attention_norm", layer.post_attention_norm));
     TANDEM_RETURN_IF_ERROR(norm("post_ffw_norm", layer.post_feed_forward_norm));
   }
+  if (config_.attention.infini() && window == 0) {
+    TANDEM_ASSIGN_OR_RETURN(layer.attention.memory_gates, LoadMemoryGates(index));
+  }
   TANDEM_RETURN_IF_ERROR(LoadAttention(index, layer));
   TANDEM_RETURN_IF_ERROR(LoadFeedForward(index, layer));
   return layer;
+}
+
+absl::StatusOr<std::vector<float>> Transformer::LoadMemoryGates(int index) const {
+  const auto heads = static_cast<size_t>(config_.heads);
+  std::vector<float> gates(heads, config_.attention.gate.value_or(0.0F));
+  const std::string name = NameIn(index, kMemoryGate);
+  if (!config_.attention.gate && file_.Has(name)) {
+    TANDEM_ASSIGN_OR_RETURN(gates, file_.Vector(name, config_.heads));
+  }
+  for (size_t head = 0; head < heads; ++head) {
+    if (!std::isnan(gates[head])) continue;
+    return InvalidArgument("{}: tensor '{}' has nan at index {}, expected a number", file_.path(),
+                           name, head);
+  }
+  for (float& gate : gates) gate = static_cast<float>(1.0 / (1.0 + std::exp(-double{gate})));
+  return std::vector<float>(gates.begin() + shard_.query_heads.begin,
+                            gates.begin() + shard_.query_heads.end());
 }
 
 absl::Status Transformer::LoadAttention(int index, Layer& layer) {

@@ -17,6 +17,7 @@ absl::StatusOr<PagePool> PagePool::Create(core::DeviceMemory& memory, core::KvGe
   }
   PagePool pool(memory);
   std::vector<core::KvView::LayerPlace> places(static_cast<size_t>(geometry.layers));
+  std::vector<core::KvView::LayerPlace> states(places.size());
   for (size_t g = 0; g < blocks.size(); ++g) {
     const int64_t stride = geometry.BlockBytes(g);
     if (blocks[g] < 1 || blocks[g] > std::numeric_limits<core::BlockId>::max() ||
@@ -32,14 +33,15 @@ absl::StatusOr<PagePool> PagePool::Create(core::DeviceMemory& memory, core::KvGe
     }
     for (size_t i = 0; i < geometry.groups[g].layers.size(); ++i) {
       const int layer = geometry.groups[g].layers[i];
+      auto& of_kind = geometry.groups[g].states ? states : places;
       if (layer < 0 || layer >= geometry.layers ||
-          places[static_cast<size_t>(layer)].base != nullptr) {
+          of_kind[static_cast<size_t>(layer)].base != nullptr) {
         return InvalidArgument("KV pool: layer {} of group {} is out of range or in two groups",
                                layer, g);
       }
-      places[static_cast<size_t>(layer)] = {
+      of_kind[static_cast<size_t>(layer)] = {
           .base =
-              region->get() + static_cast<int64_t>(i) * geometry.kv_heads * geometry.PageBytes(),
+              region->get() + static_cast<int64_t>(i) * geometry.kv_heads * geometry.PartBytes(g),
           .block_stride = stride,
           .group = static_cast<int>(g)};
     }
@@ -52,12 +54,15 @@ absl::StatusOr<PagePool> PagePool::Create(core::DeviceMemory& memory, core::KvGe
     }
   }
   pool.blocks_ = blocks;
-  pool.view_ = core::KvView(std::move(geometry), std::move(places));
+  pool.view_ = core::KvView(std::move(geometry), std::move(places), std::move(states));
   return pool;
 }
 
 absl::Status PagePool::CopyBlock(size_t group, core::BlockId from, core::BlockId to) const {
   const core::KvGeometry& geometry = view_.geometry();
+  if (geometry.groups[group].states) {
+    return Internal("KV pool: a state was to be copied, which nobody writes to");
+  }
   for (const int layer : geometry.groups[group].layers) {
     // The pages of a layer's KV heads stand side by side.
     TANDEM_RETURN_IF_ERROR(

@@ -8,6 +8,13 @@
 namespace tandem::kv_store {
 int64_t MostBlocksHeld(const core::KvLayerGroup& group, int64_t positions, int64_t step_tokens) {
   const int64_t all = BlocksFor(positions);
+  if (group.segment > 0) {
+    // A step begins anywhere in its segment, and writes the state of each segment that it ends.
+    // Those of the step before are held until it is committed.
+    const int64_t step = std::min(step_tokens, positions);
+    if (!group.states) return std::min(all, BlocksFor(group.segment - 1 + step));
+    return std::min(positions / group.segment, (group.segment - 1 + 2 * step) / group.segment + 1);
+  }
   if (group.window == 0) return all;
   // A step that starts at p reads back to p - window + 1 and writes up to p + step_tokens - 1. Such
   // a run touches one block more than its length says, where it begins late in a block.
@@ -18,8 +25,9 @@ int64_t MostBlocksHeld(const core::KvLayerGroup& group, int64_t positions, int64
 std::vector<int64_t> BlocksForWish(const core::KvGeometry& geometry, const PoolWish& wish) {
   std::vector<int64_t> blocks;
   for (const core::KvLayerGroup& group : geometry.groups) {
-    blocks.push_back(wish.sequences *
-                     MostBlocksHeld(group, wish.sequence_tokens, wish.step_tokens));
+    int64_t held = MostBlocksHeld(group, wish.sequence_tokens, wish.step_tokens);
+    if (group.states) held += wish.sequence_tokens / group.state_interval + 1;
+    blocks.push_back(wish.sequences * std::max<int64_t>(held, 1));
   }
   return blocks;
 }

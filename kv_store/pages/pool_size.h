@@ -14,8 +14,13 @@ inline constexpr int64_t BlocksFor(int64_t positions) {
   return (positions + core::kPageTokens - 1) / core::kPageTokens;
 }
 
-/// The first block whose pages the token at `position` sees in this group by the window.
+/// The first block whose pages the token at `position` sees in this group by the window or its
+/// segment.
 inline constexpr int64_t FirstSeenBlock(const core::KvLayerGroup& group, int64_t position) {
+  if (group.segment > 0) {
+    const int64_t start = position / group.segment * (group.segment / core::kPageTokens);
+    return group.states ? std::max<int64_t>(0, start - 1) : start;
+  }
   return group.window == 0 ? 0
                            : std::max<int64_t>(0, position - group.window + 1) / core::kPageTokens;
 }
@@ -33,9 +38,17 @@ inline constexpr SeenGlobalBlocks GlobalBlocks(const core::KvLayerGroup& group, 
 }
 
 /// Whether the token at `position`, or one behind it, sees any of a block.
-inline constexpr bool SeesBlock(const core::KvLayerGroup& group, int64_t position, int64_t block) {
+inline bool SeesBlock(const core::KvLayerGroup& group, int64_t position, int64_t block) {
+  if (!group.Holds(block)) return false;
   const SeenGlobalBlocks global = GlobalBlocks(group, position);
   return block >= FirstSeenBlock(group, position) || (block >= global.begin && block < global.end);
+}
+
+/// Whether a sequence of `position` tokens has something in this block that the next one sees: a
+/// state is there only once its segment has ended.
+inline bool NeedsBlock(const core::KvLayerGroup& group, int64_t position, int64_t block) {
+  return SeesBlock(group, position, block) &&
+         (!group.states || (block + 1) * core::kPageTokens <= position);
 }
 
 /// Most blocks of this group that a sequence of `positions` positions holds at any time, if one

@@ -51,6 +51,7 @@ struct PrefixNode {
   std::set<std::unique_ptr<PrefixNode>, ByTokens> children;
   int32_t users = 0;   // sequences whose place this is
   bool saved = false;  // a record of it was made, or it came from one
+  bool kept = false;   // its blocks outlive Forget
 
   bool tail() const { return tokens.size() < kFull; }
   bool empty() const {
@@ -149,6 +150,19 @@ void PrefixIndex::Release(size_t group, core::BlockId block) {
   ++idle_[group];
   holder->last_use[group] = ++clock_;
   Reorder(group, holder);
+}
+
+void PrefixIndex::Forget(size_t group, core::BlockId block) {
+  PrefixNode* holder = holders_[group][static_cast<size_t>(block)];
+  Release(group, block);
+  if (holder == nullptr || holder->kept || !Idle(group, *holder)) return;
+  Drop(group, holder);
+  RemoveIfEmpty(holder);
+}
+
+void PrefixIndex::Keep(size_t group, core::BlockId block) {
+  PrefixNode* holder = holders_[group][static_cast<size_t>(block)];
+  if (holder != nullptr) holder->kept = true;
 }
 
 void PrefixIndex::Hold(size_t group, PrefixNode* node, core::BlockId block) {
@@ -298,8 +312,9 @@ PrefixNode* PrefixIndex::Extend(PrefixNode* place, Tokens tokens, std::span<core
 
 void PrefixIndex::AddTail(PrefixNode* place, Tokens tokens, std::span<const core::BlockId> blocks) {
   TANDEM_CHECK(tokens.size() < kFull, "a tail is no full block");
-  if (tokens.empty() || std::find(blocks.begin(), blocks.end(), core::kNoBlock) != blocks.end()) {
-    return;
+  if (tokens.empty()) return;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    if (!groups_[g].states && blocks[g] == core::kNoBlock) return;
   }
   const auto after = place->children.lower_bound(tokens);
   if (after != place->children.end() && BeginsWith((*after)->tokens, tokens)) return;
@@ -342,7 +357,8 @@ void PrefixIndex::CutToWindows(Path& path) const {
   std::vector<std::vector<int64_t>> run_begin(groups_.size(), std::vector<int64_t>(known + 1, 0));
   for (size_t g = 0; g < groups_.size(); ++g) {
     for (size_t i = 0; i < known; ++i) {
-      const bool gone = path.nodes[i]->blocks[g] == core::kNoBlock;
+      const bool gone = path.nodes[i]->blocks[g] == core::kNoBlock &&
+                        groups_[g].Holds(static_cast<int64_t>(i));
       run_begin[g][i + 1] = gone ? static_cast<int64_t>(i) + 1 : run_begin[g][i];
     }
   }
@@ -354,7 +370,9 @@ void PrefixIndex::CutToWindows(Path& path) const {
       const auto end = std::min(full, static_cast<size_t>(global.end));
       if (global.begin < static_cast<int64_t>(end) && run_begin[g][end] > global.begin)
         return false;
-      if (partial != nullptr && partial->blocks[g] == core::kNoBlock) return false;
+      if (partial != nullptr && !groups_[g].states && partial->blocks[g] == core::kNoBlock) {
+        return false;
+      }
     }
     return true;
   };
@@ -404,13 +422,15 @@ PrefixMatch PrefixIndex::Take(uint64_t tenant, Tokens tokens, int32_t most) {
     std::vector<core::BlockId>& table =
         match.tables.emplace_back(path.nodes.size(), core::kNoBlock);
     for (size_t i = 0; i < table.size(); ++i) {
-      if (!SeesBlock(groups_[g], match.tokens, static_cast<int64_t>(i))) continue;
+      if (!NeedsBlock(groups_[g], match.tokens, static_cast<int64_t>(i))) continue;
       table[i] = path.nodes[i]->blocks[g];
       Share(g, table[i]);
       ++blocks_taken_;
     }
-    if (path.partial != nullptr) {
-      match.copy_from.push_back(path.partial->blocks[g]);
+    if (path.partial == nullptr) continue;
+    // A state is there behind a whole block.
+    match.copy_from.push_back(groups_[g].states ? core::kNoBlock : path.partial->blocks[g]);
+    if (match.copy_from.back() != core::kNoBlock) {
       Share(g, match.copy_from.back());
       ++blocks_taken_;
     }
@@ -431,7 +451,7 @@ void PrefixIndex::GiveBack(const PrefixMatch& match) {
       Release(g, block);
       --blocks_taken_;
     }
-    if (match.copied == 0) continue;
+    if (match.copied == 0 || match.copy_from[g] == core::kNoBlock) continue;
     Release(g, match.copy_from[g]);
     --blocks_taken_;
   }

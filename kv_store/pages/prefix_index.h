@@ -33,12 +33,12 @@ struct PrefixMatch {
   int32_t tokens = 0;  // positions whose pages stand, `copied` included
   MatchEnd end = MatchEnd::kNothing;
   PrefixNode* place = nullptr;  // behind the full blocks
-  /// [layer groups][full blocks]; kNoBlock where the group's window has left a block behind.
+  /// [layer groups][full blocks]; kNoBlock where the group has left a block behind or has nothing.
   std::vector<std::vector<core::BlockId>> tables;
   /// Of these, tokens at the end that are in no full block: their pages are in `copy_from` and must
   /// be copied before anything is written behind them.
   int32_t copied = 0;
-  std::vector<core::BlockId> copy_from;  // [layer groups] if copied > 0
+  std::vector<core::BlockId> copy_from;  // [layer groups] if copied > 0; kNoBlock of states
 };
 
 /// What PrefixIndex::Known found.
@@ -52,7 +52,8 @@ struct PrefixKnown {
 /// because a later request may begin with the same tokens.
 ///
 /// What is kept stands in a tree of blocks of 64 tokens, a root a tenant. A node has a block in
-/// each layer group, or kNoBlock where a sliding window left it behind or it was evicted. Besides
+/// each layer group, or kNoBlock where a sliding window or segment left it behind, there is no
+/// state, or it was evicted. Besides
 /// full nodes there are tails, leaves of fewer tokens: the end of a prompt or a conversation. Only
 /// the positions that a node's tokens name are claimed; behind those of a tail its first owner may
 /// still write, so whoever takes part of a block takes a copy.
@@ -60,7 +61,7 @@ struct PrefixKnown {
 /// Every block has reference counts in one place: the tree holds one for each of its blocks, each
 /// sequence one for each of its own. A block that only the tree holds is idle: it counts as free,
 /// since it is evicted when one is needed: the longest unused first, in full-attention groups
-/// leaves before what they stand on, in sliding-window groups whatever is idle.
+/// leaves before what they stand on, in groups that leave blocks behind whatever is idle.
 ///
 /// Invariants: no node's tokens are the beginning of a sibling's; a block is in one node at most;
 /// in a full-attention group, whoever holds a node's block holds those of all nodes before it, so
@@ -77,6 +78,10 @@ class PrefixIndex {
   /// One owner more, or less.
   void Share(size_t group, core::BlockId block);
   void Release(size_t group, core::BlockId block);
+  /// Release; what only the tree holds then goes, unless it was kept.
+  void Forget(size_t group, core::BlockId block);
+  /// Has a block of the tree outlive Forget.
+  void Keep(size_t group, core::BlockId block);
 
   /// What Take would find; changes nothing.
   PrefixKnown Known(uint64_t tenant, std::span<const int32_t> tokens, int32_t most) const;
@@ -98,7 +103,8 @@ class PrefixIndex {
   /// tree's; or, if it does not `adopt` those, nothing is done and null returned.
   PrefixNode* Extend(PrefixNode* place, std::span<const int32_t> tokens,
                      std::span<core::BlockId> blocks, bool adopt);
-  /// Adds fewer than 64 tokens behind `place`, unless they are known. blocks: [layer groups]
+  /// Adds fewer than 64 tokens behind `place`, unless they are known. blocks: [layer groups];
+  /// kNoBlock of states.
   void AddTail(PrefixNode* place, std::span<const int32_t> tokens,
                std::span<const core::BlockId> blocks);
 
@@ -126,7 +132,7 @@ class PrefixIndex {
  private:
   struct Path;
 
-  bool full_attention(size_t group) const { return groups_[group].window == 0; }
+  bool full_attention(size_t group) const { return !groups_[group].leaves_behind(); }
   void FindPartial(const PrefixNode& parent, std::span<const int32_t> tokens, Path& path) const;
   Path FindPath(PrefixNode* root, std::span<const int32_t> tokens, int32_t most) const;
   void CutToWindows(Path& path) const;

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -17,13 +18,16 @@ namespace tandem::kv_store {
 
 inline constexpr uint32_t kRecordVersion = 2;
 inline constexpr size_t kRecordHeaderBytes = 128;
+/// Of records of states, which have a few more fields.
+inline constexpr uint32_t kStateRecordVersion = 3;
+inline constexpr size_t kStateRecordHeaderBytes = 160;
 
 /// All that decides what a cache holds besides the tokens: model file, numerics version, device
 /// class, cache dtype, RoPE. Records of another fingerprint are never found.
 using Fingerprint = std::array<uint8_t, 32>;
 
 /// What a record holds: the keys and values of up to 64 tokens of one KV head in the layers of one
-/// group.
+/// group; or, of a group of states, what these layers remember at the end of 64 tokens.
 struct RecordName {
   BlockHash block{};    // chained hash of the tokens up to its end
   int32_t tokens = 0;   // 1 to 64; fewer than 64: the tail of a conversation
@@ -33,13 +37,28 @@ struct RecordName {
   bool operator==(const RecordName&) const = default;
 };
 
+/// What a state is made of.
+enum class StateKind : uint32_t { kInfiniMemory = 1 };
+
+/// The numbers of a state in one layer: a matrix. kInfiniMemory: head_dim rows of the memory, then
+/// one of the normalizer.
+struct StateShape {
+  StateKind kind = StateKind::kInfiniMemory;
+  int32_t rows = 0;
+  int32_t columns = 0;
+  int32_t segment = 0;  // tokens; the state stands behind a multiple of them
+
+  bool operator==(const StateShape&) const = default;
+};
+
 /// What a record says of itself.
 struct RecordHeader {
   Fingerprint fingerprint{};
   RecordName name;
   int32_t layers = 0;  // of the group
   int32_t head_dim = 0;
-  core::KvDtype dtype = core::KvDtype::kF16;
+  core::KvDtype dtype = core::KvDtype::kF16;  // kF32 of a state
+  std::optional<StateShape> state = {};       // of a state
 
   bool operator==(const RecordHeader&) const = default;
 };

@@ -143,7 +143,7 @@ absl::Status Serve(const ServeOptions& options) {
                                     .bytes = options.conversation_memory};
     server_options.context_policy = *policy;
     const core::AttentionForm& attention = file.config().attention;
-    if (attention.sparse()) server_options.attention = core::AttentionText(attention);
+    if (!attention.dense()) server_options.attention = core::AttentionText(attention);
     server_options.resume_grace = std::chrono::duration_cast<std::chrono::milliseconds>(
         std::chrono::duration<double>(options.resume_grace));
     const frontend::TextModel& text_model = *prepared.text_model;

@@ -159,7 +159,7 @@ class Records {
     for (int32_t block = 0; block < count; ++block) {
       bool any = false;
       for (int32_t group = 0; group < groups(); ++group) {
-        const bool seen = kv_store::SeesBlock(geometry_.groups[static_cast<size_t>(group)],
+        const bool seen = kv_store::NeedsBlock(geometry_.groups[static_cast<size_t>(group)],
                                               int64_t{count} * kBlock, block);
         const bool has = HasGroup(block, group);
         if (!has && seen) return false;

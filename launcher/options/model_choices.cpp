@@ -65,11 +65,13 @@ absl::StatusOr<std::unique_ptr<core::ModelFile>> OpenModel(const ModelOptions& o
   TANDEM_ASSIGN_OR_RETURN(auto file, core::ModelFile::Open(options.model));
   const absl::Status fits = file->SetAttention(choices.attention);
   if (!fits.ok()) return InvalidArgument("--attention {}", Message(fits));
+  file->SetStateInterval(options.state_interval);
   if (options.no_limit) {
     if (!choices.attention.bounded()) {
       return InvalidArgument(
           "--no-limit: a stream without end needs attention that leaves keys behind, and of "
-          "--attention {} all are kept: give sparse:window=W[,global=G] without random blocks",
+          "--attention {} all are kept: give sparse:window=W[,global=G] without random blocks, "
+          "or infini:segment=N",
           core::AttentionText(choices.attention));
     }
     if (file->config().Has("position_embd.weight")) {

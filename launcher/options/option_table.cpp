@@ -119,9 +119,10 @@ Rows GenerationRows(frontend::GenerationParams& o, Sampling& sampling,
 OptionRow AttentionRow(std::string& attention, bool same = false) {
   return Row(
       "--attention", {&attention},
-      "which keys a token sees: dense (all before it) or "
+      "which keys a token sees: dense (all before it); "
       "sparse:window=W[,global=G][,random=R][,seed=S]: the last W, the first G, and R blocks "
-      "of 64 chosen at random",
+      "of 64 chosen at random; or infini:segment=N[,gate=B][,update=delta|linear]: those of its "
+      "segment of N, and a memory of fixed size of the segments before",
       same);
 }
 
@@ -172,9 +173,13 @@ Rows ModelRows(ModelOptions& o) {
           kSame),
       AttentionRow(o.attention, kSame),
       Row("--no-limit", {&o.no_limit},
-          "with --attention sparse without random blocks: the model's context limits no stream, "
-          "which goes on in the same memory (of text past the context nothing is promised)",
+          "with --attention sparse without random blocks, or infini: the model's context limits "
+          "no stream, which goes on in the same memory (of text past the context nothing is "
+          "promised)",
           kSame),
+      Row("--state-interval", {&o.state_interval, {core::kPageTokens, 1 << 30}},
+          "with --attention infini: what is remembered is kept every so many tokens besides the "
+          "ends of turns, for requests that begin alike (default 2048)"),
       Row("--device", {&o.device},
           "auto, cpu or cuda: each rank on a GPU of its own, in their order on its host"),
       Row("--exact", {&o.exact},

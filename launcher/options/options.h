@@ -39,6 +39,7 @@ struct ModelOptions {
   std::string activations = "q8";    // q8, f32
   std::string kv_dtype;              // f16, f32, f8; empty: f16, or f32 with activations f32
   std::string attention = "dense";   // core/model/attention_text.h
+  int state_interval = 2048;         // tokens
   bool no_limit = false;             // sequences may be longer than the model's context
   std::string device = "auto";       // auto, cpu, cuda
   bool exact = false;                // asked for, which is the default

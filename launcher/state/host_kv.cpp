@@ -44,7 +44,7 @@ kv_store::Fingerprint KvFingerprintOf(const core::ModelFile& file, const ModelOp
       fmt::format("tandem kv 1, model {:016x}, numerics {}, device {}, activations {}, cache {}",
                   file.fingerprint(), kNumericsVersion, choices.exact ? "cpu" : "cuda, not exact",
                   options.activations, KvDtypeName(choices.kv_dtype));
-  if (choices.attention.sparse()) {
+  if (!choices.attention.dense()) {
     facts += fmt::format(", attention {}", core::AttentionText(choices.attention));
   }
   return kv_store::Blake2b<kv_store::Fingerprint>(std::as_bytes(std::span(facts)));

@@ -35,9 +35,10 @@ class Known {
   const std::optional<kv_store::TierKind>& At(size_t block, size_t group) const {
     return where_[block * groups_ + group];
   }
-  bool All(size_t block) const {
+  /// Whether all of a tail are there.
+  bool AllOfTail(size_t block, const std::vector<core::KvLayerGroup>& groups) const {
     for (size_t g = 0; g < groups_; ++g) {
-      if (!At(block, g)) return false;
+      if (!groups[g].states && !At(block, g)) return false;
     }
     return true;
   }
@@ -66,7 +67,7 @@ SavedTokens FindSaved(kv_store::Tier& tier, const kv_store::Fingerprint& fingerp
     for (size_t g = 0; g < groups.size(); ++g) {
       const int64_t end = (first + blocks) * core::kPageTokens;
       for (int64_t i = first; i < first + blocks; ++i) {
-        if (!kv_store::SeesBlock(groups[g], end, i)) continue;
+        if (!kv_store::NeedsBlock(groups[g], end, i)) continue;
         if (!full.At(static_cast<size_t>(i - first), g)) return false;
       }
     }
@@ -89,7 +90,7 @@ SavedTokens FindSaved(kv_store::Tier& tier, const kv_store::Fingerprint& fingerp
   }
   const Known tail(tier, fingerprint, groups.size(), kv_head, tails, tail_tokens);
   for (size_t i = 0; i < tails.size(); ++i) {
-    if (tail.All(i)) return {.tokens = whole + tail_tokens[i], .from = tail.Farthest(i, from)};
+    if (tail.AllOfTail(i, groups)) return {.tokens = whole + tail_tokens[i], .from = tail.Farthest(i, from)};
   }
   return {.tokens = blocks > 0 ? whole : 0, .from = from};
 }

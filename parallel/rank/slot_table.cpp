@@ -125,7 +125,7 @@ absl::Status SlotTable::CheckTable(const SequenceWork& work, const SlotState& st
       const auto change = changed.empty() ? changed.end() : changed.find(i);
       const core::BlockId block =
           change != changed.end() ? change->second : table[static_cast<size_t>(i)];
-      if (block != core::kNoBlock) continue;
+      if (block != core::kNoBlock || !groups_[group].Holds(i)) continue;
       return Internal("step plan: slot {}, layer group {}: no block for position {}", work.slot,
                       group, i * core::kPageTokens);
     }

@@ -132,6 +132,14 @@ int32_t Scheduler::SelectDecodes() {
   return decoding;
 }
 
+int32_t Scheduler::TokensLeftOfSegment(int32_t position) const {
+  int32_t left = options_.context;
+  for (const core::KvLayerGroup& group : options_.groups) {
+    if (group.segment > 0) left = std::min(left, group.segment - position % group.segment);
+  }
+  return left;
+}
+
 void Scheduler::SelectDrafts() {
   if (!drafts_) return;
   int32_t tokens = 0;
@@ -148,6 +156,7 @@ void Scheduler::SelectDrafts() {
           options_.most_logits_a_step / options_.vocab / static_cast<int64_t>(running_.size());
       most = static_cast<int32_t>(std::min<int64_t>(most, rows - 1));
     }
+    most = std::min(most, TokensLeftOfSegment(sequence.positions) - 1);
     if (most <= 0) continue;
     sequence.drafts = drafts_(state, most, tokens);
     TANDEM_CHECK(static_cast<int32_t>(sequence.drafts.size()) <= most, "more drafts than asked");
@@ -328,6 +337,7 @@ void Scheduler::End(RunningMap::iterator it, bool keep_pages) {
       flush_ = flush_ || sequence.state.request.durable;
     }
   }
+  if (keep_pages) sequence.pages.KeepBorder();
   sequence.pages.Release();
   FreeSlot(sequence);
   turns_.Left(sequence.state.request.client);

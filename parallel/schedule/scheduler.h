@@ -239,6 +239,8 @@ class Scheduler {
   int32_t SelectDecodes();
   void SelectPrompts(int32_t decoding);
   void SelectDrafts();
+  /// From `position` on; a guess that crossed the border would be remembered.
+  int32_t TokensLeftOfSegment(int32_t position) const;
   int32_t PromptTokensBeside(int32_t decoding, int32_t prompts) const;
   int32_t PromptTokensAllowed(const Running& sequence, int32_t budget, int64_t logits) const;
   void Place(RunningMap::iterator it, ScheduledStep& step);

@@ -20,7 +20,7 @@ uint32_t GroupsSeen(const std::vector<core::KvLayerGroup>& groups, int64_t block
                     int64_t position) {
   uint32_t seen = 0;
   for (size_t g = 0; g < groups.size(); ++g) {
-    if (kv_store::SeesBlock(groups[g], position, block)) seen |= 1U << g;
+    if (kv_store::NeedsBlock(groups[g], position, block)) seen |= 1U << g;
   }
   return seen;
 }
@@ -180,7 +180,7 @@ void Scheduler::Fetched(FetchId fetch, std::span<const kv_store::TierKind> from,
   if (!all) restore.limit = late ? ReuseLimit::kLate : ReuseLimit::kDamaged;
   if (good == 0 || late) return EndRestore(restore);
   const bool windows = std::any_of(options_.groups.begin(), options_.groups.end(),
-                                   [](const auto& group) { return group.window > 0; });
+                                   [](const auto& group) { return group.leaves_behind(); });
   if (!all && windows && restore.again++ < kMostAgain) {
     // What a shorter beginning needs of the windows was not fetched.
     restore.most = (restore.first_block + static_cast<int32_t>(good)) * core::kPageTokens;

@@ -50,15 +50,23 @@ void SequencePages::SetBlock(size_t group, size_t index, BlockId block) {
 }
 
 void SequencePages::Drop(size_t group, size_t index) {
-  if (tables_[group][index] == kNoBlock) return;
-  index_->Release(group, tables_[group][index]);
+  const BlockId block = tables_[group][index];
+  if (block == kNoBlock) return;
+  const core::KvLayerGroup& needs = (*groups_)[group];
+  if (needs.states && !needs.Keeps(static_cast<int64_t>(index))) {
+    index_->Forget(group, block);
+  } else {
+    index_->Release(group, block);
+  }
   SetBlock(group, index, kNoBlock);
 }
 
 void SequencePages::LeaveBehind(size_t group, int64_t start) {
   const core::KvLayerGroup& needs = (*groups_)[group];
-  const auto seen =
+  auto seen =
       std::min(static_cast<size_t>(kv_store::FirstSeenBlock(needs, start)), tables_[group].size());
+  // The index may keep a state, once it has its block.
+  if (needs.states) seen = std::min(seen, added_);
   for (size_t& i = left_behind_[group]; i < seen; ++i) {
     if (!kv_store::SeesBlock(needs, start, static_cast<int64_t>(i))) Drop(group, i);
   }
@@ -70,9 +78,15 @@ void SequencePages::LeaveBehind(size_t group, int64_t start) {
 void SequencePages::Copy(std::vector<PageMove>& moves) {
   if (match_.copied == 0) return;
   std::vector<std::optional<BlockId>> own;
-  for (size_t g = 0; g < groups_->size(); ++g) own.push_back(index_->Allocate(g));
+  for (size_t g = 0; g < groups_->size(); ++g) {
+    own.push_back(match_.copy_from[g] == kNoBlock ? kNoBlock : index_->Allocate(g));
+  }
   const bool all = std::all_of(own.begin(), own.end(), [](const auto& b) { return b.has_value(); });
   for (size_t g = 0; g < groups_->size(); ++g) {
+    if (match_.copy_from[g] == kNoBlock) {
+      if (all) SetBlock(g, tables_[g].size(), kNoBlock);
+      continue;
+    }
     if (all) {
       moves.emplace_back(
           BlockCopy{.group = static_cast<int32_t>(g), .from = match_.copy_from[g], .to = *own[g]});
@@ -92,7 +106,7 @@ bool SequencePages::Sees(size_t group, int32_t position, int32_t first_block,
   const auto& table = tables_[group];
   const auto last = static_cast<size_t>(kv_store::BlocksFor(position));
   for (size_t i = 0; i < last; ++i) {
-    if (!kv_store::SeesBlock((*groups_)[group], position, static_cast<int64_t>(i))) continue;
+    if (!kv_store::NeedsBlock((*groups_)[group], position, static_cast<int64_t>(i))) continue;
     const bool there =
         i < table.size()
             ? table[i] != kNoBlock
@@ -118,9 +132,15 @@ size_t SequencePages::Restorable(int32_t first_block, std::span<const FetchBlock
   return 0;
 }
 
+void SequencePages::ReleasePart() {
+  for (size_t g = 0; g < groups_->size(); ++g) {
+    if (match_.copy_from[g] != kNoBlock) index_->Release(g, match_.copy_from[g]);
+  }
+}
+
 void SequencePages::DropPart() {
   if (match_.copied == 0) return;
-  for (size_t g = 0; g < groups_->size(); ++g) index_->Release(g, match_.copy_from[g]);
+  ReleasePart();
   match_.tokens -= match_.copied;
   match_.copied = 0;
 }
@@ -137,7 +157,9 @@ bool SequencePages::Restore(FetchId fetch, int32_t first_block, std::span<const 
     load.index = static_cast<int32_t>(i);
     for (size_t g = 0; g < groups_->size(); ++g) {
       load.blocks.push_back(kNoBlock);
-      if (!kv_store::SeesBlock((*groups_)[g], end, static_cast<int64_t>(i) + first_block)) continue;
+      if (!kv_store::NeedsBlock((*groups_)[g], end, static_cast<int64_t>(i) + first_block)) {
+        continue;
+      }
       const std::optional<BlockId> block = index_->Allocate(g);
       if (block) {
         load.blocks.back() = *block;
@@ -167,12 +189,18 @@ bool SequencePages::Restore(FetchId fetch, int32_t first_block, std::span<const 
 
 bool SequencePages::Grow(int32_t start, int32_t end) {
   const auto wanted = static_cast<size_t>(kv_store::BlocksFor(end));
+  const auto first = static_cast<size_t>(start / core::kPageTokens);
   for (size_t g = 0; g < groups_->size(); ++g) {
     LeaveBehind(g, start);
-    while (tables_[g].size() < wanted) {
-      const std::optional<BlockId> block = index_->Allocate(g);
+    const core::KvLayerGroup& needs = (*groups_)[g];
+    // The state at the end of a block that was begun by others is still to come.
+    for (size_t i = needs.states ? std::min(first, tables_[g].size()) : tables_[g].size();
+         i < wanted; ++i) {
+      if (i < tables_[g].size() && tables_[g][i] != kNoBlock) continue;
+      std::optional<BlockId> block = kNoBlock;
+      if (needs.Holds(static_cast<int64_t>(i))) block = index_->Allocate(g);
       if (!block) return false;
-      SetBlock(g, tables_[g].size(), *block);
+      if (i == tables_[g].size() || *block != kNoBlock) SetBlock(g, i, *block);
     }
   }
   return true;
@@ -187,6 +215,20 @@ std::vector<BlockId> SequencePages::BlocksAt(size_t index) const {
   for (const auto& table : tables_)
     blocks.push_back(index < table.size() ? table[index] : kNoBlock);
   return blocks;
+}
+
+std::vector<BlockId> SequencePages::BlocksOfTail() const {
+  std::vector<BlockId> blocks = BlocksAt(added_);
+  for (size_t g = 0; g < blocks.size(); ++g) {
+    if ((*groups_)[g].states) blocks[g] = kNoBlock;  // it is not there yet
+  }
+  return blocks;
+}
+
+void SequencePages::PassBorder(const BlockSave& save) {
+  for (size_t g = 0; g < groups_->size(); ++g) {
+    if ((*groups_)[g].states && save.blocks[g] != kNoBlock) border_ = save;
+  }
 }
 
 bool SequencePages::AddOne(std::span<const int32_t> tokens) {
@@ -221,12 +263,20 @@ void SequencePages::AddFull(std::span<const int32_t> tokens, int32_t computed,
                                   tokens.subspan(added_ * core::kPageTokens, core::kPageTokens));
       ++added_;
     }
+    BlockSave save{.hash = hash_,
+                   .before = before,
+                   .tenant = tenant_,
+                   .tokens = core::kPageTokens,
+                   .blocks = BlocksAt(added_ - 1)};
+    PassBorder(save);
     if (!unsaved) continue;
-    saves->push_back({.hash = hash_,
-                      .before = before,
-                      .tenant = tenant_,
-                      .tokens = core::kPageTokens,
-                      .blocks = BlocksAt(added_ - 1)});
+    for (size_t g = 0; g < groups_->size(); ++g) {
+      const core::KvLayerGroup& needs = (*groups_)[g];
+      if (needs.states && !needs.Keeps(static_cast<int64_t>(added_) - 1)) {
+        save.blocks[g] = kNoBlock;
+      }
+    }
+    saves->push_back(std::move(save));
   }
 }
 
@@ -236,15 +286,40 @@ void SequencePages::AddTail(std::span<const int32_t> tokens, int32_t computed,
   if (apart_) return;
   const size_t begin = added_ * core::kPageTokens;
   index_->AddTail(place_, tokens.subspan(begin, static_cast<size_t>(computed) - begin),
-                  BlocksAt(added_));
+                  BlocksOfTail());
+}
+
+void SequencePages::SaveBorder(std::vector<BlockSave>& saves) const {
+  if (!border_) return;
+  BlockSave save = *border_;
+  for (size_t g = 0; g < save.blocks.size(); ++g) {
+    if (!(*groups_)[g].states) save.blocks[g] = kNoBlock;
+  }
+  saves.push_back(std::move(save));
+}
+
+void SequencePages::KeepBorder() {
+  for (size_t g = 0; g < groups_->size(); ++g) {
+    if (!(*groups_)[g].states) continue;
+    // The newest of those that are computed.
+    for (size_t i = std::min(added_, tables_[g].size()); i-- > left_behind_[g];) {
+      if (tables_[g][i] == kNoBlock) continue;
+      index_->Keep(g, tables_[g][i]);
+      break;
+    }
+  }
 }
 
 void SequencePages::SaveTail(std::span<const int32_t> tokens, int32_t computed,
                              std::vector<BlockSave>& saves) const {
+  SaveBorder(saves);
   const size_t begin = added_ * core::kPageTokens;
   const auto end = static_cast<size_t>(computed);
-  const std::vector<BlockId> blocks = BlocksAt(added_);
-  if (end <= begin || std::find(blocks.begin(), blocks.end(), kNoBlock) != blocks.end()) return;
+  const std::vector<BlockId> blocks = BlocksOfTail();
+  if (end <= begin) return;
+  for (size_t g = 0; g < blocks.size(); ++g) {
+    if (!(*groups_)[g].states && blocks[g] == kNoBlock) return;
+  }
   saves.push_back({.hash = kv_store::ChainHash(hash_, tokens.subspan(begin, end - begin)),
                    .before = hash_,
                    .tenant = tenant_,
@@ -263,8 +338,8 @@ void SequencePages::Release() {
     for (const BlockId block : blocks) {
       if (block != kNoBlock) index_->Release(g, block);
     }
-    if (match_.copied > 0) index_->Release(g, match_.copy_from[g]);
   }
+  if (match_.copied > 0) ReleasePart();
   index_->Leave(place_);
 }
 

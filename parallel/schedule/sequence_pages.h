@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -57,9 +58,12 @@ class SequencePages {
   /// too. saves: gets the blocks that have no records yet; null: no records are made.
   void AddFull(std::span<const int32_t> tokens, int32_t computed, std::vector<BlockSave>* saves);
   void AddTail(std::span<const int32_t> tokens, int32_t computed, std::vector<BlockSave>* saves);
-  /// After AddTail: the save of what is in no full block, if anything is.
+  /// After AddTail: the saves of what is in no full block, if anything is, and of the newest state.
   void SaveTail(std::span<const int32_t> tokens, int32_t computed,
                 std::vector<BlockSave>& saves) const;
+  /// The newest state that was computed outlives this sequence and those that go on from it, as
+  /// long as there is memory.
+  void KeepBorder();
   /// Whether others will find here what this sequence computes.
   bool shares() const { return !apart_; }
 
@@ -77,6 +81,12 @@ class SequencePages {
   /// Adds the next full block to the index; false if it goes apart from now on.
   bool AddOne(std::span<const int32_t> tokens);
   void DropPart();
+  /// Releases what a block that is shared in part was to be copied from.
+  void ReleasePart();
+  std::vector<core::BlockId> BlocksOfTail() const;
+  /// Remembers a full block if there is a state behind it.
+  void PassBorder(const BlockSave& save);
+  void SaveBorder(std::vector<BlockSave>& saves) const;
 
   kv_store::PrefixIndex* index_;
   const std::vector<core::KvLayerGroup>* groups_;
@@ -85,6 +95,7 @@ class SequencePages {
   uint64_t tenant_ = 0;
   kv_store::BlockHash hash_{};  // of the last of these, or the tenant's:
   size_t added_ = 0;            // full blocks that were added to the index or went apart
+  std::optional<BlockSave> border_;  // the newest block with a state that was computed here
   bool adopts_ = true;          // takes the index's blocks for its own where they hold the same
   bool apart_ = false;          // the index has its tokens in other blocks, which it does not take
   std::vector<std::vector<core::BlockId>> tables_;  // [layer groups]

@@ -69,7 +69,8 @@ ChunkKernel MaskedChunkOf(Isa isa, KvDtype dtype) {
 }
 
 /// The first position that a query sees.
-int64_t FirstVisible(int64_t position, int window) {
+int64_t FirstVisible(int64_t position, int window, const HeadPages& pages) {
+  if (pages.segment_keys != nullptr) return pages.segment_keys->Start(position);
   return window == 0 ? 0 : std::max<int64_t>(0, position - window + 1);
 }
 
@@ -138,7 +139,7 @@ QueryTile QueryTile::Of(std::span<const AttentionQuery> some, const HeadPages& t
                  .sights = {},
                  .sparse_chunks = {}};
   for (const AttentionQuery& query : some) {
-    tile.first_position = std::min(tile.first_position, FirstVisible(query.position, their_window));
+    tile.first_position = std::min(tile.first_position, FirstVisible(query.position, their_window, their_pages));
     tile.last_position = std::max(tile.last_position, query.position);
   }
   if (their_pages.sparse != nullptr) {
@@ -223,6 +224,28 @@ void SetPages(const QueryTile& work, int64_t first_page, const SeenTokens* seen,
   }
 }
 
+/// Puts rotated keys, and values, as floats in the place of those of the cache. They are good until
+/// the thread's next call.
+void RotatePages(Isa isa, const QueryTile& work, int64_t first_page, AttentionTile& tile) {
+  static thread_local std::vector<float> floats;
+  const KvGeometry& geometry = work.pages.cache->geometry();
+  const auto page_floats = static_cast<size_t>(geometry.head_dim) * kPageTokens;
+  floats.resize(2 * kPagesPerChunk * page_floats);
+  for (int i = 0; i < kPagesPerChunk; ++i) {
+    if (tile.keys[i] == nullptr) continue;
+    const BlockId block = work.pages.blocks[static_cast<size_t>(first_page + i)];
+    float* const keys = floats.data() + 2 * static_cast<size_t>(i) * page_floats;
+    float* const values = keys + page_floats;
+    work.pages.segment_keys->Read(
+        isa, geometry, work.pages.cache->Page(work.pages.layer, work.pages.kv_head, block),
+        first_page + i, keys, values);
+    tile.keys[i] = keys;
+    tile.values[i] = values;
+    tile.scales[i] = nullptr;
+  }
+  tile.then = nullptr;  // it points to elements of the cache
+}
+
 /// Calls body(results of a chunk) for the chunks of the tile that a query sees, ascending.
 template <typename Body>
 void ForEachSeenChunk(const QueryTile& work, size_t q, const float* results, Body body) {
@@ -230,7 +253,7 @@ void ForEachSeenChunk(const QueryTile& work, size_t q, const float* results, Bod
   const int head_dim = work.pages.cache->geometry().head_dim;
   if (work.pages.sparse == nullptr) {
     const int64_t first =
-        FirstVisible(query.position, work.window) / kChunkTokens - work.first_chunk();
+        FirstVisible(query.position, work.window, work.pages) / kChunkTokens - work.first_chunk();
     const int64_t last = query.position / kChunkTokens - work.first_chunk();
     for (int64_t c = first; c <= last; ++c) body(ResultOf(results, c, q, head_dim));
     return;
@@ -254,6 +277,10 @@ void AttendChunk(Isa isa, const QueryTile& work, int64_t index, const void* then
   if (work.pages.sparse != nullptr) seen.emplace(work, start / kPageTokens);
   SetPages(work, start / kPageTokens, seen ? &*seen : nullptr, tile);
   ChunkKernel kernel = ChunkOf(isa, geometry.dtype);
+  if (work.pages.segment_keys != nullptr) {
+    RotatePages(isa, work, start / kPageTokens, tile);
+    kernel = ChunkOf(isa, KvDtype::kF32);
+  }
   for (size_t q = 0; q < work.queries.size(); ++q) {
     const AttentionQuery& query = work.queries[q];
     tile.query[q] = query.query;
@@ -266,7 +293,7 @@ void AttendChunk(Isa isa, const QueryTile& work, int64_t index, const void* then
       kernel = MaskedChunkOf(isa, geometry.dtype);
       continue;
     }
-    const int64_t from = FirstVisible(query.position, work.window) - start;
+    const int64_t from = FirstVisible(query.position, work.window, work.pages) - start;
     const int64_t to = query.position + 1 - start;
     tile.first[q] = static_cast<int>(std::clamp<int64_t>(from, 0, kChunkTokens));
     tile.last[q] = static_cast<int>(std::clamp<int64_t>(to, 0, kChunkTokens));

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/base/isa.h"
+#include "core/cpu/attention/segment_keys.h"
 #include "core/model/kv_view.h"
 #include "core/model/sparse_attention.h"
 
@@ -25,6 +26,10 @@ struct HeadPages {
 
   /// Which keys queries see besides what the window says; null: all. Their positions were prepared.
   const SparseAttention* sparse = nullptr;
+
+  /// Where pages have keys before rotation and queries see their own segment alone; else null. Then
+  /// there is no window.
+  const SegmentKeys* segment_keys = nullptr;
 };
 
 /// One query of one position, and where its result goes. query, out: [head_dim]
@@ -96,6 +101,10 @@ void CombineChunks(Isa isa, const QueryTile& tile, const float* results);
 /// for w[t].
 ///
 /// With a slope, fma(slope, t - position, s[t]) takes the place of s[t] (ALiBi, Press et al. 2022).
+///
+/// With segment_keys, a query sees the positions of its own segment up to its own. Keys are rotated
+/// as they are read, and the cache's values are floats: of float8 a value is code times scale,
+/// rounded once.
 ///
 /// In sparse attention (pages.sparse) a chunk without a visible position is skipped, as are pages.
 ///

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <random>
 #include <string>
 #include <utility>
@@ -31,11 +32,11 @@ TEST(SparseAttentionText, IsReadFromItsText) {
 }
 
 TEST(SparseAttentionText, SaysWhereATextIsWrongAndWhatIsRight) {
-  const std::string grammar = "dense or sparse:window=W[,global=G][,random=R][,seed=S]";
+  const std::string grammar(kAttentionGrammar);
   const std::vector<std::pair<std::string, std::string>> wrong = {
-      {"", "at character 1 (the end): expected dense or sparse:"},
-      {"dense ", "at character 1 (\"dense \"): expected dense or sparse:"},
-      {"Sparse:window=1", "at character 1 (\"Sparse:window=1\"): expected dense or sparse:"},
+      {"", "at character 1 (the end): expected dense, sparse: or infini:"},
+      {"dense ", "at character 1 (\"dense \"): expected dense, sparse: or infini:"},
+      {"Sparse:window=1", "at character 1 (\"Sparse:window=1\"): expected dense, sparse: or infini:"},
       {"sparse:", "at character 8 (the end): expected window, global, random or seed"},
       {"sparse:global=4", "at character 16 (the end): window=W is missing"},
       {"sparse:window", "at character 14 (the end): expected ="},
@@ -53,7 +54,18 @@ TEST(SparseAttentionText, SaysWhereATextIsWrongAndWhatIsRight) {
       {"sparse:window=1,seed=18446744073709551616",
        "at character 22 (\"18446744073709551616\"): seed is 0 to 18446744073709551615"},
       {"sparse:window=1,random=99999999999999999999999",
-       "at character 24 (\"99999999999999999999999\"): random is 0 to 2147483647"}};
+       "at character 24 (\"99999999999999999999999\"): random is 0 to 2147483647"},
+      {"infini:", "at character 8 (the end): expected segment, gate or update"},
+      {"infini:gate=1", "at character 14 (the end): segment=N is missing"},
+      {"infini:segment=0", "at character 16 (\"0\"): segment is 1 to 2147483647"},
+      {"infini:segment=100", "at character 16 (\"100\"): segment is a multiple of 64"},
+      {"infini:segment=64,gate=x", "at character 24 (\"x\"): expected the number of gate"},
+      {"infini:segment=64,gate=inf", "at character 24 (\"inf\"): expected the number of gate"},
+      {"infini:segment=64,gate=1e99", "at character 24 (\"1e99\"): expected the number of gate"},
+      {"infini:segment=64,update=Delta",
+       "at character 26 (\"Delta\"): update is delta or linear"},
+      {"infini:segment=64,segment=64", "at character 19 (\"segment=64\"): segment is there twice"},
+      {"infini:segment=64,window=1", "at character 19 (\"window=1\"): expected segment, gate or"}};
   for (const auto& [text, error] : wrong) {
     EXPECT_THAT(ErrorOf(text), HasSubstr(error)) << text;
     EXPECT_THAT(ErrorOf(text), HasSubstr(grammar)) << text;
@@ -110,6 +122,28 @@ TEST(SparseAttentionText, AnyTextIsRefusedOrMeansAForm) {
     EXPECT_EQ(*ParseAttentionForm(AttentionText(*form)), *form);
   }
   EXPECT_GT(good, 1000);
+}
+
+TEST(InfiniAttentionText, IsReadFromItsTextAndItsTextMakesItAgain) {
+  EXPECT_EQ(*ParseAttentionForm("infini:segment=64"), (AttentionForm{.segment = 64}));
+  EXPECT_EQ(*ParseAttentionForm("infini:update=linear,gate=-1,segment=128"),
+            (AttentionForm{
+                .segment = 128, .update = AttentionForm::Update::kLinear, .gate = -1.0F}));
+  EXPECT_EQ(*ParseAttentionForm("infini:segment=64,gate=0,update=delta"),
+            (AttentionForm{.segment = 64, .gate = 0.0F}));
+  EXPECT_EQ(AttentionText(*ParseAttentionForm("infini:gate=-0,segment=64")),
+            "infini:segment=64,gate=0");
+  std::mt19937_64 random(2);
+  for (int i = 0; i < 2000; ++i) {
+    AttentionForm form{.segment = static_cast<int>(64 * (1 + random() % 33554431))};
+    if (random() % 2 == 0) form.update = AttentionForm::Update::kLinear;
+    if (random() % 2 == 0) {
+      form.gate = static_cast<float>(std::ldexp(static_cast<double>(random()), -64)) * 20 - 10;
+    }
+    const auto read = ParseAttentionForm(AttentionText(form));
+    ASSERT_TRUE(read.ok()) << AttentionText(form);
+    EXPECT_EQ(*read, form) << AttentionText(form);
+  }
 }
 
 }  // namespace

@@ -80,8 +80,15 @@ class Model:
             k = self.rms_norm(k, prefix + "attn_k_norm.weight")
             if (layer + 1) % 6 != 0:
                 base, window = 10000.0, self.window
-        q, k = self.rotate(q, base), self.rotate(k, base)
-        visible = self.visible(n, layer, window)
+        out = self.attend(q, k, v, layer, window, base)
+        return out.reshape(n, -1) @ self.tensor(prefix + "attn_output.weight").T
+
+    def attend(self, q, k, v, layer, window, base):
+        """[tokens, heads, head_dim] of queries, keys and values before rotation. window: the layer's own, 0 = none."""
+        visible = self.visible(q.shape[0], layer, window)
+        return self.softmax_attention(self.rotate(q, base), self.rotate(k, base), v, visible)
+
+    def softmax_attention(self, q, k, v, visible):
         out = np.empty_like(q)
         for head in range(self.heads):
             kv = head * self.kv_heads // self.heads
@@ -89,7 +96,7 @@ class Model:
             scores = np.where(visible, scores, -np.inf)
             p = np.exp(scores - scores.max(axis=-1, keepdims=True))
             out[:, head] = (p / p.sum(axis=-1, keepdims=True)) @ v[:, kv]
-        return out.reshape(n, -1) @ self.tensor(prefix + "attn_output.weight").T
+        return out
 
     def feed_forward(self, x, layer):
         prefix = f"blk.{layer}."

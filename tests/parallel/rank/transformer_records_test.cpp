@@ -169,7 +169,13 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"Gemma3Sparse",
              core::Family::kGemma3,
              core::KvDtype::kF16,
-             {.window = 30, .global = 66}}),
+             {.window = 30, .global = 66}},
+        Case{"LlamaInfini", core::Family::kLlama, core::KvDtype::kF16, {.segment = 64}},
+        Case{"LlamaInfiniFloat8",
+             core::Family::kLlama,
+             core::KvDtype::kF8,
+             {.segment = 128, .update = core::AttentionForm::Update::kLinear, .gate = 0.5F}},
+        Case{"Gemma3Infini", core::Family::kGemma3, core::KvDtype::kF16, {.segment = 128}}),
     [](const auto& kind) { return std::string(kind.param.name); });
 
 }  // namespace

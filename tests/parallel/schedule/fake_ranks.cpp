@@ -61,6 +61,10 @@ void FakeRanks::CheckSeen(const parallel::SequenceWork& work, uint64_t tenant) {
       const bool global =
           p < needs.global && (needs.global_reach == 0 || back < needs.global_reach);
       if (needs.window > 0 && back >= needs.window && !global) continue;
+      // Of states, the one that the last token before the segment left.
+      const int32_t segment_start =
+          needs.segment > 0 ? work.start_position / needs.segment * needs.segment : 0;
+      if (needs.states ? p != segment_start - 1 : p < segment_start) continue;
       const core::BlockId block = state.tables[g][static_cast<size_t>(p / core::kPageTokens)];
       ASSERT_EQ(At(g, block, p), hash) << "slot " << work.slot << " group " << g << " position "
                                        << p << " of " << work.start_position << ": another's pages";
@@ -80,6 +84,8 @@ parallel::SequenceResult FakeRanks::Compute(const parallel::SequenceWork& work, 
     const int32_t token = tokens[static_cast<size_t>(p)];
     hash = Chain(hash, token);
     for (size_t g = 0; g < options_.groups.size(); ++g) {
+      const core::KvLayerGroup& needs = options_.groups[g];
+      if (needs.states && (p + 1) % needs.segment != 0) continue;
       At(g, state.tables[g][static_cast<size_t>(p / core::kPageTokens)], p) = hash;
     }
     const bool draft = p >= work.start_position + work.known_count();

@@ -308,6 +308,15 @@ const std::vector<core::KvLayerGroup> kSparse = {
     {.window = 70, .layers = {0}, .global = 70},
     {.window = 33, .layers = {1}, .global = 150, .global_reach = 220}};
 
+/// Of Infini-attention, beside layers with a window of their own.
+const std::vector<core::KvLayerGroup> kInfini = {
+    {.layers = {0}, .segment = 128},
+    {.window = 70, .layers = {1}},
+    {.layers = {0}, .segment = 128, .states = true, .state_interval = 256}};
+const std::vector<core::KvLayerGroup> kInfiniShort = {
+    {.layers = {0}, .segment = 64},
+    {.layers = {0}, .segment = 64, .states = true, .state_interval = 200}};
+
 class SchedulerModelTest : public ::testing::TestWithParam<Setting> {};
 
 TEST_P(SchedulerModelTest, EveryRequestGetsItsAnswerFromItsOwnPages) {
@@ -379,6 +388,18 @@ INSTANTIATE_TEST_SUITE_P(Settings, SchedulerRecordsModelTest,
                                                    .plan_ahead = true,
                                                    .drafts = true,
                                                    .tier_bytes = 200'000,
+                                                   .operations = 20'000},
+                                           Setting{.name = "Infini",
+                                                   .groups = kInfini,
+                                                   .blocks = {14, 14, 8},
+                                                   .plan_ahead = true,
+                                                   .drafts = true,
+                                                   .tier_bytes = 200'000,
+                                                   .operations = 20'000},
+                                           Setting{.name = "InfiniShort",
+                                                   .groups = kInfiniShort,
+                                                   .blocks = {12, 12},
+                                                   .tier_bytes = 200'000,
                                                    .operations = 20'000}),
                          [](const auto& setting) { return setting.param.name; });
 
@@ -413,6 +434,17 @@ INSTANTIATE_TEST_SUITE_P(Settings, SchedulerModelTest,
                                                    .blocks = {14, 16},
                                                    .plan_ahead = true,
                                                    .drafts = true,
+                                                   .operations = 20'000},
+                                           Setting{.name = "Infini",
+                                                   .groups = kInfini,
+                                                   .blocks = {14, 14, 8},
+                                                   .plan_ahead = true,
+                                                   .drafts = true,
+                                                   .operations = 20'000},
+                                           Setting{.name = "InfiniShort",
+                                                   .groups = kInfiniShort,
+                                                   .blocks = {12, 12},
+                                                   .plan_ahead = true,
                                                    .operations = 20'000}),
                          [](const auto& setting) { return setting.param.name; });
 

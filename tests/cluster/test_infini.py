@@ -1,0 +1,115 @@
+"""Infini-attention with real processes (docs/attention.md)."""
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from conftest import MPIRUN, SMOLLM2, TANDEM, generate_json, run
+from test_kv import no_agents_left  # noqa: F401
+from test_sparse import GOLDEN, TINY, logits, some_tokens
+from test_state import client_of, kill_all, serve
+
+FORM = "infini:segment=128,gate=-1"
+
+
+def test_logits_are_those_of_the_definition(tmp_path):
+    """An independent NumPy pass has the same logits, for every form of tests/golden/infini."""
+    golden = np.load(GOLDEN / "infini/infini.npz")
+    forms = [name for name in golden.files if "/" in name]
+    assert len(forms) == 5
+    for name in forms:
+        model, form = name.split("/", 1)
+        found = np.load(logits(GOLDEN / f"families/{model}.gguf", golden["tokens"], tmp_path / "l.npy", "--activations", "f32",
+                               "--attention", form, "--prefill-chunk", "100"))[golden["positions"]]
+        assert np.abs(found - golden[name]).max() < 1e-4 * np.abs(golden[name]).max(), name
+
+
+def test_every_way_of_running_writes_the_same_bytes(tmp_path):
+    tokens = some_tokens(450, 40000)
+    flags = pathlib.Path("/proc/cpuinfo").read_text()
+    sets = ["scalar", "avx2"] + (["avx512"] if "avx512_vnni" in flags else [])
+    ways = [([*MPIRUN, "-n", n], ()) for n in (2, 3, 5)]
+    ways += [((), ("--isa", isa)) for isa in sets]
+    ways += [((), ("--prefill-chunk", n)) for n in (7, 130)]
+    ways += [((), ("--threads", n)) for n in (1, 3)]
+    for form in (FORM, "infini:segment=64,update=linear"):
+        expected = logits(SMOLLM2, tokens, tmp_path / "one.npy", "--attention", form).read_bytes()
+        assert expected != logits(SMOLLM2, tokens, tmp_path / "dense.npy").read_bytes()
+        for prefix, arguments in ways:
+            found = logits(SMOLLM2, tokens, tmp_path / "way.npy", "--attention", form, *arguments, prefix=prefix)
+            assert found.read_bytes() == expected, (form, prefix, arguments)
+
+
+def test_the_first_segment_is_dense_attention(tmp_path):
+    tokens = some_tokens(64)
+    first = np.load(logits(TINY, tokens, tmp_path / "one.npy", "--attention", "infini:segment=64", "--kv-dtype", "f32"))
+    dense = np.load(logits(TINY, tokens, tmp_path / "dense.npy", "--kv-dtype", "f32"))
+    assert (first == dense).all()
+
+
+def test_guesses_ahead_do_not_change_the_answer():
+    text = 12 * "The cat sat on the mat, and the dog sat by the door. "
+    tokens = json.loads(run([TANDEM, "tokenize", SMOLLM2, "--json"], input=text).stdout)["tokens"]
+    words = [SMOLLM2, "--tokens", ",".join(map(str, tokens)), "--max-tokens", 150, "--attention", "infini:segment=64"]
+    plain = generate_json(*words)
+    guessed = generate_json(*words, "--speculate")
+    assert guessed["tokens"] == plain["tokens"]
+    assert guessed["usage"]["drafted_tokens"] > 0
+
+
+@pytest.mark.parametrize("form,said", [
+    ("infini:segment=100", "segment is a multiple of 64"),
+    ("infini:segment=576", "segment=576 is longer than the context of 512 tokens"),
+    ("infini:segment=64,update=dela", "update is delta or linear"),
+])
+def test_a_form_that_cannot_be_is_refused_in_one_line(form, said):
+    for command in (["generate", TINY, "--tokens", "5"], ["serve", TINY, "-n", 2], ["plan", TINY, "-n", 2]):
+        result = run([TANDEM, *command, "--attention", form])
+        assert result.returncode == 2
+        assert result.stderr.count("\n") == 1 and said in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("model,why", [("bloom", "ALiBi"), ("gpt2", "learned positions")])
+def test_positions_that_are_not_turned_are_refused(model, why):
+    result = run([TANDEM, "generate", GOLDEN / f"families/{model}.gguf", "--tokens", "5", "--attention", "infini:segment=64"])
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1 and why in result.stderr, result.stderr
+
+
+def test_a_gpu_refuses_it_by_name():
+    program = os.environ.get("EMULATED_PROGRAM")
+    if program is None:
+        pytest.skip("EMULATED_PROGRAM is not set")
+    result = run([program, "generate", TINY, "--tokens", "5", "--attention", FORM, "--device", "cuda"])
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1 and "Infini-attention is not there" in result.stderr, result.stderr
+
+
+QUESTIONS = ["Name three colours.", "And three animals.", "Which of them can fly?", "Write a line about the sea.",
+             "And one about the wind.", "What is 3 + 4?", "Name a city in Italy.", "Say goodbye.", "And once more."]
+
+
+def test_a_killed_conversation_goes_on_on_another_number_of_ranks(start_server, tmp_path):
+    """Eight turns on 2 ranks, kill -9 of all, turn nine on 3 ranks: pages and state come from the disk, and the text is that of an
+    undisturbed run."""
+    flags = ("--attention", "infini:segment=128")
+    undisturbed = serve(start_server, tmp_path / "undisturbed", *flags)
+    with client_of(undisturbed) as client:
+        expected = [client.say("c", question)["text"] for question in QUESTIONS]
+    assert undisturbed.stop() == 0
+
+    state = tmp_path / "state"
+    server = serve(start_server, state, "-n", 2, *flags)
+    with client_of(server) as client:
+        said = [client.say("c", question) for question in QUESTIONS[:-1]]
+    assert [done["text"] for done in said] == expected[:-1]
+    read = said[-1]["usage"]["prompt_tokens"] + said[-1]["usage"]["completion_tokens"]
+    kill_all(server, agents_below=state)
+    server = serve(start_server, state, "-n", 3, *flags)
+    with client_of(server) as client:
+        last = client.say("c", QUESTIONS[-1])
+    assert last["text"] == expected[-1]
+    assert last["usage"]["reused_from"]["disk"] == last["usage"]["reused_tokens"] >= read - 2, last["usage"]
+    assert read > 256, "it had some segments"
+    assert server.stop() == 0
