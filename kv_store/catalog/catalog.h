@@ -61,6 +61,7 @@ struct CatalogModel {
   core::KvDtype dtype = core::KvDtype::kF16;
   int32_t head_dim = 0;
   std::map<int32_t, int32_t> layers;  // by layer group
+  std::set<int32_t> state_groups;     // of these, that hold states
   std::set<int32_t> kv_heads;
 };
 

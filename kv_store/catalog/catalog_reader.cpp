@@ -173,6 +173,7 @@ class CatalogReader {
                                            .dtype = header.dtype,
                                            .head_dim = header.head_dim,
                                            .layers = {},
+                                           .state_groups = {},
                                            .kv_heads = {}});
     }
     const auto layers = place->layers.try_emplace(header.name.group, header.layers).first;
@@ -180,6 +181,7 @@ class CatalogReader {
         place->dtype != header.dtype) {
       return absl::DataLossError("its shape is not that of the model's other records");
     }
+    if (header.state) place->state_groups.insert(header.name.group);
     place->kv_heads.insert(header.name.kv_head);
     return static_cast<size_t>(place - models.begin());
   }
@@ -216,7 +218,9 @@ class CatalogReader {
           record.model = m;
           record.kv_head = head;
           record.group = group;
-          record.tokens = TokensOf(model, layers, record.bytes);
+          record.tokens = model.state_groups.contains(group)
+                              ? core::kPageTokens
+                              : TokensOf(model, layers, record.bytes);
         }
       }
     }

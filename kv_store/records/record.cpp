@@ -117,7 +117,6 @@ RecordHeader HeaderOf(const Fingerprint& fingerprint, const RecordName& name,
                       .head_dim = geometry.head_dim,
                       .dtype = geometry.dtype};
   if (group.states) {
-    header.dtype = core::KvDtype::kF32;
     header.state = {.kind = StateKind::kInfiniMemory,
                     .rows = geometry.head_dim + 1,
                     .columns = geometry.head_dim,

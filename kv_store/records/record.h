@@ -57,7 +57,7 @@ struct RecordHeader {
   RecordName name;
   int32_t layers = 0;  // of the group
   int32_t head_dim = 0;
-  core::KvDtype dtype = core::KvDtype::kF16;  // kF32 of a state
+  core::KvDtype dtype = core::KvDtype::kF16;  // of the cache; a state is float32
   std::optional<StateShape> state = {};       // of a state
 
   bool operator==(const RecordHeader&) const = default;

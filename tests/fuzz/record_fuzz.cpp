@@ -23,8 +23,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                             .head_dim = header->head_dim,
                             .dtype = header->dtype};
   geometry.groups.resize(static_cast<size_t>(header->name.group) + 1);
-  for (int layer = 0; layer < header->layers; ++layer) {
-    geometry.groups.back().layers.push_back(layer);
+  core::KvLayerGroup& group = geometry.groups.back();
+  for (int layer = 0; layer < header->layers; ++layer) group.layers.push_back(layer);
+  if (header->state) {
+    if (header->state->rows != header->head_dim + 1 ||
+        header->state->columns != header->head_dim) {
+      return 0;
+    }
+    group.segment = header->state->segment;
+    core::KvLayerGroup keys = group;
+    group.states = true;
+    geometry.groups.push_back(std::move(keys));
   }
   if (!CheckRecord(checked, header->fingerprint, header->name, geometry).ok()) std::abort();
   core::HostMemory memory;

@@ -49,8 +49,8 @@ struct Pages {
       for (int t = 0; t < kPageTokens; ++t) {
         std::vector<float> key(static_cast<size_t>(head_dim));
         std::vector<float> value(key.size());
-        for (float& x : key) x = random.Float() * 4 - 2;
-        for (float& x : value) x = random.Float() * 2 - 1;
+        for (float& x : key) x = random.Unit() * 4 - 2;
+        for (float& x : value) x = random.Unit() * 2 - 1;
         StoreKeyValue(geometry, pages.back(), t, key, value);
       }
     }
@@ -143,7 +143,7 @@ TEST_P(InfiniMemory, IsThatOfTheDefinitionsAndTheSameForEveryInstructionSet) {
       }
       EXPECT_LT(difference, 2e-5 * largest);
       std::vector<float> query(n);
-      for (float& x : query) x = random.Float() * 4 - 2;
+      for (float& x : query) x = random.Unit() * 4 - 2;
       std::vector<float> out(n);
       ReadMemory(isa, before.state(), query, out);
       const std::vector<double> expected =
