@@ -52,8 +52,8 @@ CpuOperations::CpuOperations(const ModelConfig& config, const Shard& shard,
       rope_(config.rope),
       local_rope_(config.local_rope),
       gated_(memory_, shard.ffn_columns.count),
-      rotated_(memory_, shard.query_heads.count * config.head_dim),
       embedded_position_(memory_, config.dim),
+      rotated_(memory_, shard.query_heads.count * config.head_dim),
       total_(memory_, config.dim),
       slopes_(AlibiSlopes(config.alibi_max_bias, config.heads)) {
   if (config.attention.sparse()) sparse_.emplace(config.attention);
@@ -237,7 +237,9 @@ void CpuOperations::AttendKeys(const AttentionLayer& layer, const Tensor& query,
   // Hands over one run's queries of one KV head, as many together as fit.
   const auto for_queries = [&](const TokenRun& run, int kv_head, auto attend) {
     const Range heads = QueryHeadsOf(kv_head);
-    const HeadPages pages{&cache, layer.layer, kv_head,
+    const HeadPages pages{&cache,
+                          layer.layer,
+                          kv_head,
                           places_[static_cast<size_t>(run.first)].sequence->block_tables[group],
                           sparse_ ? &*sparse_ : nullptr,
                           segment_keys};

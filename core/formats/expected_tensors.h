@@ -12,7 +12,8 @@
 namespace tandem::core {
 
 /// Of a layer without a sliding window, in files of models that were trained with
-/// Infini-attention: [query heads] whose sigmoids are the part of the memory. Nothing else reads it.
+/// Infini-attention: [query heads] whose sigmoids are the part of the memory. Nothing else reads
+/// it.
 inline constexpr std::string_view kMemoryGate = "attn_infini_gate";
 
 /// A tensor that a model must have.

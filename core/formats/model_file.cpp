@@ -9,6 +9,7 @@
 #include "core/formats/config_gguf.h"
 #include "core/formats/expected_tensors.h"
 #include "core/model/attention_text.h"
+#include "core/model/kv_view.h"
 
 namespace tandem::core {
 namespace {
@@ -112,8 +113,7 @@ absl::Status ModelFile::SetAttention(const AttentionForm& form) {
   if (form.infini() && (config_.alibi_max_bias > 0.0F || config_.Has("position_embd.weight"))) {
     return InvalidArgument(
         "{}: {} has {}, and this form turns keys by their place in a segment: give dense or sparse",
-        AttentionText(form), path(),
-        config_.alibi_max_bias > 0.0F ? "ALiBi" : "learned positions");
+        AttentionText(form), path(), config_.alibi_max_bias > 0.0F ? "ALiBi" : "learned positions");
   }
   config_.attention = form;
   return absl::OkStatus();

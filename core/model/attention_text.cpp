@@ -51,17 +51,16 @@ class Parser {
   absl::StatusOr<AttentionForm> Infini() {
     uint64_t segment = 0;
     AttentionForm form;
+    const auto read_segment = [&]() -> absl::Status {
+      const size_t begin = at_;
+      const absl::Status read = ReadNumber("segment", 1, kMostTokens, segment);
+      if (!read.ok() || segment % kPageTokens == 0) return read;
+      return Error(begin, fmt::format("segment is a multiple of {}", kPageTokens));
+    };
     at_ = kInfini.size();
-    TANDEM_RETURN_IF_ERROR(
-        ReadKeys({{"segment",
-                   [&]() -> absl::Status {
-                     const size_t begin = at_;
-                     TANDEM_RETURN_IF_ERROR(ReadNumber("segment", 1, kMostTokens, segment));
-                     if (segment % kPageTokens == 0) return absl::OkStatus();
-                     return Error(begin, fmt::format("segment is a multiple of {}", kPageTokens));
-                   }},
-                  {"gate", [&] { return ReadGate(form.gate); }},
-                  {"update", [&] { return ReadUpdate(form.update); }}}));
+    TANDEM_RETURN_IF_ERROR(ReadKeys({{"segment", read_segment},
+                                     {"gate", [&] { return ReadGate(form.gate); }},
+                                     {"update", [&] { return ReadUpdate(form.update); }}}));
     if (segment == 0) return Error(at_, "segment=N is missing");
     form.segment = static_cast<int>(segment);
     return form;

@@ -53,9 +53,7 @@ struct KvLayerGroup {
   /// Whether a token may ever leave keys behind that no later one needs.
   bool leaves_behind() const { return window > 0 || segment > 0; }
   /// Whether the block at this place of a sequence has anything in this group.
-  bool Holds(int64_t block) const {
-    return !states || (block + 1) * kPageTokens % segment == 0;
-  }
+  bool Holds(int64_t block) const { return !states || (block + 1) * kPageTokens % segment == 0; }
   /// Whether the state of a block is the first one behind a multiple of the interval.
   bool Keeps(int64_t block) const {
     const int64_t end = (block + 1) * kPageTokens;

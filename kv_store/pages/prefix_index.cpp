@@ -357,8 +357,8 @@ void PrefixIndex::CutToWindows(Path& path) const {
   std::vector<std::vector<int64_t>> run_begin(groups_.size(), std::vector<int64_t>(known + 1, 0));
   for (size_t g = 0; g < groups_.size(); ++g) {
     for (size_t i = 0; i < known; ++i) {
-      const bool gone = path.nodes[i]->blocks[g] == core::kNoBlock &&
-                        groups_[g].Holds(static_cast<int64_t>(i));
+      const bool gone =
+          path.nodes[i]->blocks[g] == core::kNoBlock && groups_[g].Holds(static_cast<int64_t>(i));
       run_begin[g][i + 1] = gone ? static_cast<int64_t>(i) + 1 : run_begin[g][i];
     }
   }

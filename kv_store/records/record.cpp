@@ -143,8 +143,7 @@ std::vector<core::CopyRun> RunsOf(const RecordName& name, const core::KvView& vi
     if (group.states) {
       // The normalizer stands behind the memory.
       const core::KvState state = view.State(layer, rank_kv_head, block_id);
-      add(reinterpret_cast<std::byte*>(state.memory),
-          static_cast<size_t>(geometry.StateBytes()));
+      add(reinterpret_cast<std::byte*>(state.memory), static_cast<size_t>(geometry.StateBytes()));
       continue;
     }
     const core::KvPage page = view.Page(layer, rank_kv_head, block_id);
@@ -274,7 +273,8 @@ absl::StatusOr<RecordHeader> ParseRecord(std::span<const std::byte> bytes) {
   TANDEM_RETURN_IF_ERROR(
       check("header bytes", kHeaderBytesAt, expected_bytes, expected_bytes).status());
   if (version == kStateRecordVersion) {
-    TANDEM_RETURN_IF_ERROR(check("tokens", kTokensAt, core::kPageTokens, core::kPageTokens).status());
+    TANDEM_RETURN_IF_ERROR(
+        check("tokens", kTokensAt, core::kPageTokens, core::kPageTokens).status());
     TANDEM_RETURN_IF_ERROR(check("kind of state", kStateKindAt, 1, 1).status());
     StateShape& state = header.state.emplace();
     TANDEM_ASSIGN_OR_RETURN(state.rows, check("rows", kRowsAt, 1, kMostHeadDim + 1));

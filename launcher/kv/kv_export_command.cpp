@@ -160,7 +160,7 @@ class Records {
       bool any = false;
       for (int32_t group = 0; group < groups(); ++group) {
         const bool seen = kv_store::NeedsBlock(geometry_.groups[static_cast<size_t>(group)],
-                                              int64_t{count} * kBlock, block);
+                                               int64_t{count} * kBlock, block);
         const bool has = HasGroup(block, group);
         if (!has && seen) return false;
         any = any || has;

@@ -88,7 +88,8 @@ GpuMemory MemoryOnGpu(const core::ModelFile& file, const core::Shard& shard,
           : BytesOf(geometry, wished);
   memory.least_cache = BytesOf(geometry, kv_store::BlocksForWish(geometry, least));
   for (size_t g = 0; g < geometry.groups.size(); ++g) {
-    if (!geometry.groups[g].leaves_behind()) memory.token += geometry.BlockBytes(g) / core::kPageTokens;
+    if (!geometry.groups[g].leaves_behind())
+      memory.token += geometry.BlockBytes(g) / core::kPageTokens;
   }
   const int64_t drafts = options.speculate ? kMostDrafts : 0;
   const int64_t tokens = options.prefill_chunk + options.max_running * (1 + drafts);

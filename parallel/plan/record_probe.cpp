@@ -90,7 +90,8 @@ SavedTokens FindSaved(kv_store::Tier& tier, const kv_store::Fingerprint& fingerp
   }
   const Known tail(tier, fingerprint, groups.size(), kv_head, tails, tail_tokens);
   for (size_t i = 0; i < tails.size(); ++i) {
-    if (tail.AllOfTail(i, groups)) return {.tokens = whole + tail_tokens[i], .from = tail.Farthest(i, from)};
+    if (tail.AllOfTail(i, groups))
+      return {.tokens = whole + tail_tokens[i], .from = tail.Farthest(i, from)};
   }
   return {.tokens = blocks > 0 ? whole : 0, .from = from};
 }

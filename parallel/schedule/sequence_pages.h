@@ -93,11 +93,11 @@ class SequencePages {
   kv_store::PrefixMatch match_;
   kv_store::PrefixNode* place_ = nullptr;
   uint64_t tenant_ = 0;
-  kv_store::BlockHash hash_{};  // of the last of these, or the tenant's:
-  size_t added_ = 0;            // full blocks that were added to the index or went apart
+  kv_store::BlockHash hash_{};       // of the last of these, or the tenant's:
+  size_t added_ = 0;                 // full blocks that were added to the index or went apart
   std::optional<BlockSave> border_;  // the newest block with a state that was computed here
-  bool adopts_ = true;          // takes the index's blocks for its own where they hold the same
-  bool apart_ = false;          // the index has its tokens in other blocks, which it does not take
+  bool adopts_ = true;  // takes the index's blocks for its own where they hold the same
+  bool apart_ = false;  // the index has its tokens in other blocks, which it does not take
   std::vector<std::vector<core::BlockId>> tables_;  // [layer groups]
   // [layer groups] entries before which what is not seen was given back: by the window, and of
   // those that are seen besides (kv_store::GlobalBlocks)

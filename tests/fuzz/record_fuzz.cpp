@@ -26,8 +26,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   core::KvLayerGroup& group = geometry.groups.back();
   for (int layer = 0; layer < header->layers; ++layer) group.layers.push_back(layer);
   if (header->state) {
-    if (header->state->rows != header->head_dim + 1 ||
-        header->state->columns != header->head_dim) {
+    if (header->state->rows != header->head_dim + 1 || header->state->columns != header->head_dim) {
       return 0;
     }
     group.segment = header->state->segment;

@@ -14,8 +14,7 @@ std::vector<std::byte> WithRecordChecksum(std::vector<std::byte> record) {
   if (record.size() < kv_store::kRecordHeaderBytes) return record;
   constexpr size_t kVersionAt = 8;
   const bool state = record[kVersionAt] == std::byte{kv_store::kStateRecordVersion};
-  const size_t header =
-      state ? kv_store::kStateRecordHeaderBytes : kv_store::kRecordHeaderBytes;
+  const size_t header = state ? kv_store::kStateRecordHeaderBytes : kv_store::kRecordHeaderBytes;
   if (record.size() < header) return record;
   const size_t at = header - kChecksumBytes;
   std::vector<std::byte> rest = record;

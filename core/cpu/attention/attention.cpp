@@ -139,7 +139,8 @@ QueryTile QueryTile::Of(std::span<const AttentionQuery> some, const HeadPages& t
                  .sights = {},
                  .sparse_chunks = {}};
   for (const AttentionQuery& query : some) {
-    tile.first_position = std::min(tile.first_position, FirstVisible(query.position, their_window, their_pages));
+    tile.first_position =
+        std::min(tile.first_position, FirstVisible(query.position, their_window, their_pages));
     tile.last_position = std::max(tile.last_position, query.position);
   }
   if (their_pages.sparse != nullptr) {

@@ -58,9 +58,9 @@ class InfiniAttention {
   const Isa isa_;
   const int64_t segment_;
   SegmentKeys keys_;
-  std::vector<std::vector<Piece>> waves_;  // the n-th pieces of all sequences
-  std::vector<int64_t> positions_;         // [tokens of the step]
-  Tensor remembered_;                      // [tokens, heads * head_dim]
+  std::vector<std::vector<Piece>> waves_;    // the n-th pieces of all sequences
+  std::vector<int64_t> positions_;           // [tokens of the step]
+  Tensor remembered_;                        // [tokens, heads * head_dim]
   std::vector<std::vector<float>> scratch_;  // [threads]
 };
 

@@ -33,7 +33,8 @@ class SegmentKeys {
 
   const Rope& rope_;
   const int segment_;
-  std::vector<std::vector<float>> angles_;  // [pages of a segment] of [cosines and sines, pairs, 64]
+  std::vector<std::vector<float>>
+      angles_;  // [pages of a segment] of [cosines and sines, pairs, 64]
 };
 
 }  // namespace tandem::core

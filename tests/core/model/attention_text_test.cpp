@@ -36,7 +36,8 @@ TEST(SparseAttentionText, SaysWhereATextIsWrongAndWhatIsRight) {
   const std::vector<std::pair<std::string, std::string>> wrong = {
       {"", "at character 1 (the end): expected dense, sparse: or infini:"},
       {"dense ", "at character 1 (\"dense \"): expected dense, sparse: or infini:"},
-      {"Sparse:window=1", "at character 1 (\"Sparse:window=1\"): expected dense, sparse: or infini:"},
+      {"Sparse:window=1",
+       "at character 1 (\"Sparse:window=1\"): expected dense, sparse: or infini:"},
       {"sparse:", "at character 8 (the end): expected window, global, random or seed"},
       {"sparse:global=4", "at character 16 (the end): window=W is missing"},
       {"sparse:window", "at character 14 (the end): expected ="},
@@ -62,8 +63,7 @@ TEST(SparseAttentionText, SaysWhereATextIsWrongAndWhatIsRight) {
       {"infini:segment=64,gate=x", "at character 24 (\"x\"): expected the number of gate"},
       {"infini:segment=64,gate=inf", "at character 24 (\"inf\"): expected the number of gate"},
       {"infini:segment=64,gate=1e99", "at character 24 (\"1e99\"): expected the number of gate"},
-      {"infini:segment=64,update=Delta",
-       "at character 26 (\"Delta\"): update is delta or linear"},
+      {"infini:segment=64,update=Delta", "at character 26 (\"Delta\"): update is delta or linear"},
       {"infini:segment=64,segment=64", "at character 19 (\"segment=64\"): segment is there twice"},
       {"infini:segment=64,window=1", "at character 19 (\"window=1\"): expected segment, gate or"}};
   for (const auto& [text, error] : wrong) {
@@ -126,9 +126,9 @@ TEST(SparseAttentionText, AnyTextIsRefusedOrMeansAForm) {
 
 TEST(InfiniAttentionText, IsReadFromItsTextAndItsTextMakesItAgain) {
   EXPECT_EQ(*ParseAttentionForm("infini:segment=64"), (AttentionForm{.segment = 64}));
-  EXPECT_EQ(*ParseAttentionForm("infini:update=linear,gate=-1,segment=128"),
-            (AttentionForm{
-                .segment = 128, .update = AttentionForm::Update::kLinear, .gate = -1.0F}));
+  EXPECT_EQ(
+      *ParseAttentionForm("infini:update=linear,gate=-1,segment=128"),
+      (AttentionForm{.segment = 128, .update = AttentionForm::Update::kLinear, .gate = -1.0F}));
   EXPECT_EQ(*ParseAttentionForm("infini:segment=64,gate=0,update=delta"),
             (AttentionForm{.segment = 64, .gate = 0.0F}));
   EXPECT_EQ(AttentionText(*ParseAttentionForm("infini:gate=-0,segment=64")),

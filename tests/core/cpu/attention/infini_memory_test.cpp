@@ -43,9 +43,9 @@ struct Pages {
       auto& bytes = memory.emplace_back(static_cast<size_t>(geometry.PageBytes()));
       std::byte* const keys = bytes.data();
       const int64_t part = kPageTokens * head_dim * KvElementBytes(dtype);
-      pages.push_back({keys, keys + part,
-                       KvScaleBytes(dtype) != 0 ? reinterpret_cast<float*>(keys + 2 * part)
-                                                : nullptr});
+      pages.push_back(
+          {keys, keys + part,
+           KvScaleBytes(dtype) != 0 ? reinterpret_cast<float*>(keys + 2 * part) : nullptr});
       for (int t = 0; t < kPageTokens; ++t) {
         std::vector<float> key(static_cast<size_t>(head_dim));
         std::vector<float> value(key.size());
@@ -161,13 +161,14 @@ TEST_P(InfiniMemory, IsThatOfTheDefinitionsAndTheSameForEveryInstructionSet) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Shapes, InfiniMemory,
-    ::testing::Combine(::testing::Values(2, 10, 16, 33, 64, 80, 256),
-                       ::testing::Values(KvDtype::kF16, KvDtype::kF32, KvDtype::kF8)),
-    [](const auto& info) {
-      return fmt::format("{}{}", std::get<0>(info.param), KvDtypeName(std::get<1>(info.param)));
-    });
+INSTANTIATE_TEST_SUITE_P(Shapes, InfiniMemory,
+                         ::testing::Combine(::testing::Values(2, 10, 16, 33, 64, 80, 256),
+                                            ::testing::Values(KvDtype::kF16, KvDtype::kF32,
+                                                              KvDtype::kF8)),
+                         [](const auto& shape) {
+                           return fmt::format("{}{}", std::get<0>(shape.param),
+                                              KvDtypeName(std::get<1>(shape.param)));
+                         });
 
 TEST(InfiniMemory, WithoutAnythingRememberedReadsZeros) {
   OwnState state(4);
