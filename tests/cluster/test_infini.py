@@ -93,23 +93,23 @@ QUESTIONS = ["Name three colours.", "And three animals.", "Which of them can fly
 def test_a_killed_conversation_goes_on_on_another_number_of_ranks(start_server, tmp_path):
     """Eight turns on 2 ranks, kill -9 of all, turn nine on 3 ranks: pages and state come from the disk, and the text is that of an
     undisturbed run."""
-    flags = ("--attention", "infini:segment=128")
+    flags = ("--attention", "infini:segment=256")
     undisturbed = serve(start_server, tmp_path / "undisturbed", *flags)
     with client_of(undisturbed) as client:
-        expected = [client.say("c", question)["text"] for question in QUESTIONS]
+        expected = [client.say("c", question, max_tokens=40)["text"] for question in QUESTIONS]
     assert undisturbed.stop() == 0
 
     state = tmp_path / "state"
     server = serve(start_server, state, "-n", 2, *flags)
     with client_of(server) as client:
-        said = [client.say("c", question) for question in QUESTIONS[:-1]]
+        said = [client.say("c", question, max_tokens=40) for question in QUESTIONS[:-1]]
     assert [done["text"] for done in said] == expected[:-1]
     read = said[-1]["usage"]["prompt_tokens"] + said[-1]["usage"]["completion_tokens"]
     kill_all(server, agents_below=state)
     server = serve(start_server, state, "-n", 3, *flags)
     with client_of(server) as client:
-        last = client.say("c", QUESTIONS[-1])
+        last = client.say("c", QUESTIONS[-1], max_tokens=40)
     assert last["text"] == expected[-1]
     assert last["usage"]["reused_from"]["disk"] == last["usage"]["reused_tokens"] >= read - 2, last["usage"]
-    assert read > 256, "it had some segments"
+    assert read > 300, "it has a segment behind it"
     assert server.stop() == 0

@@ -207,7 +207,9 @@ TEST(Record, EveryCutAndEveryFlippedBitIsSeen) {
   for (size_t bit = 0; bit < record.size() * 8; ++bit) {
     auto damaged = record;
     damaged[bit / 8] ^= static_cast<std::byte>(1U << (bit % 8));
-    const bool version = bit / 8 >= 8 && bit / 8 < 12;
+    // That of states has another checksum, which is wrong then.
+    const bool states = damaged[8] == std::byte{kStateRecordVersion};
+    const bool version = bit / 8 >= 8 && bit / 8 < 12 && !states;
     EXPECT_EQ(CheckRecord(damaged, kFingerprint, name, geometry).code(),
               version ? absl::StatusCode::kFailedPrecondition : absl::StatusCode::kDataLoss)
         << "bit " << bit;
