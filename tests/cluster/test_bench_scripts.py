@@ -256,6 +256,23 @@ def test_hosts_refuses_wrong_arguments(arguments, message):
     assert message in result.stderr
 
 
+def test_attention_prints_and_draws_what_forms_cost(tmp_path):
+    plot = tmp_path / "plot.svg"
+    common = ["--rounds", 1, "--gen", 2, "--threads", 1, "--program", TANDEM, "--even-if-busy", "--svg", plot]
+    heads = run([ROOT / "tests/bench/attention", "heads", "--kv-heads", "4,1", "--contexts", "64", "--ranks", "1", *common])
+    assert heads.returncode == 0, heads.stderr
+    assert "| 4 | 12288 | " in heads.stdout and "| 1 | 3072 | " in heads.stdout and heads.stdout.count("tok/s") == 2
+    assert len(list(xml.etree.ElementTree.parse(plot).getroot().iter(f"{SVG}circle"))) >= 2
+
+    text, model = tmp_path / "text", tmp_path / "tiny.gguf"
+    text.write_text(300 * "ab c")
+    assert write_model(model, *TINY).returncode == 0
+    sparse = run([ROOT / "tests/bench/attention", "sparse", text, "--models", model, "--contexts", "128", "--chunks", 1, "--forms", "dense",
+                  "sparse:window=64", *common])
+    assert sparse.returncode == 0, sparse.stderr
+    assert "| `dense` | " in sparse.stdout and "| `sparse:window=64` | " in sparse.stdout and sparse.stdout.count("tok/s") == 2
+
+
 def test_stream_plots_a_stream_beyond_the_context(tmp_path):
     model = ROOT / "tests/golden/perplexity/plain.gguf"
     result = run([ROOT / "tests/bench/stream", model, "--tokens", 20000, "--window", 100, "--global", 4, "--samples", 10, "--svg",
