@@ -78,7 +78,7 @@ def test_guesses_ahead_do_not_change_the_answer(form):
 
 
 @pytest.mark.parametrize("form,place", [
-    ("sparse", "at character 1 (\"sparse\"): expected dense or sparse:"),
+    ("sparse", "at character 1 (\"sparse\"): expected dense, sparse: or infini:"),
     ("sparse:window=0", "at character 15 (\"0\"): window is 1 to"),
     ("sparse:window=64,globl=4", "at character 18 (\"globl=4\"): expected window, global, random or seed"),
 ])
@@ -87,7 +87,7 @@ def test_a_wrong_text_is_told_with_its_place_and_the_grammar(form, place):
         result = run([TANDEM, *command, "--attention", form])
         assert result.returncode != 0
         assert result.stderr.count("\n") == 1 and place in result.stderr, result.stderr
-        assert "dense or sparse:window=W[,global=G][,random=R][,seed=S]" in result.stderr
+        assert "dense, sparse:window=W[,global=G][,random=R][,seed=S] or infini:segment=N" in result.stderr
 
 
 def test_a_window_beyond_the_context_is_refused_in_one_line():

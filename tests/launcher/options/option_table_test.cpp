@@ -260,7 +260,8 @@ TEST(ModelChoices, SparseAttentionIsUnderstood) {
   options.attention = "sparse:width=64";
   EXPECT_EQ(Message(ModelChoices::From(options).status()),
             "--attention sparse:width=64 at character 8 (\"width=64\"): expected window, global, "
-            "random or seed; the form is dense or sparse:window=W[,global=G][,random=R][,seed=S]");
+            "random or seed; the form is dense, sparse:window=W[,global=G][,random=R][,seed=S] or "
+            "infini:segment=N[,gate=B][,update=delta|linear]");
 }
 
 /// The one line of a wrong value.
