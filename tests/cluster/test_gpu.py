@@ -153,7 +153,7 @@ def test_gpus_of_several_ranks_meet_by_nccl_or_through_their_hosts(tiny):
     assert len(line) == 1 and f"rank 0 on host {os.uname().nodename}: NCCL 2.13.4 is too old" in line[0], old.stderr
     refused = emulated(tiny, *cuda, "--gpu-link", "nccl", EMULATED_GPUS=2, EMULATED_NCCL_VERSION=21304)
     assert refused.returncode == 1 and "--gpu-link nccl: rank 0 on host" in refused.stderr, refused.stderr
-    for arguments, words in (("--gpu-link", "ib"), "expected auto, nccl or host"), (("--gpu-link", "nccl"), "ranks compute on CPUs"):
+    for arguments, words in (("--gpu-link", "ib"), "expected auto, nccl, peer or host"), (("--gpu-link", "nccl"), "ranks compute on CPUs"):
         refused = emulated(tiny, *arguments)
         assert refused.returncode == 2 and words in refused.stderr and refused.stderr.count("\n") == 1, refused.stderr
 

@@ -13,7 +13,7 @@
 #include "core/cuda/cuda_reductions.h"
 #include "core/device/device.h"
 #include "core/formats/model_file.h"
-#include "parallel/communicators/linked_communicator.h"
+#include "parallel/links/linked_communicator.h"
 #include "parallel/communicators/thread_communicator.h"
 #include "parallel/communicators/watchdog.h"
 #include "parallel/sharding/shard_plan.h"

@@ -4,7 +4,7 @@
 #include <thread>
 
 #include "core/transformer/transformer.h"
-#include "parallel/communicators/linked_communicator.h"
+#include "parallel/links/linked_communicator.h"
 #include "parallel/communicators/thread_communicator.h"
 #include "parallel/sharding/shard_plan.h"
 

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <atomic>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -92,6 +93,12 @@ class NcclLink final : public DeviceLink {
     comm_ = nullptr;
   }
 
+  absl::Status Finish(std::chrono::milliseconds patience) override {
+    absl::Status status = memory_.WaitForKernels(patience, [&] { return Health(); });
+    if (!status.ok()) Abort();
+    return status;
+  }
+
  private:
   absl::Status Reduce(void* values, size_t count, int type) {
     if (count == 0) return absl::OkStatus();
@@ -161,6 +168,8 @@ class NcclLinker final : public DeviceLinker {
 
   std::string_view name() const override { return name_; }
   bool joins_shared_devices() const override { return version_ >= nccl::kSharedGpuVersion; }
+  bool joins_hosts() const override { return true; }
+  int most_ranks() const override { return INT_MAX; }
 
   absl::StatusOr<DeviceLinkId> NewId() const override {
     nccl::UniqueId unique = {};
@@ -175,7 +184,8 @@ class NcclLinker final : public DeviceLinker {
   }
 
   absl::StatusOr<std::unique_ptr<DeviceLink>> Join(Operations& device, const DeviceLinkId& id,
-                                                   const DeviceLinkPlace& place) const override {
+                                                   const DeviceLinkPlace& place,
+                                                   DeviceLinkExchange) const override {
     return WithDeviceFailures([&]() -> absl::StatusOr<std::unique_ptr<DeviceLink>> {
       // NOLINTNEXTLINE(concurrency-mt-unsafe): nobody else reads it
       if (place.shares_device) setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1", 0);
