@@ -13,7 +13,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::seconds kPatience{20};  // until all ranks have done one thing
+constexpr std::chrono::seconds kPatience{10};  // until all ranks have done one thing
 constexpr int kWarmUps = 3;
 constexpr int kRounds = 3;
 constexpr int kTimedReductions = 5;  // of a round

@@ -152,8 +152,8 @@ absl::StatusOr<PeerMemory::Opened> PeerMemory::OpenOne(const PeerOffer& theirs, 
   if (theirs.process.boot != mine_.process.boot) {
     return Unavailable("{} does not reach the memory of {}, which is on another host", here, whose);
   }
-  const int other = theirs.gpu_id == mine_.gpu_id ? mine_.gpu_index : IndexOf(theirs.gpu_id);
   const bool same_process = theirs.process.drawn == mine_.process.drawn;
+  const int other = same_process ? theirs.gpu_index : IndexOf(theirs.gpu_id);
   if (other >= 0 && other != mine_.gpu_index) {
     int reaches = 0;
     CheckCuda(cudaDeviceCanAccessPeer(&reaches, mine_.gpu_index, other), "cudaDeviceCanAccessPeer");
@@ -163,9 +163,8 @@ absl::StatusOr<PeerMemory::Opened> PeerMemory::OpenOne(const PeerOffer& theirs, 
     }
   }
   if (same_process) {
-    const int index = theirs.gpu_index;
-    if (index != mine_.gpu_index) {
-      const cudaError_t error = cudaDeviceEnablePeerAccess(index, 0);
+    if (other != mine_.gpu_index) {
+      const cudaError_t error = cudaDeviceEnablePeerAccess(other, 0);
       if (error != cudaSuccess && error != cudaErrorPeerAccessAlreadyEnabled) {
         return Unavailable("{} does not reach the memory of {}: {}", here, whose, Forgiven(error));
       }

@@ -2,7 +2,8 @@
 /// core/cuda/nccl/nccl.h declares, over POSIX shared memory. It is loaded as NCCL is.
 ///
 /// The environment: EMULATED_NCCL_VERSION (22809), EMULATED_NCCL_STALL=RANK:N (of that rank the
-/// n-th collective, from 1, never ends), EMULATED_NCCL_DIE=RANK:N (the rank's process ends in it).
+/// n-th collective, from 1, never ends), EMULATED_NCCL_DIE=RANK:N (the rank's process ends in it),
+/// EMULATED_NCCL_DELAY=MICROSECONDS (what each collective takes at least).
 
 #include <cuda_runtime.h>
 #include <fcntl.h>
@@ -12,6 +13,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <climits>
 #include <csignal>
 #include <cstdio>
@@ -124,7 +126,10 @@ class CollectiveInStream {
       ++w.collectives;
       if (Meant("EMULATED_NCCL_DIE", w.rank, w.collectives)) std::raise(SIGKILL);
       stalled_ = Meant("EMULATED_NCCL_STALL", w.rank, w.collectives);
+      const char* delay = std::getenv("EMULATED_NCCL_DELAY");  // NOLINT: nobody sets it
+      if (delay != nullptr) ready_ += std::chrono::microseconds(std::atoi(delay));
     }
+    if (!w.aborted && std::chrono::steady_clock::now() < ready_) return false;
     while (!w.aborted && !stalled_ && offset_ < collective_.bytes) {
       const uint64_t round = w.rounds + 1;
       const size_t bytes = std::min(kPieceBytes, collective_.bytes - offset_);
@@ -175,6 +180,7 @@ class CollectiveInStream {
   const Collective collective_;
   bool begun_ = false;
   bool stalled_ = false;
+  std::chrono::steady_clock::time_point ready_ = std::chrono::steady_clock::now();
   size_t offset_ = 0;
 };
 
