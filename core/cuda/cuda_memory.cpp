@@ -216,9 +216,8 @@ absl::Status CudaMemory::WaitForKernels(std::chrono::milliseconds patience,
       asked = Clock::now();
       TANDEM_RETURN_IF_ERROR(health());
       if (asked > end) {
-        return absl::DeadlineExceededError(
-            fmt::format("GPU {}: its kernels did not end within {} ms", gpu_.index,
-                        patience.count()));
+        return absl::DeadlineExceededError(fmt::format(
+            "GPU {}: its kernels did not end within {} ms", gpu_.index, patience.count()));
       }
     }
     return health();

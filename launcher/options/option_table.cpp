@@ -187,7 +187,8 @@ Rows ModelRows(ModelOptions& o) {
           "with --device cuda: a host may have more ranks than GPUs; they share them in turn",
           kSame),
       Row("--gpu-link", {&o.gpu_link},
-          "how the GPUs of several ranks meet: nccl, peer (ranks of one host, by memory that all of "
+          "how the GPUs of several ranks meet: nccl, peer (ranks of one host, by memory that all "
+          "of "
           "them map), host (through the memory of their hosts), or auto: what is there, the faster "
           "by measurement",
           kSame),

@@ -53,8 +53,8 @@ class OnDevice {
 /// What rank r gives is (r + 1) times this, so that all together give a known multiple of it.
 int64_t Given(size_t i) { return static_cast<int64_t>(i * 2654435761 % 1000003) - 500000; }
 
-absl::Status CheckSums(const Communicator& world, core::Operations& device,
-                       core::DeviceLink& link, size_t count) {
+absl::Status CheckSums(const Communicator& world, core::Operations& device, core::DeviceLink& link,
+                       size_t count) {
   std::vector<int64_t> mine(count);
   for (size_t i = 0; i < count; ++i) mine[i] = (world.rank() + 1) * Given(i);
   OnDevice<int64_t> sums(device.memory(), std::move(mine));
@@ -97,9 +97,8 @@ absl::StatusOr<LinkTimes> AgreeOnTimes(Communicator& world, const Body& body) {
   TANDEM_RETURN_IF_ERROR(AgreeOnStatus(world, mine));
   TANDEM_RETURN_IF_ERROR(world.AllReduceSum(times, {}));
   LinkTimes mean;
-  std::transform(times.begin(), times.end(), mean.begin(), [&](int64_t sum) {
-    return std::chrono::nanoseconds(sum / world.size());
-  });
+  std::transform(times.begin(), times.end(), mean.begin(),
+                 [&](int64_t sum) { return std::chrono::nanoseconds(sum / world.size()); });
   return mean;
 }
 
@@ -155,15 +154,14 @@ absl::StatusOr<LinkTimes> TimeThroughHosts(Communicator& world, core::Operations
       const auto some = std::span(values).first(kTimedBytes[i] / sizeof(int64_t));
       const core::CopyRun run{reinterpret_cast<std::byte*>(sums.all().data()),
                               reinterpret_cast<std::byte*>(some.data()), some.size_bytes()};
-      TANDEM_ASSIGN_OR_RETURN(
-          times[i], TimeOf([&](int reductions) -> absl::Status {
-            for (int n = 0; n < reductions; ++n) {
-              TANDEM_RETURN_IF_ERROR(device.memory().CopyToHost({&run, 1}));
-              TANDEM_RETURN_IF_ERROR(world.AllReducePartialSums(some, {}));
-              TANDEM_RETURN_IF_ERROR(device.memory().CopyFromHost({&run, 1}));
-            }
-            return absl::OkStatus();
-          }));
+      TANDEM_ASSIGN_OR_RETURN(times[i], TimeOf([&](int reductions) -> absl::Status {
+                                for (int n = 0; n < reductions; ++n) {
+                                  TANDEM_RETURN_IF_ERROR(device.memory().CopyToHost({&run, 1}));
+                                  TANDEM_RETURN_IF_ERROR(world.AllReducePartialSums(some, {}));
+                                  TANDEM_RETURN_IF_ERROR(device.memory().CopyFromHost({&run, 1}));
+                                }
+                                return absl::OkStatus();
+                              }));
     }
     return absl::OkStatus();
   });

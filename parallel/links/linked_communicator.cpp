@@ -116,12 +116,11 @@ absl::StatusOr<Joined> Join(Communicator& world, core::Operations& device,
   joined.failure = AgreeOnStatus(world, id.status());
   if (joined.failure.ok()) {
     TANDEM_RETURN_IF_ERROR(world.Broadcast(*id));
-    auto link = (*linker.mine)
-                    ->Join(device, *id,
-                           {.rank = world.rank(),
-                            .ranks = world.size(),
-                            .shares_device = linker.shared},
-                           [&](std::span<const std::byte> mine) { return GatherBytes(world, mine); });
+    auto link =
+        (*linker.mine)
+            ->Join(device, *id,
+                   {.rank = world.rank(), .ranks = world.size(), .shares_device = linker.shared},
+                   [&](std::span<const std::byte> mine) { return GatherBytes(world, mine); });
     joined.failure = AgreeOnStatus(world, link.status());
     if (joined.failure.ok()) joined.link = *std::move(link);
   }
@@ -165,9 +164,9 @@ absl::Status CompareWithHosts(Communicator& world, core::Operations& device, Joi
   TANDEM_ASSIGN_OR_RETURN(const LinkTimes of_peers, TimeLink(world, device, *peers.link));
   TANDEM_ASSIGN_OR_RETURN(const LinkTimes of_hosts, TimeThroughHosts(world, device));
   if (FasterUpTo(of_peers, of_hosts) >= kFewTokens) return absl::OkStatus();
-  peers.problem =
-      fmt::format("ranks share GPUs, where that is the faster way: {}, by {} {}",
-                  TimeText(of_hosts, kFewTokens), peers.link->name(), TimeText(of_peers, kFewTokens));
+  peers.problem = fmt::format("ranks share GPUs, where that is the faster way: {}, by {} {}",
+                              TimeText(of_hosts, kFewTokens), peers.link->name(),
+                              TimeText(of_peers, kFewTokens));
   peers.link.reset();
   return absl::OkStatus();
 }
@@ -234,8 +233,8 @@ absl::StatusOr<LinkedWorld> LinkDevices(Communicator& world, const LinkWish& wis
   if (peer_linker.wanted()) {
     TANDEM_ASSIGN_OR_RETURN(Joined peers, JoinPeers(world, wish.device, peer_linker));
     if (peers.link == nullptr) {
-      linked.note = fmt::format("{} has no part in it: {}", peer_linker.facts[0].name,
-                                peers.problem);
+      linked.note =
+          fmt::format("{} has no part in it: {}", peer_linker.facts[0].name, peers.problem);
       joined.problem += (joined.problem.empty() ? "" : "; ") + peers.problem;
     } else if (joined.link != nullptr) {
       TANDEM_RETURN_IF_ERROR(Pair(world, wish.device, std::move(peers), joined, linked.note));

@@ -210,8 +210,7 @@ void* MapBuffer(const SharedBuffer& shared, int gpu) {
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapped == MAP_FAILED) return nullptr;
   buffer.mapped = static_cast<std::byte*>(mapped);
-  buffer.data =
-      buffer.end_guard() - (shared.bytes + kAlignment - 1) / kAlignment * kAlignment;
+  buffer.data = buffer.end_guard() - (shared.bytes + kAlignment - 1) / kAlignment * kAlignment;
   if (mmap(buffer.inner(), buffer.inner_bytes(), PROT_NONE, MAP_SHARED | MAP_FIXED, file, 0) ==
       MAP_FAILED) {
     return nullptr;

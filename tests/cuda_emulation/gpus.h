@@ -19,10 +19,10 @@ struct Gpus {
   size_t shared_bytes = 163 << 10;  // of a block of threads, at most: of compute capability 8.0
   int major = 9;                    // compute capability
   int driver = 13000;
-  int processors = 7;  // so few that blocks of threads have much to do
-  int without_peers = -1;    // a GPU that reaches no other, and that none reaches; -1: none is
+  int processors = 7;         // so few that blocks of threads have much to do
+  int without_peers = -1;     // a GPU that reaches no other, and that none reaches; -1: none is
   bool opens_handles = true;  // of memory of other processes
-  int loses = -1;            // a GPU that loses words that it stores for others: from the n-th on
+  int loses = -1;             // a GPU that loses words that it stores for others: from the n-th on
   int64_t loses_from = 0;
 };
 /// From now on.

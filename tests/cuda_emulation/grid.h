@@ -14,9 +14,9 @@ namespace tandem::cuda_emulation {
 
 /// A grid of a kernel: its blocks run one after the other, in an order that is random by a seed.
 ///
-/// Blocks of a kernel that wait in loops for another grid wait for the blocks of their number there:
-/// they run in the order of their numbers, which is the same on all GPUs. That a kernel waits is
-/// known once a block of it has done so; that block then goes on beside the others.
+/// Blocks of a kernel that wait in loops for another grid wait for the blocks of their number
+/// there: they run in the order of their numbers, which is the same on all GPUs. That a kernel
+/// waits is known once a block of it has done so; that block then goes on beside the others.
 class Grid {
  public:
   Grid(const cudaLaunchConfig_t& config, const void* kernel, bool starts_early, uint64_t seed,

@@ -57,7 +57,8 @@ struct LinkedRank {
 };
 
 /// Device memory with these bytes in it.
-inline std::shared_ptr<std::byte> Sent(core::DeviceMemory& memory, std::span<const std::byte> bytes) {
+inline std::shared_ptr<std::byte> Sent(core::DeviceMemory& memory,
+                                       std::span<const std::byte> bytes) {
   auto sent = memory.Allocate(static_cast<int64_t>(bytes.size()));
   const core::CopyRun run{sent.get(), const_cast<std::byte*>(bytes.data()), bytes.size()};
   core::ThrowDeviceFailure(memory.CopyFromHost({&run, 1}));

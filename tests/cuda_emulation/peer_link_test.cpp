@@ -284,10 +284,12 @@ TEST_F(PeerLinks, RanksOfSeveralHostsAreRefused) {
 
 TEST_F(PeerLinks, MoreRanksThanItJoinsAreRefused) {
   cuda_emulation::SetGpus({.count = 17});
-  EXPECT_EQ(PeerProblem({.peers = true}, 17), "peer memory joins 16 ranks at most, and there are 17");
+  EXPECT_EQ(PeerProblem({.peers = true}, 17),
+            "peer memory joins 16 ranks at most, and there are 17");
 }
 
-/// A card whose writes do not arrive is found before anything is computed; the start goes on without.
+/// A card whose writes do not arrive is found before anything is computed; the start goes on
+/// without.
 TEST_F(PeerLinks, CardsThatLoseWritesAreFoundAtTheStart) {
   cuda_emulation::SetGpus({.count = 9, .loses = 1, .loses_from = 1});
   EXPECT_THAT(PeerProblem({.peers = true}, 2), HasSubstr("did not end within"));
@@ -315,9 +317,10 @@ std::string Note(const LinkOf& of, std::string& name) {
 TEST_F(PeerLinks, BesideNcclTheyTakeWhatTheyDoFaster) {
   setenv("EMULATED_NCCL_DELAY", "30000", 1);
   std::string name;
-  EXPECT_THAT(Note({.nccl = true, .peers = true}, name),
-              ::testing::MatchesRegex("[0-9]+ KiB in [0-9.]+ us by peer memory, by NCCL 2.28.9 [0-9]+ "
-                                      "KiB in [0-9.]+ us"));
+  EXPECT_THAT(
+      Note({.nccl = true, .peers = true}, name),
+      ::testing::MatchesRegex("[0-9]+ KiB in [0-9.]+ us by peer memory, by NCCL 2.28.9 [0-9]+ "
+                              "KiB in [0-9.]+ us"));
   EXPECT_THAT(name, ::testing::MatchesRegex("NCCL 2.28.9, and up to [0-9]+ KiB by peer memory"));
 }
 

@@ -206,8 +206,7 @@ cudaError_t Enqueue(const cudaLaunchConfig_t& config, const void* kernel,
   const bool early = config.numAttrs > 0;
   seed ^= seed >> 31;
   return Put(config.stream,
-             [config, kernel, early, seed,
-              thread = std::move(thread)]() -> std::function<bool()> {
+             [config, kernel, early, seed, thread = std::move(thread)]() -> std::function<bool()> {
                auto grid = std::make_shared<Grid>(config, kernel, early, seed, thread);
                return [grid] { return grid->Advance(); };
              });

@@ -4,8 +4,8 @@
 #include <thread>
 
 #include "core/transformer/transformer.h"
-#include "parallel/links/linked_communicator.h"
 #include "parallel/communicators/thread_communicator.h"
+#include "parallel/links/linked_communicator.h"
 #include "parallel/sharding/shard_plan.h"
 
 namespace tandem::testing {

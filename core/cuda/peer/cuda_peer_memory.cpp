@@ -37,8 +37,8 @@ void Fields(Archive& archive, ProcessName& name) {
 
 template <typename Archive>
 void Fields(Archive& archive, PeerOffer& offer) {
-  archive(AtMost(offer.problem, kMostProblemBytes, "bytes of a problem"), offer.process, offer.number,
-          offer.gpu_index, AtMost(offer.gpu_name, 256, "bytes of a GPU's name"),
+  archive(AtMost(offer.problem, kMostProblemBytes, "bytes of a problem"), offer.process,
+          offer.number, offer.gpu_index, AtMost(offer.gpu_name, 256, "bytes of a GPU's name"),
           AtMost(offer.gpu_id, 256, "bytes of a GPU's id"), offer.handle);
 }
 
@@ -94,8 +94,8 @@ PeerMemory::PeerMemory(CudaMemory& memory) : memory_(memory) {
   static_assert(sizeof(handle) == sizeof(mine_.handle));
   const cudaError_t error = cudaIpcGetMemHandle(&handle, zeroed->get());
   if (error != cudaSuccess) {
-    mine_.problem =
-        fmt::format("{} cannot share its memory: {}", GpuText(gpu.index, gpu.name), Forgiven(error));
+    mine_.problem = fmt::format("{} cannot share its memory: {}", GpuText(gpu.index, gpu.name),
+                                Forgiven(error));
     return;
   }
   std::memcpy(mine_.handle.data(), &handle, sizeof(handle));
@@ -129,8 +129,8 @@ absl::Status PeerMemory::Open(std::span<const std::vector<std::byte>> offers, in
   opened_.resize(offers.size());
   std::vector<PeerOffer> all;
   for (size_t i = 0; i < offers.size(); ++i) {
-    TANDEM_ASSIGN_OR_RETURN(
-        PeerOffer offer, Decode<PeerOffer>(fmt::format("what rank {} offers", i), offers[i]));
+    TANDEM_ASSIGN_OR_RETURN(PeerOffer offer,
+                            Decode<PeerOffer>(fmt::format("what rank {} offers", i), offers[i]));
     if (!offer.problem.empty()) return Unavailable("rank {}: {}", i, offer.problem);
     all.push_back(std::move(offer));
   }
@@ -180,8 +180,7 @@ absl::StatusOr<PeerMemory::Opened> PeerMemory::OpenOne(const PeerOffer& theirs, 
   cudaIpcMemHandle_t handle = {};
   std::memcpy(&handle, theirs.handle.data(), sizeof(handle));
   void* opened = nullptr;
-  const cudaError_t error =
-      cudaIpcOpenMemHandle(&opened, handle, cudaIpcMemLazyEnablePeerAccess);
+  const cudaError_t error = cudaIpcOpenMemHandle(&opened, handle, cudaIpcMemLazyEnablePeerAccess);
   if (error != cudaSuccess) {
     return Unavailable("{} does not reach the memory of {}: {}", here, whose, Forgiven(error));
   }

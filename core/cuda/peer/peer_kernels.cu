@@ -1,9 +1,8 @@
-#include "core/cuda/peer/peer_kernels.h"
-
 #include <algorithm>
 
 #include "core/cuda/kernels/device_code.h"
 #include "core/cuda/kernels/launch.h"
+#include "core/cuda/peer/peer_kernels.h"
 
 namespace tandem::core {
 namespace {

@@ -40,8 +40,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", tandem::Message(world.status()).c_str());
     return 1;
   }
-  const absl::Status status =
-      Check(**world, argc > 2 && std::string_view(argv[2]) == "shared");
+  const absl::Status status = Check(**world, argc > 2 && std::string_view(argv[2]) == "shared");
   if (!status.ok()) {
     std::fprintf(stderr, "%s: %s\n", RankOnHost(**world, (*world)->rank()).c_str(),
                  tandem::Message(status).c_str());
