@@ -33,6 +33,12 @@ class DeviceLink {
   /// Adds `values` over all ranks, in place.
   virtual absl::Status AllReduceSum(std::span<int64_t> values) = 0;
   virtual absl::Status AllReduceSum(std::span<float> values) = 0;
+  /// Memory of the device, at least so much, where a reduction of floats is faster than elsewhere;
+  /// none: there is no such memory, or not so much. It is the same with each call, and the link's.
+  virtual std::span<std::byte> FloatSums(size_t bytes) {
+    static_cast<void>(bytes);
+    return {};
+  }
   /// Everyone's `mine` in rank order into `all`; mine may be its place in all.
   virtual absl::Status AllGather(std::span<const std::byte> mine, std::span<std::byte> all) = 0;
 
@@ -53,6 +59,7 @@ struct DeviceLinkPlace {
   int rank = 0;
   int ranks = 1;
   bool shares_device = false;  // some rank computes on a device of another one
+  bool floats = false;         // sums of floats are what will be reduced
   /// How long all ranks may take to come.
   std::chrono::milliseconds patience = std::chrono::minutes(2);
 };

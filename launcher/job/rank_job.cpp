@@ -163,6 +163,7 @@ class Rank {
     const parallel::PatientPart patient(watch_);
     parallel::LinkWish wish{.device = *operations_,
                             .shares_device = gpu_.sharers > 1,
+                            .floats = !choices_.exact,
                             .hosts_if_faster = choices_.gpu_link == GpuLink::kAuto};
     if (choices_.gpu_link != GpuLink::kPeer) wish.linker = core::OpenLinker(choices_.device);
     if (choices_.gpu_link != GpuLink::kNccl) {

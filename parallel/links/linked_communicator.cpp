@@ -65,6 +65,7 @@ struct WorldLinker {
   const Linker& mine;
   std::vector<LinkerFacts> facts;  // [ranks]
   bool shared = false;             // some ranks share a device
+  bool floats = false;
 
   bool wanted() const { return !facts[0].name.empty() || !facts[0].problem.empty(); }
 };
@@ -119,7 +120,10 @@ absl::StatusOr<Joined> Join(Communicator& world, core::Operations& device,
     auto link =
         (*linker.mine)
             ->Join(device, *id,
-                   {.rank = world.rank(), .ranks = world.size(), .shares_device = linker.shared},
+                   {.rank = world.rank(),
+                    .ranks = world.size(),
+                    .shares_device = linker.shared,
+                    .floats = linker.floats},
                    [&](std::span<const std::byte> mine) { return GatherBytes(world, mine); });
     joined.failure = AgreeOnStatus(world, link.status());
     if (joined.failure.ok()) joined.link = *std::move(link);
@@ -215,7 +219,7 @@ absl::StatusOr<LinkedWorld> LinkDevices(Communicator& world, const LinkWish& wis
                           GatherMessages(world, LinkFacts{.linker = FactsOf(wish.linker),
                                                           .peers = FactsOf(wish.peer_linker),
                                                           .shares_device = wish.shares_device}));
-  WorldLinker linker{.mine = wish.linker, .facts = {}};
+  WorldLinker linker{.mine = wish.linker, .facts = {}, .floats = wish.floats};
   WorldLinker peer_linker{.mine = wish.peer_linker, .facts = {}};
   for (const LinkFacts& facts : all) {
     linker.facts.push_back(facts.linker);

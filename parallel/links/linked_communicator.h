@@ -68,6 +68,7 @@ struct LinkWish {
   /// What OpenPeerLinker gave: it joins ranks of one host.
   absl::StatusOr<std::unique_ptr<core::DeviceLinker>> peer_linker = nullptr;
   bool shares_device = false;  // with another rank
+  bool floats = false;         // as DeviceLinkPlace has it; the same on all ranks
   /// Where ranks share devices and only peer_linker joins them, whether they meet through their
   /// hosts if that is faster.
   bool hosts_if_faster = false;

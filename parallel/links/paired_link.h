@@ -28,6 +28,7 @@ class PairedLink final : public core::DeviceLink {
   absl::Status AllReduceSum(std::span<float> values) override {
     return For(values.size_bytes()).AllReduceSum(values);
   }
+  std::span<std::byte> FloatSums(size_t bytes) override { return large_->FloatSums(bytes); }
   absl::Status AllGather(std::span<const std::byte> mine, std::span<std::byte> all) override {
     return For(all.size()).AllGather(mine, all);
   }

@@ -1,5 +1,6 @@
 // NCCL's link among emulated GPUs, by the fake library of tests/cuda_emulation/fake_nccl.
 
+#include <dlfcn.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -36,8 +37,8 @@ class NcclLinks : public ::testing::Test {
   NcclLinks() { cuda_emulation::SetGpus({.count = 9}); }
   ~NcclLinks() override {
     cuda_emulation::SetGpus({});
-    for (const char* name :
-         {"EMULATED_NCCL_STALL", "EMULATED_NCCL_VERSION", "NCCL_MULTI_RANK_GPU_ENABLE"}) {
+    for (const char* name : {"EMULATED_NCCL_STALL", "EMULATED_NCCL_VERSION",
+                             "EMULATED_NCCL_WINDOWS", "NCCL_MULTI_RANK_GPU_ENABLE"}) {
       unsetenv(name);
     }
   }
@@ -120,6 +121,52 @@ TEST_P(NcclForward, InFastModeIsNearOneRank) {
     EXPECT_NEAR(found->logits[i], expected->logits[i], 0.01F * (*most - *least));
   }
   EXPECT_EQ(found->token_failed, expected->token_failed);
+}
+
+/// Reductions of this process that NCCL did in windows so far.
+uint64_t ReductionsInWindows() {
+  void* const library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
+  return reinterpret_cast<uint64_t (*)()>(dlsym(library, "fakeNcclInWindow"))();
+}
+
+/// Floats are reduced in windows where NCCL has them, with the same bits.
+TEST_P(NcclForward, ReducesFloatsInWindows) {
+  const std::vector<std::byte> bytes = testing::TinyModel(GetParam().spec);
+  const auto file = core::ModelFile::OpenBuffer(bytes, GetParam().name);
+  ASSERT_TRUE(file.ok()) << file.status();
+  const std::vector<int32_t> tokens = testing::RandomTokens(12, GetParam().spec.vocab, 5);
+  const auto run = [&](bool exact, uint64_t& in_windows) {
+    testing::ForwardOptions options{.ranks = 2, .chunks = {6, 1}, .floats = !exact};
+    options.linker = [] { return core::OpenLinker(core::DeviceKind::kCuda); };
+    std::atomic<int> gpu = 0;
+    options.device = [&](const core::ModelConfig& config, const core::Shard& shard) {
+      return core::MakeDevice({.kind = core::DeviceKind::kCuda,
+                               .cpu = {},
+                               .gpu = {.index = gpu++, .name = {}, .id = {}},
+                               .exact = exact},
+                              config, shard);
+    };
+    const uint64_t before = ReductionsInWindows();
+    auto found = testing::RunForward(**file, tokens, options);
+    in_windows = ReductionsInWindows() - before;
+    return found;
+  };
+  uint64_t reductions = 0;
+  ASSERT_TRUE(run(true, reductions).ok());
+  EXPECT_EQ(reductions, 0);
+  const auto expected = run(false, reductions);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  EXPECT_GT(reductions, 0);
+  for (const auto& [name, value] :
+       {std::pair{"EMULATED_NCCL_WINDOWS", "0"}, std::pair{"EMULATED_NCCL_WINDOWS", "full"},
+        std::pair{"EMULATED_NCCL_VERSION", "22602"}}) {
+    setenv(name, value, 1);
+    const auto found = run(false, reductions);
+    unsetenv(name);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(reductions, 0) << name << "=" << value;
+    EXPECT_EQ(found->logits, expected->logits) << name << "=" << value;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, NcclForward, ::testing::ValuesIn(testing::TinyModelShapes()),

@@ -207,8 +207,8 @@ cudaError_t Enqueue(const cudaLaunchConfig_t& config, const void* kernel,
   seed ^= seed >> 31;
   return Put(config.stream,
              [config, kernel, early, seed, thread = std::move(thread)]() -> std::function<bool()> {
-               auto grid = std::make_shared<Grid>(config, kernel, early, seed, thread);
-               return [grid] { return grid->Advance(); };
+               auto work = std::make_shared<Grid>(config, kernel, early, seed, thread);
+               return [work] { return work->Advance(); };
              });
 }
 

@@ -79,7 +79,7 @@ absl::Status RunRank(const core::ModelFile& file, std::span<const int32_t> token
   TANDEM_ASSIGN_OR_RETURN(const auto operations, MakeOperations(file.config(), shard, options));
   parallel::LinkedWorld linked;
   if (options.linker || options.peer_linker) {
-    parallel::LinkWish wish{.device = *operations};
+    parallel::LinkWish wish{.device = *operations, .floats = options.floats};
     if (options.linker) wish.linker = options.linker();
     if (options.peer_linker) wish.peer_linker = options.peer_linker();
     TANDEM_ASSIGN_OR_RETURN(linked, parallel::LinkDevices(hosts, wish));

@@ -17,12 +17,12 @@ namespace tandem::core {
 
 /// What a rank says of the memory that it lets others map. A rank that has none says why.
 struct PeerOffer {
-  std::string problem;
-  ProcessName process;
+  std::string problem = {};
+  ProcessName process = {};
   uint64_t number = 0;  // of the memory in its process
   int32_t gpu_index = 0;
-  std::string gpu_name;
-  std::string gpu_id;
+  std::string gpu_name = {};
+  std::string gpu_id = {};
   std::array<uint8_t, 64> handle = {};  // cudaIpcMemHandle_t
 };
 

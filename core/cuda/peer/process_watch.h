@@ -11,9 +11,9 @@ namespace tandem::core {
 struct ProcessName {
   /// Drawn once in each process: equal for its threads alone.
   std::array<uint8_t, 16> drawn = {};
-  std::string boot;    // of the machine's kernel; empty where it tells none
-  uint64_t names = 0;  // in which space of names `number` is one; 0 where that is not known
-  int32_t number = 0;  // of the process
+  std::string boot = {};  // of the machine's kernel; empty where it tells none
+  uint64_t names = 0;     // in which space of names `number` is one; 0 where that is not known
+  int32_t number = 0;     // of the process
   friend bool operator==(const ProcessName&, const ProcessName&) = default;
 };
 
