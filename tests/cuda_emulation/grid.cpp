@@ -34,14 +34,15 @@ void NoteThatWaits(const void* kernel) {
 }  // namespace
 
 Grid::Grid(const cudaLaunchConfig_t& config, const void* kernel, bool starts_early, uint64_t seed,
-           const std::function<void()>& thread)
+           const std::function<void()>& thread, int gpu)
     : grid_(config.gridDim),
       block_(config.blockDim),
       shared_bytes_(config.dynamicSmemBytes),
       kernel_(kernel),
       starts_early_(starts_early),
       seed_(seed),
-      thread_(thread) {}
+      thread_(thread),
+      gpu_(gpu) {}
 
 std::unique_ptr<Block> Grid::Make(size_t index) const {
   const BlockPlace place = {static_cast<unsigned>(index % grid_.x),
@@ -75,6 +76,17 @@ bool Grid::Advance() {
     }
   }
   if (owner_ != std::this_thread::get_id()) return false;
+  const bool done = AdvanceBlocks();
+  // A kernel that waits is at work: its GPU's memory stays open.
+  if (done) {
+    at_work_.reset();
+  } else if (!at_work_.has_value()) {
+    at_work_.emplace(gpu_);
+  }
+  return done;
+}
+
+bool Grid::AdvanceBlocks() {
   gridDim = grid_;
   while (true) {
     if (first_waiting_ != nullptr && first_waiting_->Advance()) first_waiting_.reset();

@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <vector>
 
 #include "tests/cuda_emulation/block.h"
 #include "tests/cuda_emulation/cuda_runtime.h"
+#include "tests/cuda_emulation/device_buffers.h"
 
 namespace tandem::cuda_emulation {
 
@@ -20,13 +22,14 @@ namespace tandem::cuda_emulation {
 class Grid {
  public:
   Grid(const cudaLaunchConfig_t& config, const void* kernel, bool starts_early, uint64_t seed,
-       const std::function<void()>& thread);
+       const std::function<void()>& thread, int gpu);
 
   /// Goes on as far as it can: true at its end. Only the host thread that began it goes on with it;
   /// others find that it waits.
   bool Advance();
 
  private:
+  bool AdvanceBlocks();
   std::unique_ptr<Block> Make(size_t index) const;
 
   const dim3 grid_;
@@ -36,6 +39,8 @@ class Grid {
   const bool starts_early_;
   const uint64_t seed_;
   const std::function<void()> thread_;
+  const int gpu_;
+  std::optional<DeviceAtWork> at_work_;  // while it waits
   std::thread::id owner_;
   std::vector<size_t> order_;
   size_t next_ = 0;  // of the order

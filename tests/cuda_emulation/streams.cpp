@@ -206,8 +206,9 @@ cudaError_t Enqueue(const cudaLaunchConfig_t& config, const void* kernel,
   const bool early = config.numAttrs > 0;
   seed ^= seed >> 31;
   return Put(config.stream,
-             [config, kernel, early, seed, thread = std::move(thread)]() -> std::function<bool()> {
-               auto work = std::make_shared<Grid>(config, kernel, early, seed, thread);
+             [config, kernel, early, seed, gpu = CurrentGpu(),
+              thread = std::move(thread)]() -> std::function<bool()> {
+               auto work = std::make_shared<Grid>(config, kernel, early, seed, thread, gpu);
                return [work] { return work->Advance(); };
              });
 }

@@ -109,13 +109,17 @@ PeerMemory::PeerMemory(CudaMemory& memory) : memory_(memory) {
 PeerMemory::~PeerMemory() {
   if (shared_ == nullptr) return;
   shared_->Leave();
-  const bool elsewhere = std::any_of(opened_.begin(), opened_.end(), [](const Opened& other) {
-    return other.in_process == nullptr;
-  });
+  // Others come to what they were offered, though this rank may have failed meanwhile.
+  const bool wanted =
+      !is_open_ || std::any_of(opened_.begin(), opened_.end(),
+                               [](const auto& other) { return other.in_process == nullptr; });
   InProcess& process = TheProcess();
   const MutexLock lock(process.mutex);
-  process.given.erase(mine_.number);
-  if (elsewhere) process.kept.push_back(shared_);
+  if (wanted) {
+    process.kept.push_back(shared_);
+  } else {
+    process.given.erase(mine_.number);
+  }
 }
 
 std::vector<std::byte> PeerMemory::offer() const { return Encode(mine_); }
@@ -125,7 +129,6 @@ std::vector<std::byte> PeerMemory::NoOffer(const absl::Status& why) {
 }
 
 absl::Status PeerMemory::Open(std::span<const std::vector<std::byte>> offers, int rank) {
-  // Whatever becomes of it, others may have mapped this rank's memory from now on.
   opened_.resize(offers.size());
   std::vector<PeerOffer> all;
   for (size_t i = 0; i < offers.size(); ++i) {
@@ -142,6 +145,7 @@ absl::Status PeerMemory::Open(std::span<const std::vector<std::byte>> offers, in
       TANDEM_ASSIGN_OR_RETURN(opened_[i], OpenOne(all[i], static_cast<int>(i)));
     }
   }
+  is_open_ = true;
   return absl::OkStatus();
 }
 

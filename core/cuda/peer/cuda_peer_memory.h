@@ -33,7 +33,7 @@ class SharedMemoryOfRank;
 /// The memory of all ranks, as this rank's GPU sees it.
 ///
 /// What this rank gave is never freed while others may use it: ranks of its process hold it
-/// themselves; for ranks of other processes it stays until the process ends.
+/// themselves; for ranks of other processes, and where Open fails, it stays until the process ends.
 class PeerMemory {
  public:
   /// kPeerBytes of the memory's GPU. Throws DeviceFailure, but where the GPU's memory cannot be
@@ -68,6 +68,7 @@ class PeerMemory {
   PeerOffer mine_;
   std::shared_ptr<SharedMemoryOfRank> shared_;
   std::vector<Opened> opened_;  // [ranks]
+  bool is_open_ = false;
 };
 
 }  // namespace tandem::core
