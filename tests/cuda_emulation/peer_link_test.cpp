@@ -36,15 +36,16 @@ class PeerLinks : public ::testing::Test {
   ~PeerLinks() override {
     cuda_emulation::SetGpus({});
     unsetenv("EMULATED_NCCL_DELAY");
+    unsetenv("EMULATED_NCCL_VERSION");
   }
 };
 
 /// What each rank says of body(its rank, joined).
 template <typename Body>
-std::vector<absl::Status> RunPeers(int ranks, bool share, const Body& body) {
+std::vector<absl::Status> RunPeers(int ranks, const Body& body) {
   return RunRanks(MakeThreadWorld(ranks), [&](Communicator& world) {
-    LinkedRank rank(world, share ? 0 : world.rank());
-    TANDEM_RETURN_IF_ERROR(rank.Link({.peers = true, .shares_device = share}));
+    LinkedRank rank(world, world.rank());
+    TANDEM_RETURN_IF_ERROR(rank.Link({.peers = true}));
     return body(rank);
   });
 }
@@ -62,13 +63,7 @@ absl::Status RunSuite(LinkedRank& rank) {
 class PeerSuite : public PeerLinks, public ::testing::WithParamInterface<int> {};
 
 TEST_P(PeerSuite, Passes) {
-  for (const absl::Status& status : RunPeers(GetParam(), false, RunSuite)) {
-    EXPECT_TRUE(status.ok()) << status;
-  }
-}
-
-TEST_P(PeerSuite, PassesOnOneGpu) {
-  for (const absl::Status& status : RunPeers(GetParam(), true, RunSuite)) {
+  for (const absl::Status& status : RunPeers(GetParam(), RunSuite)) {
     EXPECT_TRUE(status.ok()) << status;
   }
 }
@@ -79,7 +74,7 @@ INSTANTIATE_TEST_SUITE_P(Ranks, PeerSuite, ::testing::Values(1, 2, 3, 5, 8));
 TEST_F(PeerLinks, ReduceInPiecesWhereverValuesLie) {
   for (const size_t skip : {size_t{0}, size_t{1}, size_t{3}}) {
     for (const size_t count : {size_t{5}, size_t{262144 - 512}, size_t{600001}}) {
-      const auto statuses = RunPeers(3, false, [&](LinkedRank& rank) -> absl::Status {
+      const auto statuses = RunPeers(3, [&](LinkedRank& rank) -> absl::Status {
         // Of each rank at another place.
         const size_t before = skip * static_cast<size_t>(rank.world.rank());
         std::vector<float> values(before + count);
@@ -112,7 +107,7 @@ TEST_F(PeerLinks, FloatsAreAddedInRankOrder) {
   const std::vector<float> given = {0x1p24F, 1.0F, -0x1p24F, 1.0F, 3.0F};
   float expected = given[0];
   for (size_t rank = 1; rank < given.size(); ++rank) expected += given[rank];
-  const auto statuses = RunPeers(5, false, [&](LinkedRank& rank) -> absl::Status {
+  const auto statuses = RunPeers(5, [&](LinkedRank& rank) -> absl::Status {
     auto& memory = static_cast<core::CudaMemory&>(rank.device->memory());
     for (int time = 0; time < 20; ++time) {
       float value = given[static_cast<size_t>(rank.world.rank())];
@@ -139,14 +134,13 @@ class PeerForward : public PeerLinks,
 
   /// Logits of `tokens` by ranks that are joined.
   absl::StatusOr<testing::ForwardResult> Run(std::span<const int32_t> tokens,
-                                             testing::ForwardOptions options, bool exact,
-                                             bool share) {
+                                             testing::ForwardOptions options, bool exact) {
     options.peer_linker = [] { return core::OpenPeerLinker(core::DeviceKind::kCuda); };
     std::atomic<int> next = 0;
     options.device = [&](const core::ModelConfig& config, const core::Shard& shard) {
       return core::MakeDevice({.kind = core::DeviceKind::kCuda,
                                .cpu = {},
-                               .gpu = {.index = share ? 0 : next++, .name = {}, .id = {}},
+                               .gpu = {.index = next++, .name = {}, .id = {}},
                                .exact = exact},
                               config, shard);
     };
@@ -164,23 +158,21 @@ TEST_P(PeerForward, GivesTheBitsOfTheCpu) {
   ASSERT_TRUE(expected.ok()) << expected.status();
   for (const int ranks : {2, 3}) {
     if (ranks > LargestRankCount(file_->config())) continue;
-    for (const bool share : {false, true}) {
-      const uint64_t graphs = cuda_emulation::GraphLaunches();
-      const auto found = Run(tokens, {.ranks = ranks, .chunks = {29, 1}}, true, share);
-      ASSERT_TRUE(found.ok()) << found.status();
-      EXPECT_EQ(std::memcmp(found->logits.data(), expected->logits.data(),
-                            expected->logits.size() * sizeof(float)),
-                0)
-          << ranks << " ranks";
-      EXPECT_GE(cuda_emulation::GraphLaunches() - graphs, 8U * static_cast<unsigned>(ranks));
-    }
+    const uint64_t graphs = cuda_emulation::GraphLaunches();
+    const auto found = Run(tokens, {.ranks = ranks, .chunks = {29, 1}}, true);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(std::memcmp(found->logits.data(), expected->logits.data(),
+                          expected->logits.size() * sizeof(float)),
+              0)
+        << ranks << " ranks";
+    EXPECT_GE(cuda_emulation::GraphLaunches() - graphs, 8U * static_cast<unsigned>(ranks));
   }
 }
 
 TEST_P(PeerForward, InFastModeHasTheSameBitsEachTime) {
   const std::vector<int32_t> tokens = testing::RandomTokens(12, GetParam().spec.vocab, 4);
-  const auto first = Run(tokens, {.ranks = 2, .chunks = {6, 1}}, false, false);
-  const auto second = Run(tokens, {.ranks = 2, .chunks = {6, 1}}, false, false);
+  const auto first = Run(tokens, {.ranks = 2, .chunks = {6, 1}}, false);
+  const auto second = Run(tokens, {.ranks = 2, .chunks = {6, 1}}, false);
   ASSERT_TRUE(first.ok() && second.ok()) << first.status();
   EXPECT_EQ(first->logits, second->logits);
 }
@@ -189,7 +181,7 @@ INSTANTIATE_TEST_SUITE_P(Models, PeerForward, ::testing::ValuesIn(testing::TinyM
                          [](const auto& of) { return std::string(of.param.name); });
 
 TEST_F(PeerLinks, ARankThatLeavesIsToldToTheOthers) {
-  const auto statuses = RunPeers(3, false, [](LinkedRank& rank) -> absl::Status {
+  const auto statuses = RunPeers(3, [](LinkedRank& rank) -> absl::Status {
     OnDevices devices(*rank.linked, *rank.device);
     TANDEM_RETURN_IF_ERROR(Reduce(devices, {}));
     if (rank.world.rank() == 1) return absl::OkStatus();
@@ -209,7 +201,7 @@ TEST_F(PeerLinks, ARankThatLeavesIsToldToTheOthers) {
 
 /// Whoever has given what the others wait for may go before they have taken it.
 TEST_F(PeerLinks, ARankMayLeaveWhoseLastWordsAreThere) {
-  const auto statuses = RunPeers(3, false, [](LinkedRank& rank) -> absl::Status {
+  const auto statuses = RunPeers(3, [](LinkedRank& rank) -> absl::Status {
     OnDevices devices(*rank.linked, *rank.device);
     for (int i = 0; i < 5; ++i) {
       // It comes last, finds all others there, and goes at once.
@@ -232,7 +224,7 @@ TEST_F(PeerLinks, TheWatchdogNamesTheReductionThatHangs) {
     if (reports++ == 0) text = s.text;
     for (LinkedCommunicator* world : linked) world->Abort(Unavailable("{}", s.text));
   });
-  const auto statuses = RunPeers(2, false, [&](LinkedRank& rank) -> absl::Status {
+  const auto statuses = RunPeers(2, [&](LinkedRank& rank) -> absl::Status {
     {
       const MutexLock lock(mutex);
       linked[static_cast<size_t>(rank.world.rank())] = rank.linked.get();
@@ -261,7 +253,7 @@ TEST_F(PeerLinks, TheWatchdogNamesTheReductionThatHangs) {
 std::string PeerProblem(const LinkOf& of, int ranks = 3, std::vector<std::string> hosts = {}) {
   const auto statuses =
       RunRanks(MakeThreadWorld(ranks, {.hosts = std::move(hosts)}), [&](Communicator& world) {
-        LinkedRank rank(world, of.shares_device ? 0 : world.rank());
+        LinkedRank rank(world, world.rank());
         return rank.Link(of);
       });
   for (const absl::Status& status : statuses) EXPECT_EQ(Message(status), Message(statuses[0]));
@@ -300,7 +292,7 @@ std::string Note(const LinkOf& of, std::string& name) {
   std::vector<std::string> notes(2);
   std::vector<std::string> names(2);
   const auto statuses = RunRanks(MakeThreadWorld(2), [&](Communicator& world) {
-    LinkedRank rank(world, of.shares_device ? 0 : world.rank());
+    LinkedRank rank(world, world.rank());
     TANDEM_RETURN_IF_ERROR(rank.Link(of));
     const auto r = static_cast<size_t>(world.rank());
     notes[r] = rank.note;
@@ -332,10 +324,10 @@ TEST_F(PeerLinks, NcclIsTakenAloneWhereTheyCannotBeJoined) {
   EXPECT_EQ(name, "NCCL 2.28.9");
 }
 
-TEST_F(PeerLinks, TheyAreTakenWhereNcclDoesNotJoin) {
+TEST_F(PeerLinks, TheyAreTakenWhereNcclIsNotThere) {
+  setenv("EMULATED_NCCL_VERSION", "21304", 1);
   std::string name;
-  EXPECT_EQ(Note({.nccl = true, .peers = true, .shares_device = true}, name),
-            "ranks share GPUs, which NCCL 2.28.9 does not join");
+  EXPECT_THAT(Note({.nccl = true, .peers = true}, name), HasSubstr("NCCL 2.13.4 is too old"));
   EXPECT_EQ(name, "peer memory");
 }
 
