@@ -160,8 +160,9 @@ def test_gpus_of_several_ranks_meet_by_nccl_by_peer_memory_or_through_their_host
     host = emulated(tiny, *cuda, "--gpu-link", "host", EMULATED_GPUS=2)
     assert tokens(host) == expected and "meet" not in host.stderr, host.stderr
     assert tokens(emulated(tiny, *cuda, "--no-graphs", EMULATED_GPUS=2)) == expected
-    for more in ((), ("--no-graphs",), ("-n", 3), ("--share-gpus",)):
-        peer = emulated(tiny, *cuda, "--gpu-link", "peer", *more, EMULATED_GPUS=1 if "--share-gpus" in more else 3)
+    for ranks, more in ((2, ()), (2, ("--no-graphs",)), (3, ()), (2, ("--share-gpus",))):
+        peer = emulated(tiny, "--device", "cuda", "-n", ranks, "--log-level", "info", "--gpu-link", "peer", *more,
+                        EMULATED_GPUS=1 if more == ("--share-gpus",) else ranks)
         assert tokens(peer) == expected and meeting(peer) == "GPUs meet by peer memory", more
     old = emulated(tiny, *cuda, EMULATED_GPUS=2, EMULATED_NCCL_VERSION=21304)
     assert tokens(old) == expected
@@ -195,7 +196,7 @@ def test_a_way_to_meet_that_is_asked_for_and_is_not_there_is_refused(tiny):
 
 
 @pytest.mark.parametrize("link, fault, when, words", [
-    ("nccl", "EMULATED_NCCL_STALL", "1:40", "rank 0 on host"),
+    ("nccl", "EMULATED_NCCL_STALL", "1:42", "rank 0 on host"),
     ("nccl", "EMULATED_NCCL_DIE", "1:40", "rank 1 on host"),
     ("peer", "EMULATED_GPU_LOSES", "1:200", "rank 0 on host"),
     ("peer", "EMULATED_GPU_DIES", "1:200", "rank 1 on host"),
