@@ -60,7 +60,7 @@ class NcclLink final : public DeviceLink {
   /// Afterwards all ranks have a window, or none has.
   absl::Status Join(const DeviceLinkId& id, const DeviceLinkPlace& place,
                     DeviceLinkExchange exchange) {
-    const absl::Status joined = WithDeviceFailures([&] { return Meet(id, place); });
+    absl::Status joined = WithDeviceFailures([&] { return Meet(id, place); });
     if (!place.floats || nccl_.CommWindowRegister == nullptr) return joined;
     // A rank that has no memory must not be waited for.
     if (joined.ok() && nccl_.MemAlloc(&float_sums_, kWindowBytes) != nccl::kSuccess) {
