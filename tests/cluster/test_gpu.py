@@ -82,7 +82,8 @@ def test_what_a_host_lacks_is_one_line(tiny, variables, reason):
         assert f"host {os.uname().nodename} has no GPU" in refused.stderr and reason in refused.stderr
 
 
-@pytest.mark.parametrize("more", [(), ("-n", 2, "--share-gpus")])
+# Which call fails is counted, and links count the more the longer they wait.
+@pytest.mark.parametrize("more", [(), ("-n", 2, "--share-gpus", "--gpu-link", "host")])
 def test_a_gpu_that_fails_amid_an_answer(tiny, start_server, more, monkeypatch):
     monkeypatch.setenv("EMULATED_GPU_FAILURE", "6000")
     server = start_server(EMULATED, "serve", tiny, "--device", "cuda", "--listen", "tcp://127.0.0.1:*", *more)
