@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/cuda/workspace_limits.h"
+#include "core/model/device_link.h"
 #include "core/model/device_status.h"
 #include "core/sampling/sampler.h"
 #include "core/sampling/token_choice.h"
@@ -91,14 +92,40 @@ void CudaLogits::Restore() {
 }
 
 void CudaLogits::SelectCandidates(std::span<const BestOfRow> wanted) {
+  std::vector<CountOfRow> counts;
+  for (const BestOfRow& of : wanted) {
+    counts.push_back({of.row, static_cast<int32_t>(of.out.size())});
+  }
+  if (SelectOnDevice(counts)) TakeEach(reductions_, candidates_, wanted);
+}
+
+absl::Status CudaLogits::GatherCandidates(std::span<const CountOfRow> wanted,
+                                          Collective& collective, const StepPhase& phase,
+                                          std::span<Candidate> all) {
+  DeviceLink* const link = collective.device_link();
+  if (link == nullptr) return ShardLogits::GatherCandidates(wanted, collective, phase, all);
+  if (!SelectOnDevice(wanted)) return absl::OkStatus();
+  gathered_.SetRows(static_cast<int64_t>(all.size()));
+  const auto bytes_of = [](Rows<Candidate>& rows) {
+    return std::as_writable_bytes(std::span(rows.data(), static_cast<size_t>(rows.rows())));
+  };
+  TANDEM_RETURN_IF_ERROR(link->AllGather(bytes_of(candidates_), bytes_of(gathered_)));
+  reductions_.Put(collective, phase);
+  const CopyRun run{.device = reinterpret_cast<std::byte*>(gathered_.data()),
+                    .host = reinterpret_cast<std::byte*>(all.data()),
+                    .bytes = all.size_bytes()};
+  reductions_.CopyToHost({&run, 1});
+  return absl::OkStatus();
+}
+
+bool CudaLogits::SelectOnDevice(std::span<const CountOfRow> wanted) {
   std::vector<SelectedRow> rows;
   int64_t first = 0;
-  for (const BestOfRow& of : wanted) {
-    const auto count = static_cast<int32_t>(of.out.size());
-    if (count > 0) rows.push_back({.row = of.row, .first = first, .count = count});
-    first += count;
+  for (const CountOfRow& of : wanted) {
+    if (of.count > 0) rows.push_back({.row = of.row, .first = first, .count = of.count});
+    first += of.count;
   }
-  if (rows.empty()) return;
+  if (rows.empty()) return false;
   candidates_.SetRows(first);
   // Those that want about as many are selected together.
   const auto most = [](const SelectedRow& row) {
@@ -123,7 +150,7 @@ void CudaLogits::SelectCandidates(std::span<const BestOfRow> wanted) {
                            keys_.data(), candidates_.data());
     begin = end;
   }
-  TakeEach(reductions_, candidates_, wanted);
+  return true;
 }
 
 void CudaLogits::SumWholeBlocks(std::span<const SumsOfRow> wanted, SumOrder order) {

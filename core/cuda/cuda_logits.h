@@ -39,6 +39,7 @@ class CudaLogits final : public ShardLogits {
         kept_values_(memory, 1),
         keys_(memory, 1),
         candidates_(memory, 1),
+        gathered_(memory, 1),
         sums_(memory, 1),
         read_(memory, 1) {}
 
@@ -53,12 +54,17 @@ class CudaLogits final : public ShardLogits {
   void ApplyPenalties(std::span<const SampleRow> rows) override;
   void Restore() override;
   void SelectCandidates(std::span<const BestOfRow> wanted) override;
+  /// Where GPUs are joined, they gather, and the host takes what all gave at once.
+  absl::Status GatherCandidates(std::span<const CountOfRow> wanted, Collective& collective,
+                                const StepPhase& phase, std::span<Candidate> all) override;
   void SumWholeBlocks(std::span<const SumsOfRow> wanted, SumOrder order) override;
   void Read(std::span<const PartOfRow> wanted) override;
 
  private:
   /// Keeps the logits at these places, which may be there several times, for Restore.
   void Keep(std::vector<int64_t> places);
+  /// Makes candidates_ of these rows, one after the other. False: there are none.
+  bool SelectOnDevice(std::span<const CountOfRow> wanted);
   LogitRows logit_rows() const { return {data_, vocab_rows_.count, vocab_rows_.begin}; }
 
   CudaMemory& memory_;
@@ -73,6 +79,7 @@ class CudaLogits final : public ShardLogits {
   Rows<float> kept_values_;  // as many as are kept
   Rows<uint64_t> keys_;
   Rows<Candidate> candidates_;
+  Rows<Candidate> gathered_;  // of all ranks
   Rows<double> sums_;
   Rows<float> read_;
 };

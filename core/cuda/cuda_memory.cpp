@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -14,6 +15,7 @@ namespace tandem::core {
 namespace {
 
 constexpr size_t kStagingBytes = size_t{4} << 20;
+constexpr std::chrono::milliseconds kHealthPause{5};  // between questions how a link is
 
 /// Splits runs into pieces that fill the staging memory, again and again: piece(run, offset, bytes,
 /// place in the staging) for each, and end() whenever it is full, and at the end.
@@ -47,10 +49,10 @@ std::byte* AllocateOnDevice(int64_t bytes) {
   return static_cast<std::byte*>(memory);
 }
 
-bool IsDone(CudaStream stream) {
+bool IsDone(CudaStream stream, const char* what) {
   const cudaError_t error = cudaStreamQuery(stream);
   if (error == cudaErrorNotReady) return false;
-  CheckCuda(error, "a copy from the GPU");
+  CheckCuda(error, what);
   return true;
 }
 
@@ -192,12 +194,33 @@ absl::Status CudaMemory::CopyToHost(std::span<const CopyRun> runs, WaitFor wait)
           waiting.push_back({run.host + offset, at, bytes});
         },
         [&] {
-          ThrowDeviceFailure(wait([stream] { return IsDone(stream); }));
+          ThrowDeviceFailure(wait([stream] { return IsDone(stream, "a copy from the GPU"); }));
           for (const Waiting& piece : waiting) {
             std::memcpy(piece.to, staging + piece.at, piece.bytes);
           }
           waiting.clear();
         });
+  });
+}
+
+absl::Status CudaMemory::WaitForKernels(std::chrono::milliseconds patience,
+                                        absl::FunctionRef<absl::Status()> health) {
+  using Clock = std::chrono::steady_clock;
+  return WithDeviceFailures([&]() -> absl::Status {
+    CudaStream stream = this->stream();
+    const auto end = Clock::now() + patience;
+    auto asked = Clock::now();
+    while (!IsDone(stream, "a kernel")) {
+      std::this_thread::yield();
+      if (Clock::now() - asked < kHealthPause) continue;
+      asked = Clock::now();
+      TANDEM_RETURN_IF_ERROR(health());
+      if (asked > end) {
+        return absl::DeadlineExceededError(fmt::format(
+            "GPU {}: its kernels did not end within {} ms", gpu_.index, patience.count()));
+      }
+    }
+    return health();
   });
 }
 

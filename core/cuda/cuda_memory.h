@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -63,6 +64,11 @@ class CudaMemory final : public DeviceMemory {
   /// or with an error, after which nothing was copied.
   using WaitFor = absl::FunctionRef<absl::Status(absl::FunctionRef<bool()> done)>;
   absl::Status CopyToHost(std::span<const CopyRun> runs, WaitFor wait);
+  /// Waits until what is in stream() is done, without sleeping. health() is asked now and then, and
+  /// at the end; its error is returned. kDeadlineExceeded after `patience`.
+  absl::Status WaitForKernels(
+      std::chrono::milliseconds patience,
+      absl::FunctionRef<absl::Status()> health = [] { return absl::OkStatus(); });
   absl::Status CopyFromHost(std::span<const CopyRun> runs) override;
   absl::Status CopyWithin(std::byte* to, const std::byte* from, size_t bytes) override;
 

@@ -409,20 +409,23 @@ void CudaOperations::FeedForwardPartialSums(const Tensor& x, const FeedForwardBl
 }
 
 absl::Status CudaOperations::Reduce(PartialSums& sums, DeviceLink& link) {
-  sums_are_floats_ = !options_.exact;
   if (options_.exact) return replays() ? absl::OkStatus() : link.AllReduceSum(sums.all());
-  float_sums_.SetRows(sums.tokens() * (sums.dim() + 1));
+  const auto count = static_cast<size_t>(sums.tokens() * (sums.dim() + 1));
+  reduced_floats_ = reinterpret_cast<float*>(link.FloatSums(count * sizeof(float)).data());
+  if (reduced_floats_ == nullptr) {
+    float_sums_.SetRows(static_cast<int64_t>(count));
+    reduced_floats_ = float_sums_.data();
+  }
   if (replays()) return absl::OkStatus();
   LaunchSumsToFloats(memory_.stream(), sums.sums(), sums.failed(), sums.tokens(), sums.dim(),
-                     float_sums_.data());
-  return link.AllReduceSum(
-      std::span<float>(float_sums_.data(), static_cast<size_t>(float_sums_.rows())));
+                     reduced_floats_);
+  return link.AllReduceSum(std::span<float>(reduced_floats_, count));
 }
 
 absl::Status CudaOperations::AllReduce(PartialSums& sums, Collective& collective,
                                        const StepPhase& phase) {
   const PhaseScope scope(phases_, Phase::kAllReduce);
-  sums_are_floats_ = false;
+  reduced_floats_ = nullptr;
   if (DeviceLink* const link = collective.device_link()) {
     TANDEM_RETURN_IF_ERROR(Reduce(sums, *link));
     reductions_.Put(collective, phase);
@@ -453,7 +456,7 @@ void CudaOperations::AddPartialSums(const PartialSums& sums, const WeightVector&
   LaunchAddPartialSums(memory_.stream(),
                        {.sums = sums.sums(),
                         .failed = sums.failed(),
-                        .floats = sums_are_floats_ ? float_sums_.data() : nullptr,
+                        .floats = reduced_floats_,
                         .bias = DataOrNull(bias),
                         .post_norm = VectorsOf(post_norm),
                         .mark = reductions_.mark()},

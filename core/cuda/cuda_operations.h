@@ -135,8 +135,8 @@ class CudaOperations : public Operations {
   CudaReductions reductions_;
   PinnedBytes reduced_;  // partial sums on their way through the host
   size_t reduced_bytes_ = 0;
-  Rows<float> float_sums_;            // of fast mode, as SumsToFloats gives them
-  bool sums_are_floats_ = false;      // those that were reduced last
+  Rows<float> float_sums_;            // of fast mode, where the link has no memory for them
+  float* reduced_floats_ = nullptr;   // those that were reduced last, as SumsToFloats gives them
   Rows<uint8_t> token_failed_;        // [tokens]
   std::vector<uint8_t> host_failed_;  // [tokens]
   CudaLogits logits_;                 // of Sample

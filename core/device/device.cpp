@@ -4,6 +4,7 @@
 #include "core/cuda/cuda_driver.h"
 #include "core/cuda/gpu_limits.h"
 #include "core/cuda/nccl/cuda_nccl_link.h"
+#include "core/cuda/peer/cuda_peer_link.h"
 #include "core/model/device_status.h"
 #include "core/system/host_name.h"
 
@@ -55,6 +56,11 @@ absl::StatusOr<std::unique_ptr<Operations>> MakeDevice(const DeviceOptions& opti
 absl::StatusOr<std::unique_ptr<DeviceLinker>> OpenLinker(DeviceKind kind) {
   if (kind == DeviceKind::kCpu) return std::unique_ptr<DeviceLinker>();
   return OpenNccl();
+}
+
+absl::StatusOr<std::unique_ptr<DeviceLinker>> OpenPeerLinker(DeviceKind kind) {
+  if (kind == DeviceKind::kCpu) return std::unique_ptr<DeviceLinker>();
+  return OpenPeers();
 }
 
 }  // namespace tandem::core

@@ -49,4 +49,7 @@ absl::StatusOr<std::unique_ptr<Operations>> MakeDevice(const DeviceOptions& opti
 /// kUnavailable says what is missing.
 absl::StatusOr<std::unique_ptr<DeviceLinker>> OpenLinker(DeviceKind kind);
 
+/// The same for devices of one host, by memory that all of them map.
+absl::StatusOr<std::unique_ptr<DeviceLinker>> OpenPeerLinker(DeviceKind kind);
+
 }  // namespace tandem::core

@@ -104,15 +104,10 @@ class SampleStep {
       state.first = count;
       count += static_cast<size_t>(state.per_rank);
     }
-    std::vector<Candidate> mine(count);
-    std::vector<ShardLogits::BestOfRow> wanted;
-    for (const RowState& state : open) {
-      wanted.push_back({rows_[state.row].row,
-                        std::span(mine).subspan(state.first, static_cast<size_t>(state.per_rank))});
-    }
-    logits_.SelectCandidates(wanted);
+    std::vector<ShardLogits::CountOfRow> wanted;
+    for (const RowState& state : open) wanted.push_back({rows_[state.row].row, state.per_rank});
     candidates_.resize(count * static_cast<size_t>(collective_.size()));
-    return Gather(std::span<const Candidate>(mine), std::span(candidates_));
+    return logits_.GatherCandidates(wanted, collective_, phase_, candidates_);
   }
 
   /// Calls visit with the row's candidates of each rank.

@@ -13,6 +13,21 @@ Range WholeBlocks(Range vocab_rows) {
   return {first, std::max<int64_t>(0, vocab_rows.end() / kSumRows - first)};
 }
 
+absl::Status ShardLogits::GatherCandidates(std::span<const CountOfRow> wanted,
+                                           Collective& collective, const StepPhase& phase,
+                                           std::span<Candidate> all) {
+  std::vector<Candidate> mine(all.size() / static_cast<size_t>(collective.size()));
+  std::vector<BestOfRow> best;
+  size_t first = 0;
+  for (const CountOfRow& of : wanted) {
+    const auto count = static_cast<size_t>(of.count);
+    best.push_back({of.row, std::span(mine).subspan(first, count)});
+    first += count;
+  }
+  SelectCandidates(best);
+  return collective.AllGather(std::as_bytes(std::span(mine)), std::as_writable_bytes(all), phase);
+}
+
 void HostLogits::ApplyPenalties(std::span<const SampleRow> rows) {
   for (const SampleRow& of : rows) {
     if (of.scored) kept_.push_back({of.row, {row(of.row).begin(), row(of.row).end()}});

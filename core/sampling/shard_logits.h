@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "core/base/status.h"
+#include "core/model/collective.h"
 #include "core/model/sampling.h"
 #include "core/model/shard.h"
 #include "core/sampling/logit_math.h"
@@ -36,6 +38,16 @@ class ShardLogits {
     std::span<Candidate> out;
   };
   virtual void SelectCandidates(std::span<const BestOfRow> wanted) = 0;
+
+  /// The same for as many candidates of each row as are said, of all ranks, which want the same:
+  /// all [ranks, candidates of all rows]. Called by all of them together. Errors: those of
+  /// `collective`.
+  struct CountOfRow {
+    int64_t row = 0;
+    int32_t count = 0;
+  };
+  virtual absl::Status GatherCandidates(std::span<const CountOfRow> wanted, Collective& collective,
+                                        const StepPhase& phase, std::span<Candidate> all);
 
   /// The sums of weights of a row's blocks of kSumRows vocabulary rows: those that the shard has
   /// whole, in order.

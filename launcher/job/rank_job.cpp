@@ -22,10 +22,10 @@
 #include "launcher/state/host_kv.h"
 #include "launcher/state/state_directory.h"
 #include "parallel/communicators/agree_on_status.h"
-#include "parallel/communicators/linked_communicator.h"
 #include "parallel/communicators/mpi_communicator.h"
 #include "parallel/communicators/watchdog.h"
 #include "parallel/coordinator/run_rank.h"
+#include "parallel/links/linked_communicator.h"
 #include "parallel/placement/cache_memory.h"
 #include "parallel/placement/cpu_placement.h"
 #include "parallel/placement/gpu_memory.h"
@@ -161,20 +161,27 @@ class Rank {
     }
     // Joining has a deadline of its own.
     const parallel::PatientPart patient(watch_);
-    TANDEM_ASSIGN_OR_RETURN(
-        parallel::LinkedWorld linked,
-        parallel::LinkDevices(world_, {.device = *operations_,
-                                       .linker = core::OpenLinker(choices_.device),
-                                       .shares_device = gpu_.sharers > 1}));
+    parallel::LinkWish wish{.device = *operations_,
+                            .shares_device = gpu_.sharers > 1,
+                            .floats = !choices_.exact,
+                            .hosts_if_faster = choices_.gpu_link == GpuLink::kAuto};
+    if (choices_.gpu_link != GpuLink::kPeer) wish.linker = core::OpenLinker(choices_.device);
+    if (choices_.gpu_link != GpuLink::kNccl) {
+      wish.peer_linker = core::OpenPeerLinker(choices_.device);
+    }
+    TANDEM_ASSIGN_OR_RETURN(parallel::LinkedWorld linked, parallel::LinkDevices(world_, wish));
     linked_ = std::move(linked.world);
-    if (linked_ == nullptr && choices_.gpu_link == GpuLink::kNccl) {
-      return FailedPrecondition("--gpu-link nccl: {}", linked.problem);
+    if (linked_ == nullptr && choices_.gpu_link != GpuLink::kAuto) {
+      return FailedPrecondition("--gpu-link {}: {}",
+                                choices_.gpu_link == GpuLink::kNccl ? "nccl" : "peer",
+                                linked.problem);
     }
     if (world_.rank() != 0) return absl::OkStatus();
     if (linked_ == nullptr) {
-      spdlog::warn("GPUs meet through their hosts, which is slower: {}", linked.problem);
+      spdlog::warn("GPUs meet through their hosts: {}", linked.problem);
     } else {
-      spdlog::info("GPUs meet by {}", linked_->link_name());
+      spdlog::info("GPUs meet by {}{}{}", linked_->link_name(), linked.note.empty() ? "" : "; ",
+                   linked.note);
     }
     return absl::OkStatus();
   }

@@ -15,15 +15,16 @@ absl::StatusOr<ModelChoices> ModelChoices::From(const ModelOptions& options) {
   }
   choices.exact = !options.no_exact;
   TANDEM_RETURN_IF_ERROR(core::CheckExact(choices.device, choices.exact));
-  if (options.gpu_link == "nccl") {
+  if (options.gpu_link == "nccl" || options.gpu_link == "peer") {
     if (choices.device != core::DeviceKind::kCuda) {
-      return InvalidArgument("--gpu-link nccl: ranks compute on CPUs; add --device cuda");
+      return InvalidArgument("--gpu-link {}: ranks compute on CPUs; add --device cuda",
+                             options.gpu_link);
     }
-    choices.gpu_link = GpuLink::kNccl;
+    choices.gpu_link = options.gpu_link == "nccl" ? GpuLink::kNccl : GpuLink::kPeer;
   } else if (options.gpu_link == "host") {
     choices.gpu_link = GpuLink::kHost;
   } else if (options.gpu_link != "auto") {
-    return InvalidArgument("--gpu-link {}: expected auto, nccl or host", options.gpu_link);
+    return InvalidArgument("--gpu-link {}: expected auto, nccl, peer or host", options.gpu_link);
   }
   const auto isa = core::ParseIsa(options.isa);
   if (!isa.ok()) {

@@ -15,7 +15,7 @@
 namespace tandem::launcher {
 
 /// How GPUs of several ranks meet.
-enum class GpuLink { kAuto, kNccl, kHost };
+enum class GpuLink { kAuto, kNccl, kPeer, kHost };
 
 /// The named choices of ModelOptions, understood.
 struct ModelChoices {

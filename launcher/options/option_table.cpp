@@ -192,9 +192,10 @@ Rows ModelRows(ModelOptions& o) {
           "with --device cuda: a host may have more ranks than GPUs; they share them in turn",
           kSame),
       Row("--gpu-link", {&o.gpu_link},
-          "how the GPUs of several ranks meet: nccl, host (through the memory of their hosts), or "
-          "auto: "
-          "NCCL where all ranks have it",
+          "how the GPUs of several ranks meet: nccl, peer (ranks of one host, by memory that all "
+          "of "
+          "them map), host (through the memory of their hosts), or auto: what is there, the faster "
+          "by measurement",
           kSame),
       Row("--no-graphs", {&o.no_graphs},
           "give a GPU its kernels one by one, and not as graphs of whole steps: slower, for "

@@ -45,7 +45,7 @@ struct ModelOptions {
   bool exact = false;                // asked for, which is the default
   bool no_exact = false;             // a device may be faster, with other bits
   bool share_gpus = false;           // ranks of a host may share its GPUs
-  std::string gpu_link = "auto";     // auto, nccl, host
+  std::string gpu_link = "auto";     // auto, nccl, peer, host
   bool no_graphs = false;            // a GPU is given kernel by kernel
   std::vector<double> weights;       // relative speeds of the ranks; empty: equal
   std::optional<int64_t> kv_memory;  // bytes a rank; none: chosen by free memory

@@ -82,7 +82,8 @@ def test_what_a_host_lacks_is_one_line(tiny, variables, reason):
         assert f"host {os.uname().nodename} has no GPU" in refused.stderr and reason in refused.stderr
 
 
-@pytest.mark.parametrize("more", [(), ("-n", 2, "--share-gpus")])
+# Which call fails is counted, and links count the more the longer they wait.
+@pytest.mark.parametrize("more", [(), ("-n", 2, "--share-gpus", "--gpu-link", "host")])
 def test_a_gpu_that_fails_amid_an_answer(tiny, start_server, more, monkeypatch):
     monkeypatch.setenv("EMULATED_GPU_FAILURE", "6000")
     server = start_server(EMULATED, "serve", tiny, "--device", "cuda", "--listen", "tcp://127.0.0.1:*", *more)
@@ -139,38 +140,77 @@ def test_modes_and_what_is_refused_by_name(tiny):
     assert refused.returncode != 0 and "a product with tokens in a step" in refused.stderr, refused.stderr
 
 
-def test_gpus_of_several_ranks_meet_by_nccl_or_through_their_hosts(tiny):
+def meeting(result):
+    """The line that says how the GPUs of a job meet."""
+    lines = [line for line in result.stderr.splitlines() if "GPUs meet" in line]
+    assert len(lines) == 1, result.stderr
+    return lines[0][lines[0].index("GPUs meet"):]
+
+
+def test_gpus_of_several_ranks_meet_by_nccl_by_peer_memory_or_through_their_hosts(tiny):
     expected = tokens(emulated(tiny))
+    host_name = os.uname().nodename
     cuda = ("--device", "cuda", "-n", 2, "--log-level", "info")
-    linked = emulated(tiny, *cuda, EMULATED_GPUS=2)
-    assert tokens(linked) == expected and "GPUs meet by NCCL 2.28.9" in linked.stderr, linked.stderr
+    both = emulated(tiny, *cuda, EMULATED_GPUS=2)
+    assert tokens(both) == expected
+    assert meeting(both).startswith("GPUs meet by NCCL 2.28.9") and " us by peer memory, by NCCL 2.28.9 " in meeting(both)
+    alone = emulated(tiny, *cuda, "--gpu-link", "nccl", EMULATED_GPUS=2)
+    assert tokens(alone) == expected and meeting(alone) == "GPUs meet by NCCL 2.28.9"
+    slow = emulated(tiny, *cuda, EMULATED_GPUS=2, EMULATED_NCCL_DELAY=30000)
+    assert tokens(slow) == expected and " KiB by peer memory; " in meeting(slow), slow.stderr
     host = emulated(tiny, *cuda, "--gpu-link", "host", EMULATED_GPUS=2)
     assert tokens(host) == expected and "meet" not in host.stderr, host.stderr
     assert tokens(emulated(tiny, *cuda, "--no-graphs", EMULATED_GPUS=2)) == expected
+    for ranks, more in ((2, ()), (2, ("--no-graphs",)), (3, ()), (2, ("--share-gpus",))):
+        peer = emulated(tiny, "--device", "cuda", "-n", ranks, "--log-level", "info", "--gpu-link", "peer", *more,
+                        EMULATED_GPUS=1 if more == ("--share-gpus",) else ranks)
+        assert tokens(peer) == expected and meeting(peer) == "GPUs meet by peer memory", more
     old = emulated(tiny, *cuda, EMULATED_GPUS=2, EMULATED_NCCL_VERSION=21304)
     assert tokens(old) == expected
-    line = [line for line in old.stderr.splitlines() if "through their hosts" in line]
-    assert len(line) == 1 and f"rank 0 on host {os.uname().nodename}: NCCL 2.13.4 is too old" in line[0], old.stderr
+    too_old = f"rank 0 on host {host_name}: NCCL 2.13.4 is too old"
+    assert meeting(old).startswith(f"GPUs meet by peer memory; {too_old}")
+    neither = emulated(tiny, *cuda, EMULATED_GPUS=2, EMULATED_NCCL_VERSION=21304, EMULATED_GPU_WITHOUT_PEERS=1)
+    assert tokens(neither) == expected
+    assert meeting(neither).startswith(f"GPUs meet through their hosts: {too_old}"), neither.stderr
+    assert "there is no peer access between them" in meeting(neither)
+    nccl = emulated(tiny, *cuda, EMULATED_GPUS=2, EMULATED_GPU_HANDLES=0)
+    assert tokens(nccl) == expected
+    assert meeting(nccl).startswith("GPUs meet by NCCL 2.28.9; peer memory has no part in it: "), nccl.stderr
+
+
+def test_a_way_to_meet_that_is_asked_for_and_is_not_there_is_refused(tiny):
+    cuda = ("--device", "cuda", "-n", 2)
     refused = emulated(tiny, *cuda, "--gpu-link", "nccl", EMULATED_GPUS=2, EMULATED_NCCL_VERSION=21304)
     assert refused.returncode == 1 and "--gpu-link nccl: rank 0 on host" in refused.stderr, refused.stderr
-    for arguments, words in (("--gpu-link", "ib"), "expected auto, nccl or host"), (("--gpu-link", "nccl"), "ranks compute on CPUs"):
+    for variables, words in (
+            ({"EMULATED_GPU_WITHOUT_PEERS": 1}, "GPU 0 (Emulated GPU) does not reach the memory of GPU 1 (Emulated GPU) of rank 1: "
+             "there is no peer access between them"),
+            ({"EMULATED_GPU_HANDLES": 0}, "GPU 0 (Emulated GPU) does not reach the memory of GPU 1 (Emulated GPU) of rank 1: "
+             "mapping of buffer object failed")):
+        refused = emulated(tiny, *cuda, "--gpu-link", "peer", EMULATED_GPUS=2, **variables)
+        assert refused.returncode == 1 and refused.stderr.count("\n") == 1, refused.stderr
+        assert f"--gpu-link peer: rank 0 on host {os.uname().nodename}: {words}" in refused.stderr, refused.stderr
+    for arguments, words in ((("--gpu-link", "ib"), "expected auto, nccl, peer or host"),
+                             (("--gpu-link", "nccl"), "ranks compute on CPUs"), (("--gpu-link", "peer"), "ranks compute on CPUs")):
         refused = emulated(tiny, *arguments)
         assert refused.returncode == 2 and words in refused.stderr and refused.stderr.count("\n") == 1, refused.stderr
 
 
-@pytest.mark.parametrize("fault, words", [
-    ("EMULATED_NCCL_STALL", "rank 0 on host"),
-    ("EMULATED_NCCL_DIE", "rank 1 on host"),
+@pytest.mark.parametrize("link, fault, when, words", [
+    ("nccl", "EMULATED_NCCL_STALL", "1:42", "rank 0 on host"),
+    ("nccl", "EMULATED_NCCL_DIE", "1:40", "rank 1 on host"),
+    ("peer", "EMULATED_GPU_LOSES", "1:200", "rank 0 on host"),
+    ("peer", "EMULATED_GPU_DIES", "1:200", "rank 1 on host"),
 ])
-def test_a_rank_that_stops_in_a_reduction_is_told_and_nothing_hangs(tiny, start_server, fault, words, monkeypatch):
-    monkeypatch.setenv(fault, "1:40")
+def test_a_rank_that_stops_in_a_reduction_is_told_and_nothing_hangs(tiny, start_server, link, fault, when, words, monkeypatch):
+    monkeypatch.setenv(fault, when)
     monkeypatch.setenv("EMULATED_GPUS", "2")
     server = start_server(EMULATED, "serve", tiny, "--device", "cuda", "--listen", "tcp://127.0.0.1:*", "-n", 2,
-                          "--collective-timeout", 3)
+                          "--collective-timeout", 3, "--gpu-link", link)
     frames = frames_of(server, type="complete", max_tokens=400, tokens=[1, 2, 3], ignore_eos=True)
     assert frames[-1]["type"] == "error" and frames[-1]["code"] == "unavailable", frames[-1]
     assert words in frames[-1]["message"], frames[-1]
-    if fault == "EMULATED_NCCL_STALL":
+    if fault in ("EMULATED_NCCL_STALL", "EMULATED_GPU_LOSES"):
         assert ", layer " in frames[-1]["message"], frames[-1]
     assert server.process.wait(30) != 0
     assert_no_leftovers(server)

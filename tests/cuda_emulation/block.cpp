@@ -33,9 +33,10 @@ void Fail(const std::string& what) {
   std::abort();
 }
 
-Block::Block(const BlockPlace& place, uint64_t seed)
+Block::Block(const BlockPlace& place, uint64_t seed, const std::function<void()>& thread)
     : place_(place),
       random_(seed | 1),
+      thread_function_(thread),
       shared_(place.shared_bytes),
       threads_(size_t{place.threads_x} * place.threads_y * place.threads_z),
       warp_epochs_((threads_.size() + kWarp - 1) / kWarp) {}
@@ -53,16 +54,14 @@ std::string Block::Name() const {
                      threads_.size(), thread);
 }
 
-void Block::Run(const std::function<void()>& thread) {
-  current_block = this;
-  blockIdx = {place_.x, place_.y, place_.z};
-  blockDim = {place_.threads_x, place_.threads_y, place_.threads_z};
+void Block::Begin() {
+  begun_ = true;
   const auto count = static_cast<int>(threads_.size());
   for (int i = 0; i < count; ++i) {
     threads_[static_cast<size_t>(i)].fiber = boost::context::fiber(
-        std::allocator_arg, StackPool(), [this, &thread](boost::context::fiber&& scheduler) {
+        std::allocator_arg, StackPool(), [this](boost::context::fiber&& scheduler) {
           scheduler_ = std::move(scheduler);
-          thread();
+          thread_function_();
           Thread& self = threads_[static_cast<size_t>(running_)];
           if (place_.starts_early && !self.waited) {
             Fail("a thread returns that never waited for the kernel before");
@@ -73,6 +72,15 @@ void Block::Run(const std::function<void()>& thread) {
         });
     ready_.push_back(i);
   }
+}
+
+bool Block::Advance() {
+  current_block = this;
+  blockIdx = {place_.x, place_.y, place_.z};
+  blockDim = {place_.threads_x, place_.threads_y, place_.threads_z};
+  if (!begun_) Begin();
+  for (const int thread : in_loops_) Release(thread);
+  in_loops_.clear();
   while (!ready_.empty()) {
     // Marsaglia 2003 (xorshift).
     random_ ^= random_ << 13;
@@ -84,10 +92,19 @@ void Block::Run(const std::function<void()>& thread) {
     ready_.pop_back();
     Resume(next);
   }
-  for (const Thread& state : threads_) {
-    if (state.wait != Wait::kReturned) FailStuck();
+  if (in_loops_.empty()) {
+    for (const Thread& state : threads_) {
+      if (state.wait != Wait::kReturned) FailStuck();
+    }
   }
   current_block = nullptr;
+  return in_loops_.empty();
+}
+
+void Block::PauseInLoop() {
+  threads_[static_cast<size_t>(running_)].wait = Wait::kLoop;
+  in_loops_.push_back(running_);
+  scheduler_ = std::move(scheduler_).resume();
 }
 
 void Block::Resume(int thread) {

@@ -29,7 +29,7 @@ struct BlockPlace {
   bool starts_early;  // while the kernel before it still runs
 };
 
-/// One block of a kernel: its threads are fibers of the host thread that runs it.
+/// One block of a kernel: its threads are fibers of the host thread that runs it, always the same.
 ///
 /// Which fiber goes on is random by a seed, at the start and after every rendezvous. A rendezvous
 /// at which not all threads of the block (or of a warp's mask) arrive ends the process and is told:
@@ -39,10 +39,12 @@ class Block {
  public:
   static constexpr int kWarp = 32;
 
-  Block(const BlockPlace& place, uint64_t seed);
+  /// thread: what each of its threads runs. It must outlive the block.
+  Block(const BlockPlace& place, uint64_t seed, const std::function<void()>& thread);
 
-  /// Runs `thread` once for each thread, to the end.
-  void Run(const std::function<void()>& thread);
+  /// Goes on until all threads have returned, which is true; or until none can go on but those that
+  /// wait in loops for other grids: then it is to be called again.
+  bool Advance();
 
   /// The block that this host thread runs; a bug if there is none.
   static Block& Current();
@@ -62,6 +64,9 @@ class Block {
   /// A rendezvous of a full warp that orders no memory.
   void SyncFragments(const Site& site) { Ballot(0xffffffff, false, site); }
 
+  /// The running thread waits in a loop for what another grid stores: others go on first.
+  void PauseInLoop();
+
   /// Every thread of a kernel that starts early must come here before it returns.
   void WaitForKernelBefore() { threads_[static_cast<size_t>(running_)].waited = true; }
 
@@ -73,7 +78,7 @@ class Block {
   std::string Name() const;
 
  private:
-  enum class Wait { kNone, kBlock, kWarp, kExchange, kExchangeAll, kBallot, kReturned };
+  enum class Wait { kNone, kBlock, kWarp, kExchange, kExchangeAll, kBallot, kLoop, kReturned };
 
   struct Thread {
     boost::context::fiber fiber;
@@ -88,6 +93,7 @@ class Block {
     AsyncCopies copies;
   };
 
+  void Begin();
   void Resume(int thread);
   void MeetInWarp(Wait wait, uint32_t mask, const Site& site);
   void ReleaseBlock();
@@ -97,9 +103,12 @@ class Block {
 
   BlockPlace place_;
   uint64_t random_;
+  const std::function<void()>& thread_function_;
+  bool begun_ = false;
   SharedMemory shared_;
   std::vector<Thread> threads_;
   std::vector<int> ready_;
+  std::vector<int> in_loops_;
   std::vector<int> warp_epochs_;  // full rendezvous of each warp
   int block_epoch_ = 0;           // of the block
   int arrived_ = 0;               // threads at the rendezvous of the block

@@ -1,8 +1,12 @@
 #include "tests/cuda_emulation/gpus.h"
 
-#include <atomic>
+#include <csignal>
+#include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <mutex>
+#include <tuple>
+#include <utility>
 
 namespace tandem::cuda_emulation {
 namespace {
@@ -15,6 +19,15 @@ int64_t Environment(const char* name, int64_t otherwise) {
   return text == nullptr ? otherwise : std::strtoll(text, nullptr, 10);
 }
 
+/// GPU:N of a variable; without it, no GPU.
+std::pair<int, int64_t> OfGpu(const char* name) {
+  const char* text = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): nobody sets it
+  int gpu = -1;
+  long long number = 0;
+  if (text == nullptr || std::sscanf(text, "%d:%lld", &gpu, &number) != 2) return {-1, 0};
+  return {gpu, number};
+}
+
 struct State {
   State() {
     gpus.count = static_cast<int>(Environment("EMULATED_GPUS", gpus.count));
@@ -25,12 +38,20 @@ struct State {
     gpus.major = static_cast<int>(Environment("EMULATED_GPU_CAPABILITY", gpus.major));
     gpus.driver = static_cast<int>(Environment("EMULATED_GPU_DRIVER", gpus.driver));
     failing = Environment("EMULATED_GPU_FAILURE", 0);
+    gpus.without_peers =
+        static_cast<int>(Environment("EMULATED_GPU_WITHOUT_PEERS", gpus.without_peers));
+    gpus.opens_handles = Environment("EMULATED_GPU_HANDLES", 1) != 0;
+    std::tie(gpus.loses, gpus.loses_from) = OfGpu("EMULATED_GPU_LOSES");
+    std::tie(dies, dies_at) = OfGpu("EMULATED_GPU_DIES");
   }
   std::mutex mutex;
   Gpus gpus;
   int64_t calls = 0;
   int64_t failing = 0;  // the first call that fails; 0: none
   int error = kLaunchFailure;
+  std::map<int, int64_t> stores;  // of each GPU
+  int dies = -1;
+  int64_t dies_at = 0;
 };
 
 State& TheState() {
@@ -45,6 +66,7 @@ thread_local int current_gpu = 0;
 void SetGpus(const Gpus& gpus) {
   const std::lock_guard lock(TheState().mutex);
   TheState().gpus = gpus;
+  TheState().stores.clear();
 }
 
 const Gpus& TheGpus() { return TheState().gpus; }
@@ -62,6 +84,14 @@ void FailFrom(int64_t n, int error) {
   const std::lock_guard lock(state.mutex);
   state.failing = n == 0 ? 0 : state.calls + n;
   state.error = error;
+}
+
+bool NextStoreArrives() {
+  State& state = TheState();
+  const std::lock_guard lock(state.mutex);
+  const int64_t store = ++state.stores[current_gpu];
+  if (current_gpu == state.dies && store == state.dies_at) std::raise(SIGKILL);
+  return current_gpu != state.gpus.loses || store < state.gpus.loses_from;
 }
 
 int NextCall() {

@@ -7,7 +7,10 @@
 /// the same for a process: EMULATED_GPUS (a number), EMULATED_GPU_MEMORY (bytes of each),
 /// EMULATED_GPU_CAPABILITY (major), EMULATED_GPU_SHARED_BYTES (of a block of threads, at most),
 /// EMULATED_GPU_DRIVER (of the NVIDIA driver, as CUDA counts versions; 0: none),
-/// EMULATED_GPU_FAILURE (as FailFrom). Thread safety: all functions.
+/// EMULATED_GPU_FAILURE (as FailFrom), EMULATED_GPU_WITHOUT_PEERS (a GPU, as Gpus has it),
+/// EMULATED_GPU_HANDLES (0: none can be opened), EMULATED_GPU_LOSES=GPU:N (as Gpus has it),
+/// EMULATED_GPU_DIES=GPU:N (the process ends when that GPU stores its n-th word for others). Thread
+/// safety: all functions.
 namespace tandem::cuda_emulation {
 
 struct Gpus {
@@ -16,7 +19,11 @@ struct Gpus {
   size_t shared_bytes = 163 << 10;  // of a block of threads, at most: of compute capability 8.0
   int major = 9;                    // compute capability
   int driver = 13000;
-  int processors = 7;  // so few that blocks of threads have much to do
+  int processors = 7;         // so few that blocks of threads have much to do
+  int without_peers = -1;     // a GPU that reaches no other, and that none reaches; -1: none is
+  bool opens_handles = true;  // of memory of other processes
+  int loses = -1;             // a GPU that loses words that it stores for others: from the n-th on
+  int64_t loses_from = 0;
 };
 /// From now on.
 void SetGpus(const Gpus& gpus);
@@ -32,6 +39,8 @@ int64_t Calls();
 /// From the n-th next call on (1: the next), all calls fail with this error, as when a GPU falls
 /// off the bus; 0: none does.
 void FailFrom(int64_t n, int error);
+/// Counts a word that a kernel of the calling thread stores for others. Whether it comes there.
+bool NextStoreArrives();
 /// Counts a call of the runtime. The error with which it must fail, or 0.
 int NextCall();
 

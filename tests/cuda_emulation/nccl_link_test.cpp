@@ -1,5 +1,6 @@
 // NCCL's link among emulated GPUs, by the fake library of tests/cuda_emulation/fake_nccl.
 
+#include <dlfcn.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -9,15 +10,13 @@
 #include <cstring>
 #include <thread>
 
-#include "core/cuda/cuda_memory.h"
-#include "core/cuda/cuda_reductions.h"
 #include "core/device/device.h"
 #include "core/formats/model_file.h"
-#include "parallel/communicators/linked_communicator.h"
 #include "parallel/communicators/thread_communicator.h"
 #include "parallel/communicators/watchdog.h"
 #include "parallel/sharding/shard_plan.h"
 #include "tests/cuda_emulation/gpus.h"
+#include "tests/cuda_emulation/linked_ranks.h"
 #include "tests/parallel/communicators/communicator_suite.h"
 #include "tests/parallel/communicators/thread_ranks.h"
 #include "tests/support/forward_runner.h"
@@ -38,99 +37,11 @@ class NcclLinks : public ::testing::Test {
   NcclLinks() { cuda_emulation::SetGpus({.count = 9}); }
   ~NcclLinks() override {
     cuda_emulation::SetGpus({});
-    for (const char* name :
-         {"EMULATED_NCCL_STALL", "EMULATED_NCCL_VERSION", "NCCL_MULTI_RANK_GPU_ENABLE"}) {
+    for (const char* name : {"EMULATED_NCCL_STALL", "EMULATED_NCCL_VERSION",
+                             "EMULATED_NCCL_WINDOWS", "NCCL_MULTI_RANK_GPU_ENABLE"}) {
       unsetenv(name);
     }
   }
-};
-
-/// A rank with its GPU.
-struct LinkedRank {
-  LinkedRank(Communicator& of, int gpu)
-      : world(of),
-        bytes(testing::TinyModel({})),
-        file(*core::ModelFile::OpenBuffer(bytes, "tiny")),
-        device(*core::MakeDevice({.kind = core::DeviceKind::kCuda,
-                                  .cpu = {},
-                                  .gpu = {.index = gpu, .name = {}, .id = {}}},
-                                 file->config(), core::WholeModel(file->config()))) {}
-
-  absl::Status Link(bool shares_device = false) {
-    TANDEM_ASSIGN_OR_RETURN(LinkedWorld made,
-                            LinkDevices(world, {.device = *device,
-                                                .linker = core::OpenLinker(core::DeviceKind::kCuda),
-                                                .shares_device = shares_device}));
-    if (made.world == nullptr) return Internal("{}", made.problem);
-    linked = std::move(made.world);
-    return absl::OkStatus();
-  }
-
-  Communicator& world;
-  const std::vector<std::byte> bytes;
-  const std::unique_ptr<core::ModelFile> file;
-  const std::unique_ptr<core::Operations> device;
-  std::unique_ptr<LinkedCommunicator> linked;
-};
-
-/// Device memory with these bytes in it.
-std::shared_ptr<std::byte> Sent(core::DeviceMemory& memory, std::span<const std::byte> bytes) {
-  auto sent = memory.Allocate(static_cast<int64_t>(bytes.size()));
-  const core::CopyRun run{sent.get(), const_cast<std::byte*>(bytes.data()), bytes.size()};
-  core::ThrowDeviceFailure(memory.CopyFromHost({&run, 1}));
-  return sent;
-}
-
-/// What the suite of communicators asks for, done on the devices: values are put there, reduced,
-/// and read back.
-class OnDevices final : public Communicator {
- public:
-  OnDevices(Communicator& world, core::Operations& device)
-      : world_(world),
-        memory_(static_cast<core::CudaMemory&>(device.memory())),
-        reductions_(memory_) {}
-  int rank() const override { return world_.rank(); }
-  int size() const override { return world_.size(); }
-  const std::vector<std::string>& hosts() const override { return world_.hosts(); }
-
-  absl::Status AllReduceSum(std::span<int64_t> values, const core::StepPhase& phase) override {
-    const auto sums = Sent(memory_, std::as_bytes(std::span<const int64_t>(values)));
-    TANDEM_RETURN_IF_ERROR(world_.device_link()->AllReduceSum(
-        std::span(reinterpret_cast<int64_t*>(sums.get()), values.size())));
-    return Take(sums.get(), std::as_writable_bytes(values), phase);
-  }
-  absl::Status AllGather(std::span<const std::byte> mine, std::span<std::byte> all,
-                         const core::StepPhase& phase) override {
-    const auto sent = Sent(memory_, mine);
-    const auto gathered = memory_.Allocate(static_cast<int64_t>(all.size()));
-    TANDEM_RETURN_IF_ERROR(
-        world_.device_link()->AllGather({sent.get(), mine.size()}, {gathered.get(), all.size()}));
-    return Take(gathered.get(), all, phase);
-  }
-  absl::Status Barrier() override {
-    int64_t one = 1;
-    return AllReduceSum({&one, 1}, {});
-  }
-  absl::Status Broadcast(std::span<std::byte> bytes) override {
-    std::vector<std::byte> all(bytes.size() * static_cast<size_t>(size()));
-    TANDEM_RETURN_IF_ERROR(AllGather(bytes, all, {}));
-    std::copy_n(all.begin(), bytes.size(), bytes.begin());
-    return absl::OkStatus();
-  }
-  void Abort(const absl::Status& why) override { world_.Abort(why); }
-  void PublishTo(ProgressBoard* board) override { world_.PublishTo(board); }
-
- private:
-  absl::Status Take(std::byte* from, std::span<std::byte> to, const core::StepPhase& phase) {
-    const core::CopyRun run{from, to.data(), to.size()};
-    reductions_.BeginStep();
-    reductions_.Put(world_, phase);
-    return core::WithDeviceFailures([&] { reductions_.CopyToHost({&run, 1}); });
-  }
-
-  Communicator& world_;
-  core::CudaMemory& memory_;
-  core::CudaReductions reductions_;
 };
 
 class NcclSuite : public NcclLinks, public ::testing::WithParamInterface<int> {};
@@ -138,7 +49,7 @@ class NcclSuite : public NcclLinks, public ::testing::WithParamInterface<int> {}
 TEST_P(NcclSuite, Passes) {
   const auto statuses = RunRanks(MakeThreadWorld(GetParam()), [](Communicator& world) {
     LinkedRank rank(world, world.rank());
-    TANDEM_RETURN_IF_ERROR(rank.Link());
+    TANDEM_RETURN_IF_ERROR(rank.Link({.nccl = true}));
     OnDevices devices(*rank.linked, *rank.device);
     for (const CommunicatorCase& each : CommunicatorSuite()) {
       if (absl::Status status = each.run(devices); !status.ok()) {
@@ -212,19 +123,59 @@ TEST_P(NcclForward, InFastModeIsNearOneRank) {
   EXPECT_EQ(found->token_failed, expected->token_failed);
 }
 
+/// Reductions of this process that NCCL did in windows so far.
+uint64_t ReductionsInWindows() {
+  void* const library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
+  return reinterpret_cast<uint64_t (*)()>(dlsym(library, "fakeNcclInWindow"))();
+}
+
+/// Floats are reduced in windows where NCCL has them, with the same bits.
+TEST_P(NcclForward, ReducesFloatsInWindows) {
+  const std::vector<std::byte> bytes = testing::TinyModel(GetParam().spec);
+  const auto file = core::ModelFile::OpenBuffer(bytes, GetParam().name);
+  ASSERT_TRUE(file.ok()) << file.status();
+  const std::vector<int32_t> tokens = testing::RandomTokens(12, GetParam().spec.vocab, 5);
+  const auto run = [&](bool exact, uint64_t& in_windows) {
+    testing::ForwardOptions options{.ranks = 2, .chunks = {6, 1}, .floats = !exact};
+    options.linker = [] { return core::OpenLinker(core::DeviceKind::kCuda); };
+    std::atomic<int> gpu = 0;
+    options.device = [&](const core::ModelConfig& config, const core::Shard& shard) {
+      return core::MakeDevice({.kind = core::DeviceKind::kCuda,
+                               .cpu = {},
+                               .gpu = {.index = gpu++, .name = {}, .id = {}},
+                               .exact = exact},
+                              config, shard);
+    };
+    const uint64_t before = ReductionsInWindows();
+    auto found = testing::RunForward(**file, tokens, options);
+    in_windows = ReductionsInWindows() - before;
+    return found;
+  };
+  uint64_t reductions = 0;
+  ASSERT_TRUE(run(true, reductions).ok());
+  EXPECT_EQ(reductions, 0);
+  const auto expected = run(false, reductions);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  EXPECT_GT(reductions, 0);
+  for (const auto& [name, value] :
+       {std::pair{"EMULATED_NCCL_WINDOWS", "0"}, std::pair{"EMULATED_NCCL_WINDOWS", "full"},
+        std::pair{"EMULATED_NCCL_VERSION", "22602"}}) {
+    setenv(name, value, 1);
+    const auto found = run(false, reductions);
+    unsetenv(name);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(reductions, 0) << name << "=" << value;
+    EXPECT_EQ(found->logits, expected->logits) << name << "=" << value;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, NcclForward, ::testing::ValuesIn(testing::TinyModelShapes()),
                          [](const auto& of) { return std::string(of.param.name); });
-
-/// A reduction of a few sums on every rank, in this phase.
-absl::Status Reduce(Communicator& devices, const core::StepPhase& phase) {
-  std::vector<int64_t> values = {1, 2, 3};
-  return devices.AllReduceSum(values, phase);
-}
 
 TEST_F(NcclLinks, ARankThatLeavesIsToldToTheOthers) {
   const auto statuses = RunRanks(MakeThreadWorld(3), [](Communicator& world) {
     LinkedRank rank(world, world.rank());
-    TANDEM_RETURN_IF_ERROR(rank.Link());
+    TANDEM_RETURN_IF_ERROR(rank.Link({.nccl = true}));
     OnDevices devices(*rank.linked, *rank.device);
     TANDEM_RETURN_IF_ERROR(Reduce(devices, {}));
     if (world.rank() == 1) return absl::OkStatus();
@@ -256,7 +207,7 @@ TEST_F(NcclLinks, TheWatchdogNamesTheReductionThatHangs) {
   });
   const auto statuses = RunRanks(MakeThreadWorld(2), [&](Communicator& world) {
     LinkedRank rank(world, world.rank());
-    TANDEM_RETURN_IF_ERROR(rank.Link());
+    TANDEM_RETURN_IF_ERROR(rank.Link({.nccl = true}));
     {
       const MutexLock lock(mutex);
       linked[static_cast<size_t>(world.rank())] = rank.linked.get();
@@ -279,7 +230,7 @@ TEST_F(NcclLinks, TheWatchdogNamesTheReductionThatHangs) {
 std::string LinkProblem(bool shares_gpu, int ranks = 2) {
   const auto statuses = RunRanks(MakeThreadWorld(ranks), [&](Communicator& world) {
     LinkedRank rank(world, shares_gpu ? 0 : world.rank());
-    return rank.Link(shares_gpu);
+    return rank.Link({.nccl = true, .shares_device = shares_gpu});
   });
   for (const absl::Status& status : statuses) EXPECT_EQ(Message(status), Message(statuses[0]));
   return Message(statuses[0]);

@@ -7,17 +7,16 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <numeric>
 #include <optional>
 #include <set>
 #include <thread>
 #include <vector>
 
 #include "fmt/format.h"
-#include "tests/cuda_emulation/block.h"
 #include "tests/cuda_emulation/cuda_runtime.h"
 #include "tests/cuda_emulation/device_buffers.h"
 #include "tests/cuda_emulation/gpus.h"
+#include "tests/cuda_emulation/grid.h"
 
 /// Makes what is put into a stream: called again and again until it gives true. A graph that is
 /// launched again makes it anew.
@@ -146,28 +145,6 @@ bool Captures(cudaStream_t stream) {
   return IsStream(stream) && stream->captured.has_value();
 }
 
-void RunGrid(const cudaLaunchConfig_t& config, bool early, uint64_t seed,
-             const std::function<void()>& thread) {
-  const dim3& grid = config.gridDim;
-  gridDim = grid;
-  const size_t blocks = size_t{grid.x} * grid.y * grid.z;
-  // A step that shares no factor with the number of blocks comes to all of them.
-  size_t step = seed % blocks;
-  while (std::gcd(step, blocks) != 1) ++step;
-  size_t index = (seed >> 20) % blocks;
-  for (size_t i = 0; i < blocks; ++i, index = (index + step) % blocks) {
-    const BlockPlace place = {static_cast<unsigned>(index % grid.x),
-                              static_cast<unsigned>(index / grid.x % grid.y),
-                              static_cast<unsigned>(index / grid.x / grid.y),
-                              config.blockDim.x,
-                              config.blockDim.y,
-                              config.blockDim.z,
-                              config.dynamicSmemBytes,
-                              early};
-    Block(place, seed + index * 0x9E3779B97F4A7C15).Run(thread);
-  }
-}
-
 size_t FreeBytes(int gpu) {
   const size_t used = AllocatedBytes(gpu);
   return used < TheGpus().bytes ? TheGpus().bytes - used : 0;
@@ -227,9 +204,13 @@ cudaError_t Enqueue(const cudaLaunchConfig_t& config, const void* kernel,
   seed = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9;
   seed = (seed ^ (seed >> 27)) * 0x94D049BB133111EB;
   const bool early = config.numAttrs > 0;
-  return PutOnce(config.stream, [config, early, seed, thread = std::move(thread)] {
-    RunGrid(config, early, seed ^ (seed >> 31), thread);
-  });
+  seed ^= seed >> 31;
+  return Put(config.stream,
+             [config, kernel, early, seed, gpu = CurrentGpu(),
+              thread = std::move(thread)]() -> std::function<bool()> {
+               auto work = std::make_shared<Grid>(config, kernel, early, seed, thread, gpu);
+               return [work] { return work->Advance(); };
+             });
 }
 
 static std::optional<uint64_t> PlaceOf(cudaStream_t stream) {
@@ -285,6 +266,14 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid device ordinal";
     case cudaErrorInvalidResourceHandle:
       return "invalid resource handle";
+    case cudaErrorDeviceUninitialized:
+      return "invalid device context";
+    case cudaErrorMapBufferObjectFailed:
+      return "mapping of buffer object failed";
+    case cudaErrorPeerAccessUnsupported:
+      return "peer access is not supported between these two devices";
+    case cudaErrorPeerAccessAlreadyEnabled:
+      return "peer access is already enabled";
     case cudaErrorStreamCaptureUnsupported:
       return "operation not permitted when stream is capturing";
     case cudaErrorNotReady:

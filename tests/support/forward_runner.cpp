@@ -4,8 +4,8 @@
 #include <thread>
 
 #include "core/transformer/transformer.h"
-#include "parallel/communicators/linked_communicator.h"
 #include "parallel/communicators/thread_communicator.h"
+#include "parallel/links/linked_communicator.h"
 #include "parallel/sharding/shard_plan.h"
 
 namespace tandem::testing {
@@ -78,9 +78,11 @@ absl::Status RunRank(const core::ModelFile& file, std::span<const int32_t> token
                      parallel::Communicator& hosts, ForwardResult& result) {
   TANDEM_ASSIGN_OR_RETURN(const auto operations, MakeOperations(file.config(), shard, options));
   parallel::LinkedWorld linked;
-  if (options.linker) {
-    TANDEM_ASSIGN_OR_RETURN(
-        linked, parallel::LinkDevices(hosts, {.device = *operations, .linker = options.linker()}));
+  if (options.linker || options.peer_linker) {
+    parallel::LinkWish wish{.device = *operations, .floats = options.floats};
+    if (options.linker) wish.linker = options.linker();
+    if (options.peer_linker) wish.peer_linker = options.peer_linker();
+    TANDEM_ASSIGN_OR_RETURN(linked, parallel::LinkDevices(hosts, wish));
     if (linked.world == nullptr) return Internal("{}", linked.problem);
   }
   parallel::Communicator& world = linked.world == nullptr ? hosts : *linked.world;

@@ -29,6 +29,8 @@ struct ForwardOptions {
       device = {};
   /// What joins the devices of all ranks; without it they meet through the host.
   std::function<absl::StatusOr<std::unique_ptr<core::DeviceLinker>>()> linker = {};
+  std::function<absl::StatusOr<std::unique_ptr<core::DeviceLinker>>()> peer_linker = {};
+  bool floats = false;  // what they reduce: of fast mode
   /// Another sequence that shares every step, from its own position 0.
   std::vector<int32_t> neighbour = {};
 };

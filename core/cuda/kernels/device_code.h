@@ -45,6 +45,20 @@ __device__ inline void BeginKernel() {
   WaitForKernelBefore();
 }
 
+/// A word that several GPUs see, while their kernels run: who has loaded a value sees all that was
+/// written before it was stored, by the thread itself, and by others before a barrier of its block.
+/// Source: PTX ISA 9.0, memory consistency model (release and acquire patterns in scope sys).
+__device__ inline void StoreForAll(uint32_t* word, uint32_t value) {
+  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
+}
+__device__ inline uint32_t LoadOfAll(const uint32_t* word) {
+  uint32_t value;
+  asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+  return value;
+}
+/// A thread that waits in a loop for what another kernel stores calls it in each round.
+__device__ inline void PauseInLoop() {}
+
 /// Copies kBytes (4, 8 or 16, and so aligned) from memory of the device to byte `to` of the block's
 /// shared memory, at some time until WaitForCopies. Source: PTX ISA 9.0, cp.async.
 template <int kBytes>

@@ -2,11 +2,14 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <atomic>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "core/base/mutex.h"
 #include "core/cuda/cuda_memory.h"
@@ -19,6 +22,9 @@ namespace {
 
 constexpr std::chrono::microseconds kPause{100};  // between questions whether a call is done
 constexpr std::chrono::minutes kCallPatience{2};  // until a reduction is in the stream
+constexpr std::chrono::seconds kEndPatience{2};   // of the end, until the stream is empty
+/// Of the memory that all GPUs of a host map, where NCCL has it: 64 tokens of 16384 floats.
+constexpr size_t kWindowBytes = size_t{4} << 20;
 
 /// "NCCL 2.28.9"
 std::string NcclName(int version) {
@@ -39,24 +45,42 @@ class NcclLink final : public DeviceLink {
 
   ~NcclLink() override {
     const MutexLock lock(mutex_);
-    if (comm_ == nullptr) return;
-    // Destroying waits for what was put into the stream.
-    static_cast<void>(broken_ ? nccl_.CommAbort(comm_) : nccl_.CommDestroy(comm_));
+    if (comm_ != nullptr) {
+      if (window_ != nullptr && !broken_ && memory_.WaitForKernels(kEndPatience).ok()) {
+        static_cast<void>(nccl_.CommWindowDeregister(comm_, window_));
+      }
+      // Destroying waits for what was put into the stream.
+      static_cast<void>(broken_ ? nccl_.CommAbort(comm_) : nccl_.CommDestroy(comm_));
+    }
+    if (float_sums_ != nullptr) static_cast<void>(nccl_.MemFree(float_sums_));
   }
   NcclLink(const NcclLink&) = delete;
   NcclLink& operator=(const NcclLink&) = delete;
 
-  absl::Status Join(const DeviceLinkId& id, const DeviceLinkPlace& place) {
-    UseGpu(memory_.gpu());
-    nccl::UniqueId unique = {};
-    std::memcpy(&unique, id.data(), sizeof(unique));
-    nccl::Config config;
-    const MutexLock lock(mutex_);
-    const int result = nccl_.CommInitRankConfig(&comm_, place.ranks, unique, place.rank, &config);
-    return Settle(result, "ncclCommInitRankConfig", place.patience);
+  /// Afterwards all ranks have a window, or none has.
+  absl::Status Join(const DeviceLinkId& id, const DeviceLinkPlace& place,
+                    DeviceLinkExchange exchange) {
+    absl::Status joined = WithDeviceFailures([&] { return Meet(id, place); });
+    if (!place.floats || nccl_.CommWindowRegister == nullptr) return joined;
+    // A rank that has no memory must not be waited for.
+    if (joined.ok() && nccl_.MemAlloc(&float_sums_, kWindowBytes) != nccl::kSuccess) {
+      float_sums_ = nullptr;
+    }
+    const std::byte there{float_sums_ != nullptr};
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<std::vector<std::byte>> all, exchange({&there, 1}));
+    TANDEM_RETURN_IF_ERROR(joined);
+    const bool everywhere = std::all_of(all.begin(), all.end(), [](const auto& of_rank) {
+      return of_rank == std::vector{std::byte{1}};
+    });
+    return everywhere ? RegisterWindow() : absl::OkStatus();
   }
 
   std::string_view name() const override { return name_; }
+
+  std::span<std::byte> FloatSums(size_t bytes) override {
+    if (window_ == nullptr || bytes > kWindowBytes) return {};
+    return {static_cast<std::byte*>(float_sums_), bytes};
+  }
 
   absl::Status AllReduceSum(std::span<int64_t> values) override {
     return Reduce(values.data(), values.size(), nccl::kInt64);
@@ -92,7 +116,31 @@ class NcclLink final : public DeviceLink {
     comm_ = nullptr;
   }
 
+  absl::Status Finish(std::chrono::milliseconds patience) override {
+    absl::Status status = memory_.WaitForKernels(patience, [&] { return Health(); });
+    if (!status.ok()) Abort();
+    return status;
+  }
+
  private:
+  absl::Status Meet(const DeviceLinkId& id, const DeviceLinkPlace& place) {
+    UseGpu(memory_.gpu());
+    nccl::UniqueId unique = {};
+    std::memcpy(&unique, id.data(), sizeof(unique));
+    nccl::Config config;
+    const MutexLock lock(mutex_);
+    const int result = nccl_.CommInitRankConfig(&comm_, place.ranks, unique, place.rank, &config);
+    return Settle(result, "ncclCommInitRankConfig", place.patience);
+  }
+
+  /// NCCL may have none between these GPUs: it says so by a window that is null.
+  absl::Status RegisterWindow() {
+    const MutexLock lock(mutex_);
+    const int result = nccl_.CommWindowRegister(comm_, float_sums_, kWindowBytes, &window_,
+                                                nccl::kSymmetricWindow);
+    return Settle(result, "ncclCommWindowRegister", kCallPatience);
+  }
+
   absl::Status Reduce(void* values, size_t count, int type) {
     if (count == 0) return absl::OkStatus();
     return Call("ncclAllReduce", [&](nccl::Comm comm) {
@@ -150,6 +198,8 @@ class NcclLink final : public DeviceLink {
   CudaMemory& memory_;
   std::atomic<bool> aborted_ = false;
   Mutex mutex_;
+  void* float_sums_ = nullptr;     // [kWindowBytes] on the device, or null
+  nccl::Window window_ = nullptr;  // of them; set once, before anything is reduced
   nccl::Comm comm_ ABSL_GUARDED_BY(mutex_) = nullptr;
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;
 };
@@ -161,6 +211,8 @@ class NcclLinker final : public DeviceLinker {
 
   std::string_view name() const override { return name_; }
   bool joins_shared_devices() const override { return version_ >= nccl::kSharedGpuVersion; }
+  bool joins_hosts() const override { return true; }
+  int most_ranks() const override { return INT_MAX; }
 
   absl::StatusOr<DeviceLinkId> NewId() const override {
     nccl::UniqueId unique = {};
@@ -175,13 +227,14 @@ class NcclLinker final : public DeviceLinker {
   }
 
   absl::StatusOr<std::unique_ptr<DeviceLink>> Join(Operations& device, const DeviceLinkId& id,
-                                                   const DeviceLinkPlace& place) const override {
+                                                   const DeviceLinkPlace& place,
+                                                   DeviceLinkExchange exchange) const override {
     return WithDeviceFailures([&]() -> absl::StatusOr<std::unique_ptr<DeviceLink>> {
       // NOLINTNEXTLINE(concurrency-mt-unsafe): nobody else reads it
       if (place.shares_device) setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1", 0);
       auto link =
           std::make_unique<NcclLink>(nccl_, name_, static_cast<CudaMemory&>(device.memory()));
-      TANDEM_RETURN_IF_ERROR(link->Join(id, place));
+      TANDEM_RETURN_IF_ERROR(link->Join(id, place, exchange));
       return link;
     });
   }
@@ -224,6 +277,13 @@ absl::StatusOr<std::unique_ptr<DeviceLinker>> OpenNccl() {
       !Find(library, "ncclGetErrorString", found.GetErrorString) ||
       !Find(library, "ncclGetLastError", found.GetLastError)) {
     return Unavailable("{} lacks a function ({})", NcclName(version), dlerror());
+  }
+  if (version >= nccl::kWindowVersion &&
+      !(Find(library, "ncclMemAlloc", found.MemAlloc) &&
+        Find(library, "ncclMemFree", found.MemFree) &&
+        Find(library, "ncclCommWindowRegister", found.CommWindowRegister) &&
+        Find(library, "ncclCommWindowDeregister", found.CommWindowDeregister))) {
+    found.CommWindowRegister = nullptr;
   }
   return std::make_unique<NcclLinker>(found, version);
 }

@@ -12,6 +12,7 @@ namespace tandem::core::nccl {
 // NOLINTBEGIN: the names are NVIDIA's, without nccl
 
 using Comm = void*;
+using Window = void*;
 struct UniqueId {
   char internal[128];
 };
@@ -22,6 +23,7 @@ inline constexpr int kUint8 = 1;
 inline constexpr int kInt64 = 4;
 inline constexpr int kFloat32 = 7;
 inline constexpr int kSum = 0;
+inline constexpr int kSymmetricWindow = 1;
 
 /// As versions are numbered since 2.9.
 inline constexpr int VersionCode(int major, int minor, int patch) {
@@ -31,6 +33,9 @@ inline constexpr int VersionCode(int major, int minor, int patch) {
 inline constexpr int kOldestVersion = VersionCode(2, 14, 0);
 /// The first that lets several ranks use one GPU, where NCCL_MULTI_RANK_GPU_ENABLE is set.
 inline constexpr int kSharedGpuVersion = VersionCode(2, 30, 3);
+
+/// The first with symmetric windows.
+inline constexpr int kWindowVersion = VersionCode(2, 27, 0);
 
 /// The configuration as of kOldestVersion: later libraries take what it does not have as not set.
 struct Config {
@@ -53,6 +58,11 @@ struct Library {
   int (*AllGather)(const void* from, void* to, size_t count, int type, Comm, CudaStream);
   const char* (*GetErrorString)(int);
   const char* (*GetLastError)(Comm);
+  // From kWindowVersion on; null: not there.
+  int (*MemAlloc)(void** memory, size_t bytes);
+  int (*MemFree)(void* memory);
+  int (*CommWindowRegister)(Comm, void* memory, size_t bytes, Window*, int flags);
+  int (*CommWindowDeregister)(Comm, Window);
 };
 
 // NOLINTEND

@@ -44,6 +44,14 @@ static_assert(SameSizes(kNone.AllReduce, decltype (&ncclAllReduce)(nullptr)));
 static_assert(SameSizes(kNone.AllGather, decltype (&ncclAllGather)(nullptr)));
 static_assert(SameSizes(kNone.GetErrorString, decltype (&ncclGetErrorString)(nullptr)));
 static_assert(SameSizes(kNone.GetLastError, decltype (&ncclGetLastError)(nullptr)));
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
+static_assert(kSymmetricWindow == NCCL_WIN_COLL_SYMMETRIC);
+static_assert(sizeof(Window) == sizeof(ncclWindow_t));
+static_assert(SameSizes(kNone.MemAlloc, decltype (&ncclMemAlloc)(nullptr)));
+static_assert(SameSizes(kNone.MemFree, decltype (&ncclMemFree)(nullptr)));
+static_assert(SameSizes(kNone.CommWindowRegister, decltype (&ncclCommWindowRegister)(nullptr)));
+static_assert(SameSizes(kNone.CommWindowDeregister, decltype (&ncclCommWindowDeregister)(nullptr)));
+#endif
 
 }  // namespace
 }  // namespace tandem::core::nccl

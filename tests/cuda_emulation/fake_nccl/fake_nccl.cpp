@@ -2,7 +2,10 @@
 /// core/cuda/nccl/nccl.h declares, over POSIX shared memory. It is loaded as NCCL is.
 ///
 /// The environment: EMULATED_NCCL_VERSION (22809), EMULATED_NCCL_STALL=RANK:N (of that rank the
-/// n-th collective, from 1, never ends), EMULATED_NCCL_DIE=RANK:N (the rank's process ends in it).
+/// n-th collective, from 1, never ends), EMULATED_NCCL_DIE=RANK:N (the rank's process ends in it),
+/// EMULATED_NCCL_DELAY=MICROSECONDS (what each collective takes at least), EMULATED_NCCL_WINDOWS
+/// (0: GPUs that have none; full: no memory for them). fakeNcclInWindow counts the reductions of
+/// the process that were done in windows.
 
 #include <cuda_runtime.h>
 #include <fcntl.h>
@@ -12,6 +15,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <climits>
 #include <csignal>
 #include <cstdio>
@@ -50,7 +54,9 @@ struct RankMemory {
   std::atomic<int32_t> gpu;
   std::atomic<uint64_t> given;  // rounds
   std::atomic<uint64_t> taken;
-  uint64_t call;  // what the round belongs to: kind, type and count
+  uint64_t call;                       // what the round belongs to: kind, type and count
+  std::atomic<uint64_t> windows;       // that it has registered
+  std::atomic<uint64_t> window_bytes;  // of the last
   alignas(64) std::byte piece[kPieceBytes];
 };
 struct WorldMemory {
@@ -88,7 +94,12 @@ struct World {
   std::atomic<uint64_t> rounds = 0;   // of this rank, that are done
   uint64_t collectives = 0;           // that this rank has begun
   std::atomic<bool> waiting = false;  // in a collective
+  uint64_t windows = 0;               // that were asked for
+  const std::byte* window = nullptr;  // the last one
+  size_t window_bytes = 0;
 };
+
+std::atomic<uint64_t> in_window = 0;
 
 struct Collective {
   bool gather = false;
@@ -124,7 +135,10 @@ class CollectiveInStream {
       ++w.collectives;
       if (Meant("EMULATED_NCCL_DIE", w.rank, w.collectives)) std::raise(SIGKILL);
       stalled_ = Meant("EMULATED_NCCL_STALL", w.rank, w.collectives);
+      const char* delay = std::getenv("EMULATED_NCCL_DELAY");  // NOLINT: nobody sets it
+      if (delay != nullptr) ready_ += std::chrono::microseconds(std::atoi(delay));
     }
+    if (!w.aborted && std::chrono::steady_clock::now() < ready_) return false;
     while (!w.aborted && !stalled_ && offset_ < collective_.bytes) {
       const uint64_t round = w.rounds + 1;
       const size_t bytes = std::min(kPieceBytes, collective_.bytes - offset_);
@@ -175,6 +189,7 @@ class CollectiveInStream {
   const Collective collective_;
   bool begun_ = false;
   bool stalled_ = false;
+  std::chrono::steady_clock::time_point ready_ = std::chrono::steady_clock::now();
   size_t offset_ = 0;
 };
 
@@ -262,6 +277,18 @@ int ncclCommGetAsyncError(nccl::Comm comm, int* error) {
     last_error = "ranks called different collectives";
     return nccl::kSuccess;
   }
+  // A window is there once all ranks have asked for it.
+  if (!world.All([&](const RankMemory& r) { return r.windows >= world.windows; })) {
+    *error = nccl::kInProgress;
+    return nccl::kSuccess;
+  }
+  if (world.windows > 0 && !world.All([&](const RankMemory& r) {
+        return r.window_bytes == world.mine().window_bytes;
+      })) {
+    last_error = "windows of different sizes";
+    *error = kInvalidUsage;
+    return nccl::kSuccess;
+  }
   // Who has given all that is waited for may leave.
   const bool left = world.waiting && !world.All([&](const RankMemory& r) {
     return r.given > world.rounds || (r.gone == 0 && (kill(r.pid, 0) == 0 || errno != ESRCH));
@@ -294,6 +321,12 @@ int ncclAllReduce(const void* from, void* to, size_t count, int type, int operat
   if (operation != nccl::kSum || (type != nccl::kInt64 && type != nccl::kFloat32)) {
     return Fail(kInvalidArgument, "sums of int64 and float32 alone are known here");
   }
+  const auto* const begin = static_cast<const std::byte*>(from);
+  const World& world = WorldOf(comm);
+  if (world.window != nullptr && begin >= world.window &&
+      begin + count * SizeOf(type) <= world.window + world.window_bytes) {
+    ++in_window;
+  }
   return Put(comm,
              {false, static_cast<const std::byte*>(from), static_cast<std::byte*>(to),
               count * SizeOf(type), type},
@@ -307,6 +340,41 @@ int ncclAllGather(const void* from, void* to, size_t count, int type, nccl::Comm
               count * SizeOf(type), type},
              stream);
 }
+
+int ncclMemAlloc(void** memory, size_t bytes) {
+  const char* windows = std::getenv("EMULATED_NCCL_WINDOWS");
+  if (windows != nullptr && std::strcmp(windows, "full") == 0) return Fail(1, "out of memory");
+  return cudaMalloc(memory, bytes) == cudaSuccess ? nccl::kSuccess : Fail(1, "out of memory");
+}
+
+int ncclMemFree(void* memory) {
+  return cudaFree(memory) == cudaSuccess ? nccl::kSuccess : Fail(1, "no such memory");
+}
+
+int ncclCommWindowRegister(nccl::Comm comm, void* memory, size_t bytes, nccl::Window* window,
+                           int flags) {
+  if (flags != nccl::kSymmetricWindow) return Fail(kInvalidArgument, "a flag that is none");
+  World& world = WorldOf(comm);
+  const char* windows = std::getenv("EMULATED_NCCL_WINDOWS");
+  *window = nullptr;
+  if (windows == nullptr || std::strcmp(windows, "0") != 0) {
+    *window = memory;
+    world.window = static_cast<const std::byte*>(memory);
+    world.window_bytes = bytes;
+  }
+  world.mine().window_bytes = bytes;
+  world.mine().windows = ++world.windows;
+  return nccl::kInProgress;
+}
+
+int ncclCommWindowDeregister(nccl::Comm comm, nccl::Window window) {
+  World& world = WorldOf(comm);
+  if (window != world.window || window == nullptr) return Fail(kInvalidArgument, "no such window");
+  world.window = nullptr;
+  return nccl::kSuccess;
+}
+
+uint64_t fakeNcclInWindow() { return in_window; }
 
 const char* ncclGetErrorString(int result) {
   switch (result) {

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "fmt/format.h"
+#include "tests/cuda_emulation/gpus.h"
 
 /// The emulation's form of core/cuda/kernels/device_code.h: the same names, checked.
 namespace tandem::core {
@@ -55,6 +56,12 @@ class SharedArray {
 inline void WaitForKernelBefore() { cuda_emulation::Block::Current().WaitForKernelBefore(); }
 inline void LetNextKernelStart() {}
 inline void BeginKernel() { WaitForKernelBefore(); }
+
+inline void StoreForAll(uint32_t* word, uint32_t value) {
+  if (cuda_emulation::NextStoreArrives()) __atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+inline uint32_t LoadOfAll(const uint32_t* word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+inline void PauseInLoop() { cuda_emulation::Block::Current().PauseInLoop(); }
 
 template <int kBytes>
 void CopyAsync(int to, const void* from) {

@@ -59,21 +59,31 @@ class LinkedCommunicator final : public Communicator {
   absl::Status error_;
 };
 
-/// How a rank would have its device joined to those of the others.
+/// How a rank would have its device joined to those of the others. A linker that is null is not
+/// wanted.
 struct LinkWish {
   core::Operations& device;
-  /// What OpenLinker gave.
-  absl::StatusOr<std::unique_ptr<core::DeviceLinker>> linker;
+  /// What OpenLinker gave: it joins any ranks.
+  absl::StatusOr<std::unique_ptr<core::DeviceLinker>> linker = nullptr;
+  /// What OpenPeerLinker gave: it joins ranks of one host.
+  absl::StatusOr<std::unique_ptr<core::DeviceLinker>> peer_linker = nullptr;
   bool shares_device = false;  // with another rank
+  bool floats = false;         // as DeviceLinkPlace has it; the same on all ranks
+  /// Where ranks share devices and only peer_linker joins them, whether they meet through their
+  /// hosts if that is faster.
+  bool hosts_if_faster = false;
 };
 
 struct LinkedWorld {
-  std::unique_ptr<LinkedCommunicator> world;  // null: the devices cannot be joined
+  std::unique_ptr<LinkedCommunicator> world;  // null: the devices are not joined
   std::string problem;                        // why not, naming rank and host
+  std::string note;  // where they are: why one of the linkers has no part in it, or how fast it is
 };
 
-/// Joins the devices of all ranks. Called by all together; all get the same. Errors: those of
-/// `world`, and of ranks that could not join though all had what is needed, naming rank and host.
+/// Joins the devices of all ranks. Where both linkers can, both are timed, and the second is for
+/// reductions up to the size where it is the faster one. Called by all together; all get the same.
+/// Errors: those of `world`, and of ranks that could not be joined by `linker` though all had what
+/// is needed, naming rank and host.
 absl::StatusOr<LinkedWorld> LinkDevices(Communicator& world, const LinkWish& wish);
 
 }  // namespace tandem::parallel
