@@ -63,23 +63,17 @@ std::shared_ptr<std::byte> Owned(std::byte* memory) {
 
 }  // namespace
 
-void FreePinned::operator()(std::byte* memory) const { Ignore(cudaFreeHost(memory)); }
-
-PinnedBytes AllocatePinned(size_t bytes) {
-  void* memory = nullptr;
-  CheckCuda(cudaMallocHost(&memory, bytes), "cudaMallocHost");
-  return PinnedBytes(static_cast<std::byte*>(memory));
-}
-
-CudaMemory::CudaMemory(Gpu gpu) : gpu_(std::move(gpu)) {
+CudaMemory::CudaMemory(Gpu gpu) : gpu_(std::move(gpu)), host_(gpu_) {
   UseGpu(gpu_);
   staging_ = AllocatePinned(kStagingBytes);
   CheckCuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   CheckCuda(cudaStreamCreateWithFlags(&copy_stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   CheckCuda(cudaEventCreateWithFlags(&kernels_, cudaEventDisableTiming), "cudaEventCreate");
+  copies_ = std::make_unique<CudaCopies>(gpu_, stream_);
 }
 
 CudaMemory::~CudaMemory() {
+  copies_.reset();
   Ignore(cudaEventDestroy(kernels_));
   Ignore(cudaStreamDestroy(copy_stream_));
   Ignore(cudaStreamDestroy(stream_));
@@ -87,12 +81,14 @@ CudaMemory::~CudaMemory() {
 
 void CudaMemory::BeginCapture() {
   mutex_.Lock();
+  copies_->Pause();
   try {
     // What is uploaded meanwhile replaces what kernels before may still read.
     FollowKernels();
     CheckCuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed),
               "cudaStreamBeginCapture");
   } catch (...) {
+    copies_->GoOn();
     mutex_.Unlock();
     throw;
   }
@@ -106,6 +102,7 @@ CUgraph_st* CudaMemory::EndCapture() {
   // What was uploaded meanwhile is there when the stream goes on.
   const cudaError_t recorded = cudaEventRecord(kernels_, copy_stream_);
   const cudaError_t waits = cudaStreamWaitEvent(stream_, kernels_, 0);
+  copies_->GoOn();
   mutex_.Unlock();
   CheckCuda(ended, "cudaStreamEndCapture");
   CheckCuda(recorded, "cudaEventRecord");
@@ -118,6 +115,7 @@ void CudaMemory::AbandonCapture() noexcept {
   CUgraph_st* captured = nullptr;
   Ignore(cudaStreamEndCapture(stream_, &captured));
   if (captured != nullptr) Ignore(cudaGraphDestroy(captured));
+  copies_->GoOn();
   mutex_.Unlock();
 }
 
@@ -226,6 +224,13 @@ absl::Status CudaMemory::CopyWithin(std::byte* to, const std::byte* from, size_t
     CheckCuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, copy_stream_),
               "cudaMemcpyAsync");
     CheckCuda(cudaStreamSynchronize(copy_stream_), "a copy within the GPU");
+  });
+}
+
+absl::StatusOr<std::shared_ptr<DeviceCopy>> CudaMemory::BeginCopy(CopyDirection direction,
+                                                                  std::span<const CopyRun> runs) {
+  return WithDeviceFailures([&]() -> absl::StatusOr<std::shared_ptr<DeviceCopy>> {
+    return copies_->Begin(direction, runs);
   });
 }
 

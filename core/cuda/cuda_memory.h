@@ -8,6 +8,8 @@
 
 #include "absl/functional/function_ref.h"
 #include "core/base/mutex.h"
+#include "core/cuda/copies/cuda_copies.h"
+#include "core/cuda/copies/cuda_pinned_memory.h"
 #include "core/cuda/kernels/cuda_stream.h"
 #include "core/cuda/kernels/gpu.h"
 #include "core/model/device_memory.h"
@@ -16,15 +18,6 @@ struct CUevent_st;
 struct CUgraph_st;
 
 namespace tandem::core {
-
-/// Frees what cudaMallocHost gave.
-struct FreePinned {
-  void operator()(std::byte* memory) const;
-};
-/// Host memory that the GPU reads and writes by itself.
-using PinnedBytes = std::unique_ptr<std::byte[], FreePinned>;
-/// Of the thread's GPU. Throws DeviceFailure if there is none.
-PinnedBytes AllocatePinned(size_t bytes);
 
 /// The memory of one GPU. Copies go through pinned staging on a stream of their own, which first
 /// waits for what was put into stream() before. Thread safety: as DeviceMemory has it; but what
@@ -65,6 +58,10 @@ class CudaMemory final : public DeviceMemory {
   absl::Status CopyToHost(std::span<const CopyRun> runs, WaitFor wait);
   absl::Status CopyFromHost(std::span<const CopyRun> runs) override;
   absl::Status CopyWithin(std::byte* to, const std::byte* from, size_t bytes) override;
+  DeviceMemory& host() override { return host_; }
+  bool copies_beside() const override { return true; }
+  absl::StatusOr<std::shared_ptr<DeviceCopy>> BeginCopy(CopyDirection direction,
+                                                        std::span<const CopyRun> runs) override;
 
  private:
   /// The copy stream waits for what is in stream() now.
@@ -84,6 +81,8 @@ class CudaMemory final : public DeviceMemory {
   CudaStream copy_stream_ ABSL_GUARDED_BY(mutex_) = nullptr;
   CUevent_st* kernels_ ABSL_GUARDED_BY(mutex_) = nullptr;
   PinnedBytes staging_ ABSL_GUARDED_BY(mutex_);
+  CudaPinnedMemory host_;
+  std::unique_ptr<CudaCopies> copies_;  // beside kernels
 };
 
 /// Bytes that the host gives to kernels, step after step, without waiting for the GPU: they lie in

@@ -41,6 +41,8 @@ void Coordinator::TakeRecordNews(const Inbox& inbox) {
       if (const auto outcome = fetches_.Take(report, now)) {
         scheduler_.Fetched(outcome->id, outcome->from, outcome->late);
       }
+    } else if (report.kind == RecordReport::Kind::kLoaded) {
+      if (limits_.loads_beside && fetches_.TakeLoaded(report.id)) scheduler_.Loaded(report.id);
     } else if (report.kind == RecordReport::Kind::kFlushed) {
       for (const PendingDurableAnswers::Held& held : held_.Take(report)) TellHeld(held);
     }

@@ -30,6 +30,7 @@ struct Introduction {
   int64_t kv_heads_begin;
   int64_t kv_heads_count;
   int64_t has_tier;
+  int64_t copies_beside;
   int64_t weight_bytes;
   int64_t blocks[kMostGroups];
   char device[64];
@@ -169,6 +170,7 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
                     .kv_heads_begin = model.shard().kv_heads.begin,
                     .kv_heads_count = model.shard().kv_heads.count,
                     .has_tier = options.records.tier != nullptr ? 1 : 0,
+                    .copies_beside = model.memory().copies_beside() ? 1 : 0,
                     .weight_bytes = model.weight_bytes(),
                     .blocks = {},
                     .device = {}};
@@ -181,6 +183,7 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
   std::vector<core::Range> vocab_shards;
   std::vector<core::Shard> shards(static_cast<size_t>(world.size()));  // KV heads alone
   bool tiers = true;
+  bool beside = true;
   int64_t most_kv_heads = 0;
   std::vector<int64_t> blocks = my_blocks;
   int64_t largest_shard = 0;
@@ -195,6 +198,7 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
     kv_heads = {.begin = other.kv_heads_begin, .count = other.kv_heads_count};
     most_kv_heads = std::max(most_kv_heads, kv_heads.count);
     tiers = tiers && other.has_tier != 0;
+    beside = beside && other.copies_beside != 0;
     largest_shard = std::max(largest_shard, other.vocab_count);
     for (size_t g = 0; g < blocks.size(); ++g) blocks[g] = std::min(blocks[g], other.blocks[g]);
   }
@@ -212,21 +216,24 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
                      .max_running = options.max_running,
                      .prefill_chunk = options.prefill_chunk,
                      .epoch = options.epoch};
+  setup.traffic = std::make_unique<PageTraffic>();
   if (tiers) {
     SchedulerOptions& scheduler = setup.scheduler;
     scheduler.records = true;
+    scheduler.loads_beside = beside;
     scheduler.fetch_bytes = options.records.fetch_bytes;
     for (size_t g = 0; g < geometry.groups.size(); ++g) {
       scheduler.block_bytes.push_back(most_kv_heads * kv_store::RecordBytes(geometry,
                                                                             static_cast<int32_t>(g),
                                                                             core::kPageTokens));
     }
-    setup.records = std::make_unique<RankRecords>(
-        RankRecords::Options{.records = options.records,
-                             .rank = world.rank(),
-                             .kv_heads = model.shard().kv_heads,
-                             .records_own = RecordedKvHeads(shards, world.rank())},
-        *setup.pool);
+    auto records = RankRecords::Create({.records = options.records,
+                                        .rank = world.rank(),
+                                        .kv_heads = model.shard().kv_heads,
+                                        .records_own = RecordedKvHeads(shards, world.rank())},
+                                       *setup.pool, *setup.traffic);
+    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(world, records.status()));
+    setup.records = *std::move(records);
   }
   setup.runner = std::make_unique<RankRunner>(RankRunner::Parts{
       .model = model,
@@ -234,6 +241,7 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
       .collective = world,
       .slots = SlotTable(options.max_running, geometry.groups, blocks, config.vocab),
       .vocab_shards = std::move(vocab_shards),
+      .traffic = *setup.traffic,
       .records = setup.records.get(),
       .phases = options.phases});
   return setup;

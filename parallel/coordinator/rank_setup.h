@@ -60,6 +60,7 @@ struct RankSetup {
   SchedulerOptions scheduler;
   std::vector<RankStatus> ranks;
   std::unique_ptr<kv_store::PagePool> pool;
+  std::unique_ptr<PageTraffic> traffic;
   std::unique_ptr<RankRecords> records;  // null: some rank has no tier
   std::unique_ptr<RankRunner> runner;
 };

@@ -21,6 +21,16 @@ void BeginPhases(const StepPlan& plan, core::PhaseClock& phases) {
   phases.BeginStep(prompts ? 0 : static_cast<int64_t>(plan.sequences.size()), tokens);
 }
 
+std::vector<PoolBlock> BlocksOf(const std::vector<BlockSave>& saves) {
+  std::vector<PoolBlock> blocks;
+  for (const BlockSave& save : saves) {
+    for (size_t g = 0; g < save.blocks.size(); ++g) {
+      if (save.blocks[g] != core::kNoBlock) blocks.push_back({g, save.blocks[g]});
+    }
+  }
+  return blocks;
+}
+
 core::StepPhase VocabularyPhase(const StepPlan& plan) {
   return {.step = plan.step, .layer = -1, .kind = core::StepPhase::Kind::kVocabulary};
 }
@@ -33,6 +43,7 @@ RankRunner::RankRunner(Parts parts)
       collective_(parts.collective),
       slots_(std::move(parts.slots)),
       vocab_shards_(std::move(parts.vocab_shards)),
+      traffic_(parts.traffic),
       records_(parts.records),
       phases_(parts.phases) {
   for (const core::Range& rows : vocab_shards_)
@@ -62,16 +73,13 @@ absl::Status RankRunner::MovePages(const StepPlan& plan) {
                     plan.step);
   }
   if (records_ != nullptr) {
-    TANDEM_RETURN_IF_ERROR(
-        records_->Save(plan, [this](int64_t tasks, absl::FunctionRef<void(int64_t)> body) {
-          model_.ParallelFor(tasks, body);
-        }));
+    TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(BlocksOf(plan.saves)));
+    TANDEM_RETURN_IF_ERROR(records_->Save(plan));
   }
   const std::span<const PageMove> moves(plan.moves);
   for (size_t i = 0; i < moves.size(); ++i) {
     if (const auto* copy = std::get_if<BlockCopy>(&moves[i])) {
-      TANDEM_RETURN_IF_ERROR(
-          pool_.CopyBlock(static_cast<size_t>(copy->group), copy->from, copy->to));
+      TANDEM_RETURN_IF_ERROR(Copy(*copy));
       continue;
     }
     if (records_ == nullptr) {
@@ -79,22 +87,41 @@ absl::Status RankRunner::MovePages(const StepPlan& plan) {
     }
     size_t end = i + 1;
     while (end < moves.size() && std::holds_alternative<BlockLoad>(moves[end])) ++end;
-    TANDEM_RETURN_IF_ERROR(Load(moves.subspan(i, end - i)));
+    TANDEM_RETURN_IF_ERROR(records_->Load(
+        moves.subspan(i, end - i), [this](int64_t tasks, absl::FunctionRef<void(int64_t)> body) {
+          model_.ParallelFor(tasks, body);
+        }));
     i = end - 1;
   }
   if (records_ != nullptr) records_->Fetch(plan);
-  return absl::OkStatus();
+  return FollowPages(plan);
 }
 
-absl::Status RankRunner::Load(std::span<const PageMove> loads) {
-  // Most of it is pages' first touch, which several threads do faster.
-  std::vector<absl::Status> loaded(loads.size());
-  model_.ParallelFor(static_cast<int64_t>(loads.size()), [&](int64_t i) {
-    const auto at = static_cast<size_t>(i);
-    loaded[at] = records_->Load(std::get<BlockLoad>(loads[at]));
-  });
-  for (absl::Status& status : loaded) TANDEM_RETURN_IF_ERROR(std::move(status));
-  return absl::OkStatus();
+absl::Status RankRunner::Copy(const BlockCopy& copy) {
+  const auto group = static_cast<size_t>(copy.group);
+  const PoolBlock blocks[] = {{group, copy.from}, {group, copy.to}};
+  TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(blocks));
+  TANDEM_RETURN_IF_ERROR(traffic_.FollowLeaving(std::span(blocks).last(1)));
+  return pool_.CopyBlock(group, copy.from, copy.to);
+}
+
+absl::Status RankRunner::FollowPages(const StepPlan& plan) {
+  if (traffic_.idle()) return absl::OkStatus();
+  std::vector<PoolBlock> seen;
+  std::vector<PoolBlock> written;
+  for (const SequenceWork& work : plan.sequences) {
+    const auto& tables = slots_.slot(work.slot).tables;
+    const auto first = static_cast<size_t>(work.start_position / core::kPageTokens);
+    for (size_t g = 0; g < tables.size(); ++g) {
+      for (size_t i = 0; i < tables[g].size(); ++i) {
+        if (tables[g][i] == core::kNoBlock) continue;
+        seen.push_back({g, tables[g][i]});
+        if (i >= first) written.push_back(seen.back());
+      }
+    }
+  }
+  TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(seen));
+  return traffic_.FollowLeaving(written);
 }
 
 absl::StatusOr<std::vector<RankRunner::Place>> RankRunner::Forward(const StepPlan& plan) {

@@ -12,6 +12,7 @@
 #include "parallel/plan/digest.h"
 #include "parallel/plan/step_plan.h"
 #include "parallel/plan/step_result.h"
+#include "parallel/rank/page_traffic.h"
 #include "parallel/rank/rank_records.h"
 #include "parallel/rank/slot_table.h"
 
@@ -32,6 +33,7 @@ class RankRunner {
     core::Collective& collective;
     SlotTable slots;
     std::vector<core::Range> vocab_shards;  // [ranks] rows of every rank
+    PageTraffic& traffic;                   // of the pool
     RankRecords* records = nullptr;         // what saves and fetches; null: a plan has none
     core::PhaseClock* phases = nullptr;     // where to keep the time of each phase, or null
   };
@@ -48,8 +50,9 @@ class RankRunner {
   };
 
   absl::Status MovePages(const StepPlan& plan);
-  /// Loads that follow each other; they fill different pages.
-  absl::Status Load(std::span<const PageMove> loads);
+  absl::Status Copy(const BlockCopy& copy);
+  /// Before the pass: what it reads is there, and what it writes to is copied first.
+  absl::Status FollowPages(const StepPlan& plan);
   /// Returns the places of the plan's sequences.
   absl::StatusOr<std::vector<Place>> Forward(const StepPlan& plan);
   absl::Status GatherLogits(const StepPlan& plan, std::span<const Place> places,
@@ -68,6 +71,7 @@ class RankRunner {
   SlotTable slots_;
   std::vector<core::Range> vocab_shards_;
   int64_t largest_shard_ = 0;
+  PageTraffic& traffic_;
   RankRecords* const records_;
   core::PhaseClock* const phases_;
   RollingDigest digest_;

@@ -171,7 +171,7 @@ void Scheduler::SelectPrompts(int32_t decoding) {
   };
   std::vector<Turn> prompts;
   for (auto& [key, sequence] : running_) {
-    if (!sequence.in_prompt()) continue;
+    if (!sequence.in_prompt() || sequence.loading != 0) continue;
     const int32_t had = sequence.positions - sequence.first_position;
     const int32_t left = std::min(options_.prefill_chunk - had % options_.prefill_chunk,
                                   sequence.given - sequence.positions);

@@ -36,6 +36,8 @@ struct SchedulerOptions {
   std::vector<int64_t> block_bytes =
       {};                   // [layer groups] of a block on the largest rank, with records
   int64_t fetch_bytes = 0;  // of all fetches that are open, there
+  /// Pages are filled from records while steps go on (Scheduler::Loaded).
+  bool loads_beside = false;
 };
 
 /// A request leaves the queue.
@@ -118,7 +120,8 @@ using DraftSource = std::function<std::vector<int32_t>(const RequestState& reque
 /// when the sequence ends. If a waiting request goes on beyond what the index has, the tiers are
 /// asked for the rest in two phases while others run: a probe of rank 0's tier, then a fetch that a
 /// plan begins on all ranks. When either has ended (Probed, Fetched), the request is admitted, and
-/// the plan that opens its slot loads the blocks that all ranks have.
+/// the plan that opens its slot loads the blocks that all ranks have. Where the ranks' devices can
+/// do that meanwhile (SchedulerOptions::loads_beside), others go on until it is done.
 ///
 /// Schedule may be called once more before the last step is committed (the plan ahead). Such a plan
 /// names the next token of a sequence by the slot that samples it. What a step computed for a
@@ -161,6 +164,9 @@ class Scheduler {
   /// The blocks of a fetch, from the front, that all ranks have, and where they came from. late: it
   /// was not waited for any longer. Unknown ids are ignored: their requests have ended.
   void Fetched(FetchId fetch, std::span<const kv_store::TierKind> from, bool late);
+  /// All ranks have filled the pages that a plan loads of a fetch. Where loads_beside, the sequence
+  /// has no work before.
+  void Loaded(FetchId fetch);
   /// Whether Schedule or TakeProbes may have something now, without news from tiers.
   bool has_work();
 
@@ -203,6 +209,7 @@ class Scheduler {
     int32_t committed = 0;        // computed
     int32_t samples = 0;          // answer tokens scheduled so far, in all incarnations
     bool drafting = false;        // drafts are under way: how far it gets is not known
+    FetchId loading = 0;          // whose pages are being filled for it; 0: none
     bool opened = false;          // a plan that left has opened its slot
     int32_t wanted = 0;           // tokens of the step in the making
     std::vector<int32_t> drafts;  // of the step in the making

@@ -24,8 +24,8 @@ const std::vector<std::string> kOrder = {"core", "kv_store", "parallel", "fronte
 const std::map<std::string, std::vector<std::string>> kRooms = {
     {"core",
      {"base", "system", "model", "formats", "cpu/simd", "sampling", "cpu/elementwise", "cpu/linear",
-      "cpu/attention", "cpu", "cuda/kernels", "cuda/attention", "cuda/blas", "cuda/graphs", "cuda",
-      "cuda/nccl", "device", "transformer"}},
+      "cpu/attention", "cpu", "cuda/kernels", "cuda/copies", "cuda/attention", "cuda/blas",
+      "cuda/graphs", "cuda", "cuda/nccl", "device", "transformer"}},
     {"kv_store",
      {"base", "pages", "records", "journal", "tiers", "catalog", "export", "agent_link", "peers",
       "agent"}},

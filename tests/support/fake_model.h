@@ -21,13 +21,14 @@ core::ModelConfig FakeConfig();
 /// meet in an all-reduce a layer. Exact integers all through: any rank count gives the same logits.
 class FakeModel final : public core::Model {
  public:
-  FakeModel(core::ModelConfig config, core::Shard shard)
-      : config_(std::move(config)), shard_(shard) {}
+  FakeModel(core::ModelConfig config, core::Shard shard,
+            std::unique_ptr<core::DeviceMemory> memory = std::make_unique<core::HostMemory>())
+      : config_(std::move(config)), shard_(shard), memory_(std::move(memory)) {}
 
   const core::ModelConfig& config() const override { return config_; }
   const core::Shard& shard() const override { return shard_; }
   int64_t weight_bytes() const override { return 1000; }
-  core::DeviceMemory& memory() override { return memory_; }
+  core::DeviceMemory& memory() override { return *memory_; }
   absl::Status Forward(const core::Batch& batch, const core::KvView& cache,
                        core::Collective& collective) override;
   absl::Status Sample(std::span<const core::SampleRow> rows, core::Collective& collective,
@@ -46,7 +47,7 @@ class FakeModel final : public core::Model {
  private:
   core::ModelConfig config_;
   core::Shard shard_;
-  core::HostMemory memory_;
+  std::unique_ptr<core::DeviceMemory> memory_;
   std::vector<float> logits_;          // [rows of the step, vocabulary rows of the shard]
   std::vector<uint8_t> token_failed_;  // [tokens of the step]
   int32_t failing_token_ = -1;

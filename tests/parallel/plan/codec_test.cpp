@@ -189,7 +189,7 @@ TEST(RecordReportCodec, RoundTripsAndRefusesWhatItDidNotWrite) {
   SplitMix random(6);
   for (int i = 0; i < 500; ++i) {
     RecordReport report;
-    report.kind = static_cast<RecordReport::Kind>(random.Below(3));
+    report.kind = static_cast<RecordReport::Kind>(random.Below(4));
     report.id = random.Next();
     report.safe = random.Below(2) == 0;
     for (uint64_t b = random.Below(9); b > 0; --b) {
@@ -208,8 +208,8 @@ TEST(RecordReportCodec, RoundTripsAndRefusesWhatItDidNotWrite) {
       EXPECT_FALSE(DecodeRecordReport(std::span(bytes).first(size)).ok());
     }
     auto kind = bytes;
-    kind[0] = std::byte{3};
-    EXPECT_THAT(Message(DecodeRecordReport(kind).status()), HasSubstr("3 is no kind of report"));
+    kind[0] = std::byte{4};
+    EXPECT_THAT(Message(DecodeRecordReport(kind).status()), HasSubstr("4 is no kind of report"));
     auto count = bytes;
     count[13] = std::byte{0xff};
     EXPECT_FALSE(DecodeRecordReport(count).ok());

@@ -27,6 +27,7 @@ struct Setting {
   bool plan_ahead = false;
   bool drafts = false;
   int64_t tier_bytes = 0;  // 0: no records
+  bool beside = false;     // pages are filled while steps go on
   int operations = 0;
 };
 
@@ -46,7 +47,8 @@ class SchedulerModel {
                  .epoch = 3,
                  .records = setting.tier_bytes > 0,
                  .block_bytes = std::vector<int64_t>(setting.groups.size(), 512),
-                 .fetch_bytes = 8000},
+                 .fetch_bytes = 8000,
+                 .loads_beside = setting.beside},
         scheduler_(options_),
         ranks_(options_, setting.tier_bytes),
         random_(seed) {
@@ -203,7 +205,37 @@ class SchedulerModel {
     if (step->plan.sequences.empty()) {
       EXPECT_TRUE(options_.records);
     }
+    if (setting_.beside) NoteLoads(*step);
     flight_.push_back(std::move(*step));
+  }
+
+  /// Whose pages are being filled has no work.
+  void NoteLoads(const ScheduledStep& step) {
+    std::vector<parallel::FetchId> loads;  // as their requests were admitted
+    for (const parallel::PageMove& move : step.plan.moves) {
+      const auto* load = std::get_if<parallel::BlockLoad>(&move);
+      if (load == nullptr || (!loads.empty() && loads.back() == load->fetch)) continue;
+      loads.push_back(load->fetch);
+    }
+    size_t next = 0;
+    for (const parallel::Admission& admission : step.admitted) {
+      if (admission.reused_from.host == 0) continue;
+      ASSERT_LT(next, loads.size());
+      loading_[admission.id] = loads[next++];
+    }
+    ASSERT_EQ(next, loads.size());
+    for (const RequestId id : step.preempted) loading_.erase(id);
+    for (const RequestId id : step.requests) EXPECT_FALSE(loading_.contains(id)) << id;
+  }
+
+  /// Ranks fill pages some time after the plan that loads them.
+  void HearFromLoads() {
+    if (filling_.empty() || random_.Below(4) == 0) return;
+    const size_t at = random_.Below(filling_.size());
+    const parallel::FetchId id = filling_[at];
+    filling_.erase(filling_.begin() + static_cast<int64_t>(at));
+    std::erase_if(loading_, [&](const auto& load) { return load.second == id; });
+    scheduler_.Loaded(id);
   }
 
   /// Tiers answer some time, in any order, or never.
@@ -242,10 +274,12 @@ class SchedulerModel {
 
   void Step() {
     HearFromTiers();
+    HearFromLoads();
     if (flight_.empty()) Schedule();
     // Now and then nothing goes ahead, so that there is something to guess from.
     if (setting_.plan_ahead && flight_.size() == 1 && random_.Below(4) != 0) Schedule();
     if (flight_.empty()) {
+      if (!filling_.empty()) return;
       ASSERT_EQ(scheduler_.blocks_used(), 0);
       if (!probes_.empty() || !fetches_.empty()) return;
       if (scheduler_.has_work()) return;
@@ -262,6 +296,11 @@ class SchedulerModel {
     flight_.pop_front();
     const parallel::StepResult result = ranks_.Execute(step);
     for (const parallel::BlockFetch& fetch : step.plan.fetches) fetches_.push_back(fetch.id);
+    for (const parallel::PageMove& move : step.plan.moves) {
+      const auto* load = std::get_if<parallel::BlockLoad>(&move);
+      if (!setting_.beside || load == nullptr) continue;
+      if (filling_.empty() || filling_.back() != load->fetch) filling_.push_back(load->fetch);
+    }
     for (const parallel::RequestEvent& event : scheduler_.Commit(step, result)) Take(event);
   }
 
@@ -296,6 +335,8 @@ class SchedulerModel {
   std::deque<ScheduledStep> flight_;
   std::vector<parallel::RecordProbe> probes_;  // not answered yet
   std::vector<parallel::FetchId> fetches_;     // begun, not answered yet
+  std::map<RequestId, parallel::FetchId> loading_;
+  std::vector<parallel::FetchId> filling_;  // of plans that were executed, not reported yet
   std::vector<std::vector<int32_t>> past_;
   RequestId next_id_ = 1;
 };
@@ -347,12 +388,19 @@ INSTANTIATE_TEST_SUITE_P(Settings, SchedulerRecordsModelTest,
                                                    .plan_ahead = true,
                                                    .tier_bytes = 200'000,
                                                    .operations = 30'000},
+                                           Setting{.name = "Beside",
+                                                   .groups = kBoth,
+                                                   .blocks = {14, 12},
+                                                   .tier_bytes = 200'000,
+                                                   .beside = true,
+                                                   .operations = 30'000},
                                            Setting{.name = "AheadWithDrafts",
                                                    .groups = kBoth,
                                                    .blocks = {14, 12},
                                                    .plan_ahead = true,
                                                    .drafts = true,
                                                    .tier_bytes = 200'000,
+                                                   .beside = true,
                                                    .operations = 20'000},
                                            Setting{.name = "TinyTier",
                                                    .groups = kBoth,
