@@ -92,6 +92,7 @@ Coordinator::~Coordinator() {
   if (options_.watchdog != nullptr) options_.watchdog->TellFirst(nullptr, {});
   channel_->Close();
   setup_.records.reset();
+  setup_.spilled.reset();
   for (const PendingDurableAnswers::Held& held : held_.ReleaseAll()) TellHeld(held);
   open_.FinishAll(FinishReason::kFailed, Unavailable("the engine was stopped"));
 }
@@ -317,6 +318,7 @@ void Coordinator::PublishStatus() {
   status_.waiting = scheduler_.waiting();
   status_.blocks_used = scheduler_.blocks_used();
   status_.blocks_cached = scheduler_.blocks_cached();
+  status_.host_tier = scheduler_.host_tier();
 }
 
 void Coordinator::Die(const absl::Status& why) {

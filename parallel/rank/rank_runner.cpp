@@ -31,6 +31,14 @@ std::vector<PoolBlock> BlocksOf(const std::vector<BlockSave>& saves) {
   return blocks;
 }
 
+std::vector<PoolBlock> BlocksOf(const std::vector<SpilledBlock>& spilled) {
+  std::vector<PoolBlock> blocks;
+  for (const SpilledBlock& at : spilled) {
+    blocks.push_back({static_cast<size_t>(at.group), at.block});
+  }
+  return blocks;
+}
+
 core::StepPhase VocabularyPhase(const StepPlan& plan) {
   return {.step = plan.step, .layer = -1, .kind = core::StepPhase::Kind::kVocabulary};
 }
@@ -45,6 +53,7 @@ RankRunner::RankRunner(Parts parts)
       vocab_shards_(std::move(parts.vocab_shards)),
       traffic_(parts.traffic),
       records_(parts.records),
+      spilled_(parts.spilled),
       phases_(parts.phases) {
   for (const core::Range& rows : vocab_shards_)
     largest_shard_ = std::max(largest_shard_, rows.count);
@@ -76,25 +85,44 @@ absl::Status RankRunner::MovePages(const StepPlan& plan) {
     TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(BlocksOf(plan.saves)));
     TANDEM_RETURN_IF_ERROR(records_->Save(plan));
   }
-  const std::span<const PageMove> moves(plan.moves);
-  for (size_t i = 0; i < moves.size(); ++i) {
-    if (const auto* copy = std::get_if<BlockCopy>(&moves[i])) {
-      TANDEM_RETURN_IF_ERROR(Copy(*copy));
-      continue;
-    }
-    if (records_ == nullptr) {
-      return Internal("step plan {}: it loads records, but this rank has no tier", plan.step);
-    }
-    size_t end = i + 1;
-    while (end < moves.size() && std::holds_alternative<BlockLoad>(moves[end])) ++end;
-    TANDEM_RETURN_IF_ERROR(records_->Load(
-        moves.subspan(i, end - i), [this](int64_t tasks, absl::FunctionRef<void(int64_t)> body) {
-          model_.ParallelFor(tasks, body);
-        }));
-    i = end - 1;
+  for (std::span<const PageMove> moves(plan.moves); !moves.empty();) {
+    TANDEM_ASSIGN_OR_RETURN(const size_t made, Move(moves));
+    moves = moves.subspan(made);
   }
   if (records_ != nullptr) records_->Fetch(plan);
   return FollowPages(plan);
+}
+
+absl::StatusOr<size_t> RankRunner::Move(std::span<const PageMove> moves) {
+  const PageMove& first = moves.front();
+  if (const auto* copy = std::get_if<BlockCopy>(&first)) {
+    TANDEM_RETURN_IF_ERROR(Copy(*copy));
+    return 1;
+  }
+  if (std::holds_alternative<BlockLoad>(first)) {
+    if (records_ == nullptr) {
+      return Internal("step plan: it loads records, but this rank has no tier");
+    }
+    size_t count = 1;
+    while (count < moves.size() && std::holds_alternative<BlockLoad>(moves[count])) ++count;
+    TANDEM_RETURN_IF_ERROR(records_->Load(
+        moves.first(count), [this](int64_t tasks, absl::FunctionRef<void(int64_t)> body) {
+          model_.ParallelFor(tasks, body);
+        }));
+    return count;
+  }
+  if (spilled_ == nullptr) {
+    return Internal("step plan: it moves pages to or from a host tier, but this rank has none");
+  }
+  if (const auto* spill = std::get_if<PageSpill>(&first)) {
+    TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(BlocksOf(spill->blocks)));
+    TANDEM_RETURN_IF_ERROR(spilled_->Spill(*spill));
+    return 1;
+  }
+  const auto& back = std::get<PageReturn>(first);
+  TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(BlocksOf(back.blocks)));
+  TANDEM_RETURN_IF_ERROR(spilled_->Return(back));
+  return 1;
 }
 
 absl::Status RankRunner::Copy(const BlockCopy& copy) {

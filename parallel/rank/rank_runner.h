@@ -15,6 +15,7 @@
 #include "parallel/rank/page_traffic.h"
 #include "parallel/rank/rank_records.h"
 #include "parallel/rank/slot_table.h"
+#include "parallel/rank/spilled_pages.h"
 
 namespace tandem::parallel {
 
@@ -35,6 +36,7 @@ class RankRunner {
     std::vector<core::Range> vocab_shards;  // [ranks] rows of every rank
     PageTraffic& traffic;                   // of the pool
     RankRecords* records = nullptr;         // what saves and fetches; null: a plan has none
+    SpilledPages* spilled = nullptr;        // the host tier; null: there is none
     core::PhaseClock* phases = nullptr;     // where to keep the time of each phase, or null
   };
   explicit RankRunner(Parts parts);
@@ -50,6 +52,8 @@ class RankRunner {
   };
 
   absl::Status MovePages(const StepPlan& plan);
+  /// Makes the move at the front, and those that are made with it; how many.
+  absl::StatusOr<size_t> Move(std::span<const PageMove> moves);
   absl::Status Copy(const BlockCopy& copy);
   /// Before the pass: what it reads is there, and what it writes to is copied first.
   absl::Status FollowPages(const StepPlan& plan);
@@ -73,6 +77,7 @@ class RankRunner {
   int64_t largest_shard_ = 0;
   PageTraffic& traffic_;
   RankRecords* const records_;
+  SpilledPages* const spilled_;
   core::PhaseClock* const phases_;
   RollingDigest digest_;
 };

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/model/kv_view.h"
+#include "kv_store/pages/block_allocator.h"
 #include "kv_store/pages/prefix_index.h"
 #include "parallel/engine/engine.h"
 #include "parallel/engine/fair_share.h"
@@ -36,8 +37,10 @@ struct SchedulerOptions {
   std::vector<int64_t> block_bytes =
       {};                   // [layer groups] of a block on the largest rank, with records
   int64_t fetch_bytes = 0;  // of all fetches that are open, there
-  /// Pages are filled from records while steps go on (Scheduler::Loaded).
+  /// Pages are filled while steps go on (Scheduler::Loaded).
   bool loads_beside = false;
+  std::vector<int64_t> host_blocks = {};  // [layer groups] of the host tier; empty: there is none
+  std::vector<int64_t> host_block_bytes = {};  // [layer groups] of one, on the largest rank
 };
 
 /// A request leaves the queue.
@@ -111,10 +114,10 @@ using DraftSource = std::function<std::vector<int32_t>(const RequestState& reque
 ///
 /// When no page is free and none is idle, the scheduler preempts a running sequence: of those with
 /// the lowest priority the one that came last. Its pages become idle, and it goes to the head of
-/// the queue with its answer so far. Later it takes back the pages that were not evicted and
-/// computes the rest again, to the same bits. (On a CPU the pool is host memory already, so
-/// spilling would be no cheaper.) The oldest sequence of the highest priority gets memory first and
-/// is never preempted, so it always advances.
+/// the queue with its answer so far. Where the ranks have a host tier with room for them, they are
+/// copied there. Later it takes back the pages that were not evicted, then those of the host tier,
+/// and computes the rest again, to the same bits. The oldest sequence of the highest priority gets
+/// memory first and is never preempted, so it always advances.
 ///
 /// With records, a full block is saved by the plan after the one that filled it; the tail is saved
 /// when the sequence ends. If a waiting request goes on beyond what the index has, the tiers are
@@ -189,6 +192,7 @@ class Scheduler {
 
   int32_t running() const { return static_cast<int32_t>(running_.size()); }
   int32_t waiting() const { return static_cast<int32_t>(queue_.size()); }
+  HostTierStatus host_tier() const;
   int64_t blocks_total() const;
   int64_t blocks_used() const;    // by running sequences
   int64_t blocks_cached() const;  // besides
@@ -243,6 +247,12 @@ class Scheduler {
   void LookAgainBehind();
   std::vector<BlockSave>* saves() { return options_.records ? &saves_ : nullptr; }
 
+  // scheduler_spill.cpp
+  SpilledSequence Spill(const Running& sequence);
+  uint64_t TakeSpilled(WaitingRequest& waiting, SequencePages& pages, FetchId& loading);
+  void FreeSpilled(SpilledSequence& spilled);
+  int64_t HostBytes(const std::vector<SpilledBlock>& blocks) const;
+
   int32_t SelectDecodes();
   void SelectPrompts(int32_t decoding);
   void SelectDrafts();
@@ -286,7 +296,9 @@ class Scheduler {
   std::vector<BlockFetch> fetches_;
   std::vector<Admission> admitted_;
   std::vector<RequestId> preempted_;
-  std::vector<SlotId> free_slots_;  // a stack
+  std::vector<SlotId> free_slots_;              // a stack
+  std::vector<kv_store::BlockAllocator> host_;  // [layer groups] of the host tier
+  HostTierStatus host_tier_;
   uint64_t next_step_ = 1;
   uint64_t next_incarnation_ = 1;
 };

@@ -178,9 +178,10 @@ void Scheduler::Start(WaitingRequest waiting, SequencePages pages, size_t restor
   if (waiting.state.wants_cached_pages()) {
     limit = waiting.restore.limit.value_or(LimitOf(pages.end()));
   }
-  const FetchId fetch = waiting.restore.fetch;
+  FetchId loading = waiting.restore.fetch;
   ReusedFrom from = TakeRestored(waiting, pages, restorable);
-  const bool loads = from.total() > 0 && options_.loads_beside;
+  from.host += TakeSpilled(waiting, pages, loading);
+  if (from.total() == 0 || !options_.loads_beside) loading = 0;
   pages.Copy(moves_);
   from.device = static_cast<uint64_t>(pages.taken()) - from.total();
   if (from.total() > from.device) {
@@ -191,7 +192,7 @@ void Scheduler::Start(WaitingRequest waiting, SequencePages pages, size_t restor
                    .pages = std::move(pages),
                    .slot = free_slots_.back(),
                    .incarnation = next_incarnation_++,
-                   .loading = loads ? fetch : 0,
+                   .loading = loading,
                    .drafts = {}};
   free_slots_.pop_back();
   RequestState& state = sequence.state;

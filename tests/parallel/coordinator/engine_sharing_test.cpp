@@ -56,6 +56,7 @@ TEST_P(EngineSharingTest, SharedPagesInASmallPoolChangeNoToken) {
   options.rank.prefill_chunk = 40;
   options.rank.kv_sequence_tokens = 700;
   options.rank.kv_memory = 320'000 * most_heads[GetParam().ranks];
+  options.rank.spill_memory = GetParam().spills ? 150'000 * most_heads[GetParam().ranks] : 0;
   Start(std::move(options));
   ForkingPrompts prompts(21);
   constexpr int kRounds = 15;
@@ -102,6 +103,53 @@ TEST_P(EngineSharingTest, SharedPagesInASmallPoolChangeNoToken) {
   }
   EXPECT_GT(reused, 500);
   EXPECT_GT(preemptions, 0);
+  const auto status = engine().Status();
+  ASSERT_TRUE(status.ok());
+  const parallel::HostTierStatus& tier = status->host_tier;
+  EXPECT_EQ(tier.bytes_limit > 0, GetParam().spills);
+  EXPECT_EQ(tier.spilled > 0, GetParam().spills);
+  EXPECT_EQ(tier.returned > 0, GetParam().spills);
+  EXPECT_EQ(tier.bytes, 0) << "nobody waits";
+}
+
+/// Requests that do not fit into the pool together. Returns what all of them computed.
+int32_t ComputedOf(const EngineKind& kind, int64_t spill_memory) {
+  const int most_heads[] = {0, 3, 2, 1, 1, 1};
+  LocalCluster::Options options;
+  options.rank.max_running = 4;
+  options.rank.prefill_chunk = 64;
+  options.rank.kv_sequence_tokens = 700;
+  options.rank.kv_memory = 320'000 * most_heads[kind.ranks];
+  options.rank.spill_memory = spill_memory * most_heads[kind.ranks];
+  const EngineUnderTest under_test = MakeEngine(kind, std::move(options));
+  SplitMix random(8);
+  std::vector<CollectingSink> sinks(4);
+  std::vector<EngineRequest> requests;
+  for (CollectingSink& sink : sinks) {
+    requests.push_back(Greedy(RandomPrompt(random, 150), 150));
+    EXPECT_TRUE(under_test.engine->Submit(requests.back(), sink.Sink()).ok());
+  }
+  int32_t computed = 0;
+  int32_t preemptions = 0;
+  for (size_t r = 0; r < sinks.size(); ++r) {
+    const auto finish = sinks[r].WaitForFinish();
+    EXPECT_TRUE(finish.has_value());
+    if (!finish) continue;
+    EXPECT_EQ(sinks[r].tokens(), FakeAnswer(FakeConfig(), requests[r].prompt, 150));
+    computed += finish->usage.computed_tokens;
+    preemptions += finish->usage.preemptions;
+  }
+  EXPECT_GT(preemptions, 0);
+  return computed;
+}
+
+TEST_P(EngineSharingTest, PagesThatComeBackAreNotComputedAgain) {
+  if (!GetParam().spills) return;
+  const int32_t without = ComputedOf(GetParam(), 0);
+  const int32_t with = ComputedOf(GetParam(), 320'000);
+  EXPECT_LT(with, without);
+  // But for what a step had computed for a request that was preempted meanwhile.
+  EXPECT_NEAR(with, 4 * 299, 40);
 }
 
 TEST_P(EngineSharingTest, TheSecondTurnSaysWhatItReused) {
@@ -134,11 +182,16 @@ TEST_P(EngineSharingTest, TheSecondTurnSaysWhatItReused) {
 
 INSTANTIATE_TEST_SUITE_P(
     Kinds, EngineSharingTest,
-    ::testing::Values(EngineKind{.name = "Threads1", .ranks = 1},
-                      EngineKind{.name = "Threads2", .ranks = 2},
-                      EngineKind{.name = "Threads3", .ranks = 3},
-                      EngineKind{
-                          .name = "ZmqRemote2", .ranks = 2, .zmq_plans = true, .remote = true}),
+    ::testing::Values(
+        EngineKind{.name = "Threads1", .ranks = 1}, EngineKind{.name = "Threads2", .ranks = 2},
+        EngineKind{.name = "Threads3", .ranks = 3},
+        EngineKind{.name = "Spill1", .ranks = 1, .spills = true},
+        EngineKind{.name = "Spill2", .ranks = 2, .spills = true},
+        EngineKind{.name = "Spill3", .ranks = 3, .spills = true},
+        EngineKind{.name = "LazySpill1", .ranks = 1, .spills = true, .lazy = true},
+        EngineKind{.name = "LazySpill3", .ranks = 3, .spills = true, .lazy = true},
+        EngineKind{
+            .name = "ZmqRemote2", .ranks = 2, .zmq_plans = true, .remote = true, .spills = true}),
     [](const auto& kind) { return kind.param.name; });
 
 }  // namespace

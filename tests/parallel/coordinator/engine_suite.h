@@ -27,7 +27,8 @@ struct EngineKind {
   int ranks = 1;
   bool zmq_plans = false;
   bool remote = false;
-  bool lazy = false;  // copies of pages are made as late as they may (LazyMemory)
+  bool spills = false;  // pages of preempted requests are kept in a host tier
+  bool lazy = false;    // copies of pages are made as late as they may (LazyMemory)
 };
 
 /// An engine of FakeModels (or what options.model makes).

@@ -70,7 +70,21 @@ StepPlan RandomPlan(SplitMix& random) {
                           .blocks = RandomTokens(random, 3)});
   }
   for (uint64_t i = random.Below(4); i > 0; --i) {
-    if (random.Below(2) == 0) {
+    const auto spilled = [&random] {
+      std::vector<SpilledBlock> blocks(random.Below(3));
+      for (SpilledBlock& at : blocks) {
+        at = {.group = static_cast<int32_t>(random.Next()),
+              .block = static_cast<core::BlockId>(random.Next()),
+              .host = static_cast<core::BlockId>(random.Next())};
+      }
+      return blocks;
+    };
+    const uint64_t kind = random.Below(4);
+    if (kind == 0) {
+      plan.moves.emplace_back(PageSpill{.blocks = spilled()});
+    } else if (kind == 1) {
+      plan.moves.emplace_back(PageReturn{.id = random.Next(), .blocks = spilled()});
+    } else if (kind == 2) {
       plan.moves.emplace_back(BlockCopy{.group = static_cast<int32_t>(random.Next()),
                                         .from = static_cast<core::BlockId>(random.Next()),
                                         .to = static_cast<core::BlockId>(random.Next())});

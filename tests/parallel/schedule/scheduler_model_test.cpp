@@ -26,8 +26,9 @@ struct Setting {
   std::vector<int64_t> blocks;
   bool plan_ahead = false;
   bool drafts = false;
-  int64_t tier_bytes = 0;  // 0: no records
-  bool beside = false;     // pages are filled while steps go on
+  int64_t tier_bytes = 0;                 // 0: no records
+  bool beside = false;                    // pages are filled while steps go on
+  std::vector<int64_t> host_blocks = {};  // of the host tier; empty: none
   int operations = 0;
 };
 
@@ -48,7 +49,9 @@ class SchedulerModel {
                  .records = setting.tier_bytes > 0,
                  .block_bytes = std::vector<int64_t>(setting.groups.size(), 512),
                  .fetch_bytes = 8000,
-                 .loads_beside = setting.beside},
+                 .loads_beside = setting.beside,
+                 .host_blocks = setting.host_blocks,
+                 .host_block_bytes = std::vector<int64_t>(setting.groups.size(), 10)},
         scheduler_(options_),
         ranks_(options_, setting.tier_bytes),
         random_(seed) {
@@ -81,6 +84,7 @@ class SchedulerModel {
     EXPECT_EQ(scheduler_.running(), 0);
     EXPECT_EQ(scheduler_.waiting(), 0);
     EXPECT_EQ(scheduler_.blocks_used(), 0);
+    EXPECT_EQ(scheduler_.host_tier().bytes, 0);
     scheduler_.ClearCache();
     EXPECT_EQ(scheduler_.blocks_cached(), 0);
   }
@@ -93,6 +97,7 @@ class SchedulerModel {
   int64_t again = 0;
   int64_t loaded_blocks() const { return ranks_.loaded_blocks(); }
   int64_t saved_blocks() const { return ranks_.saved_blocks(); }
+  parallel::HostTierStatus host_tier() const { return scheduler_.host_tier(); }
   int64_t copied_blocks() const { return ranks_.copied_blocks(); }
   int64_t right_drafts() const { return ranks_.right_drafts(); }
 
@@ -203,19 +208,25 @@ class SchedulerModel {
       again += admission.again && admission.reused_from.host > 0 ? 1 : 0;
     }
     if (step->plan.sequences.empty()) {
-      EXPECT_TRUE(options_.records);
+      EXPECT_TRUE(options_.records || (setting_.beside && !setting_.host_blocks.empty()));
     }
     if (setting_.beside) NoteLoads(*step);
     flight_.push_back(std::move(*step));
+  }
+
+  /// Under which number ranks report that they have filled its pages.
+  static std::optional<parallel::FetchId> IdOfLoad(const parallel::PageMove& move) {
+    if (const auto* load = std::get_if<parallel::BlockLoad>(&move)) return load->fetch;
+    if (const auto* back = std::get_if<parallel::PageReturn>(&move)) return back->id;
+    return std::nullopt;
   }
 
   /// Whose pages are being filled has no work.
   void NoteLoads(const ScheduledStep& step) {
     std::vector<parallel::FetchId> loads;  // as their requests were admitted
     for (const parallel::PageMove& move : step.plan.moves) {
-      const auto* load = std::get_if<parallel::BlockLoad>(&move);
-      if (load == nullptr || (!loads.empty() && loads.back() == load->fetch)) continue;
-      loads.push_back(load->fetch);
+      const auto id = IdOfLoad(move);
+      if (id && (loads.empty() || loads.back() != *id)) loads.push_back(*id);
     }
     size_t next = 0;
     for (const parallel::Admission& admission : step.admitted) {
@@ -297,9 +308,9 @@ class SchedulerModel {
     const parallel::StepResult result = ranks_.Execute(step);
     for (const parallel::BlockFetch& fetch : step.plan.fetches) fetches_.push_back(fetch.id);
     for (const parallel::PageMove& move : step.plan.moves) {
-      const auto* load = std::get_if<parallel::BlockLoad>(&move);
-      if (!setting_.beside || load == nullptr) continue;
-      if (filling_.empty() || filling_.back() != load->fetch) filling_.push_back(load->fetch);
+      const auto id = IdOfLoad(move);
+      if (!setting_.beside || !id) continue;
+      if (filling_.empty() || filling_.back() != *id) filling_.push_back(*id);
     }
     for (const parallel::RequestEvent& event : scheduler_.Commit(step, result)) Take(event);
   }
@@ -362,6 +373,56 @@ TEST_P(SchedulerModelTest, EveryRequestGetsItsAnswerFromItsOwnPages) {
     EXPECT_GT(model.right_drafts(), GetParam().operations / 10);
   }
 }
+
+class SchedulerSpillModelTest : public ::testing::TestWithParam<Setting> {};
+
+TEST_P(SchedulerSpillModelTest, WhatComesBackFromTheHostTierIsTheRequestsOwn) {
+  SchedulerModel model(GetParam(), 3);
+  model.Run();
+  EXPECT_GT(model.finished, GetParam().operations / 60);
+  const parallel::HostTierStatus tier = model.host_tier();
+  EXPECT_GT(tier.spilled, static_cast<uint64_t>(GetParam().operations / 2000));
+  EXPECT_GT(tier.returned, static_cast<uint64_t>(GetParam().operations / 10'000));
+  EXPECT_GE(tier.spilled_bytes, tier.returned_bytes);
+}
+
+INSTANTIATE_TEST_SUITE_P(Settings, SchedulerSpillModelTest,
+                         ::testing::Values(Setting{.name = "Plain",
+                                                   .groups = kBoth,
+                                                   .blocks = {14, 12},
+                                                   .host_blocks = {40, 40},
+                                                   .operations = 30'000},
+                                           Setting{.name = "AheadWithDraftsBeside",
+                                                   .groups = kBoth,
+                                                   .blocks = {14, 12},
+                                                   .plan_ahead = true,
+                                                   .drafts = true,
+                                                   .beside = true,
+                                                   .host_blocks = {40, 40},
+                                                   .operations = 20'000},
+                                           Setting{.name = "FullAttentionTiny",
+                                                   .groups = {{.window = 0, .layers = {0}}},
+                                                   .blocks = {8},
+                                                   .plan_ahead = true,
+                                                   .beside = true,
+                                                   .host_blocks = {3},
+                                                   .operations = 30'000},
+                                           Setting{.name = "WithRecords",
+                                                   .groups = kBoth,
+                                                   .blocks = {14, 12},
+                                                   .plan_ahead = true,
+                                                   .tier_bytes = 200'000,
+                                                   .beside = true,
+                                                   .host_blocks = {10, 10},
+                                                   .operations = 30'000},
+                                           Setting{.name = "Sparse",
+                                                   .groups = kSparse,
+                                                   .blocks = {14, 16},
+                                                   .plan_ahead = true,
+                                                   .drafts = true,
+                                                   .host_blocks = {20, 20},
+                                                   .operations = 20'000}),
+                         [](const auto& setting) { return setting.param.name; });
 
 class SchedulerRecordsModelTest : public ::testing::TestWithParam<Setting> {};
 
