@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -44,6 +45,8 @@ class CudaMemory final : public DeviceMemory {
   CUgraph_st* EndCapture() ABSL_NO_THREAD_SAFETY_ANALYSIS;
   /// Ends a capture whose kernels are not wanted.
   void AbandonCapture() noexcept ABSL_NO_THREAD_SAFETY_ANALYSIS;
+  /// Whether uploads go on beside the kernels that are in stream() already.
+  void SendBeside(bool beside) { beside_ = beside; }
   /// How often Allocate was called.
   uint64_t allocations() const { return allocations_; }
 
@@ -68,16 +71,21 @@ class CudaMemory final : public DeviceMemory {
   void FollowKernels() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   friend class Upload;
-  /// Where uploads go.
+  /// Where uploads go that do not go beside kernels.
   CudaStream upload_stream() const ABSL_NO_THREAD_SAFETY_ANALYSIS {
     return capturing_ ? copy_stream_ : stream();
   }
 
+  /// On the GPU, where uploads land: no kernel knows it. Throws DeviceFailure.
+  static std::shared_ptr<std::byte> AllocateLanding(size_t bytes);
+
   const Gpu gpu_;
   std::atomic<uint64_t> allocations_ = 0;
   bool capturing_ = false;  // of the thread that puts kernels into the stream
+  bool beside_ = false;     // the same
   CudaStream stream_ = nullptr;
-  Mutex mutex_;  // one thread copies
+  CudaStream beside_stream_ = nullptr;  // of uploads beside kernels
+  Mutex mutex_;                         // one thread copies
   CudaStream copy_stream_ ABSL_GUARDED_BY(mutex_) = nullptr;
   CUevent_st* kernels_ ABSL_GUARDED_BY(mutex_) = nullptr;
   PinnedBytes staging_ ABSL_GUARDED_BY(mutex_);
@@ -86,7 +94,9 @@ class CudaMemory final : public DeviceMemory {
 };
 
 /// Bytes that the host gives to kernels, step after step, without waiting for the GPU: they lie in
-/// pinned memory until they are across. Thread safety: one thread calls.
+/// pinned memory until they are across. Both of it and of where they land on the GPU there are two,
+/// for the step that is computed and the next one; the place where kernels read them is always the
+/// same. Thread safety: one thread calls.
 class Upload {
  public:
   explicit Upload(CudaMemory& memory);
@@ -94,16 +104,26 @@ class Upload {
   Upload(const Upload&) = delete;
   Upload& operator=(const Upload&) = delete;
 
-  /// Room for `bytes` to be written by the host. Waits until the upload before is across.
+  /// Room for `bytes` to be written by the host. Waits until the upload before the last is across.
   std::byte* Begin(size_t bytes);
-  /// Puts a copy of the first `bytes` of them into the memory's stream.
+  /// Puts a copy of the first `bytes` of them into the memory's stream. Beside kernels (SendBeside)
+  /// they go to the GPU while these run, and only from there to their place when these are done.
   void Send(size_t bytes, std::byte* device);
 
  private:
+  struct Side {
+    PinnedBytes pinned;
+    size_t capacity = 0;
+    CUevent_st* across = nullptr;
+    std::shared_ptr<std::byte> landed;  // on the GPU
+    size_t landed_capacity = 0;
+    CUevent_st* read = nullptr;  // what has landed is in its place
+  };
+  void SendBeside(Side& side, size_t bytes, std::byte* device);
+
   CudaMemory& memory_;
-  PinnedBytes pinned_;
-  size_t capacity_ = 0;
-  CUevent_st* across_ = nullptr;
+  std::array<Side, 2> sides_;
+  size_t side_ = 0;
 };
 
 }  // namespace tandem::core

@@ -182,12 +182,9 @@ absl::Status Coordinator::Step() {
   }
   if (current_) {
     std::optional<InFlight> ahead;
-    if (options_.plan_ahead && !speculation_.WorthWaiting(current_->step)) {
-      TANDEM_ASSIGN_OR_RETURN(ahead, Schedule());
-    }
+    bool ahead_begun = false;
     const auto begin = std::chrono::steady_clock::now();
-    TANDEM_ASSIGN_OR_RETURN(const StepResult result,
-                            setup_.runner->Execute(current_->step.plan, current_->hash));
+    TANDEM_ASSIGN_OR_RETURN(const StepResult result, RunCurrent(ahead, ahead_begun));
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
     if (!current_->step.plan.sequences.empty()) {
       prompt_budget_.Add(current_->step.decoding, current_->step.prompt_tokens, took.count());
@@ -196,9 +193,28 @@ absl::Status Coordinator::Step() {
     }
     TANDEM_RETURN_IF_ERROR(Commit(*current_, result));
     current_ = std::move(ahead);
+    current_begun_ = ahead_begun;
   }
   PublishStatus();
   return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> Coordinator::RunCurrent(std::optional<InFlight>& ahead,
+                                                   bool& ahead_begun) {
+  RankRunner& runner = *setup_.runner;
+  const ScheduledStep& step = current_->step;
+  if (options_.plan_ahead && !speculation_.WorthWaiting(step)) {
+    TANDEM_ASSIGN_OR_RETURN(ahead, Schedule());
+  }
+  if (!current_begun_) TANDEM_RETURN_IF_ERROR(runner.Begin(step.plan));
+  if (runner.AllowsNext(step.plan)) {
+    if (!ahead) {
+      TANDEM_ASSIGN_OR_RETURN(ahead, Schedule());
+    }
+    if (ahead) TANDEM_RETURN_IF_ERROR(runner.Begin(ahead->step.plan));
+    ahead_begun = ahead.has_value();
+  }
+  return runner.Finish(step.plan, current_->hash);
 }
 
 void Coordinator::TakeInbox() {
@@ -344,8 +360,11 @@ absl::Status Coordinator::BlameForStepFailure(const absl::Status& own) {
 void Coordinator::FinishPlanAhead() {
   // The followers have this plan already and wait for this rank in its collectives.
   if (!current_ || !Health().ok()) return;
-  const auto result = setup_.runner->Execute(current_->step.plan, current_->hash);
-  if (!result.ok()) Die(result.status());
+  RankRunner& runner = *setup_.runner;
+  const StepPlan& plan = current_->step.plan;
+  absl::Status status = current_begun_ ? absl::OkStatus() : runner.Begin(plan);
+  if (status.ok()) status = runner.Finish(plan, current_->hash).status();
+  if (!status.ok()) Die(status);
 }
 
 void Coordinator::StopFollowers() {

@@ -60,19 +60,47 @@ RankRunner::RankRunner(Parts parts)
 }
 
 absl::StatusOr<StepResult> RankRunner::Execute(const StepPlan& plan, const Digest& plan_hash) {
+  TANDEM_RETURN_IF_ERROR(Begin(plan));
+  return Finish(plan, plan_hash);
+}
+
+bool RankRunner::AllowsNext(const StepPlan& plan) const {
+  // The phases of two steps cannot be told apart, nor in which of them ranks meet.
+  if (phases_ != nullptr || collective_.size() > 1 || !model_.passes_ahead()) return false;
+  return !plan.sequences.empty() &&
+         std::all_of(plan.sequences.begin(), plan.sequences.end(),
+                     [](const SequenceWork& work) { return work.logit_rows() == 0; });
+}
+
+absl::Status RankRunner::Begin(const StepPlan& plan) {
   if (phases_ != nullptr && !plan.sequences.empty()) BeginPhases(plan, *phases_);
   TANDEM_RETURN_IF_ERROR(slots_.Apply(plan));
   TANDEM_RETURN_IF_ERROR(MovePages(plan));
+  std::vector<Place> places;
+  if (!plan.sequences.empty()) {
+    TANDEM_ASSIGN_OR_RETURN(places, Forward(plan));
+    if (AllowsNext(plan)) TANDEM_RETURN_IF_ERROR(model_.KeepFailures());
+  }
+  begun_.push_back(std::move(places));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> RankRunner::Finish(const StepPlan& plan, const Digest& plan_hash) {
+  const std::vector<Place> places = std::move(begun_.front());
+  begun_.pop_front();
   StepResult result;
   result.sequences.resize(plan.sequences.size());
   if (!plan.sequences.empty()) {
-    TANDEM_ASSIGN_OR_RETURN(const std::vector<Place> places, Forward(plan));
     const core::PhaseScope sampling(phases_, core::Phase::kSampling);
     TANDEM_RETURN_IF_ERROR(GatherLogits(plan, places, result));
     TANDEM_RETURN_IF_ERROR(Sample(plan, places, result));
   }
   AddToDigest(plan_hash, result);
   return result;
+}
+
+absl::StatusOr<std::span<const uint8_t>> RankRunner::TokenFailures(const StepPlan& plan) {
+  return AllowsNext(plan) ? model_.TakeFailures() : model_.TokenFailures();
 }
 
 absl::Status RankRunner::MovePages(const StepPlan& plan) {
@@ -242,7 +270,7 @@ absl::Status RankRunner::Sample(const StepPlan& plan, std::span<const Place> pla
   TANDEM_RETURN_IF_ERROR(Score(plan, places, sampled, result));
 
   std::span<const core::SampledToken> next(sampled);
-  TANDEM_ASSIGN_OR_RETURN(const std::span<const uint8_t> failed, model_.TokenFailures());
+  TANDEM_ASSIGN_OR_RETURN(const std::span<const uint8_t> failed, TokenFailures(plan));
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     const SequenceWork& work = plan.sequences[s];
     const auto of_work = failed.subspan(static_cast<size_t>(places[s].first_token),

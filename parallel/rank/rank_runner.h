@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <vector>
 
@@ -41,8 +42,16 @@ class RankRunner {
   };
   explicit RankRunner(Parts parts);
 
-  /// plan_hash: StepPlanHash of the plan as it travelled.
+  /// plan_hash: StepPlanHash of the plan as it travelled. Begins a step and finishes it.
   absl::StatusOr<StepResult> Execute(const StepPlan& plan, const Digest& plan_hash);
+
+  /// Steps are finished in the order in which they were begun, each before the next but one begins;
+  /// before the next one, unless AllowsNext.
+  absl::Status Begin(const StepPlan& plan);
+  /// Whether the next step may begin before this one, which was begun last, is finished: the device
+  /// computes meanwhile, and nothing of it depends on what is sampled here.
+  bool AllowsNext(const StepPlan& plan) const;
+  absl::StatusOr<StepResult> Finish(const StepPlan& plan, const Digest& plan_hash);
 
  private:
   /// Which rows of the step's logits belong to a sequence of the plan, and which tokens of it.
@@ -59,6 +68,8 @@ class RankRunner {
   absl::Status FollowPages(const StepPlan& plan);
   /// Returns the places of the plan's sequences.
   absl::StatusOr<std::vector<Place>> Forward(const StepPlan& plan);
+  /// Of a step that was begun.
+  absl::StatusOr<std::span<const uint8_t>> TokenFailures(const StepPlan& plan);
   absl::Status GatherLogits(const StepPlan& plan, std::span<const Place> places,
                             StepResult& result);
   absl::Status Sample(const StepPlan& plan, std::span<const Place> places, StepResult& result);
@@ -79,6 +90,7 @@ class RankRunner {
   RankRecords* const records_;
   SpilledPages* const spilled_;
   core::PhaseClock* const phases_;
+  std::deque<std::vector<Place>> begun_;  // of the steps that were begun
   RollingDigest digest_;
 };
 

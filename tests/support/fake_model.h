@@ -1,6 +1,8 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -37,6 +39,20 @@ class FakeModel final : public core::Model {
                      const core::StepPhase& phase, std::span<core::TokenScore> out) override;
   absl::Status ReadLogits(core::Range rows, float* out, int64_t stride) override;
   absl::StatusOr<std::span<const uint8_t>> TokenFailures() override { return token_failed_; }
+  bool passes_ahead() const override { return most_ahead_ != nullptr; }
+  absl::Status KeepFailures() override {
+    kept_.push_back(token_failed_);
+    *most_ahead_ = std::max(*most_ahead_, kept_.size());
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::span<const uint8_t>> TakeFailures() override {
+    taken_ = std::move(kept_.front());
+    kept_.pop_front();
+    return taken_;
+  }
+
+  /// Lets passes begin ahead. most: set to how many had been begun and not finished, at most.
+  void PassAhead(size_t& most) { most_ahead_ = &most; }
 
   /// A token whose sums "overflow" wherever it stands, and one after which logits are not finite.
   void FailOnToken(int32_t token) { failing_token_ = token; }
@@ -50,6 +66,9 @@ class FakeModel final : public core::Model {
   std::unique_ptr<core::DeviceMemory> memory_;
   std::vector<float> logits_;          // [rows of the step, vocabulary rows of the shard]
   std::vector<uint8_t> token_failed_;  // [tokens of the step]
+  std::deque<std::vector<uint8_t>> kept_;
+  std::vector<uint8_t> taken_;
+  size_t* most_ahead_ = nullptr;
   int32_t failing_token_ = -1;
   int32_t broken_token_ = -1;
   std::function<absl::Status(uint64_t)> hook_;

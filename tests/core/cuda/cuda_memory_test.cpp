@@ -176,17 +176,37 @@ TEST(CudaMemory, CopiesBesideWaitWhileKernelsAreCaptured) {
 }
 
 TEST(CudaMemory, AnUploadMayBeFilledAgainAtOnce) {
+  for (const bool beside : {false, true}) {
+    CudaMemory memory;
+    memory.SendBeside(beside);
+    Upload upload(memory);
+    const OnGpu<float> sum(memory, std::vector<float>(50, 0.0F));
+    const OnGpu<float> part(memory, 50);
+    for (int round = 1; round <= 7; ++round) {
+      const std::vector<float> values(50, static_cast<float>(round));
+      std::memcpy(upload.Begin(200), values.data(), 200);
+      upload.Send(200, reinterpret_cast<std::byte*>(part.data()));
+      LaunchAddToRows(memory.stream(), part.data(), 1, 50, sum.data());
+    }
+    EXPECT_THAT(sum.Read(), Each(28.0F)) << beside;
+  }
+}
+
+TEST(CudaMemory, UploadsOfBothWaysTakeTurns) {
   CudaMemory memory;
   Upload upload(memory);
   const OnGpu<float> sum(memory, std::vector<float>(50, 0.0F));
   const OnGpu<float> part(memory, 50);
-  for (int round = 1; round <= 4; ++round) {
-    const std::vector<float> values(50, static_cast<float>(round));
-    std::memcpy(upload.Begin(200), values.data(), 200);
-    upload.Send(200, reinterpret_cast<std::byte*>(part.data()));
-    LaunchAddToRows(memory.stream(), part.data(), 1, 50, sum.data());
+  for (int round = 1; round <= 12; ++round) {
+    memory.SendBeside(round % 3 != 0);
+    const size_t count = round % 4 == 0 ? 50 : 30;
+    const std::vector<float> values(count, 1.0F);
+    std::memcpy(upload.Begin(4 * count), values.data(), 4 * count);
+    upload.Send(4 * count, reinterpret_cast<std::byte*>(part.data()));
+    LaunchAddToRows(memory.stream(), part.data(), 1, 30, sum.data());
   }
-  EXPECT_THAT(sum.Read(), Each(10.0F));
+  const std::vector<float> found = sum.Read();
+  EXPECT_THAT(std::vector<float>(found.begin(), found.begin() + 30), Each(12.0F));
 }
 
 }  // namespace
