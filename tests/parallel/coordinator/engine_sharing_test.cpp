@@ -116,17 +116,17 @@ TEST_P(EngineSharingTest, SharedPagesInASmallPoolChangeNoToken) {
 int32_t ComputedOf(const EngineKind& kind, int64_t spill_memory) {
   const int most_heads[] = {0, 3, 2, 1, 1, 1};
   LocalCluster::Options options;
-  options.rank.max_running = 4;
+  options.rank.max_running = 6;
   options.rank.prefill_chunk = 64;
   options.rank.kv_sequence_tokens = 700;
   options.rank.kv_memory = 320'000 * most_heads[kind.ranks];
   options.rank.spill_memory = spill_memory * most_heads[kind.ranks];
   const EngineUnderTest under_test = MakeEngine(kind, std::move(options));
   SplitMix random(8);
-  std::vector<CollectingSink> sinks(4);
+  std::vector<CollectingSink> sinks(6);
   std::vector<EngineRequest> requests;
   for (CollectingSink& sink : sinks) {
-    requests.push_back(Greedy(RandomPrompt(random, 150), 150));
+    requests.push_back(Greedy(RandomPrompt(random, 150), 200));
     EXPECT_TRUE(under_test.engine->Submit(requests.back(), sink.Sink()).ok());
   }
   int32_t computed = 0;
@@ -135,7 +135,7 @@ int32_t ComputedOf(const EngineKind& kind, int64_t spill_memory) {
     const auto finish = sinks[r].WaitForFinish();
     EXPECT_TRUE(finish.has_value());
     if (!finish) continue;
-    EXPECT_EQ(sinks[r].tokens(), FakeAnswer(FakeConfig(), requests[r].prompt, 150));
+    EXPECT_EQ(sinks[r].tokens(), FakeAnswer(FakeConfig(), requests[r].prompt, 200));
     computed += finish->usage.computed_tokens;
     preemptions += finish->usage.preemptions;
   }
@@ -149,7 +149,7 @@ TEST_P(EngineSharingTest, PagesThatComeBackAreNotComputedAgain) {
   const int32_t with = ComputedOf(GetParam(), 320'000);
   EXPECT_LT(with, without);
   // But for what a step had computed for a request that was preempted meanwhile.
-  EXPECT_NEAR(with, 4 * 299, 40);
+  EXPECT_NEAR(with, 6 * 349, 60);
 }
 
 TEST_P(EngineSharingTest, TheSecondTurnSaysWhatItReused) {
