@@ -34,7 +34,7 @@ class EnginePages : public ::testing::TestWithParam<core::Family> {
                                  .layers = 1,
                                  .dim = 32,
                                  .ffn_dim = 32,
-                                 .heads = 3,
+                                 .heads = 6,
                                  .kv_heads = 3,
                                  .head_dim = 16,
                                  .vocab = kVocab,
