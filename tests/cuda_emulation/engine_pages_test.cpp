@@ -108,7 +108,8 @@ TEST_P(EnginePages, OfPreemptedRequestsComeBackFromTheHostTier) {
     rank.max_running = 3;
     rank.prefill_chunk = 64;
     rank.kv_sequence_tokens = 256;
-    rank.kv_memory = token * 64 * 6;
+    // A window needs fewer pages.
+    rank.kv_memory = token * 64 * (GetParam() == core::Family::kLlama ? 6 : 5);
     for (const core::DeviceKind kind : {core::DeviceKind::kCuda, core::DeviceKind::kCpu}) {
       rank.spill_memory = rank.kv_memory;
       const auto cluster = Start(kind, ranks, rank);
