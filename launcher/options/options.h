@@ -32,31 +32,32 @@ struct StateOptions {
 
 /// How a model is run, wherever a forward pass runs.
 struct ModelOptions {
-  std::string model;                       // path of a GGUF file
-  std::optional<int> threads;              // a rank; none: the cores of this rank
-  std::string pin = "auto";                // auto, none, cores
-  std::string isa = "auto";                // auto, scalar, avx2, avx512
-  std::string activations = "q8";          // q8, f32
-  std::string kv_dtype;                    // f16, f32, f8; empty: f16, or f32 with activations f32
-  std::string attention = "dense";         // core/model/attention_text.h
-  bool no_limit = false;                   // sequences may be longer than the model's context
-  std::string device = "auto";             // auto, cpu, cuda
-  bool exact = false;                      // asked for, which is the default
-  bool no_exact = false;                   // a device may be faster, with other bits
-  bool share_gpus = false;                 // ranks of a host may share its GPUs
-  std::string gpu_link = "auto";           // auto, nccl, host
-  bool no_graphs = false;                  // a GPU is given kernel by kernel
-  std::vector<double> weights;             // relative speeds of the ranks; empty: equal
-  std::optional<int64_t> kv_memory;        // bytes a rank; none: chosen by free memory
-  std::optional<int64_t> kv_spill_memory;  // bytes a rank; none: as RankOptions::spill_memory has it
-  int prefill_chunk = 512;                 // prompt tokens a step
-  int max_running = 64;                    // requests in progress at once
-  int max_waiting = 256;                   // requests in the queue
-  bool speculate = false;                  // guess tokens ahead and verify them in one step
-  std::string control_interface;           // where rank 0 sends plans from; empty: chosen
-  double collective_timeout = 60;          // seconds until ranks, or their start, count as hanging
-  StateOptions state;                      // of serve and its ranks
-  OptionSources sources;                   // of all options of the command
+  std::string model;                 // path of a GGUF file
+  std::optional<int> threads;        // a rank; none: the cores of this rank
+  std::string pin = "auto";          // auto, none, cores
+  std::string isa = "auto";          // auto, scalar, avx2, avx512
+  std::string activations = "q8";    // q8, f32
+  std::string kv_dtype;              // f16, f32, f8; empty: f16, or f32 with activations f32
+  std::string attention = "dense";   // core/model/attention_text.h
+  bool no_limit = false;             // sequences may be longer than the model's context
+  std::string device = "auto";       // auto, cpu, cuda
+  bool exact = false;                // asked for, which is the default
+  bool no_exact = false;             // a device may be faster, with other bits
+  bool share_gpus = false;           // ranks of a host may share its GPUs
+  std::string gpu_link = "auto";     // auto, nccl, host
+  bool no_graphs = false;            // a GPU is given kernel by kernel
+  std::vector<double> weights;       // relative speeds of the ranks; empty: equal
+  std::optional<int64_t> kv_memory;  // bytes a rank; none: chosen by free memory
+  std::optional<int64_t>
+      kv_spill_memory;             // bytes a rank; none: as RankOptions::spill_memory has it
+  int prefill_chunk = 512;         // prompt tokens a step
+  int max_running = 64;            // requests in progress at once
+  int max_waiting = 256;           // requests in the queue
+  bool speculate = false;          // guess tokens ahead and verify them in one step
+  std::string control_interface;   // where rank 0 sends plans from; empty: chosen
+  double collective_timeout = 60;  // seconds until ranks, or their start, count as hanging
+  StateOptions state;              // of serve and its ranks
+  OptionSources sources;           // of all options of the command
 };
 
 /// How many ranks, and where.

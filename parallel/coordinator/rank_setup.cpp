@@ -130,6 +130,7 @@ absl::StatusOr<std::vector<int64_t>> ChooseHostBlocks(const RankOptions& options
   }
   // In the proportion of the pool's groups: a sequence takes of each what it needs there.
   std::vector<int64_t> blocks;
+  blocks.reserve(pool.size());
   const double share =
       static_cast<double>(bytes) / static_cast<double>(std::max<int64_t>(1, pool_bytes));
   for (const int64_t of_pool : pool) {
