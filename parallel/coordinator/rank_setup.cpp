@@ -113,7 +113,7 @@ absl::StatusOr<std::vector<int64_t>> ChooseBlocks(const RankOptions& options,
   return blocks;
 }
 
-/// Blocks of this rank's host tier beside a pool of so many; no more of a group than the pool has.
+/// Blocks of this rank's host tier beside a pool of so many. [layer groups]
 absl::StatusOr<std::vector<int64_t>> ChooseHostBlocks(const RankOptions& options,
                                                       const Communicator& world, core::Model& model,
                                                       const core::KvGeometry& geometry,

@@ -33,6 +33,7 @@ std::vector<PoolBlock> BlocksOf(const std::vector<BlockSave>& saves) {
 
 std::vector<PoolBlock> BlocksOf(const std::vector<SpilledBlock>& spilled) {
   std::vector<PoolBlock> blocks;
+  blocks.reserve(spilled.size());
   for (const SpilledBlock& at : spilled) {
     blocks.push_back({static_cast<size_t>(at.group), at.block});
   }
