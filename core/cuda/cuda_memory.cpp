@@ -65,36 +65,34 @@ std::shared_ptr<std::byte> Owned(std::byte* memory) {
 
 }  // namespace
 
-void FreePinned::operator()(std::byte* memory) const { Ignore(cudaFreeHost(memory)); }
-
-PinnedBytes AllocatePinned(size_t bytes) {
-  void* memory = nullptr;
-  CheckCuda(cudaMallocHost(&memory, bytes), "cudaMallocHost");
-  return PinnedBytes(static_cast<std::byte*>(memory));
-}
-
-CudaMemory::CudaMemory(Gpu gpu) : gpu_(std::move(gpu)) {
+CudaMemory::CudaMemory(Gpu gpu) : gpu_(std::move(gpu)), host_(gpu_) {
   UseGpu(gpu_);
   staging_ = AllocatePinned(kStagingBytes);
   CheckCuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   CheckCuda(cudaStreamCreateWithFlags(&copy_stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+  CheckCuda(cudaStreamCreateWithFlags(&beside_stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   CheckCuda(cudaEventCreateWithFlags(&kernels_, cudaEventDisableTiming), "cudaEventCreate");
+  copies_ = std::make_unique<CudaCopies>(gpu_, stream_);
 }
 
 CudaMemory::~CudaMemory() {
+  copies_.reset();
   Ignore(cudaEventDestroy(kernels_));
+  Ignore(cudaStreamDestroy(beside_stream_));
   Ignore(cudaStreamDestroy(copy_stream_));
   Ignore(cudaStreamDestroy(stream_));
 }
 
 void CudaMemory::BeginCapture() {
   mutex_.Lock();
+  copies_->Pause();
   try {
     // What is uploaded meanwhile replaces what kernels before may still read.
     FollowKernels();
     CheckCuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed),
               "cudaStreamBeginCapture");
   } catch (...) {
+    copies_->GoOn();
     mutex_.Unlock();
     throw;
   }
@@ -108,6 +106,7 @@ CUgraph_st* CudaMemory::EndCapture() {
   // What was uploaded meanwhile is there when the stream goes on.
   const cudaError_t recorded = cudaEventRecord(kernels_, copy_stream_);
   const cudaError_t waits = cudaStreamWaitEvent(stream_, kernels_, 0);
+  copies_->GoOn();
   mutex_.Unlock();
   CheckCuda(ended, "cudaStreamEndCapture");
   CheckCuda(recorded, "cudaEventRecord");
@@ -120,7 +119,14 @@ void CudaMemory::AbandonCapture() noexcept {
   CUgraph_st* captured = nullptr;
   Ignore(cudaStreamEndCapture(stream_, &captured));
   if (captured != nullptr) Ignore(cudaGraphDestroy(captured));
+  copies_->GoOn();
   mutex_.Unlock();
+}
+
+std::shared_ptr<std::byte> CudaMemory::AllocateLanding(size_t bytes) {
+  std::byte* memory = AllocateOnDevice(static_cast<int64_t>(bytes));
+  if (memory == nullptr && bytes > 0) CheckCuda(cudaErrorMemoryAllocation, "cudaMalloc");
+  return Owned(memory);
 }
 
 std::shared_ptr<std::byte> CudaMemory::Allocate(int64_t bytes) {
@@ -252,31 +258,71 @@ absl::Status CudaMemory::CopyWithin(std::byte* to, const std::byte* from, size_t
   });
 }
 
-Upload::Upload(CudaMemory& memory) : memory_(memory) {
-  UseGpu(memory_.gpu());
-  CheckCuda(cudaEventCreateWithFlags(&across_, cudaEventDisableTiming), "cudaEventCreate");
+absl::StatusOr<std::shared_ptr<DeviceCopy>> CudaMemory::BeginCopy(CopyDirection direction,
+                                                                  std::span<const CopyRun> runs) {
+  return WithDeviceFailures([&]() -> absl::StatusOr<std::shared_ptr<DeviceCopy>> {
+    return copies_->Begin(direction, runs);
+  });
 }
 
-Upload::~Upload() { Ignore(cudaEventDestroy(across_)); }
+Upload::Upload(CudaMemory& memory) : memory_(memory) {
+  UseGpu(memory_.gpu());
+  for (Side& side : sides_) {
+    for (CUevent_st** event : {&side.across, &side.read}) {
+      CheckCuda(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreate");
+    }
+  }
+}
+
+Upload::~Upload() {
+  for (Side& side : sides_) {
+    Ignore(cudaEventDestroy(side.across));
+    Ignore(cudaEventDestroy(side.read));
+  }
+}
 
 std::byte* Upload::Begin(size_t bytes) {
   UseGpu(memory_.gpu());
-  CheckCuda(cudaEventSynchronize(across_), "an upload to the GPU");
-  if (bytes > capacity_) {
-    capacity_ = 0;
-    pinned_.reset();
-    pinned_ = AllocatePinned(bytes);
-    capacity_ = bytes;
+  side_ = 1 - side_;
+  Side& side = sides_[side_];
+  CheckCuda(cudaEventSynchronize(side.across), "an upload to the GPU");
+  if (bytes > side.capacity) {
+    side.capacity = 0;
+    side.pinned.reset();
+    side.pinned = AllocatePinned(bytes);
+    side.capacity = bytes;
   }
-  return pinned_.get();
+  return side.pinned.get();
 }
 
 void Upload::Send(size_t bytes, std::byte* device) {
   if (bytes == 0) return;
-  CheckCuda(cudaMemcpyAsync(device, pinned_.get(), bytes, cudaMemcpyHostToDevice,
+  Side& side = sides_[side_];
+  if (memory_.beside_ && !memory_.capturing_) return SendBeside(side, bytes, device);
+  CheckCuda(cudaMemcpyAsync(device, side.pinned.get(), bytes, cudaMemcpyHostToDevice,
                             memory_.upload_stream()),
             "cudaMemcpyAsync");
-  CheckCuda(cudaEventRecord(across_, memory_.upload_stream()), "cudaEventRecord");
+  CheckCuda(cudaEventRecord(side.across, memory_.upload_stream()), "cudaEventRecord");
+}
+
+void Upload::SendBeside(Side& side, size_t bytes, std::byte* device) {
+  const CudaStream kernels = memory_.stream();
+  const CudaStream beside = memory_.beside_stream_;
+  if (bytes > side.landed_capacity) {
+    side.landed_capacity = 0;
+    side.landed.reset();
+    side.landed = memory_.AllocateLanding(bytes);
+    side.landed_capacity = bytes;
+  }
+  CheckCuda(cudaStreamWaitEvent(beside, side.read, 0), "cudaStreamWaitEvent");
+  CheckCuda(
+      cudaMemcpyAsync(side.landed.get(), side.pinned.get(), bytes, cudaMemcpyHostToDevice, beside),
+      "cudaMemcpyAsync");
+  CheckCuda(cudaEventRecord(side.across, beside), "cudaEventRecord");
+  CheckCuda(cudaStreamWaitEvent(kernels, side.across, 0), "cudaStreamWaitEvent");
+  CheckCuda(cudaMemcpyAsync(device, side.landed.get(), bytes, cudaMemcpyDeviceToDevice, kernels),
+            "cudaMemcpyAsync");
+  CheckCuda(cudaEventRecord(side.read, kernels), "cudaEventRecord");
 }
 
 }  // namespace tandem::core

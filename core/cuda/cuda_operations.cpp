@@ -131,6 +131,8 @@ void CudaOperations::BeginStep(const Batch& batch) {
   SetFloatEnvironment();
   phases_ = batch.phases;
   reductions_.BeginStep();
+  // While the step before is computed, there is time to send what this one needs.
+  memory_.SendBeside(kept_failures_.kept() > 0);
   step_.Begin(batch);
   logit_rows_ = static_cast<int64_t>(batch.logit_tokens.size());
   token_failed_.SetRows(static_cast<int64_t>(batch.tokens.size()));
@@ -169,6 +171,7 @@ void CudaOperations::BeginPass(const Collective& collective) {
 }
 
 void CudaOperations::EndPass() {
+  memory_.SendBeside(false);
   const CudaStepGraphs::Mode mode = std::exchange(mode_, CudaStepGraphs::Mode::kEager);
   if (mode == CudaStepGraphs::Mode::kCapture) {
     graphs_.Launch(memory_.EndCapture(), memory_.allocations(), memory_.stream());
@@ -178,6 +181,7 @@ void CudaOperations::EndPass() {
 }
 
 void CudaOperations::AbandonPass() noexcept {
+  memory_.SendBeside(false);
   const CudaStepGraphs::Mode mode = std::exchange(mode_, CudaStepGraphs::Mode::kEager);
   if (mode == CudaStepGraphs::Mode::kCapture) memory_.AbandonCapture();
 }
@@ -502,6 +506,16 @@ std::span<const uint8_t> CudaOperations::TokenFailures() {
                     .bytes = host_failed_.size()};
   reductions_.CopyToHost({&run, 1});
   return host_failed_;
+}
+
+void CudaOperations::KeepFailures() {
+  kept_failures_.Keep(token_failed_.data(), static_cast<size_t>(token_failed_.rows()),
+                      memory_.stream());
+}
+
+std::span<const uint8_t> CudaOperations::TakeFailures() {
+  UseGpu(memory_.gpu());
+  return kept_failures_.Take();
 }
 
 void CudaOperations::ReadRows(const Tensor& x, Range rows, float* out, int64_t stride) {

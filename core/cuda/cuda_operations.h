@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/base/thread_pool.h"
+#include "core/cuda/copies/cuda_kept_flags.h"
 #include "core/cuda/cuda_dense_products.h"
 #include "core/cuda/cuda_logits.h"
 #include "core/cuda/cuda_memory.h"
@@ -67,6 +68,9 @@ class CudaOperations : public Operations {
                      Collective& collective, const StepPhase& phase,
                      std::span<TokenScore> out) override;
   std::span<const uint8_t> TokenFailures() override;
+  bool passes_ahead() const override { return true; }
+  void KeepFailures() override;
+  std::span<const uint8_t> TakeFailures() override;
   void ReadRows(const Tensor& x, Range rows, float* out, int64_t stride) override;
 
  private:
@@ -139,6 +143,7 @@ class CudaOperations : public Operations {
   float* reduced_floats_ = nullptr;   // those that were reduced last, as SumsToFloats gives them
   Rows<uint8_t> token_failed_;        // [tokens]
   std::vector<uint8_t> host_failed_;  // [tokens]
+  CudaKeptFlags kept_failures_;       // of steps that others have begun behind
   CudaLogits logits_;                 // of Sample
   CudaStepGraphs graphs_;
   CudaStepGraphs::Mode mode_ = CudaStepGraphs::Mode::kEager;  // of the pass

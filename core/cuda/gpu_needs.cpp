@@ -124,7 +124,12 @@ int64_t WorkspaceOf(const ModelConfig& config, const Shard& shard, const StepSiz
   const auto groups = static_cast<int64_t>(LayerGroups(config).size());
   const auto angles = static_cast<int64_t>(config.rope.inverse_frequencies.size() +
                                            config.local_rope.inverse_frequencies.size());
-  bytes += kFloat * (step.tokens * (1 + groups + 2 * angles) + groups * step.blocks);
+  int64_t sent = kFloat * (step.tokens * (1 + groups + 2 * angles) + groups * step.blocks);
+  bytes += sent;
+  // What is sent while the step before is computed lands in two places besides its own.
+  sent += step.tokens * kFloat * dim;
+  if (config.Has("position_embd.weight")) sent += step.tokens * kFloat * dim;
+  bytes += 2 * (sent + SparseListsOf(config, step));
   return bytes + step.tokens + step.logit_rows * int64_t{sizeof(int32_t)};
 }
 

@@ -110,6 +110,13 @@ absl::Status HostMemory::CopyFromHost(std::span<const CopyRun> runs) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::shared_ptr<DeviceCopy>> HostMemory::BeginCopy(CopyDirection direction,
+                                                                  std::span<const CopyRun> runs) {
+  const bool to_host = direction == CopyDirection::kToHost;
+  TANDEM_RETURN_IF_ERROR(to_host ? CopyToHost(runs) : CopyFromHost(runs));
+  return nullptr;
+}
+
 absl::Status HostMemory::CopyWithin(std::byte* to, const std::byte* from, size_t bytes) {
   std::memcpy(to, from, bytes);
   return absl::OkStatus();

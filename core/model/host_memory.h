@@ -10,7 +10,7 @@
 namespace tandem::core {
 
 /// The memory of a CPU.
-class HostMemory final : public DeviceMemory {
+class HostMemory : public DeviceMemory {
  public:
   std::shared_ptr<std::byte> Allocate(int64_t bytes) override;
   /// On transparent huge pages where the system gives them.
@@ -21,6 +21,10 @@ class HostMemory final : public DeviceMemory {
   absl::Status CopyToHost(std::span<const CopyRun> runs) override;
   absl::Status CopyFromHost(std::span<const CopyRun> runs) override;
   absl::Status CopyWithin(std::byte* to, const std::byte* from, size_t bytes) override;
+  DeviceMemory& host() override { return *this; }
+  bool copies_beside() const override { return false; }
+  absl::StatusOr<std::shared_ptr<DeviceCopy>> BeginCopy(CopyDirection direction,
+                                                        std::span<const CopyRun> runs) override;
 };
 
 }  // namespace tandem::core

@@ -69,6 +69,14 @@ class Model {
   /// [tokens] 1 = a partial sum was not finite or out of range (numerics.md, rule 3), on some rank.
   virtual absl::StatusOr<std::span<const uint8_t>> TokenFailures() = 0;
 
+  /// Whether a pass may begin while the device still computes the one before, if that gave no
+  /// logits and was told KeepFailures.
+  virtual bool passes_ahead() const { return false; }
+  /// Keeps the failures of the last pass for TakeFailures. At most those of two passes are kept.
+  virtual absl::Status KeepFailures() { return absl::OkStatus(); }
+  /// The oldest that are kept, as TokenFailures; waits for their pass.
+  virtual absl::StatusOr<std::span<const uint8_t>> TakeFailures() { return TokenFailures(); }
+
   /// Between passes: body(task) for every task in [0, tasks), on the threads that compute, where
   /// the processor does that; else one after the other. Returns when all are done.
   virtual void ParallelFor(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) {

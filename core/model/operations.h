@@ -103,10 +103,10 @@ struct AttentionLayer {
 /// The operations that a forward pass is written in. CPU and CUDA implement them; nobody above
 /// core/ asks which.
 ///
-/// A device only enqueues. Sample, Score, TokenFailures and ReadRows alone wait for it; a step
-/// without asked-for logits reads back its sampled tokens and its failures, and every shape follows
-/// from the plan. A device that fails throws DeviceFailure (device_failure.h). Thread safety: one
-/// thread calls.
+/// A device only enqueues. Sample, Score, TokenFailures, TakeFailures and ReadRows alone wait for
+/// it; a step without asked-for logits reads back its sampled tokens and its failures, and every
+/// shape follows from the plan. A device that fails throws DeviceFailure (device_failure.h). Thread
+/// safety: one thread calls.
 class Operations {
  public:
   virtual ~Operations() = default;
@@ -178,6 +178,10 @@ class Operations {
   /// Which tokens of the step have failed so far: [tokens], 1 = failed. Host memory, good until the
   /// next step.
   virtual std::span<const uint8_t> TokenFailures() = 0;
+  // As Model has them.
+  virtual bool passes_ahead() const { return false; }
+  virtual void KeepFailures() {}
+  virtual std::span<const uint8_t> TakeFailures() { return TokenFailures(); }
   /// Copies some rows to the host, `stride` floats apart.
   virtual void ReadRows(const Tensor& x, Range rows, float* out, int64_t stride) = 0;
 };

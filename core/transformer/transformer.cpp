@@ -33,6 +33,15 @@ absl::StatusOr<std::span<const uint8_t>> Transformer::TokenFailures() {
       [&]() -> absl::StatusOr<std::span<const uint8_t>> { return ops_.TokenFailures(); });
 }
 
+absl::Status Transformer::KeepFailures() {
+  return WithDeviceFailures([&] { ops_.KeepFailures(); });
+}
+
+absl::StatusOr<std::span<const uint8_t>> Transformer::TakeFailures() {
+  return WithDeviceFailures(
+      [&]() -> absl::StatusOr<std::span<const uint8_t>> { return ops_.TakeFailures(); });
+}
+
 absl::Status Transformer::Layers(const Batch& batch, const KvView& cache, Collective& collective) {
   Scratch& s = scratch_;
   ops_.BeginStep(batch);

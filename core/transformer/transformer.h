@@ -38,6 +38,9 @@ class Transformer final : public Model {
                      std::span<TokenScore> out) override;
   absl::Status ReadLogits(Range rows, float* out, int64_t stride) override;
   absl::StatusOr<std::span<const uint8_t>> TokenFailures() override;
+  bool passes_ahead() const override { return ops_.passes_ahead(); }
+  absl::Status KeepFailures() override;
+  absl::StatusOr<std::span<const uint8_t>> TakeFailures() override;
   void ParallelFor(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) override {
     ops_.ParallelFor(tasks, body);
   }

@@ -109,6 +109,13 @@ std::string StatusFrame(std::string_view id, const ServerStatus& server,
   frame["reuse"] = {{"prompt_tokens", engine.prompt_tokens},
                     {"reused_tokens", engine.reused_tokens},
                     {"reused_from", ReusedFromJson(engine.reused_from)}};
+  if (engine.host_tier.bytes_limit > 0) {
+    const parallel::HostTierStatus& tier = engine.host_tier;
+    frame["host_tier"] = {
+        {"bytes_limit", tier.bytes_limit}, {"bytes", tier.bytes},
+        {"spilled", tier.spilled},         {"spilled_bytes", tier.spilled_bytes},
+        {"returned", tier.returned},       {"returned_bytes", tier.returned_bytes}};
+  }
   if (engine.keeps_records) {
     const parallel::RecordCounts& records = engine.records;
     frame["records"] = {{"saved", records.put},

@@ -58,6 +58,15 @@ absl::StatusOr<PagePool> PagePool::Create(core::DeviceMemory& memory, core::KvGe
   return pool;
 }
 
+absl::StatusOr<std::shared_ptr<core::DeviceCopy>> PagePool::BeginCopy(
+    core::CopyDirection direction, size_t group, core::BlockId block, const PagePool& on_host,
+    core::BlockId host_block) const {
+  const core::CopyRun run{.device = Block(group, block),
+                          .host = on_host.Block(group, host_block),
+                          .bytes = static_cast<size_t>(view_.geometry().BlockBytes(group))};
+  return memory_->BeginCopy(direction, {&run, 1});
+}
+
 absl::Status PagePool::CopyBlock(size_t group, core::BlockId from, core::BlockId to) const {
   const core::KvGeometry& geometry = view_.geometry();
   if (geometry.groups[group].states) {

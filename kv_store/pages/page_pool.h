@@ -27,6 +27,17 @@ class PagePool {
   const std::vector<int64_t>& blocks() const { return blocks_; }
   int64_t bytes() const { return bytes_; }
 
+  /// All pages of a block: BlockBytes(group) together.
+  std::byte* Block(size_t group, core::BlockId block) const {
+    return regions_[group].get() + block * view_.geometry().BlockBytes(group);
+  }
+  /// Begins a copy of a block's pages to or from a block of `on_host`, a pool of the same geometry
+  /// in memory().host(); as DeviceMemory::BeginCopy.
+  absl::StatusOr<std::shared_ptr<core::DeviceCopy>> BeginCopy(core::CopyDirection direction,
+                                                              size_t group, core::BlockId block,
+                                                              const PagePool& on_host,
+                                                              core::BlockId host_block) const;
+
   /// Copies the pages of one block into another's, in all layers of `group` and all KV heads of the
   /// rank.
   absl::Status CopyBlock(size_t group, core::BlockId from, core::BlockId to) const;

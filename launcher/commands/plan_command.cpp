@@ -44,6 +44,7 @@ std::vector<parallel::GpuMemory> OnGpus(const PlanCommandOptions& options,
     all.push_back(parallel::MemoryOnGpu(file, shard,
                                         {.activations = choices.activations,
                                          .kv_dtype = choices.kv_dtype,
+                                         .spill_memory = options.model.kv_spill_memory,
                                          .kv_memory = options.model.kv_memory.value_or(0),
                                          .max_running = options.model.max_running,
                                          .prefill_chunk = options.model.prefill_chunk,
@@ -56,13 +57,14 @@ std::vector<parallel::GpuMemory> OnGpus(const PlanCommandOptions& options,
 std::string GpuTable(const std::vector<parallel::GpuMemory>& gpus) {
   std::string text = fmt::format(
       "\nMemory of each rank's GPU:\n{:>4}  {:>11}  {:>11}  {:>11}  {:>11}"
-      "  {:>11}\n",
-      "rank", "weights", "KV cache", "step", "reserve", "all");
+      "  {:>11}  {:>11}\n",
+      "rank", "weights", "KV cache", "step", "reserve", "all", "host tier");
   for (size_t rank = 0; rank < gpus.size(); ++rank) {
     const parallel::GpuMemory& gpu = gpus[rank];
-    text += fmt::format("{:>4}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}\n", rank,
-                        SizeText(gpu.weights), SizeText(gpu.cache), SizeText(gpu.workspace),
-                        SizeText(parallel::kGpuReserve), SizeText(gpu.total()));
+    text +=
+        fmt::format("{:>4}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}\n", rank,
+                    SizeText(gpu.weights), SizeText(gpu.cache), SizeText(gpu.workspace),
+                    SizeText(parallel::kGpuReserve), SizeText(gpu.total()), SizeText(gpu.spill));
   }
   return text;
 }
@@ -73,7 +75,8 @@ ordered_json GpuJson(const parallel::GpuMemory& gpu) {
           {"kv_token", gpu.token},
           {"step", gpu.workspace},
           {"reserve", parallel::kGpuReserve},
-          {"total", gpu.total()}};
+          {"total", gpu.total()},
+          {"host_tier", gpu.spill}};
 }
 
 ordered_json PlanJson(const std::string& model, const core::ModelConfig& config,

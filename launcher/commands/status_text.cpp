@@ -50,6 +50,10 @@ std::string CountedAt(const json& document, const char* place, std::string_view 
                                             : fmt::format("{} {}s", Count(number), what);
 }
 
+std::string MebibytesText(std::optional<double> bytes) {
+  return bytes ? fmt::format("{:.1f} MiB", *bytes / (1 << 20)) : "?";
+}
+
 /// "34 %" of the whole, or "-" where there is no whole.
 std::string Share(std::optional<double> part, std::optional<double> whole) {
   return part && whole && *whole > 0 ? fmt::format("{:.0f} %", 100 * *part / *whole) : "-";
@@ -158,7 +162,7 @@ std::string RanksText(const json& status) {
   for (const json& rank : ranks) {
     const auto bytes = NumberAt(rank, "/weight_bytes");
     rows.push_back({CountAt(rank, "/rank"), WordAt(rank, "/host"), WordAt(rank, "/device"),
-                    bytes ? fmt::format("{:.1f} MiB", *bytes / (1 << 20)) : "?"});
+                    MebibytesText(bytes)});
   }
   std::array<size_t, 4> widths{};
   for (const auto& row : rows) {
@@ -202,6 +206,12 @@ std::string StatusText(const json& status, const json* previous) {
                       now("/pages/cached"), now("/pages/total"),
                       PagesBar(status.value("pages", json::object())));
   text += fmt::format("preempted  {}\n", CountedAt(status, "/totals/preemptions", "time"));
+  if (status.contains("host_tier")) {
+    text += fmt::format("           {} to the host tier, {} back; {} of {} are there\n",
+                        CountedAt(status, "/host_tier/spilled", "time"), now("/host_tier/returned"),
+                        MebibytesText(NumberAt(status, "/host_tier/bytes")),
+                        MebibytesText(NumberAt(status, "/host_tier/bytes_limit")));
+  }
   text += fmt::format(
       "reused     {} of {}, {}\n", now("/reuse/reused_tokens"),
       CountedAt(status, "/reuse/prompt_tokens", "prompt token"),

@@ -221,6 +221,7 @@ class Rank {
     rank.options.prefill_chunk = options_.prefill_chunk;
     rank.options.speculate = options_.speculate;
     rank.options.kv_memory = options_.kv_memory.value_or(0);
+    rank.options.spill_memory = options_.kv_spill_memory;
     if (!gpus_.empty()) {
       const core::Shard& shard = plan_.shards[static_cast<size_t>(world_.rank())];
       rank.options.memory_sharers = gpu_.sharers;
@@ -275,6 +276,7 @@ class Rank {
   parallel::GpuMemoryOptions MemoryOptions() const {
     return {.activations = choices_.activations,
             .kv_dtype = choices_.kv_dtype,
+            .spill_memory = options_.kv_spill_memory,
             .kv_memory = options_.kv_memory.value_or(0),
             .max_running = options_.max_running,
             .prefill_chunk = options_.prefill_chunk,

@@ -207,6 +207,11 @@ Rows ModelRows(ModelOptions& o) {
           "(default: a quarter of what is free on the "
           "host, divided among its ranks; on a GPU what weights and a step leave)",
           kSame),
+      Row("--kv-spill-memory", Size(o.kv_spill_memory, 0),
+          "host memory a rank for the pages of requests that make room for others, e.g. 4GiB; 0: "
+          "they are computed again (default: on a GPU a quarter of its KV cache, up to 2 GiB and "
+          "an eighth of what is free on the host; on a CPU 0: there --kv-memory can have it)",
+          kSame),
       Row("--prefill-chunk", {&o.prefill_chunk, {1, kMostSteps}},
           "prompt tokens computed in one step; fewer while answers stream, so that these do not "
           "stall",
@@ -363,6 +368,9 @@ Rows RowsOf(PlanCommandOptions& o) {
           "with --device cuda: memory of the KV cache a rank (default: what --max-running "
           "sequences "
           "of 8192 tokens, or of the model's context, take)"),
+      Row("--kv-spill-memory", Size(o.model.kv_spill_memory, 0),
+          "with --device cuda: host memory a rank for the pages of requests that make room for "
+          "others (default: a quarter of the KV cache, up to 2 GiB)"),
       Row("--kv-dtype", {&o.model.kv_dtype}, "KV cache: f16, f32 or f8 (default f16)"),
       Row("--no-exact", {&o.model.no_exact}, "with --device cuda: what fast mode needs besides"),
       AttentionRow(o.model.attention),

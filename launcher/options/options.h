@@ -49,14 +49,16 @@ struct ModelOptions {
   bool no_graphs = false;            // a GPU is given kernel by kernel
   std::vector<double> weights;       // relative speeds of the ranks; empty: equal
   std::optional<int64_t> kv_memory;  // bytes a rank; none: chosen by free memory
-  int prefill_chunk = 512;           // prompt tokens a step
-  int max_running = 64;              // requests in progress at once
-  int max_waiting = 256;             // requests in the queue
-  bool speculate = false;            // guess tokens ahead and verify them in one step
-  std::string control_interface;     // where rank 0 sends plans from; empty: chosen
-  double collective_timeout = 60;    // seconds until ranks, or their start, count as hanging
-  StateOptions state;                // of serve and its ranks
-  OptionSources sources;             // of all options of the command
+  std::optional<int64_t>
+      kv_spill_memory;             // bytes a rank; none: as RankOptions::spill_memory has it
+  int prefill_chunk = 512;         // prompt tokens a step
+  int max_running = 64;            // requests in progress at once
+  int max_waiting = 256;           // requests in the queue
+  bool speculate = false;          // guess tokens ahead and verify them in one step
+  std::string control_interface;   // where rank 0 sends plans from; empty: chosen
+  double collective_timeout = 60;  // seconds until ranks, or their start, count as hanging
+  StateOptions state;              // of serve and its ranks
+  OptionSources sources;           // of all options of the command
 };
 
 /// How many ranks, and where.

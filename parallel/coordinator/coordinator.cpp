@@ -92,6 +92,7 @@ Coordinator::~Coordinator() {
   if (options_.watchdog != nullptr) options_.watchdog->TellFirst(nullptr, {});
   channel_->Close();
   setup_.records.reset();
+  setup_.spilled.reset();
   for (const PendingDurableAnswers::Held& held : held_.ReleaseAll()) TellHeld(held);
   open_.FinishAll(FinishReason::kFailed, Unavailable("the engine was stopped"));
 }
@@ -181,12 +182,9 @@ absl::Status Coordinator::Step() {
   }
   if (current_) {
     std::optional<InFlight> ahead;
-    if (options_.plan_ahead && !speculation_.WorthWaiting(current_->step)) {
-      TANDEM_ASSIGN_OR_RETURN(ahead, Schedule());
-    }
+    bool ahead_begun = false;
     const auto begin = std::chrono::steady_clock::now();
-    TANDEM_ASSIGN_OR_RETURN(const StepResult result,
-                            setup_.runner->Execute(current_->step.plan, current_->hash));
+    TANDEM_ASSIGN_OR_RETURN(const StepResult result, RunCurrent(ahead, ahead_begun));
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
     if (!current_->step.plan.sequences.empty()) {
       prompt_budget_.Add(current_->step.decoding, current_->step.prompt_tokens, took.count());
@@ -195,9 +193,28 @@ absl::Status Coordinator::Step() {
     }
     TANDEM_RETURN_IF_ERROR(Commit(*current_, result));
     current_ = std::move(ahead);
+    current_begun_ = ahead_begun;
   }
   PublishStatus();
   return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> Coordinator::RunCurrent(std::optional<InFlight>& ahead,
+                                                   bool& ahead_begun) {
+  RankRunner& runner = *setup_.runner;
+  const ScheduledStep& step = current_->step;
+  if (options_.plan_ahead && !speculation_.WorthWaiting(step)) {
+    TANDEM_ASSIGN_OR_RETURN(ahead, Schedule());
+  }
+  if (!current_begun_) TANDEM_RETURN_IF_ERROR(runner.Begin(step.plan));
+  if (runner.AllowsNext(step.plan)) {
+    if (!ahead) {
+      TANDEM_ASSIGN_OR_RETURN(ahead, Schedule());
+    }
+    if (ahead) TANDEM_RETURN_IF_ERROR(runner.Begin(ahead->step.plan));
+    ahead_begun = ahead.has_value();
+  }
+  return runner.Finish(step.plan, current_->hash);
 }
 
 void Coordinator::TakeInbox() {
@@ -317,6 +334,7 @@ void Coordinator::PublishStatus() {
   status_.waiting = scheduler_.waiting();
   status_.blocks_used = scheduler_.blocks_used();
   status_.blocks_cached = scheduler_.blocks_cached();
+  status_.host_tier = scheduler_.host_tier();
 }
 
 void Coordinator::Die(const absl::Status& why) {
@@ -342,8 +360,11 @@ absl::Status Coordinator::BlameForStepFailure(const absl::Status& own) {
 void Coordinator::FinishPlanAhead() {
   // The followers have this plan already and wait for this rank in its collectives.
   if (!current_ || !Health().ok()) return;
-  const auto result = setup_.runner->Execute(current_->step.plan, current_->hash);
-  if (!result.ok()) Die(result.status());
+  RankRunner& runner = *setup_.runner;
+  const StepPlan& plan = current_->step.plan;
+  absl::Status status = current_begun_ ? absl::OkStatus() : runner.Begin(plan);
+  if (status.ok()) status = runner.Finish(plan, current_->hash).status();
+  if (!status.ok()) Die(status);
 }
 
 void Coordinator::StopFollowers() {

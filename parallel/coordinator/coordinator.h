@@ -86,6 +86,9 @@ class Coordinator final : public Engine {
   void Loop();
   bool WaitForWork();
   absl::Status Step();
+  /// Begins current_, and the next step where it need not wait for what current_ gives; finishes
+  /// current_. ahead: the next step, if it was scheduled.
+  absl::StatusOr<StepResult> RunCurrent(std::optional<InFlight>& ahead, bool& ahead_begun);
   void TakeInbox();
   absl::StatusOr<std::optional<InFlight>> Schedule();
   absl::Status Commit(const InFlight& flight, const StepResult& result);
@@ -118,6 +121,7 @@ class Coordinator final : public Engine {
   std::vector<RecordCounts> record_counts_;  // [ranks] the last that each has told
   RankSetup setup_;
   std::optional<InFlight> current_;
+  bool current_begun_ = false;  // the runner has begun it
 
   std::unique_ptr<ControlLeader> channel_;
   Agreement agreement_;

@@ -11,6 +11,13 @@ namespace tandem::parallel {
 using Clock = std::chrono::steady_clock;
 
 void Coordinator::ListenToRecords() {
+  if (setup_.spilled) {
+    setup_.spilled->Listen([this](const RecordReport& report) {
+      const MutexLock lock(mutex_);
+      inbox_.reports.push_back(report);
+      changed_.NotifyAll();
+    });
+  }
   if (!setup_.records) return;
   scheduler_.SetRestoreWorth([this](int32_t tokens, std::optional<kv_store::TierKind> from) {
     return fetches_.Worth(tokens, from);
@@ -29,13 +36,17 @@ void Coordinator::ListenToRecords() {
 }
 
 void Coordinator::TakeRecordNews(const Inbox& inbox) {
-  if (!setup_.records) return;
   const Clock::time_point now = Clock::now();
   for (const auto& [probe, saved] : inbox.probed) {
     fetches_.ProbeEnds(probe);
     if (const auto begun = scheduler_.Probed(probe, saved)) fetches_.FetchBegins(*begun, now);
   }
   for (const RecordReport& report : inbox.reports) {
+    if (report.kind == RecordReport::Kind::kLoaded) {
+      // Of pages from the host tier it comes with no counts.
+      if (limits_.loads_beside && fetches_.TakeLoaded(report.id)) scheduler_.Loaded(report.id);
+      continue;
+    }
     CountRecords(report);
     if (report.kind == RecordReport::Kind::kFetched) {
       if (const auto outcome = fetches_.Take(report, now)) {

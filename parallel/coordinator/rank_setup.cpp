@@ -6,6 +6,7 @@
 
 #include "kv_store/pages/pool_size.h"
 #include "parallel/communicators/agree_on_status.h"
+#include "parallel/placement/gpu_memory.h"
 #include "parallel/sharding/shard_plan.h"
 
 namespace tandem::parallel {
@@ -30,8 +31,10 @@ struct Introduction {
   int64_t kv_heads_begin;
   int64_t kv_heads_count;
   int64_t has_tier;
+  int64_t copies_beside;
   int64_t weight_bytes;
   int64_t blocks[kMostGroups];
+  int64_t host_blocks[kMostGroups];
   char device[64];
 };
 
@@ -74,7 +77,7 @@ absl::Status CheckOptions(const RankOptions& options, const core::ModelConfig& c
     return InvalidArgument("prefill chunk: {} tokens, expected 1 to {}", options.prefill_chunk,
                            1 << 20);
   }
-  if (options.max_waiting < 0 || options.kv_memory < 0) {
+  if (options.max_waiting < 0 || options.kv_memory < 0 || options.spill_memory.value_or(0) < 0) {
     return InvalidArgument("queue length and KV memory must not be negative");
   }
   if (options.records.save_bytes < 0 || options.records.fetch_bytes < 0) {
@@ -106,6 +109,32 @@ absl::StatusOr<std::vector<int64_t>> ChooseBlocks(const RankOptions& options,
   if (options.kv_memory == 0) {
     const std::vector<int64_t> wished = kv_store::BlocksForWish(geometry, wish);
     for (size_t g = 0; g < blocks.size(); ++g) blocks[g] = std::min(blocks[g], wished[g]);
+  }
+  return blocks;
+}
+
+/// Blocks of this rank's host tier beside a pool of so many. [layer groups]
+absl::StatusOr<std::vector<int64_t>> ChooseHostBlocks(const RankOptions& options,
+                                                      const Communicator& world, core::Model& model,
+                                                      const core::KvGeometry& geometry,
+                                                      const std::vector<int64_t>& pool) {
+  int64_t pool_bytes = 0;
+  for (size_t g = 0; g < pool.size(); ++g) pool_bytes += pool[g] * geometry.BlockBytes(g);
+  int64_t bytes = 0;
+  if (options.spill_memory) {
+    bytes = *options.spill_memory;
+  } else if (model.memory().copies_beside()) {
+    TANDEM_ASSIGN_OR_RETURN(const int64_t available, model.memory().host().AvailableBytes());
+    bytes = std::min({pool_bytes / kSpilledShare, kMostSpilledBytes,
+                      available / 8 / std::max(1, world.local_size())});
+  }
+  // In the proportion of the pool's groups: a sequence takes of each what it needs there.
+  std::vector<int64_t> blocks;
+  blocks.reserve(pool.size());
+  const double share =
+      static_cast<double>(bytes) / static_cast<double>(std::max<int64_t>(1, pool_bytes));
+  for (const int64_t of_pool : pool) {
+    blocks.push_back(static_cast<int64_t>(static_cast<double>(of_pool) * share));
   }
   return blocks;
 }
@@ -155,6 +184,8 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
   const auto chosen = ChooseBlocks(options, world, model, geometry);
   TANDEM_RETURN_IF_ERROR(AgreeOnStatus(world, chosen.status()));
   const std::vector<int64_t>& my_blocks = *chosen;
+  const auto my_host_blocks = ChooseHostBlocks(options, world, model, geometry, my_blocks);
+  TANDEM_RETURN_IF_ERROR(AgreeOnStatus(world, my_host_blocks.status()));
 
   Introduction mine{.vocab = config.vocab,
                     .context = config.context,
@@ -169,10 +200,13 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
                     .kv_heads_begin = model.shard().kv_heads.begin,
                     .kv_heads_count = model.shard().kv_heads.count,
                     .has_tier = options.records.tier != nullptr ? 1 : 0,
+                    .copies_beside = model.memory().copies_beside() ? 1 : 0,
                     .weight_bytes = model.weight_bytes(),
                     .blocks = {},
+                    .host_blocks = {},
                     .device = {}};
   std::copy(my_blocks.begin(), my_blocks.end(), mine.blocks);
+  std::copy(my_host_blocks->begin(), my_host_blocks->end(), mine.host_blocks);
   std::memcpy(mine.device, options.device.data(),
               std::min(options.device.size(), sizeof(mine.device) - 1));
   TANDEM_ASSIGN_OR_RETURN(const std::vector<Introduction> all, Introduce(world, mine));
@@ -181,8 +215,10 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
   std::vector<core::Range> vocab_shards;
   std::vector<core::Shard> shards(static_cast<size_t>(world.size()));  // KV heads alone
   bool tiers = true;
+  bool beside = true;
   int64_t most_kv_heads = 0;
   std::vector<int64_t> blocks = my_blocks;
+  std::vector<int64_t> host_blocks = *my_host_blocks;
   int64_t largest_shard = 0;
   for (int rank = 0; rank < world.size(); ++rank) {
     const Introduction& other = all[static_cast<size_t>(rank)];
@@ -195,8 +231,12 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
     kv_heads = {.begin = other.kv_heads_begin, .count = other.kv_heads_count};
     most_kv_heads = std::max(most_kv_heads, kv_heads.count);
     tiers = tiers && other.has_tier != 0;
+    beside = beside && other.copies_beside != 0;
     largest_shard = std::max(largest_shard, other.vocab_count);
-    for (size_t g = 0; g < blocks.size(); ++g) blocks[g] = std::min(blocks[g], other.blocks[g]);
+    for (size_t g = 0; g < blocks.size(); ++g) {
+      blocks[g] = std::min(blocks[g], other.blocks[g]);
+      host_blocks[g] = std::min(host_blocks[g], other.host_blocks[g]);
+    }
   }
 
   absl::StatusOr<kv_store::PagePool> pool =
@@ -212,6 +252,20 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
                      .max_running = options.max_running,
                      .prefill_chunk = options.prefill_chunk,
                      .epoch = options.epoch};
+  setup.scheduler.loads_beside = beside;
+  setup.traffic = std::make_unique<PageTraffic>();
+  // Of every group a block at least, or none: a sequence needs them all.
+  if (std::all_of(host_blocks.begin(), host_blocks.end(), [](int64_t b) { return b > 0; })) {
+    auto spilled = SpilledPages::Create(*setup.pool, host_blocks, *setup.traffic);
+    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(world, spilled.status()));
+    setup.spilled = *std::move(spilled);
+    setup.scheduler.host_blocks = host_blocks;
+    for (size_t g = 0; g < geometry.groups.size(); ++g) {
+      setup.scheduler.host_block_bytes.push_back(
+          geometry.PageBytes() * most_kv_heads *
+          static_cast<int64_t>(geometry.groups[g].layers.size()));
+    }
+  }
   if (tiers) {
     SchedulerOptions& scheduler = setup.scheduler;
     scheduler.records = true;
@@ -221,21 +275,25 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
                                                                             static_cast<int32_t>(g),
                                                                             core::kPageTokens));
     }
-    setup.records = std::make_unique<RankRecords>(
-        RankRecords::Options{.records = options.records,
-                             .rank = world.rank(),
-                             .kv_heads = model.shard().kv_heads,
-                             .records_own = RecordedKvHeads(shards, world.rank())},
-        *setup.pool);
+    auto records = RankRecords::Create({.records = options.records,
+                                        .rank = world.rank(),
+                                        .kv_heads = model.shard().kv_heads,
+                                        .records_own = RecordedKvHeads(shards, world.rank())},
+                                       *setup.pool, *setup.traffic);
+    TANDEM_RETURN_IF_ERROR(AgreeOnStatus(world, records.status()));
+    setup.records = *std::move(records);
   }
-  setup.runner = std::make_unique<RankRunner>(RankRunner::Parts{
-      .model = model,
-      .pool = *setup.pool,
-      .collective = world,
-      .slots = SlotTable(options.max_running, geometry.groups, blocks, config.vocab),
-      .vocab_shards = std::move(vocab_shards),
-      .records = setup.records.get(),
-      .phases = options.phases});
+  setup.runner = std::make_unique<RankRunner>(
+      RankRunner::Parts{.model = model,
+                        .pool = *setup.pool,
+                        .collective = world,
+                        .slots = SlotTable(options.max_running, geometry.groups, blocks,
+                                           config.vocab, setup.scheduler.host_blocks),
+                        .vocab_shards = std::move(vocab_shards),
+                        .traffic = *setup.traffic,
+                        .records = setup.records.get(),
+                        .spilled = setup.spilled.get(),
+                        .phases = options.phases});
   return setup;
 }
 

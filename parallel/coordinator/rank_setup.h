@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "parallel/rank/rank_records.h"
 #include "parallel/rank/rank_runner.h"
 #include "parallel/rank/record_options.h"
+#include "parallel/rank/spilled_pages.h"
 #include "parallel/schedule/scheduler.h"
 
 namespace tandem::parallel {
@@ -33,9 +35,13 @@ struct RankOptions {
   int32_t max_waiting = 256;    // requests in the queue
   int32_t prefill_chunk = 512;  // prompt tokens a step
   int64_t kv_memory = 0;        // bytes of KV cache a rank; 0: chosen by free memory
-  int memory_sharers = 0;       // ranks that share this one's memory; 0: all of its host
-  double memory_share = 0.25;   // of what is free, that their caches may take in all
-  int64_t memory_kept = 0;      // bytes of it that each of them needs otherwise
+  /// Bytes of a rank's host tier, where the pages of preempted requests are kept; 0: there is none.
+  /// Without a value: none where the pool is in host memory itself; else a quarter of the pool, 2
+  /// GiB and an eighth of what is free on the host, divided among its ranks, at most.
+  std::optional<int64_t> spill_memory;
+  int memory_sharers = 0;      // ranks that share this one's memory; 0: all of its host
+  double memory_share = 0.25;  // of what is free, that their caches may take in all
+  int64_t memory_kept = 0;     // bytes of it that each of them needs otherwise
   /// Tokens of a sequence for which max_running of them should fit into the cache, as far as memory
   /// allows; 0: the model's context, or 8192 where that is longer.
   int32_t kv_sequence_tokens = 0;
@@ -60,7 +66,9 @@ struct RankSetup {
   SchedulerOptions scheduler;
   std::vector<RankStatus> ranks;
   std::unique_ptr<kv_store::PagePool> pool;
-  std::unique_ptr<RankRecords> records;  // null: some rank has no tier
+  std::unique_ptr<PageTraffic> traffic;
+  std::unique_ptr<RankRecords> records;   // null: some rank has no tier
+  std::unique_ptr<SpilledPages> spilled;  // null: there is no host tier
   std::unique_ptr<RankRunner> runner;
 };
 

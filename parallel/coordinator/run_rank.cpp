@@ -44,6 +44,9 @@ absl::Status RunFollower(const RankOptions& options, Communicator& world, core::
   const absl::StatusOr<RankSetup> setup = SetUpRank(options, world, model);
   TANDEM_RETURN_IF_ERROR(setup.status());
   if (options.on_set_up) options.on_set_up();
+  if (setup->spilled) {
+    setup->spilled->Listen([&follower](const RecordReport& report) { follower.Report(report); });
+  }
   if (setup->records) {
     setup->records->Listen([&follower](const RecordReport& report) { follower.Report(report); },
                            [](FetchId, SavedTokens) {});

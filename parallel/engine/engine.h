@@ -128,6 +128,18 @@ struct RankStatus {
   std::string device;
 };
 
+/// The host tier of the rank whose blocks are largest: the pages of preempted requests. Without
+/// one, nothing but zeros.
+struct HostTierStatus {
+  int64_t bytes_limit = 0;
+  int64_t bytes = 0;            // now
+  uint64_t spilled = 0;         // requests whose pages were copied there
+  uint64_t spilled_bytes = 0;   // the same
+  uint64_t returned = 0;        // requests whose pages came back
+  uint64_t returned_bytes = 0;  // the same
+  bool operator==(const HostTierStatus&) const = default;
+};
+
 struct EngineStatus {
   std::vector<RankStatus> ranks;
   int32_t running = 0;
@@ -143,6 +155,7 @@ struct EngineStatus {
   uint64_t late_fetches = 0;    // fetches that were given up
   uint64_t not_durable = 0;     // durable requests that ended without
   uint64_t preemptions = 0;
+  HostTierStatus host_tier = {};
   uint64_t drafted_tokens = 0;
   uint64_t accepted_tokens = 0;
   uint64_t steps = 0;

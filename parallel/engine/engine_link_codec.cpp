@@ -84,7 +84,9 @@ void Fields(Archive& archive, EngineStatus& status) {
   archive(AtMost(status.ranks, kMostRanks, "ranks"), status.running, status.waiting,
           status.blocks_total, status.blocks_used, status.blocks_cached, status.prompt_tokens,
           status.reused_tokens, status.reused_from, status.keeps_records, status.records,
-          status.late_fetches, status.not_durable, status.preemptions, status.drafted_tokens,
+          status.late_fetches, status.not_durable, status.preemptions, status.host_tier.bytes_limit,
+          status.host_tier.bytes, status.host_tier.spilled, status.host_tier.spilled_bytes,
+          status.host_tier.returned, status.host_tier.returned_bytes, status.drafted_tokens,
           status.accepted_tokens, status.steps, status.tokens_generated, status.tokens_prefilled,
           status.tokens_per_second);
 }

@@ -86,6 +86,8 @@ GpuMemory MemoryOnGpu(const core::ModelFile& file, const core::Shard& shard,
       options.kv_memory > 0
           ? BytesOf(geometry, kv_store::BlocksForBytes(geometry, wish, options.kv_memory))
           : BytesOf(geometry, wished);
+  memory.spill =
+      options.spill_memory.value_or(std::min(memory.cache / kSpilledShare, kMostSpilledBytes));
   memory.least_cache = BytesOf(geometry, kv_store::BlocksForWish(geometry, least));
   for (size_t g = 0; g < geometry.groups.size(); ++g) {
     if (!geometry.groups[g].leaves_behind())

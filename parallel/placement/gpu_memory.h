@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "core/base/status.h"
@@ -14,11 +15,17 @@ namespace tandem::parallel {
 /// What is left on each GPU for the CUDA runtime, its kernels and what it rounds up.
 inline constexpr int64_t kGpuReserve = int64_t{512} << 20;
 
+/// Of a rank's KV cache, that its host tier is made for where nobody says otherwise, and bytes of
+/// it, at most.
+inline constexpr int64_t kSpilledShare = 4;
+inline constexpr int64_t kMostSpilledBytes = int64_t{2} << 30;
+
 /// What a rank on a GPU is started with.
 struct GpuMemoryOptions {
   core::ActivationMode activations = core::ActivationMode::kQ8;
   core::KvDtype kv_dtype = core::KvDtype::kF16;
-  int64_t kv_memory = 0;  // 0: as much as max_running sequences want
+  std::optional<int64_t> spill_memory = {};  // RankOptions::spill_memory
+  int64_t kv_memory = 0;                     // 0: as much as max_running sequences want
   int max_running = 64;
   int prefill_chunk = 512;
   bool speculate = false;
@@ -31,6 +38,7 @@ struct GpuMemory {
   double bits_per_weight = 0;
   int64_t cache = 0;        // of --kv-memory, or wished for
   int64_t least_cache = 0;  // without which it does not run
+  int64_t spill = 0;        // of the host's pinned memory, at most: the host tier
   int64_t token = 0;        // of the cache, in layers without a window
   int64_t workspace = 0;    // of a step, at most
   /// With the cache, and with kGpuReserve.

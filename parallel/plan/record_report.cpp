@@ -13,7 +13,7 @@ void Fields(Archive& archive, RecordReport& report) {
   const auto kind_of_tier = [](auto& each, kv_store::TierKind& kind) {
     each(UpTo(kind, kv_store::TierKind::kRemote, "kind of tier"));
   };
-  archive(UpTo(report.kind, RecordReport::Kind::kCounts, "kind of report"), report.id, report.safe,
+  archive(UpTo(report.kind, RecordReport::Kind::kLoaded, "kind of report"), report.id, report.safe,
           AtMost(report.from, kMostBlocks, "blocks", kind_of_tier), report.counts);
 }
 

@@ -17,10 +17,11 @@ struct RecordReport {
     kFlushed,  // all saves up to a plan's flush mark outlive the rank, or some do not
     kFetched,  // the fetch has got what there was
     kCounts,   // nothing but the counts, which tell of trouble
+    kLoaded,   // the pages that a plan loads of a fetch are filled
   };
   Kind kind = Kind::kCounts;
   int32_t rank = 0;
-  uint64_t id = 0;   // of kFlushed: the step of the plan; of kFetched: the fetch
+  uint64_t id = 0;   // of kFlushed: the step of the plan; of kFetched and kLoaded: the fetch
   bool safe = true;  // of kFlushed: all of them do
   /// Of kFetched: one for each block from the front that is whole with all the heads and layer
   /// groups asked for: the farthest place that a record of it came from.

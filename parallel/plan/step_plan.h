@@ -54,9 +54,31 @@ struct BlockLoad {
   bool operator==(const BlockLoad&) const = default;
 };
 
+/// A block of the pool and its place in the ranks' host tier.
+struct SpilledBlock {
+  int32_t group = 0;  // layer group
+  core::BlockId block = core::kNoBlock;
+  core::BlockId host = core::kNoBlock;
+  bool operator==(const SpilledBlock&) const = default;
+};
+
+/// The pages of a sequence that is preempted are copied to the host tier.
+struct PageSpill {
+  std::vector<SpilledBlock> blocks;
+  bool operator==(const PageSpill&) const = default;
+};
+
+/// Pages come back from the host tier. Reported as those of a fetch of this number, which no other
+/// fetch has (RecordReport::Kind::kLoaded).
+struct PageReturn {
+  FetchId id = 0;
+  std::vector<SpilledBlock> blocks;
+  bool operator==(const PageReturn&) const = default;
+};
+
 /// What changes pages besides the forward pass. A block may be given to somebody else between two
 /// of them, so their order counts.
-using PageMove = std::variant<BlockCopy, BlockLoad>;
+using PageMove = std::variant<BlockCopy, BlockLoad, PageSpill, PageReturn>;
 
 /// A block whose records are kept (kv_store/records/record.h): each rank copies out of its pages
 /// those of the KV heads that it records.

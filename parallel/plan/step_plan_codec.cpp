@@ -19,6 +19,7 @@ constexpr size_t kMostHistory = 1 << 24;       // of a sequence that begins behi
 constexpr size_t kMostTableChanges = 1 << 20;  // of one layer group of one sequence
 constexpr size_t kMostGroups = 64;
 constexpr size_t kMostMoves = 1 << 20;
+constexpr size_t kMostSpilled = 1 << 20;  // blocks of a sequence
 constexpr size_t kMostSaves = 1 << 20;
 constexpr size_t kMostFetches = 1 << 16;  // begun or ended
 constexpr size_t kMostFetchBlocks = 1 << 20;
@@ -60,6 +61,21 @@ void Fields(Archive& archive, BlockCopy& copy) {
 template <typename Archive>
 void Fields(Archive& archive, BlockLoad& load) {
   archive(load.fetch, load.index, AtMost(load.blocks, kMostGroups, "blocks of a load"));
+}
+
+template <typename Archive>
+void Fields(Archive& archive, SpilledBlock& block) {
+  archive(block.group, block.block, block.host);
+}
+
+template <typename Archive>
+void Fields(Archive& archive, PageSpill& spill) {
+  archive(AtMost(spill.blocks, kMostSpilled, "blocks of a spill"));
+}
+
+template <typename Archive>
+void Fields(Archive& archive, PageReturn& back) {
+  archive(back.id, AtMost(back.blocks, kMostSpilled, "blocks of a return"));
 }
 
 template <typename Archive>

@@ -7,14 +7,38 @@ namespace {
 
 // Of records that were put, for the next ones: about those of a step's.
 constexpr size_t kUnusedBytes = size_t{16} << 20;
+// Of pages on their way to records, and of those on their way from them: enough for the blocks that
+// a step of a prompt fills.
+constexpr int64_t kStagedBytes = int64_t{64} << 20;
 
 }  // namespace
 
-RankRecords::RankRecords(const Options& options, const kv_store::PagePool& pool)
-    : options_(options), pool_(pool), buffers_(kUnusedBytes) {}
+absl::StatusOr<std::unique_ptr<RankRecords>> RankRecords::Create(const Options& options,
+                                                                 const kv_store::PagePool& pool,
+                                                                 PageTraffic& traffic) {
+  TANDEM_ASSIGN_OR_RETURN(auto saving, PageStaging::Create(pool, kStagedBytes));
+  std::unique_ptr<PageStaging> loading;
+  if (pool.memory().copies_beside()) {
+    TANDEM_ASSIGN_OR_RETURN(loading, PageStaging::Create(pool, kStagedBytes));
+  }
+  return std::unique_ptr<RankRecords>(
+      new RankRecords(options, pool, traffic, std::move(saving), std::move(loading)));
+}
+
+RankRecords::RankRecords(const Options& options, const kv_store::PagePool& pool,
+                         PageTraffic& traffic, std::unique_ptr<PageStaging> saving,
+                         std::unique_ptr<PageStaging> loading)
+    : options_(options),
+      pool_(pool),
+      traffic_(traffic),
+      saving_(std::move(saving)),
+      loading_(std::move(loading)),
+      buffers_(kUnusedBytes) {}
 
 RankRecords::~RankRecords() {
   silent_ = true;
+  loader_.Stop();
+  saver_.Stop();
   if (reader_) reader_->Stop();
   if (writer_) writer_->Stop();
 }
@@ -27,6 +51,7 @@ void RankRecords::Listen(std::function<void(const RecordReport&)> on_report,
     what.counts = counts();
     tell(what);
   };
+  report_ = report;
   kv_store::Tier& tier = *options_.records.tier;
   reader_ = std::make_unique<RecordReader>(
       tier, pool_,
@@ -67,68 +92,185 @@ RecordCounts RankRecords::counts() const {
           .damaged = read.damaged};
 }
 
-absl::Status RankRecords::Save(const StepPlan& plan, ParallelFor parallel_for) {
-  const core::Range& heads = options_.records_own;
-  struct Task {
-    const BlockSave* save = nullptr;
-    size_t group = 0;
-    int64_t head = 0;
-  };
-  std::vector<Task> tasks;
-  std::vector<std::vector<kv_store::TierRecord>> encoded;  // [saves that have room][records]
+absl::Status RankRecords::Save(const StepPlan& plan) {
+  const core::KvGeometry& geometry = pool_.view().geometry();
   for (const BlockSave& save : plan.saves) {
-    const size_t begin = tasks.size();
+    size_t records = 0;
     int64_t bytes = 0;
     for (size_t g = 0; g < save.blocks.size(); ++g) {
       if (save.blocks[g] == core::kNoBlock) continue;
-      bytes += heads.count *
-               kv_store::RecordBytes(pool_.view().geometry(), static_cast<int32_t>(g), save.tokens);
-      for (int64_t head = heads.begin; head < heads.end(); ++head) {
-        tasks.push_back({.save = &save, .group = g, .head = head});
-      }
+      const auto heads = options_.records_own.count;
+      records += static_cast<size_t>(heads);
+      bytes += heads * kv_store::RecordBytes(geometry, static_cast<int32_t>(g), save.tokens);
     }
-    const size_t records = tasks.size() - begin;
-    if (records > 0 && writer_->Reserve(records, bytes)) {
-      encoded.emplace_back(records);
-    } else {
-      tasks.resize(begin);
-    }
+    if (records > 0 && writer_->Reserve(records, bytes)) TANDEM_RETURN_IF_ERROR(BeginSave(save));
   }
-  std::vector<kv_store::TierRecord*> records;  // [tasks]
-  for (auto& of_save : encoded) {
-    for (kv_store::TierRecord& record : of_save) records.push_back(&record);
-  }
-  std::vector<absl::Status> copied(tasks.size());
-  if (!tasks.empty()) {
-    parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
-      const auto at = static_cast<size_t>(i);
-      auto record = Encode(*tasks[at].save, tasks[at].group, tasks[at].head);
-      copied[at] = record.status();
-      if (record.ok()) *records[at] = *std::move(record);
+  if (plan.flush) {
+    saver_.Push([this, step = plan.step] {
+      if (!failed_) writer_->Mark(step);
     });
   }
-  for (absl::Status& status : copied) TANDEM_RETURN_IF_ERROR(std::move(status));
-  for (auto& of_save : encoded) writer_->Put(of_save);
-  if (plan.flush) writer_->Mark(plan.step);
   return absl::OkStatus();
 }
 
-absl::StatusOr<kv_store::TierRecord> RankRecords::Encode(const BlockSave& save, size_t group,
+absl::Status RankRecords::BeginSave(const BlockSave& save) {
+  auto saving = std::make_shared<Saving>();
+  saving->save = save;
+  saving->staged = saving_->Take();
+  saving->copies.resize(save.blocks.size());
+  // What was begun is waited for in any case: it writes to the staging.
+  absl::Status begun;
+  for (size_t g = 0; g < save.blocks.size() && begun.ok(); ++g) {
+    if (save.blocks[g] == core::kNoBlock) continue;
+    auto copy = pool_.BeginCopy(core::CopyDirection::kToHost, g, save.blocks[g], saving_->pages(),
+                                saving->staged);
+    begun = copy.status();
+    if (!copy.ok()) continue;
+    saving->copies[g] = *std::move(copy);
+    traffic_.Leaves({g, save.blocks[g]}, saving->copies[g]);
+  }
+  if (!begun.ok()) Failed(begun);
+  saver_.Push([this, saving] { FinishSave(*saving); });
+  return begun;
+}
+
+void RankRecords::FinishSave(const Saving& saving) {
+  absl::Status copied;
+  for (size_t g = 0; g < saving.copies.size(); ++g) {
+    if (saving.copies[g] == nullptr) continue;
+    copied.Update(saving.copies[g]->Wait());
+    traffic_.Left({g, saving.save.blocks[g]}, saving.copies[g]);
+  }
+  auto records = copied.ok() ? RecordsOf(saving) : copied;
+  saving_->Return(saving.staged);
+  if (!Failed(records.status())) writer_->Put(*records);
+}
+
+absl::StatusOr<std::vector<kv_store::TierRecord>> RankRecords::RecordsOf(const Saving& saving) {
+  std::vector<kv_store::TierRecord> records;
+  const core::Range& heads = options_.records_own;
+  for (size_t g = 0; g < saving.save.blocks.size(); ++g) {
+    if (saving.save.blocks[g] == core::kNoBlock) continue;
+    for (int64_t head = heads.begin; head < heads.end(); ++head) {
+      TANDEM_ASSIGN_OR_RETURN(kv_store::TierRecord record, Encode(saving, g, head));
+      records.push_back(std::move(record));
+    }
+  }
+  return records;
+}
+
+absl::StatusOr<kv_store::TierRecord> RankRecords::Encode(const Saving& saving, size_t group,
                                                          int64_t head) {
   const kv_store::Fingerprint& fingerprint = options_.records.fingerprint;
+  const BlockSave& save = saving.save;
   const kv_store::RecordName name{.block = save.hash,
                                   .tokens = save.tokens,
                                   .kv_head = static_cast<int32_t>(head),
                                   .group = static_cast<int32_t>(group)};
   TANDEM_ASSIGN_OR_RETURN(
       std::vector<std::byte> bytes,
-      kv_store::EncodeRecord(fingerprint, name, pool_, save.blocks[group],
+      kv_store::EncodeRecord(fingerprint, name, saving_->pages(), saving.staged,
                              static_cast<int>(head - options_.kv_heads.begin), buffers_.Take()));
   return kv_store::TierRecord{.key = kv_store::RecordKeyOf(fingerprint, name),
                               .block = save.hash,
                               .before = save.before,
                               .tenant = save.tenant,
                               .bytes = buffers_.Share(std::move(bytes))};
+}
+
+absl::Status RankRecords::Load(std::span<const PageMove> loads, ParallelFor parallel_for) {
+  std::vector<Loading> all;
+  for (const PageMove& move : loads) {
+    const auto& load = std::get<BlockLoad>(move);
+    TANDEM_ASSIGN_OR_RETURN(RecordReader::Fill fill, reader_->Find(load));
+    Loading& loading = all.emplace_back();
+    loading.fetch = load.fetch;
+    loading.blocks = load.blocks;
+    loading.fill = std::move(fill);
+  }
+  if (loading_ != nullptr) {
+    LoadBeside(std::move(all));
+    return absl::OkStatus();
+  }
+  // Most of it is pages' first touch, which several threads do faster.
+  std::vector<absl::Status> loaded(all.size());
+  parallel_for(static_cast<int64_t>(all.size()), [&](int64_t i) {
+    const auto at = static_cast<size_t>(i);
+    loaded[at] = all[at].fill(pool_, all[at].blocks);
+  });
+  for (absl::Status& status : loaded) TANDEM_RETURN_IF_ERROR(std::move(status));
+  return absl::OkStatus();
+}
+
+void RankRecords::LoadBeside(std::vector<Loading> loads) {
+  for (const Loading& loading : loads) {
+    for (size_t g = 0; g < loading.blocks.size(); ++g) {
+      if (loading.blocks[g] != core::kNoBlock) traffic_.Fills({g, loading.blocks[g]});
+    }
+  }
+  const auto all = std::make_shared<std::vector<Loading>>(std::move(loads));
+  loader_.Push([this, all] {
+    size_t finished = 0;
+    absl::Status status;
+    // Records are unpacked while those before are copied.
+    for (Loading& loading : *all) {
+      std::optional<core::BlockId> staged = loading_->TryTake();
+      while (!staged) {
+        status.Update(FinishLoad((*all)[finished++]));
+        staged = loading_->TryTake();
+      }
+      loading.staged = *staged;
+      if (status.ok()) status = BeginLoad(loading);
+    }
+    while (finished < all->size()) status.Update(FinishLoad((*all)[finished++]));
+    if (Failed(status)) return;
+    for (size_t i = 0; i < all->size(); ++i) {
+      const bool last = i + 1 == all->size() || (*all)[i + 1].fetch != (*all)[i].fetch;
+      if (last) ReportLoaded((*all)[i].fetch);
+    }
+  });
+}
+
+absl::Status RankRecords::BeginLoad(Loading& loading) {
+  std::vector<core::BlockId> into(loading.blocks.size(), core::kNoBlock);
+  for (size_t g = 0; g < into.size(); ++g) {
+    if (loading.blocks[g] != core::kNoBlock) into[g] = loading.staged;
+  }
+  TANDEM_RETURN_IF_ERROR(loading.fill(loading_->pages(), into));
+  for (size_t g = 0; g < into.size(); ++g) {
+    if (into[g] == core::kNoBlock) continue;
+    TANDEM_ASSIGN_OR_RETURN(auto copy,
+                            pool_.BeginCopy(core::CopyDirection::kFromHost, g, loading.blocks[g],
+                                            loading_->pages(), into[g]));
+    if (copy != nullptr) loading.copies.push_back(std::move(copy));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RankRecords::FinishLoad(const Loading& loading) {
+  absl::Status status;
+  for (const auto& copy : loading.copies) status.Update(copy->Wait());
+  // Before steps may go on with these blocks, they must know what has failed.
+  Failed(status);
+  for (size_t g = 0; g < loading.blocks.size(); ++g) {
+    if (loading.blocks[g] != core::kNoBlock) traffic_.Filled({g, loading.blocks[g]});
+  }
+  loading_->Return(loading.staged);
+  return status;
+}
+
+bool RankRecords::Failed(const absl::Status& status) {
+  if (status.ok()) return failed_;
+  failed_ = true;
+  traffic_.Fail(status);
+  return true;
+}
+
+void RankRecords::ReportLoaded(FetchId fetch) {
+  RecordReport loaded;
+  loaded.kind = RecordReport::Kind::kLoaded;
+  loaded.id = fetch;
+  report_(std::move(loaded));
 }
 
 void RankRecords::Fetch(const StepPlan& plan) {

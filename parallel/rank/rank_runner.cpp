@@ -21,6 +21,25 @@ void BeginPhases(const StepPlan& plan, core::PhaseClock& phases) {
   phases.BeginStep(prompts ? 0 : static_cast<int64_t>(plan.sequences.size()), tokens);
 }
 
+std::vector<PoolBlock> BlocksOf(const std::vector<BlockSave>& saves) {
+  std::vector<PoolBlock> blocks;
+  for (const BlockSave& save : saves) {
+    for (size_t g = 0; g < save.blocks.size(); ++g) {
+      if (save.blocks[g] != core::kNoBlock) blocks.push_back({g, save.blocks[g]});
+    }
+  }
+  return blocks;
+}
+
+std::vector<PoolBlock> BlocksOf(const std::vector<SpilledBlock>& spilled) {
+  std::vector<PoolBlock> blocks;
+  blocks.reserve(spilled.size());
+  for (const SpilledBlock& at : spilled) {
+    blocks.push_back({static_cast<size_t>(at.group), at.block});
+  }
+  return blocks;
+}
+
 core::StepPhase VocabularyPhase(const StepPlan& plan) {
   return {.step = plan.step, .layer = -1, .kind = core::StepPhase::Kind::kVocabulary};
 }
@@ -33,26 +52,56 @@ RankRunner::RankRunner(Parts parts)
       collective_(parts.collective),
       slots_(std::move(parts.slots)),
       vocab_shards_(std::move(parts.vocab_shards)),
+      traffic_(parts.traffic),
       records_(parts.records),
+      spilled_(parts.spilled),
       phases_(parts.phases) {
   for (const core::Range& rows : vocab_shards_)
     largest_shard_ = std::max(largest_shard_, rows.count);
 }
 
 absl::StatusOr<StepResult> RankRunner::Execute(const StepPlan& plan, const Digest& plan_hash) {
+  TANDEM_RETURN_IF_ERROR(Begin(plan));
+  return Finish(plan, plan_hash);
+}
+
+bool RankRunner::AllowsNext(const StepPlan& plan) const {
+  // The phases of two steps cannot be told apart, nor in which of them ranks meet.
+  if (phases_ != nullptr || collective_.size() > 1 || !model_.passes_ahead()) return false;
+  return !plan.sequences.empty() &&
+         std::all_of(plan.sequences.begin(), plan.sequences.end(),
+                     [](const SequenceWork& work) { return work.logit_rows() == 0; });
+}
+
+absl::Status RankRunner::Begin(const StepPlan& plan) {
   if (phases_ != nullptr && !plan.sequences.empty()) BeginPhases(plan, *phases_);
   TANDEM_RETURN_IF_ERROR(slots_.Apply(plan));
   TANDEM_RETURN_IF_ERROR(MovePages(plan));
+  std::vector<Place> places;
+  if (!plan.sequences.empty()) {
+    TANDEM_ASSIGN_OR_RETURN(places, Forward(plan));
+    if (AllowsNext(plan)) TANDEM_RETURN_IF_ERROR(model_.KeepFailures());
+  }
+  begun_.push_back(std::move(places));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> RankRunner::Finish(const StepPlan& plan, const Digest& plan_hash) {
+  const std::vector<Place> places = std::move(begun_.front());
+  begun_.pop_front();
   StepResult result;
   result.sequences.resize(plan.sequences.size());
   if (!plan.sequences.empty()) {
-    TANDEM_ASSIGN_OR_RETURN(const std::vector<Place> places, Forward(plan));
     const core::PhaseScope sampling(phases_, core::Phase::kSampling);
     TANDEM_RETURN_IF_ERROR(GatherLogits(plan, places, result));
     TANDEM_RETURN_IF_ERROR(Sample(plan, places, result));
   }
   AddToDigest(plan_hash, result);
   return result;
+}
+
+absl::StatusOr<std::span<const uint8_t>> RankRunner::TokenFailures(const StepPlan& plan) {
+  return AllowsNext(plan) ? model_.TakeFailures() : model_.TokenFailures();
 }
 
 absl::Status RankRunner::MovePages(const StepPlan& plan) {
@@ -62,39 +111,74 @@ absl::Status RankRunner::MovePages(const StepPlan& plan) {
                     plan.step);
   }
   if (records_ != nullptr) {
-    TANDEM_RETURN_IF_ERROR(
-        records_->Save(plan, [this](int64_t tasks, absl::FunctionRef<void(int64_t)> body) {
-          model_.ParallelFor(tasks, body);
-        }));
+    TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(BlocksOf(plan.saves)));
+    TANDEM_RETURN_IF_ERROR(records_->Save(plan));
   }
-  const std::span<const PageMove> moves(plan.moves);
-  for (size_t i = 0; i < moves.size(); ++i) {
-    if (const auto* copy = std::get_if<BlockCopy>(&moves[i])) {
-      TANDEM_RETURN_IF_ERROR(
-          pool_.CopyBlock(static_cast<size_t>(copy->group), copy->from, copy->to));
-      continue;
-    }
-    if (records_ == nullptr) {
-      return Internal("step plan {}: it loads records, but this rank has no tier", plan.step);
-    }
-    size_t end = i + 1;
-    while (end < moves.size() && std::holds_alternative<BlockLoad>(moves[end])) ++end;
-    TANDEM_RETURN_IF_ERROR(Load(moves.subspan(i, end - i)));
-    i = end - 1;
+  for (std::span<const PageMove> moves(plan.moves); !moves.empty();) {
+    TANDEM_ASSIGN_OR_RETURN(const size_t made, Move(moves));
+    moves = moves.subspan(made);
   }
   if (records_ != nullptr) records_->Fetch(plan);
-  return absl::OkStatus();
+  return FollowPages(plan);
 }
 
-absl::Status RankRunner::Load(std::span<const PageMove> loads) {
-  // Most of it is pages' first touch, which several threads do faster.
-  std::vector<absl::Status> loaded(loads.size());
-  model_.ParallelFor(static_cast<int64_t>(loads.size()), [&](int64_t i) {
-    const auto at = static_cast<size_t>(i);
-    loaded[at] = records_->Load(std::get<BlockLoad>(loads[at]));
-  });
-  for (absl::Status& status : loaded) TANDEM_RETURN_IF_ERROR(std::move(status));
-  return absl::OkStatus();
+absl::StatusOr<size_t> RankRunner::Move(std::span<const PageMove> moves) {
+  const PageMove& first = moves.front();
+  if (const auto* copy = std::get_if<BlockCopy>(&first)) {
+    TANDEM_RETURN_IF_ERROR(Copy(*copy));
+    return 1;
+  }
+  if (std::holds_alternative<BlockLoad>(first)) {
+    if (records_ == nullptr) {
+      return Internal("step plan: it loads records, but this rank has no tier");
+    }
+    size_t count = 1;
+    while (count < moves.size() && std::holds_alternative<BlockLoad>(moves[count])) ++count;
+    TANDEM_RETURN_IF_ERROR(records_->Load(
+        moves.first(count), [this](int64_t tasks, absl::FunctionRef<void(int64_t)> body) {
+          model_.ParallelFor(tasks, body);
+        }));
+    return count;
+  }
+  if (spilled_ == nullptr) {
+    return Internal("step plan: it moves pages to or from a host tier, but this rank has none");
+  }
+  if (const auto* spill = std::get_if<PageSpill>(&first)) {
+    TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(BlocksOf(spill->blocks)));
+    TANDEM_RETURN_IF_ERROR(spilled_->Spill(*spill));
+    return 1;
+  }
+  const auto& back = std::get<PageReturn>(first);
+  TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(BlocksOf(back.blocks)));
+  TANDEM_RETURN_IF_ERROR(spilled_->Return(back));
+  return 1;
+}
+
+absl::Status RankRunner::Copy(const BlockCopy& copy) {
+  const auto group = static_cast<size_t>(copy.group);
+  const PoolBlock blocks[] = {{group, copy.from}, {group, copy.to}};
+  TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(blocks));
+  TANDEM_RETURN_IF_ERROR(traffic_.FollowLeaving(std::span(blocks).last(1)));
+  return pool_.CopyBlock(group, copy.from, copy.to);
+}
+
+absl::Status RankRunner::FollowPages(const StepPlan& plan) {
+  if (traffic_.idle()) return absl::OkStatus();
+  std::vector<PoolBlock> seen;
+  std::vector<PoolBlock> written;
+  for (const SequenceWork& work : plan.sequences) {
+    const auto& tables = slots_.slot(work.slot).tables;
+    const auto first = static_cast<size_t>(work.start_position / core::kPageTokens);
+    for (size_t g = 0; g < tables.size(); ++g) {
+      for (size_t i = 0; i < tables[g].size(); ++i) {
+        if (tables[g][i] == core::kNoBlock) continue;
+        seen.push_back({g, tables[g][i]});
+        if (i >= first) written.push_back(seen.back());
+      }
+    }
+  }
+  TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(seen));
+  return traffic_.FollowLeaving(written);
 }
 
 absl::StatusOr<std::vector<RankRunner::Place>> RankRunner::Forward(const StepPlan& plan) {
@@ -187,7 +271,7 @@ absl::Status RankRunner::Sample(const StepPlan& plan, std::span<const Place> pla
   TANDEM_RETURN_IF_ERROR(Score(plan, places, sampled, result));
 
   std::span<const core::SampledToken> next(sampled);
-  TANDEM_ASSIGN_OR_RETURN(const std::span<const uint8_t> failed, model_.TokenFailures());
+  TANDEM_ASSIGN_OR_RETURN(const std::span<const uint8_t> failed, TokenFailures(plan));
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     const SequenceWork& work = plan.sequences[s];
     const auto of_work = failed.subspan(static_cast<size_t>(places[s].first_token),

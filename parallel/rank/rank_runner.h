@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <vector>
 
@@ -12,8 +13,10 @@
 #include "parallel/plan/digest.h"
 #include "parallel/plan/step_plan.h"
 #include "parallel/plan/step_result.h"
+#include "parallel/rank/page_traffic.h"
 #include "parallel/rank/rank_records.h"
 #include "parallel/rank/slot_table.h"
+#include "parallel/rank/spilled_pages.h"
 
 namespace tandem::parallel {
 
@@ -32,13 +35,23 @@ class RankRunner {
     core::Collective& collective;
     SlotTable slots;
     std::vector<core::Range> vocab_shards;  // [ranks] rows of every rank
+    PageTraffic& traffic;                   // of the pool
     RankRecords* records = nullptr;         // what saves and fetches; null: a plan has none
+    SpilledPages* spilled = nullptr;        // the host tier; null: there is none
     core::PhaseClock* phases = nullptr;     // where to keep the time of each phase, or null
   };
   explicit RankRunner(Parts parts);
 
-  /// plan_hash: StepPlanHash of the plan as it travelled.
+  /// plan_hash: StepPlanHash of the plan as it travelled. Begins a step and finishes it.
   absl::StatusOr<StepResult> Execute(const StepPlan& plan, const Digest& plan_hash);
+
+  /// Steps are finished in the order in which they were begun, each before the next but one begins;
+  /// before the next one, unless AllowsNext.
+  absl::Status Begin(const StepPlan& plan);
+  /// Whether the next step may begin before this one, which was begun last, is finished: the device
+  /// computes meanwhile, and nothing of it depends on what is sampled here.
+  bool AllowsNext(const StepPlan& plan) const;
+  absl::StatusOr<StepResult> Finish(const StepPlan& plan, const Digest& plan_hash);
 
  private:
   /// Which rows of the step's logits belong to a sequence of the plan, and which tokens of it.
@@ -48,10 +61,15 @@ class RankRunner {
   };
 
   absl::Status MovePages(const StepPlan& plan);
-  /// Loads that follow each other; they fill different pages.
-  absl::Status Load(std::span<const PageMove> loads);
+  /// Makes the move at the front, and those that are made with it; how many.
+  absl::StatusOr<size_t> Move(std::span<const PageMove> moves);
+  absl::Status Copy(const BlockCopy& copy);
+  /// Before the pass: what it reads is there, and what it writes to is copied first.
+  absl::Status FollowPages(const StepPlan& plan);
   /// Returns the places of the plan's sequences.
   absl::StatusOr<std::vector<Place>> Forward(const StepPlan& plan);
+  /// Of a step that was begun.
+  absl::StatusOr<std::span<const uint8_t>> TokenFailures(const StepPlan& plan);
   absl::Status GatherLogits(const StepPlan& plan, std::span<const Place> places,
                             StepResult& result);
   absl::Status Sample(const StepPlan& plan, std::span<const Place> places, StepResult& result);
@@ -68,8 +86,11 @@ class RankRunner {
   SlotTable slots_;
   std::vector<core::Range> vocab_shards_;
   int64_t largest_shard_ = 0;
+  PageTraffic& traffic_;
   RankRecords* const records_;
+  SpilledPages* const spilled_;
   core::PhaseClock* const phases_;
+  std::deque<std::vector<Place>> begun_;  // of the steps that were begun
   RollingDigest digest_;
 };
 

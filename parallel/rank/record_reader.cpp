@@ -174,7 +174,7 @@ bool RecordReader::Take(Part part, Fetched& fetched) {
   return whole;
 }
 
-absl::Status RecordReader::Load(const BlockLoad& load) {
+absl::StatusOr<RecordReader::Fill> RecordReader::Find(const BlockLoad& load) {
   std::shared_ptr<Fetched> fetched;
   {
     const MutexLock lock(mutex_);
@@ -186,21 +186,30 @@ absl::Status RecordReader::Load(const BlockLoad& load) {
     return Internal("step plan: block {} of fetch {} is to be loaded, but was not fetched whole",
                     load.index, load.fetch);
   }
-  const FetchBlock& block = fetched->blocks[index];
-  size_t record = 0;
   for (size_t g = 0; g < load.blocks.size(); ++g) {
-    if (!Asked(block, g)) {
-      if (load.blocks[g] == core::kNoBlock) continue;
-      return Internal(
-          "step plan: block {} of fetch {} is to be loaded in layer group {}, which "
-          "was not fetched",
-          load.index, load.fetch, g);
-    }
+    if (Asked(fetched->blocks[index], g) || load.blocks[g] == core::kNoBlock) continue;
+    return Internal(
+        "step plan: block {} of fetch {} is to be loaded in layer group {}, which was not fetched",
+        load.index, load.fetch, g);
+  }
+  return [this, fetched, index](const kv_store::PagePool& pool,
+                                std::span<const core::BlockId> blocks) {
+    return FillFrom(*fetched, index, pool, blocks);
+  };
+}
+
+absl::Status RecordReader::FillFrom(const Fetched& fetched, size_t index,
+                                    const kv_store::PagePool& pool,
+                                    std::span<const core::BlockId> blocks) const {
+  const FetchBlock& block = fetched.blocks[index];
+  size_t record = 0;
+  for (size_t g = 0; g < blocks.size(); ++g) {
+    if (!Asked(block, g)) continue;
     for (int64_t head = 0; head < options_.kv_heads.count; ++head, ++record) {
-      if (load.blocks[g] == core::kNoBlock) continue;
-      TANDEM_RETURN_IF_ERROR(kv_store::LoadRecord(fetched->records[index][record].bytes,
+      if (blocks[g] == core::kNoBlock) continue;
+      TANDEM_RETURN_IF_ERROR(kv_store::LoadRecord(fetched.records[index][record].bytes,
                                                   NameOf(block, static_cast<int32_t>(g), head),
-                                                  pool_, load.blocks[g], static_cast<int>(head)));
+                                                  pool, blocks[g], static_cast<int>(head)));
     }
   }
   return absl::OkStatus();

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <thread>
 #include <unordered_map>
 #include <variant>
@@ -52,8 +53,13 @@ class RecordReader {
   void Fetch(BlockFetch fetch);
   /// Drops a fetch, whether it was done or not.
   void End(FetchId fetch);
-  /// Fills the pages. kInternal if no such block was reported as whole.
-  absl::Status Load(const BlockLoad& load);
+  /// Fills pages of a block with the records of another one.
+  using Fill = std::function<absl::Status(const kv_store::PagePool& pool,
+                                          std::span<const core::BlockId> blocks)>;
+  /// What fills the pages that a plan loads: blocks [layer groups], kNoBlock where load.blocks has
+  /// it. It may be called when the fetch has ended. kInternal if no such block was reported as
+  /// whole.
+  absl::StatusOr<Fill> Find(const BlockLoad& load);
   void Probe(RecordProbe probe);
 
   Counts counts() const;
@@ -87,6 +93,8 @@ class RecordReader {
   Part Get(const Fetched& fetched, size_t first_block, size_t blocks);
   /// Checks a part and takes it in, behind the blocks that are there; false if not all are whole.
   bool Take(Part part, Fetched& fetched);
+  absl::Status FillFrom(const Fetched& fetched, size_t index, const kv_store::PagePool& pool,
+                        std::span<const core::BlockId> blocks) const;
   kv_store::RecordName NameOf(const FetchBlock& block, int32_t group, int64_t rank_head) const;
 
   kv_store::Tier& tier_;

@@ -8,9 +8,10 @@
 namespace tandem::parallel {
 
 SlotTable::SlotTable(int32_t slots, std::vector<core::KvLayerGroup> groups,
-                     std::vector<int64_t> blocks, int32_t vocab)
+                     std::vector<int64_t> blocks, int32_t vocab, std::vector<int64_t> host_blocks)
     : groups_(std::move(groups)),
       blocks_(std::move(blocks)),
+      host_blocks_(std::move(host_blocks)),
       vocab_(vocab),
       slots_(static_cast<size_t>(slots)) {}
 
@@ -65,6 +66,25 @@ absl::Status SlotTable::CheckBlocks(const std::vector<core::BlockId>& blocks,
   return absl::OkStatus();
 }
 
+absl::Status SlotTable::CheckSpilled(const std::vector<SpilledBlock>& blocks) const {
+  for (const SpilledBlock& at : blocks) {
+    const auto g = static_cast<size_t>(at.group);
+    if (at.group < 0 || g >= host_blocks_.size() || at.block < 0 || at.block >= blocks_[g] ||
+        at.host < 0 || at.host >= host_blocks_[g]) {
+      return Internal("step plan: layer group {} of {}: block {} and block {} of the host tier",
+                      at.group, host_blocks_.size(), at.block, at.host);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SlotTable::CheckMove(const PageMove& move) const {
+  if (const auto* copy = std::get_if<BlockCopy>(&move)) return CheckCopy(*copy);
+  if (const auto* load = std::get_if<BlockLoad>(&move)) return CheckBlocks(load->blocks, "load");
+  if (const auto* spill = std::get_if<PageSpill>(&move)) return CheckSpilled(spill->blocks);
+  return CheckSpilled(std::get<PageReturn>(move).blocks);
+}
+
 absl::Status SlotTable::CheckRecords(const StepPlan& plan) const {
   const auto check_tokens = [](int32_t tokens, const char* what) {
     return tokens >= 1 && tokens <= core::kPageTokens
@@ -77,11 +97,7 @@ absl::Status SlotTable::CheckRecords(const StepPlan& plan) const {
     TANDEM_RETURN_IF_ERROR(CheckBlocks(save.blocks, "save"));
   }
   for (const PageMove& move : plan.moves) {
-    if (const auto* copy = std::get_if<BlockCopy>(&move)) {
-      TANDEM_RETURN_IF_ERROR(CheckCopy(*copy));
-    } else {
-      TANDEM_RETURN_IF_ERROR(CheckBlocks(std::get<BlockLoad>(move).blocks, "load"));
-    }
+    TANDEM_RETURN_IF_ERROR(CheckMove(move));
   }
   for (const BlockFetch& fetch : plan.fetches) {
     for (const FetchBlock& block : fetch.blocks) {

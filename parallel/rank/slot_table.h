@@ -26,9 +26,10 @@ struct SlotState {
 /// not fit is refused by every rank alike, before any collective. Thread safety: none.
 class SlotTable {
  public:
-  /// groups, blocks: [layer groups]; blocks is the size of the pool.
+  /// groups, blocks: [layer groups]; blocks is the size of the pool, host_blocks of the host tier;
+  /// empty: there is none.
   SlotTable(int32_t slots, std::vector<core::KvLayerGroup> groups, std::vector<int64_t> blocks,
-            int32_t vocab);
+            int32_t vocab, std::vector<int64_t> host_blocks = {});
 
   /// Applies closed and opened slots, table changes and explicit tokens; checks saves, page moves
   /// and fetches, which the caller makes. Drafts do not become history: the caller adds what was
@@ -43,13 +44,16 @@ class SlotTable {
   absl::Status CheckOpened(const OpenedSlot& opened) const;
   absl::Status CheckBlocks(const std::vector<core::BlockId>& blocks, const char* what) const;
   absl::Status CheckCopy(const BlockCopy& copy) const;
+  absl::Status CheckSpilled(const std::vector<SpilledBlock>& blocks) const;
+  absl::Status CheckMove(const PageMove& move) const;
   absl::Status CheckRecords(const StepPlan& plan) const;
   absl::Status CheckTokens(SlotId slot, const std::vector<int32_t>& tokens) const;
   absl::Status CheckWork(const SequenceWork& work, const SlotState& state) const;
   absl::Status CheckTable(const SequenceWork& work, const SlotState& state, size_t group) const;
 
   std::vector<core::KvLayerGroup> groups_;
-  std::vector<int64_t> blocks_;  // [layer groups]
+  std::vector<int64_t> blocks_;       // [layer groups]
+  std::vector<int64_t> host_blocks_;  // [layer groups], or empty
   int32_t vocab_;
   std::vector<SlotState> slots_;
 };

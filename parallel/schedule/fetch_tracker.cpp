@@ -74,6 +74,12 @@ std::optional<FetchTracker::Outcome> FetchTracker::Take(const RecordReport& repo
   return outcome;
 }
 
+bool FetchTracker::TakeLoaded(FetchId fetch) {
+  if (++loaded_[fetch] < ranks_) return false;
+  loaded_.erase(fetch);
+  return true;
+}
+
 std::vector<FetchTracker::Outcome> FetchTracker::TakeLate(Time now) {
   std::vector<Outcome> late;
   for (auto it = open_.begin(); it != open_.end();) {

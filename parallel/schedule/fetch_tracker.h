@@ -41,6 +41,8 @@ class FetchTracker {
   void FetchBegins(const BegunFetch& fetch, Time now);
   /// Takes a rank's report. Returns the outcome if this was the last report of the fetch.
   std::optional<Outcome> Take(const RecordReport& report, Time now);
+  /// Takes a rank's report that pages are filled; whether it was the last one of the fetch.
+  bool TakeLoaded(FetchId fetch);
   /// The fetches whose deadline has passed.
   std::vector<Outcome> TakeLate(Time now);
   std::optional<Time> next_deadline() const;
@@ -65,6 +67,7 @@ class FetchTracker {
   RestoreRates rates_;
   std::map<FetchId, Entry> open_;
   std::map<FetchId, size_t> overdue_;  // answers that are still to come
+  std::map<FetchId, size_t> loaded_;   // ranks that have filled their pages, until all have
 };
 
 }  // namespace tandem::parallel

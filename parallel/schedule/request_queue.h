@@ -56,6 +56,7 @@ struct WaitingRequest {
   uint64_t leader_step = 0;   // the step when it was last looked at
   bool gave_up = false;       // no leader is waited for any more
   Restore restore;
+  SpilledSequence spilled;
 };
 
 /// Tokens of prompts by client.

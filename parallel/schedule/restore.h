@@ -35,4 +35,10 @@ struct Restore {
   bool looking() const { return state == State::kProbing || state == State::kFetching; }
 };
 
+/// The pages of a preempted request in the ranks' host tier.
+struct SpilledSequence {
+  int32_t tokens = 0;                            // whose pages these are; 0: none
+  std::vector<std::vector<core::BlockId>> host;  // [layer groups][blocks], kNoBlock: not needed
+};
+
 }  // namespace tandem::parallel

@@ -17,6 +17,7 @@ constexpr int64_t kAnswerTokenCharge = 2;
 
 Scheduler::Scheduler(SchedulerOptions options)
     : options_(std::move(options)), index_(options_.groups, options_.blocks) {
+  for (const int64_t blocks : options_.host_blocks) host_.emplace_back(blocks);
   for (SlotId slot = options_.max_running - 1; slot >= 0; --slot) free_slots_.push_back(slot);
 }
 
@@ -72,6 +73,7 @@ void Scheduler::Add(RequestId id, EngineRequest request) {
 bool Scheduler::Cancel(RequestId id) {
   if (auto waiting = queue_.Take(id)) {
     EndRestore(waiting->restore);
+    FreeSpilled(waiting->spilled);
     turns_.Left(waiting->state.request.client);
     return true;
   }
@@ -98,8 +100,9 @@ std::optional<ScheduledStep> Scheduler::Schedule() {
     }
     // If those who had their turn all had to make room, it is the turn of others.
   } while (step.plan.sequences.empty() && running_.size() < running);
-  const bool records = !saves_.empty() || flush_ || !ended_fetches_.empty() || !fetches_.empty();
-  if (step.plan.sequences.empty() && !records) return std::nullopt;
+  const bool pages =
+      !saves_.empty() || flush_ || !moves_.empty() || !ended_fetches_.empty() || !fetches_.empty();
+  if (step.plan.sequences.empty() && !pages) return std::nullopt;
   step.admitted = std::exchange(admitted_, {});
   step.preempted = std::exchange(preempted_, {});
   step.plan.epoch = options_.epoch;
@@ -180,7 +183,7 @@ void Scheduler::SelectPrompts(int32_t decoding) {
   };
   std::vector<Turn> prompts;
   for (auto& [key, sequence] : running_) {
-    if (!sequence.in_prompt()) continue;
+    if (!sequence.in_prompt() || sequence.loading != 0) continue;
     const int32_t had = sequence.positions - sequence.first_position;
     const int32_t left = std::min(options_.prefill_chunk - had % options_.prefill_chunk,
                                   sequence.given - sequence.positions);
@@ -317,9 +320,12 @@ void Scheduler::FreeSlot(Running& sequence) {
 void Scheduler::Preempt(RunningMap::iterator it) {
   Running& sequence = it->second;
   sequence.pages.AddTail(sequence.state.tokens, sequence.committed, saves());
+  WaitingRequest waiting;
+  waiting.spilled = Spill(sequence);
+  // What is in host memory here is nearer than any tier.
+  if (waiting.spilled.tokens > 0) waiting.restore.state = Restore::State::kOver;
   sequence.pages.Release();
   FreeSlot(sequence);
-  WaitingRequest waiting;
   waiting.state = std::move(sequence.state);
   ++waiting.state.preemptions;
   preempted_.push_back(waiting.state.id);

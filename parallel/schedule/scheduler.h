@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/model/kv_view.h"
+#include "kv_store/pages/block_allocator.h"
 #include "kv_store/pages/prefix_index.h"
 #include "parallel/engine/engine.h"
 #include "parallel/engine/fair_share.h"
@@ -36,6 +37,10 @@ struct SchedulerOptions {
   std::vector<int64_t> block_bytes =
       {};                   // [layer groups] of a block on the largest rank, with records
   int64_t fetch_bytes = 0;  // of all fetches that are open, there
+  /// Pages are filled while steps go on (Scheduler::Loaded).
+  bool loads_beside = false;
+  std::vector<int64_t> host_blocks = {};  // [layer groups] of the host tier; empty: there is none
+  std::vector<int64_t> host_block_bytes = {};  // [layer groups] of one, on the largest rank
 };
 
 /// A request leaves the queue.
@@ -109,16 +114,17 @@ using DraftSource = std::function<std::vector<int32_t>(const RequestState& reque
 ///
 /// When no page is free and none is idle, the scheduler preempts a running sequence: of those with
 /// the lowest priority the one that came last. Its pages become idle, and it goes to the head of
-/// the queue with its answer so far. Later it takes back the pages that were not evicted and
-/// computes the rest again, to the same bits. (On a CPU the pool is host memory already, so
-/// spilling would be no cheaper.) The oldest sequence of the highest priority gets memory first and
-/// is never preempted, so it always advances.
+/// the queue with its answer so far. Where the ranks have a host tier with room for them, they are
+/// copied there. Later it takes back the pages that were not evicted, then those of the host tier,
+/// and computes the rest again, to the same bits. The oldest sequence of the highest priority gets
+/// memory first and is never preempted, so it always advances.
 ///
 /// With records, a full block is saved by the plan after the one that filled it; the tail is saved
 /// when the sequence ends. If a waiting request goes on beyond what the index has, the tiers are
 /// asked for the rest in two phases while others run: a probe of rank 0's tier, then a fetch that a
 /// plan begins on all ranks. When either has ended (Probed, Fetched), the request is admitted, and
-/// the plan that opens its slot loads the blocks that all ranks have.
+/// the plan that opens its slot loads the blocks that all ranks have. Where the ranks' devices can
+/// do that meanwhile (SchedulerOptions::loads_beside), others go on until it is done.
 ///
 /// Schedule may be called once more before the last step is committed (the plan ahead). Such a plan
 /// names the next token of a sequence by the slot that samples it. What a step computed for a
@@ -161,6 +167,9 @@ class Scheduler {
   /// The blocks of a fetch, from the front, that all ranks have, and where they came from. late: it
   /// was not waited for any longer. Unknown ids are ignored: their requests have ended.
   void Fetched(FetchId fetch, std::span<const kv_store::TierKind> from, bool late);
+  /// All ranks have filled the pages that a plan loads of a fetch. Where loads_beside, the sequence
+  /// has no work before.
+  void Loaded(FetchId fetch);
   /// Whether Schedule or TakeProbes may have something now, without news from tiers.
   bool has_work();
 
@@ -183,6 +192,7 @@ class Scheduler {
 
   int32_t running() const { return static_cast<int32_t>(running_.size()); }
   int32_t waiting() const { return static_cast<int32_t>(queue_.size()); }
+  HostTierStatus host_tier() const;
   int64_t blocks_total() const;
   int64_t blocks_used() const;    // by running sequences
   int64_t blocks_cached() const;  // besides
@@ -203,6 +213,7 @@ class Scheduler {
     int32_t committed = 0;        // computed
     int32_t samples = 0;          // answer tokens scheduled so far, in all incarnations
     bool drafting = false;        // drafts are under way: how far it gets is not known
+    FetchId loading = 0;          // whose pages are being filled for it; 0: none
     bool opened = false;          // a plan that left has opened its slot
     int32_t wanted = 0;           // tokens of the step in the making
     std::vector<int32_t> drafts;  // of the step in the making
@@ -235,6 +246,12 @@ class Scheduler {
   void CloseFetch(Restore& restore);
   void LookAgainBehind();
   std::vector<BlockSave>* saves() { return options_.records ? &saves_ : nullptr; }
+
+  // scheduler_spill.cpp
+  SpilledSequence Spill(const Running& sequence);
+  uint64_t TakeSpilled(WaitingRequest& waiting, SequencePages& pages, FetchId& loading);
+  void FreeSpilled(SpilledSequence& spilled);
+  int64_t HostBytes(const std::vector<SpilledBlock>& blocks) const;
 
   int32_t SelectDecodes();
   void SelectPrompts(int32_t decoding);
@@ -281,7 +298,9 @@ class Scheduler {
   std::vector<BlockFetch> fetches_;
   std::vector<Admission> admitted_;
   std::vector<RequestId> preempted_;
-  std::vector<SlotId> free_slots_;  // a stack
+  std::vector<SlotId> free_slots_;              // a stack
+  std::vector<kv_store::BlockAllocator> host_;  // [layer groups] of the host tier
+  HostTierStatus host_tier_;
   uint64_t next_step_ = 1;
   uint64_t next_incarnation_ = 1;
 };

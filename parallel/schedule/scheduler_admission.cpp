@@ -107,7 +107,7 @@ bool Scheduler::StillWaitsForLeader(WaitingRequest& waiting) const {
   if (key != keys_.end()) {
     const Running& leader = running_.at(key->second);
     if (leader.committed < waiting.leader_until) {
-      if (leader.committed != waiting.leader_tokens) {
+      if (leader.loading != 0 || leader.committed != waiting.leader_tokens) {
         waiting.leader_tokens = leader.committed;
         waiting.leader_stalls = 0;
         return true;
@@ -178,7 +178,10 @@ void Scheduler::Start(WaitingRequest waiting, SequencePages pages, size_t restor
   if (waiting.state.wants_cached_pages()) {
     limit = waiting.restore.limit.value_or(LimitOf(pages.end()));
   }
+  FetchId loading = waiting.restore.fetch;
   ReusedFrom from = TakeRestored(waiting, pages, restorable);
+  from.host += TakeSpilled(waiting, pages, loading);
+  if (from.total() == 0 || !options_.loads_beside) loading = 0;
   pages.Copy(moves_);
   from.device = static_cast<uint64_t>(pages.taken()) - from.total();
   if (from.total() > from.device) {
@@ -189,6 +192,7 @@ void Scheduler::Start(WaitingRequest waiting, SequencePages pages, size_t restor
                    .pages = std::move(pages),
                    .slot = free_slots_.back(),
                    .incarnation = next_incarnation_++,
+                   .loading = loading,
                    .drafts = {}};
   free_slots_.pop_back();
   RequestState& state = sequence.state;

@@ -33,8 +33,10 @@ bool Scheduler::WaitsForRecords(const WaitingRequest& waiting) const {
 }
 
 bool Scheduler::has_work() {
-  if (!running_.empty() || !saves_.empty() || flush_ || !ended_fetches_.empty() ||
-      !fetches_.empty()) {
+  const bool computes = std::any_of(running_.begin(), running_.end(), [](const auto& running) {
+    return running.second.loading == 0;
+  });
+  if (computes || !saves_.empty() || flush_ || !ended_fetches_.empty() || !fetches_.empty()) {
     return true;
   }
   bool any = false;
@@ -194,6 +196,12 @@ void Scheduler::Fetched(FetchId fetch, std::span<const kv_store::TierKind> from,
   restore.state = State::kReady;
   --looking_;
   LookAgainBehind();
+}
+
+void Scheduler::Loaded(FetchId fetch) {
+  for (auto& [key, sequence] : running_) {
+    if (sequence.loading == fetch) sequence.loading = 0;
+  }
 }
 
 void Scheduler::LookAgainBehind() {

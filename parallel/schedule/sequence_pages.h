@@ -44,6 +44,8 @@ class SequencePages {
   /// Full blocks in its tables, those included that windows left behind.
   int32_t full_blocks() const { return static_cast<int32_t>(added_); }
 
+  /// Its block table: [blocks], kNoBlock where its window left one behind.
+  std::span<const core::BlockId> table(size_t group) const { return tables_[group]; }
   /// Blocks that it owns.
   int64_t held(size_t group) const { return held_[group]; }
 

@@ -2,6 +2,7 @@
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zmq
@@ -30,14 +31,14 @@ def tokens(result):
     return json.loads(result.stdout)["tokens"]
 
 
-def frames_of(server, **request):
+def frames_of(server, until=("done", "error"), **request):
     """All frames that answer a request."""
     client = zmq.Context.instance().socket(zmq.DEALER)
     client.linger = 0
     client.connect(server.endpoint)
     client.send(json.dumps({"v": 1, "id": "r", **request}).encode())
     frames = []
-    while not frames or frames[-1]["type"] not in ("done", "error"):
+    while not frames or frames[-1]["type"] not in until:
         assert client.poll(60000), frames
         frames.append(json.loads(client.recv()))
     client.close()
@@ -121,6 +122,7 @@ def test_plan_tells_what_gpus_must_hold_without_any(tiny):
     for rank in json.loads(result.stdout)["ranks"]:
         gpu = rank["gpu_bytes"]
         assert gpu["total"] == gpu["weights"] + gpu["kv_cache"] + gpu["step"] + gpu["reserve"]
+        assert gpu["host_tier"] == gpu["kv_cache"] // 4
         assert 0 < gpu["kv_cache"] <= 1 << 20 and gpu["weights"] > rank["bytes"]["total"] * 0.9
     fast = run([TANDEM, "plan", tiny, "-n", 2, "--device", "cuda", "--no-exact", "--json", "--kv-memory", "1MiB"])
     assert fast.returncode == 0, fast.stderr
@@ -214,6 +216,32 @@ def test_a_rank_that_stops_in_a_reduction_is_told_and_nothing_hangs(tiny, start_
         assert ", layer " in frames[-1]["message"], frames[-1]
     assert server.process.wait(30) != 0
     assert_no_leftovers(server)
+
+
+@pytest.mark.parametrize("more", [("--device", "cuda"), ("--device", "cuda", "-n", 2), ("--device", "cuda", "-n", 3), ("-n", 2)])
+def test_pages_of_preempted_requests_go_to_host_memory_and_come_back(tiny, start_server, more, monkeypatch):
+    """Four requests of which two fit have the tokens that they have alone."""
+    monkeypatch.setenv("EMULATED_GPUS", "3")
+    prompts = [[1 + i, *range(2, 100)] for i in range(4)]
+    asked = {"type": "complete", "max_tokens": 60, "ignore_eos": True, "logprobs": 0}
+
+    def answer_of(frame):
+        assert frame["type"] == "done", frame
+        return [token["token"] for token in frame["logprobs"]]
+
+    alone = start_server(EMULATED, "serve", tiny, "--listen", "tcp://127.0.0.1:*")
+    expected = [answer_of(frames_of(alone, tokens=prompt, **asked)[-1]) for prompt in prompts]
+    alone.stop()
+    # 2 layers of 4 KV heads of 16 dimensions: 512 bytes a token on one rank, in pages of 64.
+    heads = {1: 4, 2: 2, 3: 2}[more[-1] if "-n" in more else 1]
+    server = start_server(EMULATED, "serve", tiny, "--listen", "tcp://127.0.0.1:*", "--kv-memory", 7 * 64 * 128 * heads,
+                          "--kv-spill-memory", "1MiB", "--prefill-chunk", 64, *more)
+    with ThreadPoolExecutor(4) as pool:
+        frames = list(pool.map(lambda prompt: frames_of(server, tokens=prompt, **asked)[-1], prompts))
+    assert [answer_of(frame) for frame in frames] == expected
+    tier = frames_of(server, until=("status",), type="status")[-1]["host_tier"]
+    assert tier["spilled"] > 0 and tier["returned"] > 0 and tier["bytes"] == 0, tier
+    assert 0 < tier["returned_bytes"] <= tier["spilled_bytes"] and tier["bytes_limit"] <= 1 << 20, tier
 
 
 def test_a_conversation_goes_from_cpus_to_gpus_and_back(tiny, start_server, tmp_path, monkeypatch):

@@ -22,10 +22,10 @@ const std::vector<std::string> kOrder = {"core", "kv_store", "parallel", "fronte
 /// The rooms of each folder, ground first. A room includes only itself and rooms before it; files
 /// that stand in no room stand on top of all.
 const std::map<std::string, std::vector<std::string>> kRooms = {
-    {"core",
-     {"base", "system", "model", "formats", "cpu/simd", "sampling", "cpu/elementwise", "cpu/linear",
-      "cpu/attention", "cpu", "cuda/kernels", "cuda/attention", "cuda/blas", "cuda/graphs", "cuda",
-      "cuda/nccl", "cuda/peer", "device", "transformer"}},
+    {"core", {"base",         "system",          "model",          "formats",       "cpu/simd",
+              "sampling",     "cpu/elementwise", "cpu/linear",     "cpu/attention", "cpu",
+              "cuda/kernels", "cuda/copies",     "cuda/attention", "cuda/blas",     "cuda/graphs",
+              "cuda",         "cuda/nccl",       "cuda/peer",      "device",        "transformer"}},
     {"kv_store",
      {"base", "pages", "records", "journal", "tiers", "catalog", "export", "agent_link", "peers",
       "agent"}},

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -21,13 +23,14 @@ core::ModelConfig FakeConfig();
 /// meet in an all-reduce a layer. Exact integers all through: any rank count gives the same logits.
 class FakeModel final : public core::Model {
  public:
-  FakeModel(core::ModelConfig config, core::Shard shard)
-      : config_(std::move(config)), shard_(shard) {}
+  FakeModel(core::ModelConfig config, core::Shard shard,
+            std::unique_ptr<core::DeviceMemory> memory = std::make_unique<core::HostMemory>())
+      : config_(std::move(config)), shard_(shard), memory_(std::move(memory)) {}
 
   const core::ModelConfig& config() const override { return config_; }
   const core::Shard& shard() const override { return shard_; }
   int64_t weight_bytes() const override { return 1000; }
-  core::DeviceMemory& memory() override { return memory_; }
+  core::DeviceMemory& memory() override { return *memory_; }
   absl::Status Forward(const core::Batch& batch, const core::KvView& cache,
                        core::Collective& collective) override;
   absl::Status Sample(std::span<const core::SampleRow> rows, core::Collective& collective,
@@ -36,6 +39,20 @@ class FakeModel final : public core::Model {
                      const core::StepPhase& phase, std::span<core::TokenScore> out) override;
   absl::Status ReadLogits(core::Range rows, float* out, int64_t stride) override;
   absl::StatusOr<std::span<const uint8_t>> TokenFailures() override { return token_failed_; }
+  bool passes_ahead() const override { return most_ahead_ != nullptr; }
+  absl::Status KeepFailures() override {
+    kept_.push_back(token_failed_);
+    *most_ahead_ = std::max(*most_ahead_, kept_.size());
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::span<const uint8_t>> TakeFailures() override {
+    taken_ = std::move(kept_.front());
+    kept_.pop_front();
+    return taken_;
+  }
+
+  /// Lets passes begin ahead. most: set to how many had been begun and not finished, at most.
+  void PassAhead(size_t& most) { most_ahead_ = &most; }
 
   /// A token whose sums "overflow" wherever it stands, and one after which logits are not finite.
   void FailOnToken(int32_t token) { failing_token_ = token; }
@@ -46,9 +63,12 @@ class FakeModel final : public core::Model {
  private:
   core::ModelConfig config_;
   core::Shard shard_;
-  core::HostMemory memory_;
+  std::unique_ptr<core::DeviceMemory> memory_;
   std::vector<float> logits_;          // [rows of the step, vocabulary rows of the shard]
   std::vector<uint8_t> token_failed_;  // [tokens of the step]
+  std::deque<std::vector<uint8_t>> kept_;
+  std::vector<uint8_t> taken_;
+  size_t* most_ahead_ = nullptr;
   int32_t failing_token_ = -1;
   int32_t broken_token_ = -1;
   std::function<absl::Status(uint64_t)> hook_;

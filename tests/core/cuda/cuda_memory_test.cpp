@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cstring>
 #include <numeric>
+#include <thread>
 
 #include "core/cuda/kernels/elementwise_kernels.h"
 #include "tests/core/cuda/gpu.h"
@@ -76,18 +79,134 @@ TEST(CudaMemory, CopiesComeAfterKernels) {
   EXPECT_THAT(y.Read(), Each(3.0F));
 }
 
+std::byte* Raw(const OnGpu<float>& values) { return reinterpret_cast<std::byte*>(values.data()); }
+
+/// Pinned memory of the host with values in it.
+std::shared_ptr<std::byte> OnHost(CudaMemory& memory, const std::vector<float>& values) {
+  auto bytes = memory.host().Allocate(static_cast<int64_t>(values.size() * sizeof(float)));
+  std::memcpy(bytes.get(), values.data(), values.size() * sizeof(float));
+  return bytes;
+}
+
+std::vector<float> Values(const std::shared_ptr<std::byte>& bytes, size_t count) {
+  std::vector<float> values(count);
+  std::memcpy(values.data(), bytes.get(), count * sizeof(float));
+  return values;
+}
+
+std::shared_ptr<DeviceCopy> Begin(CudaMemory& memory, CopyDirection direction,
+                                  const OnGpu<float>& on_gpu,
+                                  const std::shared_ptr<std::byte>& on_host, size_t count) {
+  const CopyRun run{Raw(on_gpu), on_host.get(), count * sizeof(float)};
+  auto copy = memory.BeginCopy(direction, {&run, 1});
+  EXPECT_TRUE(copy.ok()) << copy.status();
+  return *std::move(copy);
+}
+
+TEST(CudaMemory, CopiesBesideComeAfterTheKernelsBefore) {
+  CudaMemory memory;
+  const OnGpu<float> x(memory, std::vector<float>(100, 1.0F));
+  const OnGpu<float> y(memory, std::vector<float>(100, 2.0F));
+  const auto host = OnHost(memory, std::vector<float>(100));
+  LaunchAddToRows(memory.stream(), y.data(), 1, 100, x.data());
+  const auto copy = Begin(memory, CopyDirection::kToHost, x, host, 100);
+  ASSERT_TRUE(copy->Wait().ok());
+  EXPECT_THAT(Values(host, 100), Each(3.0F));
+  // Nor does a copy to the GPU overtake a kernel that reads.
+  const auto ones = OnHost(memory, std::vector<float>(100, 1.0F));
+  LaunchAddToRows(memory.stream(), y.data(), 1, 100, x.data());
+  ASSERT_TRUE(Begin(memory, CopyDirection::kFromHost, y, ones, 100)->Wait().ok());
+  EXPECT_THAT(x.Read(), Each(5.0F));
+  EXPECT_THAT(y.Read(), Each(1.0F));
+}
+
+TEST(CudaMemory, KernelsComeAfterCopiesThatComeFirst) {
+  CudaMemory memory;
+  const OnGpu<float> x(memory, std::vector<float>(100, 1.0F));
+  const OnGpu<float> y(memory, std::vector<float>(100, 2.0F));
+  const auto host = OnHost(memory, std::vector<float>(100));
+  const auto copy = Begin(memory, CopyDirection::kToHost, x, host, 100);
+  ASSERT_TRUE(copy->ComeFirst().ok());
+  LaunchAddToRows(memory.stream(), y.data(), 1, 100, x.data());
+  EXPECT_THAT(x.Read(), Each(3.0F));
+  ASSERT_TRUE(copy->Wait().ok());
+  EXPECT_THAT(Values(host, 100), Each(1.0F));
+  // The same of what a kernel reads.
+  const auto fives = OnHost(memory, std::vector<float>(100, 5.0F));
+  const auto filled = Begin(memory, CopyDirection::kFromHost, y, fives, 100);
+  ASSERT_TRUE(filled->ComeFirst().ok());
+  LaunchAddToRows(memory.stream(), y.data(), 1, 100, x.data());
+  EXPECT_THAT(x.Read(), Each(8.0F));
+  ASSERT_TRUE(filled->Wait().ok());
+}
+
+TEST(CudaMemory, CopiesOfBothDirectionsComeInTheirOrder) {
+  CudaMemory memory;
+  const OnGpu<float> x(memory, std::vector<float>(100, 1.0F));
+  const auto saved = OnHost(memory, std::vector<float>(100));
+  const auto sevens = OnHost(memory, std::vector<float>(100, 7.0F));
+  const auto out = Begin(memory, CopyDirection::kToHost, x, saved, 100);
+  const auto in = Begin(memory, CopyDirection::kFromHost, x, sevens, 100);
+  ASSERT_TRUE(in->Wait().ok());
+  ASSERT_TRUE(out->Wait().ok());
+  EXPECT_THAT(Values(saved, 100), Each(1.0F));
+  // Out again, into memory that a copy to the GPU still reads.
+  const auto back = Begin(memory, CopyDirection::kFromHost, x, saved, 100);
+  const OnGpu<float> nines(memory, std::vector<float>(100, 9.0F));
+  const auto over = Begin(memory, CopyDirection::kToHost, nines, saved, 100);
+  ASSERT_TRUE(over->Wait().ok());
+  ASSERT_TRUE(back->Wait().ok());
+  EXPECT_THAT(x.Read(), Each(1.0F));
+  EXPECT_THAT(Values(saved, 100), Each(9.0F));
+}
+
+TEST(CudaMemory, CopiesBesideWaitWhileKernelsAreCaptured) {
+  CudaMemory memory;
+  const OnGpu<float> x(memory, std::vector<float>(100, 1.0F));
+  const auto host = OnHost(memory, std::vector<float>(100));
+  memory.BeginCapture();
+  std::thread other([&] {
+    const auto copy = Begin(memory, CopyDirection::kToHost, x, host, 100);
+    EXPECT_TRUE(copy->Wait().ok());
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  memory.AbandonCapture();
+  other.join();
+  EXPECT_THAT(Values(host, 100), Each(1.0F));
+}
+
 TEST(CudaMemory, AnUploadMayBeFilledAgainAtOnce) {
+  for (const bool beside : {false, true}) {
+    CudaMemory memory;
+    memory.SendBeside(beside);
+    Upload upload(memory);
+    const OnGpu<float> sum(memory, std::vector<float>(50, 0.0F));
+    const OnGpu<float> part(memory, 50);
+    for (int round = 1; round <= 7; ++round) {
+      const std::vector<float> values(50, static_cast<float>(round));
+      std::memcpy(upload.Begin(200), values.data(), 200);
+      upload.Send(200, reinterpret_cast<std::byte*>(part.data()));
+      LaunchAddToRows(memory.stream(), part.data(), 1, 50, sum.data());
+    }
+    EXPECT_THAT(sum.Read(), Each(28.0F)) << beside;
+  }
+}
+
+TEST(CudaMemory, UploadsOfBothWaysTakeTurns) {
   CudaMemory memory;
   Upload upload(memory);
   const OnGpu<float> sum(memory, std::vector<float>(50, 0.0F));
   const OnGpu<float> part(memory, 50);
-  for (int round = 1; round <= 4; ++round) {
-    const std::vector<float> values(50, static_cast<float>(round));
-    std::memcpy(upload.Begin(200), values.data(), 200);
-    upload.Send(200, reinterpret_cast<std::byte*>(part.data()));
-    LaunchAddToRows(memory.stream(), part.data(), 1, 50, sum.data());
+  for (int round = 1; round <= 12; ++round) {
+    memory.SendBeside(round % 3 != 0);
+    const size_t count = round % 4 == 0 ? 50 : 30;
+    const std::vector<float> values(count, 1.0F);
+    std::memcpy(upload.Begin(4 * count), values.data(), 4 * count);
+    upload.Send(4 * count, reinterpret_cast<std::byte*>(part.data()));
+    LaunchAddToRows(memory.stream(), part.data(), 1, 30, sum.data());
   }
-  EXPECT_THAT(sum.Read(), Each(10.0F));
+  const std::vector<float> found = sum.Read();
+  EXPECT_THAT(std::vector<float>(found.begin(), found.begin() + 30), Each(12.0F));
 }
 
 }  // namespace

@@ -70,6 +70,17 @@ TEST(StatusTextTest, TellsOfTheStateDirectoryAndItsTrouble) {
                         "           not durable: the disk is full\npages"));
 }
 
+TEST(StatusTextTest, TellsOfTheHostTier) {
+  json document = Document();
+  document["host_tier"] = {{"bytes_limit", 4 << 20},   {"bytes", 1 << 20}, {"spilled", 3},
+                           {"spilled_bytes", 5 << 20}, {"returned", 2},    {"returned_bytes", 9}};
+  EXPECT_THAT(
+      StatusText(document),
+      HasSubstr("preempted  2 times\n"
+                "           3 times to the host tier, 2 back; 1.0 MiB of 4.0 MiB are there\n"
+                "reused "));
+}
+
 TEST(StatusTextTest, TellsWhyFramesWereRefused) {
   json document = Document();
   document["refused_frames"] = 3;

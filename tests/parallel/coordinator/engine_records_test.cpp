@@ -441,7 +441,9 @@ INSTANTIATE_TEST_SUITE_P(
         EngineKind{.name = "Threads1", .ranks = 1}, EngineKind{.name = "Threads2", .ranks = 2},
         EngineKind{.name = "Threads3", .ranks = 3}, EngineKind{.name = "Threads5", .ranks = 5},
         EngineKind{.name = "Zmq3", .ranks = 3, .zmq_plans = true},
-        EngineKind{.name = "ZmqRemote2", .ranks = 2, .zmq_plans = true, .remote = true}),
+        EngineKind{.name = "ZmqRemote2", .ranks = 2, .zmq_plans = true, .remote = true},
+        EngineKind{.name = "Lazy1", .ranks = 1, .lazy = true},
+        EngineKind{.name = "Lazy3", .ranks = 3, .lazy = true}),
     [](const auto& kind) { return kind.param.name; });
 
 }  // namespace

@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -56,6 +58,7 @@ TEST_P(EngineSharingTest, SharedPagesInASmallPoolChangeNoToken) {
   options.rank.prefill_chunk = 40;
   options.rank.kv_sequence_tokens = 700;
   options.rank.kv_memory = 320'000 * most_heads[GetParam().ranks];
+  options.rank.spill_memory = GetParam().spills ? 150'000 * most_heads[GetParam().ranks] : 0;
   Start(std::move(options));
   ForkingPrompts prompts(21);
   constexpr int kRounds = 15;
@@ -102,6 +105,66 @@ TEST_P(EngineSharingTest, SharedPagesInASmallPoolChangeNoToken) {
   }
   EXPECT_GT(reused, 500);
   EXPECT_GT(preemptions, 0);
+  const auto status = engine().Status();
+  ASSERT_TRUE(status.ok());
+  const parallel::HostTierStatus& tier = status->host_tier;
+  EXPECT_EQ(tier.bytes_limit > 0, GetParam().spills);
+  EXPECT_EQ(tier.spilled > 0, GetParam().spills);
+  EXPECT_EQ(tier.returned > 0, GetParam().spills);
+  EXPECT_EQ(tier.bytes, 0) << "nobody waits";
+}
+
+/// Requests that make room for others of higher priority. Returns what all of them computed.
+int32_t ComputedOf(const EngineKind& kind, int64_t spill_memory) {
+  const int most_heads[] = {0, 3, 2, 1, 1, 1};
+  LocalCluster::Options options;
+  options.rank.max_running = 6;
+  options.rank.prefill_chunk = 64;
+  options.rank.kv_sequence_tokens = 700;
+  options.rank.kv_memory = 220'000 * most_heads[kind.ranks];
+  options.rank.spill_memory = spill_memory * most_heads[kind.ranks];
+  options.model = [make = FakeShards(kind.ranks, kind.lazy)](int rank) {
+    std::unique_ptr<core::Model> model = make(rank);
+    static_cast<FakeModel&>(*model).OnForward([](uint64_t) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      return absl::OkStatus();
+    });
+    return model;
+  };
+  const EngineUnderTest under_test = MakeEngine(kind, std::move(options));
+  SplitMix random(8);
+  std::vector<CollectingSink> sinks(5);
+  std::vector<EngineRequest> requests;
+  for (size_t r = 0; r < sinks.size(); ++r) {
+    const bool low = r < 2;
+    // Those of low priority have begun by then.
+    if (r == 2) std::this_thread::sleep_for(std::chrono::milliseconds(150));
+    requests.push_back(Greedy(RandomPrompt(random, low ? 150 : 250), low ? 180 : 20));
+    requests.back().priority = low ? 0 : 1;
+    EXPECT_TRUE(under_test.engine->Submit(requests.back(), sinks[r].Sink()).ok());
+  }
+  int32_t computed = 0;
+  int32_t preemptions = 0;
+  for (size_t r = 0; r < sinks.size(); ++r) {
+    const auto finish = sinks[r].WaitForFinish();
+    EXPECT_TRUE(finish.has_value());
+    if (!finish) continue;
+    EXPECT_EQ(sinks[r].tokens(),
+              FakeAnswer(FakeConfig(), requests[r].prompt, requests[r].max_tokens));
+    computed += finish->usage.computed_tokens;
+    preemptions += finish->usage.preemptions;
+  }
+  EXPECT_GT(preemptions, 0);
+  return computed;
+}
+
+TEST_P(EngineSharingTest, PagesThatComeBackAreNotComputedAgain) {
+  if (!GetParam().spills) return;
+  const int32_t without = ComputedOf(GetParam(), 0);
+  const int32_t with = ComputedOf(GetParam(), 220'000);
+  EXPECT_LT(with, without);
+  // But for what a step had computed for a request that was preempted meanwhile.
+  EXPECT_NEAR(with, 2 * 329 + 3 * 269, 20);
 }
 
 TEST_P(EngineSharingTest, TheSecondTurnSaysWhatItReused) {
@@ -134,11 +197,16 @@ TEST_P(EngineSharingTest, TheSecondTurnSaysWhatItReused) {
 
 INSTANTIATE_TEST_SUITE_P(
     Kinds, EngineSharingTest,
-    ::testing::Values(EngineKind{.name = "Threads1", .ranks = 1},
-                      EngineKind{.name = "Threads2", .ranks = 2},
-                      EngineKind{.name = "Threads3", .ranks = 3},
-                      EngineKind{
-                          .name = "ZmqRemote2", .ranks = 2, .zmq_plans = true, .remote = true}),
+    ::testing::Values(
+        EngineKind{.name = "Threads1", .ranks = 1}, EngineKind{.name = "Threads2", .ranks = 2},
+        EngineKind{.name = "Threads3", .ranks = 3},
+        EngineKind{.name = "Spill1", .ranks = 1, .spills = true},
+        EngineKind{.name = "Spill2", .ranks = 2, .spills = true},
+        EngineKind{.name = "Spill3", .ranks = 3, .spills = true},
+        EngineKind{.name = "LazySpill1", .ranks = 1, .spills = true, .lazy = true},
+        EngineKind{.name = "LazySpill3", .ranks = 3, .spills = true, .lazy = true},
+        EngineKind{
+            .name = "ZmqRemote2", .ranks = 2, .zmq_plans = true, .remote = true, .spills = true}),
     [](const auto& kind) { return kind.param.name; });
 
 }  // namespace

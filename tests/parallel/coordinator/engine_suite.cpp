@@ -8,6 +8,7 @@
 #include "parallel/engine/remote_engine.h"
 #include "parallel/sharding/shard_plan.h"
 #include "tests/support/fake_model.h"
+#include "tests/support/lazy_memory.h"
 
 namespace tandem::testing {
 namespace {
@@ -26,20 +27,27 @@ T OrThrow(absl::StatusOr<T> value) {
 
 }  // namespace
 
-std::function<std::unique_ptr<core::Model>(int)> FakeShards(int ranks) {
+std::function<std::unique_ptr<core::Model>(int)> FakeShards(int ranks, bool lazy) {
   const auto plan = OrThrow(parallel::PlanShards(
       FakeConfig(),
       {.query_head = 1, .kv_head = 1, .ffn_column = 1, .vocab_row = 1, .every_rank = 0},
       {.ranks = ranks, .weights = {}, .memory = {}}));
-  return [shards = plan.shards](int rank) {
-    return std::make_unique<FakeModel>(FakeConfig(), shards[static_cast<size_t>(rank)]);
+  return [shards = plan.shards, lazy](int rank) {
+    std::unique_ptr<core::DeviceMemory> memory;
+    if (lazy) {
+      memory = std::make_unique<LazyMemory>();
+    } else {
+      memory = std::make_unique<core::HostMemory>();
+    }
+    return std::make_unique<FakeModel>(FakeConfig(), shards[static_cast<size_t>(rank)],
+                                       std::move(memory));
   };
 }
 
 EngineUnderTest MakeEngine(const EngineKind& kind, LocalCluster::Options options) {
   options.ranks = kind.ranks;
   options.zmq = kind.zmq_plans;
-  if (!options.model) options.model = FakeShards(kind.ranks);
+  if (!options.model) options.model = FakeShards(kind.ranks, kind.lazy);
   EngineUnderTest under_test;
   under_test.cluster = OrThrow(LocalCluster::Start(std::move(options)));
   under_test.engine = &under_test.cluster->engine();

@@ -27,13 +27,15 @@ struct EngineKind {
   int ranks = 1;
   bool zmq_plans = false;
   bool remote = false;
+  bool spills = false;  // pages of preempted requests are kept in a host tier
+  bool lazy = false;    // copies of pages are made as late as they may (LazyMemory)
 };
 
 /// An engine of FakeModels (or what options.model makes).
 EngineUnderTest MakeEngine(const EngineKind& kind, LocalCluster::Options options);
 
-/// A factory of FakeModel shards for `ranks` ranks.
-std::function<std::unique_ptr<core::Model>(int)> FakeShards(int ranks);
+/// A factory of FakeModel shards for `ranks` ranks. lazy: as EngineKind has it.
+std::function<std::unique_ptr<core::Model>(int)> FakeShards(int ranks, bool lazy = false);
 
 /// So many tokens of FakeModel's vocabulary.
 std::vector<int32_t> RandomPrompt(SplitMix& random, size_t length);

@@ -70,7 +70,21 @@ StepPlan RandomPlan(SplitMix& random) {
                           .blocks = RandomTokens(random, 3)});
   }
   for (uint64_t i = random.Below(4); i > 0; --i) {
-    if (random.Below(2) == 0) {
+    const auto spilled = [&random] {
+      std::vector<SpilledBlock> blocks(random.Below(3));
+      for (SpilledBlock& at : blocks) {
+        at = {.group = static_cast<int32_t>(random.Next()),
+              .block = static_cast<core::BlockId>(random.Next()),
+              .host = static_cast<core::BlockId>(random.Next())};
+      }
+      return blocks;
+    };
+    const uint64_t kind = random.Below(4);
+    if (kind == 0) {
+      plan.moves.emplace_back(PageSpill{.blocks = spilled()});
+    } else if (kind == 1) {
+      plan.moves.emplace_back(PageReturn{.id = random.Next(), .blocks = spilled()});
+    } else if (kind == 2) {
       plan.moves.emplace_back(BlockCopy{.group = static_cast<int32_t>(random.Next()),
                                         .from = static_cast<core::BlockId>(random.Next()),
                                         .to = static_cast<core::BlockId>(random.Next())});
@@ -189,7 +203,7 @@ TEST(RecordReportCodec, RoundTripsAndRefusesWhatItDidNotWrite) {
   SplitMix random(6);
   for (int i = 0; i < 500; ++i) {
     RecordReport report;
-    report.kind = static_cast<RecordReport::Kind>(random.Below(3));
+    report.kind = static_cast<RecordReport::Kind>(random.Below(4));
     report.id = random.Next();
     report.safe = random.Below(2) == 0;
     for (uint64_t b = random.Below(9); b > 0; --b) {
@@ -208,8 +222,8 @@ TEST(RecordReportCodec, RoundTripsAndRefusesWhatItDidNotWrite) {
       EXPECT_FALSE(DecodeRecordReport(std::span(bytes).first(size)).ok());
     }
     auto kind = bytes;
-    kind[0] = std::byte{3};
-    EXPECT_THAT(Message(DecodeRecordReport(kind).status()), HasSubstr("3 is no kind of report"));
+    kind[0] = std::byte{4};
+    EXPECT_THAT(Message(DecodeRecordReport(kind).status()), HasSubstr("4 is no kind of report"));
     auto count = bytes;
     count[13] = std::byte{0xff};
     EXPECT_FALSE(DecodeRecordReport(count).ok());

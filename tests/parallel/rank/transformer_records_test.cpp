@@ -7,52 +7,17 @@
 
 #include "core/cpu/cpu_operations.h"
 #include "core/formats/model_file.h"
-#include "core/transformer/transformer.h"
 #include "kv_store/tiers/memory_tier.h"
 #include "parallel/sharding/shard_plan.h"
 #include "tests/support/collecting_sink.h"
 #include "tests/support/faulty_tier.h"
+#include "tests/support/file_model.h"
 #include "tests/support/local_cluster.h"
 #include "tests/support/random.h"
 #include "tests/support/tiny_model.h"
 
 namespace tandem::testing {
 namespace {
-
-/// A shard of a model file, with all that it stands on.
-class FileModel final : public core::Model {
- public:
-  FileModel(const core::ModelFile& file, const core::Shard& shard)
-      : operations_(file.config(), shard, {.threads = 1}),
-        model_(*core::Transformer::Load(file, shard, operations_, nullptr)) {}
-
-  const core::ModelConfig& config() const override { return model_->config(); }
-  const core::Shard& shard() const override { return model_->shard(); }
-  int64_t weight_bytes() const override { return model_->weight_bytes(); }
-  core::DeviceMemory& memory() override { return model_->memory(); }
-  absl::Status Forward(const core::Batch& batch, const core::KvView& cache,
-                       core::Collective& collective) override {
-    return model_->Forward(batch, cache, collective);
-  }
-  absl::Status Sample(std::span<const core::SampleRow> rows, core::Collective& collective,
-                      const core::StepPhase& phase, std::span<core::SampledToken> out) override {
-    return model_->Sample(rows, collective, phase, out);
-  }
-  absl::Status Score(std::span<const core::ScoreRow> rows, core::Collective& collective,
-                     const core::StepPhase& phase, std::span<core::TokenScore> out) override {
-    return model_->Score(rows, collective, phase, out);
-  }
-  absl::Status ReadLogits(core::Range rows, float* out, int64_t stride) override {
-    return model_->ReadLogits(rows, out, stride);
-  }
-  absl::StatusOr<std::span<const uint8_t>> TokenFailures() override {
-    return model_->TokenFailures();
-  }
-
- private:
-  core::CpuOperations operations_;
-  std::unique_ptr<core::Transformer> model_;
-};
 
 struct Case {
   const char* name;
@@ -88,7 +53,11 @@ class TransformerRecords : public ::testing::TestWithParam<Case> {
     options.rank.records.fetch_deadline = std::chrono::seconds(30);
     options.rank.records.flush_deadline = std::chrono::seconds(30);
     options.model = [this, shards = plan->shards](int rank) {
-      return std::make_unique<FileModel>(*file_, shards[static_cast<size_t>(rank)]);
+      const core::Shard& shard = shards[static_cast<size_t>(rank)];
+      return std::make_unique<FileModel>(
+          *file_, shard,
+          std::make_unique<core::CpuOperations>(file_->config(), shard,
+                                                core::CpuOptions{.threads = 1}));
     };
     auto cluster = LocalCluster::Start(std::move(options));
     EXPECT_TRUE(cluster.ok()) << cluster.status();

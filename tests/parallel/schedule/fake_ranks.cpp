@@ -24,10 +24,14 @@ uint64_t ChainOf(uint64_t start, std::span<const int32_t> tokens) {
 
 FakeRanks::FakeRanks(const parallel::SchedulerOptions& options, int64_t tier_bytes)
     : options_(options),
-      slots_(options.max_running, options.groups, options.blocks, options.vocab),
+      slots_(options.max_running, options.groups, options.blocks, options.vocab,
+             options.host_blocks),
       tier_(kv_store::TierLimits{.bytes = tier_bytes}) {
   for (const int64_t blocks : options.blocks) {
     pages_.emplace_back(static_cast<size_t>(blocks * core::kPageTokens), 0);
+  }
+  for (const int64_t blocks : options.host_blocks) {
+    host_.emplace_back(static_cast<size_t>(blocks * core::kPageTokens), 0);
   }
 }
 
@@ -136,6 +140,26 @@ void FakeRanks::Move(const parallel::PageMove& move) {
     const auto group = static_cast<size_t>(copy->group);
     for (int p = 0; p < core::kPageTokens; ++p) At(group, copy->to, p) = At(group, copy->from, p);
     ++copied_blocks_;
+    return;
+  }
+  const auto swap_pages = [this](const parallel::SpilledBlock& at, bool to_host) {
+    const auto group = static_cast<size_t>(at.group);
+    const auto page = static_cast<size_t>(at.block) * core::kPageTokens;
+    const auto host = static_cast<size_t>(at.host) * core::kPageTokens;
+    for (size_t p = 0; p < core::kPageTokens; ++p) {
+      if (to_host) {
+        host_[group][host + p] = pages_[group][page + p];
+      } else {
+        pages_[group][page + p] = host_[group][host + p];
+      }
+    }
+  };
+  if (const auto* spill = std::get_if<parallel::PageSpill>(&move)) {
+    for (const parallel::SpilledBlock& at : spill->blocks) swap_pages(at, true);
+    return;
+  }
+  if (const auto* back = std::get_if<parallel::PageReturn>(&move)) {
+    for (const parallel::SpilledBlock& at : back->blocks) swap_pages(at, false);
     return;
   }
   const auto& load = std::get<parallel::BlockLoad>(move);

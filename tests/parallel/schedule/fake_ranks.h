@@ -63,6 +63,7 @@ class FakeRanks {
   parallel::SchedulerOptions options_;
   parallel::SlotTable slots_;
   std::vector<std::vector<uint64_t>> pages_;  // [layer groups][blocks * 64]
+  std::vector<std::vector<uint64_t>> host_;   // the same of the host tier
   kv_store::MemoryTier tier_;
   std::unordered_map<parallel::FetchId, Fetched> fetches_;
   std::unordered_map<parallel::RequestId, uint64_t> tenants_;

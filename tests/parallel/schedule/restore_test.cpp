@@ -96,6 +96,16 @@ TEST(FetchTracker, LongOnesHaveMoreTimeButNoMoreThanComputingTakes) {
   EXPECT_EQ(wait(5, 10), 20);
 }
 
+TEST(FetchTracker, PagesAreFilledWhenAllRanksHaveFilledThem) {
+  FetchTracker watch(3, milliseconds(20), milliseconds(1000));
+  EXPECT_FALSE(watch.TakeLoaded(5));
+  EXPECT_FALSE(watch.TakeLoaded(6));
+  EXPECT_FALSE(watch.TakeLoaded(5));
+  EXPECT_TRUE(watch.TakeLoaded(5));
+  EXPECT_FALSE(watch.TakeLoaded(6));
+  EXPECT_TRUE(watch.TakeLoaded(6));
+}
+
 TEST(FetchTracker, WhoOwesAnAnswerIsAskedNothingElse) {
   FetchTracker watch(2, milliseconds(20), milliseconds(1000));
   const auto now = FetchTracker::Time::clock::now();

@@ -26,7 +26,9 @@ struct Setting {
   std::vector<int64_t> blocks;
   bool plan_ahead = false;
   bool drafts = false;
-  int64_t tier_bytes = 0;  // 0: no records
+  int64_t tier_bytes = 0;                 // 0: no records
+  bool beside = false;                    // pages are filled while steps go on
+  std::vector<int64_t> host_blocks = {};  // of the host tier; empty: none
   int operations = 0;
 };
 
@@ -46,7 +48,10 @@ class SchedulerModel {
                  .epoch = 3,
                  .records = setting.tier_bytes > 0,
                  .block_bytes = std::vector<int64_t>(setting.groups.size(), 512),
-                 .fetch_bytes = 8000},
+                 .fetch_bytes = 8000,
+                 .loads_beside = setting.beside,
+                 .host_blocks = setting.host_blocks,
+                 .host_block_bytes = std::vector<int64_t>(setting.groups.size(), 10)},
         scheduler_(options_),
         ranks_(options_, setting.tier_bytes),
         random_(seed) {
@@ -79,6 +84,7 @@ class SchedulerModel {
     EXPECT_EQ(scheduler_.running(), 0);
     EXPECT_EQ(scheduler_.waiting(), 0);
     EXPECT_EQ(scheduler_.blocks_used(), 0);
+    EXPECT_EQ(scheduler_.host_tier().bytes, 0);
     scheduler_.ClearCache();
     EXPECT_EQ(scheduler_.blocks_cached(), 0);
   }
@@ -91,6 +97,7 @@ class SchedulerModel {
   int64_t again = 0;
   int64_t loaded_blocks() const { return ranks_.loaded_blocks(); }
   int64_t saved_blocks() const { return ranks_.saved_blocks(); }
+  parallel::HostTierStatus host_tier() const { return scheduler_.host_tier(); }
   int64_t copied_blocks() const { return ranks_.copied_blocks(); }
   int64_t right_drafts() const { return ranks_.right_drafts(); }
 
@@ -201,9 +208,45 @@ class SchedulerModel {
       again += admission.again && admission.reused_from.host > 0 ? 1 : 0;
     }
     if (step->plan.sequences.empty()) {
-      EXPECT_TRUE(options_.records);
+      EXPECT_TRUE(options_.records || (setting_.beside && !setting_.host_blocks.empty()));
     }
+    if (setting_.beside) NoteLoads(*step);
     flight_.push_back(std::move(*step));
+  }
+
+  /// Under which number ranks report that they have filled its pages.
+  static std::optional<parallel::FetchId> IdOfLoad(const parallel::PageMove& move) {
+    if (const auto* load = std::get_if<parallel::BlockLoad>(&move)) return load->fetch;
+    if (const auto* back = std::get_if<parallel::PageReturn>(&move)) return back->id;
+    return std::nullopt;
+  }
+
+  /// Whose pages are being filled has no work.
+  void NoteLoads(const ScheduledStep& step) {
+    std::vector<parallel::FetchId> loads;  // as their requests were admitted
+    for (const parallel::PageMove& move : step.plan.moves) {
+      const auto id = IdOfLoad(move);
+      if (id && (loads.empty() || loads.back() != *id)) loads.push_back(*id);
+    }
+    size_t next = 0;
+    for (const parallel::Admission& admission : step.admitted) {
+      if (admission.reused_from.host == 0) continue;
+      ASSERT_LT(next, loads.size());
+      loading_[admission.id] = loads[next++];
+    }
+    ASSERT_EQ(next, loads.size());
+    for (const RequestId id : step.preempted) loading_.erase(id);
+    for (const RequestId id : step.requests) EXPECT_FALSE(loading_.contains(id)) << id;
+  }
+
+  /// Ranks fill pages some time after the plan that loads them.
+  void HearFromLoads() {
+    if (filling_.empty() || random_.Below(4) == 0) return;
+    const size_t at = random_.Below(filling_.size());
+    const parallel::FetchId id = filling_[at];
+    filling_.erase(filling_.begin() + static_cast<int64_t>(at));
+    std::erase_if(loading_, [&](const auto& load) { return load.second == id; });
+    scheduler_.Loaded(id);
   }
 
   /// Tiers answer some time, in any order, or never.
@@ -242,10 +285,12 @@ class SchedulerModel {
 
   void Step() {
     HearFromTiers();
+    HearFromLoads();
     if (flight_.empty()) Schedule();
     // Now and then nothing goes ahead, so that there is something to guess from.
     if (setting_.plan_ahead && flight_.size() == 1 && random_.Below(4) != 0) Schedule();
     if (flight_.empty()) {
+      if (!filling_.empty()) return;
       ASSERT_EQ(scheduler_.blocks_used(), 0);
       if (!probes_.empty() || !fetches_.empty()) return;
       if (scheduler_.has_work()) return;
@@ -262,6 +307,11 @@ class SchedulerModel {
     flight_.pop_front();
     const parallel::StepResult result = ranks_.Execute(step);
     for (const parallel::BlockFetch& fetch : step.plan.fetches) fetches_.push_back(fetch.id);
+    for (const parallel::PageMove& move : step.plan.moves) {
+      const auto id = IdOfLoad(move);
+      if (!setting_.beside || !id) continue;
+      if (filling_.empty() || filling_.back() != *id) filling_.push_back(*id);
+    }
     for (const parallel::RequestEvent& event : scheduler_.Commit(step, result)) Take(event);
   }
 
@@ -296,6 +346,8 @@ class SchedulerModel {
   std::deque<ScheduledStep> flight_;
   std::vector<parallel::RecordProbe> probes_;  // not answered yet
   std::vector<parallel::FetchId> fetches_;     // begun, not answered yet
+  std::map<RequestId, parallel::FetchId> loading_;
+  std::vector<parallel::FetchId> filling_;  // of plans that were executed, not reported yet
   std::vector<std::vector<int32_t>> past_;
   RequestId next_id_ = 1;
 };
@@ -331,6 +383,56 @@ TEST_P(SchedulerModelTest, EveryRequestGetsItsAnswerFromItsOwnPages) {
   }
 }
 
+class SchedulerSpillModelTest : public ::testing::TestWithParam<Setting> {};
+
+TEST_P(SchedulerSpillModelTest, WhatComesBackFromTheHostTierIsTheRequestsOwn) {
+  SchedulerModel model(GetParam(), 3);
+  model.Run();
+  EXPECT_GT(model.finished, GetParam().operations / 60);
+  const parallel::HostTierStatus tier = model.host_tier();
+  EXPECT_GT(tier.spilled, static_cast<uint64_t>(GetParam().operations / 2000));
+  EXPECT_GT(tier.returned, static_cast<uint64_t>(GetParam().operations / 10'000));
+  EXPECT_GE(tier.spilled_bytes, tier.returned_bytes);
+}
+
+INSTANTIATE_TEST_SUITE_P(Settings, SchedulerSpillModelTest,
+                         ::testing::Values(Setting{.name = "Plain",
+                                                   .groups = kBoth,
+                                                   .blocks = {14, 12},
+                                                   .host_blocks = {40, 40},
+                                                   .operations = 30'000},
+                                           Setting{.name = "AheadWithDraftsBeside",
+                                                   .groups = kBoth,
+                                                   .blocks = {14, 12},
+                                                   .plan_ahead = true,
+                                                   .drafts = true,
+                                                   .beside = true,
+                                                   .host_blocks = {40, 40},
+                                                   .operations = 20'000},
+                                           Setting{.name = "FullAttentionTiny",
+                                                   .groups = {{.window = 0, .layers = {0}}},
+                                                   .blocks = {8},
+                                                   .plan_ahead = true,
+                                                   .beside = true,
+                                                   .host_blocks = {3},
+                                                   .operations = 30'000},
+                                           Setting{.name = "WithRecords",
+                                                   .groups = kBoth,
+                                                   .blocks = {14, 12},
+                                                   .plan_ahead = true,
+                                                   .tier_bytes = 200'000,
+                                                   .beside = true,
+                                                   .host_blocks = {10, 10},
+                                                   .operations = 30'000},
+                                           Setting{.name = "Sparse",
+                                                   .groups = kSparse,
+                                                   .blocks = {14, 16},
+                                                   .plan_ahead = true,
+                                                   .drafts = true,
+                                                   .host_blocks = {20, 20},
+                                                   .operations = 20'000}),
+                         [](const auto& setting) { return setting.param.name; });
+
 class SchedulerRecordsModelTest : public ::testing::TestWithParam<Setting> {};
 
 TEST_P(SchedulerRecordsModelTest, WhatIsRestoredIsTheRequestsOwn) {
@@ -356,12 +458,19 @@ INSTANTIATE_TEST_SUITE_P(Settings, SchedulerRecordsModelTest,
                                                    .plan_ahead = true,
                                                    .tier_bytes = 200'000,
                                                    .operations = 30'000},
+                                           Setting{.name = "Beside",
+                                                   .groups = kBoth,
+                                                   .blocks = {14, 12},
+                                                   .tier_bytes = 200'000,
+                                                   .beside = true,
+                                                   .operations = 30'000},
                                            Setting{.name = "AheadWithDrafts",
                                                    .groups = kBoth,
                                                    .blocks = {14, 12},
                                                    .plan_ahead = true,
                                                    .drafts = true,
                                                    .tier_bytes = 200'000,
+                                                   .beside = true,
                                                    .operations = 20'000},
                                            Setting{.name = "TinyTier",
                                                    .groups = kBoth,
