@@ -25,7 +25,7 @@ SpilledSequence Scheduler::Spill(const Running& sequence) {
     if (fit == all) continue;
     // A shorter beginning sees what windows have left behind.
     const bool windows = std::any_of(options_.groups.begin(), options_.groups.end(),
-                                     [](const auto& group) { return group.window > 0; });
+                                     [](const auto& group) { return group.leaves_behind(); });
     tokens = windows ? 0 : static_cast<int32_t>(fit * core::kPageTokens);
   }
   if (tokens <= 0) return {};

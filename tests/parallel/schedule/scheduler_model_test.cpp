@@ -430,6 +430,13 @@ INSTANTIATE_TEST_SUITE_P(Settings, SchedulerSpillModelTest,
                                                    .plan_ahead = true,
                                                    .drafts = true,
                                                    .host_blocks = {20, 20},
+                                                   .operations = 20'000},
+                                           Setting{.name = "Infini",
+                                                   .groups = kInfini,
+                                                   .blocks = {14, 14, 8},
+                                                   .plan_ahead = true,
+                                                   .drafts = true,
+                                                   .host_blocks = {20, 20, 10},
                                                    .operations = 20'000}),
                          [](const auto& setting) { return setting.param.name; });
 
