@@ -19,15 +19,21 @@ struct StalledCollective {
   uint64_t collective = 0;
   std::chrono::duration<double> waited{0};
   std::vector<int> laggards;  // ranks known not to have come yet
+  std::vector<int> passed;    // ranks that were in it and have gone on
   std::vector<int> unseen;    // ranks of which the board has never heard
-  std::string text;           // all of it in one line, with hosts and the laggards' last phases
+  std::string text;           // all of it in one line, with places and the laggards' last phases
 };
 
-/// The collective on the board that has waited longest, if that is longer than `deadline` at time
-/// `now`.
+/// The collective in which a rank of this process has waited longest, if that is longer than
+/// `deadline` at time `now`. What others said may be old, so none of them is waited for too long.
 std::optional<StalledCollective> FindStalledCollective(const ProgressBoard& board,
                                                        std::chrono::steady_clock::duration deadline,
                                                        std::chrono::steady_clock::time_point now);
+
+/// The collective in which any rank of the board has waited longest, if one waits: who is to blame
+/// once one is known to be stalled.
+std::optional<StalledCollective> FindLongestWait(const ProgressBoard& board,
+                                                 std::chrono::steady_clock::time_point now);
 
 /// A thread that looks at a board and reports each collective that takes longer than a deadline,
 /// once.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "parallel/communicators/watchdog.h"
 #include "parallel/control/control_frames.h"
 
 namespace tandem::parallel {
@@ -198,6 +199,10 @@ void ZmqControlLeader::JudgeStall() {
       why = LostRank(rank, options_.hosts[static_cast<size_t>(rank)], liveness.Text());
     } else if (Clock::now() - stalled_since_ < 4 * options_.limits.heartbeat) {
       return;
+    } else if (options_.board != nullptr) {
+      // By now each rank has said where it is. Who told of it knew of itself alone.
+      const auto stalled = FindLongestWait(*options_.board, Clock::now());
+      if (stalled.has_value()) why = Unavailable("{}", stalled->text);
     }
     stalled_ = absl::OkStatus();
   }
@@ -256,8 +261,15 @@ void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
       report->rank = rank;
       return events_.Reported(*report);
     }
-    case ControlFrame::kPing:
+    case ControlFrame::kPing: {
+      std::optional<ControlProgress> progress;
+      reader(progress);
+      if (!reader.Finish().ok()) break;
+      if (progress.has_value() && options_.board != nullptr) {
+        options_.board->Put(rank, HeardProgress(*progress));
+      }
       return;
+    }
     case ControlFrame::kStalled: {
       ControlFailure failure;
       reader(failure);

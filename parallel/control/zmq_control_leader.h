@@ -11,6 +11,7 @@
 
 #include "core/base/mutex.h"
 #include "kv_store/base/zmq_tools.h"
+#include "parallel/communicators/progress_board.h"
 #include "parallel/control/control_channel.h"
 
 namespace tandem::parallel {
@@ -20,11 +21,12 @@ namespace tandem::parallel {
 class ZmqControlLeader final : public ControlLeader {
  public:
   struct Options {
-    std::vector<std::string> hosts;        // [ranks]
+    std::vector<std::string> hosts;        // [ranks], as messages name them
     std::vector<std::string> public_keys;  // [ranks] Z85; nobody else may connect
     kv_store::CurveKeys keys;              // rank 0's
     std::vector<std::string> endpoints;    // to bind; tcp ports may be "*"
     kv_store::SocketLimits limits;
+    ProgressBoard* board = nullptr;  // ZmqControlOptions
   };
 
   /// Binds and starts the thread. kUnavailable if an endpoint cannot be bound.
