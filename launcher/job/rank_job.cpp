@@ -166,7 +166,8 @@ class Rank {
         parallel::LinkedWorld linked,
         parallel::LinkDevices(world_, {.device = *operations_,
                                        .linker = core::OpenLinker(choices_.device),
-                                       .shares_device = gpu_.sharers > 1}));
+                                       .shares_device = gpu_.sharers > 1,
+                                       .patience = 2 * CollectiveTimeout()}));
     linked_ = std::move(linked.world);
     if (linked_ == nullptr && choices_.gpu_link == GpuLink::kNccl) {
       return FailedPrecondition("--gpu-link nccl: {}", linked.problem);
@@ -207,9 +208,7 @@ class Rank {
     };
     parallel::ProgressBoard board(places_, linked_ != nullptr);
     parallel::Watchdog watchdog(board,
-                                std::chrono::duration_cast<std::chrono::steady_clock::duration>(
-                                    std::chrono::duration<double>(options_.collective_timeout)),
-                                hanging);
+                                CollectiveTimeout(), hanging);
     LoadedRank rank{.world = world(), .file = *file_, .model = *model_, .cpu = cpu_, .options = {}};
     rank.options.max_running = options_.max_running;
     rank.options.max_waiting = options_.max_waiting;
@@ -255,6 +254,10 @@ class Rank {
   }
 
  private:
+  std::chrono::milliseconds CollectiveTimeout() const {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(
+        std::chrono::duration<double>(options_.collective_timeout));
+  }
   const core::Gpu& MyGpu() const { return gpus_[static_cast<size_t>(gpu_.place)]; }
 
   /// The plan for the GPUs of all ranks, as they are. Called by all together; all get the same.

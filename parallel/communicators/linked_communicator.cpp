@@ -114,7 +114,10 @@ absl::StatusOr<LinkedWorld> LinkDevices(Communicator& world, const LinkWish& wis
   bool shared = false;
   for (const LinkerFacts& facts : all) shared = shared || facts.shares_device;
   auto link = linker.Join(wish.device, *id,
-                          {.rank = world.rank(), .ranks = world.size(), .shares_device = shared});
+                          {.rank = world.rank(),
+                           .ranks = world.size(),
+                           .shares_device = shared,
+                           .patience = wish.patience});
   TANDEM_RETURN_IF_ERROR(AgreeOnStatus(world, link.status()));
   linked.world = std::make_unique<LinkedCommunicator>(world, *std::move(link));
   return linked;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 
@@ -65,6 +66,8 @@ struct LinkWish {
   /// What OpenLinker gave.
   absl::StatusOr<std::unique_ptr<core::DeviceLinker>> linker;
   bool shares_device = false;  // with another rank
+  /// How long all ranks may take to join.
+  std::chrono::milliseconds patience = std::chrono::minutes(2);
 };
 
 struct LinkedWorld {

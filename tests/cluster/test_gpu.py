@@ -1,6 +1,7 @@
 """Ranks on GPUs, emulated on the CPU: which rank has which, what a host lacks, and a GPU that fails amid an answer."""
 import json
 import os
+import re
 import sys
 
 import pytest
@@ -158,20 +159,36 @@ def test_gpus_of_several_ranks_meet_by_nccl_or_through_their_hosts(tiny):
         assert refused.returncode == 2 and words in refused.stderr and refused.stderr.count("\n") == 1, refused.stderr
 
 
-@pytest.mark.parametrize("fault, words", [
-    ("EMULATED_NCCL_STALL", "rank 0 on host"),
-    ("EMULATED_NCCL_DIE", "rank 1 on host"),
+def place(rank):
+    return rf"rank {rank} on host {re.escape(os.uname().nodename)} \(GPU {rank}, Emulated GPU\)"
+
+
+PHASE = r"step \d+, layer [01], (attention|feed-forward)"
+ALL_WAIT = (rf"all {{ranks}} ranks have waited in {PHASE}, for up to \d+\.\d s, so the messages between them, or one of their GPUs, "
+            r"are stalled: {places}")
+LATE = (rf"{place(0)} has waited \d+\.\d s in {PHASE}; {{place}} has not come, it left step \d+[a-z0-9, -]* \d+\.\d s ago")
+
+
+@pytest.mark.parametrize("fault, rank, ranks, words", [
+    ("STALL", 1, 2, ALL_WAIT),
+    ("STALL", 0, 3, ALL_WAIT),
+    ("STALL", 2, 3, ALL_WAIT),
+    ("HANG", 1, 2, LATE),
+    ("HANG", 1, 3, LATE),
+    ("DIE", 1, 2, "{place} died or was disconnected"),
+    ("DIE", 2, 3, "{place} died or was disconnected"),
+    ("CUT", 1, 2, rf"rank [01] on host [^ ]+ in {PHASE}: NCCL 2.28.9 on GPU [01] \(Emulated GPU\): a reduction failed: .*"),
 ])
-def test_a_rank_that_stops_in_a_reduction_is_told_and_nothing_hangs(tiny, start_server, fault, words, monkeypatch):
-    monkeypatch.setenv(fault, "1:40")
-    monkeypatch.setenv("EMULATED_GPUS", "2")
-    server = start_server(EMULATED, "serve", tiny, "--device", "cuda", "--listen", "tcp://127.0.0.1:*", "-n", 2,
+def test_a_rank_that_stops_in_a_reduction_is_told_and_nothing_hangs(tiny, start_server, fault, rank, ranks, words, monkeypatch):
+    """The blame is the same, whichever rank tells first that it waits."""
+    monkeypatch.setenv(f"EMULATED_NCCL_{fault}", f"{rank}:{3 if fault == 'HANG' else 40}")
+    monkeypatch.setenv("EMULATED_GPUS", str(ranks))
+    server = start_server(EMULATED, "serve", tiny, "--device", "cuda", "--listen", "tcp://127.0.0.1:*", "-n", ranks,
                           "--collective-timeout", 3)
     frames = frames_of(server, type="complete", max_tokens=400, tokens=[1, 2, 3], ignore_eos=True)
     assert frames[-1]["type"] == "error" and frames[-1]["code"] == "unavailable", frames[-1]
-    assert words in frames[-1]["message"], frames[-1]
-    if fault == "EMULATED_NCCL_STALL":
-        assert ", layer " in frames[-1]["message"], frames[-1]
+    expected = words.format(ranks=ranks, place=place(rank), places=", ".join(place(each) for each in range(ranks)))
+    assert re.fullmatch(rf"(the engine failed: )?{expected}", frames[-1]["message"]), frames[-1]
     assert server.process.wait(30) != 0
     assert_no_leftovers(server)
 

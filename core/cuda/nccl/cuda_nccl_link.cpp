@@ -53,7 +53,12 @@ class NcclLink final : public DeviceLink {
     nccl::Config config;
     const MutexLock lock(mutex_);
     const int result = nccl_.CommInitRankConfig(&comm_, place.ranks, unique, place.rank, &config);
-    return Settle(result, "ncclCommInitRankConfig", place.patience);
+    const absl::Status joined = Settle(result, "ncclCommInitRankConfig", place.patience);
+    if (!absl::IsDeadlineExceeded(joined)) return joined;
+    return absl::DeadlineExceededError(
+        fmt::format("{}; not all ranks have come: do the network cards that NCCL takes reach each "
+                    "other (NCCL_SOCKET_IFNAME names another, NCCL_DEBUG=INFO tells which)?",
+                    Message(joined)));
   }
 
   std::string_view name() const override { return name_; }
