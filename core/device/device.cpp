@@ -27,8 +27,7 @@ std::string DriverVersion(DeviceKind kind) {
 }
 
 absl::StatusOr<GpuFigures> LookAtGpu(const Gpu& gpu, bool speed) {
-  return WithDeviceFailures(
-      [&]() -> absl::StatusOr<GpuFigures> { return MeasureGpu(gpu, speed); });
+  return WithDeviceFailures([&]() -> absl::StatusOr<GpuFigures> { return MeasureGpu(gpu, speed); });
 }
 
 absl::Status CheckLimits(DeviceKind kind, const ModelConfig& config, int64_t step_tokens) {

@@ -207,8 +207,7 @@ class Rank {
       std::_Exit(kExitFailed);
     };
     parallel::ProgressBoard board(places_, linked_ != nullptr);
-    parallel::Watchdog watchdog(board,
-                                CollectiveTimeout(), hanging);
+    parallel::Watchdog watchdog(board, CollectiveTimeout(), hanging);
     LoadedRank rank{.world = world(), .file = *file_, .model = *model_, .cpu = cpu_, .options = {}};
     rank.options.max_running = options_.max_running;
     rank.options.max_waiting = options_.max_waiting;
@@ -275,9 +274,9 @@ class Rank {
                                           .sharers = gpu_.sharers}));
     places_ = parallel::PlacesOf(world_.hosts(), facts);
     if (!several) return absl::OkStatus();
-    TANDEM_ASSIGN_OR_RETURN(const parallel::GpuDivision division,
-                            parallel::DivideAmongGpus(*file_, facts, places_, options_.weights,
-                                                      MemoryOptions()));
+    TANDEM_ASSIGN_OR_RETURN(
+        const parallel::GpuDivision division,
+        parallel::DivideAmongGpus(*file_, facts, places_, options_.weights, MemoryOptions()));
     plan_ = division.plan;
     if (world_.rank() == 0) {
       spdlog::info("shards: {}", division.why);

@@ -20,7 +20,8 @@ absl::StatusOr<parallel::ShardPlan> PlanRanks(const ModelOptions& model,
                                               const ModelChoices& choices,
                                               const core::ModelFile& file, int ranks) {
   TANDEM_ASSIGN_OR_RETURN(const parallel::ModelCosts costs, parallel::CostsOf(file));
-  auto plan = parallel::PlanShards(file.config(), costs, {.ranks = ranks, .weights = model.weights});
+  auto plan =
+      parallel::PlanShards(file.config(), costs, {.ranks = ranks, .weights = model.weights});
   if (!plan.ok()) return model.sources.Blame("--ranks", plan.status());
   TANDEM_RETURN_IF_ERROR(CheckPools(model, choices, file, *plan));
   return plan;

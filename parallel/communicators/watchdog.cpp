@@ -32,11 +32,11 @@ std::string DescribeLaggard(const ProgressBoard& board, int rank, const RankProg
 
 /// All ranks are in it: none is more to blame than another.
 std::string DescribeAll(const ProgressBoard& board, const StalledCollective& stalled) {
-  std::string text =
-      fmt::format("all {} ranks have waited in {}, for up to {:.1f} s, so the messages between "
-                  "them{} are stalled",
-                  board.ranks(), PhaseText(stalled.phase), stalled.waited.count(),
-                  board.on_gpus() ? ", or one of their GPUs," : "");
+  std::string text = fmt::format(
+      "all {} ranks have waited in {}, for up to {:.1f} s, so the messages between "
+      "them{} are stalled",
+      board.ranks(), PhaseText(stalled.phase), stalled.waited.count(),
+      board.on_gpus() ? ", or one of their GPUs," : "");
   for (int rank = 0; rank < board.ranks(); ++rank) {
     text += (rank == 0 ? ": " : ", ") + Who(board, rank);
   }

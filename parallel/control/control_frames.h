@@ -21,7 +21,7 @@ enum class ControlFrame : uint8_t {
   /// Both, to show that one lives, and to learn whether the other is there. Of a follower it has an
   /// optional ControlProgress, of rank 0 nothing.
   kPing = 4,
-  kAck = 5,   // follower: Acknowledgement
+  kAck = 5,      // follower: Acknowledgement
   kFailed = 6,   // follower: why it gives up (ControlFailure)
   kReport = 7,   // follower: an encoded record report
   kStalled = 8,  // follower: which collective takes too long (ControlFailure)

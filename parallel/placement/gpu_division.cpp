@@ -23,7 +23,7 @@ void Fields(Archive& archive, GpuFacts& facts) {
 
 namespace {
 
-constexpr double kAlike = 0.9;    // of the fastest: such speeds count as equal
+constexpr double kAlike = 0.9;  // of the fastest: such speeds count as equal
 constexpr double kWeightStep = 0.05;
 constexpr int64_t kTaken = int64_t{32} << 20;  // by a device, before its room is looked at again
 constexpr int kMostTrials = 64;
@@ -146,8 +146,8 @@ std::string DriverDifferences(const std::vector<std::string>& places,
   if (ranks.size() < 2) return {};
   std::vector<std::string> texts;
   for (const auto& [driver, who] : ranks) {
-    texts.push_back(fmt::format("{} on {}", driver.empty() ? "an unknown one" : driver,
-                                fmt::join(who, ", ")));
+    texts.push_back(
+        fmt::format("{} on {}", driver.empty() ? "an unknown one" : driver, fmt::join(who, ", ")));
   }
   return fmt::format("NVIDIA drivers differ: {}", fmt::join(texts, "; "));
 }

@@ -43,9 +43,9 @@ struct GpuDivision {
 /// weights: relative speeds that the user gave; empty: by what the GPUs measured, where the slowest
 /// has less than nine tenths of the fastest, else equal. A GPU that ranks share has a part of its
 /// speed and memory for each. Where a rank does not fit so, others take more; where that is of no
-/// avail, the plan is that of the weights, and `fits` is false. Of ranks that all fit, each has room
-/// for `kv_memory`, or for a sequence of 8192 tokens, if a plan allows that. Pure, so all ranks that
-/// have the same facts get the same. places: for `why`. Errors: those of PlanShards.
+/// avail, the plan is that of the weights, and `fits` is false. Of ranks that all fit, each has
+/// room for `kv_memory`, or for a sequence of 8192 tokens, if a plan allows that. Pure, so all
+/// ranks that have the same facts get the same. places: for `why`. Errors: those of PlanShards.
 absl::StatusOr<GpuDivision> DivideAmongGpus(const core::ModelFile& file,
                                             const std::vector<GpuFacts>& facts,
                                             const std::vector<std::string>& places,

@@ -33,7 +33,8 @@ struct Options {
   std::vector<int> contexts = {512, 8192, 32768};
   std::vector<int> prompts = {512, 2048};
   std::vector<int> restored = {512, 2048, 8192};
-  std::vector<int64_t> reduced = {1 << 10, 8 << 10, 64 << 10, 512 << 10, 4 << 20, 16 << 20, 64 << 20};
+  std::vector<int64_t> reduced = {1 << 10, 8 << 10,  64 << 10, 512 << 10,
+                                  4 << 20, 16 << 20, 64 << 20};
   int reduce_ranks = 0;
   std::string dtype = "q4_k";
   std::string kv_dtype = "f16";
@@ -237,10 +238,9 @@ class Bench {
       row["milliseconds"] = 1e3 * (gap.step - gap.busy);
       row["step_milliseconds"] = 1e3 * gap.step;
       row["of_step"] = (gap.step - gap.busy) / gap.step;
-      Add(std::move(row),
-          fmt::format("{:<10} {:<48} {:>8.3f} ms of {:.3f}: {:.1f} %", "gap", where.dump(),
-                      1e3 * (gap.step - gap.busy), 1e3 * gap.step,
-                      100 * (gap.step - gap.busy) / gap.step));
+      Add(std::move(row), fmt::format("{:<10} {:<48} {:>8.3f} ms of {:.3f}: {:.1f} %", "gap",
+                                      where.dump(), 1e3 * (gap.step - gap.busy), 1e3 * gap.step,
+                                      100 * (gap.step - gap.busy) / gap.step));
     }
     return absl::OkStatus();
   }

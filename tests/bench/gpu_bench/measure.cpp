@@ -238,9 +238,9 @@ absl::StatusOr<Restoring> Restore(RandomModel& model, core::KvDtype dtype, int t
                                   const Effort& effort) {
   Restoring restoring;
   for (int begin = 0; begin < tokens; begin += kChunk) {
-    TANDEM_ASSIGN_OR_RETURN(
-        const Point chunk, Prefill(model, dtype, std::min(kChunk, tokens - begin), begin,
-                                   {.seconds = 0, .least = effort.least}));
+    TANDEM_ASSIGN_OR_RETURN(const Point chunk,
+                            Prefill(model, dtype, std::min(kChunk, tokens - begin), begin,
+                                    {.seconds = 0, .least = effort.least}));
     if (!chunk.skipped.empty()) {
       restoring.skipped = chunk.skipped;
       return restoring;
@@ -262,27 +262,26 @@ absl::StatusOr<Restoring> Restore(RandomModel& model, core::KvDtype dtype, int t
       Record& record = records.emplace_back();
       record.block = static_cast<core::BlockId>(block);
       record.name = {.block = {}, .tokens = core::kPageTokens, .kv_head = head, .group = 0};
-      TANDEM_ASSIGN_OR_RETURN(record.bytes, kv_store::EncodeRecord(fingerprint, record.name, pool,
-                                                                   record.block, head));
+      TANDEM_ASSIGN_OR_RETURN(
+          record.bytes, kv_store::EncodeRecord(fingerprint, record.name, pool, record.block, head));
       restoring.bytes += static_cast<double>(record.bytes.size());
     }
   }
   TANDEM_ASSIGN_OR_RETURN(restoring.check, Time(effort, [&]() -> absl::Status {
                             for (const Record& record : records) {
-                              TANDEM_RETURN_IF_ERROR(
-                                  kv_store::CheckRecord(record.bytes, fingerprint, record.name,
-                                                        pool.view().geometry()));
+                              TANDEM_RETURN_IF_ERROR(kv_store::CheckRecord(
+                                  record.bytes, fingerprint, record.name, pool.view().geometry()));
                             }
                             return absl::OkStatus();
                           }));
-  TANDEM_ASSIGN_OR_RETURN(restoring.load, Time(effort, [&]() -> absl::Status {
-                            for (const Record& record : records) {
-                              TANDEM_RETURN_IF_ERROR(
-                                  kv_store::LoadRecord(record.bytes, record.name, pool,
-                                                       record.block, record.name.kv_head));
-                            }
-                            return absl::OkStatus();
-                          }));
+  TANDEM_ASSIGN_OR_RETURN(
+      restoring.load, Time(effort, [&]() -> absl::Status {
+        for (const Record& record : records) {
+          TANDEM_RETURN_IF_ERROR(kv_store::LoadRecord(record.bytes, record.name, pool, record.block,
+                                                      record.name.kv_head));
+        }
+        return absl::OkStatus();
+      }));
   return restoring;
 }
 

@@ -44,9 +44,8 @@ class Rank {
     const std::string name = linker.ok() && *linker ? std::string((*linker)->name()) : "link";
     TANDEM_ASSIGN_OR_RETURN(
         const parallel::LinkedWorld linked,
-        parallel::LinkDevices(world_, {.device = *device_,
-                                       .linker = std::move(linker),
-                                       .shares_device = shared}));
+        parallel::LinkDevices(
+            world_, {.device = *device_, .linker = std::move(linker), .shares_device = shared}));
     if (linked.world == nullptr) {
       points.push_back({.link = name, .type = "", .skipped = linked.problem});
       return absl::OkStatus();
@@ -57,9 +56,8 @@ class Rank {
         TANDEM_ASSIGN_OR_RETURN(const auto values, memory().AllocateZeroed(bytes));
         const auto reduce = [&](int times) -> absl::Status {
           for (int i = 0; i < times; ++i) {
-            absl::Status put =
-                floats ? link.AllReduceSum(SpanOf<float>(values.get(), bytes))
-                       : link.AllReduceSum(SpanOf<int64_t>(values.get(), bytes));
+            absl::Status put = floats ? link.AllReduceSum(SpanOf<float>(values.get(), bytes))
+                                      : link.AllReduceSum(SpanOf<int64_t>(values.get(), bytes));
             TANDEM_RETURN_IF_ERROR(std::move(put));
           }
           return Wait(values.get(), *linked.world);

@@ -265,7 +265,8 @@ int ncclCommInitRankConfig(nccl::Comm* comm, int ranks, nccl::UniqueId id, int r
     return Fail(kInvalidArgument, "a configuration that is none");
   }
   if (Meant("EMULATED_NCCL_UNREACHABLE", rank, 1)) {
-    return Fail(kSystemError, "socketStartConnect: Connect to 10.0.0.1<40000> failed : No route to host");
+    return Fail(kSystemError,
+                "socketStartConnect: Connect to 10.0.0.1<40000> failed : No route to host");
   }
   const int file = shm_open(id.internal, O_RDWR, 0);
   if (file < 0) return Fail(kSystemError, std::strerror(errno));

@@ -99,9 +99,10 @@ TEST(FindStalledCollective, GpusThatAllWaitAreNamed) {
   board.Enter(1, kAttention);
   const auto stalled = FindStalledCollective(board, seconds(1), Clock::now() + seconds(2));
   ASSERT_TRUE(stalled.has_value());
-  EXPECT_THAT(stalled->text,
-              HasSubstr("so the messages between them, or one of their GPUs, are stalled: rank 0 on "
-                        "host alpha (GPU 0, Emulated GPU), rank 1 on"));
+  EXPECT_THAT(
+      stalled->text,
+      HasSubstr("so the messages between them, or one of their GPUs, are stalled: rank 0 on "
+                "host alpha (GPU 0, Emulated GPU), rank 1 on"));
 }
 
 TEST(FindStalledCollective, WhoIsLeftBehindInItIsNotWaitedFor) {

@@ -455,11 +455,12 @@ TEST(ZmqControl, AStalledCollectiveIsJudgedByWhatAllRanksSay) {
       }
       ASSERT_TRUE(log.WaitForLoss());
       const int late = follower_is_late ? 1 : 0;
-      EXPECT_THAT(log.lost()[0],
-                  AllOf(HasSubstr(fmt::format("rank {0} on host n{0} has waited", 1 - late)),
-                        HasSubstr(fmt::format("; rank {0} on host n{0} has not come, it left step 4, "
-                                              "layer 1, attention",
-                                              late))));
+      EXPECT_THAT(
+          log.lost()[0],
+          AllOf(HasSubstr(fmt::format("rank {0} on host n{0} has waited", 1 - late)),
+                HasSubstr(fmt::format("; rank {0} on host n{0} has not come, it left step 4, "
+                                      "layer 1, attention",
+                                      late))));
     }
   }
 }
@@ -513,13 +514,13 @@ TEST(ControlFrames, TheBytesStayAsTheyWere) {
   EXPECT_EQ(Hex(FrameOf(ControlFrame::kHello, ControlHello{.rank = 3})), "01040003000000");
   EXPECT_EQ(Hex(FrameOf(ControlFrame::kWelcome)), "02");
   EXPECT_EQ(Hex(FrameOf(ControlFrame::kPing, std::optional<ControlProgress>())), "0400");
-  EXPECT_EQ(Hex(FrameOf(ControlFrame::kPing,
-                        std::optional(ControlProgress{
-                            .phase = {5, 2, core::StepPhase::Kind::kFeedForward},
-                            .collectives = 7,
-                            .waiting = true,
-                            .milliseconds = 9}))),
-            "0401050000000000000002000000010700000000000000010900000000000000");
+  EXPECT_EQ(
+      Hex(FrameOf(ControlFrame::kPing, std::optional(ControlProgress{
+                                           .phase = {5, 2, core::StepPhase::Kind::kFeedForward},
+                                           .collectives = 7,
+                                           .waiting = true,
+                                           .milliseconds = 9}))),
+      "0401050000000000000002000000010700000000000000010900000000000000");
   const Acknowledgement acknowledgement{
       .rank = 3, .step = 5, .digest = testing::Counted<Digest>(1)};
   EXPECT_EQ(Hex(FrameOf(ControlFrame::kAck, acknowledgement)),
