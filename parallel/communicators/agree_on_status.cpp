@@ -19,9 +19,9 @@ absl::Status AgreeOnStatus(Communicator& world, const absl::Status& mine) {
   TANDEM_RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(&note, 1)),
                                          std::as_writable_bytes(std::span(all)), {}));
   constexpr auto kDeadline = static_cast<int32_t>(absl::StatusCode::kDeadlineExceeded);
-  const auto failed = [](const Note& note) { return note.code != 0; };
-  auto first = std::find_if(all.begin(), all.end(), [&](const Note& note) {
-    return failed(note) && note.code != kDeadline;
+  const auto failed = [](const Note& each) { return each.code != 0; };
+  auto first = std::find_if(all.begin(), all.end(), [&](const Note& each) {
+    return failed(each) && each.code != kDeadline;
   });
   if (first == all.end()) first = std::find_if(all.begin(), all.end(), failed);
   if (first == all.end()) return absl::OkStatus();
