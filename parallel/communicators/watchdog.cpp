@@ -64,8 +64,10 @@ std::string Describe(const ProgressBoard& board, const std::vector<RankProgress>
   return text;
 }
 
-std::optional<StalledCollective> Longest(const ProgressBoard& board, Clock::duration deadline,
-                                         bool of_others, Clock::time_point now) {
+/// of_others: of all ranks the one that has come furthest, and of several the first; else of those
+/// of this process the one that has waited longest.
+std::optional<StalledCollective> Find(const ProgressBoard& board, Clock::duration deadline,
+                                      bool of_others, Clock::time_point now) {
   std::vector<RankProgress> all;
   all.reserve(static_cast<size_t>(board.ranks()));
   for (int rank = 0; rank < board.ranks(); ++rank) all.push_back(board.Read(rank));
@@ -74,7 +76,9 @@ std::optional<StalledCollective> Longest(const ProgressBoard& board, Clock::dura
     const RankProgress& progress = all[static_cast<size_t>(rank)];
     const duration<double> waited = now - progress.since;
     if (!progress.waiting || waited < deadline || (progress.heard && !of_others)) continue;
-    if (stalled.has_value() && stalled->waited >= waited) continue;
+    const bool further = stalled.has_value() && progress.collectives > stalled->collective;
+    const bool longer = stalled.has_value() && waited > stalled->waited;
+    if (stalled.has_value() && !(of_others ? further : longer)) continue;
     stalled = {rank, progress.phase, progress.collectives, waited, {}, {}, {}, {}};
   }
   if (!stalled.has_value()) return std::nullopt;
@@ -97,12 +101,12 @@ std::optional<StalledCollective> Longest(const ProgressBoard& board, Clock::dura
 std::optional<StalledCollective> FindStalledCollective(const ProgressBoard& board,
                                                        Clock::duration deadline,
                                                        Clock::time_point now) {
-  return Longest(board, deadline, /*of_others=*/false, now);
+  return Find(board, deadline, /*of_others=*/false, now);
 }
 
-std::optional<StalledCollective> FindLongestWait(const ProgressBoard& board,
-                                                 Clock::time_point now) {
-  return Longest(board, Clock::duration::zero(), /*of_others=*/true, now);
+std::optional<StalledCollective> FindFurthestWait(const ProgressBoard& board,
+                                                  Clock::time_point now) {
+  return Find(board, Clock::duration::zero(), /*of_others=*/true, now);
 }
 
 Watchdog::Watchdog(const ProgressBoard& board, Clock::duration deadline,

@@ -14,7 +14,7 @@ namespace tandem::parallel {
 
 /// A collective that takes too long, and who keeps it waiting.
 struct StalledCollective {
-  int waiting_rank = 0;  // the one that has waited longest
+  int waiting_rank = 0;  // the one whose wait this is
   core::StepPhase phase;
   uint64_t collective = 0;
   std::chrono::duration<double> waited{0};
@@ -30,10 +30,10 @@ std::optional<StalledCollective> FindStalledCollective(const ProgressBoard& boar
                                                        std::chrono::steady_clock::duration deadline,
                                                        std::chrono::steady_clock::time_point now);
 
-/// The collective in which any rank of the board has waited longest, if one waits: who is to blame
-/// once one is known to be stalled.
-std::optional<StalledCollective> FindLongestWait(const ProgressBoard& board,
-                                                 std::chrono::steady_clock::time_point now);
+/// Who is to blame once a collective is known to be stalled: the wait of the rank that has come
+/// furthest, of this process or another, if one waits.
+std::optional<StalledCollective> FindFurthestWait(const ProgressBoard& board,
+                                                  std::chrono::steady_clock::time_point now);
 
 /// A thread that looks at a board and reports each collective that takes longer than a deadline,
 /// once.

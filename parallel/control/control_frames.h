@@ -12,6 +12,9 @@
 namespace tandem::parallel {
 
 inline constexpr uint16_t kControlVersion = 4;
+/// A follower that gives up stays so long, since what starts the ranks ends all others when it
+/// goes.
+inline constexpr std::chrono::milliseconds kFailureStay{400};
 
 /// First byte of every frame of the ZeroMQ control channel; numbers are little endian.
 enum class ControlFrame : uint8_t {

@@ -198,7 +198,9 @@ void ZmqControlFollower::Fail(const absl::Status& why) {
   try {
     const MutexLock lock(mutex_);
     dealer_.set(zmq::sockopt::linger, kLingerMilliseconds);
-    SendNow(FrameOf(ControlFrame::kFailed, FailureOf(why)));
+    if (SendNow(FrameOf(ControlFrame::kFailed, FailureOf(why)))) {
+      std::this_thread::sleep_for(kFailureStay);
+    }
   } catch (const zmq::error_t&) {
     // Rank 0 learns from the broken connection.
   }

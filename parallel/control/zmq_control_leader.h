@@ -58,6 +58,8 @@ class ZmqControlLeader final : public ControlLeader {
   void LookAfterFollowers(bool ping_all);
   /// Says who is to blame for a stalled collective, once that is known.
   void JudgeStall();
+  /// Passes on that a follower gave up, unless another one is found to be gone first.
+  void JudgeFailure();
   void Lost(int rank, const std::string& how);
   void EndWith(const absl::Status& why);
 
@@ -73,6 +75,8 @@ class ZmqControlLeader final : public ControlLeader {
   std::vector<std::string> endpoints_;
   std::map<int, kv_store::Liveness> followers_;  // that have said hello
   std::set<int> lost_;
+  absl::Status failed_;  // of the first follower that gave up, until somebody was blamed
+  std::chrono::steady_clock::time_point failed_since_;
 
   Mutex mutex_;
   CondVar changed_;

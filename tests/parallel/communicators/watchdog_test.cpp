@@ -142,7 +142,7 @@ TEST(FindStalledCollective, OldNewsOfOthersAreNoStall) {
                 .since = Clock::now() - seconds(100),
                 .heard = true});
   EXPECT_FALSE(FindStalledCollective(board, seconds(1), Clock::now()).has_value());
-  const auto stalled = FindLongestWait(board, Clock::now());
+  const auto stalled = FindFurthestWait(board, Clock::now());
   ASSERT_TRUE(stalled.has_value());
   EXPECT_EQ(stalled->waiting_rank, 1);
   EXPECT_THAT(stalled->laggards, ElementsAre(0));

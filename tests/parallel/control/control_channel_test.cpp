@@ -465,6 +465,18 @@ TEST(ZmqControl, AStalledCollectiveIsJudgedByWhatAllRanksSay) {
   }
 }
 
+// A rank whose link breaks since another one died gives up first, perhaps.
+TEST(ZmqControl, WhoIsGoneIsNamedBeforeWhoGaveUpOverIt) {
+  EventLog log;  // outlives the channel
+  ThreadControl control = OverZmq(3);
+  control.leader->Listen(log.Events());
+  std::thread failing([&] { control.followers[0]->Fail(Unavailable("a rank has left")); });
+  control.followers[1].reset();
+  failing.join();
+  ASSERT_TRUE(log.WaitForLoss());
+  EXPECT_THAT(log.lost(), ElementsAre("rank 2 on host n2 died or was disconnected"));
+}
+
 TEST_P(ControlChannelTest, AStalledCollectiveIsToldAsItIsWhereNobodyIsSilent) {
   for (const bool by_follower : {false, true}) {
     EventLog log;  // outlives the channel
