@@ -237,7 +237,7 @@ def test_gpus_that_differ_take_what_they_can(tiny, tmp_path):
         gpu = plan["ranks"][1]["gpu_bytes"]
         small = (32 << 20) + gpu["total"] - gpu["weights"] // 5
         heads, why = on_gpus(ranks, "--kv-memory", "1MiB", EMULATED_GPU_MEMORY=f"{4 << 30},{small},{4 << 30}")
-        assert re.search(rf"; {place(1)} takes less, since 5\d\d\.\d MiB are free there", why), why
+        assert re.search(rf"; {place(1)} takes less, since \d+\.\d MiB are free there", why), why
         refused = emulated(tiny, "--device", "cuda", "-n", ranks, "--kv-memory", "1MiB", EMULATED_GPUS=ranks,
                            EMULATED_GPU_MEMORY=f"{4 << 30},{gpu['reserve']},{4 << 30}")
         assert refused.returncode == 1 and refused.stderr.count("\n") == 1, refused.stderr

@@ -32,9 +32,11 @@ class Rank {
 
   absl::Status Open() {
     TANDEM_ASSIGN_OR_RETURN(file_, core::ModelFile::OpenBuffer(bytes_, "tiny"));
+    core::DeviceOptions options;
+    options.kind = core::DeviceKind::kCuda;
+    options.gpu = gpu_;
     TANDEM_ASSIGN_OR_RETURN(
-        device_, core::MakeDevice({.kind = core::DeviceKind::kCuda, .cpu = {}, .gpu = gpu_},
-                                  file_->config(), core::WholeModel(file_->config())));
+        device_, core::MakeDevice(options, file_->config(), core::WholeModel(file_->config())));
     return absl::OkStatus();
   }
 
@@ -66,7 +68,8 @@ class Rank {
         points.push_back({.link = name,
                           .type = floats ? "float32" : "int64",
                           .bytes = bytes,
-                          .seconds = seconds});
+                          .seconds = seconds,
+                          .skipped = {}});
       }
     }
     return absl::OkStatus();
@@ -87,7 +90,8 @@ class Rank {
         return Wait(reinterpret_cast<std::byte*>(sums.sums()), world_);
       };
       TANDEM_ASSIGN_OR_RETURN(const double seconds, Time(reduce));
-      points.push_back({.link = "host", .type = "int64", .bytes = bytes, .seconds = seconds});
+      points.push_back(
+          {.link = "host", .type = "int64", .bytes = bytes, .seconds = seconds, .skipped = {}});
     }
     points.push_back(
         {.link = "host", .type = "float32", .skipped = "hosts add integers in both modes"});

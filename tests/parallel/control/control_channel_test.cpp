@@ -471,6 +471,7 @@ TEST(ZmqControl, WhoIsGoneIsNamedBeforeWhoGaveUpOverIt) {
   ThreadControl control = OverZmq(3);
   control.leader->Listen(log.Events());
   std::thread failing([&] { control.followers[0]->Fail(Unavailable("a rank has left")); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
   control.followers[1].reset();
   failing.join();
   ASSERT_TRUE(log.WaitForLoss());
