@@ -16,10 +16,10 @@ namespace tandem::cuda_emulation {
 
 struct Gpus {
   int count = 1;
-  size_t bytes = size_t{4} << 30;   // of memory, each
-  std::vector<size_t> bytes_of;     // of the first ones, where they differ
-  size_t shared_bytes = 163 << 10;  // of a block of threads, at most: of compute capability 8.0
-  int major = 9;                    // compute capability
+  size_t bytes = size_t{4} << 30;     // of memory, each
+  std::vector<size_t> bytes_of = {};  // of the first ones, where they differ
+  size_t shared_bytes = 163 << 10;    // of a block of threads, at most: of compute capability 8.0
+  int major = 9;                      // compute capability
   int driver = 13000;
   int processors = 7;  // so few that blocks of threads have much to do
   std::vector<size_t> bytes_per_second = {size_t{1} << 40};  // of copies, as events tell it
