@@ -224,6 +224,7 @@ TEST(OptionTable, RanksCompareWhatDecidesResultsAndTheOrderOfCollectives) {
                             {"--no-exact", "default"},
                             {"--share-gpus", "default"},
                             {"--gpu-link", "auto"},
+                            {"--weights", "default"},
                             {"--kv-memory", "default"},
                             {"--prefill-chunk", "512"},
                             {"--max-running", "64"},
@@ -235,7 +236,7 @@ TEST(OptionTable, RanksCompareWhatDecidesResultsAndTheOrderOfCollectives) {
   options.state.directory = "state";
   EXPECT_EQ(facts()[1].second, "f32");
   EXPECT_EQ(facts()[2].second, "sparse:window=64,global=4");
-  EXPECT_EQ(facts()[10].second, "1");
+  EXPECT_EQ(facts()[11].second, "1");
 }
 
 TEST(ModelChoices, KnowEveryKvDtype) {
