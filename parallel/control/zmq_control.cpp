@@ -35,6 +35,7 @@ absl::StatusOr<std::vector<std::string>> EndpointsToBind(const ZmqControlOptions
   TANDEM_ASSIGN_OR_RETURN(const std::vector<NetworkAddress> addresses,
                           ChooseControlAddresses(options.interface, hosts[0].addresses, elsewhere));
   std::vector<std::string> endpoints;
+  endpoints.reserve(addresses.size());
   for (const NetworkAddress& address : addresses) {
     endpoints.push_back("tcp://" + (address.ipv6 ? "[" + address.text + "]" : address.text) + ":*");
   }
@@ -52,6 +53,7 @@ absl::StatusOr<std::unique_ptr<ZmqControlLeader>> OpenLeader(
     const Communicator& world) {
   TANDEM_ASSIGN_OR_RETURN(std::vector<std::string> endpoints, EndpointsToBind(options, hosts));
   std::vector<std::string> public_keys;
+  public_keys.reserve(all_keys.size());
   for (const PublicKey& key : all_keys) public_keys.push_back(key.text);
   return ZmqControlLeader::Create({.hosts = PlacesOf(options, world),
                                    .public_keys = std::move(public_keys),

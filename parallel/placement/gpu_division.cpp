@@ -30,6 +30,7 @@ constexpr int kMostTrials = 64;
 
 std::string WeightsText(const std::vector<double>& weights) {
   std::vector<std::string> texts;
+  texts.reserve(weights.size());
   for (const double weight : weights) texts.push_back(fmt::format("{:g}", weight));
   return fmt::format("{}", fmt::join(texts, ","));
 }
@@ -37,10 +38,12 @@ std::string WeightsText(const std::vector<double>& weights) {
 /// Relative speeds by what was measured; empty: they are alike, or were not measured.
 std::vector<double> MeasuredWeights(const std::vector<GpuFacts>& facts) {
   std::vector<double> speeds;
+  speeds.reserve(facts.size());
   for (const GpuFacts& each : facts) speeds.push_back(each.bytes_per_second / each.sharers);
   const auto [slowest, fastest] = std::minmax_element(speeds.begin(), speeds.end());
   if (*slowest <= 0 || *slowest >= kAlike * *fastest) return {};
   std::vector<double> weights;
+  weights.reserve(speeds.size());
   for (const double speed : speeds) {
     weights.push_back(std::round(speed / *slowest / kWeightStep) * kWeightStep);
   }
@@ -145,6 +148,7 @@ std::string DriverDifferences(const std::vector<std::string>& places,
   }
   if (ranks.size() < 2) return {};
   std::vector<std::string> texts;
+  texts.reserve(ranks.size());
   for (const auto& [driver, who] : ranks) {
     texts.push_back(
         fmt::format("{} on {}", driver.empty() ? "an unknown one" : driver, fmt::join(who, ", ")));
@@ -174,6 +178,7 @@ absl::StatusOr<GpuDivision> DivideAmongGpus(const core::ModelFile& file,
   wish.whole_groups = !wish.weights.empty();
   TANDEM_ASSIGN_OR_RETURN(const ShardPlan even, PlanShards(file.config(), costs, wish));
   std::vector<int64_t> rooms;
+  rooms.reserve(facts.size());
   for (const GpuFacts& each : facts) {
     rooms.push_back(std::max<int64_t>(0, each.free_bytes / each.sharers - kTaken));
   }

@@ -127,6 +127,7 @@ double StepTime(const ShardPlan& plan) {
 
 std::vector<double> Scaled(const std::vector<double>& memory, double share) {
   std::vector<double> scaled;
+  scaled.reserve(memory.size());
   for (const double bytes : memory) scaled.push_back(bytes * share);
   return scaled;
 }
