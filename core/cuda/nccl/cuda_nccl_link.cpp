@@ -53,7 +53,7 @@ class NcclLink final : public DeviceLink {
     nccl::Config config;
     const MutexLock lock(mutex_);
     const int result = nccl_.CommInitRankConfig(&comm_, place.ranks, unique, place.rank, &config);
-    const absl::Status joined = Settle(result, "ncclCommInitRankConfig", place.patience);
+    absl::Status joined = Settle(result, "ncclCommInitRankConfig", place.patience);
     if (!absl::IsDeadlineExceeded(joined)) return joined;
     return absl::DeadlineExceededError(
         fmt::format("{}; not all ranks have come: do the network cards that NCCL takes reach each "
