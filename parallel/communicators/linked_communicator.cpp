@@ -78,7 +78,7 @@ absl::Status LinkedCommunicator::WaitForDevice(absl::FunctionRef<bool()> done,
   core::DevicePlace at = place();
   publish(at, true);
   const auto check = [&]() -> absl::Status {
-    const absl::Status health = link_->Health();
+    absl::Status health = link_->Health();
     if (health.ok()) return health;
     link_->Abort();
     return error_ = Unavailable("{} in {}: {}", RankOnHost(*this, rank()), PhaseText(at.phase),
