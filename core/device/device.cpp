@@ -1,7 +1,6 @@
 #include "core/device/device.h"
 
 #include "core/cuda/cuda_device.h"
-#include "core/cuda/cuda_driver.h"
 #include "core/cuda/gpu_limits.h"
 #include "core/cuda/nccl/cuda_nccl_link.h"
 #include "core/cuda/peer/cuda_peer_link.h"
@@ -22,6 +21,14 @@ absl::StatusOr<std::vector<Gpu>> FindGpus(DeviceKind kind) {
   if (!driver.gpus.empty()) return std::move(driver.gpus);
   return Unimplemented("--device cuda: host {} has no GPU to compute on ({}); use --device cpu",
                        HostName(), driver.problem);
+}
+
+std::string DriverVersion(DeviceKind kind) {
+  return kind == DeviceKind::kCuda ? FindCudaDriver().version : "";
+}
+
+absl::StatusOr<GpuFigures> LookAtGpu(const Gpu& gpu, bool speed) {
+  return WithDeviceFailures([&]() -> absl::StatusOr<GpuFigures> { return MeasureGpu(gpu, speed); });
 }
 
 absl::Status CheckLimits(DeviceKind kind, const ModelConfig& config, int64_t step_tokens) {

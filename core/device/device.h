@@ -7,6 +7,7 @@
 
 #include "core/base/status.h"
 #include "core/cpu/cpu_operations.h"
+#include "core/cuda/cuda_driver.h"
 #include "core/cuda/kernels/gpu.h"
 #include "core/model/device_link.h"
 #include "core/model/operations.h"
@@ -23,6 +24,13 @@ absl::StatusOr<DeviceKind> ParseDevice(std::string_view name);
 /// The GPUs of this host that a device of this kind can be; none for a CPU. kUnimplemented, with
 /// host and reason, where there is none that it needs.
 absl::StatusOr<std::vector<Gpu>> FindGpus(DeviceKind kind);
+
+/// The GPU driver of this host, for messages; empty without one.
+std::string DriverVersion(DeviceKind kind);
+
+/// What a GPU of FindGpus has and does now; `speed`: that too, in a few milliseconds. kUnavailable
+/// if it fails.
+absl::StatusOr<GpuFigures> LookAtGpu(const Gpu& gpu, bool speed);
 
 /// Whether a device of this kind has all operations of a model, for steps of so many tokens.
 /// kUnimplemented names what it does not have.

@@ -28,6 +28,7 @@
 #include "parallel/links/linked_communicator.h"
 #include "parallel/placement/cache_memory.h"
 #include "parallel/placement/cpu_placement.h"
+#include "parallel/placement/gpu_division.h"
 #include "parallel/placement/gpu_memory.h"
 #include "parallel/placement/gpu_placement.h"
 #include "parallel/placement/world_check.h"
@@ -103,7 +104,7 @@ class Rank {
  public:
   /// `watch` looks after the start; it must outlive the rank.
   Rank(const ModelOptions& options, Communicator& world, parallel::StartWatch& watch)
-      : options_(options), world_(world), watch_(watch), board_(world.hosts()) {}
+      : options_(options), world_(world), watch_(watch) {}
 
   absl::Status Load() {
     TANDEM_ASSIGN_OR_RETURN(choices_, ModelChoices::From(options_));
@@ -130,7 +131,7 @@ class Rank {
     parallel::GpuWish wish{.wanted = choices_.device == core::DeviceKind::kCuda, .gpus = {}};
     for (const core::Gpu& gpu : gpus_) wish.gpus.push_back(gpu.id);
     TANDEM_ASSIGN_OR_RETURN(gpu_, parallel::AgreeOnGpus(world_, wish, options_.share_gpus));
-    return absl::OkStatus();
+    return gpus_.empty() ? absl::OkStatus() : DivideAmongGpus();
   }
 
   /// This rank's processors and its device, which has room for its shard.
@@ -148,7 +149,7 @@ class Rank {
                                .gpu = {},
                                .exact = choices_.exact,
                                .graphs = !options_.no_graphs};
-    if (!gpus_.empty()) device.gpu = gpus_[static_cast<size_t>(gpu_.place)];
+    if (!gpus_.empty()) device.gpu = MyGpu();
     TANDEM_ASSIGN_OR_RETURN(operations_, core::MakeDevice(device, file_->config(), shard));
     return CheckMemory(device.gpu);
   }
@@ -164,7 +165,8 @@ class Rank {
     parallel::LinkWish wish{.device = *operations_,
                             .shares_device = gpu_.sharers > 1,
                             .floats = !choices_.exact,
-                            .hosts_if_faster = choices_.gpu_link == GpuLink::kAuto};
+                            .hosts_if_faster = choices_.gpu_link == GpuLink::kAuto,
+                            .patience = 2 * CollectiveTimeout()};
     if (choices_.gpu_link != GpuLink::kPeer) wish.linker = core::OpenLinker(choices_.device);
     if (choices_.gpu_link != GpuLink::kNccl) {
       wish.peer_linker = core::OpenPeerLinker(choices_.device);
@@ -211,10 +213,8 @@ class Rank {
       world().Abort(absl::DeadlineExceededError(stalled.text));
       std::_Exit(kExitFailed);
     };
-    parallel::Watchdog watchdog(board_,
-                                std::chrono::duration_cast<std::chrono::steady_clock::duration>(
-                                    std::chrono::duration<double>(options_.collective_timeout)),
-                                hanging);
+    parallel::ProgressBoard board(places_, linked_ != nullptr);
+    parallel::Watchdog watchdog(board, CollectiveTimeout(), hanging);
     LoadedRank rank{.world = world(), .file = *file_, .model = *model_, .cpu = cpu_, .options = {}};
     rank.options.max_running = options_.max_running;
     rank.options.max_waiting = options_.max_waiting;
@@ -235,13 +235,15 @@ class Rank {
       rank.options.on_step_thread = [this] { Bind(placement_.thread_cpus.front()); };
     }
     rank.options.watchdog = &watchdog;
-    rank.options.on_set_up = [this] {
+    rank.options.on_set_up = [this, &board] {
       world().FinishStart();
       watch_.Finish();
       // Until here ranks look after each other, with the patience of a start.
-      world().PublishTo(&board_);
+      world().PublishTo(&board);
     };
     rank.options.control.interface = options_.control_interface;
+    rank.options.control.places = places_;
+    rank.options.control.board = &board;
     std::unique_ptr<HostKv> kv;
     if (!options_.state.directory.empty()) {
       watch_.Enter(StartPhase::kKv);
@@ -259,6 +261,40 @@ class Rank {
   }
 
  private:
+  std::chrono::milliseconds CollectiveTimeout() const {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(
+        std::chrono::duration<double>(options_.collective_timeout));
+  }
+  const core::Gpu& MyGpu() const { return gpus_[static_cast<size_t>(gpu_.place)]; }
+
+  /// The plan for the GPUs of all ranks, as they are. Called by all together; all get the same.
+  absl::Status DivideAmongGpus() {
+    const core::Gpu& gpu = MyGpu();
+    const bool several = world_.size() > 1;
+    const auto figures = core::LookAtGpu(gpu, several && options_.weights.empty());
+    TANDEM_RETURN_IF_ERROR(parallel::AgreeOnStatus(world_, figures.status()));
+    TANDEM_ASSIGN_OR_RETURN(
+        const std::vector<parallel::GpuFacts> facts,
+        parallel::GatherGpuFacts(world_, {.device = fmt::format("GPU {}, {}", gpu.index, gpu.name),
+                                          .driver = core::DriverVersion(choices_.device),
+                                          .free_bytes = figures->free_bytes,
+                                          .bytes_per_second = figures->bytes_per_second,
+                                          .sharers = gpu_.sharers}));
+    places_ = parallel::PlacesOf(world_.hosts(), facts);
+    if (!several) return absl::OkStatus();
+    TANDEM_ASSIGN_OR_RETURN(
+        const parallel::GpuDivision division,
+        parallel::DivideAmongGpus(*file_, facts, places_, options_.weights, MemoryOptions()));
+    plan_ = division.plan;
+    if (world_.rank() == 0) {
+      spdlog::info("shards: {}", division.why);
+      if (const std::string differ = parallel::DriverDifferences(places_, facts); !differ.empty()) {
+        spdlog::warn("{}", differ);
+      }
+    }
+    return CheckPools(options_, choices_, *file_, plan_);
+  }
+
   Communicator& world() { return linked_ == nullptr ? world_ : *linked_; }
   /// That the host, or a GPU, has room for the rank, before anything is read.
   absl::Status CheckMemory(const core::Gpu& gpu) const {
@@ -300,7 +336,7 @@ class Rank {
   const ModelOptions& options_;
   Communicator& world_;
   parallel::StartWatch& watch_;
-  parallel::ProgressBoard board_;
+  std::vector<std::string> places_ = world_.hosts();  // of ranks, for messages
   ModelChoices choices_;
   std::unique_ptr<core::ModelFile> file_;
   parallel::ShardPlan plan_;

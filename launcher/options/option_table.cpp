@@ -201,7 +201,9 @@ Rows ModelRows(ModelOptions& o) {
           "give a GPU its kernels one by one, and not as graphs of whole steps: slower, for "
           "debugging"),
       Row("--weights", {&o.weights, kSpeeds},
-          "relative speeds of the ranks, e.g. 1,1,2 (default equal)"),
+          "relative speeds of the ranks, e.g. 1,1,2 (default equal; on GPUs as fast as they copy, "
+          "which is measured)",
+          kSame),
       Row("--kv-memory", Size(o.kv_memory, 1),
           "memory of the KV cache a rank, e.g. 2GiB; at least one block of every kind of layer "
           "(default: a quarter of what is free on the "

@@ -20,11 +20,18 @@ absl::StatusOr<parallel::ShardPlan> PlanRanks(const ModelOptions& model,
                                               const ModelChoices& choices,
                                               const core::ModelFile& file, int ranks) {
   TANDEM_ASSIGN_OR_RETURN(const parallel::ModelCosts costs, parallel::CostsOf(file));
-  const core::ModelConfig& config = file.config();
-  auto plan = parallel::PlanShards(config, costs, {.ranks = ranks, .weights = model.weights});
+  auto plan =
+      parallel::PlanShards(file.config(), costs, {.ranks = ranks, .weights = model.weights});
   if (!plan.ok()) return model.sources.Blame("--ranks", plan.status());
-  for (const core::Shard& shard : plan->shards) {
-    if (!model.kv_memory) break;
+  TANDEM_RETURN_IF_ERROR(CheckPools(model, choices, file, *plan));
+  return plan;
+}
+
+absl::Status CheckPools(const ModelOptions& model, const ModelChoices& choices,
+                        const core::ModelFile& file, const parallel::ShardPlan& plan) {
+  if (!model.kv_memory) return absl::OkStatus();
+  const core::ModelConfig& config = file.config();
+  for (const core::Shard& shard : plan.shards) {
     TANDEM_RETURN_IF_ERROR(
         kv_store::CheckPoolBytes({.groups = core::LayerGroups(config),
                                   .layers = config.layers,
@@ -33,7 +40,7 @@ absl::StatusOr<parallel::ShardPlan> PlanRanks(const ModelOptions& model,
                                   .dtype = choices.kv_dtype},
                                  *model.kv_memory));
   }
-  return plan;
+  return absl::OkStatus();
 }
 
 namespace {

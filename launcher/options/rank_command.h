@@ -18,6 +18,10 @@ absl::StatusOr<parallel::ShardPlan> PlanRanks(const ModelOptions& model,
                                               const ModelChoices& choices,
                                               const core::ModelFile& file, int ranks);
 
+/// Whether the memory for KV that the flags give has a block of each kind on each rank of a plan.
+absl::Status CheckPools(const ModelOptions& model, const ModelChoices& choices,
+                        const core::ModelFile& file, const parallel::ShardPlan& plan);
+
 /// Finds, before anything is started, whatever is wrong with the model, the flags or the number of
 /// ranks; and with the devices of this host, if ranks will run on it.
 absl::StatusOr<std::unique_ptr<core::ModelFile>> CheckRanks(const ModelOptions& model,

@@ -18,13 +18,16 @@ absl::Status AgreeOnStatus(Communicator& world, const absl::Status& mine) {
   std::vector<Note> all(static_cast<size_t>(world.size()));
   TANDEM_RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(&note, 1)),
                                          std::as_writable_bytes(std::span(all)), {}));
-  for (int rank = 0; rank < world.size(); ++rank) {
-    const Note& other = all[static_cast<size_t>(rank)];
-    if (other.code == 0) continue;
-    const std::string where = world.size() > 1 ? RankOnHost(world, rank) + ": " : "";
-    return absl::Status(static_cast<absl::StatusCode>(other.code), where + other.text);
-  }
-  return absl::OkStatus();
+  constexpr auto kDeadline = static_cast<int32_t>(absl::StatusCode::kDeadlineExceeded);
+  const auto failed = [](const Note& each) { return each.code != 0; };
+  auto first = std::find_if(all.begin(), all.end(), [&](const Note& each) {
+    return failed(each) && each.code != kDeadline;
+  });
+  if (first == all.end()) first = std::find_if(all.begin(), all.end(), failed);
+  if (first == all.end()) return absl::OkStatus();
+  const auto rank = static_cast<int>(first - all.begin());
+  const std::string where = world.size() > 1 ? RankOnHost(world, rank) + ": " : "";
+  return absl::Status(static_cast<absl::StatusCode>(first->code), where + first->text);
 }
 
 }  // namespace tandem::parallel

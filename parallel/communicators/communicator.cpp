@@ -13,6 +13,11 @@ int Communicator::local_size() const {
   return static_cast<int>(std::count(hosts().begin(), hosts().end(), host()));
 }
 
+void Communicator::PublishTo(ProgressBoard* board) {
+  board_ = board;
+  if (board != nullptr) board->Begin(rank());
+}
+
 absl::Status BroadcastString(Communicator& world, std::string& text) {
   uint64_t size = text.size();
   TANDEM_RETURN_IF_ERROR(world.Broadcast(std::as_writable_bytes(std::span(&size, 1))));

@@ -44,7 +44,7 @@ class Communicator : public core::Collective {
 
   /// From now on this rank's collectives are published on `board`, which must outlive the
   /// communicator or be taken away with null. Called by the rank's own thread.
-  virtual void PublishTo(ProgressBoard* board) { board_ = board; }
+  virtual void PublishTo(ProgressBoard* board);
 
   /// The start of this rank is over: from now on collectives hurry. All ranks call it at the same
   /// place in the order of collectives.

@@ -9,8 +9,12 @@ using Clock = std::chrono::steady_clock;
 
 }  // namespace
 
-ProgressBoard::ProgressBoard(std::vector<std::string> hosts)
-    : hosts_(std::move(hosts)), slots_(hosts_.size()) {}
+ProgressBoard::ProgressBoard(std::vector<std::string> places, bool on_gpus)
+    : places_(std::move(places)), on_gpus_(on_gpus), slots_(places_.size()) {}
+
+void ProgressBoard::Begin(int rank) {
+  if (Read(rank).since == Clock::time_point()) Put(rank, {.phase = {}, .since = Clock::now()});
+}
 
 void ProgressBoard::Enter(int rank, const core::StepPhase& phase) {
   const uint64_t collectives =
@@ -36,6 +40,7 @@ void ProgressBoard::Put(int rank, const RankProgress& progress) {
   slot.layer.store(progress.phase.layer, std::memory_order_release);
   slot.kind.store(static_cast<uint8_t>(progress.phase.kind), std::memory_order_release);
   slot.waiting.store(progress.waiting, std::memory_order_release);
+  slot.heard.store(progress.heard, std::memory_order_release);
   slot.version.store(version + 2, std::memory_order_release);
 }
 
@@ -52,6 +57,7 @@ RankProgress ProgressBoard::Read(int rank) const {
     progress.phase.kind =
         static_cast<core::StepPhase::Kind>(slot.kind.load(std::memory_order_acquire));
     progress.waiting = slot.waiting.load(std::memory_order_acquire);
+    progress.heard = slot.heard.load(std::memory_order_acquire);
     const uint64_t after = slot.version.load(std::memory_order_relaxed);
     if (before == after && before % 2 == 0) return progress;
   }

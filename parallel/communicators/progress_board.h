@@ -16,21 +16,27 @@ struct RankProgress {
   uint64_t collectives = 0;  // collectives entered so far; equal on all ranks once a step is done
   bool waiting = false;      // inside the collective: entered and not yet left
   std::chrono::steady_clock::time_point since;  // of the last entering or leaving
+  bool heard = false;  // what another process said of its rank, some time ago
 };
 
 /// The ranks' places in a step, written by each rank as it enters and leaves a collective and read
 /// by a watchdog.
 ///
-/// A process under MPI writes its own rank's entry; entries of other processes stand where Put
-/// brings them. Thread safety: one writer a rank, any number of readers; no locks.
+/// A process under MPI writes its own rank's entry. Of the others rank 0 puts here what they say of
+/// themselves (parallel/control), at most some seconds old. Thread safety: one writer a rank, any
+/// number of readers; no locks.
 class ProgressBoard {
  public:
-  /// hosts: [ranks] names, for reports.
-  explicit ProgressBoard(std::vector<std::string> hosts);
+  /// places: [ranks] where each is, for reports: "n3", or "n3 (GPU 1, NVIDIA H200)". on_gpus:
+  /// collectives are GPUs', too.
+  explicit ProgressBoard(std::vector<std::string> places, bool on_gpus = false);
 
-  int ranks() const { return static_cast<int>(hosts_.size()); }
-  const std::string& host(int rank) const { return hosts_[static_cast<size_t>(rank)]; }
+  int ranks() const { return static_cast<int>(places_.size()); }
+  const std::string& place(int rank) const { return places_[static_cast<size_t>(rank)]; }
+  bool on_gpus() const { return on_gpus_; }
 
+  /// A rank is ready for its first collective.
+  void Begin(int rank);
   void Enter(int rank, const core::StepPhase& phase);
   void Leave(int rank);
   /// Takes over what another process reported about a rank.
@@ -48,9 +54,11 @@ class ProgressBoard {
     std::atomic<int32_t> layer{-1};
     std::atomic<uint8_t> kind{static_cast<uint8_t>(core::StepPhase::Kind::kOther)};
     std::atomic<bool> waiting{false};
+    std::atomic<bool> heard{false};
   };
 
-  std::vector<std::string> hosts_;
+  std::vector<std::string> places_;
+  bool on_gpus_;
   std::vector<Slot> slots_;  // [ranks]
 };
 

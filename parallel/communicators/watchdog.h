@@ -14,20 +14,26 @@ namespace tandem::parallel {
 
 /// A collective that takes too long, and who keeps it waiting.
 struct StalledCollective {
-  int waiting_rank = 0;  // the one that has waited longest
+  int waiting_rank = 0;  // the one whose wait this is
   core::StepPhase phase;
   uint64_t collective = 0;
   std::chrono::duration<double> waited{0};
   std::vector<int> laggards;  // ranks known not to have come yet
+  std::vector<int> passed;    // ranks that were in it and have gone on
   std::vector<int> unseen;    // ranks of which the board has never heard
-  std::string text;           // all of it in one line, with hosts and the laggards' last phases
+  std::string text;           // all of it in one line, with places and the laggards' last phases
 };
 
-/// The collective on the board that has waited longest, if that is longer than `deadline` at time
-/// `now`.
+/// The collective in which a rank of this process has waited longest, if that is longer than
+/// `deadline` at time `now`. What others said may be old, so none of them is waited for too long.
 std::optional<StalledCollective> FindStalledCollective(const ProgressBoard& board,
                                                        std::chrono::steady_clock::duration deadline,
                                                        std::chrono::steady_clock::time_point now);
+
+/// Who is to blame once a collective is known to be stalled: the wait of the rank that has come
+/// furthest, of this process or another, if one waits.
+std::optional<StalledCollective> FindFurthestWait(const ProgressBoard& board,
+                                                  std::chrono::steady_clock::time_point now);
 
 /// A thread that looks at a board and reports each collective that takes longer than a deadline,
 /// once.

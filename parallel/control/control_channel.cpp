@@ -45,7 +45,7 @@ absl::Status LostRank(int rank, const std::string& host, const std::string& how)
 
 absl::Status FailedRank(int rank, const std::string& host, const std::string& why) {
   // Some say themselves who they are.
-  if (why.starts_with(fmt::format("rank {} on host {} ", rank, host))) {
+  if (why.starts_with(fmt::format("rank {} on host ", rank))) {
     return Unavailable("{}", why);
   }
   return LostRank(rank, host, "failed: " + why);

@@ -65,7 +65,8 @@ class ControlFollower {
   virtual void Report(const RecordReport& report) = 0;
   /// Tells rank 0 that a collective takes too long (ControlLeader::Stalled). Never waits.
   virtual void Stalled(const absl::Status& why) = 0;
-  /// Tells rank 0 why this rank gives up.
+  /// Tells rank 0 why this rank gives up. May wait half a second, in which rank 0 finds out whether
+  /// another one is to blame.
   virtual void Fail(const absl::Status& why) = 0;
 };
 

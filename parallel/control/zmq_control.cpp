@@ -35,10 +35,16 @@ absl::StatusOr<std::vector<std::string>> EndpointsToBind(const ZmqControlOptions
   TANDEM_ASSIGN_OR_RETURN(const std::vector<NetworkAddress> addresses,
                           ChooseControlAddresses(options.interface, hosts[0].addresses, elsewhere));
   std::vector<std::string> endpoints;
+  endpoints.reserve(addresses.size());
   for (const NetworkAddress& address : addresses) {
     endpoints.push_back("tcp://" + (address.ipv6 ? "[" + address.text + "]" : address.text) + ":*");
   }
   return endpoints;
+}
+
+const std::vector<std::string>& PlacesOf(const ZmqControlOptions& options,
+                                         const Communicator& world) {
+  return options.places.empty() ? world.hosts() : options.places;
 }
 
 absl::StatusOr<std::unique_ptr<ZmqControlLeader>> OpenLeader(
@@ -47,12 +53,14 @@ absl::StatusOr<std::unique_ptr<ZmqControlLeader>> OpenLeader(
     const Communicator& world) {
   TANDEM_ASSIGN_OR_RETURN(std::vector<std::string> endpoints, EndpointsToBind(options, hosts));
   std::vector<std::string> public_keys;
+  public_keys.reserve(all_keys.size());
   for (const PublicKey& key : all_keys) public_keys.push_back(key.text);
-  return ZmqControlLeader::Create({.hosts = world.hosts(),
+  return ZmqControlLeader::Create({.hosts = PlacesOf(options, world),
                                    .public_keys = std::move(public_keys),
                                    .keys = keys,
                                    .endpoints = std::move(endpoints),
-                                   .limits = options.limits});
+                                   .limits = options.limits,
+                                   .board = options.board});
 }
 
 std::vector<std::string> Lines(const std::string& text) {
@@ -93,12 +101,13 @@ absl::StatusOr<ControlEnd> ConnectZmqControl(const ZmqControlOptions& options,
     end.leader = std::move(leader);
   } else {
     auto follower = ZmqControlFollower::Connect({.rank = world.rank(),
-                                                 .leader_host = world.hosts()[0],
+                                                 .leader_host = PlacesOf(options, world)[0],
                                                  .leader_key = all_keys[0].text,
                                                  .keys = keys,
                                                  .endpoints = Lines(endpoints),
                                                  .patience = options.patience,
-                                                 .limits = options.limits});
+                                                 .limits = options.limits,
+                                                 .board = options.board});
     status = follower.status();
     if (follower.ok()) end.follower = std::move(follower).value();
   }

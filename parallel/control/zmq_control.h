@@ -19,6 +19,11 @@ struct ZmqControlOptions {
   /// How long rank 0 waits for all followers to connect.
   std::chrono::milliseconds patience{30000};
   kv_store::SocketLimits limits;
+  /// Where each rank's host is named in messages, with its device; empty: the host's name. [ranks]
+  std::vector<std::string> places;
+  /// Where each rank puts its own progress, and rank 0 that of the others; may be null, and must
+  /// outlive the channel.
+  ProgressBoard* board = nullptr;
 };
 
 /// One end of a control channel: on rank 0 `leader` is set, elsewhere `follower`.

@@ -110,7 +110,7 @@ absl::StatusOr<std::vector<std::byte>> ZmqControlFollower::ReceivePlan() {
       {
         const MutexLock lock(mutex_);
         SendQueued();
-        if (leader_.Tick()) SendNow(FrameOf(ControlFrame::kPing));
+        if (leader_.Tick()) SendNow(Ping());
       }
       zmq::message_t frame;
       // What rank 0 sent before it went comes first.
@@ -141,7 +141,12 @@ void ZmqControlFollower::Report(const RecordReport& report) {
   Queue(std::move(frame));
 }
 
+std::vector<std::byte> ZmqControlFollower::Ping() const {
+  return FrameOf(ControlFrame::kPing, ProgressOf(options_.board, options_.rank));
+}
+
 void ZmqControlFollower::Stalled(const absl::Status& why) {
+  Queue(Ping());
   Queue(FrameOf(ControlFrame::kStalled, FailureOf(why)));
   pulse_due_.NotifyAll();
 }
@@ -170,7 +175,7 @@ void ZmqControlFollower::RunPulse() {
     if (closing_ || receiving_) continue;
     try {
       SendQueued();
-      SendNow(FrameOf(ControlFrame::kPing));
+      SendNow(Ping());
     } catch (const zmq::error_t&) {
       // The thread that calls sees it, too.
     }
@@ -193,7 +198,9 @@ void ZmqControlFollower::Fail(const absl::Status& why) {
   try {
     const MutexLock lock(mutex_);
     dealer_.set(zmq::sockopt::linger, kLingerMilliseconds);
-    SendNow(FrameOf(ControlFrame::kFailed, FailureOf(why)));
+    if (SendNow(FrameOf(ControlFrame::kFailed, FailureOf(why)))) {
+      std::this_thread::sleep_for(kFailureStay);
+    }
   } catch (const zmq::error_t&) {
     // Rank 0 learns from the broken connection.
   }

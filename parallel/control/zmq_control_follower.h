@@ -9,6 +9,7 @@
 
 #include "core/base/mutex.h"
 #include "kv_store/base/zmq_tools.h"
+#include "parallel/communicators/progress_board.h"
 #include "parallel/control/control_channel.h"
 
 namespace tandem::parallel {
@@ -24,6 +25,7 @@ class ZmqControlFollower final : public ControlFollower {
     std::vector<std::string> endpoints;         // to try, best first
     std::chrono::milliseconds patience{30000};  // over all endpoints
     kv_store::SocketLimits limits;
+    const ProgressBoard* board = nullptr;  // ZmqControlOptions
   };
 
   /// Connects to the first endpoint where the right rank 0 answers.
@@ -43,6 +45,7 @@ class ZmqControlFollower final : public ControlFollower {
   absl::StatusOr<std::vector<std::byte>> ReceivePlan();
   absl::Status LeaderLost(const std::string& how) const;
   bool SendNow(std::span<const std::byte> frame) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<std::byte> Ping() const;
   void Queue(std::vector<std::byte> frame);
   void SendQueued() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RunPulse();

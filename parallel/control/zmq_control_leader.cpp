@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "parallel/communicators/watchdog.h"
 #include "parallel/control/control_frames.h"
 
 namespace tandem::parallel {
@@ -12,6 +13,9 @@ using Clock = std::chrono::steady_clock;
 
 // While somebody is gone and is to be found.
 constexpr std::chrono::milliseconds kPingInterval{10};
+// A follower that gives up may do so because another one is gone, which is found within this time.
+constexpr std::chrono::milliseconds kFailureWait{200};
+static_assert(kFailureWait < kFailureStay);
 // When the channel is closed, followers have this long to read the last plan and hang up.
 constexpr std::chrono::milliseconds kLinger{1000};
 
@@ -141,13 +145,14 @@ void ZmqControlLeader::PollOnce(bool closing) {
                              {router_.handle(), 0, ZMQ_POLLIN, 0},
                              {allowed_.socket().handle(), 0, ZMQ_POLLIN, 0},
                              {monitor_->socket().handle(), 0, ZMQ_POLLIN, 0}};
-  const bool ping_all = monitor_->Suspicious() || closing;
+  const bool ping_all = monitor_->Suspicious() || closing || !failed_.ok();
   zmq::poll(items, std::size(items), ping_all ? kPingInterval : options_.limits.heartbeat);
   if (kv_store::Readable(items[0])) wake_.Clear();
   SendQueued();
   if (kv_store::Readable(items[2])) allowed_.Answer();
   if (kv_store::Readable(items[1])) Receive();
   LookAfterFollowers(ping_all);
+  JudgeFailure();
   JudgeStall();
 }
 
@@ -189,23 +194,35 @@ void ZmqControlLeader::JudgeStall() {
   {
     const MutexLock lock(mutex_);
     if (stalled_.ok()) return;
+    // Time in which a rank that is stopped misses pings, and each other one sends some.
+    if (Clock::now() - stalled_since_ < 4 * options_.limits.heartbeat) return;
     why = stalled_;
-    // Whoever waits for a rank that is stopped knows less of it than whoever misses its pings.
-    const auto suspect = std::find_if(followers_.begin(), followers_.end(),
-                                      [](const auto& one) { return one.second.suspect(); });
+    // Whoever waits for a rank that is stopped knows less of it than whoever misses its pings. On
+    // an overloaded host one or two of them may be late.
+    const auto suspect = std::find_if(
+        followers_.begin(), followers_.end(),
+        [this](const auto& one) { return one.second.quiet() > 3 * options_.limits.heartbeat; });
     if (suspect != followers_.end()) {
       const auto& [rank, liveness] = *suspect;
       why = LostRank(rank, options_.hosts[static_cast<size_t>(rank)], liveness.Text());
-    } else if (Clock::now() - stalled_since_ < 4 * options_.limits.heartbeat) {
-      return;
+    } else if (options_.board != nullptr) {
+      // Each rank has said where it is. Who told of the stall knew of itself alone.
+      const auto stalled = FindFurthestWait(*options_.board, Clock::now());
+      if (stalled.has_value()) why = Unavailable("{}", stalled->text);
     }
     stalled_ = absl::OkStatus();
   }
   events_.Lost(why);
 }
 
+void ZmqControlLeader::JudgeFailure() {
+  if (failed_.ok() || Clock::now() - failed_since_ < kFailureWait) return;
+  events_.Lost(std::exchange(failed_, absl::OkStatus()));
+}
+
 void ZmqControlLeader::Lost(int rank, const std::string& how) {
   if (!lost_.insert(rank).second) return;
+  failed_ = absl::OkStatus();  // of a rank that missed this one
   events_.Lost(LostRank(rank, options_.hosts[static_cast<size_t>(rank)], how));
 }
 
@@ -256,8 +273,15 @@ void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
       report->rank = rank;
       return events_.Reported(*report);
     }
-    case ControlFrame::kPing:
+    case ControlFrame::kPing: {
+      std::optional<ControlProgress> progress;
+      reader(progress);
+      if (!reader.Finish().ok()) break;
+      if (progress.has_value() && options_.board != nullptr) {
+        options_.board->Put(rank, HeardProgress(*progress));
+      }
       return;
+    }
     case ControlFrame::kStalled: {
       ControlFailure failure;
       reader(failure);
@@ -268,9 +292,10 @@ void ZmqControlLeader::HandleFrame(int rank, std::span<const std::byte> frame) {
       ControlFailure failure;
       reader(failure);
       if (reader.Finish().ok()) {
-        if (!lost_.insert(rank).second) return;
-        return events_.Lost(
-            FailedRank(rank, options_.hosts[static_cast<size_t>(rank)], failure.why));
+        if (!lost_.insert(rank).second || !failed_.ok()) return;
+        failed_ = FailedRank(rank, options_.hosts[static_cast<size_t>(rank)], failure.why);
+        failed_since_ = Clock::now();
+        return;
       }
       break;
     }

@@ -11,6 +11,7 @@
 
 #include "core/base/mutex.h"
 #include "kv_store/base/zmq_tools.h"
+#include "parallel/communicators/progress_board.h"
 #include "parallel/control/control_channel.h"
 
 namespace tandem::parallel {
@@ -20,11 +21,12 @@ namespace tandem::parallel {
 class ZmqControlLeader final : public ControlLeader {
  public:
   struct Options {
-    std::vector<std::string> hosts;        // [ranks]
+    std::vector<std::string> hosts;        // [ranks], as messages name them
     std::vector<std::string> public_keys;  // [ranks] Z85; nobody else may connect
     kv_store::CurveKeys keys;              // rank 0's
     std::vector<std::string> endpoints;    // to bind; tcp ports may be "*"
     kv_store::SocketLimits limits;
+    ProgressBoard* board = nullptr;  // ZmqControlOptions
   };
 
   /// Binds and starts the thread. kUnavailable if an endpoint cannot be bound.
@@ -56,6 +58,8 @@ class ZmqControlLeader final : public ControlLeader {
   void LookAfterFollowers(bool ping_all);
   /// Says who is to blame for a stalled collective, once that is known.
   void JudgeStall();
+  /// Passes on that a follower gave up, unless another one is found to be gone first.
+  void JudgeFailure();
   void Lost(int rank, const std::string& how);
   void EndWith(const absl::Status& why);
 
@@ -71,6 +75,8 @@ class ZmqControlLeader final : public ControlLeader {
   std::vector<std::string> endpoints_;
   std::map<int, kv_store::Liveness> followers_;  // that have said hello
   std::set<int> lost_;
+  absl::Status failed_;  // of the first follower that gave up, until somebody was blamed
+  std::chrono::steady_clock::time_point failed_since_;
 
   Mutex mutex_;
   CondVar changed_;

@@ -64,7 +64,8 @@ LinkerFacts FactsOf(const Linker& linker) {
 struct WorldLinker {
   const Linker& mine;
   std::vector<LinkerFacts> facts;  // [ranks]
-  bool shared = false;             // some ranks share a device
+  std::chrono::milliseconds patience;
+  bool shared = false;  // some ranks share a device
   bool floats = false;
 
   bool wanted() const { return !facts[0].name.empty() || !facts[0].problem.empty(); }
@@ -123,7 +124,8 @@ absl::StatusOr<Joined> Join(Communicator& world, core::Operations& device,
                    {.rank = world.rank(),
                     .ranks = world.size(),
                     .shares_device = linker.shared,
-                    .floats = linker.floats},
+                    .floats = linker.floats,
+                    .patience = linker.patience},
                    [&](std::span<const std::byte> mine) { return GatherBytes(world, mine); });
     joined.failure = AgreeOnStatus(world, link.status());
     if (joined.failure.ok()) joined.link = *std::move(link);
@@ -219,8 +221,9 @@ absl::StatusOr<LinkedWorld> LinkDevices(Communicator& world, const LinkWish& wis
                           GatherMessages(world, LinkFacts{.linker = FactsOf(wish.linker),
                                                           .peers = FactsOf(wish.peer_linker),
                                                           .shares_device = wish.shares_device}));
-  WorldLinker linker{.mine = wish.linker, .facts = {}, .floats = wish.floats};
-  WorldLinker peer_linker{.mine = wish.peer_linker, .facts = {}};
+  WorldLinker linker{
+      .mine = wish.linker, .facts = {}, .patience = wish.patience, .floats = wish.floats};
+  WorldLinker peer_linker{.mine = wish.peer_linker, .facts = {}, .patience = wish.patience};
   for (const LinkFacts& facts : all) {
     linker.facts.push_back(facts.linker);
     peer_linker.facts.push_back(facts.peers);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 
@@ -72,6 +73,8 @@ struct LinkWish {
   /// Where ranks share devices and only peer_linker joins them, whether they meet through their
   /// hosts if that is faster.
   bool hosts_if_faster = false;
+  /// How long all ranks may take to join.
+  std::chrono::milliseconds patience = std::chrono::minutes(2);
 };
 
 struct LinkedWorld {

@@ -36,15 +36,17 @@ double AttentionBytes(const ModelConfig& config, const ModelCosts& costs, Range 
 /// Cuts the phases of one model, each on its own, under limits per rank.
 class Planner {
  public:
-  Planner(const ModelConfig& config, const ModelCosts& costs, std::vector<double> speeds)
-      : config_(config), costs_(costs), speeds_(std::move(speeds)) {}
+  /// head_unit: query heads between places where a cut may be.
+  Planner(const ModelConfig& config, const ModelCosts& costs, std::vector<double> speeds,
+          int64_t head_unit)
+      : config_(config), costs_(costs), speeds_(std::move(speeds)), head_unit_(head_unit) {}
 
   double AttentionTotal() const { return AttentionBytes(config_, costs_, {0, config_.heads}); }
   double FeedForwardTotal() const { return config_.ffn_dim * costs_.ffn_column; }
   double VocabularyTotal() const { return config_.vocab * costs_.vocab_row; }
 
   std::optional<std::vector<Range>> CutAttention(const std::vector<double>& limits) const {
-    const int64_t unit = config_.heads_per_partial_sum();
+    const int64_t unit = head_unit_;
     LineProblem problem;
     problem.minimum_units = 1;
     problem.penalty = [this, unit](int64_t begin, int64_t end) {
@@ -116,6 +118,7 @@ class Planner {
   const ModelConfig& config_;
   const ModelCosts& costs_;
   std::vector<double> speeds_;
+  const int64_t head_unit_;
 };
 
 double StepTime(const ShardPlan& plan) {
@@ -124,6 +127,7 @@ double StepTime(const ShardPlan& plan) {
 
 std::vector<double> Scaled(const std::vector<double>& memory, double share) {
   std::vector<double> scaled;
+  scaled.reserve(memory.size());
   for (const double bytes : memory) scaled.push_back(bytes * share);
   return scaled;
 }
@@ -242,7 +246,15 @@ absl::StatusOr<ShardPlan> PlanShards(const ModelConfig& config, const ModelCosts
   TANDEM_RETURN_IF_ERROR(CheckOptions(config, options));
   std::vector<double> speeds = options.weights;
   if (speeds.empty()) speeds.assign(static_cast<size_t>(options.ranks), 1.0);
-  const Planner planner(config, costs, std::move(speeds));
+  PlanOptions split = options;
+  split.whole_groups = false;
+  int64_t head_unit = config.heads_per_partial_sum();
+  if (options.whole_groups) {
+    const int64_t whole = std::lcm<int64_t>(head_unit, config.group_size());
+    if (Units(config.heads, whole) < options.ranks) return PlanShards(config, costs, split);
+    head_unit = whole;
+  }
+  const Planner planner(config, costs, std::move(speeds), head_unit);
   const auto heads = planner.CutAttention({});
   const auto columns = planner.CutFeedForward({});
   const auto rows = planner.CutVocabulary({});
@@ -260,6 +272,9 @@ absl::StatusOr<ShardPlan> PlanShards(const ModelConfig& config, const ModelCosts
   }
   if (!fits) {
     std::optional<ShardPlan> smaller = PlanInMemory(planner, memory);
+    if (!smaller.has_value() && options.whole_groups) {
+      return PlanShards(config, costs, split);
+    }
     if (!smaller.has_value()) return TooLittleMemory(planner, costs, options);
     plan = *std::move(smaller);
   }

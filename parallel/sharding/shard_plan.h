@@ -24,6 +24,9 @@ struct PlanOptions {
   int ranks = 1;
   std::vector<double> weights = {};  // [ranks] relative speeds, > 0; empty: equal
   std::vector<int64_t> memory = {};  // [ranks] bytes of weights a rank can hold; empty: no limit
+  /// The query heads of a KV head stay on one rank, where there are enough KV heads and the memory
+  /// allows it.
+  bool whole_groups = false;
 };
 
 /// Bytes of weights on one rank.

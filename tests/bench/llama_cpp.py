@@ -1,7 +1,8 @@
 """llama.cpp's own tools, built for this processor from the source package that tests/llama_cpp_source.py names.
 
-They stay in $XDG_CACHE_HOME/tandem or ~/.cache/tandem, in a folder llama.cpp-VERSION/bin. The first build takes about 8 minutes
-on two quiet cores, those of the server and of the perplexity again so long; source and objects are removed after it.
+They stay in $XDG_CACHE_HOME/tandem or ~/.cache/tandem, in a folder llama.cpp-VERSION/bin; those for GPUs, which need nvcc, in
+bin-cuda beside it. The first build takes about 8 minutes on two quiet cores, those of the server and of the perplexity again so
+long, and that for GPUs several times as long; source and objects are removed after it.
 """
 import hashlib
 import os
@@ -19,6 +20,8 @@ import llama_cpp_source  # noqa: E402  (the folder above is not on the path befo
 TOOLS = ["llama-bench", "llama-batched-bench", "llama-quantize"]
 OPTIONS = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_BUILD_TESTS=OFF",
            "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_APP=OFF", "-DLLAMA_OPENSSL=OFF"]
+CUDA_TOOLS = ["llama-bench", "llama-batched-bench"]
+CUDA_OPTIONS = [*OPTIONS, "-DGGML_CUDA=ON"]
 PERPLEXITY = "llama-perplexity"
 SERVER = "llama-server"
 # Without its web page, which would be fetched from elsewhere.
@@ -68,13 +71,14 @@ def run_with_progress(command):
         sys.exit(f"{''.join(said[-60:])}llama.cpp: '{' '.join(map(str, command))}' failed; its output stands above")
 
 
-def built(targets, options, name):
+def built(targets, options, name, folder_name="bin"):
     """The folder with these programs; builds them where it must, and ends the program with a message if it cannot. `name` keeps
     what one set of options built apart from what another did."""
     home = folder()
+    programs = home / folder_name
     stamped = home / f"stamp{name}"
-    if stamped.exists() and stamped.read_text() == stamp(options) and all((home / "bin" / target).exists() for target in targets):
-        return home / "bin"
+    if stamped.exists() and stamped.read_text() == stamp(options) and all((programs / target).exists() for target in targets):
+        return programs
     say(f"building {', '.join(targets)} in {home}, once (about 8 minutes on two cores)")
     home.mkdir(parents=True, exist_ok=True)
     source, build = home / "source", home / f"build{name}"
@@ -83,18 +87,31 @@ def built(targets, options, name):
         unpack(source)
     run_with_progress(["cmake", "-S", source, "-B", build, "-G", "Ninja", *options])
     run_with_progress(["ninja", "-C", build, *targets])
-    (home / "bin").mkdir(exist_ok=True)
+    programs.mkdir(exist_ok=True)
     for target in targets:
-        shutil.copy2(build / "bin" / target, home / "bin" / target)
+        shutil.copy2(build / "bin" / target, programs / target)
     stamped.write_text(stamp(options))
     shutil.rmtree(source)
     shutil.rmtree(build)
-    return home / "bin"
+    return programs
 
 
 def tools():
     """The folder with TOOLS."""
     return built(TOOLS, OPTIONS, "")
+
+
+def nvcc():
+    """The path of NVIDIA's compiler, or None where there is none."""
+    return shutil.which("nvcc") or shutil.which("nvcc", path=os.path.join(os.environ.get("CUDA_PATH", "/usr/local/cuda"), "bin"))
+
+
+def cuda_tools():
+    """The folder with CUDA_TOOLS, which compute on the GPUs of this machine."""
+    compiler = nvcc()
+    if compiler is None:
+        sys.exit("llama.cpp: its build for GPUs needs nvcc, which is not here; give one with --peer NAME=FOLDER --no-llama-cpp")
+    return built(CUDA_TOOLS, [*CUDA_OPTIONS, f"-DCMAKE_CUDA_COMPILER={compiler}"], "-cuda", "bin-cuda")
 
 
 def server():

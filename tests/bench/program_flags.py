@@ -1,10 +1,13 @@
 """Flags that say which programs are measured beside one another, shared by the scripts of this folder."""
 import argparse
 import pathlib
+import shlex
 
 import llama_cpp
 import models
 import programs
+
+OFFLOAD = "-ngl 99"  # of llama.cpp: all layers on the GPU
 
 
 def named(text):
@@ -19,6 +22,9 @@ def add(parser):
     group.add_argument("--program", default=str(models.ROOT / "build/release/bin/tandem"), help="default: %(default)s")
     group.add_argument("--threads", type=int, default=2, help="of every program (default %(default)s)")
     group.add_argument("--ranks", default="1", help="ways to run Tandem: ranks that share the threads, e.g. 1,2 (default 1)")
+    group.add_argument("--device", choices=["cpu", "cuda"], default="cpu",
+                       help="cuda: on a GPU, every program; llama.cpp's build for it needs nvcc (default cpu)")
+    group.add_argument("--tandem-flags", default="", help="further flags for `tandem bench`, e.g. --no-exact")
     group.add_argument("--no-llama-cpp", action="store_true", help="only Tandem and the peers given")
     group.add_argument("--peer", type=named, action="append", default=[], metavar="NAME=FOLDER",
                        help="a build with llama-bench and llama-batched-bench")
@@ -50,8 +56,12 @@ def check(parser, options):
 def programs_of(options):
     """The programs in the order of their columns, Tandem first; builds llama.cpp where it is missing."""
     peers = list(options.peer)
+    cuda = options.device == "cuda"
     if not options.no_llama_cpp:
-        peers.insert(0, ("llama.cpp", llama_cpp.tools()))
+        peers.insert(0, ("llama.cpp", llama_cpp.cuda_tools() if cuda else llama_cpp.tools()))
     bench_flags, batched_flags = dict(options.bench_flags), dict(options.batched_flags)
-    return [programs.Tandem(options.program, ranks) for ranks in options.ranks] + [
-        programs.LlamaCpp(name, folder, bench_flags.get(name, ""), batched_flags.get(name, "")) for name, folder in peers]
+    offload = OFFLOAD if cuda else ""
+    flags = (["--device", "cuda"] if cuda else []) + shlex.split(options.tandem_flags)
+    return [programs.Tandem(options.program, ranks, flags=flags) for ranks in options.ranks] + [
+        programs.LlamaCpp(name, folder, f"{offload} {bench_flags.get(name, '')}", f"{offload} {batched_flags.get(name, '')}")
+        for name, folder in peers]

@@ -35,12 +35,14 @@ def run(command, with_errors=False):
 
 
 class Tandem:
-    """`tandem bench`, as so many ranks of work.threads / ranks threads. prefix: words that start its ranks, otherwise it does."""
+    """`tandem bench`, as so many ranks of work.threads / ranks threads. prefix: words that start its ranks, otherwise it does.
+    flags: further ones."""
 
-    def __init__(self, program, ranks=1, prefix=(), name=None):
+    def __init__(self, program, ranks=1, prefix=(), name=None, flags=()):
         self.program = program
         self.ranks = ranks
         self.prefix = prefix
+        self.flags = flags
         self.name = name or ("Tandem" if ranks == 1 else f"Tandem, {ranks} ranks")
 
     def measure(self, model, work):
@@ -49,7 +51,7 @@ class Tandem:
         batches = sorted({1, *work.batches})
         command = [*self.prefix, self.program, "bench", model, "--rounds", 1, "--prompt", work.prompt, "--gen", work.generated, "--context",
                    max(1, work.context), "--batch", ",".join(map(str, batches)), "--ranks", self.ranks, "--threads",
-                   work.threads // self.ranks, "--log-level", "error", "--json"]
+                   work.threads // self.ranks, "--log-level", "error", "--json", *self.flags]
         document = json.loads(run(command))
         speeds = {entry["sequences"]: entry["tokens_per_second"] for entry in document["batches"]}
         return {"prefill": document["prefill"]["tokens_per_second"], "decode": document["decode"]["tokens_per_second"],

@@ -1,6 +1,7 @@
 """The scripts of tests/bench that measure nothing: the writer of random models, the drawing of plots, checks of arguments."""
 import json
 import os
+import sys
 import xml.etree.ElementTree
 
 import pytest
@@ -113,10 +114,10 @@ print(json.dumps({"prefill": {"tokens_per_second": 1000.0 * ranks}, "decode": {"
                   "batches": batches, "ceilings": {"read_gb_per_second": 40.0}, "model": {"weight_bytes_per_token": 100000000}}))
 """
 FAKE_BENCH = """#!/usr/bin/env python3
-import sys
+import os, sys
 print("a line of its own")
 flag = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-assert flag["-extra"] == "1"
+assert flag["-extra"] == "1" and flag.get("-ngl") == os.environ.get("EXPECTED_LAYERS")
 print('[\\n  {"avg_ts": %f}\\n]' % (500 if flag["-p"] != "0" else 50))
 """
 FAKE_BATCHED = """#!/usr/bin/env python3
@@ -150,6 +151,33 @@ def test_peers_prints_speeds_and_ratios(fakes):
     assert "| random-1b.Q4_0.gguf, Tandem | 20.0 | 40.0 | 50 % |" in result.stdout
     samples = json.loads((fakes / "out.json").read_text())["samples"]["random-1b.Q4_0.gguf"]
     assert {name: len(rounds) for name, rounds in samples.items()} == {"Tandem": 3, "Tandem, 2 ranks": 3, "fork": 3}
+
+
+def test_gpu_measures_and_then_its_peers_on_the_gpu(fakes):
+    """tests/bench/gpu: its own program first, then all programs on the GPU, and llama.cpp only where it can be built."""
+    (fakes / "gpu_bench").write_text("#!/bin/sh\necho measured \"$@\"\n")
+    (fakes / "gpu_bench").chmod(0o755)
+    (fakes / "llama-batched-bench").write_text(FAKE_BATCHED.replace("flag = ", "assert '-ngl' in sys.argv\nflag = ", 1))
+    (fakes / "tandem").write_text(FAKE_TANDEM.replace("flag = ", "assert sys.argv[-3:] == ['--device', 'cuda', '--no-exact']\nflag = ", 1))
+    script = ROOT / "tests/bench/gpu"
+    environment = dict(os.environ, GPU_BENCH=str(fakes / "gpu_bench"), EXPECTED_LAYERS="99")
+    result = run([script, "--seconds", "0", "--llama-cpp", "--program", fakes / "tandem", "--tandem-flags=--no-exact", "--no-llama-cpp",
+                  "--peer", f"fork={fakes}", "--bench-flags", "fork=-extra 1", "--rounds", 1, "--models",
+                  fakes / "random-1b.Q4_0.gguf", "--even-if-busy"], env=environment, cwd=fakes)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("measured --json gpu_bench.json --seconds 0\n"), result.stdout
+    assert "| random-1b.Q4_0.gguf, prefill 512 | 1000 | 500 | 2.00 |" in result.stdout
+    assert json.loads((fakes / "gpu_peers.json").read_text())["samples"]
+    bare = fakes / "path"
+    bare.mkdir()
+    for tool in ("bash", "dirname", "env"):
+        (bare / tool).symlink_to(f"/usr/bin/{tool}")
+    without = dict(environment, PATH=str(bare), CUDA_PATH="/nowhere")
+    result = run([script, "--llama-cpp"], env=without, cwd=fakes)
+    assert result.returncode == 0 and "skipped llama.cpp: its CUDA build needs nvcc" in result.stdout, result.stderr
+    result = run([sys.executable, ROOT / "tests/bench/peers", "--program", fakes / "tandem", "--device", "cuda", "--even-if-busy"],
+                 env=without, cwd=fakes)
+    assert result.returncode == 1 and "its build for GPUs needs nvcc" in result.stderr, result.stderr
 
 
 def test_plot_collects_what_it_draws(fakes):

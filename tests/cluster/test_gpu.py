@@ -1,6 +1,7 @@
 """Ranks on GPUs, emulated on the CPU: which rank has which, what a host lacks, and a GPU that fails amid an answer."""
 import json
 import os
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -198,22 +199,61 @@ def test_a_way_to_meet_that_is_asked_for_and_is_not_there_is_refused(tiny):
         assert refused.returncode == 2 and words in refused.stderr and refused.stderr.count("\n") == 1, refused.stderr
 
 
-@pytest.mark.parametrize("link, fault, when, words", [
-    ("nccl", "EMULATED_NCCL_STALL", "1:42", "rank 0 on host"),
-    ("nccl", "EMULATED_NCCL_DIE", "1:40", "rank 1 on host"),
-    ("peer", "EMULATED_GPU_LOSES", "1:200", "rank 0 on host"),
-    ("peer", "EMULATED_GPU_DIES", "1:200", "rank 1 on host"),
+@pytest.mark.parametrize("fault, when, words", [
+    ("EMULATED_GPU_LOSES", "1:200", "rank 0 on host"),
+    ("EMULATED_GPU_DIES", "1:200", "rank 1 on host"),
 ])
-def test_a_rank_that_stops_in_a_reduction_is_told_and_nothing_hangs(tiny, start_server, link, fault, when, words, monkeypatch):
+def test_a_peer_that_stops_in_a_reduction_is_told_and_nothing_hangs(tiny, start_server, fault, when, words, monkeypatch):
     monkeypatch.setenv(fault, when)
     monkeypatch.setenv("EMULATED_GPUS", "2")
     server = start_server(EMULATED, "serve", tiny, "--device", "cuda", "--listen", "tcp://127.0.0.1:*", "-n", 2,
-                          "--collective-timeout", 3, "--gpu-link", link)
+                          "--collective-timeout", 3, "--gpu-link", "peer")
     frames = frames_of(server, type="complete", max_tokens=400, tokens=[1, 2, 3], ignore_eos=True)
     assert frames[-1]["type"] == "error" and frames[-1]["code"] == "unavailable", frames[-1]
     assert words in frames[-1]["message"], frames[-1]
-    if fault in ("EMULATED_NCCL_STALL", "EMULATED_GPU_LOSES"):
+    if fault == "EMULATED_GPU_LOSES":
         assert ", layer " in frames[-1]["message"], frames[-1]
+    assert server.process.wait(30) != 0
+    assert_no_leftovers(server)
+
+
+def place(rank):
+    return rf"rank {rank} on host {re.escape(os.uname().nodename)} \(GPU {rank}, Emulated GPU\)"
+
+
+PHASE = r"step \d+, layer [01], (attention|feed-forward)"
+ALL_WAIT = (rf"all {{ranks}} ranks have waited in {PHASE}, for up to \d+\.\d s, so the messages between them, or one of their GPUs, "
+            r"are stalled: {places}")
+WAITS = rf"{place(0)} has waited \d+\.\d s in {PHASE}; {{place}} has not come, it "
+LATE = WAITS + r"left step 1, vocabulary \d+\.\d s ago"
+NEVER = WAITS + r"has been in none since it was ready \d+\.\d s ago"
+
+
+CUT = (rf"rank 1 on host [^ ]+ in {PHASE}: NCCL 2\.28\.9 on GPU 1 \(Emulated GPU\): a reduction failed: unhandled system error "
+       r"\(socketProgress: Connection closed by remote peer\)")
+
+
+@pytest.mark.parametrize("fault, rank, ranks, number, words", [
+    ("STALL", 1, 2, 40, ALL_WAIT),
+    ("STALL", 0, 3, 40, ALL_WAIT),
+    ("STALL", 2, 3, 40, ALL_WAIT),
+    ("HANG", 1, 2, 7, LATE),
+    ("HANG", 1, 3, 7, LATE),
+    ("HANG", 1, 2, 3, NEVER),
+    ("DIE", 1, 2, 40, "{place} died or was disconnected"),
+    ("DIE", 2, 3, 40, "{place} died or was disconnected"),
+    ("CUT", 1, 2, 40, CUT),
+], ids=lambda value: "" if isinstance(value, str) and not value.isupper() else str(value))
+def test_a_rank_that_stops_in_a_reduction_is_told_and_nothing_hangs(tiny, start_server, fault, rank, ranks, number, words, monkeypatch):
+    """The blame is the same, whichever rank tells first that it waits."""
+    monkeypatch.setenv(f"EMULATED_NCCL_{fault}", f"{rank}:{number}")
+    monkeypatch.setenv("EMULATED_GPUS", str(ranks))
+    server = start_server(EMULATED, "serve", tiny, "--device", "cuda", "--listen", "tcp://127.0.0.1:*", "-n", ranks,
+                          "--collective-timeout", 3, "--gpu-link", "nccl")
+    frames = frames_of(server, type="complete", max_tokens=400, tokens=[1, 2, 3], ignore_eos=True)
+    assert frames[-1]["type"] == "error" and frames[-1]["code"] == "unavailable", frames[-1]
+    expected = words.format(ranks=ranks, place=place(rank), places=", ".join(place(each) for each in range(ranks)))
+    assert re.fullmatch(expected, frames[-1]["message"]), frames[-1]
     assert server.process.wait(30) != 0
     assert_no_leftovers(server)
 
@@ -242,6 +282,86 @@ def test_pages_of_preempted_requests_go_to_host_memory_and_come_back(tiny, start
     tier = frames_of(server, until=("status",), type="status")[-1]["host_tier"]
     assert tier["spilled"] > 0 and tier["returned"] > 0 and tier["bytes"] == 0, tier
     assert 0 < tier["returned_bytes"] <= tier["spilled_bytes"] and tier["bytes_limit"] <= 1 << 20, tier
+
+
+def logits(path, model, *more, **gpus):
+    """The bytes of a prompt's logits, and what the ranks log."""
+    result = emulated(model, "--logits", path, "--log-level", "info", *more, **gpus)
+    assert result.returncode == 0, result.stderr
+    return path.read_bytes(), tokens(result), result.stderr
+
+
+def heads_of(log):
+    """Query heads of each rank, as the log tells them."""
+    found = dict(re.findall(r"rank (\d) of \d .*query heads (\d+-\d+),", log))
+    return [found[rank] for rank in sorted(found)]
+
+
+def test_gpus_that_differ_take_what_they_can(tiny, tmp_path):
+    """By how fast they copy, by --weights, and by their memory: whole groups of two query heads, and the bits of a CPU."""
+    expected = logits(tmp_path / "cpu", tiny)[:2]
+
+    def on_gpus(ranks, *more, **gpus):
+        *found, log = logits(tmp_path / "cuda", tiny, "--device", "cuda", "-n", ranks, *more, EMULATED_GPUS=ranks, **gpus)
+        assert tuple(found) == expected, more
+        line = [line for line in log.splitlines() if "shards: " in line]
+        assert len(line) == 1, log
+        return heads_of(log), line[0]
+
+    heads, why = on_gpus(2)
+    assert heads == ["0-3", "4-7"] and "equal weights, since the GPUs copy alike" in why, why
+    heads, why = on_gpus(2, EMULATED_GPU_SPEED="3000000000000,1000000000000")
+    assert heads == ["0-5", "6-7"] and "weights 3,1 by how fast the GPUs copy: rank 0 on host" in why, why
+    heads, why = on_gpus(3, EMULATED_GPU_SPEED="1000000000000,2000000000000,1000000000000")
+    assert heads == ["0-1", "2-5", "6-7"] and "weights 1,2,1 by how fast" in why, why
+    heads, why = on_gpus(2, "--weights", "1,3", EMULATED_GPU_SPEED="3000000000000,1000000000000")
+    assert heads == ["0-1", "2-7"] and "weights 1,3, as --weights says" in why, why
+    for ranks in 2, 3:
+        plan = json.loads(run([TANDEM, "plan", tiny, "-n", ranks, "--device", "cuda", "--kv-memory", "1MiB", "--json"]).stdout)
+        gpu = plan["ranks"][1]["gpu_bytes"]
+        small = (32 << 20) + gpu["total"] - gpu["weights"] // 5
+        heads, why = on_gpus(ranks, "--kv-memory", "1MiB", EMULATED_GPU_MEMORY=f"{4 << 30},{small},{4 << 30}")
+        assert re.search(rf"; {place(1)} takes less, since \d+\.\d MiB are free there", why), why
+        refused = emulated(tiny, "--device", "cuda", "-n", ranks, "--kv-memory", "1MiB", EMULATED_GPUS=ranks,
+                           EMULATED_GPU_MEMORY=f"{4 << 30},{gpu['reserve']},{4 << 30}")
+        assert refused.returncode == 1 and refused.stderr.count("\n") == 1, refused.stderr
+        assert "GPU 1 (Emulated GPU) of host" in refused.stderr and "are missing" in refused.stderr, refused.stderr
+
+
+def test_hosts_with_other_drivers_and_libraries_are_told_in_a_line(tiny, tmp_path):
+    expected = tokens(emulated(tiny))
+    cuda = ("--device", "cuda", "-n", 2, "--log-level", "info")
+
+    def line_of(words, **variables):
+        result = emulated(tiny, *cuda, EMULATED_GPUS=2, **variables)
+        assert tokens(result) == expected
+        lines = [line for line in result.stderr.splitlines() if words in line]
+        assert len(lines) == 1, result.stderr
+        return lines[0]
+
+    differ = line_of("NVIDIA drivers differ", EMULATED_GPU_DRIVER="13000,13010")
+    assert re.search(rf"CUDA 13\.0\)? on {place(0)}; .*CUDA 13\.1\)? on {place(1)}", differ), differ
+    other = line_of("through their hosts", EMULATED_NCCL_VERSION="22809,22703")
+    assert "rank 1 on host" in other and "has NCCL 2.27.3, but rank 0 on host" in other and "install the same everywhere" in other
+    (tmp_path / "libnccl.so.2").write_text("no library")
+    missing = line_of("through their hosts", LD_LIBRARY_PATH=tmp_path)
+    assert "rank 0 on host" in missing and "NCCL is not here" in missing, missing
+    refused = emulated(tiny, *cuda, EMULATED_GPUS=2, EMULATED_GPU_DRIVER="13000,12040")
+    assert refused.returncode == 1 and refused.stderr.count("its NVIDIA driver is for CUDA 12.4") == 1, refused.stderr
+    assert "rank 1 on host" in refused.stderr, refused.stderr
+
+
+@pytest.mark.parametrize("how, words", [
+    (0, r"rank 0 on host [^ ]+: NCCL 2\.28\.9 on GPU 0 \(Emulated GPU\): ncclCommInitRankConfig did not end within 6 s; "
+        r"not all ranks have come: do the network cards .*"),
+    (1, r"rank 1 on host [^ ]+: NCCL 2\.28\.9 on GPU 1 \(Emulated GPU\): ncclCommInitRankConfig failed: unhandled system error "
+        r"\(socketStartConnect: .*No route to host\)"),
+])
+def test_network_cards_that_do_not_reach_each_other_end_the_start(tiny, how, words):
+    refused = emulated(tiny, "--device", "cuda", "-n", 2, "--collective-timeout", 3, EMULATED_GPUS=2,
+                       EMULATED_NCCL_UNREACHABLE=f"1:{how}")
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1, refused.stderr
+    assert re.search(words, refused.stderr), refused.stderr
 
 
 def test_a_conversation_goes_from_cpus_to_gpus_and_back(tiny, start_server, tmp_path, monkeypatch):

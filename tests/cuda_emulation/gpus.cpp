@@ -28,15 +28,32 @@ std::pair<int, int64_t> OfGpu(const char* name) {
   return {gpu, number};
 }
 
+/// The numbers of a variable, with commas between them; none without it.
+std::vector<size_t> Numbers(const char* name) {
+  std::vector<size_t> numbers;
+  const char* at = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): nobody sets it
+  while (at != nullptr && *at != '\0') {
+    char* end = nullptr;
+    numbers.push_back(std::strtoull(at, &end, 10));
+    at = *end == ',' ? end + 1 : nullptr;
+  }
+  return numbers;
+}
+
 struct State {
   State() {
     gpus.count = static_cast<int>(Environment("EMULATED_GPUS", gpus.count));
-    gpus.bytes =
-        static_cast<size_t>(Environment("EMULATED_GPU_MEMORY", static_cast<int64_t>(gpus.bytes)));
+    gpus.bytes_of = Numbers("EMULATED_GPU_MEMORY");
+    if (auto speeds = Numbers("EMULATED_GPU_SPEED"); !speeds.empty()) {
+      gpus.bytes_per_second = std::move(speeds);
+    }
     gpus.shared_bytes = static_cast<size_t>(
         Environment("EMULATED_GPU_SHARED_BYTES", static_cast<int64_t>(gpus.shared_bytes)));
     gpus.major = static_cast<int>(Environment("EMULATED_GPU_CAPABILITY", gpus.major));
-    gpus.driver = static_cast<int>(Environment("EMULATED_GPU_DRIVER", gpus.driver));
+    if (const auto drivers = Numbers("EMULATED_GPU_DRIVER"); !drivers.empty()) {
+      const auto rank = static_cast<size_t>(Environment("OMPI_COMM_WORLD_RANK", 0));
+      gpus.driver = static_cast<int>(drivers[std::min(rank, drivers.size() - 1)]);
+    }
     failing = Environment("EMULATED_GPU_FAILURE", 0);
     gpus.without_peers =
         static_cast<int>(Environment("EMULATED_GPU_WITHOUT_PEERS", gpus.without_peers));

@@ -37,6 +37,7 @@ struct CUstream_st {
   std::deque<std::function<bool()>> waiting;  // false: not yet done, to be called again
   uint64_t done = 0;
   uint64_t put = 0;
+  double copied_seconds = 0;  // that its copies take by the clock of events
 };
 
 /// A place in a stream.
@@ -44,6 +45,7 @@ struct CUevent_st {
   int gpu = 0;
   cudaStream_t stream = nullptr;
   uint64_t place = 0;
+  double copied_seconds = 0;  // of the stream
 };
 
 namespace tandem::cuda_emulation {
@@ -147,7 +149,8 @@ bool Captures(cudaStream_t stream) {
 
 size_t FreeBytes(int gpu) {
   const size_t used = AllocatedBytes(gpu);
-  return used < TheGpus().bytes ? TheGpus().bytes - used : 0;
+  const size_t bytes = TheGpus().BytesOf(gpu);
+  return used < bytes ? bytes - used : 0;
 }
 
 cudaError_t Allocate(void** memory, size_t bytes, BufferKind kind) {
@@ -309,7 +312,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   *properties = {};
   std::strcpy(properties->name, "Emulated GPU");
   properties->uuid.bytes[0] = static_cast<char>(device + 1);
-  properties->totalGlobalMem = TheGpus().bytes;
+  properties->totalGlobalMem = TheGpus().BytesOf(device);
   properties->sharedMemPerBlockOptin = TheGpus().shared_bytes;
   properties->major = TheGpus().major;
   properties->multiProcessorCount = TheGpus().processors;
@@ -349,7 +352,7 @@ cudaError_t cudaFreeHost(void* memory) { return cudaFree(memory); }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   TANDEM_COUNT_CALL();
   *free = tandem::cuda_emulation::FreeBytes(CurrentGpu());
-  *total = TheGpus().bytes;
+  *total = TheGpus().BytesOf(CurrentGpu());
   return cudaSuccess;
 }
 
@@ -357,6 +360,13 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
                             cudaStream_t stream) {
   TANDEM_COUNT_CALL();
   if (kind == cudaMemcpyDeviceToHost) tandem::cuda_emulation::bytes_to_host += bytes;
+  {
+    const std::lock_guard lock(TheDevice().mutex);
+    if (IsStream(stream)) {
+      stream->copied_seconds +=
+          static_cast<double>(bytes) / static_cast<double>(TheGpus().SpeedOf(stream->gpu));
+    }
+  }
   return PutOnce(stream, [=] { std::memcpy(to, from, bytes); });
 }
 
@@ -434,6 +444,14 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (stream->captured.has_value()) return cudaErrorStreamCaptureUnsupported;
   event->stream = stream;
   event->place = stream->put;
+  event->copied_seconds = stream->copied_seconds;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  TANDEM_COUNT_CALL();
+  if (from->stream == nullptr || from->stream != to->stream) return cudaErrorInvalidResourceHandle;
+  *milliseconds = static_cast<float>(1e3 * (to->copied_seconds - from->copied_seconds));
   return cudaSuccess;
 }
 

@@ -130,7 +130,12 @@ class NcclLink final : public DeviceLink {
     nccl::Config config;
     const MutexLock lock(mutex_);
     const int result = nccl_.CommInitRankConfig(&comm_, place.ranks, unique, place.rank, &config);
-    return Settle(result, "ncclCommInitRankConfig", place.patience);
+    absl::Status joined = Settle(result, "ncclCommInitRankConfig", place.patience);
+    if (!absl::IsDeadlineExceeded(joined)) return joined;
+    return absl::DeadlineExceededError(
+        fmt::format("{}; not all ranks have come: do the network cards that NCCL takes reach each "
+                    "other (NCCL_SOCKET_IFNAME names another, NCCL_DEBUG=INFO tells which)?",
+                    Message(joined)));
   }
 
   /// NCCL may have none between these GPUs: it says so by a window that is null.

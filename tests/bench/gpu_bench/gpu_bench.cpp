@@ -18,10 +18,12 @@ using nlohmann::ordered_json;
 
 constexpr char kUsage[] =
     "Measures a GPU: how fast it copies, decoding as a share of that, prompts as a share of a "
-    "dense "
-    "bfloat16 product by cuBLASLt, and attention alone. Models are random, in the shapes of Llama "
-    "1B, 8B and one of eight ranks of 70B, and made on the GPU. What does not fit or is not "
-    "installed is skipped by name. Without a GPU it says so and ends with status 77.";
+    "dense bfloat16 product by cuBLASLt, attention alone, how long the GPU does nothing between "
+    "two steps (with graphs and without), and a prompt's KV brought back from records against "
+    "computing it anew. Among several GPUs: all-reduces by size, by each link and through the "
+    "hosts. Models are random, in the shapes of Llama 1B, 8B and one of eight ranks of 70B, and "
+    "made on the GPU. What does not fit or is not installed is skipped by name. Without a GPU it "
+    "says so and ends with status 77.";
 constexpr int kFailed = 1;
 constexpr int kNoGpu = 77;
 
@@ -30,6 +32,10 @@ struct Options {
   std::vector<int> batches = {1, 8, 16, 64};
   std::vector<int> contexts = {512, 8192, 32768};
   std::vector<int> prompts = {512, 2048};
+  std::vector<int> restored = {512, 2048, 8192};
+  std::vector<int64_t> reduced = {1 << 10, 8 << 10,  64 << 10, 512 << 10,
+                                  4 << 20, 16 << 20, 64 << 20};
+  int reduce_ranks = 0;
   std::string dtype = "q4_k";
   std::string kv_dtype = "f16";
   int64_t dense = 8192;
@@ -68,13 +74,17 @@ absl::StatusOr<core::DType> DTypeOf(const std::string& name) {
 /// Everything that is measured, as lines of a table and as JSON.
 class Bench {
  public:
-  Bench(Options options, core::Gpu gpu, std::string command)
-      : options_(std::move(options)), gpu_(std::move(gpu)), command_(std::move(command)) {}
+  Bench(Options options, std::vector<core::Gpu> gpus, core::Gpu gpu, std::string command)
+      : options_(std::move(options)),
+        gpus_(std::move(gpus)),
+        gpu_(std::move(gpu)),
+        command_(std::move(command)) {}
 
   absl::Status Run() {
     TANDEM_ASSIGN_OR_RETURN(dtype_, DTypeOf(options_.dtype));
     kv_dtype_ = options_.kv_dtype == "f32" ? core::KvDtype::kF32 : core::KvDtype::kF16;
     TANDEM_RETURN_IF_ERROR(Machine());
+    TANDEM_RETURN_IF_ERROR(Reductions());
     for (const std::string& name : options_.shapes) TANDEM_RETURN_IF_ERROR(Model(name));
     return Write();
   }
@@ -101,24 +111,62 @@ class Bench {
     });
   }
 
-  absl::Status Model(const std::string& name) {
-    const ModelShape shape = ShapeOf(name);
-    if (shape.name.empty()) {
-      return InvalidArgument("--shape {}: expected tiny, 1b, 8b or 70b/8", name);
+  absl::Status Reductions() {
+    const int ranks =
+        options_.reduce_ranks > 0 ? options_.reduce_ranks : static_cast<int>(gpus_.size());
+    if (options_.reduced.empty()) return absl::OkStatus();
+    fmt::print("\nall-reduce of {} ranks:\n", ranks);
+    if (ranks == 1) {
+      Skip("", "all_reduce", {}, "there is one GPU (--reduce-ranks 2 lets ranks share it)");
+      return absl::OkStatus();
     }
+    Say("all-reduce of {} ranks", ranks);
+    TANDEM_ASSIGN_OR_RETURN(const std::vector<ReducePoint> points,
+                            ReduceRates(gpus_, ranks, options_.reduced, options_.effort));
+    for (const ReducePoint& point : points) {
+      ordered_json where = {{"link", point.link}, {"type", point.type}, {"ranks", ranks}};
+      if (!point.skipped.empty()) {
+        Skip("", "all_reduce", where, point.skipped);
+        continue;
+      }
+      where["bytes"] = point.bytes;
+      ordered_json row = {{"what", "all_reduce"}};
+      row.update(where);
+      row["milliseconds"] = 1e3 * point.seconds;
+      row["bus_bytes_per_second"] = point.bus_bytes_per_second;
+      Add(std::move(row),
+          fmt::format("{:<16} {:<8} {:>10} bytes {:>10.4f} ms {:>8.2f} GB/s of the bus", point.link,
+                      point.type, point.bytes, 1e3 * point.seconds,
+                      point.bus_bytes_per_second / 1e9));
+    }
+    return absl::OkStatus();
+  }
+
+  /// A model, or null where there is no room for it, which is told.
+  absl::StatusOr<std::unique_ptr<RandomModel>> Load(const ModelShape& shape, bool graphs) {
+    const std::string& name = shape.name;
     const auto progress = [&](double fraction, std::string_view what) {
       const int percent = static_cast<int>(fraction * 100) / 25 * 25;
       if (percent != told_) Say("{}: {}, {} %", name, what, percent);
       told_ = percent;
       return absl::OkStatus();
     };
-    auto made = RandomModel::Make(shape, dtype_, gpu_, !options_.no_exact, progress);
+    auto made = RandomModel::Make(shape, dtype_, gpu_, !options_.no_exact, graphs, progress);
     if (absl::IsResourceExhausted(made.status())) {
       Skip(name, "model", {}, Message(made.status()));
-      return absl::OkStatus();
+      return std::unique_ptr<RandomModel>();
     }
-    TANDEM_RETURN_IF_ERROR(made.status());
-    RandomModel& model = **made;
+    return made;
+  }
+
+  absl::Status Model(const std::string& name) {
+    const ModelShape shape = ShapeOf(name);
+    if (shape.name.empty()) {
+      return InvalidArgument("--shape {}: expected tiny, 1b, 8b or 70b/8", name);
+    }
+    TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<RandomModel> made, Load(shape, /*graphs=*/true));
+    if (made == nullptr) return absl::OkStatus();
+    RandomModel& model = *made;
     fmt::print("\n{}: {:.2f} GB of weights ({}), {} mode\n", name,
                static_cast<double>(model.model().weight_bytes()) / 1e9, options_.dtype,
                options_.no_exact ? "fast" : "exact");
@@ -138,6 +186,61 @@ class Bench {
       TANDEM_RETURN_IF_ERROR(Measure(name, "prefill", where, prompt, [&] {
         return Prefill(model, kv_dtype_, prompt, 0, options_.effort);
       }));
+    }
+    for (const int tokens : options_.restored) {
+      TANDEM_RETURN_IF_ERROR(MeasureRestore(name, model, tokens));
+    }
+    TANDEM_RETURN_IF_ERROR(MeasureGaps(name, model, /*graphs=*/true));
+    made.reset();
+    TANDEM_ASSIGN_OR_RETURN(made, Load(shape, /*graphs=*/false));
+    return made == nullptr ? absl::OkStatus() : MeasureGaps(name, *made, /*graphs=*/false);
+  }
+
+  absl::Status MeasureRestore(const std::string& name, RandomModel& model, int tokens) {
+    const ordered_json where = {{"tokens", tokens}};
+    Say("{}: restore {}", name, where.dump());
+    TANDEM_ASSIGN_OR_RETURN(const Restoring found,
+                            Restore(model, kv_dtype_, tokens, options_.effort));
+    if (!found.skipped.empty()) {
+      Skip(name, "restore", where, found.skipped);
+      return absl::OkStatus();
+    }
+    const double seconds = found.check + found.load;
+    Add({{"model", name},
+         {"what", "restore"},
+         {"tokens", tokens},
+         {"bytes", found.bytes},
+         {"milliseconds", 1e3 * seconds},
+         {"check_milliseconds", 1e3 * found.check},
+         {"load_milliseconds", 1e3 * found.load},
+         {"recompute_milliseconds", 1e3 * found.recompute},
+         {"times_faster", found.recompute / seconds}},
+        fmt::format("{:<10} {:<36} {:>10.3f} ms (checked {:.3f}, loaded {:.3f}), computed anew "
+                    "{:.3f} ms: {:.1f} times faster",
+                    "restore", where.dump(), 1e3 * seconds, 1e3 * found.check, 1e3 * found.load,
+                    1e3 * found.recompute, found.recompute / seconds));
+    return absl::OkStatus();
+  }
+
+  absl::Status MeasureGaps(const std::string& name, RandomModel& model, bool graphs) {
+    for (const int batch : options_.batches) {
+      const ordered_json where = {
+          {"batch", batch}, {"context", options_.contexts.front()}, {"graphs", graphs}};
+      Say("{}: gap {}", name, where.dump());
+      TANDEM_ASSIGN_OR_RETURN(const Gap gap, StepGap(model, kv_dtype_, batch,
+                                                     options_.contexts.front(), options_.effort));
+      if (!gap.skipped.empty()) {
+        Skip(name, "gap", where, gap.skipped);
+        continue;
+      }
+      ordered_json row = {{"model", name}, {"what", "gap"}};
+      row.update(where);
+      row["milliseconds"] = 1e3 * (gap.step - gap.busy);
+      row["step_milliseconds"] = 1e3 * gap.step;
+      row["of_step"] = (gap.step - gap.busy) / gap.step;
+      Add(std::move(row), fmt::format("{:<10} {:<48} {:>8.3f} ms of {:.3f}: {:.1f} %", "gap",
+                                      where.dump(), 1e3 * (gap.step - gap.busy), 1e3 * gap.step,
+                                      100 * (gap.step - gap.busy) / gap.step));
     }
     return absl::OkStatus();
   }
@@ -174,16 +277,22 @@ class Bench {
           fmt::format(" {:>8.1f} GB/s {:>6.1f} % of the copy", point.bytes / point.seconds / 1e9,
                       100 * point.bytes / point.seconds / bandwidth_);
     }
+    Add(std::move(row), text);
+    return absl::OkStatus();
+  }
+
+  void Add(ordered_json row, const std::string& text) {
     fmt::print("{}\n", text);
     std::fflush(stdout);
     rows_.push_back(std::move(row));
-    return absl::OkStatus();
   }
 
   void Skip(const std::string& model, const std::string& what, const ordered_json& where,
             const std::string& why) {
     fmt::print("{:<10} {:<36} skipped: {}\n", what, where.is_null() ? "" : where.dump(), why);
-    ordered_json row = {{"model", model}, {"what", what}};
+    ordered_json row;
+    if (!model.empty()) row["model"] = model;
+    row["what"] = what;
     if (!where.is_null()) row.update(where);
     row["skipped"] = why;
     rows_.push_back(std::move(row));
@@ -209,6 +318,7 @@ class Bench {
   }
 
   const Options options_;
+  const std::vector<core::Gpu> gpus_;
   const core::Gpu gpu_;
   const std::string command_;
   core::DType dtype_ = core::DType::kQ4_K;
@@ -235,6 +345,16 @@ int Main(int count, char** arguments) {
   app.add_option("--prompt", options.prompts, "tokens of a prompt read in one step")
       ->delimiter(',')
       ->capture_default_str();
+  app.add_option("--restore", options.restored, "tokens of a prompt whose KV is brought back")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--reduce", options.reduced, "bytes of all-reduces, multiples of 16")
+      ->delimiter(',')
+      ->check(CLI::Range(int64_t{16}, int64_t{1} << 34))
+      ->capture_default_str();
+  app.add_option("--reduce-ranks", options.reduce_ranks,
+                 "ranks of all-reduces; more than GPUs share them (default: one a GPU)");
   app.add_option("--dtype", options.dtype, "of the weights: q4_k, q8_0, bf16 ...")
       ->capture_default_str();
   app.add_option("--kv-dtype", options.kv_dtype, "f16 or f32")
@@ -259,7 +379,7 @@ int Main(int count, char** arguments) {
   }
   for (const core::Gpu& gpu : driver.gpus) {
     if (gpu.index != options.gpu) continue;
-    const absl::Status status = Bench(options, gpu, command).Run();
+    const absl::Status status = Bench(options, driver.gpus, gpu, command).Run();
     if (status.ok()) return 0;
     fmt::print(stderr, "gpu_bench: {}\n", Message(status));
     return kFailed;

@@ -7,11 +7,14 @@
 #include "core/model/device_status.h"
 #include "kv_store/pages/page_pool.h"
 #include "kv_store/pages/pool_size.h"
+#include "kv_store/records/record.h"
 
 namespace tandem::bench {
 namespace {
 
 constexpr int64_t kReservedBytes = int64_t{2} << 30;  // for the rows of a step
+constexpr int kChunk = 512;                           // tokens of a prompt in a step, as by default
+constexpr int kPasses = 3;                            // until a step is a graph
 
 /// Seconds of one repetition of `body`, which waits for the GPU itself.
 absl::StatusOr<double> Time(const Effort& effort, const std::function<absl::Status()>& body) {
@@ -73,6 +76,7 @@ class Step {
   }
 
   const core::KvView& view() const { return pool_->view(); }
+  const kv_store::PagePool& pool() const { return *pool_; }
   core::Batch batch() const {
     return {.step = 1,
             .tokens = tokens_,
@@ -201,6 +205,84 @@ absl::StatusOr<Point> Attention(RandomModel& model, core::KvDtype dtype, int bat
     point.bytes = step.LayerBytes();
     return point;
   });
+}
+
+absl::StatusOr<Gap> StepGap(RandomModel& model, core::KvDtype dtype, int batch, int context,
+                            const Effort& effort) {
+  Step step(model, dtype, batch, context, 1);
+  Gap gap;
+  const absl::Status room = step.Prepare(MemoryOf(model));
+  if (absl::IsResourceExhausted(room)) {
+    gap.skipped = Message(room);
+    return gap;
+  }
+  TANDEM_RETURN_IF_ERROR(room);
+  core::OneRank alone;
+  const auto passes = [&](int times, bool each) -> absl::Status {
+    for (int i = 0; i < times; ++i) {
+      TANDEM_RETURN_IF_ERROR(model.model().Forward(step.batch(), step.view(), alone));
+      if (each || i + 1 == times) TANDEM_RETURN_IF_ERROR(model.model().TokenFailures().status());
+    }
+    return absl::OkStatus();
+  };
+  TANDEM_RETURN_IF_ERROR(passes(kPasses, true));
+  constexpr int kTogether = 20;
+  TANDEM_ASSIGN_OR_RETURN(gap.step, Time(effort, [&] { return passes(kTogether, true); }));
+  TANDEM_ASSIGN_OR_RETURN(gap.busy, Time(effort, [&] { return passes(kTogether, false); }));
+  gap.step /= kTogether;
+  gap.busy = std::min(gap.busy / kTogether, gap.step);
+  return gap;
+}
+
+absl::StatusOr<Restoring> Restore(RandomModel& model, core::KvDtype dtype, int tokens,
+                                  const Effort& effort) {
+  Restoring restoring;
+  for (int begin = 0; begin < tokens; begin += kChunk) {
+    TANDEM_ASSIGN_OR_RETURN(const Point chunk,
+                            Prefill(model, dtype, std::min(kChunk, tokens - begin), begin,
+                                    {.seconds = 0, .least = effort.least}));
+    if (!chunk.skipped.empty()) {
+      restoring.skipped = chunk.skipped;
+      return restoring;
+    }
+    restoring.recompute += chunk.seconds;
+  }
+  Step step(model, dtype, 1, 0, tokens);
+  TANDEM_RETURN_IF_ERROR(step.Prepare(MemoryOf(model)));
+  struct Record {
+    kv_store::RecordName name;
+    core::BlockId block = 0;
+    std::vector<std::byte> bytes;
+  };
+  const kv_store::Fingerprint fingerprint{};
+  const kv_store::PagePool& pool = step.pool();
+  std::vector<Record> records;
+  for (int64_t block = 0; block < kv_store::BlocksFor(tokens); ++block) {
+    for (int head = 0; head < pool.view().geometry().kv_heads; ++head) {
+      Record& record = records.emplace_back();
+      record.block = static_cast<core::BlockId>(block);
+      record.name = {.block = {}, .tokens = core::kPageTokens, .kv_head = head, .group = 0};
+      TANDEM_ASSIGN_OR_RETURN(
+          record.bytes, kv_store::EncodeRecord(fingerprint, record.name, pool, record.block, head));
+      restoring.bytes += static_cast<double>(record.bytes.size());
+    }
+  }
+  TANDEM_ASSIGN_OR_RETURN(restoring.check, Time(effort, [&]() -> absl::Status {
+                            for (const Record& record : records) {
+                              TANDEM_RETURN_IF_ERROR(kv_store::CheckRecord(
+                                  record.bytes, fingerprint, record.name, pool.view().geometry()));
+                            }
+                            return absl::OkStatus();
+                          }));
+  TANDEM_ASSIGN_OR_RETURN(
+      restoring.load, Time(effort, [&]() -> absl::Status {
+        for (const Record& record : records) {
+          TANDEM_RETURN_IF_ERROR(kv_store::LoadRecord(record.bytes, record.name, pool, record.block,
+                                                      record.name.kv_head));
+        }
+        return absl::OkStatus();
+      }));
+  return restoring;
 }
 
 }  // namespace tandem::bench

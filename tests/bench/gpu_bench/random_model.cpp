@@ -126,6 +126,7 @@ absl::Status RandomModel::MakeFile(const ModelShape& shape, core::DType dtype) {
 absl::StatusOr<std::unique_ptr<RandomModel>> RandomModel::Make(const ModelShape& shape,
                                                                core::DType dtype,
                                                                const core::Gpu& gpu, bool exact,
+                                                               bool graphs,
                                                                const core::Progress& progress) {
   std::unique_ptr<RandomModel> made(new RandomModel);
   TANDEM_RETURN_IF_ERROR(made->MakeFile(shape, dtype));
@@ -136,7 +137,8 @@ absl::StatusOr<std::unique_ptr<RandomModel>> RandomModel::Make(const ModelShape&
   made->shard_ = plan.shards.front();
   TANDEM_RETURN_IF_ERROR(core::WithDeviceFailures([&] {
     made->operations_ = std::make_unique<RandomWeights>(
-        config, made->shard_, core::CudaOptions{.threads = 1, .gpu = gpu, .exact = exact});
+        config, made->shard_,
+        core::CudaOptions{.threads = 1, .gpu = gpu, .exact = exact, .graphs = graphs});
   }));
   TANDEM_ASSIGN_OR_RETURN(made->model_, core::Transformer::Load(*made->file_, made->shard_,
                                                                 *made->operations_, progress));

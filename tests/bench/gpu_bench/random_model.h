@@ -40,7 +40,7 @@ class RandomModel {
   /// dtype: of all matrices. The file is memory that nobody writes, so that it takes none.
   static absl::StatusOr<std::unique_ptr<RandomModel>> Make(const ModelShape& shape,
                                                            core::DType dtype, const core::Gpu& gpu,
-                                                           bool exact,
+                                                           bool exact, bool graphs,
                                                            const core::Progress& progress);
   RandomModel(const RandomModel&) = delete;
   RandomModel& operator=(const RandomModel&) = delete;

@@ -1,11 +1,14 @@
 /// A stand-in for libnccl.so.2 among emulated GPUs of threads or processes of one host: what
 /// core/cuda/nccl/nccl.h declares, over POSIX shared memory. It is loaded as NCCL is.
 ///
-/// The environment: EMULATED_NCCL_VERSION (22809), EMULATED_NCCL_STALL=RANK:N (of that rank the
-/// n-th collective, from 1, never ends), EMULATED_NCCL_DIE=RANK:N (the rank's process ends in it),
-/// EMULATED_NCCL_DELAY=MICROSECONDS (what each collective takes at least), EMULATED_NCCL_WINDOWS
-/// (0: GPUs that have none; full: no memory for them). fakeNcclInWindow counts the reductions of
-/// the process that were done in windows.
+/// The environment: EMULATED_NCCL_VERSION (22809, or of one rank of MPI after the other:
+/// 22809,22703), EMULATED_NCCL_STALL=RANK:N (of that rank the n-th collective, from 1, never ends),
+/// EMULATED_NCCL_DIE=RANK:N (the rank's process ends in it), EMULATED_NCCL_CUT=RANK:N (its network
+/// is cut in it), EMULATED_NCCL_HANG=RANK:N (the n-th call of that rank for a collective does not
+/// come to put it into the stream), EMULATED_NCCL_UNREACHABLE=RANK:0 (it never joins) or RANK:1 (it
+/// fails to). EMULATED_NCCL_DELAY=MICROSECONDS (what each collective takes at least),
+/// EMULATED_NCCL_WINDOWS (0: GPUs that have none; full: no memory for them). fakeNcclInWindow
+/// counts the reductions of the process that were done in windows.
 
 #include <cuda_runtime.h>
 #include <fcntl.h>
@@ -73,6 +76,19 @@ bool Meant(const char* name, int rank, uint64_t collective) {
          number == collective;
 }
 
+/// What one rank of MPI has of a list; the last is that of all further ones.
+int OfThisRank(const char* name, int otherwise) {
+  const char* at = std::getenv(name);                      // NOLINT(concurrency-mt-unsafe)
+  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");  // NOLINT(concurrency-mt-unsafe)
+  if (at == nullptr) return otherwise;
+  for (int left = rank == nullptr ? 0 : std::atoi(rank); left > 0; --left) {
+    const char* comma = std::strchr(at, ',');
+    if (comma == nullptr) break;
+    at = comma + 1;
+  }
+  return std::atoi(at);
+}
+
 struct World {
   explicit World(WorldMemory* shared) : memory(shared) {}
   ~World() { munmap(memory, sizeof(WorldMemory)); }
@@ -97,6 +113,8 @@ struct World {
   uint64_t windows = 0;               // that were asked for
   const std::byte* window = nullptr;  // the last one
   size_t window_bytes = 0;
+  std::atomic<uint64_t> calls = 0;
+  std::atomic<bool> hangs = false;
 };
 
 std::atomic<uint64_t> in_window = 0;
@@ -137,6 +155,11 @@ class CollectiveInStream {
       stalled_ = Meant("EMULATED_NCCL_STALL", w.rank, w.collectives);
       const char* delay = std::getenv("EMULATED_NCCL_DELAY");  // NOLINT: nobody sets it
       if (delay != nullptr) ready_ += std::chrono::microseconds(std::atoi(delay));
+      if (Meant("EMULATED_NCCL_CUT", w.rank, w.collectives)) {
+        stalled_ = true;
+        w.error = kSystemError;
+        w.mine().gone = 1;
+      }
     }
     if (!w.aborted && std::chrono::steady_clock::now() < ready_) return false;
     while (!w.aborted && !stalled_ && offset_ < collective_.bytes) {
@@ -200,7 +223,12 @@ struct Comm {
 World& WorldOf(nccl::Comm comm) { return *static_cast<Comm*>(comm)->world; }
 
 int Put(nccl::Comm comm, const Collective& collective, CUstream_st* stream) {
-  if (WorldOf(comm).aborted) return Fail(kInvalidUsage, "the communicator was aborted");
+  World& called = WorldOf(comm);
+  if (called.aborted) return Fail(kInvalidUsage, "the communicator was aborted");
+  if (Meant("EMULATED_NCCL_HANG", called.rank, ++called.calls)) {
+    called.hangs = true;
+    return nccl::kInProgress;
+  }
   const int error = tandem::cuda_emulation::PutPolled(
       stream, [world = static_cast<Comm*>(comm)->world, collective]() -> std::function<bool()> {
         auto work = std::make_shared<CollectiveInStream>(world, collective);
@@ -228,8 +256,7 @@ int Leave(nccl::Comm comm, bool aborted) {
 extern "C" {
 
 int ncclGetVersion(int* version) {
-  const char* text = std::getenv("EMULATED_NCCL_VERSION");
-  *version = text == nullptr ? 22809 : std::atoi(text);
+  *version = OfThisRank("EMULATED_NCCL_VERSION", 22809);
   return nccl::kSuccess;
 }
 
@@ -251,6 +278,10 @@ int ncclCommInitRankConfig(nccl::Comm* comm, int ranks, nccl::UniqueId id, int r
       ranks > kMostRanks || rank < 0 || rank >= ranks) {
     return Fail(kInvalidArgument, "a configuration that is none");
   }
+  if (Meant("EMULATED_NCCL_UNREACHABLE", rank, 1)) {
+    return Fail(kSystemError,
+                "socketStartConnect: Connect to 10.0.0.1<40000> failed : No route to host");
+  }
   const int file = shm_open(id.internal, O_RDWR, 0);
   if (file < 0) return Fail(kSystemError, std::strerror(errno));
   void* const shared =
@@ -265,7 +296,7 @@ int ncclCommInitRankConfig(nccl::Comm* comm, int ranks, nccl::UniqueId id, int r
   cudaGetDevice(&gpu);
   world->mine().gpu = gpu;
   world->mine().pid = getpid();
-  ++world->memory->joined;
+  if (!Meant("EMULATED_NCCL_UNREACHABLE", rank, 0)) ++world->memory->joined;
   *comm = new Comm{std::move(world)};
   return nccl::kInProgress;
 }
@@ -274,7 +305,12 @@ int ncclCommGetAsyncError(nccl::Comm comm, int* error) {
   World& world = WorldOf(comm);
   *error = world.error;
   if (*error != nccl::kSuccess) {
-    last_error = "ranks called different collectives";
+    last_error = *error == kSystemError ? "socketProgress: Connection closed by remote peer"
+                                        : "ranks called different collectives";
+    return nccl::kSuccess;
+  }
+  if (world.hangs) {
+    *error = nccl::kInProgress;
     return nccl::kSuccess;
   }
   // A window is there once all ranks have asked for it.

@@ -224,6 +224,7 @@ TEST(OptionTable, RanksCompareWhatDecidesResultsAndTheOrderOfCollectives) {
                             {"--no-exact", "default"},
                             {"--share-gpus", "default"},
                             {"--gpu-link", "auto"},
+                            {"--weights", "default"},
                             {"--kv-memory", "default"},
                             {"--kv-spill-memory", "default"},
                             {"--prefill-chunk", "512"},

@@ -88,7 +88,64 @@ TEST(FindStalledCollective, KnowsWhenAllHaveCome) {
   const auto stalled = FindStalledCollective(board, seconds(1), Clock::now() + seconds(2));
   ASSERT_TRUE(stalled.has_value());
   EXPECT_THAT(stalled->laggards, IsEmpty());
-  EXPECT_THAT(stalled->text, HasSubstr("all ranks have come"));
+  EXPECT_EQ(stalled->text,
+            "all 2 ranks have waited in step 4, layer 1, attention, for up to 2.0 s, so the "
+            "messages between them are stalled: rank 0 on host alpha, rank 1 on host beta");
+}
+
+TEST(FindStalledCollective, GpusThatAllWaitAreNamed) {
+  ProgressBoard board({"alpha (GPU 0, Emulated GPU)", "alpha (GPU 1, Emulated GPU)"}, true);
+  board.Enter(0, kAttention);
+  board.Enter(1, kAttention);
+  const auto stalled = FindStalledCollective(board, seconds(1), Clock::now() + seconds(2));
+  ASSERT_TRUE(stalled.has_value());
+  EXPECT_THAT(
+      stalled->text,
+      HasSubstr("so the messages between them, or one of their GPUs, are stalled: rank 0 on "
+                "host alpha (GPU 0, Emulated GPU), rank 1 on"));
+}
+
+TEST(FindStalledCollective, WhoIsLeftBehindInItIsNotWaitedFor) {
+  ProgressBoard board({"alpha", "beta", "gamma"});
+  for (const int rank : {0, 1, 2}) board.Enter(rank, kAttention);
+  board.Leave(0);
+  board.Leave(2);
+  board.Enter(2, kFeedForward);
+  const auto stalled = FindStalledCollective(board, seconds(1), Clock::now() + seconds(2));
+  ASSERT_TRUE(stalled.has_value());
+  EXPECT_EQ(stalled->waiting_rank, 1);
+  EXPECT_THAT(stalled->laggards, IsEmpty());
+  EXPECT_THAT(stalled->passed, ElementsAre(0, 2));
+  EXPECT_THAT(stalled->text, HasSubstr("rank 1 on host beta has waited 2.0 s in step 4, layer 1, "
+                                       "attention; rank 0 on host alpha has gone on from there; "
+                                       "rank 2 on host gamma has gone on from there"));
+}
+
+TEST(FindStalledCollective, ARankThatCameToNoneIsNamed) {
+  ProgressBoard board({"alpha", "beta"});
+  board.Begin(0);
+  board.Begin(1);
+  board.Enter(0, kAttention);
+  const auto stalled = FindStalledCollective(board, seconds(1), Clock::now() + seconds(2));
+  ASSERT_TRUE(stalled.has_value());
+  EXPECT_THAT(stalled->laggards, ElementsAre(1));
+  EXPECT_THAT(stalled->text, HasSubstr("; rank 1 on host beta has not come, it has been in none "
+                                       "since it was ready 2.0 s ago"));
+}
+
+TEST(FindStalledCollective, OldNewsOfOthersAreNoStall) {
+  ProgressBoard board({"alpha", "beta"});
+  board.Begin(0);
+  board.Put(1, {.phase = kAttention,
+                .collectives = 1,
+                .waiting = true,
+                .since = Clock::now() - seconds(100),
+                .heard = true});
+  EXPECT_FALSE(FindStalledCollective(board, seconds(1), Clock::now()).has_value());
+  const auto stalled = FindFurthestWait(board, Clock::now());
+  ASSERT_TRUE(stalled.has_value());
+  EXPECT_EQ(stalled->waiting_rank, 1);
+  EXPECT_THAT(stalled->laggards, ElementsAre(0));
 }
 
 TEST(FindStalledCollective, DoesNotBlameRanksItHasNotHeardOf) {

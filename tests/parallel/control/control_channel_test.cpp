@@ -23,6 +23,7 @@
 namespace tandem::parallel {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -315,24 +316,26 @@ constexpr kv_store::SocketLimits kFast{.heartbeat = std::chrono::milliseconds(50
 
 /// Rank 0's end of a world of two, and what the other end needs.
 struct PairOfRanks {
-  explicit PairOfRanks(EventLog& log) {
+  explicit PairOfRanks(EventLog& log, ProgressBoard* board = nullptr) {
     auto opened =
         ZmqControlLeader::Create({.hosts = {"n0", "n1"},
                                   .public_keys = {leader_keys.public_key, follower_keys.public_key},
                                   .keys = leader_keys,
                                   .endpoints = {"tcp://127.0.0.1:*"},
-                                  .limits = kFast});
+                                  .limits = kFast,
+                                  .board = board});
     EXPECT_TRUE(opened.ok()) << opened.status();
     leader = *std::move(opened);
     leader->Listen(log.Events());
   }
-  std::unique_ptr<ZmqControlFollower> Follower() {
+  std::unique_ptr<ZmqControlFollower> Follower(const ProgressBoard* board = nullptr) {
     auto follower = ZmqControlFollower::Connect({.rank = 1,
                                                  .leader_host = "n0",
                                                  .leader_key = leader_keys.public_key,
                                                  .keys = follower_keys,
                                                  .endpoints = leader->endpoints(),
-                                                 .limits = kFast});
+                                                 .limits = kFast,
+                                                 .board = board});
     EXPECT_TRUE(follower.ok()) << follower.status();
     return *std::move(follower);
   }
@@ -427,6 +430,54 @@ TEST(ZmqControl, AStalledCollectiveIsTheFaultOfWhoIsSilent) {
   EXPECT_THAT(log.lost()[0], HasSubstr("rank 1 on host n1 has sent nothing for 0."));
 }
 
+// Whoever tells first: each process knows of itself alone.
+TEST(ZmqControl, AStalledCollectiveIsJudgedByWhatAllRanksSay) {
+  for (const bool follower_is_late : {false, true}) {
+    for (const bool by_follower : {false, true}) {
+      EventLog log;  // outlives the channel
+      ProgressBoard ours({"n0", "n1"});
+      ProgressBoard theirs({"n0", "n1"});
+      PairOfRanks pair(log, &ours);
+      const auto follower = pair.Follower(&theirs);
+      constexpr core::StepPhase kBefore = {4, 1, core::StepPhase::Kind::kAttention};
+      constexpr core::StepPhase kPhase = {4, 1, core::StepPhase::Kind::kFeedForward};
+      for (ProgressBoard* board : {&ours, &theirs}) {
+        const int rank = board == &ours ? 0 : 1;
+        board->Enter(rank, kBefore);
+        board->Leave(rank);
+        if (follower_is_late != (rank == 1)) board->Enter(rank, kPhase);
+      }
+      const absl::Status why = Unavailable("nothing is known of the other");
+      if (by_follower) {
+        follower->Stalled(why);
+      } else {
+        pair.leader->Stalled(why);
+      }
+      ASSERT_TRUE(log.WaitForLoss());
+      const int late = follower_is_late ? 1 : 0;
+      EXPECT_THAT(
+          log.lost()[0],
+          AllOf(HasSubstr(fmt::format("rank {0} on host n{0} has waited", 1 - late)),
+                HasSubstr(fmt::format("; rank {0} on host n{0} has not come, it left step 4, "
+                                      "layer 1, attention",
+                                      late))));
+    }
+  }
+}
+
+// A rank whose link breaks since another one died gives up first, perhaps.
+TEST(ZmqControl, WhoIsGoneIsNamedBeforeWhoGaveUpOverIt) {
+  EventLog log;  // outlives the channel
+  ThreadControl control = OverZmq(3);
+  control.leader->Listen(log.Events());
+  std::thread failing([&] { control.followers[0]->Fail(Unavailable("a rank has left")); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  control.followers[1].reset();
+  failing.join();
+  ASSERT_TRUE(log.WaitForLoss());
+  EXPECT_THAT(log.lost(), ElementsAre("rank 2 on host n2 died or was disconnected"));
+}
+
 TEST_P(ControlChannelTest, AStalledCollectiveIsToldAsItIsWhereNobodyIsSilent) {
   for (const bool by_follower : {false, true}) {
     EventLog log;  // outlives the channel
@@ -473,8 +524,16 @@ std::vector<std::string> Texts(const absl::StatusOr<std::vector<NetworkAddress>>
 
 TEST(ControlFrames, TheBytesStayAsTheyWere) {
   using testing::Hex;
-  EXPECT_EQ(Hex(FrameOf(ControlFrame::kHello, ControlHello{.rank = 3})), "01030003000000");
+  EXPECT_EQ(Hex(FrameOf(ControlFrame::kHello, ControlHello{.rank = 3})), "01040003000000");
   EXPECT_EQ(Hex(FrameOf(ControlFrame::kWelcome)), "02");
+  EXPECT_EQ(Hex(FrameOf(ControlFrame::kPing, std::optional<ControlProgress>())), "0400");
+  EXPECT_EQ(
+      Hex(FrameOf(ControlFrame::kPing, std::optional(ControlProgress{
+                                           .phase = {5, 2, core::StepPhase::Kind::kFeedForward},
+                                           .collectives = 7,
+                                           .waiting = true,
+                                           .milliseconds = 9}))),
+      "0401050000000000000002000000010700000000000000010900000000000000");
   const Acknowledgement acknowledgement{
       .rank = 3, .step = 5, .digest = testing::Counted<Digest>(1)};
   EXPECT_EQ(Hex(FrameOf(ControlFrame::kAck, acknowledgement)),

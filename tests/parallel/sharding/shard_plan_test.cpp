@@ -216,6 +216,23 @@ TEST(ShardPlan, UnequalMachinesTakeTheirShare) {
   ExpectFastest(SmolLm2(), {1, 1, 2});
 }
 
+TEST(ShardPlan, GroupsStayWholeWhereThatIsAsked) {
+  const auto kv_heads = [](const ShardPlan& plan) {
+    std::vector<int64_t> heads;
+    for (const core::Shard& shard : plan.shards) heads.push_back(shard.kv_heads.count);
+    return heads;
+  };
+  const core::ModelConfig llama = Llama3();
+  EXPECT_EQ(kv_heads(MustPlan(llama, Costs(llama), {.ranks = 3, .whole_groups = true})),
+            (std::vector<int64_t>{3, 3, 2}));
+  EXPECT_EQ(kv_heads(MustPlan(llama, Costs(llama),
+                              {.ranks = 2, .weights = {2.6, 1}, .whole_groups = true})),
+            (std::vector<int64_t>{6, 2}));
+  // More ranks than groups: then they are split.
+  const ShardPlan split = MustPlan(Gemma3(), Costs(Gemma3()), {.ranks = 2, .whole_groups = true});
+  EXPECT_EQ(kv_heads(split), (std::vector<int64_t>{1, 1}));
+}
+
 TEST(ShardPlan, ARankMayOwnNoColumnsAndNoRows) {
   const core::ModelConfig config = Config(8, 8, 64, 128, 20);
   const ShardPlan plan = MustPlan(config, Costs(config), {8, {}, {}});
