@@ -21,6 +21,7 @@ constexpr double kMostTimes = 1000;  // repetitions
 std::vector<absl::StatusOr<std::unique_ptr<core::DeviceLinker>>> Linkers() {
   std::vector<absl::StatusOr<std::unique_ptr<core::DeviceLinker>>> linkers;
   linkers.push_back(core::OpenLinker(core::DeviceKind::kCuda));
+  linkers.push_back(core::OpenPeerLinker(core::DeviceKind::kCuda));
   return linkers;
 }
 
