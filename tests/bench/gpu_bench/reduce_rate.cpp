@@ -6,8 +6,8 @@
 #include "core/formats/model_file.h"
 #include "core/model/device_status.h"
 #include "parallel/communicators/agree_on_status.h"
-#include "parallel/links/linked_communicator.h"
 #include "parallel/communicators/thread_communicator.h"
+#include "parallel/links/linked_communicator.h"
 #include "tests/bench/gpu_bench/measure.h"
 
 namespace tandem::bench {
