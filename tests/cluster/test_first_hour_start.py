@@ -74,8 +74,8 @@ def test_06_start_names_a_host_that_cannot_be_reached(ssh):
 @contextlib.contextmanager
 def starting(environment, hosts):
     """A server of two ranks, of which one is to be on a host that only ssh reaches."""
-    process = subprocess.Popen([*map(str, SERVE), "-n", "2", "--hostfile", hosts], env=environment, stdin=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen([*map(str, SERVE), "--listen", "tcp://127.0.0.1:*", "-n", "2", "--hostfile", hosts], env=environment,
+                               stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         yield process
     finally:
