@@ -237,7 +237,7 @@ TEST(OptionTable, RanksCompareWhatDecidesResultsAndTheOrderOfCollectives) {
   options.state.directory = "state";
   EXPECT_EQ(facts()[1].second, "f32");
   EXPECT_EQ(facts()[2].second, "sparse:window=64,global=4");
-  EXPECT_EQ(facts()[11].second, "1");
+  EXPECT_EQ(facts()[12].second, "1");
 }
 
 TEST(ModelChoices, KnowEveryKvDtype) {
