@@ -1,13 +1,12 @@
 """Infini-attention with real processes (docs/attention.md)."""
 import json
 import os
-import pathlib
 
 import numpy as np
 import pytest
-from conftest import MPIRUN, SMOLLM2, TANDEM, generate_json, run
+from conftest import SMOLLM2, TANDEM, generate_json, run
 from test_kv import no_agents_left  # noqa: F401
-from test_sparse import GOLDEN, TINY, logits, some_tokens
+from test_sparse import GOLDEN, TINY, check_every_way_of_running, logits, some_tokens
 from test_state import client_of, kill_all, serve
 
 FORM = "infini:segment=128,gate=-1"
@@ -26,19 +25,7 @@ def test_logits_are_those_of_the_definition(tmp_path):
 
 
 def test_every_way_of_running_writes_the_same_bytes(tmp_path):
-    tokens = some_tokens(450, 40000)
-    flags = pathlib.Path("/proc/cpuinfo").read_text()
-    sets = ["scalar", "avx2"] + (["avx512"] if "avx512_vnni" in flags else [])
-    ways = [([*MPIRUN, "-n", n], ()) for n in (2, 3, 5)]
-    ways += [((), ("--isa", isa)) for isa in sets]
-    ways += [((), ("--prefill-chunk", n)) for n in (7, 130)]
-    ways += [((), ("--threads", n)) for n in (1, 3)]
-    for form in (FORM, "infini:segment=64,update=linear"):
-        expected = logits(SMOLLM2, tokens, tmp_path / "one.npy", "--attention", form).read_bytes()
-        assert expected != logits(SMOLLM2, tokens, tmp_path / "dense.npy").read_bytes()
-        for prefix, arguments in ways:
-            found = logits(SMOLLM2, tokens, tmp_path / "way.npy", "--attention", form, *arguments, prefix=prefix)
-            assert found.read_bytes() == expected, (form, prefix, arguments)
+    check_every_way_of_running(tmp_path, (FORM, "infini:segment=64,update=linear"))
 
 
 def test_the_first_segment_is_dense_attention(tmp_path):

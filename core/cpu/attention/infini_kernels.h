@@ -16,12 +16,11 @@ struct InfiniKernels {
   /// out = what the memory says of a vector whose features are features[i * stride]. [n]
   void (*read)(const float* features, int64_t stride, const float* memory, const float* normalizer,
                int64_t n, float* out);
-  /// to[i][j] = the fma chain over t ascending of features[i * 64 + t] * values[t * n + j] from
-  /// from[i][j]. One page: features [n, 64], values [64, n]
-  void (*add_page)(const float* features, const float* values, int64_t n, const float* from,
-                   float* to);
-  /// to[i] = from[i] + features[i * 64 + t], t ascending.
-  void (*add_features)(const float* features, int64_t n, const float* from, float* to);
+  /// memory[i][j] = the fma chain over t ascending of features[i * 64 + t] * values[t * n + j] from
+  /// memory[i][j]. One page: features [n, 64], values [64, n]
+  void (*add_page)(const float* features, const float* values, int64_t n, float* memory);
+  /// normalizer[i] = normalizer[i] + features[i * 64 + t], t ascending.
+  void (*add_features)(const float* features, int64_t n, float* normalizer);
   /// out[i] = x[i] - y[i]. [n]
   void (*subtract)(const float* x, const float* y, int64_t n, float* out);
   /// attended = fma(gate, remembered, (1 - gate) * attended). [n]
@@ -83,39 +82,35 @@ struct InfiniOf {
   /// kRows rows of the memory, 16 columns.
   template <int kRows>
   static void AddRows(const float* features, const float* values, int64_t n, int count,
-                      const float* from, float* to) {
+                      float* memory) {
     Lanes sums[kRows];
-    for (int r = 0; r < kRows; ++r) sums[r] = Lanes::LoadPart(from + r * n, count);
+    for (int r = 0; r < kRows; ++r) sums[r] = Lanes::LoadPart(memory + r * n, count);
     for (int t = 0; t < kPage; ++t) {
       const Lanes value = Lanes::LoadPart(values + t * n, count);
       for (int r = 0; r < kRows; ++r) {
         sums[r] = Lanes::Fma(Lanes::Set(features[r * kPage + t]), value, sums[r]);
       }
     }
-    for (int r = 0; r < kRows; ++r) sums[r].StorePart(to + r * n, count);
+    for (int r = 0; r < kRows; ++r) sums[r].StorePart(memory + r * n, count);
   }
 
-  static void AddPage(const float* features, const float* values, int64_t n, const float* from,
-                      float* to) {
+  static void AddPage(const float* features, const float* values, int64_t n, float* memory) {
     constexpr int kRows = 8;
     for (int64_t j = 0; j < n; j += kLanes) {
       const int count = Count(n - j);
       int64_t i = 0;
       for (; i + kRows <= n; i += kRows) {
-        AddRows<kRows>(features + i * kPage, values + j, n, count, from + i * n + j,
-                       to + i * n + j);
+        AddRows<kRows>(features + i * kPage, values + j, n, count, memory + i * n + j);
       }
       for (; i < n; ++i) {
-        AddRows<1>(features + i * kPage, values + j, n, count, from + i * n + j, to + i * n + j);
+        AddRows<1>(features + i * kPage, values + j, n, count, memory + i * n + j);
       }
     }
   }
 
-  static void AddFeatures(const float* features, int64_t n, const float* from, float* to) {
+  static void AddFeatures(const float* features, int64_t n, float* normalizer) {
     for (int64_t i = 0; i < n; ++i) {
-      float sum = from[i];
-      for (int t = 0; t < kPage; ++t) sum += features[i * kPage + t];
-      to[i] = sum;
+      for (int t = 0; t < kPage; ++t) normalizer[i] += features[i * kPage + t];
     }
   }
 

@@ -93,8 +93,8 @@ void UpdateMemory(Isa isa, AttentionForm::Update update, const KvGeometry& geome
         kernels.subtract(values + t * n, known, n, values + t * n);
       }
     }
-    kernels.add_page(features, values, n, after.memory, after.memory);
-    kernels.add_features(features, n, after.normalizer, after.normalizer);
+    kernels.add_page(features, values, n, after.memory);
+    kernels.add_features(features, n, after.normalizer);
   }
 }
 
