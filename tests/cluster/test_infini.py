@@ -10,22 +10,47 @@ from test_sparse import GOLDEN, TINY, check_every_way_of_running, logits, some_t
 from test_state import client_of, kill_all, serve
 
 FORM = "infini:segment=128,gate=-1"
+GATED = GOLDEN / "infini/gated.gguf"
 
 
 def test_logits_are_those_of_the_definition(tmp_path):
     """An independent NumPy pass has the same logits, for every form of tests/golden/infini."""
     golden = np.load(GOLDEN / "infini/infini.npz")
     forms = [name for name in golden.files if "/" in name]
-    assert len(forms) == 5
+    assert len(forms) == 6
     for name in forms:
         model, form = name.split("/", 1)
-        found = np.load(logits(GOLDEN / f"families/{model}.gguf", golden["tokens"], tmp_path / "l.npy", "--activations", "f32",
+        file = GATED if model == "gated" else GOLDEN / f"families/{model}.gguf"
+        found = np.load(logits(file, golden["tokens"], tmp_path / "l.npy", "--activations", "f32",
                                "--attention", form, "--prefill-chunk", "100"))[golden["positions"]]
         assert np.abs(found - golden[name]).max() < 1e-4 * np.abs(golden[name]).max(), name
 
 
 def test_every_way_of_running_writes_the_same_bytes(tmp_path):
     check_every_way_of_running(tmp_path, (FORM, "infini:segment=64,update=linear"))
+
+
+def test_the_gates_of_a_file_are_cut_with_their_heads(tmp_path):
+    """Each rank takes the gates of its query heads; a gate that is typed counts in the place of the file's."""
+    tokens = some_tokens(200)
+    form = ("--attention", "infini:segment=64")
+    one = logits(GATED, tokens, tmp_path / "one.npy", *form).read_bytes()
+    assert logits(GATED, tokens, tmp_path / "two.npy", *form, "--ranks", 2).read_bytes() == one
+    typed = logits(GATED, tokens, tmp_path / "typed.npy", "--attention", "infini:segment=64,gate=0.5").read_bytes()
+    assert typed != one and typed == logits(GATED, tokens, tmp_path / "typed2.npy", "--attention", "infini:segment=64,gate=0.5",
+                                            "--ranks", 2).read_bytes()
+
+
+def test_gates_of_another_shape_are_refused(tmp_path):
+    data = GATED.read_bytes()
+    name = b"blk.1.attn_infini_gate"
+    at = data.index(name) + len(name) + 4  # behind the number of dimensions
+    assert data[at:at + 8] == (4).to_bytes(8, "little")
+    wrong = tmp_path / "wrong.gguf"
+    wrong.write_bytes(data[:at] + (3).to_bytes(8, "little") + data[at + 8:])
+    result = run([TANDEM, "generate", wrong, "--tokens", "5", "--attention", "infini:segment=64"])
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1 and "blk.1.attn_infini_gate" in result.stderr, result.stderr
 
 
 def test_the_first_segment_is_dense_attention(tmp_path):
