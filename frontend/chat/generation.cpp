@@ -56,6 +56,8 @@ std::string_view ReuseLimitName(parallel::ReuseLimit limit) {
       return "late";
     case parallel::ReuseLimit::kDamaged:
       return "damaged";
+    case parallel::ReuseLimit::kNoState:
+      return "no_state";
     case parallel::ReuseLimit::kOtherAttention:
       return "other_attention";
   }

@@ -36,8 +36,8 @@ struct GenerationParams {
   bool speculate = true;  // let the engine guess ahead; the answer is the same
 };
 
-/// "none", "not_asked", "nothing_known", "differs", "evicted", "late", "damaged" or
-/// "other_attention".
+/// "none", "not_asked", "nothing_known", "differs", "evicted", "late", "damaged", "no_state"
+/// or "other_attention".
 std::string_view ReuseLimitName(parallel::ReuseLimit limit);
 
 /// "stop", "length", "cancelled", or "failed".

@@ -58,6 +58,7 @@ enum class ReuseLimit : uint8_t {
   kEvicted,         // its pages were there once, and made room for others
   kLate,            // there are records of it, but they did not come in time
   kDamaged,         // records of it were missing or damaged, of some head at least
+  kNoState,         // its pages are there, but not the state that stands before them
   kOtherAttention,  // what was computed of the conversation was so with another form of attention
 };
 

@@ -61,7 +61,7 @@ template <typename Archive>
 void Fields(Archive& archive, Usage& usage) {
   archive(usage.prompt_tokens, usage.completion_tokens, usage.reused_tokens, usage.reused_from,
           usage.computed_tokens,
-          UpTo(usage.reuse_limit, ReuseLimit::kDamaged, "reason to reuse nothing"),
+          UpTo(usage.reuse_limit, ReuseLimit::kNoState, "reason to reuse nothing"),
           usage.preemptions, usage.drafted_tokens, usage.accepted_tokens, usage.queue_seconds,
           usage.prefill_seconds, usage.decode_seconds);
 }

@@ -35,6 +35,12 @@ class Known {
   const std::optional<kv_store::TierKind>& At(size_t block, size_t group) const {
     return where_[block * groups_ + group];
   }
+  bool Any(size_t block) const {
+    for (size_t g = 0; g < groups_; ++g) {
+      if (At(block, g)) return true;
+    }
+    return false;
+  }
   /// Whether all of a tail are there.
   bool AllOfTail(size_t block, const std::vector<core::KvLayerGroup>& groups) const {
     for (size_t g = 0; g < groups_; ++g) {
@@ -63,8 +69,9 @@ SavedTokens FindSaved(kv_store::Tier& tier, const kv_store::Fingerprint& fingerp
   const std::vector<kv_store::BlockHash> chain = kv_store::FullBlocksOf(probe.before, tokens);
   const std::vector<int32_t> lengths(chain.size(), core::kPageTokens);
   const Known full(tier, fingerprint, groups.size(), kv_head, chain, lengths);
-  const auto usable = [&](int64_t blocks) {
+  const auto usable = [&](int64_t blocks, bool without_states) {
     for (size_t g = 0; g < groups.size(); ++g) {
+      if (without_states && groups[g].states) continue;
       const int64_t end = (first + blocks) * core::kPageTokens;
       for (int64_t i = first; i < first + blocks; ++i) {
         if (!kv_store::NeedsBlock(groups[g], end, i)) continue;
@@ -73,8 +80,15 @@ SavedTokens FindSaved(kv_store::Tier& tier, const kv_store::Fingerprint& fingerp
     }
     return true;
   };
-  auto blocks = static_cast<int64_t>(chain.size());
-  while (blocks > 0 && !usable(blocks)) --blocks;
+  auto saved = static_cast<int64_t>(chain.size());
+  while (saved > 0 && !full.Any(static_cast<size_t>(saved - 1))) --saved;
+  auto blocks = saved;
+  while (blocks > 0 && !usable(blocks, /*without_states=*/false)) --blocks;
+  auto lack = SavedTokens::Lack::kNothing;
+  if (blocks < saved) {
+    lack = usable(saved, /*without_states=*/true) ? SavedTokens::Lack::kState
+                                                  : SavedTokens::Lack::kRecords;
+  }
   const auto whole = static_cast<int32_t>((first + blocks) * core::kPageTokens);
   auto from = kv_store::TierKind::kHost;
   for (int64_t i = 0; i < blocks; ++i) from = full.Farthest(static_cast<size_t>(i), from);
@@ -91,9 +105,9 @@ SavedTokens FindSaved(kv_store::Tier& tier, const kv_store::Fingerprint& fingerp
   const Known tail(tier, fingerprint, groups.size(), kv_head, tails, tail_tokens);
   for (size_t i = 0; i < tails.size(); ++i) {
     if (tail.AllOfTail(i, groups))
-      return {.tokens = whole + tail_tokens[i], .from = tail.Farthest(i, from)};
+      return {.tokens = whole + tail_tokens[i], .lack = lack, .from = tail.Farthest(i, from)};
   }
-  return {.tokens = blocks > 0 ? whole : 0, .from = from};
+  return {.tokens = blocks > 0 ? whole : 0, .lack = lack, .from = from};
 }
 
 }  // namespace tandem::parallel

@@ -22,7 +22,14 @@ struct RecordProbe {
 
 /// What FindSaved found.
 struct SavedTokens {
+  /// What is not there of a longer beginning, of which something is.
+  enum class Lack : uint8_t {
+    kNothing,  // there is no longer one
+    kState,    // the state of a place; all pages are there
+    kRecords,
+  };
   int32_t tokens = 0;
+  Lack lack = Lack::kNothing;
   /// The farthest place that any of the records would come from.
   kv_store::TierKind from = kv_store::TierKind::kHost;
 };

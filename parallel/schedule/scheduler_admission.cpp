@@ -174,19 +174,19 @@ bool Scheduler::FitsMemory(const RequestState& state, const SequencePages& pages
 }
 
 void Scheduler::Start(WaitingRequest waiting, SequencePages pages, size_t restorable) {
-  ReuseLimit limit = ReuseLimit::kNotAsked;
-  if (waiting.state.wants_cached_pages()) {
-    limit = waiting.restore.limit.value_or(LimitOf(pages.end()));
-  }
   FetchId loading = waiting.restore.fetch;
   ReusedFrom from = TakeRestored(waiting, pages, restorable);
   from.host += TakeSpilled(waiting, pages, loading);
   if (from.total() == 0 || !options_.loads_beside) loading = 0;
   pages.Copy(moves_);
   from.device = static_cast<uint64_t>(pages.taken()) - from.total();
-  if (from.total() > from.device) {
+  ReuseLimit limit = ReuseLimit::kNotAsked;
+  if (waiting.state.wants_cached_pages()) {
     const bool all = pages.taken() == waiting.state.token_count() - 1;
-    limit = all ? ReuseLimit::kNone : waiting.restore.limit.value_or(ReuseLimit::kDiffers);
+    const bool restored = from.total() > from.device;
+    limit = all ? ReuseLimit::kNone
+                : waiting.restore.limit.value_or(restored ? ReuseLimit::kDiffers
+                                                          : LimitOf(pages.end()));
   }
   Running sequence{.state = std::move(waiting.state),
                    .pages = std::move(pages),

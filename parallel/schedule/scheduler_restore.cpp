@@ -25,6 +25,20 @@ uint32_t GroupsSeen(const std::vector<core::KvLayerGroup>& groups, int64_t block
   return seen;
 }
 
+/// Why no more is restored; `before`: what is known of it from an earlier try.
+std::optional<ReuseLimit> LimitOfLack(SavedTokens::Lack lack, std::optional<ReuseLimit> before) {
+  if (before) return before;
+  switch (lack) {
+    case SavedTokens::Lack::kNothing:
+      return std::nullopt;
+    case SavedTokens::Lack::kState:
+      return ReuseLimit::kNoState;
+    case SavedTokens::Lack::kRecords:
+      return ReuseLimit::kDamaged;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 bool Scheduler::WaitsForRecords(const WaitingRequest& waiting) const {
@@ -106,6 +120,7 @@ std::optional<BegunFetch> Scheduler::Probed(FetchId probe, SavedTokens saved) {
   WaitingRequest& waiting = *queue_.Find(found->second);
   Restore& restore = waiting.restore;
   if (restore.state != State::kProbing) return std::nullopt;
+  restore.limit = LimitOfLack(saved.lack, restore.limit);
   if (!PlanFetch(waiting, saved, restore)) {
     EndRestore(restore);
     return std::nullopt;

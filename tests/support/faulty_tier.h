@@ -18,6 +18,8 @@ class FaultyTier final : public kv_store::Tier {
 
   /// Called for what Get found, which it may change or take away.
   std::function<void(const kv_store::RecordKey&, std::optional<kv_store::FoundRecord>&)> on_get;
+  /// Records for which it says true are not there.
+  std::function<bool(const kv_store::RecordKey&)> hides;
   std::atomic<std::chrono::milliseconds> get_takes{std::chrono::milliseconds(0)};
   std::atomic<std::chrono::milliseconds> put_takes{std::chrono::milliseconds(0)};
   /// As long as one is set, that function does not return.
@@ -45,6 +47,7 @@ class FaultyTier final : public kv_store::Tier {
     WaitWhile(holds_get);
     auto found = behind_.Get(keys);
     for (size_t i = 0; i < found.size(); ++i) {
+      if (hides && hides(keys[i])) found[i].reset();
       if (found[i]) found[i]->from = from.load();
       if (on_get) on_get(keys[i], found[i]);
     }
@@ -53,7 +56,11 @@ class FaultyTier final : public kv_store::Tier {
   std::vector<std::optional<kv_store::TierKind>> Where(
       std::span<const kv_store::RecordKey> keys) override {
     WaitWhile(holds_exists);
-    return behind_.Where(keys);
+    auto found = behind_.Where(keys);
+    for (size_t i = 0; hides && i < found.size(); ++i) {
+      if (hides(keys[i])) found[i].reset();
+    }
+    return found;
   }
   absl::Status Flush() override {
     ++flushes;

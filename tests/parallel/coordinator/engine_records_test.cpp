@@ -159,6 +159,21 @@ TEST_P(EngineRecordsTest, DamagedAndMissingRecordsOfOneHeadEndThePrefix) {
   }
 }
 
+TEST_P(EngineRecordsTest, AMissingRecordBeforeOthersIsTold) {
+  const auto next = FirstTurn(GetParam(), 400, 3, 30);
+  kv_store::BlockHash hash = kv_store::TenantHash(0);
+  for (size_t i = 0; i < 4; ++i) {
+    hash = kv_store::ChainHash(hash, std::span(next).subspan(i * 64, 64));
+  }
+  const auto key =
+      kv_store::RecordKeyOf({1, 2, 3}, {.block = hash, .tokens = 64, .kv_head = 0, .group = 0});
+  tier_.hides = [&](const kv_store::RecordKey& asked) { return asked == key; };
+  auto under_test = Start();
+  const Finish finish = Run(*under_test.engine, Greedy(next, 5));
+  EXPECT_EQ(finish.usage.reused_tokens, 192);
+  EXPECT_EQ(finish.usage.reuse_limit, ReuseLimit::kDamaged);
+}
+
 TEST_P(EngineRecordsTest, SwappedRecordsAreNotBelieved) {
   const auto next = FirstTurn(GetParam(), 300, 3, 30);
   std::vector<kv_store::FoundRecord> seen;

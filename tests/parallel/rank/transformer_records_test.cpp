@@ -7,8 +7,10 @@
 
 #include "core/cpu/cpu_operations.h"
 #include "core/formats/model_file.h"
+#include "kv_store/records/record.h"
 #include "kv_store/tiers/memory_tier.h"
 #include "parallel/sharding/shard_plan.h"
+#include "tests/support/changed_bytes.h"
 #include "tests/support/collecting_sink.h"
 #include "tests/support/faulty_tier.h"
 #include "tests/support/file_model.h"
@@ -121,6 +123,61 @@ TEST_P(TransformerRecords, ATurnAfterARestartHasTheTokensOfAnUndisturbedRun) {
     }
   }
 }
+
+class StateRecords : public TransformerRecords {};
+
+TEST_P(StateRecords, WithoutAStateThePrefixIsComputedAgainAndUsageSaysWhy) {
+  using parallel::ReuseLimit;
+  kv_store::MemoryTier memory({});
+  FaultyTier tier(memory);
+  std::vector<int32_t> history = Tokens(240);
+  {
+    const auto cluster = Start(2, &tier);
+    EXPECT_TRUE(Turn(cluster->engine(), history).saved);
+  }
+  const std::vector<int32_t> more = Tokens(40);
+  history.insert(history.end(), more.begin(), more.end());
+  std::vector<int32_t> undisturbed = history;
+  Turn(Start(1, nullptr)->engine(), undisturbed);
+  tier.refuses = true;
+
+  // The state behind the first segment, of one head; without it the pages of that segment are left.
+  kv_store::BlockHash hash = kv_store::TenantHash(0);
+  for (size_t i = 0; i < 2; ++i) {
+    hash = kv_store::ChainHash(hash, std::span(history).subspan(i * 64, 64));
+  }
+  const auto key_of = [&](int32_t kv_head) {
+    return kv_store::RecordKeyOf({}, {.block = hash, .tokens = 64, .kv_head = kv_head, .group = 1});
+  };
+  const auto resume = [&](ReuseLimit expected, const char* what) {
+    for (const int ranks : {1, 2, 3}) {
+      std::vector<int32_t> resumed = history;
+      const parallel::Finish finish = Turn(Start(ranks, &tier)->engine(), resumed);
+      EXPECT_EQ(resumed, undisturbed) << what << ", " << ranks << " ranks";
+      EXPECT_EQ(finish.usage.reused_tokens, 64) << what << ", " << ranks << " ranks";
+      EXPECT_EQ(finish.usage.reuse_limit, expected) << what << ", " << ranks << " ranks";
+    }
+  };
+  for (const int32_t kv_head : {0, 2}) {
+    tier.on_get = [key = key_of(kv_head)](const kv_store::RecordKey& asked, auto& found) {
+      if (asked == key) testing::Flip(found->bytes, found->bytes.size() / 2, std::byte{4});
+    };
+    resume(ReuseLimit::kDamaged, "damaged");
+    tier.on_get = [key = key_of(kv_head)](const kv_store::RecordKey& asked, auto& found) {
+      if (asked == key) found.reset();
+    };
+    resume(ReuseLimit::kDamaged, "gone when it is fetched");
+    tier.on_get = nullptr;
+  }
+  tier.hides = [key = key_of(0)](const kv_store::RecordKey& asked) { return asked == key; };
+  resume(ReuseLimit::kNoState, "missing");
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, StateRecords,
+    ::testing::Values(Case{
+        "LlamaInfini", core::Family::kLlama, core::KvDtype::kF16, {.segment = 128}}),
+    [](const auto& kind) { return std::string(kind.param.name); });
 
 INSTANTIATE_TEST_SUITE_P(
     Models, TransformerRecords,
