@@ -79,6 +79,12 @@ struct KvGeometry {
   }
   /// A page of group g, or a state.
   int64_t PartBytes(size_t g) const { return groups[g].states ? StateBytes() : PageBytes(); }
+  /// How many groups hold states: the last ones.
+  int32_t StateGroups() const {
+    int32_t count = 0;
+    for (const KvLayerGroup& group : groups) count += group.states ? 1 : 0;
+    return count;
+  }
   /// One block of group g on this rank.
   int64_t BlockBytes(size_t g) const {
     return PartBytes(g) * kv_heads * static_cast<int64_t>(groups[g].layers.size());

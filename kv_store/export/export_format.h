@@ -35,6 +35,7 @@ struct ExportHeader {
   std::vector<int32_t> tokens;  // of the prefix: whole blocks of 64
   int32_t kv_heads = 0;
   int32_t groups = 0;
+  int32_t state_groups = 0;  // the last ones of `groups`, which hold states
   int64_t records = 0;
 
   bool operator==(const ExportHeader&) const = default;
@@ -59,14 +60,14 @@ struct ExportFileHeader {
   uint32_t groups = 0;
   uint32_t records = 0;
   uint32_t name_bytes = 0;
-  uint32_t reserved = 0;
+  uint32_t state_groups = 0;
   Fingerprint fingerprint{};
   PublicKey signer{};
 };
 template <typename Archive>
 void Fields(Archive& archive, ExportFileHeader& header) {
   archive(header.magic, header.version, header.header_bytes, header.tokens, header.kv_heads,
-          header.groups, header.records, header.name_bytes, header.reserved, header.fingerprint,
+          header.groups, header.records, header.name_bytes, header.state_groups, header.fingerprint,
           header.signer);
 }
 

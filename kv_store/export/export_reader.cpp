@@ -123,12 +123,13 @@ absl::StatusOr<ExportHeader> ExportReader::ReadHeader() {
   TANDEM_RETURN_IF_ERROR(check("records", file.records, 1, kMostExportRecords));
   TANDEM_RETURN_IF_ERROR(
       check("bytes of the model's name", file.name_bytes, 0, kMostExportNameBytes));
-  TANDEM_RETURN_IF_ERROR(check("what is reserved", file.reserved, 0, 0));
+  TANDEM_RETURN_IF_ERROR(check("layer groups of states", file.state_groups, 0, file.groups - 1));
   if (file.tokens % core::kPageTokens != 0) {
     return Damaged("tokens is {}, expected whole blocks of {}", file.tokens, core::kPageTokens);
   }
   header_.kv_heads = static_cast<int32_t>(file.kv_heads);
   header_.groups = static_cast<int32_t>(file.groups);
+  header_.state_groups = static_cast<int32_t>(file.state_groups);
   header_.records = file.records;
   header_.fingerprint = file.fingerprint;
   header_.signer = file.signer;
@@ -154,7 +155,7 @@ absl::Status ExportReader::CheckPlace(const ExportPlace& place) {
       place.group >= header_.groups || place.kv_head < 0 || place.kv_head >= header_.kv_heads) {
     return wrong(fmt::format("fewer than {}, {} and {}", blocks, header_.groups, header_.kv_heads));
   }
-  // A layer group of a block comes with all its KV heads, and no block is left out.
+  // A layer group of a block comes with all its KV heads. No block is left out but before a state.
   if (last_ && last_->kv_head + 1 < header_.kv_heads) {
     ExportPlace next = *last_;
     ++next.kv_head;
@@ -163,10 +164,12 @@ absl::Status ExportReader::CheckPlace(const ExportPlace& place) {
   }
   const int32_t block = last_ ? last_->block : -1;
   const bool same = last_ && place.block == block && place.group > last_->group;
-  if (place.kv_head != 0 || (!same && place.block != block + 1)) {
+  const bool next = header_.state_groups > 0 ? place.block > block : place.block == block + 1;
+  if (place.kv_head != 0 || (!same && !next)) {
     return wrong("the next block or layer group, in order, from its KV head 0 on");
   }
-  groups_of_block_ = same ? groups_of_block_ + 1 : 1;
+  if (!same) groups_of_block_ = 0;
+  if (place.group < header_.groups - header_.state_groups) ++groups_of_block_;
   return absl::OkStatus();
 }
 
@@ -190,8 +193,11 @@ absl::StatusOr<std::optional<ExportRecord>> ExportReader::NextRecord() {
   TANDEM_CHECK(!header_.tokens.empty(), "the header is read first");
   const auto blocks = static_cast<int32_t>(header_.tokens.size() / core::kPageTokens);
   if (records_read_ == header_.records) {
+    // It ends at a state, or with the pages behind one.
+    const int32_t with_pages = header_.groups - header_.state_groups;
+    const bool at_state = last_->group >= with_pages;
     if (last_->block + 1 != blocks || last_->kv_head + 1 != header_.kv_heads ||
-        groups_of_block_ != header_.groups) {
+        (groups_of_block_ != with_pages && !at_state)) {
       return Damaged("its records end in block {} of {}, layer group {} of {}, KV head {} of {}",
                      last_->block + 1, blocks, last_->group + 1, header_.groups, last_->kv_head + 1,
                      header_.kv_heads);

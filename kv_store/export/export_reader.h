@@ -99,7 +99,7 @@ class ExportReader {
   int64_t bytes_read_ = 0;
   int64_t records_read_ = 0;
   std::optional<ExportPlace> last_;
-  int32_t groups_of_block_ = 0;  // of the last record's block
+  int32_t groups_of_block_ = 0;  // of the last record's block, without states
   std::map<int32_t, Shape> shapes_;
 };
 

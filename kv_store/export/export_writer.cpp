@@ -57,6 +57,7 @@ absl::StatusOr<std::unique_ptr<ExportWriter>> ExportWriter::Create(const std::st
                          .groups = static_cast<uint32_t>(header.groups),
                          .records = static_cast<uint32_t>(header.records),
                          .name_bytes = static_cast<uint32_t>(header.model.size()),
+                         .state_groups = static_cast<uint32_t>(header.state_groups),
                          .fingerprint = header.fingerprint,
                          .signer = header.signer});
   TANDEM_CHECK(bytes.bytes().size() == kExportHeaderBytes, "size of an export's header");

@@ -88,6 +88,7 @@ class Records {
 
   int32_t blocks() const { return static_cast<int32_t>(hashes_.size()); }
   int32_t groups() const { return static_cast<int32_t>(geometry_.groups.size()); }
+  int32_t state_groups() const { return geometry_.StateGroups(); }
 
   /// How many blocks from the first on a chat could reuse.
   int32_t Usable() const {
@@ -105,9 +106,9 @@ class Records {
     return true;
   }
 
-  /// What is missing of a block.
+  /// What is missing of a block. States are where a turn ended, and seldom else.
   std::string Missing(int32_t block) const {
-    for (int32_t group = 0; group < groups(); ++group) {
+    for (int32_t group = 0; group < groups() - state_groups(); ++group) {
       for (int32_t head = 0; head < geometry_.kv_heads; ++head) {
         const size_t index = (static_cast<size_t>(block) * static_cast<size_t>(groups()) +
                               static_cast<size_t>(group)) *
@@ -118,7 +119,9 @@ class Records {
         }
       }
     }
-    return "";
+    return state_groups() == 0 ? ""
+                               : fmt::format("the state before tokens {} to {}", block * kBlock,
+                                             (block + 1) * kBlock - 1);
   }
 
   absl::StatusOr<std::vector<std::byte>> Read(const kv_store::ExportPlace& place) {
@@ -155,9 +158,11 @@ class Records {
     return opened.bytes.Copy();
   }
 
+  bool IsState(int32_t group) const { return geometry_.groups[static_cast<size_t>(group)].states; }
+
   bool IsUsable(int32_t count) const {
     for (int32_t block = 0; block < count; ++block) {
-      bool any = false;
+      bool any = state_groups() > 0;  // which need nothing of what is before them
       for (int32_t group = 0; group < groups(); ++group) {
         const bool seen = kv_store::NeedsBlock(geometry_.groups[static_cast<size_t>(group)],
                                                int64_t{count} * kBlock, block);
@@ -165,10 +170,20 @@ class Records {
         if (!has && seen) return false;
         any = any || has;
       }
-      // The format leaves out no block whole, and the last has all layer groups.
-      if (!any || (block + 1 == count && !Missing(block).empty())) return false;
+      if (!any) return false;
     }
-    return true;
+    return EndsWell(count - 1);
+  }
+
+  /// Whether an export may end with this block: at a state, or with all keys and values.
+  bool EndsWell(int32_t last) const {
+    bool keys = true;
+    bool state = false;
+    for (int32_t group = 0; group < groups(); ++group) {
+      keys = keys && (IsState(group) || HasGroup(last, group));
+      state = state || (IsState(group) && HasGroup(last, group));
+    }
+    return keys || state;
   }
 
   kv_store::RecordName NameOf(const kv_store::ExportPlace& place) const {
@@ -256,6 +271,7 @@ absl::Status KvExport(const KvOptions& options) {
   header.tokens.assign(prefix.tokens.begin(), prefix.tokens.begin() + blocks * kBlock);
   header.kv_heads = config.kv_heads;
   header.groups = records.groups();
+  header.state_groups = records.state_groups();
   int64_t bytes = 0;
   TANDEM_RETURN_IF_ERROR(Write(records, blocks, header, key, options.file, bytes));
   const std::string missing = blocks < records.blocks() ? records.Missing(blocks) : std::string();

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 from conftest import SMOLLM2, TANDEM, generate_json, run
-from test_kv import no_agents_left  # noqa: F401
+from test_kv import kv, kv_json, no_agents_left  # noqa: F401
 from test_sparse import GOLDEN, TINY, check_every_way_of_running, logits, some_tokens
 from test_state import client_of, kill_all, serve
 
@@ -124,4 +124,25 @@ def test_a_killed_conversation_goes_on_on_another_number_of_ranks(start_server, 
     assert last["text"] == expected[-1]
     assert last["usage"]["reused_from"]["disk"] == last["usage"]["reused_tokens"] >= read - 2, last["usage"]
     assert read > 300, "it has a segment behind it"
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("length,exported", [(100, 64), (700, 640)])
+def test_a_prefix_is_exported_with_its_state(start_server, tmp_path, length, exported):
+    """Within the first segment, and behind a state: what is imported is reused on another number of ranks."""
+    form = ("--attention", "infini:segment=256")
+    text = " ".join(f"{number} is a number." for number in range(length // 5))
+    server = serve(start_server, tmp_path / "first", *form)
+    with client_of(server) as client:
+        client.say("c", text, max_tokens=8)
+    assert server.stop() == 0
+    file = tmp_path / "file"
+    there = kv_json("export", "--state", tmp_path / "first", SMOLLM2, *form, "--conversation", "c", "-o", file)
+    assert there["tokens"] >= exported
+    assert there["tokens"] == there["tokens_of_text"] // 64 * 64, there
+    kv("import", "--state", tmp_path / "other", file, "--trust", there["public_key"], SMOLLM2, *form)
+    server = serve(start_server, tmp_path / "other", "-n", 3, *form)
+    with client_of(server) as client:
+        usage = client.say("d", text, max_tokens=8)["usage"]
+    assert usage["reused_tokens"] == there["tokens"], usage
     assert server.stop() == 0

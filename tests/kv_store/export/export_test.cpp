@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <set>
 
 #include "kv_store/export/export_reader.h"
 #include "kv_store/export/export_writer.h"
@@ -39,6 +40,7 @@ ExportHeader HeaderOf(const KvChain& chain, const std::vector<int32_t>& tokens, 
           .tokens = tokens,
           .kv_heads = chain.geometry.kv_heads,
           .groups = static_cast<int32_t>(chain.geometry.groups.size()),
+          .state_groups = chain.geometry.StateGroups(),
           .records = records};
 }
 
@@ -152,6 +154,24 @@ TEST(Export, ASlidingWindowMayBeLeftOutBeforeTheEndOnly) {
   EXPECT_THAT(Message(ReadAll(Exported(chain, 3, one_head))), HasSubstr("expected KV head 1"));
   const auto whole_block = [](const ExportPlace& place) { return place.block == 1; };
   EXPECT_TRUE(absl::IsDataLoss(ReadAll(Exported(chain, 3, whole_block))));
+}
+
+TEST(Export, BlocksBeforeAStateMayBeLeftOut) {
+  KvChain chain;
+  chain.geometry.groups = {{.layers = {0, 1}, .segment = 128},
+                           {.layers = {0, 1}, .segment = 128, .states = true}};
+  constexpr int32_t kStates = 1;
+  /// Of five blocks, whose pages or states are there.
+  const auto with = [&](const std::set<int32_t>& pages, const std::set<int32_t>& states) {
+    return ReadAll(Exported(chain, 5, [&](const ExportPlace& place) {
+      return !(place.group == kStates ? states : pages).contains(place.block);
+    }));
+  };
+  EXPECT_EQ(with({0, 1, 2, 3, 4}, {}), absl::OkStatus());
+  EXPECT_EQ(with({0, 1, 2, 3, 4}, {1, 3}), absl::OkStatus());
+  EXPECT_EQ(with({4}, {3}), absl::OkStatus());
+  EXPECT_EQ(with({0}, {4}), absl::OkStatus()) << "it ends at a state";
+  EXPECT_TRUE(absl::IsDataLoss(with({0, 1, 2, 3}, {3}))) << "nothing of its last block";
 }
 
 TEST(Export, EveryFlippedByteIsRefused) {
