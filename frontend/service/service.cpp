@@ -70,6 +70,14 @@ void Service::Stop() {
   mailbox_->Wake();
 }
 
+void Service::Drain(milliseconds timeout) {
+  if (draining_.exchange(true)) return;
+  Call([this, timeout] {
+    drain_time_ = timeout;
+    drains_until_ = Clock::now() + timeout;
+  });
+}
+
 void Service::Begin() {
   thread_.store(std::this_thread::get_id());
   preparer_.emplace(engine_, model_, mailbox_, options_.preparer);
@@ -95,14 +103,29 @@ void Service::Work(bool all_sent) {
   CheckTimers();
   CheckEngine();
   ReturnMemory();
-  if (!stop_.load() || ends_at_) return;
-  if (requests_.open() == 0 && all_sent && commands_.empty() && status_questions_.empty() &&
-      replays_.empty()) {
+  if (ends_at_) return;
+  if (stop_.load() || (drains_until_ && Idle())) {
+    EndAsTold("the server is shutting down", all_sent);
+  } else if (drains_until_ && Clock::now() >= *drains_until_) {
+    EndAsTold(fmt::format("the server is shutting down, and this answer was not complete within "
+                          "the {:g} s that --drain-timeout gives",
+                          Seconds(drain_time_)),
+              all_sent);
+  }
+}
+
+bool Service::Idle() const {
+  return requests_.open() == 0 && commands_.empty() && status_questions_.empty() &&
+         replays_.empty();
+}
+
+void Service::EndAsTold(std::string_view reason, bool all_sent) {
+  if (Idle() && all_sent) {
     ending_.store(true);
     ended_ = true;
     return;
   }
-  FailAll("the server is shutting down");
+  FailAll(reason);
   EndSoon(absl::OkStatus());
 }
 
@@ -117,6 +140,7 @@ milliseconds Service::UntilNextTimer() const {
   Clock::time_point next = next_engine_check_;
   if (ends_at_) next = std::min(next, *ends_at_);
   if (next_timer_) next = std::min(next, *next_timer_);
+  if (drains_until_ && !ends_at_) next = std::min(next, *drains_until_);
   const auto wait = std::chrono::ceil<milliseconds>(next - Clock::now());
   return std::clamp(wait, milliseconds(0), kEngineCheckInterval);
 }

@@ -87,11 +87,16 @@ class Service {
   /// The service ends within its next steps. Before, every open request fails as `unavailable`.
   /// Safe in a signal handler.
   void Stop();
+  /// From now on requests for answers are refused as `unavailable`. The service ends once those in
+  /// progress are answered; after `timeout` the rest fails as `unavailable`. A second call does
+  /// nothing; Stop ends it sooner.
+  void Drain(std::chrono::milliseconds timeout);
+  bool draining() const { return draining_.load(); }
 
   // From all threads, once Begin was called.
 
   /// Whether requests are taken, and the engine is in health.
-  bool ready() const { return !ending_.load() && engine_.Health().ok(); }
+  bool ready() const { return !ending_.load() && !draining() && engine_.Health().ok(); }
 
   /// A request for an answer: `request.body` is a GenerateRequest. `client`: a name that no client
   /// of another front end has (ClientName). An id that the client has used before is answered
@@ -132,11 +137,11 @@ class Service {
   std::chrono::milliseconds UntilNextTimer() const;
   /// Looks for a turn at what the engine, the preparer, the log and other threads have brought.
   void TakeNews();
-  /// Goes on with replays, looks at deadlines and at the engine's health, and ends what Stop ends.
-  /// `all_sent`: the front end holds nothing that its clients did not read.
+  /// Goes on with replays, looks at deadlines and at the engine's health, and ends what Stop and
+  /// Drain end. `all_sent`: the front end holds nothing that its clients did not read.
   void Work(bool all_sent);
   bool ended() const;
-  /// How it ended: OK by Stop, or what the engine died of.
+  /// How it ended: OK by Stop or Drain, or what the engine died of.
   absl::Status End();
 
  private:
@@ -169,13 +174,18 @@ class Service {
   void ReturnMemory();
   void NoteUse();
   void SetTimer(Clock::time_point at);
+  bool Idle() const;
+  /// Ends at once where nobody waits for anything, and soon otherwise, with the reason for requests
+  /// that are open.
+  void EndAsTold(std::string_view reason, bool all_sent);
   void EndSoon(absl::Status status);
   void FailAll(std::string_view message);
 
   void TakeStart(const RequestName& name, Request request, std::shared_ptr<AnswerEvents> events);
   void TakeCancel(const RequestName& name, AnswerEvents* events);
   void TakeResume(const RequestName& name, const ResumeRequest& resume, AnswerEvents& events);
-  /// kUnavailable while the service ends, kResourceExhausted where too much is in progress.
+  /// kUnavailable while the service drains or ends, kResourceExhausted where too much is in
+  /// progress.
   absl::Status CheckTakes(const std::string& client, int32_t samples) const;
   void AskStatus(StatusAnswer answer);
   /// The engine's status has come.
@@ -254,6 +264,7 @@ class Service {
   ConversationLog* const log_;  // null: conversations end with the process
   const std::shared_ptr<Mailbox> mailbox_ = std::make_shared<Mailbox>();
   std::atomic<bool> stop_{false};
+  std::atomic<bool> draining_{false};
   std::atomic<bool> ending_{false};
   std::atomic<std::thread::id> thread_{};  // set by Begin
 
@@ -281,8 +292,10 @@ class Service {
   Clock::time_point next_engine_check_ = Clock::now();
   std::optional<Clock::time_point> used_since_;  // memory went back
   std::optional<Clock::time_point> next_timer_;  // of all open requests
-  std::optional<Clock::time_point> ends_at_;     // set: answering what is still coming in, then end
-  bool ended_ = false;                           // nothing was left to be answered
+  std::chrono::milliseconds drain_time_{0};
+  std::optional<Clock::time_point> drains_until_;  // set: no requests are taken
+  std::optional<Clock::time_point> ends_at_;  // set: answering what is still coming in, then end
+  bool ended_ = false;                        // nothing was left to be answered
   absl::Status ends_with_;
 };
 

@@ -15,6 +15,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kReplayTurn{20};  // of all replays, in a step
 constexpr size_t kDeltasOfPart = 64;                  // of a replay, at once
+constexpr double kDrainSeconds = 5;                   // after which another server may be there
 constexpr double kQueueSeconds = 1;                   // after which a client may try again
 
 constexpr std::string_view kTooSlow =
@@ -53,6 +54,13 @@ void AddUsage(const parallel::Usage& more, parallel::Usage& sum) {
 }  // namespace
 
 absl::Status Service::CheckTakes(const std::string& client, int32_t samples) const {
+  if (draining()) {
+    return WithRetryAfter(absl::UnavailableError(
+                              "the server is draining: it completes the answers that it has begun, "
+                              "takes no more requests, and ends; send the request to another "
+                              "server, or again when this one has been started again"),
+                          kDrainSeconds);
+  }
   if (ending_.load() && ends_with_.ok()) {
     return absl::UnavailableError("the server is shutting down");
   }

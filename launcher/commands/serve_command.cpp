@@ -148,6 +148,8 @@ absl::Status Serve(const ServeOptions& options) {
     if (!attention.dense()) service_options.attention = core::AttentionText(attention);
     service_options.resume_grace = std::chrono::duration_cast<std::chrono::milliseconds>(
         std::chrono::duration<double>(options.resume_grace));
+    const auto drain_time = std::chrono::duration_cast<std::chrono::milliseconds>(
+        std::chrono::duration<double>(options.drain_timeout));
     const frontend::TextModel& text_model = *prepared.text_model;
     frontend::Service service(service_options, engine, text_model, state ? &state->log() : nullptr);
     TANDEM_ASSIGN_OR_RETURN(const auto server, frontend::Server::Create(server_options, service));
@@ -157,7 +159,12 @@ absl::Status Serve(const ServeOptions& options) {
     }
     signals.Watch([&](int signal) {
       if (signal == SIGTERM && parallel::StartedByMpi()) AwaitDeathNotice(engine);
-      if (engine.Health().ok()) service.Stop();
+      if (!engine.Health().ok()) return;
+      if (signal == SIGTERM && !service.draining() && drain_time.count() > 0) {
+        service.Drain(drain_time);
+      } else {
+        service.Stop();
+      }
     });
     spdlog::info("serving {} on {}", text_model.name(), server->endpoint());
     spdlog::info("to chat: tandem chat --connect {}", ReachableFrom(server->endpoint()));
