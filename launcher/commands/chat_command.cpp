@@ -109,15 +109,15 @@ absl::Status ChatWith(parallel::Engine& engine, const core::ModelFile& file,
                       const ChatOptions& options) {
   frontend::ServerOptions server_options;
   server_options.endpoint = "ipc://" + folder + "/server";
-  auto server = frontend::Server::Create(server_options, engine, text_model);
+  frontend::Service service({}, engine, text_model);
+  auto server = frontend::Server::Create(server_options, service);
   absl::Status chat_status = server.status();
   absl::Status server_status;
   if (server.ok()) {
     std::thread serving([&] { server_status = (*server)->Run(); });
     chat_status = ChatAt((*server)->endpoint(), options, &file.gguf());
-    (*server)->Stop();
+    service.Stop();
     serving.join();
-    server->reset();
   }
   return server_status.ok() ? chat_status : server_status;
 }

@@ -276,7 +276,10 @@ Rows RowsOf(ServeOptions& o) {
            "memory of all kept conversations' text and tokens (default 256MiB)"),
        Row("--resume-grace", {&o.resume_grace, {0, 3600}},
            "seconds for which the requests of a client that is gone go on, so that it may come "
-           "back and resume them; 0: they end at once")},
+           "back and resume them; 0: they end at once"),
+       Row("--drain-timeout", {&o.drain_timeout, {0, 86400}},
+           "seconds that answers in progress have after SIGTERM, while new requests are refused as "
+           "unavailable; a second SIGTERM, or SIGINT, ends them at once")},
       StateRows(o.model.state),
       Rows{Row("--recover", {&o.model.state.recover},
                "which conversations to go on with, where several hosts have some: own (those in "

@@ -123,7 +123,7 @@ TEST(Client, NoticesThatTheServerEnds) {
       {.endpoint = served->endpoint(), .timeout = std::chrono::milliseconds(1000)});
   std::thread ender;
   const auto answer = client->Chat({{"user", "endless"}}, {}, [&](std::string_view) {
-    if (!ender.joinable()) ender = std::thread([&] { served->server->Stop(); });
+    if (!ender.joinable()) ender = std::thread([&] { served->service.Stop(); });
   });
   ender.join();
   EXPECT_EQ(answer.status().code(), absl::StatusCode::kUnavailable);

@@ -18,6 +18,7 @@ using testing::FrameClient;
 using ::testing::HasSubstr;
 using testing::JoinedDeltas;
 using testing::ServedEngine;
+using testing::ServedOptions;
 using Json = nlohmann::json;
 
 Json JoinedLogprobs(const std::vector<Json>& frames) {
@@ -83,7 +84,7 @@ TEST(Samples, AreAnswersOfTheirOwn) {
 }
 
 TEST(Samples, CountAgainstTheLimitsAndLeaveNothingBehind) {
-  ServerOptions options;
+  ServedOptions options;
   options.open_requests_per_client = 4;
   ServedEngine served(options);
   FrameClient client(served.endpoint());
@@ -267,7 +268,7 @@ TEST(Resume, GoesOnWithTheStream) {
 }
 
 TEST(Resume, ALongAnswerComesAsItsClientReads) {
-  ServerOptions options;
+  ServedOptions options;
   options.client_budget_bytes = int64_t{1} << 20;
   constexpr int64_t kDeltas = 80000;  // several times the budget, and what kernels hold besides
   ServedEngine served(options, std::chrono::microseconds(20), /*context=*/100000);
@@ -311,7 +312,7 @@ TEST(Resume, AnswersThatEndWhileTheirClientIsGoneAreKept) {
 }
 
 TEST(Resume, IsForThoseWhoComeBackInTime) {
-  ServerOptions options;
+  ServedOptions options;
   options.resume_grace = std::chrono::milliseconds(50);
   ServedEngine served(options);
   {
@@ -347,7 +348,7 @@ TEST(Resume, DeadlinesHoldWhileTheClientIsGone) {
 }
 
 TEST(Flood, OfOneClientLeavesOthersTheirTurn) {
-  ServerOptions options;
+  ServedOptions options;
   options.open_requests_per_client = 8;
   ServedEngine served(options);
   FrameClient flood(served.endpoint());

@@ -1,4 +1,4 @@
-#include "frontend/server/preparation.h"
+#include "frontend/service/preparation.h"
 
 #include <memory>
 #include <utility>
