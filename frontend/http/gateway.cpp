@@ -110,6 +110,14 @@ std::string NewAnswerId(std::string_view prefix, int64_t created) {
 
 std::span<const GatewayRoute> GatewayRoutes() { return kRoutes; }
 
+std::string GatewayRouteRows() {
+  std::string rows;
+  for (const GatewayRoute& route : kRoutes) {
+    rows += fmt::format("| `{}` | {} | {} |\n", route.path, route.methods, route.does);
+  }
+  return rows;
+}
+
 absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Create(GatewayOptions options,
                                                          GatewayBackend& backend) {
   if (sodium_init() < 0) return Internal("libsodium cannot be initialized on this machine");

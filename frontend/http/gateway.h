@@ -47,6 +47,8 @@ struct GatewayRoute {
   ApiForm form = ApiForm::kOpenAi;  // of its errors
 };
 std::span<const GatewayRoute> GatewayRoutes();
+/// The rows of the table of routes in docs/http.md, each ended by a newline.
+std::string GatewayRouteRows();
 
 /// The OpenAI-compatible HTTP gateway. docs/http.md says what it takes and gives.
 ///

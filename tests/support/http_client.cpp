@@ -116,7 +116,7 @@ HttpAnswer RawHttpClient::Read(bool head_only) {
     }
     answer.body = input_.substr(0, size);
     input_.erase(0, answer.body.size());
-  } else if (answer.headers["transfer-encoding"] == "chunked") {
+  } else if (answer.headers.contains("transfer-encoding")) {
     while (true) {
       const std::string line = ReadUntil("\r\n");
       size_t size = 0;

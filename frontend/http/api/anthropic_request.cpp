@@ -8,6 +8,7 @@ namespace tandem::frontend {
 namespace {
 
 constexpr std::string_view kTextBlock[] = {"text"};
+constexpr RenamedField kMessagesNames[] = {{"stop_sequences", "stop"}};
 
 absl::Status ReadMessageList(const nlohmann::json& body, std::vector<ChatMessage>& out,
                              UnknownFields& unknown) {
@@ -48,19 +49,19 @@ absl::Status ReadMessageList(const nlohmann::json& body, std::vector<ChatMessage
 absl::StatusOr<ApiRequest> ReadMessagesRequest(const nlohmann::json& body,
                                                const ProtocolLimits& limits, bool count_only) {
   nlohmann::json params = body;
-  TANDEM_RETURN_IF_ERROR(RenameField(params, "stop_sequences", "stop"));
   if (const nlohmann::json* metadata = FindField(body, "metadata"); metadata != nullptr) {
     if (!metadata->is_object()) {
       return InvalidArgument("metadata: expected an object, found {}", Shown(*metadata));
     }
-    if (const nlohmann::json* user = FindField(*metadata, "user_id"); user != nullptr) {
-      nlohmann::json named = {{"user", *user}, {"tenant", params.value("tenant", *user)}};
-      TANDEM_RETURN_IF_ERROR(RenameField(named, "user", "tenant"));
-      params["tenant"] = named["tenant"];
+    const nlohmann::json* user = FindField(*metadata, "user_id");
+    if (user != nullptr && FindField(body, "user") == nullptr &&
+        FindField(body, "tenant") == nullptr) {
+      params["tenant"] = *user;
     }
   }
-  TANDEM_ASSIGN_OR_RETURN(ApiRequest request,
-                          ReadSharedFields(body, std::move(params), kMessagesApi, limits));
+  TANDEM_ASSIGN_OR_RETURN(
+      ApiRequest request,
+      ReadSharedFields(body, std::move(params), kMessagesApi, limits, kMessagesNames));
   GenerateRequest& generate = request.generates.front();
   if (!count_only && FindField(body, "max_tokens") == nullptr) {
     return InvalidArgument(

@@ -39,8 +39,7 @@ void MakeSeedUnsigned(nlohmann::json& params) {
   if (number && *number < 0) params["seed"] = static_cast<uint64_t>(*number);
 }
 
-}  // namespace
-
+/// Moves a field under another name. kInvalidArgument where that is there too and differs.
 absl::Status RenameField(nlohmann::json& object, const char* from, const char* to) {
   const nlohmann::json* value = FindField(object, from);
   if (value == nullptr) {
@@ -57,6 +56,26 @@ absl::Status RenameField(nlohmann::json& object, const char* from, const char* t
   object[to] = std::move(moved);
   return absl::OkStatus();
 }
+
+/// An error that begins with the protocol's name of a field begins with the body's.
+absl::Status NamedAsInBody(const absl::Status& status, const nlohmann::json& body,
+                           std::span<const RenamedField> renamed) {
+  std::string message = Message(status);
+  for (const auto& [from, to] : renamed) {
+    const std::string_view name(to);
+    const bool begins = message.starts_with(name) && message.size() > name.size() &&
+                        (message[name.size()] == ':' || message[name.size()] == '[');
+    if (begins && FindField(body, from) != nullptr && FindField(body, to) == nullptr) {
+      message.replace(0, name.size(), from);
+      return absl::Status(status.code(), message);
+    }
+  }
+  return status;
+}
+
+constexpr RenamedField kUser[] = {{"user", "tenant"}};
+
+}  // namespace
 
 absl::StatusOr<std::string> ReadContent(const nlohmann::json* content, std::string_view where,
                                         std::span<const std::string_view> types) {
@@ -90,7 +109,8 @@ absl::StatusOr<std::string> ReadContent(const nlohmann::json* content, std::stri
 }
 
 absl::StatusOr<ApiRequest> ReadSharedFields(const nlohmann::json& body, nlohmann::json params,
-                                            ApiKind api, const ProtocolLimits& limits) {
+                                            ApiKind api, const ProtocolLimits& limits,
+                                            std::span<const RenamedField> renamed) {
   ApiRequest request;
   TANDEM_RETURN_IF_ERROR(CheckHttpFields(body, api, request.unknown_fields));
   std::optional<std::string> model;
@@ -103,11 +123,14 @@ absl::StatusOr<ApiRequest> ReadSharedFields(const nlohmann::json& body, nlohmann
     }
     TANDEM_RETURN_IF_ERROR(ReadBool(*options, "include_usage", request.include_usage));
   }
-  TANDEM_RETURN_IF_ERROR(RenameField(params, "user", "tenant"));
+  DropNeutralFields(api, params);
+  TANDEM_RETURN_IF_ERROR(RenameField(params, kUser[0].from, kUser[0].to));
+  for (const auto& [from, to] : renamed) TANDEM_RETURN_IF_ERROR(RenameField(params, from, to));
   MakeSeedUnsigned(params);
   if (FindField(params, "temperature") == nullptr) params["temperature"] = 1;
   GenerateRequest& generate = request.generates.emplace_back();
-  TANDEM_RETURN_IF_ERROR(ReadParams(params, limits, generate));
+  absl::Status read = ReadParams(params, limits, generate);
+  if (!read.ok()) return NamedAsInBody(NamedAsInBody(read, body, kUser), body, renamed);
   if (api != kCompletionsApi) {
     TANDEM_RETURN_IF_ERROR(ReadConversationFields(params, limits, generate));
   }

@@ -54,13 +54,18 @@ absl::StatusOr<std::vector<ChatMessage>> ReadChatMessages(const nlohmann::json& 
 absl::StatusOr<std::string> ReadContent(const nlohmann::json* content, std::string_view where,
                                         std::span<const std::string_view> types);
 
-/// Checks the fields of a request and reads those that all kinds have. `params`: the body with what
-/// is spelled otherwise there under the names of the ZeroMQ protocol. To fields that take part in
-/// sampling it gives the defaults of these APIs.
-absl::StatusOr<ApiRequest> ReadSharedFields(const nlohmann::json& body, nlohmann::json params,
-                                            ApiKind api, const ProtocolLimits& limits);
+/// A field that the ZeroMQ protocol spells otherwise.
+struct RenamedField {
+  const char* from;
+  const char* to;
+};
 
-/// Moves a field under another name, unless that is there too. kInvalidArgument where both are.
-absl::Status RenameField(nlohmann::json& object, const char* from, const char* to);
+/// Checks the fields of a request and reads those that all kinds have. `params`: the body, with
+/// what has another form in the ZeroMQ protocol in that form; of `renamed` fields it has the names
+/// of the body, which errors tell, too. To fields that take part in sampling it gives the defaults
+/// of these APIs.
+absl::StatusOr<ApiRequest> ReadSharedFields(const nlohmann::json& body, nlohmann::json params,
+                                            ApiKind api, const ProtocolLimits& limits,
+                                            std::span<const RenamedField> renamed = {});
 
 }  // namespace tandem::frontend

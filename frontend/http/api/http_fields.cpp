@@ -29,9 +29,9 @@ constexpr HttpField kHttpFields[] = {
     {"instructions", kResponsesApi, "read",
      "the system's message; in place of an earlier response's where there is one"},
     {"echo", kCompletionsApi, "read", "the prompt's text comes first"},
-    {"user", kChatApi | kCompletionsApi | kResponsesApi, "read",
+    {"user", kAllApis, "read",
      "the tenant: conversations and cached pages are shared within one only; it grants nothing"},
-    {"metadata", kMessagesApi, "read", "`user_id` is the tenant"},
+    {"metadata", kMessagesApi, "read", "`user_id` is the tenant, where there is no `user`"},
     {"metadata", kResponsesApi, "read", "comes back with the response; it is not kept"},
     {"tenant", kAllApis, "read", "another name of `user`"},
     {"conversation", kChatApis, "read",
@@ -156,6 +156,12 @@ absl::Status CheckHttpFields(const nlohmann::json& object, ApiKind api, UnknownF
   }
   return CheckFields(others, api == kCompletionsApi ? FieldPlace::kComplete : FieldPlace::kChat,
                      unknown);
+}
+
+void DropNeutralFields(ApiKind api, nlohmann::json& object) {
+  for (const HttpField& field : kHttpFields) {
+    if ((field.apis & api) != 0 && field.neutral != kRead) object.erase(std::string(field.name));
+  }
 }
 
 std::string HttpFieldRows() {

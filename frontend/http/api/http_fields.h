@@ -36,6 +36,10 @@ std::span<const HttpField> HttpFields();
 /// is not built, kInvalidArgument for one that belongs to another kind of request, naming it.
 absl::Status CheckHttpFields(const nlohmann::json& object, ApiKind api, UnknownFields& unknown);
 
+/// Takes the fields of this table away that are not read: once they are checked, they ask for
+/// nothing.
+void DropNeutralFields(ApiKind api, nlohmann::json& object);
+
 /// The rows of the table of fields in docs/http.md, each ended by a newline.
 std::string HttpFieldRows();
 

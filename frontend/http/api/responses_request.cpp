@@ -10,6 +10,7 @@
 namespace tandem::frontend {
 namespace {
 
+constexpr RenamedField kResponsesNames[] = {{"max_output_tokens", "max_tokens"}};
 constexpr std::string_view kInputParts[] = {"input_text", "output_text", "text"};
 
 absl::Status ReadInputList(const nlohmann::json& list, std::vector<ChatMessage>& out,
@@ -78,10 +79,10 @@ absl::Status NameConversation(nlohmann::json& params) {
 absl::StatusOr<ApiRequest> ReadResponsesRequest(const nlohmann::json& body,
                                                 const ProtocolLimits& limits) {
   nlohmann::json params = body;
-  TANDEM_RETURN_IF_ERROR(RenameField(params, "max_output_tokens", "max_tokens"));
   TANDEM_RETURN_IF_ERROR(NameConversation(params));
-  TANDEM_ASSIGN_OR_RETURN(ApiRequest request,
-                          ReadSharedFields(body, std::move(params), kResponsesApi, limits));
+  TANDEM_ASSIGN_OR_RETURN(
+      ApiRequest request,
+      ReadSharedFields(body, std::move(params), kResponsesApi, limits, kResponsesNames));
   GenerateRequest& generate = request.generates.front();
   TANDEM_RETURN_IF_ERROR(ReadTruncation(body, generate));
   TANDEM_RETURN_IF_ERROR(

@@ -15,11 +15,11 @@ struct HostGuardOptions {
   /// Names by which the server may be called (--http-hosts), without ports. Where it listens on
   /// loopback, names of loopback are always allowed and others need to be listed; elsewhere an
   /// empty list allows all, so that nobody has to name the addresses of a host.
-  std::vector<std::string> hosts;
+  std::vector<std::string> hosts = {};
   /// Web pages that may call (--http-origins), like "https://example.org"; "*" allows all.
-  std::vector<std::string> origins;
-  std::vector<std::string> keys;  // empty: none is asked for
-  bool loopback = true;           // where the server listens
+  std::vector<std::string> origins = {};
+  std::vector<std::string> keys = {};  // empty: none is asked for
+  bool loopback = true;                // where the server listens
 };
 
 /// Decides who may come: which name a client calls the server by (a page that has its own name

@@ -12,15 +12,15 @@ namespace tandem::frontend {
 using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
 
 struct HttpRequest {
-  std::string method;  // "GET"
-  std::string path;    // "/v1/models", percent signs decoded
-  std::string query;   // what stands behind the "?"
-  int version = 11;    // 10 or 11
+  std::string method = {};  // "GET"
+  std::string path = {};    // "/v1/models", percent signs decoded
+  std::string query = {};   // what stands behind the "?"
+  int version = 11;         // 10 or 11
   bool keep_alive = true;
   bool expects_continue = false;
   bool has_body = false;
-  HttpHeaders headers;  // names in lower case
-  std::string body;
+  HttpHeaders headers = {};  // names in lower case
+  std::string body = {};
 
   /// The value of the first header of this name, in lower case; empty where there is none.
   std::string_view Header(std::string_view name) const;

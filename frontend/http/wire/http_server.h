@@ -17,7 +17,7 @@ namespace tandem::frontend {
 struct HttpServerOptions {
   std::string address =
       "127.0.0.1:8080";  // HOST:PORT, or [IPv6]:PORT; port 0 or * picks a free one
-  RequestLimits request;
+  RequestLimits request = {};
   int64_t clients = 4096;  // connections at once
   /// Of bodies that are being read, in all. Beyond it comes 503.
   int64_t total_body_bytes = int64_t{256} << 20;

@@ -9,6 +9,7 @@
 
 #include "tests/support/fake_gateway_backend.h"
 #include "tests/support/http_client.h"
+#include "tests/support/read_file.h"
 
 namespace tandem::frontend {
 namespace {
@@ -107,6 +108,11 @@ TEST(Gateway, SaysThatItsProcessLives) {
   const HttpAnswer answer = Fetch(gateway.address(), GetRequest("/health"));
   EXPECT_EQ(answer.status, 200);
   EXPECT_EQ(answer.body, R"({"status":"ok"})");
+}
+
+TEST(Gateway, HasTheRoutesOfTheDocument) {
+  const std::string document = testing::ReadFile(TANDEM_SOURCE_DIR "/docs/http.md");
+  EXPECT_THAT(document, HasSubstr("\n|---|---|---|\n" + GatewayRouteRows() + "\n"));
 }
 
 TEST(Gateway, AnswersSeveralRequestsOnOneConnection) {
