@@ -15,6 +15,7 @@
 #include "frontend/service/service.h"
 #include "kv_store/base/files.h"
 #include "launcher/commands/commands.h"
+#include "launcher/commands/http_side.h"
 #include "launcher/commands/text_side.h"
 #include "launcher/job/rank_job.h"
 #include "launcher/options/option_table.h"
@@ -94,6 +95,7 @@ absl::Status CheckStateOptions(const StateOptions& state, const OptionSources& s
 struct Prepared {
   std::unique_ptr<frontend::TextModel> text_model;
   std::shared_ptr<frontend::Listener> listener;  // clients that come early wait
+  HttpPreparation http;
   std::unique_ptr<ServedState> state;
 };
 
@@ -128,6 +130,7 @@ absl::Status Serve(const ServeOptions& options) {
     auto listener = frontend::Listen(options.listen);
     if (!listener.ok()) return options.model.sources.Blame("--listen", listener.status());
     prepared.listener = std::make_shared<frontend::Listener>(*std::move(listener));
+    TANDEM_ASSIGN_OR_RETURN(prepared.http, PrepareHttp(options.http, options.model.sources));
     TANDEM_ASSIGN_OR_RETURN(prepared.state, OpenState(options));
     return absl::OkStatus();
   };
@@ -157,6 +160,10 @@ absl::Status Serve(const ServeOptions& options) {
       state->RestoreTo(service);
       state->directory().Announce(server->endpoint());
     }
+    std::unique_ptr<HttpSide> http;
+    if (prepared.http.listener) {
+      TANDEM_ASSIGN_OR_RETURN(http, HttpSide::Start(std::move(prepared.http), service));
+    }
     signals.Watch([&](int signal) {
       if (signal == SIGTERM && parallel::StartedByMpi()) AwaitDeathNotice(engine);
       if (!engine.Health().ok()) return;
@@ -167,10 +174,12 @@ absl::Status Serve(const ServeOptions& options) {
       }
     });
     spdlog::info("serving {} on {}", text_model.name(), server->endpoint());
+    if (http) spdlog::info("OpenAI API: http://{}/v1", http->address());
     spdlog::info("to chat: tandem chat --connect {}", ReachableFrom(server->endpoint()));
     if (state) TellOfAgent(options.model.state, "stays for {:g} s after its last use");
     absl::Status status = server->Run();
     signals.Unwatch();
+    http.reset();
     if (state) TellOfAgent(options.model.state, "stays for {:g} s more");
     return status;
   };

@@ -10,6 +10,7 @@ namespace {
 
 using Rows = std::vector<OptionRow>;
 
+constexpr double kMostHttpClients = 1'000'000;
 constexpr double kMostSteps = 1 << 20;
 constexpr double kMostTokens = 1 << 24;
 constexpr double kMostCount = 0x1p31;
@@ -259,6 +260,30 @@ Rows StateRows(StateOptions& o) {
               AgentRows(o));
 }
 
+Rows HttpRows(HttpOptions& o) {
+  return {
+      Row("--http", {&o.address},
+          "ADDRESS:PORT of the HTTP gateway with the APIs of OpenAI and Anthropic, or off; where "
+          "the default is taken, it is left out with a warning"),
+      Row("--http-hosts", {&o.hosts},
+          "names by which HTTP clients may call the server, with commas between them, besides "
+          "those of loopback"),
+      Row("--http-origins", {&o.origins},
+          "web pages whose scripts may call it, e.g. https://chat.example.org; * for all"),
+      Row("--api-key-file", Path(o.key_file),
+          "file with the keys of HTTP clients, one a line (mode 0600); every route but /health and "
+          "/ready then wants one (default: none is asked for)"),
+      Row("--access-log", Path(o.access_log),
+          "file to which a line of JSON is added for each HTTP request, without its text"),
+      Row("--served-model-name", {&o.names},
+          "names of the model for HTTP clients, with commas between them: the first is told, the "
+          "others are taken too (default: its own)"),
+      Row("--max-body", Size(o.max_body, kKiB, kGiB),
+          "largest body of an HTTP request (default 8MiB)"),
+      Row("--max-http-clients", {&o.max_clients, {1, kMostHttpClients}},
+          "HTTP connections at once; more are refused with 503")};
+}
+
 Rows RowsOf(ServeOptions& o) {
   return Join(
       {ModelArgument(o.model.model), Row("--listen", {&o.listen}, "ZeroMQ endpoint for clients"),
@@ -280,7 +305,7 @@ Rows RowsOf(ServeOptions& o) {
        Row("--drain-timeout", {&o.drain_timeout, {0, 86400}},
            "seconds that answers in progress have after SIGTERM, while new requests are refused as "
            "unavailable; a second SIGTERM, or SIGINT, ends them at once")},
-      StateRows(o.model.state),
+      StateRows(o.model.state), HttpRows(o.http),
       Rows{Row("--recover", {&o.model.state.recover},
                "which conversations to go on with, where several hosts have some: own (those in "
                "--state, or none), ID or ID@HOST (a copy that a host keeps; those in --state are "

@@ -69,9 +69,22 @@ struct LaunchOptions {
   std::string log_level;         // of the ranks; empty: their own
 };
 
+/// Of the HTTP gateway.
+struct HttpOptions {
+  std::string address = "127.0.0.1:8080";  // "off": there is none
+  std::string hosts;                       // names with commas between them
+  std::string origins;
+  std::string key_file;    // API keys, one a line; empty: none is asked for
+  std::string access_log;  // empty: none
+  std::string names;       // of the model: the served one, then others; empty: the model's own
+  int64_t max_body = int64_t{8} << 20;
+  int64_t max_clients = 4096;
+};
+
 struct ServeOptions {
   ModelOptions model;
   LaunchOptions launch;
+  HttpOptions http;
   std::string listen = "tcp://127.0.0.1:5555";
   int64_t max_message = int64_t{1} << 20;  // bytes of a request frame
   int64_t max_clients = 256;               // connections at once

@@ -1,0 +1,91 @@
+#include "frontend/http/api/anthropic_answer.h"
+
+#include <utility>
+
+#include "frontend/http/api/api_error.h"
+
+namespace tandem::frontend {
+namespace {
+
+std::string_view StopReason(parallel::FinishReason reason) {
+  return reason == parallel::FinishReason::kLength ? "max_tokens" : "end_turn";
+}
+
+/// Tokens that came from the cache count apart.
+AnswerJson MessageUsage(const parallel::Usage& usage) {
+  return {{"input_tokens", usage.prompt_tokens - usage.reused_tokens},
+          {"cache_creation_input_tokens", 0},
+          {"cache_read_input_tokens", usage.reused_tokens},
+          {"output_tokens", usage.completion_tokens}};
+}
+
+class MessagesFormat final : public AnswerFormat {
+ public:
+  explicit MessagesFormat(AnswerHead head) : head_(std::move(head)) {}
+
+  AnswerJson Whole(const AnswerDone& done) override {
+    AnswerJson message = Message();
+    if (done.choices.empty()) return message;
+    const ChoiceDone& choice = done.choices.front();
+    message["content"].push_back({{"type", "text"}, {"text", choice.text}});
+    message["stop_reason"] = StopReason(choice.reason);
+    message["usage"] = MessageUsage(done.usage);
+    return message;
+  }
+
+  std::string StreamBegin() override {
+    AnswerJson message = Message();
+    // It is not known yet how many there are; message_delta tells.
+    message["usage"] = MessageUsage({});
+    return Event("message_start", {{"message", std::move(message)}}) +
+           Event("content_block_start",
+                 {{"index", 0}, {"content_block", {{"type", "text"}, {"text", ""}}}}) +
+           Event("ping", AnswerJson::object());
+  }
+
+  std::string StreamDelta(const ChoiceDelta& delta) override {
+    if (delta.text.empty()) return "";
+    return Event("content_block_delta",
+                 {{"index", 0}, {"delta", {{"type", "text_delta"}, {"text", delta.text}}}});
+  }
+
+  std::string StreamDone(const AnswerDone& done) override {
+    const parallel::FinishReason reason =
+        done.choices.empty() ? parallel::FinishReason::kStop : done.choices.front().reason;
+    return Event("content_block_stop", {{"index", 0}}) +
+           Event("message_delta",
+                 {{"delta", {{"stop_reason", StopReason(reason)}, {"stop_sequence", nullptr}}},
+                  {"usage", MessageUsage(done.usage)}}) +
+           Event("message_stop", AnswerJson::object());
+  }
+
+  std::string StreamError(ErrorCode code, std::string_view message) override {
+    return ServerSentEvent(ErrorJson(ApiForm::kAnthropic, MakeApiError(code, message)), "error");
+  }
+
+ private:
+  AnswerJson Message() const {
+    return {{"id", head_.id},
+            {"type", "message"},
+            {"role", "assistant"},
+            {"model", head_.model},
+            {"content", AnswerJson::array()},
+            {"stop_reason", nullptr},
+            {"stop_sequence", nullptr}};
+  }
+  static std::string Event(std::string_view type, AnswerJson fields) {
+    AnswerJson data = {{"type", type}};
+    for (auto& [name, value] : fields.items()) data[name] = std::move(value);
+    return ServerSentEvent(data, type);
+  }
+
+  const AnswerHead head_;
+};
+
+}  // namespace
+
+std::unique_ptr<AnswerFormat> MakeMessagesFormat(AnswerHead head) {
+  return std::make_unique<MessagesFormat>(std::move(head));
+}
+
+}  // namespace tandem::frontend

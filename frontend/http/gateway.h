@@ -1,0 +1,150 @@
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/status.h"
+#include "frontend/http/access_log.h"
+#include "frontend/http/answer_exchange.h"
+#include "frontend/http/api/answer_format.h"
+#include "frontend/http/api/api_error.h"
+#include "frontend/http/api/api_request.h"
+#include "frontend/http/gateway_backend.h"
+#include "frontend/http/gateway_metrics.h"
+#include "frontend/http/readiness.h"
+#include "frontend/http/text_worker.h"
+#include "frontend/http/wire/host_guard.h"
+#include "frontend/http/wire/http_server.h"
+
+namespace tandem::frontend {
+
+struct GatewayOptions {
+  HttpServerOptions http;
+  HostGuardOptions guard;  // its `loopback` follows from the address
+  ProtocolLimits limits;
+  std::string model;                               // the served name; empty: the model's own
+  std::vector<std::string> aliases;                // other names of it
+  std::string version = "0";                       // of the program
+  int64_t client_budget_bytes = int64_t{4} << 20;  // of answers that wait for one client
+  int64_t text_bytes = int64_t{64} << 20;          // of texts that wait to be tokenized
+  ReadinessOptions readiness;
+  /// Takes one line of JSON for each request, from the gateway's thread; may be empty.
+  std::function<void(const std::string& line)> access_log;
+};
+
+/// A way that requests come: what docs/http.md lists.
+struct GatewayRoute {
+  std::string_view path;            // ends with "/*" where a name stands behind it
+  std::string_view methods;         // "GET, HEAD"
+  std::string_view does;            // for docs/http.md
+  bool open = false;                // without an API key
+  ApiForm form = ApiForm::kOpenAi;  // of its errors
+};
+std::span<const GatewayRoute> GatewayRoutes();
+/// The rows of the table of routes in docs/http.md, each ended by a newline.
+std::string GatewayRouteRows();
+
+/// The OpenAI-compatible HTTP gateway. docs/http.md says what it takes and gives.
+///
+/// One thread, the one in Run, has all sockets; the backend's threads hand events over. Whatever a
+/// client sends or fails to read, it affects that client only. Thread safety: Run from one thread,
+/// Stop and Finish from any.
+class Gateway final : private HttpHandler {
+ public:
+  /// The backend must outlive the gateway.
+  static absl::StatusOr<std::unique_ptr<Gateway>> Create(GatewayOptions options,
+                                                         HttpListener listener,
+                                                         GatewayBackend& backend);
+  ~Gateway() override;
+  Gateway(const Gateway&) = delete;
+  Gateway& operator=(const Gateway&) = delete;
+
+  const std::string& address() const { return server_->address(); }
+  void Run() { server_->Run(); }
+  void Stop() { server_->Stop(); }
+  /// Takes no more requests, and ends Run once all answers are sent, or after `time`.
+  void Finish(std::chrono::milliseconds time) { server_->Finish(time); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  /// One request on its way.
+  struct Call {
+    HttpRequest request = {};
+    std::shared_ptr<HttpReply> reply = nullptr;
+    const GatewayRoute* route = nullptr;
+    std::string request_id;
+    std::string tenant = {};
+    bool stream = false;
+    Clock::time_point begin = Clock::now();
+  };
+  using CallPointer = std::shared_ptr<Call>;
+  using ReadBody = absl::StatusOr<ApiRequest> (*)(const nlohmann::json& body,
+                                                  const ProtocolLimits& limits);
+
+  Gateway(GatewayOptions options, GatewayBackend& backend);
+
+  std::optional<HttpResponse> CheckHead(const HttpRequest& request) override;
+  void Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) override;
+  HttpResponse Malformed(int status, std::string_view message) override;
+
+  std::optional<HttpResponse> RefusalOf(const HttpRequest& request, const GatewayRoute* route);
+  void Dispatch(const CallPointer& call);
+  /// Adds what all responses have.
+  void Decorate(const HttpRequest& request, const std::string& request_id, HttpResponse& response);
+  /// The whole response to a request that no exchange answers.
+  void Respond(const CallPointer& call, HttpResponse response, std::string error = "");
+  void RespondJson(const CallPointer& call, const AnswerJson& json);
+  void RespondError(const CallPointer& call, const ApiError& error);
+  void RespondError(const CallPointer& call, const absl::Status& status);
+  void Log(const Call& call, const AnswerOutcome& outcome, bool answer);
+  /// Calls back on the gateway's thread, unless the call failed by an exception.
+  void OnThread(const CallPointer& call, std::function<void()> function);
+  /// Does what takes long in proportion to the body, elsewhere where it is long; `work` gives what
+  /// is then called on the gateway's thread.
+  void InWorker(const CallPointer& call, std::function<std::function<void()>()> work);
+
+  // gateway_answers.cpp
+  void HandleAnswer(const CallPointer& call, ReadBody read);
+  void TakeRequest(const CallPointer& call, ApiRequest request);
+  void StartAnswer(const CallPointer& call, ApiRequest request, AnswerHead head);
+  void ContinueResponse(const CallPointer& call, ApiRequest request, AnswerHead head);
+  std::unique_ptr<AnswerFormat> MakeFormat(const Call& call, const ApiRequest& request,
+                                           AnswerHead head, size_t choices);
+  absl::Status CheckModel(const std::string& model) const;
+  std::string ModelNames() const;
+  void HandleStoredResponse(const CallPointer& call);
+
+  // gateway_routes.cpp
+  void HandleModels(const CallPointer& call);
+  void HandleTokenize(const CallPointer& call);
+  void HandleDetokenize(const CallPointer& call);
+  void HandleApplyTemplate(const CallPointer& call);
+  void HandleCountTokens(const CallPointer& call);
+  void HandleMetrics(const CallPointer& call);
+  void HandleReady(const CallPointer& call);
+  AnswerJson ModelJson(const std::string& name) const;
+
+  const GatewayOptions options_;
+  GatewayBackend& backend_;
+  const std::string model_;  // the served name
+  const std::string fingerprint_;
+  const int64_t created_;
+  const std::shared_ptr<GatewayMetrics> metrics_;
+  std::unique_ptr<HttpServer> server_;
+  std::shared_ptr<GatewayThread> thread_;
+  std::optional<HostGuard> guard_;
+  std::shared_ptr<Readiness> readiness_;
+  std::optional<TextWorker> worker_;
+};
+
+/// `prefix` and 32 hexadecimal digits, of which the first 8 are the time in seconds since 1970.
+std::string NewAnswerId(std::string_view prefix, int64_t created);
+
+}  // namespace tandem::frontend

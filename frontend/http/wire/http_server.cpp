@@ -1,0 +1,197 @@
+#include "frontend/http/wire/http_server.h"
+
+#include <fmt/format.h>
+#include <netinet/tcp.h>
+
+#include <atomic>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <exception>
+#include <unordered_map>
+#include <vector>
+
+#include "frontend/http/wire/endpoint_text.h"
+#include "frontend/http/wire/http_connection.h"
+
+namespace tandem::frontend {
+namespace {
+
+using Tcp = boost::asio::ip::tcp;
+
+/// What the kernel holds for a client is bounded, and a host that is gone is noticed.
+void SetSocketOptions(Tcp::socket& socket) {
+  constexpr int kSendBytes = 256 << 10;
+  boost::system::error_code ignored;
+  socket.non_blocking(true, ignored);
+  socket.set_option(Tcp::no_delay(true), ignored);
+  socket.set_option(boost::asio::socket_base::send_buffer_size(kSendBytes), ignored);
+  socket.set_option(boost::asio::socket_base::keep_alive(true), ignored);
+  const auto set = [&](int name, int value) {
+    setsockopt(socket.native_handle(), IPPROTO_TCP, name, &value, sizeof value);
+  };
+  set(TCP_KEEPIDLE, 10);
+  set(TCP_KEEPINTVL, 5);
+  set(TCP_KEEPCNT, 2);
+  set(TCP_USER_TIMEOUT, 60'000);
+}
+
+class AsioHttpServer final : public HttpServer {
+ public:
+  AsioHttpServer(HttpServerOptions options, HttpHandler& handler)
+      : options_(std::move(options)),
+        share_{.options = options_,
+               .handler = handler,
+               .closed = [this](uint64_t number) { Closed(number); }},
+        acceptor_(context_),
+        retry_(context_) {}
+  ~AsioHttpServer() override {
+    CloseAll();
+    // What waits in the context holds connections, which refer to this.
+    context_.restart();
+    context_.poll();
+  }
+
+  absl::Status Adopt(HttpListener listener) {
+    address_ = listener.address();
+    loopback_ = listener.loopback();
+    boost::system::error_code error;
+    acceptor_.assign(listener.ipv6() ? Tcp::v6() : Tcp::v4(), listener.Release(), error);
+    if (!error) acceptor_.non_blocking(true, error);
+    if (error) return Internal("--http {}: {}", address_, error.message());
+    return absl::OkStatus();
+  }
+
+  const std::string& address() const override { return address_; }
+  bool loopback() const override { return loopback_; }
+
+  void Run() override {
+    Accept();
+    while (!stopped_.load()) {
+      try {
+        context_.run();
+      } catch (const std::exception&) {
+        // What it was about has ended; others go on.
+        continue;
+      }
+      if (context_.stopped()) break;
+    }
+    CloseAll();
+  }
+
+  void Stop() override {
+    stopped_.store(true);
+    context_.stop();
+  }
+  void Finish(std::chrono::milliseconds time) override {
+    Post([this, time] {
+      boost::system::error_code ignored;
+      acceptor_.close(ignored);
+      finishing_ = true;
+      for (const auto& connection : Connections()) connection->EndSoon();
+      if (connections_.empty()) return Stop();
+      After(time, [this] { Stop(); });
+    });
+  }
+  void Post(std::function<void()> function) override {
+    boost::asio::post(context_, std::move(function));
+  }
+  void After(std::chrono::milliseconds time, std::function<void()> function) override {
+    auto timer = std::make_shared<boost::asio::steady_timer>(context_, time);
+    timer->async_wait(
+        [timer, function = std::move(function)](const boost::system::error_code& error) {
+          if (!error) function();
+        });
+  }
+  int64_t connections() const override { return static_cast<int64_t>(connections_.size()); }
+  uint64_t refused_connections() const override { return refused_; }
+
+ private:
+  void Accept() {
+    acceptor_.async_accept([this](const boost::system::error_code& error, Tcp::socket socket) {
+      if (error == boost::asio::error::operation_aborted || stopped_.load() || finishing_) return;
+      if (error) {
+        // No descriptor is left, for example: others are given back sooner or later.
+        retry_.expires_after(std::chrono::milliseconds(100));
+        retry_.async_wait([this](const boost::system::error_code& cancelled) {
+          if (!cancelled) Accept();
+        });
+        return;
+      }
+      Take(std::move(socket));
+      Accept();
+    });
+  }
+
+  void Take(Tcp::socket socket) {
+    boost::system::error_code error;
+    const Tcp::endpoint peer = socket.remote_endpoint(error);
+    if (error) return;
+    SetSocketOptions(socket);
+    const uint64_t number = ++last_;
+    const bool full = static_cast<int64_t>(connections_.size()) >= options_.clients;
+    if (full) {
+      ++refused_;
+      // Those who are told why are bounded, too.
+      if (static_cast<int64_t>(connections_.size()) >= options_.clients + kTold) return;
+    }
+    const auto connection =
+        std::make_shared<HttpConnection>(std::move(socket), number, EndpointText(peer), share_);
+    connections_.emplace(number, connection);
+    if (!full) return connection->Start();
+    HttpResponse response =
+        share_.handler.Malformed(503, "too many clients are connected: try again later");
+    response.headers.emplace_back("Retry-After", "1");
+    connection->Refuse(std::move(response));
+  }
+
+  void Closed(uint64_t number) {
+    connections_.erase(number);
+    if (finishing_ && connections_.empty()) Stop();
+  }
+
+  std::vector<std::shared_ptr<HttpConnection>> Connections() const {
+    std::vector<std::shared_ptr<HttpConnection>> all;
+    for (const auto& [number, connection] : connections_) all.push_back(connection);
+    return all;
+  }
+
+  void CloseAll() {
+    boost::system::error_code ignored;
+    acceptor_.close(ignored);
+    retry_.cancel(ignored);
+    const auto connections = std::exchange(connections_, {});
+    for (const auto& [number, connection] : connections) connection->Close();
+  }
+
+  static constexpr int64_t kTold = 64;
+
+  const HttpServerOptions options_;
+  HttpConnectionShare share_;
+  boost::asio::io_context context_{1};
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_{
+      context_.get_executor()};
+  Tcp::acceptor acceptor_;
+  boost::asio::steady_timer retry_;
+  std::string address_;
+  bool loopback_ = true;
+  std::atomic<bool> stopped_{false};
+  bool finishing_ = false;
+  std::unordered_map<uint64_t, std::shared_ptr<HttpConnection>> connections_;
+  uint64_t last_ = 0;
+  uint64_t refused_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Create(HttpServerOptions options,
+                                                               HttpListener listener,
+                                                               HttpHandler& handler) {
+  auto server = std::make_unique<AsioHttpServer>(std::move(options), handler);
+  TANDEM_RETURN_IF_ERROR(server->Adopt(std::move(listener)));
+  return server;
+}
+
+}  // namespace tandem::frontend
