@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-#include "frontend/http/wire/http_server.h"
+#include "frontend/http/wire/http_handler.h"
 
 namespace tandem::frontend {
 
