@@ -90,6 +90,8 @@ struct SamplingChoices {
   std::optional<double> top_p;
   std::optional<double> min_p;
   std::optional<double> repetition_penalty;
+  std::optional<double> presence_penalty;
+  std::optional<double> frequency_penalty;
 };
 
 struct ChatOptions {
