@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "frontend/chat/generation.h"
+#include "frontend/chat/logprobs_json.h"
 #include "frontend/protocol/frame_json.h"
 
 namespace tandem::frontend {
@@ -29,11 +31,11 @@ std::string DeltaFrame(std::string_view id, int64_t seq, std::string_view text,
   return DumpFrame(frame);
 }
 
-std::string DoneFrame(std::string_view id, const DoneContents& done) {
-  const auto put = [](Json& out, const DoneContents::Choice& choice) {
+std::string DoneFrame(std::string_view id, const DoneContents& done, const TextModel& model) {
+  const auto put = [&](Json& out, const DoneContents::Choice& choice) {
     out["finish_reason"] = FinishReasonName(choice.reason);
     out["text"] = choice.text;
-    if (choice.logprobs) out["logprobs"] = *choice.logprobs;
+    if (choice.logprobs) out["logprobs"] = LogprobsJson(model, *choice.logprobs);
   };
   Json frame = FrameHead(id, "done");
   if (done.choices.size() == 1) {
@@ -84,12 +86,12 @@ std::string PongFrame(std::string_view id, bool ready) {
   return DumpFrame(frame);
 }
 
-std::string StatusFrame(std::string_view id, const ServerStatus& server,
-                        const parallel::EngineStatus& engine) {
+std::string StatusFrame(std::string_view id, int64_t clients, const ServiceStatus& status) {
+  const parallel::EngineStatus& engine = status.engine;
   Json frame = FrameHead(id, "status");
-  frame["model"] = {{"name", server.model}, {"vocab", server.vocab}, {"context", server.context}};
-  frame["engine"] = {{"answers", server.engine_answers},
-                     {"figures_age_seconds", server.engine_figures_age_seconds}};
+  frame["model"] = {{"name", status.model}, {"vocab", status.vocab}, {"context", status.context}};
+  frame["engine"] = {{"answers", status.engine_answers},
+                     {"figures_age_seconds", status.engine_figures_age_seconds}};
   frame["ranks"] = Json::array();
   for (const parallel::RankStatus& rank : engine.ranks) {
     frame["ranks"].push_back({{"rank", rank.rank},
@@ -99,10 +101,10 @@ std::string StatusFrame(std::string_view id, const ServerStatus& server,
   }
   frame["requests"] = {{"running", engine.running},
                        {"waiting", engine.waiting},
-                       {"open", server.open_requests},
-                       {"answered", server.answered_requests},
-                       {"cancelled", server.cancelled_requests},
-                       {"failed", server.failed_requests}};
+                       {"open", status.open_requests},
+                       {"answered", status.answered_requests},
+                       {"cancelled", status.cancelled_requests},
+                       {"failed", status.failed_requests}};
   frame["pages"] = {{"total", engine.blocks_total},
                     {"used", engine.blocks_used},
                     {"cached", engine.blocks_cached}};
@@ -133,14 +135,14 @@ std::string StatusFrame(std::string_view id, const ServerStatus& server,
                      {"tokens_generated", engine.tokens_generated},
                      {"tokens_prefilled", engine.tokens_prefilled},
                      {"preemptions", engine.preemptions}};
-  frame["conversations"] = {{"count", server.conversations}, {"bytes", server.conversation_bytes}};
-  if (server.state) {
-    const ConversationLogStatus& state = *server.state;
+  frame["conversations"] = {{"count", status.conversations}, {"bytes", status.conversation_bytes}};
+  if (status.state) {
+    const ConversationLogStatus& state = *status.state;
     frame["state"] = {{"directory", state.directory},
                       {"encrypted", state.encrypted},
                       {"conversations", state.conversations},
                       {"unreadable", state.unreadable},
-                      {"damaged", server.damaged_conversations + state.damaged},
+                      {"damaged", status.damaged_conversations + state.damaged},
                       {"damage", nullptr},
                       {"unwritten_changes", state.unwritten_changes},
                       {"unfinished_erasures", state.unfinished_erasures},
@@ -153,16 +155,16 @@ std::string StatusFrame(std::string_view id, const ServerStatus& server,
     if (!state.damage.empty()) frame["state"]["damage"] = state.damage;
     if (!state.trouble.empty()) frame["state"]["trouble"] = state.trouble;
   }
-  frame["clients"] = server.clients;
+  frame["clients"] = clients;
   uint64_t refused = 0;
   frame["refused"] = Json::object();
-  for (const auto& [code, count] : server.refused) {
+  for (const auto& [code, count] : status.refused) {
     frame["refused"][std::string(ErrorCodeName(code))] = count;
     refused += count;
   }
   frame["refused_frames"] = refused;
-  frame["unknown_fields"] = server.unknown_fields;
-  frame["uptime_seconds"] = server.uptime_seconds;
+  frame["unknown_fields"] = status.unknown_fields;
+  frame["uptime_seconds"] = status.uptime_seconds;
   return DumpFrame(frame);
 }
 

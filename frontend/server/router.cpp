@@ -233,7 +233,7 @@ bool Router::Write(Connection& connection) {
   return true;
 }
 
-Router::Delivery Router::Send(const std::string& client, std::string_view frame, bool must) {
+Delivery Router::Send(const std::string& client, std::string_view frame, bool must) {
   const auto found = by_name_.find(client);
   if (found == by_name_.end()) return Delivery::kGone;
   const auto at = connections_.find(found->second);
@@ -248,8 +248,6 @@ Router::Delivery Router::Send(const std::string& client, std::string_view frame,
   }
   Queue(connection, ZmtpMessage(frame, connection.envelope));
   if (!connection.writable || Write(connection)) return Delivery::kSent;
-  connection.name.clear();  // the caller hears of it here
-  by_name_.erase(client);
   Close(at);
   return Delivery::kGone;
 }

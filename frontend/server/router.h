@@ -16,6 +16,7 @@
 #include "core/base/status.h"
 #include "frontend/server/listener.h"
 #include "frontend/server/zmtp.h"
+#include "frontend/service/answer_events.h"
 #include "parallel/engine/fair_share.h"
 
 namespace tandem::frontend {
@@ -60,12 +61,6 @@ class Router {
   };
   /// Clients beyond the limit that are told so; others are closed without a word.
   static constexpr int64_t kSurplusConnections = 32;
-  enum class Delivery : uint8_t {
-    kSent,        // handed to the kernel, or waiting within the client's budget
-    kOverBudget,  // dropped: the client does not read
-    kGone,        // dropped: the client is not connected
-  };
-
   /// Listens. `surplus`: the message for clients beyond the limit. Errors: Listen.
   static absl::StatusOr<std::unique_ptr<Router>> Bind(const RouterOptions& options,
                                                       std::string surplus);
@@ -84,7 +79,10 @@ class Router {
   /// that are no message, such as pings, take time, too.
   std::optional<Incoming> Receive(Clock::time_point until = Clock::time_point::max());
 
-  /// Clients that left since the last call.
+  /// Whether a client may come back under this name: not under one that was made up for it.
+  static bool ComesBack(const std::string& client) { return !client.empty() && client[0] != '\0'; }
+
+  /// Clients that left since the last call, or that Send found gone.
   std::vector<std::string> TakeVanished();
 
   /// Sends in order, without blocking. `must` frames (the last word on a request) may go over the

@@ -67,6 +67,14 @@ class AnswerEvents {
   virtual void OnFailed(ErrorCode code, std::string_view message,
                         std::optional<double> retry_after) = 0;
 
+  /// Until when the client may ask for the same answer again by the request's id; so long the
+  /// answer is kept, within limits.
+  enum class Repeats : uint8_t {
+    kNever,
+    kWhileConnected,  // Gone forgets the answer
+    kAfterReturn,     // Gone lets the request go on for a while, for the client to come back
+  };
+  virtual Repeats repeats() const { return Repeats::kNever; }
   /// Whether the client has read nearly all that was sent to it. One that asked for an answer again
   /// gets more of it then.
   virtual bool ReadsOn() const { return true; }

@@ -49,6 +49,8 @@ core::SamplingParams SamplingOf(const SamplingChoices& choices, const core::Gguf
   params.min_p = static_cast<float>(choose(choices.min_p, "min_p", 0, 0, 1));
   params.repetition_penalty =
       static_cast<float>(choose(choices.repetition_penalty, "penalty_repeat", 1, 0.01, 100));
+  params.presence_penalty = static_cast<float>(choices.presence_penalty.value_or(0));
+  params.frequency_penalty = static_cast<float>(choices.frequency_penalty.value_or(0));
   return params;
 }
 
@@ -109,15 +111,15 @@ absl::Status ChatWith(parallel::Engine& engine, const core::ModelFile& file,
                       const ChatOptions& options) {
   frontend::ServerOptions server_options;
   server_options.endpoint = "ipc://" + folder + "/server";
-  auto server = frontend::Server::Create(server_options, engine, text_model);
+  frontend::Service service({}, engine, text_model);
+  auto server = frontend::Server::Create(server_options, service);
   absl::Status chat_status = server.status();
   absl::Status server_status;
   if (server.ok()) {
     std::thread serving([&] { server_status = (*server)->Run(); });
     chat_status = ChatAt((*server)->endpoint(), options, &file.gguf());
-    (*server)->Stop();
+    service.Stop();
     serving.join();
-    server->reset();
   }
   return server_status.ok() ? chat_status : server_status;
 }

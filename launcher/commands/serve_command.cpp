@@ -12,6 +12,7 @@
 #include "core/system/host_name.h"
 #include "frontend/server/listener.h"
 #include "frontend/server/server.h"
+#include "frontend/service/service.h"
 #include "kv_store/base/files.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/text_side.h"
@@ -139,24 +140,31 @@ absl::Status Serve(const ServeOptions& options) {
     server_options.listener = prepared.listener;
     server_options.limits.frame_bytes = options.max_message;
     server_options.clients = options.max_clients;
-    server_options.conversations = {.conversations = options.max_conversations,
-                                    .bytes = options.conversation_memory};
-    server_options.context_policy = *policy;
+    frontend::ServiceOptions service_options;
+    service_options.conversations = {.conversations = options.max_conversations,
+                                     .bytes = options.conversation_memory};
+    service_options.context_policy = *policy;
     const core::AttentionForm& attention = file.config().attention;
-    if (!attention.dense()) server_options.attention = core::AttentionText(attention);
-    server_options.resume_grace = std::chrono::duration_cast<std::chrono::milliseconds>(
+    if (!attention.dense()) service_options.attention = core::AttentionText(attention);
+    service_options.resume_grace = std::chrono::duration_cast<std::chrono::milliseconds>(
         std::chrono::duration<double>(options.resume_grace));
+    const auto drain_time = std::chrono::duration_cast<std::chrono::milliseconds>(
+        std::chrono::duration<double>(options.drain_timeout));
     const frontend::TextModel& text_model = *prepared.text_model;
-    TANDEM_ASSIGN_OR_RETURN(const auto server,
-                            frontend::Server::Create(server_options, engine, text_model,
-                                                     state ? &state->log() : nullptr));
+    frontend::Service service(service_options, engine, text_model, state ? &state->log() : nullptr);
+    TANDEM_ASSIGN_OR_RETURN(const auto server, frontend::Server::Create(server_options, service));
     if (state) {
-      state->RestoreTo(*server);
+      state->RestoreTo(service);
       state->directory().Announce(server->endpoint());
     }
     signals.Watch([&](int signal) {
       if (signal == SIGTERM && parallel::StartedByMpi()) AwaitDeathNotice(engine);
-      if (engine.Health().ok()) server->Stop();
+      if (!engine.Health().ok()) return;
+      if (signal == SIGTERM && !service.draining() && drain_time.count() > 0) {
+        service.Drain(drain_time);
+      } else {
+        service.Stop();
+      }
     });
     spdlog::info("serving {} on {}", text_model.name(), server->endpoint());
     spdlog::info("to chat: tandem chat --connect {}", ReachableFrom(server->endpoint()));

@@ -110,6 +110,10 @@ Rows GenerationRows(frontend::GenerationParams& o, Sampling& sampling,
           "only tokens with this share of the best one's probability"),
       Row("--repetition-penalty", {&sampling.repetition_penalty, {0.01, 100}},
           "above 1: avoid tokens already there"),
+      Row("--presence-penalty", {&sampling.presence_penalty, {-2, 2}},
+          "above 0: avoid tokens that the answer has"),
+      Row("--frequency-penalty", {&sampling.frequency_penalty, {-2, 2}},
+          "above 0: avoid tokens, the more the oftener the answer has them"),
       Row("--seed", {&o.seed}, "of the randomness, any 64-bit number (default: drawn, and told)"),
       Row("--stop", Text(o.stop, 1, double(frontend::ProtocolLimits().stop_bytes)),
           "text that ends the answer; may be given several times"),
@@ -276,7 +280,10 @@ Rows RowsOf(ServeOptions& o) {
            "memory of all kept conversations' text and tokens (default 256MiB)"),
        Row("--resume-grace", {&o.resume_grace, {0, 3600}},
            "seconds for which the requests of a client that is gone go on, so that it may come "
-           "back and resume them; 0: they end at once")},
+           "back and resume them; 0: they end at once"),
+       Row("--drain-timeout", {&o.drain_timeout, {0, 86400}},
+           "seconds that answers in progress have after SIGTERM, while new requests are refused as "
+           "unavailable; a second SIGTERM, or SIGINT, ends them at once")},
       StateRows(o.model.state),
       Rows{Row("--recover", {&o.model.state.recover},
                "which conversations to go on with, where several hosts have some: own (those in "

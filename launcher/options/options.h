@@ -80,6 +80,7 @@ struct ServeOptions {
   int64_t max_conversations = 1024;
   int64_t conversation_memory = int64_t{256} << 20;  // bytes of all conversations
   double resume_grace = 2;                           // seconds for a client that is gone
+  double drain_timeout = 30;                         // seconds for answers in progress
 };
 
 /// Sampling that was asked for. None: that of a chat on a terminal, and none for a pipe.
@@ -89,6 +90,8 @@ struct SamplingChoices {
   std::optional<double> top_p;
   std::optional<double> min_p;
   std::optional<double> repetition_penalty;
+  std::optional<double> presence_penalty;
+  std::optional<double> frequency_penalty;
 };
 
 struct ChatOptions {

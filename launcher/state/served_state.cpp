@@ -79,9 +79,9 @@ class OpenedState final : public ServedState {
   }
 
   frontend::ConversationLog& log() override { return *writer_; }
-  void RestoreTo(frontend::Server& server) override {
+  void RestoreTo(frontend::Service& service) override {
     for (auto& [name, conversation] : std::exchange(found_.conversations, {})) {
-      server.Restore(name, std::move(conversation));
+      service.Restore(name, std::move(conversation));
     }
   }
   StateDirectory& directory() override { return *directory_; }

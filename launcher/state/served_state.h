@@ -5,7 +5,7 @@
 
 #include "core/base/status.h"
 #include "frontend/conversations/conversation_log.h"
-#include "frontend/server/server.h"
+#include "frontend/service/service.h"
 #include "launcher/options/options.h"
 #include "launcher/state/state_directory.h"
 
@@ -28,8 +28,8 @@ class ServedState {
 
   /// Below: after Settle.
   virtual frontend::ConversationLog& log() = 0;
-  /// Gives the conversations that were found to a server that is not running yet.
-  virtual void RestoreTo(frontend::Server& server) = 0;
+  /// Gives the conversations that were found to a service that has not begun.
+  virtual void RestoreTo(frontend::Service& service) = 0;
   virtual StateDirectory& directory() = 0;
 };
 

@@ -134,7 +134,7 @@ def start_server():
     yield start
     for server in servers:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.process.pid, signal.SIGTERM)
+            os.killpg(server.process.pid, signal.SIGINT)  # at once: SIGTERM would drain
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.process.wait(10)
         for pid, _ in session_processes(server.process.pid):

@@ -18,27 +18,29 @@ std::vector<int32_t> EchoScript(const std::vector<int32_t>& prompt) {
   return answer;
 }
 
-ServedEngine::ServedEngine(frontend::ServerOptions options, std::chrono::microseconds step,
-                           int context, std::vector<std::string> chat_stop_strings,
+ServedEngine::ServedEngine(ServedOptions options, std::chrono::microseconds step, int context,
+                           std::vector<std::string> chat_stop_strings,
                            frontend::ConversationLog* log,
-                           const std::function<void(frontend::Server&)>& before_run)
-    : model(context, std::move(chat_stop_strings)), engine(EchoScript, step) {
+                           const std::function<void(frontend::Service&)>& before_run)
+    : model(context, std::move(chat_stop_strings)),
+      engine(EchoScript, step),
+      service(options, engine, model, log) {
   if (options.endpoint == frontend::ServerOptions{}.endpoint) {
     options.endpoint = "tcp://127.0.0.1:*";
   }
-  auto created = frontend::Server::Create(options, engine, model, log);
+  auto created = frontend::Server::Create(options, service);
   if (!created.ok()) {
     ADD_FAILURE() << created.status();
     std::abort();
   }
   server = *std::move(created);
-  if (before_run) before_run(*server);
+  if (before_run) before_run(service);
   thread = std::thread([this] { result = server->Run(); });
 }
 
 ServedEngine::~ServedEngine() {
   if (thread.joinable()) {
-    server->Stop();
+    service.Stop();
     thread.join();
   }
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "frontend/server/server.h"
+#include "frontend/service/service.h"
 #include "tests/support/fake_engine.h"
 #include "tests/support/fake_text_model.h"
 
@@ -17,13 +18,15 @@ namespace tandem::testing {
 /// one that begins with "endless" an answer without end.
 std::vector<int32_t> EchoScript(const std::vector<int32_t>& prompt);
 
+struct ServedOptions : frontend::ServerOptions, frontend::ServiceOptions {};
+
 /// A server over a fake engine, on a free port, running in a thread.
 struct ServedEngine {
-  explicit ServedEngine(frontend::ServerOptions options = {},
+  explicit ServedEngine(ServedOptions options = {},
                         std::chrono::microseconds step = std::chrono::microseconds(200),
                         int context = 4096, std::vector<std::string> chat_stop_strings = {},
                         frontend::ConversationLog* log = nullptr,
-                        const std::function<void(frontend::Server&)>& before_run = nullptr);
+                        const std::function<void(frontend::Service&)>& before_run = nullptr);
   ~ServedEngine();
 
   const std::string& endpoint() const { return server->endpoint(); }
@@ -32,6 +35,7 @@ struct ServedEngine {
 
   FakeTextModel model;
   FakeEngine engine;
+  frontend::Service service;
   std::unique_ptr<frontend::Server> server;
   absl::Status result;
   std::thread thread;

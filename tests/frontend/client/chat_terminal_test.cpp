@@ -115,7 +115,7 @@ TEST(InFlags, NamesTheFlagsOfFields) {
 }
 
 TEST(ChatOnAPipe, GoesOnWithADamagedConversationWhereThatIsAccepted) {
-  ServedEngine served({}, std::chrono::microseconds(0), 4096, {}, nullptr, [](Server& made) {
+  ServedEngine served({}, std::chrono::microseconds(0), 4096, {}, nullptr, [](Service& made) {
     Conversation kept;
     kept.messages = {{"user", "one"}, {"assistant", "You said: one"}};
     kept.damaged = true;

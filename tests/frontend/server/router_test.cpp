@@ -106,7 +106,7 @@ TEST(Router, WhoDoesNotReadIsNotListenedToAndNotForgotten) {
   int64_t most = 0;
   int answered = 0;
   while (port.Receive()) {
-    ASSERT_EQ(port.router->Send("sleeper", answer), Router::Delivery::kSent);
+    ASSERT_EQ(port.router->Send("sleeper", answer), Delivery::kSent);
     most = std::max(most, port.router->waiting_bytes());
     ++answered;
   }
@@ -132,7 +132,7 @@ TEST(Router, ANewcomerOfTheSameNameTakesThePlace) {
   EXPECT_FALSE(port.Receive());
   EXPECT_TRUE(port.router->TakeVanished().empty()) << "alice is there";
   EXPECT_EQ(port.router->clients(), 1);
-  EXPECT_EQ(port.router->Send("alice", R"({"v":1})"), Router::Delivery::kSent);
+  EXPECT_EQ(port.router->Send("alice", R"({"v":1})"), Delivery::kSent);
   EXPECT_TRUE(second.Receive());
 }
 
@@ -175,9 +175,9 @@ TEST(Router, OneFrameIsTakenWhateverItsSizeAndOthersWithinTheBudget) {
   client.SendRaw({"x"});
   ASSERT_TRUE(port.Receive());
   const std::string large = "\"" + std::string(20 << 20, 'x') + "\"";
-  EXPECT_EQ(port.router->Send("sleeper", large), Router::Delivery::kSent);
-  EXPECT_EQ(port.router->Send("sleeper", "{}"), Router::Delivery::kOverBudget);
-  EXPECT_EQ(port.router->Send("nobody", "{}"), Router::Delivery::kGone);
+  EXPECT_EQ(port.router->Send("sleeper", large), Delivery::kSent);
+  EXPECT_EQ(port.router->Send("sleeper", "{}"), Delivery::kOverBudget);
+  EXPECT_EQ(port.router->Send("nobody", "{}"), Delivery::kGone);
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ using testing::FrameClient;
 using ::testing::HasSubstr;
 using testing::JoinedDeltas;
 using testing::ServedEngine;
+using testing::ServedOptions;
 using Json = nlohmann::json;
 
 Json JoinedLogprobs(const std::vector<Json>& frames) {
@@ -39,6 +40,29 @@ std::string TextOf(const Json& logprobs) {
     for (const Json& byte : entry["bytes"]) text.push_back(static_cast<char>(byte.get<int>()));
   }
   return text;
+}
+
+TEST(Answers, GoOnWithTheLastMessageAndHearOfVariables) {
+  ServedEngine served;
+  FrameClient client(served.endpoint());
+  Json request = ChatFrame("r1", "Hi");
+  request["messages"].push_back({{"role", "assistant"}, {"content", "Hel"}});
+  request["continue_final_message"] = true;
+  request["chat_template_kwargs"] = {{"mood", "good"}};
+  client.Send(request);
+  EXPECT_EQ(client.ReceiveAnswer("r1").back()["type"], "done");
+  EXPECT_EQ(served.engine.requests().back().prompt,
+            testing::ByteTokens("mood=\"good\"\nuser:Hi\nassistant:Hel"));
+  for (const auto& [field, value] :
+       {std::pair("continue_final_message", true), {"add_generation_prompt", false}}) {
+    Json turn = ChatFrame(field, "Hi");
+    turn["conversation"] = "c1";
+    turn[field] = value;
+    client.Send(turn);
+    const Json refused = client.ReceiveAnswer(field).back();
+    EXPECT_EQ(refused["code"], "invalid_argument");
+    EXPECT_THAT(refused["message"].get<std::string>(), HasSubstr(field));
+  }
 }
 
 TEST(Samples, AreAnswersOfTheirOwn) {
@@ -83,7 +107,7 @@ TEST(Samples, AreAnswersOfTheirOwn) {
 }
 
 TEST(Samples, CountAgainstTheLimitsAndLeaveNothingBehind) {
-  ServerOptions options;
+  ServedOptions options;
   options.open_requests_per_client = 4;
   ServedEngine served(options);
   FrameClient client(served.endpoint());
@@ -267,7 +291,7 @@ TEST(Resume, GoesOnWithTheStream) {
 }
 
 TEST(Resume, ALongAnswerComesAsItsClientReads) {
-  ServerOptions options;
+  ServedOptions options;
   options.client_budget_bytes = int64_t{1} << 20;
   constexpr int64_t kDeltas = 80000;  // several times the budget, and what kernels hold besides
   ServedEngine served(options, std::chrono::microseconds(20), /*context=*/100000);
@@ -311,7 +335,7 @@ TEST(Resume, AnswersThatEndWhileTheirClientIsGoneAreKept) {
 }
 
 TEST(Resume, IsForThoseWhoComeBackInTime) {
-  ServerOptions options;
+  ServedOptions options;
   options.resume_grace = std::chrono::milliseconds(50);
   ServedEngine served(options);
   {
@@ -347,7 +371,7 @@ TEST(Resume, DeadlinesHoldWhileTheClientIsGone) {
 }
 
 TEST(Flood, OfOneClientLeavesOthersTheirTurn) {
-  ServerOptions options;
+  ServedOptions options;
   options.open_requests_per_client = 8;
   ServedEngine served(options);
   FrameClient flood(served.endpoint());

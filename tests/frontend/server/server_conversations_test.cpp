@@ -13,6 +13,7 @@ using testing::Eventually;
 using testing::FrameClient;
 using ::testing::HasSubstr;
 using testing::ServedEngine;
+using testing::ServedOptions;
 using testing::TurnFrame;
 using Json = nlohmann::json;
 
@@ -141,7 +142,7 @@ TEST(Conversation, HasOneAnswerAtATime) {
 }
 
 TEST(Conversation, AFailedRequestLeavesItAsItWas) {
-  ServerOptions options;
+  ServedOptions options;
   options.resume_grace = std::chrono::milliseconds(0);
   ServedEngine served(options, std::chrono::microseconds(200), /*context=*/200);
   FrameClient client(served.endpoint());
@@ -221,7 +222,7 @@ TEST(Conversation, ForksGoOnSeparately) {
 }
 
 TEST(Conversation, NumberAndBytesAreBounded) {
-  ServerOptions options;
+  ServedOptions options;
   options.conversations = {.conversations = 3, .bytes = 20000};
   ServedEngine served(options);
   FrameClient client(served.endpoint());
@@ -295,7 +296,7 @@ TEST(Conversation, ListsAndMessagesComeInPages) {
 }
 
 TEST(Conversation, ShiftsAndSaysWhatWasDropped) {
-  ServerOptions options;
+  ServedOptions options;
   options.context_policy.kind = ContextPolicy::Kind::kShift;
   ServedEngine served(options, std::chrono::microseconds(50), /*context=*/600);
   FrameClient client(served.endpoint());

@@ -19,6 +19,7 @@ using testing::Eventually;
 using testing::FrameClient;
 using ::testing::HasSubstr;
 using testing::ServedEngine;
+using testing::ServedOptions;
 using testing::TurnFrame;
 using Json = nlohmann::json;
 
@@ -131,7 +132,7 @@ Json Outcome(FrameClient& client, const std::string& id) {
 
 /// A server with a log that tells nothing by itself.
 struct LoggedServer {
-  explicit LoggedServer(ServerOptions options = {})
+  explicit LoggedServer(ServedOptions options = {})
       : served(std::move(options), std::chrono::microseconds(50), 4096, {}, &log) {}
   HeldLog log;
   ServedEngine served;
@@ -173,12 +174,12 @@ TEST(ServerState, ATurnThatIsNotDurableSaysSo) {
 }
 
 TEST(ServerState, SparseAttentionOfEarlierTurnsIsWhyTheyWereComputedAgain) {
-  ServerOptions sparse;
+  ServedOptions sparse;
   sparse.attention = "sparse:window=64";
   std::map<ConversationName, Conversation> kept;
-  const auto turn_of = [&](const ServerOptions& options, const std::string& text) {
+  const auto turn_of = [&](const ServedOptions& options, const std::string& text) {
     HeldLog log(kept);
-    ServedEngine served(options, std::chrono::microseconds(50), 4096, {}, &log, [&](Server& made) {
+    ServedEngine served(options, std::chrono::microseconds(50), 4096, {}, &log, [&](Service& made) {
       for (const auto& [name, one] : kept) made.Restore(name, one);
     });
     FrameClient client(served.endpoint());
@@ -210,7 +211,7 @@ TEST(ServerState, TurnsGoOnWhereTheLogStopped) {
   const auto before = server.served.engine.requests().back().prompt;
   // Another server, with what the first one's log has, asks the engine as the first would have.
   HeldLog log(server.log.conversations());
-  ServedEngine second({}, std::chrono::microseconds(50), 4096, {}, &log, [&](Server& made) {
+  ServedEngine second({}, std::chrono::microseconds(50), 4096, {}, &log, [&](Service& made) {
     for (const auto& [name, one] : server.log.conversations()) {
       made.Restore(name, one);
     }
@@ -244,7 +245,7 @@ TEST(ServerState, CancelDeadlineAndRepeatWhileItWaits) {
 }
 
 TEST(ServerState, AClientThatIsGoneLosesNoTurn) {
-  ServerOptions options;
+  ServedOptions options;
   options.resume_grace = std::chrono::milliseconds(0);
   LoggedServer server(options);
   {
@@ -267,7 +268,7 @@ TEST(ServerState, ItsEndWaitsForTheLog) {
   FrameClient client(server.served.endpoint());
   client.Send(TurnFrame("r1", "hello"));
   ASSERT_TRUE(Eventually([&] { return server.log.waiting() == 1; }));
-  server.served.server->Stop();
+  server.served.service.Stop();
   std::this_thread::sleep_for(std::chrono::milliseconds(600));
   server.log.Tell(absl::OkStatus());
   EXPECT_EQ(client.ReceiveAnswer("r1").back()["type"], "done");
@@ -355,7 +356,7 @@ TEST(ServerState, WhatAStopStringCutOffIsLeftBehind) {
 }
 
 TEST(ServerState, WhatWasComputedForATurnThatWasGivenUpIsLeftBehind) {
-  ServerOptions options;
+  ServedOptions options;
   options.resume_grace = std::chrono::milliseconds(0);
   LoggedServer server(options);
   {

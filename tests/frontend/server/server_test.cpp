@@ -18,6 +18,7 @@ using testing::FrameClient;
 using ::testing::HasSubstr;
 using testing::JoinedDeltas;
 using testing::ServedEngine;
+using testing::ServedOptions;
 using Json = nlohmann::json;
 
 TEST(Server, StreamsAChat) {
@@ -225,7 +226,7 @@ TEST(Server, PingAndStatus) {
 }
 
 TEST(Server, BadFramesGetAnErrorFrameAndTheServerGoesOn) {
-  ServerOptions options;
+  ServedOptions options;
   options.limits.frame_bytes = 4096;
   ServedEngine served(options);
   FrameClient client(served.endpoint());
@@ -255,7 +256,7 @@ TEST(Server, BadFramesGetAnErrorFrameAndTheServerGoesOn) {
 }
 
 TEST(Server, NamesWhatItRefusesAndCountsIt) {
-  ServerOptions options;
+  ServedOptions options;
   options.limits.frame_bytes = 4096;
   ServedEngine served(options);
   FrameClient client(served.endpoint());
@@ -290,7 +291,7 @@ TEST(Server, AnswersAReqSocketToo) {
 }
 
 TEST(Server, LimitsOpenRequests) {
-  ServerOptions options;
+  ServedOptions options;
   options.open_requests_per_client = 2;
   ServedEngine served(options);
   served.engine.set_capacity(3);
@@ -319,7 +320,7 @@ TEST(Server, ADeadlineEndsTheRequest) {
 }
 
 TEST(Server, AHundredClientsThatVanishLeaveNothingRunning) {
-  ServerOptions server_options;
+  ServedOptions server_options;
   server_options.resume_grace = std::chrono::milliseconds(50);
   ServedEngine served(server_options, std::chrono::milliseconds(1));
   FrameClient witness(served.endpoint());
@@ -369,7 +370,7 @@ TEST(Server, AClientThatComesBackUnderItsNameGetsItsAnswer) {
 }
 
 TEST(Server, AClientThatDoesNotReadIsCancelledWithAReason) {
-  ServerOptions options;
+  ServedOptions options;
   options.client_budget_bytes = 20000;
   ServedEngine served(options, std::chrono::microseconds(0), /*context=*/1 << 20);
   FrameClient witness(served.endpoint());
@@ -411,7 +412,7 @@ TEST(Server, StopAnswersWhatIsOpen) {
   FrameClient client(served.endpoint());
   client.Send(ChatFrame("r1", "endless"));
   ASSERT_TRUE(client.Receive());
-  served.server->Stop();
+  served.service.Stop();
   EXPECT_EQ(client.ReceiveAnswer("r1").back()["code"], "unavailable");
   EXPECT_TRUE(served.Join().ok());
   EXPECT_TRUE(Eventually([&] { return served.engine.running() == 0; }));
@@ -420,9 +421,9 @@ TEST(Server, StopAnswersWhatIsOpen) {
 TEST(Server, RefusesEndpointsThatCannotBeHad) {
   ServedEngine served;
   const auto failure = [&](const std::string& endpoint) {
-    ServerOptions options;
+    ServedOptions options;
     options.endpoint = endpoint;
-    const auto server = Server::Create(options, served.engine, served.model);
+    const auto server = Server::Create(options, served.service);
     EXPECT_FALSE(server.ok()) << endpoint;
     EXPECT_THAT(Message(server.status()), HasSubstr(endpoint));
     EXPECT_EQ(Message(server.status()).find('\n'), std::string::npos);
@@ -441,7 +442,7 @@ TEST(Server, RefusesEndpointsThatCannotBeHad) {
 
 TEST(Server, ServesOnAnIpcPathThatNobodyElseCanTake) {
   const std::string path = fmt::format("{}tandem-{}.sock", ::testing::TempDir(), getpid());
-  ServerOptions options;
+  ServedOptions options;
   options.endpoint = "ipc://" + path;
   {
     ServedEngine served(options);
@@ -450,7 +451,7 @@ TEST(Server, ServesOnAnIpcPathThatNobodyElseCanTake) {
     EXPECT_EQ(client.ReceiveAnswer("r1").back()["text"], "You said: x");
     EXPECT_EQ(std::filesystem::status(path).permissions(),
               std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
-    const auto second = Server::Create(options, served.engine, served.model);
+    const auto second = Server::Create(options, served.service);
     EXPECT_THAT(Message(second.status()), HasSubstr("in use"));
     client.Send(ChatFrame("r2", "y"));
     EXPECT_EQ(client.ReceiveAnswer("r2").back()["text"], "You said: y");

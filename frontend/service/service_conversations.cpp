@@ -2,14 +2,11 @@
 #include <iterator>
 #include <utility>
 
-#include "frontend/server/server.h"
+#include "frontend/service/service.h"
 
-/// The server's conversations: their turns, and the commands on them.
+/// The service's conversations: their turns, and the commands on them.
 namespace tandem::frontend {
 namespace {
-
-/// Of contents told in one frame.
-constexpr int64_t kFrameBytes = int64_t{1} << 20;
 
 /// About what a conversation grows by with these messages: they are kept as messages, as rendered
 /// text and as tokens.
@@ -30,9 +27,16 @@ std::vector<int32_t> Joined(std::span<const int32_t> prompt, std::span<const int
 
 }  // namespace
 
-absl::Status Server::BeginTurn(RequestRecord& record, Preparation& preparation) {
+absl::Status Service::BeginTurn(RequestRecord& record, Preparation& preparation) {
   const GenerateRequest& request = preparation.request;
   auto& messages = std::get<std::vector<ChatMessage>>(preparation.request.input);
+  // The messages of a conversation and its answers take turns.
+  if (request.render.continue_final_message || !request.render.add_generation_prompt) {
+    return InvalidArgument(
+        "{}: a conversation goes on with an answer of its own; leave out this field, or the "
+        "conversation",
+        request.render.continue_final_message ? "continue_final_message" : "add_generation_prompt");
+  }
   const ConversationName name{.tenant = request.tenant, .id = *request.conversation};
   TANDEM_RETURN_IF_ERROR(FindOnDisk(name));
   if (!request.accept_damage) TANDEM_RETURN_IF_ERROR(conversations_.CheckWhole(name));
@@ -52,13 +56,13 @@ absl::Status Server::BeginTurn(RequestRecord& record, Preparation& preparation) 
   return absl::OkStatus();
 }
 
-absl::Status Server::FindOnDisk(const ConversationName& name) {
+absl::Status Service::FindOnDisk(const ConversationName& name) {
   if (log_ == nullptr || conversations_.Has(name)) return absl::OkStatus();
   if (auto kept = log_->TakeDamaged(name)) conversations_.Restore(name, *std::move(kept));
   return log_->CheckReadable(name);
 }
 
-void Server::CommitTurn(RequestRecord& record, const AnswerChoice& choice) {
+void Service::CommitTurn(RequestRecord& record, const AnswerChoice& choice) {
   ConversationTurn turn = *std::exchange(record.turn, std::nullopt);
   const AnswerWriter::Certain certain = choice.writer->certain();
   // What was computed until now, and may be of no use any more.
@@ -100,7 +104,7 @@ void Server::CommitTurn(RequestRecord& record, const AnswerChoice& choice) {
                });
 }
 
-void Server::AbandonTurn(RequestRecord& record, bool prepares) {
+void Service::AbandonTurn(RequestRecord& record, bool prepares) {
   const ConversationTurn turn = *std::exchange(record.turn, std::nullopt);
   conversations_.Abandon(turn.name);
   if (log_ == nullptr) return;
@@ -123,7 +127,7 @@ void Server::AbandonTurn(RequestRecord& record, bool prepares) {
   }
 }
 
-void Server::TakeAbandoned(const Mailbox::Event& event) {
+void Service::TakeAbandoned(const Mailbox::Event& event) {
   const auto* prepared = std::get_if<std::unique_ptr<Prepared>>(&event.what);
   if (prepared != nullptr) {
     for (const parallel::RequestId id : (*prepared)->engine_ids) engine_.Cancel(id);
@@ -146,13 +150,13 @@ void Server::TakeAbandoned(const Mailbox::Event& event) {
   }
 }
 
-void Server::EndOneOf(std::map<uint64_t, AbandonedTurn>::iterator turn) {
+void Service::EndOneOf(std::map<uint64_t, AbandonedTurn>::iterator turn) {
   if (--turn->second.running > 0) return;
   EraseKv(turn->second);
   abandoned_.erase(turn);
 }
 
-void Server::EraseKv(const AbandonedTurn& turn) {
+void Service::EraseKv(const AbandonedTurn& turn) {
   std::vector<kv_store::BlockHash> blocks;
   for (const std::vector<int32_t>& answer : turn.answers) {
     const std::vector<kv_store::BlockHash> some =
@@ -162,39 +166,40 @@ void Server::EraseKv(const AbandonedTurn& turn) {
   if (!blocks.empty()) log_->EraseKv(std::move(blocks));
 }
 
-void Server::Handle(const RequestName& name, const ConversationListRequest& request) {
-  router_->Send(name.client, ConversationListFrame(
-                                 name.id, conversations_.List(request.tenant, request.after,
-                                                              static_cast<size_t>(request.limit))));
+void Service::ListConversations(ConversationListRequest request, PageAnswer answer) {
+  Call([this, request = std::move(request), answer = std::move(answer)] {
+    answer(conversations_.List(request.tenant, request.after, static_cast<size_t>(request.limit)));
+  });
 }
 
-void Server::Handle(const RequestName& name, const ConversationGetRequest& request) {
-  const ConversationName conversation{.tenant = request.tenant, .id = request.conversation};
-  const absl::Status readable = FindOnDisk(conversation);
-  const absl::StatusOr<const Conversation*> found = conversations_.Get(conversation);
-  if (!readable.ok() || !found.ok()) {
-    Refuse(name, readable.ok() ? found.status() : readable);
-    return;
-  }
-  router_->Send(name.client, ConversationFrame(name.id, request.conversation, **found,
-                                               static_cast<size_t>(request.from), kFrameBytes));
+void Service::GetConversation(ConversationGetRequest request, ConversationAnswer answer) {
+  Call([this, request = std::move(request), answer = std::move(answer)] {
+    const ConversationName name{.tenant = request.tenant, .id = request.conversation};
+    const absl::Status readable = FindOnDisk(name);
+    absl::StatusOr<const Conversation*> found = conversations_.Get(name);
+    if (!readable.ok()) found = readable;
+    if (!found.ok()) ++counts_.refused[ErrorCodeOf(found.status())];
+    answer(found);
+  });
 }
 
-void Server::Handle(const RequestName& name, const ConversationDeleteRequest& request) {
-  const ConversationName conversation{.tenant = request.tenant, .id = request.conversation};
-  std::string frame = ConversationDeletedFrame(name.id, request.conversation);
-  const absl::StatusOr<std::vector<kv_store::BlockHash>> blocks = DeleteConversation(conversation);
-  if (!blocks.ok()) {
-    Refuse(name, blocks.status());
-  } else if (log_ == nullptr) {
-    router_->Send(name.client, std::move(frame));
+void Service::DeleteConversation(ConversationDeleteRequest request, CommandAnswer answer) {
+  Call([this, request = std::move(request), answer = std::move(answer)]() mutable {
+    TakeDelete(request, std::move(answer));
+  });
+}
+
+void Service::TakeDelete(const ConversationDeleteRequest& request, CommandAnswer answer) {
+  const ConversationName name{.tenant = request.tenant, .id = request.conversation};
+  const absl::StatusOr<std::vector<kv_store::BlockHash>> blocks = Delete(name);
+  if (!blocks.ok() || log_ == nullptr) {
+    Answer(answer, blocks.status());
   } else {
-    log_->Erase(conversation, *blocks, AnswerWhenLogged(name, std::move(frame)));
+    log_->Erase(name, *blocks, AnswerWhenLogged(std::move(answer)));
   }
 }
 
-absl::StatusOr<std::vector<kv_store::BlockHash>> Server::DeleteConversation(
-    const ConversationName& name) {
+absl::StatusOr<std::vector<kv_store::BlockHash>> Service::Delete(const ConversationName& name) {
   // One that cannot be read is on disk only.
   if (!FindOnDisk(name).ok()) return std::vector<kv_store::BlockHash>();
   std::vector<int32_t> tokens;
@@ -203,61 +208,61 @@ absl::StatusOr<std::vector<kv_store::BlockHash>> Server::DeleteConversation(
   return conversations_.LeftBehind(name.tenant, tokens);
 }
 
-void Server::Handle(const RequestName& name, const ConversationForkRequest& request) {
+void Service::ForkConversation(ConversationForkRequest request, CommandAnswer answer) {
+  Call([this, request = std::move(request), answer = std::move(answer)]() mutable {
+    TakeFork(request, std::move(answer));
+  });
+}
+
+void Service::TakeFork(const ConversationForkRequest& request, CommandAnswer answer) {
   const ConversationName from{.tenant = request.tenant, .id = request.conversation};
   const ConversationName to{.tenant = request.tenant, .id = request.to};
   absl::Status status = FindOnDisk(to);
   if (status.ok()) status = FindOnDisk(from);
   if (status.ok()) status = conversations_.Fork(from, request.to);
-  if (!status.ok()) {
-    Refuse(name, status);
-    return;
-  }
-  std::string frame = ConversationForkedFrame(name.id, request.conversation, request.to);
-  if (log_ == nullptr) {
-    router_->Send(name.client, std::move(frame));
+  if (!status.ok() || log_ == nullptr) {
+    Answer(answer, status);
   } else {
-    log_->Append(to, DeltaOf(**conversations_.Get(to)), {},
-                 AnswerWhenLogged(name, std::move(frame)));
+    log_->Append(to, DeltaOf(**conversations_.Get(to)), {}, AnswerWhenLogged(std::move(answer)));
   }
 }
 
-ConversationLog::Done Server::AnswerWhenLogged(const RequestName& name, std::string frame) {
+ConversationLog::Done Service::AnswerWhenLogged(CommandAnswer answer) {
   const uint64_t key = next_command_++;
-  commands_[key] = {.name = name, .frame = std::move(frame)};
+  commands_[key] = std::move(answer);
   return [mailbox = mailbox_, key](absl::Status status) {
     mailbox->Put({.key = key, .what = Mailbox::CommandLogged{std::move(status)}});
   };
 }
 
-void Server::TakeCommand(uint64_t key, const absl::Status& status) {
+void Service::TakeCommand(uint64_t key, const absl::Status& status) {
   const auto found = commands_.find(key);
   if (found == commands_.end()) return;
-  const Command command = std::move(found->second);
+  const CommandAnswer answer = std::move(found->second);
   commands_.erase(found);
   if (status.ok()) {
-    router_->Send(command.name.client, command.frame);
+    answer(status);
   } else {
-    Refuse(command.name,
-           absl::Status(absl::StatusCode::kUnavailable,
-                        fmt::format("it is done in memory, but not yet on disk ({}): the server "
-                                    "goes on trying; status tells when it has succeeded",
-                                    Message(status))));
+    Answer(answer, absl::Status(absl::StatusCode::kUnavailable,
+                                fmt::format("it is done in memory, but not yet on disk ({}): the "
+                                            "server goes on trying; status tells when it has "
+                                            "succeeded",
+                                            Message(status))));
   }
 }
 
-void Server::TakeLogged(RequestRecord& record, const absl::Status& status) {
+void Service::TakeLogged(RequestRecord& record, const absl::Status& status) {
   if (!record.unlogged) return;
-  DoneContents done = *std::exchange(record.unlogged, std::nullopt);
-  done.durable = status.ok();
-  SendDone(record, done);
+  record.unlogged = false;
+  record.done->durable = status.ok();
+  SendDone(record);
 }
 
-bool Server::WaitsForLog() {
-  const std::vector<RequestRecord*> open = requests_.AllOpen();
+bool Service::WaitsForLog() const {
+  const std::vector<const RequestRecord*> open = requests_.AllOpen();
   return !commands_.empty() ||
          std::any_of(open.begin(), open.end(),
-                     [](const RequestRecord* record) { return record->unlogged.has_value(); });
+                     [](const RequestRecord* record) { return record->unlogged; });
 }
 
 }  // namespace tandem::frontend

@@ -1,4 +1,4 @@
-#include "frontend/server/request_preparer.h"
+#include "frontend/service/request_preparer.h"
 
 #include <gtest/gtest.h>
 
@@ -152,19 +152,22 @@ class HangingEngine final : public parallel::Engine {
 };
 
 struct HangingServer {
-  explicit HangingServer(ServerOptions options = {}) {
-    options.endpoint = "tcp://127.0.0.1:*";
-    server = *Server::Create(options, hanging, model);
+  explicit HangingServer(ServiceOptions options = {})
+      : service(std::move(options), hanging, model) {
+    ServerOptions server_options;
+    server_options.endpoint = "tcp://127.0.0.1:*";
+    server = *Server::Create(server_options, service);
     thread = std::thread([this] { (void)server->Run(); });
   }
   ~HangingServer() {
     hanging.Hang(false);
-    server->Stop();
+    service.Stop();
     thread.join();
   }
   FakeTextModel model;
   FakeEngine engine{testing::EchoScript, std::chrono::microseconds(200)};
   HangingEngine hanging{engine};
+  Service service;
   std::unique_ptr<Server> server;
   std::thread thread;
 };
@@ -219,7 +222,7 @@ TEST(ServerOfAHangingEngine, CancelsWhatIsNotThereYetAndNeverRunsAnIdTwice) {
 }
 
 TEST(ServerOfAHangingEngine, AClientThatVanishesMeanwhileLeavesNothingRunning) {
-  ServerOptions options;
+  ServiceOptions options;
   options.resume_grace = std::chrono::milliseconds(0);
   HangingServer served(options);
   served.hanging.Hang(true);

@@ -1,9 +1,9 @@
-#include "frontend/server/request_table.h"
+#include "frontend/service/request_table.h"
 
 namespace tandem::frontend {
 
 int64_t RequestRecord::bytes() const {
-  size_t bytes = sizeof(RequestRecord) + name.client.size() + name.id.size() + done_frame.size() +
+  size_t bytes = sizeof(RequestRecord) + name.client.size() + name.id.size() +
                  deltas.size() * sizeof(Delta) + choices.size() * sizeof(AnswerChoice);
   for (const AnswerChoice& choice : choices) {
     bytes += choice.text.size();
@@ -52,6 +52,12 @@ std::vector<RequestRecord*> RequestTable::AllOpen() {
   return records;
 }
 
+std::vector<const RequestRecord*> RequestTable::AllOpen() const {
+  std::vector<const RequestRecord*> records;
+  for (const auto& [key, record] : open_) records.push_back(record);
+  return records;
+}
+
 int64_t RequestTable::OpenAnswersOf(const std::string& client) const {
   const auto found = open_answers_of_client_.find(client);
   return found == open_answers_of_client_.end() ? 0 : found->second;
@@ -66,14 +72,21 @@ void RequestTable::Close(const RequestRecord& record) {
   if (of_client->second == 0) open_answers_of_client_.erase(of_client);
 }
 
-void RequestTable::Finish(RequestRecord& record, std::string done_frame) {
+bool RequestTable::Keeps(const RequestRecord& record) const {
+  return record.events->repeats() != AnswerEvents::Repeats::kNever && kept_answers_ > 0 &&
+         record.bytes() <= kept_bytes_;
+}
+
+void RequestTable::Finish(RequestRecord& record) {
+  if (!Keeps(record)) {
+    Drop(record);
+    return;
+  }
   Close(record);
   for (AnswerChoice& choice : record.choices) choice.writer.reset();
   record.turn.reset();
-  record.unlogged.reset();
   record.deadline.reset();
   record.detached_until.reset();
-  record.done_frame = std::move(done_frame);
   record.finished_as = next_finished_++;
   finished_[record.finished_as] = &record;
   finished_bytes_ += record.bytes();
@@ -93,12 +106,13 @@ void RequestTable::Drop(RequestRecord& record) {
   records_.erase(name);
 }
 
-void RequestTable::DropAnswersOf(const std::string& client) {
+void RequestTable::DropPassingAnswersOf(const std::string& client) {
   auto it = records_.lower_bound({.client = client, .id = ""});
   while (it != records_.end() && it->first.client == client) {
     RequestRecord& record = *it->second;
     ++it;
-    if (!record.open()) Drop(record);
+    const bool passing = record.events->repeats() == AnswerEvents::Repeats::kWhileConnected;
+    if (!record.open() && passing) Drop(record);
   }
 }
 

@@ -1,40 +1,40 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <utility>
 
 #include "core/base/counted.h"
 #include "core/base/retry_after.h"
-#include "frontend/chat/logprobs_json.h"
-#include "frontend/server/server.h"
+#include "frontend/service/service.h"
 #include "frontend/text/name_number.h"
 
-/// The server's requests for answers, from arrival to their last frame.
+/// The service's requests for answers, from arrival to their last word.
 namespace tandem::frontend {
 namespace {
 
-constexpr size_t kDeltasOfPart = 64;  // of a replay, at once
-constexpr double kQueueSeconds = 1;   // after which a client may try again
+constexpr std::chrono::milliseconds kReplayTurn{20};  // of all replays, in a step
+constexpr size_t kDeltasOfPart = 64;                  // of a replay, at once
+constexpr double kDrainSeconds = 5;                   // after which another server may be there
+constexpr double kQueueSeconds = 1;                   // after which a client may try again
 
 constexpr std::string_view kTooSlow =
     "cancelled, because this client does not read its answers and its byte budget is used up: read "
     "while they come, then send the request again";
 
-/// Names that ROUTER makes up begin with a zero byte, and never come back after a disconnect.
-bool IsMadeUpName(const std::string& client) { return client.empty() || client[0] == '\0'; }
-
-/// What a delta says besides its text: the log-probabilities up to `end`, and which choice it is.
-DeltaExtras ExtrasOf(const RequestRecord& record, size_t choice, size_t begin, size_t end,
-                     const TextModel& model) {
-  DeltaExtras extras;
-  if (record.choices.size() > 1) extras.choice = choice;
+/// The next delta of a choice, which ends there; it goes on where the last one ended.
+AnswerDelta NextDelta(const RequestRecord& record, size_t seq, const RequestRecord::Delta& begin,
+                      const RequestRecord::Delta& end) {
+  const AnswerChoice& choice = record.choices[end.choice];
+  AnswerDelta delta;
+  delta.choice = end.choice;
+  delta.seq = static_cast<int64_t>(seq);
+  delta.text = std::string_view(choice.text).substr(begin.text_end, end.text_end - begin.text_end);
   if (record.wants_logprobs) {
-    const std::span known(record.choices[choice].logprobs);
-    extras.logprobs = LogprobsJson(model, known.subspan(begin, end - begin));
+    delta.logprobs = std::span(choice.logprobs)
+                         .subspan(begin.logprobs_end, end.logprobs_end - begin.logprobs_end);
   }
-  return extras;
+  return delta;
 }
 
 /// Adds what one of several answers to the same prompt took.
@@ -53,12 +53,38 @@ void AddUsage(const parallel::Usage& more, parallel::Usage& sum) {
 
 }  // namespace
 
-void Server::HandleGenerate(const RequestName& name, Request request) {
+absl::Status Service::CheckTakes(const std::string& client, int32_t samples) const {
+  if (draining()) {
+    return WithRetryAfter(absl::UnavailableError(
+                              "the server is draining: it completes the answers that it has begun, "
+                              "takes no more requests, and ends; send the request to another "
+                              "server, or again when this one has been started again"),
+                          kDrainSeconds);
+  }
+  if (ending_.load() && ends_with_.ok()) {
+    return absl::UnavailableError("the server is shutting down");
+  }
+  const int64_t open = requests_.open_answers();
+  const int64_t of_client = requests_.OpenAnswersOf(client);
+  if (open + samples <= options_.open_requests &&
+      of_client + samples <= options_.open_requests_per_client) {
+    return absl::OkStatus();
+  }
+  return WithRetryAfter(
+      ResourceExhausted("{} in progress ({} for this client), at most {} ({}) are taken: "
+                        "wait for one, then send again",
+                        Counted(open, "answer is", "answers are"), of_client,
+                        options_.open_requests, options_.open_requests_per_client),
+      kQueueSeconds);
+}
+
+void Service::TakeStart(const RequestName& name, Request request,
+                        std::shared_ptr<AnswerEvents> events) {
   if (RequestRecord* known = requests_.Find(name); known != nullptr) {
     if (known->fingerprint == request.fingerprint) {
       Replay(*known, 0);
     } else {
-      Refuse(name, ErrorCode::kInvalidArgument,
+      Refuse(*events, ErrorCode::kInvalidArgument,
              fmt::format("id: \"{}\" is already the name of another request on this connection; "
                          "give each request an id of its own",
                          name.id));
@@ -66,29 +92,21 @@ void Server::HandleGenerate(const RequestName& name, Request request) {
     return;
   }
   auto& generate = std::get<GenerateRequest>(request.body);
-  const int64_t open = requests_.open_answers();
-  const int64_t of_client = requests_.OpenAnswersOf(name.client);
-  if (open + generate.samples > options_.open_requests ||
-      of_client + generate.samples > options_.open_requests_per_client) {
-    Refuse(name,
-           WithRetryAfter(
-               ResourceExhausted("{} in progress ({} for this client), at most {} ({}) are taken: "
-                                 "wait for one, then send again",
-                                 Counted(open, "answer is", "answers are"), of_client,
-                                 options_.open_requests, options_.open_requests_per_client),
-               kQueueSeconds));
+  if (const absl::Status takes = CheckTakes(name.client, generate.samples); !takes.ok()) {
+    Refuse(*events, takes);
     return;
   }
   RequestRecord& record = requests_.Add(name, static_cast<size_t>(generate.samples));
   record.fingerprint = request.fingerprint;
-  const absl::Status started = Start(record, std::move(generate));
+  record.events = events;
+  const absl::Status started = Prepare(record, std::move(generate));
   if (!started.ok()) {
     DropRequest(record);
-    Refuse(name, started);
+    Refuse(*events, started);
   }
 }
 
-absl::Status Server::Start(RequestRecord& record, GenerateRequest request) {
+absl::Status Service::Prepare(RequestRecord& record, GenerateRequest request) {
   if (request.deadline_seconds) {
     record.deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(
                                          std::chrono::duration<double>(*request.deadline_seconds));
@@ -107,8 +125,9 @@ absl::Status Server::Start(RequestRecord& record, GenerateRequest request) {
   return preparer_->Add(std::move(preparation));
 }
 
-void Server::TakePrepared(RequestRecord& record, Prepared prepared) {
-  const RequestName name = record.name;
+void Service::TakePrepared(RequestRecord& record, Prepared prepared) {
+  const std::shared_ptr<AnswerEvents> events = record.events;
+  const std::string client = record.name.client;
   const uint64_t key = record.key;
   const bool detached = record.detached_until.has_value();
   record.preparing = false;
@@ -119,7 +138,7 @@ void Server::TakePrepared(RequestRecord& record, Prepared prepared) {
   }
   if (!prepared.status.ok()) {
     DropRequest(record);
-    if (!detached) Refuse(name, prepared.status);
+    if (!detached) Refuse(*events, prepared.status);
     return;
   }
   record.dropped = prepared.chat.dropped;
@@ -142,8 +161,8 @@ void Server::TakePrepared(RequestRecord& record, Prepared prepared) {
   }
   if (record.cancelled) CancelInEngine(record);
   for (int i = 0; i < record.accepts && !detached; ++i) {
-    if (router_->Send(name.client, AcceptedFrame(name.id)) == Router::Delivery::kGone) {
-      Vanished(name.client);
+    if (events->OnAccepted() == Delivery::kGone) {
+      TakeGone(client);
       break;
     }
   }
@@ -155,11 +174,28 @@ void Server::TakePrepared(RequestRecord& record, Prepared prepared) {
   for (Mailbox::Event& event : early) Take(std::move(event));
 }
 
-void Server::HandleResume(const RequestName& name, const ResumeRequest& resume) {
+void Service::TakeCancel(const RequestName& name, AnswerEvents* events) {
+  RequestRecord* record = requests_.Find(name);
+  if (record != nullptr && record->open()) {
+    record->detached_until.reset();  // whoever cancels is there
+    record->cancelled = true;
+    CancelInEngine(*record);  // its done comes when the engine has let go of it
+  } else if (events == nullptr) {
+    return;
+  } else if (record != nullptr) {
+    events->OnDone(*record->done);
+  } else {
+    Refuse(*events, ErrorCode::kNotFound,
+           fmt::format("cancel: this connection has no request \"{}\"", name.id));
+  }
+}
+
+void Service::TakeResume(const RequestName& name, const ResumeRequest& resume,
+                         AnswerEvents& events) {
   RequestRecord* record = requests_.Find(name);
   if (record == nullptr) {
     Refuse(
-        name, ErrorCode::kNotFound,
+        events, ErrorCode::kNotFound,
         fmt::format("resume: no answer to a request \"{}\" is kept for this connection identity: "
                     "it never came, it failed, its client was gone for more than {} s, or it is "
                     "too long ago; send the request again",
@@ -170,15 +206,14 @@ void Server::HandleResume(const RequestName& name, const ResumeRequest& resume) 
   Replay(*record, std::min(resume.last_seq.value_or(-1), kMost) + 1);
 }
 
-void Server::Replay(RequestRecord& record, int64_t from_seq) {
-  const std::string client = record.name.client;
+void Service::Replay(RequestRecord& record, int64_t from_seq) {
   record.detached_until.reset();
   if (record.preparing) {
     ++record.accepts;
     return;
   }
-  const Router::Delivery delivery = router_->Send(client, AcceptedFrame(record.name.id));
-  if (delivery != Router::Delivery::kSent) {
+  const Delivery delivery = record.events->OnAccepted();
+  if (delivery != Delivery::kSent) {
     EndReplay(record, delivery);
     return;
   }
@@ -197,47 +232,61 @@ void Server::Replay(RequestRecord& record, int64_t from_seq) {
   }
   record.replay = std::move(replay);
   if (goes_on) return;
-  const RequestName name = record.name;
-  if (SendPart(record)) replays_.push_back(name);
+  ReplayTurn turn{.name = record.name, .events = record.events};
+  if (SendPart(record)) replays_.push_back(std::move(turn));
 }
 
-bool Server::SendPart(RequestRecord& record) {
-  const std::string client = record.name.client;
+void Service::ContinueReplays() {
+  const Clock::time_point end = Clock::now() + kReplayTurn;
+  replays_are_late_ = false;
+  for (size_t unread = 0; unread < replays_.size();) {
+    if (Clock::now() >= end) {
+      replays_are_late_ = true;
+      return;
+    }
+    ReplayTurn turn = std::move(replays_.front());
+    replays_.pop_front();
+    RequestRecord* record = requests_.Find(turn.name);
+    if (record == nullptr) {
+      Refuse(
+          *turn.events, ErrorCode::kNotFound,
+          "resume: the answer was too long ago, and is not kept any more: send the request again");
+    }
+    if (record == nullptr || !record->replay) continue;
+    const bool reads = turn.events->ReadsOn();
+    unread = reads ? 0 : unread + 1;
+    if (!reads || SendPart(*record)) replays_.push_back(std::move(turn));
+  }
+}
+
+bool Service::SendPart(RequestRecord& record) {
   RequestRecord::Replay& replay = *record.replay;
   const size_t end = std::min(record.deltas.size(), replay.next + kDeltasOfPart);
-  Router::Delivery delivery = Router::Delivery::kSent;
-  for (; replay.next < end && delivery == Router::Delivery::kSent; ++replay.next) {
+  Delivery delivery = Delivery::kSent;
+  for (; replay.next < end && delivery == Delivery::kSent; ++replay.next) {
     const RequestRecord::Delta& delta = record.deltas[replay.next];
     const RequestRecord::Delta begin = std::exchange(replay.begins[delta.choice], delta);
-    const std::string_view text = record.choices[delta.choice].text;
-    delivery = router_->Send(
-        client,
-        DeltaFrame(record.name.id, static_cast<int64_t>(replay.next),
-                   text.substr(begin.text_end, delta.text_end - begin.text_end),
-                   ExtrasOf(record, delta.choice, begin.logprobs_end, delta.logprobs_end, model_)));
+    delivery = record.events->OnDelta(NextDelta(record, replay.next, begin, delta));
   }
-  if (delivery == Router::Delivery::kSent && replay.next < record.deltas.size()) return true;
+  if (delivery == Delivery::kSent && replay.next < record.deltas.size()) return true;
   record.replay.reset();
-  if (delivery == Router::Delivery::kSent && !record.open()) {
-    delivery = router_->Send(client, record.done_frame, /*must=*/true);
+  if (delivery == Delivery::kSent && !record.open()) {
+    delivery = record.events->OnDone(*record.done);
   }
   EndReplay(record, delivery);
   return false;
 }
 
-void Server::EndReplay(RequestRecord& record, Router::Delivery why) {
+void Service::EndReplay(RequestRecord& record, Delivery why) {
   const std::string client = record.name.client;
-  if (why == Router::Delivery::kGone) Vanished(client);
-  if (why == Router::Delivery::kOverBudget) {
-    if (!record.open()) {
-      router_->Send(client, ErrorFrame(record.name.id, ErrorCode::kCancelled, kTooSlow),
-                    /*must=*/true);
-    }
+  if (why == Delivery::kGone) TakeGone(client);
+  if (why == Delivery::kOverBudget) {
+    if (!record.open()) record.events->OnFailed(ErrorCode::kCancelled, kTooSlow, std::nullopt);
     CancelSlow(client);
   }
 }
 
-void Server::Take(RequestRecord& record, size_t choice, std::span<const int32_t> tokens) {
+void Service::Take(RequestRecord& record, size_t choice, std::span<const int32_t> tokens) {
   AnswerChoice& answer = record.choices[choice];
   if (record.turn) answer.tokens.insert(answer.tokens.end(), tokens.begin(), tokens.end());
   const std::string delta = answer.writer->Append(tokens);
@@ -248,7 +297,7 @@ void Server::Take(RequestRecord& record, size_t choice, std::span<const int32_t>
   }
 }
 
-bool Server::Deliver(RequestRecord& record, size_t choice, std::string_view text, bool last) {
+bool Service::Deliver(RequestRecord& record, size_t choice, std::string_view text, bool last) {
   AnswerChoice& answer = record.choices[choice];
   const std::string whole = std::exchange(answer.echo, "") + std::string(text);
   const size_t known =
@@ -257,29 +306,30 @@ bool Server::Deliver(RequestRecord& record, size_t choice, std::string_view text
   const size_t begin = answer.sent_logprobs;
   const bool silent_tokens = last && record.wants_logprobs && known > begin;
   if (whole.empty() && !silent_tokens) return true;
+  const RequestRecord::Delta before{
+      .choice = choice, .text_end = answer.text.size(), .logprobs_end = begin};
   answer.text += whole;
   answer.sent_logprobs = known;
-  const auto seq = static_cast<int64_t>(record.deltas.size());
+  const size_t seq = record.deltas.size();
   record.deltas.push_back(
       {.choice = choice, .text_end = answer.text.size(), .logprobs_end = known});
   if (record.detached_until || record.replay) return true;
   const std::string client = record.name.client;
   const uint64_t key = record.key;
-  switch (router_->Send(client, DeltaFrame(record.name.id, seq, whole,
-                                           ExtrasOf(record, choice, begin, known, model_)))) {
-    case Router::Delivery::kSent:
+  switch (record.events->OnDelta(NextDelta(record, seq, before, record.deltas.back()))) {
+    case Delivery::kSent:
       return true;
-    case Router::Delivery::kGone:
-      Vanished(client);
+    case Delivery::kGone:
+      TakeGone(client);
       return requests_.FindOpen(key) != nullptr;
-    case Router::Delivery::kOverBudget:
+    case Delivery::kOverBudget:
       CancelSlow(client);
       return false;
   }
   return false;
 }
 
-void Server::Finish(RequestRecord& record, size_t choice, const parallel::Finish& finish) {
+void Service::Finish(RequestRecord& record, size_t choice, const parallel::Finish& finish) {
   AnswerChoice& answer = record.choices[choice];
   const bool failed = finish.reason == parallel::FinishReason::kFailed && !answer.writer->stopped();
   answer.cancelled = true;  // nothing is left to be ended
@@ -308,8 +358,8 @@ void Server::Finish(RequestRecord& record, size_t choice, const parallel::Finish
   if (std::all_of(record.choices.begin(), record.choices.end(), is_done)) Complete(record);
 }
 
-void Server::Complete(RequestRecord& record) {
-  DoneContents done;
+void Service::Complete(RequestRecord& record) {
+  DoneContents& done = record.done.emplace();
   done.seed = record.seed;
   done.dropped = record.dropped;
   const AnswerChoice& first = record.choices.front();
@@ -330,7 +380,7 @@ void Server::Complete(RequestRecord& record) {
     contents.text = choice.text;
     if (record.wants_logprobs) {
       choice.logprobs.resize(choice.sent_logprobs);  // without those behind a stop string
-      contents.logprobs = LogprobsJson(model_, choice.logprobs);
+      contents.logprobs = choice.logprobs;
     }
   }
   ++(cancelled ? counts_.cancelled_requests : counts_.answered_requests);
@@ -340,93 +390,90 @@ void Server::Complete(RequestRecord& record) {
     if (log_ != nullptr) {
       // Nothing ends it any more but the news of its turn.
       record.deadline.reset();
-      record.unlogged = std::move(done);
+      record.unlogged = true;
       return;
     }
   }
-  SendDone(record, done);
+  SendDone(record);
 }
 
-void Server::SendDone(RequestRecord& record, const DoneContents& done) {
-  const std::string client = record.name.client;
-  const std::string id = record.name.id;
-  const bool detached = record.detached_until.has_value();
-  const bool replays = record.replay.has_value();
-  std::string frame = DoneFrame(id, done);
-  requests_.Finish(record, frame);
-  // It comes behind the deltas, if the answer is not too large to be kept.
-  if (detached || (replays && requests_.Find({client, id}) != nullptr)) return;
-  if (replays) std::erase(replays_, RequestName{client, id});
-  switch (router_->Send(client, std::move(frame), /*must=*/true)) {
-    case Router::Delivery::kSent:
+void Service::SendDone(RequestRecord& record) {
+  const RequestName name = record.name;
+  const std::shared_ptr<AnswerEvents> events = record.events;
+  const bool kept = requests_.Keeps(record);
+  // A replay has it behind the deltas, if the answer is not too large to be kept.
+  const bool told_now = !record.detached_until && !(record.replay && kept);
+  if (record.replay && !kept) EraseReplay(name);
+  const Delivery delivery = told_now ? events->OnDone(*record.done) : Delivery::kSent;
+  requests_.Finish(record);
+  switch (delivery) {
+    case Delivery::kSent:
       break;
-    case Router::Delivery::kGone:
-      Vanished(client);
+    case Delivery::kGone:
+      TakeGone(name.client);
       break;
-    case Router::Delivery::kOverBudget:
-      router_->Send(client, ErrorFrame(id, ErrorCode::kCancelled, kTooSlow), /*must=*/true);
+    case Delivery::kOverBudget:
+      events->OnFailed(ErrorCode::kCancelled, kTooSlow, std::nullopt);
       break;
   }
 }
 
-void Server::CancelInEngine(RequestRecord& record) {
+void Service::EraseReplay(const RequestName& name) {
+  std::erase_if(replays_, [&](const ReplayTurn& turn) { return turn.name == name; });
+}
+
+void Service::CancelInEngine(RequestRecord& record) {
   if (record.preparing) return;
   for (AnswerChoice& choice : record.choices) {
     if (!std::exchange(choice.cancelled, true)) engine_.Cancel(choice.engine_id);
   }
 }
 
-void Server::DropRequest(RequestRecord& record) {
+void Service::DropRequest(RequestRecord& record) {
   const bool prepares = record.preparing && !preparer_->Drop(record.name.client, record.key);
   const auto found = early_.find(record.key);
   std::vector<Mailbox::Event> early;
   if (found != early_.end()) early = std::move(early_.extract(found).mapped());
   if (record.turn) AbandonTurn(record, prepares);
-  if (record.replay) std::erase(replays_, record.name);
+  if (record.replay) EraseReplay(record.name);
   requests_.Drop(record);
   for (const Mailbox::Event& event : early) TakeAbandoned(event);
 }
 
-void Server::Fail(RequestRecord& record, ErrorCode code, std::string_view message) {
-  ++counts_.failed_requests;
-  const std::string client = record.name.client;
-  const bool detached = record.detached_until.has_value();
-  std::string frame = ErrorFrame(record.name.id, code, message);
+void Service::DropUnheard(RequestRecord& record) {
+  CancelInEngine(record);
+  ++counts_.cancelled_requests;
   DropRequest(record);
-  if (detached) return;
-  if (router_->Send(client, std::move(frame), /*must=*/true) == Router::Delivery::kGone) {
-    Vanished(client);
-  }
 }
 
-void Server::Vanished(const std::string& client) {
-  std::erase_if(replays_, [&](const RequestName& name) {
-    if (name.client != client) return false;
-    if (RequestRecord* record = requests_.Find(name)) record->replay.reset();
+void Service::Fail(RequestRecord& record, ErrorCode code, std::string_view message) {
+  ++counts_.failed_requests;
+  const std::shared_ptr<AnswerEvents> events = record.events;
+  const bool detached = record.detached_until.has_value();
+  DropRequest(record);
+  if (!detached) events->OnFailed(code, message, std::nullopt);
+}
+
+void Service::TakeGone(const std::string& client) {
+  std::erase_if(replays_, [&](const ReplayTurn& turn) {
+    if (turn.name.client != client) return false;
+    if (RequestRecord* record = requests_.Find(turn.name)) record->replay.reset();
     return true;
   });
-  if (IsMadeUpName(client) || options_.resume_grace.count() == 0) {
-    DropClient(client);
-    return;
-  }
   const Clock::time_point until = Clock::now() + options_.resume_grace;
   for (RequestRecord* record : requests_.OpenOf(client)) {
-    if (record->detached_until) continue;
-    record->detached_until = until;
-    SetTimer(until);
+    const bool returns = record->events->repeats() == AnswerEvents::Repeats::kAfterReturn;
+    if (!returns || options_.resume_grace.count() == 0) {
+      DropUnheard(*record);
+    } else if (!record->detached_until) {
+      record->detached_until = until;
+      SetTimer(until);
+    }
   }
+  requests_.DropPassingAnswersOf(client);
 }
 
-void Server::DropClient(const std::string& client) {
-  for (RequestRecord* record : requests_.OpenOf(client)) {
-    CancelInEngine(*record);
-    ++counts_.cancelled_requests;
-    DropRequest(*record);
-  }
-  if (IsMadeUpName(client)) requests_.DropAnswersOf(client);
-}
-
-void Server::CancelSlow(const std::string& client) {
+void Service::CancelSlow(const std::string& client) {
   std::vector<uint64_t> keys;
   for (const RequestRecord* record : requests_.OpenOf(client)) {
     if (!record->unlogged) keys.push_back(record->key);

@@ -5,7 +5,7 @@
 #include <thread>
 
 #include "core/base/mutex.h"
-#include "frontend/server/mailbox.h"
+#include "frontend/service/mailbox.h"
 #include "parallel/engine/engine.h"
 
 namespace tandem::frontend {

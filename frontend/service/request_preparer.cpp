@@ -1,4 +1,4 @@
-#include "frontend/server/request_preparer.h"
+#include "frontend/service/request_preparer.h"
 
 #include <algorithm>
 #include <utility>
@@ -11,7 +11,7 @@ namespace {
 
 constexpr double kComeBackSeconds = 1;
 
-/// Hands what the engine makes for one answer over to the server's thread.
+/// Hands what the engine makes for one answer over to the service's thread.
 parallel::EngineSink SinkTo(const std::shared_ptr<Mailbox>& mailbox, uint64_t key, size_t choice,
                             bool wants_logprobs) {
   parallel::EngineSink sink;

@@ -9,8 +9,8 @@
 
 #include "core/base/mutex.h"
 #include "core/base/status.h"
-#include "frontend/server/mailbox.h"
-#include "frontend/server/preparation.h"
+#include "frontend/service/mailbox.h"
+#include "frontend/service/preparation.h"
 
 namespace tandem::frontend {
 

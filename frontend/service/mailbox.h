@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <utility>
@@ -12,16 +13,17 @@
 
 #include "core/base/mutex.h"
 #include "core/base/status.h"
-#include "frontend/server/preparation.h"
+#include "frontend/service/preparation.h"
 #include "parallel/engine/engine.h"
 
 namespace tandem::frontend {
 
-/// Hands what the engine, the preparer and the log of conversations produce over to the thread that
-/// owns the sockets, and wakes it.
+/// Hands what the engine, the preparer, the log of conversations and front ends on other threads
+/// produce over to the service's thread, and wakes it.
 ///
-/// Held in shared ownership by the server and every sink, because an engine (or a log) may call a
-/// sink after the server is gone. Memory is bounded by the tokens of the requests in progress.
+/// Held in shared ownership by the service and every sink, because an engine (or a log) may call a
+/// sink after the service is gone. Memory is bounded by the tokens of the requests in progress, and
+/// by what front ends hold of clients.
 /// Thread safety: any thread may put and wake; one thread takes.
 class Mailbox {
  public:
@@ -37,13 +39,18 @@ class Mailbox {
     uint64_t number = 0;
     absl::StatusOr<parallel::EngineStatus> status;
   };
+  /// What another thread wants done.
+  struct Call {
+    std::function<void()> function;
+  };
   struct Event {
-    uint64_t key = 0;   // the server's number of the request, or of the command
+    uint64_t key = 0;   // the service's number of the request, or of the command
     size_t choice = 0;  // which of its answers
     /// Of a request: tokens; log-probabilities, which come before their tokens; the end; what came
-    /// of its preparation, perhaps after some of these; or news of the log. And of the engine.
+    /// of its preparation, perhaps after some of these; or news of the log. And of the engine, and
+    /// of other threads.
     std::variant<std::vector<int32_t>, std::vector<parallel::TokenLogprobs>, parallel::Finish,
-                 std::unique_ptr<Prepared>, TurnLogged, CommandLogged, EngineAnswer>
+                 std::unique_ptr<Prepared>, TurnLogged, CommandLogged, EngineAnswer, Call>
         what;
   };
 

@@ -14,7 +14,7 @@
 #include "frontend/chat/chat_prompt.h"
 #include "frontend/chat/generation.h"
 #include "frontend/conversations/conversations.h"
-#include "frontend/server/answer_frames.h"
+#include "frontend/service/answer_events.h"
 #include "parallel/engine/engine.h"
 
 namespace tandem::frontend {
@@ -65,28 +65,28 @@ struct RequestRecord {
   };
 
   RequestName name;
+  std::shared_ptr<AnswerEvents> events;  // never null
   uint64_t fingerprint = 0;
-  uint64_t key = 0;              // the server's own number
+  uint64_t key = 0;              // the service's own number
   std::optional<uint64_t> seed;  // where the answer is sampled
   std::optional<Time> deadline;
   /// Set: the client is gone, and this is when it is no longer waited for.
   std::optional<Time> detached_until;
   bool cancelled = false;                // by the client
   bool preparing = true;                 // the engine has not taken it yet
-  int accepts = 1;                       // frames to be sent once it has
+  int accepts = 1;                       // times to say so once it has
   bool wants_logprobs = false;           // of each token
   std::optional<ConversationTurn> turn;  // while open; of a conversation
   DroppedInput dropped;
-  bool other_attention = false;  // its conversation was computed with another form of attention
-  /// Set: answered in full, and told so once its turn is logged.
-  std::optional<DoneContents> unlogged;
+  bool other_attention = false;      // its conversation was computed with another form of attention
+  std::optional<DoneContents> done;  // set: answered in full; it has views of the choices
+  bool unlogged = false;             // answered in full, and told so once its turn is logged
 
   std::vector<AnswerChoice> choices;  // at least one
   std::vector<Delta> deltas;          // delivered so far
   std::optional<Replay> replay;       // set: the client is given deltas again; new ones wait
-  std::string done_frame;             // empty while open
-  uint64_t finished_as = 0;           // place in the order of finishing
-  bool open() const { return done_frame.empty(); }
+  uint64_t finished_as = 0;           // place in the order of finishing; 0: open
+  bool open() const { return finished_as == 0; }
   int64_t bytes() const;
 };
 
@@ -106,12 +106,15 @@ class RequestTable {
   RequestRecord* FindOpen(uint64_t key);
   std::vector<RequestRecord*> OpenOf(const std::string& client);
   std::vector<RequestRecord*> AllOpen();
+  std::vector<const RequestRecord*> AllOpen() const;
 
-  /// Moves an open record among the kept answers. The record may be gone afterwards.
-  void Finish(RequestRecord& record, std::string done_frame);
+  /// Whether Finish will keep an open record.
+  bool Keeps(const RequestRecord& record) const;
+  /// Moves an open record among the kept answers, or drops it.
+  void Finish(RequestRecord& record);
   void Drop(RequestRecord& record);
-  /// Drops the answers kept for a client.
-  void DropAnswersOf(const std::string& client);
+  /// Drops the answers that are kept for a client only while it is connected.
+  void DropPassingAnswersOf(const std::string& client);
 
   int64_t open() const { return static_cast<int64_t>(open_.size()); }
   /// Answers that open requests are to get.

@@ -1,4 +1,4 @@
-#include "frontend/server/engine_figures.h"
+#include "frontend/service/engine_figures.h"
 
 #include <utility>
 

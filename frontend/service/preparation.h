@@ -24,7 +24,7 @@ struct TurnInput {
 
 /// A request, with all that its preparation needs, so that it may happen on any thread.
 struct Preparation {
-  uint64_t key = 0;    // the server's number of the request
+  uint64_t key = 0;    // the service's number of the request
   std::string client;  // connection identity
   GenerateRequest request;
   std::optional<TurnInput> turn;  // of a conversation; then request.input is empty
