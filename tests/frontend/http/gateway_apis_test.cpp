@@ -291,6 +291,10 @@ TEST(GatewayApis, TokenizesInBothForms) {
       PostJson(gateway, "/apply-template", R"({"messages":[{"role":"user","content":"Hi"}]})"),
       ApiJson::parse(R"({"prompt":"user:Hi\nassistant:"})"));
   EXPECT_EQ(PostJson(gateway, "/apply-template",
+                     R"({"messages":[{"role":"user","content":"Hi"}],)"
+                     R"("add_generation_prompt":false,"chat_template_kwargs":{"a":1}})"),
+            ApiJson::parse(R"({"prompt":"a=1\nuser:Hi\n"})"));
+  EXPECT_EQ(PostJson(gateway, "/apply-template",
                      R"({"messages":[{"role":"assistant","content":"Hi"}]})", 400)["error"]["type"],
             "invalid_request_error");
 }
