@@ -15,6 +15,7 @@
 #include "frontend/service/service.h"
 #include "kv_store/base/files.h"
 #include "launcher/commands/commands.h"
+#include "launcher/commands/http_side.h"
 #include "launcher/commands/text_side.h"
 #include "launcher/job/rank_job.h"
 #include "launcher/options/option_table.h"
@@ -95,6 +96,7 @@ struct Prepared {
   std::unique_ptr<frontend::TextModel> text_model;
   std::shared_ptr<frontend::Listener> listener;  // clients that come early wait
   std::unique_ptr<ServedState> state;
+  HttpPrepared http;
 };
 
 /// The endpoint as others may write it: all addresses are this host's name.
@@ -128,6 +130,7 @@ absl::Status Serve(const ServeOptions& options) {
     auto listener = frontend::Listen(options.listen);
     if (!listener.ok()) return options.model.sources.Blame("--listen", listener.status());
     prepared.listener = std::make_shared<frontend::Listener>(*std::move(listener));
+    TANDEM_ASSIGN_OR_RETURN(prepared.http, PrepareHttp(options.http));
     TANDEM_ASSIGN_OR_RETURN(prepared.state, OpenState(options));
     return absl::OkStatus();
   };
@@ -166,10 +169,18 @@ absl::Status Serve(const ServeOptions& options) {
         service.Stop();
       }
     });
+    std::unique_ptr<HttpSide> http;
+    if (prepared.http.listener != nullptr) {
+      TANDEM_ASSIGN_OR_RETURN(
+          http, HttpSide::Start(options.http, std::move(prepared.http), service,
+                                server_options.clients + (state ? kStateDescriptors : 0)));
+    }
     spdlog::info("serving {} on {}", text_model.name(), server->endpoint());
+    if (http) spdlog::info("serving HTTP on http://{}/v1", http->address());
     spdlog::info("to chat: tandem chat --connect {}", ReachableFrom(server->endpoint()));
     if (state) TellOfAgent(options.model.state, "stays for {:g} s after its last use");
     absl::Status status = server->Run();
+    http.reset();
     signals.Unwatch();
     if (state) TellOfAgent(options.model.state, "stays for {:g} s more");
     return status;

@@ -263,6 +263,30 @@ Rows StateRows(StateOptions& o) {
               AgentRows(o));
 }
 
+Rows HttpRows(HttpOptions& o) {
+  return {
+      Row("--http", {&o.address},
+          "address and port of the gateway for OpenAI's and Anthropic's clients, as in "
+          "127.0.0.1:8080 (this host only) or 0.0.0.0:8080 (all networks); none: no gateway"),
+      Row("--http-hosts", {&o.hosts},
+          "names, with commas between, by which clients may call the gateway, besides those of "
+          "loopback where it listens there; * allows all"),
+      Row("--http-origins", {&o.origins},
+          "web pages, with commas between, that may use the gateway, as in https://example.org; * "
+          "allows all"),
+      Row("--api-keys", Path(o.key_file),
+          "file with API keys, a line each, one of which the gateway's clients must have"),
+      Row("--served-name", Text(o.names),
+          "names of the model over HTTP, with commas between: the first is told, the others are "
+          "taken, too (default: its own)"),
+      Row("--max-body", Size(o.max_body, kKiB, kGiB),
+          "largest body of a request over HTTP (default 8MiB)"),
+      Row("--http-clients", {&o.clients, {1, kMostClients}},
+          "connections over HTTP at once; more are refused with 503"),
+      Row("--access-log", Path(o.access_log),
+          "file to which the gateway adds a line of JSON for each request; - is standard error")};
+}
+
 Rows RowsOf(ServeOptions& o) {
   return Join(
       {ModelArgument(o.model.model), Row("--listen", {&o.listen}, "ZeroMQ endpoint for clients"),
@@ -284,7 +308,7 @@ Rows RowsOf(ServeOptions& o) {
        Row("--drain-timeout", {&o.drain_timeout, {0, 86400}},
            "seconds that answers in progress have after SIGTERM, while new requests are refused as "
            "unavailable; a second SIGTERM, or SIGINT, ends them at once")},
-      StateRows(o.model.state),
+      HttpRows(o.http), StateRows(o.model.state),
       Rows{Row("--recover", {&o.model.state.recover},
                "which conversations to go on with, where several hosts have some: own (those in "
                "--state, or none), ID or ID@HOST (a copy that a host keeps; those in --state are "

@@ -69,9 +69,22 @@ struct LaunchOptions {
   std::string log_level;         // of the ranks; empty: their own
 };
 
+/// Of the HTTP gateway; docs/http.md.
+struct HttpOptions {
+  std::string address;                  // empty: no gateway
+  std::string hosts;                    // names of the server, with commas between
+  std::string origins;                  // of web pages, with commas between
+  std::string key_file;                 // API keys, a line each; empty: none is asked for
+  std::string names;                    // of the model, with commas between; empty: its own
+  std::string access_log;               // a file, or - for standard error; empty: none
+  int64_t max_body = int64_t{8} << 20;  // bytes of a request's body
+  int64_t clients = 4096;               // connections at once
+};
+
 struct ServeOptions {
   ModelOptions model;
   LaunchOptions launch;
+  HttpOptions http;
   std::string listen = "tcp://127.0.0.1:5555";
   int64_t max_message = int64_t{1} << 20;  // bytes of a request frame
   int64_t max_clients = 256;               // connections at once

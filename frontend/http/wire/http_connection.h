@@ -39,6 +39,10 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   /// Sends a response to whatever comes, and closes.
   void Refuse(HttpResponse response);
   void Close();
+  /// Whether an answer is being made or sent.
+  bool busy() const {
+    return (state_ == State::kAnswering && !answered_) || !writing_.empty() || !output_.empty();
+  }
 
  private:
   class Reply;

@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "frontend/http/wire/http_listener.h"
 #include "frontend/http/wire/http_message.h"
 #include "frontend/http/wire/request_reader.h"
 
@@ -16,6 +17,7 @@ namespace tandem::frontend {
 struct HttpServerOptions {
   std::string address =
       "127.0.0.1:8080";  // HOST:PORT, or [IPv6]:PORT; port 0 or * picks a free one
+  std::shared_ptr<HttpListener> listener = nullptr;  // what listens there already; used up
   RequestLimits request = {};
   int64_t clients = 4096;  // connections at once
   /// Of bodies that are being read, in all. Beyond it comes 503.
@@ -27,6 +29,7 @@ struct HttpServerOptions {
   std::chrono::milliseconds write_time{30'000};    // without any progress of an answer
   std::chrono::milliseconds idle_time{75'000};     // without a request
   std::chrono::milliseconds linger_time{2000};     // for what a refused client still sends
+  std::chrono::milliseconds stop_time{1000};       // for answers in progress, once it stops
   std::chrono::milliseconds comment_time{10'000};  // a stream says something that often
 };
 

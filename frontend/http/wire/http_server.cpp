@@ -1,51 +1,26 @@
 #include "frontend/http/wire/http_server.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/tcp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/address.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <charconv>
 #include <exception>
 #include <unordered_map>
 
 #include "frontend/http/wire/http_connection.h"
+#include "frontend/http/wire/http_listener.h"
 
 namespace tandem::frontend {
 namespace {
 
 using Tcp = boost::asio::ip::tcp;
-
-absl::StatusOr<Tcp::endpoint> ReadAddress(const std::string& text) {
-  const absl::Status wrong = InvalidArgument(
-      "--http {}: expected ADDRESS:PORT, as in 127.0.0.1:8080, [::1]:8080, or 0.0.0.0:8080 for all "
-      "networks",
-      text);
-  const size_t colon = text.rfind(':');
-  if (colon == std::string::npos) return wrong;
-  std::string host = text.substr(0, colon);
-  const std::string port_text = text.substr(colon + 1);
-  uint16_t port = 0;
-  if (port_text != "*") {
-    const char* end = port_text.data() + port_text.size();
-    const auto [last, error] = std::from_chars(port_text.data(), end, port);
-    if (error != std::errc() || last != end) return wrong;
-  }
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-  }
-  if (host == "localhost") host = "127.0.0.1";
-  if (host == "*") host = "0.0.0.0";
-  boost::system::error_code error;
-  const boost::asio::ip::address address = boost::asio::ip::make_address(host, error);
-  if (error) return wrong;
-  return Tcp::endpoint(address, port);
-}
 
 std::string EndpointText(const Tcp::endpoint& endpoint) {
   const auto address = endpoint.address();
@@ -89,22 +64,19 @@ class AsioHttpServer final : public HttpServer {
   }
 
   absl::Status Listen() {
-    TANDEM_ASSIGN_OR_RETURN(const Tcp::endpoint endpoint, ReadAddress(options_.address));
-    boost::system::error_code error;
-    acceptor_.open(endpoint.protocol(), error);
-    if (!error) acceptor_.set_option(Tcp::acceptor::reuse_address(true), error);
-    if (!error) acceptor_.bind(endpoint, error);
-    if (!error) acceptor_.listen(boost::asio::socket_base::max_listen_connections, error);
-    if (!error) acceptor_.non_blocking(true, error);
-    Tcp::endpoint bound;
-    if (!error) bound = acceptor_.local_endpoint(error);
-    if (error) {
-      return FailedPrecondition(
-          "--http {}: cannot listen there: {}; choose another port or address", options_.address,
-          error.message());
+    if (options_.listener == nullptr) {
+      TANDEM_ASSIGN_OR_RETURN(HttpListener listener, ListenForHttp(options_.address));
+      options_.listener = std::make_shared<HttpListener>(std::move(listener));
     }
-    address_ = EndpointText(bound);
-    loopback_ = bound.address().is_loopback();
+    address_ = options_.listener->address;
+    loopback_ = options_.listener->loopback;
+    // The acceptor closes what it has; the listener is used up.
+    const int fd = fcntl(options_.listener->socket.fd(), F_DUPFD_CLOEXEC, 0);
+    boost::system::error_code error;
+    acceptor_.assign(options_.listener->version_6 ? Tcp::v6() : Tcp::v4(), fd, error);
+    options_.listener.reset();
+    if (!error) acceptor_.non_blocking(true, error);
+    if (error) return Internal("--http {}: {}", address_, error.message());
     return absl::OkStatus();
   }
 
@@ -113,21 +85,25 @@ class AsioHttpServer final : public HttpServer {
 
   void Run() override {
     Accept();
-    while (!stopped_.load()) {
+    while (!context_.stopped()) {
       try {
         context_.run();
       } catch (const std::exception&) {
         // What it was about has ended; others go on.
         continue;
       }
-      if (context_.stopped()) break;
     }
     CloseAll();
   }
 
   void Stop() override {
     stopped_.store(true);
-    context_.stop();
+    Post([this] {
+      boost::system::error_code ignored;
+      acceptor_.close(ignored);
+      retry_.cancel(ignored);
+      EndWhenIdle(std::chrono::steady_clock::now() + options_.stop_time);
+    });
   }
   void Post(std::function<void()> function) override {
     boost::asio::post(context_, std::move(function));
@@ -183,6 +159,14 @@ class AsioHttpServer final : public HttpServer {
 
   void Closed(uint64_t number) { connections_.erase(number); }
 
+  void EndWhenIdle(std::chrono::steady_clock::time_point until) {
+    constexpr std::chrono::milliseconds kLook{10};
+    const bool busy = std::any_of(connections_.begin(), connections_.end(),
+                                  [](const auto& entry) { return entry.second->busy(); });
+    if (!busy || std::chrono::steady_clock::now() >= until) return context_.stop();
+    After(kLook, [this, until] { EndWhenIdle(until); });
+  }
+
   void CloseAll() {
     boost::system::error_code ignored;
     acceptor_.close(ignored);
@@ -193,7 +177,7 @@ class AsioHttpServer final : public HttpServer {
 
   static constexpr int64_t kTold = 64;
 
-  const HttpServerOptions options_;
+  HttpServerOptions options_;
   HttpConnectionShare share_;
   boost::asio::io_context context_{1};
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_{

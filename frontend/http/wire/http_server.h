@@ -28,7 +28,7 @@ class HttpServer {
   virtual const std::string& address() const = 0;  // with the port that was picked
   virtual bool loopback() const = 0;               // nobody else reaches it
   virtual void Run() = 0;
-  /// Ends Run. Connections are closed.
+  /// Ends Run, once answers in progress are sent, or after stop_time. Connections are closed.
   virtual void Stop() = 0;
   /// Calls a function on the server's thread.
   virtual void Post(std::function<void()> function) = 0;

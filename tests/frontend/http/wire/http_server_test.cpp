@@ -393,6 +393,31 @@ TEST(HttpServer, GoesOnAfterAHandlerThrows) {
   EXPECT_EQ(Fetch(handler.address(), GetRequest("/")).status, 200);
 }
 
+TEST(HttpServer, SendsAnswersInProgressBeforeItStops) {
+  auto handler = std::make_unique<EchoServer>();
+  RawHttpClient client(handler->address());
+  RawHttpClient idle(handler->address());
+  client.Send(GetRequest("/later"));
+  const auto reply = handler->Next();
+  handler->server().Stop();
+  std::this_thread::sleep_for(milliseconds(30));
+  handler->On([&] { reply->Send({.content_type = "text/plain", .body = "late"}); });
+  EXPECT_EQ(client.Read().body, "late");
+  handler.reset();
+  EXPECT_TRUE(client.IsClosed());
+  EXPECT_TRUE(idle.IsClosed());
+}
+
+TEST(HttpServer, TakesAListenerOver) {
+  HttpListener listener = ListenForHttp("127.0.0.1:0").value();
+  const std::string address = listener.address;
+  RawHttpClient early(address);
+  early.Send(GetRequest("/"));
+  EchoServer handler({.listener = std::make_shared<HttpListener>(std::move(listener))});
+  EXPECT_EQ(handler.address(), address);
+  EXPECT_EQ(early.Read().body, "hello");
+}
+
 TEST(HttpServer, IgnoresUpgrades) {
   EchoServer handler;
   RawHttpClient client(handler.address());

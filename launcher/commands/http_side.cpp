@@ -1,0 +1,152 @@
+#include "launcher/commands/http_side.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "core/base/descriptor_limit.h"
+#include "core/system/text_file.h"
+#include "frontend/http/gateway.h"
+#include "frontend/http/service_backend.h"
+#include "launcher/options/version.h"
+
+namespace tandem::launcher {
+namespace {
+
+constexpr int64_t kLeastHttpClients = 16;
+
+/// The parts of a text between separators, without white space around them; empty ones are left
+/// out.
+std::vector<std::string> PartsOf(std::string_view text, char separator) {
+  constexpr std::string_view kSpace = " \t\r";
+  std::vector<std::string> parts;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find(separator), text.size());
+    std::string_view part = text.substr(0, end);
+    text.remove_prefix(std::min(end + 1, text.size()));
+    const size_t first = part.find_first_not_of(kSpace);
+    if (first == std::string_view::npos) continue;
+    part = part.substr(first, part.find_last_not_of(kSpace) - first + 1);
+    parts.emplace_back(part);
+  }
+  return parts;
+}
+
+absl::StatusOr<std::vector<std::string>> ReadKeys(const std::string& path) {
+  constexpr size_t kMostBytes = size_t{1} << 20;
+  const absl::StatusOr<std::string> text = ReadTextFile(path, kMostBytes);
+  if (!text.ok()) return InvalidArgument("--api-keys: {}", Message(text.status()));
+  std::vector<std::string> keys = PartsOf(*text, '\n');
+  if (keys.empty()) {
+    return InvalidArgument("--api-keys {}: there is no key in it; write one a line", path);
+  }
+  return keys;
+}
+
+absl::StatusOr<std::shared_ptr<std::FILE>> OpenAccessLog(const std::string& path) {
+  if (path.empty()) return std::shared_ptr<std::FILE>();
+  if (path == "-") return std::shared_ptr<std::FILE>(stderr, [](std::FILE*) {});
+  std::FILE* file = std::fopen(path.c_str(), "ae");
+  if (file == nullptr) {
+    return InvalidArgument(
+        "--access-log {}: it cannot be written; name a file in a directory that "
+        "is there and yours",
+        path);
+  }
+  return std::shared_ptr<std::FILE>(file, [](std::FILE* open) { std::fclose(open); });
+}
+
+/// Takes no more connections than there are file descriptors for.
+absl::StatusOr<int64_t> FitHttpClients(int64_t clients, int64_t other_descriptors) {
+  const int64_t others = OpenDescriptors() + other_descriptors;
+  const int64_t left = DescriptorLimit() - others;
+  if (left < kLeastHttpClients)
+    TANDEM_RETURN_IF_ERROR(CheckDescriptors(others + kLeastHttpClients));
+  if (left < clients) {
+    spdlog::warn(
+        "{} connections over HTTP at most, instead of {}: this process may have {} file "
+        "descriptors (ulimit -Hn)",
+        left, clients, DescriptorLimit());
+  }
+  return std::min(clients, left);
+}
+
+class RunningHttpSide final : public HttpSide {
+ public:
+  explicit RunningHttpSide(frontend::Service& service) : backend_(service) {}
+  ~RunningHttpSide() override {
+    if (gateway_ == nullptr) return;
+    gateway_->Stop();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  absl::Status Start(frontend::GatewayOptions options) {
+    TANDEM_ASSIGN_OR_RETURN(gateway_, frontend::Gateway::Create(std::move(options), backend_));
+    thread_ = std::thread([this] { gateway_->Run(); });
+    return absl::OkStatus();
+  }
+  const std::string& address() const override { return gateway_->address(); }
+
+ private:
+  frontend::ServiceBackend backend_;
+  std::unique_ptr<frontend::Gateway> gateway_;
+  std::thread thread_;
+};
+
+}  // namespace
+
+absl::StatusOr<HttpPrepared> PrepareHttp(const HttpOptions& options) {
+  HttpPrepared prepared;
+  if (options.address.empty()) return prepared;
+  if (!options.key_file.empty()) {
+    TANDEM_ASSIGN_OR_RETURN(prepared.keys, ReadKeys(options.key_file));
+  }
+  TANDEM_ASSIGN_OR_RETURN(prepared.access_log, OpenAccessLog(options.access_log));
+  TANDEM_ASSIGN_OR_RETURN(frontend::HttpListener listener,
+                          frontend::ListenForHttp(options.address));
+  if (!listener.loopback && prepared.keys.empty()) {
+    spdlog::warn(
+        "--http {}: whoever reaches this address may use the server; --api-keys FILE "
+        "asks for a key",
+        listener.address);
+  }
+  prepared.listener = std::make_shared<frontend::HttpListener>(std::move(listener));
+  return prepared;
+}
+
+absl::StatusOr<std::unique_ptr<HttpSide>> HttpSide::Start(const HttpOptions& options,
+                                                          HttpPrepared prepared,
+                                                          frontend::Service& service,
+                                                          int64_t other_descriptors) {
+  frontend::GatewayOptions gateway;
+  gateway.http.listener = std::move(prepared.listener);
+  gateway.http.request.body_bytes = options.max_body;
+  TANDEM_ASSIGN_OR_RETURN(gateway.http.clients, FitHttpClients(options.clients, other_descriptors));
+  gateway.guard.hosts = PartsOf(options.hosts, ',');
+  gateway.guard.origins = PartsOf(options.origins, ',');
+  gateway.guard.keys = std::move(prepared.keys);
+  std::vector<std::string> names = PartsOf(options.names, ',');
+  if (!names.empty()) {
+    gateway.model = names.front();
+    gateway.aliases.assign(names.begin() + 1, names.end());
+  }
+  gateway.version = kVersion;
+  if (prepared.access_log != nullptr) {
+    gateway.access_log = [file = std::move(prepared.access_log)](const std::string& line) {
+      // A line that cannot be written is lost; requests go on.
+      std::fwrite((line + "\n").data(), 1, line.size() + 1, file.get());
+      std::fflush(file.get());
+    };
+  }
+  auto side = std::make_unique<RunningHttpSide>(service);
+  TANDEM_RETURN_IF_ERROR(side->Start(std::move(gateway)));
+  return side;
+}
+
+}  // namespace tandem::launcher

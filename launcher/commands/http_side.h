@@ -1,0 +1,38 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/base/status.h"
+#include "frontend/http/wire/http_listener.h"
+#include "frontend/service/service.h"
+#include "launcher/options/options.h"
+
+namespace tandem::launcher {
+
+/// What the gateway needs, found before the model's weights are read.
+struct HttpPrepared {
+  std::shared_ptr<frontend::HttpListener> listener;  // null: there is no gateway
+  std::vector<std::string> keys;
+  std::shared_ptr<std::FILE> access_log;
+};
+
+/// Listens and reads what the options name. kInvalidArgument, kFailedPrecondition, naming the
+/// option.
+absl::StatusOr<HttpPrepared> PrepareHttp(const HttpOptions& options);
+
+/// The HTTP gateway of a server, with its thread, as long as it lives.
+class HttpSide {
+ public:
+  virtual ~HttpSide() = default;
+  virtual const std::string& address() const = 0;
+
+  /// Serves from now on. `service`: Begin was called, or will be before long; it must outlive this.
+  /// `other_descriptors`: file descriptors that others of this process will still open.
+  static absl::StatusOr<std::unique_ptr<HttpSide>> Start(const HttpOptions& options,
+                                                         HttpPrepared prepared,
+                                                         frontend::Service& service,
+                                                         int64_t other_descriptors);
+};
+
+}  // namespace tandem::launcher
