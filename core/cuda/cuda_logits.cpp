@@ -54,8 +54,8 @@ void CudaLogits::ApplyPenalties(std::span<const SampleRow> rows) {
       add(row, token - vocab_rows_.begin, bias);
     }
   }
-  std::stable_sort(changes.begin(), changes.end(),
-                   [](const LogitChange& a, const LogitChange& b) { return a.at < b.at; });
+  const auto earlier = [](const LogitChange& a, const LogitChange& b) { return a.at < b.at; };
+  std::stable_sort(changes.begin(), changes.end(), earlier);
   const auto biases = static_cast<int64_t>(changes.size());
   for (const SampleRow& row : rows) {
     if (row.params->repetition_penalty == 1.0F) continue;
@@ -63,6 +63,12 @@ void CudaLogits::ApplyPenalties(std::span<const SampleRow> rows) {
                    [&](int64_t seen) { add(row, seen, row.params->repetition_penalty); });
   }
   const int64_t penalized = static_cast<int64_t>(changes.size()) - biases;
+  for (const SampleRow& row : rows) {
+    ForEachAnsweredRow(*row.params, row.token_index, row.history, vocab_rows_,
+                       [&](int64_t answered, float penalty) { add(row, answered, -penalty); });
+  }
+  std::sort(changes.begin() + biases + penalized, changes.end(), earlier);
+  const int64_t subtracted = static_cast<int64_t>(changes.size()) - biases - penalized;
   for (const SampleRow& row : rows) {
     if (!WithholdsEndTokens(*row.params, row.token_index)) continue;
     for (const int32_t token : row.params->end_tokens) {
@@ -73,9 +79,13 @@ void CudaLogits::ApplyPenalties(std::span<const SampleRow> rows) {
   Keep(std::move(kept));
   const LogitChange* sent = changes_.Send(changes);
   LaunchAddBiases(memory_.stream(), sent, biases, data_);
-  LaunchPenalize(memory_.stream(), sent + biases, penalized, data_);
-  LaunchWithhold(memory_.stream(), sent + biases + penalized,
-                 static_cast<int64_t>(changes.size()) - biases - penalized, data_);
+  sent += biases;
+  LaunchPenalize(memory_.stream(), sent, penalized, data_);
+  sent += penalized;
+  LaunchAddBiases(memory_.stream(), sent, subtracted, data_);
+  sent += subtracted;
+  LaunchWithhold(memory_.stream(), sent,
+                 static_cast<int64_t>(changes.size()) - biases - penalized - subtracted, data_);
 }
 
 void CudaLogits::Keep(std::vector<int64_t> places) {

@@ -14,8 +14,10 @@ namespace tandem::core {
 /// The filters act in this order, that of Hugging Face's generate; llama.cpp differs in applying
 /// the temperature last:
 ///   1. logit_bias is added; 2. repetition_penalty divides positive logits and multiplies others,
-///   once for each token of prompt and answer, however often it stands there; the first min_tokens
-///   tokens of an answer are none of end_tokens, as if those had logit -inf;
+///   once for each token of prompt and answer, however often it stands there; from the logit of a
+///   token that the answer has n > 0 times so far, presence_penalty + n * frequency_penalty is
+///   subtracted; the first min_tokens tokens of an answer are none of end_tokens, as if those had
+///   logit -inf;
 ///   3. temperature divides logits, or is 0, and then the best token is taken and nothing below
 ///   matters; 4. top_k keeps the k best; 5. of the softmax over those, top_p keeps the shortest run
 ///   of best tokens whose probabilities reach top_p (at least one); 6. min_p keeps tokens whose
@@ -27,6 +29,8 @@ struct SamplingParams {
   float top_p = 1.0F;        // 1 = all
   float min_p = 0.0F;        // 0 = all
   float repetition_penalty = 1.0F;
+  float presence_penalty = 0.0F;   // of a token that the answer has
+  float frequency_penalty = 0.0F;  // for each time that it has it
   uint64_t seed = 0;
   uint32_t sample_number = 0;                         // which of several samples of one prompt
   std::vector<std::pair<int32_t, float>> logit_bias;  // (token, added)
@@ -38,7 +42,7 @@ struct SamplingParams {
 struct SampleRow {
   int64_t row = 0;  // of the logits of the step
   const SamplingParams* params = nullptr;
-  std::span<const int32_t> history;  // all tokens before it, for the repetition penalty
+  std::span<const int32_t> history;  // all tokens before it, for penalties
   uint64_t token_index = 0;          // of the token in its answer
   int32_t candidates = 1;            // that each rank contributes, as CandidatesPerRank says
   bool scored = false;               // its logits are the model's again when it is sampled

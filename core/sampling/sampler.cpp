@@ -35,13 +35,16 @@ void ApplyPenalties(const SamplingParams& params, uint64_t token_index,
   for (const auto& [token, bias] : params.logit_bias) {
     if (const auto row = row_of(token)) logits[*row] += bias;
   }
+  const Range rows = {first_row, static_cast<int64_t>(logits.size())};
   if (params.repetition_penalty != 1.0F) {
-    const Range rows = {first_row, static_cast<int64_t>(logits.size())};
     ForEachSeenRow(history, rows, [&](int64_t row) {
       float& logit = logits[static_cast<size_t>(row)];
       logit = PenalizedLogit(logit, params.repetition_penalty);
     });
   }
+  ForEachAnsweredRow(params, token_index, history, rows, [&](int64_t row, float penalty) {
+    logits[static_cast<size_t>(row)] -= penalty;
+  });
   if (!WithholdsEndTokens(params, token_index)) return;
   for (const int32_t token : params.end_tokens) {
     if (const auto row = row_of(token)) logits[*row] = WithheldLogit(logits[*row]);
@@ -54,6 +57,7 @@ bool WithholdsEndTokens(const SamplingParams& params, uint64_t token_index) {
 
 bool ChangesLogits(const SamplingParams& params) {
   return !params.logit_bias.empty() || params.repetition_penalty != 1.0F ||
+         params.presence_penalty != 0.0F || params.frequency_penalty != 0.0F ||
          !params.end_tokens.empty();
 }
 

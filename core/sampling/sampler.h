@@ -14,9 +14,9 @@ namespace tandem::core {
 /// the data: 1 for greedy, top_k where set, otherwise `largest_vocab_shard`; never more than that.
 int CandidatesPerRank(const SamplingParams& params, int largest_vocab_shard);
 
-/// Bias, repetition penalty and withheld end tokens on the rank's own rows, in place; tokens
+/// Bias, penalties and withheld end tokens on the rank's own rows, in place; tokens
 /// outside of them are ignored. A logit that is not finite stays so. token_index: of the token in
-/// its answer; history: every token of the sequence so far (duplicates are harmless); logits: [rows
+/// its answer; history: every token of the sequence so far, those of the answer last; logits: [rows
 /// of the shard].
 void ApplyPenalties(const SamplingParams& params, uint64_t token_index,
                     std::span<const int32_t> history, int64_t first_row, std::span<float> logits);

@@ -12,7 +12,8 @@ void Fields(Archive& archive, SamplingParams& sampling) {
   constexpr size_t kMostBiases = 1 << 20;
   constexpr size_t kMostEndTokens = 1 << 24;
   archive(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p,
-          sampling.repetition_penalty, sampling.seed, sampling.sample_number,
+          sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty,
+          sampling.seed, sampling.sample_number,
           AtMost(sampling.logit_bias, kMostBiases, "logit biases"), sampling.min_tokens,
           AtMost(sampling.end_tokens, kMostEndTokens, "end tokens"));
 }

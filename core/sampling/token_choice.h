@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -34,6 +35,27 @@ void ForEachSeenRow(std::span<const int32_t> history, Range vocab_rows, Visit vi
     if (row < 0 || row >= vocab_rows.count || seen[static_cast<size_t>(row)]) continue;
     seen[static_cast<size_t>(row)] = true;
     visit(row);
+  }
+}
+
+/// Calls visit(row, penalty) once for each row of a shard whose token the answer has, with what
+/// presence_penalty and frequency_penalty subtract from its logit. The answer is the last
+/// `token_index` tokens of the history.
+template <typename Visit>
+void ForEachAnsweredRow(const SamplingParams& params, uint64_t token_index,
+                        std::span<const int32_t> history, Range vocab_rows, Visit visit) {
+  if (params.presence_penalty == 0.0F && params.frequency_penalty == 0.0F) return;
+  std::vector<int64_t> rows;
+  for (const int32_t token : history.last(std::min<size_t>(token_index, history.size()))) {
+    const int64_t row = token - vocab_rows.begin;
+    if (row >= 0 && row < vocab_rows.count) rows.push_back(row);
+  }
+  std::sort(rows.begin(), rows.end());
+  for (auto begin = rows.begin(); begin != rows.end();) {
+    const auto end = std::upper_bound(begin, rows.end(), *begin);
+    const auto count = static_cast<float>(end - begin);
+    visit(*begin, params.presence_penalty + count * params.frequency_penalty);
+    begin = end;
   }
 }
 

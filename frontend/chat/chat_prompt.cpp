@@ -42,10 +42,13 @@ std::optional<std::vector<TextSegment>> RestAfter(const std::vector<TextSegment>
   return rest;
 }
 
+/// The messages of `input` that are left, with its history.
 absl::StatusOr<ChatHistory> Encode(const TextModel& model, std::span<const ChatMessage> messages,
-                                   const ChatHistory* history, bool must_fit) {
+                                   const ChatInput& input) {
+  const ChatHistory* const history = input.history;
+  const bool must_fit = input.policy.kind == ContextPolicy::Kind::kStop;
   ChatHistory prompt;
-  TANDEM_ASSIGN_OR_RETURN(prompt.segments, model.RenderChat(messages));
+  TANDEM_ASSIGN_OR_RETURN(prompt.segments, model.RenderChat(messages, input.render));
   if (must_fit) {
     std::vector<std::string_view> pieces;
     for (const TextSegment& segment : prompt.segments) pieces.emplace_back(segment.text);
@@ -81,8 +84,7 @@ class ShiftedChat {
                                   input_.messages.begin() + static_cast<ptrdiff_t>(system_));
     kept.insert(kept.end(), input_.messages.begin() + static_cast<ptrdiff_t>(first_),
                 input_.messages.end());
-    return frontend::Encode(model_, kept, input_.history,
-                            input_.policy.kind == ContextPolicy::Kind::kStop);
+    return frontend::Encode(model_, kept, input_);
   }
 
   bool Fits(const ChatHistory& prompt) const {

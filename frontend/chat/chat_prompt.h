@@ -47,6 +47,7 @@ struct ChatInput {
   std::span<const ChatMessage> messages;  // all of them
   ContextPolicy policy;
   std::optional<int64_t> max_tokens;  // of the answer, where it is known
+  RenderOptions render = {};
   /// Set: a conversation whose turns are seen one by one, with what is known of it.
   const ChatHistory* history = nullptr;
   size_t first = 0;  // messages before it were left out before, but for the system message

@@ -5,11 +5,13 @@
 #include <utility>
 
 #include "core/system/text_file.h"
+#include "frontend/jinja/builtins/builtins.h"
 #include "frontend/jinja/check.h"
 #include "frontend/jinja/interpreter.h"
 #include "frontend/jinja/syntax/parser.h"
 #include "frontend/jinja/values/sandbox.h"
 #include "frontend/jinja/values/text.h"
+#include "frontend/jinja/values/unicode.h"
 #include "frontend/text/utf8.h"
 
 namespace tandem::frontend {
@@ -188,6 +190,34 @@ class Importer {
   jinja::Sandbox& sandbox_;
 };
 
+/// Ends a rendered chat behind the text of its last message, of which the template may have taken
+/// white space at both ends.
+///
+/// Source: apply_chat_template(continue_final_message=True) of Hugging Face transformers; but here
+/// the text is looked for where the template has put what messages say, and not in what it wrote.
+absl::Status CutBehind(std::string_view content, std::vector<TextSegment>& segments) {
+  const size_t begin = jinja::SkipSpace(content, 0, content.size());
+  const size_t end = jinja::SkipSpaceBack(content, begin, content.size());
+  const std::string_view stripped = content.substr(begin, end - begin);
+  const std::string_view with_space = content.substr(begin);
+  if (stripped.empty()) {
+    return InvalidArgument(
+        "continue_final_message: the last message has no text to go on from; leave the field out");
+  }
+  for (size_t i = segments.size(); i-- > 0;) {
+    std::string& text = segments[i].text;
+    const size_t at = segments[i].from_template ? std::string::npos : text.rfind(stripped);
+    if (at == std::string::npos) continue;
+    const bool has_space = text.compare(at, with_space.size(), with_space) == 0;
+    text.resize(at + (has_space ? with_space : stripped).size());
+    segments.resize(i + 1);
+    return absl::OkStatus();
+  }
+  return InvalidArgument(
+      "continue_final_message: the template does not write the last message as it is, so that "
+      "nobody can go on from its end");
+}
+
 std::tm LocalTime() {
   const std::time_t now = std::time(nullptr);
   std::tm local{};
@@ -196,6 +226,17 @@ std::tm LocalTime() {
 }
 
 }  // namespace
+
+bool IsTemplatesOwn(std::string_view name) {
+  constexpr std::string_view kVariables[] = {"messages", "tools", "bos_token", "eos_token",
+                                             "add_generation_prompt"};
+  if (std::find(std::begin(kVariables), std::end(kVariables), name) != std::end(kVariables)) {
+    return true;
+  }
+  const auto& functions = jinja::GlobalFunctions();
+  return std::any_of(functions.begin(), functions.end(),
+                     [&](const auto& function) { return function.name == name; });
+}
 
 absl::StatusOr<ChatTemplate> ChatTemplate::FromJinja(std::string_view source, std::string bos_token,
                                                      std::string eos_token, std::string name) {
@@ -233,6 +274,20 @@ absl::StatusOr<std::vector<TextSegment>> ChatTemplate::Render(
 absl::StatusOr<std::vector<TextSegment>> ChatTemplate::Render(
     const nlohmann::ordered_json& messages, const RenderOptions& options) const {
   TANDEM_RETURN_IF_ERROR(CheckMessages(messages));
+  if (!options.continue_final_message) return RenderWhole(messages, options);
+  if (messages.empty()) {
+    return InvalidArgument("continue_final_message: there is no message to go on from");
+  }
+  RenderOptions closed = options;
+  closed.add_generation_prompt = false;
+  TANDEM_ASSIGN_OR_RETURN(std::vector<TextSegment> segments, RenderWhole(messages, closed));
+  TANDEM_ASSIGN_OR_RETURN(const std::string content, Flatten(messages.back(), messages.size() - 1));
+  TANDEM_RETURN_IF_ERROR(CutBehind(content, segments));
+  return segments;
+}
+
+absl::StatusOr<std::vector<TextSegment>> ChatTemplate::RenderWhole(
+    const nlohmann::ordered_json& messages, const RenderOptions& options) const {
   if (!options.tools.is_null() && !options.tools.is_array()) {
     return InvalidArgument("tools must be an array, found {}", options.tools.type_name());
   }
@@ -241,6 +296,9 @@ absl::StatusOr<std::vector<TextSegment>> ChatTemplate::Render(
   }
   if (!options.tools.empty()) {
     return InvalidArgument("the chat form {} has no place for tools", name_);
+  }
+  if (!options.variables.empty()) {
+    return InvalidArgument("chat_template_kwargs: the chat form {} has no variables", name_);
   }
   return RenderBuiltin(messages, options.add_generation_prompt);
 }

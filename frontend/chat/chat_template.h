@@ -1,6 +1,5 @@
 #pragma once
 
-#include <ctime>
 #include <memory>
 #include <optional>
 #include <string>
@@ -8,6 +7,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "frontend/chat/render_options.h"
 #include "frontend/text/text_segment.h"
 #include "nlohmann/json.hpp"
 
@@ -17,17 +17,10 @@ namespace jinja {
 struct Template;
 }
 
-/// What a rendering takes besides the messages. The defaults are those of a chat.
-struct RenderOptions {
-  /// Ends with the opening of the assistant's answer.
-  bool add_generation_prompt = true;
-  /// JSON schemas of tools, an array; null if there are none. Built-in forms refuse tools.
-  nlohmann::ordered_json tools = nullptr;
-  /// More variables for a Jinja template, an object, such as enable_thinking.
-  nlohmann::ordered_json variables = nlohmann::ordered_json::object();
-  /// What the template's strftime_now tells; the local time if not set.
-  std::optional<std::tm> now;
-};
+/// Whether templates have a variable or function of that name already, so that a client must not
+/// make one: messages, tools, bos_token, eos_token, add_generation_prompt, range, raise_exception
+/// and so on.
+bool IsTemplatesOwn(std::string_view name);
 
 /// Turns a conversation into the text a model was trained on.
 ///
@@ -55,8 +48,9 @@ class ChatTemplate {
   ///
   /// Segments marked from_template were written by the template (or are one of the well-known role
   /// names); all else came from the messages, tools or variables. Fails with InvalidArgument on
-  /// malformed messages, on those that the template itself refuses, and on faults of the template,
-  /// by line; with ResourceExhausted if the template does not end or grows without bounds.
+  /// malformed messages, on those that the template itself refuses, on a last message that cannot
+  /// be continued, and on faults of the template, by line; with ResourceExhausted if the template
+  /// does not end or grows without bounds.
   absl::StatusOr<std::vector<TextSegment>> Render(const nlohmann::ordered_json& messages,
                                                   const RenderOptions& options = {}) const;
   absl::StatusOr<std::vector<TextSegment>> Render(const nlohmann::ordered_json& messages,
@@ -72,6 +66,8 @@ class ChatTemplate {
   enum class Form { kChatMl, kZephyr, kJinja };
 
   ChatTemplate(Form form, std::string name) : form_(form), name_(std::move(name)) {}
+  absl::StatusOr<std::vector<TextSegment>> RenderWhole(const nlohmann::ordered_json& messages,
+                                                       const RenderOptions& options) const;
   absl::StatusOr<std::vector<TextSegment>> RenderBuiltin(const nlohmann::ordered_json& messages,
                                                          bool add_generation_prompt) const;
   absl::StatusOr<std::vector<TextSegment>> RenderJinja(const nlohmann::ordered_json& messages,

@@ -54,13 +54,13 @@ class FileTextModel final : public TextModel {
   int vocab() const override { return vocab_; }
   int context() const override { return context_; }
 
-  absl::StatusOr<std::vector<TextSegment>> RenderChat(
-      std::span<const ChatMessage> messages) const override {
+  absl::StatusOr<std::vector<TextSegment>> RenderChat(std::span<const ChatMessage> messages,
+                                                      const RenderOptions& options) const override {
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
     for (const ChatMessage& message : messages) {
       list.push_back({{"role", message.role}, {"content", message.content}});
     }
-    return chat_.Render(list);
+    return chat_.Render(list, options);
   }
 
   absl::StatusOr<std::vector<int32_t>> EncodeRendered(
@@ -112,7 +112,7 @@ std::string Spelling(const Vocabulary& vocabulary, std::optional<int32_t> token)
 
 absl::StatusOr<std::vector<int32_t>> TextModel::EncodeChat(
     std::span<const ChatMessage> messages) const {
-  TANDEM_ASSIGN_OR_RETURN(const std::vector<TextSegment> segments, RenderChat(messages));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<TextSegment> segments, RenderChat(messages, {}));
   return EncodeRendered(segments);
 }
 

@@ -10,6 +10,7 @@
 
 #include "core/base/status.h"
 #include "core/formats/model_file.h"
+#include "frontend/chat/render_options.h"
 #include "frontend/text/text_segment.h"
 
 namespace tandem::frontend {
@@ -43,10 +44,10 @@ class TextModel {
   virtual int vocab() const = 0;
   virtual int context() const = 0;  // tokens of prompt and answer together
 
-  /// The text of a chat in the model's form, ending where the assistant's answer begins.
-  /// kInvalidArgument if the template refuses the messages.
+  /// The text of a chat in the model's form, ending where the assistant's answer begins, unless
+  /// the options say otherwise. kInvalidArgument if the template refuses the messages.
   virtual absl::StatusOr<std::vector<TextSegment>> RenderChat(
-      std::span<const ChatMessage> messages) const = 0;
+      std::span<const ChatMessage> messages, const RenderOptions& options) const = 0;
   /// The model's input for a rendered chat, start token included.
   virtual absl::StatusOr<std::vector<int32_t>> EncodeRendered(
       std::span<const TextSegment> segments) const = 0;
@@ -54,7 +55,7 @@ class TextModel {
   /// beginning.
   virtual absl::StatusOr<std::optional<std::vector<int32_t>>> EncodeContinuation(
       std::span<const TextSegment> segments) const = 0;
-  /// RenderChat and EncodeRendered.
+  /// RenderChat, as a chat usually is, and EncodeRendered.
   absl::StatusOr<std::vector<int32_t>> EncodeChat(std::span<const ChatMessage> messages) const;
   /// Raw text: no template, no control tokens; the start token where the model's file says so.
   virtual absl::StatusOr<std::vector<int32_t>> EncodeText(std::string_view text) const = 0;

@@ -97,9 +97,15 @@ std::string Rate(int64_t tokens, double seconds) {
 }  // namespace
 
 std::string InFlags(std::string_view message) {
-  static constexpr std::string_view kFields[] = {
-      "max_tokens",     "min_tokens",        "top_k", "top_p", "min_p",
-      "context_policy", "repetition_penalty"};
+  static constexpr std::string_view kFields[] = {"max_tokens",
+                                                 "min_tokens",
+                                                 "top_k",
+                                                 "top_p",
+                                                 "min_p",
+                                                 "context_policy",
+                                                 "repetition_penalty",
+                                                 "presence_penalty",
+                                                 "frequency_penalty"};
   std::string text;
   const auto is_name = [](char c) { return c == '_' || (c >= 'a' && c <= 'z'); };
   for (size_t begin = 0; begin < message.size();) {

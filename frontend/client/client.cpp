@@ -71,6 +71,12 @@ Json ParamsJson(const GenerationParams& params) {
   if (sampling.repetition_penalty != defaults.repetition_penalty) {
     json["repetition_penalty"] = Shortest(sampling.repetition_penalty);
   }
+  if (sampling.presence_penalty != defaults.presence_penalty) {
+    json["presence_penalty"] = Shortest(sampling.presence_penalty);
+  }
+  if (sampling.frequency_penalty != defaults.frequency_penalty) {
+    json["frequency_penalty"] = Shortest(sampling.frequency_penalty);
+  }
   if (params.logprobs) json["logprobs"] = *params.logprobs;
   if (params.priority != 0) json["priority"] = params.priority;
   if (!params.reuse) json["cache"] = false;

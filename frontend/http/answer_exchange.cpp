@@ -211,16 +211,16 @@ void AnswerExchange::TakeDone(size_t part, AnswerDone done, std::string& out) {
 
 void AnswerExchange::Fail(const Failed& failed, std::string& out) {
   const ApiError error = MakeApiError(failed.code, failed.message, failed.retry_after);
+  // The other prompts of the request are of no use alone.
+  for (size_t part = 0; part < options_.parts && options_.parts > 1; ++part) {
+    if (!done_[part]) backend_.Cancel(options_.client, options_.ids[part]);
+  }
   if (begun_) {
     out += format_->StreamError(failed.code, failed.message);
     reply_->Write(std::exchange(out, ""));
     reply_->End();
   } else {
     callbacks_.respond(ErrorResponse(options_.form, error));
-  }
-  // The other prompts of the request are of no use alone.
-  for (size_t part = 0; part < options_.parts && options_.parts > 1; ++part) {
-    if (!done_[part]) backend_.Cancel(options_.client, options_.ids[part]);
   }
   Finish({.status = error.status, .error = error.code});
 }

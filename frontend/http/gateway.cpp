@@ -119,12 +119,10 @@ std::string GatewayRouteRows() {
 }
 
 absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Create(GatewayOptions options,
-                                                         HttpListener listener,
                                                          GatewayBackend& backend) {
   if (sodium_init() < 0) return Internal("libsodium cannot be initialized on this machine");
   std::unique_ptr<Gateway> gateway(new Gateway(std::move(options), backend));
-  TANDEM_ASSIGN_OR_RETURN(
-      gateway->server_, HttpServer::Create(gateway->options_.http, std::move(listener), *gateway));
+  TANDEM_ASSIGN_OR_RETURN(gateway->server_, HttpServer::Create(gateway->options_.http, *gateway));
   HttpServer& server = *gateway->server_;
   HostGuardOptions guard = gateway->options_.guard;
   guard.loopback = server.loopback();

@@ -54,12 +54,11 @@ std::string GatewayRouteRows();
 ///
 /// One thread, the one in Run, has all sockets; the backend's threads hand events over. Whatever a
 /// client sends or fails to read, it affects that client only. Thread safety: Run from one thread,
-/// Stop and Finish from any.
+/// Stop from any.
 class Gateway final : private HttpHandler {
  public:
-  /// The backend must outlive the gateway.
+  /// Listens. The backend must outlive the gateway. Errors: HttpServer::Create.
   static absl::StatusOr<std::unique_ptr<Gateway>> Create(GatewayOptions options,
-                                                         HttpListener listener,
                                                          GatewayBackend& backend);
   ~Gateway() override;
   Gateway(const Gateway&) = delete;
@@ -68,8 +67,6 @@ class Gateway final : private HttpHandler {
   const std::string& address() const { return server_->address(); }
   void Run() { server_->Run(); }
   void Stop() { server_->Stop(); }
-  /// Takes no more requests, and ends Run once all answers are sent, or after `time`.
-  void Finish(std::chrono::milliseconds time) { server_->Finish(time); }
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -37,13 +37,22 @@ absl::StatusOr<std::vector<int32_t>> EncodeTextAlone(const TextModel& model,
   return tokens;
 }
 
+absl::StatusOr<std::vector<int32_t>> EncodeChatWith(const TextModel& model,
+                                                    std::span<const ChatMessage> messages,
+                                                    const RenderOptions& options) {
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<TextSegment> segments,
+                          model.RenderChat(messages, options));
+  return model.EncodeRendered(segments);
+}
+
 struct Tokenized {
   std::vector<int32_t> tokens;
   bool with_pieces = false;
 };
 
 /// vLLM's {"prompt", "add_special_tokens"} and llama.cpp's {"content", "add_special"}.
-absl::StatusOr<Tokenized> TokenizeBody(const nlohmann::json& body, const TextModel& model) {
+absl::StatusOr<Tokenized> TokenizeBody(const nlohmann::json& body, const TextModel& model,
+                                       const ProtocolLimits& limits) {
   Tokenized result;
   TANDEM_RETURN_IF_ERROR(ReadBool(body, "with_pieces", result.with_pieces));
   TANDEM_RETURN_IF_ERROR(ReadBool(body, "return_token_strs", result.with_pieces));
@@ -51,7 +60,9 @@ absl::StatusOr<Tokenized> TokenizeBody(const nlohmann::json& body, const TextMod
     UnknownFields unknown;
     TANDEM_ASSIGN_OR_RETURN(const std::vector<ChatMessage> messages,
                             ReadChatMessages(body, unknown));
-    TANDEM_ASSIGN_OR_RETURN(result.tokens, model.EncodeChat(messages));
+    RenderOptions options;
+    TANDEM_RETURN_IF_ERROR(ReadRendering(body, limits, options));
+    TANDEM_ASSIGN_OR_RETURN(result.tokens, EncodeChatWith(model, messages, options));
     return result;
   }
   const nlohmann::json* prompt = FindField(body, "prompt");
@@ -145,7 +156,8 @@ void Gateway::HandleTokenize(const CallPointer& call) {
     absl::StatusOr<AnswerJson> json = [&]() -> absl::StatusOr<AnswerJson> {
       TANDEM_ASSIGN_OR_RETURN(const nlohmann::json body,
                               ParseBody(call->request.body, options_.limits.depth));
-      TANDEM_ASSIGN_OR_RETURN(const Tokenized result, TokenizeBody(body, backend_.model()));
+      TANDEM_ASSIGN_OR_RETURN(const Tokenized result,
+                              TokenizeBody(body, backend_.model(), options_.limits));
       return TokenizedJson(result, backend_.model());
     }();
     return [this, call, json = std::move(json)] {
@@ -176,8 +188,10 @@ void Gateway::HandleApplyTemplate(const CallPointer& call) {
       UnknownFields unknown;
       TANDEM_ASSIGN_OR_RETURN(const std::vector<ChatMessage> messages,
                               ReadChatMessages(body, unknown));
+      RenderOptions options;
+      TANDEM_RETURN_IF_ERROR(ReadRendering(body, options_.limits, options));
       TANDEM_ASSIGN_OR_RETURN(const std::vector<TextSegment> segments,
-                              backend_.model().RenderChat(messages));
+                              backend_.model().RenderChat(messages, options));
       return TextOf(segments);
     }();
     return [this, call, text = std::move(text)] {
@@ -195,9 +209,11 @@ void Gateway::HandleCountTokens(const CallPointer& call) {
       TANDEM_ASSIGN_OR_RETURN(const ApiRequest request,
                               ReadMessagesRequest(body, options_.limits, /*count_only=*/true));
       TANDEM_RETURN_IF_ERROR(CheckModel(request.model));
-      TANDEM_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens,
-                              backend_.model().EncodeChat(std::get<std::vector<ChatMessage>>(
-                                  request.generates.front().input)));
+      const GenerateRequest& generate = request.generates.front();
+      TANDEM_ASSIGN_OR_RETURN(
+          const std::vector<int32_t> tokens,
+          EncodeChatWith(backend_.model(), std::get<std::vector<ChatMessage>>(generate.input),
+                         generate.render));
       return tokens.size();
     }();
     return [this, call, count = std::move(count)] {

@@ -5,22 +5,24 @@
 namespace tandem::frontend {
 namespace {
 
-std::string NameOf(uint64_t client) { return ClientName("http", client); }
+std::string HttpClientName(uint64_t client) { return ClientName("http", client); }
 
 }  // namespace
 
 void ServiceBackend::Start(uint64_t client, Request request, std::shared_ptr<AnswerEvents> events) {
-  service_.Start(NameOf(client), std::move(request), std::move(events));
+  service_.CountUnknown(request.unknown_fields);
+  service_.Start(HttpClientName(client), std::move(request), std::move(events));
 }
 
 void ServiceBackend::Cancel(uint64_t client, const std::string& id) {
-  service_.Cancel(NameOf(client), id);
+  service_.Cancel(HttpClientName(client), id);
 }
 
-void ServiceBackend::Gone(uint64_t client) { service_.Gone(NameOf(client)); }
+void ServiceBackend::Gone(uint64_t client) { service_.Gone(HttpClientName(client)); }
 
 void ServiceBackend::GetConversation(const ConversationName& name, ConversationAnswer answer) {
-  service_.GetConversation({.tenant = name.tenant, .conversation = name.id}, std::move(answer));
+  service_.GetConversation({.tenant = name.tenant, .conversation = name.id, .from = 0},
+                           std::move(answer));
 }
 
 void ServiceBackend::DeleteConversation(const ConversationName& name, CommandAnswer answer) {

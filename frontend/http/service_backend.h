@@ -5,11 +5,10 @@
 
 namespace tandem::frontend {
 
-/// The gateway's backend is the service that all front ends share. Thread safety: as
-/// GatewayBackend.
+/// The service as the gateway sees it.
 class ServiceBackend final : public GatewayBackend {
  public:
-  /// The service must outlive it.
+  /// `service` must outlive it.
   explicit ServiceBackend(Service& service) : service_(service) {}
 
   const TextModel& model() const override { return service_.model(); }
@@ -18,7 +17,6 @@ class ServiceBackend final : public GatewayBackend {
   void Start(uint64_t client, Request request, std::shared_ptr<AnswerEvents> events) override;
   void Cancel(uint64_t client, const std::string& id) override;
   void Gone(uint64_t client) override;
-
   void GetConversation(const ConversationName& name, ConversationAnswer answer) override;
   void DeleteConversation(const ConversationName& name, CommandAnswer answer) override;
   void Figures(FiguresAnswer answer) override;

@@ -27,6 +27,9 @@ std::span<const KnownField> KnownFields() {
       {"tokens", kAnswer, "read"},
       {"echo", kAnswer, "read"},
       {"context_policy", kAnswer, "read"},
+      {"add_generation_prompt", kChat, "read"},
+      {"continue_final_message", kChat, "read"},
+      {"chat_template_kwargs", kChat, "read"},
       {"accept_damage", kAnswer, "read"},
       {"max_tokens", kAnswer, "read"},
       {"max_completion_tokens", kAnswer, "read"},
@@ -39,6 +42,8 @@ std::span<const KnownField> KnownFields() {
       {"min_p", kAnswer, "read"},
       {"repetition_penalty", kAnswer, "read"},
       {"repeat_penalty", kAnswer, "read"},
+      {"presence_penalty", kAnswer, "read"},
+      {"frequency_penalty", kAnswer, "read"},
       {"seed", kAnswer, "read"},
       {"stop", kAnswer, "read"},
       {"stop_token_ids", kAnswer, "read"},
@@ -77,11 +82,9 @@ std::span<const KnownField> KnownFields() {
       {"text", kAnswer, R"(off, {"format":{"type":"text"}})"},
       {"truncation", kAnswer, R"(off, "disabled")"},
       {"best_of", kAnswer, "off, 1"},
-      {"frequency_penalty", kAnswer, "off"},
       {"function_call", kAnswer, R"(off, "none", "auto")"},
       {"functions", kAnswer, "off"},
       {"modalities", kAnswer, R"(off, ["text"])"},
-      {"presence_penalty", kAnswer, "off"},
       {"reasoning", kAnswer, "off"},
       {"reasoning_effort", kAnswer, R"(off, "none")"},
       {"response_format", kAnswer, R"(off, {"type":"text"})"},
@@ -106,15 +109,15 @@ std::span<const KnownField> KnownFields() {
       {"return_token_offsets", kAnswer, "any"},
       {"routed_experts_prompt_start", kAnswer, "any"},
       {"stream_interval", kAnswer, "any"},
-      {"add_generation_prompt", kAnswer, "true"},
+      {"add_generation_prompt", kComplete, "true"},
       {"add_special_tokens", kChat, "false"},
       {"add_special_tokens", kComplete, "true"},
       {"allowed_token_ids", kAnswer, "off"},
       {"bad_words", kAnswer, "off"},
       {"cache_salt", kAnswer, "off"},
       {"chat_template", kAnswer, "off"},
-      {"chat_template_kwargs", kAnswer, "off"},
-      {"continue_final_message", kAnswer, "off"},
+      {"chat_template_kwargs", kComplete, "off"},
+      {"continue_final_message", kComplete, "off"},
       {"documents", kAnswer, "off"},
       {"early_stopping", kAnswer, "off"},
       {"ec_transfer_params", kAnswer, "off"},
@@ -345,10 +348,13 @@ const ReadField* Find(std::string_view name, FieldPlace place) {
 }
 
 bool HasPenalty(const Json& object) {
-  return std::any_of(std::begin(kPenaltyNames), std::end(kPenaltyNames), [&](const char* name) {
+  const auto is_set = [&](const char* name, int neutral) {
     const Json* value = FindField(object, name);
-    return value != nullptr && *value != 1;
-  });
+    return value != nullptr && *value != neutral;
+  };
+  return std::any_of(std::begin(kPenaltyNames), std::end(kPenaltyNames),
+                     [&](const char* name) { return is_set(name, 1); }) ||
+         is_set("presence_penalty", 0) || is_set("frequency_penalty", 0);
 }
 
 void Add(const std::string& name, UnknownFields& unknown) {

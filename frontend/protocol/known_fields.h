@@ -30,7 +30,7 @@ struct KnownField {
   /// values, with commas between, at which it asks for nothing; null is always one, and `off`
   /// stands for false, 0 and whatever is empty.
   std::string_view neutral;
-  bool beside_penalty = false;  // it says how the repetition penalty works, and nothing without one
+  bool beside_penalty = false;  // it says how penalties work, and nothing without one
 };
 std::span<const KnownField> KnownFields();
 

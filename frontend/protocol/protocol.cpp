@@ -222,6 +222,7 @@ absl::StatusOr<GenerateRequest> ReadChat(const Json& object, const ProtocolLimit
     if (!parsed.ok()) return InvalidArgument("context_policy: {}", Message(parsed.status()));
     request.context_policy = *parsed;
   }
+  TANDEM_RETURN_IF_ERROR(ReadRendering(object, limits, request.render));
   bool echo = false;
   TANDEM_RETURN_IF_ERROR(ReadBool(object, "echo", echo));
   if (echo) return InvalidArgument("echo: it is for complete; a chat has no text to repeat");

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <utility>
 
+#include "frontend/chat/chat_template.h"
+
 namespace tandem::frontend {
 
 using Json = nlohmann::json;
@@ -196,6 +198,43 @@ absl::Status ReadExtent(const Json& object, const ProtocolLimits& limits, Genera
   return absl::OkStatus();
 }
 
+/// Whether it is no object and holds none.
+bool IsPlain(const Json& value) {
+  return value.is_array() ? std::all_of(value.begin(), value.end(), IsPlain) : !value.is_object();
+}
+
+absl::Status ReadTemplateVariables(const Json& object, const ProtocolLimits& limits,
+                                   nlohmann::ordered_json& out) {
+  constexpr const char* kName = "chat_template_kwargs";
+  const Json* variables = FindField(object, kName);
+  if (variables == nullptr) return absl::OkStatus();
+  if (!variables->is_object()) {
+    return InvalidArgument("{}: expected an object, like {{\"enable_thinking\":false}}, found {}",
+                           kName, Shown(*variables));
+  }
+  const size_t bytes = variables->dump().size();
+  if (variables->size() > static_cast<size_t>(limits.template_variables) ||
+      bytes > static_cast<size_t>(limits.template_bytes)) {
+    return InvalidArgument(
+        "{}: expected at most {} variables and {} bytes of JSON, found {} and {}", kName,
+        limits.template_variables, limits.template_bytes, variables->size(), bytes);
+  }
+  for (const auto& [name, value] : variables->items()) {
+    if (IsTemplatesOwn(name)) {
+      return InvalidArgument("{}: {} is what templates have already; choose another name", kName,
+                             Shown(Json(name)));
+    }
+    if (!IsPlain(value)) {
+      return InvalidArgument(
+          "{}.{}: expected a number, a string, true, false, null or a list of "
+          "such, found {}",
+          kName, Shown(Json(name)), Shown(value));
+    }
+    out[name] = nlohmann::ordered_json(value);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::string Shown(const Json& value) {
@@ -274,6 +313,18 @@ absl::Status ReadTokens(const Json& list, std::string_view name, std::vector<int
   return absl::OkStatus();
 }
 
+absl::Status ReadRendering(const Json& object, const ProtocolLimits& limits, RenderOptions& out) {
+  TANDEM_RETURN_IF_ERROR(ReadBool(object, "continue_final_message", out.continue_final_message));
+  out.add_generation_prompt = !out.continue_final_message;
+  TANDEM_RETURN_IF_ERROR(ReadBool(object, "add_generation_prompt", out.add_generation_prompt));
+  if (out.continue_final_message && out.add_generation_prompt) {
+    return InvalidArgument(
+        "add_generation_prompt: true begins an answer, and continue_final_message goes on with the "
+        "last message; send one of them");
+  }
+  return ReadTemplateVariables(object, limits, out.variables);
+}
+
 absl::Status ReadParams(const Json& object, const ProtocolLimits& limits, GenerateRequest& out) {
   constexpr int64_t kMostInt32 = std::numeric_limits<int32_t>::max();
   constexpr double kMostSeconds = 30.0 * 24 * 3600;
@@ -294,6 +345,10 @@ absl::Status ReadParams(const Json& object, const ProtocolLimits& limits, Genera
         return ReadFloat(object, name, {.least = 0.01, .most = 100}, value);
       }));
   sampling.repetition_penalty = penalty.value_or(sampling.repetition_penalty);
+  TANDEM_RETURN_IF_ERROR(
+      ReadFloat(object, "presence_penalty", {.least = -2, .most = 2}, sampling.presence_penalty));
+  TANDEM_RETURN_IF_ERROR(
+      ReadFloat(object, "frequency_penalty", {.least = -2, .most = 2}, sampling.frequency_penalty));
   TANDEM_RETURN_IF_ERROR(ReadSeed(object, out.params.seed));
   TANDEM_RETURN_IF_ERROR(ReadStop(object, limits, out.params.stop));
   TANDEM_RETURN_IF_ERROR(ReadStopTokens(object, limits, out.params.stop_tokens));

@@ -45,4 +45,8 @@ inline constexpr const char* kPenaltyNames[] = {"repetition_penalty", "repeat_pe
 absl::Status ReadParams(const nlohmann::json& object, const ProtocolLimits& limits,
                         GenerateRequest& out);
 
+/// How a chat is rendered: add_generation_prompt, continue_final_message, chat_template_kwargs.
+absl::Status ReadRendering(const nlohmann::json& object, const ProtocolLimits& limits,
+                           RenderOptions& out);
+
 }  // namespace tandem::frontend

@@ -29,6 +29,8 @@ struct ProtocolLimits {
   int tenant_bytes = 256;           // of a tenant's name
   int conversation_bytes = 256;     // of a conversation's name
   int listed_conversations = 1000;  // in one answer
+  int template_variables = 64;      // of chat_template_kwargs
+  int template_bytes = 64 << 10;    // of all of it
 };
 
 /// Input and sampling of `chat` and `complete`.
@@ -44,6 +46,7 @@ struct GenerateRequest {
   std::optional<std::string> conversation;
   bool accept_damage = false;  // the conversation goes on with what is kept of it; of `chat`
   std::optional<ContextPolicy> context_policy;  // none: the server's own; of `chat`
+  RenderOptions render;                         // of `chat`
 };
 struct CancelRequest {};
 /// Goes on with the answer to an earlier request of this connection identity.

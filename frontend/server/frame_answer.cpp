@@ -10,10 +10,7 @@ constexpr int64_t kUnreadBytes = int64_t{64} << 10;  // that wait for a client t
 
 }  // namespace
 
-Delivery FrameAnswer::OnAccepted() {
-  accepted_ = true;
-  return router_.Send(client_, AcceptedFrame(id_));
-}
+Delivery FrameAnswer::OnAccepted() { return router_.Send(client_, AcceptedFrame(id_)); }
 
 Delivery FrameAnswer::OnDelta(const AnswerDelta& delta) {
   DeltaExtras extras;
@@ -29,7 +26,7 @@ Delivery FrameAnswer::OnDone(const DoneContents& done) {
 void FrameAnswer::OnFailed(ErrorCode code, std::string_view message,
                            std::optional<double> retry_after) {
   router_.Send(client_, ErrorFrame(id_, code, message, retry_after),
-               /*must=*/accepted_);
+               /*must=*/true);
 }
 
 AnswerEvents::Repeats FrameAnswer::repeats() const {

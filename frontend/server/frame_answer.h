@@ -39,7 +39,6 @@ class FrameAnswer final : public AnswerEvents {
   const std::string client_;
   const std::string id_;
   const Form form_;
-  bool accepted_ = false;
 };
 
 }  // namespace tandem::frontend

@@ -24,6 +24,7 @@ absl::StatusOr<std::vector<int32_t>> PrepareChat(Preparation& preparation, const
   ChatInput input;
   input.policy = preparation.policy;
   input.max_tokens = preparation.request.params.max_tokens;
+  input.render = preparation.request.render;
   if (auto& turn = preparation.turn) {
     input.messages = turn->messages;
     input.history = &turn->history;
@@ -57,6 +58,7 @@ int64_t Preparation::bytes() const {
   }
   bytes += request.params.stop_tokens.size() * sizeof(int32_t);
   for (const std::string& stop : request.params.stop) bytes += sizeof(std::string) + stop.size();
+  if (!request.render.variables.empty()) bytes += request.render.variables.dump().size();
   if (turn) {
     bytes += BytesOfMessages(turn->messages) + turn->history.tokens.size() * sizeof(int32_t);
     for (const TextSegment& segment : turn->history.segments) {

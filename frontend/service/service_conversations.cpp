@@ -30,6 +30,13 @@ std::vector<int32_t> Joined(std::span<const int32_t> prompt, std::span<const int
 absl::Status Service::BeginTurn(RequestRecord& record, Preparation& preparation) {
   const GenerateRequest& request = preparation.request;
   auto& messages = std::get<std::vector<ChatMessage>>(preparation.request.input);
+  // The messages of a conversation and its answers take turns.
+  if (request.render.continue_final_message || !request.render.add_generation_prompt) {
+    return InvalidArgument(
+        "{}: a conversation goes on with an answer of its own; leave out this field, or the "
+        "conversation",
+        request.render.continue_final_message ? "continue_final_message" : "add_generation_prompt");
+  }
   const ConversationName name{.tenant = request.tenant, .id = *request.conversation};
   TANDEM_RETURN_IF_ERROR(FindOnDisk(name));
   if (!request.accept_damage) TANDEM_RETURN_IF_ERROR(conversations_.CheckWhole(name));

@@ -49,6 +49,8 @@ core::SamplingParams SamplingOf(const SamplingChoices& choices, const core::Gguf
   params.min_p = static_cast<float>(choose(choices.min_p, "min_p", 0, 0, 1));
   params.repetition_penalty =
       static_cast<float>(choose(choices.repetition_penalty, "penalty_repeat", 1, 0.01, 100));
+  params.presence_penalty = static_cast<float>(choices.presence_penalty.value_or(0));
+  params.frequency_penalty = static_cast<float>(choices.frequency_penalty.value_or(0));
   return params;
 }
 

@@ -1,143 +1,152 @@
 #include "launcher/commands/http_side.h"
 
-#include <fcntl.h>
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
-#include <chrono>
-#include <sstream>
+#include <algorithm>
+#include <cstdio>
+#include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
-#include "core/base/errno_text.h"
-#include "kv_store/base/files.h"
-#include "launcher/options/option_words.h"
+#include "core/base/descriptor_limit.h"
+#include "core/system/text_file.h"
+#include "frontend/http/gateway.h"
+#include "frontend/http/service_backend.h"
 #include "launcher/options/version.h"
 
 namespace tandem::launcher {
 namespace {
 
-constexpr std::chrono::milliseconds kLastWords{1000};  // for what the service said last
+constexpr int64_t kLeastHttpClients = 16;
 
-/// Lines at the end of a file. Thread safety: one thread.
-class LineFile {
- public:
-  static absl::StatusOr<std::shared_ptr<LineFile>> Open(const std::string& path) {
-    const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    if (file < 0) {
-      return InvalidArgument("--access-log {}: it cannot be written: {}", path, ErrnoText(errno));
-    }
-    return std::make_shared<LineFile>(path, file);
+/// The parts of a text between separators, without white space around them; empty ones are left
+/// out.
+std::vector<std::string> PartsOf(std::string_view text, char separator) {
+  constexpr std::string_view kSpace = " \t\r";
+  std::vector<std::string> parts;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find(separator), text.size());
+    std::string_view part = text.substr(0, end);
+    text.remove_prefix(std::min(end + 1, text.size()));
+    const size_t first = part.find_first_not_of(kSpace);
+    if (first == std::string_view::npos) continue;
+    part = part.substr(first, part.find_last_not_of(kSpace) - first + 1);
+    parts.emplace_back(part);
   }
-  LineFile(std::string path, int file) : path_(std::move(path)), file_(file) {}
-  ~LineFile() { close(file_); }
-  LineFile(const LineFile&) = delete;
-  LineFile& operator=(const LineFile&) = delete;
-
-  void Add(const std::string& line) {
-    const std::string whole = line + "\n";
-    const ssize_t written = write(file_, whole.data(), whole.size());
-    const bool fails = written != static_cast<ssize_t>(whole.size());
-    if (fails && !failed_) {
-      spdlog::warn("--access-log {}: lines are lost: {}", path_,
-                   written < 0 ? ErrnoText(errno) : "the disk is full");
-    }
-    failed_ = fails;
-  }
-
- private:
-  const std::string path_;
-  const int file_;
-  bool failed_ = false;  // it was told
-};
+  return parts;
+}
 
 absl::StatusOr<std::vector<std::string>> ReadKeys(const std::string& path) {
-  TANDEM_ASSIGN_OR_RETURN(const std::string text, kv_store::ReadSmallFile(path, /*secret=*/true));
-  std::vector<std::string> keys;
-  std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) {
-    while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.pop_back();
-    if (line.empty()) continue;
-    for (const char c : line) {
-      if (c > ' ' && c <= '~') continue;
-      return InvalidArgument(
-          "{}: key {} has a blank, or a character that is not printable ASCII; write one key a "
-          "line",
-          path, keys.size() + 1);
-    }
-    keys.push_back(std::move(line));
-  }
+  constexpr size_t kMostBytes = size_t{1} << 20;
+  const absl::StatusOr<std::string> text = ReadTextFile(path, kMostBytes);
+  if (!text.ok()) return InvalidArgument("--api-keys: {}", Message(text.status()));
+  std::vector<std::string> keys = PartsOf(*text, '\n');
   if (keys.empty()) {
-    return InvalidArgument("{}: there is no key in it; write one key a line", path);
+    return InvalidArgument("--api-keys {}: there is no key in it; write one a line", path);
   }
   return keys;
 }
 
-std::vector<std::string> Words(const std::string& list) {
-  std::vector<std::string> words;
-  for (std::string& word : SplitAtCommas(list)) {
-    if (!word.empty()) words.push_back(std::move(word));
+absl::StatusOr<std::shared_ptr<std::FILE>> OpenAccessLog(const std::string& path) {
+  if (path.empty()) return std::shared_ptr<std::FILE>();
+  if (path == "-") return std::shared_ptr<std::FILE>(stderr, [](std::FILE*) {});
+  std::FILE* file = std::fopen(path.c_str(), "ae");
+  if (file == nullptr) {
+    return InvalidArgument(
+        "--access-log {}: it cannot be written; name a file in a directory that "
+        "is there and yours",
+        path);
   }
-  return words;
+  return std::shared_ptr<std::FILE>(file, [](std::FILE* open) { std::fclose(open); });
 }
+
+/// Takes no more connections than there are file descriptors for.
+absl::StatusOr<int64_t> FitHttpClients(int64_t clients, int64_t other_descriptors) {
+  const int64_t others = OpenDescriptors() + other_descriptors;
+  const int64_t left = DescriptorLimit() - others;
+  if (left < kLeastHttpClients)
+    TANDEM_RETURN_IF_ERROR(CheckDescriptors(others + kLeastHttpClients));
+  if (left < clients) {
+    spdlog::warn(
+        "{} connections over HTTP at most, instead of {}: this process may have {} file "
+        "descriptors (ulimit -Hn)",
+        left, clients, DescriptorLimit());
+  }
+  return std::min(clients, left);
+}
+
+class RunningHttpSide final : public HttpSide {
+ public:
+  explicit RunningHttpSide(frontend::Service& service) : backend_(service) {}
+  ~RunningHttpSide() override {
+    if (gateway_ == nullptr) return;
+    gateway_->Stop();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  absl::Status Start(frontend::GatewayOptions options) {
+    TANDEM_ASSIGN_OR_RETURN(gateway_, frontend::Gateway::Create(std::move(options), backend_));
+    thread_ = std::thread([this] { gateway_->Run(); });
+    return absl::OkStatus();
+  }
+  const std::string& address() const override { return gateway_->address(); }
+
+ private:
+  frontend::ServiceBackend backend_;
+  std::unique_ptr<frontend::Gateway> gateway_;
+  std::thread thread_;
+};
 
 }  // namespace
 
-absl::StatusOr<HttpPreparation> PrepareHttp(const HttpOptions& options,
-                                            const OptionSources& sources) {
-  HttpPreparation preparation;
-  if (options.address == "off") return preparation;
-  auto listener = frontend::HttpListener::Listen(options.address);
-  if (!listener.ok()) {
-    const bool chosen = options.address != HttpOptions().address || sources.Given("--http");
-    if (chosen) return sources.Name(listener.status());
-    spdlog::warn("{}: there is no HTTP gateway", Message(listener.status()));
-    return preparation;
-  }
-  preparation.listener = *std::move(listener);
-  frontend::GatewayOptions& gateway = preparation.options;
-  gateway.http.clients = options.max_clients;
-  gateway.http.request.body_bytes = options.max_body;
-  gateway.guard.hosts = Words(options.hosts);
-  gateway.guard.origins = Words(options.origins);
-  gateway.version = kVersion;
+absl::StatusOr<HttpPrepared> PrepareHttp(const HttpOptions& options) {
+  HttpPrepared prepared;
+  if (options.address.empty()) return prepared;
   if (!options.key_file.empty()) {
-    auto keys = ReadKeys(options.key_file);
-    if (!keys.ok()) return sources.Blame("--api-key-file", keys.status());
-    gateway.guard.keys = *std::move(keys);
+    TANDEM_ASSIGN_OR_RETURN(prepared.keys, ReadKeys(options.key_file));
   }
-  std::vector<std::string> names = Words(options.names);
+  TANDEM_ASSIGN_OR_RETURN(prepared.access_log, OpenAccessLog(options.access_log));
+  TANDEM_ASSIGN_OR_RETURN(frontend::HttpListener listener,
+                          frontend::ListenForHttp(options.address));
+  if (!listener.loopback && prepared.keys.empty()) {
+    spdlog::warn(
+        "--http {}: whoever reaches this address may use the server; --api-keys FILE "
+        "asks for a key",
+        listener.address);
+  }
+  prepared.listener = std::make_shared<frontend::HttpListener>(std::move(listener));
+  return prepared;
+}
+
+absl::StatusOr<std::unique_ptr<HttpSide>> HttpSide::Start(const HttpOptions& options,
+                                                          HttpPrepared prepared,
+                                                          frontend::Service& service,
+                                                          int64_t other_descriptors) {
+  frontend::GatewayOptions gateway;
+  gateway.http.listener = std::move(prepared.listener);
+  gateway.http.request.body_bytes = options.max_body;
+  TANDEM_ASSIGN_OR_RETURN(gateway.http.clients, FitHttpClients(options.clients, other_descriptors));
+  gateway.guard.hosts = PartsOf(options.hosts, ',');
+  gateway.guard.origins = PartsOf(options.origins, ',');
+  gateway.guard.keys = std::move(prepared.keys);
+  std::vector<std::string> names = PartsOf(options.names, ',');
   if (!names.empty()) {
     gateway.model = names.front();
     gateway.aliases.assign(names.begin() + 1, names.end());
   }
-  if (!options.access_log.empty()) {
-    auto file = LineFile::Open(options.access_log);
-    if (!file.ok()) return sources.Name(file.status());
-    gateway.access_log = [file = *file](const std::string& line) { file->Add(line); };
+  gateway.version = kVersion;
+  if (prepared.access_log != nullptr) {
+    gateway.access_log = [file = std::move(prepared.access_log)](const std::string& line) {
+      // A line that cannot be written is lost; requests go on.
+      std::fwrite((line + "\n").data(), 1, line.size() + 1, file.get());
+      std::fflush(file.get());
+    };
   }
-  if (!preparation.listener->loopback() && gateway.guard.keys.empty()) {
-    spdlog::warn(
-        "--http {}: whoever reaches this host may use it, since there is no --api-key-file",
-        preparation.listener->address());
-  }
-  return preparation;
-}
-
-absl::StatusOr<std::unique_ptr<HttpSide>> HttpSide::Start(HttpPreparation preparation,
-                                                          frontend::Service& service) {
-  std::unique_ptr<HttpSide> side(new HttpSide(service));
-  TANDEM_ASSIGN_OR_RETURN(
-      side->gateway_, frontend::Gateway::Create(std::move(preparation.options),
-                                                *std::move(preparation.listener), side->backend_));
-  side->thread_ = std::thread([gateway = side->gateway_.get()] { gateway->Run(); });
+  auto side = std::make_unique<RunningHttpSide>(service);
+  TANDEM_RETURN_IF_ERROR(side->Start(std::move(gateway)));
   return side;
-}
-
-HttpSide::~HttpSide() {
-  if (!thread_.joinable()) return;
-  gateway_->Finish(kLastWords);
-  thread_.join();
 }
 
 }  // namespace tandem::launcher

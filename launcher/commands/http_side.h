@@ -1,47 +1,38 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string>
-#include <thread>
 
 #include "core/base/status.h"
-#include "frontend/http/gateway.h"
-#include "frontend/http/service_backend.h"
+#include "frontend/http/wire/http_listener.h"
+#include "frontend/service/service.h"
 #include "launcher/options/options.h"
 
 namespace tandem::launcher {
 
-/// What the gateway's options name, found before the model is read: clients that come early wait.
-struct HttpPreparation {
-  std::optional<frontend::HttpListener> listener;  // none: there is no gateway
-  frontend::GatewayOptions options;
+/// What the gateway needs, found before the model's weights are read.
+struct HttpPrepared {
+  std::shared_ptr<frontend::HttpListener> listener;  // null: there is no gateway
+  std::vector<std::string> keys;
+  std::shared_ptr<std::FILE> access_log;
 };
 
-/// Listens and reads the file of keys. Where the default address is taken it warns, and there is no
-/// gateway. Errors name the option: kInvalidArgument, kFailedPrecondition, those of ReadSmallFile.
-absl::StatusOr<HttpPreparation> PrepareHttp(const HttpOptions& options,
-                                            const OptionSources& sources);
+/// Listens and reads what the options name. kInvalidArgument, kFailedPrecondition, naming the
+/// option.
+absl::StatusOr<HttpPrepared> PrepareHttp(const HttpOptions& options);
 
-/// The gateway on a thread of its own, for as long as this lives. Thread safety: one thread.
+/// The HTTP gateway of a server, with its thread, as long as it lives.
 class HttpSide {
  public:
-  /// The service must outlive it.
-  static absl::StatusOr<std::unique_ptr<HttpSide>> Start(HttpPreparation preparation,
-                                                         frontend::Service& service);
-  /// The service has ended: what it said last is sent.
-  ~HttpSide();
-  HttpSide(const HttpSide&) = delete;
-  HttpSide& operator=(const HttpSide&) = delete;
+  virtual ~HttpSide() = default;
+  virtual const std::string& address() const = 0;
 
-  const std::string& address() const { return gateway_->address(); }
-
- private:
-  explicit HttpSide(frontend::Service& service) : backend_(service) {}
-
-  frontend::ServiceBackend backend_;
-  std::unique_ptr<frontend::Gateway> gateway_;
-  std::thread thread_;
+  /// Serves from now on. `service`: Begin was called, or will be before long; it must outlive this.
+  /// `other_descriptors`: file descriptors that others of this process will still open.
+  static absl::StatusOr<std::unique_ptr<HttpSide>> Start(const HttpOptions& options,
+                                                         HttpPrepared prepared,
+                                                         frontend::Service& service,
+                                                         int64_t other_descriptors);
 };
 
 }  // namespace tandem::launcher

@@ -95,8 +95,8 @@ absl::Status CheckStateOptions(const StateOptions& state, const OptionSources& s
 struct Prepared {
   std::unique_ptr<frontend::TextModel> text_model;
   std::shared_ptr<frontend::Listener> listener;  // clients that come early wait
-  HttpPreparation http;
   std::unique_ptr<ServedState> state;
+  HttpPrepared http;
 };
 
 /// The endpoint as others may write it: all addresses are this host's name.
@@ -130,7 +130,7 @@ absl::Status Serve(const ServeOptions& options) {
     auto listener = frontend::Listen(options.listen);
     if (!listener.ok()) return options.model.sources.Blame("--listen", listener.status());
     prepared.listener = std::make_shared<frontend::Listener>(*std::move(listener));
-    TANDEM_ASSIGN_OR_RETURN(prepared.http, PrepareHttp(options.http, options.model.sources));
+    TANDEM_ASSIGN_OR_RETURN(prepared.http, PrepareHttp(options.http));
     TANDEM_ASSIGN_OR_RETURN(prepared.state, OpenState(options));
     return absl::OkStatus();
   };
@@ -160,10 +160,6 @@ absl::Status Serve(const ServeOptions& options) {
       state->RestoreTo(service);
       state->directory().Announce(server->endpoint());
     }
-    std::unique_ptr<HttpSide> http;
-    if (prepared.http.listener) {
-      TANDEM_ASSIGN_OR_RETURN(http, HttpSide::Start(std::move(prepared.http), service));
-    }
     signals.Watch([&](int signal) {
       if (signal == SIGTERM && parallel::StartedByMpi()) AwaitDeathNotice(engine);
       if (!engine.Health().ok()) return;
@@ -173,13 +169,19 @@ absl::Status Serve(const ServeOptions& options) {
         service.Stop();
       }
     });
+    std::unique_ptr<HttpSide> http;
+    if (prepared.http.listener != nullptr) {
+      TANDEM_ASSIGN_OR_RETURN(
+          http, HttpSide::Start(options.http, std::move(prepared.http), service,
+                                server_options.clients + (state ? kStateDescriptors : 0)));
+    }
     spdlog::info("serving {} on {}", text_model.name(), server->endpoint());
-    if (http) spdlog::info("OpenAI API: http://{}/v1", http->address());
+    if (http) spdlog::info("serving HTTP on http://{}/v1", http->address());
     spdlog::info("to chat: tandem chat --connect {}", ReachableFrom(server->endpoint()));
     if (state) TellOfAgent(options.model.state, "stays for {:g} s after its last use");
     absl::Status status = server->Run();
-    signals.Unwatch();
     http.reset();
+    signals.Unwatch();
     if (state) TellOfAgent(options.model.state, "stays for {:g} s more");
     return status;
   };

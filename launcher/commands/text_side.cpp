@@ -18,7 +18,7 @@ class TokensOnly final : public frontend::TextModel {
   int vocab() const override { return config_.vocab; }
   int context() const override { return config_.context; }
   absl::StatusOr<std::vector<frontend::TextSegment>> RenderChat(
-      std::span<const frontend::ChatMessage>) const override {
+      std::span<const frontend::ChatMessage>, const frontend::RenderOptions&) const override {
     return NoTokenizer();
   }
   absl::StatusOr<std::vector<int32_t>> EncodeRendered(

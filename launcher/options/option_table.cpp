@@ -10,7 +10,6 @@ namespace {
 
 using Rows = std::vector<OptionRow>;
 
-constexpr double kMostHttpClients = 1'000'000;
 constexpr double kMostSteps = 1 << 20;
 constexpr double kMostTokens = 1 << 24;
 constexpr double kMostCount = 0x1p31;
@@ -111,6 +110,10 @@ Rows GenerationRows(frontend::GenerationParams& o, Sampling& sampling,
           "only tokens with this share of the best one's probability"),
       Row("--repetition-penalty", {&sampling.repetition_penalty, {0.01, 100}},
           "above 1: avoid tokens already there"),
+      Row("--presence-penalty", {&sampling.presence_penalty, {-2, 2}},
+          "above 0: avoid tokens that the answer has"),
+      Row("--frequency-penalty", {&sampling.frequency_penalty, {-2, 2}},
+          "above 0: avoid tokens, the more the oftener the answer has them"),
       Row("--seed", {&o.seed}, "of the randomness, any 64-bit number (default: drawn, and told)"),
       Row("--stop", Text(o.stop, 1, double(frontend::ProtocolLimits().stop_bytes)),
           "text that ends the answer; may be given several times"),
@@ -263,25 +266,25 @@ Rows StateRows(StateOptions& o) {
 Rows HttpRows(HttpOptions& o) {
   return {
       Row("--http", {&o.address},
-          "ADDRESS:PORT of the HTTP gateway with the APIs of OpenAI and Anthropic, or off; where "
-          "the default is taken, it is left out with a warning"),
+          "address and port of the gateway for OpenAI's and Anthropic's clients, as in "
+          "127.0.0.1:8080 (this host only) or 0.0.0.0:8080 (all networks); none: no gateway"),
       Row("--http-hosts", {&o.hosts},
-          "names by which HTTP clients may call the server, with commas between them, besides "
-          "those of loopback"),
+          "names, with commas between, by which clients may call the gateway, besides those of "
+          "loopback where it listens there; * allows all"),
       Row("--http-origins", {&o.origins},
-          "web pages whose scripts may call it, e.g. https://chat.example.org; * for all"),
-      Row("--api-key-file", Path(o.key_file),
-          "file with the keys of HTTP clients, one a line (mode 0600); every route but /health and "
-          "/ready then wants one (default: none is asked for)"),
-      Row("--access-log", Path(o.access_log),
-          "file to which a line of JSON is added for each HTTP request, without its text"),
-      Row("--served-model-name", {&o.names},
-          "names of the model for HTTP clients, with commas between them: the first is told, the "
-          "others are taken too (default: its own)"),
+          "web pages, with commas between, that may use the gateway, as in https://example.org; * "
+          "allows all"),
+      Row("--api-keys", Path(o.key_file),
+          "file with API keys, a line each, one of which the gateway's clients must have"),
+      Row("--served-name", Text(o.names),
+          "names of the model over HTTP, with commas between: the first is told, the others are "
+          "taken, too (default: its own)"),
       Row("--max-body", Size(o.max_body, kKiB, kGiB),
-          "largest body of an HTTP request (default 8MiB)"),
-      Row("--max-http-clients", {&o.max_clients, {1, kMostHttpClients}},
-          "HTTP connections at once; more are refused with 503")};
+          "largest body of a request over HTTP (default 8MiB)"),
+      Row("--http-clients", {&o.clients, {1, kMostClients}},
+          "connections over HTTP at once; more are refused with 503"),
+      Row("--access-log", Path(o.access_log),
+          "file to which the gateway adds a line of JSON for each request; - is standard error")};
 }
 
 Rows RowsOf(ServeOptions& o) {
@@ -305,7 +308,7 @@ Rows RowsOf(ServeOptions& o) {
        Row("--drain-timeout", {&o.drain_timeout, {0, 86400}},
            "seconds that answers in progress have after SIGTERM, while new requests are refused as "
            "unavailable; a second SIGTERM, or SIGINT, ends them at once")},
-      StateRows(o.model.state), HttpRows(o.http),
+      HttpRows(o.http), StateRows(o.model.state),
       Rows{Row("--recover", {&o.model.state.recover},
                "which conversations to go on with, where several hosts have some: own (those in "
                "--state, or none), ID or ID@HOST (a copy that a host keeps; those in --state are "

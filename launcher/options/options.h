@@ -69,16 +69,16 @@ struct LaunchOptions {
   std::string log_level;         // of the ranks; empty: their own
 };
 
-/// Of the HTTP gateway.
+/// Of the HTTP gateway; docs/http.md.
 struct HttpOptions {
-  std::string address = "127.0.0.1:8080";  // "off": there is none
-  std::string hosts;                       // names with commas between them
-  std::string origins;
-  std::string key_file;    // API keys, one a line; empty: none is asked for
-  std::string access_log;  // empty: none
-  std::string names;       // of the model: the served one, then others; empty: the model's own
-  int64_t max_body = int64_t{8} << 20;
-  int64_t max_clients = 4096;
+  std::string address;                  // empty: no gateway
+  std::string hosts;                    // names of the server, with commas between
+  std::string origins;                  // of web pages, with commas between
+  std::string key_file;                 // API keys, a line each; empty: none is asked for
+  std::string names;                    // of the model, with commas between; empty: its own
+  std::string access_log;               // a file, or - for standard error; empty: none
+  int64_t max_body = int64_t{8} << 20;  // bytes of a request's body
+  int64_t clients = 4096;               // connections at once
 };
 
 struct ServeOptions {
@@ -103,6 +103,8 @@ struct SamplingChoices {
   std::optional<double> top_p;
   std::optional<double> min_p;
   std::optional<double> repetition_penalty;
+  std::optional<double> presence_penalty;
+  std::optional<double> frequency_penalty;
 };
 
 struct ChatOptions {

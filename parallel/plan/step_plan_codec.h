@@ -11,7 +11,7 @@
 namespace tandem::parallel {
 
 inline constexpr uint32_t kStepPlanMagic = 0x50535454;  // "TTSP" in little endian
-inline constexpr uint16_t kStepPlanVersion = 6;
+inline constexpr uint16_t kStepPlanVersion = 7;
 
 /// A plan as it travels, little endian throughout:
 ///   magic u32, version u16, flags u8 (bit 0 stop, bit 1 flush), epoch u64, step u64

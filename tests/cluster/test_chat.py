@@ -23,6 +23,15 @@ def test_chat_has_the_same_answer_at_any_number_of_ranks():
     assert len(answers) == 1 and "Paris" in answers.pop()
 
 
+def test_penalties_of_the_answer_give_the_same_at_any_number_of_ranks():
+    flags = ["-p", "One, two, one, two, one,", "--max-tokens", 40]
+    plain = generate_json(SMOLLM2, *flags)["tokens"]
+    for penalties in (["--frequency-penalty", 0.6], ["--presence-penalty", 1.2, "--temperature", 0.7, "--seed", 3]):
+        answers = {tuple(generate_json(SMOLLM2, *flags, *penalties, "-n", n, *more)["tokens"])
+                   for n in (1, 2, 3) for more in ((), ("--speculate",))}
+        assert len(answers) == 1 and answers.pop() != tuple(plain)
+
+
 def test_quickstart_answers_a_pipe():
     result = run([ROOT / "launcher/quickstart"], input=QUESTION, timeout=600)
     assert result.returncode == 0, result.stderr

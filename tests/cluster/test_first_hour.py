@@ -80,15 +80,22 @@ def test_03_fields(start_server):
 
         plain = ask()
         assert plain["usage"]["completion_tokens"] == 12
-        # The case: refused by the name of the first such field.
-        case = ask(messages=[*question["messages"], {"role": "assistant", "content": "They are"}], continue_final_message=True,
-                   add_generation_prompt=False)
-        assert case["code"] == "unimplemented" and "add_generation_prompt" in case["message"]
-        for name, value in {"json_schema": {"type": "object"}, "guided_json": {}, "chat_template_kwargs": {"a": 1}, "mirostat": 2,
-                            "dry_multiplier": 0.8, "xtc_probability": 0.5, "continue_final_message": True, "min_length": 5,
-                            "presence_penalty": 0.1, "response_format": {"type": "json_object"}, "samplers": ["top_k"]}.items():
+        # Refused by name.
+        for name, value in {"json_schema": {"type": "object"}, "guided_json": {}, "mirostat": 2, "dry_multiplier": 0.8,
+                            "xtc_probability": 0.5, "min_length": 5, "response_format": {"type": "json_object"},
+                            "samplers": ["top_k"]}.items():
             refused = ask(**{name: value})
             assert refused["type"] == "error" and refused["code"] == "unimplemented" and name in refused["message"], refused
+        # An answer goes on with its beginning, or with what the chat says before one.
+        begun = [*question["messages"], {"role": "assistant", "content": plain["text"][:20]}]
+        assert ask(messages=begun, continue_final_message=True)["text"].startswith(plain["text"][20:])
+        assert ask(messages=begun, continue_final_message=True)["usage"]["prompt_tokens"] \
+            < ask(messages=begun, add_generation_prompt=False)["usage"]["prompt_tokens"] \
+            < ask(messages=begun)["usage"]["prompt_tokens"]
+        assert ask(chat_template_kwargs={"a": 1})["text"] == plain["text"]
+        assert ask(chat_template_kwargs={"messages": []})["code"] == "invalid_argument"
+        assert ask(frequency_penalty=2)["text"] != plain["text"] != ask(presence_penalty=2)["text"]
+        assert ask(frequency_penalty=2.5)["code"] == "invalid_argument"
         # Honoured, under names of other servers too.
         assert ask(max_tokens=None, max_completion_tokens=2)["usage"]["completion_tokens"] == 2
         assert ask(max_completion_tokens=3)["code"] == "invalid_argument"
@@ -114,9 +121,9 @@ def test_03_fields(start_server):
             assert ask(**{"max_tokenz": 5, "\x1b[2J" + "x" * 100: 1})["text"] == plain["text"]
         status = client.ask({"type": "status", "id": "s"})
         assert status["unknown_fields"] == 4
-        assert status["refused"] == {"invalid_argument": 3, "unimplemented": 12} and status["refused_frames"] == 15
+        assert status["refused"] == {"invalid_argument": 5, "unimplemented": 8} and status["refused_frames"] == 13
         text = run([TANDEM, "status", "--connect", server.endpoint]).stdout
-        assert "15 frames refused (3 invalid_argument, 12 unimplemented)" in text
+        assert "13 frames refused (5 invalid_argument, 8 unimplemented)" in text
         assert "4 fields that nobody knows" in text
     server.stop()
     log = server.rest_of_log()
@@ -227,7 +234,7 @@ def test_10_flags(tmp_path):
 def test_10_flags_have_one_range_everywhere(start_server):
     server = serve(start_server)
     for flags in (["--top-p", 0], ["--top-k", -1], ["--top-k", 2**31 - 1], ["--max-tokens", 2**31 - 1, "--stop", "\n"], ["--min-p", 1],
-                  ["--repetition-penalty", 0.01], ["--repetition-penalty", 100], ["--temperature", 100], ["--seed", 2**64 - 1]):
+                  ["--repetition-penalty", 0.01], ["--repetition-penalty", 100], ["--presence-penalty", -2], ["--frequency-penalty", 2], ["--temperature", 100], ["--seed", 2**64 - 1]):
         flags = ["--temperature", 1, "--seed", 1, "--max-tokens", 3, *flags]
         flags = [word for name, value in dict(zip(flags[::2], flags[1::2])).items() for word in (name, value)]  # the last one counts
         assert run([TANDEM, "generate", SMOLLM2, "-p", "Hi", *flags]).returncode == 0

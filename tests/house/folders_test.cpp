@@ -34,9 +34,6 @@ const std::map<std::string, std::vector<std::string>> kRooms = {
       "rank", "schedule", "coordinator"}},
     {"frontend",
      {"text", "tokenizer", "jinja/values", "jinja/syntax", "jinja/builtins", "jinja", "chat",
-<<<<<<< HEAD
-      "protocol", "conversations", "client", "service", "server", "http"}},
-=======
       "protocol", "conversations", "client", "service", "server", "http/wire", "http/api", "http"}},
     {"launcher", {"options", "state", "job", "commands", "kv", "bench"}},
 };

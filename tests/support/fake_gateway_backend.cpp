@@ -210,8 +210,9 @@ std::optional<std::vector<frontend::ChatMessage>> FakeGatewayBackend::Kept(
 
 RunningGateway::RunningGateway(frontend::GatewayBackend& backend,
                                frontend::GatewayOptions options) {
-  absl::StatusOr<std::unique_ptr<frontend::Gateway>> gateway = frontend::Gateway::Create(
-      std::move(options), *frontend::HttpListener::Listen("127.0.0.1:0"), backend);
+  options.http.address = "127.0.0.1:0";
+  absl::StatusOr<std::unique_ptr<frontend::Gateway>> gateway =
+      frontend::Gateway::Create(std::move(options), backend);
   gateway_ = std::move(gateway).value();
   thread_ = std::thread([this] { gateway_->Run(); });
 }

@@ -38,17 +38,24 @@ std::vector<int32_t> ByteTokens(std::string_view text) {
 }
 
 absl::StatusOr<std::vector<frontend::TextSegment>> FakeTextModel::RenderChat(
-    std::span<const frontend::ChatMessage> messages) const {
+    std::span<const frontend::ChatMessage> messages, const frontend::RenderOptions& options) const {
   if (messages.front().role == "assistant") {
     return InvalidArgument("the template wants the first message to be the user's");
   }
   std::vector<frontend::TextSegment> segments;
+  for (const auto& [name, value] : options.variables.items()) {
+    segments.push_back({name + "=" + value.dump() + "\n", false});
+  }
   for (const auto& message : messages) {
     segments.push_back({message.role + ":", true});
     segments.push_back({trims_ ? Trimmed(message.content) : message.content, false});
     segments.push_back({"\n", true});
   }
-  segments.push_back({"assistant:", true});
+  if (options.continue_final_message) {
+    segments.pop_back();
+  } else if (options.add_generation_prompt) {
+    segments.push_back({"assistant:", true});
+  }
   return segments;
 }
 

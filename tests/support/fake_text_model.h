@@ -21,9 +21,11 @@ class FakeTextModel : public frontend::TextModel {
   const std::string& name() const override { return name_; }
   int vocab() const override { return kEnd + 1; }
   int context() const override { return context_; }
-  /// Refuses a chat whose first message is from the assistant, as some templates do.
+  /// Refuses a chat whose first message is from the assistant, as some templates do. Variables come
+  /// first, a line each.
   absl::StatusOr<std::vector<frontend::TextSegment>> RenderChat(
-      std::span<const frontend::ChatMessage> messages) const override;
+      std::span<const frontend::ChatMessage> messages,
+      const frontend::RenderOptions& options) const override;
   absl::StatusOr<std::vector<int32_t>> EncodeRendered(
       std::span<const frontend::TextSegment> segments) const override;
   absl::StatusOr<std::optional<std::vector<int32_t>>> EncodeContinuation(

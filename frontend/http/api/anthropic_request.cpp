@@ -35,13 +35,17 @@ absl::Status ReadMessageList(const nlohmann::json& body, std::vector<ChatMessage
                                         fmt::format("messages[{}].content", i), kTextBlock));
     out.push_back({role->get<std::string>(), std::move(content)});
   }
-  if (out.back().role == "assistant") {
-    return Unimplemented(
-        "messages[{}].role: this server does not go on with an answer that was "
-        "begun; let the last message be the user's",
-        out.size() - 1);
-  }
   return absl::OkStatus();
+}
+
+/// The answer was begun, and is to be gone on with.
+bool LastIsAnswer(const nlohmann::json& body) {
+  const nlohmann::json* list = FindField(body, "messages");
+  if (list == nullptr || !list->is_array() || list->empty() || !list->back().is_object()) {
+    return false;
+  }
+  const nlohmann::json* role = FindField(list->back(), "role");
+  return role != nullptr && *role == "assistant";
 }
 
 }  // namespace
@@ -49,6 +53,9 @@ absl::Status ReadMessageList(const nlohmann::json& body, std::vector<ChatMessage
 absl::StatusOr<ApiRequest> ReadMessagesRequest(const nlohmann::json& body,
                                                const ProtocolLimits& limits, bool count_only) {
   nlohmann::json params = body;
+  if (LastIsAnswer(body) && FindField(body, "continue_final_message") == nullptr) {
+    params["continue_final_message"] = true;
+  }
   if (const nlohmann::json* metadata = FindField(body, "metadata"); metadata != nullptr) {
     if (!metadata->is_object()) {
       return InvalidArgument("metadata: expected an object, found {}", Shown(*metadata));

@@ -133,6 +133,7 @@ absl::StatusOr<ApiRequest> ReadSharedFields(const nlohmann::json& body, nlohmann
   if (!read.ok()) return NamedAsInBody(NamedAsInBody(read, body, kUser), body, renamed);
   if (api != kCompletionsApi) {
     TANDEM_RETURN_IF_ERROR(ReadConversationFields(params, limits, generate));
+    TANDEM_RETURN_IF_ERROR(ReadRendering(params, limits, generate.render));
   }
   return request;
 }

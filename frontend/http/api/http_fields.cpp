@@ -36,6 +36,11 @@ constexpr HttpField kHttpFields[] = {
     {"tenant", kAllApis, "read", "another name of `user`"},
     {"conversation", kChatApis, "read",
      "a conversation of the server: the messages are the new ones only"},
+    {"add_generation_prompt", kChatApis, "read", "as in [protocol.md](protocol.md)"},
+    {"continue_final_message", kChatApis, "read",
+     "as in [protocol.md](protocol.md); of messages true where the last message is the "
+     "assistant's"},
+    {"chat_template_kwargs", kChatApis, "read", "as in [protocol.md](protocol.md)"},
     {"accept_damage", kChatApis, "read", "as in [protocol.md](protocol.md)"},
     {"context_policy", kChatApis, "read", "as in [protocol.md](protocol.md)"},
     {"previous_response_id", kResponsesApi, "read", "goes on from a stored response"},
@@ -65,6 +70,8 @@ constexpr HttpField kHttpFields[] = {
     {"min_p", kAllApis, "read", "default 0"},
     {"repetition_penalty", kAllApis, "read", "default 1"},
     {"repeat_penalty", kAllApis, "read", "another name of it, of llama.cpp"},
+    {"presence_penalty", kAllApis, "read", "-2 to 2, default 0"},
+    {"frequency_penalty", kAllApis, "read", "-2 to 2, default 0"},
     {"seed", kAllApis, "read", "default: drawn"},
     {"logit_bias", kAllApis, "read", "by token id"},
     {"stop", kAllApis, "read", "a text or a list of texts"},
@@ -150,8 +157,9 @@ absl::Status CheckHttpFields(const nlohmann::json& object, ApiKind api, UnknownF
                            it.key(), Shown(*it));
     }
   }
-  // These stand beside a penalty, which is read.
-  for (const char* name : kPenaltyNames) {
+  // Some fields stand beside a penalty, which is read.
+  for (const char* name :
+       {"repetition_penalty", "repeat_penalty", "presence_penalty", "frequency_penalty"}) {
     if (object.contains(name)) others[name] = object[name];
   }
   return CheckFields(others, api == kCompletionsApi ? FieldPlace::kComplete : FieldPlace::kChat,

@@ -86,12 +86,13 @@ class ResponsesFormat final : public AnswerFormat {
   }
 
   std::string StreamBegin() override {
-    return Event("response.created", {{"response", Response("in_progress")}}) +
-           Event("response.in_progress", {{"response", Response("in_progress")}}) +
-           Event("response.output_item.added",
-                 {{"output_index", 0},
-                  {"item", OutputItem(item_, "in_progress", AnswerJson::array())}}) +
-           Event("response.content_part.added", InPart({{"part", TextPart("")}}));
+    // One after the other, since events are counted.
+    std::string events = Event("response.created", {{"response", Response("in_progress")}});
+    events += Event("response.in_progress", {{"response", Response("in_progress")}});
+    events += Event(
+        "response.output_item.added",
+        {{"output_index", 0}, {"item", OutputItem(item_, "in_progress", AnswerJson::array())}});
+    return events += Event("response.content_part.added", InPart({{"part", TextPart("")}}));
   }
 
   std::string StreamDelta(const ChoiceDelta& delta) override {
@@ -105,10 +106,11 @@ class ResponsesFormat final : public AnswerFormat {
     const AnswerJson& item = response["output"][0];
     const AnswerJson& part = item["content"][0];
     const bool complete = response["status"] == "completed";
-    return Event("response.output_text.done",
-                 InPart({{"text", part["text"]}, {"logprobs", AnswerJson::array()}})) +
-           Event("response.content_part.done", InPart({{"part", part}})) +
-           Event("response.output_item.done", {{"output_index", 0}, {"item", item}}) +
+    std::string events = Event("response.output_text.done",
+                               InPart({{"text", part["text"]}, {"logprobs", AnswerJson::array()}}));
+    events += Event("response.content_part.done", InPart({{"part", part}}));
+    events += Event("response.output_item.done", {{"output_index", 0}, {"item", item}});
+    return events +=
            Event(complete ? "response.completed" : "response.incomplete", {{"response", response}});
   }
 

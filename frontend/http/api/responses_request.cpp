@@ -87,7 +87,8 @@ absl::StatusOr<ApiRequest> ReadResponsesRequest(const nlohmann::json& body,
   TANDEM_RETURN_IF_ERROR(ReadTruncation(body, generate));
   TANDEM_RETURN_IF_ERROR(
       ReadText(body, "previous_response_id", 1, limits.id_bytes, request.previous_response));
-  request.store = !generate.conversation;
+  // A conversation has whole messages only.
+  request.store = !generate.conversation && generate.render.add_generation_prompt;
   TANDEM_RETURN_IF_ERROR(ReadBool(body, "store", request.store));
   if (generate.conversation && request.previous_response) {
     return InvalidArgument("previous_response_id: it stands beside conversation; send one of them");

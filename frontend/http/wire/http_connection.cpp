@@ -95,13 +95,6 @@ void HttpConnection::Refuse(HttpResponse response) {
   ArmTimer();
 }
 
-void HttpConnection::EndSoon() {
-  framing_.keep_alive = false;
-  if (state_ == State::kAnswering || state_ == State::kLingering) return;
-  if (writing_.empty()) return Close();
-  close_when_written_ = answered_ = true;
-}
-
 void HttpConnection::Close() {
   if (state_ == State::kClosed) return;
   const bool answering = state_ == State::kAnswering && !answered_;

@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-#include "frontend/http/wire/http_server.h"
+#include "frontend/http/wire/http_handler.h"
 
 namespace tandem::frontend {
 
@@ -38,9 +38,11 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void Start();
   /// Sends a response to whatever comes, and closes.
   void Refuse(HttpResponse response);
-  /// Takes no more requests: closes where none is being answered, else behind the answer.
-  void EndSoon();
   void Close();
+  /// Whether an answer is being made or sent.
+  bool busy() const {
+    return (state_ == State::kAnswering && !answered_) || !writing_.empty() || !output_.empty();
+  }
 
  private:
   class Reply;

@@ -3,33 +3,21 @@
 #include <string>
 
 #include "core/base/status.h"
+#include "frontend/server/listener.h"
 
 namespace tandem::frontend {
 
-/// A socket that listens for HTTP clients, who wait until a server takes it over. Movable.
-class HttpListener {
- public:
-  /// `address`: HOST:PORT or [IPv6]:PORT, as numbers; `localhost` and * for all addresses, too;
-  /// port 0 or * picks a free one. kInvalidArgument for what is none, kFailedPrecondition where it
-  /// cannot be had.
-  static absl::StatusOr<HttpListener> Listen(const std::string& address);
-  HttpListener(HttpListener&& other) noexcept;
-  HttpListener& operator=(HttpListener&& other) noexcept;
-  ~HttpListener();
-
-  const std::string& address() const { return address_; }  // with the port that was picked
-  bool loopback() const { return loopback_; }              // nobody else reaches it
-  bool ipv6() const { return ipv6_; }
-  /// The descriptor; the caller owns it from now on.
-  int Release();
-
- private:
-  HttpListener() = default;
-
-  int socket_ = -1;
-  std::string address_;
-  bool loopback_ = true;
-  bool ipv6_ = false;
+/// A socket that listens for HTTP clients. Those who come before they are served wait.
+struct HttpListener {
+  Socket socket;
+  std::string address;     // with the port that it got
+  bool loopback = true;    // nobody but this host reaches it
+  bool version_6 = false;  // of IP
 };
+
+/// Listens on ADDRESS:PORT or [IPv6]:PORT; port 0 or * picks a free one, address * is all.
+/// kInvalidArgument for an address that is none, kFailedPrecondition where it cannot be had, each
+/// with one line that says what to do.
+absl::StatusOr<HttpListener> ListenForHttp(const std::string& address);
 
 }  // namespace tandem::frontend

@@ -1,8 +1,10 @@
 #include "frontend/http/wire/http_server.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/tcp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
@@ -11,15 +13,22 @@
 #include <boost/asio/steady_timer.hpp>
 #include <exception>
 #include <unordered_map>
-#include <vector>
 
-#include "frontend/http/wire/endpoint_text.h"
 #include "frontend/http/wire/http_connection.h"
+#include "frontend/http/wire/http_listener.h"
 
 namespace tandem::frontend {
 namespace {
 
 using Tcp = boost::asio::ip::tcp;
+
+std::string EndpointText(const Tcp::endpoint& endpoint) {
+  const auto address = endpoint.address();
+  boost::system::error_code error;
+  const std::string text = address.to_string(error);
+  return address.is_v6() ? fmt::format("[{}]:{}", text, endpoint.port())
+                         : fmt::format("{}:{}", text, endpoint.port());
+}
 
 /// What the kernel holds for a client is bounded, and a host that is gone is noticed.
 void SetSocketOptions(Tcp::socket& socket) {
@@ -54,11 +63,18 @@ class AsioHttpServer final : public HttpServer {
     context_.poll();
   }
 
-  absl::Status Adopt(HttpListener listener) {
-    address_ = listener.address();
-    loopback_ = listener.loopback();
+  absl::Status Listen() {
+    if (options_.listener == nullptr) {
+      TANDEM_ASSIGN_OR_RETURN(HttpListener listener, ListenForHttp(options_.address));
+      options_.listener = std::make_shared<HttpListener>(std::move(listener));
+    }
+    address_ = options_.listener->address;
+    loopback_ = options_.listener->loopback;
+    // The acceptor closes what it has; the listener is used up.
+    const int fd = fcntl(options_.listener->socket.fd(), F_DUPFD_CLOEXEC, 0);
     boost::system::error_code error;
-    acceptor_.assign(listener.ipv6() ? Tcp::v6() : Tcp::v4(), listener.Release(), error);
+    acceptor_.assign(options_.listener->version_6 ? Tcp::v6() : Tcp::v4(), fd, error);
+    options_.listener.reset();
     if (!error) acceptor_.non_blocking(true, error);
     if (error) return Internal("--http {}: {}", address_, error.message());
     return absl::OkStatus();
@@ -69,30 +85,24 @@ class AsioHttpServer final : public HttpServer {
 
   void Run() override {
     Accept();
-    while (!stopped_.load()) {
+    while (!context_.stopped()) {
       try {
         context_.run();
       } catch (const std::exception&) {
         // What it was about has ended; others go on.
         continue;
       }
-      if (context_.stopped()) break;
     }
     CloseAll();
   }
 
   void Stop() override {
     stopped_.store(true);
-    context_.stop();
-  }
-  void Finish(std::chrono::milliseconds time) override {
-    Post([this, time] {
+    Post([this] {
       boost::system::error_code ignored;
       acceptor_.close(ignored);
-      finishing_ = true;
-      for (const auto& connection : Connections()) connection->EndSoon();
-      if (connections_.empty()) return Stop();
-      After(time, [this] { Stop(); });
+      retry_.cancel(ignored);
+      EndWhenIdle(std::chrono::steady_clock::now() + options_.stop_time);
     });
   }
   void Post(std::function<void()> function) override {
@@ -111,7 +121,7 @@ class AsioHttpServer final : public HttpServer {
  private:
   void Accept() {
     acceptor_.async_accept([this](const boost::system::error_code& error, Tcp::socket socket) {
-      if (error == boost::asio::error::operation_aborted || stopped_.load() || finishing_) return;
+      if (error == boost::asio::error::operation_aborted || stopped_.load()) return;
       if (error) {
         // No descriptor is left, for example: others are given back sooner or later.
         retry_.expires_after(std::chrono::milliseconds(100));
@@ -147,15 +157,14 @@ class AsioHttpServer final : public HttpServer {
     connection->Refuse(std::move(response));
   }
 
-  void Closed(uint64_t number) {
-    connections_.erase(number);
-    if (finishing_ && connections_.empty()) Stop();
-  }
+  void Closed(uint64_t number) { connections_.erase(number); }
 
-  std::vector<std::shared_ptr<HttpConnection>> Connections() const {
-    std::vector<std::shared_ptr<HttpConnection>> all;
-    for (const auto& [number, connection] : connections_) all.push_back(connection);
-    return all;
+  void EndWhenIdle(std::chrono::steady_clock::time_point until) {
+    constexpr std::chrono::milliseconds kLook{10};
+    const bool busy = std::any_of(connections_.begin(), connections_.end(),
+                                  [](const auto& entry) { return entry.second->busy(); });
+    if (!busy || std::chrono::steady_clock::now() >= until) return context_.stop();
+    After(kLook, [this, until] { EndWhenIdle(until); });
   }
 
   void CloseAll() {
@@ -168,7 +177,7 @@ class AsioHttpServer final : public HttpServer {
 
   static constexpr int64_t kTold = 64;
 
-  const HttpServerOptions options_;
+  HttpServerOptions options_;
   HttpConnectionShare share_;
   boost::asio::io_context context_{1};
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_{
@@ -178,7 +187,6 @@ class AsioHttpServer final : public HttpServer {
   std::string address_;
   bool loopback_ = true;
   std::atomic<bool> stopped_{false};
-  bool finishing_ = false;
   std::unordered_map<uint64_t, std::shared_ptr<HttpConnection>> connections_;
   uint64_t last_ = 0;
   uint64_t refused_ = 0;
@@ -187,10 +195,9 @@ class AsioHttpServer final : public HttpServer {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Create(HttpServerOptions options,
-                                                               HttpListener listener,
                                                                HttpHandler& handler) {
   auto server = std::make_unique<AsioHttpServer>(std::move(options), handler);
-  TANDEM_RETURN_IF_ERROR(server->Adopt(std::move(listener)));
+  TANDEM_RETURN_IF_ERROR(server->Listen());
   return server;
 }
 

@@ -4,66 +4,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
-#include <string_view>
 
 #include "core/base/status.h"
-#include "frontend/http/wire/http_listener.h"
-#include "frontend/http/wire/http_message.h"
-#include "frontend/http/wire/request_reader.h"
+#include "frontend/http/wire/http_handler.h"
 
 namespace tandem::frontend {
-
-struct HttpServerOptions {
-  RequestLimits request = {};
-  int64_t clients = 4096;  // connections at once
-  /// Of bodies that are being read, in all. Beyond it comes 503.
-  int64_t total_body_bytes = int64_t{256} << 20;
-  /// Bytes of requests that a client sends ahead while one is being answered.
-  int64_t pipelined_bytes = int64_t{16} << 10;
-  std::chrono::milliseconds header_time{10'000};   // from a request's first byte
-  std::chrono::milliseconds body_time{30'000};     // from the end of its headers
-  std::chrono::milliseconds write_time{30'000};    // without any progress of an answer
-  std::chrono::milliseconds idle_time{75'000};     // without a request
-  std::chrono::milliseconds linger_time{2000};     // for what a refused client still sends
-  std::chrono::milliseconds comment_time{10'000};  // a stream says something that often
-};
-
-/// The way of an answer back to its client. Whatever is called once the client is gone, or the
-/// answer is complete, does nothing. Thread safety: all functions on the server's thread.
-class HttpReply {
- public:
-  virtual ~HttpReply() = default;
-
-  /// The whole answer.
-  virtual void Send(HttpResponse response) = 0;
-  /// The beginning of an answer that comes in pieces; its body is the first one. `comment`: sent
-  /// where nothing else was for comment_time; empty: nothing is.
-  virtual void Begin(HttpResponse response, std::string comment) = 0;
-  virtual void Write(std::string_view bytes) = 0;
-  virtual void End() = 0;
-
-  virtual bool gone() const = 0;
-  /// Bytes that wait for the client. From any thread.
-  virtual int64_t unsent() const = 0;
-  /// Called once, when the client goes away before its answer is complete.
-  virtual void OnGone(std::function<void()> gone) = 0;
-  /// A number that tells connections apart, and the address of the other end.
-  virtual uint64_t connection() const = 0;
-  virtual const std::string& peer() const = 0;
-};
-
-/// What a server does with requests.
-class HttpHandler {
- public:
-  virtual ~HttpHandler() = default;
-  /// Looks at the headers, before the body is read. A response refuses the request.
-  virtual std::optional<HttpResponse> CheckHead(const HttpRequest& request) = 0;
-  virtual void Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) = 0;
-  /// The response to what is no request.
-  virtual HttpResponse Malformed(int status, std::string_view message) = 0;
-};
 
 /// Serves HTTP/1.1 on one thread: no client can block it, end it, or cost it more than the limits.
 /// A connection that waits for a request costs about 1 KiB and what the kernel has for it; buffers
@@ -73,20 +19,17 @@ class HttpServer {
  public:
   using Clock = std::chrono::steady_clock;
 
-  /// Clients of the listener are answered once Run is called.
+  /// Listens. kInvalidArgument for an address that is none, kFailedPrecondition where it cannot be
+  /// had.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Create(HttpServerOptions options,
-                                                            HttpListener listener,
                                                             HttpHandler& handler);
   virtual ~HttpServer() = default;
 
   virtual const std::string& address() const = 0;  // with the port that was picked
   virtual bool loopback() const = 0;               // nobody else reaches it
   virtual void Run() = 0;
-  /// Ends Run. Connections are closed.
+  /// Ends Run, once answers in progress are sent, or after stop_time. Connections are closed.
   virtual void Stop() = 0;
-  /// Takes nobody any more, and ends Run once all answers are sent, or after `time`. From any
-  /// thread.
-  virtual void Finish(std::chrono::milliseconds time) = 0;
   /// Calls a function on the server's thread.
   virtual void Post(std::function<void()> function) = 0;
   virtual void After(std::chrono::milliseconds time, std::function<void()> function) = 0;

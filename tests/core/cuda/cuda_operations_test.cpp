@@ -82,6 +82,8 @@ TEST_F(CudaOperationsTwins, SampleTheSameTokens) {
   drawn.top_p = 0.9F;
   drawn.seed = 5;
   drawn.repetition_penalty = 1.3F;
+  drawn.presence_penalty = 0.5F;
+  drawn.frequency_penalty = 0.3F;
   drawn.logit_bias = {{4, 2.5F}, {250, -1.0F}};
   const std::vector<int32_t> history = {1, 2, 3, 2};
   const SampleRow rows[] = {
@@ -108,12 +110,18 @@ TEST_F(CudaOperationsTwins, ScoreTheLogitsOfTheModelAfterSampling) {
   const std::vector<float> logits = RandomFloats(2 * 300, 11);
   SamplingParams params;
   params.repetition_penalty = 1.3F;
+  params.presence_penalty = 0.5F;
+  params.frequency_penalty = 0.3F;
   params.logit_bias = {{4, 2.5F}, {250, -1.0F}, {4, 1e8F}};
   params.min_tokens = 1;
   params.end_tokens = {2, 9};
   const std::vector<int32_t> history = {1, 2, 3, 2, 250};
-  const SampleRow sampled{
-      .row = 1, .params = &params, .history = history, .candidates = 1, .scored = true};
+  const SampleRow sampled{.row = 1,
+                          .params = &params,
+                          .history = history,
+                          .token_index = 0,
+                          .candidates = 1,
+                          .scored = true};
   const ScoreRow scored[] = {{.row = 1, .token = 4, .top = 300, .largest_shard = 300},
                              {.row = 0, .token = 299, .top = 0, .largest_shard = 300}};
   OneRank world;

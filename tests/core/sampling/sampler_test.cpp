@@ -168,10 +168,12 @@ TEST(SampleToken, DoesNotDependOnTheCut) {
   const std::vector<int32_t> history = {4, 4, 17, 2499, 100000, 1250};
   for (SamplingParams params : ManyParams()) {
     params.repetition_penalty = 1.3F;
+    params.presence_penalty = 0.6F;
+    params.frequency_penalty = 0.3F;
     params.logit_bias = {{3, 7.5F}, {2498, 7.0F}, {1249, -100.0F}};
     params.min_tokens = 1;  // one answer's token is withheld from, the other is not
     params.end_tokens = {3, 1250, 2499, 100000};
-    for (uint64_t index = 0; index < 2; ++index) {
+    for (const uint64_t index : {0, 1, 4}) {
       const std::optional<int32_t> expected = Sample(params, index, logits, history);
       ASSERT_TRUE(expected.has_value());
       for (const std::vector<int>& cut : cuts) {
@@ -295,6 +297,37 @@ TEST(ApplyPenalties, TouchesEachTokenOnceAndOnlyItsOwnRows) {
   const std::vector<int32_t> history = {10, 11, 10, 10, 11, 9, 14, 0, 1 << 30};
   ApplyPenalties(params, 0, history, 10, logits);
   EXPECT_EQ(logits, (std::vector<float>{2.0F, -5.0F, 6.0F, 8.0F}));  // the bias comes first
+}
+
+TEST(ApplyPenalties, SubtractsForWhatTheAnswerHas) {
+  std::mt19937 generator(11);
+  constexpr int32_t kFirst = 10;
+  constexpr int32_t kRows = 30;
+  for (const auto& [presence, frequency] : {std::pair(0.5F, 0.0F), {0.0F, 0.3F}, {-1.5F, 0.7F}}) {
+    SamplingParams params;
+    params.repetition_penalty = 1.25F;
+    params.presence_penalty = presence;
+    params.frequency_penalty = frequency;
+    for (const uint64_t answered : {0, 1, 7, 40}) {
+      std::vector<int32_t> history(50);
+      for (int32_t& token : history) token = static_cast<int32_t>(generator() % 50);
+      // As OpenAI's API says it: mu[j] - c[j] * frequency - (c[j] > 0) * presence.
+      std::vector<float> expected = Logits(kRows, static_cast<uint32_t>(answered));
+      std::vector<float> logits = expected;
+      for (int32_t row = 0; row < kRows; ++row) {
+        const int32_t token = kFirst + row;
+        float& logit = expected[static_cast<size_t>(row)];
+        if (std::find(history.begin(), history.end(), token) != history.end()) {
+          logit = logit > 0 ? logit / 1.25F : logit * 1.25F;
+        }
+        const auto answer = history.end() - static_cast<ptrdiff_t>(answered);
+        const auto count = std::count(answer, history.end(), token);
+        if (count > 0) logit -= presence + static_cast<float>(count) * frequency;
+      }
+      ApplyPenalties(params, answered, history, kFirst, logits);
+      EXPECT_EQ(logits, expected) << presence << " " << frequency << " " << answered;
+    }
+  }
 }
 
 TEST(ApplyPenalties, WithholdsEndTokensFromTheFirstTokens) {

@@ -72,6 +72,8 @@ inline SamplingCase RandomSamplingCase(int64_t vocab, int64_t rows, uint64_t see
         .top_p = pick({1.0F, 1.0F, 0.9F, 0.5F, 0.9999F, 1e-6F, 0.99999994F}),
         .min_p = pick({0.0F, 0.0F, 0.02F, 1.0F}),
         .repetition_penalty = pick({1.0F, 1.0F, 1.3F, 0.7F}),
+        .presence_penalty = pick({0.0F, 0.0F, 0.6F, -2.0F}),
+        .frequency_penalty = pick({0.0F, 0.0F, 0.1F, -0.3F}),
         .seed = random.Next(),
         .sample_number = static_cast<uint32_t>(random.Below(3)),
         .logit_bias = {}};

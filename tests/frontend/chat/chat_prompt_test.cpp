@@ -54,6 +54,20 @@ TEST(ChatPrompt, KeepsTheTokensOfTheHistory) {
   EXPECT_EQ(Text(std::span(prompt->tokens()).subspan(3)), "\nuser:Bye\nassistant:");
 }
 
+TEST(ChatPrompt, IsRenderedAsItIsAskedFor) {
+  const FakeTextModel model;
+  const std::vector<ChatMessage> messages{{"user", "Hi"}, {"assistant", "Hel"}};
+  ChatInput input{.messages = messages, .policy = {}, .max_tokens = {}};
+  const auto text = [&] { return Text(MakeChatPrompt(model, input)->tokens()); };
+  EXPECT_EQ(text(), "user:Hi\nassistant:Hel\nassistant:");
+  input.render.add_generation_prompt = false;
+  EXPECT_EQ(text(), "user:Hi\nassistant:Hel\n");
+  input.render.continue_final_message = true;
+  EXPECT_EQ(text(), "user:Hi\nassistant:Hel");
+  input.render.variables["mood"] = "good";
+  EXPECT_EQ(text(), "mood=\"good\"\nuser:Hi\nassistant:Hel");
+}
+
 TEST(ChatPrompt, IsEncodedAnewWhereTheTextIsAnother) {
   const FakeTextModel model;
   const std::vector<ChatMessage> messages{{"user", "Hi"}, {"assistant", "Hello"}, {"user", "Bye"}};

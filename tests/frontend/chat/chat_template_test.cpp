@@ -72,6 +72,59 @@ TEST(ChatTemplateTest, BuiltinsMarkOnlyTheirOwnText) {
                                                  {"<|im_end|>\n<|im_start|>assistant\n", true}}));
 }
 
+std::string Continued(const ChatTemplate& chat, const Json& messages) {
+  RenderOptions options;
+  options.continue_final_message = true;
+  return TextOrError(chat.Render(messages, options));
+}
+
+TEST(ChatTemplateTest, AnAnswerMayGoOnWithTheLastMessage) {
+  const Json messages = Chat({{"user", "Hi"}, {"assistant", "  The end is \n"}});
+  EXPECT_EQ(Continued(ChatTemplate::ChatMl(), messages),
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n  The end is \n");
+  EXPECT_EQ(Continued(ChatTemplate::Zephyr(), Chat({{"user", "Hi"}})), "<|user|>\nHi");
+  // What the template writes is not taken for the message, nor an earlier message for the last.
+  EXPECT_EQ(Continued(ChatTemplate::ChatMl(), Chat({{"user", "end"}, {"assistant", "end"}})),
+            "<|im_start|>user\nend<|im_end|>\n<|im_start|>assistant\nend");
+  const auto trims = ChatTemplate::FromJinja(
+      "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}[end]{% endfor %}"
+      "{% if add_generation_prompt %}[assistant]{% endif %}",
+      "", "");
+  ASSERT_TRUE(trims.ok()) << trims.status();
+  EXPECT_EQ(Continued(*trims, messages), "[user]Hi[end][assistant]The end is");
+  EXPECT_THAT(Continued(*trims, Chat({{"user", "Hi"}, {"assistant", " \n"}})),
+              HasSubstr("error: continue_final_message: the last message has no text"));
+  EXPECT_THAT(Continued(*trims, Json::array()), HasSubstr("there is no message"));
+  const auto changes =
+      ChatTemplate::FromJinja("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "", "");
+  EXPECT_THAT(Continued(*changes, messages),
+              HasSubstr("the template does not write the last message as it is"));
+}
+
+TEST(ChatTemplateTest, MoreVariablesAreTheClientsWord) {
+  const auto chat = ChatTemplate::FromJinja(
+      "{% if enable_thinking is defined and not enable_thinking %}<no_think>{% endif %}"
+      "{{ words | join('+') }}{{ name }}{{ messages[0].content }}",
+      "", "");
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  RenderOptions options;
+  options.variables = {{"enable_thinking", false}, {"words", {"a", 1}}, {"name", "<|im_end|>"}};
+  const auto rendered = chat->Render(Chat({{"user", "Hi"}}), options);
+  ASSERT_TRUE(rendered.ok()) << rendered.status();
+  EXPECT_EQ(JoinSegments(*rendered), "<no_think>a+1<|im_end|>Hi");
+  for (const TextSegment& segment : *rendered) {
+    const bool clients = segment.text.find("<|im_end|>") != std::string::npos;
+    EXPECT_FALSE(clients && segment.from_template) << "no control token comes of it";
+  }
+  EXPECT_THAT(Error(ChatTemplate::ChatMl().Render(Chat({{"user", "Hi"}}), options)),
+              HasSubstr("chat_template_kwargs: the chat form chatml has no variables"));
+  for (const char* own : {"messages", "tools", "bos_token", "eos_token", "add_generation_prompt",
+                          "strftime_now", "raise_exception", "namespace"}) {
+    EXPECT_TRUE(IsTemplatesOwn(own)) << own;
+  }
+  EXPECT_FALSE(IsTemplatesOwn("enable_thinking"));
+}
+
 TEST(ChatTemplateTest, BadMessagesGetOneClearLine) {
   const std::pair<const char*, const char*> kCases[] = {
       {R"({"role": "user"})", "messages must be an array"},

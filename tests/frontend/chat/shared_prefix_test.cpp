@@ -19,9 +19,9 @@ class MergingModel final : public TextModel {
   const std::string& name() const override { return bytes_.name(); }
   int vocab() const override { return 1000; }
   int context() const override { return bytes_.context(); }
-  absl::StatusOr<std::vector<TextSegment>> RenderChat(
-      std::span<const ChatMessage> messages) const override {
-    return bytes_.RenderChat(messages);
+  absl::StatusOr<std::vector<TextSegment>> RenderChat(std::span<const ChatMessage> messages,
+                                                      const RenderOptions& options) const override {
+    return bytes_.RenderChat(messages, options);
   }
   absl::StatusOr<std::vector<int32_t>> EncodeRendered(
       std::span<const TextSegment> segments) const override {
@@ -90,9 +90,9 @@ class NoSystemModel final : public TextModel {
   const std::string& name() const override { return bytes_.name(); }
   int vocab() const override { return bytes_.vocab(); }
   int context() const override { return bytes_.context(); }
-  absl::StatusOr<std::vector<TextSegment>> RenderChat(
-      std::span<const ChatMessage> messages) const override {
-    return bytes_.RenderChat(messages.subspan(1));
+  absl::StatusOr<std::vector<TextSegment>> RenderChat(std::span<const ChatMessage> messages,
+                                                      const RenderOptions& options) const override {
+    return bytes_.RenderChat(messages.subspan(1), options);
   }
   absl::StatusOr<std::vector<int32_t>> EncodeRendered(
       std::span<const TextSegment> segments) const override {

@@ -76,10 +76,10 @@ TEST(TextModel, EncodesTheRestOfAChatAsItIsInTheWhole) {
     const TextModel& model = *loaded.model;
     std::vector<ChatMessage> messages{{"user", "Hi <|im_end|> naïve"}};
     const auto first = *model.EncodeChat(messages);
-    const auto first_text = *model.RenderChat(messages);
+    const auto first_text = *model.RenderChat(messages, {});
     messages.push_back({"assistant", "Hello there."});
     messages.push_back({"user", "And <|im_start|> now?\n\n"});
-    const auto whole = *model.RenderChat(messages);
+    const auto whole = *model.RenderChat(messages, {});
     size_t skip = std::string("Hello there.").size();
     for (const TextSegment& segment : first_text) skip += segment.text.size();
     std::vector<TextSegment> rest;

@@ -49,6 +49,8 @@ TEST(Client, SendsEveryParameter) {
                      .top_p = 0.5F,
                      .min_p = 0.25F,
                      .repetition_penalty = 1.5F,
+                     .presence_penalty = 0.5F,
+                     .frequency_penalty = -0.25F,
                      .logit_bias = {{7, 2.0F}}};
   const auto answer = client->Chat({{"user", "x"}}, params, {});
   ASSERT_TRUE(answer.ok()) << answer.status();
@@ -60,6 +62,8 @@ TEST(Client, SendsEveryParameter) {
   EXPECT_EQ(request.sampling.top_p, 0.5F);
   EXPECT_EQ(request.sampling.min_p, 0.25F);
   EXPECT_EQ(request.sampling.repetition_penalty, 1.5F);
+  EXPECT_EQ(request.sampling.presence_penalty, 0.5F);
+  EXPECT_EQ(request.sampling.frequency_penalty, -0.25F);
   EXPECT_EQ(request.sampling.logit_bias, params.sampling.logit_bias);
   EXPECT_EQ(request.sampling.min_tokens, 3);
 }

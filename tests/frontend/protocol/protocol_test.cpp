@@ -191,12 +191,13 @@ TEST(KnownFields, DoWhatTheyDoElsewhere) {
     const auto* error = std::get_if<RequestError>(&parsed);
     return error == nullptr ? std::string() : error->message.substr(0, error->message.find(':'));
   };
-  EXPECT_EQ(refused(Chat(R"(,"continue_final_message":true)")), "continue_final_message");
-  EXPECT_EQ(refused(Chat(R"(,"add_generation_prompt":false)")), "add_generation_prompt");
+  EXPECT_EQ(refused(Complete(R"(,"prompt":"x","continue_final_message":true)")),
+            "continue_final_message");
   EXPECT_EQ(refused(Chat(R"(,"response_format":{"type":"json_object"})")), "response_format");
   EXPECT_EQ(refused(Chat(R"(,"json_schema":{})")), "json_schema") << "any JSON, but JSON";
   EXPECT_EQ(refused(Chat(R"(,"skip_special_tokens":false)")), "skip_special_tokens");
   EXPECT_EQ(refused(Chat(R"(,"repeat_last_n":64,"repeat_penalty":1.1)")), "repeat_last_n");
+  EXPECT_EQ(refused(Chat(R"(,"repeat_last_n":64,"frequency_penalty":1)")), "repeat_last_n");
   EXPECT_EQ(refused(Chat(R"(,"repeat_last_n":64,"repeat_penalty":1)")), "");
   EXPECT_EQ(refused(Chat(R"(,"repeat_last_n":64)")), "");
   EXPECT_EQ(refused(Complete(R"(,"prompt":"x","add_special_tokens":false)")), "add_special_tokens");

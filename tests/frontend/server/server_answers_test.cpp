@@ -42,6 +42,29 @@ std::string TextOf(const Json& logprobs) {
   return text;
 }
 
+TEST(Answers, GoOnWithTheLastMessageAndHearOfVariables) {
+  ServedEngine served;
+  FrameClient client(served.endpoint());
+  Json request = ChatFrame("r1", "Hi");
+  request["messages"].push_back({{"role", "assistant"}, {"content", "Hel"}});
+  request["continue_final_message"] = true;
+  request["chat_template_kwargs"] = {{"mood", "good"}};
+  client.Send(request);
+  EXPECT_EQ(client.ReceiveAnswer("r1").back()["type"], "done");
+  EXPECT_EQ(served.engine.requests().back().prompt,
+            testing::ByteTokens("mood=\"good\"\nuser:Hi\nassistant:Hel"));
+  for (const auto& [field, value] :
+       {std::pair("continue_final_message", true), {"add_generation_prompt", false}}) {
+    Json turn = ChatFrame(field, "Hi");
+    turn["conversation"] = "c1";
+    turn[field] = value;
+    client.Send(turn);
+    const Json refused = client.ReceiveAnswer(field).back();
+    EXPECT_EQ(refused["code"], "invalid_argument");
+    EXPECT_THAT(refused["message"].get<std::string>(), HasSubstr(field));
+  }
+}
+
 TEST(Samples, AreAnswersOfTheirOwn) {
   ServedEngine served;
   FrameClient client(served.endpoint());

@@ -243,13 +243,21 @@ std::vector<SamplingCase> SamplingCases() {
   SamplingParams top_k{.temperature = 0.9F, .top_k = 20, .seed = 11, .logit_bias = {}};
   SamplingParams top_p{.temperature = 1.3F, .top_p = 0.8F, .seed = 12, .logit_bias = {}};
   SamplingParams penalty{.repetition_penalty = 1.7F, .logit_bias = {}};
+  SamplingParams answer{.presence_penalty = 0.4F, .frequency_penalty = 0.9F, .logit_bias = {}};
   SamplingParams all{.temperature = 0.7F,
                      .min_p = 0.01F,
                      .repetition_penalty = 1.3F,
+                     .presence_penalty = -0.3F,
+                     .frequency_penalty = 0.2F,
                      .seed = 13,
                      .logit_bias = {}};
   for (int32_t token = 0; token < kVocab; token += 2) all.logit_bias.push_back({token, 2.5F});
-  return {{"Greedy", {}}, {"TopK", top_k}, {"TopP", top_p}, {"Penalty", penalty}, {"All", all}};
+  return {{"Greedy", {}},
+          {"TopK", top_k},
+          {"TopP", top_p},
+          {"Penalty", penalty},
+          {"AnswerPenalties", answer},
+          {"All", all}};
 }
 
 class DraftVerification : public ::testing::TestWithParam<std::tuple<int, SamplingCase>> {

@@ -167,6 +167,50 @@ TEST_P(EngineSharingTest, PagesThatComeBackAreNotComputedAgain) {
   EXPECT_NEAR(with, 2 * 329 + 3 * 269, 20);
 }
 
+TEST_P(EngineSharingTest, PenaltiesOfAnAnswerCountRightAfterAPreemption) {
+  // Two tokens are likely, and how often the answer has them decides between them.
+  SplitMix random(31);
+  std::vector<EngineRequest> requests;
+  std::vector<std::vector<int32_t>> expected;
+  const EngineUnderTest alone = MakeEngine({.name = "Alone", .ranks = 1}, {});
+  for (size_t r = 0; r < 5; ++r) {
+    const bool low = r < 2;
+    requests.push_back(Greedy(RandomPrompt(random, low ? 150 : 250), low ? 180 : 40));
+    EngineRequest& request = requests.back();
+    request.sampling.logit_bias = {{17, 1000.0F}, {18, 1000.0F}};
+    request.sampling.presence_penalty = 0.25F;
+    request.sampling.frequency_penalty = 0.5F;
+    request.priority = low ? 0 : 1;
+    CollectingSink sink;
+    ASSERT_TRUE(alone.engine->Submit(request, sink.Sink()).ok());
+    ASSERT_TRUE(sink.WaitForFinish().has_value());
+    expected.push_back(sink.tokens());
+    EXPECT_GT(std::count(expected[r].begin(), expected[r].end(), 17), 10);
+    EXPECT_GT(std::count(expected[r].begin(), expected[r].end(), 18), 10);
+  }
+  const int most_heads[] = {0, 3, 2, 1, 1, 1};
+  LocalCluster::Options options;
+  options.rank.max_running = 6;
+  options.rank.kv_sequence_tokens = 700;
+  options.rank.kv_memory = 220'000 * most_heads[GetParam().ranks];
+  options.rank.spill_memory = GetParam().spills ? 220'000 * most_heads[GetParam().ranks] : 0;
+  StartSlowly(std::move(options));
+  std::vector<CollectingSink> sinks(requests.size());
+  int32_t preemptions = 0;
+  for (size_t r = 0; r < requests.size(); ++r) {
+    // Those of low priority have begun by then.
+    if (r == 2) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    Submit(requests[r], sinks[r]);
+  }
+  for (size_t r = 0; r < requests.size(); ++r) {
+    const auto finish = sinks[r].WaitForFinish();
+    ASSERT_TRUE(finish.has_value());
+    EXPECT_EQ(sinks[r].tokens(), expected[r]) << r;
+    preemptions += finish->usage.preemptions;
+  }
+  EXPECT_GT(preemptions, 0);
+}
+
 TEST_P(EngineSharingTest, TheSecondTurnSaysWhatItReused) {
   Start();
   SplitMix random(4);

@@ -37,6 +37,7 @@ TEST_P(EngineSpeculationTest, SpeculationGivesTheSameTokens) {
     EngineRequest& request = requests.back();
     if (r % 3 == 1) request.sampling.temperature = 0.8F;
     if (r % 3 == 2) request.sampling.repetition_penalty = 1.1F;
+    if (r % 4 == 3) request.sampling.frequency_penalty = 0.75F;  // one, then the other
     if (r % 4 == 1) request.stop_tokens = {static_cast<int32_t>(random.Below(211))};
     if (r % 4 == 2) request.sampling.logit_bias.push_back({19, 995.0F});
     if (r % 5 == 0) request.logprobs = 3;

@@ -97,6 +97,8 @@ TEST_P(EngineTest, SamplesTheSameWhateverRunsBeside) {
   request.sampling.temperature = 0.8F;
   request.sampling.top_p = 0.95F;
   request.sampling.repetition_penalty = 1.3F;
+  request.sampling.presence_penalty = 0.5F;
+  request.sampling.frequency_penalty = 0.25F;
   request.sampling.seed = 42;
   CollectingSink alone;
   Submit(request, alone);

@@ -22,6 +22,8 @@ core::SamplingParams RandomSampling(SplitMix& random) {
   sampling.min_p = random.Unit();
   sampling.repetition_penalty =
       random.Below(3) == 0 ? std::numeric_limits<float>::quiet_NaN() : random.Unit();
+  sampling.presence_penalty = 2 * random.Unit() - 1;
+  sampling.frequency_penalty = 2 * random.Unit() - 1;
   sampling.seed = random.Next();
   sampling.sample_number = static_cast<uint32_t>(random.Next());
   for (uint64_t i = random.Below(4); i > 0; --i) {

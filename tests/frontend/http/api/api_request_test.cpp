@@ -77,6 +77,16 @@ TEST(ChatRequest, EveryBuiltFieldDoesWhatItSays) {
        [](const auto& r) { return r.params.sampling.repetition_penalty == 1.5F; }},
       {R"("repeat_penalty":1.5)",
        [](const auto& r) { return r.params.sampling.repetition_penalty == 1.5F; }},
+      {R"("presence_penalty":0.5)",
+       [](const auto& r) { return r.params.sampling.presence_penalty == 0.5F; }},
+      {R"("frequency_penalty":-2)",
+       [](const auto& r) { return r.params.sampling.frequency_penalty == -2.0F; }},
+      {R"("add_generation_prompt":false)",
+       [](const auto& r) { return !r.render.add_generation_prompt; }},
+      {R"("continue_final_message":true)",
+       [](const auto& r) { return r.render.continue_final_message; }},
+      {R"("chat_template_kwargs":{"enable_thinking":false})",
+       [](const auto& r) { return r.render.variables["enable_thinking"] == false; }},
       {R"("n":3)", [](const auto& r) { return r.samples == 3; }},
       {R"("stop":"x")",
        [](const auto& r) { return r.params.stop == std::vector<std::string>{"x"}; }},
@@ -157,6 +167,9 @@ TEST(ChatRequest, WhatIsWrongIsRefusedByName) {
       {R"("grammar":"root ::= x")", "grammar: this server"},
       {R"("chat_template":"{{ x }}")", "chat_template: this server"},
       {R"("best_of":2)", "best_of: this server"},
+      {R"("presence_penalty":3)", "presence_penalty: expected"},
+      {R"("chat_template_kwargs":{"messages":[]})", "chat_template_kwargs: "},
+      {R"("frequency_penalty":1,"repeat_last_n":64)", "repeat_last_n: this server"},
   };
   for (const auto& [field, message] : cases) {
     EXPECT_THAT(ErrorOf(AskChat(std::string(",") + field)), HasSubstr(message)) << field;
@@ -259,6 +272,10 @@ TEST(MessagesRequest, TakesWhatAnthropicsClientsSend) {
   EXPECT_EQ(request.params.sampling.top_k, 5);
   EXPECT_THAT(request.params.stop, ElementsAre("x"));
   EXPECT_EQ(request.tenant, "u");
+  const GenerateRequest begun =
+      One(Ask(AskMessages, R"("max_tokens":9,"messages":[{"role":"user","content":"a"},)"
+                           R"({"role":"assistant","content":"b"}])"));
+  EXPECT_TRUE(begun.render.continue_final_message) << "the answer was begun";
   const std::string least = R"("max_tokens":9,)" + std::string(kMessagesField);
   const std::pair<std::string, const char*> wrong[] = {
       {kMessagesField, "max_tokens: expected"},
@@ -269,7 +286,6 @@ TEST(MessagesRequest, TakesWhatAnthropicsClientsSend) {
       {least + R"(,"system":7)", "system: expected"},
       {least + R"(,"metadata":7)", "metadata: expected"},
       {R"("max_tokens":9,"messages":[{"role":"system","content":"x"}])", "messages[0].role"},
-      {R"("max_tokens":9,"messages":[{"role":"assistant","content":"x"}])", "messages[0].role"},
       {R"("max_tokens":9,"messages":[{"role":"user","content":[{"type":"image"}]}])",
        "messages[0].content[0].type"},
   };

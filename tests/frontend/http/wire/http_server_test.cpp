@@ -32,8 +32,8 @@ using testing::RawHttpClient;
 class EchoServer final : public HttpHandler {
  public:
   explicit EchoServer(HttpServerOptions options = {}) {
-    server_ =
-        HttpServer::Create(std::move(options), *HttpListener::Listen("127.0.0.1:0"), *this).value();
+    options.address = "127.0.0.1:0";
+    server_ = HttpServer::Create(std::move(options), *this).value();
     thread_ = std::thread([this] { server_->Run(); });
   }
   ~EchoServer() override {
@@ -116,30 +116,15 @@ TEST(HttpServer, ListensWhereItIsTold) {
   EXPECT_THAT(handler.address(), HasSubstr("127.0.0.1:"));
   for (const char* wrong : {"", "8080", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000",
                             "some.name:80", "127.0.0.1:80 ", "[::1:80"}) {
-    const auto listener = HttpListener::Listen(wrong);
-    EXPECT_TRUE(absl::IsInvalidArgument(listener.status())) << wrong << listener.status();
+    const auto server = HttpServer::Create({.address = wrong}, handler);
+    EXPECT_TRUE(absl::IsInvalidArgument(server.status())) << wrong << server.status();
   }
-  const auto taken = HttpListener::Listen(handler.address());
+  const auto taken = HttpServer::Create({.address = handler.address()}, handler);
   EXPECT_TRUE(absl::IsFailedPrecondition(taken.status())) << taken.status();
   EXPECT_THAT(Message(taken.status()), HasSubstr("--http 127.0.0.1:"));
-  const auto all = HttpListener::Listen("*:*");
+  const auto all = HttpServer::Create({.address = "*:*"}, handler);
   ASSERT_TRUE(all.ok());
-  EXPECT_FALSE(all->loopback());
-}
-
-TEST(HttpServer, FinishesAnswersAndTakesNobodyAnyMore) {
-  EchoServer handler;
-  RawHttpClient idle(handler.address());
-  RawHttpClient waiting(handler.address());
-  idle.Send(GetRequest("/"));
-  EXPECT_EQ(idle.Read().status, 200);
-  waiting.Send(GetRequest("/later"));
-  const std::shared_ptr<HttpReply> reply = handler.Next();
-  handler.server().Finish(std::chrono::seconds(30));
-  EXPECT_TRUE(idle.IsClosed());
-  handler.server().Post([reply] { reply->Send({.body = "at last"}); });
-  EXPECT_EQ(waiting.Read().body, "at last");
-  EXPECT_TRUE(waiting.IsClosed());
+  EXPECT_FALSE((*all)->loopback());
 }
 
 TEST(HttpServer, KeepsConnections) {
@@ -406,6 +391,31 @@ TEST(HttpServer, GoesOnAfterAHandlerThrows) {
   client.Send(GetRequest("/throws"));
   EXPECT_EQ(client.Read().status, 500);
   EXPECT_EQ(Fetch(handler.address(), GetRequest("/")).status, 200);
+}
+
+TEST(HttpServer, SendsAnswersInProgressBeforeItStops) {
+  auto handler = std::make_unique<EchoServer>();
+  RawHttpClient client(handler->address());
+  RawHttpClient idle(handler->address());
+  client.Send(GetRequest("/later"));
+  const auto reply = handler->Next();
+  handler->server().Stop();
+  std::this_thread::sleep_for(milliseconds(30));
+  handler->On([&] { reply->Send({.content_type = "text/plain", .body = "late"}); });
+  EXPECT_EQ(client.Read().body, "late");
+  handler.reset();
+  EXPECT_TRUE(client.IsClosed());
+  EXPECT_TRUE(idle.IsClosed());
+}
+
+TEST(HttpServer, TakesAListenerOver) {
+  HttpListener listener = ListenForHttp("127.0.0.1:0").value();
+  const std::string address = listener.address;
+  RawHttpClient early(address);
+  early.Send(GetRequest("/"));
+  EchoServer handler({.listener = std::make_shared<HttpListener>(std::move(listener))});
+  EXPECT_EQ(handler.address(), address);
+  EXPECT_EQ(early.Read().body, "hello");
 }
 
 TEST(HttpServer, IgnoresUpgrades) {

@@ -1,0 +1,106 @@
+#include "frontend/http/service_backend.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+
+#include "tests/support/fake_gateway_backend.h"
+#include "tests/support/http_client.h"
+#include "tests/support/served_engine.h"
+
+/// The whole way of a request: HTTP, the service, and an engine that answers "You said: ...".
+namespace tandem::frontend {
+namespace {
+
+using testing::Eventually;
+using testing::Fetch;
+using testing::GetRequest;
+using ::testing::HasSubstr;
+using testing::HttpAnswer;
+using testing::PostRequest;
+using testing::RawHttpClient;
+using testing::RunningGateway;
+using testing::ServedEngine;
+using WayJson = nlohmann::json;
+
+/// A service with both of its front ends.
+struct ServedGateway {
+  ServedEngine served;
+  ServiceBackend backend{served.service};
+  RunningGateway gateway{backend};
+
+  WayJson Post(const std::string& path, const std::string& body, int status = 200) const {
+    const HttpAnswer answer = Fetch(gateway.address(), PostRequest(path, body));
+    EXPECT_EQ(answer.status, status) << answer.body;
+    return WayJson::parse(answer.body);
+  }
+  WayJson Chat(const std::string& text, const std::string& more = "", int status = 200) const {
+    return Post("/v1/chat/completions",
+                R"({"messages":[{"role":"user","content":")" + text + R"("}])" + more + "}",
+                status);
+  }
+};
+
+TEST(ServiceBackend, AnswersWhatComesOverHttp) {
+  const ServedGateway way;
+  const WayJson chat = way.Chat("hello", R"(,"logprobs":true,"n":2)");
+  ASSERT_EQ(chat["choices"].size(), 2U);
+  EXPECT_EQ(chat["choices"][1]["message"]["content"], "You said: hello");
+  EXPECT_EQ(chat["choices"][1]["logprobs"]["content"].size(), 15U);
+  EXPECT_EQ(chat["usage"]["completion_tokens"], 30);
+  const HttpAnswer stream =
+      Fetch(way.gateway.address(),
+            PostRequest("/v1/chat/completions",
+                        R"({"messages":[{"role":"user","content":"hello"}],"stream":true})"));
+  EXPECT_THAT(stream.body, HasSubstr("[DONE]"));
+  EXPECT_EQ(way.Post("/v1/completions",
+                     R"({"prompt":"hello","max_tokens":8,"echo":true})")["choices"][0]["text"],
+            "helloYou said");
+  EXPECT_EQ(way.Chat("hello", R"(,"logit_bias":{"9999":1})", 400)["error"]["code"],
+            "invalid_argument");
+}
+
+TEST(ServiceBackend, KeepsConversationsForBothFrontEnds) {
+  const ServedGateway way;
+  const WayJson first = way.Post("/v1/responses", R"({"input":"one","user":"u"})");
+  const auto id = first["id"].get<std::string>();
+  const WayJson second = way.Post(
+      "/v1/responses", R"({"input":"two","user":"u","previous_response_id":")" + id + R"("})");
+  EXPECT_EQ(second["output"][0]["content"][0]["text"], "You said: two");
+  const std::string path = "/v1/responses/" + id + "?user=u";
+  EXPECT_THAT(Fetch(way.gateway.address(), GetRequest(path)).body, HasSubstr("You said: one"));
+  const std::string erase = "DELETE " + path + " HTTP/1.1\r\nHost: localhost\r\n\r\n";
+  EXPECT_EQ(Fetch(way.gateway.address(), erase).status, 200);
+  EXPECT_EQ(Fetch(way.gateway.address(), GetRequest(path)).status, 404);
+  way.Chat("three", R"(,"conversation":"c")");
+  EXPECT_EQ(way.Chat("four", R"(,"conversation":"c")")["conversation"], "c");
+}
+
+TEST(ServiceBackend, FreesWhatAClientThatLeavesHasAskedFor) {
+  ServedGateway way;
+  RawHttpClient client(way.gateway.address());
+  client.Send(PostRequest("/v1/chat/completions",
+                          R"({"messages":[{"role":"user","content":"endless"}],"stream":true})"));
+  EXPECT_THAT(client.ReadUntil("\"delta\":{\"content\":"), HasSubstr("200 OK"));
+  EXPECT_EQ(way.served.engine.running(), 1);
+  client.Close();
+  EXPECT_TRUE(Eventually([&] { return way.served.engine.running() == 0; }));
+}
+
+TEST(ServiceBackend, TellsHowTheEngineDoes) {
+  ServedGateway way;
+  EXPECT_EQ(Fetch(way.gateway.address(), GetRequest("/ready")).status, 200);
+  EXPECT_THAT(Fetch(way.gateway.address(), GetRequest("/metrics")).body,
+              HasSubstr("tandem:engine_up{model_name=\"bytes\"} 1"));
+  way.served.service.Drain(std::chrono::milliseconds(0));
+  EXPECT_TRUE(
+      Eventually([&] { return Fetch(way.gateway.address(), GetRequest("/ready")).status == 503; }));
+  EXPECT_EQ(way.Chat("hello", "", 503)["error"]["code"], "unavailable");
+  EXPECT_EQ(Fetch(way.gateway.address(), GetRequest("/health")).status, 200);
+}
+
+}  // namespace
+}  // namespace tandem::frontend
