@@ -18,6 +18,7 @@
 #include "core/model/device_status.h"
 #include "core/sampling/logprobs.h"
 #include "core/sampling/sample_rows.h"
+#include "core/sampling/sampler.h"
 
 namespace tandem::core {
 namespace {
@@ -92,6 +93,8 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
       embedded_(memory_),
       embedded_positions_(memory_),
       position_rows_(memory_, config.dim),
+      sampled_(memory_, 1),
+      kept_rows_(memory_),
       selected_(memory_),
       selected_rows_(memory_, 1),
       codes_(memory_),
@@ -130,9 +133,12 @@ absl::StatusOr<std::unique_ptr<Weight>> CudaOperations::Pack(const MatrixSource&
 void CudaOperations::BeginStep(const Batch& batch) {
   SetFloatEnvironment();
   phases_ = batch.phases;
-  reductions_.BeginStep();
+  const bool beside = kept_.kept() > 0;
+  reductions_.BeginStep(beside);
   // While the step before is computed, there is time to send what this one needs.
-  memory_.SendBeside(kept_failures_.kept() > 0);
+  memory_.SendBeside(beside);
+  has_kept_tokens_ = std::any_of(batch.tokens.begin(), batch.tokens.end(),
+                                 [](int32_t token) { return KeptRow(token) >= 0; });
   step_.Begin(batch);
   logit_rows_ = static_cast<int64_t>(batch.logit_tokens.size());
   token_failed_.SetRows(static_cast<int64_t>(batch.tokens.size()));
@@ -150,8 +156,11 @@ std::optional<StepShape> CudaOperations::ShapeOfStep() const {
   const size_t count = step_.positions().size();
   if (!options_.graphs || count == 0 || count > kMostGraphTokens) return std::nullopt;
   const auto tokens = static_cast<int64_t>(count);
-  StepShape shape{
-      .tokens = tokens, .logit_rows = logit_rows_, .neighbours = step_.neighbours(), .chunks = {}};
+  StepShape shape{.tokens = tokens,
+                  .logit_rows = logit_rows_,
+                  .neighbours = step_.neighbours(),
+                  .kept = has_kept_tokens_,
+                  .chunks = {}};
   for (const int window : windows_) {
     const Chunks chunks = ChunksOf(0, tokens, window);
     if (tokens * ChunkFloats(chunks.count) > kMostChunkFloats) return std::nullopt;
@@ -162,6 +171,7 @@ std::optional<StepShape> CudaOperations::ShapeOfStep() const {
 
 void CudaOperations::BeginPass(const Collective& collective) {
   mode_ = CudaStepGraphs::Mode::kEager;
+  if (collective.device_link() != nullptr) reductions_.MarkStep();
   if (collective.size() > 1 && collective.device_link() == nullptr) return;
   const std::optional<StepShape> shape = ShapeOfStep();
   if (!shape.has_value()) return;
@@ -194,10 +204,34 @@ void CudaOperations::SendRows(const MatrixSource& table, std::span<const int32_t
   std::byte* const sent = to.upload.Begin(bytes);
   pool_.ParallelFor(static_cast<int64_t>(rows.size()), [&](int64_t t, int) {
     const auto i = static_cast<size_t>(t);
-    std::memcpy(sent + i * row_bytes, table.data + static_cast<size_t>(rows[i]) * row_bytes,
-                row_bytes);
+    const size_t row = KeptRow(rows[i]) >= 0 ? 0 : static_cast<size_t>(rows[i]);
+    std::memcpy(sent + i * row_bytes, table.data + row * row_bytes, row_bytes);
   });
   to.upload.Send(bytes, to.on_device.data());
+}
+
+void CudaOperations::TakeKeptRows(const MatrixSource& table, std::span<const int32_t> tokens,
+                                  EmbeddingUpload& to) {
+  std::vector<int32_t> rows;
+  for (const int32_t token : tokens) rows.push_back(KeptRow(token));
+  const int32_t* const sent = kept_rows_.Send(rows);
+  if (replays()) return;
+  LaunchTakeRows(memory_.stream(), table_.get(), RowBytes(table.dtype, table.columns),
+                 sampled_.data(), sent, static_cast<int64_t>(tokens.size()), to.on_device.data());
+}
+
+void CudaOperations::PrepareEmbedding(const EmbeddingTables& tables) {
+  UseGpu(memory_.gpu());
+  const MatrixSource& table = tables.tokens;
+  const int64_t bytes = table.rows * RowBytes(table.dtype, table.columns);
+  table_ = TryAllocatePinned(static_cast<size_t>(bytes));
+  if (table_ == nullptr) return;
+  constexpr int64_t kPart = int64_t{4} << 20;
+  pool_.ParallelFor((bytes + kPart - 1) / kPart, [&](int64_t part, int) {
+    const int64_t first = part * kPart;
+    std::memcpy(table_.get() + first, table.data + first,
+                static_cast<size_t>(std::min(kPart, bytes - first)));
+  });
 }
 
 void CudaOperations::Embed(const EmbeddingTables& tables, std::span<const int32_t> tokens,
@@ -215,6 +249,7 @@ void CudaOperations::Embed(const EmbeddingTables& tables, std::span<const int32_
   };
   const bool learned = tables.positions.rows > 0;
   SendRows(tables.tokens, tokens, embedded_);
+  if (has_kept_tokens_) TakeKeptRows(tables.tokens, tokens, embedded_);
   if (learned) {
     SendRows(tables.positions, step_.positions(), embedded_positions_);
     position_rows_.SetRows(out.rows());
@@ -508,14 +543,38 @@ std::span<const uint8_t> CudaOperations::TokenFailures() {
   return host_failed_;
 }
 
-void CudaOperations::KeepFailures() {
-  kept_failures_.Keep(token_failed_.data(), static_cast<size_t>(token_failed_.rows()),
-                      memory_.stream());
+bool CudaOperations::CanKeep(std::span<const SampleRow> rows, const Collective& collective) const {
+  if (collective.size() > 1 && collective.device_link() == nullptr) return false;
+  if (rows.empty()) return true;
+  return table_ != nullptr && std::all_of(rows.begin(), rows.end(), [](const SampleRow& row) {
+           return row.params->temperature == 0.0F && row.candidates == 1 && !row.scored &&
+                  !ChangesLogits(*row.params);
+         });
 }
 
-std::span<const uint8_t> CudaOperations::TakeFailures() {
+absl::Status CudaOperations::Keep(Tensor& logits, Range vocab_rows, std::span<const SampleRow> rows,
+                                  Collective& collective, const StepPhase& phase) {
+  sampled_.SetRows(static_cast<int64_t>(rows.size()));
+  if (!rows.empty()) {
+    logits_.Set(logits.data(), vocab_rows);
+    TANDEM_RETURN_IF_ERROR(logits_.ChooseBest(rows, collective, phase, sampled_.data()));
+  }
+  kept_.Keep(token_failed_.data(), static_cast<size_t>(token_failed_.rows()), sampled_.data(),
+             rows.size(), memory_.stream());
+  return absl::OkStatus();
+}
+
+absl::Status CudaOperations::AwaitKept(absl::FunctionRef<bool()> until) {
   UseGpu(memory_.gpu());
-  return kept_failures_.Take();
+  return WithDeviceFailures(
+      [&] { reductions_.AwaitOldest([this] { return kept_.HasCome(); }, until); });
+}
+
+KeptResults CudaOperations::TakeKept() {
+  UseGpu(memory_.gpu());
+  const KeptResults results = kept_.Take();
+  reductions_.EndOldest();
+  return results;
 }
 
 void CudaOperations::ReadRows(const Tensor& x, Range rows, float* out, int64_t stride) {
