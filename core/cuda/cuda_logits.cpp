@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <utility>
 
 #include "core/cuda/workspace_limits.h"
@@ -30,16 +29,6 @@ void TakeEach(CudaReductions& reductions, Rows<T>& rows, std::span<const Wanted>
 }
 
 }  // namespace
-
-template <typename T>
-const T* SentRows<T>::Send(const std::vector<T>& values) {
-  const size_t bytes = values.size() * sizeof(T);
-  rows.SetRows(static_cast<int64_t>(values.size()));
-  if (bytes == 0) return rows.data();
-  std::memcpy(upload.Begin(bytes), values.data(), bytes);
-  upload.Send(bytes, reinterpret_cast<std::byte*>(rows.data()));
-  return rows.data();
-}
 
 void CudaLogits::ApplyPenalties(std::span<const SampleRow> rows) {
   std::vector<LogitChange> changes;

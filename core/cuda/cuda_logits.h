@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -18,7 +19,14 @@ template <typename T>
 struct SentRows {
   explicit SentRows(CudaMemory& memory) : upload(memory), rows(memory, 1) {}
   /// Where they will be on the device.
-  const T* Send(const std::vector<T>& values);
+  const T* Send(const std::vector<T>& values) {
+    const size_t bytes = values.size() * sizeof(T);
+    rows.SetRows(static_cast<int64_t>(values.size()));
+    if (bytes == 0) return rows.data();
+    std::memcpy(upload.Begin(bytes), values.data(), bytes);
+    upload.Send(bytes, reinterpret_cast<std::byte*>(rows.data()));
+    return rows.data();
+  }
   Upload upload;
   Rows<T> rows;
 };

@@ -130,8 +130,30 @@ absl::StatusOr<std::unique_ptr<Weight>> CudaOperations::Pack(const MatrixSource&
   return CudaWeight::Pack(source, rows, columns, options_.activations, memory_, pool_);
 }
 
+bool CudaOperations::Grows(const Batch& batch) {
+  uint64_t entries = 0;
+  uint64_t last = 0;
+  for (const SequenceSlice& sequence : batch.sequences) {
+    for (const auto& table : sequence.block_tables) entries += table.size();
+    last = std::max(last, static_cast<uint64_t>(sequence.start_position + sequence.tokens));
+  }
+  const uint64_t tokens = batch.tokens.size();
+  const std::array<uint64_t, 4> of_step = {tokens, batch.logit_tokens.size(),
+                                           std::bit_ceil(entries), std::bit_ceil(tokens * last)};
+  bool grows = false;
+  for (size_t i = 0; i < most_.size(); ++i) {
+    grows = grows || of_step[i] > most_[i];
+    most_[i] = std::max(most_[i], of_step[i]);
+  }
+  return grows;
+}
+
 void CudaOperations::BeginStep(const Batch& batch) {
   SetFloatEnvironment();
+  // What frees memory waits for all that is in the stream, and looks after no other rank.
+  if (Grows(batch) && kept_.kept() > 0) {
+    ThrowDeviceFailure(AwaitKept([] { return false; }));
+  }
   phases_ = batch.phases;
   const bool beside = kept_.kept() > 0;
   reductions_.BeginStep(beside);

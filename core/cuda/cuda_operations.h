@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -112,6 +113,9 @@ class CudaOperations : public Operations {
     int64_t count = 0;
   };
   Chunks ChunksOf(int64_t first_token, int64_t tokens, int window) const;
+  /// Whether a step needs more memory than those before, so that some is freed, which waits for the
+  /// GPU.
+  bool Grows(const Batch& batch);
   /// The shape of the step, if steps of it may be graphs.
   std::optional<StepShape> ShapeOfStep() const;
   /// Puts a reduction over the link into the stream: of integers, or of floats in fast mode.
@@ -138,6 +142,9 @@ class CudaOperations : public Operations {
   Rows<int32_t> sampled_;         // [rows] of the step that was kept last
   SentRows<int32_t> kept_rows_;   // [tokens] the row of a KeptToken, or -1
   bool has_kept_tokens_ = false;  // of the step
+  /// The most that steps had: tokens, rows with logits, entries of block tables, and tokens times
+  /// positions, rounded up.
+  std::array<uint64_t, 4> most_ = {};
   Upload selected_;
   Rows<int32_t> selected_rows_;
   Codes codes_;

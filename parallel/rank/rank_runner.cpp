@@ -132,6 +132,16 @@ absl::Status RankRunner::TakeKept(const StepPlan& plan, const Begun& begun, Step
   return absl::OkStatus();
 }
 
+absl::Status RankRunner::Settle() {
+  if (begun_.empty() || collective_.size() == 1) return absl::OkStatus();
+  return model_.AwaitKept([] { return false; });
+}
+
+absl::Status RankRunner::AwaitFilled(std::span<const PoolBlock> blocks) {
+  if (traffic_.Fills(blocks)) TANDEM_RETURN_IF_ERROR(Settle());
+  return traffic_.AwaitFilled(blocks);
+}
+
 absl::Status RankRunner::MovePages(const StepPlan& plan) {
   const bool of_records = !plan.saves.empty() || plan.flush || !plan.fetches.empty();
   if (of_records && records_ == nullptr) {
@@ -139,7 +149,8 @@ absl::Status RankRunner::MovePages(const StepPlan& plan) {
                     plan.step);
   }
   if (records_ != nullptr) {
-    TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(BlocksOf(plan.saves)));
+    TANDEM_RETURN_IF_ERROR(AwaitFilled(BlocksOf(plan.saves)));
+    if (records_->SavesMayWait(plan.saves.size())) TANDEM_RETURN_IF_ERROR(Settle());
     TANDEM_RETURN_IF_ERROR(records_->Save(plan));
   }
   for (std::span<const PageMove> moves(plan.moves); !moves.empty();) {
@@ -172,12 +183,12 @@ absl::StatusOr<size_t> RankRunner::Move(std::span<const PageMove> moves) {
     return Internal("step plan: it moves pages to or from a host tier, but this rank has none");
   }
   if (const auto* spill = std::get_if<PageSpill>(&first)) {
-    TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(BlocksOf(spill->blocks)));
+    TANDEM_RETURN_IF_ERROR(AwaitFilled(BlocksOf(spill->blocks)));
     TANDEM_RETURN_IF_ERROR(spilled_->Spill(*spill));
     return 1;
   }
   const auto& back = std::get<PageReturn>(first);
-  TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(BlocksOf(back.blocks)));
+  TANDEM_RETURN_IF_ERROR(AwaitFilled(BlocksOf(back.blocks)));
   TANDEM_RETURN_IF_ERROR(spilled_->Return(back));
   return 1;
 }
@@ -185,8 +196,9 @@ absl::StatusOr<size_t> RankRunner::Move(std::span<const PageMove> moves) {
 absl::Status RankRunner::Copy(const BlockCopy& copy) {
   const auto group = static_cast<size_t>(copy.group);
   const PoolBlock blocks[] = {{group, copy.from}, {group, copy.to}};
-  TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(blocks));
+  TANDEM_RETURN_IF_ERROR(AwaitFilled(blocks));
   TANDEM_RETURN_IF_ERROR(traffic_.FollowLeaving(std::span(blocks).last(1)));
+  TANDEM_RETURN_IF_ERROR(Settle());
   return pool_.CopyBlock(group, copy.from, copy.to);
 }
 
@@ -205,7 +217,7 @@ absl::Status RankRunner::FollowPages(const StepPlan& plan) {
       }
     }
   }
-  TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(seen));
+  TANDEM_RETURN_IF_ERROR(AwaitFilled(seen));
   return traffic_.FollowLeaving(written);
 }
 

@@ -69,6 +69,10 @@ class RankRunner {
     bool kept = false;          // what it gives is asked for when the next step may have begun
   };
 
+  /// Before this thread waits for the device otherwise: where a step is begun already, which other
+  /// ranks may keep from its end, it is waited for in a way that sees to them.
+  absl::Status Settle();
+  absl::Status AwaitFilled(std::span<const PoolBlock> blocks);
   absl::Status MovePages(const StepPlan& plan);
   /// Makes the move at the front, and those that are made with it; how many.
   absl::StatusOr<size_t> Move(std::span<const PageMove> moves);

@@ -236,7 +236,7 @@ CUT = (rf"rank 1 on host [^ ]+ in {PHASE}: NCCL 2\.28\.9 on GPU 1 \(Emulated GPU
 @pytest.mark.parametrize("fault, rank, ranks, number, words", [
     ("STALL", 1, 2, 42, ALL_WAIT),
     ("STALL", 0, 3, 42, ALL_WAIT),
-    ("HANG", 1, 3, 7, LATE),
+    ("HANG", 1, 3, 12, LATE),  # in its third step: the second one is on the GPU, and the first was taken from it
     ("HANG", 1, 2, 3, NEVER),
     ("DIE", 2, 3, 42, "{place} died or was disconnected"),
     ("CUT", 1, 2, 42, CUT),

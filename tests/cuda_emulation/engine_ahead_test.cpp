@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "core/device/device.h"
@@ -20,7 +22,7 @@ namespace tandem::testing {
 namespace {
 
 constexpr int32_t kVocab = 40;
-constexpr int32_t kAnswer = 60;  // tokens
+constexpr int32_t kAnswer = 40;  // tokens
 
 /// How the devices of several ranks meet.
 enum class Meet { kNccl, kPeers, kHosts };
@@ -133,6 +135,7 @@ TEST_P(CudaEngineAhead, AnswersAreTheSameOnEveryWay) {
   const auto expected = Ask(Start(core::DeviceKind::kCpu, 1)->engine(), 4, change);
   for (const int ranks : {1, 2, 3}) {
     for (const Meet meet : {Meet::kNccl, Meet::kPeers, Meet::kHosts}) {
+      if (ranks == 1 && meet != Meet::kHosts) continue;
       for (const bool graphs : {true, false}) {
         EXPECT_EQ(Ask(Start(core::DeviceKind::kCuda, ranks, graphs, meet)->engine(), 4, change),
                   expected)
