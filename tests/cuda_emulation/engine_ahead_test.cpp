@@ -121,7 +121,15 @@ TEST_P(CudaEngineAhead, DecodingWaitsForNoStep) {
   }
 }
 
-TEST_P(CudaEngineAhead, AnswersAreTheSameOnEveryWay) {
+INSTANTIATE_TEST_SUITE_P(Families, CudaEngineAhead,
+                         ::testing::Values(core::Family::kLlama, core::Family::kGemma3),
+                         [](const auto& of) {
+                           return of.param == core::Family::kLlama ? "Llama" : "Gemma3";
+                         });
+
+class CudaAnswersAhead : public CudaEngineAhead {};
+
+TEST_P(CudaAnswersAhead, AreTheSameOnEveryWay) {
   const Change change = [](size_t i, parallel::EngineRequest& request) {
     request.max_tokens -= static_cast<int32_t>(7 * i);
     if (i == 1) request.sampling.repetition_penalty = 1.2F;
@@ -137,6 +145,7 @@ TEST_P(CudaEngineAhead, AnswersAreTheSameOnEveryWay) {
     for (const Meet meet : {Meet::kNccl, Meet::kPeers, Meet::kHosts}) {
       if (ranks == 1 && meet != Meet::kHosts) continue;
       for (const bool graphs : {true, false}) {
+        if (!graphs && meet == Meet::kPeers) continue;
         EXPECT_EQ(Ask(Start(core::DeviceKind::kCuda, ranks, graphs, meet)->engine(), 4, change),
                   expected)
             << ranks << " ranks, way " << static_cast<int>(meet) << (graphs ? "" : ", no graphs");
@@ -145,11 +154,8 @@ TEST_P(CudaEngineAhead, AnswersAreTheSameOnEveryWay) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, CudaEngineAhead,
-                         ::testing::Values(core::Family::kLlama, core::Family::kGemma3),
-                         [](const auto& of) {
-                           return of.param == core::Family::kLlama ? "Llama" : "Gemma3";
-                         });
+INSTANTIATE_TEST_SUITE_P(Families, CudaAnswersAhead, ::testing::Values(core::Family::kGemma3),
+                         [](const auto&) { return "Gemma3"; });
 
 }  // namespace
 }  // namespace tandem::testing

@@ -28,7 +28,8 @@ class EngineAhead : public ::testing::TestWithParam<int> {
       fake.FailOnToken(failing_token);
       return model;
     };
-    return MakeEngine({.name = "", .ranks = GetParam()}, std::move(options));
+    return MakeEngine({.name = "", .ranks = GetParam(), .zmq_plans = GetParam() == 2},
+                      std::move(options));
   }
 
   std::vector<size_t> most_ = std::vector<size_t>(3);
