@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <utility>
 
 #include "core/cuda/workspace_limits.h"
@@ -30,16 +29,6 @@ void TakeEach(CudaReductions& reductions, Rows<T>& rows, std::span<const Wanted>
 }
 
 }  // namespace
-
-template <typename T>
-const T* SentRows<T>::Send(const std::vector<T>& values) {
-  const size_t bytes = values.size() * sizeof(T);
-  rows.SetRows(static_cast<int64_t>(values.size()));
-  if (bytes == 0) return rows.data();
-  std::memcpy(upload.Begin(bytes), values.data(), bytes);
-  upload.Send(bytes, reinterpret_cast<std::byte*>(rows.data()));
-  return rows.data();
-}
 
 void CudaLogits::ApplyPenalties(std::span<const SampleRow> rows) {
   std::vector<LogitChange> changes;
@@ -115,16 +104,38 @@ absl::Status CudaLogits::GatherCandidates(std::span<const CountOfRow> wanted,
   DeviceLink* const link = collective.device_link();
   if (link == nullptr) return ShardLogits::GatherCandidates(wanted, collective, phase, all);
   if (!SelectOnDevice(wanted)) return absl::OkStatus();
-  gathered_.SetRows(static_cast<int64_t>(all.size()));
-  const auto bytes_of = [](Rows<Candidate>& rows) {
-    return std::as_writable_bytes(std::span(rows.data(), static_cast<size_t>(rows.rows())));
-  };
-  TANDEM_RETURN_IF_ERROR(link->AllGather(bytes_of(candidates_), bytes_of(gathered_)));
-  reductions_.Put(collective, phase);
+  TANDEM_RETURN_IF_ERROR(GatherOnDevices(*link, all.size(), collective, phase));
   const CopyRun run{.device = reinterpret_cast<std::byte*>(gathered_.data()),
                     .host = reinterpret_cast<std::byte*>(all.data()),
                     .bytes = all.size_bytes()};
   reductions_.CopyToHost({&run, 1});
+  return absl::OkStatus();
+}
+
+absl::Status CudaLogits::GatherOnDevices(DeviceLink& link, size_t count, Collective& collective,
+                                         const StepPhase& phase) {
+  gathered_.SetRows(static_cast<int64_t>(count));
+  const auto bytes_of = [](Rows<Candidate>& rows) {
+    return std::as_writable_bytes(std::span(rows.data(), static_cast<size_t>(rows.rows())));
+  };
+  TANDEM_RETURN_IF_ERROR(link.AllGather(bytes_of(candidates_), bytes_of(gathered_)));
+  reductions_.Put(collective, phase);
+  return absl::OkStatus();
+}
+
+absl::Status CudaLogits::ChooseBest(std::span<const SampleRow> rows, Collective& collective,
+                                    const StepPhase& phase, int32_t* tokens) {
+  std::vector<CountOfRow> wanted;
+  for (const SampleRow& row : rows) wanted.push_back({row.row, 1});
+  if (!SelectOnDevice(wanted)) return absl::OkStatus();
+  const auto ranks = static_cast<size_t>(collective.size());
+  const Candidate* of_ranks = candidates_.data();
+  if (DeviceLink* const link = collective.device_link()) {
+    TANDEM_RETURN_IF_ERROR(GatherOnDevices(*link, rows.size() * ranks, collective, phase));
+    of_ranks = gathered_.data();
+  }
+  LaunchChooseBest(memory_.stream(), of_ranks, static_cast<int64_t>(ranks),
+                   static_cast<int64_t>(rows.size()), tokens);
   return absl::OkStatus();
 }
 

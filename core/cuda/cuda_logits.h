@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -18,7 +19,14 @@ template <typename T>
 struct SentRows {
   explicit SentRows(CudaMemory& memory) : upload(memory), rows(memory, 1) {}
   /// Where they will be on the device.
-  const T* Send(const std::vector<T>& values);
+  const T* Send(const std::vector<T>& values) {
+    const size_t bytes = values.size() * sizeof(T);
+    rows.SetRows(static_cast<int64_t>(values.size()));
+    if (bytes == 0) return rows.data();
+    std::memcpy(upload.Begin(bytes), values.data(), bytes);
+    upload.Send(bytes, reinterpret_cast<std::byte*>(rows.data()));
+    return rows.data();
+  }
   Upload upload;
   Rows<T> rows;
 };
@@ -57,12 +65,19 @@ class CudaLogits final : public ShardLogits {
   /// Where GPUs are joined, they gather, and the host takes what all gave at once.
   absl::Status GatherCandidates(std::span<const CountOfRow> wanted, Collective& collective,
                                 const StepPhase& phase, std::span<Candidate> all) override;
+  /// tokens[i] = the best token of rows[i] among all ranks, as LaunchChooseBest has it; put into
+  /// the stream. tokens: [rows.size()] of the device. `collective` has a link, or one rank.
+  absl::Status ChooseBest(std::span<const SampleRow> rows, Collective& collective,
+                          const StepPhase& phase, int32_t* tokens);
   void SumWholeBlocks(std::span<const SumsOfRow> wanted, SumOrder order) override;
   void Read(std::span<const PartOfRow> wanted) override;
 
  private:
   /// Keeps the logits at these places, which may be there several times, for Restore.
   void Keep(std::vector<int64_t> places);
+  /// Makes gathered_ of the candidates_ of all ranks, `count` in all.
+  absl::Status GatherOnDevices(DeviceLink& link, size_t count, Collective& collective,
+                               const StepPhase& phase);
   /// Makes candidates_ of these rows, one after the other. False: there are none.
   bool SelectOnDevice(std::span<const CountOfRow> wanted);
   LogitRows logit_rows() const { return {data_, vocab_rows_.count, vocab_rows_.begin}; }

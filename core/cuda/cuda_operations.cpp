@@ -92,6 +92,8 @@ CudaOperations::CudaOperations(const ModelConfig& config, const Shard& shard,
       embedded_(memory_),
       embedded_positions_(memory_),
       position_rows_(memory_, config.dim),
+      sampled_(memory_, 1),
+      kept_rows_(memory_),
       selected_(memory_),
       selected_rows_(memory_, 1),
       codes_(memory_),
@@ -129,10 +131,17 @@ absl::StatusOr<std::unique_ptr<Weight>> CudaOperations::Pack(const MatrixSource&
 
 void CudaOperations::BeginStep(const Batch& batch) {
   SetFloatEnvironment();
+  // What frees memory waits for all that is in the stream, and looks after no other rank.
+  if (Grows(batch) && kept_.kept() > 0) {
+    ThrowDeviceFailure(AwaitKept([] { return false; }));
+  }
   phases_ = batch.phases;
-  reductions_.BeginStep();
+  const bool beside = kept_.kept() > 0;
+  reductions_.BeginStep(beside);
   // While the step before is computed, there is time to send what this one needs.
-  memory_.SendBeside(kept_failures_.kept() > 0);
+  memory_.SendBeside(beside);
+  has_kept_tokens_ = std::any_of(batch.tokens.begin(), batch.tokens.end(),
+                                 [](int32_t token) { return KeptRow(token) >= 0; });
   step_.Begin(batch);
   logit_rows_ = static_cast<int64_t>(batch.logit_tokens.size());
   token_failed_.SetRows(static_cast<int64_t>(batch.tokens.size()));
@@ -150,8 +159,11 @@ std::optional<StepShape> CudaOperations::ShapeOfStep() const {
   const size_t count = step_.positions().size();
   if (!options_.graphs || count == 0 || count > kMostGraphTokens) return std::nullopt;
   const auto tokens = static_cast<int64_t>(count);
-  StepShape shape{
-      .tokens = tokens, .logit_rows = logit_rows_, .neighbours = step_.neighbours(), .chunks = {}};
+  StepShape shape{.tokens = tokens,
+                  .logit_rows = logit_rows_,
+                  .neighbours = step_.neighbours(),
+                  .kept = has_kept_tokens_,
+                  .chunks = {}};
   for (const int window : windows_) {
     const Chunks chunks = ChunksOf(0, tokens, window);
     if (tokens * ChunkFloats(chunks.count) > kMostChunkFloats) return std::nullopt;
@@ -162,6 +174,7 @@ std::optional<StepShape> CudaOperations::ShapeOfStep() const {
 
 void CudaOperations::BeginPass(const Collective& collective) {
   mode_ = CudaStepGraphs::Mode::kEager;
+  if (collective.device_link() != nullptr) reductions_.MarkStep();
   if (collective.size() > 1 && collective.device_link() == nullptr) return;
   const std::optional<StepShape> shape = ShapeOfStep();
   if (!shape.has_value()) return;
@@ -194,8 +207,8 @@ void CudaOperations::SendRows(const MatrixSource& table, std::span<const int32_t
   std::byte* const sent = to.upload.Begin(bytes);
   pool_.ParallelFor(static_cast<int64_t>(rows.size()), [&](int64_t t, int) {
     const auto i = static_cast<size_t>(t);
-    std::memcpy(sent + i * row_bytes, table.data + static_cast<size_t>(rows[i]) * row_bytes,
-                row_bytes);
+    const size_t row = KeptRow(rows[i]) >= 0 ? 0 : static_cast<size_t>(rows[i]);
+    std::memcpy(sent + i * row_bytes, table.data + row * row_bytes, row_bytes);
   });
   to.upload.Send(bytes, to.on_device.data());
 }
@@ -215,6 +228,7 @@ void CudaOperations::Embed(const EmbeddingTables& tables, std::span<const int32_
   };
   const bool learned = tables.positions.rows > 0;
   SendRows(tables.tokens, tokens, embedded_);
+  if (has_kept_tokens_) TakeKeptRows(tables.tokens, tokens, embedded_);
   if (learned) {
     SendRows(tables.positions, step_.positions(), embedded_positions_);
     position_rows_.SetRows(out.rows());
@@ -506,16 +520,6 @@ std::span<const uint8_t> CudaOperations::TokenFailures() {
                     .bytes = host_failed_.size()};
   reductions_.CopyToHost({&run, 1});
   return host_failed_;
-}
-
-void CudaOperations::KeepFailures() {
-  kept_failures_.Keep(token_failed_.data(), static_cast<size_t>(token_failed_.rows()),
-                      memory_.stream());
-}
-
-std::span<const uint8_t> CudaOperations::TakeFailures() {
-  UseGpu(memory_.gpu());
-  return kept_failures_.Take();
 }
 
 void CudaOperations::ReadRows(const Tensor& x, Range rows, float* out, int64_t stride) {

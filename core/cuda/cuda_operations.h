@@ -1,12 +1,13 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "core/base/thread_pool.h"
-#include "core/cuda/copies/cuda_kept_flags.h"
+#include "core/cuda/copies/cuda_kept_results.h"
 #include "core/cuda/cuda_dense_products.h"
 #include "core/cuda/cuda_logits.h"
 #include "core/cuda/cuda_memory.h"
@@ -43,6 +44,7 @@ class CudaOperations : public Operations {
   void BeginPass(const Collective& collective) override;
   void EndPass() override;
   void AbandonPass() noexcept override;
+  void PrepareEmbedding(const EmbeddingTables& tables) override;
   void Embed(const EmbeddingTables& tables, std::span<const int32_t> tokens, float scale,
              Tensor& out) override;
   void Normalize(const Tensor& x, const Norm& norm, Tensor& out) override;
@@ -69,8 +71,11 @@ class CudaOperations : public Operations {
                      std::span<TokenScore> out) override;
   std::span<const uint8_t> TokenFailures() override;
   bool passes_ahead() const override { return true; }
-  void KeepFailures() override;
-  std::span<const uint8_t> TakeFailures() override;
+  bool CanKeep(std::span<const SampleRow> rows, const Collective& collective) const override;
+  absl::Status Keep(Tensor& logits, Range vocab_rows, std::span<const SampleRow> rows,
+                    Collective& collective, const StepPhase& phase) override;
+  absl::Status AwaitKept(absl::FunctionRef<bool()> until) override;
+  KeptResults TakeKept() override;
   void ReadRows(const Tensor& x, Range rows, float* out, int64_t stride) override;
 
  private:
@@ -90,6 +95,9 @@ class CudaOperations : public Operations {
     Rows<std::byte> on_device;
   };
   void SendRows(const MatrixSource& table, std::span<const int32_t> rows, EmbeddingUpload& to);
+  /// Puts the rows of KeptTokens where SendRows has sent others.
+  void TakeKeptRows(const MatrixSource& table, std::span<const int32_t> tokens,
+                    EmbeddingUpload& to);
 
   /// Whether a product with this weight is made by fast mode.
   bool Fast(const CudaWeight& weight, int64_t tokens) const {
@@ -105,6 +113,9 @@ class CudaOperations : public Operations {
     int64_t count = 0;
   };
   Chunks ChunksOf(int64_t first_token, int64_t tokens, int window) const;
+  /// Whether a step needs more memory than those before, so that some is freed, which waits for the
+  /// GPU.
+  bool Grows(const Batch& batch);
   /// The shape of the step, if steps of it may be graphs.
   std::optional<StepShape> ShapeOfStep() const;
   /// Puts a reduction over the link into the stream: of integers, or of floats in fast mode.
@@ -125,6 +136,15 @@ class CudaOperations : public Operations {
   EmbeddingUpload embedded_;
   EmbeddingUpload embedded_positions_;
   Tensor position_rows_;  // [tokens, dim]
+  /// The table of token embeddings as the file has it, for rows of tokens that the host does not
+  /// know yet; null: the host has no room for it, and nothing is sampled ahead.
+  PinnedBytes table_;
+  Rows<int32_t> sampled_;         // [rows] of the step that was kept last
+  SentRows<int32_t> kept_rows_;   // [tokens] the row of a KeptToken, or -1
+  bool has_kept_tokens_ = false;  // of the step
+  /// The most that steps had: tokens, rows with logits, entries of block tables, and tokens times
+  /// positions, rounded up.
+  std::array<uint64_t, 4> most_ = {};
   Upload selected_;
   Rows<int32_t> selected_rows_;
   Codes codes_;
@@ -143,7 +163,7 @@ class CudaOperations : public Operations {
   float* reduced_floats_ = nullptr;   // those that were reduced last, as SumsToFloats gives them
   Rows<uint8_t> token_failed_;        // [tokens]
   std::vector<uint8_t> host_failed_;  // [tokens]
-  CudaKeptFlags kept_failures_;       // of steps that others have begun behind
+  CudaKeptResults kept_;              // of steps that others have begun behind
   CudaLogits logits_;                 // of Sample
   CudaStepGraphs graphs_;
   CudaStepGraphs::Mode mode_ = CudaStepGraphs::Mode::kEager;  // of the pass

@@ -25,10 +25,22 @@ struct SequenceSlice {
       block_tables;  // [layer groups][positions / 64]; covers start_position + tokens
 };
 
+/// In the place of a token's id: what row `row` of those gave that were kept last (Model::Keep),
+/// which the host need not know.
+constexpr int32_t KeptToken(int32_t row) { return -1 - row; }
+/// The row of a KeptToken, or -1 for an id.
+constexpr int32_t KeptRow(int32_t token) { return token < 0 ? -1 - token : -1; }
+
+/// What a pass gave whose results were kept.
+struct KeptResults {
+  std::span<const uint8_t> failures;  // [tokens] as TokenFailures
+  std::span<const int32_t> sampled;   // [rows] a token, or -1: nothing (SampledToken)
+};
+
 /// One step's work, as the forward pass sees it.
 struct Batch {
   uint64_t step = 0;                // for StepPhase
-  std::span<const int32_t> tokens;  // [n] ids, sequence after sequence
+  std::span<const int32_t> tokens;  // [n] ids or KeptTokens, sequence after sequence
   std::span<const SequenceSlice> sequences;
   std::span<const int32_t> logit_tokens;  // ascending indices into `tokens` whose logits are wanted
   PhaseClock* phases = nullptr;           // where to keep the time of each phase, if anywhere
@@ -69,13 +81,33 @@ class Model {
   /// [tokens] 1 = a partial sum was not finite or out of range (numerics.md, rule 3), on some rank.
   virtual absl::StatusOr<std::span<const uint8_t>> TokenFailures() = 0;
 
-  /// Whether a pass may begin while the device still computes the one before, if that gave no
-  /// logits and was told KeepFailures.
+  // Passes that begin while the device computes the one before. Of that one, the results are kept:
+  // Keep takes the place of Sample, Score, ReadLogits and TokenFailures, and TakeKept gives them.
+
+  /// Whether any pass can be kept.
   virtual bool passes_ahead() const { return false; }
-  /// Keeps the failures of the last pass for TakeFailures. At most those of two passes are kept.
-  virtual absl::Status KeepFailures() { return absl::OkStatus(); }
-  /// The oldest that are kept, as TokenFailures; waits for their pass.
-  virtual absl::StatusOr<std::span<const uint8_t>> TakeFailures() { return TokenFailures(); }
+  /// Whether a pass can be kept whose logits are all for `rows`. Ranks may differ in it.
+  virtual bool CanKeep(std::span<const SampleRow> rows, const Collective& collective) const {
+    static_cast<void>(rows);
+    static_cast<void>(collective);
+    return false;
+  }
+  /// Puts the sampling of `rows` behind the last pass, and keeps what it gives; waits for nothing.
+  /// It calls what Sample would. At most two passes are kept. Errors are those of the collective.
+  virtual absl::Status Keep(std::span<const SampleRow> rows, Collective& collective,
+                            const StepPhase& phase) {
+    static_cast<void>(rows);
+    static_cast<void>(collective);
+    static_cast<void>(phase);
+    return absl::OkStatus();
+  }
+  /// Waits until the oldest pass that is kept is done, or until() says so; that may begin a pass.
+  virtual absl::Status AwaitKept(absl::FunctionRef<bool()> until) {
+    static_cast<void>(until);
+    return absl::OkStatus();
+  }
+  /// The oldest pass that is kept, once it is done. Good until the next pass is kept.
+  virtual absl::StatusOr<KeptResults> TakeKept() { return KeptResults(); }
 
   /// Between passes: body(task) for every task in [0, tasks), on the threads that compute, where
   /// the processor does that; else one after the other. Returns when all are done.

@@ -103,10 +103,10 @@ struct AttentionLayer {
 /// The operations that a forward pass is written in. CPU and CUDA implement them; nobody above
 /// core/ asks which.
 ///
-/// A device only enqueues. Sample, Score, TokenFailures, TakeFailures and ReadRows alone wait for
-/// it; a step without asked-for logits reads back its sampled tokens and its failures, and every
-/// shape follows from the plan. A device that fails throws DeviceFailure (device_failure.h). Thread
-/// safety: one thread calls.
+/// A device only enqueues. Sample, Score, TokenFailures, AwaitKept, TakeKept and ReadRows alone
+/// wait for it; a step without asked-for logits reads back its sampled tokens and its failures, and
+/// every shape follows from the plan. A device that fails throws DeviceFailure (device_failure.h).
+/// Thread safety: one thread calls.
 class Operations {
  public:
   virtual ~Operations() = default;
@@ -133,6 +133,8 @@ class Operations {
   /// Ends a pass that an error ended, instead of EndPass: its results are not used.
   virtual void AbandonPass() noexcept {}
 
+  /// These are the tables of the model, which outlive the operations: before the first Embed.
+  virtual void PrepareEmbedding(const EmbeddingTables& tables) { static_cast<void>(tables); }
   /// out[t] = table[tokens[t]] * scale (+ positions[position of t], where it has rows)
   virtual void Embed(const EmbeddingTables& tables, std::span<const int32_t> tokens, float scale,
                      Tensor& out) = 0;
@@ -180,8 +182,26 @@ class Operations {
   virtual std::span<const uint8_t> TokenFailures() = 0;
   // As Model has them.
   virtual bool passes_ahead() const { return false; }
-  virtual void KeepFailures() {}
-  virtual std::span<const uint8_t> TakeFailures() { return TokenFailures(); }
+  virtual bool CanKeep(std::span<const SampleRow> rows, const Collective& collective) const {
+    static_cast<void>(rows);
+    static_cast<void>(collective);
+    return false;
+  }
+  /// logits: as Sample has them.
+  virtual absl::Status Keep(Tensor& logits, Range vocab_rows, std::span<const SampleRow> rows,
+                            Collective& collective, const StepPhase& phase) {
+    static_cast<void>(logits);
+    static_cast<void>(vocab_rows);
+    static_cast<void>(rows);
+    static_cast<void>(collective);
+    static_cast<void>(phase);
+    return absl::OkStatus();
+  }
+  virtual absl::Status AwaitKept(absl::FunctionRef<bool()> until) {
+    static_cast<void>(until);
+    return absl::OkStatus();
+  }
+  virtual KeptResults TakeKept() { return {}; }
   /// Copies some rows to the host, `stride` floats apart.
   virtual void ReadRows(const Tensor& x, Range rows, float* out, int64_t stride) = 0;
 };

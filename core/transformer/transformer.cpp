@@ -33,13 +33,18 @@ absl::StatusOr<std::span<const uint8_t>> Transformer::TokenFailures() {
       [&]() -> absl::StatusOr<std::span<const uint8_t>> { return ops_.TokenFailures(); });
 }
 
-absl::Status Transformer::KeepFailures() {
-  return WithDeviceFailures([&] { ops_.KeepFailures(); });
+absl::Status Transformer::Keep(std::span<const SampleRow> rows, Collective& collective,
+                               const StepPhase& phase) {
+  return WithDeviceFailures(
+      [&] { return ops_.Keep(scratch_.logits, shard_.vocab_rows, rows, collective, phase); });
 }
 
-absl::StatusOr<std::span<const uint8_t>> Transformer::TakeFailures() {
-  return WithDeviceFailures(
-      [&]() -> absl::StatusOr<std::span<const uint8_t>> { return ops_.TakeFailures(); });
+absl::Status Transformer::AwaitKept(absl::FunctionRef<bool()> until) {
+  return WithDeviceFailures([&] { return ops_.AwaitKept(until); });
+}
+
+absl::StatusOr<KeptResults> Transformer::TakeKept() {
+  return WithDeviceFailures([&]() -> absl::StatusOr<KeptResults> { return ops_.TakeKept(); });
 }
 
 absl::Status Transformer::Layers(const Batch& batch, const KvView& cache, Collective& collective) {

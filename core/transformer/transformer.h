@@ -39,8 +39,13 @@ class Transformer final : public Model {
   absl::Status ReadLogits(Range rows, float* out, int64_t stride) override;
   absl::StatusOr<std::span<const uint8_t>> TokenFailures() override;
   bool passes_ahead() const override { return ops_.passes_ahead(); }
-  absl::Status KeepFailures() override;
-  absl::StatusOr<std::span<const uint8_t>> TakeFailures() override;
+  bool CanKeep(std::span<const SampleRow> rows, const Collective& collective) const override {
+    return ops_.CanKeep(rows, collective);
+  }
+  absl::Status Keep(std::span<const SampleRow> rows, Collective& collective,
+                    const StepPhase& phase) override;
+  absl::Status AwaitKept(absl::FunctionRef<bool()> until) override;
+  absl::StatusOr<KeptResults> TakeKept() override;
   void ParallelFor(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) override {
     ops_.ParallelFor(tasks, body);
   }

@@ -68,6 +68,7 @@ absl::Status Transformer::LoadWeights(const Progress& progress) {
     TANDEM_ASSIGN_OR_RETURN(embedding_.positions,
                             file_.Matrix("position_embd.weight", config_.context, config_.dim));
   }
+  ops_.PrepareEmbedding(embedding_);
   if (config_.Has("token_embd_norm.weight")) {
     const NormSpec spec{NormKind::kLayer, config_.embedding_norm_epsilon, config_.dim};
     TANDEM_ASSIGN_OR_RETURN(embedding_norm_,

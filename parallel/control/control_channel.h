@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -59,6 +60,8 @@ class ControlFollower {
   /// The next plan; sleeps, using no processor, until there is one. kUnavailable, naming rank 0 and
   /// its host, when rank 0 is gone.
   virtual absl::StatusOr<std::vector<std::byte>> Receive() = 0;
+  /// The next plan, if it is there already; nothing also where rank 0 is gone, which Receive says.
+  virtual absl::StatusOr<std::optional<std::vector<std::byte>>> TryReceive() = 0;
   virtual absl::Status Acknowledge(uint64_t step, const Digest& digest) = 0;
   /// Tells rank 0 something that belongs to no step. Leaves soon if Receive is waiting, else with
   /// the next acknowledgement or Receive. Never waits.

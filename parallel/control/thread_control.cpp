@@ -68,6 +68,15 @@ class ThreadFollower final : public ControlFollower {
     return plan;
   }
 
+  absl::StatusOr<std::optional<std::vector<std::byte>>> TryReceive() override {
+    const MutexLock lock(shared_->mutex);
+    auto& queue = shared_->queues[static_cast<size_t>(rank_)];
+    if (queue.empty()) return std::nullopt;
+    std::optional<std::vector<std::byte>> plan = std::move(queue.front());
+    queue.pop_front();
+    return plan;
+  }
+
   absl::Status Acknowledge(uint64_t step, const Digest& digest) override {
     shared_->events.Acknowledged({.rank = rank_, .step = step, .digest = digest});
     return absl::OkStatus();

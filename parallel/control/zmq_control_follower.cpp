@@ -112,14 +112,8 @@ absl::StatusOr<std::vector<std::byte>> ZmqControlFollower::ReceivePlan() {
         SendQueued();
         if (leader_.Tick()) SendNow(Ping());
       }
-      zmq::message_t frame;
       // What rank 0 sent before it went comes first.
-      if (dealer_.recv(frame, zmq::recv_flags::dontwait)) {
-        leader_.Heard();
-        if (!IsKind(frame, ControlFrame::kPlan)) continue;
-        const auto plan = kv_store::BytesOf(frame).subspan(1);
-        return std::vector<std::byte>(plan.begin(), plan.end());
-      }
+      if (auto plan = TakePlan()) return *std::move(plan);
       if (gone) return LeaderLost(kGone);
       if (leader_.silent()) return LeaderLost(leader_.Text());
       zmq::pollitem_t items[] = {{dealer_.handle(), 0, ZMQ_POLLIN, 0},
@@ -129,6 +123,27 @@ absl::StatusOr<std::vector<std::byte>> ZmqControlFollower::ReceivePlan() {
       if (kv_store::Readable(items[2])) wake_.Clear();
       if (kv_store::Readable(items[1])) gone = monitor_->TakeDisconnected();
     }
+  } catch (const zmq::error_t& error) {
+    return Internal("control channel: {}", error.what());
+  }
+}
+
+std::optional<std::vector<std::byte>> ZmqControlFollower::TakePlan() {
+  zmq::message_t frame;
+  while (dealer_.recv(frame, zmq::recv_flags::dontwait)) {
+    leader_.Heard();
+    if (!IsKind(frame, ControlFrame::kPlan)) continue;
+    const auto plan = kv_store::BytesOf(frame).subspan(1);
+    return std::vector<std::byte>(plan.begin(), plan.end());
+  }
+  return std::nullopt;
+}
+
+absl::StatusOr<std::optional<std::vector<std::byte>>> ZmqControlFollower::TryReceive() {
+  try {
+    // The pulse uses the socket meanwhile.
+    const MutexLock lock(mutex_);
+    return TakePlan();
   } catch (const zmq::error_t& error) {
     return Internal("control channel: {}", error.what());
   }

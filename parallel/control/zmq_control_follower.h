@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -33,6 +34,7 @@ class ZmqControlFollower final : public ControlFollower {
   ~ZmqControlFollower() override;
 
   absl::StatusOr<std::vector<std::byte>> Receive() override;
+  absl::StatusOr<std::optional<std::vector<std::byte>>> TryReceive() override;
   absl::Status Acknowledge(uint64_t step, const Digest& digest) override;
   void Report(const RecordReport& report) override;
   void Stalled(const absl::Status& why) override;
@@ -43,6 +45,8 @@ class ZmqControlFollower final : public ControlFollower {
 
   bool TryEndpoint(const std::string& endpoint, std::chrono::milliseconds patience);
   absl::StatusOr<std::vector<std::byte>> ReceivePlan();
+  /// A plan that has come, or nothing. Leaves out other frames.
+  std::optional<std::vector<std::byte>> TakePlan();
   absl::Status LeaderLost(const std::string& how) const;
   bool SendNow(std::span<const std::byte> frame) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::vector<std::byte> Ping() const;

@@ -203,12 +203,13 @@ absl::StatusOr<StepResult> Coordinator::RunCurrent(std::optional<InFlight>& ahea
                                                    bool& ahead_begun) {
   RankRunner& runner = *setup_.runner;
   const ScheduledStep& step = current_->step;
-  if (options_.plan_ahead && !speculation_.WorthWaiting(step)) {
+  const bool waits = step.samples() && speculation_.WorthWaiting(step);
+  if (options_.plan_ahead && !waits) {
     TANDEM_ASSIGN_OR_RETURN(ahead, Schedule());
   }
   if (!current_begun_) TANDEM_RETURN_IF_ERROR(runner.Begin(step.plan));
-  if (runner.AllowsNext(step.plan)) {
-    if (!ahead) {
+  if (runner.AllowsNext()) {
+    if (!ahead && !waits) {
       TANDEM_ASSIGN_OR_RETURN(ahead, Schedule());
     }
     if (ahead) TANDEM_RETURN_IF_ERROR(runner.Begin(ahead->step.plan));

@@ -28,6 +28,11 @@ absl::StatusOr<std::unique_ptr<PageStaging>> PageStaging::Create(const kv_store:
   return std::unique_ptr<PageStaging>(new PageStaging(std::move(pages)));
 }
 
+size_t PageStaging::free() {
+  const MutexLock lock(mutex_);
+  return free_.size();
+}
+
 core::BlockId PageStaging::Take() {
   const MutexLock lock(mutex_);
   while (free_.empty()) changed_.Wait(mutex_);

@@ -20,6 +20,8 @@ class PageStaging {
                                                              int64_t bytes);
 
   const kv_store::PagePool& pages() const { return pages_; }
+  /// How many times Take would not wait.
+  size_t free();
   /// A block of every layer group, under one number; waits until one is free.
   core::BlockId Take();
   /// Nothing if none is free.

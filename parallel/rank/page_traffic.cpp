@@ -45,6 +45,14 @@ void PageTraffic::Fail(absl::Status why) {
   Changed();
 }
 
+bool PageTraffic::Fills(std::span<const PoolBlock> blocks) {
+  const MutexLock lock(mutex_);
+  for (const PoolBlock& block : blocks) {
+    if (filling_.contains(block)) return true;
+  }
+  return false;
+}
+
 absl::Status PageTraffic::AwaitFilled(std::span<const PoolBlock> blocks) {
   const MutexLock lock(mutex_);
   for (const PoolBlock& block : blocks) {

@@ -36,6 +36,8 @@ class PageTraffic {
 
   /// Whether no block is on its way, and none has failed.
   bool idle() const { return idle_; }
+  /// Whether AwaitFilled would wait.
+  bool Fills(std::span<const PoolBlock> blocks);
   /// Waits until none of these blocks is being filled: before they are read or written.
   absl::Status AwaitFilled(std::span<const PoolBlock> blocks);
   /// What is enqueued on the device from now on comes after the copies of these blocks to the host.

@@ -57,6 +57,8 @@ class RankRecords {
       absl::FunctionRef<void(int64_t tasks, absl::FunctionRef<void(int64_t task)> body)>;
   /// The saves of a plan and its flush mark. Errors: those of the device.
   absl::Status Save(const StepPlan& plan);
+  /// Whether so many saves may have to wait for copies of pages.
+  bool SavesMayWait(size_t saves) const { return saves > saving_->free(); }
   /// Loads that follow each other; they fill different pages. Each fetch is reported as loaded once
   /// its pages are filled.
   absl::Status Load(std::span<const PageMove> loads, ParallelFor parallel_for);

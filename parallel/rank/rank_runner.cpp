@@ -65,43 +65,81 @@ absl::StatusOr<StepResult> RankRunner::Execute(const StepPlan& plan, const Diges
   return Finish(plan, plan_hash);
 }
 
-bool RankRunner::AllowsNext(const StepPlan& plan) const {
-  // The phases of two steps cannot be told apart, nor in which of them ranks meet.
-  if (phases_ != nullptr || collective_.size() > 1 || !model_.passes_ahead()) return false;
-  return !plan.sequences.empty() &&
-         std::all_of(plan.sequences.begin(), plan.sequences.end(),
-                     [](const SequenceWork& work) { return work.logit_rows() == 0; });
-}
-
 absl::Status RankRunner::Begin(const StepPlan& plan) {
   if (phases_ != nullptr && !plan.sequences.empty()) BeginPhases(plan, *phases_);
   TANDEM_RETURN_IF_ERROR(slots_.Apply(plan));
   TANDEM_RETURN_IF_ERROR(MovePages(plan));
-  std::vector<Place> places;
+  Begun begun;
   if (!plan.sequences.empty()) {
-    TANDEM_ASSIGN_OR_RETURN(places, Forward(plan));
-    if (AllowsNext(plan)) TANDEM_RETURN_IF_ERROR(model_.KeepFailures());
+    TANDEM_ASSIGN_OR_RETURN(begun.places, Forward(plan));
+    TANDEM_ASSIGN_OR_RETURN(begun.kept, Keep(plan, begun.places));
   }
-  begun_.push_back(std::move(places));
+  begun_.push_back(std::move(begun));
   return absl::OkStatus();
 }
 
+absl::StatusOr<bool> RankRunner::Keep(const StepPlan& plan, std::span<const Place> places) {
+  // The phases of two steps cannot be told apart.
+  if (phases_ != nullptr || !model_.passes_ahead()) return false;
+  std::vector<core::SampleRow> rows;
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    const SequenceWork& work = plan.sequences[s];
+    if (!work.drafts.empty() || work.logit_rows() > work.sample_rows()) return false;
+    if (!work.sample) continue;
+    const SlotState& state = slots_.slot(work.slot);
+    rows.push_back({.row = places[s].first_row,
+                    .params = &state.sampling,
+                    .history = {},  // may not be known yet
+                    .token_index = state.next_token_index,
+                    .candidates = state.candidates_per_rank,
+                    .scored = work.score != ScoredTokens::kNone});
+  }
+  if (!model_.CanKeep(rows, collective_)) return false;
+  TANDEM_RETURN_IF_ERROR(model_.Keep(rows, collective_, VocabularyPhase(plan)));
+  int32_t row = 0;
+  for (const SequenceWork& work : plan.sequences) {
+    if (work.sample) slots_.slot(work.slot).AddPending(row++);
+  }
+  return true;
+}
+
 absl::StatusOr<StepResult> RankRunner::Finish(const StepPlan& plan, const Digest& plan_hash) {
-  const std::vector<Place> places = std::move(begun_.front());
+  const Begun begun = std::move(begun_.front());
   begun_.pop_front();
   StepResult result;
   result.sequences.resize(plan.sequences.size());
   if (!plan.sequences.empty()) {
     const core::PhaseScope sampling(phases_, core::Phase::kSampling);
-    TANDEM_RETURN_IF_ERROR(GatherLogits(plan, places, result));
-    TANDEM_RETURN_IF_ERROR(Sample(plan, places, result));
+    if (begun.kept) {
+      TANDEM_RETURN_IF_ERROR(TakeKept(plan, begun, result));
+    } else {
+      TANDEM_RETURN_IF_ERROR(GatherLogits(plan, begun.places, result));
+      TANDEM_RETURN_IF_ERROR(Sample(plan, begun, result));
+    }
   }
   AddToDigest(plan_hash, result);
   return result;
 }
 
-absl::StatusOr<std::span<const uint8_t>> RankRunner::TokenFailures(const StepPlan& plan) {
-  return AllowsNext(plan) ? model_.TakeFailures() : model_.TokenFailures();
+absl::Status RankRunner::TakeKept(const StepPlan& plan, const Begun& begun, StepResult& result) {
+  TANDEM_RETURN_IF_ERROR(model_.AwaitKept([] { return false; }));
+  TANDEM_ASSIGN_OR_RETURN(const core::KeptResults kept, model_.TakeKept());
+  std::vector<core::SampledToken> sampled;
+  for (const int32_t token : kept.sampled) {
+    sampled.push_back(token < 0 ? std::nullopt : core::SampledToken(token));
+  }
+  TakeOutcome(plan, begun, sampled, kept.failures, result);
+  return absl::OkStatus();
+}
+
+absl::Status RankRunner::Settle() {
+  if (begun_.empty() || collective_.size() == 1) return absl::OkStatus();
+  return model_.AwaitKept([] { return false; });
+}
+
+absl::Status RankRunner::AwaitFilled(std::span<const PoolBlock> blocks) {
+  if (traffic_.Fills(blocks)) TANDEM_RETURN_IF_ERROR(Settle());
+  return traffic_.AwaitFilled(blocks);
 }
 
 absl::Status RankRunner::MovePages(const StepPlan& plan) {
@@ -111,7 +149,8 @@ absl::Status RankRunner::MovePages(const StepPlan& plan) {
                     plan.step);
   }
   if (records_ != nullptr) {
-    TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(BlocksOf(plan.saves)));
+    TANDEM_RETURN_IF_ERROR(AwaitFilled(BlocksOf(plan.saves)));
+    if (records_->SavesMayWait(plan.saves.size())) TANDEM_RETURN_IF_ERROR(Settle());
     TANDEM_RETURN_IF_ERROR(records_->Save(plan));
   }
   for (std::span<const PageMove> moves(plan.moves); !moves.empty();) {
@@ -144,12 +183,12 @@ absl::StatusOr<size_t> RankRunner::Move(std::span<const PageMove> moves) {
     return Internal("step plan: it moves pages to or from a host tier, but this rank has none");
   }
   if (const auto* spill = std::get_if<PageSpill>(&first)) {
-    TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(BlocksOf(spill->blocks)));
+    TANDEM_RETURN_IF_ERROR(AwaitFilled(BlocksOf(spill->blocks)));
     TANDEM_RETURN_IF_ERROR(spilled_->Spill(*spill));
     return 1;
   }
   const auto& back = std::get<PageReturn>(first);
-  TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(BlocksOf(back.blocks)));
+  TANDEM_RETURN_IF_ERROR(AwaitFilled(BlocksOf(back.blocks)));
   TANDEM_RETURN_IF_ERROR(spilled_->Return(back));
   return 1;
 }
@@ -157,8 +196,9 @@ absl::StatusOr<size_t> RankRunner::Move(std::span<const PageMove> moves) {
 absl::Status RankRunner::Copy(const BlockCopy& copy) {
   const auto group = static_cast<size_t>(copy.group);
   const PoolBlock blocks[] = {{group, copy.from}, {group, copy.to}};
-  TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(blocks));
+  TANDEM_RETURN_IF_ERROR(AwaitFilled(blocks));
   TANDEM_RETURN_IF_ERROR(traffic_.FollowLeaving(std::span(blocks).last(1)));
+  TANDEM_RETURN_IF_ERROR(Settle());
   return pool_.CopyBlock(group, copy.from, copy.to);
 }
 
@@ -177,7 +217,7 @@ absl::Status RankRunner::FollowPages(const StepPlan& plan) {
       }
     }
   }
-  TANDEM_RETURN_IF_ERROR(traffic_.AwaitFilled(seen));
+  TANDEM_RETURN_IF_ERROR(AwaitFilled(seen));
   return traffic_.FollowLeaving(written);
 }
 
@@ -192,11 +232,16 @@ absl::StatusOr<std::vector<RankRunner::Place>> RankRunner::Forward(const StepPla
                               .tokens = work.token_count(),
                               .start_position = work.start_position,
                               .block_tables = {}};
-    places.push_back(
-        {.first_row = static_cast<int64_t>(logit_tokens.size()), .first_token = slice.first_token});
+    places.push_back({.first_row = static_cast<int64_t>(logit_tokens.size()),
+                      .first_token = slice.first_token,
+                      .opening = state.opening});
     for (const auto& table : state.tables) slice.block_tables.emplace_back(table);
-    const auto first = state.history.begin() + work.start_position;
-    tokens.insert(tokens.end(), first, first + work.known_count());
+    if (work.start_position == std::ssize(state.history)) {
+      tokens.push_back(core::KeptToken(state.pending_row));
+    } else {
+      const auto first = state.history.begin() + work.start_position;
+      tokens.insert(tokens.end(), first, first + work.known_count());
+    }
     tokens.insert(tokens.end(), work.drafts.begin(), work.drafts.end());
     for (int64_t i = work.logit_rows(); i > 0; --i) {
       logit_tokens.push_back(static_cast<int32_t>(static_cast<int64_t>(tokens.size()) - i));
@@ -245,8 +290,8 @@ absl::Status RankRunner::GatherLogits(const StepPlan& plan, std::span<const Plac
   return absl::OkStatus();
 }
 
-absl::Status RankRunner::Sample(const StepPlan& plan, std::span<const Place> places,
-                                StepResult& result) {
+absl::Status RankRunner::Sample(const StepPlan& plan, const Begun& begun, StepResult& result) {
+  const std::span<const Place> places(begun.places);
   // What is sampled after a guess counts only if the guess was right: then it is history.
   std::vector<core::SampleRow> rows;
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
@@ -269,12 +314,18 @@ absl::Status RankRunner::Sample(const StepPlan& plan, std::span<const Place> pla
   std::vector<core::SampledToken> sampled(rows.size());
   TANDEM_RETURN_IF_ERROR(model_.Sample(rows, collective_, VocabularyPhase(plan), sampled));
   TANDEM_RETURN_IF_ERROR(Score(plan, places, sampled, result));
+  TANDEM_ASSIGN_OR_RETURN(const std::span<const uint8_t> failed, model_.TokenFailures());
+  TakeOutcome(plan, begun, sampled, failed, result);
+  return absl::OkStatus();
+}
 
-  std::span<const core::SampledToken> next(sampled);
-  TANDEM_ASSIGN_OR_RETURN(const std::span<const uint8_t> failed, TokenFailures(plan));
+void RankRunner::TakeOutcome(const StepPlan& plan, const Begun& begun,
+                             std::span<const core::SampledToken> sampled,
+                             std::span<const uint8_t> failed, StepResult& result) {
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     const SequenceWork& work = plan.sequences[s];
-    const auto of_work = failed.subspan(static_cast<size_t>(places[s].first_token),
+    const Place& place = begun.places[s];
+    const auto of_work = failed.subspan(static_cast<size_t>(place.first_token),
                                         static_cast<size_t>(work.token_count()));
     // A guess that fails matters only if it was right: TakeSamples sees to those.
     const auto known = of_work.first(static_cast<size_t>(work.known_count()));
@@ -284,10 +335,13 @@ absl::Status RankRunner::Sample(const StepPlan& plan, std::span<const Place> pla
     }
     if (!work.sample) continue;
     const auto count = static_cast<size_t>(work.sample_rows());
-    TakeSamples(work, next.first(count), of_work, result.sequences[s]);
-    next = next.subspan(count);
+    // The next step may have closed the slot, and given it to another sequence.
+    SlotState& state = slots_.slot(work.slot);
+    SlotState* const own = state.opening == place.opening ? &state : nullptr;
+    if (own != nullptr && begun.kept) --own->pending;
+    TakeSamples(work, own, sampled.first(count), of_work, result.sequences[s]);
+    sampled = sampled.subspan(count);
   }
-  return absl::OkStatus();
 }
 
 absl::Status RankRunner::Score(const StepPlan& plan, std::span<const Place> places,
@@ -316,21 +370,24 @@ absl::Status RankRunner::Score(const StepPlan& plan, std::span<const Place> plac
   return model_.Score(rows, collective_, VocabularyPhase(plan), result.scores);
 }
 
-/// sampled: [work.sample_rows()]; failed: [work.token_count()].
-void RankRunner::TakeSamples(const SequenceWork& work, std::span<const core::SampledToken> sampled,
+/// state: of the slot, or null: it is closed; sampled: [work.sample_rows()]; failed:
+/// [work.token_count()].
+void RankRunner::TakeSamples(const SequenceWork& work, SlotState* state,
+                             std::span<const core::SampledToken> sampled,
                              std::span<const uint8_t> failed, SequenceResult& result) {
-  SlotState& state = slots_.slot(work.slot);
-  state.history.resize(state.history.size() - work.drafts.size());
+  SlotState closed;
+  if (state == nullptr) state = &closed;
+  if (!work.drafts.empty()) state->history.resize(state->history.size() - work.drafts.size());
   for (size_t i = 0; i < sampled.size(); ++i) {
     const auto in_work = static_cast<size_t>(work.known_count() - 1) + i;
     const int64_t position = work.start_position + static_cast<int64_t>(in_work);
     if (i > 0 && failed[in_work] != 0) result.failure = NumericFailure{.position = position};
-    ++state.next_token_index;
+    ++state->next_token_index;
     if (!sampled[i] && !result.failure) {
       result.failure = NumericFailure{.position = position, .in_logits = true};
     }
     // A plan that left before this failure was known still runs the slot, on token 0.
-    state.history.push_back(sampled[i].value_or(0));
+    state->history.push_back(sampled[i].value_or(0));
     if (result.failure) break;
     result.tokens.push_back(*sampled[i]);
     if (i >= work.drafts.size() || work.drafts[i] != *sampled[i]) break;

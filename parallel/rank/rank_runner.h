@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "core/base/phase_times.h"
 #include "core/base/status.h"
 #include "core/model/collective.h"
@@ -48,9 +49,11 @@ class RankRunner {
   /// Steps are finished in the order in which they were begun, each before the next but one begins;
   /// before the next one, unless AllowsNext.
   absl::Status Begin(const StepPlan& plan);
-  /// Whether the next step may begin before this one, which was begun last, is finished: the device
-  /// computes meanwhile, and nothing of it depends on what is sampled here.
-  bool AllowsNext(const StepPlan& plan) const;
+  /// Whether the next step may begin before the one that was begun last is finished: the device
+  /// computes meanwhile, and samples by itself what the next one needs. Ranks may differ in it.
+  bool AllowsNext() const { return begun_.back().kept; }
+  /// Waits until the oldest step that was begun, and AllowsNext, is computed, or until() says so.
+  absl::Status Await(absl::FunctionRef<bool()> until) { return model_.AwaitKept(until); }
   absl::StatusOr<StepResult> Finish(const StepPlan& plan, const Digest& plan_hash);
 
  private:
@@ -58,8 +61,18 @@ class RankRunner {
   struct Place {
     int64_t first_row = 0;
     int64_t first_token = 0;
+    uint64_t opening = 0;  // SlotState, of the sequence
+  };
+  /// A step that was begun.
+  struct Begun {
+    std::vector<Place> places;  // of the plan's sequences
+    bool kept = false;          // what it gives is asked for when the next step may have begun
   };
 
+  /// Before this thread waits for the device otherwise: where a step is begun already, which other
+  /// ranks may keep from its end, it is waited for in a way that sees to them.
+  absl::Status Settle();
+  absl::Status AwaitFilled(std::span<const PoolBlock> blocks);
   absl::Status MovePages(const StepPlan& plan);
   /// Makes the move at the front, and those that are made with it; how many.
   absl::StatusOr<size_t> Move(std::span<const PageMove> moves);
@@ -68,16 +81,22 @@ class RankRunner {
   absl::Status FollowPages(const StepPlan& plan);
   /// Returns the places of the plan's sequences.
   absl::StatusOr<std::vector<Place>> Forward(const StepPlan& plan);
-  /// Of a step that was begun.
-  absl::StatusOr<std::span<const uint8_t>> TokenFailures(const StepPlan& plan);
+  /// Keeps the pass of the step, if the device can. Whether it does.
+  absl::StatusOr<bool> Keep(const StepPlan& plan, std::span<const Place> places);
+  absl::Status TakeKept(const StepPlan& plan, const Begun& begun, StepResult& result);
   absl::Status GatherLogits(const StepPlan& plan, std::span<const Place> places,
                             StepResult& result);
-  absl::Status Sample(const StepPlan& plan, std::span<const Place> places, StepResult& result);
+  absl::Status Sample(const StepPlan& plan, const Begun& begun, StepResult& result);
   /// sampled: [sample_rows() of all sequences].
   absl::Status Score(const StepPlan& plan, std::span<const Place> places,
                      std::span<const core::SampledToken> sampled, StepResult& result);
-  void TakeSamples(const SequenceWork& work, std::span<const core::SampledToken> sampled,
-                   std::span<const uint8_t> failed, SequenceResult& result);
+  /// sampled: as for Score; failed: [tokens of the step].
+  void TakeOutcome(const StepPlan& plan, const Begun& begun,
+                   std::span<const core::SampledToken> sampled, std::span<const uint8_t> failed,
+                   StepResult& result);
+  void TakeSamples(const SequenceWork& work, SlotState* state,
+                   std::span<const core::SampledToken> sampled, std::span<const uint8_t> failed,
+                   SequenceResult& result);
   void AddToDigest(const Digest& plan_hash, StepResult& result);
 
   core::Model& model_;
@@ -90,7 +109,7 @@ class RankRunner {
   RankRecords* const records_;
   SpilledPages* const spilled_;
   core::PhaseClock* const phases_;
-  std::deque<std::vector<Place>> begun_;  // of the steps that were begun
+  std::deque<Begun> begun_;
   RollingDigest digest_;
 };
 

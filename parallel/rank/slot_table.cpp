@@ -155,7 +155,11 @@ absl::Status SlotTable::CheckTable(const SequenceWork& work, const SlotState& st
 }
 
 absl::Status SlotTable::CheckWork(const SequenceWork& work, const SlotState& state) const {
-  const auto known = static_cast<int64_t>(state.history.size());
+  const int64_t known = std::ssize(state.history) + state.pending;
+  if (state.pending > 0 && !work.tokens.empty()) {
+    return Internal("step plan: slot {} is given tokens behind one that is being sampled",
+                    work.slot);
+  }
   // The last sampled token is in the history already; given tokens come after it.
   const int64_t expected_start = work.tokens.empty() ? known - 1 : known;
   if (work.start_position != expected_start || expected_start < 0) {
@@ -218,6 +222,7 @@ absl::Status SlotTable::Apply(const StepPlan& plan) {
   for (const SlotId s : plan.closed) slot(s) = SlotState();
   for (const OpenedSlot& opened : plan.opened) {
     slot(opened.slot) = std::move(fresh[static_cast<size_t>(opened.slot)]);
+    slot(opened.slot).opening = ++openings_;
   }
   for (const SequenceWork& work : plan.sequences) {
     SlotState& state = slot(work.slot);

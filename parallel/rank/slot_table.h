@@ -15,9 +15,18 @@ struct SlotState {
   bool open = false;
   core::SamplingParams sampling;
   int32_t candidates_per_rank = 1;
-  uint64_t next_token_index = 0;                   // of the next token to be sampled
-  std::vector<int32_t> history;                    // tokens of positions 0, 1, ...
+  uint64_t next_token_index = 0;  // of the next token to be sampled
+  std::vector<int32_t> history;   // tokens of positions 0, 1, ... that are known
+  int32_t pending = 0;            // tokens behind them that the device has sampled, or will
+  int32_t pending_row = 0;        // core::KeptToken, of the last of these
+  uint64_t opening = 0;           // another number each time that any slot is opened
   std::vector<std::vector<core::BlockId>> tables;  // [layer groups][positions / 64]
+
+  /// The device samples one more, in this row of those that are kept.
+  void AddPending(int32_t row) {
+    ++pending;
+    pending_row = row;
+  }
 };
 
 /// The slots as the plans so far have made them, the same on every rank.
@@ -56,6 +65,7 @@ class SlotTable {
   std::vector<int64_t> host_blocks_;  // [layer groups], or empty
   int32_t vocab_;
   std::vector<SlotState> slots_;
+  uint64_t openings_ = 0;
 };
 
 }  // namespace tandem::parallel

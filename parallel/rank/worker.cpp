@@ -1,5 +1,10 @@
 #include "parallel/rank/worker.h"
 
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
 #include "parallel/plan/step_plan_codec.h"
 
 namespace tandem::parallel {
@@ -13,23 +18,69 @@ absl::Status CheckOrder(const StepPlan& plan, uint64_t epoch, uint64_t step) {
   return absl::OkStatus();
 }
 
-/// True if the plan says stop.
-absl::StatusOr<bool> FollowOne(ControlFollower& channel, RankRunner& runner, uint64_t epoch,
-                               uint64_t step, std::span<const std::byte> bytes) {
-  TANDEM_ASSIGN_OR_RETURN(const StepPlan plan, DecodeStepPlan(bytes));
-  TANDEM_RETURN_IF_ERROR(CheckOrder(plan, epoch, step));
-  if (plan.stop) return true;
-  TANDEM_ASSIGN_OR_RETURN(const StepResult result, runner.Execute(plan, StepPlanHash(bytes)));
-  TANDEM_RETURN_IF_ERROR(channel.Acknowledge(plan.step, result.digest));
-  return false;
-}
+/// The plans that a follower has got and not finished: one, or a second one that it has begun while
+/// its device computes the first.
+class Follower {
+ public:
+  Follower(ControlFollower& channel, RankRunner& runner, uint64_t epoch)
+      : channel_(channel), runner_(runner), epoch_(epoch) {}
+
+  /// Follows one plan to its end. True if it says stop.
+  absl::StatusOr<bool> Step() {
+    if (!current_) {
+      TANDEM_ASSIGN_OR_RETURN(const std::vector<std::byte> bytes, channel_.Receive());
+      TANDEM_ASSIGN_OR_RETURN(current_, Begin(bytes));
+    }
+    if (current_->plan.stop) return true;
+    std::optional<Flight> next;
+    if (runner_.AllowsNext()) {
+      TANDEM_ASSIGN_OR_RETURN(next, BeginNext());
+    }
+    TANDEM_ASSIGN_OR_RETURN(const StepResult result,
+                            runner_.Finish(current_->plan, current_->hash));
+    TANDEM_RETURN_IF_ERROR(channel_.Acknowledge(current_->plan.step, result.digest));
+    current_ = std::move(next);
+    return false;
+  }
+
+ private:
+  struct Flight {
+    StepPlan plan;
+    Digest hash{};
+  };
+
+  absl::StatusOr<Flight> Begin(std::span<const std::byte> bytes) {
+    TANDEM_ASSIGN_OR_RETURN(StepPlan plan, DecodeStepPlan(bytes));
+    TANDEM_RETURN_IF_ERROR(CheckOrder(plan, epoch_, ++step_));
+    if (!plan.stop) TANDEM_RETURN_IF_ERROR(runner_.Begin(plan));
+    return Flight{.plan = std::move(plan), .hash = StepPlanHash(bytes)};
+  }
+
+  /// The next plan, if it comes before the device has done the current one.
+  absl::StatusOr<std::optional<Flight>> BeginNext() {
+    absl::StatusOr<std::optional<std::vector<std::byte>>> bytes = std::nullopt;
+    TANDEM_RETURN_IF_ERROR(runner_.Await([&] {
+      bytes = channel_.TryReceive();
+      return !bytes.ok() || bytes->has_value();
+    }));
+    TANDEM_RETURN_IF_ERROR(bytes.status());
+    if (!bytes->has_value()) return std::nullopt;
+    return Begin(**bytes);
+  }
+
+  ControlFollower& channel_;
+  RankRunner& runner_;
+  const uint64_t epoch_;
+  uint64_t step_ = 0;              // of the plan that came last
+  std::optional<Flight> current_;  // begun
+};
 
 }  // namespace
 
 absl::Status FollowPlans(ControlFollower& channel, RankRunner& runner, uint64_t epoch) {
-  for (uint64_t step = 1;; ++step) {
-    TANDEM_ASSIGN_OR_RETURN(const std::vector<std::byte> bytes, channel.Receive());
-    const absl::StatusOr<bool> stop = FollowOne(channel, runner, epoch, step, bytes);
+  Follower follower(channel, runner, epoch);
+  for (;;) {
+    const absl::StatusOr<bool> stop = follower.Step();
     if (!stop.ok()) {
       channel.Fail(stop.status());
       return stop.status();

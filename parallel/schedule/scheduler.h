@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -62,6 +63,11 @@ struct ScheduledStep {
   std::vector<RequestId> preempted;
   int32_t prompt_tokens = 0;  // of given tokens
   int32_t decoding = 0;       // sequences whose answer goes on
+
+  bool samples() const {
+    return std::any_of(plan.sequences.begin(), plan.sequences.end(),
+                       [](const SequenceWork& work) { return work.sample; });
+  }
 };
 
 /// A probe's outcome was worth fetching: the plan that leaves next begins it.

@@ -88,7 +88,7 @@ class Server:
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
                 environment = (entry / "environ").read_bytes()
-                if words[0].endswith(b"tandem") and b"OMPI_COMM_WORLD_RANK=" in environment \
+                if words[0].endswith((b"tandem", b"tandem_emulated")) and b"OMPI_COMM_WORLD_RANK=" in environment \
                         and os.getsid(int(entry.name)) == os.getsid(self.process.pid):
                     rank = int(re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", environment)[1])
                     found.append((rank, int(entry.name)))

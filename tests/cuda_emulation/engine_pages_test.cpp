@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <functional>
+#include <latch>
 #include <memory>
 #include <vector>
 
@@ -66,9 +68,10 @@ class EnginePages : public ::testing::TestWithParam<core::Family> {
     return *std::move(cluster);
   }
 
-  /// Answers of `count` tokens to prompts that are asked at once.
-  static std::vector<Answer> Ask(parallel::Engine& engine,
-                                 const std::vector<std::vector<int32_t>>& prompts, int32_t count) {
+  /// Answers of `count` tokens to prompts that are asked at once. asked: called then.
+  static std::vector<Answer> Ask(
+      parallel::Engine& engine, const std::vector<std::vector<int32_t>>& prompts, int32_t count,
+      const std::function<void()>& asked = [] {}) {
     std::vector<CollectingSink> sinks(prompts.size());
     for (size_t i = 0; i < prompts.size(); ++i) {
       parallel::EngineRequest request;
@@ -77,6 +80,7 @@ class EnginePages : public ::testing::TestWithParam<core::Family> {
       request.durable = true;
       EXPECT_TRUE(engine.Submit(request, sinks[i].Sink()).ok());
     }
+    asked();
     std::vector<Answer> answers;
     for (CollectingSink& sink : sinks) {
       const auto finish = sink.WaitForFinish();
@@ -113,8 +117,11 @@ TEST_P(EnginePages, OfPreemptedRequestsComeBackFromTheHostTier) {
     rank.kv_memory = token * 64 * (GetParam() == core::Family::kLlama ? 6 : 5);
     for (const core::DeviceKind kind : {core::DeviceKind::kCuda, core::DeviceKind::kCpu}) {
       rank.spill_memory = rank.kv_memory;
+      // No step before all have come, or the first may be over by then.
+      std::latch asked(1);
+      rank.on_step_thread = [&asked] { asked.wait(); };
       const auto cluster = Start(kind, ranks, rank);
-      const auto found = Ask(cluster->engine(), prompts, 130);
+      const auto found = Ask(cluster->engine(), prompts, 130, [&asked] { asked.count_down(); });
       int32_t preemptions = 0;
       for (size_t i = 0; i < prompts.size(); ++i) {
         EXPECT_EQ(found[i].tokens, expected[i].tokens) << ranks << " ranks, request " << i;

@@ -37,6 +37,7 @@ struct CUstream_st {
   std::deque<std::function<bool()>> waiting;  // false: not yet done, to be called again
   uint64_t done = 0;
   uint64_t put = 0;
+  uint64_t last_graph = 0;    // its end, among what was put
   double copied_seconds = 0;  // that its copies take by the clock of events
 };
 
@@ -76,6 +77,7 @@ std::atomic<uint64_t> current_seed = 1;
 std::atomic<uint64_t> launches = 0;
 std::atomic<uint64_t> bytes_to_host = 0;
 std::atomic<uint64_t> graph_launches = 0;
+std::map<int, uint64_t> graph_launches_ahead;  // of GPUs; with the device locked
 
 /// Runs what a stream has up to a place in it, as far as it goes. With the device locked. Whether
 /// it has come there.
@@ -170,6 +172,11 @@ uint64_t Launches() { return launches; }
 
 uint64_t BytesToHost() { return bytes_to_host; }
 uint64_t GraphLaunches() { return graph_launches; }
+
+uint64_t GraphLaunchesAhead(int gpu) {
+  const std::lock_guard lock(TheDevice().mutex);
+  return graph_launches_ahead[gpu];
+}
 
 cudaError_t AllowShared(const void* kernel, int bytes) {
   if (bytes < 0 || static_cast<size_t>(bytes) > TheGpus().shared_bytes)
@@ -461,6 +468,13 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return cudaSuccess;
 }
 
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  TANDEM_COUNT_CALL();
+  const std::lock_guard lock(TheDevice().mutex);
+  if (event->stream == nullptr || !IsStream(event->stream)) return cudaSuccess;
+  return Advance(event->stream, event->place) ? cudaSuccess : cudaErrorNotReady;
+}
+
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   TANDEM_COUNT_CALL();
   const std::lock_guard lock(TheDevice().mutex);
@@ -490,9 +504,14 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
   TANDEM_COUNT_CALL();
   if (graph->graph.gpu != stream->gpu) return cudaErrorInvalidResourceHandle;
   ++tandem::cuda_emulation::graph_launches;
+  const std::lock_guard lock(TheDevice().mutex);
+  if (stream->done < stream->last_graph) {
+    ++tandem::cuda_emulation::graph_launches_ahead[stream->gpu];
+  }
   for (const Work& work : graph->graph.works) {
     if (const cudaError_t error = Put(stream, work); error != cudaSuccess) return error;
   }
+  stream->last_graph = stream->put;
   return cudaSuccess;
 }
 

@@ -22,6 +22,9 @@ uint64_t BytesToHost();
 
 /// Launches of graphs so far.
 uint64_t GraphLaunches();
+/// Those on this GPU at which the graph that was launched before was not done: the host had not
+/// waited for it.
+uint64_t GraphLaunchesAhead(int gpu);
 
 /// Puts work into a stream that may need other threads or processes: what `work` makes is called
 /// until it gives true, and others have the emulated GPUs between two calls. A cudaError_t.

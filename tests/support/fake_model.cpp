@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <thread>
 
 #include "core/sampling/logprobs.h"
 #include "core/sampling/sample_rows.h"
+#include "core/sampling/sampler.h"
 
 namespace tandem::testing {
 namespace {
@@ -70,8 +72,15 @@ core::ModelConfig FakeConfig() {
   return config;
 }
 
-absl::Status FakeModel::Forward(const core::Batch& batch, const core::KvView& cache,
+absl::Status FakeModel::Forward(const core::Batch& given, const core::KvView& cache,
                                 core::Collective& collective) {
+  std::vector<int32_t> tokens(given.tokens.begin(), given.tokens.end());
+  for (int32_t& token : tokens) {
+    const int32_t row = core::KeptRow(token);
+    if (row >= 0) token = std::max(sampled_.at(static_cast<size_t>(row)), 0);
+  }
+  core::Batch batch = given;
+  batch.tokens = tokens;
   if (hook_) TANDEM_RETURN_IF_ERROR(hook_(batch.step));
   const core::KvGeometry& geometry = cache.geometry();
   const size_t n = batch.tokens.size();
@@ -133,6 +142,37 @@ absl::Status FakeModel::Sample(std::span<const core::SampleRow> rows, core::Coll
   };
   core::HostLogits logits(logits_.data(), shard_.vocab_rows, parallel_for);
   return core::SampleRows(rows, logits, collective, phase, parallel_for, out);
+}
+
+bool FakeModel::CanKeep(std::span<const core::SampleRow> rows, const core::Collective&) const {
+  return std::all_of(rows.begin(), rows.end(), [](const core::SampleRow& row) {
+    return row.params->temperature == 0.0F && !row.scored && !core::ChangesLogits(*row.params);
+  });
+}
+
+absl::Status FakeModel::Keep(std::span<const core::SampleRow> rows, core::Collective& collective,
+                             const core::StepPhase& phase) {
+  std::vector<core::SampledToken> sampled(rows.size());
+  TANDEM_RETURN_IF_ERROR(Sample(rows, collective, phase, sampled));
+  sampled_.clear();
+  for (const core::SampledToken& token : sampled) sampled_.push_back(token.value_or(-1));
+  kept_.push_back({token_failed_, sampled_});
+  *most_ahead_ = std::max(*most_ahead_, kept_.size());
+  return absl::OkStatus();
+}
+
+absl::Status FakeModel::AwaitKept(absl::FunctionRef<bool()> until) {
+  // A device that is as fast as others, or much faster, or much slower.
+  constexpr int kTries[] = {0, 1, 10, 1000};
+  const int tries = kTries[++waits_ % 4];
+  for (int i = 0; i < tries && !until(); ++i) std::this_thread::yield();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<core::KeptResults> FakeModel::TakeKept() {
+  taken_ = std::move(kept_.front());
+  kept_.pop_front();
+  return core::KeptResults{.failures = taken_.failed, .sampled = taken_.sampled};
 }
 
 absl::Status FakeModel::Score(std::span<const core::ScoreRow> rows, core::Collective& collective,

@@ -40,16 +40,12 @@ class FakeModel final : public core::Model {
   absl::Status ReadLogits(core::Range rows, float* out, int64_t stride) override;
   absl::StatusOr<std::span<const uint8_t>> TokenFailures() override { return token_failed_; }
   bool passes_ahead() const override { return most_ahead_ != nullptr; }
-  absl::Status KeepFailures() override {
-    kept_.push_back(token_failed_);
-    *most_ahead_ = std::max(*most_ahead_, kept_.size());
-    return absl::OkStatus();
-  }
-  absl::StatusOr<std::span<const uint8_t>> TakeFailures() override {
-    taken_ = std::move(kept_.front());
-    kept_.pop_front();
-    return taken_;
-  }
+  bool CanKeep(std::span<const core::SampleRow> rows,
+               const core::Collective& collective) const override;
+  absl::Status Keep(std::span<const core::SampleRow> rows, core::Collective& collective,
+                    const core::StepPhase& phase) override;
+  absl::Status AwaitKept(absl::FunctionRef<bool()> until) override;
+  absl::StatusOr<core::KeptResults> TakeKept() override;
 
   /// Lets passes begin ahead. most: set to how many had been begun and not finished, at most.
   void PassAhead(size_t& most) { most_ahead_ = &most; }
@@ -66,8 +62,14 @@ class FakeModel final : public core::Model {
   std::unique_ptr<core::DeviceMemory> memory_;
   std::vector<float> logits_;          // [rows of the step, vocabulary rows of the shard]
   std::vector<uint8_t> token_failed_;  // [tokens of the step]
-  std::deque<std::vector<uint8_t>> kept_;
-  std::vector<uint8_t> taken_;
+  struct Kept {
+    std::vector<uint8_t> failed;
+    std::vector<int32_t> sampled;
+  };
+  std::deque<Kept> kept_;
+  std::vector<int32_t> sampled_;  // of the pass that was kept last
+  Kept taken_;
+  int waits_ = 0;
   size_t* most_ahead_ = nullptr;
   int32_t failing_token_ = -1;
   int32_t broken_token_ = -1;

@@ -40,6 +40,21 @@ class FileModel final : public core::Model {
   absl::StatusOr<std::span<const uint8_t>> TokenFailures() override {
     return model_->TokenFailures();
   }
+  bool passes_ahead() const override { return model_->passes_ahead(); }
+  bool CanKeep(std::span<const core::SampleRow> rows,
+               const core::Collective& collective) const override {
+    return model_->CanKeep(rows, collective);
+  }
+  absl::Status Keep(std::span<const core::SampleRow> rows, core::Collective& collective,
+                    const core::StepPhase& phase) override {
+    return model_->Keep(rows, collective, phase);
+  }
+  absl::Status AwaitKept(absl::FunctionRef<bool()> until) override {
+    return model_->AwaitKept(until);
+  }
+  absl::StatusOr<core::KeptResults> TakeKept() override { return model_->TakeKept(); }
+
+  core::Operations& operations() { return *operations_; }
 
  private:
   std::unique_ptr<core::Operations> operations_;

@@ -20,14 +20,21 @@ absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(Options option
   const auto ranks = static_cast<size_t>(options.ranks);
   cluster->worlds_ = parallel::MakeThreadWorld(options.ranks, options.world);
   cluster->models_.resize(ranks);
+  cluster->linked_.resize(ranks);
   cluster->statuses_.resize(ranks);
+  const auto world_of = [self = cluster.get(), link = options.link](size_t rank) {
+    parallel::Communicator& world = *self->worlds_[rank];
+    if (!link) return &world;
+    self->linked_[rank] = link(world, *self->models_[rank]);
+    return self->linked_[rank].get();
+  };
   parallel::ThreadControl control = parallel::MakeThreadControl(cluster->worlds_[0]->hosts());
   for (size_t rank = 1; rank < ranks; ++rank) {
-    cluster->followers_.emplace_back([self = cluster.get(), rank, options,
+    cluster->followers_.emplace_back([self = cluster.get(), rank, options, world_of,
                                       follower = std::move(control.followers[rank - 1])]() mutable {
-      auto& world = self->worlds_[rank];
       auto& model = self->models_[rank];
       model = options.model(static_cast<int>(rank));
+      parallel::Communicator* const world = world_of(rank);
       const parallel::RankOptions own = OptionsOf(options, rank);
       self->statuses_[rank] = options.zmq ? parallel::RunRank(own, *world, *model).status()
                                           : parallel::RunFollower(own, *world, *model, *follower);
@@ -36,9 +43,10 @@ absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(Options option
     });
   }
   cluster->models_[0] = options.model(0);
+  parallel::Communicator* const world = world_of(0);
   const parallel::RankOptions own = OptionsOf(options, 0);
-  auto engine = options.zmq ? parallel::RunRank(own, *cluster->worlds_[0], *cluster->models_[0])
-                            : parallel::RunLeader(own, *cluster->worlds_[0], *cluster->models_[0],
+  auto engine = options.zmq ? parallel::RunRank(own, *world, *cluster->models_[0])
+                            : parallel::RunLeader(own, *world, *cluster->models_[0],
                                                   std::move(control.leader));
   if (!engine.ok()) {
     control.leader.reset();

@@ -23,6 +23,10 @@ class LocalCluster {
     bool zmq = false;                       // plans travel over ZeroMQ instead of a queue
     /// Makes a rank's model; called on the rank's thread.
     std::function<std::unique_ptr<core::Model>(int rank)> model;
+    /// Joins the devices of all ranks; called on the threads of all of them. Null: they are not.
+    std::function<std::unique_ptr<parallel::Communicator>(parallel::Communicator& world,
+                                                          core::Model& model)>
+        link;
   };
 
   /// Starts all ranks; the first error is the status.
@@ -39,6 +43,7 @@ class LocalCluster {
 
   std::vector<std::unique_ptr<parallel::Communicator>> worlds_;
   std::vector<std::unique_ptr<core::Model>> models_;
+  std::vector<std::unique_ptr<parallel::Communicator>> linked_;
   std::vector<absl::Status> statuses_;  // [ranks]
   std::vector<std::thread> followers_;
   std::unique_ptr<parallel::Coordinator> engine_;

@@ -20,6 +20,17 @@ PinnedBytes AllocatePinned(size_t bytes) {
   return PinnedBytes(static_cast<std::byte*>(memory));
 }
 
+PinnedBytes TryAllocatePinned(size_t bytes) {
+  void* memory = nullptr;
+  const cudaError_t error = cudaMallocHost(&memory, bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // or a launch would tell of it
+    return nullptr;
+  }
+  CheckCuda(error, "cudaMallocHost");
+  return PinnedBytes(static_cast<std::byte*>(memory));
+}
+
 std::shared_ptr<std::byte> CudaPinnedMemory::Allocate(int64_t bytes) {
   UseGpu(gpu_);
   return {AllocatePinned(static_cast<size_t>(bytes)).release(), FreePinned()};
@@ -28,16 +39,12 @@ std::shared_ptr<std::byte> CudaPinnedMemory::Allocate(int64_t bytes) {
 absl::StatusOr<std::shared_ptr<std::byte>> CudaPinnedMemory::AllocateZeroed(int64_t bytes) {
   return WithDeviceFailures([&]() -> absl::StatusOr<std::shared_ptr<std::byte>> {
     UseGpu(gpu_);
-    void* memory = nullptr;
-    const cudaError_t error = cudaMallocHost(&memory, static_cast<size_t>(bytes));
-    if (error == cudaErrorMemoryAllocation) {
-      cudaGetLastError();  // or a launch would tell of it
+    PinnedBytes memory = TryAllocatePinned(static_cast<size_t>(bytes));
+    if (memory == nullptr && bytes > 0) {
       return ResourceExhausted("{} bytes of pinned host memory cannot be had", bytes);
     }
-    CheckCuda(error, "cudaMallocHost");
-    std::shared_ptr<std::byte> owned(static_cast<std::byte*>(memory), FreePinned());
-    if (bytes > 0) std::memset(memory, 0, static_cast<size_t>(bytes));
-    return owned;
+    if (bytes > 0) std::memset(memory.get(), 0, static_cast<size_t>(bytes));
+    return std::shared_ptr<std::byte>(memory.release(), FreePinned());
   });
 }
 

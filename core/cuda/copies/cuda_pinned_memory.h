@@ -16,6 +16,8 @@ struct FreePinned {
 using PinnedBytes = std::unique_ptr<std::byte[], FreePinned>;
 /// Of the thread's GPU. Throws DeviceFailure if there is none.
 PinnedBytes AllocatePinned(size_t bytes);
+/// Null if there is none.
+PinnedBytes TryAllocatePinned(size_t bytes);
 
 /// Pinned memory of the host, for the copies of one GPU. Thread safety: as DeviceMemory has it.
 class CudaPinnedMemory final : public HostMemory {

@@ -19,6 +19,7 @@ struct StepShape {
   int64_t tokens = 0;
   int64_t logit_rows = 0;
   bool neighbours = false;  // whether tokens of one sequence follow one another
+  bool kept = false;        // whether some tokens are what was kept (KeptToken)
   /// First chunk and chunks of attention, for each window that layers have.
   std::vector<std::pair<int64_t, int64_t>> chunks;
 

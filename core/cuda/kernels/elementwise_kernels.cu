@@ -148,6 +148,11 @@ __global__ void SelectRowsKernel(const float* x, const int32_t* rows, int64_t co
   if (i < columns) out[blockIdx.x * columns + i] = from[i];
 }
 
+__global__ void MarkStepKernel(uint32_t number, uint64_t* word) {
+  BeginKernel();
+  *word = static_cast<uint64_t>(number) << 32;
+}
+
 /// Blocks of kRowThreads elements of each row.
 dim3 OfRows(int64_t rows, int64_t columns) {
   return {Blocks(rows, 1), Blocks(columns, kRowThreads)};
@@ -189,6 +194,10 @@ void LaunchSumsToFloats(CudaStream stream, const int64_t* sums, const int64_t* f
                         int64_t columns, float* out) {
   Launch(stream, OfRows(rows, columns), kRowThreads, 0, SumsToFloatsKernel, sums, failed, columns,
          out);
+}
+
+void LaunchMarkStep(CudaStream stream, uint32_t number, uint64_t* word) {
+  Launch(stream, 1, 1, 0, MarkStepKernel, number, word);
 }
 
 void LaunchSelectRows(CudaStream stream, const float* x, const int32_t* rows, int64_t count,

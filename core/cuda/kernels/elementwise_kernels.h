@@ -36,6 +36,10 @@ void LaunchGatedActivation(CudaStream stream, Activation kind, const float* gate
 /// x = act(x). [n]
 void LaunchActivate(CudaStream stream, Activation kind, int64_t n, float* x);
 
+/// word = the step's number, in its upper half, and no reduction of it. word: pinned host memory,
+/// whose lower half is that of a ReductionMark.
+void LaunchMarkStep(CudaStream stream, uint32_t number, uint64_t* word);
+
 /// Where a kernel says that it has come to a reduction of its step; word null: nowhere.
 struct ReductionMark {
   uint32_t* word = nullptr;  // pinned host memory

@@ -159,6 +159,16 @@ __global__ void ExpandRowsKernel(const std::byte* data, int64_t columns, BlockSh
   out[blockIdx.x * columns + i] = value * scale;
 }
 
+__global__ void TakeRowsKernel(const uint16_t* table, int64_t row_words, const int32_t* tokens,
+                               const int32_t* from, uint16_t* out) {
+  BeginKernel();
+  const int64_t i = int64_t{blockIdx.y} * kThreads + threadIdx.x;
+  const int32_t row = from[blockIdx.x];
+  if (i >= row_words || row < 0) return;
+  const int32_t token = tokens[row] < 0 ? 0 : tokens[row];
+  out[blockIdx.x * row_words + i] = table[token * row_words + i];
+}
+
 template <DType kDtype>
 void LaunchOf(CudaStream stream, const FileRows& rows, float scale, float* out) {
   Launch(stream, {Blocks(rows.count, 1), Blocks(rows.columns, kThreads)}, kThreads, 0,
@@ -198,6 +208,14 @@ void LaunchExpandRows(CudaStream stream, const FileRows& rows, float scale, floa
     case DType::kQ6_K:
       return LaunchOf<DType::kQ6_K>(stream, rows, scale, out);
   }
+}
+
+void LaunchTakeRows(CudaStream stream, const std::byte* table, int64_t row_bytes,
+                    const int32_t* tokens, const int32_t* from, int64_t count, std::byte* out) {
+  const int64_t words = row_bytes / 2;
+  Launch(stream, {Blocks(count, 1), Blocks(words, kThreads)}, kThreads, 0, TakeRowsKernel,
+         reinterpret_cast<const uint16_t*>(table), words, tokens, from,
+         reinterpret_cast<uint16_t*>(out));
 }
 
 }  // namespace tandem::core

@@ -20,4 +20,10 @@ struct FileRows {
 /// the device. Work is put into `stream`. Thread safety: any thread.
 void LaunchExpandRows(CudaStream stream, const FileRows& rows, float scale, float* out);
 
+/// Row i of `out` = the row of `table` of token tokens[from[i]] (of token 0 where that is less than
+/// 0), as it lies in the file; where from[i] is less than 0, it stays. table: [rows, row_bytes] of
+/// pinned host memory; from: [count]; out: [count, row_bytes]. row_bytes: even.
+void LaunchTakeRows(CudaStream stream, const std::byte* table, int64_t row_bytes,
+                    const int32_t* tokens, const int32_t* from, int64_t count, std::byte* out);
+
 }  // namespace tandem::core

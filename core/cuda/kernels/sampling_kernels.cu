@@ -248,6 +248,24 @@ Runs FirstRuns(int64_t columns, int32_t most) {
   return {.columns = columns, .room = most < kChunk ? most : kChunk};
 }
 
+__global__ void ChooseBestKernel(const Candidate* candidates, int64_t ranks, int64_t count,
+                                 int32_t* tokens) {
+  BeginKernel();
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  Candidate best;
+  bool failed = false;
+  for (int64_t rank = 0; rank < ranks; ++rank) {
+    const Candidate candidate = candidates[rank * count + i];
+    failed = failed || candidate.token == kFailedToken;
+    if (candidate.token < 0) continue;
+    const bool better = best.token == kPaddingToken || candidate.logit > best.logit ||
+                        (candidate.logit == best.logit && candidate.token < best.token);
+    if (better) best = candidate;
+  }
+  tokens[i] = failed || best.token == kPaddingToken ? -1 : best.token;
+}
+
 /// Those that each two of them are merged into.
 Runs MergedRuns(const Runs& runs, int32_t most) {
   Runs merged = runs;
@@ -302,6 +320,12 @@ void LaunchSelectCandidates(CudaStream stream, const LogitRows& logits, const Se
   }
   Launch(stream, {grid_rows, Blocks(most, kThreads)}, kThreads, 0, GiveCandidatesKernel, logits,
          rows, kept, stride, static_cast<const uint64_t*>(keys), out);
+}
+
+void LaunchChooseBest(CudaStream stream, const Candidate* candidates, int64_t ranks, int64_t count,
+                      int32_t* tokens) {
+  Launch(stream, Blocks(count, kThreads), kThreads, 0, ChooseBestKernel, candidates, ranks, count,
+         tokens);
 }
 
 void LaunchAddBiases(CudaStream stream, const LogitChange* changes, int64_t count, float* logits) {

@@ -54,6 +54,11 @@ int64_t SelectionKeys(int64_t columns, int32_t most);
 void LaunchSelectCandidates(CudaStream stream, const LogitRows& logits, const SelectedRow* rows,
                             int64_t count, int32_t most, uint64_t* keys, Candidate* out);
 
+/// tokens[i] = the best of the candidates that each rank has for row i, or -1 where that fails: as
+/// SampleToken for a temperature of 0. candidates: [ranks, count]; tokens: [count]
+void LaunchChooseBest(CudaStream stream, const Candidate* candidates, int64_t ranks, int64_t count,
+                      int32_t* tokens);
+
 /// A row whose weights are summed.
 struct SummedRow {
   int64_t row = 0;

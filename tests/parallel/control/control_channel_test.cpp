@@ -205,6 +205,33 @@ constexpr size_t kLargePlanBytes = size_t{64} << 10;
 constexpr size_t kLargePlanBytes = size_t{5} << 20;
 #endif
 
+/// A follower that looks for plans and does not wait for them gets them all, in order.
+TEST_P(ControlChannelTest, PlansAreTakenWhereTheyAreThere) {
+  ThreadControl control = Make(2);
+  ControlFollower& follower = *control.followers[0];
+  auto taken = follower.TryReceive();
+  ASSERT_TRUE(taken.ok()) << taken.status();
+  EXPECT_FALSE(taken->has_value());
+  for (int plan = 1; plan <= 6; ++plan) {
+    ASSERT_TRUE(control.leader->Send(Bytes({plan, 9})).ok());
+    if (plan % 3 == 0) {
+      const auto received = follower.Receive();
+      ASSERT_TRUE(received.ok()) << received.status();
+      EXPECT_EQ(*received, Bytes({plan, 9}));
+      continue;
+    }
+    do {
+      taken = follower.TryReceive();
+      ASSERT_TRUE(taken.ok()) << taken.status();
+    } while (!taken->has_value());
+    EXPECT_EQ(**taken, Bytes({plan, 9}));
+  }
+  control.leader->Close();
+  taken = follower.TryReceive();
+  EXPECT_TRUE(taken.ok() && !taken->has_value());
+  EXPECT_FALSE(follower.Receive().ok());
+}
+
 TEST_P(ControlChannelTest, LargePlanArrivesWhole) {
   ThreadControl control = Make(2);
   std::vector<std::byte> plan(kLargePlanBytes, std::byte{3});

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <utility>
+
 #include "tests/core/cuda/gpu.h"
 
 namespace tandem::core {
@@ -40,6 +43,28 @@ INSTANTIATE_TEST_SUITE_P(Types, ExpandRowsOfDType,
                                            DType::kQ2_K, DType::kQ3_K, DType::kQ4_K, DType::kQ5_K,
                                            DType::kQ6_K),
                          [](const auto& of) { return std::string(DTypeName(of.param)); });
+
+TEST(LaunchTakeRows, TakesThemFromTheHostAndLeavesTheOthers) {
+  constexpr int64_t kRowBytes = 18 * 20;
+  constexpr size_t kTokens = 7;
+  CudaMemory memory;
+  const PinnedBytes table = AllocatePinned(kTokens * kRowBytes);
+  testing::SplitMix random(3);
+  for (size_t i = 0; i < kTokens * kRowBytes; ++i) table[i] = static_cast<std::byte>(random.Next());
+  const std::vector<int32_t> tokens = {6, -1, 3};  // -1: nothing was sampled
+  const std::vector<int32_t> from = {2, -1, 0, 1};
+  const std::vector<std::byte> before(from.size() * kRowBytes, std::byte{0x5a});
+  const OnGpu<int32_t> tokens_on_gpu(memory, tokens);
+  const OnGpu<int32_t> from_on_gpu(memory, from);
+  const OnGpu<std::byte> out(memory, before);
+  LaunchTakeRows(memory.stream(), table.get(), kRowBytes, tokens_on_gpu.data(), from_on_gpu.data(),
+                 static_cast<int64_t>(from.size()), out.data());
+  std::vector<std::byte> expected = before;
+  for (const auto& [row, token] : {std::pair(0, 3), std::pair(2, 6), std::pair(3, 0)}) {
+    std::copy_n(table.get() + token * kRowBytes, kRowBytes, expected.begin() + row * kRowBytes);
+  }
+  EXPECT_EQ(out.Read(), expected);
+}
 
 }  // namespace
 }  // namespace tandem::core

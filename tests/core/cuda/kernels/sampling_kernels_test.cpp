@@ -108,6 +108,36 @@ TEST(LaunchSelectCandidates, AnEmptyShardGivesPadding) {
   }
 }
 
+TEST(LaunchChooseBest, TakesTheTokenOfSampleToken) {
+  constexpr int64_t kRows = 300;
+  SplitMix random(5);
+  for (const int64_t ranks : {1, 2, 3, 8}) {
+    std::vector<Candidate> candidates;
+    for (int64_t i = 0; i < ranks * kRows; ++i) {
+      // Few logits, so that ties are frequent; ranks have other tokens.
+      const auto token =
+          static_cast<int32_t>(i / kRows * 1000 + static_cast<int64_t>(random.Below(1000)));
+      const auto kind = random.Below(12);
+      candidates.push_back({static_cast<float>(random.Below(3)) - 1.0F, kind == 0   ? kPaddingToken
+                                                                        : kind == 1 ? kFailedToken
+                                                                                    : token});
+    }
+    std::vector<int32_t> expected;
+    for (int64_t row = 0; row < kRows; ++row) {
+      std::vector<Candidate> of_row;
+      for (int64_t rank = 0; rank < ranks; ++rank) {
+        of_row.push_back(candidates[static_cast<size_t>(rank * kRows + row)]);
+      }
+      expected.push_back(SampleToken({}, 0, of_row).value_or(-1));
+    }
+    CudaMemory memory;
+    const OnGpu<Candidate> on_gpu(memory, candidates);
+    const OnGpu<int32_t> tokens(memory, kRows);
+    LaunchChooseBest(memory.stream(), on_gpu.data(), ranks, kRows, tokens.data());
+    EXPECT_EQ(tokens.Read(), expected) << ranks << " ranks";
+  }
+}
+
 TEST(LaunchSumBlocks, AddsInTheOrdersOfTheCpu) {
   constexpr size_t kColumns = 5000;
   CudaMemory memory;
