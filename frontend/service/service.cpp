@@ -256,9 +256,7 @@ void Service::Call(std::function<void()> function) {
 void Service::Start(std::string client, Request request, std::shared_ptr<AnswerEvents> events) {
   RequestName name{.client = std::move(client), .id = request.id};
   Call([this, name = std::move(name), request = std::move(request),
-        events = std::move(events)]() mutable {
-    TakeStart(name, std::move(request), std::move(events));
-  });
+        events = std::move(events)]() mutable { TakeStart(name, std::move(request), events); });
 }
 
 void Service::Cancel(std::string client, std::string id, std::shared_ptr<AnswerEvents> events) {

@@ -181,7 +181,8 @@ class Service {
   void EndSoon(absl::Status status);
   void FailAll(std::string_view message);
 
-  void TakeStart(const RequestName& name, Request request, std::shared_ptr<AnswerEvents> events);
+  void TakeStart(const RequestName& name, Request request,
+                 const std::shared_ptr<AnswerEvents>& events);
   void TakeCancel(const RequestName& name, AnswerEvents* events);
   void TakeResume(const RequestName& name, const ResumeRequest& resume, AnswerEvents& events);
   /// kUnavailable while the service drains or ends, kResourceExhausted where too much is in

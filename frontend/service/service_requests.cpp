@@ -79,7 +79,7 @@ absl::Status Service::CheckTakes(const std::string& client, int32_t samples) con
 }
 
 void Service::TakeStart(const RequestName& name, Request request,
-                        std::shared_ptr<AnswerEvents> events) {
+                        const std::shared_ptr<AnswerEvents>& events) {
   if (RequestRecord* known = requests_.Find(name); known != nullptr) {
     if (known->fingerprint == request.fingerprint) {
       Replay(*known, 0);
