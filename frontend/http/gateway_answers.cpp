@@ -58,7 +58,7 @@ void Gateway::HandleAnswer(const CallPointer& call, ReadBody read) {
     std::string().swap(call->request.body);
     return [this, call, request] {
       if (!request->ok()) return RespondError(call, request->status());
-      TakeRequest(call, **std::move(request));
+      TakeRequest(call, *std::move(*request));
     };
   });
 }

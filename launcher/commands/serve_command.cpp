@@ -175,8 +175,8 @@ absl::Status Serve(const ServeOptions& options) {
           http, HttpSide::Start(options.http, std::move(prepared.http), service,
                                 server_options.clients + (state ? kStateDescriptors : 0)));
     }
+    if (http) spdlog::info("for clients of HTTP: http://{}/v1", http->address());
     spdlog::info("serving {} on {}", text_model.name(), server->endpoint());
-    if (http) spdlog::info("serving HTTP on http://{}/v1", http->address());
     spdlog::info("to chat: tandem chat --connect {}", ReachableFrom(server->endpoint()));
     if (state) TellOfAgent(options.model.state, "stays for {:g} s after its last use");
     absl::Status status = server->Run();

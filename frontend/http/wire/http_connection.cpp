@@ -91,7 +91,7 @@ void HttpConnection::Start() {
 void HttpConnection::Refuse(HttpResponse response) {
   response.close = true;
   state_ = State::kAnswering;
-  SendWhole(std::move(response));
+  SendWhole(response);
   ArmTimer();
 }
 
@@ -216,7 +216,7 @@ bool HttpConnection::TakeHead() {
   refusal->close = refusal->close || !whole;
   reader_.reset();
   state_ = State::kAnswering;
-  SendWhole(*std::move(refusal));
+  SendWhole(*refusal);
   return false;
 }
 
@@ -247,18 +247,18 @@ void HttpConnection::RefuseMalformed(int status, const std::string& message) {
   }
   state_ = State::kAnswering;
   response.close = true;
-  SendWhole(std::move(response));
+  SendWhole(response);
 }
 
 void HttpConnection::Send(uint64_t request, HttpResponse response) {
   if (state_ != State::kAnswering || request != request_ || answered_ || streaming_) return;
-  SendWhole(std::move(response));
+  SendWhole(response);
   ProcessSafely();
   WaitForBytes();
   ArmTimer();
 }
 
-void HttpConnection::SendWhole(HttpResponse response) {
+void HttpConnection::SendWhole(const HttpResponse& response) {
   if (response.close) framing_.keep_alive = false;
   framing_.streams = false;
   Put(HttpHead(response, framing_));

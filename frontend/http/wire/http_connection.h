@@ -69,7 +69,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool TakeHead();
   void HandleRequest();
   void RefuseMalformed(int status, const std::string& message);
-  void SendWhole(HttpResponse response);
+  void SendWhole(const HttpResponse& response);
   void Put(std::string_view bytes);
   void Flush();
   void Wrote(const boost::system::error_code& error, size_t bytes);

@@ -1,0 +1,96 @@
+"""The HTTP gateway of real servers: whole and streamed answers, keys, readiness, and the end."""
+import http.client
+import json
+import re
+import signal
+import threading
+
+import pytest
+from conftest import MPIRUN, SMOLLM2, TANDEM, assert_no_leftovers, generate_json, run
+
+LISTEN = ["--listen", "tcp://127.0.0.1:*", "--http", "127.0.0.1:0"]
+HEADERS = {"Content-Type": "application/json", "Authorization": "Bearer k1"}
+
+
+def serve(start_server, ranks, under_mpirun, *more):
+    command = [TANDEM, "serve", SMOLLM2, *LISTEN, *more]
+    server = start_server(*((*MPIRUN, "-n", ranks, *command) if under_mpirun else (*command, "-n", ranks)))
+    return server, re.search(r"for clients of HTTP: http://(\S+)/v1", "".join(server.log))[1]
+
+
+def ask(address, method, path, body=None, headers=None):
+    connection = http.client.HTTPConnection(address, timeout=60)
+    connection.request(method, path, body if body is None else json.dumps(body), HEADERS if headers is None else headers)
+    response = connection.getresponse()
+    return response.status, response.read().decode()
+
+
+def events(text):
+    return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+
+
+@pytest.mark.parametrize("ranks, under_mpirun", [(1, False), (2, False), (2, True)])
+def test_answers_are_those_of_generate(start_server, tmp_path, ranks, under_mpirun):
+    keys, log = tmp_path / "keys", tmp_path / "access.log"
+    keys.write_text("k0\nk1\n")
+    server, address = serve(start_server, ranks, under_mpirun, "--api-keys", keys, "--access-log", log,
+                            "--served-name", "small, gpt-4o")
+    expected = generate_json(SMOLLM2, "-p", "The capital of France is", "--max-tokens", 12, "--temperature", 0)
+    complete = {"model": "gpt-4o", "prompt": "The capital of France is", "max_tokens": 12, "temperature": 0}
+    status, text = ask(address, "POST", "/v1/completions", complete)
+    assert status == 200, text
+    answer = json.loads(text)
+    assert answer["choices"][0]["text"] == expected["text"]
+    assert answer["usage"]["completion_tokens"] == 12
+    status, text = ask(address, "POST", "/v1/completions", complete | {"stream": True})
+    assert status == 200 and text.endswith("data: [DONE]\n\n")
+    assert "".join(event["choices"][0]["text"] for event in events(text)) == expected["text"]
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8, "temperature": 0}
+    status, text = ask(address, "POST", "/v1/chat/completions", chat)
+    said = json.loads(text)["choices"][0]["message"]["content"]
+    status, text = ask(address, "POST", "/v1/messages", chat)
+    assert json.loads(text)["content"][0]["text"] == said
+    status, text = ask(address, "POST", "/v1/responses", {"input": "Hi", "max_output_tokens": 8, "temperature": 0})
+    assert json.loads(text)["output"][0]["content"][0]["text"] == said
+    assert ask(address, "GET", "/ready", headers={})[0] == 200
+    assert ask(address, "GET", "/v1/models", headers={})[0] == 401
+    assert [entry["id"] for entry in json.loads(ask(address, "GET", "/v1/models")[1])["data"]] == ["small", "gpt-4o"]
+    assert "tandem:engine_up" in ask(address, "GET", "/metrics")[1]
+    assert ask(address, "POST", "/v1/chat/completions", chat | {"tools": [{"type": "function"}]})[0] == 400
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(lines) == 10 and lines[0]["completion_tokens"] == 12 and "France" not in log.read_text()
+    if not under_mpirun:
+        assert server.stop() == 0, server.rest_of_log()
+        assert_no_leftovers(server)
+
+
+def test_sigterm_completes_a_stream_that_has_begun(start_server):
+    server, address = serve(start_server, 1, False)
+    begun, result = threading.Event(), {}
+
+    def stream():
+        connection = http.client.HTTPConnection(address, timeout=60)
+        body = {"prompt": "One, two,", "max_tokens": 200, "ignore_eos": True, "stream": True}
+        connection.request("POST", "/v1/completions", json.dumps(body), HEADERS)
+        response = connection.getresponse()
+        first = response.readline()
+        begun.set()
+        result["text"] = (first + response.read()).decode()
+
+    client = threading.Thread(target=stream)
+    client.start()
+    assert begun.wait(60)
+    server.process.send_signal(signal.SIGTERM)
+    client.join(60)
+    assert result["text"].endswith("data: [DONE]\n\n")
+    assert server.process.wait(15) == 0, server.rest_of_log()
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--http", "nowhere"], "--http nowhere: expected ADDRESS:PORT"),
+    (["--http", "127.0.0.1:0", "--api-keys", "/nonexistent"], "--api-keys: "),
+    (["--http", "127.0.0.1:0", "--access-log", "/nonexistent/log"], "--access-log /nonexistent/log: it cannot"),
+])
+def test_wrong_options_are_told_before_weights_are_read(more, message):
+    result = run([TANDEM, "serve", SMOLLM2, "--listen", "tcp://127.0.0.1:*", *more])
+    assert result.returncode == 2 and message in result.stderr, result.stderr
