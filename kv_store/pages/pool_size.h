@@ -67,8 +67,9 @@ struct PoolWish {
 /// Blocks for the whole wish. [layer groups]
 std::vector<int64_t> BlocksForWish(const core::KvGeometry& geometry, const PoolWish& wish);
 
-/// Blocks that `bytes` give, divided between the layer groups in the proportion of the wish; each
-/// group gets at least one. [layer groups]
+/// Blocks that `bytes` give: first those of one sequence that is as long as can be, up to the
+/// wish's, and the rest divided between the layer groups in the proportion of the wish. Each group
+/// gets at least one. [layer groups]
 std::vector<int64_t> BlocksForBytes(const core::KvGeometry& geometry, const PoolWish& wish,
                                     int64_t bytes);
 

@@ -73,6 +73,7 @@ struct PrefixIndex::Path {
   PrefixNode* partial = nullptr;
   int32_t partial_tokens = 0;
   bool cut = false;                     // shorter than what is known, for want of window blocks
+  bool lacks_state = false;             // `cut` for want of states alone
   const PrefixNode* deepest = nullptr;  // of what is known
 
   int32_t full_tokens() const { return static_cast<int32_t>(nodes.size() * kFull); }
@@ -362,8 +363,10 @@ void PrefixIndex::CutToWindows(Path& path) const {
       run_begin[g][i + 1] = gone ? static_cast<int64_t>(i) + 1 : run_begin[g][i];
     }
   }
-  const auto usable = [&](size_t full, int32_t tokens, const PrefixNode* partial) {
+  const auto usable = [&](size_t full, int32_t tokens, const PrefixNode* partial,
+                          bool with_states = true) {
     for (size_t g = 0; g < groups_.size(); ++g) {
+      if (groups_[g].states && !with_states) continue;
       const int64_t first = FirstSeenBlock(groups_[g], tokens);
       if (first < static_cast<int64_t>(full) && run_begin[g][full] > first) return false;
       const SeenGlobalBlocks global = GlobalBlocks(groups_[g], tokens);
@@ -377,6 +380,7 @@ void PrefixIndex::CutToWindows(Path& path) const {
     return true;
   };
   if (path.partial != nullptr && usable(known, path.tokens(), path.partial)) return;
+  path.lacks_state = usable(known, path.tokens(), path.partial, /*with_states=*/false);
   path.cut = path.partial != nullptr;
   path.partial = nullptr;
   path.partial_tokens = 0;
@@ -388,7 +392,7 @@ void PrefixIndex::CutToWindows(Path& path) const {
 
 MatchEnd PrefixIndex::EndOf(const Path& path, Tokens tokens, int32_t most) const {
   if (path.tokens() >= most) return MatchEnd::kAll;
-  if (path.cut) return MatchEnd::kEvicted;
+  if (path.cut) return path.lacks_state ? MatchEnd::kNoState : MatchEnd::kEvicted;
   const auto next = static_cast<size_t>(path.full_tokens());
   if (next + kFull <= tokens.size() &&
       evicted_.contains(ChainHash(path.deepest->hash, tokens.subspan(next, kFull)))) {

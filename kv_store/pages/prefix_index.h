@@ -22,6 +22,7 @@ enum class MatchEnd : uint8_t {
   kNothing,  // no token was known
   kDiffers,  // the tokens go on differently from what is known
   kEvicted,  // the rest was there once, and made room for others
+  kNoState,  // the pages of more are there, but not the state that they need
 };
 
 /// A node of the tree, for its users a place between two blocks.

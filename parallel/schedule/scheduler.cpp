@@ -431,6 +431,7 @@ void Scheduler::TakeOutcome(Running& sequence, const SequenceWork& work,
   if (sequence.committed == sequence.given) {
     // The end of a prompt, for others of the same prompt; what follows is written behind it.
     sequence.pages.AddTail(state.tokens, sequence.committed, saves());
+    sequence.pages.KeepBorder();
     if (state.limit == 0) event.finish = FinishReason::kLength;
   } else {
     sequence.pages.AddFull(state.tokens, sequence.committed, saves());

@@ -29,6 +29,8 @@ ReuseLimit LimitOf(kv_store::MatchEnd end) {
       return ReuseLimit::kDiffers;
     case kv_store::MatchEnd::kEvicted:
       return ReuseLimit::kEvicted;
+    case kv_store::MatchEnd::kNoState:
+      return ReuseLimit::kNoState;
   }
   return ReuseLimit::kNothing;
 }

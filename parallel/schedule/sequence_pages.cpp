@@ -63,10 +63,10 @@ void SequencePages::Drop(size_t group, size_t index) {
 
 void SequencePages::LeaveBehind(size_t group, int64_t start) {
   const core::KvLayerGroup& needs = (*groups_)[group];
-  auto seen =
-      std::min(static_cast<size_t>(kv_store::FirstSeenBlock(needs, start)), tables_[group].size());
-  // The index may keep a state, once it has its block.
-  if (needs.states) seen = std::min(seen, added_);
+  // The index may keep a block that is behind, and it is saved, once the step that fills it is
+  // committed.
+  const auto seen = std::min(
+      {static_cast<size_t>(kv_store::FirstSeenBlock(needs, start)), tables_[group].size(), added_});
   for (size_t& i = left_behind_[group]; i < seen; ++i) {
     if (!kv_store::SeesBlock(needs, start, static_cast<int64_t>(i))) Drop(group, i);
   }
@@ -258,10 +258,10 @@ void SequencePages::AddFull(std::span<const int32_t> tokens, int32_t computed,
       unsaved = saves != nullptr && kv_store::PrefixIndex::MarkSaved(place_);
     } else {
       // Nobody knows whether the index's block has records, and it may be gone when this one ends.
-      if (saves == nullptr) return;
-      hash_ = kv_store::ChainHash(before,
-                                  tokens.subspan(added_ * core::kPageTokens, core::kPageTokens));
+      const auto block = tokens.subspan(added_ * core::kPageTokens, core::kPageTokens);
       ++added_;
+      if (saves == nullptr) continue;
+      hash_ = kv_store::ChainHash(before, block);
     }
     BlockSave save{.hash = hash_,
                    .before = before,

@@ -173,6 +173,30 @@ TEST_P(StateRecords, WithoutAStateThePrefixIsComputedAgainAndUsageSaysWhy) {
   resume(ReuseLimit::kNoState, "missing");
 }
 
+TEST_P(StateRecords, APromptThatIsAskedAgainIsReusedWhateverWasAnswered) {
+  const auto cluster = Start(2, nullptr);
+  const std::vector<int32_t> prompt = Tokens(250);
+  for (const int64_t reused : {0, 249, 249}) {
+    std::vector<int32_t> history = prompt;
+    EXPECT_EQ(Turn(cluster->engine(), history).usage.reused_tokens, reused) << "over a border";
+  }
+}
+
+TEST_P(StateRecords, WhatAStepFillsAndLeavesBehindIsSaved) {
+  kv_store::MemoryTier memory({});
+  std::vector<int32_t> history = Tokens(450);
+  Turn(Start(2, &memory)->engine(), history);
+  kv_store::BlockHash hash = kv_store::TenantHash(0);
+  for (size_t block = 0; block < 7; ++block) {
+    hash = kv_store::ChainHash(hash, std::span(history).subspan(block * 64, 64));
+    for (int32_t kv_head = 0; kv_head < 3; ++kv_head) {
+      const auto key =
+          kv_store::RecordKeyOf({}, {.block = hash, .tokens = 64, .kv_head = kv_head, .group = 0});
+      EXPECT_TRUE(memory.Where(std::span(&key, 1)).front()) << block << ", KV head " << kv_head;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Models, StateRecords,
     ::testing::Values(Case{
