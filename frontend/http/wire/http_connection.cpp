@@ -36,7 +36,7 @@ class HttpConnection::Reply final : public HttpReply {
         unsent_(connection->unsent_) {}
 
   void Send(HttpResponse response) override {
-    if (const auto connection = connection_.lock()) connection->Send(request_, std::move(response));
+    if (const auto connection = connection_.lock()) connection->Send(request_, response);
   }
   void Begin(HttpResponse response, std::string comment) override {
     if (const auto connection = connection_.lock()) {
@@ -250,7 +250,7 @@ void HttpConnection::RefuseMalformed(int status, const std::string& message) {
   SendWhole(response);
 }
 
-void HttpConnection::Send(uint64_t request, HttpResponse response) {
+void HttpConnection::Send(uint64_t request, const HttpResponse& response) {
   if (state_ != State::kAnswering || request != request_ || answered_ || streaming_) return;
   SendWhole(response);
   ProcessSafely();

@@ -56,7 +56,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   };
 
   // Of a Reply, whose number is that of the request.
-  void Send(uint64_t request, HttpResponse response);
+  void Send(uint64_t request, const HttpResponse& response);
   void Begin(uint64_t request, HttpResponse response, std::string comment);
   void Write(uint64_t request, std::string_view bytes);
   void End(uint64_t request);

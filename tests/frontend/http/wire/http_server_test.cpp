@@ -451,7 +451,11 @@ TEST(HttpServer, HoldsManyIdleClientsInLittleMemory) {
   handler.On([&] { open = handler.server().connections(); });
   EXPECT_GE(open, kClients);
   // The clients' own buffers are in it too.
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)  // they keep what is freed
   EXPECT_LT(ResidentBytes() - before, int64_t{kClients} * (32 << 10));
+#else
+  EXPECT_GT(before, 0);
+#endif
 }
 
 }  // namespace
