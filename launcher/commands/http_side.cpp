@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <string_view>
 #include <thread>
 #include <utility>
@@ -40,11 +42,16 @@ std::vector<std::string> PartsOf(std::string_view text, char separator) {
 
 absl::StatusOr<std::vector<std::string>> ReadKeys(const std::string& path) {
   constexpr size_t kMostBytes = size_t{1} << 20;
+  struct stat facts {};
+  if (stat(path.c_str(), &facts) == 0 && (facts.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
+    return InvalidArgument("--api-key-file {}: others may read it (mode {:04o}); run: chmod 600 {}",
+                           path, facts.st_mode & 07777U, path);
+  }
   const absl::StatusOr<std::string> text = ReadTextFile(path, kMostBytes);
-  if (!text.ok()) return InvalidArgument("--api-keys: {}", Message(text.status()));
+  if (!text.ok()) return InvalidArgument("--api-key-file: {}", Message(text.status()));
   std::vector<std::string> keys = PartsOf(*text, '\n');
   if (keys.empty()) {
-    return InvalidArgument("--api-keys {}: there is no key in it; write one a line", path);
+    return InvalidArgument("--api-key-file {}: there is no key in it; write one a line", path);
   }
   return keys;
 }
@@ -101,18 +108,22 @@ class RunningHttpSide final : public HttpSide {
 
 }  // namespace
 
-absl::StatusOr<HttpPrepared> PrepareHttp(const HttpOptions& options) {
+absl::StatusOr<HttpPrepared> PrepareHttp(const HttpOptions& options, const OptionSources& sources) {
   HttpPrepared prepared;
-  if (options.address.empty()) return prepared;
+  if (options.address == "off") return prepared;
   if (!options.key_file.empty()) {
     TANDEM_ASSIGN_OR_RETURN(prepared.keys, ReadKeys(options.key_file));
   }
   TANDEM_ASSIGN_OR_RETURN(prepared.access_log, OpenAccessLog(options.access_log));
-  TANDEM_ASSIGN_OR_RETURN(frontend::HttpListener listener,
-                          frontend::ListenForHttp(options.address));
+  absl::StatusOr<frontend::HttpListener> listening = frontend::ListenForHttp(options.address);
+  if (absl::IsFailedPrecondition(listening.status()) && sources.IsDefault("--http")) {
+    spdlog::warn("{}; this server goes on without HTTP", Message(listening.status()));
+    return prepared;
+  }
+  TANDEM_ASSIGN_OR_RETURN(frontend::HttpListener listener, std::move(listening));
   if (!listener.loopback && prepared.keys.empty()) {
     spdlog::warn(
-        "--http {}: whoever reaches this address may use the server; --api-keys FILE "
+        "--http {}: whoever reaches this address may use the server; --api-key-file FILE "
         "asks for a key",
         listener.address);
   }
@@ -121,6 +132,7 @@ absl::StatusOr<HttpPrepared> PrepareHttp(const HttpOptions& options) {
 }
 
 absl::StatusOr<std::unique_ptr<HttpSide>> HttpSide::Start(const HttpOptions& options,
+                                                          const std::string& model,
                                                           HttpPrepared prepared,
                                                           frontend::Service& service,
                                                           int64_t other_descriptors) {
@@ -132,10 +144,9 @@ absl::StatusOr<std::unique_ptr<HttpSide>> HttpSide::Start(const HttpOptions& opt
   gateway.guard.origins = PartsOf(options.origins, ',');
   gateway.guard.keys = std::move(prepared.keys);
   std::vector<std::string> names = PartsOf(options.names, ',');
-  if (!names.empty()) {
-    gateway.model = names.front();
-    gateway.aliases.assign(names.begin() + 1, names.end());
-  }
+  if (names.empty()) names = {std::filesystem::path(model).stem(), service.model().name()};
+  gateway.model = names.front();
+  gateway.aliases.assign(names.begin() + 1, names.end());
   gateway.version = kVersion;
   if (prepared.access_log != nullptr) {
     gateway.access_log = [file = std::move(prepared.access_log)](const std::string& line) {

@@ -17,9 +17,9 @@ struct HttpPrepared {
   std::shared_ptr<std::FILE> access_log;
 };
 
-/// Listens and reads what the options name. kInvalidArgument, kFailedPrecondition, naming the
-/// option.
-absl::StatusOr<HttpPrepared> PrepareHttp(const HttpOptions& options);
+/// Listens and reads what the options name. Where the default address is taken it warns, and there
+/// is no gateway. kInvalidArgument, kFailedPrecondition, naming the option.
+absl::StatusOr<HttpPrepared> PrepareHttp(const HttpOptions& options, const OptionSources& sources);
 
 /// The HTTP gateway of a server, with its thread, as long as it lives.
 class HttpSide {
@@ -27,9 +27,12 @@ class HttpSide {
   virtual ~HttpSide() = default;
   virtual const std::string& address() const = 0;
 
-  /// Serves from now on. `service`: Begin was called, or will be before long; it must outlive this.
-  /// `other_descriptors`: file descriptors that others of this process will still open.
+  /// Serves from now on. `model`: its file, whose name without the end is the model's over HTTP,
+  /// where no other is asked for. `service`: Begin was called, or will be before long; it must
+  /// outlive this. `other_descriptors`: file descriptors that others of this process will still
+  /// open.
   static absl::StatusOr<std::unique_ptr<HttpSide>> Start(const HttpOptions& options,
+                                                         const std::string& model,
                                                          HttpPrepared prepared,
                                                          frontend::Service& service,
                                                          int64_t other_descriptors);

@@ -130,7 +130,7 @@ absl::Status Serve(const ServeOptions& options) {
     auto listener = frontend::Listen(options.listen);
     if (!listener.ok()) return options.model.sources.Blame("--listen", listener.status());
     prepared.listener = std::make_shared<frontend::Listener>(*std::move(listener));
-    TANDEM_ASSIGN_OR_RETURN(prepared.http, PrepareHttp(options.http));
+    TANDEM_ASSIGN_OR_RETURN(prepared.http, PrepareHttp(options.http, options.model.sources));
     TANDEM_ASSIGN_OR_RETURN(prepared.state, OpenState(options));
     return absl::OkStatus();
   };
@@ -172,7 +172,7 @@ absl::Status Serve(const ServeOptions& options) {
     std::unique_ptr<HttpSide> http;
     if (prepared.http.listener != nullptr) {
       TANDEM_ASSIGN_OR_RETURN(
-          http, HttpSide::Start(options.http, std::move(prepared.http), service,
+          http, HttpSide::Start(options.http, options.model.model, std::move(prepared.http), service,
                                 server_options.clients + (state ? kStateDescriptors : 0)));
     }
     if (http) spdlog::info("for clients of HTTP: http://{}/v1", http->address());

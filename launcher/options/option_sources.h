@@ -14,6 +14,7 @@ struct OptionSources {
       elsewhere;  // "--isa": "TANDEM_ISA", "config file F: serve.isa"
 
   bool Given(const std::string& flag) const { return given.contains(flag); }
+  bool IsDefault(const std::string& flag) const { return NameOf(flag).empty(); }
 
   /// A message that begins with a flag, with the name in its place by which its value was given.
   std::string Name(const std::string& message) const;

@@ -267,18 +267,20 @@ Rows HttpRows(HttpOptions& o) {
   return {
       Row("--http", {&o.address},
           "address and port of the gateway for OpenAI's and Anthropic's clients, as in "
-          "127.0.0.1:8080 (this host only) or 0.0.0.0:8080 (all networks); none: no gateway"),
+          "127.0.0.1:8080 (this host only) or 0.0.0.0:8080 (all networks), or off; where "
+          "the default is taken, it is left out with a warning"),
       Row("--http-hosts", {&o.hosts},
           "names, with commas between, by which clients may call the gateway, besides those of "
           "loopback where it listens there; * allows all"),
       Row("--http-origins", {&o.origins},
           "web pages, with commas between, that may use the gateway, as in https://example.org; * "
           "allows all"),
-      Row("--api-keys", Path(o.key_file),
-          "file with API keys, a line each, one of which the gateway's clients must have"),
+      Row("--api-key-file", Path(o.key_file),
+          "file with API keys, a line each, one of which the gateway's clients must have; "
+          "mode 0600"),
       Row("--served-name", Text(o.names),
           "names of the model over HTTP, with commas between: the first is told, the others are "
-          "taken, too (default: its own)"),
+          "taken, too (default: its file's, and its own)"),
       Row("--max-body", Size(o.max_body, kKiB, kGiB),
           "largest body of a request over HTTP (default 8MiB)"),
       Row("--http-clients", {&o.clients, {1, kMostClients}},

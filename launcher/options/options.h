@@ -71,12 +71,12 @@ struct LaunchOptions {
 
 /// Of the HTTP gateway; docs/http.md.
 struct HttpOptions {
-  std::string address;                  // empty: no gateway
-  std::string hosts;                    // names of the server, with commas between
-  std::string origins;                  // of web pages, with commas between
-  std::string key_file;                 // API keys, a line each; empty: none is asked for
-  std::string names;                    // of the model, with commas between; empty: its own
-  std::string access_log;               // a file, or - for standard error; empty: none
+  std::string address = "127.0.0.1:8080";  // off: no gateway
+  std::string hosts;                       // names of the server, with commas between
+  std::string origins;                     // of web pages, with commas between
+  std::string key_file;                    // API keys, a line each; empty: none is asked for
+  std::string names;       // of the model, with commas between; empty: its file's, and its own
+  std::string access_log;  // a file, or - for standard error; empty: none
   int64_t max_body = int64_t{8} << 20;  // bytes of a request's body
   int64_t clients = 4096;               // connections at once
 };

@@ -12,6 +12,8 @@ import time
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Servers of several tests would want one port for HTTP; test_http.py says where.
+os.environ.setdefault("TANDEM_HTTP", "off")
 TANDEM = os.environ.get("TANDEM_PROGRAM", str(ROOT / "build/release/bin/tandem"))
 MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
 LAB = str(ROOT / "cluster/lab")

@@ -3,6 +3,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import threading
 
 import pytest
@@ -33,7 +34,8 @@ def events(text):
 def test_answers_are_those_of_generate(start_server, tmp_path, ranks, under_mpirun):
     keys, log = tmp_path / "keys", tmp_path / "access.log"
     keys.write_text("k0\nk1\n")
-    server, address = serve(start_server, ranks, under_mpirun, "--api-keys", keys, "--access-log", log,
+    keys.chmod(0o600)
+    server, address = serve(start_server, ranks, under_mpirun, "--api-key-file", keys, "--access-log", log,
                             "--served-name", "small, gpt-4o")
     expected = generate_json(SMOLLM2, "-p", "The capital of France is", "--max-tokens", 12, "--temperature", 0)
     complete = {"model": "gpt-4o", "prompt": "The capital of France is", "max_tokens": 12, "temperature": 0}
@@ -86,9 +88,33 @@ def test_sigterm_completes_a_stream_that_has_begun(start_server):
     assert server.process.wait(15) == 0, server.rest_of_log()
 
 
+def test_where_the_default_address_is_taken_it_goes_on_without(start_server):
+    """It listens there by itself; a second server warns, and one that was told to does not start."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("127.0.0.1", 8080))
+            taken.listen()
+        except OSError:
+            pass  # somebody has it already
+        server = start_server("env", "-u", "TANDEM_HTTP", TANDEM, "serve", SMOLLM2, "--listen", "tcp://127.0.0.1:*")
+        assert "goes on without HTTP" in "".join(server.log)
+        assert server.stop() == 0
+        told = run([TANDEM, "serve", SMOLLM2, "--listen", "tcp://127.0.0.1:*", "--http", "127.0.0.1:8080"])
+        assert told.returncode == 1 and "--http 127.0.0.1:8080: cannot listen there" in told.stderr, told.stderr
+
+
+def test_keys_that_others_may_read_are_refused(tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("k\n")
+    keys.chmod(0o644)
+    result = run([TANDEM, "serve", SMOLLM2, "--listen", "tcp://127.0.0.1:*", "--http", "127.0.0.1:0", "--api-key-file", keys])
+    assert result.returncode == 2 and f"chmod 600 {keys}" in result.stderr, result.stderr
+
+
 @pytest.mark.parametrize("more, message", [
     (["--http", "nowhere"], "--http nowhere: expected ADDRESS:PORT"),
-    (["--http", "127.0.0.1:0", "--api-keys", "/nonexistent"], "--api-keys: "),
+    (["--http", "127.0.0.1:0", "--api-key-file", "/nonexistent"], "--api-key-file: "),
     (["--http", "127.0.0.1:0", "--access-log", "/nonexistent/log"], "--access-log /nonexistent/log: it cannot"),
 ])
 def test_wrong_options_are_told_before_weights_are_read(more, message):
