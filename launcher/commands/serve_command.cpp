@@ -172,8 +172,8 @@ absl::Status Serve(const ServeOptions& options) {
     std::unique_ptr<HttpSide> http;
     if (prepared.http.listener != nullptr) {
       TANDEM_ASSIGN_OR_RETURN(
-          http, HttpSide::Start(options.http, options.model.model, std::move(prepared.http), service,
-                                server_options.clients + (state ? kStateDescriptors : 0)));
+          http, HttpSide::Start(options.http, options.model.model, std::move(prepared.http),
+                                service, server_options.clients + (state ? kStateDescriptors : 0)));
     }
     if (http) spdlog::info("for clients of HTTP: http://{}/v1", http->address());
     spdlog::info("serving {} on {}", text_model.name(), server->endpoint());

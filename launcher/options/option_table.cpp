@@ -3,6 +3,7 @@
 #include <iterator>
 #include <utility>
 
+#include "core/model/kv_view.h"
 #include "frontend/protocol/request.h"
 
 namespace tandem::launcher {

@@ -85,12 +85,16 @@ void GpuNeedsOf::ExpectWhatIsAllocated(const AttentionForm& form) {
 
 TEST_P(GpuNeedsOf, AreWhatIsAllocated) { ExpectWhatIsAllocated({}); }
 
-TEST_P(GpuNeedsOf, SparseAttentionAreWhatIsAllocated) {
+class GpuNeedsOfSparse : public GpuNeedsOf {};
+
+TEST_P(GpuNeedsOfSparse, AttentionAreWhatIsAllocated) {
   ExpectWhatIsAllocated({.window = 20, .global = 4});
   ExpectWhatIsAllocated({.window = 3, .random = 2});
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, GpuNeedsOf, ::testing::ValuesIn(testing::TinyModelShapes()),
+                         [](const auto& of) { return std::string(of.param.name); });
+INSTANTIATE_TEST_SUITE_P(Models, GpuNeedsOfSparse, ::testing::ValuesIn(testing::AttentionShapes()),
                          [](const auto& of) { return std::string(of.param.name); });
 
 }  // namespace

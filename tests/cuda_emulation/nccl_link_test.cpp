@@ -169,7 +169,7 @@ TEST_P(NcclForward, ReducesFloatsInWindows) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, NcclForward, ::testing::ValuesIn(testing::TinyModelShapes()),
+INSTANTIATE_TEST_SUITE_P(Models, NcclForward, ::testing::ValuesIn(testing::AttentionShapes()),
                          [](const auto& of) { return std::string(of.param.name); });
 
 TEST_F(NcclLinks, ARankThatLeavesIsToldToTheOthers) {

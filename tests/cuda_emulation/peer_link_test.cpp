@@ -177,7 +177,7 @@ TEST_P(PeerForward, InFastModeHasTheSameBitsEachTime) {
   EXPECT_EQ(first->logits, second->logits);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, PeerForward, ::testing::ValuesIn(testing::TinyModelShapes()),
+INSTANTIATE_TEST_SUITE_P(Models, PeerForward, ::testing::ValuesIn(testing::AttentionShapes()),
                          [](const auto& of) { return std::string(of.param.name); });
 
 TEST_F(PeerLinks, ARankThatLeavesIsToldToTheOthers) {

@@ -218,6 +218,17 @@ std::vector<TinyModelShape> TinyModelShapes() {
   };
 }
 
+std::vector<TinyModelShape> AttentionShapes() {
+  std::vector<TinyModelShape> shapes;
+  for (const TinyModelShape& shape : TinyModelShapes()) {
+    const std::string_view name = shape.name;
+    const bool differs = name == "Grouped9Over3" || name == "OneKvHead" || name == "Gemma" ||
+                         name == "Gpt2" || name == "Bloom";
+    if (differs) shapes.push_back(shape);
+  }
+  return shapes;
+}
+
 TempFile WriteTinyModel(const TinyModelSpec& spec) { return TempFile(TinyModel(spec)); }
 
 }  // namespace tandem::testing

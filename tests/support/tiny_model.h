@@ -60,6 +60,9 @@ struct TinyModelShape {
 };
 /// All families, odd splits of heads, and types of each kind.
 std::vector<TinyModelShape> TinyModelShapes();
+/// Those of them that differ in how they attend and are cut, for tests of what has nothing to do
+/// with the rest of a layer.
+std::vector<TinyModelShape> AttentionShapes();
 
 /// A GGUF file with llama.cpp's names and random weights, the same for the same spec. Matrices are
 /// uniform within about 1 / sqrt(columns), so activations neither die nor explode; quantized types

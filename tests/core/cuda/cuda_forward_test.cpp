@@ -122,7 +122,10 @@ TEST_P(CudaForward, FastModeIsNear) {
   }
 }
 
-TEST_P(CudaForward, FastModeIsNearWithSparseAttention) {
+/// Models that differ in their attention.
+class CudaSparseForward : public CudaForward {};
+
+TEST_P(CudaSparseForward, FastModeIsNear) {
   ASSERT_EQ(file_->SetAttention({.window = 9, .global = 3, .random = 1}), absl::OkStatus());
   ExpectFastModeToBeNear(*file_, tokens_, {.ranks = 2, .chunks = {66, 3, 1}});
 }
@@ -132,7 +135,7 @@ TEST_P(CudaForward, Float8CachesToo) {
                         {.ranks = 2, .kv_dtype = KvDtype::kF8, .chunks = {33, 1, 5}});
 }
 
-TEST_P(CudaForward, SparseAttentionGivesTheBitsOfTheCpu) {
+TEST_P(CudaSparseForward, GivesTheBitsOfTheCpu) {
   const std::vector<int32_t> tokens = RandomTokens(330, GetParam().spec.vocab, 4);
   for (const AttentionForm& form :
        {AttentionForm{.window = 20, .global = 3}, AttentionForm{.window = 9, .random = 2}}) {
@@ -151,6 +154,9 @@ TEST_P(CudaForward, TheOrderOfThreadsDoesNotMatter) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, CudaForward, ::testing::ValuesIn(testing::TinyModelShapes()),
+                         [](const auto& of) { return std::string(of.param.name); });
+
+INSTANTIATE_TEST_SUITE_P(Models, CudaSparseForward, ::testing::ValuesIn(testing::AttentionShapes()),
                          [](const auto& of) { return std::string(of.param.name); });
 
 class CudaForwardOfDType : public ::testing::TestWithParam<DType> {};

@@ -293,13 +293,13 @@ TEST_P(EngineTest, StatusTellsRanksAndCounts) {
 }
 
 TEST_P(EngineTest, SmallPoolLimitsTheContextNotTheAnswer) {
-  // Of the wish, 4 sequences of 11 full-attention blocks of 16 KiB a head and 4 window blocks of
-  // 8 KiB, 24 % fit: 10 and 3 blocks. Three window blocks hold 192 positions.
+  // A head's full-attention block has 16 KiB, its window block 8 KiB: three of each are one
+  // sequence of 192 positions, and a fourth of each does not fit.
   const int most_heads[] = {0, 3, 2, 1, 1, 1};  // of a rank, by rank count
   LocalCluster::Options options;
   options.rank.max_running = 4;
   options.rank.prefill_chunk = 32;
-  options.rank.kv_memory = 204'500 * most_heads[GetParam().ranks];
+  options.rank.kv_memory = 90'000 * most_heads[GetParam().ranks];
   Start(options);
   SplitMix random(11);
   std::vector<CollectingSink> sinks(8);
