@@ -13,7 +13,7 @@ namespace tandem::launcher {
 namespace {
 
 constexpr size_t kIdBytes = 6;
-constexpr size_t kBlock = core::kPageTokens;
+constexpr size_t kBlockTokens = core::kPageTokens;
 
 std::string IdOf(const kv_store::BlockHash& hash) {
   return kv_store::Hex(std::span(hash).first(kIdBytes));
@@ -84,8 +84,8 @@ class PrefixFinder {
     for (size_t i = 0; i < hashes.size(); ++i) {
       const auto block = catalog_.Find(names_.Block(hashes[i]));
       if (!block) continue;
-      first_tokens_[*block] = static_cast<int64_t>(i / kBlock * kBlock);
-      said.push_back({.block = *block, .is_full = i % kBlock == kBlock - 1});
+      first_tokens_[*block] = static_cast<int64_t>(i / kBlockTokens * kBlockTokens);
+      said.push_back({.block = *block, .is_full = i % kBlockTokens == kBlockTokens - 1});
     }
     return said;
   }
@@ -114,7 +114,7 @@ class PrefixFinder {
     std::map<size_t, int64_t> places;
     std::optional<int64_t> begin;
     for (const size_t block : all) {
-      const auto place = static_cast<int64_t>(places.size() * kBlock);
+      const auto place = static_cast<int64_t>(places.size() * kBlockTokens);
       places.emplace(block, place);
       if (first_tokens_[block]) begin = *first_tokens_[block] - place;
     }
