@@ -188,7 +188,7 @@ AgentMessage AgentNeighbours::Do(const AgentMessage& request) {
   if (std::holds_alternative<AgentPing>(request)) return AgentStatus();
   lease_->Renew();
   if (const auto* erase = std::get_if<AgentErase>(&request)) {
-    return AgentStatus{.status = here_.drop(erase->blocks)};
+    return AgentStatus{.status = here_.erase(erase->blocks)};
   }
   if (auto answer = DoWithTier(here_.tier, request, options_.answer_bytes)) {
     return *std::move(answer);

@@ -45,8 +45,8 @@ class AgentNeighbours {
  public:
   /// What peers are served from.
   struct Here {
-    Tier& tier;                                                    // must never ask peers itself
-    std::function<absl::Status(std::span<const BlockHash>)> drop;  // in it, for peers' Erase
+    Tier& tier;                                                     // must never ask peers itself
+    std::function<absl::Status(std::span<const BlockHash>)> erase;  // in it, for peers' Erase
     std::function<AgentStats()> stats;
   };
 

@@ -73,7 +73,7 @@ AgentMessage AgentServer::Do(const AgentMessage& request) {
   if (const auto* list = std::get_if<AgentListQuery>(&request)) return List(*list);
   if (const auto* peek = std::get_if<AgentPeekQuery>(&request)) return Peek(*peek);
   if (const auto* drop = std::get_if<AgentDrop>(&request)) {
-    return AgentStatus{.status = tier_.Drop(drop->blocks)};
+    return AgentStatus{.status = tier_.Drop(drop->keys)};
   }
   if (std::holds_alternative<AgentStatsQuery>(request)) {
     return AgentStats{.all = tier_.Stats(), .by_tier = stats_by_tier_()};

@@ -155,7 +155,7 @@ void Fields(Archive& archive, AgentPeekQuery& message) {
 }
 template <typename Archive>
 void Fields(Archive& archive, AgentDrop& message) {
-  archive(Items(message.blocks, "blocks"));
+  archive(Items(message.keys, "keys"));
 }
 template <typename Archive>
 void Fields(Archive& archive, AgentStatus& message) {

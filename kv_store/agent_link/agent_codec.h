@@ -90,7 +90,7 @@ struct AgentPeekQuery {
 };
 /// Tier::Drop: on this host alone.
 struct AgentDrop {
-  std::vector<BlockHash> blocks;
+  std::vector<RecordKey> keys;
 };
 
 // What it answers.

@@ -237,21 +237,21 @@ absl::Status AgentTier::Flush() {
   return CallForStatus(AgentFlush(), Clock::now() + options_.flush_deadline);
 }
 
-template <typename Request>
-absl::Status AgentTier::CallForBlocks(std::span<const BlockHash> blocks) {
+absl::Status AgentTier::Erase(std::span<const BlockHash> blocks) {
   const auto deadline = Clock::now() + options_.flush_deadline;
   for (const auto part : PartsOf(blocks, kKeysInOne)) {
-    TANDEM_RETURN_IF_ERROR(CallForStatus(Request{.blocks = {part.begin(), part.end()}}, deadline));
+    TANDEM_RETURN_IF_ERROR(
+        CallForStatus(AgentErase{.blocks = {part.begin(), part.end()}}, deadline));
   }
   return absl::OkStatus();
 }
 
-absl::Status AgentTier::Erase(std::span<const BlockHash> blocks) {
-  return CallForBlocks<AgentErase>(blocks);
-}
-
-absl::Status AgentTier::Drop(std::span<const BlockHash> blocks) {
-  return CallForBlocks<AgentDrop>(blocks);
+absl::Status AgentTier::Drop(std::span<const RecordKey> keys) {
+  const auto deadline = Clock::now() + options_.flush_deadline;
+  for (const auto part : PartsOf(keys, kKeysInOne)) {
+    TANDEM_RETURN_IF_ERROR(CallForStatus(AgentDrop{.keys = {part.begin(), part.end()}}, deadline));
+  }
+  return absl::OkStatus();
 }
 
 AgentStats AgentTier::AskStats() {

@@ -47,7 +47,7 @@ class AgentTier : public ListableTier {
   /// All zero if the agent does not answer.
   TierStats Stats() override;
   std::vector<std::pair<TierKind, TierStats>> StatsByTier();
-  absl::Status Drop(std::span<const BlockHash> blocks) override;
+  absl::Status Drop(std::span<const RecordKey> keys) override;
   /// As much as goes in one answer.
   absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
                                                 size_t most) override;
@@ -77,9 +77,6 @@ class AgentTier : public ListableTier {
   absl::StatusOr<Kind> CallFor(AgentMessage request, Clock::time_point deadline);
   /// Of a request that is answered by a status.
   absl::Status CallForStatus(AgentMessage request, Clock::time_point deadline);
-  /// Of a request about blocks, in parts.
-  template <typename Request>
-  absl::Status CallForBlocks(std::span<const BlockHash> blocks);
   absl::StatusOr<std::unique_ptr<AgentConnection>> Connect();
   /// The one that the path names now, if there is one.
   std::shared_ptr<const AgentDirectory> Directory();

@@ -4,6 +4,13 @@
 #include <utility>
 
 namespace tandem::kv_store {
+namespace {
+
+bool IsWhole(const CatalogRecord& record) {
+  return record.health == RecordHealth::kUnread || record.health == RecordHealth::kGood;
+}
+
+}  // namespace
 
 int64_t CatalogBlock::bytes() const {
   int64_t sum = 0;
@@ -42,7 +49,31 @@ std::vector<std::pair<int32_t, int32_t>> Catalog::Missing(size_t block, size_t m
   return missing;
 }
 
+bool Catalog::HasWholePages(size_t block, size_t model) const {
+  const std::set<int32_t>& states = models_[model].state_groups;
+  bool any = false;
+  for (const CatalogRecord& record : blocks_[block].records) {
+    if (record.model != model || states.contains(record.group)) continue;
+    if (!IsWhole(record)) return false;
+    any = true;
+  }
+  const auto missing = Missing(block, model);
+  return any && std::all_of(missing.begin(), missing.end(),
+                            [&](const auto& one) { return states.contains(one.second); });
+}
+
+bool Catalog::HasWholeState(size_t block, size_t model) const {
+  const std::set<int32_t>& groups = models_[model].state_groups;
+  size_t whole = 0;
+  for (const CatalogRecord& record : blocks_[block].records) {
+    if (record.model == model && groups.contains(record.group) && IsWhole(record)) ++whole;
+  }
+  return whole > 0 && whole == groups.size() * models_[model].kv_heads.size();
+}
+
 bool Catalog::IsUsable(size_t block, size_t model) const { return usable_[model][block]; }
+
+bool Catalog::IsReachable(size_t block, size_t model) const { return reachable_[model][block]; }
 
 int32_t Catalog::Tokens(size_t block, size_t model) const {
   for (const CatalogRecord& record : blocks_[block].records) {

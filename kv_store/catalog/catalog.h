@@ -62,10 +62,15 @@ struct CatalogModel {
   int32_t head_dim = 0;
   std::map<int32_t, int32_t> layers;  // by layer group
   std::set<int32_t> state_groups;     // of these, that hold states
+  int32_t segment = 0;                // tokens; a state stands behind a multiple; 0: none was seen
   std::set<int32_t> kv_heads;
 };
 
 /// All that the tiers of a host keep, block by block, and how it hangs together.
+///
+/// Of each model a block has pages (keys and values), a state, or both. A request goes on behind a
+/// state whatever is before it: blocks before it may be absent, and then nothing tells where in a
+/// text it stands. Of a model whose states are all gone nothing tells that it needs some.
 /// Thread safety: none needed once it is read.
 class Catalog {
  public:
@@ -92,11 +97,21 @@ class Catalog {
   /// is missing as a whole does not count: behind a sliding window it is not needed.
   std::vector<std::pair<int32_t, int32_t>> Missing(size_t block,
                                                    size_t model) const;  // head, group
-  /// Whether the block, and all that it stands on, is there whole for the model, and not damaged.
+  /// Whether the model's pages of the block are there, whole and not damaged; and its state.
+  bool HasWholePages(size_t block, size_t model) const;
+  bool HasWholeState(size_t block, size_t model) const;
+  /// Whether a request that begins like this could go on behind the block: it has a whole state, or
+  /// whole pages and stands on a block that is usable, or on nothing. Where a segment ends, the
+  /// pages are not enough.
   bool IsUsable(size_t block, size_t model) const;
+  /// Whether a request may come to use anything of the block: it has a whole state, or whole pages
+  /// and stands on a block of that kind, or on nothing. What is not is of no use on this host.
+  bool IsReachable(size_t block, size_t model) const;
+  /// The position of the block's first token; nothing where blocks before it are absent.
+  std::optional<int64_t> FirstToken(size_t block) const { return first_tokens_[block]; }
   /// Tokens of the block's records of the model.
   int32_t Tokens(size_t block, size_t model) const;
-  /// From the tenant's beginning to this block, as far as it is there.
+  /// The blocks that this one stands on, and itself, in order, back to where one is absent.
   std::vector<size_t> ChainTo(size_t block) const;
 
  private:
@@ -105,8 +120,10 @@ class Catalog {
   std::vector<CatalogBlock> blocks_;
   std::vector<CatalogModel> models_;
   std::unordered_map<BlockHash, size_t, BlockHashBits> index_;
-  std::vector<bool> anchored_;             // [blocks]
-  std::vector<std::vector<bool>> usable_;  // [models][blocks]
+  std::vector<bool> anchored_;                        // [blocks]
+  std::vector<std::optional<int64_t>> first_tokens_;  // [blocks]
+  std::vector<std::vector<bool>> usable_;             // [models][blocks]
+  std::vector<std::vector<bool>> reachable_;          // [models][blocks]
 };
 
 }  // namespace tandem::kv_store

@@ -24,6 +24,8 @@ std::string_view GarbageReasonName(GarbageReason reason);
 struct Garbage {
   size_t block = 0;  // in the catalog
   GarbageReason reason = GarbageReason::kDamaged;
+  std::vector<size_t> records = {};  // those of the block that go
+  bool whole = true;                 // nothing of the block stays
 };
 
 struct GarbageRules {
@@ -39,9 +41,11 @@ struct GarbageRules {
   std::optional<int64_t> most_bytes = std::nullopt;
 };
 
-/// The blocks that are to go. All that stands on a block goes with it; an unused prefix goes from
-/// its end. The rules of use and of room apply to blocks that a newer program has written, the
-/// other rules do not. Thread safety: none needed, a function of its arguments.
+/// What is to go. With a block goes all that stands on it and that no model can reach without it;
+/// an unused prefix goes from its end. Of a block of which something is reachable only what is
+/// damaged or incomplete goes: the pages of a model, or its state. The rules of use and of room
+/// apply to blocks that a newer program has written, the other rules do not. Thread safety: none
+/// needed, a function of its arguments.
 std::vector<Garbage> FindGarbage(const Catalog& catalog, const GarbageRules& rules);
 
 }  // namespace tandem::kv_store

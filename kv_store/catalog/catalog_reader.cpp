@@ -174,14 +174,20 @@ class CatalogReader {
                                            .head_dim = header.head_dim,
                                            .layers = {},
                                            .state_groups = {},
+                                           .segment = 0,
                                            .kv_heads = {}});
     }
     const auto layers = place->layers.try_emplace(header.name.group, header.layers).first;
+    const bool other_segment =
+        header.state && place->segment > 0 && place->segment != header.state->segment;
     if (layers->second != header.layers || place->head_dim != header.head_dim ||
-        place->dtype != header.dtype) {
+        place->dtype != header.dtype || other_segment) {
       return absl::DataLossError("its shape is not that of the model's other records");
     }
-    if (header.state) place->state_groups.insert(header.name.group);
+    if (header.state) {
+      place->state_groups.insert(header.name.group);
+      place->segment = header.state->segment;
+    }
     place->kv_heads.insert(header.name.kv_head);
     return static_cast<size_t>(place - models.begin());
   }
@@ -249,7 +255,7 @@ class CatalogReader {
     std::vector<CatalogBlock>& blocks = catalog_.blocks_;
     for (size_t i = 0; i < blocks.size(); ++i) catalog_.index_.emplace(blocks[i].stored, i);
     catalog_.anchored_.assign(blocks.size(), false);
-    catalog_.usable_.assign(catalog_.models_.size(), std::vector<bool>(blocks.size(), false));
+    catalog_.first_tokens_.assign(blocks.size(), std::nullopt);
     std::vector<size_t> order;
     for (size_t i = 0; i < blocks.size(); ++i) {
       CatalogBlock& block = blocks[i];
@@ -257,19 +263,42 @@ class CatalogReader {
       if (block.below == i) block.below.reset();
       if (block.below) {
         blocks[*block.below].above.push_back(i);
-      } else if (block.known ? block.before == TenantHash(block.tenant) : HasOtherVersion(block)) {
-        order.push_back(i);
+        continue;
       }
+      order.push_back(i);
+      const bool begins = block.known && block.before == TenantHash(block.tenant);
+      if (begins) catalog_.first_tokens_[i] = 0;
+      catalog_.anchored_[i] = begins || (!block.known && HasOtherVersion(block));
     }
     for (size_t next = 0; next < order.size(); ++next) {
-      const size_t i = order[next];
-      const CatalogBlock& block = blocks[i];
-      catalog_.anchored_[i] = true;
-      for (size_t m = 0; m < catalog_.models_.size(); ++m) {
-        catalog_.usable_[m][i] =
-            (!block.below || catalog_.usable_[m][*block.below]) && IsWhole(i, m);
+      const std::vector<size_t>& above = blocks[order[next]].above;
+      for (const size_t i : above) {
+        catalog_.anchored_[i] = catalog_.anchored_[order[next]];
+        if (const auto first = catalog_.first_tokens_[order[next]]) {
+          catalog_.first_tokens_[i] = *first + core::kPageTokens;
+        }
       }
-      order.insert(order.end(), block.above.begin(), block.above.end());
+      order.insert(order.end(), above.begin(), above.end());
+    }
+    for (size_t m = 0; m < catalog_.models_.size(); ++m) Judge(m, order);
+  }
+
+  /// What of a model is usable and reachable. order: what a block stands on comes before it.
+  void Judge(size_t model, const std::vector<size_t>& order) {
+    const size_t count = catalog_.blocks_.size();
+    std::vector<bool>& usable = catalog_.usable_.emplace_back(count, false);
+    std::vector<bool>& reachable = catalog_.reachable_.emplace_back(count, false);
+    const int64_t segment = catalog_.models_[model].segment;
+    std::vector<int64_t> ends(count, 0);  // tokens behind a place where a segment begins
+    for (const size_t i : order) {
+      const std::optional<size_t>& below = catalog_.blocks_[i].below;
+      const bool begins = !below && catalog_.anchored_[i];
+      const bool pages = catalog_.HasWholePages(i, model);
+      const bool state = catalog_.HasWholeState(i, model);
+      ends[i] = state ? 0 : (below ? ends[*below] : 0) + catalog_.Tokens(i, model);
+      const bool needs_state = segment > 0 && ends[i] % segment == 0;
+      usable[i] = state || (pages && !needs_state && (begins || (below && usable[*below])));
+      reachable[i] = state || (pages && (begins || (below && reachable[*below])));
     }
   }
 
@@ -278,16 +307,6 @@ class CatalogReader {
     return std::any_of(block.records.begin(), block.records.end(), [](const CatalogRecord& one) {
       return one.health == RecordHealth::kOtherVersion;
     });
-  }
-
-  bool IsWhole(size_t block, size_t model) const {
-    for (const CatalogRecord& record : catalog_.blocks_[block].records) {
-      if (record.model == model && record.health != RecordHealth::kUnread &&
-          record.health != RecordHealth::kGood) {
-        return false;
-      }
-    }
-    return catalog_.Has(block, model) && catalog_.Missing(block, model).empty();
   }
 
   ListableTier& tier_;

@@ -127,7 +127,13 @@ absl::Status PeeredStore::Flush() {
   return copied.ok() ? there : copied;
 }
 
-absl::Status PeeredStore::Drop(std::span<const BlockHash> blocks) {
+absl::Status PeeredStore::Drop(std::span<const RecordKey> keys) {
+  const WriterMutexLock erasing(erasing_);
+  ++erasures_;
+  return local_.Drop(keys);
+}
+
+absl::Status PeeredStore::EraseHere(std::span<const BlockHash> blocks) {
   absl::Status erased;
   {
     const WriterMutexLock erasing(erasing_);
@@ -141,11 +147,11 @@ absl::Status PeeredStore::Drop(std::span<const BlockHash> blocks) {
 
 absl::Status PeeredStore::Erase(std::span<const BlockHash> blocks) {
   if (blocks.empty()) return absl::OkStatus();
-  absl::Status here = Drop(blocks);
+  absl::Status here = EraseHere(blocks);
   if (!peers_.knows_any()) return here;
   absl::Status there = peers_.Erase(blocks);
   if (here.ok() && there.ok()) {
-    here = Drop(blocks);
+    here = EraseHere(blocks);
     there = peers_.Erase(blocks);
   }
   return here.ok() ? there : here;

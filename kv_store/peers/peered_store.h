@@ -42,8 +42,10 @@ class PeeredStore : public ListableTier {
   absl::Status Flush() override;
   absl::Status Erase(std::span<const BlockHash> blocks) override;
   TierStats Stats() override;
+  /// Erase of this host alone.
+  absl::Status EraseHere(std::span<const BlockHash> blocks);
   // Of this host alone.
-  absl::Status Drop(std::span<const BlockHash> blocks) override;
+  absl::Status Drop(std::span<const RecordKey> keys) override;
   absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
                                                 size_t most) override {
     return local_.List(after, most);

@@ -142,8 +142,9 @@ class ListableTier : public Tier {
   /// dropped because it is damaged.
   virtual std::vector<PeekedRecord> Peek(TierKind tier, std::span<const RecordKey> keys) = 0;
 
-  /// Drops all records of these blocks in the tiers of this host. Copies on other hosts stay.
-  virtual absl::Status Drop(std::span<const BlockHash> blocks) { return Erase(blocks); }
+  /// Drops these records in the tiers of this host, and nothing else: neither others of their
+  /// blocks nor what stands on these. Copies on other hosts stay.
+  virtual absl::Status Drop(std::span<const RecordKey> keys) = 0;
 };
 
 }  // namespace tandem::kv_store

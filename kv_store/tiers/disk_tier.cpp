@@ -350,6 +350,26 @@ absl::Status DiskTier::Erase(std::span<const BlockHash> blocks) {
   return status;
 }
 
+absl::Status DiskTier::Drop(std::span<const RecordKey> keys) {
+  const MutexLock writing(writing_);
+  const ReaderMutexLock opened(opened_);
+  if (database_ == nullptr) return Closed();
+  Change change(*database_);
+  {
+    const MutexLock lock(mutex_);
+    for (const BlockIndex::Removed& removed : std::exchange(to_delete_, {})) {
+      DeleteInBatch(removed, change);
+    }
+    for (const RecordKey& key : keys) {
+      const auto place = index_.Find(key);
+      if (!place) continue;
+      DropRecord(key, place->block);
+      DeleteInBatch({.block = place->block, .keys = {key}}, change);
+    }
+  }
+  return change.removed.empty() ? absl::OkStatus() : Write(change);
+}
+
 PeekedRecord DiskTier::PeekOne(const RecordKey& key) {
   FoundRecord found;
   const ReadEnd end = ReadSettled(key, /*is_use=*/false, found, nullptr);

@@ -52,6 +52,7 @@ class DiskTier : public IndexedTier {
   void Use(std::span<const RecordKey> keys) override;
   absl::Status Flush() override;
   absl::Status Erase(std::span<const BlockHash> blocks) override;
+  absl::Status Drop(std::span<const RecordKey> keys) override;
 
   /// Of all files.
   int64_t BytesOnDisk();

@@ -54,6 +54,18 @@ absl::Status MemoryTier::Erase(std::span<const BlockHash> blocks) {
   return absl::OkStatus();
 }
 
+absl::Status MemoryTier::Drop(std::span<const RecordKey> keys) {
+  std::vector<TierRecord> left;
+  const MutexLock lock(mutex_);
+  for (const RecordKey& key : keys) {
+    const auto place = records_.find(key);
+    if (place == records_.end()) continue;
+    left.push_back(std::move(records_.extract(place).mapped()));
+    index_.DropRecord(key);
+  }
+  return absl::OkStatus();
+}
+
 std::vector<TierRecord> MemoryTier::TakeOut(int64_t bytes) {
   std::vector<TierRecord> out;
   const MutexLock lock(mutex_);

@@ -22,6 +22,7 @@ class MemoryTier : public IndexedTier {
   void Use(std::span<const RecordKey> keys) override;
   absl::Status Flush() override { return absl::OkStatus(); }
   absl::Status Erase(std::span<const BlockHash> blocks) override;
+  absl::Status Drop(std::span<const RecordKey> keys) override;
 
   /// Takes records out, at least `bytes` of them if there are as many; none are left when it
   /// returns none.

@@ -160,6 +160,17 @@ absl::Status TieredStore::Erase(std::span<const BlockHash> blocks) {
   return first;
 }
 
+absl::Status TieredStore::Drop(std::span<const RecordKey> keys) {
+  if (keys.empty()) return absl::OkStatus();
+  const WriterMutexLock erasing(erasing_);
+  queue_.Await();
+  absl::Status first = host_.Drop(keys);
+  for (const Behind& behind : behind_) {
+    if (absl::Status status = behind.tier->Drop(keys); first.ok()) first = std::move(status);
+  }
+  return first;
+}
+
 TierStats TieredStore::Stats() {
   TierStats most = host_.Stats();
   uint64_t dropped = most.dropped;

@@ -55,6 +55,7 @@ class TieredStore : public ListableTier {
   void Use(std::span<const RecordKey> keys) override;
   absl::Status Flush() override;
   absl::Status Erase(std::span<const BlockHash> blocks) override;
+  absl::Status Drop(std::span<const RecordKey> keys) override;
   TierStats Stats() override;
   absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
                                                 size_t most) override;

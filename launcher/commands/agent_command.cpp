@@ -121,7 +121,8 @@ absl::Status Agent(const AgentOptions& options) {
   kv_store::AgentNeighbours neighbours(
       std::move(registry), peers,
       {.tier = local,
-       .drop = [&](std::span<const kv_store::BlockHash> blocks) { return store.Drop(blocks); },
+       .erase =
+           [&](std::span<const kv_store::BlockHash> blocks) { return store.EraseHere(blocks); },
        .stats =
            [&] {
              return kv_store::AgentStats{.all = local.Stats(), .by_tier = local.StatsByTier()};

@@ -79,7 +79,7 @@ void PrintList(const ListedKv& kv) {
   for (const KvPrefix& prefix : kv.prefixes) {
     rows.push_back({prefix.id, ShortFingerprint(kv.catalog.models()[prefix.model].fingerprint),
                     Shown(TenantText(kv.tenants, prefix.tenant)), ConversationsText(prefix),
-                    fmt::format("{}", prefix.tokens), fmt::format("{}", prefix.blocks.size()),
+                    TokensText(prefix), fmt::format("{}", prefix.blocks.size()),
                     fmt::format("{}", prefix.records), SizeText(prefix.bytes),
                     TiersText(prefix.tiers), TimeText(prefix.last_use), StateText(prefix)});
   }
@@ -145,12 +145,18 @@ std::string BlockState(const Catalog& catalog, size_t block, size_t model) {
     missing.push_back(fmt::format("KV head {} of layer group {}", head, group));
   }
   if (!missing.empty()) return fmt::format("missing: {}", fmt::join(missing, ", "));
+  if (catalog.HasWholeState(block, model)) {
+    return catalog.HasWholePages(block, model) ? "whole, with a state" : "a state";
+  }
   if (catalog.IsUsable(block, model)) return "whole";
+  if (catalog.IsReachable(block, model)) return "whole, without the state to go on from here";
   return catalog.IsAnchored(block) ? "whole, but a block before it is not"
                                    : "whole, but blocks before it are missing";
 }
 
-ordered_json BlockJson(const Catalog& catalog, size_t index, size_t model, int64_t first) {
+ordered_json BlockJson(const Catalog& catalog, const KvPrefix& prefix, size_t chain_index) {
+  const size_t index = prefix.chain[chain_index];
+  const size_t model = prefix.model;
   const CatalogBlock& block = catalog.blocks()[index];
   ordered_json records = ordered_json::array();
   for (const CatalogRecord& record : block.records) {
@@ -166,7 +172,7 @@ ordered_json BlockJson(const Catalog& catalog, size_t index, size_t model, int64
   for (const auto& [head, group] : catalog.Missing(index, model)) {
     missing.push_back({{"kv_head", head}, {"layer_group", group}});
   }
-  return {{"first_token", first},
+  return {{"first_token", FirstTokenJson(prefix, chain_index)},
           {"tokens", catalog.Tokens(index, model)},
           {"bytes", block.bytes()},
           {"last_use", TimeText(block.last_use)},
@@ -184,31 +190,35 @@ void PrintPrefix(const ListedKv& kv, const KvPrefix& prefix) {
               Counted(static_cast<int64_t>(model.kv_heads.size()), "KV head"), model.head_dim,
               KvDtypeName(model.dtype));
   for (const auto& [group, layers] : model.layers) {
-    PrintOutput("layer group {} {}\n", group, Counted(layers, "layer"));
+    PrintOutput("layer group {} {}{}\n", group, Counted(layers, "layer"),
+                model.state_groups.contains(group)
+                    ? fmt::format(", their states behind segments of {}", model.segment)
+                    : "");
   }
   PrintOutput(
       "tenant        {}\nconversations {}\ntokens        {}, of use {}\nsize          {} in {} "
       "of {}, {}\nlast use      {}\nstate         {}\n\n",
-      Shown(TenantText(kv.tenants, prefix.tenant)), ConversationsText(prefix), prefix.tokens,
+      Shown(TenantText(kv.tenants, prefix.tenant)), ConversationsText(prefix), TokensText(prefix),
       prefix.usable_tokens, SizeText(prefix.bytes),
       Counted(static_cast<int64_t>(prefix.records), "record"),
       Counted(static_cast<int64_t>(prefix.blocks.size()), "block"), TiersText(prefix.tiers),
       TimeText(prefix.last_use), StateText(prefix));
   std::vector<std::vector<std::string>> rows = {
       {"BLOCK", "TOKENS", "RECORDS", "SIZE", "TIERS", "LAST USE", "STATE"}};
-  int64_t first = 0;
+  const char* from = prefix.positions_known ? "" : "?+";
   for (size_t i = 0; i < prefix.chain.size(); ++i) {
     const CatalogBlock& block = catalog.blocks()[prefix.chain[i]];
+    const int64_t first = prefix.first_tokens[i];
     const int64_t tokens = catalog.Tokens(prefix.chain[i], prefix.model);
     uint8_t tiers = 0;
     for (const CatalogRecord& record : block.records) {
       tiers = static_cast<uint8_t>(tiers | record.tiers);
     }
-    rows.push_back({fmt::format("{}", i), fmt::format("{}-{}", first, first + tokens - 1),
+    rows.push_back({fmt::format("{}{}", from, first / core::kPageTokens),
+                    fmt::format("{}{}-{}", from, first, first + tokens - 1),
                     fmt::format("{}", block.records.size()), SizeText(block.bytes()),
                     TiersText(tiers), TimeText(block.last_use),
                     BlockState(catalog, prefix.chain[i], prefix.model)});
-    first += tokens;
   }
   WriteOutput(Table(rows));
 }
@@ -244,10 +254,8 @@ absl::Status KvShow(const KvOptions& options) {
   }
   ordered_json document = PrefixJson(*prefix, kv.catalog, kv.tenants);
   ordered_json blocks = ordered_json::array();
-  int64_t first = 0;
-  for (const size_t block : prefix->chain) {
-    blocks.push_back(BlockJson(kv.catalog, block, prefix->model, first));
-    first += kv.catalog.Tokens(block, prefix->model);
+  for (size_t i = 0; i < prefix->chain.size(); ++i) {
+    blocks.push_back(BlockJson(kv.catalog, *prefix, i));
   }
   document["chain"] = std::move(blocks);
   PrintJson(document);

@@ -61,6 +61,15 @@ std::string TenantText(const std::map<uint64_t, std::string>& names,
   return found->second.empty() ? "-" : found->second;
 }
 
+std::string TokensText(const KvPrefix& prefix) {
+  return fmt::format("{}{}", prefix.positions_known ? "" : "?+", prefix.tokens);
+}
+
+ordered_json FirstTokenJson(const KvPrefix& prefix, size_t chain_index) {
+  if (!prefix.positions_known) return nullptr;
+  return prefix.first_tokens[chain_index];
+}
+
 std::string StateText(const KvPrefix& prefix) {
   if (prefix.complete) return "complete";
   return fmt::format("incomplete: {} of use", Counted(prefix.usable_tokens, "token"));
@@ -75,6 +84,7 @@ ordered_json PrefixJson(const KvPrefix& prefix, const kv_store::Catalog& catalog
           {"tenant_number", prefix.tenant ? ordered_json(fmt::format("{:016x}", *prefix.tenant))
                                           : ordered_json(nullptr)},
           {"conversations", prefix.conversations},
+          {"first_token", FirstTokenJson(prefix, 0)},
           {"tokens", prefix.tokens},
           {"usable_tokens", prefix.usable_tokens},
           {"complete", prefix.complete},
@@ -90,7 +100,8 @@ ordered_json ModelsJson(const kv_store::Catalog& catalog) {
   for (const kv_store::CatalogModel& model : catalog.models()) {
     ordered_json groups = ordered_json::array();
     for (const auto& [group, layers] : model.layers) {
-      groups.push_back({{"group", group}, {"layers", layers}});
+      groups.push_back(
+          {{"group", group}, {"layers", layers}, {"states", model.state_groups.contains(group)}});
     }
     models.push_back({{"fingerprint", FullFingerprint(model.fingerprint)},
                       {"kv_heads", model.kv_heads},
@@ -105,6 +116,14 @@ void KvTotals::Add(const kv_store::CatalogBlock& block) {
   ++blocks;
   records += static_cast<int64_t>(block.records.size());
   bytes += block.bytes();
+}
+
+void KvTotals::Add(const kv_store::Catalog& catalog, const kv_store::Garbage& garbage) {
+  if (garbage.whole) ++blocks;
+  records += static_cast<int64_t>(garbage.records.size());
+  for (const size_t record : garbage.records) {
+    bytes += catalog.blocks()[garbage.block].records[record].bytes;
+  }
 }
 
 KvTotals TotalsOf(const kv_store::Catalog& catalog) {

@@ -7,6 +7,7 @@
 
 #include "core/base/status.h"
 #include "kv_store/catalog/catalog.h"
+#include "kv_store/catalog/catalog_garbage.h"
 #include "launcher/commands/json_output.h"
 #include "launcher/kv/kv_access.h"
 #include "launcher/kv/kv_prefixes.h"
@@ -25,6 +26,10 @@ std::string TimeText(uint64_t microseconds);
 /// The name of a tenant, "-" of the nameless one, or its number where no conversation tells it.
 std::string TenantText(const std::map<uint64_t, std::string>& names,
                        const std::optional<uint64_t>& tenant);
+/// "320"; "?+320" where it is not known how many are before it.
+std::string TokensText(const KvPrefix& prefix);
+/// The position of a prefix's block of the chain, or null.
+nlohmann::ordered_json FirstTokenJson(const KvPrefix& prefix, size_t chain_index);
 /// "complete", or what is wrong.
 std::string StateText(const KvPrefix& prefix);
 
@@ -38,6 +43,7 @@ struct KvTotals {
   int64_t bytes = 0;
 
   void Add(const kv_store::CatalogBlock& block);
+  void Add(const kv_store::Catalog& catalog, const kv_store::Garbage& garbage);
 };
 KvTotals TotalsOf(const kv_store::Catalog& catalog);
 nlohmann::ordered_json TotalsJson(const KvTotals& totals);

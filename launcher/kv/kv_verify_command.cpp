@@ -118,22 +118,25 @@ struct Collected {
 Collected SumOf(const Catalog& catalog, const std::vector<Garbage>& garbage) {
   Collected collected;
   for (const Garbage& one : garbage) {
-    collected.by_reason[one.reason].Add(catalog.blocks()[one.block]);
-    collected.all.Add(catalog.blocks()[one.block]);
+    collected.by_reason[one.reason].Add(catalog, one);
+    collected.all.Add(catalog, one);
   }
   return collected;
 }
 
 absl::Status DropAll(KvAccess& access, const Catalog& catalog,
                      const std::vector<Garbage>& garbage) {
-  ProgressDisplay display;
-  for (size_t first = 0; first < garbage.size(); first += kDroppedAtOnce) {
-    std::vector<kv_store::BlockHash> blocks;
-    for (size_t i = first; i < std::min(garbage.size(), first + kDroppedAtOnce); ++i) {
-      blocks.push_back(catalog.blocks()[garbage[i].block].stored);
+  std::vector<kv_store::RecordKey> keys;
+  for (const Garbage& one : garbage) {
+    for (const size_t record : one.records) {
+      keys.push_back(catalog.blocks()[one.block].records[record].key);
     }
-    TANDEM_RETURN_IF_ERROR(access.tier().Drop(blocks));
-    display.Show(static_cast<double>(first + blocks.size()) / static_cast<double>(garbage.size()),
+  }
+  ProgressDisplay display;
+  for (size_t first = 0; first < keys.size(); first += kDroppedAtOnce) {
+    const size_t count = std::min(keys.size() - first, kDroppedAtOnce);
+    TANDEM_RETURN_IF_ERROR(access.tier().Drop(std::span(keys).subspan(first, count)));
+    display.Show(static_cast<double>(first + count) / static_cast<double>(keys.size()),
                  "removing KV");
   }
   return access.tier().Flush();

@@ -1,11 +1,12 @@
 """Infini-attention with real processes (docs/attention.md)."""
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 from conftest import SMOLLM2, TANDEM, generate_json, run
-from test_kv import kv, kv_json, no_agents_left  # noqa: F401
+from test_kv import copy_of, kv, kv_json, no_agents_left, stop_agents  # noqa: F401
 from test_sparse import GOLDEN, TINY, check_every_way_of_running, logits, some_tokens
 from test_state import client_of, kill_all, serve
 
@@ -146,3 +147,91 @@ def test_a_prefix_is_exported_with_its_state(start_server, tmp_path, length, exp
         usage = client.say("d", text, max_tokens=8)["usage"]
     assert usage["reused_tokens"] == there["tokens"], usage
     assert server.stop() == 0
+
+
+LONG = " ".join(f"Line {number} of the list." for number in range(25))
+
+
+def assert_nothing_is_useless(state, records):
+    """`kv` calls all of it good, and removes none of it."""
+    checked = kv_json("verify", "--state", state)
+    assert checked["good"] == checked["records"] == records, checked
+    assert checked["incomplete_blocks"] == checked["orphaned_blocks"] == 0, checked
+    assert "of no use" not in kv("verify", "--state", state).stdout
+    collected = kv_json("gc", "--state", state)
+    assert collected["removed"]["records"] == 0 and collected["left"]["records"] == records, collected
+
+
+@pytest.mark.parametrize("answer,all_useful", [(16, True), (40, False)])
+def test_kv_knows_what_a_server_can_use(start_server, tmp_path, answer, all_useful):
+    """Blocks before a state may be absent: what `kv` says of the rest is what the next server does. An answer that begins
+    in one segment and ends in the next may leave pages behind whose state was not kept; nothing else goes."""
+    form = ("--attention", "infini:segment=128")
+    state = tmp_path / "state"
+    server = serve(start_server, state, "-n", 2, *form)
+    with client_of(server) as client:
+        for question in (LONG, "Which is the third line?", LONG):
+            done = client.say("c", question, max_tokens=answer)
+    assert server.stop() == 0
+    stop_agents(state)
+    read = done["usage"]["prompt_tokens"] + done["usage"]["completion_tokens"]
+    listed = kv_json("ls", "--state", state)
+    mine = [prefix for prefix in listed["prefixes"] if prefix["conversations"] == ["c"]]
+    assert len(mine) == 1, listed
+    assert mine[0]["complete"] and read - 2 <= mine[0]["usable_tokens"] == mine[0]["tokens"] <= read, mine
+    shown = kv_json("show", "--state", state, "--conversation", "c")["chain"]
+    assert all(block["first_token"] % 64 == 0 for block in shown)
+    assert shown[-1]["first_token"] + shown[-1]["tokens"] == mine[0]["tokens"], shown[-1]
+    assert [group["states"] for group in listed["models"][0]["layer_groups"]] == [False, True]
+    if all_useful:
+        assert_nothing_is_useless(state, listed["total"]["records"])
+    kv("gc", "--state", state)
+    after = [prefix for prefix in kv_json("ls", "--state", state)["prefixes"] if prefix["conversations"] == ["c"]]
+    assert len(after) == 1 and after[0]["complete"] and after[0]["usable_tokens"] == mine[0]["usable_tokens"], after
+    assert_nothing_is_useless(state, kv_json("ls", "--state", state)["total"]["records"])
+
+    file = tmp_path / "file"
+    there = kv_json("export", "--state", state, SMOLLM2, *form, "--conversation", "c", "-o", file)
+    assert there["tokens"] == mine[0]["tokens"] // 64 * 64 > 256, there
+    other = tmp_path / "other"
+    kv("import", "--state", other, file, "--trust", there["public_key"], SMOLLM2, *form)
+    imported = kv_json("ls", "--state", other)
+    ends = [prefix for prefix in imported["prefixes"] if prefix["complete"]]
+    assert ends and max(prefix["usable_tokens"] for prefix in ends) == max(prefix["tokens"] for prefix in ends), imported
+    assert_nothing_is_useless(other, imported["total"]["records"])
+
+    # The same conversation goes on there, too.
+    shutil.copytree(state / "conversations", other / "conversations")
+    shutil.copy(state / "conversations.witness", other)
+    named = [prefix for prefix in kv_json("ls", "--state", other)["prefixes"] if prefix["conversations"] == ["c"]]
+    assert len(named) == 1 and named[0]["complete"] and named[0]["tokens"] == there["tokens"], named
+    for folder, ranks, tokens in ((state, 3, mine[0]["tokens"]), (other, 1, there["tokens"])):
+        server = serve(start_server, folder, "-n", ranks, *form)
+        with client_of(server) as client:
+            usage = client.say("c", "Go on.", max_tokens=8)["usage"]
+        assert usage["reused_from"]["disk"] == usage["reused_tokens"] == tokens, usage
+        assert server.stop() == 0
+
+
+def test_a_prefix_without_what_is_before_its_state(start_server, tmp_path):
+    """The blocks before the last state's segment are absent: their number cannot be told, all else can."""
+    form = ("--attention", "infini:segment=128")
+    state = tmp_path / "state"
+    server = serve(start_server, state, *form)
+    with client_of(server) as client:
+        client.say("c", LONG + LONG, max_tokens=8)
+    assert server.stop() == 0
+    stop_agents(state)
+    assert_nothing_is_useless(state, kv_json("ls", "--state", state)["total"]["records"])
+    # Without its conversations nothing tells where the text begins.
+    nameless = copy_of(state, tmp_path / "nameless")
+    for name in ("conversations", "conversations.witness"):
+        path = nameless / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    prefixes = kv_json("ls", "--state", nameless)["prefixes"]
+    assert any(prefix["complete"] for prefix in prefixes), prefixes
+    for prefix in prefixes:
+        blocks = kv_json("show", "--state", nameless, prefix["prefix"])["chain"]
+        assert blocks[0]["first_token"] == prefix["first_token"], (prefix, blocks)
+        text = kv("show", "--state", nameless, prefix["prefix"]).stdout
+        assert ("?+0-" in text) == (prefix["first_token"] is None), text

@@ -352,7 +352,7 @@ TEST(AgentCodec, RoundTripsEveryKind) {
       AgentPing(),
       AgentListQuery{.after = Ten()[0].block, .most = 5},
       AgentPeekQuery{.tier = TierKind::kDisk, .keys = KeysOf(Ten())},
-      AgentDrop{.blocks = {Ten()[0].block}},
+      AgentDrop{.keys = KeysOf(Ten())},
       AgentStatus{.status = ResourceExhausted("full")},
       AgentFound{.records = {std::nullopt, found}},
       AgentExisting{.where = {TierKind::kDisk, std::nullopt, TierKind::kRemote}},

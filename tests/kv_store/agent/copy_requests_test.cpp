@@ -29,7 +29,7 @@ struct Host {
         registry, peers,
         AgentNeighbours::Here{
             .tier = local,
-            .drop = [this](std::span<const BlockHash> blocks) { return local.Drop(blocks); },
+            .erase = [this](std::span<const BlockHash> blocks) { return local.Erase(blocks); },
             .stats = [] { return AgentStats(); }},
         lease, AgentNeighboursOptions{.look = milliseconds(20)});
   }

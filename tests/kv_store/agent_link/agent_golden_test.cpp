@@ -94,7 +94,7 @@ std::vector<Golden> AllKinds() {
       {AgentPeekQuery{.tier = TierKind::kRemote, .keys = {Hash(7)}},
        "060d080706050403020102010000000708090a0b0c0d0e0f101112131415161718191a1b1c1d"
        "1e1f20212223242526"},
-      {AgentDrop{.blocks = {Hash(8)}},
+      {AgentDrop{.keys = {Hash(8)}},
        "060e08070605040302010100000008090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
        "2021222324252627"},
       {AgentStatus{.status = ResourceExhausted("full")},

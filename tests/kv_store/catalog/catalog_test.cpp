@@ -126,6 +126,29 @@ TEST(Catalog, TwoModelsWithTheSameTokensAreToldApart) {
   EXPECT_THAT(Reasons(catalog), IsEmpty());
 }
 
+TEST(Catalog, DamageOfOneModelLeavesWhatAnotherHasInTheBlock) {
+  MemoryTier tier(TierLimits{});
+  const KvChain one;
+  KvChain other;
+  other.fingerprint = {9};
+  const std::vector<int32_t> tokens = CountedTokens(2 * kBlock);
+  std::vector<TierRecord> records = one.Records(tokens);
+  testing::Flip(records[0].bytes, 200);
+  ASSERT_TRUE(tier.Put(records).ok());
+  ASSERT_TRUE(tier.Put(other.Records(tokens)).ok());
+  const Catalog catalog = MustRead(tier, StoredNames(), /*reads_all=*/true);
+  const std::vector<Garbage> garbage = FindGarbage(catalog, {});
+  std::set<RecordKey> expected;
+  for (size_t i = 0; i < 3; ++i) expected.insert(records[i].key);
+  ASSERT_EQ(garbage.size(), 1U);
+  EXPECT_FALSE(garbage[0].whole);
+  std::set<RecordKey> goes;
+  for (const size_t record : garbage[0].records) {
+    goes.insert(catalog.blocks()[garbage[0].block].records[record].key);
+  }
+  EXPECT_EQ(goes, expected);
+}
+
 /// A chain of four blocks with one record of the second missing, changed, or not its own.
 struct Broken {
   KvChain chain;

@@ -93,7 +93,7 @@ struct Host {
         registry, peers,
         AgentNeighbours::Here{
             .tier = local,
-            .drop = [this](std::span<const BlockHash> blocks) { return store.Drop(blocks); },
+            .erase = [this](std::span<const BlockHash> blocks) { return store.EraseHere(blocks); },
             .stats = [this] { return AgentStats{.all = local.Stats(), .by_tier = {}}; }},
         lease, AgentNeighboursOptions{.answer_bytes = 1500, .look = milliseconds(20)});
   }
@@ -196,7 +196,7 @@ TEST(Peers, WhatIsListedAndDroppedIsOfThisHostAlone) {
   const std::vector<RecordKey> keys = KeysOf(records);
   EXPECT_EQ(job[0].store.List(std::nullopt, 10)->size(), 5U);
   EXPECT_EQ(job[0].store.Peek(TierKind::kHost, keys)[0].bytes, records[0].bytes);
-  ASSERT_TRUE(job[0].store.Drop(std::vector{records[0].block, records[1].block}).ok());
+  ASSERT_TRUE(job[0].store.Drop(std::vector{records[0].key, records[1].key}).ok());
   EXPECT_EQ(job[0].store.List(std::nullopt, 10)->size(), 3U);
   EXPECT_EQ(job[0].store.Peek(TierKind::kHost, keys)[0].state, PeekedRecord::State::kMissing);
   EXPECT_EQ(CountExisting(job[1].local, records), 5);

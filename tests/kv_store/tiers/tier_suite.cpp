@@ -257,6 +257,31 @@ TEST_P(TierSuite, ShowsEveryCopyWithoutUsingIt) {
   EXPECT_EQ(ListAll(*tier, 10), listed) << "no use";
 }
 
+TEST_P(TierSuite, DropsTheseRecordsAlone) {
+  const auto tier = std::dynamic_pointer_cast<ListableTier>(Make());
+  ASSERT_EQ(tier != nullptr, GetParam().lists);
+  if (tier == nullptr) return;
+  // Block 2 stands on block 1, and block 1 has two records.
+  const std::vector<TierRecord> records = {RecordOf(1, 0, 0, 1000), RecordOf(2, 1, 0, 1000)};
+  TierRecord beside = RecordOf(3, 0, 0, 1000);
+  beside.block = records[0].block;
+  ASSERT_TRUE(tier->Put(records).ok());
+  ASSERT_TRUE(tier->Put(std::vector{beside}).ok());
+  ASSERT_TRUE(tier->Flush().ok());
+  const std::vector<RecordKey> keys = {records[0].key, records[1].key, beside.key};
+  ASSERT_TRUE(tier->Drop(std::vector{records[0].key, RecordOf(9, 0, 0, 1).key}).ok());
+  EXPECT_THAT(tier->Exists(keys), ElementsAre(false, true, true));
+  EXPECT_EQ(ListAll(*tier, 10).size(), 2U);
+  ASSERT_TRUE(tier->Drop(std::vector{beside.key}).ok());
+  EXPECT_THAT(tier->Exists(keys), ElementsAre(false, true, false));
+  EXPECT_EQ(ListAll(*tier, 10).size(), 1U);
+  ASSERT_TRUE(tier->Put(std::vector{beside}).ok());
+  const auto found = tier->Get(keys);
+  EXPECT_FALSE(found[0].has_value());
+  ASSERT_TRUE(found[2].has_value());
+  EXPECT_EQ(found[2]->bytes, beside.bytes);
+}
+
 /// Many threads put, get, evict and erase; whatever is found is right.
 TEST_P(TierSuite, ServesManyThreads) {
   const auto tier = Make({.bytes = 40'000});

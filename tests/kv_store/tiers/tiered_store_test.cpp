@@ -166,6 +166,7 @@ TEST(TieredStore, OnEvictWritesWhatLeavesHostMemoryAndTheRestAtTheEnd) {
     }
     absl::Status Flush() override { return tier_->Flush(); }
     absl::Status Erase(std::span<const BlockHash> blocks) override { return tier_->Erase(blocks); }
+    absl::Status Drop(std::span<const RecordKey> keys) override { return tier_->Drop(keys); }
     TierStats Stats() override { return tier_->Stats(); }
     absl::StatusOr<std::vector<ListedBlock>> List(const std::optional<BlockHash>& after,
                                                   size_t most) override {

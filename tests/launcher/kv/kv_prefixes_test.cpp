@@ -78,6 +78,62 @@ TEST(KvPrefixes, WhatIsMissingIsNotOfUse) {
   EXPECT_FALSE(prefixes[0].complete);
 }
 
+/// Of a text of six blocks in segments of two: the last segment's pages, and the state before it.
+std::vector<kv_store::TierRecord> BehindAState(KvChain& chain, std::span<const int32_t> tokens) {
+  chain.geometry.groups = {{.layers = {0, 1}, .segment = 128},
+                           {.layers = {0, 1}, .segment = 128, .states = true}};
+  const auto heads = static_cast<size_t>(chain.geometry.kv_heads);
+  const std::vector<kv_store::TierRecord> all = chain.Records(tokens, /*tail=*/true);
+  std::vector<kv_store::TierRecord> kept;
+  for (size_t i = 0; i < all.size(); ++i) {
+    const size_t block = i / (2 * heads);
+    const bool is_state = i / heads % 2 == 1;
+    if (is_state ? block == 3 : block > 3) kept.push_back(all[i]);
+  }
+  return kept;
+}
+
+TEST(KvPrefixes, AStateIsCompleteWithoutTheBlocksBeforeIt) {
+  kv_store::MemoryTier tier(kv_store::TierLimits{});
+  KvChain chain;
+  chain.tenant = frontend::NumberOf("t");
+  const std::vector<int32_t> tokens = CountedTokens(5 * kBlock + 9);
+  ASSERT_TRUE(tier.Put(BehindAState(chain, tokens)).ok());
+  const auto unnamed = Find(tier, kv_store::StoredNames(), {});
+  ASSERT_EQ(unnamed.size(), 1U);
+  EXPECT_FALSE(unnamed[0].positions_known);
+  EXPECT_THAT(unnamed[0].first_tokens, ElementsAre(0, kBlock, 2 * kBlock));
+  EXPECT_EQ(unnamed[0].tokens, 2 * kBlock + 9);
+  EXPECT_EQ(unnamed[0].usable_tokens, 2 * kBlock + 9);
+  EXPECT_TRUE(unnamed[0].complete);
+  // A conversation's tokens tell where that is.
+  const auto named = Find(tier, kv_store::StoredNames(), {{{"t", "c"}, Said(tokens)}});
+  ASSERT_EQ(named.size(), 1U);
+  EXPECT_TRUE(named[0].positions_known);
+  EXPECT_THAT(named[0].first_tokens, ElementsAre(3 * kBlock, 4 * kBlock, 5 * kBlock));
+  EXPECT_EQ(named[0].tokens, 5 * kBlock + 9);
+  EXPECT_EQ(named[0].usable_tokens, 5 * kBlock + 9);
+  EXPECT_TRUE(named[0].complete);
+}
+
+TEST(KvPrefixes, WhatAConversationSharesIsWhereItIs) {
+  kv_store::MemoryTier tier(kv_store::TierLimits{});
+  KvChain chain;
+  chain.tenant = frontend::NumberOf("t");
+  const std::vector<int32_t> tokens = CountedTokens(5 * kBlock + 9);
+  std::vector<int32_t> other = CountedTokens(5 * kBlock + 9);
+  for (size_t i = 4 * kBlock; i < other.size(); ++i) other[i] += 1000;
+  ASSERT_TRUE(tier.Put(BehindAState(chain, tokens)).ok());
+  ASSERT_TRUE(tier.Put(BehindAState(chain, other)).ok());
+  const auto prefixes = Find(tier, kv_store::StoredNames(), {{{"t", "c"}, Said(tokens)}});
+  ASSERT_EQ(prefixes.size(), 2U);
+  for (const KvPrefix& prefix : prefixes) {
+    EXPECT_TRUE(prefix.positions_known);
+    EXPECT_THAT(prefix.first_tokens, ElementsAre(3 * kBlock, 4 * kBlock, 5 * kBlock));
+    EXPECT_TRUE(prefix.complete);
+  }
+}
+
 TEST(Ages, AreNumbersWithAUnit) {
   EXPECT_EQ(*ParseAge("0"), 0);
   EXPECT_EQ(*ParseAge("90s"), 90);
