@@ -78,6 +78,7 @@ REFUSED = {
     "no object": (post([1]), 400),
     "bytes that are no text": (post(b'{"prompt":"\xff\xfe"}'), 400),
     "deep JSON": (post(b"[" * 100_000), 400),
+    "millions of values": (post(b'{"prompt":"a","x":[' + b"[]," * 2_000_000 + b"[]]}"), 400),
     "a field twice": (post(b'{"prompt":"a","prompt":"b"}'), 400),
     "numbers beyond numbers": (post(b'{"prompt":"a","max_tokens":1e400}'), 400),
     "no route": (request(method="GET", path="/../../etc/passwd"), 404),

@@ -136,6 +136,11 @@ def test_openai_raises_its_own_errors(server, client, openai):
         client.embeddings.create(model=MODEL, input="Hi")
     with pytest.raises(openai.PermissionDeniedError, match="Host"):
         client.with_options(default_headers={"Host": "evil.example"}).models.list()
+    with client.chat.completions.create(**CHAT | {"max_tokens": 400}, stream=True, extra_body={
+            "conversation": "c", "ignore_eos": True}) as busy:
+        next(iter(busy))
+        with pytest.raises(openai.RateLimitError, match="one answer at a time"):
+            client.chat.completions.create(**CHAT, extra_body={"conversation": "c"})
     with pytest.raises(openai.InternalServerError):  # 504
         client.chat.completions.create(**CHAT | {"max_tokens": 2000}, extra_body={"deadline": 0.05, "ignore_eos": True})
 
@@ -160,10 +165,12 @@ def test_openai_keeps_responses(client, openai, said):
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == said["text"]
     assert events[0].type == "response.created" and events[-1].type == "response.completed"
     assert [event.sequence_number for event in events] == list(range(len(events)))
-    with pytest.raises(openai.RateLimitError):  # as many conversations as --max-conversations allows are kept
-        client.responses.create(**ask, input="One more.")
-    for response in (first, second, events[-1].response):
-        client.responses.delete(response.id)
+    client.responses.delete(second.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(second.id)
+    for _ in range(4):  # more than --max-conversations: the oldest ones make room
+        last = client.responses.create(**ask | {"max_output_tokens": 2}, input="One more.")
+    assert client.responses.retrieve(last.id).output_text == last.output_text
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(first.id)
     assert client.responses.create(**ask, input="Hi", store=False).output_text
