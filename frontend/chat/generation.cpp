@@ -165,6 +165,7 @@ Answer AnswerWriter::Result(const parallel::Finish& finish) const {
   answer.text = text_;
   answer.usage = finish.usage;
   answer.usage.completion_tokens = tokens();
+  answer.stop_string = stop_.match();
   return answer;
 }
 

@@ -47,9 +47,10 @@ std::string_view FinishReasonName(parallel::FinishReason reason);
 struct Answer {
   parallel::FinishReason reason = parallel::FinishReason::kStop;
   std::string text;
-  std::vector<int32_t> tokens;   // filled by Generate only
-  std::optional<uint64_t> seed;  // set where the answer was sampled
-  parallel::Usage usage;         // completion_tokens: those that `text` was made of
+  std::vector<int32_t> tokens;                  // filled by Generate only
+  std::optional<uint64_t> seed;                 // set where the answer was sampled
+  parallel::Usage usage;                        // completion_tokens: those that `text` was made of
+  std::optional<std::string> stop_string = {};  // set where one of them ended it
 };
 
 /// That an answer may have its min_tokens: that they are neither above max_tokens nor more than a

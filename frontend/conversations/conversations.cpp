@@ -39,6 +39,13 @@ size_t CommonTokens(std::span<const int32_t> a, std::span<const int32_t> b) {
   return static_cast<size_t>(differs.first - a.begin());
 }
 
+bool IsResponseId(std::string_view id) {
+  constexpr std::string_view kPrefix = "resp_";
+  constexpr size_t kDigits = 32;
+  return id.size() == kPrefix.size() + kDigits && id.starts_with(kPrefix) &&
+         id.substr(kPrefix.size()).find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
 int64_t Conversation::bytes() const {
   size_t bytes = sizeof(Conversation) + history.tokens.size() * sizeof(int32_t);
   for (const ChatMessage& message : messages) {
@@ -68,8 +75,33 @@ absl::Status Conversations::CheckRoom(int64_t more_conversations, int64_t more_b
 }
 
 void Conversations::Restore(const ConversationName& name, Conversation conversation) {
+  if (const auto found = conversations_.find(name); found != conversations_.end()) Erase(found);
+  Insert(name, std::move(conversation));
+}
+
+Conversation& Conversations::Insert(const ConversationName& name, Conversation conversation) {
   bytes_ += NameBytes(name) + conversation.bytes();
-  conversations_[name] = std::move(conversation);
+  if (IsResponseId(name.id)) responses_.emplace(name.id, name.tenant);
+  return conversations_[name] = std::move(conversation);
+}
+
+void Conversations::Erase(std::map<ConversationName, Conversation>::iterator conversation) {
+  const ConversationName& name = conversation->first;
+  bytes_ -= NameBytes(name) + conversation->second.bytes();
+  responses_.erase({name.id, name.tenant});
+  conversations_.erase(conversation);
+}
+
+std::optional<ConversationName> Conversations::ResponseToDrop(int64_t more_conversations,
+                                                              int64_t more_bytes,
+                                                              const ConversationName& kept) const {
+  if (CheckRoom(more_conversations, more_bytes).ok()) return std::nullopt;
+  if (more_bytes > limits_.bytes || limits_.conversations == 0) return std::nullopt;
+  for (const auto& [id, tenant] : responses_) {
+    ConversationName oldest{.tenant = tenant, .id = id};
+    if (oldest != kept && conversations_.at(oldest).answering.empty()) return oldest;
+  }
+  return std::nullopt;
 }
 
 absl::StatusOr<const Conversation*> Conversations::Begin(const ConversationName& name,
@@ -79,8 +111,7 @@ absl::StatusOr<const Conversation*> Conversations::Begin(const ConversationName&
   const bool is_new = found == conversations_.end();
   if (!is_new && !found->second.answering.empty()) return Busy(name, found->second);
   TANDEM_RETURN_IF_ERROR(CheckRoom(is_new ? 1 : 0, new_bytes));
-  Conversation& conversation = conversations_[name];
-  if (is_new) bytes_ += NameBytes(name) + conversation.bytes();
+  Conversation& conversation = is_new ? Insert(name, {}) : found->second;
   conversation.answering = request;
   return &conversation;
 }
@@ -102,9 +133,7 @@ void Conversations::Abandon(const ConversationName& name) {
   const auto found = conversations_.find(name);
   if (found == conversations_.end()) return;
   found->second.answering.clear();
-  if (!found->second.messages.empty() || found->second.damaged) return;
-  bytes_ -= NameBytes(name) + found->second.bytes();
-  conversations_.erase(found);
+  if (found->second.messages.empty() && !found->second.damaged) Erase(found);
 }
 
 absl::StatusOr<const Conversation*> Conversations::Get(const ConversationName& name) const {
@@ -117,8 +146,7 @@ absl::Status Conversations::Delete(const ConversationName& name) {
   const auto found = conversations_.find(name);
   if (found == conversations_.end()) return NoSuch(name);
   if (!found->second.answering.empty()) return Busy(name, found->second);
-  bytes_ -= NameBytes(name) + found->second.bytes();
-  conversations_.erase(found);
+  Erase(found);
   return absl::OkStatus();
 }
 
@@ -133,10 +161,8 @@ absl::Status Conversations::Fork(const ConversationName& from, const std::string
   Conversation copy = found->second;
   copy.answering.clear();
   if (copy.messages.empty()) return NoSuch(from);
-  const int64_t bytes = NameBytes(name) + copy.bytes();
-  TANDEM_RETURN_IF_ERROR(CheckRoom(1, bytes));
-  conversations_[name] = std::move(copy);
-  bytes_ += bytes;
+  TANDEM_RETURN_IF_ERROR(CheckRoom(1, NameBytes(name) + copy.bytes()));
+  Insert(name, std::move(copy));
   return absl::OkStatus();
 }
 

@@ -2,8 +2,11 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
+#include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -20,6 +23,10 @@ struct ConversationName {
   std::string id;
   auto operator<=>(const ConversationName&) const = default;
 };
+
+/// Whether a conversation is a response that the HTTP gateway has stored by itself: its id is
+/// "resp_" and 32 hexadecimal digits, of which the first 8 are the time in seconds since 1970.
+bool IsResponseId(std::string_view id);
 
 /// What the server remembers of a conversation.
 struct Conversation {
@@ -43,9 +50,9 @@ struct ConversationLimits {
 /// The conversations of all tenants.
 ///
 /// Invariants: only Commit changes a conversation, when an answer is complete; one request at a
-/// time answers it. No conversation is dropped to make room: what does not fit is refused. The
-/// bytes may exceed the limit by the answers that were in progress when it was reached. Thread
-/// safety: one thread.
+/// time answers it. None is dropped here to make room: what does not fit is refused, unless the
+/// caller deletes stored responses (ResponseToDrop). The bytes may exceed the limit by the answers
+/// that were in progress when it was reached. Thread safety: one thread.
 class Conversations {
  public:
   explicit Conversations(const ConversationLimits& limits) : limits_(limits) {}
@@ -72,6 +79,11 @@ class Conversations {
   /// taken; kResourceExhausted if there is no room.
   absl::Status Fork(const ConversationName& from, const std::string& to);
 
+  /// The oldest stored response but `kept`, which is to be deleted so that so much more has room.
+  /// Nothing: there is room, or no such deletion would help.
+  std::optional<ConversationName> ResponseToDrop(int64_t more_conversations, int64_t more_bytes,
+                                                 const ConversationName& kept) const;
+
   struct Page {
     std::vector<std::pair<std::string, const Conversation*>> conversations;  // by id
     bool more = false;
@@ -94,8 +106,13 @@ class Conversations {
  private:
   absl::Status CheckRoom(int64_t more_conversations, int64_t more_bytes) const;
 
+  /// A new one.
+  Conversation& Insert(const ConversationName& name, Conversation conversation);
+  void Erase(std::map<ConversationName, Conversation>::iterator conversation);
+
   const ConversationLimits limits_;
   std::map<ConversationName, Conversation> conversations_;
+  std::set<std::pair<std::string, std::string>> responses_;  // id and tenant; the oldest first
   int64_t bytes_ = 0;
 };
 

@@ -48,6 +48,7 @@ class AnswerExchange::Events final : public AnswerEvents {
     for (const DoneContents::Choice& choice : done.choices) {
       ChoiceDone& out = copy.choices.emplace_back(
           ChoiceDone{.reason = choice.reason, .text = std::string(choice.text)});
+      if (choice.stop_string) out.stop_string = *choice.stop_string;
       if (choice.logprobs) out.logprobs.emplace(choice.logprobs->begin(), choice.logprobs->end());
     }
     return exchange_->Put({part_, std::move(copy)}, 0);

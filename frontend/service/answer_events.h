@@ -38,6 +38,7 @@ struct DoneContents {
     std::string_view text;  // all of it
     /// Of all tokens, those of an echoed prompt first; none: they were not asked for.
     std::optional<std::span<const parallel::TokenLogprobs>> logprobs;
+    std::optional<std::string_view> stop_string = {};  // where one ended it
   };
   std::vector<Choice> choices;  // as many as the request asked for
   std::optional<std::string> conversation;

@@ -208,6 +208,8 @@ class Service {
   absl::Status FindOnDisk(const ConversationName& name);
   /// Deletes it in memory; gives the blocks of its tokens that no other conversation shares.
   absl::StatusOr<std::vector<kv_store::BlockHash>> Delete(const ConversationName& name);
+  /// Deletes stored responses but `kept`, the oldest first, until so much more has room.
+  void MakeRoom(int64_t more_conversations, int64_t more_bytes, const ConversationName& kept);
   void TakeDelete(const ConversationDeleteRequest& request, CommandAnswer answer);
   void TakeFork(const ConversationForkRequest& request, CommandAnswer answer);
 

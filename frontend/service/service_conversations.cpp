@@ -40,6 +40,7 @@ absl::Status Service::BeginTurn(RequestRecord& record, Preparation& preparation)
   const ConversationName name{.tenant = request.tenant, .id = *request.conversation};
   TANDEM_RETURN_IF_ERROR(FindOnDisk(name));
   if (!request.accept_damage) TANDEM_RETURN_IF_ERROR(conversations_.CheckWhole(name));
+  MakeRoom(conversations_.Has(name) ? 0 : 1, BytesOf(messages), name);
   TANDEM_ASSIGN_OR_RETURN(const Conversation* const conversation,
                           conversations_.Begin(name, record.name.id, BytesOf(messages)));
   record.turn.emplace().name = name;  // from here on, DropRequest gives it up
@@ -208,6 +209,15 @@ absl::StatusOr<std::vector<kv_store::BlockHash>> Service::Delete(const Conversat
   return conversations_.LeftBehind(name.tenant, tokens);
 }
 
+void Service::MakeRoom(int64_t more_conversations, int64_t more_bytes,
+                       const ConversationName& kept) {
+  while (const auto oldest = conversations_.ResponseToDrop(more_conversations, more_bytes, kept)) {
+    const absl::StatusOr<std::vector<kv_store::BlockHash>> blocks = Delete(*oldest);
+    if (!blocks.ok()) return;
+    if (log_ != nullptr) log_->Erase(*oldest, *blocks, [](const absl::Status&) {});
+  }
+}
+
 void Service::ForkConversation(ConversationForkRequest request, CommandAnswer answer) {
   Call([this, request = std::move(request), answer = std::move(answer)]() mutable {
     TakeFork(request, std::move(answer));
@@ -219,6 +229,10 @@ void Service::TakeFork(const ConversationForkRequest& request, CommandAnswer ans
   const ConversationName to{.tenant = request.tenant, .id = request.to};
   absl::Status status = FindOnDisk(to);
   if (status.ok()) status = FindOnDisk(from);
+  if (const auto found = conversations_.Get(from); status.ok() && found.ok()) {
+    const auto name_bytes = static_cast<int64_t>(to.id.size() + to.tenant.size());
+    MakeRoom(1, name_bytes + (*found)->bytes(), from);
+  }
   if (status.ok()) status = conversations_.Fork(from, request.to);
   if (!status.ok() || log_ == nullptr) {
     Answer(answer, status);

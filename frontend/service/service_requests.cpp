@@ -378,6 +378,7 @@ void Service::Complete(RequestRecord& record) {
     DoneContents::Choice& contents = done.choices.emplace_back();
     contents.reason = reason;
     contents.text = choice.text;
+    contents.stop_string = choice.answer->stop_string;
     if (record.wants_logprobs) {
       choice.logprobs.resize(choice.sent_logprobs);  // without those behind a stop string
       contents.logprobs = choice.logprobs;

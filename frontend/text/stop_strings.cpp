@@ -21,7 +21,7 @@ StopStrings::StopStrings(std::vector<std::string> strings) : strings_(std::move(
 }
 
 std::string StopStrings::Push(std::string_view text, bool may_end) {
-  if (matched_ || text.empty()) return "";
+  if (matched() || text.empty()) return "";
   const size_t before = held_.size();
   held_ += text;
   // The string that is complete first counts (the longest of several), as if the text had come byte
@@ -29,6 +29,7 @@ std::string StopStrings::Push(std::string_view text, bool may_end) {
   constexpr size_t kNone = std::string::npos;
   size_t first_end = kNone;
   size_t first_begin = kNone;
+  const std::string* first = nullptr;
   for (const std::string& stop : strings_) {
     if (!may_end) break;
     // One that was complete before this text did not count then.
@@ -39,10 +40,11 @@ std::string StopStrings::Push(std::string_view text, bool may_end) {
     if (end < first_end || (end == first_end && begin < first_begin)) {
       first_end = end;
       first_begin = begin;
+      first = &stop;
     }
   }
-  if (first_begin != kNone) {
-    matched_ = true;
+  if (first != nullptr) {
+    matched_ = *first;
     held_.resize(first_begin);
     return std::exchange(held_, "");
   }

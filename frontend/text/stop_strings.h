@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,12 +24,14 @@ class StopStrings {
   std::string Push(std::string_view text, bool may_end = true);
   /// What was held back, at the end.
   std::string Finish();
-  bool matched() const { return matched_; }
+  bool matched() const { return matched_.has_value(); }
+  /// The stop string that ended the text; none: none did.
+  const std::optional<std::string>& match() const { return matched_; }
 
  private:
   std::vector<std::string> strings_;
   std::string held_;
-  bool matched_ = false;
+  std::optional<std::string> matched_;
 };
 
 }  // namespace tandem::frontend

@@ -1,6 +1,8 @@
 """Chats with the real model: from a pipe, from three hosts, through a server."""
 import json
+import os
 import re
+import subprocess
 
 from conftest import GEMMA3, ROOT, SMOLLM2, TANDEM, generate_json, run
 
@@ -41,6 +43,24 @@ def test_quickstart_answers_a_pipe():
         assert re.search(rf"^quickstart: {number} of 4, {stage} \(.*\): done in \d+\.\d s$", result.stderr, re.M)
     assert "quickstart: 4 of 4, engine (2 ranks) ...\n" in result.stderr
     assert re.search(r"info: engine ready in \d+\.\d s$", result.stderr, re.M)
+    assert "curl" not in result.stderr, "without HTTP"
+
+
+def test_quickstart_prints_a_curl_line_that_works():
+    """Its greeting ends with it; the server is gone when the chat is."""
+    quickstart = subprocess.Popen([ROOT / "launcher/quickstart", "--ranks", "1"], env=os.environ | {"TANDEM_HTTP": "127.0.0.1:0"},
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        line = next(line for line in quickstart.stderr if line.startswith("  curl "))
+        answer = run(["sh", "-c", line])
+        assert "Paris" in json.loads(answer.stdout)["choices"][0]["message"]["content"], answer
+        output, _ = quickstart.communicate(QUESTION, timeout=60)
+        assert quickstart.returncode == 0 and "Paris" in output
+        again = run(["sh", "-c", line])
+        assert again.returncode != 0 and "Failed to connect" in again.stderr, again
+    finally:
+        quickstart.kill()
+        quickstart.wait()
 
 
 def test_generate_goes_on_from_raw_text():

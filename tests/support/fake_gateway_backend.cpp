@@ -102,6 +102,7 @@ void FakeGatewayBackend::Answer(const Started& started) {
   frontend::DoneContents done;
   for (size_t choice = 0; choice < count; ++choice) {
     done.choices.push_back({.reason = reason, .text = text, .logprobs = std::nullopt});
+    if (!stop_string.empty()) done.choices.back().stop_string = stop_string;
     if (!logprobs.empty()) done.choices.back().logprobs = logprobs;
   }
   done.conversation = started.request.conversation;

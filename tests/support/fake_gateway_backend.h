@@ -48,6 +48,7 @@ class FakeGatewayBackend : public frontend::GatewayBackend {
   void set_refusal(frontend::ErrorCode code, std::string message, std::optional<double> retry);
   std::vector<std::string> pieces = {"Hel", "lo ", "w\u00F6rld"};
   parallel::FinishReason reason = parallel::FinishReason::kStop;
+  std::string stop_string;  // that ends answers; empty: none does
 
   /// Waits for the next request that was started; none within ten seconds: an empty one.
   Started Next();

@@ -27,6 +27,7 @@ struct ChoiceDone {
   parallel::FinishReason reason = parallel::FinishReason::kStop;
   std::string text;
   std::optional<std::vector<parallel::TokenLogprobs>> logprobs = {};
+  std::optional<std::string> stop_string = {};  // that ended it
 };
 
 /// As DoneContents, of all prompts of a request together.

@@ -7,8 +7,14 @@
 namespace tandem::frontend {
 namespace {
 
-std::string_view StopReason(parallel::FinishReason reason) {
-  return reason == parallel::FinishReason::kLength ? "max_tokens" : "end_turn";
+/// Adds why an answer ended.
+void AddStopReason(const ChoiceDone& choice, AnswerJson& out) {
+  const bool whole = choice.reason != parallel::FinishReason::kLength;
+  out["stop_reason"] = whole ? "end_turn" : "max_tokens";
+  out["stop_sequence"] = nullptr;
+  if (!choice.stop_string) return;
+  out["stop_reason"] = "stop_sequence";
+  out["stop_sequence"] = *choice.stop_string;
 }
 
 /// Tokens that came from the cache count apart.
@@ -28,7 +34,7 @@ class MessagesFormat final : public AnswerFormat {
     if (done.choices.empty()) return message;
     const ChoiceDone& choice = done.choices.front();
     message["content"].push_back({{"type", "text"}, {"text", choice.text}});
-    message["stop_reason"] = StopReason(choice.reason);
+    AddStopReason(choice, message);
     message["usage"] = MessageUsage(done.usage);
     return message;
   }
@@ -50,12 +56,11 @@ class MessagesFormat final : public AnswerFormat {
   }
 
   std::string StreamDone(const AnswerDone& done) override {
-    const parallel::FinishReason reason =
-        done.choices.empty() ? parallel::FinishReason::kStop : done.choices.front().reason;
+    AnswerJson delta;
+    AddStopReason(done.choices.empty() ? ChoiceDone{} : done.choices.front(), delta);
     return Event("content_block_stop", {{"index", 0}}) +
            Event("message_delta",
-                 {{"delta", {{"stop_reason", StopReason(reason)}, {"stop_sequence", nullptr}}},
-                  {"usage", MessageUsage(done.usage)}}) +
+                 {{"delta", std::move(delta)}, {"usage", MessageUsage(done.usage)}}) +
            Event("message_stop", AnswerJson::object());
   }
 

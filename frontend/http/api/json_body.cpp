@@ -12,10 +12,14 @@ namespace {
 
 using RequestJson = nlohmann::json;
 
-/// How deep a text nests, if it is JSON: found without building anything.
-int DepthOf(std::string_view text) {
+/// What it would take to build a text's document, if it is JSON.
+struct JsonShape {
   int depth = 0;
-  int deepest = 0;
+  int64_t values = 1;  // about
+};
+JsonShape ShapeOf(std::string_view text) {
+  JsonShape shape;
+  int depth = 0;
   bool in_string = false;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
@@ -25,12 +29,15 @@ int DepthOf(std::string_view text) {
     } else if (c == '"') {
       in_string = true;
     } else if (c == '[' || c == '{') {
-      deepest = std::max(deepest, ++depth);
+      shape.depth = std::max(shape.depth, ++depth);
+      ++shape.values;
     } else if (c == ']' || c == '}') {
       --depth;
+    } else if (c == ',') {
+      ++shape.values;
     }
   }
-  return deepest;
+  return shape;
 }
 
 /// Finds the first field that its object has already.
@@ -78,8 +85,16 @@ absl::StatusOr<nlohmann::json> ParseBody(std::string_view body, int depth) {
   if (const size_t zero = body.find('\0'); zero != std::string_view::npos) {
     return InvalidArgument("the body is not JSON in UTF-8: byte {} is zero", zero + 1);
   }
-  if (const int deepest = DepthOf(body); deepest > depth) {
-    return InvalidArgument("the body nests {} levels deep, at most {} are allowed", deepest, depth);
+  const JsonShape shape = ShapeOf(body);
+  if (shape.depth > depth) {
+    return InvalidArgument("the body nests {} levels deep, at most {} are allowed", shape.depth,
+                           depth);
+  }
+  // Each takes tens of bytes, several times over.
+  constexpr int64_t kMostValues = int64_t{1} << 20;
+  if (shape.values > kMostValues) {
+    return InvalidArgument("the body has {} values, at most {} are allowed", shape.values,
+                           kMostValues);
   }
   try {
     RequestJson document = RequestJson::parse(body);

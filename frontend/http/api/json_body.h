@@ -9,8 +9,9 @@
 namespace tandem::frontend {
 
 /// The JSON object that the body of a request is. kInvalidArgument, naming what is wrong and where,
-/// for a body that is none, nests more than `depth` levels deep, or has a field twice in one
-/// object. Never throws; work and memory are bounded by the body's size.
+/// for a body that is none, nests more than `depth` levels deep, has a field twice in one
+/// object, or more than a million values. Never throws; work and memory are bounded by the body's
+/// size.
 absl::StatusOr<nlohmann::json> ParseBody(std::string_view body, int depth);
 
 /// Valid UTF-8 JSON, whatever the strings in it are.

@@ -91,7 +91,7 @@ class OpenAiFormat : public AnswerFormat {
       }
       int64_t offset = 0;
       entry["logprobs"] = choice.logprobs ? Logprobs(*choice.logprobs, offset) : AnswerJson();
-      entry["finish_reason"] = FinishReasonName(choice.reason);
+      AddReason(choice, entry);
       choices.push_back(std::move(entry));
     }
     json["usage"] = UsageJson(done.usage);
@@ -135,7 +135,7 @@ class OpenAiFormat : public AnswerFormat {
         entry["text"] = "";
       }
       entry["logprobs"] = nullptr;
-      entry["finish_reason"] = FinishReasonName(done.choices[i].reason);
+      AddReason(done.choices[i], entry);
       events += Chunk(std::move(entry));
     }
     if (options_.include_usage) {
@@ -171,6 +171,11 @@ class OpenAiFormat : public AnswerFormat {
   }
   AnswerJson Logprobs(std::span<const parallel::TokenLogprobs> tokens, int64_t& offset) const {
     return chat_ ? ChatLogprobs(model_, tokens) : CompletionLogprobs(model_, tokens, offset);
+  }
+  /// `stop_reason`, as vLLM has it, tells the stop string that ended the answer.
+  static void AddReason(const ChoiceDone& choice, AnswerJson& entry) {
+    entry["finish_reason"] = FinishReasonName(choice.reason);
+    if (choice.stop_string) entry["stop_reason"] = *choice.stop_string;
   }
   static void AddConversation(const AnswerDone& done, AnswerJson& json) {
     if (done.conversation) json["conversation"] = *done.conversation;

@@ -9,7 +9,6 @@ namespace tandem::frontend {
 namespace {
 
 constexpr std::string_view kResponseIdPrefix = "resp_";
-constexpr size_t kIdDigits = 32;
 constexpr size_t kTimeDigits = 8;
 
 AnswerJson ResponseUsage(const parallel::Usage& usage) {
@@ -149,12 +148,6 @@ class ResponsesFormat final : public AnswerFormat {
 
 std::unique_ptr<AnswerFormat> MakeResponsesFormat(AnswerHead head, AnswerJson told) {
   return std::make_unique<ResponsesFormat>(std::move(head), std::move(told));
-}
-
-bool IsResponseId(std::string_view id) {
-  return id.size() == kResponseIdPrefix.size() + kIdDigits && id.starts_with(kResponseIdPrefix) &&
-         id.substr(kResponseIdPrefix.size()).find_first_not_of("0123456789abcdef") ==
-             std::string_view::npos;
 }
 
 std::vector<ChatMessage> JoinResponseMessages(std::vector<ChatMessage> before,

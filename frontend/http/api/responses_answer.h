@@ -14,9 +14,6 @@ namespace tandem::frontend {
 /// come back with it.
 std::unique_ptr<AnswerFormat> MakeResponsesFormat(AnswerHead head, AnswerJson told);
 
-/// Whether a text is an id as the gateway makes them: "resp_" and 32 hexadecimal digits.
-bool IsResponseId(std::string_view id);
-
 /// What the model reads when a stored response is gone on from: `before`, then `more`. Where `more`
 /// begins with instructions of its own, they replace those before.
 std::vector<ChatMessage> JoinResponseMessages(std::vector<ChatMessage> before,

@@ -110,7 +110,7 @@ void HttpConnection::Close() {
 }
 
 void HttpConnection::WaitForBytes() {
-  if (waits_for_bytes_ || at_end_ || state_ == State::kClosed) return;
+  if (waits_for_bytes_ || at_end_ || state_ == State::kClosed || waits_for_reader()) return;
   if (state_ == State::kAnswering &&
       static_cast<int64_t>(input_.size()) >= share_.options.pipelined_bytes) {
     return;
@@ -163,7 +163,7 @@ void HttpConnection::ProcessSafely() {
 void HttpConnection::Process() {
   while (!close_when_written_ &&
          (state_ == State::kIdle || state_ == State::kHead || state_ == State::kBody)) {
-    if (input_.empty()) break;
+    if (input_.empty() || waits_for_reader()) break;
     if (state_ == State::kIdle) {
       state_ = State::kHead;
       since_ = Clock::now();
@@ -326,19 +326,25 @@ void HttpConnection::Wrote(const boost::system::error_code& error, size_t bytes)
   if (error) return Close();
   written_ += bytes;
   progress_ = Clock::now();
+  if (state_ == State::kIdle) since_ = progress_;  // it is not idle before it has its answer
+  const bool waited = waits_for_reader();
   unsent_->fetch_sub(static_cast<int64_t>(bytes));
   if (written_ < writing_.size()) {
     socket_.async_write_some(asio::buffer(writing_.data() + written_, writing_.size() - written_),
                              [self = shared_from_this()](const boost::system::error_code& next,
                                                          size_t more) { self->Wrote(next, more); });
-    return ArmTimer();
-  }
-  Shrink(writing_);
-  if (!output_.empty()) {
-    Flush();
   } else {
-    Shrink(output_);
-    if (close_when_written_ && answered_) Linger();
+    Shrink(writing_);
+    if (!output_.empty()) {
+      Flush();
+    } else {
+      Shrink(output_);
+      if (close_when_written_ && answered_) Linger();
+    }
+  }
+  if (waited) {
+    ProcessSafely();
+    WaitForBytes();
   }
   ArmTimer();
 }

@@ -65,6 +65,10 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void ReadBytes();
   /// Goes on with what has come.
   void Process();
+  /// Whether the next request waits until the client has read more of its answers.
+  bool waits_for_reader() const {
+    return state_ == State::kIdle && unsent_->load() > share_.options.unread_bytes;
+  }
   void ProcessSafely();
   bool TakeHead();
   void HandleRequest();

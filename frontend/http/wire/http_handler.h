@@ -24,6 +24,8 @@ struct HttpServerOptions {
   int64_t total_body_bytes = int64_t{256} << 20;
   /// Bytes of requests that a client sends ahead while one is being answered.
   int64_t pipelined_bytes = int64_t{16} << 10;
+  /// Bytes of answers that a client has not read, beyond which its next request waits.
+  int64_t unread_bytes = int64_t{64} << 10;
   std::chrono::milliseconds header_time{10'000};   // from a request's first byte
   std::chrono::milliseconds body_time{30'000};     // from the end of its headers
   std::chrono::milliseconds write_time{30'000};    // without any progress of an answer
@@ -64,7 +66,7 @@ class HttpHandler {
   /// Looks at the headers, before the body is read. A response refuses the request.
   virtual std::optional<HttpResponse> CheckHead(const HttpRequest& request) = 0;
   virtual void Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) = 0;
-  /// The response to what is no request.
+  /// The response to what is no request, or comes from one client too many (503).
   virtual HttpResponse Malformed(int status, std::string_view message) = 0;
 };
 

@@ -142,19 +142,34 @@ class AsioHttpServer final : public HttpServer {
     SetSocketOptions(socket);
     const uint64_t number = ++last_;
     const bool full = static_cast<int64_t>(connections_.size()) >= options_.clients;
-    if (full) {
-      ++refused_;
-      // Those who are told why are bounded, too.
-      if (static_cast<int64_t>(connections_.size()) >= options_.clients + kTold) return;
+    if (full) ++refused_;
+    // Those who are waited for when they are told why are bounded, too.
+    if (static_cast<int64_t>(connections_.size()) >= options_.clients + kTold) {
+      return TellAtOnce(std::move(socket));
     }
     const auto connection =
         std::make_shared<HttpConnection>(std::move(socket), number, EndpointText(peer), share_);
     connections_.emplace(number, connection);
     if (!full) return connection->Start();
+    connection->Refuse(FullResponse());
+  }
+
+  HttpResponse FullResponse() {
     HttpResponse response =
         share_.handler.Malformed(503, "too many clients are connected: try again later");
-    response.headers.emplace_back("Retry-After", "1");
-    connection->Refuse(std::move(response));
+    response.close = true;
+    return response;
+  }
+
+  /// The buffers of a new connection have room for it. One that has sent more than is read here may
+  /// lose it.
+  void TellAtOnce(Tcp::socket socket) {
+    const HttpResponse response = FullResponse();
+    const std::string bytes = HttpHead(response, {.keep_alive = false}) + response.body;
+    boost::system::error_code ignored;
+    socket.write_some(boost::asio::buffer(bytes), ignored);
+    socket.shutdown(Tcp::socket::shutdown_send, ignored);
+    socket.read_some(boost::asio::buffer(share_.scratch.data(), share_.scratch.size()), ignored);
   }
 
   void Closed(uint64_t number) { connections_.erase(number); }

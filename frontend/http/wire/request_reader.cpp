@@ -86,6 +86,13 @@ class RequestReader::Parser final : public beast::http::basic_parser<true> {
 
 namespace {
 
+/// Whether a line of a request's head goes on the one before (RFC 9112, 5.2), which the parser
+/// takes.
+bool HasFoldedLine(std::string_view head) {
+  return head.find("\r\n ") != std::string_view::npos ||
+         head.find("\r\n\t") != std::string_view::npos;
+}
+
 /// What a client is told of an error of the parser.
 std::pair<int, std::string> ToldOf(const beast::error_code& error, const RequestLimits& limits) {
   using Error = beast::http::error;
@@ -196,10 +203,15 @@ size_t RequestReader::Take(std::string_view bytes) {
     beast::error_code error;
     const std::string_view rest = bytes.substr(taken);
     if (rest.empty()) break;
+    size_t put = 0;
     try {
-      taken += parser_->put(boost::asio::const_buffer(rest.data(), rest.size()), error);
+      put = parser_->put(boost::asio::const_buffer(rest.data(), rest.size()), error);
+      taken += put;
     } catch (const std::exception& exception) {
       Refuse(400, fmt::format("the request is not HTTP/1.1: {}", exception.what()));
+    }
+    if (state_ == State::kHead && parser_->is_header_done() && HasFoldedLine(rest.substr(0, put))) {
+      Refuse(400, "a header goes on in a second line: send it in one");
     }
     if (state_ == State::kRefused) break;
     if (error == beast::http::error::need_more) {

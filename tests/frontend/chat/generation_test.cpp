@@ -43,6 +43,7 @@ TEST(StopStrings, GiveOutAllThatIsCertain) {
   EXPECT_FALSE(stop.matched());
   EXPECT_EQ(stop.Push("\n\nmore"), "");
   EXPECT_TRUE(stop.matched());
+  EXPECT_EQ(stop.match(), "\n\n");
   EXPECT_EQ(stop.Push("and more"), "");
   EXPECT_EQ(stop.Finish(), "");
 }
@@ -221,9 +222,11 @@ TEST(Generate, WaitsForTheAnswer) {
   EXPECT_EQ(whole->tokens, ByteTokens(whole->text));
   EXPECT_EQ(whole->reason, parallel::FinishReason::kLength);
   EXPECT_FALSE(whole->seed);
+  EXPECT_FALSE(whole->stop_string);
   params.stop = {"thr"};
   const absl::StatusOr<Answer> stopped = Generate(engine, model, {1}, params, {});
   EXPECT_EQ(stopped->text, "one two ");
+  EXPECT_EQ(stopped->stop_string, "thr");
   EXPECT_EQ(stopped->tokens, ByteTokens("one two thr"));
   params.min_tokens = 11;
   EXPECT_EQ(Generate(engine, model, {1}, params, {})->text, "one two three one tw");

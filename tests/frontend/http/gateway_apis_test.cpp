@@ -169,6 +169,25 @@ TEST(GatewayApis, AnswersAnthropicsMessages) {
             ApiJson::parse(R"({"input_tokens":18})"));
 }
 
+TEST(GatewayApis, TellsTheStopStringThatEndedAnAnswer) {
+  FakeGatewayBackend backend;
+  backend.stop_string = "END";
+  const RunningGateway gateway(backend);
+  const std::string chat =
+      R"({"model":"bytes","max_tokens":9,"messages":[{"role":"user","content":"Hi"}])";
+  const ApiJson choice = PostJson(gateway, "/v1/chat/completions", chat + "}")["choices"][0];
+  EXPECT_EQ(choice["finish_reason"], "stop");
+  EXPECT_EQ(choice["stop_reason"], "END");
+  const ApiJson message = PostJson(gateway, "/v1/messages", chat + "}");
+  EXPECT_EQ(message["stop_reason"], "stop_sequence");
+  EXPECT_EQ(message["stop_sequence"], "END");
+  const std::string streamed = chat + R"(,"stream":true})";
+  EXPECT_THAT(Fetch(gateway.address(), PostRequest("/v1/chat/completions", streamed)).body,
+              HasSubstr(R"("finish_reason":"stop","stop_reason":"END")"));
+  EXPECT_THAT(Fetch(gateway.address(), PostRequest("/v1/messages", streamed)).body,
+              HasSubstr(R"("delta":{"stop_reason":"stop_sequence","stop_sequence":"END"})"));
+}
+
 TEST(GatewayApis, KeepsResponsesAndGoesOnFromThem) {
   FakeGatewayBackend backend;
   const RunningGateway gateway(backend);

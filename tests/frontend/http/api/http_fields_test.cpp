@@ -162,6 +162,7 @@ TEST(ParseBody, RefusesWhatIsNoObject) {
       {R"({"a":1,"\u0061":1})", "twice"},
       {R"({"a":1e999})", "double"},
       {std::string(100000, '['), "levels deep"},
+      {R"({"a":[0)" + std::string(1 << 20, ',') + "]}", "at most 1048576 are allowed"},
       {std::string(40, '[') + std::string(40, ']'), "levels deep"},
   };
   for (const auto& [body, message] : cases) {

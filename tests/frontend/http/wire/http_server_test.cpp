@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -62,6 +63,7 @@ class EchoServer final : public HttpHandler {
       return;
     }
     if (request.path == "/large") {
+      ++large_;
       reply->Send({.content_type = "text/plain", .body = std::string(size_t{8} << 20, 'x')});
       return;
     }
@@ -70,7 +72,10 @@ class EchoServer final : public HttpHandler {
     reply->Send(std::move(response));
   }
   HttpResponse Malformed(int status, std::string_view message) override {
-    return {.status = status, .content_type = "text/plain", .body = std::string(message)};
+    HttpResponse response{
+        .status = status, .content_type = "text/plain", .body = std::string(message)};
+    if (status == 503) response.headers.emplace_back("Retry-After", "1");
+    return response;
   }
 
   /// The reply to the next request for /later. Only the server's thread may use it: see On.
@@ -82,6 +87,8 @@ class EchoServer final : public HttpHandler {
     later_.pop_front();
     return reply;
   }
+  /// Requests for /large so far.
+  int large() const { return large_.load(); }
   bool WaitGone() {
     std::unique_lock lock(mutex_);
     return changed_.wait_for(lock, std::chrono::seconds(10), [&] { return gone_ > 0; });
@@ -108,6 +115,7 @@ class EchoServer final : public HttpHandler {
   std::condition_variable changed_;
   std::deque<std::shared_ptr<HttpReply>> later_;
   int gone_ = 0;
+  std::atomic<int> large_{0};
 };
 
 TEST(HttpServer, ListensWhereItIsTold) {
@@ -209,6 +217,19 @@ TEST(HttpServer, ReadsAheadOnlySoMuch) {
   handler.On([&] { reply->Send({.content_type = "text/plain", .body = "late"}); });
   EXPECT_EQ(client.Read().body, "late");
   for (int i = 0; i < 2000; ++i) EXPECT_EQ(client.Read().body, fmt::format("{}", i));
+}
+
+TEST(HttpServer, AnswersNoMoreThanAClientReads) {
+  EchoServer handler;
+  RawHttpClient client(handler.address());
+  std::string all;
+  for (int i = 0; i < 5; ++i) all += GetRequest("/large");
+  client.Send(all);
+  while (handler.large() == 0) handler.On([] {});
+  handler.On([] {});
+  EXPECT_EQ(handler.large(), 1) << "its answer does not fit into the kernel's buffers";
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(client.Read().body.size(), size_t{8} << 20);
+  EXPECT_EQ(handler.large(), 5);
 }
 
 TEST(HttpServer, NoticesAClientThatPipelinesAndLeaves) {
@@ -383,6 +404,21 @@ TEST(HttpServer, RefusesClientsBeyondItsLimit) {
     status = Fetch(handler.address(), GetRequest("/")).status;
   }
   EXPECT_EQ(status, 200);
+}
+
+TEST(HttpServer, TellsEveryClientBeyondItsLimit) {
+  EchoServer handler({.clients = 1, .linger_time = milliseconds(60'000)});
+  std::vector<std::unique_ptr<RawHttpClient>> clients;
+  for (int i = 0; i < 200; ++i) {
+    clients.push_back(std::make_unique<RawHttpClient>(handler.address()));
+  }
+  for (size_t i = 1; i < clients.size(); ++i) {
+    const HttpAnswer answer = clients[i]->Read();
+    EXPECT_EQ(answer.status, 503) << i;
+    EXPECT_THAT(answer.body, HasSubstr("too many clients"));
+  }
+  clients.front()->Send(GetRequest("/"));
+  EXPECT_EQ(clients.front()->Read().status, 200);
 }
 
 TEST(HttpServer, GoesOnAfterAHandlerThrows) {
