@@ -181,7 +181,8 @@ TEST_P(ControlChannelTest, PlansArriveInOrderAndAcknowledgementsReturn) {
         if (!plan.ok() || *plan != Bytes({i, 7})) return;
         Digest digest{};
         digest[0] = static_cast<uint8_t>(f + 1);
-        if (control.followers[f]->Acknowledge(static_cast<uint64_t>(i), digest).ok()) ++good[f];
+        const auto step = static_cast<uint64_t>(i);
+        if (control.followers[f]->Acknowledge(step, digest, 1000 * step + f + 1).ok()) ++good[f];
       }
     });
   }
@@ -193,6 +194,7 @@ TEST_P(ControlChannelTest, PlansArriveInOrderAndAcknowledgementsReturn) {
   for (const Acknowledgement& acknowledgement : log.acknowledgements()) {
     const auto rank = static_cast<size_t>(acknowledgement.rank);
     EXPECT_EQ(acknowledgement.step, next[rank]++);
+    EXPECT_EQ(acknowledgement.reduce_nanoseconds, 1000 * acknowledgement.step + rank);
     EXPECT_EQ(acknowledgement.digest[0], rank);
   }
   EXPECT_TRUE(log.lost().empty());

@@ -292,6 +292,32 @@ TEST_P(EngineTest, StatusTellsRanksAndCounts) {
   EXPECT_GE(status->steps, 9U);
 }
 
+TEST_P(EngineTest, StatusTellsTheTimeOfEachRankInReductions) {
+  Start();
+  std::vector<uint64_t> before(static_cast<size_t>(GetParam().ranks), 0);
+  for (int request = 0; request < 2; ++request) {
+    CollectingSink sink;
+    Submit(Greedy({1, 2, 3, request}, 10), sink);
+    ASSERT_TRUE(sink.WaitForFinish().has_value());
+    // Followers tell of a step when they have done it, which may be after rank 0.
+    for (size_t rank = 0; rank < before.size(); ++rank) {
+      const auto grew = [&] {
+        const auto status = engine().Status();
+        return status.ok() && status->ranks[rank].reduce_nanoseconds > before[rank];
+      };
+      if (before.size() == 1) {
+        EXPECT_EQ(engine().Status()->ranks[0].reduce_nanoseconds, 0U);
+        continue;
+      }
+      for (int i = 0; i < 1000 && !grew(); ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
+      ASSERT_TRUE(grew()) << "rank " << rank;
+      before[rank] = engine().Status()->ranks[rank].reduce_nanoseconds;
+    }
+  }
+}
+
 TEST_P(EngineTest, SmallPoolLimitsTheContextNotTheAnswer) {
   // Of the wish, 4 sequences of 11 full-attention blocks of 16 KiB a head and 4 window blocks of
   // 8 KiB, 24 % fit: 10 and 3 blocks. Three window blocks hold 192 positions.
