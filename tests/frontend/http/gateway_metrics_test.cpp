@@ -13,8 +13,8 @@ using ::testing::HasSubstr;
 parallel::EngineStatus EngineWith(uint64_t steps, uint64_t first_rank, uint64_t second_rank) {
   parallel::EngineStatus engine;
   engine.steps = steps;
-  engine.ranks = {{.rank = 0, .host = "n0", .reduce_nanoseconds = first_rank},
-                  {.rank = 1, .host = "n1", .reduce_nanoseconds = second_rank}};
+  engine.ranks = {{.rank = 0, .host = "n0", .device = "cpu", .reduce_nanoseconds = first_rank},
+                  {.rank = 1, .host = "n1", .device = "cpu", .reduce_nanoseconds = second_rank}};
   return engine;
 }
 

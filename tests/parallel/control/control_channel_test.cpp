@@ -553,7 +553,7 @@ std::vector<std::string> Texts(const absl::StatusOr<std::vector<NetworkAddress>>
 
 TEST(ControlFrames, TheBytesStayAsTheyWere) {
   using testing::Hex;
-  EXPECT_EQ(Hex(FrameOf(ControlFrame::kHello, ControlHello{.rank = 3})), "01040003000000");
+  EXPECT_EQ(Hex(FrameOf(ControlFrame::kHello, ControlHello{.rank = 3})), "01050003000000");
   EXPECT_EQ(Hex(FrameOf(ControlFrame::kWelcome)), "02");
   EXPECT_EQ(Hex(FrameOf(ControlFrame::kPing, std::optional<ControlProgress>())), "0400");
   EXPECT_EQ(
@@ -564,9 +564,9 @@ TEST(ControlFrames, TheBytesStayAsTheyWere) {
                                            .milliseconds = 9}))),
       "0401050000000000000002000000010700000000000000010900000000000000");
   const Acknowledgement acknowledgement{
-      .rank = 3, .step = 5, .digest = testing::Counted<Digest>(1)};
+      .rank = 3, .step = 5, .digest = testing::Counted<Digest>(1), .reduce_nanoseconds = 0x11};
   EXPECT_EQ(Hex(FrameOf(ControlFrame::kAck, acknowledgement)),
-            "0505000000000000000102030405060708090a0b0c0d0e0f10");
+            "0505000000000000000102030405060708090a0b0c0d0e0f101100000000000000");
   EXPECT_EQ(Hex(FrameOf(ControlFrame::kFailed, ControlFailure{.why = "why"})), "0603000000776879");
 }
 
