@@ -146,6 +146,12 @@ Gateway::~Gateway() {
   if (thread_ != nullptr) thread_->Leave();
 }
 
+HttpStatus Gateway::Status() const {
+  return {.address = server_->address(),
+          .connections = server_->connections(),
+          .requests = metrics_->requests()};
+}
+
 HttpResponse Gateway::Malformed(int status, std::string_view message) {
   metrics_->CountRequest("-", status);
   metrics_->CountError("malformed");

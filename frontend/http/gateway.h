@@ -21,6 +21,7 @@
 #include "frontend/http/text_worker.h"
 #include "frontend/http/wire/host_guard.h"
 #include "frontend/http/wire/http_server.h"
+#include "frontend/service/service_status.h"
 
 namespace tandem::frontend {
 
@@ -67,6 +68,8 @@ class Gateway final : private HttpHandler {
   const std::string& address() const { return server_->address(); }
   void Run() { server_->Run(); }
   void Stop() { server_->Stop(); }
+  /// For the service's status; from any thread.
+  HttpStatus Status() const;
 
  private:
   using Clock = std::chrono::steady_clock;

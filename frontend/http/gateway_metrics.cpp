@@ -9,7 +9,9 @@
 #include <algorithm>
 #include <chrono>
 #include <locale>
+#include <map>
 #include <sstream>
+#include <utility>
 
 #include "core/base/mutex.h"
 
@@ -34,6 +36,17 @@ const Buckets kRequestBuckets = {0.01, 0.05, 0.1,  0.3,  0.5,  0.8,  1.0,  1.5, 
 
 }  // namespace
 
+/// A counter that grows as another one does, which counts from zero when its engine starts again.
+struct FollowedCounter {
+  void Follow(double value) {
+    counter.Increment(value < last ? value : value - last);
+    last = value;
+  }
+
+  Counter& counter;
+  double last = 0;
+};
+
 struct GatewayMetrics::Figures {
   explicit Figures(const std::string& model) : labels{{"model_name", model}} {}
 
@@ -45,6 +58,18 @@ struct GatewayMetrics::Figures {
   }
   Counter& CounterOf(const std::string& name, const std::string& help) {
     return BuildCounter().Name(name).Help(help).Register(registry).Add(labels);
+  }
+  FollowedCounter FollowedOf(const std::string& name, const std::string& help) {
+    return {.counter = CounterOf(name, help)};
+  }
+  FollowedCounter& ReductionsOf(const parallel::RankStatus& rank)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(following) {
+    prometheus::Labels all = labels;
+    all["rank"] = std::to_string(rank.rank);
+    all["host"] = rank.host;
+    return reductions_by_rank
+        .try_emplace({rank.rank, rank.host}, FollowedCounter{.counter = reductions.Add(all)})
+        .first->second;
   }
   Family<Counter>& CountersOf(const std::string& name, const std::string& help) {
     return BuildCounter().Name(name).Help(help).Register(registry);
@@ -85,22 +110,28 @@ struct GatewayMetrics::Figures {
   Gauge& connections = GaugeOf("tandem:http_connections", "Clients that are connected over HTTP.");
 
   // Of the engine, whatever its requests came by.
+  Mutex following;  // counters that follow the engine's own
   Gauge& running = GaugeOf("tandem:num_requests_running", "Requests that are being computed.");
   Gauge& waiting = GaugeOf("tandem:num_requests_waiting", "Requests that wait to run.");
   Gauge& cache_used = GaugeOf("tandem:kv_cache_usage_perc",
                               "Part of the blocks of KV that running requests use, from 0 to 1.");
   Gauge& engine_up = GaugeOf("tandem:engine_up", "1 while the engine answers, else 0.");
-  Counter& prompt_tokens = CounterOf("tandem:prompt_tokens_total", "Prompt tokens computed.");
-  Counter& generation_tokens = CounterOf("tandem:generation_tokens_total", "Tokens generated.");
-  Counter& prefix_queries = CounterOf("tandem:prefix_cache_queries_total",
-                                      "Prompt tokens that were looked for in the cache.");
-  Counter& prefix_hits =
-      CounterOf("tandem:prefix_cache_hits_total", "Prompt tokens that were found there.");
-  Counter& preemptions = CounterOf("tandem:num_preemptions_total",
-                                   "Times that pages of a request were taken for others.");
-  Counter& steps = CounterOf("tandem:engine_steps_total", "Forward passes.");
-
-  Mutex raising;  // counters that follow the engine's own
+  FollowedCounter prompt_tokens =
+      FollowedOf("tandem:prompt_tokens_total", "Prompt tokens computed.");
+  FollowedCounter generation_tokens =
+      FollowedOf("tandem:generation_tokens_total", "Tokens generated.");
+  FollowedCounter prefix_queries = FollowedOf("tandem:prefix_cache_queries_total",
+                                              "Prompt tokens that were looked for in the cache.");
+  FollowedCounter prefix_hits =
+      FollowedOf("tandem:prefix_cache_hits_total", "Prompt tokens that were found there.");
+  FollowedCounter preemptions = FollowedOf("tandem:num_preemptions_total",
+                                           "Times that pages of a request were taken for others.");
+  FollowedCounter steps = FollowedOf("tandem:engine_steps_total", "Forward passes.");
+  Family<Counter>& reductions =
+      CountersOf("tandem:allreduce_seconds_total",
+                 "Time of a rank in all-reduces, with the wait for the slowest rank.");
+  std::map<std::pair<int, std::string>, FollowedCounter> reductions_by_rank
+      ABSL_GUARDED_BY(following);
 };
 
 GatewayMetrics::GatewayMetrics(const std::string& model)
@@ -146,6 +177,7 @@ void GatewayMetrics::CountError(std::string_view code) {
 }
 
 void GatewayMetrics::CountRequest(std::string_view route, int status) {
+  ++requests_;
   figures_->Count(figures_->requests,
                   {{"route", std::string(route)}, {"status", std::to_string(status)}});
 }
@@ -155,21 +187,23 @@ std::string GatewayMetrics::Exposition(const parallel::EngineStatus* engine, int
   figures.connections.Set(static_cast<double>(connections));
   figures.engine_up.Set(engine == nullptr ? 0 : 1);
   if (engine != nullptr) {
-    const MutexLock lock(figures.raising);
-    // An engine that was started again counts from zero; a counter never falls.
-    const auto raise = [](Counter& counter, uint64_t value) {
-      counter.Increment(std::max(0.0, static_cast<double>(value) - counter.Value()));
+    const MutexLock lock(figures.following);
+    const auto follow = [](FollowedCounter& counter, uint64_t value) {
+      counter.Follow(static_cast<double>(value));
     };
     figures.running.Set(engine->running);
     figures.waiting.Set(engine->waiting);
     const auto total = static_cast<double>(std::max<int64_t>(engine->blocks_total, 1));
     figures.cache_used.Set(static_cast<double>(engine->blocks_used) / total);
-    raise(figures.prompt_tokens, engine->tokens_prefilled);
-    raise(figures.generation_tokens, engine->tokens_generated);
-    raise(figures.prefix_queries, engine->prompt_tokens);
-    raise(figures.prefix_hits, engine->reused_tokens);
-    raise(figures.preemptions, engine->preemptions);
-    raise(figures.steps, engine->steps);
+    follow(figures.prompt_tokens, engine->tokens_prefilled);
+    follow(figures.generation_tokens, engine->tokens_generated);
+    follow(figures.prefix_queries, engine->prompt_tokens);
+    follow(figures.prefix_hits, engine->reused_tokens);
+    follow(figures.preemptions, engine->preemptions);
+    follow(figures.steps, engine->steps);
+    for (const parallel::RankStatus& rank : engine->ranks) {
+      figures.ReductionsOf(rank).Follow(static_cast<double>(rank.reduce_nanoseconds) / 1e9);
+    }
   }
   std::ostringstream out;
   out.imbue(std::locale::classic());

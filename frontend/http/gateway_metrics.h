@@ -29,6 +29,7 @@ class GatewayMetrics {
   void CountError(std::string_view code);
   /// `route`: its pattern, of which there are few.
   void CountRequest(std::string_view route, int status);
+  uint64_t requests() const { return requests_.load(); }  // that were counted
 
   /// The text of all figures (exposition format 0.0.4). `engine`: its figures, where it answers.
   std::string Exposition(const parallel::EngineStatus* engine, int64_t connections);
@@ -37,6 +38,7 @@ class GatewayMetrics {
   struct Figures;
   void NoteToken();
 
+  std::atomic<uint64_t> requests_{0};
   std::atomic<int64_t> last_token_{0};  // of the steady clock, in its own units; 0: never
   const std::unique_ptr<Figures> figures_;
 };

@@ -94,10 +94,12 @@ std::string StatusFrame(std::string_view id, int64_t clients, const ServiceStatu
                      {"figures_age_seconds", status.engine_figures_age_seconds}};
   frame["ranks"] = Json::array();
   for (const parallel::RankStatus& rank : engine.ranks) {
-    frame["ranks"].push_back({{"rank", rank.rank},
-                              {"host", rank.host},
-                              {"device", rank.device},
-                              {"weight_bytes", rank.weight_bytes}});
+    frame["ranks"].push_back(
+        {{"rank", rank.rank},
+         {"host", rank.host},
+         {"device", rank.device},
+         {"weight_bytes", rank.weight_bytes},
+         {"reduce_seconds", static_cast<double>(rank.reduce_nanoseconds) / 1e9}});
   }
   frame["requests"] = {{"running", engine.running},
                        {"waiting", engine.waiting},
@@ -156,6 +158,11 @@ std::string StatusFrame(std::string_view id, int64_t clients, const ServiceStatu
     if (!state.trouble.empty()) frame["state"]["trouble"] = state.trouble;
   }
   frame["clients"] = clients;
+  if (status.http) {
+    frame["http"] = {{"address", status.http->address},
+                     {"connections", status.http->connections},
+                     {"requests", status.http->requests}};
+  }
   uint64_t refused = 0;
   frame["refused"] = Json::object();
   for (const auto& [code, count] : status.refused) {

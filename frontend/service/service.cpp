@@ -290,6 +290,10 @@ void Service::CountUnknown(const UnknownFields& fields) {
   if (fields.count > 0) Call([this, fields] { TellUnknown(fields); });
 }
 
+void Service::ShowHttp(std::function<HttpStatus()> http) {
+  Call([this, http = std::move(http)]() mutable { http_ = std::move(http); });
+}
+
 void Service::TellUnknown(const UnknownFields& fields) {
   counts_.unknown_fields += fields.count;
   for (const std::string& name : fields.names) {
@@ -341,6 +345,7 @@ void Service::AnswerStatus(bool answers) {
   counts_.conversation_bytes = conversations_.bytes();
   counts_.damaged_conversations = conversations_.damaged();
   if (log_ != nullptr) counts_.state = log_->Status();
+  if (http_) counts_.http = http_();
   counts_.uptime_seconds = Seconds(Clock::now() - started_);
   tell(counts_);
 }

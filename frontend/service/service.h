@@ -127,6 +127,9 @@ class Service {
   /// For the status: a request had fields that nobody knows. Tells each name once in the log, for
   /// the first ones.
   void CountUnknown(const UnknownFields& fields);
+  /// From now on the status has what this gives, which is called on the service's thread until the
+  /// service has ended.
+  void ShowHttp(std::function<HttpStatus()> http);
 
   // From the service's thread.
 
@@ -287,6 +290,7 @@ class Service {
   uint64_t next_command_ = 1;
   ServiceStatus counts_;               // its engine's part: the last one that came
   std::set<std::string> told_fields_;  // that nobody knows
+  std::function<HttpStatus()> http_;   // empty: there is no gateway
 
   std::deque<StatusQuestion> status_questions_;  // in the order of arrival
   Clock::time_point engine_status_at_ = Clock::now();

@@ -11,6 +11,13 @@
 
 namespace tandem::frontend {
 
+/// How the gateway for HTTP does, beside the ZeroMQ server.
+struct HttpStatus {
+  std::string address;
+  int64_t connections = 0;
+  uint64_t requests = 0;  // answered, errors included
+};
+
 /// How the service does, besides the engine's own status.
 struct ServiceStatus {
   std::string model;
@@ -29,6 +36,7 @@ struct ServiceStatus {
   bool engine_answers = true;  // in time; else its part is that of an earlier answer, and
   double engine_figures_age_seconds = 0;
   std::optional<ConversationLogStatus> state;  // where there is a state directory
+  std::optional<HttpStatus> http;              // where there is a gateway
   parallel::EngineStatus engine;
 };
 

@@ -86,7 +86,7 @@ absl::StatusOr<int64_t> FitHttpClients(int64_t clients, int64_t other_descriptor
 
 class RunningHttpSide final : public HttpSide {
  public:
-  explicit RunningHttpSide(frontend::Service& service) : backend_(service) {}
+  explicit RunningHttpSide(frontend::Service& service) : service_(service), backend_(service) {}
   ~RunningHttpSide() override {
     if (gateway_ == nullptr) return;
     gateway_->Stop();
@@ -96,11 +96,13 @@ class RunningHttpSide final : public HttpSide {
   absl::Status Start(frontend::GatewayOptions options) {
     TANDEM_ASSIGN_OR_RETURN(gateway_, frontend::Gateway::Create(std::move(options), backend_));
     thread_ = std::thread([this] { gateway_->Run(); });
+    service_.ShowHttp([this] { return gateway_->Status(); });
     return absl::OkStatus();
   }
   const std::string& address() const override { return gateway_->address(); }
 
  private:
+  frontend::Service& service_;
   frontend::ServiceBackend backend_;
   std::unique_ptr<frontend::Gateway> gateway_;
   std::thread thread_;

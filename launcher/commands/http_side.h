@@ -21,7 +21,8 @@ struct HttpPrepared {
 /// is no gateway. kInvalidArgument, kFailedPrecondition, naming the option.
 absl::StatusOr<HttpPrepared> PrepareHttp(const HttpOptions& options, const OptionSources& sources);
 
-/// The HTTP gateway of a server, with its thread, as long as it lives.
+/// The HTTP gateway of a server, with its thread, as long as it lives: until the service has ended,
+/// or has not begun.
 class HttpSide {
  public:
   virtual ~HttpSide() = default;

@@ -158,20 +158,27 @@ std::optional<double> RateBetween(const json& previous, const json& now, const c
 
 std::string RanksText(const json& status) {
   const json ranks = status.value("ranks", json::array());
-  std::vector<std::array<std::string, 4>> rows = {{"rank", "host", "device", "weights"}};
+  std::vector<std::array<std::string, 5>> rows = {
+      {"rank", "host", "device", "weights", "all-reduce"}};
   for (const json& rank : ranks) {
-    const auto bytes = NumberAt(rank, "/weight_bytes");
+    const auto bytes = NumberAt(rank, "/weight_bytes"),
+               reducing = NumberAt(rank, "/reduce_seconds");
     rows.push_back({CountAt(rank, "/rank"), WordAt(rank, "/host"), WordAt(rank, "/device"),
-                    MebibytesText(bytes)});
+                    MebibytesText(bytes), reducing ? fmt::format("{:.1f} s", *reducing) : "?"});
   }
-  std::array<size_t, 4> widths{};
+  if (ranks.size() == 1) {
+    for (auto& row : rows) row.back().clear();  // there is nobody to add up with
+  }
+  std::array<size_t, 5> widths{};
   for (const auto& row : rows) {
     for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
   }
   std::string text;
   for (const auto& row : rows) {
-    text += fmt::format("  {:>{}}  {:<{}}  {:<{}}  {:>{}}\n", row[0], widths[0], row[1], widths[1],
+    text += fmt::format("  {:>{}}  {:<{}}  {:<{}}  {:>{}}", row[0], widths[0], row[1], widths[1],
                         row[2], widths[2], row[3], widths[3]);
+    if (!row[4].empty()) text += fmt::format("  {:>{}}", row[4], widths[4]);
+    text += '\n';
   }
   return text;
 }
@@ -196,6 +203,12 @@ std::string StatusText(const json& status, const json* previous) {
   text +=
       fmt::format("clients    {} connected; {}{}\n", now("/clients"),
                   CountedAt(status, "/refused_frames", "frame") + " refused", RefusedText(status));
+  if (status.contains("http")) {
+    text += fmt::format("           {} over HTTP at {}; {} answered\n",
+                        CountedAt(status, "/http/connections", "connection"),
+                        WordAt(status, "/http/address"),
+                        CountedAt(status, "/http/requests", "request"));
+  }
   if (const double unknown = NumberAt(status, "/unknown_fields").value_or(0); unknown > 0) {
     text +=
         fmt::format("           {} that nobody knows, in requests; the log names {}\n",

@@ -15,11 +15,12 @@
 
 namespace tandem::parallel {
 
-/// A follower has done a step; digest as in StepResult.
+/// A follower has done a step; digest and reduce_nanoseconds as in StepResult.
 struct Acknowledgement {
   int rank = 0;
   uint64_t step = 0;
   Digest digest{};
+  uint64_t reduce_nanoseconds = 0;
 };
 
 /// What rank 0 hears of its followers. Called from a thread of the channel, one at a time; must
@@ -62,7 +63,8 @@ class ControlFollower {
   virtual absl::StatusOr<std::vector<std::byte>> Receive() = 0;
   /// The next plan, if it is there already; nothing also where rank 0 is gone, which Receive says.
   virtual absl::StatusOr<std::optional<std::vector<std::byte>>> TryReceive() = 0;
-  virtual absl::Status Acknowledge(uint64_t step, const Digest& digest) = 0;
+  virtual absl::Status Acknowledge(uint64_t step, const Digest& digest,
+                                   uint64_t reduce_nanoseconds) = 0;
   /// Tells rank 0 something that belongs to no step. Leaves soon if Receive is waiting, else with
   /// the next acknowledgement or Receive. Never waits.
   virtual void Report(const RecordReport& report) = 0;

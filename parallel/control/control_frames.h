@@ -11,7 +11,7 @@
 
 namespace tandem::parallel {
 
-inline constexpr uint16_t kControlVersion = 4;
+inline constexpr uint16_t kControlVersion = 5;
 /// A follower that gives up stays so long, since what starts the ranks ends all others when it
 /// goes.
 inline constexpr std::chrono::milliseconds kFailureStay{400};
@@ -42,7 +42,7 @@ void Fields(Archive& archive, ControlHello& hello) {
 /// The rank is known by who sends it.
 template <typename Archive>
 void Fields(Archive& archive, Acknowledgement& acknowledgement) {
-  archive(acknowledgement.step, acknowledgement.digest);
+  archive(acknowledgement.step, acknowledgement.digest, acknowledgement.reduce_nanoseconds);
 }
 
 struct ControlFailure {

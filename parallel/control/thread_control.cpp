@@ -77,8 +77,10 @@ class ThreadFollower final : public ControlFollower {
     return plan;
   }
 
-  absl::Status Acknowledge(uint64_t step, const Digest& digest) override {
-    shared_->events.Acknowledged({.rank = rank_, .step = step, .digest = digest});
+  absl::Status Acknowledge(uint64_t step, const Digest& digest,
+                           uint64_t reduce_nanoseconds) override {
+    shared_->events.Acknowledged(
+        {.rank = rank_, .step = step, .digest = digest, .reduce_nanoseconds = reduce_nanoseconds});
     return absl::OkStatus();
   }
 

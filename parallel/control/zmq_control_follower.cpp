@@ -197,8 +197,11 @@ void ZmqControlFollower::RunPulse() {
   }
 }
 
-absl::Status ZmqControlFollower::Acknowledge(uint64_t step, const Digest& digest) {
-  const auto frame = FrameOf(ControlFrame::kAck, Acknowledgement{.step = step, .digest = digest});
+absl::Status ZmqControlFollower::Acknowledge(uint64_t step, const Digest& digest,
+                                             uint64_t reduce_nanoseconds) {
+  const auto frame = FrameOf(
+      ControlFrame::kAck,
+      Acknowledgement{.step = step, .digest = digest, .reduce_nanoseconds = reduce_nanoseconds});
   try {
     const MutexLock lock(mutex_);
     SendQueued();

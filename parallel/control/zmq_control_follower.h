@@ -35,7 +35,8 @@ class ZmqControlFollower final : public ControlFollower {
 
   absl::StatusOr<std::vector<std::byte>> Receive() override;
   absl::StatusOr<std::optional<std::vector<std::byte>>> TryReceive() override;
-  absl::Status Acknowledge(uint64_t step, const Digest& digest) override;
+  absl::Status Acknowledge(uint64_t step, const Digest& digest,
+                           uint64_t reduce_nanoseconds) override;
   void Report(const RecordReport& report) override;
   void Stalled(const absl::Status& why) override;
   void Fail(const absl::Status& why) override;

@@ -33,7 +33,8 @@ Coordinator::Coordinator(RankSetup setup, std::unique_ptr<ControlLeader> channel
       record_counts_(setup.ranks.size()),
       setup_(std::move(setup)),
       channel_(std::move(channel)),
-      agreement_(HostsOf(setup_.ranks)) {
+      agreement_(HostsOf(setup_.ranks)),
+      reduce_nanoseconds_(setup_.ranks.size()) {
   if (options_.spare_streams) {
     scheduler_.SetPromptTokens([this](int32_t decoding, int32_t prompts) {
       return prompt_budget_.Tokens(decoding, prompts);
@@ -52,7 +53,9 @@ Coordinator::Coordinator(RankSetup setup, std::unique_ptr<ControlLeader> channel
   channel_->Listen({.on_acknowledgement =
                         [this](const Acknowledgement& acknowledgement) {
                           const absl::Status agreed = agreement_.Follower(acknowledgement);
-                          if (!agreed.ok()) Die(agreed);
+                          if (!agreed.ok()) return Die(agreed);
+                          reduce_nanoseconds_[static_cast<size_t>(acknowledgement.rank)] =
+                              acknowledgement.reduce_nanoseconds;
                         },
                     .on_report =
                         [this](const RecordReport& report) {
@@ -137,6 +140,9 @@ void Coordinator::Cancel(RequestId id) {
 absl::StatusOr<EngineStatus> Coordinator::Status() {
   const MutexLock lock(mutex_);
   EngineStatus status = status_;
+  for (size_t rank = 0; rank < status.ranks.size(); ++rank) {
+    status.ranks[rank].reduce_nanoseconds = reduce_nanoseconds_[rank];
+  }
   status.waiting += static_cast<int32_t>(inbox_.requests.size());
   status.tokens_per_second = generated_rate_.PerSecond(RateMeter::Time::clock::now());
   return status;
@@ -264,6 +270,7 @@ absl::StatusOr<std::optional<Coordinator::InFlight>> Coordinator::Schedule() {
 
 absl::Status Coordinator::Commit(const InFlight& flight, const StepResult& result) {
   TANDEM_RETURN_IF_ERROR(agreement_.Own(flight.step.plan.step, result.digest));
+  reduce_nanoseconds_[0] = result.reduce_nanoseconds;
   uint64_t generated = 0;
   uint64_t prefilled = 0;
   uint64_t finished = 0;

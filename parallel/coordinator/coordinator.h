@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <deque>
 #include <functional>
@@ -125,6 +126,7 @@ class Coordinator final : public Engine {
 
   std::unique_ptr<ControlLeader> channel_;
   Agreement agreement_;
+  std::vector<std::atomic<uint64_t>> reduce_nanoseconds_;  // [ranks] the last that each has told
   OpenRequests open_;
 
   mutable Mutex mutex_;

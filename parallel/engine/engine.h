@@ -127,6 +127,9 @@ struct RankStatus {
   std::string host;
   int64_t weight_bytes = 0;
   std::string device;
+  /// In reductions over the ranks, the wait for the slowest included; not those that devices do
+  /// among themselves.
+  uint64_t reduce_nanoseconds = 0;
 };
 
 /// The host tier of the rank whose blocks are largest: the pages of preempted requests. Without

@@ -27,6 +27,8 @@ struct StepResult {
   std::vector<float> logits;              // rank 0 only: [rows of gathering sequences, vocab]
   std::vector<core::TokenScore> scores;   // [rows of scored sequences]
   Digest digest{};                        // of all plans and results so far
+  /// Of this rank, in reductions, from its first step on; ranks differ in it.
+  uint64_t reduce_nanoseconds = 0;
 };
 
 }  // namespace tandem::parallel

@@ -118,6 +118,7 @@ absl::StatusOr<StepResult> RankRunner::Finish(const StepPlan& plan, const Digest
     }
   }
   AddToDigest(plan_hash, result);
+  result.reduce_nanoseconds = collective_.nanoseconds();
   return result;
 }
 

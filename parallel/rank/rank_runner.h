@@ -18,6 +18,7 @@
 #include "parallel/rank/rank_records.h"
 #include "parallel/rank/slot_table.h"
 #include "parallel/rank/spilled_pages.h"
+#include "parallel/rank/timed_collective.h"
 
 namespace tandem::parallel {
 
@@ -101,7 +102,7 @@ class RankRunner {
 
   core::Model& model_;
   const kv_store::PagePool& pool_;
-  core::Collective& collective_;
+  TimedCollective collective_;
   SlotTable slots_;
   std::vector<core::Range> vocab_shards_;
   int64_t largest_shard_ = 0;

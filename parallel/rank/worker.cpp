@@ -38,7 +38,8 @@ class Follower {
     }
     TANDEM_ASSIGN_OR_RETURN(const StepResult result,
                             runner_.Finish(current_->plan, current_->hash));
-    TANDEM_RETURN_IF_ERROR(channel_.Acknowledge(current_->plan.step, result.digest));
+    TANDEM_RETURN_IF_ERROR(
+        channel_.Acknowledge(current_->plan.step, result.digest, result.reduce_nanoseconds));
     current_ = std::move(next);
     return false;
   }

@@ -1,6 +1,6 @@
-"""Servers under load, as their clients see them: `tandem serve` over ZeroMQ, llama.cpp's llama-server over HTTP.
+"""Servers under load, as their clients see them: `tandem serve` over ZeroMQ and over HTTP, llama.cpp's llama-server over HTTP.
 
-Both have the same few methods: start, stop, open a stream (a request whose answer comes piece by piece), status. A stream only
+All have the same few methods: start, stop, open a stream (a request whose answer comes piece by piece), status. A stream only
 notes what came when; it is read after the load, so that the client takes as little of the processors as it can.
 """
 import contextlib
@@ -29,11 +29,11 @@ class Failed(Exception):
 class Process:
     """A server's process group: its log in a file, and its end."""
 
-    def __init__(self, command):
+    def __init__(self, command, **environment):
         self.command = [str(word) for word in command]
         self.log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
-                                        start_new_session=True)
+                                        start_new_session=True, env=dict(os.environ, **environment))
 
     def said(self):
         # Its own place in the file, not the writer's.
@@ -120,6 +120,7 @@ class TandemStream:
 
 class Tandem:
     """`tandem serve`. prefix: words before its command, as "run this on that host"; it listens where we reach it."""
+    HTTP = "off"
 
     def __init__(self, program, model, threads, ranks=1, flags=(), name="Tandem", prefix=(), listen="tcp://127.0.0.1:*"):
         self.name = name
@@ -136,7 +137,7 @@ class Tandem:
         del context  # the model's own; pages are shared by all
         self.zmq = zmq.Context()
         self.process = Process([*self.prefix, self.program, "serve", self.model, "-n", self.ranks, "--threads", self.threads // self.ranks,
-                                "--listen", self.listen, "--max-running", slots, *self.flags])
+                                "--listen", self.listen, "--max-running", slots, *self.flags], TANDEM_HTTP=self.HTTP)
         match = self.process.wait_until(lambda: re.search(r"serving .* on (\w+://\S+)$", self.process.said(), re.MULTILINE))
         self.endpoint = match[1]
         self.asking = self.zmq.socket(zmq.DEALER)
@@ -185,8 +186,8 @@ class Tandem:
         self.zmq.term()
 
 
-class LlamaStream:
-    """A request to llama-server on a connection of its own."""
+class HttpStream:
+    """A request over HTTP, on a connection of its own, whose answer is a stream of events."""
 
     def __init__(self, port, path, body):
         self.socket = socket.create_connection(("127.0.0.1", port))
@@ -223,11 +224,15 @@ class LlamaStream:
         if not re.match(rb"HTTP/1\.1 200 ", whole):
             raise Failed(whole[:500].decode(errors="replace"))
         place = 0
-        # llama-server sends each event as a chunk of its own, so that none is cut by the framing.
+        # The servers send each event within a chunk, so that none is cut by the framing.
         for match in re.finditer(rb"^data: (\{.*\})\r?$", whole, re.MULTILINE):
             while ends[place][0] < match.end():
                 place += 1
             yield ends[place][1], json.loads(match[1])
+
+
+class LlamaStream(HttpStream):
+    """A request to llama-server."""
 
     def answer(self):
         """As that of a TandemStream."""
@@ -243,6 +248,47 @@ class LlamaStream:
             raise Failed("the answer did not end")
         return {"sent": self.sent, "pieces": pieces, "end": self.reads[-1][0], "text": text, "tokens": last["tokens_predicted"],
                 "usage": {"prompt_tokens": last["tokens_evaluated"]}}
+
+
+class CompletionStream(HttpStream):
+    """A request to /v1/completions, with `stream_options` that ask for the usage."""
+
+    def answer(self):
+        """As that of a TandemStream."""
+        pieces, text, usage = [], "", None
+        for at, event in self.events():
+            if "error" in event:
+                raise Failed(json.dumps(event["error"]))
+            part = "".join(choice["text"] for choice in event["choices"])
+            if part:
+                pieces.append(at)
+                text += part
+            usage = event.get("usage") or usage
+        if usage is None:
+            raise Failed("the answer did not end")
+        return {"sent": self.sent, "pieces": pieces, "end": self.reads[-1][0], "text": text, "tokens": usage["completion_tokens"],
+                "usage": usage}
+
+
+class TandemHttp(Tandem):
+    """`tandem serve` with its gateway for HTTP, through which requests go; its status is asked for by ZeroMQ."""
+    HTTP = "127.0.0.1:0"
+
+    def warm_up(self):
+        match = re.search(r"for clients of HTTP: http://127\.0\.0\.1:(\d+)/v1$", self.process.said(), re.MULTILINE)
+        if match is None:
+            raise Failed(f"{self.program} told no address for clients of HTTP")
+        self.port = int(match[1])
+        super().warm_up()
+
+    def open(self, prompt, answer, never=()):
+        return CompletionStream(self.port, "/v1/completions", completion(prompt, answer, never))
+
+
+def completion(prompt, answer, never=(), **more):
+    """The body of a request for a streamed completion over HTTP, with the same answer as that of Tandem.open."""
+    return {"prompt": prompt, "max_tokens": answer, "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
+            "logit_bias": {str(token): NEVER for token in never}, **more}
 
 
 class LlamaServer:

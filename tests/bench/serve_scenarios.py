@@ -1,4 +1,9 @@
 """What is measured under load, one function a scenario; each starts a server, replays, stops it and returns plain data."""
+import json
+import pathlib
+import re
+import resource
+import socket
 import statistics
 import time
 
@@ -177,6 +182,114 @@ def run_long_prompt(server, short, long, alone, never):
                 "seconds": end - begin}
     finally:
         server.stop()
+
+
+def first_token_over_zeromq(server, prompt):
+    """Seconds from a request to the first text of its answer, on a connection that is there."""
+    begin, first = time.perf_counter(), None
+    request = {"v": 1, "id": f"f{begin}", "type": "complete", "tokens": prompt, "max_tokens": 4, "cache": False}
+    server.asking.send(json.dumps(request).encode())
+    while True:
+        frame = server.asking.recv()
+        if first is None and b'"type":"delta"' in frame:
+            first = time.perf_counter() - begin
+        if b'"type":"error"' in frame:
+            raise serve_clients.Failed(frame.decode())
+        if b'"type":"done"' in frame:
+            return first
+
+
+def first_token_over_http(connection, prompt):
+    """The same over HTTP; connection: a socket."""
+    body = json.dumps(serve_clients.completion(prompt, 4, cache=False)).encode()
+    head = ("POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n")
+    begin, first, got = time.perf_counter(), None, b""
+    connection.sendall(head.encode() + body)
+    while not got.endswith(b"0\r\n\r\n"):
+        part = connection.recv(1 << 16)
+        if not part:
+            raise serve_clients.Failed(f"the server closed the connection: {got.decode()}")
+        if first is None and b"data: {" in part:
+            first = time.perf_counter() - begin
+        got += part
+    if not got.startswith(b"HTTP/1.1 200 ") or b"data: [DONE]" not in got:
+        raise serve_clients.Failed(got.decode())
+    return first
+
+
+def run_first_token(server, prompts):
+    """One request after the other, each prompt over ZeroMQ and over HTTP in turn, on connections that stay: seconds to the first
+    text. server: a TandemHttp."""
+    server.start(1, 8192)
+    try:
+        zeromq, http = [], []
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for number, prompt in enumerate(prompts):
+                for way in (number % 2, 1 - number % 2):
+                    if way == 0:
+                        zeromq.append(first_token_over_zeromq(server, prompt))
+                    else:
+                        http.append(first_token_over_http(connection, prompt))
+        return {"zeromq": zeromq, "http": http}
+    finally:
+        server.stop()
+
+
+def first_token_figures(rounds):
+    """Over the requests of all rounds: medians of each way, and of the differences of the same prompt."""
+    pooled = {key: [seconds for sample in rounds for seconds in sample[key]] for key in ("zeromq", "http")}
+    return {**{key: statistics.median(seconds) for key, seconds in pooled.items()},
+            "difference": statistics.median(over - without for over, without in zip(pooled["http"], pooled["zeromq"]))}
+
+
+def memory(pid):
+    """{what: bytes}: of a process, of all sockets' buffers, and of the kernel's small objects."""
+    def number(path, pattern):
+        return int(re.search(pattern, pathlib.Path(path).read_text(), re.MULTILINE)[1])
+
+    return {"process": 1024 * number(f"/proc/{pid}/smaps_rollup", r"^Pss: +(\d+) kB"),
+            "buffers": resource.getpagesize() * number("/proc/net/sockstat", r"^TCP: .* mem (\d+)"),
+            "kernel": 1024 * number("/proc/meminfo", r"^Slab: +(\d+) kB")}
+
+
+def run_connections(server, count):
+    """So many connections over HTTP that have asked once and then wait: bytes of each. server: a TandemHttp."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 200
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            raise serve_clients.Failed(f"{count} connections take {wanted} file descriptors, but {hard} are allowed (ulimit -Hn)")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    server.start(1, 8192)
+    connections = []
+    try:
+        for _ in range(20):  # what the server makes once is no connection's
+            ask_health(server.port).close()
+        time.sleep(1)
+        before = memory(server.process.process.pid)
+        connections = [ask_health(server.port) for _ in range(count)]
+        time.sleep(1)
+        after = memory(server.process.process.pid)
+        # They are still there, and nobody else minds.
+        serve_clients.run_alone(server.open([1, 2, 3], 4))
+        for connection in connections[::100]:
+            ask_health(server.port, connection)
+        return {"connections": count, **{key: (after[key] - before[key]) / count for key in after}}
+    finally:
+        for connection in connections:
+            connection.close()
+        server.stop()
+
+
+def ask_health(port, connection=None):
+    """A connection that was answered, and stays."""
+    connection = connection or socket.create_connection(("127.0.0.1", port), 10)
+    connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    if not connection.recv(1 << 16).startswith(b"HTTP/1.1 200 "):
+        raise serve_clients.Failed("/health did not answer")
+    return connection
 
 
 def pieces_so_far(stream):

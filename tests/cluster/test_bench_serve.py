@@ -16,7 +16,7 @@ SERVE = [sys.executable, ROOT / "tests/bench/serve"]
 
 # One token a byte; the end token is 2. The first text comes 50 ms after a request, the others 4 ms after one another.
 FAKE_TANDEM = f"#!{sys.executable}" + '''
-import heapq, json, sys, time
+import heapq, http.server, json, os, sys, threading, time
 if sys.argv[1] == "tokenize":
     text = sys.stdin.read()
     print(json.dumps({"tokens": [2] if text == "<|im_end|>" and "--special" in sys.argv else [ord(c) % 256 for c in text]}))
@@ -28,6 +28,41 @@ import zmq
 FIRST, GAP = 0.05, 0.004
 flags = dict(zip(sys.argv[3:-1], sys.argv[4:]))
 assert flags["-n"] == "1" and int(flags["--max-running"]) >= 1
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *_):
+        pass
+    def do_GET(self):
+        assert self.path == "/health"
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+    def chunk(self, data):
+        self.wfile.write(b"%x\\r\\n%b\\r\\n" % (len(data), data))
+    def event(self, choices, usage=None):
+        self.chunk(b"data: " + json.dumps({"choices": choices, "usage": usage}).encode() + b"\\n\\n")
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert self.path == "/v1/completions" and request["stream"] and request["stream_options"] == {"include_usage": True}
+        assert request["temperature"] == 0 and (len(request["prompt"]) < 20 or request["logit_bias"] == {"2": -100} or not request["cache"])
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        count = request["max_tokens"]
+        for i in range(count):
+            time.sleep(FIRST if i == 0 else GAP)
+            self.event([{"index": 0, "text": 'a"', "finish_reason": None}])
+        self.event([{"index": 0, "text": "", "finish_reason": "length"}])
+        self.event([], {"prompt_tokens": len(request["prompt"]), "completion_tokens": count})
+        self.chunk(b"data: [DONE]\\n\\n")
+        self.wfile.write(b"0\\r\\n\\r\\n")
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads, request_queue_size = True, 100
+if os.environ["TANDEM_HTTP"] != "off":
+    server = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    print(f"info: for clients of HTTP: http://127.0.0.1:{server.server_port}/v1", file=sys.stderr, flush=True)
 router = zmq.Context().socket(zmq.ROUTER)
 port = router.bind_to_random_port("tcp://127.0.0.1")
 print(f"info: serving fake on tcp://127.0.0.1:{port}", file=sys.stderr, flush=True)
@@ -50,7 +85,7 @@ while True:
                 read = prompt - before
             known[frame.get("conversation")] = prompt + frame["max_tokens"]
             if known[frame.get("conversation")] > 20:
-                assert frame["logit_bias"] == {"2": -100}, frame
+                assert frame.get("logit_bias") == {"2": -100} or not frame["cache"], frame
             usage = {"prompt_tokens": prompt, "completion_tokens": frame["max_tokens"], "reused_tokens": 0,
                      "computed_tokens": read + frame["max_tokens"] + 3}
             send(client, {"v": 1, "id": frame["id"], "type": "accepted"})
@@ -139,6 +174,49 @@ def test_chats_are_replayed_against_both_servers(fakes):
     assert {"Answers", "Time to first token", "Time between tokens", "KV cache", "Tandem", "llama.cpp, model.gguf"} <= words
 
 
+def test_chats_go_over_http_too(fakes):
+    result = serve(fakes, "--http", "--rounds", 2, "--chats", 4, "--prompt", 30, "--gen", 20, "--arrival", 0.1)
+    assert result.returncode == 0, result.stderr
+    assert "| Tandem, HTTP | Tandem | Tandem, HTTP / Tandem | llama.cpp, model.gguf | Tandem, HTTP / llama.cpp, model.gguf |" \
+        in result.stdout
+    samples = json.loads((fakes / "out.json").read_text())["samples"]
+    assert {name: len(rounds) for name, rounds in samples.items()} == \
+        {"Tandem, HTTP": 2, "Tandem": 2, "llama.cpp, model.gguf": 2}
+    for sample in samples["Tandem, HTTP"]:
+        assert sample["tokens"] == 80 and sample["prompt_tokens"] == 120 and sample["pages"]["total"] == 100
+        assert sample["first_p50"] >= 0.05
+        assert [len(chat["pieces"]) for chat in sample["timeline"]] == [20] * 4
+
+
+def test_first_tokens_come_in_turn_over_both(fakes):
+    result = serve(fakes, "--scenario", "first-token", "--rounds", 1, "--chats", 6)
+    assert result.returncode == 0, result.stderr
+    assert "| 6 prompts of 32 tokens, one after the other | ZeroMQ | HTTP | HTTP - ZeroMQ |" in result.stdout
+    sample = json.loads((fakes / "out.json").read_text())["samples"]["Tandem, HTTP"][0]
+    assert len(sample["zeromq"]) == len(sample["http"]) == 6
+    assert min(sample["zeromq"] + sample["http"]) >= 0.05
+
+
+def test_connections_that_wait_are_weighed(fakes):
+    result = serve(fakes, "--scenario", "connections", "--rounds", 1, "--chats", 50)
+    assert result.returncode == 0, result.stderr
+    assert "| 50 connections over HTTP that wait: bytes of each | |" in result.stdout
+    sample = json.loads((fakes / "out.json").read_text())["samples"]["Tandem, HTTP"][0]
+    assert sample["connections"] == 50 and sample["process"] > 0, "a thread each, of this server"
+
+
+def test_figures_of_known_first_tokens():
+    rounds = [{"zeromq": [0.010, 0.020, 0.030], "http": [0.011, 0.022, 0.030]}, {"zeromq": [0.010], "http": [0.013]}]
+    figures = serve_scenarios.first_token_figures(rounds)
+    assert figures == {"zeromq": pytest.approx(0.015), "http": pytest.approx(0.0175), "difference": pytest.approx(0.0015)}
+
+
+def test_memory_is_that_of_proc():
+    found = serve_scenarios.memory("self")
+    assert set(found) == {"process", "buffers", "kernel"}
+    assert found["process"] > 1 << 20 and found["kernel"] > 1 << 20 and found["buffers"] >= 0
+
+
 def test_further_formats_are_tried_once(fakes):
     (fakes / "other.gguf").touch()
     result = serve(fakes, "--rounds", 2, "--chats", 1, "--prompt", 10, "--gen", 20, "--llama-models",
@@ -172,6 +250,7 @@ def test_turns_tell_what_was_computed_over_what_was_new(fakes):
     (["--rounds", 0], "must be at least 1"),
     (["--model", "nothing"], "'nothing' is neither a file nor one of"),
     (["--scenario", "turns", "--plot", "x.svg"], "--plot draws chats and many only"),
+    (["--scenario", "turns", "--http"], "--http is for chats and many only"),
     (["--program", "/nowhere/tandem"], "/nowhere/tandem is missing"),
     (["--prompt", 10000000], "is longer than all of"),
 ])
@@ -218,8 +297,8 @@ def test_long_prompt_figures_of_known_gaps():
     assert figures["ratio_p50"] == pytest.approx(2.5) and figures["ratio_p99"] == pytest.approx(4.0)
 
 
-def http_stream(*reads):
-    stream = serve_clients.LlamaStream.__new__(serve_clients.LlamaStream)
+def http_stream(*reads, kind=serve_clients.LlamaStream):
+    stream = kind.__new__(kind)
     stream.sent, stream.reads = 0.0, list(reads)
     return stream
 
@@ -231,6 +310,19 @@ def test_events_of_a_stream_have_the_time_at_which_they_were_whole():
                          (3.0, b"40\r\ndata: {\"content\": \"\", \"stop\": true, \"tokens_predicted\": 2, \"tokens_evaluated\": 9}\n\n\r\n"))
     assert stream.answer() == {"sent": 0.0, "pieces": [1.0, 2.0], "end": 3.0, "text": "ab}", "tokens": 2,
                                "usage": {"prompt_tokens": 9}}
+
+
+def test_completions_are_those_of_the_openai_api():
+    stream = http_stream((1.0, b"HTTP/1.1 200 OK\r\n\r\ndata: {\"choices\": [{\"text\": \"a\"}], \"usage\": null}\n\n: comment\n\n"),
+                         (2.0, b"data: {\"choices\": [{\"text\": \"\", \"finish_reason\": \"stop\"}]}\n\n"
+                               b"data: {\"choices\": [], \"usage\": {\"prompt_tokens\": 3, \"completion_tokens\": 1}}\n\n"),
+                         (3.0, b"data: [DONE]\n\n"), kind=serve_clients.CompletionStream)
+    assert stream.answer() == {"sent": 0.0, "pieces": [1.0], "end": 3.0, "text": "a", "tokens": 1,
+                               "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+    broken = http_stream((1.0, b"HTTP/1.1 200 OK\r\n\r\ndata: {\"choices\": [{\"text\": \"a\"}]}\n\n"),
+                         kind=serve_clients.CompletionStream)
+    with pytest.raises(serve_clients.Failed, match="did not end"):
+        broken.answer()
 
 
 @pytest.mark.parametrize("read, message", [

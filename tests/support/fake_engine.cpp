@@ -50,7 +50,11 @@ void FakeEngine::Cancel(RequestId id) {
 absl::StatusOr<parallel::EngineStatus> FakeEngine::Status() {
   const std::lock_guard lock(mutex_);
   parallel::EngineStatus status;
-  status.ranks.push_back({.rank = 0, .host = "fakehost", .weight_bytes = 42, .device = "none"});
+  status.ranks.push_back({.rank = 0,
+                          .host = "fakehost",
+                          .weight_bytes = 42,
+                          .device = "none",
+                          .reduce_nanoseconds = 1'500'000'000});
   status.running = static_cast<int32_t>(running_.size());
   status.steps = steps_;
   status.tokens_generated = generated_;

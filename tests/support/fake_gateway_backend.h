@@ -89,6 +89,7 @@ class RunningGateway {
   explicit RunningGateway(frontend::GatewayBackend& backend, frontend::GatewayOptions options = {});
   ~RunningGateway();
   const std::string& address() const { return gateway_->address(); }
+  frontend::HttpStatus Status() const { return gateway_->Status(); }
 
  private:
   std::unique_ptr<frontend::Gateway> gateway_;

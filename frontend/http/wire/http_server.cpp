@@ -115,7 +115,7 @@ class AsioHttpServer final : public HttpServer {
           if (!error) function();
         });
   }
-  int64_t connections() const override { return static_cast<int64_t>(connections_.size()); }
+  int64_t connections() const override { return count_.load(); }
   uint64_t refused_connections() const override { return refused_; }
 
  private:
@@ -150,6 +150,7 @@ class AsioHttpServer final : public HttpServer {
     const auto connection =
         std::make_shared<HttpConnection>(std::move(socket), number, EndpointText(peer), share_);
     connections_.emplace(number, connection);
+    ++count_;
     if (!full) return connection->Start();
     connection->Refuse(FullResponse());
   }
@@ -172,7 +173,7 @@ class AsioHttpServer final : public HttpServer {
     socket.read_some(boost::asio::buffer(share_.scratch.data(), share_.scratch.size()), ignored);
   }
 
-  void Closed(uint64_t number) { connections_.erase(number); }
+  void Closed(uint64_t number) { count_ -= static_cast<int64_t>(connections_.erase(number)); }
 
   void EndWhenIdle(std::chrono::steady_clock::time_point until) {
     constexpr std::chrono::milliseconds kLook{10};
@@ -187,6 +188,7 @@ class AsioHttpServer final : public HttpServer {
     acceptor_.close(ignored);
     retry_.cancel(ignored);
     const auto connections = std::exchange(connections_, {});
+    count_ = 0;
     for (const auto& [number, connection] : connections) connection->Close();
   }
 
@@ -203,6 +205,7 @@ class AsioHttpServer final : public HttpServer {
   bool loopback_ = true;
   std::atomic<bool> stopped_{false};
   std::unordered_map<uint64_t, std::shared_ptr<HttpConnection>> connections_;
+  std::atomic<int64_t> count_{0};  // of them
   uint64_t last_ = 0;
   uint64_t refused_ = 0;
 };

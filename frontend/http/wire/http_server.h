@@ -13,8 +13,8 @@ namespace tandem::frontend {
 
 /// Serves HTTP/1.1 on one thread: no client can block it, end it, or cost it more than the limits.
 /// A connection that waits for a request costs about 1 KiB and what the kernel has for it; buffers
-/// come with bytes. Thread safety: Run from one thread, Stop and Post from any; the rest from the
-/// thread of Run, or before it.
+/// come with bytes. Thread safety: Run from one thread; Stop, Post and connections from any; the
+/// rest from the thread of Run, or before it.
 class HttpServer {
  public:
   using Clock = std::chrono::steady_clock;

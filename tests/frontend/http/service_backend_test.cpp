@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "tests/support/fake_gateway_backend.h"
+#include "tests/support/frame_client.h"
 #include "tests/support/http_client.h"
 #include "tests/support/served_engine.h"
 
@@ -88,6 +89,24 @@ TEST(ServiceBackend, FreesWhatAClientThatLeavesHasAskedFor) {
   EXPECT_EQ(way.served.engine.running(), 1);
   client.Close();
   EXPECT_TRUE(Eventually([&] { return way.served.engine.running() == 0; }));
+}
+
+TEST(ServiceBackend, TheStatusShowsTheGatewayForHttp) {
+  ServedGateway way;
+  way.served.service.ShowHttp([&] { return way.gateway.Status(); });
+  EXPECT_EQ(Fetch(way.gateway.address(), GetRequest("/health")).status, 200);
+  EXPECT_EQ(Fetch(way.gateway.address(), GetRequest("/nothing")).status, 404);
+  const RawHttpClient open(way.gateway.address());
+  testing::FrameClient client(way.served.endpoint());
+  WayJson status;
+  EXPECT_TRUE(Eventually([&] {
+    client.Send({{"v", 1}, {"type", "status"}, {"id", "s"}});
+    status = *client.Receive();
+    return status["http"]["connections"] == 1;
+  }));
+  EXPECT_EQ(status["http"]["address"], way.gateway.address());
+  EXPECT_EQ(status["http"]["requests"], 2);
+  way.served.service.ShowHttp(nullptr);
 }
 
 TEST(ServiceBackend, TellsHowTheEngineDoes) {

@@ -219,6 +219,8 @@ TEST(Server, PingAndStatus) {
   while (status["type"] != "status") status = *client.Receive();
   EXPECT_EQ(status["id"], "s");
   EXPECT_EQ(status["ranks"][0]["host"], "fakehost");
+  EXPECT_EQ(status["ranks"][0]["reduce_seconds"], 1.5);
+  EXPECT_FALSE(status.contains("http"));
   EXPECT_EQ(status["requests"]["open"], 1);
   EXPECT_EQ(status["model"]["context"], 4096);
   EXPECT_TRUE(status.contains("pages"));

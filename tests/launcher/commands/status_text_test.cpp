@@ -16,7 +16,8 @@ json Document() {
   return json::parse(R"json({
     "v": 1, "type": "status",
     "model": {"name": "small", "vocab": 100, "context": 8192},
-    "ranks": [{"rank": 0, "host": "a", "device": "cpu (avx2, 2 threads)", "weight_bytes": 1048576},
+    "ranks": [{"rank": 0, "host": "a", "device": "cpu (avx2, 2 threads)", "weight_bytes": 1048576,
+               "reduce_seconds": 12.34},
               {"rank": 1, "host": "long-name", "device": "cpu (avx512, 1 thread)",
                "weight_bytes": 104857600}],
     "requests": {"running": 3, "waiting": 4, "open": 7, "answered": 50, "cancelled": 6, "failed": 1},
@@ -33,9 +34,9 @@ json Document() {
 TEST(StatusTextTest, TellsEveryFigure) {
   EXPECT_EQ(StatusText(Document()),
             "small: context 8192, up 1 h 2 min\n"
-            "  rank  host       device                    weights\n"
-            "     0  a          cpu (avx2, 2 threads)     1.0 MiB\n"
-            "     1  long-name  cpu (avx512, 1 thread)  100.0 MiB\n"
+            "  rank  host       device                    weights  all-reduce\n"
+            "     0  a          cpu (avx2, 2 threads)     1.0 MiB      12.3 s\n"
+            "     1  long-name  cpu (avx512, 1 thread)  100.0 MiB           ?\n"
             "requests   3 running, 4 waiting; 50 answered, 6 cancelled, 1 failed\n"
             "clients    5 connected; 0 frames refused\n"
             "pages      25 used, 50 cached, of 100  "
@@ -68,6 +69,21 @@ TEST(StatusTextTest, TellsOfTheStateDirectoryAndItsTrouble) {
               HasSubstr("           2 conversations on disk cannot be read; the log names them\n"
                         "           3 changes are in memory only\n"
                         "           not durable: the disk is full\npages"));
+}
+
+TEST(StatusTextTest, TellsOfTheGatewayForHttp) {
+  json document = Document();
+  document["http"] = {{"address", "127.0.0.1:8080"}, {"connections", 2}, {"requests", 1}};
+  EXPECT_THAT(StatusText(document),
+              HasSubstr("clients    5 connected; 0 frames refused\n"
+                        "           2 connections over HTTP at 127.0.0.1:8080; 1 request answered\n"
+                        "pages "));
+}
+
+TEST(StatusTextTest, ARankAloneAddsUpNothing) {
+  json document = Document();
+  document["ranks"].erase(1);
+  EXPECT_THAT(StatusText(document), Not(HasSubstr("all-reduce")));
 }
 
 TEST(StatusTextTest, TellsOfTheHostTier) {
@@ -107,9 +123,11 @@ TEST(StatusTextTest, OneIsNoPlural) {
                        {"copied", {{"host", "h"}, {"uncopied_changes", 1}}}};
   document["records"] = {
       {"saved", 1}, {"fetched", 1}, {"damaged", 1}, {"dropped", 0}, {"refused", 1}};
-  EXPECT_THAT(StatusText(document),
-              Not(::testing::ContainsRegex("[^0-9]1 (prompt )?(conversation|change|deletion|frame|"
-                                           "field|time|token|record|step)s")));
+  document["http"] = {{"address", "a"}, {"connections", 1}, {"requests", 1}};
+  EXPECT_THAT(
+      StatusText(document),
+      Not(::testing::ContainsRegex("[^0-9]1 (prompt )?(connection|conversation|change|deletion|"
+                                   "frame|request|field|time|token|record|step)s")));
 }
 
 TEST(StatusTextTest, RatesAreOfTheTimeBetween) {

@@ -181,7 +181,8 @@ TEST_P(ControlChannelTest, PlansArriveInOrderAndAcknowledgementsReturn) {
         if (!plan.ok() || *plan != Bytes({i, 7})) return;
         Digest digest{};
         digest[0] = static_cast<uint8_t>(f + 1);
-        if (control.followers[f]->Acknowledge(static_cast<uint64_t>(i), digest).ok()) ++good[f];
+        const auto step = static_cast<uint64_t>(i);
+        if (control.followers[f]->Acknowledge(step, digest, 1000 * step + f + 1).ok()) ++good[f];
       }
     });
   }
@@ -193,6 +194,7 @@ TEST_P(ControlChannelTest, PlansArriveInOrderAndAcknowledgementsReturn) {
   for (const Acknowledgement& acknowledgement : log.acknowledgements()) {
     const auto rank = static_cast<size_t>(acknowledgement.rank);
     EXPECT_EQ(acknowledgement.step, next[rank]++);
+    EXPECT_EQ(acknowledgement.reduce_nanoseconds, 1000 * acknowledgement.step + rank);
     EXPECT_EQ(acknowledgement.digest[0], rank);
   }
   EXPECT_TRUE(log.lost().empty());
@@ -551,7 +553,7 @@ std::vector<std::string> Texts(const absl::StatusOr<std::vector<NetworkAddress>>
 
 TEST(ControlFrames, TheBytesStayAsTheyWere) {
   using testing::Hex;
-  EXPECT_EQ(Hex(FrameOf(ControlFrame::kHello, ControlHello{.rank = 3})), "01040003000000");
+  EXPECT_EQ(Hex(FrameOf(ControlFrame::kHello, ControlHello{.rank = 3})), "01050003000000");
   EXPECT_EQ(Hex(FrameOf(ControlFrame::kWelcome)), "02");
   EXPECT_EQ(Hex(FrameOf(ControlFrame::kPing, std::optional<ControlProgress>())), "0400");
   EXPECT_EQ(
@@ -562,9 +564,9 @@ TEST(ControlFrames, TheBytesStayAsTheyWere) {
                                            .milliseconds = 9}))),
       "0401050000000000000002000000010700000000000000010900000000000000");
   const Acknowledgement acknowledgement{
-      .rank = 3, .step = 5, .digest = testing::Counted<Digest>(1)};
+      .rank = 3, .step = 5, .digest = testing::Counted<Digest>(1), .reduce_nanoseconds = 0x11};
   EXPECT_EQ(Hex(FrameOf(ControlFrame::kAck, acknowledgement)),
-            "0505000000000000000102030405060708090a0b0c0d0e0f10");
+            "0505000000000000000102030405060708090a0b0c0d0e0f101100000000000000");
   EXPECT_EQ(Hex(FrameOf(ControlFrame::kFailed, ControlFailure{.why = "why"})), "0603000000776879");
 }
 

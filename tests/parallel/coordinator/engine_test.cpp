@@ -292,6 +292,32 @@ TEST_P(EngineTest, StatusTellsRanksAndCounts) {
   EXPECT_GE(status->steps, 9U);
 }
 
+TEST_P(EngineTest, StatusTellsTheTimeOfEachRankInReductions) {
+  Start();
+  std::vector<uint64_t> before(static_cast<size_t>(GetParam().ranks), 0);
+  for (int request = 0; request < 2; ++request) {
+    CollectingSink sink;
+    Submit(Greedy({1, 2, 3, request}, 10), sink);
+    ASSERT_TRUE(sink.WaitForFinish().has_value());
+    // Followers tell of a step when they have done it, which may be after rank 0.
+    for (size_t rank = 0; rank < before.size(); ++rank) {
+      const auto grew = [&] {
+        const auto status = engine().Status();
+        return status.ok() && status->ranks[rank].reduce_nanoseconds > before[rank];
+      };
+      if (before.size() == 1) {
+        EXPECT_EQ(engine().Status()->ranks[0].reduce_nanoseconds, 0U);
+        continue;
+      }
+      for (int i = 0; i < 1000 && !grew(); ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
+      ASSERT_TRUE(grew()) << "rank " << rank;
+      before[rank] = engine().Status()->ranks[rank].reduce_nanoseconds;
+    }
+  }
+}
+
 TEST_P(EngineTest, SmallPoolLimitsTheContextNotTheAnswer) {
   // A head's full-attention block has 16 KiB, its window block 8 KiB: three of each are one
   // sequence of 192 positions, and a fourth of each does not fit.
