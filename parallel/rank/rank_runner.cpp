@@ -84,7 +84,8 @@ absl::StatusOr<bool> RankRunner::Keep(const StepPlan& plan, std::span<const Plac
   std::vector<core::SampleRow> rows;
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     const SequenceWork& work = plan.sequences[s];
-    if (!work.drafts.empty() || work.logit_rows() > work.sample_rows()) return false;
+    // Logits that somebody wants are read once the step is over.
+    if (work.gather || !work.drafts.empty() || work.logit_rows() > work.sample_rows()) return false;
     if (!work.sample) continue;
     const SlotState& state = slots_.slot(work.slot);
     rows.push_back({.row = places[s].first_row,

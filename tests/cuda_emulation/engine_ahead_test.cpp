@@ -103,6 +103,27 @@ class CudaEngineAhead : public ::testing::TestWithParam<core::Family> {
   std::unique_ptr<core::ModelFile> file_;
 };
 
+/// The last chunk of this prompt is one token, as a step of decoding has.
+TEST_P(CudaEngineAhead, LogitsOfAPromptAreThereWhereItsLastTokenIsAlone) {
+  const auto logits = [&](core::DeviceKind kind, int ranks) {
+    const auto cluster = Start(kind, ranks);
+    CollectingSink sink;
+    EXPECT_TRUE(cluster->engine()
+                    .Submit({.prompt = RandomTokens(65, kVocab, 3),
+                             .max_tokens = 3,
+                             .want_prompt_logits = true},
+                            sink.Sink())
+                    .ok());
+    EXPECT_TRUE(sink.WaitForFinish().has_value());
+    return sink.logits();
+  };
+  const auto expected = logits(core::DeviceKind::kCpu, 1);
+  ASSERT_EQ(expected.size(), 65U);
+  for (const int ranks : {1, 2}) {
+    EXPECT_EQ(logits(core::DeviceKind::kCuda, ranks), expected) << ranks << " ranks";
+  }
+}
+
 /// While one sequence decodes, rank 0 launches each step before the one before it is done, but for
 /// those that are put into the stream kernel by kernel: the first of each shape.
 TEST_P(CudaEngineAhead, DecodingWaitsForNoStep) {
