@@ -108,12 +108,11 @@ TEST_P(CudaEngineAhead, LogitsOfAPromptAreThereWhereItsLastTokenIsAlone) {
   const auto logits = [&](core::DeviceKind kind, int ranks) {
     const auto cluster = Start(kind, ranks);
     CollectingSink sink;
-    EXPECT_TRUE(cluster->engine()
-                    .Submit({.prompt = RandomTokens(65, kVocab, 3),
-                             .max_tokens = 3,
-                             .want_prompt_logits = true},
-                            sink.Sink())
-                    .ok());
+    parallel::EngineRequest request;
+    request.prompt = RandomTokens(65, kVocab, 3);
+    request.max_tokens = 3;
+    request.want_prompt_logits = true;
+    EXPECT_TRUE(cluster->engine().Submit(request, sink.Sink()).ok());
     EXPECT_TRUE(sink.WaitForFinish().has_value());
     return sink.logits();
   };
