@@ -66,6 +66,22 @@ def test_answers_are_those_of_generate(start_server, tmp_path, ranks, under_mpir
         assert_no_leftovers(server)
 
 
+def test_stored_responses_outlive_the_server_and_make_room(start_server, tmp_path):
+    more = ["--state", tmp_path / "state", "--agent-ttl", 1, "--max-conversations", 1]
+    server, address = serve(start_server, 1, False, *more)
+    ask_for = {"input": "Hi", "max_output_tokens": 4, "temperature": 0}
+    ids = [json.loads(ask(address, "POST", "/v1/responses", ask_for)[1])["id"] for _ in range(2)]
+    assert [ask(address, "GET", f"/v1/responses/{id_}")[0] for id_ in ids] == [404, 200]
+    named = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "conversation": "c"}
+    assert ask(address, "POST", "/v1/chat/completions", named)[0] == 200, "a response made room"
+    assert ask(address, "POST", "/v1/responses", ask_for)[0] == 429, "a conversation with a name does not"
+    assert server.stop() == 0
+    server, address = serve(start_server, 1, False, *more)
+    assert ask(address, "GET", f"/v1/responses/{ids[1]}")[0] == 404
+    assert ask(address, "POST", "/v1/chat/completions", named)[0] == 200
+    assert server.stop() == 0
+
+
 def test_sigterm_completes_a_stream_that_has_begun(start_server):
     server, address = serve(start_server, 1, False)
     begun, result = threading.Event(), {}
