@@ -6,7 +6,7 @@
 #include <cmath>
 #include <ctime>
 
-#include "frontend/http/api/json_body.h"
+#include "frontend/protocol/json_document.h"
 
 namespace tandem::frontend {
 namespace {

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "frontend/chat/generation.h"
-#include "frontend/http/api/json_body.h"
+#include "frontend/protocol/json_document.h"
 
 namespace tandem::frontend {
 

@@ -7,7 +7,7 @@
 #include <array>
 #include <exception>
 
-#include "frontend/http/api/json_body.h"
+#include "frontend/protocol/json_document.h"
 
 namespace tandem::frontend {
 namespace {

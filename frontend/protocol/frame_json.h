@@ -1,7 +1,6 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
-#include <string>
 #include <string_view>
 
 namespace tandem::frontend {
@@ -12,12 +11,6 @@ inline nlohmann::ordered_json FrameHead(std::string_view id, std::string_view ty
   if (!id.empty()) frame["id"] = id;
   frame["type"] = type;
   return frame;
-}
-
-/// Valid UTF-8 JSON, whatever the strings in it are.
-inline std::string DumpFrame(const nlohmann::ordered_json& frame) {
-  return frame.dump(-1, ' ', /*ensure_ascii=*/false,
-                    nlohmann::ordered_json::error_handler_t::replace);
 }
 
 }  // namespace tandem::frontend

@@ -5,9 +5,9 @@
 #include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <span>
 
+#include "frontend/protocol/json_document.h"
 #include "frontend/protocol/known_fields.h"
 #include "frontend/protocol/protocol_fields.h"
 
@@ -15,74 +15,6 @@ namespace tandem::frontend {
 namespace {
 
 using Json = nlohmann::json;
-
-/// What a JSON text looks like, found without building anything, so that a hostile frame costs one
-/// pass.
-struct Outline {
-  int deepest = 0;     // levels of nesting
-  int64_t fields = 0;  // of all objects, if it is JSON
-};
-Outline OutlineOf(std::string_view text) {
-  int depth = 0;
-  Outline outline;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      outline.deepest = std::max(outline.deepest, ++depth);
-    } else if (c == ']' || c == '}') {
-      --depth;
-    } else if (c == ':') {
-      ++outline.fields;
-    }
-  }
-  return outline;
-}
-
-int64_t FieldsOf(const Json& value) {
-  if (!value.is_structured()) return 0;
-  int64_t fields = value.is_object() ? static_cast<int64_t>(value.size()) : 0;
-  for (const Json& member : value) fields += FieldsOf(member);
-  return fields;
-}
-
-/// Finds the first field that its object has already.
-class TwiceFinder final : public nlohmann::json_sax<Json> {
- public:
-  std::string name;
-
-  bool key(std::string& text) override {
-    if (open_.back().insert(text).second) return true;
-    name = text;
-    return false;
-  }
-  bool start_object(size_t) override {
-    open_.emplace_back();
-    return true;
-  }
-  bool end_object() override {
-    open_.pop_back();
-    return true;
-  }
-  bool string(std::string&) override { return true; }
-  bool start_array(size_t) override { return true; }
-  bool end_array() override { return true; }
-  bool null() override { return true; }
-  bool boolean(bool) override { return true; }
-  bool number_integer(int64_t) override { return true; }
-  bool number_unsigned(uint64_t) override { return true; }
-  bool number_float(double, const std::string&) override { return true; }
-  bool binary(Json::binary_t&) override { return true; }
-  bool parse_error(size_t, const std::string&, const Json::exception&) override { return false; }
-
- private:
-  std::vector<std::set<std::string>> open_;  // the fields so far of the objects around
-};
 
 /// Reads a document up to the id of the object that it is.
 class IdFinder final : public nlohmann::json_sax<Json> {
@@ -121,37 +53,12 @@ class IdFinder final : public nlohmann::json_sax<Json> {
   bool is_id_ = false;
 };
 
-/// The JSON document, or what is wrong with it and where.
-absl::StatusOr<Json> ParseJson(std::string_view text, int depth_limit) {
+absl::StatusOr<Json> ParseFrame(std::string_view text, int depth_limit) {
   if (text.empty()) {
     return InvalidArgument("the frame is empty: send one JSON object, like {}",
                            R"({"v":1,"type":"ping","id":"p1"})");
   }
-  const Outline outline = OutlineOf(text);
-  if (outline.deepest > depth_limit) {
-    return InvalidArgument("the frame nests {} levels deep, at most {} are allowed",
-                           outline.deepest, depth_limit);
-  }
-  // The parser takes a zero byte for the end of the text.
-  if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
-    return InvalidArgument("the frame is not JSON in UTF-8: byte {} is zero", zero + 1);
-  }
-  try {
-    Json document = Json::parse(text);
-    if (FieldsOf(document) != outline.fields) {
-      // Most parsers take the last one and some the first: nobody knows which was meant.
-      TwiceFinder twice;
-      Json::sax_parse(text, &twice);
-      return InvalidArgument("{}: it is given twice in one object; send it once",
-                             Shown(Json(twice.name)));
-    }
-    return document;
-  } catch (const Json::parse_error& error) {
-    return InvalidArgument("the frame is not JSON in UTF-8: the text goes wrong at byte {}",
-                           error.byte);
-  } catch (const Json::exception&) {
-    return InvalidArgument("the frame holds a number too large for a double: send a smaller one");
-  }
+  return ParseDocument(text, "the frame", {.depth = depth_limit});
 }
 
 absl::Status ReadMessages(const Json& object, std::vector<ChatMessage>& out,
@@ -418,7 +325,7 @@ std::variant<Request, RequestError> ParseRequest(std::string_view frame,
     return RequestError{
         .id = std::move(id), .code = ErrorCodeOf(status), .message = Message(status)};
   };
-  const absl::StatusOr<Json> object = ParseJson(frame, limits.depth);
+  const absl::StatusOr<Json> object = ParseFrame(frame, limits.depth);
   if (!object.ok()) return refuse(object.status(), IdIn(frame, limits));
   if (!object->is_object()) {
     return refuse(InvalidArgument("the frame is not a JSON object, but {}", Shown(*object)), "");

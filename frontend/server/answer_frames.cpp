@@ -5,6 +5,7 @@
 #include "frontend/chat/generation.h"
 #include "frontend/chat/logprobs_json.h"
 #include "frontend/protocol/frame_json.h"
+#include "frontend/protocol/json_document.h"
 
 namespace tandem::frontend {
 
@@ -19,7 +20,7 @@ Json ReusedFromJson(const parallel::ReusedFrom& from) {
 
 }  // namespace
 
-std::string AcceptedFrame(std::string_view id) { return DumpFrame(FrameHead(id, "accepted")); }
+std::string AcceptedFrame(std::string_view id) { return DumpJson(FrameHead(id, "accepted")); }
 
 std::string DeltaFrame(std::string_view id, int64_t seq, std::string_view text,
                        const DeltaExtras& extras) {
@@ -28,7 +29,7 @@ std::string DeltaFrame(std::string_view id, int64_t seq, std::string_view text,
   if (extras.choice) frame["index"] = *extras.choice;
   frame["text"] = text;
   if (extras.logprobs) frame["logprobs"] = *extras.logprobs;
-  return DumpFrame(frame);
+  return DumpJson(frame);
 }
 
 std::string DoneFrame(std::string_view id, const DoneContents& done, const TextModel& model) {
@@ -67,7 +68,7 @@ std::string DoneFrame(std::string_view id, const DoneContents& done, const TextM
   frame["timings"] = {{"queue_seconds", usage.queue_seconds},
                       {"prefill_seconds", usage.prefill_seconds},
                       {"decode_seconds", usage.decode_seconds}};
-  return DumpFrame(frame);
+  return DumpJson(frame);
 }
 
 std::string ErrorFrame(std::string_view id, ErrorCode code, std::string_view message,
@@ -77,13 +78,13 @@ std::string ErrorFrame(std::string_view id, ErrorCode code, std::string_view mes
   frame["code"] = ErrorCodeName(code);
   frame["message"] = message;
   if (retry_after) frame["retry_after"] = *retry_after;
-  return DumpFrame(frame);
+  return DumpJson(frame);
 }
 
 std::string PongFrame(std::string_view id, bool ready) {
   Json frame = FrameHead(id, "pong");
   frame["ready"] = ready;
-  return DumpFrame(frame);
+  return DumpJson(frame);
 }
 
 std::string StatusFrame(std::string_view id, int64_t clients, const ServiceStatus& status) {
@@ -172,7 +173,7 @@ std::string StatusFrame(std::string_view id, int64_t clients, const ServiceStatu
   frame["refused_frames"] = refused;
   frame["unknown_fields"] = status.unknown_fields;
   frame["uptime_seconds"] = status.uptime_seconds;
-  return DumpFrame(frame);
+  return DumpJson(frame);
 }
 
 }  // namespace tandem::frontend

@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "frontend/protocol/frame_json.h"
+#include "frontend/protocol/json_document.h"
 #include "frontend/server/answer_frames.h"
 
 namespace tandem::frontend {
@@ -39,7 +40,7 @@ std::string ConversationListFrame(std::string_view id, const Conversations::Page
     frame["conversations"].push_back(std::move(entry));
   }
   frame["more"] = page.more;
-  return DumpFrame(frame);
+  return DumpJson(frame);
 }
 
 std::string ConversationFrame(std::string_view id, const std::string& name,
@@ -55,13 +56,13 @@ std::string ConversationFrame(std::string_view id, const std::string& name,
     messages.push_back({{"role", message.role}, {"content", message.content}});
   }
   if (next < conversation.messages.size()) frame["next"] = next;
-  return DumpFrame(frame);
+  return DumpJson(frame);
 }
 
 std::string ConversationDeletedFrame(std::string_view id, const std::string& name) {
   Json frame = FrameHead(id, "conversation.delete");
   frame["conversation"] = name;
-  return DumpFrame(frame);
+  return DumpJson(frame);
 }
 
 std::string ConversationForkedFrame(std::string_view id, const std::string& name,
@@ -69,7 +70,7 @@ std::string ConversationForkedFrame(std::string_view id, const std::string& name
   Json frame = FrameHead(id, "conversation.fork");
   frame["conversation"] = name;
   frame["to"] = to;
-  return DumpFrame(frame);
+  return DumpJson(frame);
 }
 
 }  // namespace tandem::frontend

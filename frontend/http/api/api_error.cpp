@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "frontend/http/api/json_body.h"
+#include "frontend/protocol/json_document.h"
 
 namespace tandem::frontend {
 namespace {

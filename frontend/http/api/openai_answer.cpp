@@ -8,7 +8,7 @@
 
 #include "frontend/chat/generation.h"
 #include "frontend/http/api/api_error.h"
-#include "frontend/http/api/json_body.h"
+#include "frontend/protocol/json_document.h"
 #include "frontend/text/utf8.h"
 
 namespace tandem::frontend {
