@@ -25,7 +25,7 @@ struct ConversationName {
 };
 
 /// Whether a conversation is a response that the HTTP gateway has stored by itself: its id is
-/// "resp_" and 32 hexadecimal digits, of which the first 8 are the time in seconds since 1970.
+/// "resp_" and 32 hexadecimal digits, which sort as the responses were made.
 bool IsResponseId(std::string_view id);
 
 /// What the server remembers of a conversation.

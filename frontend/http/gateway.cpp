@@ -69,15 +69,6 @@ bool IsJson(std::string_view type) {
          (type.size() > kKin.size() && type.starts_with("application/") && type.ends_with(kKin));
 }
 
-std::string RandomHex(size_t digits) {
-  std::vector<unsigned char> bytes((digits + 1) / 2);
-  randombytes_buf(bytes.data(), bytes.size());
-  std::string text;
-  for (const unsigned char byte : bytes) text += fmt::format("{:02x}", byte);
-  text.resize(digits);
-  return text;
-}
-
 /// The client's own where it may stand in a header and a line of the log, else a new one.
 std::string RequestIdOf(const HttpRequest& request) {
   constexpr size_t kMost = 128;
@@ -103,10 +94,6 @@ std::string FingerprintOf(const std::string& model, const std::string& version) 
 }
 
 }  // namespace
-
-std::string NewAnswerId(std::string_view prefix, int64_t created) {
-  return fmt::format("{}{:08x}{}", prefix, static_cast<uint32_t>(created), RandomHex(24));
-}
 
 std::span<const GatewayRoute> GatewayRoutes() { return kRoutes; }
 

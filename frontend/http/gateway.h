@@ -13,6 +13,7 @@
 #include "frontend/http/access_log.h"
 #include "frontend/http/answer_exchange.h"
 #include "frontend/http/api/answer_format.h"
+#include "frontend/http/api/answer_ids.h"
 #include "frontend/http/api/api_error.h"
 #include "frontend/http/api/api_request.h"
 #include "frontend/http/gateway_backend.h"
@@ -136,6 +137,7 @@ class Gateway final : private HttpHandler {
   const std::string model_;  // the served name
   const std::string fingerprint_;
   const int64_t created_;
+  AnswerIds answer_ids_;
   const std::shared_ptr<GatewayMetrics> metrics_;
   std::unique_ptr<HttpServer> server_;
   std::shared_ptr<GatewayThread> thread_;
@@ -143,8 +145,5 @@ class Gateway final : private HttpHandler {
   std::shared_ptr<Readiness> readiness_;
   std::optional<TextWorker> worker_;
 };
-
-/// `prefix` and 32 hexadecimal digits, of which the first 8 are the time in seconds since 1970.
-std::string NewAnswerId(std::string_view prefix, int64_t created);
 
 }  // namespace tandem::frontend

@@ -72,7 +72,7 @@ void Gateway::TakeRequest(const CallPointer& call, ApiRequest request) {
   AnswerHead head{.created = SecondsNow(),
                   .model = request.model.empty() ? model_ : request.model,
                   .fingerprint = fingerprint_};
-  head.id = NewAnswerId(IdPrefix(call->route->path), head.created);
+  head.id = answer_ids_.Next(IdPrefix(call->route->path));
   if (request.previous_response) {
     return ContinueResponse(call, std::move(request), std::move(head));
   }

@@ -1,15 +1,14 @@
 #include "frontend/http/api/responses_answer.h"
 
-#include <charconv>
 #include <utility>
 
+#include "frontend/http/api/answer_ids.h"
 #include "frontend/http/api/api_error.h"
 
 namespace tandem::frontend {
 namespace {
 
 constexpr std::string_view kResponseIdPrefix = "resp_";
-constexpr size_t kTimeDigits = 8;
 
 AnswerJson ResponseUsage(const parallel::Usage& usage) {
   return {{"input_tokens", usage.prompt_tokens},
@@ -167,11 +166,8 @@ std::vector<ChatMessage> JoinResponseMessages(std::vector<ChatMessage> before,
 
 AnswerJson StoredResponseJson(const std::string& id, const std::string& model,
                               const std::vector<ChatMessage>& messages) {
-  uint64_t created = 0;
-  const char* digits = id.data() + kResponseIdPrefix.size();
-  std::from_chars(digits, digits + kTimeDigits, created, 16);
   AnswerJson response = EmptyResponse(
-      {.id = id, .created = static_cast<int64_t>(created), .model = model}, "completed");
+      {.id = id, .created = SecondsOfId(id, kResponseIdPrefix), .model = model}, "completed");
   if (messages.front().role == "system") response["instructions"] = messages.front().content;
   if (messages.back().role == "assistant") {
     response["output"].push_back(OutputItem(

@@ -74,6 +74,17 @@ TEST(Gateway, AnswersAChat) {
             (std::vector<ChatMessage>{{.role = "user", .content = "Hi"}}));
 }
 
+TEST(AnswerIds, SortAsTheyWereMade) {
+  AnswerIds ids;
+  std::string last;
+  for (int i = 0; i < 1000; ++i) {
+    const std::string id = ids.Next("resp_");
+    ASSERT_TRUE(IsResponseId(id)) << id;
+    ASSERT_LT(last, id);
+    last = id;
+  }
+}
+
 TEST(Gateway, StreamsAChat) {
   FakeGatewayBackend backend;
   const RunningGateway gateway(backend);
