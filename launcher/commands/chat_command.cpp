@@ -15,8 +15,8 @@
 #include "launcher/commands/text_side.h"
 #include "launcher/commands/told_client.h"
 #include "launcher/job/rank_job.h"
+#include "launcher/option_tables/option_table.h"
 #include "launcher/options/cleanup_signals.h"
-#include "launcher/options/option_table.h"
 #include "parallel/communicators/mpi_communicator.h"
 
 namespace tandem::launcher {

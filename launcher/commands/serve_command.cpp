@@ -18,7 +18,7 @@
 #include "launcher/commands/http_side.h"
 #include "launcher/commands/text_side.h"
 #include "launcher/job/rank_job.h"
-#include "launcher/options/option_table.h"
+#include "launcher/option_tables/option_table.h"
 #include "launcher/options/stop_signals.h"
 #include "launcher/state/kv_agent.h"
 #include "launcher/state/served_state.h"

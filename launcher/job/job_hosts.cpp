@@ -13,7 +13,7 @@
 #include "core/system/file_kind.h"
 #include "core/system/host_name.h"
 #include "core/system/text_file.h"
-#include "launcher/options/rank_command.h"
+#include "launcher/option_tables/rank_command.h"
 #include "parallel/communicators/communicator.h"
 #include "parallel/communicators/mpi_communicator.h"
 #include "parallel/control/control_address.h"

@@ -26,7 +26,7 @@
 #include "launcher/job/job_lines.h"
 #include "launcher/job/loopback_preload.h"
 #include "launcher/job/reach_host.h"
-#include "launcher/options/rank_command.h"
+#include "launcher/option_tables/rank_command.h"
 #include "launcher/options/reported.h"
 
 namespace tandem::launcher {

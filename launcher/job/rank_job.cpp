@@ -15,7 +15,7 @@
 #include "launcher/job/job_hosts.h"
 #include "launcher/job/progress_display.h"
 #include "launcher/job/supervised_engine.h"
-#include "launcher/options/rank_command.h"
+#include "launcher/option_tables/rank_command.h"
 #include "launcher/options/reported.h"
 #include "launcher/options/stop_signals.h"
 #include "launcher/options/version.h"

@@ -20,7 +20,7 @@
 
 #include "core/base/errno_text.h"
 #include "fmt/format.h"
-#include "launcher/options/rank_command.h"
+#include "launcher/option_tables/rank_command.h"
 
 namespace tandem::launcher {
 namespace {

@@ -20,8 +20,8 @@
 #include "kv_store/agent_link/agent_directory.h"
 #include "kv_store/agent_link/agent_tier.h"
 #include "kv_store/base/files.h"
-#include "launcher/options/option_table.h"
-#include "launcher/options/rank_command.h"
+#include "launcher/option_tables/option_table.h"
+#include "launcher/option_tables/rank_command.h"
 #include "launcher/state/state_directory.h"
 
 namespace tandem::launcher {

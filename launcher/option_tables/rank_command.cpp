@@ -1,4 +1,4 @@
-#include "launcher/options/rank_command.h"
+#include "launcher/option_tables/rank_command.h"
 
 #include <algorithm>
 #include <filesystem>
@@ -9,7 +9,7 @@
 #include "core/model/model.h"
 #include "core/system/host_name.h"
 #include "kv_store/pages/pool_size.h"
-#include "launcher/options/option_table.h"
+#include "launcher/option_tables/option_table.h"
 #include "parallel/placement/cache_memory.h"
 #include "parallel/placement/gpu_placement.h"
 #include "parallel/sharding/model_costs.h"

@@ -1,4 +1,4 @@
-#include "launcher/options/option_table.h"
+#include "launcher/option_tables/option_table.h"
 
 #include <gtest/gtest.h>
 
@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "launcher/command_line.h"
+#include "launcher/option_tables/rank_command.h"
 #include "launcher/options/command_words.h"
 #include "launcher/options/option_words.h"
-#include "launcher/options/rank_command.h"
 
 namespace tandem::launcher {
 namespace {

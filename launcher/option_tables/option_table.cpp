@@ -1,66 +1,13 @@
-#include "launcher/options/option_table.h"
+#include "launcher/option_tables/option_table.h"
 
-#include <iterator>
 #include <utility>
 
 #include "core/model/kv_view.h"
 #include "frontend/protocol/request.h"
+#include "launcher/option_tables/option_rows.h"
 
 namespace tandem::launcher {
 namespace {
-
-using Rows = std::vector<OptionRow>;
-
-constexpr double kMostSteps = 1 << 20;
-constexpr double kMostTokens = 1 << 24;
-constexpr double kMostCount = 0x1p31;
-constexpr double kMostClients = 65536;
-constexpr double kMostRanks = 65536;
-constexpr double kKiB = 0x1p10;
-constexpr double kMiB = 0x1p20;
-constexpr double kGiB = 0x1p30;
-constexpr double kMostBytes = 0x1p50;
-constexpr double kMostText = 0x1p40;
-constexpr double kMostName = frontend::ProtocolLimits().tenant_bytes;  // of conversations too
-constexpr double kDay = 86400;
-constexpr bool kSame = true;  // on all ranks of a job
-constexpr OptionValue::Limits kSpeeds = {1e-6, 1e6};
-constexpr char kJsonHelp[] = "one JSON document on standard output";
-
-OptionRow Row(std::string name, OptionValue value, std::string help, bool same = false) {
-  return {std::move(name), std::move(value), std::move(help), same};
-}
-
-OptionRow Required(OptionRow row) {
-  row.required = true;
-  return row;
-}
-
-template <typename T>
-OptionValue Size(T& target, double least = 0, double most = kMostBytes) {
-  return {&target, {least, most}, Unit::kSize};
-}
-OptionValue Path(std::string& target) { return {&target, {}, Unit::kPath}; }
-template <typename T>
-OptionValue Text(T& target, double least = 0, double most = kMostText) {
-  return {&target, {least, most}, Unit::kText};
-}
-
-/// Several rows as one list, in this order.
-template <typename... More>
-Rows Join(Rows rows, More... more) {
-  const auto append = [&rows](Rows& others) {
-    std::move(others.begin(), others.end(), std::back_inserter(rows));
-  };
-  (append(more), ...);
-  return rows;
-}
-
-OptionRow ModelArgument(std::string& model) {
-  return Required(Row("MODEL", Path(model), "model file (.gguf)"));
-}
-
-OptionRow JsonRow(bool& json) { return Row("--json", {&json}, kJsonHelp); }
 
 OptionRow RanksRow(int& ranks) {
   return Row("-n,--ranks", {&ranks, {1, kMostRanks}},
@@ -129,32 +76,6 @@ OptionRow AttentionRow(std::string& attention, bool same = false) {
       "of 64 chosen at random; or infini:segment=N[,gate=B][,update=delta|linear]: those of its "
       "segment of N, and a memory of fixed size of the segments before",
       same);
-}
-
-/// Of all commands that look after the KV of a state directory.
-Rows KvRows(KvOptions& o) {
-  return {Required(Row("--state", Path(o.state.directory), "state directory of tandem serve")),
-          Row("--state-key", Path(o.state.key_file),
-              "key file with which what lies in --state is encrypted"),
-          JsonRow(o.json)};
-}
-
-Rows KvConversationRows(KvOptions& o) {
-  return {
-      Row("--conversation", Text(o.conversation, 1, kMostName),
-          "a conversation that the server keeps"),
-      Row("--tenant", Text(o.tenant, 0, kMostName), "whose it is (default: the nameless tenant's)"),
-  };
-}
-
-/// What besides the model's file decides which KV a server makes.
-Rows KvModelRows(ModelOptions& o) {
-  return {
-      Row("--kv-dtype", {&o.kv_dtype},
-          "of the server: f16, f32 or f8 (default f16; f32 with --activations f32)"),
-      Row("--activations", {&o.activations}, "of the server: q8 or f32"),
-      Row("--attention", {&o.attention}, "of the server (default dense)"),
-  };
 }
 
 }  // namespace
@@ -466,54 +387,6 @@ Rows RowsOf(AgentOptions& o) {
 
 Rows RowsOf(AgentStopOptions& o) {
   return {Required(Row("--state", Path(o.state.directory), "state directory of tandem serve"))};
-}
-
-Rows KvListRows(KvOptions& o) { return KvRows(o); }
-
-Rows KvShowRows(KvOptions& o) {
-  return Join({Row("PREFIX", {&o.prefix}, "id, or its beginning, as ls tells it")}, KvRows(o),
-              KvConversationRows(o));
-}
-
-Rows KvCollectRows(KvOptions& o) {
-  return Join(KvRows(o),
-              Rows{Row("--older-than", {&o.older_than, {0, 36500 * kDay}, Unit::kAge},
-                       "also what was used last longer ago than this, e.g. 12h, 30d"),
-                   Row("--max-bytes", Size(o.max_bytes),
-                       "also what was unused longest, until no more than this is left, e.g. 8GiB"),
-                   Row("--dry-run", {&o.dry_run}, "tell what would go, and remove nothing"),
-                   Row("--this-host-alone", {&o.this_host_alone},
-                       "what is incomplete on this host is of no use: no other host has the rest "
-                       "(default: so if no other host keeps KV in the directory)")});
-}
-
-Rows KvExportRows(KvOptions& o) {
-  return Join(
-      {Required(Row("MODEL", Path(o.model.model), "model file (.gguf) whose KV it is"))}, KvRows(o),
-      KvConversationRows(o),
-      Rows{Row("--system", Text(o.system), "what all chats with this system message begin with"),
-           Row("--text-file", Path(o.text_file),
-               "what all raw prompts begin with that begin with this file's text"),
-           Row("--chat-template", {&o.chat_template},
-               "of the server: chatml, zephyr, or a file with a Jinja template (default: the "
-               "model's own)")},
-      KvModelRows(o.model),
-      Rows{Required(Row("-o,--output", Path(o.file), "file to write; replaced once it is whole"))});
-}
-
-Rows KvImportRows(KvOptions& o) {
-  return Join(
-      {Required(Row("FILE", Path(o.file), "file that tandem kv export wrote")),
-       Row("MODEL", Path(o.model.model),
-           "model file (.gguf) that is to use it: another one's KV is refused")},
-      KvRows(o),
-      Rows{
-          Required(Row(
-              "--trust", {&o.trust},
-              "public key that may have signed it, as export prints it, or a file with such keys")),
-          Row("--tenant", Text(o.tenant, 0, kMostName),
-              "whose it will be (default: the nameless tenant's)")},
-      KvModelRows(o.model));
 }
 
 }  // namespace tandem::launcher
