@@ -397,8 +397,9 @@ def test_what_is_in_the_way_is_put_aside(model, kept, tmp_path):
                enumerate([*others, *records, *agents, "conversations.witness", "conversations.opening"])},
               {"conversations": "file", "kv": "file"}, {"conversations": "link", host: "pipe"},
               {host / "records": "file", host / "peers": "file", "conversations.before": "file"}]
-    cases = [{pathlib.Path(path): kind if path != host / "peers" or kind != "folder" else "file"
-              for path, kind in case.items()} for case in cases]
+    # A folder at `peers` and a socket at `agent.sock` are what belongs there.
+    fits = {(host / "peers", "folder"): "file", (host / "agent.sock", "socket"): "pipe"}
+    cases = [{pathlib.Path(path): fits.get((path, kind), kind) for path, kind in case.items()} for case in cases]
 
     def run_case(number):
         copy = copy_of(state, tmp_path / f"{number}" / "state")
