@@ -56,6 +56,7 @@ class InterruptGuard {
     interrupted_client.store(&client);
     struct sigaction action {};
     action.sa_handler = &OnInterrupt;
+    action.sa_flags = SA_RESTART;  // what is written to a terminal goes on
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, &before_);
     // Whoever composed this may have blocked it for threads of its own.

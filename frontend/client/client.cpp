@@ -186,8 +186,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& opt
         "ipc:///run/tandem.sock",
         options.endpoint, error.what());
   }
-  TANDEM_ASSIGN_OR_RETURN(const bool ready, client->Ping());
-  if (!ready) return Unavailable("the server at {} is there but not ready", options.endpoint);
+  // One that is not ready is there all the same: it tells its status, and its requests wait or fail.
+  TANDEM_RETURN_IF_ERROR(client->Ping().status());
   return client;
 }
 
@@ -358,6 +358,9 @@ absl::StatusOr<Answer> Client::WaitForAnswer(Json request, const GenerationParam
     try {
       const Json& type = (*frame)["type"];
       if (type == "error") return ServerError(*frame);
+      if (type == "notice" && options_.on_notice) {
+        options_.on_notice(frame->at("message").get<std::string>());
+      }
       if (type == "delta" && on_text) on_text(frame->at("text").get<std::string>());
       if (type == "done") return AnswerFromDone(*frame);
     } catch (const Json::exception& error) {

@@ -25,6 +25,8 @@ struct ClientOptions {
   std::chrono::milliseconds timeout{10000};
   /// Called once if the first answer takes noticeably long (0.3 s); may be empty.
   std::function<void()> on_silence = nullptr;
+  /// Why an answer pauses, as the server says it; may be empty.
+  std::function<void(const std::string& text)> on_notice = nullptr;
 };
 
 /// Where a chat belongs. Empty fields: a chat of its own, the nameless tenant, the server's policy.

@@ -42,6 +42,10 @@ class AnswerExchange::Events final : public AnswerEvents {
     return exchange_->Put({part_, std::move(copy)}, bytes);
   }
 
+  void OnNotice(std::string_view text) override {
+    exchange_->Put({part_, Notice{std::string(text)}}, 0);
+  }
+
   Delivery OnDone(const DoneContents& done) override {
     AnswerDone copy{
         .conversation = done.conversation, .durable = done.durable, .usage = done.usage};
@@ -151,6 +155,10 @@ void AnswerExchange::Take(News& news, std::string& out) {
   if (auto* failed = std::get_if<Failed>(&news.what)) return Fail(*failed, out);
   if (auto* done = std::get_if<AnswerDone>(&news.what)) {
     return TakeDone(news.part, std::move(*done), out);
+  }
+  if (const auto* notice = std::get_if<Notice>(&news.what)) {
+    if (begun_) out += StreamComment(notice->text);
+    return;
   }
   BeginStream(out);
   out += format_->StreamDelta(std::get<ChoiceDelta>(news.what));

@@ -80,6 +80,9 @@ class AnswerExchange : public std::enable_shared_from_this<AnswerExchange> {
  private:
   class Events;
   struct Accepted {};
+  struct Notice {
+    std::string text;
+  };
   struct Failed {
     ErrorCode code = ErrorCode::kInternal;
     std::string message;
@@ -87,7 +90,7 @@ class AnswerExchange : public std::enable_shared_from_this<AnswerExchange> {
   };
   struct News {
     size_t part = 0;
-    std::variant<Accepted, ChoiceDelta, AnswerDone, Failed> what;
+    std::variant<Accepted, ChoiceDelta, Notice, AnswerDone, Failed> what;
   };
 
   /// From the service's thread.

@@ -126,6 +126,11 @@ struct GatewayMetrics::Figures {
       FollowedOf("tandem:prefix_cache_hits_total", "Prompt tokens that were found there.");
   FollowedCounter preemptions = FollowedOf("tandem:num_preemptions_total",
                                            "Times that pages of a request were taken for others.");
+  FollowedCounter restarts =
+      FollowedOf("tandem:restarts_total", "Times that ranks were started again after one died.");
+  FollowedCounter recovery_seconds = FollowedOf(
+      "tandem:recovery_seconds_total", "Time without ranks, from a death until they were there.");
+  Gauge& epoch = GaugeOf("tandem:epoch", "The number of this life of the ranks.");
   FollowedCounter steps = FollowedOf("tandem:engine_steps_total", "Forward passes.");
   Family<Counter>& reductions =
       CountersOf("tandem:allreduce_seconds_total",
@@ -185,7 +190,7 @@ void GatewayMetrics::CountRequest(std::string_view route, int status) {
 std::string GatewayMetrics::Exposition(const parallel::EngineStatus* engine, int64_t connections) {
   Figures& figures = *figures_;
   figures.connections.Set(static_cast<double>(connections));
-  figures.engine_up.Set(engine == nullptr ? 0 : 1);
+  figures.engine_up.Set(engine == nullptr || engine->recovery.down ? 0 : 1);
   if (engine != nullptr) {
     const MutexLock lock(figures.following);
     const auto follow = [](FollowedCounter& counter, uint64_t value) {
@@ -201,6 +206,9 @@ std::string GatewayMetrics::Exposition(const parallel::EngineStatus* engine, int
     follow(figures.prefix_hits, engine->reused_tokens);
     follow(figures.preemptions, engine->preemptions);
     follow(figures.steps, engine->steps);
+    follow(figures.restarts, engine->recovery.restarts);
+    figures.recovery_seconds.Follow(engine->recovery.lost_seconds);
+    figures.epoch.Set(static_cast<double>(engine->recovery.epoch));
     for (const parallel::RankStatus& rank : engine->ranks) {
       figures.ReductionsOf(rank).Follow(static_cast<double>(rank.reduce_nanoseconds) / 1e9);
     }

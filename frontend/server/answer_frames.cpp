@@ -18,6 +18,21 @@ Json ReusedFromJson(const parallel::ReusedFrom& from) {
       {"device", from.device}, {"host", from.host}, {"disk", from.disk}, {"remote", from.remote}};
 }
 
+Json RecoveryJson(const parallel::RecoveryStatus& recovery) {
+  Json last = Json::array();
+  for (const parallel::RecoveryStatus::Restart& restart : recovery.last) {
+    last.push_back(
+        {{"epoch", restart.epoch}, {"reason", restart.reason}, {"seconds", restart.seconds}});
+  }
+  return {{"epoch", recovery.epoch},
+          {"down", recovery.down},
+          {"down_seconds", recovery.down_seconds},
+          {"reason", recovery.reason.empty() ? Json(nullptr) : Json(recovery.reason)},
+          {"restarts", recovery.restarts},
+          {"lost_seconds", recovery.lost_seconds},
+          {"last", std::move(last)}};
+}
+
 }  // namespace
 
 std::string AcceptedFrame(std::string_view id) { return DumpJson(FrameHead(id, "accepted")); }
@@ -29,6 +44,12 @@ std::string DeltaFrame(std::string_view id, int64_t seq, std::string_view text,
   if (extras.choice) frame["index"] = *extras.choice;
   frame["text"] = text;
   if (extras.logprobs) frame["logprobs"] = *extras.logprobs;
+  return DumpJson(frame);
+}
+
+std::string NoticeFrame(std::string_view id, std::string_view text) {
+  Json frame = FrameHead(id, "notice");
+  frame["message"] = text;
   return DumpJson(frame);
 }
 
@@ -102,6 +123,7 @@ std::string StatusFrame(std::string_view id, int64_t clients, const ServiceStatu
          {"weight_bytes", rank.weight_bytes},
          {"reduce_seconds", static_cast<double>(rank.reduce_nanoseconds) / 1e9}});
   }
+  if (engine.recovery.supervised) frame["recovery"] = RecoveryJson(engine.recovery);
   frame["requests"] = {{"running", engine.running},
                        {"waiting", engine.waiting},
                        {"open", status.open_requests},

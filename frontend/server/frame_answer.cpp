@@ -19,6 +19,8 @@ Delivery FrameAnswer::OnDelta(const AnswerDelta& delta) {
   return router_.Send(client_, DeltaFrame(id_, delta.seq, delta.text, extras));
 }
 
+void FrameAnswer::OnNotice(std::string_view text) { router_.Send(client_, NoticeFrame(id_, text)); }
+
 Delivery FrameAnswer::OnDone(const DoneContents& done) {
   return router_.Send(client_, DoneFrame(id_, done, model_), /*must=*/true);
 }

@@ -27,6 +27,7 @@ class FrameAnswer final : public AnswerEvents {
 
   Delivery OnAccepted() override;
   Delivery OnDelta(const AnswerDelta& delta) override;
+  void OnNotice(std::string_view text) override;
   Delivery OnDone(const DoneContents& done) override;
   void OnFailed(ErrorCode code, std::string_view message,
                 std::optional<double> retry_after) override;

@@ -46,11 +46,13 @@ class Mailbox {
   struct Event {
     uint64_t key = 0;   // the service's number of the request, or of the command
     size_t choice = 0;  // which of its answers
-    /// Of a request: tokens; log-probabilities, which come before their tokens; the end; what came
+    /// Of a request: tokens; log-probabilities, which come before their tokens; a notice; the end;
+    /// what came
     /// of its preparation, perhaps after some of these; or news of the log. And of the engine, and
     /// of other threads.
-    std::variant<std::vector<int32_t>, std::vector<parallel::TokenLogprobs>, parallel::Finish,
-                 std::unique_ptr<Prepared>, TurnLogged, CommandLogged, EngineAnswer, Call>
+    std::variant<std::vector<int32_t>, std::vector<parallel::TokenLogprobs>, parallel::EngineNotice,
+                 parallel::Finish, std::unique_ptr<Prepared>, TurnLogged, CommandLogged,
+                 EngineAnswer, Call>
         what;
   };
 

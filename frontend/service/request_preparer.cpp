@@ -28,6 +28,9 @@ parallel::EngineSink SinkTo(const std::shared_ptr<Mailbox>& mailbox, uint64_t ke
            .what = std::vector<parallel::TokenLogprobs>(logprobs.begin(), logprobs.end())});
     };
   }
+  sink.on_notice = [mailbox, key, choice](const parallel::EngineNotice& notice) {
+    mailbox->Put({.key = key, .choice = choice, .what = notice});
+  };
   sink.on_finish = [mailbox, key, choice](const parallel::Finish& finish) {
     mailbox->Put({.key = key, .choice = choice, .what = finish});
   };

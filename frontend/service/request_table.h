@@ -82,6 +82,8 @@ struct RequestRecord {
   std::optional<DoneContents> done;  // set: answered in full; it has views of the choices
   bool unlogged = false;             // answered in full, and told so once its turn is logged
 
+  uint64_t last_notice = 0;  // that its client has heard
+
   std::vector<AnswerChoice> choices;  // at least one
   std::vector<Delta> deltas;          // delivered so far
   std::optional<Replay> replay;       // set: the client is given deltas again; new ones wait

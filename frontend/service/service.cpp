@@ -239,6 +239,8 @@ void Service::Take(Mailbox::Event event) {
   } else if (auto* logprobs = std::get_if<std::vector<parallel::TokenLogprobs>>(&event.what)) {
     std::vector<parallel::TokenLogprobs>& known = record->choices[event.choice].logprobs;
     std::move(logprobs->begin(), logprobs->end(), std::back_inserter(known));
+  } else if (const auto* notice = std::get_if<parallel::EngineNotice>(&event.what)) {
+    TakeNotice(*record, *notice);
   } else {
     Take(*record, event.choice, std::get<std::vector<int32_t>>(event.what));
   }

@@ -234,6 +234,7 @@ class Service {
   void EndReplay(RequestRecord& record, Delivery why);
 
   void Take(RequestRecord& record, size_t choice, std::span<const int32_t> tokens);
+  void TakeNotice(RequestRecord& record, const parallel::EngineNotice& notice);
   /// New text of an answer, with the log-probabilities of its tokens. `last`: also those of tokens
   /// that gave no text. False if the record is gone, because its client is.
   bool Deliver(RequestRecord& record, size_t choice, std::string_view text, bool last);

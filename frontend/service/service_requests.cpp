@@ -297,6 +297,13 @@ void Service::Take(RequestRecord& record, size_t choice, std::span<const int32_t
   }
 }
 
+void Service::TakeNotice(RequestRecord& record, const parallel::EngineNotice& notice) {
+  // Each of several answers brings it.
+  if (notice.number <= record.last_notice) return;
+  record.last_notice = notice.number;
+  if (!record.detached_until) record.events->OnNotice(notice.text);
+}
+
 bool Service::Deliver(RequestRecord& record, size_t choice, std::string_view text, bool last) {
   AnswerChoice& answer = record.choices[choice];
   const std::string whole = std::exchange(answer.echo, "") + std::string(text);

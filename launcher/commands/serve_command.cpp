@@ -162,7 +162,8 @@ absl::Status Serve(const ServeOptions& options) {
     }
     signals.Watch([&](int signal) {
       if (signal == SIGTERM && parallel::StartedByMpi()) AwaitDeathNotice(engine);
-      if (!engine.Health().ok()) return;
+      const absl::Status health = engine.Health();
+      if (!health.ok() && !absl::IsUnknown(health)) return;
       if (signal == SIGTERM && !service.draining() && drain_time.count() > 0) {
         service.Drain(drain_time);
       } else {

@@ -156,6 +156,23 @@ std::optional<double> RateBetween(const json& previous, const json& now, const c
   return (*after - *before) / (*end - *begin);
 }
 
+/// Whether ranks were started again, how often and why.
+std::string RecoveryText(const json& status) {
+  const Pointer recovery("/recovery");
+  if (!status.contains(recovery)) return "";
+  const json& now = status[recovery];
+  const std::string reason = WordAt(now, "/reason");
+  if (const Pointer down("/down"); now.contains(down) && now[down] == true) {
+    return fmt::format("epoch      {}: the ranks are being started again, for {} so far: {}\n",
+                       CountAt(now, "/epoch"), Duration(NumberAt(now, "/down_seconds")), reason);
+  }
+  const double restarts = NumberAt(now, "/restarts").value_or(0);
+  if (restarts <= 0) return "";
+  return fmt::format("epoch      {}: {}, in {:.1f} s; the last one: {}\n", CountAt(now, "/epoch"),
+                     CountedAt(now, "/restarts", "restart"),
+                     NumberAt(now, "/lost_seconds").value_or(0), reason);
+}
+
 std::string RanksText(const json& status) {
   const json ranks = status.value("ranks", json::array());
   std::vector<std::array<std::string, 5>> rows = {
@@ -197,6 +214,7 @@ std::string StatusText(const json& status, const json* previous) {
       fmt::format("{}: context {}, up {}\n", WordAt(status, "/model/name"), now("/model/context"),
                   Duration(NumberAt(status, "/uptime_seconds")));
   text += RanksText(status);
+  text += RecoveryText(status);
   text += fmt::format("requests   {} running, {} waiting; {} answered, {} cancelled, {} failed\n",
                       now("/requests/running"), now("/requests/waiting"), now("/requests/answered"),
                       now("/requests/cancelled"), now("/requests/failed"));

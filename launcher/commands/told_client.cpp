@@ -48,6 +48,10 @@ absl::StatusOr<std::unique_ptr<frontend::Client>> ConnectTold(const std::string&
                                          std::chrono::duration<double>(timeout).count());
     std::fputs(text.c_str(), stderr);
   };
+  options.on_notice = [](const std::string& notice) {
+    std::fputs(fmt::format("\ntandem: {}\n", frontend::TerminalText().Clean(notice)).c_str(),
+               stderr);
+  };
   return frontend::Client::Connect(options);
 }
 

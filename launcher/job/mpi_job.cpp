@@ -9,6 +9,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+extern "C" {  // glibc 2.36 forgets it
+#include <sys/pidfd.h>
+}
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -22,6 +26,7 @@
 #include <utility>
 
 #include "core/base/errno_text.h"
+#include "core/system/host_name.h"
 #include "launcher/job/job_hosts.h"
 #include "launcher/job/job_lines.h"
 #include "launcher/job/loopback_preload.h"
@@ -235,6 +240,8 @@ MpiJob::~MpiJob() {
   // Nobody asked it to end: something has failed, and mpirun, given time, says what.
   End(kLastWords);
   thread_.join();
+  const MutexLock lock(mutex_);
+  for (const auto& [rank, process] : local_ranks_) close(process);
 }
 
 /// Looks after the start of a job, and gives it up where it stands still.
@@ -247,6 +254,7 @@ class MpiJob::Overseer {
     const auto now = Clock::now();
     lines_.starts().Pass(now - last_);
     last_ = now;
+    job_.Meet(lines_.starts());
     if (!reason_.empty()) {
       if (now - given_up_ >= kTermination) kill(-job_.pid_, SIGKILL);
       return;
@@ -357,6 +365,28 @@ bool MpiJob::WaitUntilEnded(std::chrono::milliseconds time) {
 void MpiJob::Stop(std::chrono::milliseconds grace) {
   stopping_ = true;
   End(grace);
+}
+
+void MpiJob::Kill() {
+  stopping_ = true;
+  kill(-pid_, SIGKILL);
+  {
+    const MutexLock lock(mutex_);
+    for (const auto& [rank, process] : local_ranks_) {
+      pidfd_send_signal(process, SIGKILL, nullptr, 0);
+    }
+  }
+  WaitUntilEnded(kTermination);
+}
+
+void MpiJob::Meet(const parallel::StartTable& starts) {
+  const MutexLock lock(mutex_);
+  for (int rank = 0; rank < ranks_; ++rank) {
+    const parallel::StartNews& news = starts.news(rank);
+    if (news.pid <= 0 || news.host != core::HostName() || local_ranks_.contains(rank)) continue;
+    const int process = pidfd_open(news.pid, 0);
+    if (process >= 0) local_ranks_.emplace(rank, process);
+  }
 }
 
 bool MpiJob::Ready() {

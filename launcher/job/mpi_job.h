@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,6 +17,7 @@
 #include "core/base/temporary_folder.h"
 #include "launcher/options/cleanup_signals.h"
 #include "launcher/options/options.h"
+#include "parallel/start/start_table.h"
 
 namespace tandem::launcher {
 
@@ -58,6 +60,10 @@ class MpiJob {
   /// all its processes are gone.
   void Stop(std::chrono::milliseconds grace);
 
+  /// Ends the job at once: mpirun, and the ranks of this host, also those that are stopped. The
+  /// orteds of other hosts end theirs when they miss mpirun. Returns when mpirun is gone.
+  void Kill();
+
   /// Whether all ranks have said that their start is over.
   bool Ready();
 
@@ -72,6 +78,7 @@ class MpiJob {
   /// Ends the job at once and removes its temporary files. From any thread.
   void CleanUp();
   void ReadErrors(int error_pipe);
+  void Meet(const parallel::StartTable& starts);
   class Overseer;
   void End(std::chrono::milliseconds grace);
   bool WaitUntilEnded(std::chrono::milliseconds time);
@@ -87,6 +94,7 @@ class MpiJob {
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   std::string notices_file_ ABSL_GUARDED_BY(mutex_);  // empty: none is kept
   bool told_by_rank_ ABSL_GUARDED_BY(mutex_) = false;
+  std::map<int, int> local_ranks_ ABSL_GUARDED_BY(mutex_);  // of this host: their processes (pidfd)
   std::atomic<bool> stopping_ = false;
   std::thread thread_;
   CleanupSignals::Registration cleanup_;

@@ -103,8 +103,9 @@ StartWatch::Options WatchOf(const ModelOptions& options) {
 class Rank {
  public:
   /// `watch` looks after the start; it must outlive the rank.
-  Rank(const ModelOptions& options, Communicator& world, parallel::StartWatch& watch)
-      : options_(options), world_(world), watch_(watch) {}
+  Rank(const ModelOptions& options, uint64_t epoch, Communicator& world,
+       parallel::StartWatch& watch)
+      : options_(options), epoch_(epoch), world_(world), watch_(watch) {}
 
   absl::Status Load() {
     TANDEM_ASSIGN_OR_RETURN(choices_, ModelChoices::From(options_));
@@ -216,6 +217,7 @@ class Rank {
     parallel::ProgressBoard board(places_, linked_ != nullptr);
     parallel::Watchdog watchdog(board, CollectiveTimeout(), hanging);
     LoadedRank rank{.world = world(), .file = *file_, .model = *model_, .cpu = cpu_, .options = {}};
+    rank.options.epoch = epoch_;
     rank.options.max_running = options_.max_running;
     rank.options.max_waiting = options_.max_waiting;
     rank.options.prefill_chunk = options_.prefill_chunk;
@@ -334,6 +336,7 @@ class Rank {
   }
 
   const ModelOptions& options_;
+  const uint64_t epoch_;
   Communicator& world_;
   parallel::StartWatch& watch_;
   std::vector<std::string> places_ = world_.hosts();  // of ranks, for messages
@@ -367,7 +370,7 @@ absl::Status RunEngine(const LoadedRank& rank, const EngineBody& body) {
 }
 
 absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const RankBody& body,
-                        const EnginePreparation& prepare, bool supervised) {
+                        const EnginePreparation& prepare, Supervision supervision) {
   if (std::getenv(parallel::kStartVariable) != nullptr) {
     // mpirun tells its ranks of the same folder by another name, and with both they do not start.
     unsetenv(kLocalFolderVariable);  // NOLINT(concurrency-mt-unsafe): before any thread reads it
@@ -377,7 +380,7 @@ absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const R
   mpi.start_watch = &watch;
   if (expected_ranks > 0) mpi.expected_ranks = expected_ranks;
   TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> world, parallel::CreateWorld(mpi));
-  Rank rank(options, *world, watch);
+  Rank rank(options, supervision.epoch, *world, watch);
   const auto agreed = [&](const absl::Status& status) {
     return ReportOnce(*world, options.sources.Name(parallel::AgreeOnStatus(*world, status)));
   };
@@ -401,17 +404,17 @@ absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const R
   absl::Status status = rank.Run(body);
   if (absl::IsUnavailable(status) && world->size() > 1) {
     // A rank is gone: nobody can wait for the others in an orderly end.
-    if (!supervised) spdlog::error("{}", Message(status));
+    if (!supervision.supervised) spdlog::error("{}", Message(status));
     std::_Exit(kExitFailed);
   }
   return status;
 }
 
 absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const EngineBody& body,
-                        const EnginePreparation& prepare, bool supervised) {
+                        const EnginePreparation& prepare, Supervision supervision) {
   return RunOnRanks(
       options, expected_ranks, [&](const LoadedRank& rank) { return RunEngine(rank, body); },
-      prepare, supervised);
+      prepare, supervision);
 }
 
 absl::Status CheckJobDescriptors(int ranks, int64_t further) {

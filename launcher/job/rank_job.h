@@ -25,6 +25,12 @@ struct LoadedRank {
   parallel::RankOptions options;  // as the flags say
 };
 
+/// Who started the ranks, where somebody did.
+struct Supervision {
+  bool supervised = false;  // by somebody who tells of a rank's death
+  uint64_t epoch = 0;       // the number of this life of theirs
+};
+
 /// What all ranks do together. An error that only some of them have must end the process.
 using RankBody = std::function<absl::Status(const LoadedRank& rank)>;
 
@@ -39,13 +45,13 @@ absl::Status RunEngine(const LoadedRank& rank, const EngineBody& body);
 /// This process as a rank: joins the world that mpirun started (or is the only rank), checks it,
 /// loads its shard and runs `body`. Rank 0 prepares before that. `expected_ranks`: 0 takes any
 /// world. Errors before the model is loaded are agreed upon and reported by one rank. After a
-/// rank's death the process must end; `supervised`: whoever started the ranks tells of it.
+/// rank's death the process must end.
 absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const RankBody& body,
-                        const EnginePreparation& prepare = {}, bool supervised = false);
+                        const EnginePreparation& prepare = {}, Supervision supervision = {});
 
 /// The same with an engine: rank 0 runs `body`, the others follow until it returns.
 absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const EngineBody& body,
-                        const EnginePreparation& prepare = {}, bool supervised = false);
+                        const EnginePreparation& prepare = {}, Supervision supervision = {});
 
 /// kFailedPrecondition if this process may have fewer file descriptors than a job of so many ranks
 /// takes, and `further` ones.

@@ -1,127 +1,29 @@
 #include "launcher/job/supervised_engine.h"
 
-#include <algorithm>
-#include <chrono>
-#include <string>
-
-#include "core/base/mutex.h"
-#include "core/system/host_name.h"
-#include "launcher/job/mpi_job.h"
-#include "launcher/option_tables/option_table.h"
+#include "launcher/job/rank_life.h"
+#include "launcher/job/supervisor.h"
 #include "launcher/option_tables/rank_command.h"
 #include "launcher/options/stop_signals.h"
-#include "parallel/communicators/communicator.h"
-#include "parallel/engine/engine_link_keys.h"
-#include "parallel/engine/remote_engine.h"
-#include "parallel/start/start_table.h"
 
 namespace tandem::launcher {
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
-/// How long ranks that were asked to end may take before they are told to.
-constexpr auto kGrace = std::chrono::milliseconds(3000);
-
-/// Carries the end of the job from the thread that sees it to the engine.
-class JobNews {
- public:
-  void Ended(const absl::Status& why) {
-    const MutexLock lock(mutex_);
-    ended_ = why.ok() ? Unavailable("the ranks have ended") : why;
-    if (engine_ != nullptr) engine_->MarkDead(ended_);
-  }
-  /// The reason for the end, OK while the job runs.
-  absl::Status status() {
-    const MutexLock lock(mutex_);
-    return ended_;
-  }
-  void Tell(parallel::RemoteEngine* engine) {
-    const MutexLock lock(mutex_);
-    engine_ = engine;
-    if (engine_ != nullptr && !ended_.ok()) engine_->MarkDead(ended_);
-  }
-
- private:
-  Mutex mutex_;
-  absl::Status ended_ ABSL_GUARDED_BY(mutex_);
-  parallel::RemoteEngine* engine_ ABSL_GUARDED_BY(mutex_) = nullptr;
-};
-
-/// The wait for rank 0 once all ranks are ready: it answers at once, or is stopped.
-class WaitForAnswer {
- public:
-  WaitForAnswer(MpiJob& job, Clock::duration patience) : job_(job), patience_(patience) {}
-
-  absl::Status Check(const std::string& who) {
-    const auto now = Clock::now();
-    // Only time in which this process runs counts.
-    if (job_.Ready()) waited_ += std::min<Clock::duration>(now - last_, std::chrono::seconds(1));
-    last_ = now;
-    if (waited_ < patience_) return absl::OkStatus();
-    return absl::DeadlineExceededError(
-        fmt::format("{} has given no sign for {:.0f} s since its start was over", who,
-                    std::chrono::duration<double>(waited_).count()));
-  }
-
- private:
-  MpiJob& job_;
-  const Clock::duration patience_;
-  Clock::time_point last_ = Clock::now();
-  Clock::duration waited_{0};
-};
-
-}  // namespace
 
 absl::Status RunSupervised(const ModelOptions& model, const LaunchOptions& launch,
                            const EnginePreparation& prepare, const EngineBody& body,
                            CleanupSignals* signals) {
   TANDEM_ASSIGN_OR_RETURN(const auto file, CheckRanks(model, launch));
   if (prepare) TANDEM_RETURN_IF_ERROR(prepare(*file));
-  WorkerOptions worker{.model = model, .ranks = launch.ranks};
-  const parallel::EngineLinkKeys keys = parallel::MakeEngineLinkKeys();
-  const std::string endpoint = parallel::MakeLocalEndpoint();
-  JobNews news;
-  const auto patience =
-      parallel::StartPatience(std::chrono::duration<double>(model.collective_timeout));
-  TANDEM_ASSIGN_OR_RETURN(const auto job,
-                          MpiJob::Start(
-                              {.launch = launch,
-                               .command = CommandOfThisProgram("worker", RowsOf(worker)),
-                               .patience = patience,
-                               .input = parallel::LinkText(endpoint, keys)},
-                              [&news](const absl::Status& why) { news.Ended(why); }, signals));
-
-  parallel::RemoteEngine::Options options;
-  options.endpoint = endpoint;
-  options.who = fmt::format("rank 0 on host {}", core::HostName());  // a socket of this host
-  options.server_key = keys.server.public_key;
-  options.keys = keys.client;
-  WaitForAnswer waits(*job, patience);
-  const auto keep_waiting = [&] {
-    TANDEM_RETURN_IF_ERROR(StopSignals::CheckPending());
-    TANDEM_RETURN_IF_ERROR(news.status());
-    return waits.Check(options.who);
-  };
-  auto engine = parallel::RemoteEngine::Connect(options, keep_waiting);
-  if (absl::IsCancelled(engine.status())) {
-    job->Stop(std::chrono::milliseconds(0));
-    return engine.status();
+  RankLifeOrder order{.model = model,
+                      .launch = launch,
+                      .epoch = 1,
+                      .keep_waiting = [] { return StopSignals::CheckPending(); },
+                      .on_gone = {},
+                      .signals = signals};
+  if (launch.max_restarts == 0) {
+    TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<RankLife> life, RankLife::Start(order));
+    return life->End(body(*life->engine(), *file));
   }
-  if (absl::IsDeadlineExceeded(engine.status())) return job->Explain(engine.status());
-  if (!engine.ok()) {
-    return job->Explain(
-        Unavailable("the ranks ended before they could answer: {}", Message(engine.status())));
-  }
-  news.Tell(engine->get());
-  absl::Status status = body(**engine, *file);
-  news.Tell(nullptr);
-  if ((*engine)->Health().ok()) {
-    (*engine)->RequestStop();
-    job->Stop(kGrace);
-    return status;
-  }
-  return status.ok() ? status : job->Explain(std::move(status));
+  TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<Supervisor> supervisor, Supervisor::Start(order));
+  return supervisor->End(body(supervisor->engine(), *file));
 }
 
 }  // namespace tandem::launcher

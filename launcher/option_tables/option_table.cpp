@@ -237,7 +237,11 @@ Rows RowsOf(ServeOptions& o) {
                "which conversations to go on with, where several hosts have some: own (those in "
                "--state, or none), ID or ID@HOST (a copy that a host keeps; those in --state are "
                "put aside)")},
-      LaunchRows(o.launch), ModelRows(o.model));
+      LaunchRows(o.launch),
+      Rows{Row("--max-restarts", {&o.launch.max_restarts, {0, kMostSteps}},
+               "with -n: ranks that die are started again, so often within an hour, and requests "
+               "go on where they were; 0: requests fail then, and the server ends")},
+      ModelRows(o.model));
 }
 
 Rows RowsOf(ChatOptions& o) {
@@ -376,8 +380,9 @@ Rows RowsOf(StatusOptions& o) {
 }
 
 Rows RowsOf(WorkerOptions& o) {
-  return Join({ModelArgument(o.model.model), RanksRow(o.ranks)}, ModelRows(o.model),
-              StateRows(o.model.state));
+  return Join({ModelArgument(o.model.model), RanksRow(o.ranks),
+               Row("--epoch", {&o.epoch, {0, kMostCount}}, "which life of the ranks this is")},
+              ModelRows(o.model), StateRows(o.model.state));
 }
 
 Rows RowsOf(AgentOptions& o) {

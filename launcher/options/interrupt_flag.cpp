@@ -26,7 +26,8 @@ void InterruptFlag::Watch() {
   interrupt_came.store(false);
   struct sigaction action {};
   action.sa_handler = [](int) { interrupt_came.store(true); };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  // Whoever writes to a terminal then goes on.
+  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
   pthread_sigmask(SIG_BLOCK, nullptr, &mask_before_);
   sigaction(SIGINT, nullptr, &before_);
   if (before_.sa_handler == SIG_IGN) return;

@@ -63,10 +63,11 @@ struct ModelOptions {
 
 /// How many ranks, and where.
 struct LaunchOptions {
-  int ranks = 0;                 // 0: one, or as many as mpirun started
-  std::string hostfile;          // for mpirun
-  std::string mpirun_arguments;  // passed on, split at blanks
-  std::string log_level;         // of the ranks; empty: their own
+  int ranks = 0;                      // 0: one, or as many as mpirun started
+  std::string hostfile = {};          // for mpirun
+  std::string mpirun_arguments = {};  // passed on, split at blanks
+  std::string log_level = {};         // of the ranks; empty: their own
+  int max_restarts = 0;               // within an hour, of ranks that die; 0: none
 };
 
 /// Of the HTTP gateway; docs/http.md.
@@ -83,7 +84,7 @@ struct HttpOptions {
 
 struct ServeOptions {
   ModelOptions model;
-  LaunchOptions launch;
+  LaunchOptions launch = {.max_restarts = 20};
   HttpOptions http;
   std::string listen = "tcp://127.0.0.1:5555";
   int64_t max_message = int64_t{1} << 20;  // bytes of a request frame
@@ -164,6 +165,7 @@ struct PlanCommandOptions {
 struct WorkerOptions {
   ModelOptions model;
   int ranks = 0;
+  int64_t epoch = 0;  // which life of the ranks
 };
 
 /// The process that keeps a host's KV (kv_agent.h).

@@ -97,7 +97,7 @@ Coordinator::~Coordinator() {
   setup_.records.reset();
   setup_.spilled.reset();
   for (const PendingDurableAnswers::Held& held : held_.ReleaseAll()) TellHeld(held);
-  open_.FinishAll(FinishReason::kFailed, Unavailable("the engine was stopped"));
+  open_.FailAll(Unavailable("the engine was stopped"));
 }
 
 absl::StatusOr<RequestId> Coordinator::Submit(EngineRequest request, EngineSink sink) {
@@ -115,7 +115,9 @@ absl::StatusOr<RequestId> Coordinator::Submit(EngineRequest request, EngineSink 
         seconds);
   }
   const RequestId id = next_id_++;
-  open_.Add(id, std::move(sink), static_cast<int32_t>(request.prompt.size()));
+  open_.Add(id, std::move(sink),
+            {.prompt_tokens = static_cast<int32_t>(request.prompt.size()),
+             .completion_tokens = static_cast<int32_t>(request.answered.size())});
   inbox_.requests.emplace_back(id, std::move(request));
   changed_.NotifyAll();
   return id;
@@ -353,7 +355,7 @@ void Coordinator::Die(const absl::Status& why) {
     inbox_ = {};
     changed_.NotifyAll();
   }
-  open_.FinishAll(FinishReason::kFailed, why);
+  open_.FailAll(why);
 }
 
 absl::Status Coordinator::BlameForStepFailure(const absl::Status& own) {

@@ -4,9 +4,8 @@
 
 namespace tandem::parallel {
 
-void OpenRequests::Add(RequestId id, EngineSink sink, int32_t prompt_tokens) {
-  auto request =
-      std::make_shared<Request>(Request{std::move(sink), {.prompt_tokens = prompt_tokens}});
+void OpenRequests::Add(RequestId id, EngineSink sink, const Usage& usage) {
+  auto request = std::make_shared<Request>(Request{std::move(sink), usage});
   const MutexLock lock(mutex_);
   requests_.emplace(id, std::move(request));
 }
@@ -27,8 +26,10 @@ void OpenRequests::Admitted(RequestId id, const ReusedFrom& reused, ReuseLimit l
   const auto request = Find(id);
   if (!request || request->admitted != Clock::time_point{}) return;
   request->admitted = Clock::now();
-  request->usage.reused_tokens = static_cast<int32_t>(reused.total());
-  request->usage.reused_from = reused;
+  // An answer that goes on finds pages of its own beginning as well.
+  const ReusedFrom of_prompt = reused.OfFirst(static_cast<uint64_t>(request->usage.prompt_tokens));
+  request->usage.reused_tokens = static_cast<int32_t>(of_prompt.total());
+  request->usage.reused_from = of_prompt;
   request->usage.reuse_limit = limit;
 }
 
@@ -68,12 +69,12 @@ void OpenRequests::Token(RequestId id, int32_t token) {
   const MutexLock delivery(delivery_);
   const auto request = Find(id);
   if (!request) return;
-  if (request->usage.completion_tokens++ == 0) request->first_token = Clock::now();
+  ++request->usage.completion_tokens;
+  if (request->first_token == Clock::time_point{}) request->first_token = Clock::now();
   if (request->sink.on_tokens) request->sink.on_tokens(std::span(&token, 1));
 }
 
-void OpenRequests::CallFinish(Request& request, FinishReason reason, const absl::Status& status,
-                              bool saved) {
+void OpenRequests::CallFinish(Request& request, parallel::Finish finish) {
   const auto seconds = [](Clock::time_point from, Clock::time_point to) {
     return std::chrono::duration<double>(to - from).count();
   };
@@ -84,10 +85,8 @@ void OpenRequests::CallFinish(Request& request, FinishReason reason, const absl:
   request.usage.queue_seconds = seconds(request.submitted, admitted);
   request.usage.prefill_seconds = seconds(admitted, first);
   request.usage.decode_seconds = seconds(first, now);
-  if (request.sink.on_finish) {
-    request.sink.on_finish(
-        {.reason = reason, .status = status, .usage = request.usage, .saved = saved});
-  }
+  finish.usage = request.usage;
+  if (request.sink.on_finish) request.sink.on_finish(finish);
 }
 
 void OpenRequests::Finish(RequestId id, FinishReason reason, const absl::Status& status,
@@ -99,17 +98,20 @@ void OpenRequests::Finish(RequestId id, FinishReason reason, const absl::Status&
     const MutexLock lock(mutex_);
     requests_.erase(id);
   }
-  CallFinish(*request, reason, status, saved);
+  CallFinish(*request, {.reason = reason, .status = status, .saved = saved});
 }
 
-void OpenRequests::FinishAll(FinishReason reason, const absl::Status& status) {
+void OpenRequests::FailAll(const absl::Status& engine_died) {
   const MutexLock delivery(delivery_);
   std::unordered_map<RequestId, std::shared_ptr<Request>> ended;
   {
     const MutexLock lock(mutex_);
     ended.swap(requests_);
   }
-  for (const auto& [id, request] : ended) CallFinish(*request, reason, status, false);
+  for (const auto& [id, request] : ended) {
+    CallFinish(*request,
+               {.reason = FinishReason::kFailed, .status = engine_died, .engine_died = true});
+  }
 }
 
 }  // namespace tandem::parallel

@@ -17,7 +17,8 @@ namespace tandem::parallel {
 /// one thread while another delivers tokens. Thread safety: all methods.
 class OpenRequests {
  public:
-  void Add(RequestId id, EngineSink sink, int32_t prompt_tokens);
+  /// usage: of the prompt, and of an answer that another engine has begun.
+  void Add(RequestId id, EngineSink sink, const Usage& usage);
   size_t size() const;
 
   /// The request has left the queue; only the first time says what it reused.
@@ -32,7 +33,8 @@ class OpenRequests {
   void Logprobs(RequestId id, int64_t position, std::span<const TokenLogprobs> logprobs);
   void Token(RequestId id, int32_t token);
   void Finish(RequestId id, FinishReason reason, const absl::Status& status, bool saved = false);
-  void FinishAll(FinishReason reason, const absl::Status& status);
+  /// The engine has died of this.
+  void FailAll(const absl::Status& engine_died);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -44,7 +46,7 @@ class OpenRequests {
     Clock::time_point first_token ABSL_GUARDED_BY(&OpenRequests::delivery_){};
   };
   std::shared_ptr<Request> Find(RequestId id) const;
-  void CallFinish(Request& request, FinishReason reason, const absl::Status& status, bool saved)
+  void CallFinish(Request& request, parallel::Finish finish)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(delivery_);
 
   Mutex delivery_ ABSL_ACQUIRED_BEFORE(mutex_);  // held while a sink is called

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -21,7 +22,10 @@ inline constexpr int32_t kMostLogprobs = 64;
 /// belong to frontend/.
 struct EngineRequest {
   std::vector<int32_t> prompt;  // at least one token
-  int32_t max_tokens = 0;       // 0 = run the prompt only (for logits)
+  /// Tokens of the answer that an engine which is gone gave before, at most max_tokens. This one
+  /// goes on behind them, with the tokens that it would have had; the sink gets those alone.
+  std::vector<int32_t> answered = {};
+  int32_t max_tokens = 0;  // 0 = run the prompt only (for logits)
   core::SamplingParams sampling;
   std::vector<int32_t> stop_tokens;  // end-of-generation tokens; not reported as output
   bool want_prompt_logits = false;   // every prompt token's logits are delivered
@@ -78,6 +82,16 @@ struct ReusedFrom {
     return *this;
   }
   bool operator==(const ReusedFrom&) const = default;
+
+  /// Of the first so many tokens: pages that were there come before those of records.
+  ReusedFrom OfFirst(uint64_t tokens) const {
+    ReusedFrom first = *this;
+    for (uint64_t* part : {&first.remote, &first.disk, &first.host, &first.device}) {
+      const uint64_t more = first.total() > tokens ? first.total() - tokens : 0;
+      *part -= std::min(*part, more);
+    }
+    return first;
+  }
 };
 
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kFailed };
@@ -100,11 +114,18 @@ struct Usage {
 
 struct Finish {
   FinishReason reason = FinishReason::kStop;
-  absl::Status status;  // set when kFailed: what went wrong, naming rank and host where it was one
-  Usage usage;
+  /// Set when kFailed: what went wrong, naming rank and host where it was one.
+  absl::Status status = {};
+  bool engine_died = false;  // with kFailed: all of the engine's requests end so
+  Usage usage = {};
   /// Only of durable requests: all records are where they survive the processes. False if they did
   /// not get there in time, or if the request was cancelled or failed.
   bool saved = false;
+};
+
+struct EngineNotice {
+  uint64_t number = 0;  // from 1, ascending; the same for all requests that hear of the same thing
+  std::string text;
 };
 
 /// Receives what a request produces, in order, from the engine's own thread; must return quickly
@@ -117,6 +138,8 @@ struct EngineSink {
   /// tokens. Only with logprobs.
   std::function<void(int64_t position, std::span<const TokenLogprobs> logprobs)> on_logprobs =
       nullptr;
+  /// Something that whoever waits should know; the answer goes on.
+  std::function<void(const EngineNotice& notice)> on_notice = nullptr;
   std::function<void(const Finish& finish)> on_finish;  // exactly once, last
 };
 
@@ -144,8 +167,26 @@ struct HostTierStatus {
   bool operator==(const HostTierStatus&) const = default;
 };
 
+/// How often ranks were started again, where they are (RecoveringEngine). Else nothing but zeros.
+struct RecoveryStatus {
+  struct Restart {
+    uint64_t epoch = 0;       // that began
+    std::string reason = {};  // why the one before had ended
+    double seconds = 0;       // from its end until requests went on
+  };
+  bool supervised = false;
+  uint64_t epoch = 0;              // the life of the rank job that runs now, or ran last
+  bool down = false;               // no ranks are there now; then `reason` says why
+  double down_seconds = 0;         // for so long
+  std::string reason = {};         // of the last end
+  uint64_t restarts = 0;           // that came to their end
+  double lost_seconds = 0;         // in all of them
+  std::vector<Restart> last = {};  // the newest ones, oldest first
+};
+
 struct EngineStatus {
   std::vector<RankStatus> ranks;
+  RecoveryStatus recovery = {};  // known to whoever starts ranks; does not travel from them
   int32_t running = 0;
   int32_t waiting = 0;
   int64_t blocks_total = 0;
@@ -185,8 +226,9 @@ class Engine {
 
   virtual absl::StatusOr<EngineStatus> Status() = 0;
 
-  /// OK while the engine can answer; otherwise why not. The first error sticks. kUnknown: the
-  /// engine is gone, and the reason, which replaces this status, is not known yet.
+  /// OK while the engine can answer; otherwise why not. The first error sticks, but kUnknown: the
+  /// engine is gone, and either the reason replaces this status, or the engine comes back. So long
+  /// nobody's requests fail.
   virtual absl::Status Health() = 0;
 };
 

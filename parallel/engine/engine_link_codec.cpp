@@ -44,7 +44,8 @@ void StatusFields(Archive& archive, absl::Status& status) {
 
 template <typename Archive>
 void Fields(Archive& archive, EngineRequest& request) {
-  archive(AtMost(request.prompt, kMostTokens, "prompt tokens"), request.max_tokens,
+  archive(AtMost(request.prompt, kMostTokens, "prompt tokens"),
+          AtMost(request.answered, kMostTokens, "answered tokens"), request.max_tokens,
           request.sampling, AtMost(request.stop_tokens, kMostTokens, "stop tokens"),
           request.want_prompt_logits);
   FlagAndValue(archive, request.logprobs);
@@ -70,7 +71,7 @@ template <typename Archive>
 void Fields(Archive& archive, Finish& finish) {
   archive(UpTo(finish.reason, FinishReason::kFailed, "finish reason"));
   StatusFields(archive, finish.status);
-  archive(finish.usage, finish.saved);
+  archive(finish.engine_died, finish.usage, finish.saved);
 }
 
 template <typename Archive>
@@ -91,6 +92,10 @@ void Fields(Archive& archive, EngineStatus& status) {
           status.tokens_per_second);
 }
 
+template <typename Archive>
+void Fields(Archive& archive, LinkWelcome& message) {
+  archive(message.epoch);
+}
 template <typename Archive>
 void Fields(Archive& archive, LinkSubmit& message) {
   archive(message.id, message.request);

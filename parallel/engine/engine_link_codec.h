@@ -12,18 +12,20 @@
 
 namespace tandem::parallel {
 
-inline constexpr uint8_t kLinkVersion = 9;
+inline constexpr uint8_t kLinkVersion = 10;
 // Frames that either end sends or receives in a row: neither direction may starve the other.
 inline constexpr int kFramesInARow = 64;
 
 // The messages between a RemoteEngine ("client") and an EngineServer. Request and query numbers are
 // the client's.
 
-struct LinkHello {};    // client: I am here
-struct LinkWelcome {};  // server: and so am I
-struct LinkPing {};     // server: nothing; sent to show that it lives, and whether the client does
-struct LinkStop {};     // client: end the engine
-struct LinkSubmit {     // client
+struct LinkHello {};   // client: I am here
+struct LinkWelcome {   // server: and so am I
+  uint64_t epoch = 0;  // of the rank job
+};
+struct LinkPing {};  // server: nothing; sent to show that it lives, and whether the client does
+struct LinkStop {};  // client: end the engine
+struct LinkSubmit {  // client
   RequestId id = 0;
   EngineRequest request;
 };

@@ -194,20 +194,21 @@ void EngineServer::Receive() {
 }
 
 void EngineServer::Handle(LinkMessage message) {
-  std::visit(core::Overloaded{
-                 [&](LinkHello) { Reply(LinkWelcome{}); }, [&](LinkStop) { End(absl::OkStatus()); },
-                 [&](LinkSubmit& submit) { Submit(std::move(submit)); },
-                 [&](LinkCancel& cancel) {
-                   const auto found = engine_ids_.find(cancel.id);
-                   if (found != engine_ids_.end()) engine_.Cancel(found->second);
-                 },
-                 [&](LinkStatusQuery& query) {
-                   absl::StatusOr<EngineStatus> status = engine_.Status();
-                   LinkStatus reply{.query = query.query, .error = status.status(), .status = {}};
-                   if (status.ok()) reply.status = *std::move(status);
-                   Reply(reply);
-                 },
-                 [](auto&) {}},  // what only a server says
+  std::visit(core::Overloaded{[&](LinkHello) { Reply(LinkWelcome{.epoch = options_.epoch}); },
+                              [&](LinkStop) { End(absl::OkStatus()); },
+                              [&](LinkSubmit& submit) { Submit(std::move(submit)); },
+                              [&](LinkCancel& cancel) {
+                                const auto found = engine_ids_.find(cancel.id);
+                                if (found != engine_ids_.end()) engine_.Cancel(found->second);
+                              },
+                              [&](LinkStatusQuery& query) {
+                                absl::StatusOr<EngineStatus> status = engine_.Status();
+                                LinkStatus reply{
+                                    .query = query.query, .error = status.status(), .status = {}};
+                                if (status.ok()) reply.status = *std::move(status);
+                                Reply(reply);
+                              },
+                              [](auto&) {}},  // what only a server says
              message);
 }
 

@@ -24,6 +24,7 @@ class EngineServer {
  public:
   struct Options {
     EngineServerAddress address;
+    uint64_t epoch = 0;  // of the rank job
     kv_store::SocketLimits limits{.queued_messages = 256};
     size_t most_unsent = size_t{256} << 20;  // bytes
   };

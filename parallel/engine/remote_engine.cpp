@@ -55,8 +55,14 @@ absl::Status RemoteEngine::Handshake(const std::function<absl::Status()>& keep_w
     zmq::message_t frame;
     if (!dealer_.recv(frame, zmq::recv_flags::dontwait)) continue;
     TANDEM_ASSIGN_OR_RETURN(const LinkMessage message, DecodeLinkMessage(kv_store::BytesOf(frame)));
-    if (!std::holds_alternative<LinkWelcome>(message)) {
+    const auto* welcome = std::get_if<LinkWelcome>(&message);
+    if (welcome == nullptr) {
       return Internal("engine link: {} answered without a welcome", options_.endpoint);
+    }
+    if (welcome->epoch != options_.epoch) {
+      return FailedPrecondition(
+          "engine link: {} belongs to epoch {}, expected {}; it is of another start", options_.who,
+          welcome->epoch, options_.epoch);
     }
     // From here on a broken connection means that the engine's process is gone.
     return absl::OkStatus();
@@ -185,6 +191,16 @@ void RemoteEngine::PollOnce() {
   }
   if (!broken_since_) server_.Tick();
   MaybeDie();
+  TellGone();
+}
+
+void RemoteEngine::TellGone() {
+  {
+    const MutexLock lock(mutex_);
+    if (told_gone_ || (!broken_ && reason_.ok() && health_.ok())) return;
+  }
+  told_gone_ = true;
+  if (options_.on_gone) options_.on_gone();
 }
 
 void RemoteEngine::SendQueued() {
@@ -311,7 +327,8 @@ void RemoteEngine::FinishAll(const absl::Status& why) {
   }
   for (const auto& request : ended) {
     if (!request->sink.on_finish) continue;
-    request->sink.on_finish({.reason = FinishReason::kFailed, .status = why, .usage = {}});
+    request->sink.on_finish(
+        {.reason = FinishReason::kFailed, .status = why, .engine_died = true, .usage = {}});
   }
 }
 

@@ -30,8 +30,12 @@ class RemoteEngine final : public Engine {
   struct Options {
     std::string endpoint;
     std::string who = "the engine's process";  // is there, as errors call it
-    std::string server_key;                    // public
-    kv_store::CurveKeys keys;                  // the client's
+    uint64_t epoch = 0;                        // of the rank job; another one's is refused
+    /// Called once, by the link's thread, when the engine is gone or says that it dies, perhaps
+    /// before the reason is known. May be empty.
+    std::function<void()> on_gone = nullptr;
+    std::string server_key;    // public
+    kv_store::CurveKeys keys;  // the client's
     kv_store::SocketLimits limits;
     std::chrono::milliseconds reason_wait{4000};
     std::chrono::milliseconds answer_patience{10000};  // for an answer to Submit or Status
@@ -75,6 +79,7 @@ class RemoteEngine final : public Engine {
   void Handle(LinkMessage message);
   std::shared_ptr<Request> Find(RequestId id);
   void MaybeDie();
+  void TellGone();
   void FinishAll(const absl::Status& why);
   void Queue(const LinkMessage& message);
 
@@ -87,6 +92,7 @@ class RemoteEngine final : public Engine {
   std::unique_ptr<kv_store::DisconnectMonitor> monitor_;
   kv_store::Liveness server_;
   std::optional<std::chrono::steady_clock::time_point> broken_since_;
+  bool told_gone_ = false;
 
   Mutex mutex_;
   CondVar changed_;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/base/check.h"
+#include "core/base/counted.h"
 
 namespace tandem::parallel {
 namespace {
@@ -30,6 +31,10 @@ absl::Status Scheduler::Check(const SchedulerOptions& options, const EngineReque
   if (request.max_tokens < 0) {
     return InvalidArgument("max_tokens is {}, expected 0 or more", request.max_tokens);
   }
+  if (request.answered.size() > static_cast<size_t>(request.max_tokens)) {
+    return InvalidArgument("{} are answered, and max_tokens is {}",
+                           Counted(std::ssize(request.answered), "token"), request.max_tokens);
+  }
   if (request.sampling.min_tokens < 0) {
     return InvalidArgument("min_tokens is {}, expected 0 or more", request.sampling.min_tokens);
   }
@@ -40,21 +45,26 @@ absl::Status Scheduler::Check(const SchedulerOptions& options, const EngineReque
     return InvalidArgument("first_prompt_logprob is {}, expected 1 or more",
                            request.first_prompt_logprob);
   }
-  for (size_t i = 0; i < request.prompt.size(); ++i) {
-    if (request.prompt[i] < 0 || request.prompt[i] >= options.vocab) {
-      return InvalidArgument("prompt token {} at position {} is outside the vocabulary (0 to {})",
-                             request.prompt[i], i, options.vocab - 1);
+  const auto check_tokens = [&](const std::vector<int32_t>& tokens, const char* what) {
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      if (tokens[i] >= 0 && tokens[i] < options.vocab) continue;
+      return InvalidArgument("{} token {} at position {} is outside the vocabulary (0 to {})", what,
+                             tokens[i], i, options.vocab - 1);
     }
-  }
+    return absl::OkStatus();
+  };
+  TANDEM_RETURN_IF_ERROR(check_tokens(request.prompt, "prompt"));
+  TANDEM_RETURN_IF_ERROR(check_tokens(request.answered, "answered"));
   for (const auto& [token, bias] : request.sampling.logit_bias) {
     if (token < 0 || token >= options.vocab) {
       return InvalidArgument("logit_bias: token {} is outside the vocabulary (0 to {})", token,
                              options.vocab - 1);
     }
   }
-  if (request.prompt.size() > static_cast<size_t>(options.context)) {
-    return OutOfRange("the prompt has {} tokens, the context holds {}; shorten the prompt",
-                      request.prompt.size(), options.context);
+  const size_t given = request.prompt.size() + request.answered.size();
+  if (given > static_cast<size_t>(options.context)) {
+    return OutOfRange("the prompt has {} tokens, the context holds {}; shorten the prompt", given,
+                      options.context);
   }
   return absl::OkStatus();
 }
@@ -65,6 +75,7 @@ void Scheduler::Add(RequestId id, EngineRequest request) {
   state.id = id;
   state.tokens = request.prompt;
   state.limit = std::min(request.max_tokens, options_.context - state.token_count());
+  state.tokens.insert(state.tokens.end(), request.answered.begin(), request.answered.end());
   state.request = std::move(request);
   turns_.Came(state.request.client);
   queue_.Add(std::move(waiting));
@@ -432,7 +443,7 @@ void Scheduler::TakeOutcome(Running& sequence, const SequenceWork& work,
     // The end of a prompt, for others of the same prompt; what follows is written behind it.
     sequence.pages.AddTail(state.tokens, sequence.committed, saves());
     sequence.pages.KeepBorder();
-    if (state.limit == 0) event.finish = FinishReason::kLength;
+    if (state.answered() >= state.limit && !event.finish) event.finish = FinishReason::kLength;
   } else {
     sequence.pages.AddFull(state.tokens, sequence.committed, saves());
   }

@@ -32,8 +32,8 @@ constexpr std::array<std::string_view, kStartPhases> kDoing = {
 std::string_view StartPhaseText(StartPhase phase) { return kDoing[static_cast<size_t>(phase)]; }
 
 std::string StartLine(const StartNews& news) {
-  return fmt::format("{}{} {} {} {}\n", kStartPrefix, news.rank, static_cast<int>(news.phase),
-                     news.percent, news.host);
+  return fmt::format("{}{} {} {} {} {}\n", kStartPrefix, news.rank, static_cast<int>(news.phase),
+                     news.percent, news.pid, news.host);
 }
 
 std::optional<StartNews> ReadStartLine(std::string_view line) {
@@ -42,8 +42,8 @@ std::optional<StartNews> ReadStartLine(std::string_view line) {
   StartNews news;
   int phase = 0;
   std::array<char, 256> host = {};
-  if (std::sscanf(rest.c_str(), "%9d %2d %3d %255s", &news.rank, &phase, &news.percent,
-                  host.data()) != 4 ||
+  if (std::sscanf(rest.c_str(), "%9d %2d %3d %9d %255s", &news.rank, &phase, &news.percent,
+                  &news.pid, host.data()) != 5 ||
       news.rank < 0 || phase < 0 || phase >= kStartPhases) {
     return std::nullopt;
   }

@@ -32,6 +32,7 @@ struct StartNews {
   std::string host;
   StartPhase phase = StartPhase::kJoining;
   int percent = 0;  // of the phase, where it tells; else 0
+  int pid = 0;      // of its process; 0: not told
 
   bool operator==(const StartNews&) const = default;
 };
@@ -68,6 +69,8 @@ class StartTable {
   std::vector<int> Silent(Duration patience, Duration first) const;
   bool heard() const;
   bool ready() const;
+  /// The last of a rank, which has a host where it was heard.
+  const StartNews& news(int rank) const { return places_[static_cast<size_t>(rank)].news; }
   const std::string& host(int rank) const { return places_[static_cast<size_t>(rank)].news.host; }
 
   /// "rank 1 on host n2 has given no sign for 60 s: it was loading its weights (37 %)", of several

@@ -26,7 +26,7 @@ microseconds ComputingTime(const rusage& usage) {
 }  // namespace
 
 StartWatch::StartWatch(Options options) : options_(std::move(options)) {
-  news_ = {.rank = options_.rank, .host = options_.host};
+  news_ = {.rank = options_.rank, .host = options_.host, .pid = getpid()};
   getrusage(RUSAGE_SELF, &used_);
   thread_ = std::thread([this] { Watch(); });
 }

@@ -14,6 +14,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Servers of several tests would want one port for HTTP; test_http.py says where.
 os.environ.setdefault("TANDEM_HTTP", "off")
+# What a dead rank does where nobody starts it again; test_recovery.py and others of its kind say otherwise.
+os.environ.setdefault("TANDEM_MAX_RESTARTS", "0")
 TANDEM = os.environ.get("TANDEM_PROGRAM", str(ROOT / "build/release/bin/tandem"))
 MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
 LAB = str(ROOT / "cluster/lab")
@@ -22,6 +24,8 @@ LAB = str(ROOT / "cluster/lab")
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=10,
                      help="how often test_state.py kills everything (default 10; its long form is 200)")
+    parser.addoption("--faults", type=int, default=15,
+                     help="how many random faults test_recovery.py makes (default 15; its long form is 500)")
 
 
 def model(file):

@@ -29,6 +29,9 @@ absl::StatusOr<RequestId> FakeEngine::Submit(parallel::EngineRequest request,
   Running running{.request = std::move(request), .sink = std::move(sink)};
   running.script = script_(running.request.prompt);
   running.read = running.request.prompt;
+  const std::vector<int32_t>& answered = running.request.answered;
+  running.read.insert(running.read.end(), answered.begin(), answered.end());
+  running.made = static_cast<int32_t>(answered.size());
   for (const auto& [tenant, tokens] : known_) {
     if (tenant != running.request.tenant || !running.request.reuse) continue;
     const auto differs =
@@ -175,7 +178,10 @@ void FakeEngine::Step(std::unique_lock<std::mutex>& lock) {
 void FakeEngine::End(RequestId id, FinishReason reason, const absl::Status& status,
                      std::unique_lock<std::mutex>& lock) {
   const auto found = running_.find(id);
-  parallel::Finish finish{.reason = reason, .status = status, .usage = {}};
+  parallel::Finish finish{.reason = reason,
+                          .status = status,
+                          .engine_died = reason == FinishReason::kFailed,
+                          .usage = {}};
   finish.usage.prompt_tokens = static_cast<int32_t>(found->second.request.prompt.size());
   finish.usage.completion_tokens = found->second.made;
   finish.usage.reused_tokens = found->second.reused;

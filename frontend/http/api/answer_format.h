@@ -63,6 +63,8 @@ class AnswerFormat {
 
 /// An event of a stream: "data: JSON\n\n", with a line "event: NAME" before where there is a name.
 std::string ServerSentEvent(const AnswerJson& data, std::string_view name = "");
+/// A line for people between events, which programs do not look at.
+std::string StreamComment(std::string_view text);
 /// Between events: it says nothing, and keeps a connection alive.
 inline constexpr std::string_view kStreamComment = ": the prompt is being read\n\n";
 

@@ -190,6 +190,13 @@ class OpenAiFormat : public AnswerFormat {
 
 }  // namespace
 
+std::string StreamComment(std::string_view text) {
+  std::string line = fmt::format(": {}", text);
+  std::replace_if(
+      line.begin(), line.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
+  return line + "\n\n";
+}
+
 std::string ServerSentEvent(const AnswerJson& data, std::string_view name) {
   // JSON has no line breaks of its own, so that one line holds it.
   std::string event;

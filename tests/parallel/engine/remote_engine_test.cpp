@@ -47,6 +47,7 @@ class StoppableServer {
   RemoteEngine::Options Options() const {
     return {.endpoint = endpoint_,
             .who = "rank 0 on host n0",
+            .epoch = 4,
             .server_key = keys_.server.public_key,
             .keys = keys_.client,
             .limits = kFast};
@@ -61,7 +62,7 @@ class StoppableServer {
       for (auto parts = kv_store::TryReceive(socket_); !parts.empty();
            parts = kv_store::TryReceive(socket_)) {
         client_ = parts[0].to_string();
-        kv_store::TrySend(socket_, client_, EncodeLinkMessage(LinkWelcome{}));
+        kv_store::TrySend(socket_, client_, EncodeLinkMessage(LinkWelcome{.epoch = 4}));
       }
       if (!client_.empty()) kv_store::TrySend(socket_, client_, EncodeLinkMessage(LinkPing{}));
     }

@@ -18,7 +18,7 @@ using ::testing::IsEmpty;
 using Clock = std::chrono::steady_clock;
 
 constexpr StartNews NewsOf(int rank, StartPhase phase, int percent = 0) {
-  return {.rank = rank, .host = "n2", .phase = phase, .percent = percent};
+  return {.rank = rank, .host = "n2", .phase = phase, .percent = percent, .pid = 4711};
 }
 
 TEST(StartNews, AreLines) {
@@ -29,8 +29,9 @@ TEST(StartNews, AreLines) {
     EXPECT_EQ(line.find('\n'), line.size() - 1);
     EXPECT_EQ(ReadStartLine(line), news);
   }
-  for (const char* other : {"", "tandem: an error\n", "tandem-start \n", "tandem-start 1 99 0 n2\n",
-                            "tandem-start -1 1 0 n2\n", "tandem-start 1 1 0\n"}) {
+  for (const char* other :
+       {"", "tandem: an error\n", "tandem-start \n", "tandem-start 1 99 0 5 n2\n",
+        "tandem-start -1 1 0 5 n2\n", "tandem-start 1 1 0 5\n"}) {
     EXPECT_FALSE(ReadStartLine(other)) << other;
   }
 }

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <thread>
+
+#include "core/base/mutex.h"
+#include "core/base/status.h"
+#include "launcher/job/rank_life.h"
+#include "launcher/job/restart_policy.h"
+#include "parallel/engine/recovering_engine.h"
+
+namespace tandem::launcher {
+
+/// Starts ranks, and starts them again when one dies, is stopped or is cut off, with the next
+/// epoch.
+///
+/// Whoever uses the engine notices a pause. A thread waits for the end of a life, kills what is
+/// left of it, and starts the next one, at most LaunchOptions::max_restarts times within an hour;
+/// then the engine dies of what the last life died of. Thread safety: engine() is; the rest is for
+/// one thread.
+class Supervisor {
+ public:
+  /// Starts the first life. Errors: those of RankLife::Start.
+  static absl::StatusOr<std::unique_ptr<Supervisor>> Start(const RankLifeOrder& order);
+  ~Supervisor();
+
+  parallel::Engine& engine() { return engine_; }
+
+  /// As RankLife::End.
+  absl::Status End(absl::Status status);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  explicit Supervisor(const RankLifeOrder& order);
+  absl::Status StartLife();
+  void Watch();
+  void Recover();
+  bool SleepUnlessStopping(Clock::duration time);
+
+  // Before the engine, whose lives use them until they are gone.
+  Mutex mutex_;
+  CondVar changed_;
+  bool gone_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);  // of End
+
+  RankLifeOrder order_;  // of the next life
+  parallel::RecoveringEngine engine_;
+  RestartPolicy policy_;
+  std::unique_ptr<RankLife> life_;  // null: none
+  Clock::time_point began_;
+  std::thread thread_;
+};
+
+}  // namespace tandem::launcher

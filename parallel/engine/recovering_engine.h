@@ -1,0 +1,80 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/base/mutex.h"
+#include "parallel/engine/engine.h"
+
+namespace tandem::parallel {
+
+/// An engine whose requests outlive the engines that compute them.
+///
+/// One engine, a life, follows another (Begin, Lose). Requests that are open when a life is lost
+/// wait for the next one, and go on behind the tokens that their sinks have:
+/// EngineRequest::answered makes these the tokens of an engine that never died. A sink gets nothing
+/// twice, and hears once a loss (EngineSink::on_notice). A request ends with kUnavailable where
+/// life after life dies without giving it a token, since it may be what they die of.
+///
+/// Thread safety: as Engine. Begin, Lose and GiveUp are called by one thread.
+class RecoveringEngine final : public Engine {
+ public:
+  struct Options {
+    size_t most_open = 320;     // requests, while there is no life
+    int most_futile_lives = 5;  // that a request may see
+    size_t told_restarts = 16;  // that Status lists
+  };
+
+  explicit RecoveringEngine(Options options) : options_(options) {}
+  /// Open requests end with kUnavailable.
+  ~RecoveringEngine() override;
+
+  absl::StatusOr<RequestId> Submit(EngineRequest request, EngineSink sink) override;
+  void Cancel(RequestId id) override;
+  /// Of the life that runs, or the last one; counts go on from life to life, but for what was
+  /// counted since the last call before a loss.
+  absl::StatusOr<EngineStatus> Status() override;
+  absl::Status Health() override;
+
+  /// A life begins, and takes the requests that wait, in the order in which they came.
+  void Begin(std::shared_ptr<Engine> life, uint64_t epoch);
+  /// The life is lost for this reason: nothing that it does from now on counts.
+  void Lose(const absl::Status& why);
+  /// The reason that Lose gave is known better.
+  void Explain(const absl::Status& why);
+  /// There is no next life: open requests end with this.
+  void GiveUp(const absl::Status& why);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Request;
+  using RequestPtr = std::shared_ptr<Request>;
+
+  absl::Status SubmitTo(const RequestPtr& request, std::shared_ptr<Engine> life, uint64_t epoch);
+  EngineSink SinkOf(const RequestPtr& request, uint64_t epoch);
+  void Forget(RequestId id);
+  void Finish(Request& request, parallel::Finish finish);
+  std::vector<RequestPtr> Open();
+  void EndAll(const absl::Status& why);
+
+  const Options options_;
+  uint64_t losses_ = 0;  // of the thread that calls Lose
+  Mutex mutex_;
+  std::shared_ptr<Engine> life_ ABSL_GUARDED_BY(mutex_);  // null: there is none now
+  uint64_t epoch_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Status dead_ ABSL_GUARDED_BY(mutex_);
+  absl::Status lost_ ABSL_GUARDED_BY(mutex_);
+  Clock::time_point lost_at_ ABSL_GUARDED_BY(mutex_);
+  std::map<RequestId, RequestPtr> requests_ ABSL_GUARDED_BY(mutex_);
+  RequestId next_id_ ABSL_GUARDED_BY(mutex_) = 1;
+  RecoveryStatus recovery_ ABSL_GUARDED_BY(mutex_) = {.supervised = true};
+  EngineStatus last_ ABSL_GUARDED_BY(mutex_);    // of the life that runs, or ran last
+  EngineStatus before_ ABSL_GUARDED_BY(mutex_);  // the counts of all lives before
+};
+
+}  // namespace tandem::parallel
