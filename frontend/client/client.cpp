@@ -186,7 +186,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& opt
         "ipc:///run/tandem.sock",
         options.endpoint, error.what());
   }
-  // One that is not ready is there all the same: it tells its status, and its requests wait or fail.
+  // One that is not ready is there all the same: it tells its status, and its requests wait or
+  // fail.
   TANDEM_RETURN_IF_ERROR(client->Ping().status());
   return client;
 }

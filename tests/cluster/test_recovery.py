@@ -1,9 +1,11 @@
 """Ranks that die while answers stream: the streams pause, and go on with the text that they would have had, byte for byte."""
 import contextlib
+import http.client
 import json
 import os
 import pathlib
 import random
+import re
 import signal
 import threading
 import time
@@ -318,6 +320,47 @@ def agents_of(state):
             words = (entry / "cmdline").read_bytes().split(b"\0")
             if b"agent" in words and any(word.startswith(str(state).encode()) for word in words):
                 yield int(entry.name)
+
+
+def test_streams_over_http_go_on_too(start_server):
+    server = serve(start_server, "--http", "127.0.0.1:0")
+    address = re.search(r"for clients of HTTP: http://(\S+)/v1", "".join(server.log))[1]
+    body = json.dumps({"messages": STORY, "max_tokens": 300, "temperature": 0, "stream": True})
+
+    def stream():
+        connection = http.client.HTTPConnection(address, timeout=60)
+        connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        assert response.status == 200
+        return response
+
+    def text_of(lines):
+        events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+        assert lines[-2:] == ["data: [DONE]", ""], lines[-3:]
+        return "".join(event["choices"][0]["delta"].get("content") or "" for event in events if event["choices"])
+
+    undisturbed_lines = stream().read().decode().splitlines() + [""]
+    response = stream()
+    lines = [response.readline().decode().rstrip("\n") for _ in range(40)]
+    os.kill(server.ranks()[1], signal.SIGKILL)
+    lines += response.read().decode().splitlines() + [""]
+    assert text_of(lines[:-1]) == text_of(undisturbed_lines[:-1])
+    comments = [line for line in lines if line.startswith(":")]
+    assert len(comments) == 1 and f"rank 1 on host {HOST}" in comments[0] and "started again" in comments[0], comments
+
+    def get(path):
+        connection = http.client.HTTPConnection(address, timeout=60)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+    metrics = get("/metrics")[1]
+    assert re.search(r'^tandem:restarts_total\{.*\} 1$', metrics, re.MULTILINE), metrics
+    assert re.search(r'^tandem:epoch\{.*\} 2$', metrics, re.MULTILINE)
+    assert re.search(r'^tandem:engine_up\{.*\} 1$', metrics, re.MULTILINE)
+    assert float(re.search(r'^tandem:recovery_seconds_total\{.*\} (\S+)$', metrics, re.MULTILINE)[1]) > 0.1
+    assert get("/ready")[0] == 200
+    assert server.stop(signal.SIGINT) == 0
 
 
 def test_without_restarts_a_death_ends_the_server(start_server):

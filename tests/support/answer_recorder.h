@@ -23,6 +23,7 @@ class AnswerRecorder final : public frontend::AnswerEvents {
     size_t deltas = 0;
     int64_t next_seq = 0;  // of the last delta, and 1
     std::vector<Choice> choices;
+    std::vector<std::string> notices;
     /// Without views: text and log-probabilities are in `choices`.
     std::optional<frontend::DoneContents> done;
     std::optional<frontend::ErrorCode> code;
@@ -45,6 +46,10 @@ class AnswerRecorder final : public frontend::AnswerEvents {
     ++told_.deltas;
     told_.next_seq = delta.seq + 1;
     return delivery_;
+  }
+  void OnNotice(std::string_view text) override {
+    const MutexLock lock(mutex_);
+    told_.notices.emplace_back(text);
   }
   frontend::Delivery OnDone(const frontend::DoneContents& done) override {
     const MutexLock lock(mutex_);

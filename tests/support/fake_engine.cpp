@@ -89,6 +89,13 @@ void FakeEngine::Die(absl::Status status) {
   changed_.notify_all();
 }
 
+void FakeEngine::Tell(const parallel::EngineNotice& notice) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [id, running] : running_) {
+    if (running.sink.on_notice) running.sink.on_notice(notice);
+  }
+}
+
 void FakeEngine::set_capacity(size_t capacity) {
   const std::lock_guard lock(mutex_);
   capacity_ = capacity;

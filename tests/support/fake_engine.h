@@ -36,6 +36,8 @@ class FakeEngine final : public parallel::Engine {
   void Hold(bool held);
   /// Ends every request with this status, and refuses new ones with it.
   void Die(absl::Status status);
+  /// Tells every request in progress.
+  void Tell(const parallel::EngineNotice& notice);
   /// Requests beyond this many in progress are refused.
   void set_capacity(size_t capacity);
 

@@ -65,6 +65,21 @@ TEST(Answers, GoOnWithTheLastMessageAndHearOfVariables) {
   }
 }
 
+TEST(Answers, MayPauseForAReason) {
+  ServedEngine served;
+  FrameClient client(served.endpoint());
+  client.Send(ChatFrame("r1", "endless"));
+  while (client.Receive().value()["type"] != "delta") {
+  }
+  served.engine.Tell({.number = 1, .text = "rank 1 on host n1 died"});
+  Json frame = client.Receive().value();
+  while (frame["type"] == "delta") frame = client.Receive().value();
+  EXPECT_EQ(
+      frame,
+      (Json{{"v", 1}, {"id", "r1"}, {"type", "notice"}, {"message", "rank 1 on host n1 died"}}));
+  EXPECT_EQ(client.Receive().value()["type"], "delta");
+}
+
 TEST(Samples, AreAnswersOfTheirOwn) {
   ServedEngine served;
   FrameClient client(served.endpoint());

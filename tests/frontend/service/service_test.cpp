@@ -100,6 +100,23 @@ TEST(Service, NothingOfAClientThatIsGoneRunsOn) {
   EXPECT_FALSE(other->told().ended);
 }
 
+TEST(Service, ANoticeIsHeardOnceByEachRequest) {
+  ServedEngine served;
+  auto one = std::make_shared<AnswerRecorder>(), other = std::make_shared<AnswerRecorder>();
+  Request request = ChatRequest("r1", "endless");
+  std::get<GenerateRequest>(request.body).samples = 3;
+  served.service.Start(ClientName("test", 1), std::move(request), one);
+  served.service.Start(ClientName("test", 2), ChatRequest("r1", "endless"), other);
+  ASSERT_TRUE(Eventually([&] { return one->told().deltas > 3 && other->told().deltas > 3; }));
+  served.engine.Tell({.number = 1, .text = "a pause"});
+  served.engine.Tell({.number = 2, .text = "another"});
+  ASSERT_TRUE(Eventually([&] { return other->told().notices.size() == 2; }));
+  ASSERT_TRUE(Eventually([&] { return one->told().notices.size() == 2; }));
+  const size_t deltas = one->told().deltas;
+  ASSERT_TRUE(Eventually([&] { return one->told().deltas > deltas + 3; })) << "it goes on";
+  EXPECT_EQ(one->told().notices, (std::vector<std::string>{"a pause", "another"}));
+}
+
 TEST(Service, WhoDoesNotReadIsCancelled) {
   ServedEngine served;
   auto answer = std::make_shared<AnswerRecorder>();

@@ -49,6 +49,23 @@ TEST(StatusTextTest, TellsEveryFigure) {
             "tokens/s   123 generated\n");
 }
 
+TEST(StatusTextTest, TellsOfRanksThatWereStartedAgain) {
+  json document = Document();
+  document["recovery"] = {{"epoch", 1},           {"down", false}, {"down_seconds", 0},
+                          {"reason", nullptr},    {"restarts", 0}, {"lost_seconds", 0},
+                          {"last", json::array()}};
+  EXPECT_THAT(StatusText(document), Not(HasSubstr("epoch")));
+  document["recovery"].update({{"epoch", 3}, {"restarts", 2}, {"lost_seconds", 4.25}});
+  document["recovery"]["reason"] = "rank 1 on host n1 died";
+  EXPECT_THAT(
+      StatusText(document),
+      HasSubstr("\nepoch      3: 2 restarts, in 4.2 s; the last one: rank 1 on host n1 died\n"));
+  document["recovery"].update({{"down", true}, {"down_seconds", 70.0}});
+  EXPECT_THAT(StatusText(document),
+              HasSubstr("\nepoch      3: the ranks are being started again, for 1 min 10 s so far: "
+                        "rank 1 on host n1 died\n"));
+}
+
 TEST(StatusTextTest, TellsOfTheStateDirectoryAndItsTrouble) {
   json document = Document();
   document["state"] = {{"directory", "/var/state"}, {"encrypted", true},
