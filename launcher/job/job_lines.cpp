@@ -28,6 +28,9 @@ std::string JobLines::Take(std::string line) {
   if (const std::optional<parallel::StartNews> news = parallel::ReadStartLine(line)) {
     told_ = true;
     starts_.Hear(*news);
+    if (hosts_.insert(news->host).second && tells_hosts_) {
+      spdlog::info("host {} is there: rank {} starts", news->host, news->rank);
+    }
     return "";
   }
   told_ = told_ || TellsOfHost(line);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <set>
 #include <string>
 
 #include "parallel/start/start_table.h"
@@ -11,7 +12,9 @@ namespace tandem::launcher {
 /// for themselves, those of ours, and the signs of the ranks' starts. Thread safety: none.
 class JobLines {
  public:
-  explicit JobLines(int ranks) : starts_(ranks) {}
+  /// tells_hosts: each host is told of in the log, once its first rank starts.
+  explicit JobLines(int ranks, bool tells_hosts = false)
+      : starts_(ranks), tells_hosts_(tells_hosts) {}
 
   /// A line of the job's, with its end: keeps it, or gives it back to be shown.
   std::string Take(std::string line);
@@ -29,6 +32,8 @@ class JobLines {
 
  private:
   parallel::StartTable starts_;
+  const bool tells_hosts_;
+  std::set<std::string> hosts_;  // of ranks that have started
   std::string notices_;
   std::string unreached_;
   std::string report_;  // the last that a rank told

@@ -309,7 +309,7 @@ class MpiJob::Overseer {
 };
 
 void MpiJob::ReadErrors(int error_pipe) {
-  JobLines lines(ranks_);
+  JobLines lines(ranks_, waits_for_.has_value());
   Overseer overseer(*this, lines);
   std::string line;
   char buffer[4096];

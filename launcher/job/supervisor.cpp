@@ -9,6 +9,10 @@
 namespace tandem::launcher {
 namespace {
 
+constexpr auto kStepLook = std::chrono::seconds(1);
+/// A step has many collectives, and ranks that hang in one are named by those that wait for them.
+constexpr int kCollectivesOfStep = 10;
+
 /// The ranks that are left know by then which one died.
 constexpr std::chrono::milliseconds kReasonWait{150};
 
@@ -22,7 +26,11 @@ parallel::RecoveringEngine::Options EngineOptions(const ModelOptions& model) {
 }  // namespace
 
 Supervisor::Supervisor(const RankLifeOrder& order)
-    : order_(order), engine_(EngineOptions(order.model)), policy_(order.launch.max_restarts) {
+    : order_(order),
+      engine_(EngineOptions(order.model)),
+      policy_(order.launch.max_restarts),
+      steps_(std::chrono::duration_cast<Clock::duration>(
+          kCollectivesOfStep * std::chrono::duration<double>(order.model.collective_timeout))) {
   order_.reason_wait = kReasonWait;
   order_.on_gone = [this] {
     const MutexLock lock(mutex_);
@@ -63,18 +71,19 @@ absl::Status Supervisor::StartLife() {
   }
   TANDEM_ASSIGN_OR_RETURN(life_, RankLife::Start(order_));
   began_ = Clock::now();
+  steps_.Begin();
   engine_.Begin(life_->engine(), order_.epoch);
   return absl::OkStatus();
 }
 
 void Supervisor::Watch() {
   for (;;) {
+    const absl::Status stuck = AwaitEnd();
     {
       const MutexLock lock(mutex_);
-      while (!gone_ && !stopping_) changed_.Wait(mutex_);
       if (stopping_) break;
     }
-    Recover();
+    Recover(stuck);
     if (life_ == nullptr) break;
   }
   absl::Status status;
@@ -90,9 +99,25 @@ void Supervisor::Watch() {
   status_ = std::move(status);
 }
 
-void Supervisor::Recover() {
+absl::Status Supervisor::AwaitEnd() {
+  for (;;) {
+    {
+      const MutexLock lock(mutex_);
+      const auto until = Clock::now() + kStepLook;
+      while (!gone_ && !stopping_ && changed_.WaitUntil(mutex_, until)) {
+      }
+      if (gone_ || stopping_) return absl::OkStatus();
+    }
+    const absl::StatusOr<parallel::EngineStatus> status = life_->engine()->Status();
+    if (!status.ok() || !steps_.Stuck(*status, Clock::now())) continue;
+    return Unavailable("the ranks answer, but no step has ended for {:.0f} s",
+                       std::chrono::duration<double>(steps_.patience()).count());
+  }
+}
+
+void Supervisor::Recover(const absl::Status& stuck) {
   const Clock::time_point lost_at = Clock::now();
-  absl::Status why = life_->Reason();
+  absl::Status why = stuck.ok() ? life_->Reason() : stuck;
   const Clock::duration lived = lost_at - began_;
   engine_.Lose(why);
   life_->Kill();

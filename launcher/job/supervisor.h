@@ -8,6 +8,7 @@
 #include "core/base/status.h"
 #include "launcher/job/rank_life.h"
 #include "launcher/job/restart_policy.h"
+#include "launcher/job/step_watch.h"
 #include "parallel/engine/recovering_engine.h"
 
 namespace tandem::launcher {
@@ -36,7 +37,9 @@ class Supervisor {
   explicit Supervisor(const RankLifeOrder& order);
   absl::Status StartLife();
   void Watch();
-  void Recover();
+  /// Until the life is gone, does nothing any more, or is to end; why it does nothing.
+  absl::Status AwaitEnd();
+  void Recover(const absl::Status& stuck);
   bool SleepUnlessStopping(Clock::duration time);
 
   // Before the engine, whose lives use them until they are gone.
@@ -49,6 +52,7 @@ class Supervisor {
   RankLifeOrder order_;  // of the next life
   parallel::RecoveringEngine engine_;
   RestartPolicy policy_;
+  StepWatch steps_;
   std::unique_ptr<RankLife> life_;  // null: none
   Clock::time_point began_;
   std::thread thread_;

@@ -62,7 +62,8 @@ void SetCounts(const EngineStatus& from, EngineStatus& to) {
 
 }  // namespace
 
-/// A request that has not finished. Its lock is held while its sink is called.
+/// A request that has not finished. Its lock is held while its sink is called; the engine's own is
+/// taken after it.
 struct RecoveringEngine::Request {
   Request(RequestId number, EngineRequest what, EngineSink whose)
       : id(number), request(std::move(what)), sink(std::move(whose)) {}
@@ -205,26 +206,24 @@ EngineSink RecoveringEngine::SinkOf(const RequestPtr& request, uint64_t epoch) {
 }
 
 void RecoveringEngine::Finish(Request& request, parallel::Finish finish) {
-  {
-    const MutexLock lock(request.mutex);
-    if (std::exchange(request.finished, true)) return;
-    const auto seconds = [](Clock::time_point from, Clock::time_point to) {
-      return std::chrono::duration<double>(to - from).count();
-    };
-    Usage& usage = finish.usage;
-    usage.prompt_tokens = static_cast<int32_t>(request.request.prompt.size());
-    usage.completion_tokens = static_cast<int32_t>(request.request.answered.size());
-    // What lives before took is a wait, as far as it was for the first token.
-    if (request.begun > request.submitted && request.first_token > request.begun) {
-      usage.queue_seconds += seconds(request.submitted, request.begun);
-    } else if (request.first_token != Clock::time_point{} && request.first_token < request.begun) {
-      usage.decode_seconds = seconds(request.first_token, Clock::now());
-      usage.prefill_seconds = seconds(request.submitted, request.first_token);
-      usage.queue_seconds = 0;
-    }
-    if (request.sink.on_finish) request.sink.on_finish(finish);
+  const MutexLock lock(request.mutex);
+  if (std::exchange(request.finished, true)) return;
+  const auto seconds = [](Clock::time_point from, Clock::time_point to) {
+    return std::chrono::duration<double>(to - from).count();
+  };
+  Usage& usage = finish.usage;
+  usage.prompt_tokens = static_cast<int32_t>(request.request.prompt.size());
+  usage.completion_tokens = static_cast<int32_t>(request.request.answered.size());
+  // What lives before took is a wait, as far as it was for the first token.
+  if (request.begun > request.submitted && request.first_token > request.begun) {
+    usage.queue_seconds += seconds(request.submitted, request.begun);
+  } else if (request.first_token != Clock::time_point{} && request.first_token < request.begun) {
+    usage.decode_seconds = seconds(request.first_token, Clock::now());
+    usage.prefill_seconds = seconds(request.submitted, request.first_token);
+    usage.queue_seconds = 0;
   }
-  Forget(request.id);
+  Forget(request.id);  // first: whoever hears of the end may ask for more
+  if (request.sink.on_finish) request.sink.on_finish(finish);
 }
 
 void RecoveringEngine::Forget(RequestId id) {

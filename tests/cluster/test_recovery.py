@@ -39,11 +39,18 @@ class Answer(threading.Thread):
         self.request = {"v": 1, "type": kind, "id": "a", **({"messages": STORY} if kind == "chat" else {}), **fields}
         self.texts, self.seqs, self.notices, self.last, self.times = {}, [], [], None, []
         self.logprobs = []
+        self.cancelled = self.cancel_sent = False
         self.socket.send(json.dumps(self.request).encode())
         self.start()
 
     def run(self):
-        while self.last is None and self.socket.poll(120000):
+        end = time.monotonic() + 240
+        while self.last is None and time.monotonic() < end:
+            if self.cancelled and not self.cancel_sent:
+                self.cancel_sent = True
+                self.socket.send(json.dumps({"v": 1, "type": "cancel", "id": "a"}).encode())
+            if not self.socket.poll(100):
+                continue
             frame = json.loads(self.socket.recv())
             if frame["type"] == "delta":
                 self.times.append(time.monotonic())
@@ -56,6 +63,9 @@ class Answer(threading.Thread):
             elif frame["type"] in ("done", "error"):
                 self.last = frame
         self.socket.close()
+
+    def cancel(self):
+        self.cancelled = True
 
     def wait_for_deltas(self, count, seconds=60):
         end = time.monotonic() + seconds
@@ -92,17 +102,18 @@ def undisturbed():
     """outcomes(requests) of a server to which nothing happens."""
     known = {}
 
-    def outcomes(requests):
-        missing = [fields for fields in requests if json.dumps(fields) not in known]
+    def outcomes(requests, *form):
+        names = [json.dumps([fields, *form]) for fields in requests]
+        missing = [(name, fields) for name, fields in zip(names, requests) if name not in known]
         if missing:
-            server = Server([TANDEM, "serve", SMOLLM2, "-n", 2, "--listen", "tcp://127.0.0.1:*"]).wait_until_ready()
+            server = Server([TANDEM, "serve", SMOLLM2, "-n", 2, "--listen", "tcp://127.0.0.1:*", *form]).wait_until_ready()
             try:
-                answers = [Answer(server.endpoint, f"u{i}", fields) for i, fields in enumerate(missing)]
-                for fields, answer in zip(missing, answers):
-                    known[json.dumps(fields)] = answer.outcome()
+                answers = [(name, Answer(server.endpoint, f"u{i}", fields)) for i, (name, fields) in enumerate(missing)]
+                for name, answer in answers:
+                    known[name] = answer.outcome()
             finally:
                 server.stop(signal.SIGINT)
-        return [known[json.dumps(fields)] for fields in requests]
+        return [known[name] for name in names]
 
     return outcomes
 
@@ -373,37 +384,89 @@ def test_without_restarts_a_death_ends_the_server(start_server):
     assert server.process.wait(20) == 1
 
 
-def test_random_faults(start_server, undisturbed, request):
-    """Whatever dies, is stopped or goes on, whenever: every answer is that of an undisturbed run."""
+def test_full_places_for_temporary_files_are_waited_for(start_server, undisturbed, tmp_path):
+    """No room for what a job keeps: the ranks come back once there is some."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    assert run(["mount", "-t", "tmpfs", "-o", "size=64M", "tmpfs", disk]).returncode == 0
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(disk)
+    try:
+        # The other place is full, too: /dev/shm of the server's own mount namespace.
+        server = start_server("unshare", "-m", "sh", "-c",
+                              f"mount -t tmpfs -o size=64M tmpfs /dev/shm && exec {TANDEM} serve {SMOLLM2} -n 2 "
+                              f"--listen tcp://127.0.0.1:* --max-restarts 1000")
+        answer = Answer(server.endpoint, "c", REQUESTS[0])
+        answer.wait_for_deltas(10)
+        inside = f"/proc/{server.process.pid}/root/dev/shm/fill"
+        for path in (disk / "fill", pathlib.Path(inside)):
+            with contextlib.suppress(OSError), open(path, "wb", 0) as file:
+                while file.write(b"x" * 4096):
+                    pass
+        os.kill(server.ranks()[1], signal.SIGKILL)
+        end = time.monotonic() + 30
+        while "room" not in (ask(server.endpoint, "status")["recovery"]["reason"] or ""):
+            assert time.monotonic() < end, ask(server.endpoint, "status")["recovery"]
+            time.sleep(0.05)
+        (disk / "fill").unlink()
+        pathlib.Path(inside).unlink()
+        assert answer.outcome() == undisturbed(REQUESTS[:1])[0]
+        assert server.stop(signal.SIGINT) == 0, server.rest_of_log()
+    finally:
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
+        run(["umount", disk])
+
+
+@pytest.mark.parametrize("attention", ["dense", "sparse:window=256,global=64"])
+def test_random_faults(start_server, undisturbed, request, tmp_path, attention):
+    """Whatever dies or is stopped, whenever: every answer is that of an undisturbed run. Short form: 8 and 7 faults."""
     faults = request.config.getoption("--faults")
+    faults = (faults + 1) // 2 if attention == "dense" else faults // 2
     seed = int(os.environ.get("TANDEM_FAULT_SEED", time.time_ns() % 2**32))
     print(f"TANDEM_FAULT_SEED={seed}")
     chance = random.Random(seed)
     requests = REQUESTS + [{"max_tokens": 30 + 40 * i, "temperature": 0.1 * (i % 3), "seed": i} for i in range(10)]
-    expected = undisturbed(requests)
-    server = serve(start_server, "--collective-timeout", 3, "--speculate", ranks=chance.choice([2, 3, 5]), restarts=100000)
-    done, open_answers, count = 0, [], 0
+    form = ["--attention", attention]
+    expected = undisturbed(requests, *form)
+    more = ["--collective-timeout", 3, "--speculate", *form]
+    state = tmp_path / "state"
+    if chance.random() < 0.5:
+        more += ["--state", state, "--agent-ttl", 5]
+    server = serve(start_server, *more, ranks=chance.choice([2, 3, 5]), restarts=100000)
+    open_files = len(os.listdir(f"/proc/{server.process.pid}/fd"))
+    done, answers, count = 0, [], 0
     while done < faults:
-        while len(open_answers) < 8:
+        while len(answers) < 32:
             at = chance.randrange(len(requests))
             count += 1
-            open_answers.append((at, Answer(server.endpoint, f"r{count}", requests[at])))
+            # A conversation of its own gives the same answer, and its KV is saved.
+            talk = {"conversation": f"t{count}"} if chance.random() < 0.3 else {}
+            if "n" in requests[at]:
+                talk = {}
+            answers.append((at, Answer(server.endpoint, f"r{count}", requests[at] | talk)))
+            if chance.random() < 0.1:
+                answers.pop()[1].cancel()
         time.sleep(chance.random() * 1.2)
-        fault = chance.choice(["kill", "kill", "kill", "several", "stop", "mpirun"])
-        with contextlib.suppress(ProcessLookupError, AssertionError):
-            ranks = server.ranks()
-            if fault == "mpirun":
-                os.kill(mpirun_of(server), signal.SIGKILL)
-            elif ranks:
-                for pid in chance.sample(ranks, chance.randint(1, len(ranks)) if fault == "several" else 1):
-                    os.kill(pid, signal.SIGSTOP if fault == "stop" else signal.SIGKILL)
-            done += 1
-        if fault == "stop":
-            wait_for_restarts(server, 1, 60)
-        for at, answer in [one for one in open_answers if one[1].last is not None]:
+        fault = chance.choice(["kill", "kill", "kill", "several", "stop", "mpirun", "agent"])
+        with contextlib.suppress(ProcessLookupError, AssertionError):  # they may be dead already
+            victims = {"mpirun": lambda: [mpirun_of(server)], "agent": lambda: list(agents_of(state))}.get(fault, server.ranks)()
+            if fault not in ("mpirun", "agent") and victims:
+                victims = chance.sample(victims, chance.randint(1, len(victims)) if fault == "several" else 1)
+            for pid in victims:
+                os.kill(pid, signal.SIGSTOP if fault == "stop" else signal.SIGKILL)
+            done += bool(victims)
+        for at, answer in [one for one in answers if one[1].last is not None]:
             assert answer.outcome() == expected[at], f"seed {seed}, request {requests[at]}"
-            open_answers.remove((at, answer))
-    for at, answer in open_answers:
+            answers.remove((at, answer))
+    for at, answer in answers:
         assert answer.outcome() == expected[at], f"seed {seed}, request {requests[at]}"
+    wait_for_restarts(server, 1)
+    assert len(os.listdir(f"/proc/{server.process.pid}/fd")) < open_files + 64, "descriptors are left open"
     assert server.stop(signal.SIGINT) == 0, server.rest_of_log()
+    run([TANDEM, "agent", "stop", "--state", state])
     assert_no_leftovers(server)

@@ -98,6 +98,31 @@ TEST(RemoteEngine, AServerThatIsStoppedIsDeadAndNamed) {
   EXPECT_EQ(engine->Health(), submitted.status());
 }
 
+TEST(RemoteEngine, AServerOfAnotherEpochIsRefusedByNumber) {
+  StoppableServer server;
+  RemoteEngine::Options options = server.Options();
+  options.epoch = 5;
+  const auto engine = RemoteEngine::Connect(options, {});
+  EXPECT_EQ(engine.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Message(engine.status()),
+              HasSubstr("rank 0 on host n0 belongs to epoch 4, expected 5"));
+}
+
+TEST(RemoteEngine, TellsOnceThatTheServerIsGone) {
+  StoppableServer server;
+  RemoteEngine::Options options = server.Options();
+  std::atomic<int> gone = 0;
+  options.on_gone = [&gone] { ++gone; };
+  const auto engine = MustConnect(options);
+  std::this_thread::sleep_for(milliseconds(300));
+  EXPECT_EQ(gone, 0);
+  server.Stop();
+  while (engine->Health().ok()) std::this_thread::sleep_for(milliseconds(5));
+  engine->MarkDead(Unavailable("later"));
+  std::this_thread::sleep_for(milliseconds(100));
+  EXPECT_EQ(gone, 1);
+}
+
 TEST(RemoteEngine, AServerThatIsStoppedForAWhileGoesOn) {
   StoppableServer server;
   const auto engine = MustConnect(server.Options());
