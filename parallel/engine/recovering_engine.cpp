@@ -294,7 +294,7 @@ std::vector<RecoveringEngine::RequestPtr> RecoveringEngine::Open() {
   return open;
 }
 
-void RecoveringEngine::Begin(std::shared_ptr<Engine> life, uint64_t epoch) {
+void RecoveringEngine::Begin(const std::shared_ptr<Engine>& life, uint64_t epoch) {
   {
     const MutexLock lock(mutex_);
     life_ = life;

@@ -42,7 +42,7 @@ class RecoveringEngine final : public Engine {
   absl::Status Health() override;
 
   /// A life begins, and takes the requests that wait, in the order in which they came.
-  void Begin(std::shared_ptr<Engine> life, uint64_t epoch);
+  void Begin(const std::shared_ptr<Engine>& life, uint64_t epoch);
   /// The life is lost for this reason: nothing that it does from now on counts.
   void Lose(const absl::Status& why);
   /// The reason that Lose gave is known better.

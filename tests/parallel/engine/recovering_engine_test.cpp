@@ -52,9 +52,9 @@ absl::Status Death(int which = 1) { return Unavailable("rank {} on host n{} died
 
 class RecoveringEngineTest : public ::testing::Test {
  protected:
-  void Begin(std::shared_ptr<FakeEngine> life) {
+  void Begin(const std::shared_ptr<FakeEngine>& life) {
     life_ = life;
-    engine_.Begin(std::move(life), ++epoch_);
+    engine_.Begin(life, ++epoch_);
   }
   /// As a supervisor does it.
   void Replace(milliseconds without = milliseconds(0)) {
