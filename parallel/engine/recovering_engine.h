@@ -25,9 +25,9 @@ namespace tandem::parallel {
 class RecoveringEngine final : public Engine {
  public:
   struct Options {
-    size_t most_open = 320;     // requests, while there is no life
-    int most_futile_lives = 5;  // that a request may see
-    size_t told_restarts = 16;  // that Status lists
+    size_t most_open = 320;      // requests, while there is no life
+    int most_futile_lives = 10;  // that a request may see
+    size_t told_restarts = 16;   // that Status lists
   };
 
   explicit RecoveringEngine(Options options) : options_(options) {}

@@ -249,9 +249,9 @@ TEST_F(RecoveringEngineTest, ARequestThatEveryLifeDiesOfIsNotTriedForEver) {
   const auto finish = deadly.WaitForFinish();
   ASSERT_TRUE(finish.has_value());
   EXPECT_EQ(finish->reason, FinishReason::kFailed);
-  EXPECT_THAT(Message(finish->status), HasSubstr("5 lives of the ranks in a row"));
+  EXPECT_THAT(Message(finish->status), HasSubstr("10 lives of the ranks in a row"));
   EXPECT_THAT(Message(finish->status), HasSubstr("rank 1 on host n1 died"));
-  EXPECT_LE(lives, 6);
+  EXPECT_LE(lives, 11);
 }
 
 TEST_F(RecoveringEngineTest, EachLossIsNoticedOnce) {
