@@ -29,35 +29,25 @@ bool Dies(Engine& engine) {
   return false;
 }
 
-/// What grows as long as a life lasts; the rest of a status is how it is now.
-void AddCounts(const EngineStatus& more, EngineStatus& sum) {
-  sum.prompt_tokens += more.prompt_tokens;
-  sum.reused_tokens += more.reused_tokens;
-  sum.reused_from += more.reused_from;
-  sum.records += more.records;
-  sum.late_fetches += more.late_fetches;
-  sum.not_durable += more.not_durable;
-  sum.preemptions += more.preemptions;
-  sum.drafted_tokens += more.drafted_tokens;
-  sum.accepted_tokens += more.accepted_tokens;
-  sum.steps += more.steps;
-  sum.tokens_generated += more.tokens_generated;
-  sum.tokens_prefilled += more.tokens_prefilled;
+/// What grows as long as a life lasts, of both; the rest of a status is how it is now.
+template <typename Visit>
+void ForEachCount(EngineStatus& to, const EngineStatus& from, const Visit& visit) {
+  visit(to.prompt_tokens, from.prompt_tokens);
+  visit(to.reused_tokens, from.reused_tokens);
+  visit(to.reused_from, from.reused_from);
+  visit(to.records, from.records);
+  visit(to.late_fetches, from.late_fetches);
+  visit(to.not_durable, from.not_durable);
+  visit(to.preemptions, from.preemptions);
+  visit(to.drafted_tokens, from.drafted_tokens);
+  visit(to.accepted_tokens, from.accepted_tokens);
+  visit(to.steps, from.steps);
+  visit(to.tokens_generated, from.tokens_generated);
+  visit(to.tokens_prefilled, from.tokens_prefilled);
 }
 
-void SetCounts(const EngineStatus& from, EngineStatus& to) {
-  to.prompt_tokens = from.prompt_tokens;
-  to.reused_tokens = from.reused_tokens;
-  to.reused_from = from.reused_from;
-  to.records = from.records;
-  to.late_fetches = from.late_fetches;
-  to.not_durable = from.not_durable;
-  to.preemptions = from.preemptions;
-  to.drafted_tokens = from.drafted_tokens;
-  to.accepted_tokens = from.accepted_tokens;
-  to.steps = from.steps;
-  to.tokens_generated = from.tokens_generated;
-  to.tokens_prefilled = from.tokens_prefilled;
+void AddCounts(const EngineStatus& more, EngineStatus& sum) {
+  ForEachCount(sum, more, [](auto& to, const auto& from) { to += from; });
 }
 
 }  // namespace
@@ -326,7 +316,7 @@ void RecoveringEngine::Lose(const absl::Status& why) {
     if (!std::exchange(recovery_.down, true)) lost_at_ = Clock::now();
     recovery_.reason = std::string(Message(why));
     AddCounts(last_, before_);
-    SetCounts({}, last_);
+    ForEachCount(last_, {}, [](auto& to, const auto& from) { to = from; });
   }
   const EngineNotice notice{
       .number = ++losses_,
