@@ -161,6 +161,7 @@ class CommandLine {
     Add("detokenize", "text of token ids (argument or standard input)", Detokenize);
     Add("template", "render messages with a chat template", Template);
     Add("status", "look at a running server", ShowStatus);
+    Add("scale", "change the number of a running server's ranks", Scale);
     AddKvCommands();
     CLI::App& agent = *app_.add_subcommand(
         "agent", "end the process that keeps a host's saved KV when its server has ended");

@@ -312,6 +312,10 @@ absl::StatusOr<Json> Client::ConversationCommand(std::string_view command, const
   return Ask(std::move(request), type);
 }
 
+absl::StatusOr<Json> Client::Scale(int ranks) {
+  return Ask({{"type", "scale"}, {"ranks", ranks}}, "scale");
+}
+
 absl::StatusOr<Json> Client::ServerStatus() { return Ask({{"type", "status"}}, "status"); }
 
 absl::StatusOr<Answer> Client::Chat(const std::vector<ChatMessage>& messages,

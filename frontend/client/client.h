@@ -68,6 +68,8 @@ class Client {
   /// fields that it takes (docs/protocol.md).
   absl::StatusOr<nlohmann::json> ConversationCommand(std::string_view command,
                                                      const nlohmann::json& fields);
+  /// Changes the number of the server's ranks; its answer, which has `ranks`, `epoch`, `seconds`.
+  absl::StatusOr<nlohmann::json> Scale(int ranks);
   /// The server's status document.
   absl::StatusOr<nlohmann::json> ServerStatus();
 

@@ -18,6 +18,7 @@ std::span<const KnownField> KnownFields() {
       {"tenant", kEverywhere, "read"},
       {"conversation", kEverywhere, "read"},
       {"last_seq", kOther, "read"},
+      {"ranks", kOther, "read"},
       {"after", kOther, "read"},
       {"limit", kOther, "read"},
       {"from", kOther, "read"},

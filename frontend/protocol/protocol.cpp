@@ -228,12 +228,15 @@ absl::StatusOr<Body> ReadConversationRequest(std::string_view name, const Json& 
       .tenant = tenant.value_or(""), .conversation = std::move(conversation), .to = std::move(to)};
 }
 
-constexpr std::array<std::string_view, 10> kTypes = {"chat",
+constexpr int64_t kMostRanks = 1 << 16;  // of a scale
+
+constexpr std::array<std::string_view, 11> kTypes = {"chat",
                                                      "complete",
                                                      "cancel",
                                                      "resume",
                                                      "ping",
                                                      "status",
+                                                     "scale",
                                                      "conversation.list",
                                                      "conversation.get",
                                                      "conversation.delete",
@@ -266,6 +269,13 @@ absl::StatusOr<Request> ReadRequest(const Json& object, std::string id,
   if (name == "ping") return request;
   if (name == "status") {
     request.body = StatusRequest{};
+    return request;
+  }
+  if (name == "scale") {
+    std::optional<int64_t> ranks;
+    TANDEM_RETURN_IF_ERROR(ReadInteger(object, "ranks", 1, kMostRanks, ranks));
+    if (!ranks) return InvalidArgument("ranks: a scale needs it, the number that is wanted");
+    request.body = ScaleRequest{.ranks = static_cast<int32_t>(*ranks)};
     return request;
   }
   if (name.starts_with(kConversation)) {

@@ -74,6 +74,9 @@ struct ConversationForkRequest {
 };
 struct PingRequest {};
 struct StatusRequest {};
+struct ScaleRequest {
+  int32_t ranks = 1;
+};
 
 /// Fields of a request that nobody knows.
 struct UnknownFields {
@@ -89,8 +92,8 @@ struct Request {
   uint64_t fingerprint = 0;  // equal for equal requests; tells a repeat from a reused id
   UnknownFields unknown_fields = {};
   std::variant<GenerateRequest, CancelRequest, ResumeRequest, PingRequest, StatusRequest,
-               ConversationListRequest, ConversationGetRequest, ConversationDeleteRequest,
-               ConversationForkRequest>
+               ScaleRequest, ConversationListRequest, ConversationGetRequest,
+               ConversationDeleteRequest, ConversationForkRequest>
       body;
 };
 

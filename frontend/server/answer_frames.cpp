@@ -47,6 +47,14 @@ std::string DeltaFrame(std::string_view id, int64_t seq, std::string_view text,
   return DumpJson(frame);
 }
 
+std::string ScaleFrame(std::string_view id, const parallel::EngineScale& scale) {
+  Json frame = FrameHead(id, "scale");
+  frame["ranks"] = scale.ranks;
+  frame["epoch"] = scale.epoch;
+  frame["seconds"] = scale.seconds;
+  return DumpJson(frame);
+}
+
 std::string NoticeFrame(std::string_view id, std::string_view text) {
   Json frame = FrameHead(id, "notice");
   frame["message"] = text;

@@ -21,6 +21,7 @@ struct DeltaExtras {
   std::optional<size_t> choice;                    // where there are several
   std::optional<nlohmann::ordered_json> logprobs;  // of the tokens of this delta
 };
+std::string ScaleFrame(std::string_view id, const parallel::EngineScale& scale);
 std::string NoticeFrame(std::string_view id, std::string_view text);
 std::string DeltaFrame(std::string_view id, int64_t seq, std::string_view text,
                        const DeltaExtras& extras = {});

@@ -144,6 +144,8 @@ void Server::Handle(const Router::Incoming& incoming) {
           router_->Send(sender.client, PongFrame(sender.id, service_.ready()));
         } else if constexpr (std::is_same_v<Body, StatusRequest>) {
           HandleStatus(sender);
+        } else if constexpr (std::is_same_v<Body, ScaleRequest>) {
+          HandleScale(sender, body);
         } else if constexpr (std::is_same_v<Body, CancelRequest>) {
           service_.Cancel(sender.client, sender.id, AnswerTo(sender));
         } else if constexpr (std::is_same_v<Body, ResumeRequest>) {
@@ -191,6 +193,16 @@ void Server::HandleStatus(const Sender& sender) {
       SendError(sender, status.status());
     } else {
       router_->Send(sender.client, StatusFrame(sender.id, router_->clients(), *status));
+    }
+  });
+}
+
+void Server::HandleScale(const Sender& sender, const ScaleRequest& request) {
+  service_.Scale(request.ranks, [this, sender](const absl::StatusOr<parallel::EngineScale>& scale) {
+    if (!scale.ok()) {
+      SendError(sender, scale.status());
+    } else {
+      router_->Send(sender.client, ScaleFrame(sender.id, *scale));
     }
   });
 }

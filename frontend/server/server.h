@@ -63,6 +63,7 @@ class Server {
   void Handle(const Sender& sender, const ConversationDeleteRequest& request);
   void Handle(const Sender& sender, const ConversationForkRequest& request);
   void HandleStatus(const Sender& sender);
+  void HandleScale(const Sender& sender, const ScaleRequest& request);
   std::shared_ptr<AnswerEvents> AnswerTo(const Sender& sender, FrameAnswer::Form form = {});
   /// What sends the frame once a command has succeeded, and an error if it fails.
   Service::CommandAnswer FrameIfDone(const Sender& sender, std::string frame);

@@ -276,6 +276,15 @@ void Service::Resume(std::string client, std::string id, const ResumeRequest& re
   });
 }
 
+void Service::Scale(int ranks, parallel::Engine::ScaleDone answer) {
+  Call([this, ranks, answer = std::move(answer)] {
+    engine_.Scale(ranks,
+                  [mailbox = mailbox_, answer](const absl::StatusOr<parallel::EngineScale>& scale) {
+                    mailbox->Put({.what = Mailbox::Call{[answer, scale] { answer(scale); }}});
+                  });
+  });
+}
+
 void Service::Gone(std::string client) {
   Call([this, client = std::move(client)] { TakeGone(client); });
 }

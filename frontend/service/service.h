@@ -122,6 +122,8 @@ class Service {
   void ForkConversation(ConversationForkRequest request, CommandAnswer answer);
   /// Fails where the engine is dead.
   void Status(StatusAnswer answer);
+  /// As Engine::Scale.
+  void Scale(int ranks, parallel::Engine::ScaleDone answer);
   /// For the status: a front end has refused what a client sent.
   void CountRefused(ErrorCode code);
   /// For the status: a request had fields that nobody knows. Tells each name once in the log, for

@@ -22,6 +22,7 @@ absl::Status Tokenize(const TokenizeOptions& options);
 absl::Status Detokenize(const DetokenizeOptions& options);
 absl::Status Template(const TemplateOptions& options);
 absl::Status ShowStatus(const StatusOptions& options);
+absl::Status Scale(const ScaleOptions& options);
 absl::Status KvList(const KvOptions& options);
 absl::Status KvShow(const KvOptions& options);
 absl::Status KvVerify(const KvOptions& options);

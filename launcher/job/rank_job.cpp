@@ -436,7 +436,7 @@ absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
     return body(engine, file);
   };
   const auto check = [&] { return CheckJobDescriptors(launch.ranks, descriptors); };
-  if (launch.ranks > 1 && !parallel::StartedByMpi()) {
+  if ((launch.ranks > 1 || launch.elastic) && !parallel::StartedByMpi()) {
     // More ranks than the model has parts for are no matter of descriptors.
     const EnginePreparation first = [&](const core::ModelFile& file) -> absl::Status {
       TANDEM_RETURN_IF_ERROR(check());

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/base/counted.h"
+#include "launcher/option_tables/rank_command.h"
 
 namespace tandem::launcher {
 namespace {
@@ -16,32 +17,24 @@ constexpr int kCollectivesOfStep = 10;
 /// The ranks that are left know by then which one died.
 constexpr std::chrono::milliseconds kReasonWait{150};
 
-parallel::RecoveringEngine::Options EngineOptions(const ModelOptions& model) {
-  parallel::RecoveringEngine::Options options;
-  options.most_open =
-      static_cast<size_t>(model.max_running) + static_cast<size_t>(model.max_waiting);
-  return options;
-}
-
 }  // namespace
 
 Supervisor::Supervisor(const RankLifeOrder& order)
     : order_(order),
-      engine_(EngineOptions(order.model)),
+      engine_({.most_open = static_cast<size_t>(order.model.max_running) +
+                            static_cast<size_t>(order.model.max_waiting),
+               .scale = [this](int ranks, const auto& done) { TakeScale(ranks, done); }}),
       policy_(order.launch.max_restarts),
       steps_(std::chrono::duration_cast<Clock::duration>(
           kCollectivesOfStep * std::chrono::duration<double>(order.model.collective_timeout))) {
+  order_.epoch = 0;
   order_.reason_wait = kReasonWait;
-  order_.on_gone = [this] {
-    const MutexLock lock(mutex_);
-    gone_ = true;
-    changed_.NotifyAll();
-  };
 }
 
 absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Start(const RankLifeOrder& order) {
   std::unique_ptr<Supervisor> supervisor(new Supervisor(order));
-  TANDEM_RETURN_IF_ERROR(supervisor->StartLife());
+  TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<RankLife> life, supervisor->StartLife(order.launch));
+  supervisor->Enter(std::move(life));
   supervisor->order_.keep_waiting = [self = supervisor.get()]() -> absl::Status {
     const MutexLock lock(self->mutex_);
     return self->stopping_ ? absl::CancelledError("the server ends") : absl::OkStatus();
@@ -64,16 +57,27 @@ absl::Status Supervisor::End(absl::Status status) {
   return status_;
 }
 
-absl::Status Supervisor::StartLife() {
+absl::StatusOr<std::unique_ptr<RankLife>> Supervisor::StartLife(const LaunchOptions& launch) {
+  RankLifeOrder order = order_;
+  order.launch = launch;
+  order.epoch = ++order_.epoch;
+  order.on_gone = [this, epoch = order.epoch] {
+    const MutexLock lock(mutex_);
+    gone_.insert(epoch);
+    changed_.NotifyAll();
+  };
+  return RankLife::Start(order);
+}
+
+void Supervisor::Enter(std::unique_ptr<RankLife> life) {
   {
     const MutexLock lock(mutex_);
-    gone_ = false;
+    life_epoch_ = order_.epoch;
   }
-  TANDEM_ASSIGN_OR_RETURN(life_, RankLife::Start(order_));
+  life_ = std::move(life);
   began_ = Clock::now();
   steps_.Begin();
   engine_.Begin(life_->engine(), order_.epoch);
-  return absl::OkStatus();
 }
 
 void Supervisor::Watch() {
@@ -83,7 +87,16 @@ void Supervisor::Watch() {
       const MutexLock lock(mutex_);
       if (stopping_) break;
     }
-    Recover(stuck);
+    bool scales = false;
+    {
+      const MutexLock lock(mutex_);
+      scales = !Gone() && scale_.has_value();
+    }
+    if (scales && stuck.ok()) {
+      Scale();
+    } else {
+      Recover(stuck);
+    }
     if (life_ == nullptr) break;
   }
   absl::Status status;
@@ -104,9 +117,12 @@ absl::Status Supervisor::AwaitEnd() {
     {
       const MutexLock lock(mutex_);
       const auto until = Clock::now() + kStepLook;
-      while (!gone_ && !stopping_ && changed_.WaitUntil(mutex_, until)) {
+      const auto news = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+        return Gone() || stopping_ || scale_.has_value();
+      };
+      while (!news() && changed_.WaitUntil(mutex_, until)) {
       }
-      if (gone_ || stopping_) return absl::OkStatus();
+      if (news()) return absl::OkStatus();
     }
     const absl::StatusOr<parallel::EngineStatus> status = life_->engine()->Status();
     if (!status.ok() || !steps_.Stuck(*status, Clock::now())) continue;
@@ -124,21 +140,21 @@ void Supervisor::Recover(const absl::Status& stuck) {
   life_.reset();
   std::optional<Clock::duration> wait = policy_.Next(Clock::now(), lived);
   while (wait) {
-    ++order_.epoch;
-    spdlog::error("{}; starting the ranks again, as epoch {}{}", Message(why), order_.epoch,
+    spdlog::error("{}; starting the ranks again, as epoch {}{}", Message(why), order_.epoch + 1,
                   wait->count() == 0
                       ? ""
                       : fmt::format(", in {:.2g} s", std::chrono::duration<double>(*wait).count()));
     if (!SleepUnlessStopping(*wait)) return;
-    const absl::Status started = StartLife();
+    absl::StatusOr<std::unique_ptr<RankLife>> started = StartLife(order_.launch);
     if (started.ok()) {
+      Enter(*std::move(started));
       const std::chrono::duration<double> seconds = Clock::now() - lost_at;
       spdlog::info("the ranks are there again after {:.2f} s, as epoch {}", seconds.count(),
                    order_.epoch);
       return;
     }
-    if (absl::IsCancelled(started)) return;
-    why = started;
+    if (absl::IsCancelled(started.status())) return;
+    why = started.status();
     engine_.Explain(why);
     wait = policy_.Next(Clock::now(), Clock::duration(0));
   }
@@ -148,6 +164,55 @@ void Supervisor::Recover(const absl::Status& stuck) {
       Message(why), Counted(order_.launch.max_restarts, "restart"));
   spdlog::error("{}", Message(why));
   engine_.GiveUp(why);
+}
+
+void Supervisor::TakeScale(int ranks, const parallel::Engine::ScaleDone& done) {
+  if (!order_.launch.elastic) return engine_.Engine::Scale(ranks, done);
+  {
+    const MutexLock lock(mutex_);
+    if (!scale_ && !stopping_) {
+      scale_ = {.ranks = ranks, .done = done};
+      changed_.NotifyAll();
+      return;
+    }
+  }
+  done(ResourceExhausted("another change of the number of ranks is under way: try again later"));
+}
+
+void Supervisor::Scale() {
+  const Clock::time_point begin = Clock::now();
+  ScaleOrder wanted;
+  {
+    const MutexLock lock(mutex_);
+    wanted = *scale_;
+  }
+  LaunchOptions launch = order_.launch;
+  launch.ranks = wanted.ranks;
+  std::unique_ptr<RankLife> before;
+  const auto scale = [&]() -> absl::StatusOr<parallel::EngineScale> {
+    if (wanted.ranks != order_.launch.ranks) {
+      TANDEM_RETURN_IF_ERROR(CheckRanks(order_.model, launch).status());
+      TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<RankLife> life, StartLife(launch));
+      before = std::exchange(life_, nullptr);
+      Enter(std::move(life));
+      order_.launch = launch;
+    }
+    const std::chrono::duration<double> seconds = Clock::now() - begin;
+    return parallel::EngineScale{
+        .ranks = wanted.ranks, .epoch = order_.epoch, .seconds = seconds.count()};
+  };
+  const absl::StatusOr<parallel::EngineScale> scaled = scale();
+  if (scaled.ok()) {
+    spdlog::info("{} from now on, as epoch {}, after {:.2f} s", Counted(scaled->ranks, "rank"),
+                 scaled->epoch, scaled->seconds);
+  } else {
+    spdlog::warn("there are {} still: {}", Counted(order_.launch.ranks, "rank"),
+                 Message(scaled.status()));
+  }
+  wanted.done(scaled);
+  if (before != nullptr) static_cast<void>(before->End(absl::OkStatus()));
+  const MutexLock lock(mutex_);
+  scale_.reset();
 }
 
 bool Supervisor::SleepUnlessStopping(Clock::duration time) {

@@ -1,7 +1,10 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <memory>
+#include <optional>
+#include <set>
 #include <thread>
 
 #include "core/base/mutex.h"
@@ -35,25 +38,38 @@ class Supervisor {
   using Clock = std::chrono::steady_clock;
 
   explicit Supervisor(const RankLifeOrder& order);
-  absl::Status StartLife();
+  /// A life of the next epoch, as `launch` says.
+  absl::StatusOr<std::unique_ptr<RankLife>> StartLife(const LaunchOptions& launch);
+  /// Requests go there from now on.
+  void Enter(std::unique_ptr<RankLife> life);
+  bool Gone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return gone_.contains(life_epoch_); }
   void Watch();
   /// Until the life is gone, does nothing any more, or is to end; why it does nothing.
   absl::Status AwaitEnd();
   void Recover(const absl::Status& stuck);
+  void TakeScale(int ranks, const parallel::Engine::ScaleDone& done);
+  /// Starts as many ranks as were asked for, and lets requests move to them.
+  void Scale();
   bool SleepUnlessStopping(Clock::duration time);
 
   // Before the engine, whose lives use them until they are gone.
   Mutex mutex_;
   CondVar changed_;
-  bool gone_ ABSL_GUARDED_BY(mutex_) = false;
+  struct ScaleOrder {
+    int ranks = 0;
+    parallel::Engine::ScaleDone done;
+  };
+  std::set<uint64_t> gone_ ABSL_GUARDED_BY(mutex_);          // epochs
+  std::optional<ScaleOrder> scale_ ABSL_GUARDED_BY(mutex_);  // until it is done
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);  // of End
 
-  RankLifeOrder order_;  // of the next life
+  RankLifeOrder order_;  // of the last life
   parallel::RecoveringEngine engine_;
   RestartPolicy policy_;
   StepWatch steps_;
   std::unique_ptr<RankLife> life_;  // null: none
+  uint64_t life_epoch_ = 0;         // its
   Clock::time_point began_;
   std::thread thread_;
 };

@@ -238,7 +238,9 @@ Rows RowsOf(ServeOptions& o) {
                "--state, or none), ID or ID@HOST (a copy that a host keeps; those in --state are "
                "put aside)")},
       LaunchRows(o.launch),
-      Rows{Row("--max-restarts", {&o.launch.max_restarts, {0, kMostSteps}},
+      Rows{Row("--elastic", {&o.launch.elastic},
+               "with -n: `tandem scale` may change the number of ranks while answers go on"),
+           Row("--max-restarts", {&o.launch.max_restarts, {0, kMostSteps}},
                "with -n: ranks that die are started again, so often within an hour, and requests "
                "go on where they were; 0: requests fail then, and the server ends")},
       ModelRows(o.model));
@@ -377,6 +379,12 @@ Rows RowsOf(StatusOptions& o) {
           "look again every SECONDS, from 0.01 to 86400, until Ctrl-C (2 where none are "
           "given)"),
       Row("--json", {&o.json}, "one JSON document on standard output, with --watch one a line")};
+}
+
+Rows RowsOf(ScaleOptions& o) {
+  return {Required(Row("-n,--ranks", {&o.ranks, {1, kMostRanks}}, "ranks that there are to be")),
+          Row("--connect", {&o.connect}, "endpoint of the server"),
+          Row("--json", {&o.json}, "{\"ranks\":...,\"epoch\":...,\"seconds\":...}")};
 }
 
 Rows RowsOf(WorkerOptions& o) {

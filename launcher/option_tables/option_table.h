@@ -25,6 +25,7 @@ std::vector<OptionRow> RowsOf(TokenizeOptions& o);
 std::vector<OptionRow> RowsOf(DetokenizeOptions& o);
 std::vector<OptionRow> RowsOf(TemplateOptions& o);
 std::vector<OptionRow> RowsOf(StatusOptions& o);
+std::vector<OptionRow> RowsOf(ScaleOptions& o);
 std::vector<OptionRow> RowsOf(WorkerOptions& o);
 std::vector<OptionRow> RowsOf(AgentOptions& o);
 std::vector<OptionRow> RowsOf(AgentStopOptions& o);

@@ -67,6 +67,7 @@ struct LaunchOptions {
   std::string hostfile = {};          // for mpirun
   std::string mpirun_arguments = {};  // passed on, split at blanks
   std::string log_level = {};         // of the ranks; empty: their own
+  bool elastic = false;               // the number of ranks may change
   int max_restarts = 0;               // within an hour, of ranks that die; 0: none
 };
 
@@ -232,6 +233,13 @@ struct KvOptions {
 struct StatusOptions {
   std::string connect = "tcp://127.0.0.1:5555";
   std::optional<double> watch;  // seconds between looks; none: one look
+  bool json = false;
+  OptionSources sources;
+};
+
+struct ScaleOptions {
+  std::string connect = "tcp://127.0.0.1:5555";
+  int ranks = 0;
   bool json = false;
   OptionSources sources;
 };

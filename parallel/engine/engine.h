@@ -209,6 +209,13 @@ struct EngineStatus {
   double tokens_per_second = 0;  // generated, over the last ten seconds
 };
 
+/// The ranks after a change of their number.
+struct EngineScale {
+  int ranks = 0;
+  uint64_t epoch = 0;
+  double seconds = 0;  // that it took
+};
+
 /// The engine as the frontend sees it: the coordinator of this process, or one reached over ZeroMQ.
 /// Nobody above knows which. Thread safety: all methods may be called from any thread.
 class Engine {
@@ -230,6 +237,17 @@ class Engine {
   /// engine is gone, and either the reason replaces this status, or the engine comes back. So long
   /// nobody's requests fail.
   virtual absl::Status Health() = 0;
+
+  using ScaleDone = std::function<void(const absl::StatusOr<EngineScale>& scale)>;
+  /// Changes the number of ranks while requests go on. `done` is called once, perhaps at once, by
+  /// whichever thread. kInvalidArgument: the model cannot be cut so; kResourceExhausted: another
+  /// change is under way; kUnavailable: this engine's ranks cannot change, or the new ones did not
+  /// start, and the old ones go on.
+  virtual void Scale(int /*ranks*/, const ScaleDone& done) {
+    done(
+        Unavailable("the number of ranks cannot change here: start the server with tandem serve "
+                    "-n N --elastic"));
+  }
 };
 
 }  // namespace tandem::parallel

@@ -114,9 +114,15 @@ absl::Status RecoveringEngine::SubmitTo(const RequestPtr& request, std::shared_p
                                         uint64_t epoch) {
   while (life != nullptr) {
     EngineRequest work;
+    std::shared_ptr<Engine> before;  // where it runs still
+    std::optional<RequestId> id_before;
     {
       const MutexLock lock(request->mutex);
       if (request->finished || request->epoch >= epoch) return absl::OkStatus();
+      if (!request->waits) {
+        before = request->life.lock();
+        id_before = request->id_there;
+      }
       request->life = life;
       request->epoch = epoch;
       request->waits = false;
@@ -128,11 +134,13 @@ absl::Status RecoveringEngine::SubmitTo(const RequestPtr& request, std::shared_p
       work.first_prompt_logprob = std::max(work.first_prompt_logprob, static_cast<int32_t>(scored));
       if (scored >= std::ssize(work.prompt)) work.prompt_logprobs = false;
     }
+    if (before != nullptr && id_before) before->Cancel(*id_before);
     const absl::StatusOr<RequestId> id = life->Submit(std::move(work), SinkOf(request, epoch));
     if (id.ok()) {
       const MutexLock lock(request->mutex);
-      if (request->epoch == epoch) request->id_there = *id;
-      if (request->cancelled) life->Cancel(*id);
+      const bool moved = request->epoch != epoch;
+      if (!moved) request->id_there = *id;
+      if (moved || request->cancelled) life->Cancel(*id);
       return absl::OkStatus();
     }
     if (BlamesRequest(id.status()) || !Dies(*life)) return id.status();
@@ -275,6 +283,11 @@ absl::Status RecoveringEngine::Health() {
   const MutexLock lock(mutex_);
   if (!dead_.ok() || life_ != nullptr) return dead_;
   return absl::UnknownError(fmt::format("the ranks are being started again: {}", Message(lost_)));
+}
+
+void RecoveringEngine::Scale(int ranks, const ScaleDone& done) {
+  if (!options_.scale) return Engine::Scale(ranks, done);
+  options_.scale(ranks, done);
 }
 
 std::vector<RecoveringEngine::RequestPtr> RecoveringEngine::Open() {

@@ -3,9 +3,11 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/base/mutex.h"
@@ -27,10 +29,12 @@ class RecoveringEngine final : public Engine {
   struct Options {
     size_t most_open = 320;      // requests, while there is no life
     int most_futile_lives = 10;  // that a request may see
-    size_t told_restarts = 16;   // that Status lists
+    /// Engine::Scale; empty: it is as Engine has it.
+    std::function<void(int ranks, const ScaleDone& done)> scale = nullptr;
+    size_t told_restarts = 16;  // that Status lists
   };
 
-  explicit RecoveringEngine(Options options) : options_(options) {}
+  explicit RecoveringEngine(Options options) : options_(std::move(options)) {}
   /// Open requests end with kUnavailable.
   ~RecoveringEngine() override;
 
@@ -40,8 +44,10 @@ class RecoveringEngine final : public Engine {
   /// counted since the last call before a loss.
   absl::StatusOr<EngineStatus> Status() override;
   absl::Status Health() override;
+  void Scale(int ranks, const ScaleDone& done) override;
 
-  /// A life begins, and takes the requests that wait, in the order in which they came.
+  /// A life begins, and takes all requests in the order in which they came: those that wait, and
+  /// those of a life before that was not lost, where they end.
   void Begin(const std::shared_ptr<Engine>& life, uint64_t epoch);
   /// The life is lost for this reason: nothing that it does from now on counts.
   void Lose(const absl::Status& why);

@@ -118,11 +118,11 @@ def undisturbed():
     return outcomes
 
 
-def ask(endpoint, kind, seconds=30):
+def ask(endpoint, kind, seconds=30, **fields):
     with contextlib.closing(zmq.Context.instance().socket(zmq.DEALER)) as client:
         client.linger = 0
         client.connect(endpoint)
-        client.send(json.dumps({"v": 1, "type": kind, "id": "q"}).encode())
+        client.send(json.dumps({"v": 1, "type": kind, "id": "q", **fields}).encode())
         assert client.poll(seconds * 1000), f"no answer to {kind}"
         return json.loads(client.recv())
 

@@ -89,6 +89,21 @@ void FakeEngine::Die(absl::Status status) {
   changed_.notify_all();
 }
 
+void FakeEngine::Scale(int ranks, const ScaleDone& done) {
+  std::optional<parallel::EngineScale> scale;
+  {
+    const std::lock_guard lock(mutex_);
+    scale = scale_;
+  }
+  if (!scale) return Engine::Scale(ranks, done);
+  done(*scale);
+}
+
+void FakeEngine::set_scale(const parallel::EngineScale& scale) {
+  const std::lock_guard lock(mutex_);
+  scale_ = scale;
+}
+
 void FakeEngine::Tell(const parallel::EngineNotice& notice) {
   const std::lock_guard lock(mutex_);
   for (const auto& [id, running] : running_) {

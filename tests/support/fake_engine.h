@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -31,11 +32,14 @@ class FakeEngine final : public parallel::Engine {
   void Cancel(parallel::RequestId id) override;
   absl::StatusOr<parallel::EngineStatus> Status() override;
   absl::Status Health() override;
+  void Scale(int ranks, const ScaleDone& done) override;
 
   /// While held, no step runs; cancels and deaths are still seen.
   void Hold(bool held);
   /// Ends every request with this status, and refuses new ones with it.
   void Die(absl::Status status);
+  /// What Scale gives; without, it is as Engine has it.
+  void set_scale(const parallel::EngineScale& scale);
   /// Tells every request in progress.
   void Tell(const parallel::EngineNotice& notice);
   /// Requests beyond this many in progress are refused.
@@ -75,6 +79,7 @@ class FakeEngine final : public parallel::Engine {
   std::vector<std::pair<uint64_t, std::vector<int32_t>>> known_;  // by tenant
   parallel::RequestId next_id_ = 1;
   size_t capacity_ = 1000;
+  std::optional<parallel::EngineScale> scale_;
   bool held_ = false;
   bool quit_ = false;
   absl::Status health_;

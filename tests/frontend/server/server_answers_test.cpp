@@ -80,6 +80,27 @@ TEST(Answers, MayPauseForAReason) {
   EXPECT_EQ(client.Receive().value()["type"], "delta");
 }
 
+TEST(Answers, TellWhetherTheNumberOfRanksMayChange) {
+  ServedEngine served;
+  FrameClient client(served.endpoint());
+  client.Send({{"v", 1}, {"type", "scale"}, {"id", "s1"}, {"ranks", 3}});
+  Json frame = client.Receive().value();
+  EXPECT_EQ(frame["code"], "unavailable");
+  EXPECT_THAT(frame["message"].get<std::string>(), HasSubstr("--elastic"));
+  served.engine.set_scale({.ranks = 3, .epoch = 2, .seconds = 0.5});
+  client.Send({{"v", 1}, {"type", "scale"}, {"id", "s2"}, {"ranks", 3}});
+  EXPECT_EQ(client.Receive().value(), (Json{{"v", 1},
+                                            {"id", "s2"},
+                                            {"type", "scale"},
+                                            {"ranks", 3},
+                                            {"epoch", 2},
+                                            {"seconds", 0.5}}));
+  client.Send({{"v", 1}, {"type", "scale"}, {"id", "s3"}});
+  frame = client.Receive().value();
+  EXPECT_EQ(frame["code"], "invalid_argument");
+  EXPECT_THAT(frame["message"].get<std::string>(), HasSubstr("ranks"));
+}
+
 TEST(Samples, AreAnswersOfTheirOwn) {
   ServedEngine served;
   FrameClient client(served.endpoint());

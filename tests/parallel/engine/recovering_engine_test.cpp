@@ -102,6 +102,32 @@ TEST_F(RecoveringEngineTest, RequestsGoOnInTheNextLife) {
   EXPECT_GT(status->recovery.lost_seconds, 0.005);
 }
 
+TEST_F(RecoveringEngineTest, RequestsMoveFromALifeThatGoesOn) {
+  Begin(NewLife());
+  std::vector<CollectingSink> sinks(5);
+  for (int32_t r = 0; r < 5; ++r) Submit(Of(r + 1, 150), sinks[static_cast<size_t>(r)]);
+  std::vector<std::shared_ptr<FakeEngine>> before;
+  for (size_t moves = 0; moves < 3; ++moves) {
+    ASSERT_TRUE(sinks[0].WaitForTokens(moves * 20 + 5));
+    before.push_back(life_);
+    Begin(NewLife());
+    for (int tries = 0; before.back()->running() > 0; ++tries) {
+      ASSERT_LT(tries, 1000) << "they go on where they were";
+      std::this_thread::sleep_for(milliseconds(2));
+    }
+    if (moves == 1) before.back()->Die(Death());  // which is nobody's business any more
+  }
+  for (int32_t r = 0; r < 5; ++r) {
+    CollectingSink& sink = sinks[static_cast<size_t>(r)];
+    ASSERT_TRUE(sink.WaitForFinish().has_value());
+    EXPECT_EQ(sink.WaitForFinish()->reason, FinishReason::kLength);
+    EXPECT_EQ(sink.tokens(), Whole(r + 1, 150));
+    EXPECT_FALSE(sink.called_late());
+  }
+  EXPECT_EQ(engine_.Status()->recovery.restarts, 0U);
+  EXPECT_EQ(engine_.Status()->recovery.epoch, 4U);
+}
+
 TEST_F(RecoveringEngineTest, LogprobsComeOnce) {
   Begin(NewLife());
   EngineRequest request = Of(1, 60);
