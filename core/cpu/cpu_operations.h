@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/base/arena.h"
+#include "core/base/packed_memory.h"
 #include "core/base/thread_pool.h"
 #include "core/cpu/attention/attention_by_chunks.h"
 #include "core/cpu/attention/infini_attention.h"
@@ -22,6 +23,7 @@ struct CpuOptions {
   int threads = 1;
   int spin_microseconds = 30;                                 // 0 where ranks outnumber cores
   std::function<void(int worker)> on_thread_start = nullptr;  // ThreadPool's
+  std::shared_ptr<PackedMemory> packed = nullptr;  // where weights lie; null: in memory of its own
 };
 
 /// The operations on a CPU: a pool of threads that divides rows, tokens and heads, never sums.

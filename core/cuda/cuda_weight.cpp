@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/base/arena.h"
 #include "core/cuda/fragment_packer.h"
 #include "core/cuda/kernels/fragment_format.h"
 

@@ -84,6 +84,8 @@ class GgufFile {
   uint32_t version() const { return version_; }
   /// Bytes of all parts.
   int64_t bytes() const { return all_bytes_; }
+  /// Of this part's file, as it was opened; all 0 for OpenBuffer.
+  const FileStamp& stamp() const { return mapping_.stamp(); }
   /// What comes before the tensor data.
   std::span<const std::byte> header() const { return header_; }
   /// The parts after the first.
