@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "core/cpu/cpu_operations.h"
 #include "core/formats/model_file.h"
 #include "core/formats/shard_parts.h"
@@ -83,7 +84,7 @@ TEST_P(KeptLogits, AreThoseOfWeightsThatWereRead) {
   for (const ActivationMode mode : {ActivationMode::kQ8, ActivationMode::kF32}) {
     std::vector<ForwardOptions> all;
     for (const int ranks : {1, 2, 3}) {
-      all.push_back({.ranks = ranks, .threads = 2, .isa = BestIsa(), .activations = mode});
+      all.push_back({.ranks = ranks, .threads = 2, .isa = core::BestIsa(), .activations = mode});
     }
     for (const ForwardOptions& options : all) {
       SCOPED_TRACE(testing::Describe(options));
@@ -116,7 +117,7 @@ TEST(KeptLogits, NeedNoMatrixOfTheFileAnyMore) {
   ASSERT_TRUE(file.ok()) << file.status();
   const std::vector<int32_t> tokens = {5, 7, 11, 13};
   const testing::TemporaryDirectory folder;
-  const ForwardOptions options{.ranks = 2, .threads = 1, .isa = BestIsa()};
+  const ForwardOptions options{.ranks = 2, .threads = 1, .isa = core::BestIsa()};
   std::vector<float> first;
   for (const bool found : {false, true}) {
     KeptRanks kept;
