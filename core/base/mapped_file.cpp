@@ -84,6 +84,8 @@ void Advise(std::span<const std::byte> part, int advice) {
 
 }  // namespace
 
+void MappedFile::WillPick(std::span<const std::byte> part) const { Advise(part, MADV_RANDOM); }
+
 void MappedFile::WillNeed(std::span<const std::byte> part) const { Advise(part, MADV_WILLNEED); }
 
 void MappedFile::Release(std::span<const std::byte> part) const {

@@ -38,9 +38,11 @@ class MappedFile {
   /// As it was opened.
   const FileStamp& stamp() const { return stamp_; }
 
-  /// Hints about a part of bytes(): it will be read soon, so that the disk may begin; it will not
-  /// be read soon, so that its pages need not count as this process's memory (they are found again
+  /// Hints about a part of bytes(): single places of it will be read, so that the disk need not
+  /// read what is around them; it will be read soon, so that the disk may begin; it will not be
+  /// read soon, so that its pages need not count as this process's memory (they are found again
   /// when touched).
+  void WillPick(std::span<const std::byte> part) const;
   void WillNeed(std::span<const std::byte> part) const;
   void Release(std::span<const std::byte> part) const;
 

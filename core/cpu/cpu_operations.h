@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "core/base/arena.h"
-#include "core/base/packed_memory.h"
 #include "core/base/thread_pool.h"
 #include "core/cpu/attention/attention_by_chunks.h"
 #include "core/cpu/attention/infini_attention.h"

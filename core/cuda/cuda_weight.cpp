@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/base/arena.h"
 #include "core/cuda/fragment_packer.h"
 #include "core/cuda/kernels/fragment_format.h"
 

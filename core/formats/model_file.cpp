@@ -107,6 +107,8 @@ absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::FromGguf(std::unique_ptr<G
   if (!config.ok()) return DamagedInside(config.status());
   file->config_ = *std::move(config);
   TANDEM_RETURN_IF_ERROR(DamagedInside(CheckTensors(*gguf, file->config_)));
+  // Whoever reads whole matrices says so.
+  gguf->WillPick();
   file->fingerprint_ = Fingerprint(*gguf);
   file->stamp_ = StampOf(*gguf);
   file->gguf_ = std::move(gguf);

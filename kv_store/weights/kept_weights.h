@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-#include "core/base/packed_memory.h"
+#include "core/base/arena.h"
 #include "core/base/status.h"
 #include "kv_store/weights/kept_format.h"
 #include "kv_store/weights/weight_region.h"

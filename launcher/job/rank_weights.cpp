@@ -64,7 +64,7 @@ absl::StatusOr<core::PackedMemory::Place> RankWeights::Take(std::string_view nam
 
 absl::Status RankWeights::Finish() {
   if (!kept_) return absl::OkStatus();
-  const absl::Status status = kept_->Finish();
+  absl::Status status = kept_->Finish();
   if (status.ok() || kept_->found()) return status;
   place_.path.clear();
   place_.why_not = Message(status);

@@ -5,7 +5,6 @@
 #include <string_view>
 
 #include "core/base/arena.h"
-#include "core/base/packed_memory.h"
 #include "core/base/progress.h"
 #include "core/formats/model_file.h"
 #include "core/model/operations.h"

@@ -12,7 +12,6 @@
 #include <random>
 #include <vector>
 
-#include "core/base/arena.h"
 #include "core/cpu/linear/linear.h"
 #include "core/cpu/machine_peak.h"
 

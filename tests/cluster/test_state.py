@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import threading
 import time
@@ -93,11 +94,16 @@ def no_agents_left(tmp_path):
 
 
 def end_agents(folder):
+    weights = set()
     for pid in agents_of(folder):
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):
+            weights |= {os.readlink(file) for file in pathlib.Path(f"/proc/{pid}/fd").iterdir()}
             os.kill(pid, signal.SIGKILL)
     while agents_of(folder):
         time.sleep(0.02)
+    for path in weights:  # which an agent that is not killed removes itself
+        if path.startswith("/dev/shm/tandem-weights-"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def kill_all(server, agents_below=None):

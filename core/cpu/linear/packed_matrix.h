@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/base/packed_memory.h"
+#include "core/base/arena.h"
 #include "core/base/status.h"
 #include "core/base/thread_pool.h"
 #include "core/cpu/linear/tile_format.h"

@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "core/base/arena.h"
 #include "core/cpu/linear/linear.h"
 #include "tests/core/cpu/linear/weight_samples.h"
 

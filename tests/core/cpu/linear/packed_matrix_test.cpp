@@ -9,7 +9,6 @@
 #include <string>
 #include <string_view>
 
-#include "core/base/arena.h"
 #include "tests/core/cpu/linear/weight_samples.h"
 
 namespace tandem::core {
