@@ -262,5 +262,5 @@ def test_nothing_of_the_model_is_read_but_what_is_not_packed(start_server, state
     server = serve(start_server, state, 2, model=model)
     assert how_loaded(server) == ["mapped"] * 2
     part = resident(model) / model.stat().st_size
-    assert part < 0.35, part
+    assert part < 0.25, part
     assert server.stop() == 0, server.rest_of_log()
