@@ -8,14 +8,14 @@ import json
 import os
 import pathlib
 import random
-import shutil
 import signal
 import threading
 import time
 
 import pytest
 import zmq
-from conftest import (SMOLLM2, TANDEM, Server, assert_no_leftovers, files_in, run, session_processes)
+from conftest import (SMOLLM2, TANDEM, Server, assert_no_leftovers, files_in, remove_abandoned_weights, run,
+                      session_processes)
 
 TURNS = 5
 CONVERSATIONS = 3
@@ -94,16 +94,12 @@ def no_agents_left(tmp_path):
 
 
 def end_agents(folder):
-    weights = set()
     for pid in agents_of(folder):
-        with contextlib.suppress(OSError):
-            weights |= {os.readlink(file) for file in pathlib.Path(f"/proc/{pid}/fd").iterdir()}
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     while agents_of(folder):
         time.sleep(0.02)
-    for path in weights:  # which an agent that is not killed removes itself
-        if path.startswith("/dev/shm/tandem-weights-"):
-            shutil.rmtree(path, ignore_errors=True)
+    remove_abandoned_weights()
 
 
 def kill_all(server, agents_below=None):

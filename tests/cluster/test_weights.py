@@ -125,6 +125,16 @@ def test_outlive_kill_9_of_ranks_and_of_everything(start_server, state, expected
     assert not folder.exists()
 
 
+def test_go_when_the_agent_has_had_no_user_for_a_while(start_server, state):
+    server = serve(start_server, state, 2, "--agent-ttl", 1)
+    folder = folder_in_memory(server)
+    time.sleep(2.5)
+    assert len(list(folder.iterdir())) == 2, "ranks are users"
+    assert server.stop() == 0, server.rest_of_log()
+    await_no_agent(state)
+    assert not folder.exists()
+
+
 def test_of_a_killed_agent_go_with_the_next_of_any_directory(start_server, state, tmp_path):
     server = serve(start_server, state, 1)
     folder = folder_in_memory(server)
