@@ -70,4 +70,9 @@ absl::StatusOr<std::byte*> Arena::Allocate(int64_t bytes) {
   return data;
 }
 
+absl::StatusOr<PackedMemory::Place> Arena::Take(std::string_view /*name*/, int64_t bytes) {
+  TANDEM_ASSIGN_OR_RETURN(std::byte * data, Allocate(bytes));
+  return Place{.data = data};
+}
+
 }  // namespace tandem::core

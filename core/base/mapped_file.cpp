@@ -13,6 +13,10 @@
 namespace tandem::core {
 namespace {
 
+int64_t Nanoseconds(const timespec& time) {
+  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
+
 std::string ErrnoText(int error) { return std::generic_category().message(error); }
 
 class FileDescriptor {
@@ -58,7 +62,12 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
     return ResourceExhausted("{}: {} bytes cannot be mapped into memory: {}", path, size,
                              ErrnoText(errno));
   }
-  return MappedFile({static_cast<const std::byte*>(data), size});
+  return MappedFile({static_cast<const std::byte*>(data), size},
+                    {.device = info.st_dev,
+                     .number = info.st_ino,
+                     .bytes = info.st_size,
+                     .written_nanoseconds = Nanoseconds(info.st_mtim),
+                     .changed_nanoseconds = Nanoseconds(info.st_ctim)});
 }
 
 namespace {
@@ -74,6 +83,8 @@ void Advise(std::span<const std::byte> part, int advice) {
 }
 
 }  // namespace
+
+void MappedFile::WillPick(std::span<const std::byte> part) const { Advise(part, MADV_RANDOM); }
 
 void MappedFile::WillNeed(std::span<const std::byte> part) const { Advise(part, MADV_WILLNEED); }
 
@@ -92,10 +103,12 @@ MappedFile::~MappedFile() {
   if (!bytes_.empty()) munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
-MappedFile::MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : bytes_(std::exchange(other.bytes_, {})), stamp_(other.stamp_) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(bytes_, other.bytes_);
+  std::swap(stamp_, other.stamp_);
   return *this;
 }
 

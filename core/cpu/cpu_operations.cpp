@@ -69,9 +69,10 @@ Range CpuOperations::QueryHeadsOf(int kv_head) const {
 
 absl::StatusOr<std::unique_ptr<Weight>> CpuOperations::Pack(const MatrixSource& source, Range rows,
                                                             Range columns) {
+  PackedMemory& memory = options_.packed ? *options_.packed : arena_;
   TANDEM_ASSIGN_OR_RETURN(
       PackedMatrix matrix,
-      PackedMatrix::Pack(source, rows, columns, options_.activations, arena_, pool_));
+      PackedMatrix::Pack(source, rows, columns, options_.activations, memory, pool_));
   return std::make_unique<CpuWeight>(matrix);
 }
 

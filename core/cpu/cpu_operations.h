@@ -22,6 +22,7 @@ struct CpuOptions {
   int threads = 1;
   int spin_microseconds = 30;                                 // 0 where ranks outnumber cores
   std::function<void(int worker)> on_thread_start = nullptr;  // ThreadPool's
+  std::shared_ptr<PackedMemory> packed = nullptr;  // where weights lie; null: in memory of its own
 };
 
 /// The operations on a CPU: a pool of threads that divides rows, tokens and heads, never sums.

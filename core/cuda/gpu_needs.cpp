@@ -8,6 +8,7 @@
 #include "core/cuda/fragment_packer.h"
 #include "core/cuda/workspace_limits.h"
 #include "core/formats/expected_tensors.h"
+#include "core/formats/shard_parts.h"
 #include "core/model/model.h"
 
 namespace tandem::core {
@@ -16,41 +17,6 @@ namespace {
 constexpr int64_t kFloat = sizeof(float);
 
 int64_t BlocksOf(int64_t columns) { return (columns + kBlockColumns - 1) / kBlockColumns; }
-
-/// Rows and columns of a matrix that the shard has.
-struct Part {
-  int64_t rows = 0;
-  Range columns;
-};
-
-Part PartOf(const TensorShape& tensor, const ModelConfig& config, const Shard& shard) {
-  const auto is = [&](std::string_view part) {
-    return tensor.name.find(part) != std::string::npos;
-  };
-  const Range all{0, tensor.columns};
-  const int64_t head = config.head_dim;
-  if (tensor.name == "output.weight") return {shard.vocab_rows.count, all};
-  if (tensor.name == "token_embd.weight") {
-    return {config.tied_head ? shard.vocab_rows.count : 0, all};  // the host keeps the table
-  }
-  if (tensor.name == "position_embd.weight") return {0, all};  // this one, too
-  if (is(".attn_q.")) return {shard.query_heads.count * head, all};
-  if (is(".attn_k.") || is(".attn_v.")) return {shard.kv_heads.count * head, all};
-  if (is(".attn_output.")) {
-    return {tensor.rows, {shard.query_heads.begin * head, shard.query_heads.count * head}};
-  }
-  if (is(".ffn_down.")) return {tensor.rows, shard.ffn_columns};
-  return {shard.ffn_columns.count, all};  // gate and up
-}
-
-/// What is packed of a matrix of the file.
-std::vector<Part> PartsOf(const TensorShape& tensor, const ModelConfig& config,
-                          const Shard& shard) {
-  if (!tensor.name.ends_with(".attn_qkv.weight")) return {PartOf(tensor, config, shard)};
-  const Part query{shard.query_heads.count * config.head_dim, {0, tensor.columns}};
-  const Part key{shard.kv_heads.count * config.head_dim, {0, tensor.columns}};
-  return {query, key, key};
-}
 
 int64_t VectorElements(const TensorShape& tensor, const ModelConfig& config, const Shard& shard) {
   if (tensor.name == "output.bias") return shard.vocab_rows.count;
@@ -153,17 +119,12 @@ GpuNeeds NeedsOfGpu(const ModelFile& file, const Shard& shard, ActivationMode mo
   const ModelConfig& config = file.config();
   GpuNeeds needs;
   for (const TensorShape& tensor : ExpectedTensors(config)) {
-    if (tensor.rows == 0) {
-      if (IsFolded(file, tensor.name)) continue;
-      needs.weights += kFloat * VectorElements(tensor, config, shard);
-      continue;
-    }
-    const GgufTensor* found = file.gguf().FindTensor(tensor.name);
-    if (found == nullptr) continue;  // no ModelFile lacks one
-    for (const Part& part : PartsOf(tensor, config, shard)) {
-      needs.weights += BytesOnGpu(found->dtype, part.rows, part.columns, mode);
-      needs.elements += part.rows * part.columns.count;
-    }
+    if (tensor.rows > 0 || IsFolded(file, tensor.name)) continue;
+    needs.weights += kFloat * VectorElements(tensor, config, shard);
+  }
+  for (const ShardPart& part : ShardParts(file, shard)) {
+    needs.weights += BytesOnGpu(part.dtype, part.rows, part.columns, mode);
+    needs.elements += part.rows * part.columns.count;
   }
   needs.workspace =
       WorkspaceOf(config, shard, step) + (exact ? 0 : FastWorkspaceOf(config, shard, step));

@@ -157,6 +157,11 @@ const GgufEntry* GgufFile::Find(std::string_view key) const {
   return found == entry_index_.end() ? nullptr : &entries_[found->second];
 }
 
+void GgufFile::WillPick() const {
+  if (!mapping_.bytes().empty()) mapping_.WillPick(mapping_.bytes().subspan(header_.size()));
+  for (const auto& part : parts_) part->WillPick();
+}
+
 const GgufTensor* GgufFile::FindTensor(std::string_view name) const {
   const auto found = tensor_index_.find(name);
   return found == tensor_index_.end() ? nullptr : &tensors_[found->second];

@@ -84,6 +84,10 @@ class GgufFile {
   uint32_t version() const { return version_; }
   /// Bytes of all parts.
   int64_t bytes() const { return all_bytes_; }
+  /// Of this part's file, as it was opened; all 0 for OpenBuffer.
+  const FileStamp& stamp() const { return mapping_.stamp(); }
+  /// MappedFile::WillPick, of all tensors.
+  void WillPick() const;
   /// What comes before the tensor data.
   std::span<const std::byte> header() const { return header_; }
   /// The parts after the first.

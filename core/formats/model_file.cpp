@@ -60,6 +60,21 @@ uint64_t Fingerprint(const GgufFile& file) {
   return hash.value();
 }
 
+uint64_t StampOf(const GgufFile& file) {
+  SampleHash hash;
+  const auto add = [&](const FileStamp& stamp) {
+    hash.AddWord(stamp.device);
+    hash.AddWord(stamp.number);
+    for (const int64_t number :
+         {stamp.bytes, stamp.written_nanoseconds, stamp.changed_nanoseconds}) {
+      hash.AddWord(static_cast<uint64_t>(number));
+    }
+  };
+  add(file.stamp());
+  for (const auto& part : file.other_parts()) add(part->stamp());
+  return hash.value();
+}
+
 absl::Status WrongShape(const GgufFile& file, const GgufTensor& tensor, std::string_view expected) {
   return InvalidArgument("{}: tensor '{}': expected {}, found {} {}", file.path(), tensor.name,
                          expected, DTypeName(tensor.dtype), tensor.ShapeText());
@@ -92,7 +107,10 @@ absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::FromGguf(std::unique_ptr<G
   if (!config.ok()) return DamagedInside(config.status());
   file->config_ = *std::move(config);
   TANDEM_RETURN_IF_ERROR(DamagedInside(CheckTensors(*gguf, file->config_)));
+  // Whoever reads whole matrices says so.
+  gguf->WillPick();
   file->fingerprint_ = Fingerprint(*gguf);
+  file->stamp_ = StampOf(*gguf);
   file->gguf_ = std::move(gguf);
   return file;
 }

@@ -51,6 +51,9 @@ class ModelFile {
   /// tensor. Ranks compare it at startup to see that they opened the same model. No protection
   /// against someone who wants two files to look alike.
   uint64_t fingerprint() const { return fingerprint_; }
+  /// A number that is another one once any of its files was written to or replaced, on this host:
+  /// whatever was made of all their bytes before must not be taken for what they are now.
+  uint64_t stamp() const { return stamp_; }
 
  private:
   static absl::StatusOr<std::unique_ptr<ModelFile>> FromGguf(std::unique_ptr<GgufFile> gguf);
@@ -59,6 +62,7 @@ class ModelFile {
   std::unique_ptr<GgufFile> gguf_;
   ModelConfig config_;
   uint64_t fingerprint_ = 0;
+  uint64_t stamp_ = 0;
 };
 
 }  // namespace tandem::core

@@ -62,13 +62,17 @@ struct GatewayMetrics::Figures {
   FollowedCounter FollowedOf(const std::string& name, const std::string& help) {
     return {.counter = CounterOf(name, help)};
   }
-  FollowedCounter& ReductionsOf(const parallel::RankStatus& rank)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(following) {
+  prometheus::Labels LabelsOf(const parallel::RankStatus& rank) const {
     prometheus::Labels all = labels;
     all["rank"] = std::to_string(rank.rank);
     all["host"] = rank.host;
+    return all;
+  }
+  FollowedCounter& ReductionsOf(const parallel::RankStatus& rank)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(following) {
     return reductions_by_rank
-        .try_emplace({rank.rank, rank.host}, FollowedCounter{.counter = reductions.Add(all)})
+        .try_emplace({rank.rank, rank.host},
+                     FollowedCounter{.counter = reductions.Add(LabelsOf(rank))})
         .first->second;
   }
   Family<Counter>& CountersOf(const std::string& name, const std::string& help) {
@@ -135,6 +139,11 @@ struct GatewayMetrics::Figures {
   Family<Counter>& reductions =
       CountersOf("tandem:allreduce_seconds_total",
                  "Time of a rank in all-reduces, with the wait for the slowest rank.");
+  Family<Gauge>& weights_mapped =
+      BuildGauge()
+          .Name("tandem:weights_mapped")
+          .Help("1 where a rank found its packed weights at its start, 0 where it read the model.")
+          .Register(registry);
   std::map<std::pair<int, std::string>, FollowedCounter> reductions_by_rank
       ABSL_GUARDED_BY(following);
 };
@@ -211,6 +220,7 @@ std::string GatewayMetrics::Exposition(const parallel::EngineStatus* engine, int
     figures.epoch.Set(static_cast<double>(engine->recovery.epoch));
     for (const parallel::RankStatus& rank : engine->ranks) {
       figures.ReductionsOf(rank).Follow(static_cast<double>(rank.reduce_nanoseconds) / 1e9);
+      figures.weights_mapped.Add(figures.LabelsOf(rank)).Set(rank.weights_mapped ? 1 : 0);
     }
   }
   std::ostringstream out;

@@ -129,6 +129,7 @@ std::string StatusFrame(std::string_view id, int64_t clients, const ServiceStatu
          {"host", rank.host},
          {"device", rank.device},
          {"weight_bytes", rank.weight_bytes},
+         {"weights_mapped", rank.weights_mapped},
          {"reduce_seconds", static_cast<double>(rank.reduce_nanoseconds) / 1e9}});
   }
   if (engine.recovery.supervised) frame["recovery"] = RecoveryJson(engine.recovery);

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <thread>
 #include <utility>
 
@@ -17,6 +18,7 @@
 #include "kv_store/peers/peered_store.h"
 #include "kv_store/tiers/disk_tier.h"
 #include "kv_store/tiers/tiered_store.h"
+#include "kv_store/weights/weight_folders.h"
 #include "launcher/commands/commands.h"
 #include "launcher/options/stop_signals.h"
 #include "launcher/state/kv_agent.h"
@@ -102,6 +104,10 @@ absl::Status Agent(const AgentOptions& options) {
   // Several ranks may start one at the same time; the first to come stays.
   if (const absl::Status locked = held.Lock(); !locked.ok()) {
     return absl::IsFailedPrecondition(locked) ? absl::OkStatus() : locked;
+  }
+  std::unique_ptr<kv_store::OwnedWeightFolders> weights;
+  if (options.state.keep_weights != "off") {
+    weights = kv_store::OwnedWeightFolders::Make(options.directory);
   }
   TANDEM_ASSIGN_OR_RETURN(auto registry, kv_store::PeerRegistry::Open(options.directory));
   kv_store::TieredStore local(

@@ -173,15 +173,20 @@ std::string RecoveryText(const json& status) {
                      NumberAt(now, "/lost_seconds").value_or(0), reason);
 }
 
+std::string WeightsText(const json& rank) {
+  const bool mapped =
+      rank.is_object() && rank.contains("weights_mapped") && rank["weights_mapped"] == true;
+  return MebibytesText(NumberAt(rank, "/weight_bytes")) + (mapped ? ", mapped" : "");
+}
+
 std::string RanksText(const json& status) {
   const json ranks = status.value("ranks", json::array());
   std::vector<std::array<std::string, 5>> rows = {
       {"rank", "host", "device", "weights", "all-reduce"}};
   for (const json& rank : ranks) {
-    const auto bytes = NumberAt(rank, "/weight_bytes"),
-               reducing = NumberAt(rank, "/reduce_seconds");
+    const auto reducing = NumberAt(rank, "/reduce_seconds");
     rows.push_back({CountAt(rank, "/rank"), WordAt(rank, "/host"), WordAt(rank, "/device"),
-                    MebibytesText(bytes), reducing ? fmt::format("{:.1f} s", *reducing) : "?"});
+                    WeightsText(rank), reducing ? fmt::format("{:.1f} s", *reducing) : "?"});
   }
   if (ranks.size() == 1) {
     for (auto& row : rows) row.back().clear();  // there is nobody to add up with

@@ -14,6 +14,7 @@
 #include "launcher/job/agent_introductions.h"
 #include "launcher/job/job_hosts.h"
 #include "launcher/job/progress_display.h"
+#include "launcher/job/rank_weights.h"
 #include "launcher/job/supervised_engine.h"
 #include "launcher/option_tables/rank_command.h"
 #include "launcher/options/reported.h"
@@ -135,6 +136,15 @@ class Rank {
     return gpus_.empty() ? absl::OkStatus() : DivideAmongGpus();
   }
 
+  /// The agent of this host, and what it keeps; with a state directory.
+  absl::Status OpenKv() {
+    if (options_.state.directory.empty()) return absl::OkStatus();
+    // Whatever the agent does, it is waited for so long and no longer.
+    const parallel::PatientPart patient(watch_);
+    kv_ = OpenHostKv();
+    return IntroduceAgents(world_, kv_.get(), options_);
+  }
+
   /// This rank's processors and its device, which has room for its shard.
   absl::Status FindPlace() {
     const core::Shard& shard = plan_.shards[static_cast<size_t>(world_.rank())];
@@ -145,6 +155,10 @@ class Rank {
     Bind(placement_.cpus);
     TANDEM_RETURN_IF_ERROR(world_.SetPatience(PatienceOf(placement_)));
     cpu_ = CpuOptionsOf(choices_, placement_);
+    if (gpus_.empty()) cpu_.packed = weights_ = std::make_shared<RankWeights>();
+    if (weights_ && kv_) {
+      weights_->ChoosePlace(options_.state, *file_, choices_.activations, world_, plan_);
+    }
     core::DeviceOptions device{.kind = choices_.device,
                                .cpu = cpu_,
                                .gpu = {},
@@ -198,13 +212,21 @@ class Rank {
       if (world_.rank() == 0) display.Show(fraction, what);
       return StopSignals::CheckPending();
     };
-    TANDEM_ASSIGN_OR_RETURN(model_, core::Transformer::Load(*file_, shard, *operations_, progress));
+    auto loaded = weights_ ? weights_->Load(*file_, shard, *operations_, progress)
+                           : core::Transformer::Load(*file_, shard, *operations_, progress);
+    TANDEM_ASSIGN_OR_RETURN(model_, std::move(loaded));
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     spdlog::info(
-        "rank {} of {} on {}: query heads {}-{}, {} bytes of weights, {}{}, loaded in {:.2f} s",
+        "rank {} of {} on {}: query heads {}-{}, {} bytes of weights, {}{}, loaded in {:.2f} s "
+        "({})",
         world_.rank(), world_.size(), world_.host(), shard.query_heads.begin,
         shard.query_heads.end() - 1, model_->weight_bytes(), operations_->device_name(),
-        placement_.text.empty() ? "" : ", " + placement_.text, seconds.count());
+        placement_.text.empty() ? "" : ", " + placement_.text, seconds.count(),
+        weights_mapped() ? "mapped" : "read");
+    if (!weights_ || world_.local_rank() != 0) return absl::OkStatus();
+    if (const std::string text = weights_->Text(world_.local_size()); !text.empty()) {
+      spdlog::info("host {}: {}", world_.host(), text);
+    }
     return absl::OkStatus();
   }
 
@@ -233,6 +255,7 @@ class Rank {
     }
     rank.options.kv_dtype = choices_.kv_dtype;
     rank.options.device = std::string(operations_->device_name());
+    rank.options.weights_mapped = weights_mapped();
     if (!placement_.thread_cpus.empty()) {
       rank.options.on_step_thread = [this] { Bind(placement_.thread_cpus.front()); };
     }
@@ -246,15 +269,9 @@ class Rank {
     rank.options.control.interface = options_.control_interface;
     rank.options.control.places = places_;
     rank.options.control.board = &board;
-    std::unique_ptr<HostKv> kv;
+    if (kv_) rank.options.records.tier = &kv_->tier();
     if (!options_.state.directory.empty()) {
-      watch_.Enter(StartPhase::kKv);
-      // Whatever the agent does, it is waited for so long and no longer.
-      const parallel::PatientPart patient(watch_);
-      kv = OpenKv();
-      if (kv) rank.options.records.tier = &kv->tier();
       rank.options.records.fingerprint = KvFingerprintOf(*file_, options_, choices_);
-      TANDEM_RETURN_IF_ERROR(IntroduceAgents(world_, kv.get(), options_));
     }
     watch_.Enter(StartPhase::kSettingUp);
     absl::Status status = body(rank);
@@ -322,8 +339,10 @@ class Rank {
             .exact = choices_.exact};
   }
 
+  bool weights_mapped() const { return weights_ && weights_->mapped(); }
+
   /// Null, and the log says why, if there is no agent: then no rank saves KV.
-  std::unique_ptr<HostKv> OpenKv() {
+  std::unique_ptr<HostKv> OpenHostKv() {
     auto kv = HostKv::Open(options_.state, /*keeps_agent=*/world_.local_rank() == 0);
     if (kv.ok()) return *std::move(kv);
     // One rank speaks for its host, and of a full disk the server has told.
@@ -347,6 +366,8 @@ class Rank {
   std::vector<core::Gpu> gpus_;  // that this rank may compute on
   parallel::GpuPlacement gpu_;
   core::CpuOptions cpu_;
+  std::unique_ptr<HostKv> kv_;            // null: there is no agent
+  std::shared_ptr<RankWeights> weights_;  // null: a GPU has them
   std::unique_ptr<core::Operations> operations_;
   std::unique_ptr<parallel::LinkedCommunicator> linked_;  // null: GPUs, if any, meet through hosts
   std::unique_ptr<core::Transformer> model_;
@@ -395,6 +416,8 @@ absl::Status RunOnRanks(const ModelOptions& options, int expected_ranks, const R
     if (prepared.ok() && prepare) prepared = prepare(rank.file());
   }
   TANDEM_RETURN_IF_ERROR(agreed(prepared));
+  watch.Enter(StartPhase::kKv);
+  TANDEM_RETURN_IF_ERROR(agreed(rank.OpenKv()));
   watch.Enter(StartPhase::kPlacing);
   TANDEM_RETURN_IF_ERROR(agreed(rank.FindPlace()));
   watch.Enter(StartPhase::kLinking);

@@ -10,7 +10,11 @@ constexpr auto kMostOfOneLook = std::chrono::seconds(2);
 }  // namespace
 
 bool StepWatch::Stuck(const parallel::EngineStatus& status, Clock::time_point now) {
-  if (!last_ || status.running == 0 || status.steps != last_->steps) {
+  if (status.running == 0) {
+    last_.reset();
+    return false;
+  }
+  if (!last_ || status.steps != last_->steps) {
     last_ = {.steps = status.steps, .at = now};
     return false;
   }

@@ -34,6 +34,10 @@ Rows AgentRows(StateOptions& o) {
           "has more loses the longest unused of its own"),
       Row("--agent-ttl", {&o.agent_ttl, {0.1, 1e6}},
           "seconds for which the process that keeps a host's saved KV outlives its last user"),
+      Row("--keep-weights", {&o.keep_weights, {}, Unit::kNone, {"auto", "shm", "disk", "off"}},
+          "where a host's packed weights stay for the next start, as long as that process lives, "
+          "so that the model is not read again: shm (shared memory), disk (below --state), off, or "
+          "auto: the first of these that has room"),
   };
 }
 

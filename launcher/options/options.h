@@ -27,6 +27,7 @@ struct StateOptions {
   int kv_replicas = 1;                        // 2: another host keeps a second copy
   int durability = 1;                         // hosts whose disks have a turn that counts as done
   std::string recover;                        // own, ID, ID@HOST: --recover
+  std::string keep_weights = "auto";          // auto, shm, disk, off: host_weights.h
   double agent_ttl = 600;                     // seconds that an agent outlives its last user
 };
 

@@ -33,6 +33,7 @@ struct Introduction {
   int64_t has_tier;
   int64_t copies_beside;
   int64_t weight_bytes;
+  int64_t weights_mapped;
   int64_t blocks[kMostGroups];
   int64_t host_blocks[kMostGroups];
   char device[64];
@@ -202,6 +203,7 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
                     .has_tier = options.records.tier != nullptr ? 1 : 0,
                     .copies_beside = model.memory().copies_beside() ? 1 : 0,
                     .weight_bytes = model.weight_bytes(),
+                    .weights_mapped = options.weights_mapped ? 1 : 0,
                     .blocks = {},
                     .host_blocks = {},
                     .device = {}};
@@ -225,6 +227,7 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
     setup.ranks.push_back({.rank = rank,
                            .host = world.hosts()[static_cast<size_t>(rank)],
                            .weight_bytes = other.weight_bytes,
+                           .weights_mapped = other.weights_mapped != 0,
                            .device = other.device});
     vocab_shards.push_back({.begin = other.vocab_begin, .count = other.vocab_count});
     core::Range& kv_heads = shards[static_cast<size_t>(rank)].kv_heads;

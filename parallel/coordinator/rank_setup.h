@@ -49,6 +49,7 @@ struct RankOptions {
   bool speculate = false;                // draft, where requests let us
   uint64_t epoch = 0;                    // number of this life of the rank job
   std::string device = "cpu";            // for status
+  bool weights_mapped = false;           // likewise
   bool spare_streams = true;             // CoordinatorOptions
   std::function<void()> on_step_thread;  // called by the thread that runs the steps, first
   std::function<void()> on_set_up;       // called once this rank has all that it needs for steps

@@ -149,6 +149,7 @@ struct RankStatus {
   int rank = 0;
   std::string host;
   int64_t weight_bytes = 0;
+  bool weights_mapped = false;  // at its start they were there, packed; else it read the model
   std::string device;
   /// In reductions over the ranks, the wait for the slowest included; not those that devices do
   /// among themselves.

@@ -77,7 +77,8 @@ void Fields(Archive& archive, Finish& finish) {
 template <typename Archive>
 void Fields(Archive& archive, RankStatus& rank) {
   archive(rank.rank, AtMost(rank.host, kLongestText, "bytes of a host name"), rank.weight_bytes,
-          AtMost(rank.device, kLongestText, "bytes of a device name"), rank.reduce_nanoseconds);
+          rank.weights_mapped, AtMost(rank.device, kLongestText, "bytes of a device name"),
+          rank.reduce_nanoseconds);
 }
 
 template <typename Archive>

@@ -20,10 +20,10 @@ constexpr std::array<std::string_view, kStartPhases> kDoing = {
     "opening the model",
     "comparing its options with those of the others",
     "opening its port and its state directory",
+    "opening the saved KV of its host",
     "choosing its processors and its device",
     "joining its GPU to the others",
     "loading its weights",
-    "opening the saved KV of its host",
     "making room for KV",
     "ready"};
 

@@ -15,10 +15,10 @@ enum class StartPhase : int32_t {
   kModel,
   kComparing,
   kPreparing,
+  kKv,
   kPlacing,
   kLinking,
   kLoading,
-  kKv,
   kSettingUp,
   kReady,
 };

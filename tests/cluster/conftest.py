@@ -1,9 +1,11 @@
 """What the tests with real processes share: the program, the models, servers that end with their test."""
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -128,6 +130,23 @@ def assert_no_leftovers(server, seconds=10):
     assert not alive
 
 
+def remove_abandoned_weights():
+    """Packed weights of agents that were killed, which the next agent of this user would remove."""
+    def is_free(path):
+        with contextlib.suppress(OSError):
+            file = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            finally:
+                os.close(file)
+        return False
+
+    for folder in pathlib.Path("/dev/shm").glob("tandem-weights-*"):
+        if is_free(folder) and all(is_free(file) for file in folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
 def start_server():
     """start_server(*command) gives a ready server; all of them are gone after the test."""
@@ -147,6 +166,7 @@ def start_server():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         server.process.wait()
+    remove_abandoned_weights()
 
 
 @pytest.fixture
@@ -156,6 +176,7 @@ def lab():
     assert up.returncode == 0, up.stderr
     yield lambda *words: [LAB, *map(str, words)]
     run([LAB, "down"])
+    remove_abandoned_weights()
 
 
 @pytest.fixture(scope="module", autouse=True)

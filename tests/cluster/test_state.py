@@ -14,7 +14,8 @@ import time
 
 import pytest
 import zmq
-from conftest import (SMOLLM2, TANDEM, Server, assert_no_leftovers, files_in, run, session_processes)
+from conftest import (SMOLLM2, TANDEM, Server, assert_no_leftovers, files_in, remove_abandoned_weights, run,
+                      session_processes)
 
 TURNS = 5
 CONVERSATIONS = 3
@@ -98,6 +99,7 @@ def end_agents(folder):
             os.kill(pid, signal.SIGKILL)
     while agents_of(folder):
         time.sleep(0.02)
+    remove_abandoned_weights()
 
 
 def kill_all(server, agents_below=None):

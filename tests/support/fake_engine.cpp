@@ -56,6 +56,7 @@ absl::StatusOr<parallel::EngineStatus> FakeEngine::Status() {
   status.ranks.push_back({.rank = 0,
                           .host = "fakehost",
                           .weight_bytes = 42,
+                          .weights_mapped = true,
                           .device = "none",
                           .reduce_nanoseconds = 1'500'000'000});
   status.running = static_cast<int32_t>(running_.size());

@@ -103,8 +103,8 @@ void PackExpandedTile(const Part& part, int64_t first_row, int rows, std::byte* 
 }  // namespace
 
 absl::StatusOr<PackedMatrix> PackedMatrix::Pack(const MatrixSource& source, Range rows,
-                                                Range columns, ActivationMode mode, Arena& arena,
-                                                ThreadPool& pool) {
+                                                Range columns, ActivationMode mode,
+                                                PackedMemory& memory, ThreadPool& pool) {
   TANDEM_RETURN_IF_ERROR(CheckPart(source, rows, columns));
   const bool quantized = TileFormatOf(source.dtype).quantized();
   const bool expand = quantized && mode == ActivationMode::kF32;
@@ -126,11 +126,13 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(const MatrixSource& source, Rang
                            source.name, rows.count, columns.count);
   }
   if (bytes == 0) return matrix;
-  absl::StatusOr<std::byte*> data = arena.Allocate(bytes);
-  if (!data.ok()) {
-    return ResourceExhausted("tensor {}: {}", source.name, Message(data.status()));
+  const absl::StatusOr<PackedMemory::Place> place = memory.Take(source.name, bytes);
+  if (!place.ok()) {
+    return absl::Status(place.status().code(),
+                        fmt::format("tensor {}: {}", source.name, Message(place.status())));
   }
-  matrix.data_ = *data;
+  matrix.data_ = place->data;
+  if (place->filled) return matrix;
 
   const Part part{source, rows, columns};
   const auto pack_tile = [&](int64_t t) {

@@ -18,19 +18,25 @@ namespace tandem::core {
 /// reference).
 enum class ActivationMode { kQ8, kF32 };
 
+/// Of the bytes that PackedMatrix::Pack makes. One more wherever they change: what an earlier
+/// program packed is then not taken for what this one would.
+inline constexpr int kPackingVersion = 1;
+
 /// A part of a matrix, packed into tiles of 16 rows x 32 columns for the kernels. Rows are padded
 /// with zeros to whole tiles. Immutable after Pack; safe to read from any thread.
 class PackedMatrix {
  public:
   PackedMatrix() = default;
 
-  /// Packs rows x columns of the source into memory of `arena`, on all threads of the pool.
+  /// Packs rows x columns of the source into a place of `memory`, on all threads of the pool; reads
+  /// nothing of the source where that is filled already.
   /// columns.begin must be a multiple of 32, and columns.count too unless it reaches the end. With
   /// ActivationMode::kF32 quantized weights are expanded to F32. Either range may be empty. Pages
   /// of source.file do not stay in memory. Errors name the matrix: kInvalidArgument for a bad range
   /// or shape, kResourceExhausted for want of memory.
   static absl::StatusOr<PackedMatrix> Pack(const MatrixSource& source, Range rows, Range columns,
-                                           ActivationMode mode, Arena& arena, ThreadPool& pool);
+                                           ActivationMode mode, PackedMemory& memory,
+                                           ThreadPool& pool);
 
   /// Bytes of the tiles that Pack would make of such a part.
   static int64_t BytesOf(DType dtype, int64_t rows, Range columns, ActivationMode mode);
@@ -58,7 +64,7 @@ class PackedMatrix {
   int64_t columns_ = 0;
   int64_t tile_bytes_ = 0;
   int64_t first_block_ = 0;
-  std::byte* data_ = nullptr;  // owned by the arena
+  std::byte* data_ = nullptr;  // owned by the memory
 };
 
 }  // namespace tandem::core

@@ -35,6 +35,18 @@ TEST(GatewayMetrics, TellsTheTimeOfEachRankInReductions) {
   EXPECT_THAT(text, HasSubstr("rank=\"1\"} 0.5\n"));
 }
 
+TEST(GatewayMetrics, TellsWhichRanksFoundTheirWeights) {
+  GatewayMetrics metrics("m");
+  parallel::EngineStatus engine = EngineWith(1, 0, 0);
+  engine.ranks[1].weights_mapped = true;
+  const std::string text = metrics.Exposition(&engine, 0);
+  EXPECT_THAT(text, HasSubstr("# TYPE tandem:weights_mapped gauge"));
+  EXPECT_THAT(text,
+              HasSubstr("tandem:weights_mapped{host=\"n0\",model_name=\"m\",rank=\"0\"} 0\n"));
+  EXPECT_THAT(text,
+              HasSubstr("tandem:weights_mapped{host=\"n1\",model_name=\"m\",rank=\"1\"} 1\n"));
+}
+
 TEST(GatewayMetrics, GoesOnCountingWhereAnEngineStartsAgain) {
   GatewayMetrics metrics("m");
   parallel::EngineStatus engine = EngineWith(10, 0, 0);

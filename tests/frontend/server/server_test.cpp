@@ -220,6 +220,7 @@ TEST(Server, PingAndStatus) {
   EXPECT_EQ(status["id"], "s");
   EXPECT_EQ(status["ranks"][0]["host"], "fakehost");
   EXPECT_EQ(status["ranks"][0]["reduce_seconds"], 1.5);
+  EXPECT_EQ(status["ranks"][0]["weights_mapped"], true);
   EXPECT_FALSE(status.contains("http"));
   EXPECT_EQ(status["requests"]["open"], 1);
   EXPECT_EQ(status["model"]["context"], 4096);

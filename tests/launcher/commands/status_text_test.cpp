@@ -19,7 +19,7 @@ json Document() {
     "ranks": [{"rank": 0, "host": "a", "device": "cpu (avx2, 2 threads)", "weight_bytes": 1048576,
                "reduce_seconds": 12.34},
               {"rank": 1, "host": "long-name", "device": "cpu (avx512, 1 thread)",
-               "weight_bytes": 104857600}],
+               "weight_bytes": 104857600, "weights_mapped": true}],
     "requests": {"running": 3, "waiting": 4, "open": 7, "answered": 50, "cancelled": 6, "failed": 1},
     "pages": {"total": 100, "used": 25, "cached": 50},
     "reuse": {"prompt_tokens": 400, "reused_tokens": 100,
@@ -34,9 +34,9 @@ json Document() {
 TEST(StatusTextTest, TellsEveryFigure) {
   EXPECT_EQ(StatusText(Document()),
             "small: context 8192, up 1 h 2 min\n"
-            "  rank  host       device                    weights  all-reduce\n"
-            "     0  a          cpu (avx2, 2 threads)     1.0 MiB      12.3 s\n"
-            "     1  long-name  cpu (avx512, 1 thread)  100.0 MiB           ?\n"
+            "  rank  host       device                            weights  all-reduce\n"
+            "     0  a          cpu (avx2, 2 threads)             1.0 MiB      12.3 s\n"
+            "     1  long-name  cpu (avx512, 1 thread)  100.0 MiB, mapped           ?\n"
             "requests   3 running, 4 waiting; 50 answered, 6 cancelled, 1 failed\n"
             "clients    5 connected; 0 frames refused\n"
             "pages      25 used, 50 cached, of 100  "

@@ -264,7 +264,7 @@ TEST(EngineLinkCodec, RoundTripsEveryKind) {
                          .decode_seconds = 2.5};
   LinkStatus status{.query = 4, .error = absl::OkStatus(), .status = {}};
   status.status.ranks = {
-      {.rank = 0, .host = "a", .weight_bytes = 5, .device = "cpu"},
+      {.rank = 0, .host = "a", .weight_bytes = 5, .weights_mapped = true, .device = "cpu"},
       {.rank = 1, .host = "b", .weight_bytes = 6, .device = "cuda", .reduce_nanoseconds = 7}};
   status.status.tokens_per_second = 12.5;
   const std::vector<LinkMessage> messages = {

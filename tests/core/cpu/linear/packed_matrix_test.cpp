@@ -6,6 +6,8 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <string>
+#include <string_view>
 
 #include "tests/core/cpu/linear/weight_samples.h"
 
@@ -90,6 +92,71 @@ TEST(PackedMatrix, IsTheSameForAnyNumberOfThreads) {
     ASSERT_EQ(a->bytes(), b->bytes());
     EXPECT_EQ(std::memcmp(a->tile(0), b->tile(0), static_cast<size_t>(a->bytes())), 0);
   }
+}
+
+/// Memory that an earlier process has packed.
+class FilledMemory final : public PackedMemory {
+ public:
+  explicit FilledMemory(std::byte* data) : data_(data) {}
+  absl::StatusOr<Place> Take(std::string_view name, int64_t bytes) override {
+    name_ = name;
+    bytes_ = bytes;
+    return Place{.data = data_, .filled = true};
+  }
+  const std::string& name() const { return name_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* const data_;
+  std::string name_;
+  int64_t bytes_ = 0;
+};
+
+TEST(PackedMatrix, ReadsNothingOfWhatIsPackedAlready) {
+  ThreadPool pool(2);
+  for (const DType dtype : kAllDTypes) {
+    const WeightSample w = MakeWeights(dtype, 40, 512, 5);
+    Arena arena;
+    const auto packed =
+        PackedMatrix::Pack(w.source(), {3, 30}, {64, 320}, ActivationMode::kQ8, arena, pool);
+    ASSERT_TRUE(packed.ok()) << packed.status();
+    MatrixSource source = w.source("blk.0.ffn_up.weight");
+    source.data = nullptr;
+    FilledMemory memory(const_cast<std::byte*>(packed->tile(0)));
+    const auto again =
+        PackedMatrix::Pack(source, {3, 30}, {64, 320}, ActivationMode::kQ8, memory, pool);
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_EQ(memory.name(), "blk.0.ffn_up.weight");
+    EXPECT_EQ(memory.bytes(), packed->bytes());
+    EXPECT_EQ(again->tile(1), packed->tile(1));
+    EXPECT_EQ(again->dtype(), packed->dtype());
+    EXPECT_EQ(again->first_block(), packed->first_block());
+  }
+}
+
+/// FNV-1a.
+uint64_t SumOf(const PackedMatrix& packed, uint64_t sum) {
+  for (int64_t i = 0; i < packed.bytes(); ++i) {
+    sum = (sum ^ static_cast<uint64_t>(packed.tile(0)[i])) * 0x100000001B3;
+  }
+  return sum;
+}
+
+TEST(PackedMatrix, MakesTheBytesOfItsVersion) {
+  ThreadPool pool(1);
+  uint64_t sum = 0xCBF29CE484222325;
+  for (const DType dtype : kAllDTypes) {
+    for (const ActivationMode mode : {ActivationMode::kQ8, ActivationMode::kF32}) {
+      const WeightSample w = MakeWeights(dtype, 37, 512, 6);
+      Arena arena;
+      const auto packed = PackedMatrix::Pack(w.source(), {1, 36}, {96, 416}, mode, arena, pool);
+      ASSERT_TRUE(packed.ok()) << packed.status();
+      sum = SumOf(*packed, sum);
+    }
+  }
+  // Whoever changes the bytes changes the version, too: packed weights outlive the program.
+  EXPECT_EQ(kPackingVersion, 1);
+  EXPECT_EQ(sum, 12093882123187702736U);
 }
 
 TEST(PackedMatrix, NeverReadsBeyondTheSource) {
