@@ -14,8 +14,26 @@ constexpr auto kStepLook = std::chrono::seconds(1);
 /// A step has many collectives, and ranks that hang in one are named by those that wait for them.
 constexpr int kCollectivesOfStep = 10;
 
+// New ranks hold half of the KV that the old ones do, at least. (A quarter of what is free is less
+// while the old ones have theirs.)
+constexpr int64_t kLeastRoomDivisor = 2;
+
 /// The ranks that are left know by then which one died.
 constexpr std::chrono::milliseconds kReasonWait{150};
+
+/// Whether requests that the old ranks have taken fit into the KV cache of the new ones, which is
+/// chosen by the memory that is free while both are there.
+absl::Status CheckRoom(parallel::Engine& old_ranks, parallel::Engine& new_ranks) {
+  const absl::StatusOr<parallel::EngineStatus> had = old_ranks.Status();
+  if (!had.ok()) return absl::OkStatus();  // they are dead: any room is better
+  TANDEM_ASSIGN_OR_RETURN(const parallel::EngineStatus has, new_ranks.Status());
+  if (has.blocks_total * kLeastRoomDivisor >= had->blocks_total) return absl::OkStatus();
+  return ResourceExhausted(
+      "the new ranks would hold {} of KV, the old ones hold {}: free memory is short while both "
+      "are "
+      "there; give --kv-memory, or start the server anew with -n",
+      Counted(has.blocks_total, "block"), Counted(had->blocks_total, "block"));
+}
 
 }  // namespace
 
@@ -193,6 +211,8 @@ void Supervisor::Scale() {
     if (wanted.ranks != order_.launch.ranks) {
       TANDEM_RETURN_IF_ERROR(CheckRanks(order_.model, launch).status());
       TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<RankLife> life, StartLife(launch));
+      const absl::Status room = CheckRoom(*life_->engine(), *life->engine());
+      if (!room.ok()) return life->End(room);
       before = std::exchange(life_, nullptr);
       Enter(std::move(life));
       order_.launch = launch;
