@@ -14,9 +14,9 @@
 #include "launcher/commands/commands.h"
 #include "launcher/commands/text_side.h"
 #include "launcher/commands/told_client.h"
-#include "launcher/job/rank_job.h"
 #include "launcher/option_tables/option_table.h"
 #include "launcher/options/cleanup_signals.h"
+#include "launcher/supervision/with_engine.h"
 #include "parallel/communicators/mpi_communicator.h"
 
 namespace tandem::launcher {

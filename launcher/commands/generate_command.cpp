@@ -17,9 +17,9 @@
 #include "launcher/commands/json_output.h"
 #include "launcher/commands/npy_writer.h"
 #include "launcher/commands/text_side.h"
-#include "launcher/job/rank_job.h"
 #include "launcher/options/cleanup_signals.h"
 #include "launcher/options/interrupt_flag.h"
+#include "launcher/supervision/with_engine.h"
 #include "parallel/communicators/mpi_communicator.h"
 
 namespace tandem::launcher {

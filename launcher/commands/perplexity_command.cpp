@@ -15,8 +15,8 @@
 #include "launcher/commands/json_output.h"
 #include "launcher/commands/text_side.h"
 #include "launcher/job/progress_display.h"
-#include "launcher/job/rank_job.h"
 #include "launcher/options/cleanup_signals.h"
+#include "launcher/supervision/with_engine.h"
 
 namespace tandem::launcher {
 namespace {

@@ -17,12 +17,12 @@
 #include "launcher/commands/commands.h"
 #include "launcher/commands/http_side.h"
 #include "launcher/commands/text_side.h"
-#include "launcher/job/rank_job.h"
 #include "launcher/option_tables/option_table.h"
 #include "launcher/options/stop_signals.h"
 #include "launcher/state/kv_agent.h"
 #include "launcher/state/served_state.h"
 #include "launcher/state/state_directory.h"
+#include "launcher/supervision/with_engine.h"
 #include "parallel/communicators/communicator.h"
 #include "parallel/communicators/mpi_communicator.h"
 

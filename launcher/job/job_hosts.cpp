@@ -128,6 +128,17 @@ bool KeepsWholeNames(const std::vector<std::string>& arguments) {
          SettingsName(kParameter);
 }
 
+std::string RemoteShellOf(const LaunchOptions& launch) {
+  std::istringstream words(launch.mpirun_arguments);
+  bool names = false;
+  for (std::string word; words >> word;) {
+    if (names) return word;
+    names = word.find("rsh_agent") != std::string::npos;
+  }
+  const char* agent = std::getenv("OMPI_MCA_plm_rsh_agent");
+  return agent != nullptr ? agent : "ssh";
+}
+
 std::string ReachThroughThisProgram(std::vector<std::string>& arguments) {
   const std::string program = CommandOfThisProgram("reach", {}).front();
   // mpirun takes blanks and colons for its own.

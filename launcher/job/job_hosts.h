@@ -34,6 +34,10 @@ bool KeepsWholeNames(const std::vector<std::string>& arguments);
 /// if it must stay as the user has it.
 std::string ReachThroughThisProgram(std::vector<std::string>& arguments);
 
+/// The remote shell by which mpirun reaches other hosts: what its arguments or its variable name,
+/// or ssh.
+std::string RemoteShellOf(const LaunchOptions& launch);
+
 /// Variable that names the folder of mpirun's session on its own host.
 inline constexpr const char* kLocalFolderVariable = "OMPI_MCA_orte_local_tmpdir_base";
 

@@ -38,6 +38,7 @@ std::string JobLines::Take(std::string line) {
   if (frame) in_notice_ = !in_notice_;
   const std::string unreached = UnreachedHost(line.substr(0, line.size() - 1));
   if (!unreached.empty()) {
+    unreached_hosts_.push_back(unreached.substr(0, unreached.find(": ")));
     unreached_ += (unreached_.empty() ? "cannot reach host " : "; host ") + unreached;
   } else if (!frame && !in_notice_ && !IsOpenMpis(line)) {
     // An error that all ranks have is one line.

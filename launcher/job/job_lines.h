@@ -3,6 +3,7 @@
 #include <chrono>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "parallel/start/start_table.h"
 
@@ -27,6 +28,8 @@ class JobLines {
   bool reported() const { return !report_.empty(); }
   /// How far the ranks have come.
   parallel::StartTable& starts() { return starts_; }
+  /// The hosts that cannot be reached, as the hostfile calls them.
+  const std::vector<std::string>& unreached() const { return unreached_hosts_; }
   /// Whether hosts that cannot be reached are the reason.
   bool names_hosts() const { return !unreached_.empty(); }
 
@@ -36,6 +39,7 @@ class JobLines {
   std::set<std::string> hosts_;  // of ranks that have started
   std::string notices_;
   std::string unreached_;
+  std::vector<std::string> unreached_hosts_;
   std::string report_;  // the last that a rank told
   bool in_notice_ = false;
   bool told_ = false;

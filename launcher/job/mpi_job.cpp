@@ -231,7 +231,8 @@ MpiJob::MpiJob(const MpiJobOrder& order, pid_t pid, int error_pipe, TemporaryFol
       pid_(pid),
       folder_(std::move(folder)),
       waits_for_(std::move(waits_for)),
-      on_end_(std::move(on_end)) {
+      on_end_(std::move(on_end)),
+      on_unreached_(order.on_unreached) {
   thread_ = std::thread([this, error_pipe] { ReadErrors(error_pipe); });
 }
 
@@ -324,6 +325,9 @@ void MpiJob::ReadErrors(int error_pipe) {
   }
   close(error_pipe);
 
+  if (on_unreached_) {
+    for (const std::string& host : lines.unreached()) on_unreached_(host);
+  }
   int wait_status = 0;
   waitpid(pid_, &wait_status, 0);
   kill(-pid_, SIGKILL);

@@ -32,6 +32,9 @@ struct MpiJobOrder {
   std::chrono::steady_clock::duration patience;
   std::string input = {};         // what rank 0 reads from its standard input, at most 4096 bytes
   int output = kToStandardError;  // descriptor of a file for what the ranks write
+  /// Called before the job's end is told, by the job's thread, for each host that cannot be
+  /// reached. May be empty.
+  std::function<void(const std::string& host)> on_unreached = {};
 };
 
 /// A rank job as a child process: mpirun and the ranks it starts.
@@ -89,6 +92,7 @@ class MpiJob {
   const TemporaryFolder folder_;                // of mpirun's session
   const std::optional<std::string> waits_for_;  // other hosts, where there may be some
   const OnEnd on_end_;
+  const std::function<void(const std::string& host)> on_unreached_;
   Mutex mutex_;
   bool ready_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;

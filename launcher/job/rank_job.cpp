@@ -15,7 +15,6 @@
 #include "launcher/job/job_hosts.h"
 #include "launcher/job/progress_display.h"
 #include "launcher/job/rank_weights.h"
-#include "launcher/job/supervised_engine.h"
 #include "launcher/option_tables/rank_command.h"
 #include "launcher/options/reported.h"
 #include "launcher/options/stop_signals.h"
@@ -446,29 +445,6 @@ absl::Status CheckJobDescriptors(int ranks, int64_t further) {
   const bool several = ranks > 1 || parallel::StartedByMpi();
   return CheckDescriptors(several ? std::max(64 + int64_t{4} * ranks, 24 + further)
                                   : std::max(int64_t{32}, 8 + further));
-}
-
-absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
-                        const EngineBody& body, const EnginePreparation& prepare,
-                        int64_t descriptors, CleanupSignals* signals) {
-  TANDEM_RETURN_IF_ERROR(CheckLaunch(model, launch));
-  const auto begin = std::chrono::steady_clock::now();
-  const EngineBody run = [&](parallel::Engine& engine, const core::ModelFile& file) {
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    spdlog::info("engine ready in {:.1f} s", seconds.count());
-    return body(engine, file);
-  };
-  const auto check = [&] { return CheckJobDescriptors(launch.ranks, descriptors); };
-  if ((launch.ranks > 1 || launch.elastic) && !parallel::StartedByMpi()) {
-    // More ranks than the model has parts for are no matter of descriptors.
-    const EnginePreparation first = [&](const core::ModelFile& file) -> absl::Status {
-      TANDEM_RETURN_IF_ERROR(check());
-      return prepare ? prepare(file) : absl::OkStatus();
-    };
-    return RunSupervised(model, launch, first, run, signals);
-  }
-  TANDEM_RETURN_IF_ERROR(check());
-  return RunRankJob(model, launch.ranks, run, prepare);
 }
 
 }  // namespace tandem::launcher

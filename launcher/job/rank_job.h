@@ -57,12 +57,4 @@ absl::Status RunRankJob(const ModelOptions& options, int expected_ranks, const E
 /// takes, and `further` ones.
 absl::Status CheckJobDescriptors(int ranks, int64_t further = 0);
 
-/// Runs `body` with an engine of as many ranks as asked for: in this process (one rank, or a rank
-/// of mpirun's), or in ranks that are started by mpirun and reached over ZeroMQ. `descriptors`:
-/// that the body needs; without them the engine is not begun. `signals`: what cleans up before a
-/// signal ends this process, or null where none does.
-absl::Status WithEngine(const ModelOptions& model, const LaunchOptions& launch,
-                        const EngineBody& body, const EnginePreparation& prepare = {},
-                        int64_t descriptors = 0, CleanupSignals* signals = nullptr);
-
 }  // namespace tandem::launcher

@@ -243,7 +243,11 @@ Rows RowsOf(ServeOptions& o) {
                "put aside)")},
       LaunchRows(o.launch),
       Rows{Row("--elastic", {&o.launch.elastic},
-               "with -n: `tandem scale` may change the number of ranks while answers go on"),
+               "with -n: `tandem scale` may change the number of ranks while answers go on; with "
+               "--hostfile, too, there are fewer ranks while hosts are lost"),
+           Row("--spares", Text(o.launch.spares),
+               "with --hostfile: hosts, with commas between, that take the place of those that are "
+               "lost"),
            Row("--max-restarts", {&o.launch.max_restarts, {0, kMostSteps}},
                "with -n: ranks that die are started again, so often within an hour, and requests "
                "go on where they were; 0: requests fail then, and the server ends")},

@@ -1,4 +1,4 @@
-#include "launcher/job/restart_policy.h"
+#include "launcher/supervision/restart_policy.h"
 
 #include <algorithm>
 

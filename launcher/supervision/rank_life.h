@@ -27,6 +27,8 @@ struct RankLifeOrder {
   std::function<void()> on_gone;
   /// After that, the reason is waited for so long.
   std::chrono::milliseconds reason_wait{4000};
+  /// As MpiJobOrder::on_unreached.
+  std::function<void(const std::string& host)> on_unreached = {};
   CleanupSignals* signals = nullptr;  // what cleans up before a signal ends this process
 };
 

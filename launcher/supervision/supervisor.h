@@ -9,9 +9,10 @@
 
 #include "core/base/mutex.h"
 #include "core/base/status.h"
-#include "launcher/job/rank_life.h"
-#include "launcher/job/restart_policy.h"
-#include "launcher/job/step_watch.h"
+#include "launcher/supervision/rank_life.h"
+#include "launcher/supervision/restart_policy.h"
+#include "launcher/supervision/spare_hosts.h"
+#include "launcher/supervision/step_watch.h"
 #include "parallel/engine/recovering_engine.h"
 
 namespace tandem::launcher {
@@ -44,9 +45,14 @@ class Supervisor {
   void Enter(std::unique_ptr<RankLife> life);
   bool Gone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return gone_.contains(life_epoch_); }
   void Watch();
-  /// Until the life is gone, does nothing any more, or is to end; why it does nothing.
-  absl::Status AwaitEnd();
+  /// Until there is something to do: the life is gone, or does nothing any more, which is told; a
+  /// change was asked for; a lost host is back; all is to end.
+  absl::Status AwaitNews();
   void Recover(const absl::Status& stuck);
+  /// Starts other ranks beside those that are there, and lets requests move to them.
+  absl::Status MoveTo(const LaunchOptions& launch);
+  /// To hosts that are back.
+  void MoveToHosts();
   void TakeScale(int ranks, const parallel::Engine::ScaleDone& done);
   /// Starts as many ranks as were asked for, and lets requests move to them.
   void Scale();
@@ -64,13 +70,16 @@ class Supervisor {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);  // of End
 
+  const bool elastic_;
   RankLifeOrder order_;  // of the last life
   parallel::RecoveringEngine engine_;
   RestartPolicy policy_;
   StepWatch steps_;
-  std::unique_ptr<RankLife> life_;  // null: none
-  uint64_t life_epoch_ = 0;         // its
+  std::unique_ptr<SpareHosts> hosts_;  // null: as the options name them
+  std::unique_ptr<RankLife> life_;     // null: none
+  uint64_t life_epoch_ = 0;            // its
   Clock::time_point began_;
+  bool hosts_back_ = false;
   std::thread thread_;
 };
 

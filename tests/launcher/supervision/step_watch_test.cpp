@@ -1,4 +1,4 @@
-#include "launcher/job/step_watch.h"
+#include "launcher/supervision/step_watch.h"
 
 #include <gtest/gtest.h>
 

@@ -1,9 +1,9 @@
-#include "launcher/job/supervised_engine.h"
+#include "launcher/supervision/supervised_engine.h"
 
-#include "launcher/job/rank_life.h"
-#include "launcher/job/supervisor.h"
 #include "launcher/option_tables/rank_command.h"
 #include "launcher/options/stop_signals.h"
+#include "launcher/supervision/rank_life.h"
+#include "launcher/supervision/supervisor.h"
 
 namespace tandem::launcher {
 

@@ -1,4 +1,4 @@
-#include "launcher/job/rank_life.h"
+#include "launcher/supervision/rank_life.h"
 
 #include <algorithm>
 #include <thread>
@@ -88,7 +88,8 @@ absl::StatusOr<std::unique_ptr<RankLife>> RankLife::Start(const RankLifeOrder& o
                       {.launch = order.launch,
                        .command = CommandOfThisProgram("worker", RowsOf(worker)),
                        .patience = patience,
-                       .input = parallel::LinkText(endpoint, keys)},
+                       .input = parallel::LinkText(endpoint, keys),
+                       .on_unreached = order.on_unreached},
                       [news = life->news_.get()](const absl::Status& why) { news->Ended(why); },
                       order.signals));
   MpiJob& job = *life->job_;

@@ -1,4 +1,4 @@
-#include "launcher/job/supervisor.h"
+#include "launcher/supervision/supervisor.h"
 
 #include <spdlog/spdlog.h>
 
@@ -17,6 +17,9 @@ constexpr int kCollectivesOfStep = 10;
 // New ranks hold half of the KV that the old ones do, at least. (A quarter of what is free is less
 // while the old ones have theirs.)
 constexpr int64_t kLeastRoomDivisor = 2;
+
+// A start that ends because hosts are lost says nothing against the next one.
+constexpr auto kFullLife = std::chrono::seconds(3600);
 
 /// The ranks that are left know by then which one died.
 constexpr std::chrono::milliseconds kReasonWait{150};
@@ -38,7 +41,8 @@ absl::Status CheckRoom(parallel::Engine& old_ranks, parallel::Engine& new_ranks)
 }  // namespace
 
 Supervisor::Supervisor(const RankLifeOrder& order)
-    : order_(order),
+    : elastic_(order.launch.elastic),
+      order_(order),
       engine_({.most_open = static_cast<size_t>(order.model.max_running) +
                             static_cast<size_t>(order.model.max_waiting),
                .scale = [this](int ranks, const auto& done) { TakeScale(ranks, done); }}),
@@ -51,6 +55,7 @@ Supervisor::Supervisor(const RankLifeOrder& order)
 
 absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Start(const RankLifeOrder& order) {
   std::unique_ptr<Supervisor> supervisor(new Supervisor(order));
+  TANDEM_ASSIGN_OR_RETURN(supervisor->hosts_, SpareHosts::Make(order.launch));
   TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<RankLife> life, supervisor->StartLife(order.launch));
   supervisor->Enter(std::move(life));
   supervisor->order_.keep_waiting = [self = supervisor.get()]() -> absl::Status {
@@ -84,6 +89,9 @@ absl::StatusOr<std::unique_ptr<RankLife>> Supervisor::StartLife(const LaunchOpti
     gone_.insert(epoch);
     changed_.NotifyAll();
   };
+  if (hosts_ != nullptr) {
+    order.on_unreached = [this](const std::string& host) { hosts_->Unreached(host); };
+  }
   return RankLife::Start(order);
 }
 
@@ -99,23 +107,23 @@ void Supervisor::Enter(std::unique_ptr<RankLife> life) {
 }
 
 void Supervisor::Watch() {
-  for (;;) {
-    const absl::Status stuck = AwaitEnd();
+  while (life_ != nullptr) {
+    const absl::Status stuck = AwaitNews();
+    bool scales = false;
+    bool gone = false;
     {
       const MutexLock lock(mutex_);
       if (stopping_) break;
+      gone = Gone();
+      scales = scale_.has_value();
     }
-    bool scales = false;
-    {
-      const MutexLock lock(mutex_);
-      scales = !Gone() && scale_.has_value();
-    }
-    if (scales && stuck.ok()) {
+    if (gone || !stuck.ok()) {
+      Recover(stuck);
+    } else if (scales) {
       Scale();
     } else {
-      Recover(stuck);
+      MoveToHosts();
     }
-    if (life_ == nullptr) break;
   }
   absl::Status status;
   {
@@ -126,11 +134,16 @@ void Supervisor::Watch() {
   // The ranks end with the thread that started them, which must not end before.
   if (life_ != nullptr) status = life_->End(std::move(status));
   life_.reset();
-  const MutexLock lock(mutex_);
-  status_ = std::move(status);
+  std::optional<ScaleOrder> unheard;
+  {
+    const MutexLock lock(mutex_);
+    status_ = std::move(status);
+    unheard = std::exchange(scale_, std::nullopt);
+  }
+  if (unheard) unheard->done(Unavailable("the server ends"));
 }
 
-absl::Status Supervisor::AwaitEnd() {
+absl::Status Supervisor::AwaitNews() {
   for (;;) {
     {
       const MutexLock lock(mutex_);
@@ -142,6 +155,8 @@ absl::Status Supervisor::AwaitEnd() {
       }
       if (news()) return absl::OkStatus();
     }
+    hosts_back_ = hosts_back_ || (hosts_ != nullptr && hosts_->Back(Clock::now()));
+    if (hosts_back_) return absl::OkStatus();
     const absl::StatusOr<parallel::EngineStatus> status = life_->engine()->Status();
     if (!status.ok() || !steps_.Stuck(*status, Clock::now())) continue;
     return Unavailable("the ranks answer, but no step has ended for {:.0f} s",
@@ -174,7 +189,13 @@ void Supervisor::Recover(const absl::Status& stuck) {
     if (absl::IsCancelled(started.status())) return;
     why = started.status();
     engine_.Explain(why);
-    wait = policy_.Next(Clock::now(), Clock::duration(0));
+    // Without the hosts that are lost it goes on at once.
+    const bool other_hosts = hosts_ != nullptr && hosts_->TakeUnreached();
+    if (other_hosts) {
+      absl::StatusOr<LaunchOptions> left = hosts_->Choose();
+      if (left.ok()) order_.launch = *std::move(left);
+    }
+    wait = policy_.Next(Clock::now(), other_hosts ? kFullLife : Clock::duration(0));
   }
   why = Unavailable(
       "{}; the ranks are not started again: {} within an hour is what --max-restarts "
@@ -185,7 +206,7 @@ void Supervisor::Recover(const absl::Status& stuck) {
 }
 
 void Supervisor::TakeScale(int ranks, const parallel::Engine::ScaleDone& done) {
-  if (!order_.launch.elastic) return engine_.Engine::Scale(ranks, done);
+  if (!elastic_) return engine_.Engine::Scale(ranks, done);
   {
     const MutexLock lock(mutex_);
     if (!scale_ && !stopping_) {
@@ -197,6 +218,29 @@ void Supervisor::TakeScale(int ranks, const parallel::Engine::ScaleDone& done) {
   done(ResourceExhausted("another change of the number of ranks is under way: try again later"));
 }
 
+absl::Status Supervisor::MoveTo(const LaunchOptions& launch) {
+  TANDEM_RETURN_IF_ERROR(CheckRanks(order_.model, launch).status());
+  TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<RankLife> life, StartLife(launch));
+  const absl::Status room = CheckRoom(*life_->engine(), *life->engine());
+  if (!room.ok()) return life->End(room);
+  const std::unique_ptr<RankLife> before = std::exchange(life_, nullptr);
+  Enter(std::move(life));
+  order_.launch = launch;
+  return before->End(absl::OkStatus());
+}
+
+void Supervisor::MoveToHosts() {
+  hosts_back_ = false;
+  const absl::StatusOr<LaunchOptions> launch = hosts_->Choose();
+  const absl::Status moved = launch.ok() ? MoveTo(*launch) : launch.status();
+  if (hosts_->TakeUnreached()) return;  // they are gone again, and are looked for
+  if (moved.ok()) {
+    spdlog::info("{} from now on, as epoch {}", Counted(order_.launch.ranks, "rank"), order_.epoch);
+  } else {
+    spdlog::warn("there are {} still: {}", Counted(order_.launch.ranks, "rank"), Message(moved));
+  }
+}
+
 void Supervisor::Scale() {
   const Clock::time_point begin = Clock::now();
   ScaleOrder wanted;
@@ -206,31 +250,18 @@ void Supervisor::Scale() {
   }
   LaunchOptions launch = order_.launch;
   launch.ranks = wanted.ranks;
-  std::unique_ptr<RankLife> before;
-  const auto scale = [&]() -> absl::StatusOr<parallel::EngineScale> {
-    if (wanted.ranks != order_.launch.ranks) {
-      TANDEM_RETURN_IF_ERROR(CheckRanks(order_.model, launch).status());
-      TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<RankLife> life, StartLife(launch));
-      const absl::Status room = CheckRoom(*life_->engine(), *life->engine());
-      if (!room.ok()) return life->End(room);
-      before = std::exchange(life_, nullptr);
-      Enter(std::move(life));
-      order_.launch = launch;
-    }
+  const bool other = wanted.ranks != order_.launch.ranks;
+  const absl::Status moved = other ? MoveTo(launch) : absl::OkStatus();
+  if (moved.ok()) {
     const std::chrono::duration<double> seconds = Clock::now() - begin;
-    return parallel::EngineScale{
-        .ranks = wanted.ranks, .epoch = order_.epoch, .seconds = seconds.count()};
-  };
-  const absl::StatusOr<parallel::EngineScale> scaled = scale();
-  if (scaled.ok()) {
-    spdlog::info("{} from now on, as epoch {}, after {:.2f} s", Counted(scaled->ranks, "rank"),
-                 scaled->epoch, scaled->seconds);
+    spdlog::info("{} from now on, as epoch {}, after {:.2f} s", Counted(wanted.ranks, "rank"),
+                 order_.epoch, seconds.count());
+    wanted.done(parallel::EngineScale{
+        .ranks = wanted.ranks, .epoch = order_.epoch, .seconds = seconds.count()});
   } else {
-    spdlog::warn("there are {} still: {}", Counted(order_.launch.ranks, "rank"),
-                 Message(scaled.status()));
+    spdlog::warn("there are {} still: {}", Counted(order_.launch.ranks, "rank"), Message(moved));
+    wanted.done(moved);
   }
-  wanted.done(scaled);
-  if (before != nullptr) static_cast<void>(before->End(absl::OkStatus()));
   const MutexLock lock(mutex_);
   scale_.reset();
 }
