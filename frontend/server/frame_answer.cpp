@@ -10,7 +10,9 @@ constexpr int64_t kUnreadBytes = int64_t{64} << 10;  // that wait for a client t
 
 }  // namespace
 
-Delivery FrameAnswer::OnAccepted() { return router_.Send(client_, AcceptedFrame(id_)); }
+Delivery FrameAnswer::OnAccepted(int32_t /*prompt_tokens*/) {
+  return router_.Send(client_, AcceptedFrame(id_));
+}
 
 Delivery FrameAnswer::OnDelta(const AnswerDelta& delta) {
   DeltaExtras extras;

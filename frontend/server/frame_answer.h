@@ -25,7 +25,7 @@ class FrameAnswer final : public AnswerEvents {
         id_(std::move(id)),
         form_(form) {}
 
-  Delivery OnAccepted() override;
+  Delivery OnAccepted(int32_t prompt_tokens) override;
   Delivery OnDelta(const AnswerDelta& delta) override;
   void OnNotice(std::string_view text) override;
   Delivery OnDone(const DoneContents& done) override;

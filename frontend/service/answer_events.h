@@ -56,8 +56,9 @@ class AnswerEvents {
  public:
   virtual ~AnswerEvents() = default;
 
-  /// The engine has taken the request. A client that asks for its answer again hears it again.
-  virtual Delivery OnAccepted() = 0;
+  /// The engine has taken the request, whose prompt has so many tokens. A client that asks for its
+  /// answer again hears it again.
+  virtual Delivery OnAccepted(int32_t prompt_tokens) = 0;
   /// kOverBudget ends all requests of the client with `cancelled`; kGone ends them without a word
   /// (those of a client that may come back: unless it does in time).
   virtual Delivery OnDelta(const AnswerDelta& delta) = 0;

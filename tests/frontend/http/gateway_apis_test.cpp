@@ -93,7 +93,7 @@ TEST(GatewayApis, CancelsTheOtherPromptsOfARequestThatFails) {
   client.Send(PostRequest("/v1/completions", R"({"prompt":["a","b"]})"));
   const FakeGatewayBackend::Started first = backend.Next();
   const FakeGatewayBackend::Started second = backend.Next();
-  first.events->OnAccepted();
+  first.events->OnAccepted(12);
   second.events->OnFailed(ErrorCode::kOverloaded, "full", std::nullopt);
   EXPECT_EQ(client.Read().status, 429);
   EXPECT_THAT(backend.cancelled(), ::testing::Contains(first.id));
@@ -151,9 +151,11 @@ TEST(GatewayApis, AnswersAnthropicsMessages) {
                           "message_delta", "message_stop"));
   for (const NamedEvent& event : events) EXPECT_EQ(event.data["type"], event.name);
   EXPECT_EQ(events[0].data["message"]["content"], ApiJson::array());
+  EXPECT_EQ(events[0].data["message"]["usage"]["input_tokens"], 12) << "read, or from the cache";
+  EXPECT_EQ(events[0].data["message"]["usage"]["output_tokens"], 0);
   EXPECT_EQ(events[3].data["delta"], ApiJson::parse(R"({"type":"text_delta","text":"Hel"})"));
   EXPECT_EQ(events[7].data["delta"]["stop_reason"], "max_tokens");
-  EXPECT_EQ(events[7].data["usage"]["output_tokens"], 12);
+  EXPECT_EQ(events[7].data["usage"], json["usage"]);
   const ApiJson wrong = PostJson(gateway, "/v1/messages", "{}", 400);
   EXPECT_EQ(wrong["type"], "error");
   EXPECT_EQ(wrong["error"]["type"], "invalid_request_error");
@@ -331,6 +333,16 @@ TEST(GatewayApis, ReadsLongTextsBesideOthers) {
            400);
 }
 
+TEST(GatewayApis, TellsNoMoreTokensThanItTakes) {
+  FakeGatewayBackend backend;
+  const RunningGateway gateway(backend);
+  const std::string text((size_t{1} << 20) + 1, 'x');
+  EXPECT_THAT(
+      PostJson(gateway, "/tokenize", R"({"prompt":")" + text + R"("})", 400)["error"]["message"]
+          .get<std::string>(),
+      HasSubstr("1048577 tokens"));
+}
+
 TEST(GatewayApis, TellsItsVersion) {
   FakeGatewayBackend backend;
   GatewayOptions options;
@@ -359,7 +371,7 @@ TEST(GatewayApis, ExposesFigures) {
         "tandem:inter_token_latency_seconds_count{model_name=\"bytes\"} 2",
         "tandem:e2e_request_latency_seconds_count{model_name=\"bytes\"} 1",
         "tandem:request_prompt_tokens_total{model_name=\"bytes\"} 12", "finished_reason=\"stop\"",
-        "code=\"invalid_argument\"", "code=\"malformed\"", "route=\"/v1/chat/completions\"",
+        "code=\"invalid_argument\"", "code=\"invalid_request\"", "route=\"/v1/chat/completions\"",
         "# TYPE tandem:time_to_first_token_seconds histogram",
         "tandem:engine_up{model_name=\"bytes\"} 1"}) {
     EXPECT_THAT(answer.body, HasSubstr(line));
