@@ -54,8 +54,8 @@ class AnswerExchange::Events final : public AnswerEvents {
     return exchange_->Put({part_, std::move(copy)}, bytes);
   }
 
-  void OnNotice(std::string_view text) override {
-    exchange_->Put({part_, Notice{std::string(text)}}, 0);
+  void OnNotice(uint64_t number, std::string_view text) override {
+    exchange_->Put({part_, Notice{number, std::string(text)}}, 0);
   }
 
   Delivery OnDone(const DoneContents& done) override {
@@ -180,7 +180,9 @@ void AnswerExchange::Take(News& news, std::string& out) {
     return TakeDone(news.part, std::move(*done), out);
   }
   if (const auto* notice = std::get_if<Notice>(&news.what)) {
-    if (begun_) out += StreamComment(notice->text);
+    if (!begun_ || notice->number <= last_notice_) return;
+    last_notice_ = notice->number;
+    out += StreamComment(notice->text);
     return;
   }
   BeginStream(out);

@@ -83,6 +83,7 @@ class AnswerExchange : public std::enable_shared_from_this<AnswerExchange> {
     int32_t prompt_tokens = 0;
   };
   struct Notice {
+    uint64_t number = 0;
     std::string text;
   };
   struct Failed {
@@ -117,6 +118,7 @@ class AnswerExchange : public std::enable_shared_from_this<AnswerExchange> {
 
   size_t accepted_ = 0;
   int32_t prompt_tokens_ = 0;  // of the parts that were accepted
+  uint64_t last_notice_ = 0;   // that was told: each part brings it
   bool begun_ = false;         // the stream's head is sent
   bool ended_ = false;
   std::vector<std::optional<AnswerDone>> done_;  // [parts]

@@ -21,7 +21,9 @@ Delivery FrameAnswer::OnDelta(const AnswerDelta& delta) {
   return router_.Send(client_, DeltaFrame(id_, delta.seq, delta.text, extras));
 }
 
-void FrameAnswer::OnNotice(std::string_view text) { router_.Send(client_, NoticeFrame(id_, text)); }
+void FrameAnswer::OnNotice(uint64_t /*number*/, std::string_view text) {
+  router_.Send(client_, NoticeFrame(id_, text));
+}
 
 Delivery FrameAnswer::OnDone(const DoneContents& done) {
   return router_.Send(client_, DoneFrame(id_, done, model_), /*must=*/true);

@@ -302,7 +302,7 @@ void Service::TakeNotice(RequestRecord& record, const parallel::EngineNotice& no
   // Each of several answers brings it.
   if (notice.number <= record.last_notice) return;
   record.last_notice = notice.number;
-  if (!record.detached_until) record.events->OnNotice(notice.text);
+  if (!record.detached_until) record.events->OnNotice(notice.number, notice.text);
 }
 
 bool Service::Deliver(RequestRecord& record, size_t choice, std::string_view text, bool last) {

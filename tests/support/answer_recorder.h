@@ -49,7 +49,7 @@ class AnswerRecorder final : public frontend::AnswerEvents {
     told_.next_seq = delta.seq + 1;
     return delivery_;
   }
-  void OnNotice(std::string_view text) override {
+  void OnNotice(uint64_t /*number*/, std::string_view text) override {
     const MutexLock lock(mutex_);
     told_.notices.emplace_back(text);
   }

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -97,6 +98,25 @@ TEST(GatewayApis, CancelsTheOtherPromptsOfARequestThatFails) {
   second.events->OnFailed(ErrorCode::kOverloaded, "full", std::nullopt);
   EXPECT_EQ(client.Read().status, 429);
   EXPECT_THAT(backend.cancelled(), ::testing::Contains(first.id));
+}
+
+TEST(GatewayApis, TellsWhyNothingComesOnceForAllPrompts) {
+  FakeGatewayBackend backend;
+  backend.set_answers(false);
+  const RunningGateway gateway(backend);
+  RawHttpClient client(gateway.address());
+  client.Send(PostRequest("/v1/completions", R"({"prompt":["a","b"],"stream":true})"));
+  const FakeGatewayBackend::Started parts[] = {backend.Next(), backend.Next()};
+  for (const auto& part : parts) part.events->OnAccepted(12);
+  for (const uint64_t number : {uint64_t{1}, uint64_t{2}}) {
+    for (const auto& part : parts) part.events->OnNotice(number, fmt::format("notice {}", number));
+  }
+  DoneContents done;
+  done.choices.emplace_back();
+  for (const auto& part : parts) part.events->OnDone(done);
+  const std::string body = client.Read().body;
+  EXPECT_THAT(body, ::testing::StartsWith(": notice 1\n\n: notice 2\n\ndata: "));
+  EXPECT_THAT(body.substr(20), Not(HasSubstr("notice")));
 }
 
 TEST(GatewayApis, TellsLogprobsInOpenAisForms) {
