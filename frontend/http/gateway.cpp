@@ -327,10 +327,10 @@ void Gateway::Dispatch(const CallPointer& call) {
   if (route == "/apply-template") return HandleApplyTemplate(call);
   if (route == "/v1/messages/count_tokens") return HandleCountTokens(call);
   if (route == "/v1/responses/*") return HandleStoredResponse(call);
-  if (!backend_.ready()) {
+  if (!backend_.serves()) {
     return RespondError(call, MakeApiError(ErrorCode::kUnavailable,
-                                           "this server takes no requests now: its engine starts, "
-                                           "ends, or has failed"));
+                                           "this server is shutting down, or its engine has "
+                                           "failed"));
   }
   if (route == "/v1/chat/completions") return HandleAnswer(call, ReadChatRequest);
   if (route == "/v1/completions") return HandleAnswer(call, ReadCompletionRequest);

@@ -92,6 +92,11 @@ void Gateway::ContinueResponse(const CallPointer& call, ApiRequest request, Answ
       status = absl::DataLossError("the response's conversation is damaged on disk");
     }
     if (absl::IsNotFound(status)) status = NoSuchResponse(*shared->previous_response);
+    if (status.ok() && (*found)->messages.empty()) {
+      status = ResourceExhausted(
+          "previous_response_id: the response {} is not complete yet; wait for its end",
+          *shared->previous_response);
+    }
     std::vector<ChatMessage> before;
     if (status.ok()) before = (*found)->messages;
     thread->Post([this, call, shared, head, status, before = std::move(before)]() mutable {

@@ -119,19 +119,19 @@ def call_all(address):
 
 
 def over_zmq(endpoint, fields):
-    socket = zmq.Context.instance().socket(zmq.DEALER)
-    socket.linger = 0
-    socket.connect(endpoint)
-    socket.send(json.dumps({"v": 1, "type": "chat", "id": "a"} | fields).encode())
+    client = zmq.Context.instance().socket(zmq.DEALER)
+    client.linger = 0
+    client.connect(endpoint)
+    client.send(json.dumps({"v": 1, "type": "chat", "id": "a"} | fields).encode())
     texts = {}
     while True:
-        assert socket.poll(120_000)
-        frame = json.loads(socket.recv())
+        assert client.poll(120_000)
+        frame = json.loads(client.recv())
         if frame["type"] == "delta":
             texts[frame.get("index", 0)] = texts.get(frame.get("index", 0), "") + frame["text"]
         elif frame["type"] in ("done", "error"):
             assert frame["type"] == "done", frame
-            socket.close()
+            client.close()
             return [(texts[index], choice["finish_reason"]) for index, choice in enumerate(frame.get("choices", [frame]))]
 
 
@@ -184,6 +184,32 @@ def test_answers_of_every_api_outlive_ranks(start_server, undisturbed, victim, d
         assert len(call.comments()) <= deaths and all("started again" in comment for comment in call.comments()), call.comments()
     assert any(call.comments() for call in calls.values())
     assert server.stop(signal.SIGINT) == 0, server.rest_of_log()
+    assert_no_leftovers(server)
+
+
+def test_what_comes_while_ranks_are_started_again_waits(start_server, undisturbed):
+    expected = expected_of(undisturbed, start_server)
+    server, address = serve(start_server)
+    first = Call(address, *CALLS["chat"], True)
+    while len(first.text) < 1000:
+        time.sleep(0.01)
+    os.kill(server.ranks()[0], signal.SIGKILL)
+    while not first.comments():
+        time.sleep(0.01)
+    begin = time.monotonic()
+    later = call_all(address)
+    for method, path, status in (("GET", "/health", 200), ("GET", "/ready", 503), ("GET", "/v1/models", 200), ("POST", "/tokenize", 200)):
+        connection = http.client.HTTPConnection(address, timeout=60)
+        connection.request(method, path, '{"prompt":"Hi"}' if method == "POST" else None, {"Content-Type": "application/json"})
+        assert connection.getresponse().status == status, path
+    assert time.monotonic() - begin < 2
+    gone = http.client.HTTPConnection(address, timeout=60)
+    gone.request("POST", "/v1/messages", json.dumps(CALLS["messages"][1]), {"Content-Type": "application/json"})
+    gone.close()
+    assert first.outcome() == expected["chat", True]
+    for name, call in later.items():
+        assert call.outcome() == expected[name], name
+    assert server.stop() == 0, server.rest_of_log()
     assert_no_leftovers(server)
 
 

@@ -171,7 +171,7 @@ TEST(GatewayGuard, TellsWhenToComeAgain) {
   EXPECT_EQ(wrong.status, 400);
   EXPECT_EQ(ErrorIn(wrong)["param"], "logit_bias");
   EXPECT_EQ(ErrorIn(wrong)["code"], "invalid_argument");
-  backend.set_ready(false);
+  backend.set_serves(false);
   const HttpAnswer answer = Fetch(gateway.address(), PostRequest(kChat, kSimple));
   EXPECT_EQ(answer.status, 503);
   EXPECT_EQ(answer.headers.at("retry-after"), "1");

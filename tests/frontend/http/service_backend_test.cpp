@@ -64,6 +64,23 @@ TEST(ServiceBackend, AnswersWhatComesOverHttp) {
             "invalid_argument");
 }
 
+TEST(ServiceBackend, GoesOnFromNoResponseThatIsNotComplete) {
+  const ServedGateway way;
+  RawHttpClient client(way.gateway.address());
+  const std::string text(1200, 'x');
+  client.Send(PostRequest("/v1/responses", R"({"stream":true,"input":")" + text + R"("})"));
+  const std::string begin = client.ReadUntil("response.output_text.delta");
+  const std::string id = begin.substr(begin.find("resp_"), 37);
+  ASSERT_TRUE(IsResponseId(id)) << begin;
+  const std::string more = R"({"input":"And?","previous_response_id":")" + id + R"("})";
+  EXPECT_THAT(way.Post("/v1/responses", more, 429)["error"]["message"].get<std::string>(),
+              HasSubstr("is not complete yet"));
+  client.ReadUntil("response.completed");
+  EXPECT_TRUE(Eventually([&] {
+    return Fetch(way.gateway.address(), PostRequest("/v1/responses", more)).status == 200;
+  }));
+}
+
 TEST(ServiceBackend, TellsOfAStoredResponseThatItWasCut) {
   const ServedGateway way;
   const WayJson cut = way.Post("/v1/responses", R"({"input":"one","max_output_tokens":3})");
