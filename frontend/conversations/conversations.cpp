@@ -117,12 +117,14 @@ absl::StatusOr<const Conversation*> Conversations::Begin(const ConversationName&
 }
 
 void Conversations::Commit(const ConversationName& name, std::vector<ChatMessage> more,
-                           size_t first, int64_t dropped_tokens, ChatHistory history) {
+                           size_t first, int64_t dropped_tokens, ChatHistory history,
+                           std::optional<TurnOutcome> outcome) {
   Conversation& conversation = conversations_.at(name);
   bytes_ -= conversation.bytes();
   std::move(more.begin(), more.end(), std::back_inserter(conversation.messages));
   conversation.first = first;
   conversation.dropped_tokens = dropped_tokens;
+  conversation.outcome = std::move(outcome);
   conversation.history = std::move(history);
   conversation.answering.clear();
   conversation.damaged = false;  // that was accepted

@@ -14,6 +14,7 @@
 #include "frontend/chat/chat_prompt.h"
 #include "frontend/chat/text_model.h"
 #include "kv_store/base/block_hash.h"
+#include "parallel/engine/engine.h"
 
 namespace tandem::frontend {
 
@@ -28,6 +29,12 @@ struct ConversationName {
 /// "resp_" and 32 hexadecimal digits, which sort as the responses were made.
 bool IsResponseId(std::string_view id);
 
+/// How the last turn of a conversation was answered.
+struct TurnOutcome {
+  parallel::FinishReason reason = parallel::FinishReason::kStop;
+  parallel::Usage usage;
+};
+
 /// What the server remembers of a conversation.
 struct Conversation {
   std::vector<ChatMessage> messages;  // all that were said, left out by a context policy or not
@@ -35,7 +42,9 @@ struct Conversation {
   int64_t dropped_tokens = 0;  // of these
   ChatHistory history;         // what the model has read and written; of the messages it reads
   bool damaged = false;        // turns of it are lost: this is what was kept
-  std::string answering;       // id of the request that is being answered; empty: none is
+  /// Of a turn that this process has answered: it is not written to disk.
+  std::optional<TurnOutcome> outcome = std::nullopt;
+  std::string answering;  // id of the request that is being answered; empty: none is
   int64_t bytes() const;
 };
 
@@ -67,7 +76,8 @@ class Conversations {
                                             const std::string& request, int64_t new_bytes);
   /// Ends a turn that Begin has begun, with the messages `more` and the new state of the rest.
   void Commit(const ConversationName& name, std::vector<ChatMessage> more, size_t first,
-              int64_t dropped_tokens, ChatHistory history);
+              int64_t dropped_tokens, ChatHistory history,
+              std::optional<TurnOutcome> outcome = std::nullopt);
   /// Ends a turn without an answer: the conversation is what it was before.
   void Abandon(const ConversationName& name);
 

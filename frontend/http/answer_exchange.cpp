@@ -7,6 +7,16 @@
 #include "frontend/protocol/json_document.h"
 
 namespace tandem::frontend {
+namespace {
+
+constexpr int64_t kAtOnceBytes = int64_t{64} << 10;  // more than tokens have that come by turns
+
+constexpr std::string_view kCrowded =
+    "cancelled, because more is waiting for clients that do not read their answers than the server "
+    "keeps for all of them, and most of it for this one: read while they come, then send the "
+    "request again";
+
+}  // namespace
 
 void GatewayThread::Post(std::function<void()> function) {
   const MutexLock lock(mutex_);
@@ -24,7 +34,9 @@ class AnswerExchange::Events final : public AnswerEvents {
   Events(std::shared_ptr<AnswerExchange> exchange, size_t part)
       : exchange_(std::move(exchange)), part_(part) {}
 
-  Delivery OnAccepted() override { return exchange_->Put({part_, Accepted{}}, 0); }
+  Delivery OnAccepted(int32_t prompt_tokens) override {
+    return exchange_->Put({part_, Accepted{prompt_tokens}}, 0);
+  }
 
   Delivery OnDelta(const AnswerDelta& delta) override {
     Observe();
@@ -42,8 +54,8 @@ class AnswerExchange::Events final : public AnswerEvents {
     return exchange_->Put({part_, std::move(copy)}, bytes);
   }
 
-  void OnNotice(std::string_view text) override {
-    exchange_->Put({part_, Notice{std::string(text)}}, 0);
+  void OnNotice(uint64_t number, std::string_view text) override {
+    exchange_->Put({part_, Notice{number, std::string(text)}}, 0);
   }
 
   Delivery OnDone(const DoneContents& done) override {
@@ -106,6 +118,13 @@ void AnswerExchange::WatchClient() {
     self->backend_.Gone(self->options_.client);
     self->Finish({.status = 499, .error = "client_gone"});
   });
+  reply_->OnCrowded([weak = weak_from_this()] {
+    const auto self = weak.lock();
+    if (self == nullptr || self->ended_) return;
+    self->backend_.Gone(self->options_.client);
+    std::string out;
+    self->Fail({ErrorCode::kCancelled, std::string(kCrowded), std::nullopt}, out);
+  });
 }
 
 std::shared_ptr<AnswerEvents> AnswerExchange::EventsOf(size_t part) {
@@ -117,7 +136,10 @@ Delivery AnswerExchange::Put(News news, int64_t bytes) {
   bool wake = false;
   {
     const MutexLock lock(mutex_);
-    if (bytes > 0 && reply_->unsent() + news_bytes_ + bytes > options_.budget_bytes) {
+    // An echoed prompt comes in one piece, however well its client reads.
+    if (bytes >= kAtOnceBytes) at_once_bytes_ += bytes;
+    const int64_t waiting = reply_->unsent() + news_bytes_ + bytes;
+    if (bytes > 0 && waiting > options_.budget_bytes + at_once_bytes_) {
       return Delivery::kOverBudget;
     }
     wake = news_.empty();
@@ -148,7 +170,8 @@ void AnswerExchange::TakeNews() {
 }
 
 void AnswerExchange::Take(News& news, std::string& out) {
-  if (std::holds_alternative<Accepted>(news.what)) {
+  if (const auto* accepted = std::get_if<Accepted>(&news.what)) {
+    prompt_tokens_ += accepted->prompt_tokens;
     if (++accepted_ == options_.parts && options_.stream) BeginStream(out);
     return;
   }
@@ -157,7 +180,9 @@ void AnswerExchange::Take(News& news, std::string& out) {
     return TakeDone(news.part, std::move(*done), out);
   }
   if (const auto* notice = std::get_if<Notice>(&news.what)) {
-    if (begun_) out += StreamComment(notice->text);
+    if (!begun_ || notice->number <= last_notice_) return;
+    last_notice_ = notice->number;
+    out += StreamComment(notice->text);
     return;
   }
   BeginStream(out);
@@ -171,7 +196,7 @@ void AnswerExchange::BeginStream(std::string& out) {
   head.headers.emplace_back("Cache-Control", "no-cache");
   head.headers.emplace_back("X-Accel-Buffering", "no");
   callbacks_.begin(std::move(head));
-  out += format_->StreamBegin();
+  out += format_->StreamBegin(prompt_tokens_);
 }
 
 AnswerDone AnswerExchange::AllParts() {

@@ -79,8 +79,11 @@ class AnswerExchange : public std::enable_shared_from_this<AnswerExchange> {
 
  private:
   class Events;
-  struct Accepted {};
+  struct Accepted {
+    int32_t prompt_tokens = 0;
+  };
   struct Notice {
+    uint64_t number = 0;
     std::string text;
   };
   struct Failed {
@@ -114,7 +117,9 @@ class AnswerExchange : public std::enable_shared_from_this<AnswerExchange> {
   const Clock::time_point begin_ = Clock::now();
 
   size_t accepted_ = 0;
-  bool begun_ = false;  // the stream's head is sent
+  int32_t prompt_tokens_ = 0;  // of the parts that were accepted
+  uint64_t last_notice_ = 0;   // that was told: each part brings it
+  bool begun_ = false;         // the stream's head is sent
   bool ended_ = false;
   std::vector<std::optional<AnswerDone>> done_;  // [parts]
 
@@ -123,6 +128,7 @@ class AnswerExchange : public std::enable_shared_from_this<AnswerExchange> {
   Mutex mutex_;
   std::deque<News> news_ ABSL_GUARDED_BY(mutex_);
   int64_t news_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t at_once_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // that no reading could have made wait less
 };
 
 }  // namespace tandem::frontend

@@ -60,6 +60,14 @@ bool HasMethod(std::string_view methods, std::string_view method) {
   return false;
 }
 
+/// For the log, which is not the client's to write into.
+std::string_view KnownMethod(std::string_view method) {
+  constexpr std::string_view kMethods[] = {"GET",   "HEAD",   "POST",   "PUT",
+                                           "PATCH", "DELETE", "OPTIONS"};
+  const auto* const found = std::find(std::begin(kMethods), std::end(kMethods), method);
+  return found == std::end(kMethods) ? "-" : *found;
+}
+
 /// "application/json", or one of its kin, whatever stands behind a semicolon.
 bool IsJson(std::string_view type) {
   type = type.substr(0, type.find(';'));
@@ -117,7 +125,8 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Create(GatewayOptions options,
   gateway->thread_ = std::make_shared<GatewayThread>(server);
   gateway->readiness_ = std::make_shared<Readiness>(gateway->options_.readiness, backend, server,
                                                     gateway->thread_, gateway->metrics_);
-  gateway->worker_.emplace(gateway->options_.text_bytes);
+  gateway->reader_.emplace(gateway->options_.text_bytes);
+  gateway->tokenizer_.emplace(gateway->options_.text_bytes);
   return gateway;
 }
 
@@ -139,29 +148,36 @@ HttpStatus Gateway::Status() const {
           .requests = metrics_->requests()};
 }
 
-HttpResponse Gateway::Malformed(int status, std::string_view message) {
-  metrics_->CountRequest("-", status);
-  metrics_->CountError("malformed");
-  return ErrorResponse(ApiForm::kOpenAi, MakeHttpError(status, message));
+HttpResponse Gateway::Malformed(int status, std::string_view message, const HttpRequest& request,
+                                const std::string& peer) {
+  const ApiError error = MakeHttpError(status, message);
+  Call call{.peer = peer, .route = FindRoute(request.path), .request_id = RequestIdOf(request)};
+  call.request.method = request.method;
+  const ApiForm form = call.route == nullptr ? ApiForm::kOpenAi : call.route->form;
+  HttpResponse response = ErrorResponse(form, error);
+  Decorate(request, call.request_id, response);
+  Log(call, {.status = status, .error = error.code}, /*answer=*/false);
+  return response;
 }
 
-std::optional<HttpResponse> Gateway::RefusalOf(const HttpRequest& request,
-                                               const GatewayRoute* route) {
+std::optional<Gateway::EarlyAnswer> Gateway::EarlyAnswerTo(const HttpRequest& request,
+                                                           const GatewayRoute* route) {
   const ApiForm form = route == nullptr ? ApiForm::kOpenAi : route->form;
   const auto refuse = [&](int status, std::string_view message) {
-    return ErrorResponse(form, MakeHttpError(status, message));
+    const ApiError error = MakeHttpError(status, message);
+    return EarlyAnswer{.response = ErrorResponse(form, error), .error = error.code};
   };
   if (const auto refusal = guard_->CheckOrigin(request)) {
     return refuse(refusal->status, refusal->message);
   }
   const std::string_view methods = route == nullptr ? "GET, HEAD, POST" : route->methods;
   if (HostGuard::IsPreflight(request)) {
-    return guard_->Preflight(request, fmt::format("{}, OPTIONS", methods));
+    return EarlyAnswer{guard_->Preflight(request, fmt::format("{}, OPTIONS", methods))};
   }
   if (request.method == "OPTIONS") {
     HttpResponse response{.status = 204};
     response.headers.emplace_back("Allow", fmt::format("{}, OPTIONS", methods));
-    return response;
+    return EarlyAnswer{std::move(response)};
   }
   if (route == nullptr || !route->open) {
     if (const auto refusal = guard_->CheckKey(request)) {
@@ -172,10 +188,10 @@ std::optional<HttpResponse> Gateway::RefusalOf(const HttpRequest& request,
     return refuse(404, "there is no such route; docs/http.md lists those that are there");
   }
   if (!HasMethod(methods, request.method)) {
-    HttpResponse response =
+    EarlyAnswer answer =
         refuse(405, fmt::format("this route takes {} and not another method", methods));
-    response.headers.emplace_back("Allow", fmt::format("{}, OPTIONS", methods));
-    return response;
+    answer.response.headers.emplace_back("Allow", fmt::format("{}, OPTIONS", methods));
+    return answer;
   }
   if (request.method == "POST" && !IsJson(request.Header("content-type"))) {
     return refuse(415, "Content-Type: expected application/json");
@@ -183,17 +199,17 @@ std::optional<HttpResponse> Gateway::RefusalOf(const HttpRequest& request,
   return std::nullopt;
 }
 
-std::optional<HttpResponse> Gateway::CheckHead(const HttpRequest& request) {
+std::optional<HttpResponse> Gateway::CheckHead(const HttpRequest& request,
+                                               const std::string& peer) {
   const GatewayRoute* route = FindRoute(request.path);
-  std::optional<HttpResponse> refusal = RefusalOf(request, route);
-  if (!refusal) return std::nullopt;
-  Call call{.route = route, .request_id = RequestIdOf(request)};
+  std::optional<EarlyAnswer> answer = EarlyAnswerTo(request, route);
+  if (!answer) return std::nullopt;
+  Call call{.peer = peer, .route = route, .request_id = RequestIdOf(request)};
   call.request.method = request.method;
-  Decorate(request, call.request_id, *refusal);
-  AnswerOutcome outcome{.status = refusal->status};
-  if (refusal->status >= 400) outcome.error = "refused";
-  Log(call, outcome, /*answer=*/false);
-  return refusal;
+  Decorate(request, call.request_id, answer->response);
+  Log(call, {.status = answer->response.status, .error = std::move(answer->error)},
+      /*answer=*/false);
+  return std::move(answer->response);
 }
 
 void Gateway::Decorate(const HttpRequest& request, const std::string& request_id,
@@ -213,8 +229,8 @@ void Gateway::Log(const Call& call, const AnswerOutcome& outcome, bool answer) {
   if (complete) metrics_->ObserveAnswer(outcome.reason, outcome.usage, seconds);
   if (!options_.access_log) return;
   AccessRecord record{.request_id = call.request_id,
-                      .peer = call.reply == nullptr ? "" : call.reply->peer(),
-                      .method = call.request.method,
+                      .peer = call.peer,
+                      .method = KnownMethod(call.request.method),
                       .route = route,
                       .status = outcome.status,
                       .error = outcome.error,
@@ -256,11 +272,21 @@ void Gateway::OnThread(const CallPointer& call, std::function<void()> function) 
   });
 }
 
-void Gateway::InWorker(const CallPointer& call, std::function<std::function<void()>()> work) {
-  constexpr size_t kShort = size_t{32} << 10;
-  if (call->request.body.size() <= kShort) return work()();
+void Gateway::ReadInWorker(const CallPointer& call, TextWork work) {
+  constexpr size_t kLeast = size_t{32} << 10;  // read in less than 1 ms
+  InWorker(*reader_, kLeast, call, std::move(work));
+}
+
+void Gateway::TokenizeInWorker(const CallPointer& call, TextWork work) {
+  constexpr size_t kLeast = size_t{2} << 10;  // the worst texts take about 1 ms a KiB
+  InWorker(*tokenizer_, kLeast, call, std::move(work));
+}
+
+void Gateway::InWorker(TextWorker& worker, size_t least, const CallPointer& call, TextWork work) {
+  if (call->request.body.size() <= least) return work()();
   const auto bytes = static_cast<int64_t>(call->request.body.size());
-  const bool taken = worker_->Do(bytes, [this, call, work = std::move(work)] {
+  const uint64_t client = call->reply->connection();
+  const bool taken = worker.Do(client, bytes, [this, call, work = std::move(work)] {
     try {
       OnThread(call, work());
     } catch (const std::exception& exception) {
@@ -281,6 +307,7 @@ void Gateway::Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
   call->request_id = RequestIdOf(request);
   call->request = std::move(request);
   call->reply = std::move(reply);
+  call->peer = call->reply->peer();
   try {
     Dispatch(call);
   } catch (const std::exception& exception) {
@@ -300,10 +327,10 @@ void Gateway::Dispatch(const CallPointer& call) {
   if (route == "/apply-template") return HandleApplyTemplate(call);
   if (route == "/v1/messages/count_tokens") return HandleCountTokens(call);
   if (route == "/v1/responses/*") return HandleStoredResponse(call);
-  if (!backend_.ready()) {
+  if (!backend_.serves()) {
     return RespondError(call, MakeApiError(ErrorCode::kUnavailable,
-                                           "this server takes no requests now: its engine starts, "
-                                           "ends, or has failed"));
+                                           "this server is shutting down, or its engine has "
+                                           "failed"));
   }
   if (route == "/v1/chat/completions") return HandleAnswer(call, ReadChatRequest);
   if (route == "/v1/completions") return HandleAnswer(call, ReadCompletionRequest);

@@ -34,7 +34,8 @@ struct GatewayOptions {
   std::vector<std::string> aliases;                // other names of it
   std::string version = "0";                       // of the program
   int64_t client_budget_bytes = int64_t{4} << 20;  // of answers that wait for one client
-  int64_t text_bytes = int64_t{64} << 20;          // of texts that wait to be tokenized
+  int64_t text_bytes = int64_t{64}
+                       << 20;  // of requests that wait to be read, and of texts to be tokenized
   ReadinessOptions readiness;
   /// Takes one line of JSON for each request, from the gateway's thread; may be empty.
   std::function<void(const std::string& line)> access_log;
@@ -79,6 +80,7 @@ class Gateway final : private HttpHandler {
   struct Call {
     HttpRequest request = {};
     std::shared_ptr<HttpReply> reply = nullptr;
+    std::string peer = {};
     const GatewayRoute* route = nullptr;
     std::string request_id;
     std::string tenant = {};
@@ -91,11 +93,18 @@ class Gateway final : private HttpHandler {
 
   Gateway(GatewayOptions options, GatewayBackend& backend);
 
-  std::optional<HttpResponse> CheckHead(const HttpRequest& request) override;
+  std::optional<HttpResponse> CheckHead(const HttpRequest& request,
+                                        const std::string& peer) override;
   void Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) override;
-  HttpResponse Malformed(int status, std::string_view message) override;
+  HttpResponse Malformed(int status, std::string_view message, const HttpRequest& request,
+                         const std::string& peer) override;
 
-  std::optional<HttpResponse> RefusalOf(const HttpRequest& request, const GatewayRoute* route);
+  /// What a request is answered with before its body is read.
+  struct EarlyAnswer {
+    HttpResponse response;
+    std::string error = {};  // its code; empty: it is none
+  };
+  std::optional<EarlyAnswer> EarlyAnswerTo(const HttpRequest& request, const GatewayRoute* route);
   void Dispatch(const CallPointer& call);
   /// Adds what all responses have.
   void Decorate(const HttpRequest& request, const std::string& request_id, HttpResponse& response);
@@ -109,7 +118,10 @@ class Gateway final : private HttpHandler {
   void OnThread(const CallPointer& call, std::function<void()> function);
   /// Does what takes long in proportion to the body, elsewhere where it is long; `work` gives what
   /// is then called on the gateway's thread.
-  void InWorker(const CallPointer& call, std::function<std::function<void()>()> work);
+  using TextWork = std::function<std::function<void()>()>;
+  void ReadInWorker(const CallPointer& call, TextWork work);
+  void TokenizeInWorker(const CallPointer& call, TextWork work);
+  void InWorker(TextWorker& worker, size_t least, const CallPointer& call, TextWork work);
 
   // gateway_answers.cpp
   void HandleAnswer(const CallPointer& call, ReadBody read);
@@ -143,7 +155,9 @@ class Gateway final : private HttpHandler {
   std::shared_ptr<GatewayThread> thread_;
   std::optional<HostGuard> guard_;
   std::shared_ptr<Readiness> readiness_;
-  std::optional<TextWorker> worker_;
+  // Apart, so that no answer waits until somebody's book is tokenized.
+  std::optional<TextWorker> reader_;
+  std::optional<TextWorker> tokenizer_;
 };
 
 }  // namespace tandem::frontend

@@ -47,7 +47,7 @@ absl::Status Gateway::CheckModel(const std::string& model) const {
 }
 
 void Gateway::HandleAnswer(const CallPointer& call, ReadBody read) {
-  InWorker(call, [this, call, read]() -> std::function<void()> {
+  ReadInWorker(call, [this, call, read]() -> std::function<void()> {
     auto request =
         std::make_shared<absl::StatusOr<ApiRequest>>([&]() -> absl::StatusOr<ApiRequest> {
           TANDEM_ASSIGN_OR_RETURN(const nlohmann::json body,
@@ -92,6 +92,11 @@ void Gateway::ContinueResponse(const CallPointer& call, ApiRequest request, Answ
       status = absl::DataLossError("the response's conversation is damaged on disk");
     }
     if (absl::IsNotFound(status)) status = NoSuchResponse(*shared->previous_response);
+    if (status.ok() && (*found)->messages.empty()) {
+      status = ResourceExhausted(
+          "previous_response_id: the response {} is not complete yet; wait for its end",
+          *shared->previous_response);
+    }
     std::vector<ChatMessage> before;
     if (status.ok()) before = (*found)->messages;
     thread->Post([this, call, shared, head, status, before = std::move(before)]() mutable {
@@ -162,7 +167,11 @@ void Gateway::HandleStoredResponse(const CallPointer& call) {
   std::string id = call->request.path.substr(call->route->path.size() - 1);
   if (id.ends_with('/')) id.pop_back();
   if (!IsResponseId(id)) return RespondError(call, NoSuchResponse(id));
-  call->tenant = call->request.Query("user");
+  std::string tenant = call->request.Query("user");
+  if (tenant.size() > static_cast<size_t>(options_.limits.tenant_bytes)) {
+    return RespondError(call, NoSuchResponse(id));
+  }
+  call->tenant = std::move(tenant);
   const ConversationName name{.tenant = call->tenant, .id = id};
   if (call->request.method == "DELETE") {
     return backend_.DeleteConversation(
@@ -178,7 +187,7 @@ void Gateway::HandleStoredResponse(const CallPointer& call) {
       name, [this, thread = thread_, call, id](const absl::StatusOr<const Conversation*>& found) {
         absl::StatusOr<AnswerJson> json = NoSuchResponse(id);
         if (found.ok() && !(*found)->messages.empty()) {
-          json = StoredResponseJson(id, model_, (*found)->messages);
+          json = StoredResponseJson(id, model_, **found);
         } else if (!found.ok() && !absl::IsNotFound(found.status())) {
           json = found.status();
         }

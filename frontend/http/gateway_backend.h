@@ -29,6 +29,9 @@ class GatewayBackend {
   virtual const TextModel& model() const = 0;
   /// Whether requests are taken, and the engine is in health. False also while the service ends.
   virtual bool ready() const = 0;
+  /// Whether requests are answered, if only with a reason why they are refused. While ranks are
+  /// started again they wait.
+  virtual bool serves() const = 0;
 
   /// Begins an answer. `client`: a connection of the gateway; `request.id` is new for it.
   virtual void Start(uint64_t client, Request request, std::shared_ptr<AnswerEvents> events) = 0;

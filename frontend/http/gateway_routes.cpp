@@ -12,6 +12,8 @@
 namespace tandem::frontend {
 namespace {
 
+constexpr size_t kMostTokens = size_t{1} << 20;  // of one text; as many as /detokenize takes
+
 /// What stands behind the route's beginning: a name, with slashes perhaps.
 std::string NameInPath(const HttpRequest& request, std::string_view route) {
   std::string name = request.path.substr(route.size() - 1);
@@ -85,26 +87,35 @@ absl::StatusOr<Tokenized> TokenizeBody(const nlohmann::json& body, const TextMod
   return result;
 }
 
-AnswerJson TokenizedJson(const Tokenized& result, const TextModel& model) {
-  AnswerJson json = {{"count", result.tokens.size()}, {"max_model_len", model.context()}};
-  if (!result.with_pieces) {
-    json["tokens"] = result.tokens;
-    return json;
-  }
-  AnswerJson& tokens = json["tokens"] = AnswerJson::array();
-  AnswerJson& texts = json["token_strs"] = AnswerJson::array();
+/// A token's text; of bytes that are no text of their own a list of them, as of llama.cpp.
+AnswerJson PieceOf(const std::string& bytes) {
+  if (ValidUtf8Prefix(bytes) == bytes.size()) return bytes;
+  AnswerJson list = AnswerJson::array();
+  for (const char byte : bytes) list.push_back(static_cast<unsigned char>(byte));
+  return list;
+}
+
+/// The answer, which is written at once: as a document it would take ten times the memory.
+std::string TokenizedText(const Tokenized& result, const TextModel& model) {
+  std::string text = fmt::format(R"({{"count":{},"max_model_len":{},"tokens":[)",
+                                 result.tokens.size(), model.context());
+  std::string pieces;
+  std::string_view comma;
   for (const int32_t token : result.tokens) {
-    const std::string bytes = model.TokenBytes(token);
-    texts.push_back(ReplaceInvalidUtf8(bytes));
-    // Bytes that are no text of their own are a list, as of llama.cpp.
-    AnswerJson piece = bytes;
-    if (ValidUtf8Prefix(bytes) != bytes.size()) {
-      piece = AnswerJson::array();
-      for (const char byte : bytes) piece.push_back(static_cast<unsigned char>(byte));
+    text += comma;
+    if (result.with_pieces) {
+      const std::string bytes = model.TokenBytes(token);
+      text += fmt::format(R"({{"id":{},"piece":{}}})", token, DumpJson(PieceOf(bytes)));
+      pieces += comma;
+      pieces += DumpJson(ReplaceInvalidUtf8(bytes));
+    } else {
+      text += std::to_string(token);
     }
-    tokens.push_back({{"id", token}, {"piece", std::move(piece)}});
+    comma = ",";
   }
-  return json;
+  text += ']';
+  if (result.with_pieces) text += fmt::format(R"(,"token_strs":[{}])", pieces);
+  return text += '}';
 }
 
 absl::StatusOr<std::string> DetokenizeBody(const nlohmann::json& body, const TextModel& model) {
@@ -152,22 +163,27 @@ void Gateway::HandleModels(const CallPointer& call) {
 }
 
 void Gateway::HandleTokenize(const CallPointer& call) {
-  InWorker(call, [this, call]() -> std::function<void()> {
-    absl::StatusOr<AnswerJson> json = [&]() -> absl::StatusOr<AnswerJson> {
+  TokenizeInWorker(call, [this, call]() -> std::function<void()> {
+    absl::StatusOr<std::string> text = [&]() -> absl::StatusOr<std::string> {
       TANDEM_ASSIGN_OR_RETURN(const nlohmann::json body,
                               ParseBody(call->request.body, options_.limits.depth));
       TANDEM_ASSIGN_OR_RETURN(const Tokenized result,
                               TokenizeBody(body, backend_.model(), options_.limits));
-      return TokenizedJson(result, backend_.model());
+      if (result.tokens.size() > kMostTokens) {
+        return InvalidArgument("the text has {} tokens, at most {} are told: send a part of it",
+                               result.tokens.size(), kMostTokens);
+      }
+      return TokenizedText(result, backend_.model());
     }();
-    return [this, call, json = std::move(json)] {
-      json.ok() ? RespondJson(call, *json) : RespondError(call, json.status());
+    return [this, call, text = std::move(text)]() mutable {
+      if (!text.ok()) return RespondError(call, text.status());
+      Respond(call, {.content_type = "application/json", .body = *std::move(text)});
     };
   });
 }
 
 void Gateway::HandleDetokenize(const CallPointer& call) {
-  InWorker(call, [this, call]() -> std::function<void()> {
+  TokenizeInWorker(call, [this, call]() -> std::function<void()> {
     absl::StatusOr<std::string> text = [&]() -> absl::StatusOr<std::string> {
       TANDEM_ASSIGN_OR_RETURN(const nlohmann::json body,
                               ParseBody(call->request.body, options_.limits.depth));
@@ -181,7 +197,7 @@ void Gateway::HandleDetokenize(const CallPointer& call) {
 }
 
 void Gateway::HandleApplyTemplate(const CallPointer& call) {
-  InWorker(call, [this, call]() -> std::function<void()> {
+  TokenizeInWorker(call, [this, call]() -> std::function<void()> {
     absl::StatusOr<std::string> text = [&]() -> absl::StatusOr<std::string> {
       TANDEM_ASSIGN_OR_RETURN(const nlohmann::json body,
                               ParseBody(call->request.body, options_.limits.depth));
@@ -202,7 +218,7 @@ void Gateway::HandleApplyTemplate(const CallPointer& call) {
 }
 
 void Gateway::HandleCountTokens(const CallPointer& call) {
-  InWorker(call, [this, call]() -> std::function<void()> {
+  TokenizeInWorker(call, [this, call]() -> std::function<void()> {
     absl::StatusOr<size_t> count = [&]() -> absl::StatusOr<size_t> {
       TANDEM_ASSIGN_OR_RETURN(const nlohmann::json body,
                               ParseBody(call->request.body, options_.limits.depth));

@@ -19,7 +19,7 @@ class Readiness::Probe final : public AnswerEvents {
   Probe(std::weak_ptr<Readiness> readiness, std::shared_ptr<GatewayThread> thread, uint64_t number)
       : readiness_(std::move(readiness)), thread_(std::move(thread)), number_(number) {}
 
-  Delivery OnAccepted() override { return Delivery::kSent; }
+  Delivery OnAccepted(int32_t /*prompt_tokens*/) override { return Delivery::kSent; }
   Delivery OnDelta(const AnswerDelta& /*delta*/) override { return Delivery::kSent; }
   Delivery OnDone(const DoneContents& done) override {
     const bool came =

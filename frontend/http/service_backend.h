@@ -13,6 +13,7 @@ class ServiceBackend final : public GatewayBackend {
 
   const TextModel& model() const override { return service_.model(); }
   bool ready() const override { return service_.ready(); }
+  bool serves() const override { return service_.serves(); }
 
   void Start(uint64_t client, Request request, std::shared_ptr<AnswerEvents> events) override;
   void Cancel(uint64_t client, const std::string& id) override;

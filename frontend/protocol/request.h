@@ -41,6 +41,7 @@ struct GenerateRequest {
   std::optional<double> deadline_seconds;  // from arrival
   int32_t samples = 1;                     // `n`
   bool echo = false;                       // the answer begins with the prompt; of `complete`
+  int32_t batch = 1;                       // prompts that are answered together, this one too
   std::string tenant;                      // empty: the one of all who name none
   /// The messages go on from those of this conversation; of `chat`.
   std::optional<std::string> conversation;

@@ -10,7 +10,9 @@ constexpr int64_t kUnreadBytes = int64_t{64} << 10;  // that wait for a client t
 
 }  // namespace
 
-Delivery FrameAnswer::OnAccepted() { return router_.Send(client_, AcceptedFrame(id_)); }
+Delivery FrameAnswer::OnAccepted(int32_t /*prompt_tokens*/) {
+  return router_.Send(client_, AcceptedFrame(id_));
+}
 
 Delivery FrameAnswer::OnDelta(const AnswerDelta& delta) {
   DeltaExtras extras;
@@ -19,7 +21,9 @@ Delivery FrameAnswer::OnDelta(const AnswerDelta& delta) {
   return router_.Send(client_, DeltaFrame(id_, delta.seq, delta.text, extras));
 }
 
-void FrameAnswer::OnNotice(std::string_view text) { router_.Send(client_, NoticeFrame(id_, text)); }
+void FrameAnswer::OnNotice(uint64_t /*number*/, std::string_view text) {
+  router_.Send(client_, NoticeFrame(id_, text));
+}
 
 Delivery FrameAnswer::OnDone(const DoneContents& done) {
   return router_.Send(client_, DoneFrame(id_, done, model_), /*must=*/true);

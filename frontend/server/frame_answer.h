@@ -25,9 +25,9 @@ class FrameAnswer final : public AnswerEvents {
         id_(std::move(id)),
         form_(form) {}
 
-  Delivery OnAccepted() override;
+  Delivery OnAccepted(int32_t prompt_tokens) override;
   Delivery OnDelta(const AnswerDelta& delta) override;
-  void OnNotice(std::string_view text) override;
+  void OnNotice(uint64_t number, std::string_view text) override;
   Delivery OnDone(const DoneContents& done) override;
   void OnFailed(ErrorCode code, std::string_view message,
                 std::optional<double> retry_after) override;

@@ -56,13 +56,15 @@ class AnswerEvents {
  public:
   virtual ~AnswerEvents() = default;
 
-  /// The engine has taken the request. A client that asks for its answer again hears it again.
-  virtual Delivery OnAccepted() = 0;
+  /// The engine has taken the request, whose prompt has so many tokens. A client that asks for its
+  /// answer again hears it again.
+  virtual Delivery OnAccepted(int32_t prompt_tokens) = 0;
   /// kOverBudget ends all requests of the client with `cancelled`; kGone ends them without a word
   /// (those of a client that may come back: unless it does in time).
   virtual Delivery OnDelta(const AnswerDelta& delta) = 0;
-  /// Why nothing comes for a while; the answer goes on where it was.
-  virtual void OnNotice(std::string_view /*text*/) {}
+  /// Why nothing comes for a while; the answer goes on where it was. `number`: ascends; the same
+  /// for all requests that hear of the same thing.
+  virtual void OnNotice(uint64_t /*number*/, std::string_view /*text*/) {}
   /// The last word, unless it gives kOverBudget: then OnFailed is.
   virtual Delivery OnDone(const DoneContents& done) = 0;
   /// The last word: the request was refused, or failed. `retry_after`: in how many seconds it is

@@ -96,6 +96,7 @@ absl::StatusOr<parallel::EngineRequest> Prepare(Preparation preparation, const T
   work.client = NumberOf(preparation.client);
   work.tenant = NumberOf(request.tenant);
   work.durable = preparation.durable;
+  prepared.prompt_length = static_cast<int32_t>(work.prompt.size());
   prepared.wants_logprobs = work.logprobs.has_value();
   work.prompt_logprobs = request.echo && prepared.wants_logprobs;
   prepared.prompt_logprobs = work.prompt_logprobs;

@@ -41,6 +41,7 @@ struct Prepared {
   ChatPrompt chat;                        // of a chat; the tokens only of a conversation's
   std::vector<ChatMessage> new_messages;  // of a conversation
   std::vector<int32_t> prompt_tokens;     // where an answer is echoed or belongs to a conversation
+  int32_t prompt_length = 0;              // tokens
   std::vector<std::string> stop;
   int32_t min_tokens = 0;        // within which no stop string counts
   std::optional<uint64_t> seed;  // where the answer is sampled

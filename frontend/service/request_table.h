@@ -75,6 +75,7 @@ struct RequestRecord {
   bool cancelled = false;                // by the client
   bool preparing = true;                 // the engine has not taken it yet
   int accepts = 1;                       // times to say so once it has
+  int32_t prompt_tokens = 0;             // once it has
   bool wants_logprobs = false;           // of each token
   std::optional<ConversationTurn> turn;  // while open; of a conversation
   DroppedInput dropped;

@@ -96,7 +96,10 @@ class Service {
   // From all threads, once Begin was called.
 
   /// Whether requests are taken, and the engine is in health.
-  bool ready() const { return !ending_.load() && !draining() && engine_.Health().ok(); }
+  bool ready() const { return serves() && !draining() && engine_.Health().ok(); }
+  /// Whether requests are answered, if only with a reason why they are refused. While ranks are
+  /// started again they wait.
+  bool serves() const { return !ending_.load(); }
 
   /// A request for an answer: `request.body` is a GenerateRequest. `client`: a name that no client
   /// of another front end has (ClientName). An id that the client has used before is answered

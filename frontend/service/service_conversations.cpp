@@ -86,7 +86,8 @@ void Service::CommitTurn(RequestRecord& record, const AnswerChoice& choice) {
                       turn.prompt.dropped_tokens, history);
   }
   conversations_.Commit(turn.name, std::move(turn.messages), turn.prompt.first,
-                        turn.prompt.dropped_tokens, std::move(history));
+                        turn.prompt.dropped_tokens, std::move(history),
+                        TurnOutcome{.reason = choice.answer->reason, .usage = record.done->usage});
   if (log_ == nullptr) return;
   if (was_damaged) delta = DeltaOf(**conversations_.Get(turn.name));
   const std::vector<int32_t>& now = (*conversations_.Get(turn.name))->history.tokens;

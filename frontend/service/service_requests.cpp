@@ -117,7 +117,7 @@ absl::Status Service::Prepare(RequestRecord& record, GenerateRequest request) {
   preparation.client = record.name.client;
   preparation.policy = request.context_policy.value_or(options_.context_policy);
   preparation.durable = log_ != nullptr && request.conversation.has_value();
-  preparation.most_logprobs = options_.logprobs;
+  preparation.most_logprobs = options_.logprobs / request.batch;
   preparation.request = std::move(request);
   if (preparation.request.conversation) {
     TANDEM_RETURN_IF_ERROR(BeginTurn(record, preparation));
@@ -143,6 +143,7 @@ void Service::TakePrepared(RequestRecord& record, Prepared prepared) {
   }
   record.dropped = prepared.chat.dropped;
   record.seed = prepared.seed;
+  record.prompt_tokens = prepared.prompt_length;
   record.wants_logprobs = prepared.wants_logprobs;
   if (record.turn) {
     record.turn->messages = std::move(prepared.new_messages);
@@ -161,7 +162,7 @@ void Service::TakePrepared(RequestRecord& record, Prepared prepared) {
   }
   if (record.cancelled) CancelInEngine(record);
   for (int i = 0; i < record.accepts && !detached; ++i) {
-    if (events->OnAccepted() == Delivery::kGone) {
+    if (events->OnAccepted(prepared.prompt_length) == Delivery::kGone) {
       TakeGone(client);
       break;
     }
@@ -212,7 +213,7 @@ void Service::Replay(RequestRecord& record, int64_t from_seq) {
     ++record.accepts;
     return;
   }
-  const Delivery delivery = record.events->OnAccepted();
+  const Delivery delivery = record.events->OnAccepted(record.prompt_tokens);
   if (delivery != Delivery::kSent) {
     EndReplay(record, delivery);
     return;
@@ -301,7 +302,7 @@ void Service::TakeNotice(RequestRecord& record, const parallel::EngineNotice& no
   // Each of several answers brings it.
   if (notice.number <= record.last_notice) return;
   record.last_notice = notice.number;
-  if (!record.detached_until) record.events->OnNotice(notice.text);
+  if (!record.detached_until) record.events->OnNotice(notice.number, notice.text);
 }
 
 bool Service::Deliver(RequestRecord& record, size_t choice, std::string_view text, bool last) {

@@ -40,6 +40,26 @@ std::vector<std::string> PartsOf(std::string_view text, char separator) {
   return parts;
 }
 
+/// Keys as they may stand in a header. Messages tell none of a key.
+absl::Status CheckKeys(const std::string& path, const std::vector<std::string>& keys) {
+  constexpr size_t kMostBytes = 4096;
+  for (size_t i = 0; i < keys.size(); ++i) {
+    if (keys[i].size() > kMostBytes) {
+      return InvalidArgument(
+          "--api-key-file {}: key {} has {} bytes, more than {}, which no request "
+          "could send; write one key a line",
+          path, i + 1, keys[i].size(), kMostBytes);
+    }
+    if (!std::all_of(keys[i].begin(), keys[i].end(), [](char c) { return c > ' ' && c <= '~'; })) {
+      return InvalidArgument(
+          "--api-key-file {}: key {} has a space or another character that is "
+          "not printable ASCII; write one key a line",
+          path, i + 1);
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<std::string>> ReadKeys(const std::string& path) {
   constexpr size_t kMostBytes = size_t{1} << 20;
   struct stat facts {};
@@ -53,7 +73,46 @@ absl::StatusOr<std::vector<std::string>> ReadKeys(const std::string& path) {
   if (keys.empty()) {
     return InvalidArgument("--api-key-file {}: there is no key in it; write one a line", path);
   }
+  TANDEM_RETURN_IF_ERROR(CheckKeys(path, keys));
   return keys;
+}
+
+/// Names as HostGuardOptions has them.
+absl::StatusOr<std::vector<std::string>> ReadHosts(const std::string& list) {
+  std::vector<std::string> hosts = PartsOf(list, ',');
+  for (std::string& host : hosts) {
+    if (host == "*") continue;
+    // An IPv6 address has brackets in a request, and may be listed without.
+    const bool bare_v6 = !host.starts_with('[') && std::count(host.begin(), host.end(), ':') > 1;
+    const std::string name = frontend::HostWithoutPort(bare_v6 ? "[" + host + "]" : host);
+    const bool has_port = !bare_v6 && host.find(':', host.rfind(']') + 1) != std::string::npos;
+    constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyz0123456789.-_:";
+    if (name.empty() || has_port || name.find_first_not_of(kLetters) != std::string::npos) {
+      return InvalidArgument(
+          "--http-hosts {}: expected names without scheme, port and path, as in example.org, or *",
+          host);
+    }
+    host = name;
+  }
+  return hosts;
+}
+
+/// As browsers send them: nothing behind the port.
+absl::StatusOr<std::vector<std::string>> ReadOrigins(const std::string& list) {
+  std::vector<std::string> origins = PartsOf(list, ',');
+  for (const std::string& origin : origins) {
+    if (origin == "*" || origin == "null") continue;
+    const size_t scheme = origin.find("://");
+    const std::string host = scheme == std::string::npos ? "" : origin.substr(scheme + 3);
+    if (scheme == 0 || frontend::HostWithoutPort(host).empty() ||
+        host.find_first_of("/?# ") != std::string::npos) {
+      return InvalidArgument(
+          "--http-origins {}: expected origins of web pages, without a path or a slash at the end, "
+          "as in https://example.org or http://localhost:3000, or *",
+          origin);
+    }
+  }
+  return origins;
 }
 
 absl::StatusOr<std::shared_ptr<std::FILE>> OpenAccessLog(const std::string& path) {
@@ -116,6 +175,8 @@ absl::StatusOr<HttpPrepared> PrepareHttp(const HttpOptions& options, const Optio
   if (!options.key_file.empty()) {
     TANDEM_ASSIGN_OR_RETURN(prepared.keys, ReadKeys(options.key_file));
   }
+  TANDEM_ASSIGN_OR_RETURN(prepared.hosts, ReadHosts(options.hosts));
+  TANDEM_ASSIGN_OR_RETURN(prepared.origins, ReadOrigins(options.origins));
   TANDEM_ASSIGN_OR_RETURN(prepared.access_log, OpenAccessLog(options.access_log));
   absl::StatusOr<frontend::HttpListener> listening = frontend::ListenForHttp(options.address);
   if (absl::IsFailedPrecondition(listening.status()) && sources.IsDefault("--http")) {
@@ -142,8 +203,8 @@ absl::StatusOr<std::unique_ptr<HttpSide>> HttpSide::Start(const HttpOptions& opt
   gateway.http.listener = std::move(prepared.listener);
   gateway.http.request.body_bytes = options.max_body;
   TANDEM_ASSIGN_OR_RETURN(gateway.http.clients, FitHttpClients(options.clients, other_descriptors));
-  gateway.guard.hosts = PartsOf(options.hosts, ',');
-  gateway.guard.origins = PartsOf(options.origins, ',');
+  gateway.guard.hosts = std::move(prepared.hosts);
+  gateway.guard.origins = std::move(prepared.origins);
   gateway.guard.keys = std::move(prepared.keys);
   std::vector<std::string> names = PartsOf(options.names, ',');
   if (names.empty()) names = {std::filesystem::path(model).stem(), service.model().name()};

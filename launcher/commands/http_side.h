@@ -14,6 +14,8 @@ namespace tandem::launcher {
 struct HttpPrepared {
   std::shared_ptr<frontend::HttpListener> listener;  // null: there is no gateway
   std::vector<std::string> keys;
+  std::vector<std::string> hosts;    // as HostGuardOptions has them
+  std::vector<std::string> origins;  // the same
   std::shared_ptr<std::FILE> access_log;
 };
 

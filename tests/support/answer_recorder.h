@@ -20,6 +20,7 @@ class AnswerRecorder final : public frontend::AnswerEvents {
   };
   struct Told {
     int accepted = 0;
+    int32_t prompt_tokens = 0;  // that were told when it was accepted
     size_t deltas = 0;
     int64_t next_seq = 0;  // of the last delta, and 1
     std::vector<Choice> choices;
@@ -32,9 +33,10 @@ class AnswerRecorder final : public frontend::AnswerEvents {
     bool ended = false;
   };
 
-  frontend::Delivery OnAccepted() override {
+  frontend::Delivery OnAccepted(int32_t prompt_tokens) override {
     const MutexLock lock(mutex_);
     ++told_.accepted;
+    told_.prompt_tokens = prompt_tokens;
     return frontend::Delivery::kSent;
   }
   frontend::Delivery OnDelta(const frontend::AnswerDelta& delta) override {
@@ -47,7 +49,7 @@ class AnswerRecorder final : public frontend::AnswerEvents {
     told_.next_seq = delta.seq + 1;
     return delivery_;
   }
-  void OnNotice(std::string_view text) override {
+  void OnNotice(uint64_t /*number*/, std::string_view text) override {
     const MutexLock lock(mutex_);
     told_.notices.emplace_back(text);
   }

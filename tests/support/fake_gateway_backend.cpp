@@ -74,7 +74,7 @@ void FakeGatewayBackend::Answer(const Started& started) {
       return started.events->OnFailed(code, message, retry);
     }
   }
-  started.events->OnAccepted();
+  started.events->OnAccepted(/*prompt_tokens=*/12);
   std::string text;
   for (const std::string& piece : pieces) text += piece;
   const auto count = static_cast<size_t>(started.request.samples);

@@ -34,6 +34,7 @@ class FakeGatewayBackend : public frontend::GatewayBackend {
 
   const frontend::TextModel& model() const override { return model_; }
   bool ready() const override { return ready_.load(); }
+  bool serves() const override { return serves_.load(); }
   void Start(uint64_t client, frontend::Request request,
              std::shared_ptr<frontend::AnswerEvents> events) override;
   void Cancel(uint64_t client, const std::string& id) override;
@@ -44,6 +45,7 @@ class FakeGatewayBackend : public frontend::GatewayBackend {
 
   // Of tests, before the gateway runs, or with atomics.
   void set_ready(bool ready) { ready_.store(ready); }
+  void set_serves(bool serves) { serves_.store(serves); }
   void set_answers(bool answers) { answers_.store(answers); }
   void set_refusal(frontend::ErrorCode code, std::string message, std::optional<double> retry);
   std::vector<std::string> pieces = {"Hel", "lo ", "w\u00F6rld"};
@@ -66,6 +68,7 @@ class FakeGatewayBackend : public frontend::GatewayBackend {
 
   const FakeTextModel model_;
   std::atomic<bool> ready_{true};
+  std::atomic<bool> serves_{true};
   std::atomic<bool> answers_{true};
 
   mutable std::mutex mutex_;

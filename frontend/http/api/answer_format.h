@@ -54,7 +54,8 @@ class AnswerFormat {
   /// A whole answer, of a request that does not stream.
   virtual AnswerJson Whole(const AnswerDone& done) = 0;
 
-  virtual std::string StreamBegin() = 0;
+  /// `prompt_tokens`: of the request; how many of them came from the cache is not known yet.
+  virtual std::string StreamBegin(int32_t prompt_tokens) = 0;
   virtual std::string StreamDelta(const ChoiceDelta& delta) = 0;
   virtual std::string StreamDone(const AnswerDone& done) = 0;
   /// The stream ends with an error.

@@ -39,10 +39,12 @@ class MessagesFormat final : public AnswerFormat {
     return message;
   }
 
-  std::string StreamBegin() override {
+  std::string StreamBegin(int32_t prompt_tokens) override {
     AnswerJson message = Message();
-    // It is not known yet how many there are; message_delta tells.
-    message["usage"] = MessageUsage({});
+    // message_delta tells which of them came from the cache.
+    parallel::Usage usage;
+    usage.prompt_tokens = prompt_tokens;
+    message["usage"] = MessageUsage(usage);
     return Event("message_start", {{"message", std::move(message)}}) +
            Event("content_block_start",
                  {{"index", 0}, {"content_block", {{"type", "text"}, {"text", ""}}}}) +

@@ -99,7 +99,7 @@ class OpenAiFormat : public AnswerFormat {
     return json;
   }
 
-  std::string StreamBegin() override {
+  std::string StreamBegin(int32_t /*prompt_tokens*/) override {
     std::string events;
     if (!chat_) return events;
     for (size_t i = 0; i < options_.choices; ++i) {

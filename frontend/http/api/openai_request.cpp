@@ -144,6 +144,7 @@ absl::StatusOr<ApiRequest> ReadCompletionRequest(const nlohmann::json& body,
     return InvalidArgument("prompt: {} prompts with {} answers each are more than {}: send fewer",
                            prompt->size(), first.samples, kMostAnswers);
   }
+  first.batch = static_cast<int32_t>(prompt->size());
   for (size_t i = 0; i < prompt->size(); ++i) {
     GenerateRequest& generate = request.generates.emplace_back(first);
     TANDEM_ASSIGN_OR_RETURN(generate.input, ReadPrompt((*prompt)[i], fmt::format("prompt[{}]", i)));

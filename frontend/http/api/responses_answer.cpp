@@ -61,6 +61,9 @@ AnswerJson EmptyResponse(const AnswerHead& head, std::string_view status) {
           {"user", nullptr}};
 }
 
+std::string_view StatusOf(bool cut) { return cut ? "incomplete" : "completed"; }
+AnswerJson CutDetails() { return {{"reason", "max_output_tokens"}}; }
+
 std::string ItemId(const std::string& response) {
   return "msg_" + response.substr(std::min(kResponseIdPrefix.size(), response.size()));
 }
@@ -72,18 +75,18 @@ class ResponsesFormat final : public AnswerFormat {
 
   AnswerJson Whole(const AnswerDone& done) override {
     const ChoiceDone choice = done.choices.empty() ? ChoiceDone{} : done.choices.front();
-    const bool complete = choice.reason != parallel::FinishReason::kLength;
-    const std::string_view status = complete ? "completed" : "incomplete";
+    const bool cut = choice.reason == parallel::FinishReason::kLength;
+    const std::string_view status = StatusOf(cut);
     AnswerJson response = Response(status);
     response["output"].push_back(
         OutputItem(item_, status, AnswerJson::array({TextPart(choice.text)})));
-    if (!complete) response["incomplete_details"] = {{"reason", "max_output_tokens"}};
+    if (cut) response["incomplete_details"] = CutDetails();
     response["usage"] = ResponseUsage(done.usage);
     if (done.durable) response["durable"] = *done.durable;
     return response;
   }
 
-  std::string StreamBegin() override {
+  std::string StreamBegin(int32_t /*prompt_tokens*/) override {
     // One after the other, since events are counted.
     std::string events = Event("response.created", {{"response", Response("in_progress")}});
     events += Event("response.in_progress", {{"response", Response("in_progress")}});
@@ -165,14 +168,20 @@ std::vector<ChatMessage> JoinResponseMessages(std::vector<ChatMessage> before,
 }
 
 AnswerJson StoredResponseJson(const std::string& id, const std::string& model,
-                              const std::vector<ChatMessage>& messages) {
+                              const Conversation& conversation) {
+  const std::vector<ChatMessage>& messages = conversation.messages;
+  const auto& outcome = conversation.outcome;
+  const bool cut = outcome && outcome->reason == parallel::FinishReason::kLength;
+  const std::string_view status = StatusOf(cut);
   AnswerJson response = EmptyResponse(
-      {.id = id, .created = SecondsOfId(id, kResponseIdPrefix), .model = model}, "completed");
+      {.id = id, .created = SecondsOfId(id, kResponseIdPrefix), .model = model}, status);
   if (messages.front().role == "system") response["instructions"] = messages.front().content;
   if (messages.back().role == "assistant") {
-    response["output"].push_back(OutputItem(
-        ItemId(id), "completed", AnswerJson::array({TextPart(messages.back().content)})));
+    response["output"].push_back(
+        OutputItem(ItemId(id), status, AnswerJson::array({TextPart(messages.back().content)})));
   }
+  if (cut) response["incomplete_details"] = CutDetails();
+  if (outcome) response["usage"] = ResponseUsage(outcome->usage);
   return response;
 }
 

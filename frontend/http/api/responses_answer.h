@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "frontend/chat/text_model.h"
+#include "frontend/conversations/conversations.h"
 #include "frontend/http/api/answer_format.h"
 
 namespace tandem::frontend {
@@ -19,8 +20,9 @@ std::unique_ptr<AnswerFormat> MakeResponsesFormat(AnswerHead head, AnswerJson to
 std::vector<ChatMessage> JoinResponseMessages(std::vector<ChatMessage> before,
                                               std::vector<ChatMessage> more, bool has_instructions);
 
-/// A stored response as it is told later: its id has the time, its last message the answer.
+/// A stored response as it is told later: its id has the time, its last message the answer. What
+/// the answer took is told by the process that gave it, and null by others.
 AnswerJson StoredResponseJson(const std::string& id, const std::string& model,
-                              const std::vector<ChatMessage>& messages);
+                              const Conversation& conversation);
 
 }  // namespace tandem::frontend

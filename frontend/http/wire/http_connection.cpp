@@ -60,6 +60,10 @@ class HttpConnection::Reply final : public HttpReply {
     if (connection == nullptr || this->gone()) return gone();
     connection->on_gone_ = std::move(gone);
   }
+  void OnCrowded(std::function<void()> crowded) override {
+    const auto connection = connection_.lock();
+    if (connection != nullptr && !gone()) connection->on_crowded_ = std::move(crowded);
+  }
   uint64_t connection() const override { return number_; }
   const std::string& peer() const override { return peer_; }
 
@@ -99,11 +103,12 @@ void HttpConnection::Close() {
   if (state_ == State::kClosed) return;
   const bool answering = state_ == State::kAnswering && !answered_;
   state_ = State::kClosed;
-  unsent_->store(0);
+  CountUnsent(-unsent());
   boost::system::error_code ignored;
   socket_.close(ignored);
   timer_.cancel(ignored);
   ReleaseBody();
+  on_crowded_ = nullptr;
   const auto gone = std::exchange(on_gone_, nullptr);
   if (answering && gone) gone();
   share_.closed(number_);
@@ -204,7 +209,7 @@ bool HttpConnection::TakeHead() {
   head_request_ = request.method == "HEAD";
   state_ = State::kBody;
   since_ = Clock::now();
-  std::optional<HttpResponse> refusal = share_.handler.CheckHead(request);
+  std::optional<HttpResponse> refusal = share_.handler.CheckHead(request, peer_);
   if (!refusal) {
     if (request.expects_continue && reader_->state() == RequestReader::State::kBody) {
       Put("HTTP/1.1 100 Continue\r\n\r\n");
@@ -233,12 +238,13 @@ void HttpConnection::HandleRequest() {
 
 void HttpConnection::RefuseMalformed(int status, const std::string& message) {
   if (state_ == State::kClosed) return;
+  const HttpRequest request = reader_ == nullptr ? HttpRequest() : reader_->TakeRequest();
   if (state_ == State::kHead) {
     ++request_;
     framing_ = {};
-    head_request_ = false;
+    head_request_ = request.method == "HEAD";
   }
-  HttpResponse response = share_.handler.Malformed(status, message);
+  HttpResponse response = share_.handler.Malformed(status, message, request, peer_);
   reader_.reset();
   ReleaseBody();
   if (state_ == State::kAnswering) {
@@ -269,6 +275,7 @@ void HttpConnection::SendWhole(const HttpResponse& response) {
 void HttpConnection::Begin(uint64_t request, HttpResponse response, std::string comment) {
   if (state_ != State::kAnswering || request != request_ || answered_ || streaming_) return;
   streaming_ = true;
+  head_waits_ = true;
   comment_ = std::move(comment);
   // The end of an answer without a length is the end of the connection, before HTTP/1.1.
   if (framing_.version < 11 || response.close) framing_.keep_alive = false;
@@ -305,13 +312,31 @@ void HttpConnection::End(uint64_t request) {
 
 void HttpConnection::Put(std::string_view bytes) {
   output_ += bytes;
-  unsent_->fetch_add(static_cast<int64_t>(bytes.size()));
+  CountUnsent(static_cast<int64_t>(bytes.size()));
   if (state_ == State::kBody) Flush();
+}
+
+void HttpConnection::CountUnsent(int64_t more) {
+  unsent_->fetch_add(more);
+  share_.unread_bytes += more;
+  if (more > 0 && share_.unread_bytes > share_.options.total_unread_bytes) share_.crowded();
+}
+
+void HttpConnection::MakeRoom() {
+  const bool in_pieces = state_ == State::kAnswering && streaming_ && !answered_;
+  const auto crowded = std::exchange(on_crowded_, nullptr);
+  if (!in_pieces || crowded == nullptr || head_waits_) return Close();
+  // What waits begins and ends with a piece.
+  CountUnsent(-static_cast<int64_t>(output_.size()));
+  std::string().swap(output_);
+  framing_.keep_alive = false;
+  crowded();
 }
 
 void HttpConnection::Flush() {
   if (!writing_.empty() || output_.empty() || state_ == State::kClosed) return;
   writing_.swap(output_);
+  head_waits_ = false;
   written_ = 0;
   progress_ = Clock::now();
   socket_.async_write_some(
@@ -328,7 +353,7 @@ void HttpConnection::Wrote(const boost::system::error_code& error, size_t bytes)
   progress_ = Clock::now();
   if (state_ == State::kIdle) since_ = progress_;  // it is not idle before it has its answer
   const bool waited = waits_for_reader();
-  unsent_->fetch_sub(static_cast<int64_t>(bytes));
+  CountUnsent(-static_cast<int64_t>(bytes));
   if (written_ < writing_.size()) {
     socket_.async_write_some(asio::buffer(writing_.data() + written_, writing_.size() - written_),
                              [self = shared_from_this()](const boost::system::error_code& next,
@@ -352,6 +377,7 @@ void HttpConnection::Wrote(const boost::system::error_code& error, size_t bytes)
 void HttpConnection::FinishAnswer() {
   answered_ = true;
   on_gone_ = nullptr;
+  on_crowded_ = nullptr;
   comment_.clear();
   if (!framing_.keep_alive) {
     close_when_written_ = true;

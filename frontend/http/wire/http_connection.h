@@ -21,6 +21,8 @@ struct HttpConnectionShare {
   std::function<void(uint64_t number)> closed;
   std::string scratch = std::string(size_t{64} << 10, '\0');  // what is read goes here first
   int64_t body_bytes = 0;                                     // of requests that are being read
+  int64_t unread_bytes = 0;                                   // of answers
+  std::function<void()> crowded;  // called where these are more than may be
 };
 
 /// One client: reads a request, has it answered, and goes on with the next one. Kept alive by what
@@ -39,6 +41,10 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   /// Sends a response to whatever comes, and closes.
   void Refuse(HttpResponse response);
   void Close();
+  /// Ends what it is doing, so that less waits for it.
+  void MakeRoom();
+  int64_t unsent() const { return unsent_->load(); }
+  const std::string& peer() const { return peer_; }
   /// Whether an answer is being made or sent.
   bool busy() const {
     return (state_ == State::kAnswering && !answered_) || !writing_.empty() || !output_.empty();
@@ -75,6 +81,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void RefuseMalformed(int status, const std::string& message);
   void SendWhole(const HttpResponse& response);
   void Put(std::string_view bytes);
+  void CountUnsent(int64_t more);
   void Flush();
   void Wrote(const boost::system::error_code& error, size_t bytes);
   /// The answer to the request is complete, but for bytes that are not sent.
@@ -110,10 +117,12 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool answered_ = false;  // the answer is complete
   std::string comment_;
   std::function<void()> on_gone_;
+  std::function<void()> on_crowded_;
 
-  std::string output_;   // waits
-  std::string writing_;  // is being sent
-  size_t written_ = 0;   // of writing_
+  std::string output_;       // waits
+  bool head_waits_ = false;  // in it: that of the answer which comes in pieces
+  std::string writing_;      // is being sent
+  size_t written_ = 0;       // of writing_
   bool close_when_written_ = false;
   const std::shared_ptr<std::atomic<int64_t>> unsent_ = std::make_shared<std::atomic<int64_t>>(0);
 

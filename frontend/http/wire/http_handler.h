@@ -26,6 +26,9 @@ struct HttpServerOptions {
   int64_t pipelined_bytes = int64_t{16} << 10;
   /// Bytes of answers that a client has not read, beyond which its next request waits.
   int64_t unread_bytes = int64_t{64} << 10;
+  /// Of answers that all clients together have not read. Beyond it answers end, those first of
+  /// which most waits.
+  int64_t total_unread_bytes = int64_t{256} << 20;
   std::chrono::milliseconds header_time{10'000};   // from a request's first byte
   std::chrono::milliseconds body_time{30'000};     // from the end of its headers
   std::chrono::milliseconds write_time{30'000};    // without any progress of an answer
@@ -54,6 +57,10 @@ class HttpReply {
   virtual int64_t unsent() const = 0;
   /// Called once, when the client goes away before its answer is complete.
   virtual void OnGone(std::function<void()> gone) = 0;
+  /// Called once, where more waits for all clients together than may, and most of it for this one:
+  /// of an answer in pieces, those that are not on their way are thrown away, and what this writes
+  /// and ends is the rest of it. Without it the connection is closed, and OnGone hears of it.
+  virtual void OnCrowded(std::function<void()> crowded) = 0;
   /// A number that tells connections apart, and the address of the other end.
   virtual uint64_t connection() const = 0;
   virtual const std::string& peer() const = 0;
@@ -63,11 +70,15 @@ class HttpReply {
 class HttpHandler {
  public:
   virtual ~HttpHandler() = default;
-  /// Looks at the headers, before the body is read. A response refuses the request.
-  virtual std::optional<HttpResponse> CheckHead(const HttpRequest& request) = 0;
+  /// Looks at the headers, before the body is read. A response refuses the request. `peer`: the
+  /// address of the client.
+  virtual std::optional<HttpResponse> CheckHead(const HttpRequest& request,
+                                                const std::string& peer) = 0;
   virtual void Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) = 0;
-  /// The response to what is no request, or comes from one client too many (503).
-  virtual HttpResponse Malformed(int status, std::string_view message) = 0;
+  /// The response to what is no request, or comes from one client too many (503). `request`: what
+  /// is known of it, perhaps nothing.
+  virtual HttpResponse Malformed(int status, std::string_view message, const HttpRequest& request,
+                                 const std::string& peer) = 0;
 };
 
 }  // namespace tandem::frontend

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/tcp.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <atomic>
@@ -53,7 +54,8 @@ class AsioHttpServer final : public HttpServer {
       : options_(std::move(options)),
         share_{.options = options_,
                .handler = handler,
-               .closed = [this](uint64_t number) { Closed(number); }},
+               .closed = [this](uint64_t number) { Closed(number); },
+               .crowded = [this] { MakeRoomSoon(); }},
         acceptor_(context_),
         retry_(context_) {}
   ~AsioHttpServer() override {
@@ -145,27 +147,27 @@ class AsioHttpServer final : public HttpServer {
     if (full) ++refused_;
     // Those who are waited for when they are told why are bounded, too.
     if (static_cast<int64_t>(connections_.size()) >= options_.clients + kTold) {
-      return TellAtOnce(std::move(socket));
+      return TellAtOnce(std::move(socket), EndpointText(peer));
     }
     const auto connection =
         std::make_shared<HttpConnection>(std::move(socket), number, EndpointText(peer), share_);
     connections_.emplace(number, connection);
     ++count_;
     if (!full) return connection->Start();
-    connection->Refuse(FullResponse());
+    connection->Refuse(FullResponse(EndpointText(peer)));
   }
 
-  HttpResponse FullResponse() {
+  HttpResponse FullResponse(const std::string& peer) {
     HttpResponse response =
-        share_.handler.Malformed(503, "too many clients are connected: try again later");
+        share_.handler.Malformed(503, "too many clients are connected: try again later", {}, peer);
     response.close = true;
     return response;
   }
 
   /// The buffers of a new connection have room for it. One that has sent more than is read here may
   /// lose it.
-  void TellAtOnce(Tcp::socket socket) {
-    const HttpResponse response = FullResponse();
+  void TellAtOnce(Tcp::socket socket, const std::string& peer) {
+    const HttpResponse response = FullResponse(peer);
     const std::string bytes = HttpHead(response, {.keep_alive = false}) + response.body;
     boost::system::error_code ignored;
     socket.write_some(boost::asio::buffer(bytes), ignored);
@@ -174,6 +176,32 @@ class AsioHttpServer final : public HttpServer {
   }
 
   void Closed(uint64_t number) { count_ -= static_cast<int64_t>(connections_.erase(number)); }
+
+  /// Not at once: whoever has put something is in the middle of it.
+  void MakeRoomSoon() {
+    if (std::exchange(makes_room_, true)) return;
+    Post([this] {
+      makes_room_ = false;
+      MakeRoom();
+    });
+  }
+
+  void MakeRoom() {
+    while (share_.unread_bytes > options_.total_unread_bytes) {
+      const auto most = std::max_element(connections_.begin(), connections_.end(),
+                                         [](const auto& one, const auto& other) {
+                                           return one.second->unsent() < other.second->unsent();
+                                         });
+      if (most == connections_.end()) return;
+      spdlog::warn(
+          "{} bytes of answers over HTTP wait for clients that do not read them, at most {} may: "
+          "ended the one of which most waits, {} bytes for {}",
+          share_.unread_bytes, options_.total_unread_bytes, most->second->unsent(),
+          most->second->peer());
+      const std::shared_ptr<HttpConnection> connection = most->second;
+      connection->MakeRoom();
+    }
+  }
 
   void EndWhenIdle(std::chrono::steady_clock::time_point until) {
     constexpr std::chrono::milliseconds kLook{10};
@@ -206,6 +234,7 @@ class AsioHttpServer final : public HttpServer {
   std::atomic<bool> stopped_{false};
   std::unordered_map<uint64_t, std::shared_ptr<HttpConnection>> connections_;
   std::atomic<int64_t> count_{0};  // of them
+  bool makes_room_ = false;
   uint64_t last_ = 0;
   uint64_t refused_ = 0;
 };

@@ -128,6 +128,27 @@ void RequestReader::Refuse(int status, std::string message) {
   message_ = std::move(message);
 }
 
+void RequestReader::ReadTarget() {
+  std::string_view target = target_;
+  // An absolute form, as for a proxy, names the host again.
+  for (const std::string_view scheme : {"http://", "https://"}) {
+    if (target.size() > scheme.size() &&
+        EqualIgnoringCase(target.substr(0, scheme.size()), scheme)) {
+      const size_t slash = target.find('/', scheme.size());
+      target = slash == std::string_view::npos ? "/" : target.substr(slash);
+    }
+  }
+  if (target == "*") target = "/*";  // of OPTIONS
+  if (target.empty() || target.front() != '/') {
+    return Refuse(400, "the target of the request is not a path, like /v1/models");
+  }
+  const size_t question = std::min(target.find('?'), target.size());
+  request_.query = target.substr(std::min(question + 1, target.size()));
+  if (!DecodePercent(target.substr(0, question), request_.path)) {
+    return Refuse(400, "the path of the request has a percent sign without two digits behind it");
+  }
+}
+
 void RequestReader::CheckHead() {
   HttpRequest& request = request_;
   const auto count = [&](std::string_view name) {
@@ -144,6 +165,8 @@ void RequestReader::CheckHead() {
   if (request.version != 10 && request.version != 11) {
     return Refuse(505, "the request is not of HTTP/1.1 or HTTP/1.0");
   }
+  ReadTarget();
+  if (state_ == State::kRefused) return;
   if (count("content-length") > 1) {
     return Refuse(400, "Content-Length: it is given twice; send it once");
   }
@@ -172,24 +195,6 @@ void RequestReader::CheckHead() {
     return Refuse(417, "Expect: nothing but 100-continue is known");
   }
   request.expects_continue = !expect.empty() && request.version == 11 && request.has_body;
-  std::string_view target = target_;
-  // An absolute form, as for a proxy, names the host again.
-  for (const std::string_view scheme : {"http://", "https://"}) {
-    if (target.size() > scheme.size() &&
-        EqualIgnoringCase(target.substr(0, scheme.size()), scheme)) {
-      const size_t slash = target.find('/', scheme.size());
-      target = slash == std::string_view::npos ? "/" : target.substr(slash);
-    }
-  }
-  if (target == "*") target = "/*";  // of OPTIONS
-  if (target.empty() || target.front() != '/') {
-    return Refuse(400, "the target of the request is not a path, like /v1/models");
-  }
-  const size_t question = std::min(target.find('?'), target.size());
-  request.query = target.substr(std::min(question + 1, target.size()));
-  if (!DecodePercent(target.substr(0, question), request.path)) {
-    return Refuse(400, "the path of the request has a percent sign without two digits behind it");
-  }
 }
 
 size_t RequestReader::Take(std::string_view bytes) {

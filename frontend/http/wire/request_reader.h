@@ -42,7 +42,7 @@ class RequestReader {
   int status() const { return status_; }  // of HTTP, of kRefused
   const std::string& message() const { return message_; }
   const HttpRequest& request() const { return request_; }
-  /// The request, of kDone.
+  /// The request, of kDone; of kRefused what is known of it.
   HttpRequest TakeRequest() { return std::move(request_); }
 
  private:
@@ -50,6 +50,7 @@ class RequestReader {
 
   void Refuse(int status, std::string message);
   void CheckHead();
+  void ReadTarget();
 
   const RequestLimits limits_;
   State state_ = State::kHead;

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -93,10 +94,29 @@ TEST(GatewayApis, CancelsTheOtherPromptsOfARequestThatFails) {
   client.Send(PostRequest("/v1/completions", R"({"prompt":["a","b"]})"));
   const FakeGatewayBackend::Started first = backend.Next();
   const FakeGatewayBackend::Started second = backend.Next();
-  first.events->OnAccepted();
+  first.events->OnAccepted(12);
   second.events->OnFailed(ErrorCode::kOverloaded, "full", std::nullopt);
   EXPECT_EQ(client.Read().status, 429);
   EXPECT_THAT(backend.cancelled(), ::testing::Contains(first.id));
+}
+
+TEST(GatewayApis, TellsWhyNothingComesOnceForAllPrompts) {
+  FakeGatewayBackend backend;
+  backend.set_answers(false);
+  const RunningGateway gateway(backend);
+  RawHttpClient client(gateway.address());
+  client.Send(PostRequest("/v1/completions", R"({"prompt":["a","b"],"stream":true})"));
+  const FakeGatewayBackend::Started parts[] = {backend.Next(), backend.Next()};
+  for (const auto& part : parts) part.events->OnAccepted(12);
+  for (const uint64_t number : {uint64_t{1}, uint64_t{2}}) {
+    for (const auto& part : parts) part.events->OnNotice(number, fmt::format("notice {}", number));
+  }
+  DoneContents done;
+  done.choices.emplace_back();
+  for (const auto& part : parts) part.events->OnDone(done);
+  const std::string body = client.Read().body;
+  EXPECT_THAT(body, ::testing::StartsWith(": notice 1\n\n: notice 2\n\ndata: "));
+  EXPECT_THAT(body.substr(20), Not(HasSubstr("notice")));
 }
 
 TEST(GatewayApis, TellsLogprobsInOpenAisForms) {
@@ -151,9 +171,11 @@ TEST(GatewayApis, AnswersAnthropicsMessages) {
                           "message_delta", "message_stop"));
   for (const NamedEvent& event : events) EXPECT_EQ(event.data["type"], event.name);
   EXPECT_EQ(events[0].data["message"]["content"], ApiJson::array());
+  EXPECT_EQ(events[0].data["message"]["usage"]["input_tokens"], 12) << "read, or from the cache";
+  EXPECT_EQ(events[0].data["message"]["usage"]["output_tokens"], 0);
   EXPECT_EQ(events[3].data["delta"], ApiJson::parse(R"({"type":"text_delta","text":"Hel"})"));
   EXPECT_EQ(events[7].data["delta"]["stop_reason"], "max_tokens");
-  EXPECT_EQ(events[7].data["usage"]["output_tokens"], 12);
+  EXPECT_EQ(events[7].data["usage"], json["usage"]);
   const ApiJson wrong = PostJson(gateway, "/v1/messages", "{}", 400);
   EXPECT_EQ(wrong["type"], "error");
   EXPECT_EQ(wrong["error"]["type"], "invalid_request_error");
@@ -331,6 +353,16 @@ TEST(GatewayApis, ReadsLongTextsBesideOthers) {
            400);
 }
 
+TEST(GatewayApis, TellsNoMoreTokensThanItTakes) {
+  FakeGatewayBackend backend;
+  const RunningGateway gateway(backend);
+  const std::string text((size_t{1} << 20) + 1, 'x');
+  EXPECT_THAT(
+      PostJson(gateway, "/tokenize", R"({"prompt":")" + text + R"("})", 400)["error"]["message"]
+          .get<std::string>(),
+      HasSubstr("1048577 tokens"));
+}
+
 TEST(GatewayApis, TellsItsVersion) {
   FakeGatewayBackend backend;
   GatewayOptions options;
@@ -359,7 +391,7 @@ TEST(GatewayApis, ExposesFigures) {
         "tandem:inter_token_latency_seconds_count{model_name=\"bytes\"} 2",
         "tandem:e2e_request_latency_seconds_count{model_name=\"bytes\"} 1",
         "tandem:request_prompt_tokens_total{model_name=\"bytes\"} 12", "finished_reason=\"stop\"",
-        "code=\"invalid_argument\"", "code=\"malformed\"", "route=\"/v1/chat/completions\"",
+        "code=\"invalid_argument\"", "code=\"invalid_request\"", "route=\"/v1/chat/completions\"",
         "# TYPE tandem:time_to_first_token_seconds histogram",
         "tandem:engine_up{model_name=\"bytes\"} 1"}) {
     EXPECT_THAT(answer.body, HasSubstr(line));

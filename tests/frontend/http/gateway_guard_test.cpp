@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -170,7 +171,7 @@ TEST(GatewayGuard, TellsWhenToComeAgain) {
   EXPECT_EQ(wrong.status, 400);
   EXPECT_EQ(ErrorIn(wrong)["param"], "logit_bias");
   EXPECT_EQ(ErrorIn(wrong)["code"], "invalid_argument");
-  backend.set_ready(false);
+  backend.set_serves(false);
   const HttpAnswer answer = Fetch(gateway.address(), PostRequest(kChat, kSimple));
   EXPECT_EQ(answer.status, 503);
   EXPECT_EQ(answer.headers.at("retry-after"), "1");
@@ -184,7 +185,7 @@ TEST(GatewayGuard, EndsAStreamThatFailsWithAnError) {
   client.Send(PostRequest(kChat, R"({"messages":[{"role":"user","content":"Hi"}],"stream":true})"));
   const FakeGatewayBackend::Started started = backend.Next();
   ASSERT_NE(started.events, nullptr);
-  EXPECT_EQ(started.events->OnAccepted(), Delivery::kSent);
+  EXPECT_EQ(started.events->OnAccepted(12), Delivery::kSent);
   started.events->OnDelta({.choice = 0, .seq = 0, .text = "so far", .logprobs = {}});
   started.events->OnFailed(ErrorCode::kUnavailable, "rank 1 on host b is gone", std::nullopt);
   const HttpAnswer answer = client.Read();
@@ -206,7 +207,7 @@ TEST(GatewayGuard, FreesWhatAClientThatLeavesHasAskedFor) {
         kChat, std::string(R"({"messages":[{"role":"user","content":"Hi"}])") + more + "}"));
     const FakeGatewayBackend::Started started = backend.Next();
     ASSERT_NE(started.events, nullptr);
-    started.events->OnAccepted();
+    started.events->OnAccepted(12);
     client.Close();
     EXPECT_TRUE(backend.WaitGone(++gone));
     EXPECT_EQ(started.events->OnDelta({.choice = 0, .seq = 0, .text = "x", .logprobs = {}}),
@@ -225,7 +226,7 @@ TEST(GatewayGuard, BoundsWhatWaitsForASlowReader) {
   client.Send(PostRequest(kChat, R"({"messages":[{"role":"user","content":"Hi"}],"stream":true})"));
   const FakeGatewayBackend::Started started = backend.Next();
   ASSERT_NE(started.events, nullptr);
-  started.events->OnAccepted();
+  started.events->OnAccepted(12);
   const std::string text(size_t{10'000}, 'x');
   Delivery delivery = Delivery::kSent;
   int64_t sent = 0;
@@ -240,6 +241,57 @@ TEST(GatewayGuard, BoundsWhatWaitsForASlowReader) {
   EXPECT_THAT(client.Read().body, HasSubstr("the client does not read"));
 }
 
+TEST(GatewayGuard, BoundsWhatWaitsForAllSlowReaders) {
+  FakeGatewayBackend backend;
+  backend.set_answers(false);
+  GatewayOptions options;
+  options.client_budget_bytes = int64_t{64} << 20;
+  options.http.total_unread_bytes = int64_t{6} << 20;
+  const RunningGateway gateway(backend, std::move(options));
+  struct Reader {
+    explicit Reader(const RunningGateway& gateway) : client(gateway.address()) {
+      client.SetReceiveBuffer(65536);
+      client.Send(
+          PostRequest(kChat, R"({"messages":[{"role":"user","content":"Hi"}],"stream":true})"));
+    }
+    RawHttpClient client;
+  };
+  // The second one gets most.
+  std::vector<Reader> readers;
+  std::vector<FakeGatewayBackend::Started> started;
+  for (int i = 0; i < 3; ++i) {
+    readers.emplace_back(gateway);
+    started.push_back(backend.Next());
+    ASSERT_NE(started.back().events, nullptr);
+    started.back().events->OnAccepted(12);
+  }
+  const std::string text(size_t{20'000}, 'x');
+  const auto send = [&](size_t to) {
+    return started[to].events->OnDelta({.choice = 0, .seq = 0, .text = text, .logprobs = {}});
+  };
+  Delivery delivery = Delivery::kSent;
+  for (int i = 0; i < 1000 && delivery == Delivery::kSent; ++i) {
+    delivery = send(1);
+    if (i < 100) {
+      EXPECT_EQ(send(i % 2 == 0 ? 0 : 2), Delivery::kSent);
+    }
+    if (i % 10 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_EQ(delivery, Delivery::kGone);
+  EXPECT_TRUE(backend.WaitGone(1));
+  const std::string body = readers[1].client.Read().body;
+  EXPECT_THAT(body, HasSubstr("keeps for all of them"));
+  EXPECT_THAT(body, ::testing::EndsWith("\"code\":\"cancelled\"}}\n\n"));
+  EXPECT_TRUE(readers[1].client.IsClosed());
+  for (const size_t other : {size_t{0}, size_t{2}}) {
+    EXPECT_EQ(send(other), Delivery::kSent);
+    DoneContents done;
+    done.choices.emplace_back();
+    started[other].events->OnDone(done);
+    EXPECT_THAT(readers[other].client.Read().body, ::testing::EndsWith("data: [DONE]\n\n"));
+  }
+}
+
 TEST(GatewayGuard, SpeaksWhileALongPromptIsRead) {
   FakeGatewayBackend backend;
   backend.set_answers(false);
@@ -250,7 +302,7 @@ TEST(GatewayGuard, SpeaksWhileALongPromptIsRead) {
   client.Send(PostRequest(kChat, R"({"messages":[{"role":"user","content":"Hi"}],"stream":true})"));
   const FakeGatewayBackend::Started started = backend.Next();
   ASSERT_NE(started.events, nullptr);
-  started.events->OnAccepted();
+  started.events->OnAccepted(12);
   EXPECT_THAT(client.ReadUntil("\n: the prompt is being read\n\n"), HasSubstr("assistant"));
   EXPECT_THAT(client.ReadUntil(": the prompt is being read\n\n"), HasSubstr(": the"));
 }
@@ -271,9 +323,13 @@ TEST(GatewayGuard, LogsOneLineARequestAndNoText) {
                       "X-Request-Id: r7\r\n"));
     Fetch(gateway.address(), GetRequest("/secret-path"));
     Fetch(gateway.address(), PostRequest(kChat, R"({"tools":[{"secret":1}]})"));
+    Fetch(gateway.address(), "secret\r\n\r\n");
   }
-  ASSERT_EQ(lines.size(), 3U);
-  for (const std::string& line : lines) EXPECT_THAT(line, Not(HasSubstr("secret"))) << line;
+  ASSERT_EQ(lines.size(), 4U);
+  for (const std::string& line : lines) {
+    EXPECT_THAT(line, Not(HasSubstr("secret"))) << line;
+    EXPECT_THAT(nlohmann::json::parse(line)["peer"].get<std::string>(), HasSubstr("127.0.0.1:"));
+  }
   const nlohmann::json first = nlohmann::json::parse(lines[0]);
   EXPECT_EQ(first["id"], "r7");
   EXPECT_EQ(first["route"], kChat);
@@ -289,9 +345,61 @@ TEST(GatewayGuard, LogsOneLineARequestAndNoText) {
   const nlohmann::json second = nlohmann::json::parse(lines[1]);
   EXPECT_EQ(second["route"], "-");
   EXPECT_EQ(second["status"], 404);
+  EXPECT_EQ(second["error"], "not_found");
   const nlohmann::json third = nlohmann::json::parse(lines[2]);
   EXPECT_EQ(third["status"], 400);
   EXPECT_EQ(third["error"], "unimplemented");
+  const nlohmann::json fourth = nlohmann::json::parse(lines[3]);
+  EXPECT_EQ(fourth["method"], "-");
+  EXPECT_EQ(fourth["route"], "-");
+  EXPECT_EQ(fourth["status"], 400);
+  EXPECT_EQ(fourth["error"], "invalid_request");
+}
+
+TEST(GatewayGuard, CountsAndLogsTheCodeThatTheClientIsTold) {
+  FakeGatewayBackend backend;
+  std::mutex mutex;
+  std::vector<nlohmann::json> lines;
+  GatewayOptions options;
+  options.guard.keys = {"k"};
+  options.http.request.body_bytes = 1000;
+  options.access_log = [&](const std::string& line) {
+    const std::lock_guard lock(mutex);
+    lines.push_back(nlohmann::json::parse(line));
+  };
+  const RunningGateway gateway(backend, std::move(options));
+  const std::string key = "Authorization: Bearer k\r\n";
+  const std::string long_body = R"({"x":")" + std::string(2000, 'x') + R"("})";
+  const std::string strange = "POST " + std::string(kChat) + " HTTP/1.1\r\nHost: localhost\r\n" +
+                              key + "Content-Type: text/plain\r\nContent-Length: 0\r\n\r\n";
+  const std::vector<std::string> requests = {
+      PostRequest(kChat, kSimple),
+      PostRequest(kChat, kSimple, key + "Origin: https://evil.example\r\n"),
+      GetRequest(kChat, key),
+      GetRequest("/none", key),
+      strange,
+      PostRequest(kChat, long_body, key),
+      std::string(20'000, 'M') + " / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+      std::string(10'000, 'M') + " /health HTTP/1.1\r\nHost: localhost\r\n\r\n"};
+  for (const std::string& request : requests) {
+    const HttpAnswer answer = Fetch(gateway.address(), request);
+    const nlohmann::json line = [&] {
+      const std::lock_guard lock(mutex);
+      return lines.back();
+    }();
+    EXPECT_EQ(line["status"], answer.status);
+    EXPECT_EQ(line["error"], ErrorIn(answer)["code"]);
+    EXPECT_EQ(line["id"], answer.headers.at("x-request-id"));
+    EXPECT_LT(line["method"].get<std::string>().size(), 8U);
+  }
+  const std::string figures = Fetch(gateway.address(), GetRequest("/metrics", key)).body;
+  for (const char* code : {"invalid_api_key", "invalid_request", "not_found", "too_large"}) {
+    EXPECT_THAT(figures, HasSubstr(fmt::format("code=\"{}\"", code)));
+  }
+  const HttpAnswer anthropic =
+      Fetch(gateway.address(), PostRequest("/v1/messages", long_body, key));
+  EXPECT_EQ(anthropic.status, 413);
+  EXPECT_EQ(ErrorIn(anthropic)["type"], "request_too_large") << "in Anthropic's form";
 }
 
 }  // namespace

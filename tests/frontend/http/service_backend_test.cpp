@@ -64,6 +64,56 @@ TEST(ServiceBackend, AnswersWhatComesOverHttp) {
             "invalid_argument");
 }
 
+TEST(ServiceBackend, GoesOnFromNoResponseThatIsNotComplete) {
+  const ServedGateway way;
+  RawHttpClient client(way.gateway.address());
+  const std::string text(1200, 'x');
+  client.Send(PostRequest("/v1/responses", R"({"stream":true,"input":")" + text + R"("})"));
+  const std::string begin = client.ReadUntil("response.output_text.delta");
+  const std::string id = begin.substr(begin.find("resp_"), 37);
+  ASSERT_TRUE(IsResponseId(id)) << begin;
+  const std::string more = R"({"input":"And?","previous_response_id":")" + id + R"("})";
+  EXPECT_THAT(way.Post("/v1/responses", more, 429)["error"]["message"].get<std::string>(),
+              HasSubstr("is not complete yet"));
+  client.ReadUntil("response.completed");
+  EXPECT_TRUE(Eventually([&] {
+    return Fetch(way.gateway.address(), PostRequest("/v1/responses", more)).status == 200;
+  }));
+}
+
+TEST(ServiceBackend, TellsOfAStoredResponseThatItWasCut) {
+  const ServedGateway way;
+  const WayJson cut = way.Post("/v1/responses", R"({"input":"one","max_output_tokens":3})");
+  ASSERT_EQ(cut["status"], "incomplete");
+  const WayJson told = WayJson::parse(
+      Fetch(way.gateway.address(), GetRequest("/v1/responses/" + cut["id"].get<std::string>()))
+          .body);
+  for (const char* field : {"status", "incomplete_details", "output", "usage", "created_at"}) {
+    EXPECT_EQ(told[field], cut[field]) << field;
+  }
+}
+
+TEST(ServiceBackend, StreamsAnEchoThatIsLargerThanTheBudgetOfAClient) {
+  const ServedGateway way;
+  const std::string body = R"({"prompt":")" + std::string(4000, 'x') +
+                           R"(","max_tokens":2,"echo":true,"logprobs":20,"stream":)";
+  const WayJson whole = way.Post("/v1/completions", body + "false}");
+  const std::string stream =
+      Fetch(way.gateway.address(), PostRequest("/v1/completions", body + "true}")).body;
+  EXPECT_THAT(stream, ::testing::EndsWith("data: [DONE]\n\n"));
+  EXPECT_THAT(stream, HasSubstr(whole["choices"][0]["text"].get<std::string>().substr(0, 4000)));
+}
+
+TEST(ServiceBackend, BoundsLogprobsOfAllPromptsTogether) {
+  const ServedGateway way;
+  const std::string rest = R"(],"max_tokens":3000,"logprobs":20})";
+  std::string prompts = R"("a")";
+  way.Post("/v1/completions", R"({"prompt":[)" + prompts + rest);
+  for (int i = 0; i < 7; ++i) prompts += R"(,"a")";
+  const WayJson refused = way.Post("/v1/completions", R"({"prompt":[)" + prompts + rest, 400);
+  EXPECT_EQ(refused["error"]["param"], "logprobs");
+}
+
 TEST(ServiceBackend, KeepsConversationsForBothFrontEnds) {
   const ServedGateway way;
   const WayJson first = way.Post("/v1/responses", R"({"input":"one","user":"u"})");
@@ -72,6 +122,10 @@ TEST(ServiceBackend, KeepsConversationsForBothFrontEnds) {
       "/v1/responses", R"({"input":"two","user":"u","previous_response_id":")" + id + R"("})");
   EXPECT_EQ(second["output"][0]["content"][0]["text"], "You said: two");
   const std::string path = "/v1/responses/" + id + "?user=u";
+  const WayJson told = WayJson::parse(Fetch(way.gateway.address(), GetRequest(path)).body);
+  EXPECT_EQ(told["usage"], first["usage"]) << "what the answer took";
+  EXPECT_GT(told["usage"]["input_tokens"], 0);
+  EXPECT_EQ(told["status"], "completed");
   EXPECT_THAT(Fetch(way.gateway.address(), GetRequest(path)).body, HasSubstr("You said: one"));
   const std::string erase = "DELETE " + path + " HTTP/1.1\r\nHost: localhost\r\n\r\n";
   EXPECT_EQ(Fetch(way.gateway.address(), erase).status, 200);

@@ -52,6 +52,8 @@ TEST(Service, AnswersOtherThreadsInTypes) {
   const AnswerRecorder::Told told = answer->told();
   EXPECT_EQ(told.accepted, 1);
   ASSERT_TRUE(told.done);
+  EXPECT_GT(told.prompt_tokens, 0);
+  EXPECT_EQ(told.prompt_tokens, told.done->usage.prompt_tokens) << "known before the first token";
   ASSERT_EQ(told.done->choices.size(), 2U);
   EXPECT_EQ(told.done->usage.completion_tokens, 2 * 15);
   for (size_t i = 0; i < 2; ++i) {

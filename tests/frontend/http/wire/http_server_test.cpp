@@ -45,7 +45,8 @@ class EchoServer final : public HttpHandler {
   const std::string& address() const { return server_->address(); }
   HttpServer& server() { return *server_; }
 
-  std::optional<HttpResponse> CheckHead(const HttpRequest& request) override {
+  std::optional<HttpResponse> CheckHead(const HttpRequest& request,
+                                        const std::string& /*peer*/) override {
     if (request.path != "/refused") return std::nullopt;
     return HttpResponse{.status = 403, .content_type = "text/plain", .body = "no"};
   }
@@ -71,7 +72,8 @@ class EchoServer final : public HttpHandler {
     if (request.method == "GET" || request.method == "HEAD") response.body = "hello";
     reply->Send(std::move(response));
   }
-  HttpResponse Malformed(int status, std::string_view message) override {
+  HttpResponse Malformed(int status, std::string_view message, const HttpRequest& /*request*/,
+                         const std::string& /*peer*/) override {
     HttpResponse response{
         .status = status, .content_type = "text/plain", .body = std::string(message)};
     if (status == 503) response.headers.emplace_back("Retry-After", "1");
@@ -492,6 +494,33 @@ TEST(HttpServer, HoldsManyIdleClientsInLittleMemory) {
 #else
   EXPECT_GT(before, 0);
 #endif
+}
+
+TEST(HttpServer, ClosesWhomMostWaitsForWhereTooMuchWaitsForAll) {
+  HttpServerOptions options;
+  options.total_unread_bytes = int64_t{20} << 20;
+  EchoServer echo(options);
+  std::vector<RawHttpClient> clients;
+  for (int i = 0; i < 6; ++i) {
+    RawHttpClient& client = clients.emplace_back(echo.address());
+    client.SetReceiveBuffer(65536);
+    client.Send(GetRequest("/large"));
+  }
+  const auto eventually = [&](int64_t connections) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while ((echo.large() < 6 || echo.server().connections() > connections) &&
+           std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(milliseconds(5));
+    }
+    return echo.server().connections();
+  };
+  EXPECT_EQ(eventually(2), 2) << "8 MiB wait for each";
+  size_t whole = 0;
+  for (RawHttpClient& client : clients) {
+    whole += client.Read().body.size() == size_t{8} << 20 ? 1 : 0;
+  }
+  EXPECT_EQ(whole, 2U);
+  EXPECT_EQ(Fetch(echo.address(), GetRequest("/")).status, 200) << "there is room again";
 }
 
 }  // namespace
