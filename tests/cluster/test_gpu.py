@@ -274,10 +274,14 @@ def test_pages_of_preempted_requests_go_to_host_memory_and_come_back(tiny, start
     heads = {1: 4, 2: 2, 3: 2}[more[-1] if "-n" in more else 1]
     server = start_server(EMULATED, "serve", tiny, "--listen", "tcp://127.0.0.1:*", "--kv-memory", 7 * 64 * 128 * heads,
                           "--kv-spill-memory", "1MiB", "--prefill-chunk", 64, *more)
-    with ThreadPoolExecutor(4) as pool:
-        frames = list(pool.map(lambda prompt: frames_of(server, tokens=prompt, **asked)[-1], prompts))
-    assert [answer_of(frame) for frame in frames] == expected
-    tier = frames_of(server, until=("status",), type="status")[-1]["host_tier"]
+    tier = {"spilled": 0}
+    for _ in range(20):  # on a machine in use they may come one after the other
+        if tier["spilled"] > 0:
+            break
+        with ThreadPoolExecutor(4) as pool:
+            frames = list(pool.map(lambda prompt: frames_of(server, tokens=prompt, cache=False, **asked)[-1], prompts))
+        assert [answer_of(frame) for frame in frames] == expected
+        tier = frames_of(server, until=("status",), type="status")[-1]["host_tier"]
     assert tier["spilled"] > 0 and tier["returned"] > 0 and tier["bytes"] == 0, tier
     assert 0 < tier["returned_bytes"] <= tier["spilled_bytes"] and tier["bytes_limit"] <= 1 << 20, tier
 
