@@ -1,10 +1,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 
 #include "frontend/http/api/json_body.h"
 #include "frontend/http/gateway.h"
+#include "frontend/protocol/json_document.h"
 #include "frontend/protocol/known_fields.h"
 #include "frontend/protocol/protocol_fields.h"
 #include "frontend/text/utf8.h"

@@ -1,15 +1,18 @@
 """Ranks that die while answers of every API are given, whole and streamed: each is complete, and what it would have been."""
+import contextlib
 import http.client
 import json
 import os
+import pathlib
 import re
 import signal
+import socket
 import threading
 import time
 
 import pytest
 import zmq
-from conftest import SMOLLM2, TANDEM, assert_no_leftovers
+from conftest import SMOLLM2, TANDEM, assert_no_leftovers, session_processes
 
 TALE = "Tell me a long story about a lighthouse keeper and a whale."
 CHAT = {"messages": [{"role": "user", "content": TALE}], "temperature": 0}
@@ -135,8 +138,8 @@ def over_zmq(endpoint, fields):
             return [(texts[index], choice["finish_reason"]) for index, choice in enumerate(frame.get("choices", [frame]))]
 
 
-def serve(start_server, *more):
-    server = start_server(TANDEM, "serve", SMOLLM2, "-n", 2, "--listen", "tcp://127.0.0.1:*", "--http", "127.0.0.1:0",
+def serve(start_server, *more, http_at="127.0.0.1:0"):
+    server = start_server(TANDEM, "serve", SMOLLM2, "-n", 2, "--listen", "tcp://127.0.0.1:*", "--http", http_at,
                           "--max-restarts", 1000, *more)
     return server, re.search(r"for clients of HTTP: http://(\S+)/v1", "".join(server.log))[1]
 
@@ -211,6 +214,34 @@ def test_what_comes_while_ranks_are_started_again_waits(start_server, undisturbe
         assert call.outcome() == expected[name], name
     assert server.stop() == 0, server.rest_of_log()
     assert_no_leftovers(server)
+
+
+def sockets_of(pid):
+    found = set()
+    for descriptor in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found |= set(re.findall(r"socket:\[\d+\]", os.readlink(descriptor)))
+    return found
+
+
+def test_ranks_have_no_client_of_the_server(start_server):
+    """A connection that the server closes is closed, and a server that is killed leaves its port at once."""
+    server, address = serve(start_server)
+    host, port = address.split(":")
+    clients = [socket.create_connection((host, int(port))) for _ in range(3)]
+    os.kill(server.ranks()[1], signal.SIGKILL)
+    while "the ranks are there again" not in server.process.stderr.readline():
+        pass
+    others = [pid for pid, _ in session_processes(server.process.pid) if pid != server.process.pid]
+    assert len(others) >= 3  # two ranks and mpirun
+    for pid in others:
+        assert not sockets_of(pid) & sockets_of(server.process.pid), pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    server.process.kill()
+    for client in clients:
+        client.settimeout(5)
+        assert client.recv(1) == b""
+    again, _ = serve(start_server, http_at=address)
+    assert again.stop() == 0
 
 
 def test_stored_responses_go_on_over_a_death_and_a_restart(start_server, tmp_path):

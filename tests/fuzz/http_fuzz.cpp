@@ -11,6 +11,7 @@
 #include "frontend/http/api/json_body.h"
 #include "frontend/http/wire/host_guard.h"
 #include "frontend/http/wire/request_reader.h"
+#include "frontend/protocol/json_document.h"
 
 namespace {
 

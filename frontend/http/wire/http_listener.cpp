@@ -1,5 +1,6 @@
 #include "frontend/http/wire/http_listener.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <boost/asio/io_context.hpp>
@@ -54,6 +55,8 @@ absl::StatusOr<HttpListener> ListenForHttp(const std::string& address) {
   ListenTcp::acceptor acceptor(context);
   boost::system::error_code error;
   acceptor.open(endpoint.protocol(), error);
+  // Asio does not see to it: a program that is started later would keep the port.
+  if (!error) fcntl(acceptor.native_handle(), F_SETFD, FD_CLOEXEC);
   if (!error) acceptor.set_option(ListenTcp::acceptor::reuse_address(true), error);
   if (!error) acceptor.bind(endpoint, error);
   if (!error) acceptor.listen(boost::asio::socket_base::max_listen_connections, error);

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <netinet/tcp.h>
 #include <spdlog/spdlog.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -12,6 +14,7 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <cerrno>
 #include <exception>
 #include <unordered_map>
 
@@ -75,7 +78,8 @@ class AsioHttpServer final : public HttpServer {
     // The acceptor closes what it has; the listener is used up.
     const int fd = fcntl(options_.listener->socket.fd(), F_DUPFD_CLOEXEC, 0);
     boost::system::error_code error;
-    acceptor_.assign(options_.listener->version_6 ? Tcp::v6() : Tcp::v4(), fd, error);
+    protocol_ = options_.listener->version_6 ? Tcp::v6() : Tcp::v4();
+    acceptor_.assign(protocol_, fd, error);
     options_.listener.reset();
     if (!error) acceptor_.non_blocking(true, error);
     if (error) return Internal("--http {}: {}", address_, error.message());
@@ -122,19 +126,46 @@ class AsioHttpServer final : public HttpServer {
 
  private:
   void Accept() {
-    acceptor_.async_accept([this](const boost::system::error_code& error, Tcp::socket socket) {
+    acceptor_.async_wait(Tcp::acceptor::wait_read, [this](const boost::system::error_code& error) {
       if (error == boost::asio::error::operation_aborted || stopped_.load()) return;
-      if (error) {
-        // No descriptor is left, for example: others are given back sooner or later.
-        retry_.expires_after(std::chrono::milliseconds(100));
-        retry_.async_wait([this](const boost::system::error_code& cancelled) {
-          if (!cancelled) Accept();
-        });
-        return;
-      }
-      Take(std::move(socket));
-      Accept();
+      if (error) return AcceptLater();
+      TakeWaiting();
     });
+  }
+
+  void AcceptLater() {
+    retry_.expires_after(std::chrono::milliseconds(100));
+    retry_.async_wait([this](const boost::system::error_code& cancelled) {
+      if (!cancelled) Accept();
+    });
+  }
+
+  /// By hand, since Asio has programs that are started later inherit the sockets: a client would
+  /// not see that its connection is closed.
+  void TakeWaiting() {
+    constexpr int kATurn = 64;
+    for (int i = 0; i < kATurn; ++i) {
+      const int accepted =
+          accept4(acceptor_.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+      if (accepted < 0) {
+        if (errno == EINTR || errno == ECONNABORTED) continue;
+        if (errno == EAGAIN || errno == EWOULDBLOCK) break;
+        return AcceptLater();  // no descriptor is left, for example: others are given back
+      }
+      Tcp::socket socket(context_);
+      boost::system::error_code error;
+      socket.assign(protocol_, accepted, error);
+      if (error) {
+        close(accepted);
+        continue;
+      }
+      try {
+        Take(std::move(socket));
+      } catch (const std::exception&) {
+        continue;  // that one is lost; others are not
+      }
+    }
+    Accept();
   }
 
   void Take(Tcp::socket socket) {
@@ -227,6 +258,7 @@ class AsioHttpServer final : public HttpServer {
   boost::asio::io_context context_{1};
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_{
       context_.get_executor()};
+  Tcp protocol_ = Tcp::v4();
   Tcp::acceptor acceptor_;
   boost::asio::steady_timer retry_;
   std::string address_;

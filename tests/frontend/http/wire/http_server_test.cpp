@@ -1,8 +1,11 @@
 #include "frontend/http/wire/http_server.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #include <atomic>
 #include <chrono>
@@ -521,6 +524,25 @@ TEST(HttpServer, ClosesWhomMostWaitsForWhereTooMuchWaitsForAll) {
   }
   EXPECT_EQ(whole, 2U);
   EXPECT_EQ(Fetch(echo.address(), GetRequest("/")).status, 200) << "there is room again";
+}
+
+TEST(HttpServer, LeavesNoSocketToProgramsThatAreStartedLater) {
+  EchoServer echo;
+  RawHttpClient client(echo.address());
+  ASSERT_TRUE(client.Send(GetRequest("/")));
+  ASSERT_EQ(client.Read().status, 200);
+  const auto port =
+      static_cast<uint16_t>(std::stoi(echo.address().substr(echo.address().rfind(':') + 1)));
+  int sockets = 0;
+  for (int fd = 0; fd < 1024; ++fd) {
+    sockaddr_in own{};
+    socklen_t size = sizeof own;
+    if (getsockname(fd, reinterpret_cast<sockaddr*>(&own), &size) != 0) continue;
+    if (own.sin_family != AF_INET || ntohs(own.sin_port) != port) continue;
+    ++sockets;
+    EXPECT_NE(fcntl(fd, F_GETFD) & FD_CLOEXEC, 0) << "socket " << fd;
+  }
+  EXPECT_GE(sockets, 2) << "one that listens, and one for the client";
 }
 
 }  // namespace
