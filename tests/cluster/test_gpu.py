@@ -279,7 +279,7 @@ def test_pages_of_preempted_requests_go_to_host_memory_and_come_back(tiny, start
         if tier["spilled"] > 0:
             break
         with ThreadPoolExecutor(4) as pool:
-            frames = list(pool.map(lambda prompt: frames_of(server, tokens=prompt, cache=False, **asked)[-1], prompts))
+            frames = list(pool.map(lambda prompt: frames_of(server, tokens=prompt, **asked)[-1], prompts))
         assert [answer_of(frame) for frame in frames] == expected
         tier = frames_of(server, until=("status",), type="status")[-1]["host_tier"]
     assert tier["spilled"] > 0 and tier["returned"] > 0 and tier["bytes"] == 0, tier
