@@ -68,7 +68,7 @@ struct LaunchOptions {
   std::string hostfile = {};          // for mpirun
   std::string mpirun_arguments = {};  // passed on, split at blanks
   std::string log_level = {};         // of the ranks; empty: their own
-  std::string spares = {};                 // hosts, with commas between, in place of those that are lost
+  std::string spares = {};            // hosts, with commas between, in place of those that are lost
   bool elastic = false;               // the number of ranks may change
   int max_restarts = 0;               // within an hour, of ranks that die; 0: none
 };

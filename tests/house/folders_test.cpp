@@ -35,7 +35,8 @@ const std::map<std::string, std::vector<std::string>> kRooms = {
     {"frontend",
      {"text", "tokenizer", "jinja/values", "jinja/syntax", "jinja/builtins", "jinja", "chat",
       "protocol", "conversations", "client", "service", "server", "http/wire", "http/api", "http"}},
-    {"launcher", {"options", "option_tables", "state", "job", "supervision", "commands", "kv", "bench"}},
+    {"launcher",
+     {"options", "option_tables", "state", "job", "supervision", "commands", "kv", "bench"}},
 };
 
 constexpr int64_t kMostSourceFiles = 30;  // of a folder
