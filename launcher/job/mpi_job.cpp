@@ -373,9 +373,9 @@ void MpiJob::Stop(std::chrono::milliseconds grace) {
 
 void MpiJob::Kill() {
   stopping_ = true;
-  kill(-pid_, SIGKILL);
   {
     const MutexLock lock(mutex_);
+    if (!ended_) kill(-pid_, SIGKILL);  // else the number may be somebody else's
     for (const auto& [rank, process] : local_ranks_) {
       pidfd_send_signal(process, SIGKILL, nullptr, 0);
     }

@@ -120,7 +120,10 @@ class Rank {
 
   absl::Status CheckWorld() {
     const std::vector<std::string>& hosts = world_.hosts();
-    if (options_.state.durability > 1 &&
+    // Ranks that are started again where hosts are lost go on, and turns say that they are not
+    // copied.
+    const bool first_life = epoch_ <= 1;
+    if (first_life && options_.state.durability > 1 &&
         std::all_of(hosts.begin(), hosts.end(),
                     [&](const std::string& host) { return host == hosts.front(); })) {
       return FailedPrecondition(

@@ -15,6 +15,7 @@ namespace tandem::launcher {
 namespace {
 
 constexpr auto kProbeInterval = std::chrono::seconds(5);
+constexpr auto kPauseAfterFailure = std::chrono::seconds(60);
 constexpr int64_t kFileBytes = int64_t{1} << 20;
 
 std::vector<std::string> NamesIn(const std::string& list) {
@@ -87,7 +88,13 @@ bool SpareHosts::Back(Clock::time_point now) {
   next_probe_ = now + kProbeInterval;
   if (!*reached || !pool_.Find(host)) return false;
   spdlog::info("host {} can be reached again", host);
+  last_back_ = host;
   return true;
+}
+
+void SpareHosts::NotBack(Clock::time_point now) {
+  pool_.Lose(last_back_);
+  next_probe_ = now + kPauseAfterFailure;
 }
 
 absl::StatusOr<LaunchOptions> SpareHosts::Choose() {

@@ -34,6 +34,9 @@ class SpareHosts {
   /// Whether a lost host can be reached again, which is then in use. Call it now and then.
   bool Back(Clock::time_point now);
 
+  /// Ranks did not start on the host that Back has told of: it counts as lost again for a while.
+  void NotBack(Clock::time_point now);
+
   /// What to start now: hostfile and number of ranks. kUnavailable: too few hosts are left.
   absl::StatusOr<LaunchOptions> Choose();
 
@@ -46,6 +49,7 @@ class SpareHosts {
   int files_ = 0;
   std::unique_ptr<HostProbe> probe_;
   std::string last_probed_;
+  std::string last_back_;
   std::optional<Clock::time_point> next_probe_;
   Mutex mutex_;
   std::set<std::string> unreached_ ABSL_GUARDED_BY(mutex_);

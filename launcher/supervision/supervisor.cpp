@@ -234,6 +234,7 @@ void Supervisor::MoveToHosts() {
   const absl::StatusOr<LaunchOptions> launch = hosts_->Choose();
   const absl::Status moved = launch.ok() ? MoveTo(*launch) : launch.status();
   if (hosts_->TakeUnreached()) return;  // they are gone again, and are looked for
+  if (!moved.ok()) hosts_->NotBack(Clock::now());
   if (moved.ok()) {
     spdlog::info("{} from now on, as epoch {}", Counted(order_.launch.ranks, "rank"), order_.epoch);
   } else {

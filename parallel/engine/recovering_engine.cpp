@@ -143,6 +143,10 @@ absl::Status RecoveringEngine::SubmitTo(const RequestPtr& request, std::shared_p
       if (moved || request->cancelled) life->Cancel(*id);
       return absl::OkStatus();
     }
+    {
+      const MutexLock lock(request->mutex);
+      if (request->epoch != epoch) return absl::OkStatus();  // the next life has it
+    }
     if (BlamesRequest(id.status()) || !Dies(*life)) return id.status();
     // It died before it took the request, which waits on; perhaps the next life is there already.
     bool cancelled = false;

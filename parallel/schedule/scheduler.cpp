@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "core/base/check.h"
-#include "core/base/counted.h"
 
 namespace tandem::parallel {
 namespace {
@@ -23,51 +22,6 @@ Scheduler::Scheduler(SchedulerOptions options)
 }
 
 Scheduler::~Scheduler() = default;
-
-absl::Status Scheduler::Check(const SchedulerOptions& options, const EngineRequest& request) {
-  if (request.prompt.empty()) {
-    return InvalidArgument("the prompt has no tokens; give at least one");
-  }
-  if (request.max_tokens < 0) {
-    return InvalidArgument("max_tokens is {}, expected 0 or more", request.max_tokens);
-  }
-  if (request.answered.size() > static_cast<size_t>(request.max_tokens)) {
-    return InvalidArgument("{} are answered, and max_tokens is {}",
-                           Counted(std::ssize(request.answered), "token"), request.max_tokens);
-  }
-  if (request.sampling.min_tokens < 0) {
-    return InvalidArgument("min_tokens is {}, expected 0 or more", request.sampling.min_tokens);
-  }
-  if (request.logprobs && (*request.logprobs < 0 || *request.logprobs > kMostLogprobs)) {
-    return InvalidArgument("logprobs is {}, expected 0 to {}", *request.logprobs, kMostLogprobs);
-  }
-  if (request.first_prompt_logprob < 1) {
-    return InvalidArgument("first_prompt_logprob is {}, expected 1 or more",
-                           request.first_prompt_logprob);
-  }
-  const auto check_tokens = [&](const std::vector<int32_t>& tokens, const char* what) {
-    for (size_t i = 0; i < tokens.size(); ++i) {
-      if (tokens[i] >= 0 && tokens[i] < options.vocab) continue;
-      return InvalidArgument("{} token {} at position {} is outside the vocabulary (0 to {})", what,
-                             tokens[i], i, options.vocab - 1);
-    }
-    return absl::OkStatus();
-  };
-  TANDEM_RETURN_IF_ERROR(check_tokens(request.prompt, "prompt"));
-  TANDEM_RETURN_IF_ERROR(check_tokens(request.answered, "answered"));
-  for (const auto& [token, bias] : request.sampling.logit_bias) {
-    if (token < 0 || token >= options.vocab) {
-      return InvalidArgument("logit_bias: token {} is outside the vocabulary (0 to {})", token,
-                             options.vocab - 1);
-    }
-  }
-  const size_t given = request.prompt.size() + request.answered.size();
-  if (given > static_cast<size_t>(options.context)) {
-    return OutOfRange("the prompt has {} tokens, the context holds {}; shorten the prompt", given,
-                      options.context);
-  }
-  return absl::OkStatus();
-}
 
 void Scheduler::Add(RequestId id, EngineRequest request) {
   WaitingRequest waiting;

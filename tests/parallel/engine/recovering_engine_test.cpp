@@ -240,6 +240,42 @@ TEST_F(RecoveringEngineTest, WhatALifeRefusesForItsOwnSakeIsRefused) {
   EXPECT_EQ(finish->status.code(), absl::StatusCode::kResourceExhausted);
 }
 
+/// Refuses what it is asked, once it may.
+class LateRefusal final : public parallel::Engine {
+ public:
+  absl::StatusOr<parallel::RequestId> Submit(EngineRequest /*request*/,
+                                             parallel::EngineSink /*sink*/) override {
+    asked_ = true;
+    while (!may_) std::this_thread::sleep_for(milliseconds(1));
+    return InvalidArgument("too late");
+  }
+  void Cancel(parallel::RequestId /*id*/) override {}
+  absl::StatusOr<parallel::EngineStatus> Status() override { return parallel::EngineStatus{}; }
+  absl::Status Health() override { return absl::OkStatus(); }
+
+  bool asked() const { return asked_; }
+  void Refuse() { may_ = true; }
+
+ private:
+  std::atomic<bool> asked_ = false;
+  std::atomic<bool> may_ = false;
+};
+
+TEST_F(RecoveringEngineTest, WhatALifeRefusesAfterTheNextOneTookItIsNotRefused) {
+  const auto old_life = std::make_shared<LateRefusal>();
+  engine_.Begin(old_life, ++epoch_);
+  CollectingSink sink;
+  std::thread client([&] { Submit(Of(1, 20), sink); });
+  while (!old_life->asked()) std::this_thread::sleep_for(milliseconds(1));
+  Begin(NewLife());
+  old_life->Refuse();
+  client.join();
+  const auto finish = sink.WaitForFinish();
+  ASSERT_TRUE(finish.has_value());
+  EXPECT_EQ(finish->reason, FinishReason::kLength) << finish->status;
+  EXPECT_EQ(sink.tokens(), Whole(1, 20));
+}
+
 TEST_F(RecoveringEngineTest, GivingUpEndsEverything) {
   Begin(NewLife());
   CollectingSink sink;
