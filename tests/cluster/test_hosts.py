@@ -2,6 +2,7 @@
 import contextlib
 import json
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -48,6 +49,19 @@ class Hosts:
 
 def stop(server):
     assert server.stop() == 0, server.rest_of_log()
+
+
+def test_a_lab_that_a_restart_of_the_machine_left_behind_is_in_nobodys_way(lab):
+    """What is left of its namespaces then are plain files."""
+    assert run(lab("down")).returncode == 0
+    for name in ("1", "2", "3", "switch"):
+        pathlib.Path(f"/run/netns/tandem-lab-{name}").touch()
+    assert run(lab("list")).stdout == ""
+    refused = run(lab("exec", 1, "true"))
+    assert refused.returncode == 1 and "there is no host 1" in refused.stderr
+    up = run(lab("up", 2))
+    assert up.returncode == 0 and "Error" not in up.stderr, up.stderr
+    assert run(lab("exec", 2, "hostname")).stdout == "tandem-lab-2\n"
 
 
 @pytest.fixture(params=["plain", "encrypted"])
