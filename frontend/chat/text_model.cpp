@@ -39,6 +39,13 @@ size_t MostTokenBytes(const Tokenizer& tokenizer) {
   return most;
 }
 
+/// A text that is beyond a limit stays so: it is no use to try again.
+template <typename T>
+absl::StatusOr<T> ForGood(absl::StatusOr<T> result) {
+  if (!absl::IsResourceExhausted(result.status())) return result;
+  return InvalidArgument("{}", Message(result.status()));
+}
+
 class FileTextModel final : public TextModel {
  public:
   FileTextModel(const core::ModelConfig& config, int context, std::unique_ptr<Tokenizer> tokenizer,
@@ -60,21 +67,21 @@ class FileTextModel final : public TextModel {
     for (const ChatMessage& message : messages) {
       list.push_back({{"role", message.role}, {"content", message.content}});
     }
-    return chat_.Render(list, options);
+    return ForGood(chat_.Render(list, options));
   }
 
   absl::StatusOr<std::vector<int32_t>> EncodeRendered(
       std::span<const TextSegment> segments) const override {
-    return tokenizer_->EncodeSegments(segments);
+    return ForGood(tokenizer_->EncodeSegments(segments));
   }
 
   absl::StatusOr<std::optional<std::vector<int32_t>>> EncodeContinuation(
       std::span<const TextSegment> segments) const override {
-    return tokenizer_->EncodeContinuation(segments);
+    return ForGood(tokenizer_->EncodeContinuation(segments));
   }
 
   absl::StatusOr<std::vector<int32_t>> EncodeText(std::string_view text) const override {
-    return tokenizer_->Encode(text, {.special = false, .bos = true});
+    return ForGood(tokenizer_->Encode(text, {.special = false, .bos = true}));
   }
 
   int64_t LeastTokens(std::span<const std::string_view> text) const override {

@@ -45,7 +45,8 @@ class TextModel {
   virtual int context() const = 0;  // tokens of prompt and answer together
 
   /// The text of a chat in the model's form, ending where the assistant's answer begins, unless
-  /// the options say otherwise. kInvalidArgument if the template refuses the messages.
+  /// the options say otherwise. kInvalidArgument if the template refuses the messages, or they are
+  /// more than it may work with.
   virtual absl::StatusOr<std::vector<TextSegment>> RenderChat(
       std::span<const ChatMessage> messages, const RenderOptions& options) const = 0;
   /// The model's input for a rendered chat, start token included.
@@ -58,6 +59,7 @@ class TextModel {
   /// RenderChat, as a chat usually is, and EncodeRendered.
   absl::StatusOr<std::vector<int32_t>> EncodeChat(std::span<const ChatMessage> messages) const;
   /// Raw text: no template, no control tokens; the start token where the model's file says so.
+  /// kInvalidArgument for a text that is too long.
   virtual absl::StatusOr<std::vector<int32_t>> EncodeText(std::string_view text) const = 0;
 
   /// A text, in pieces, has this many tokens at least: as far as that is known without encoding it.

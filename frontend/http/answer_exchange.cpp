@@ -16,6 +16,16 @@ constexpr std::string_view kCrowded =
     "keeps for all of them, and most of it for this one: read while they come, then send the "
     "request again";
 
+/// What log-probabilities are as JSON, and more.
+int64_t BytesOf(std::span<const parallel::TokenLogprobs> tokens) {
+  constexpr int64_t kTokenBytes = 64;
+  int64_t bytes = 0;
+  for (const parallel::TokenLogprobs& token : tokens) {
+    bytes += kTokenBytes * static_cast<int64_t>(1 + token.top.size());
+  }
+  return bytes;
+}
+
 }  // namespace
 
 void GatewayThread::Post(std::function<void()> function) {
@@ -43,11 +53,7 @@ class AnswerExchange::Events final : public AnswerEvents {
     if (!exchange_->options_.stream) {
       return exchange_->gone_.load() ? Delivery::kGone : Delivery::kSent;
     }
-    constexpr int64_t kTokenBytes = 64;  // of a token with log-probabilities, as JSON, and more
-    auto bytes = static_cast<int64_t>(delta.text.size());
-    for (const parallel::TokenLogprobs& token : delta.logprobs) {
-      bytes += kTokenBytes * static_cast<int64_t>(1 + token.top.size());
-    }
+    const int64_t bytes = static_cast<int64_t>(delta.text.size()) + BytesOf(delta.logprobs);
     ChoiceDelta copy{.choice = part_ * exchange_->options_.choices + delta.choice,
                      .text = std::string(delta.text),
                      .logprobs = {delta.logprobs.begin(), delta.logprobs.end()}};
@@ -65,7 +71,10 @@ class AnswerExchange::Events final : public AnswerEvents {
       ChoiceDone& out = copy.choices.emplace_back(
           ChoiceDone{.reason = choice.reason, .text = std::string(choice.text)});
       if (choice.stop_string) out.stop_string = *choice.stop_string;
-      if (choice.logprobs) out.logprobs.emplace(choice.logprobs->begin(), choice.logprobs->end());
+      // Of a stream they are told.
+      if (choice.logprobs && !exchange_->options_.stream) {
+        out.logprobs.emplace(choice.logprobs->begin(), choice.logprobs->end());
+      }
     }
     return exchange_->Put({part_, std::move(copy)}, 0);
   }
@@ -100,13 +109,15 @@ class AnswerExchange::Events final : public AnswerEvents {
 AnswerExchange::AnswerExchange(ExchangeOptions options, std::unique_ptr<AnswerFormat> format,
                                std::shared_ptr<HttpReply> reply,
                                std::shared_ptr<GatewayThread> thread, GatewayBackend& backend,
-                               std::shared_ptr<GatewayMetrics> metrics, Callbacks callbacks)
+                               std::shared_ptr<GatewayMetrics> metrics, TextWorker& worker,
+                               Callbacks callbacks)
     : options_(std::move(options)),
       format_(std::move(format)),
       reply_(std::move(reply)),
       thread_(std::move(thread)),
       backend_(backend),
       metrics_(std::move(metrics)),
+      worker_(worker),
       callbacks_(std::move(callbacks)),
       done_(options_.parts) {}
 
@@ -228,19 +239,43 @@ void AnswerExchange::TakeDone(size_t part, AnswerDone done, std::string& out) {
   for (const std::optional<AnswerDone>& one : done_) {
     if (!one) return;
   }
-  const AnswerDone all = AllParts();
-  if (options_.stream) {
-    BeginStream(out);
-    out += format_->StreamDone(all);
-    reply_->Write(std::exchange(out, ""));
-    reply_->End();
-  } else {
-    callbacks_.respond({.content_type = "application/json", .body = DumpJson(format_->Whole(all))});
+  AnswerDone all = AllParts();
+  AnswerOutcome outcome{.usage = all.usage};
+  if (!all.choices.empty()) outcome.reason = FinishReasonName(all.choices.front().reason);
+  if (!options_.stream) return SendWhole(std::move(all), outcome);
+  BeginStream(out);
+  out += format_->StreamDone(all);
+  reply_->Write(std::exchange(out, ""));
+  reply_->End();
+  Finish(outcome);
+}
+
+void AnswerExchange::SendWhole(AnswerDone all, const AnswerOutcome& outcome) {
+  constexpr int64_t kShort = int64_t{64} << 10;  // made in a few milliseconds
+  int64_t bytes = 0;
+  for (const ChoiceDone& choice : all.choices) {
+    if (choice.logprobs) bytes += BytesOf(*choice.logprobs);
   }
-  Finish({.status = 200,
-          .reason =
-              all.choices.empty() ? "" : std::string(FinishReasonName(all.choices.front().reason)),
-          .usage = all.usage});
+  const auto done = std::make_shared<const AnswerDone>(std::move(all));
+  const auto make = [self = shared_from_this(), done, outcome]() -> std::function<void()> {
+    const auto body = std::make_shared<std::string>();
+    std::string failure;
+    try {
+      *body = DumpJson(self->format_->Whole(*done));
+    } catch (const std::exception& exception) {
+      failure = exception.what();
+    }
+    return [self, body, failure, outcome] {
+      if (self->ended_) return;
+      std::string out;
+      if (!failure.empty()) return self->Fail({ErrorCode::kInternal, failure, std::nullopt}, out);
+      self->callbacks_.respond({.content_type = "application/json", .body = std::move(*body)});
+      self->Finish(outcome);
+    };
+  };
+  const bool elsewhere =
+      bytes > kShort && worker_.Do(options_.client, bytes, [this, make] { thread_->Post(make()); });
+  if (!elsewhere) make()();
 }
 
 void AnswerExchange::Fail(const Failed& failed, std::string& out) {

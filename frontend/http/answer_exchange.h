@@ -15,6 +15,7 @@
 #include "frontend/http/api/api_error.h"
 #include "frontend/http/gateway_backend.h"
 #include "frontend/http/gateway_metrics.h"
+#include "frontend/http/text_worker.h"
 #include "frontend/http/wire/http_server.h"
 
 namespace tandem::frontend {
@@ -52,7 +53,8 @@ struct ExchangeOptions {
 };
 
 /// One HTTP request that the service answers: events come from its thread, wait here, and become
-/// bytes on the gateway's thread, many at a time where they come fast.
+/// bytes on the gateway's thread, many at a time where they come fast. It does not outlive the
+/// worker.
 ///
 /// Thread safety: Events' objects belong to the service's thread, the rest to the gateway's.
 class AnswerExchange : public std::enable_shared_from_this<AnswerExchange> {
@@ -70,7 +72,7 @@ class AnswerExchange : public std::enable_shared_from_this<AnswerExchange> {
   AnswerExchange(ExchangeOptions options, std::unique_ptr<AnswerFormat> format,
                  std::shared_ptr<HttpReply> reply, std::shared_ptr<GatewayThread> thread,
                  GatewayBackend& backend, std::shared_ptr<GatewayMetrics> metrics,
-                 Callbacks callbacks);
+                 TextWorker& worker, Callbacks callbacks);
 
   /// Ends the answer where the client goes away. Call it once, before the parts start.
   void WatchClient();
@@ -102,6 +104,8 @@ class AnswerExchange : public std::enable_shared_from_this<AnswerExchange> {
   void TakeNews();
   void Take(News& news, std::string& out);
   void TakeDone(size_t part, AnswerDone done, std::string& out);
+  /// Makes the answer of a request that does not stream; of a long one the worker does.
+  void SendWhole(AnswerDone all, const AnswerOutcome& outcome);
   void Fail(const Failed& failed, std::string& out);
   void BeginStream(std::string& out);
   void Finish(AnswerOutcome outcome);
@@ -113,6 +117,7 @@ class AnswerExchange : public std::enable_shared_from_this<AnswerExchange> {
   const std::shared_ptr<GatewayThread> thread_;
   GatewayBackend& backend_;
   const std::shared_ptr<GatewayMetrics> metrics_;
+  TextWorker& worker_;
   Callbacks callbacks_;
   const Clock::time_point begin_ = Clock::now();
 

@@ -154,7 +154,7 @@ void Gateway::StartAnswer(const CallPointer& call, ApiRequest request, AnswerHea
   auto format = MakeFormat(*call, request, std::move(head), options.parts * options.choices);
   const auto exchange =
       std::make_shared<AnswerExchange>(std::move(options), std::move(format), call->reply, thread_,
-                                       backend_, metrics_, std::move(callbacks));
+                                       backend_, metrics_, *reader_, std::move(callbacks));
   exchange->WatchClient();
   for (size_t part = 0; part < ids.size(); ++part) {
     Request one{.id = ids[part], .body = std::move(request.generates[part])};

@@ -1,6 +1,7 @@
 #include "frontend/service/request_preparer.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -46,14 +47,16 @@ RequestPreparer::RequestPreparer(parallel::Engine& engine, const TextModel& mode
       model_(model),
       mailbox_(std::move(mailbox)),
       limits_(limits),
-      thread_([this] { Run(); }) {}
+      short_thread_([this] { Run(limits_.short_bytes); }),
+      thread_([this] { Run(std::numeric_limits<int64_t>::max()); }) {}
 
 RequestPreparer::~RequestPreparer() {
   {
     const MutexLock lock(mutex_);
     closing_ = true;
-    changed_.NotifyOne();
+    changed_.NotifyAll();
   }
+  short_thread_.join();
   thread_.join();
 }
 
@@ -80,13 +83,16 @@ absl::Status RequestPreparer::Add(Preparation preparation) {
                             .ends_at = std::max(now_, begins_at) + bytes});
   queue.bytes += bytes;
   bytes_ += bytes;
-  changed_.NotifyOne();
+  changed_.NotifyAll();
   return absl::OkStatus();
 }
 
 bool RequestPreparer::Drop(const std::string& client, uint64_t key) {
   const MutexLock lock(mutex_);
-  current_dropped_ = current_dropped_ || current_ == key;
+  if (const auto working = working_.find(client);
+      working != working_.end() && working->second.key == key) {
+    working->second.dropped = true;
+  }
   const auto found = waiting_.find(client);
   if (found == waiting_.end()) return false;
   ClientQueue& queue = found->second;
@@ -101,26 +107,32 @@ bool RequestPreparer::Drop(const std::string& client, uint64_t key) {
   return true;
 }
 
-void RequestPreparer::Run() {
-  for (;;) {
-    Preparation next;
-    {
-      const MutexLock lock(mutex_);
-      while (waiting_.empty() && !closing_) changed_.Wait(mutex_);
-      if (closing_) return;
-      next = TakeNext();
-      current_ = next.key;
-      current_dropped_ = false;
+void RequestPreparer::Run(int64_t most_bytes) {
+  MutexLock lock(mutex_);
+  while (!closing_) {
+    std::optional<Preparation> next = TakeNext(most_bytes);
+    if (!next) {
+      changed_.Wait(mutex_);
+      continue;
     }
-    PrepareOne(std::move(next));
+    const std::string client = next->client;
+    working_[client] = {.key = next->key};
+    lock.Unlock();
+    PrepareOne(*std::move(next));
+    lock.Lock();
+    working_.erase(client);
+    changed_.NotifyAll();  // what else the client has may be taken
   }
 }
 
-Preparation RequestPreparer::TakeNext() {
-  const auto it =
-      std::min_element(waiting_.begin(), waiting_.end(), [](const auto& one, const auto& other) {
-        return one.second.requests.front().ends_at < other.second.requests.front().ends_at;
-      });
+std::optional<Preparation> RequestPreparer::TakeNext(int64_t most_bytes) {
+  auto it = waiting_.end();
+  for (auto at = waiting_.begin(); at != waiting_.end(); ++at) {
+    const Waiting& first = at->second.requests.front();
+    if (first.bytes > most_bytes || working_.contains(at->first)) continue;
+    if (it == waiting_.end() || first.ends_at < it->second.requests.front().ends_at) it = at;
+  }
+  if (it == waiting_.end()) return std::nullopt;
   ClientQueue& queue = it->second;
   Waiting next = std::move(queue.requests.front());
   now_ = std::max(now_, next.ends_at - next.bytes);
@@ -131,19 +143,20 @@ Preparation RequestPreparer::TakeNext() {
   return std::move(next.preparation);
 }
 
-bool RequestPreparer::dropped() {
+bool RequestPreparer::Dropped(const std::string& client) {
   const MutexLock lock(mutex_);
-  return current_dropped_;
+  return working_.at(client).dropped;
 }
 
 void RequestPreparer::PrepareOne(Preparation preparation) {
   const uint64_t key = preparation.key;
+  const std::string client = preparation.client;
   const auto choices = static_cast<size_t>(preparation.request.samples);
   auto prepared = std::make_unique<Prepared>();
   prepared->status = [&]() -> absl::Status {
     TANDEM_ASSIGN_OR_RETURN(const parallel::EngineRequest work,
                             Prepare(std::move(preparation), model_, *prepared));
-    if (dropped()) return absl::CancelledError("nobody waits for it any more");
+    if (Dropped(client)) return absl::CancelledError("nobody waits for it any more");
     const auto sink = [&](size_t choice) {
       return SinkTo(mailbox_, key, choice, prepared->wants_logprobs);
     };

@@ -4,6 +4,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -18,12 +19,14 @@ struct RequestPreparerLimits {
   /// Bytes that may wait; one request of a client always may, up to twice the total.
   int64_t client_bytes = int64_t{4} << 20;
   int64_t total_bytes = int64_t{64} << 20;
+  /// Requests of up to so many bytes have a thread that no longer ones of others keep busy.
+  int64_t short_bytes = int64_t{256} << 10;
 };
 
-/// A thread that renders, tokenizes and submits requests, which takes long for a long text, and
-/// waits where the engine does not answer. The requests of one client stay in order; those of
-/// different ones go by fair queuing, so that a short request passes the long ones of others, and
-/// they pass it later in turn.
+/// Threads that render, tokenize and submit requests, which takes long for a long text, and waits
+/// where the engine does not answer. The requests of one client stay in order; those of different
+/// ones go by fair queuing, so that a short request passes the long ones of others, and they pass
+/// it later in turn. It does not wait for a long one that has begun either.
 ///
 /// Source of the order: Demers, Keshav, Shenker 1989 (fair queuing), with bytes for time.
 /// What comes of a request goes to the mailbox as Prepared; the engine's events of it may come
@@ -33,7 +36,7 @@ class RequestPreparer {
   /// `engine` and `model` must outlive it.
   RequestPreparer(parallel::Engine& engine, const TextModel& model,
                   std::shared_ptr<Mailbox> mailbox, const RequestPreparerLimits& limits);
-  /// Waits for the request that is being prepared.
+  /// Waits for the requests that are being prepared.
   ~RequestPreparer();
   RequestPreparer(const RequestPreparer&) = delete;
   RequestPreparer& operator=(const RequestPreparer&) = delete;
@@ -55,11 +58,16 @@ class RequestPreparer {
     int64_t bytes = 0;
   };
 
-  void Run();
+  struct Working {
+    uint64_t key = 0;
+    bool dropped = false;
+  };
+
+  void Run(int64_t most_bytes);
   void PrepareOne(Preparation preparation);
-  /// Takes the one that ends first.
-  Preparation TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool dropped();  // the one that is being prepared
+  /// Takes the one that ends first, of at most so many bytes; nothing: there is none.
+  std::optional<Preparation> TakeNext(int64_t most_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool Dropped(const std::string& client);  // its request that is being prepared
 
   parallel::Engine& engine_;
   const TextModel& model_;
@@ -70,11 +78,11 @@ class RequestPreparer {
   CondVar changed_;
   std::map<std::string, ClientQueue> waiting_ ABSL_GUARDED_BY(mutex_);  // by client
   int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t now_ ABSL_GUARDED_BY(mutex_) = 0;       // in the terms of Waiting::ends_at
-  uint64_t current_ ABSL_GUARDED_BY(mutex_) = 0;  // key of the one that is being prepared
-  bool current_dropped_ ABSL_GUARDED_BY(mutex_) = false;
+  int64_t now_ ABSL_GUARDED_BY(mutex_) = 0;                         // as Waiting::ends_at
+  std::map<std::string, Working> working_ ABSL_GUARDED_BY(mutex_);  // by client
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
-  std::thread thread_;
+  std::thread short_thread_;
+  std::thread thread_;  // of whatever waits
 };
 
 }  // namespace tandem::frontend

@@ -1,6 +1,7 @@
 #include <signal.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <string>
@@ -147,6 +148,10 @@ absl::Status Serve(const ServeOptions& options) {
     service_options.conversations = {.conversations = options.max_conversations,
                                      .bytes = options.conversation_memory};
     service_options.context_policy = *policy;
+    // What a front end takes has room, and numbers of tokens may double in memory.
+    frontend::RequestPreparerLimits& waiting = service_options.preparer;
+    waiting.client_bytes = std::max(waiting.client_bytes, 2 * options.http.max_body);
+    waiting.total_bytes = std::max(waiting.total_bytes, 2 * waiting.client_bytes);
     const core::AttentionForm& attention = file.config().attention;
     if (!attention.dense()) service_options.attention = core::AttentionText(attention);
     service_options.resume_grace = std::chrono::duration_cast<std::chrono::milliseconds>(

@@ -200,6 +200,11 @@ def test_half_requests_end_after_their_time(gateway):
         gone = [gateway.client().send(half) for half in [*halves, post(STREAM)[:-10], chunked(b"5\r\nab")]]
         for client in gone:
             client.leave()
+        for half in [*halves, post(STREAM)[:-10], chunked(b"5\r\nab")]:
+            client = gateway.client().send(half)
+            client.socket.shutdown(socket.SHUT_WR)
+            (status, text), = client.statuses(1)
+            assert status == 400 and b"ended in the middle" in text, half
         for client in clients:
             (status, text), = client.statuses(1)
             assert status == 408 and b"in time" in text

@@ -136,3 +136,33 @@ def test_keys_that_others_may_read_are_refused(tmp_path):
 def test_wrong_options_are_told_before_weights_are_read(more, message):
     result = run([TANDEM, "serve", SMOLLM2, "--listen", "tcp://127.0.0.1:*", *more])
     assert result.returncode == 2 and message in result.stderr, result.stderr
+
+
+def test_requests_that_can_never_be_answered_are_not_to_be_sent_again(start_server):
+    """Of many long prompts each one is too long; and messages may be more than a template works with."""
+    _, address = serve(start_server, 1, False)
+    for path, body in [("/v1/completions", {"prompt": ["word and other " * 7000] * 64, "max_tokens": 1}),
+                       ("/v1/chat/completions", {"messages": [{"role": "user", "content": ""}] * 200_000, "max_tokens": 1}),
+                       ("/apply-template", {"messages": [{"role": "user", "content": ""}] * 200_000})]:
+        status, text = ask(address, "POST", path, body)
+        assert status == 400 and json.loads(text)["error"]["message"], (path, status, text)
+
+
+def test_long_texts_delay_nobody_else(start_server):
+    _, address = serve(start_server, 1, False)
+    text = "word and other " * 500_000
+    long = [("/tokenize", {"content": text}), ("/v1/chat/completions", {"messages": [{"role": "user", "content": text}], "max_tokens": 1,
+                                                                       "context_policy": "shift"})]
+    alone = ask(address, "POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1})
+    assert alone[0] == 200
+    for path, body in long:
+        over = threading.Event()
+        client = threading.Thread(target=lambda: (ask(address, "POST", path, body), over.set()))
+        client.start()
+        answered = 0
+        while not over.is_set():
+            assert ask(address, "POST", "/v1/completions", {"prompt": "Hi", "max_tokens": 1})[0] == 200
+            assert ask(address, "POST", "/tokenize", {"content": "Hi"})[0] == 200
+            answered += 1
+        client.join()
+        assert answered > 1, path

@@ -139,6 +139,10 @@ void HttpConnection::ReadBytes() {
   }
   if (error == asio::error::eof) {
     at_end_ = true;
+    if (state_ == State::kHead || state_ == State::kBody) {
+      RefuseMalformed(400, "the connection ended in the middle of the request");
+      return ArmTimer();
+    }
     // Answers that are complete are sent. Of others nobody knows whether somebody waits for them.
     const bool answered = state_ == State::kIdle || (state_ == State::kAnswering && answered_);
     if (!answered || writing_.empty()) return Close();

@@ -130,12 +130,21 @@ void RequestReader::Refuse(int status, std::string message) {
 
 void RequestReader::ReadTarget() {
   std::string_view target = target_;
-  // An absolute form, as for a proxy, names the host again.
+  // An absolute form, as for a proxy, names the host; what the header says does not count then (RFC
+  // 9112, 3.2.2).
   for (const std::string_view scheme : {"http://", "https://"}) {
     if (target.size() > scheme.size() &&
         EqualIgnoringCase(target.substr(0, scheme.size()), scheme)) {
-      const size_t slash = target.find('/', scheme.size());
-      target = slash == std::string_view::npos ? "/" : target.substr(slash);
+      const size_t slash = std::min(target.find('/', scheme.size()), target.size());
+      const std::string host(target.substr(scheme.size(), slash - scheme.size()));
+      for (auto& [name, value] : request_.headers) {
+        if (name == "host") value = host;
+      }
+      if (request_.version == 10 && !request_.HasHeader("host")) {
+        request_.headers.emplace_back("host", host);
+      }
+      target = slash == target.size() ? "/" : target.substr(slash);
+      break;
     }
   }
   if (target == "*") target = "/*";  // of OPTIONS
@@ -167,8 +176,17 @@ void RequestReader::CheckHead() {
   }
   ReadTarget();
   if (state_ == State::kRefused) return;
-  if (count("content-length") > 1) {
-    return Refuse(400, "Content-Length: it is given twice; send it once");
+  // Of two, some readers take the first and some the last.
+  for (const std::string_view name :
+       {"content-length", "content-type", "content-encoding", "expect", "origin", "authorization",
+        "x-api-key", "x-request-id", "access-control-request-method"}) {
+    if (count(name) > 1) {
+      return Refuse(400, fmt::format("header {}: it is given twice; send it once", name));
+    }
+  }
+  const std::string_view length = request.Header("content-length");
+  if (length.find_first_not_of("0123456789") != std::string_view::npos) {
+    return Refuse(400, "Content-Length: expected one number");
   }
   if (count("host") > 1 || (request.version == 11 && count("host") == 0)) {
     return Refuse(400, "Host: expected one header of this name");

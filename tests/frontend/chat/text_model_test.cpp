@@ -106,6 +106,14 @@ TEST(TextModel, EncodesTheRestOfAChatAsItIsInTheWhole) {
   }
 }
 
+TEST(TextModel, RefusesForGoodWhatATemplateMayNotWorkWith) {
+  const Loaded loaded("SmolLM2-135M-Instruct.Q4_1.gguf");
+  const std::vector<ChatMessage> messages(400'000, {"user", ""});
+  const auto rendered = loaded.model->RenderChat(messages, {});
+  EXPECT_TRUE(absl::IsInvalidArgument(rendered.status()))
+      << "to try again later is of no use: " << rendered.status();
+}
+
 TEST(TextModel, TakesAnotherTemplate) {
   const Loaded loaded("SmolLM2-135M-Instruct.Q4_1.gguf", {.chat_template = "zephyr", .context = 0});
   const std::vector<ChatMessage> messages{{"user", "Hi"}};

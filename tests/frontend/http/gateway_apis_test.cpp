@@ -146,6 +146,25 @@ TEST(GatewayApis, TellsLogprobsInOpenAisForms) {
   EXPECT_THAT(stream.body, HasSubstr(R"("delta":{"content":"a"},"logprobs":{"content":[{"token")"));
 }
 
+TEST(GatewayApis, TellsManyLogprobsAsItTellsFew) {
+  FakeGatewayBackend backend;
+  backend.pieces.assign(300, "some text ");
+  const RunningGateway gateway(backend);
+  const std::string body = R"({"messages":[{"role":"user","content":"Hi"}],"logprobs":true)";
+  const ApiJson few = PostJson(gateway, "/v1/chat/completions", body + "}");
+  const ApiJson many = PostJson(gateway, "/v1/chat/completions", body + R"(,"top_logprobs":9})");
+  EXPECT_EQ(many["choices"][0]["message"], few["choices"][0]["message"]);
+  EXPECT_EQ(many["usage"], few["usage"]);
+  const ApiJson& tokens = many["choices"][0]["logprobs"]["content"];
+  ASSERT_EQ(tokens.size(), 3000U);
+  EXPECT_EQ(tokens[2999]["top_logprobs"].size(), 9U);
+  for (const char* more : {"", R"(,"top_logprobs":9)"}) {
+    const HttpAnswer stream = Fetch(
+        gateway.address(), PostRequest("/v1/chat/completions", body + more + R"(,"stream":true})"));
+    EXPECT_THAT(stream.body, ::testing::EndsWith("data: [DONE]\n\n"));
+  }
+}
+
 TEST(GatewayApis, AnswersAnthropicsMessages) {
   FakeGatewayBackend backend;
   const RunningGateway gateway(backend);

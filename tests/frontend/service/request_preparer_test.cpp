@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <condition_variable>
+#include <future>
 #include <mutex>
 
 #include "tests/support/frame_client.h"
@@ -55,7 +57,7 @@ class GatedModel final : public FakeTextModel {
 };
 
 struct PreparerAtWork {
-  explicit PreparerAtWork(const RequestPreparerLimits& limits = {})
+  explicit PreparerAtWork(const RequestPreparerLimits& limits = {.short_bytes = 0})
       : engine(testing::EchoScript), preparer(engine, model, mailbox, limits) {
     engine.Hold(true);
   }
@@ -91,8 +93,54 @@ TEST(RequestPreparer, AShortRequestPassesTheLongOnesOfOthers) {
   EXPECT_EQ(work.Prepared(7), (std::vector<uint64_t>{1, 5, 6, 2, 7, 3, 4}));
 }
 
+/// A model that takes its time with long texts only.
+class LongGatedModel final : public FakeTextModel {
+ public:
+  LongGatedModel() : FakeTextModel(/*context=*/1 << 20), opened_(open_.get_future().share()) {}
+  absl::StatusOr<std::vector<int32_t>> EncodeText(std::string_view text) const override {
+    if (text.size() > 1000) opened_.wait();
+    return FakeTextModel::EncodeText(text);
+  }
+  void Open() { open_.set_value(); }
+
+ private:
+  std::promise<void> open_;
+  const std::shared_future<void> opened_;
+};
+
+TEST(RequestPreparer, AShortRequestDoesNotWaitForALongOneThatHasBegun) {
+  LongGatedModel model;
+  FakeEngine engine(testing::EchoScript);
+  engine.Hold(true);
+  const auto mailbox = std::make_shared<Mailbox>();
+  RequestPreparer preparer(engine, model, mailbox, {.short_bytes = 5000});
+  const auto prepared = [&](size_t count) {
+    std::vector<uint64_t> keys;
+    Eventually([&] {
+      for (const Mailbox::Event& event : mailbox->Take()) keys.push_back(event.key);
+      return keys.size() >= count;
+    });
+    return keys;
+  };
+  ASSERT_TRUE(preparer.Add(RequestOf("flood", 1, 10'000)).ok());
+  ASSERT_TRUE(preparer.Add(RequestOf("other flood", 2, 10'000)).ok());
+  ASSERT_TRUE(preparer.Add(RequestOf("flood", 3, 10)).ok());
+  // The thread for whatever comes has begun a long one by now, or takes a short one first.
+  ASSERT_TRUE(preparer.Add(RequestOf("short", 4, 10)).ok());
+  ASSERT_TRUE(preparer.Add(RequestOf("short", 5, 10)).ok());
+  std::vector<uint64_t> keys = prepared(2);
+  model.Open();
+  for (const uint64_t key : prepared(5 - keys.size())) keys.push_back(key);
+  ASSERT_EQ(keys.size(), 5U);
+  const auto place = [&](uint64_t key) { return std::find(keys.begin(), keys.end(), key); };
+  EXPECT_LT(place(4), place(2)) << "before what was not let go";
+  EXPECT_LT(place(5), place(2));
+  EXPECT_LT(place(1), place(3)) << "those of one client stay in order";
+  EXPECT_LT(place(4), place(5));
+}
+
 TEST(RequestPreparer, BytesThatWaitAreBounded) {
-  PreparerAtWork work({.client_bytes = 10'000, .total_bytes = 20'000});
+  PreparerAtWork work({.client_bytes = 10'000, .total_bytes = 20'000, .short_bytes = 0});
   ASSERT_TRUE(work.preparer.Add(RequestOf("first", 1, 10)).ok());
   ASSERT_TRUE(Eventually([&] { return work.model.encodes(); }));
   EXPECT_TRUE(work.preparer.Add(RequestOf("a", 2, 15'000)).ok()) << "one may be of any size";

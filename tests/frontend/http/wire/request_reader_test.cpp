@@ -119,6 +119,10 @@ TEST(RequestReader, RefusesWhatIsNoRequest) {
       {post + "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", 400, "Content-Length"},
       {post + "Content-Length: -5\r\n\r\nhello", 400, "Content-Length"},
       {post + "Content-Length: 5x\r\n\r\nhello", 400, "Content-Length"},
+      {post + "Content-Length: 5, 5\r\n\r\nhello", 400, "Content-Length"},
+      {post + "Origin: http://x\r\nOrigin: http://y\r\n\r\n", 400, "origin: it is given twice"},
+      {post + "Content-Type: a/b\r\nContent-Type: a/c\r\n\r\n", 400, "content-type"},
+      {post + "Authorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n", 400, "authorization"},
       {post + "Content-Length: 99999999999999999999\r\n\r\n", 400, "Content-Length"},
       {post + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "Transfer"},
       {post + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400, "Content"},
@@ -153,6 +157,28 @@ TEST(RequestReader, RefusesWhatIsNoRequest) {
       EXPECT_EQ(reader.status(), one.status) << shown << ": " << reader.message();
       EXPECT_THAT(reader.message(), HasSubstr(one.message)) << shown;
     }
+  }
+}
+
+TEST(RequestReader, TakesTheHostOfAnAbsoluteTarget) {
+  struct Target {
+    std::string head;
+    std::string host;
+    std::string path;
+  };
+  const Target cases[] = {
+      {"GET http://evil.example/v1/models?a=b HTTP/1.1\r\nHost: localhost\r\n\r\n", "evil.example",
+       "/v1/models"},
+      {"GET HTTPS://a:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", "a:80", "/"},
+      {"GET http://evil.example/ HTTP/1.0\r\n\r\n", "evil.example", "/"},
+      {"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "localhost", "/"},
+  };
+  for (const Target& one : cases) {
+    RequestReader reader({});
+    Feed(reader, one.head, 1000);
+    ASSERT_EQ(reader.state(), ReaderState::kDone) << one.head << reader.message();
+    EXPECT_EQ(reader.request().Header("host"), one.host) << one.head;
+    EXPECT_EQ(reader.request().path, one.path) << one.head;
   }
 }
 
