@@ -34,6 +34,8 @@ class HostPool {
   /// Whether that is news: a host or a spare one that was not lost, and is not the first.
   bool Lose(const std::string& name);
   bool Find(const std::string& name);
+  /// So many ranks are wanted from now on while no host is lost.
+  void Want(int ranks) { ranks_ = ranks; }
 
   struct Plan {
     std::vector<HostLine> hosts;
@@ -51,7 +53,7 @@ class HostPool {
  private:
   const std::vector<HostLine> hosts_;
   const std::vector<std::string> spares_;
-  const int ranks_;
+  int ranks_;
   const bool fewer_ranks_;
   std::set<std::string> lost_;
 };

@@ -37,6 +37,9 @@ class SpareHosts {
   /// Ranks did not start on the host that Back has told of: it counts as lost again for a while.
   void NotBack(Clock::time_point now);
 
+  /// As HostPool::Want.
+  void Want(int ranks) { pool_.Want(ranks); }
+
   /// What to start now: hostfile and number of ranks. kUnavailable: too few hosts are left.
   absl::StatusOr<LaunchOptions> Choose();
 

@@ -18,7 +18,8 @@ constexpr int kCollectivesOfStep = 10;
 // while the old ones have theirs.)
 constexpr int64_t kLeastRoomDivisor = 2;
 
-// A start that ends because hosts are lost says nothing against the next one.
+// A start that ends because hosts are lost says nothing against the next one, nor does the death of
+// ranks that answered.
 constexpr auto kFullLife = std::chrono::seconds(3600);
 
 /// The ranks that are left know by then which one died.
@@ -131,6 +132,7 @@ void Supervisor::Watch() {
     while (!stopping_) changed_.Wait(mutex_);
     status = status_;
   }
+  JoinEnding();
   // The ranks end with the thread that started them, which must not end before.
   if (life_ != nullptr) status = life_->End(std::move(status));
   life_.reset();
@@ -167,7 +169,8 @@ absl::Status Supervisor::AwaitNews() {
 void Supervisor::Recover(const absl::Status& stuck) {
   const Clock::time_point lost_at = Clock::now();
   absl::Status why = stuck.ok() ? life_->Reason() : stuck;
-  const Clock::duration lived = lost_at - began_;
+  const Clock::duration lived =
+      engine_.GaveTokens(life_epoch_) ? Clock::duration(kFullLife) : lost_at - began_;
   engine_.Lose(why);
   life_->Kill();
   life_.reset();
@@ -223,10 +226,23 @@ absl::Status Supervisor::MoveTo(const LaunchOptions& launch) {
   TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<RankLife> life, StartLife(launch));
   const absl::Status room = CheckRoom(*life_->engine(), *life->engine());
   if (!room.ok()) return life->End(room);
-  const std::unique_ptr<RankLife> before = std::exchange(life_, nullptr);
+  std::unique_ptr<RankLife> before = std::exchange(life_, nullptr);
   Enter(std::move(life));
   order_.launch = launch;
-  return before->End(absl::OkStatus());
+  EndBeside(std::move(before));
+  return absl::OkStatus();
+}
+
+void Supervisor::EndBeside(std::shared_ptr<RankLife> life) {
+  JoinEnding();
+  ending_ = std::thread([life = std::move(life)]() mutable {
+    static_cast<void>(life->End(absl::OkStatus()));
+    life.reset();
+  });
+}
+
+void Supervisor::JoinEnding() {
+  if (ending_.joinable()) ending_.join();
 }
 
 void Supervisor::MoveToHosts() {
@@ -254,6 +270,7 @@ void Supervisor::Scale() {
   const bool other = wanted.ranks != order_.launch.ranks;
   const absl::Status moved = other ? MoveTo(launch) : absl::OkStatus();
   if (moved.ok()) {
+    if (hosts_ != nullptr) hosts_->Want(wanted.ranks);
     const std::chrono::duration<double> seconds = Clock::now() - begin;
     spdlog::info("{} from now on, as epoch {}, after {:.2f} s", Counted(wanted.ranks, "rank"),
                  order_.epoch, seconds.count());

@@ -51,6 +51,9 @@ class Supervisor {
   void Recover(const absl::Status& stuck);
   /// Starts other ranks beside those that are there, and lets requests move to them.
   absl::Status MoveTo(const LaunchOptions& launch);
+  /// Ends a life that nobody uses any more, while the next one is watched.
+  void EndBeside(std::shared_ptr<RankLife> life);
+  void JoinEnding();
   /// To hosts that are back.
   void MoveToHosts();
   void TakeScale(int ranks, const parallel::Engine::ScaleDone& done);
@@ -80,6 +83,7 @@ class Supervisor {
   uint64_t life_epoch_ = 0;            // its
   Clock::time_point began_;
   bool hosts_back_ = false;
+  std::thread ending_;  // of the life before
   std::thread thread_;
 };
 

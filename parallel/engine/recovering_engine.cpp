@@ -166,9 +166,10 @@ absl::Status RecoveringEngine::SubmitTo(const RequestPtr& request, std::shared_p
 
 EngineSink RecoveringEngine::SinkOf(const RequestPtr& request, uint64_t epoch) {
   EngineSink sink;
-  sink.on_tokens = [request, epoch](std::span<const int32_t> tokens) {
+  sink.on_tokens = [this, request, epoch](std::span<const int32_t> tokens) {
     const MutexLock lock(request->mutex);
     if (request->epoch != epoch || request->finished) return;
+    last_giver_ = epoch;
     if (request->first_token == Clock::time_point{}) request->first_token = Clock::now();
     auto& answered = request->request.answered;
     answered.insert(answered.end(), tokens.begin(), tokens.end());

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -49,6 +50,8 @@ class RecoveringEngine final : public Engine {
   /// A life begins, and takes all requests in the order in which they came: those that wait, and
   /// those of a life before that was not lost, where they end.
   void Begin(const std::shared_ptr<Engine>& life, uint64_t epoch);
+  /// Whether a request got a token of the life with this epoch, or of a later one.
+  bool GaveTokens(uint64_t epoch) const { return last_giver_.load() >= epoch; }
   /// The life is lost for this reason: nothing that it does from now on counts.
   void Lose(const absl::Status& why);
   /// The reason that Lose gave is known better.
@@ -69,6 +72,7 @@ class RecoveringEngine final : public Engine {
   void EndAll(const absl::Status& why);
 
   const Options options_;
+  std::atomic<uint64_t> last_giver_ = 0;  // epoch of the life that gave the last token
   uint64_t losses_ = 0;  // of the thread that calls Lose
   Mutex mutex_;
   std::shared_ptr<Engine> life_ ABSL_GUARDED_BY(mutex_);  // null: there is none now

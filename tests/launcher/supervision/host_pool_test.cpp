@@ -47,6 +47,15 @@ TEST(HostPool, FewerHostsHaveFewerRanks) {
   EXPECT_EQ(pool.Next()->ranks, 4);
 }
 
+TEST(HostPool, ANumberThatIsWantedHoldsWhenHostsComeBack) {
+  HostPool pool(ThreeHosts(), {}, 6, true);
+  EXPECT_TRUE(pool.Lose("n3"));
+  pool.Want(3);
+  EXPECT_EQ(pool.Next()->ranks, 2);
+  EXPECT_TRUE(pool.Find("n3"));
+  EXPECT_EQ(pool.Next()->ranks, 3);
+}
+
 TEST(HostPool, TheServersOwnHostStays) {
   HostPool pool(ThreeHosts(), {}, 2, true);
   EXPECT_FALSE(pool.Lose("n1"));

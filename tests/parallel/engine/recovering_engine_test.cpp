@@ -80,6 +80,8 @@ TEST_F(RecoveringEngineTest, RequestsGoOnInTheNextLife) {
   for (int32_t r = 0; r < 5; ++r) Submit(Of(r + 1, 120), sinks[static_cast<size_t>(r)]);
   for (int deaths = 0; deaths < 4; ++deaths) {
     ASSERT_TRUE(sinks[0].WaitForTokens(static_cast<size_t>(deaths) * 20 + 5));
+    EXPECT_TRUE(engine_.GaveTokens(epoch_));
+    EXPECT_FALSE(engine_.GaveTokens(epoch_ + 1));
     Replace(milliseconds(deaths));
   }
   for (int32_t r = 0; r < 5; ++r) {
