@@ -226,6 +226,10 @@ absl::Status Supervisor::MoveTo(const LaunchOptions& launch) {
   TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<RankLife> life, StartLife(launch));
   const absl::Status room = CheckRoom(*life_->engine(), *life->engine());
   if (!room.ok()) return life->End(room);
+  engine_.WarmUp(*life->engine(), [this] {
+    const MutexLock lock(mutex_);
+    return !stopping_ && !Gone();
+  });
   std::unique_ptr<RankLife> before = std::exchange(life_, nullptr);
   Enter(std::move(life));
   order_.launch = launch;

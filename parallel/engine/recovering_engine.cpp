@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/base/counted.h"
+#include "parallel/engine/prompt_readings.h"
 
 namespace tandem::parallel {
 namespace {
@@ -13,6 +14,9 @@ namespace {
 // A life that refuses requests because it dies is known to be dead within this time.
 constexpr std::chrono::milliseconds kDeathKnown{1500};
 constexpr std::chrono::milliseconds kLookInterval{10};
+// What requests get while others are read is read in the next round, which has less to do.
+constexpr int kMostReadings = 4;
+constexpr std::chrono::milliseconds kShortReading{300};
 
 /// Whether it is the request that is wrong, or too much, and not the engine.
 bool BlamesRequest(const absl::Status& refused) {
@@ -300,6 +304,31 @@ std::vector<RecoveringEngine::RequestPtr> RecoveringEngine::Open() {
   std::vector<RequestPtr> open;
   for (const auto& [id, request] : requests_) open.push_back(request);
   return open;
+}
+
+bool RecoveringEngine::ReadOpen(Engine& next, const std::function<bool()>& keep_on) {
+  PromptReadings readings(next);
+  for (const RequestPtr& request : Open()) {
+    EngineRequest reading;
+    {
+      const MutexLock lock(request->mutex);
+      const EngineRequest& of = request->request;
+      if (request->finished || !of.reuse || of.prompt_logprobs) continue;
+      reading.prompt = of.prompt;
+      reading.prompt.insert(reading.prompt.end(), of.answered.begin(), of.answered.end());
+      reading.tenant = of.tenant;
+      reading.client = of.client;
+    }
+    readings.Submit(std::move(reading));
+  }
+  return readings.Wait(keep_on);
+}
+
+void RecoveringEngine::WarmUp(Engine& next, const std::function<bool()>& keep_on) {
+  for (int reading = 0; reading < kMostReadings; ++reading) {
+    const Clock::time_point begin = Clock::now();
+    if (!ReadOpen(next, keep_on) || Clock::now() - begin < kShortReading) return;
+  }
 }
 
 void RecoveringEngine::Begin(const std::shared_ptr<Engine>& life, uint64_t epoch) {

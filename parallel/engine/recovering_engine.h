@@ -24,7 +24,7 @@ namespace tandem::parallel {
 /// twice, and hears once a loss (EngineSink::on_notice). A request ends with kUnavailable where
 /// life after life dies without giving it a token, since it may be what they die of.
 ///
-/// Thread safety: as Engine. Begin, Lose and GiveUp are called by one thread.
+/// Thread safety: as Engine. WarmUp, Begin, Lose and GiveUp are called by one thread.
 class RecoveringEngine final : public Engine {
  public:
   struct Options {
@@ -47,6 +47,10 @@ class RecoveringEngine final : public Engine {
   absl::Status Health() override;
   void Scale(int ranks, const ScaleDone& done) override;
 
+  /// Has an engine that is to begin read what open requests have so far, while the life that runs
+  /// goes on with them: then they pause for less when it begins. Nothing else depends on it.
+  /// Returns when it has caught up with them, or `keep_on`, which is asked often, gives false.
+  void WarmUp(Engine& next, const std::function<bool()>& keep_on);
   /// A life begins, and takes all requests in the order in which they came: those that wait, and
   /// those of a life before that was not lost, where they end.
   void Begin(const std::shared_ptr<Engine>& life, uint64_t epoch);
@@ -69,11 +73,12 @@ class RecoveringEngine final : public Engine {
   void Forget(RequestId id);
   void Finish(Request& request, parallel::Finish finish);
   std::vector<RequestPtr> Open();
+  bool ReadOpen(Engine& next, const std::function<bool()>& keep_on);
   void EndAll(const absl::Status& why);
 
   const Options options_;
   std::atomic<uint64_t> last_giver_ = 0;  // epoch of the life that gave the last token
-  uint64_t losses_ = 0;  // of the thread that calls Lose
+  uint64_t losses_ = 0;                   // of the thread that calls Lose
   Mutex mutex_;
   std::shared_ptr<Engine> life_ ABSL_GUARDED_BY(mutex_);  // null: there is none now
   uint64_t epoch_ ABSL_GUARDED_BY(mutex_) = 0;

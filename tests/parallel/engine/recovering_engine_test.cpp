@@ -130,6 +130,44 @@ TEST_F(RecoveringEngineTest, RequestsMoveFromALifeThatGoesOn) {
   EXPECT_EQ(engine_.Status()->recovery.epoch, 4U);
 }
 
+TEST_F(RecoveringEngineTest, ALifeThatIsToBeginReadsWhatIsOpen) {
+  Begin(NewLife(milliseconds(5)));
+  std::vector<CollectingSink> sinks(3);
+  Submit(Of(1, 500), sinks[0]);
+  EngineRequest apart = Of(2, 500);
+  apart.reuse = false;
+  Submit(apart, sinks[1]);
+  EngineRequest scored = Of(3, 500);
+  scored.prompt_logprobs = true;
+  scored.logprobs = 1;
+  Submit(scored, sinks[2]);
+  ASSERT_TRUE(sinks[0].WaitForTokens(20));
+  const auto next = NewLife();
+  engine_.WarmUp(*next, [] { return true; });
+  ASSERT_EQ(next->submitted(), 1);
+  const EngineRequest read = next->requests().front();
+  EXPECT_EQ(read.max_tokens, 0);
+  ASSERT_GE(read.prompt.size(), 23U);
+  EXPECT_EQ(std::vector<int32_t>(read.prompt.begin() + 3, read.prompt.begin() + 23), Whole(1, 20));
+  EXPECT_EQ(next->running(), 0);
+
+  // One that does not get on with it is not waited for.
+  const auto slow = NewLife();
+  slow->Hold(true);
+  int asked = 0;
+  engine_.WarmUp(*slow, [&] { return ++asked < 5; });
+  EXPECT_EQ(asked, 5);
+  slow->Hold(false);
+  engine_.WarmUp(*slow, [] { return true; });
+  EXPECT_EQ(slow->running(), 0);
+  Begin(slow);
+  for (int32_t r = 0; r < 3; ++r) {
+    CollectingSink& sink = sinks[static_cast<size_t>(r)];
+    ASSERT_TRUE(sink.WaitForFinish().has_value());
+    EXPECT_EQ(sink.tokens(), Whole(r + 1, 500));
+  }
+}
+
 TEST_F(RecoveringEngineTest, LogprobsComeOnce) {
   Begin(NewLife());
   EngineRequest request = Of(1, 60);
