@@ -136,6 +136,8 @@ class Gateway final : private HttpHandler {
 
   // gateway_routes.cpp
   void HandleModels(const CallPointer& call);
+  /// The body of a request about texts, which may name the model.
+  absl::StatusOr<nlohmann::json> ParseTextBody(const std::string& text) const;
   void HandleTokenize(const CallPointer& call);
   void HandleDetokenize(const CallPointer& call);
   void HandleApplyTemplate(const CallPointer& call);

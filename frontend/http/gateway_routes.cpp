@@ -162,11 +162,18 @@ void Gateway::HandleModels(const CallPointer& call) {
   RespondJson(call, {{"object", "list"}, {"data", std::move(list)}});
 }
 
+absl::StatusOr<nlohmann::json> Gateway::ParseTextBody(const std::string& text) const {
+  TANDEM_ASSIGN_OR_RETURN(nlohmann::json body, ParseBody(text, options_.limits.depth));
+  std::string model;
+  TANDEM_RETURN_IF_ERROR(ReadText(body, "model", 0, options_.limits.id_bytes, model));
+  TANDEM_RETURN_IF_ERROR(CheckModel(model));
+  return body;
+}
+
 void Gateway::HandleTokenize(const CallPointer& call) {
   TokenizeInWorker(call, [this, call]() -> std::function<void()> {
     absl::StatusOr<std::string> text = [&]() -> absl::StatusOr<std::string> {
-      TANDEM_ASSIGN_OR_RETURN(const nlohmann::json body,
-                              ParseBody(call->request.body, options_.limits.depth));
+      TANDEM_ASSIGN_OR_RETURN(const nlohmann::json body, ParseTextBody(call->request.body));
       TANDEM_ASSIGN_OR_RETURN(const Tokenized result,
                               TokenizeBody(body, backend_.model(), options_.limits));
       if (result.tokens.size() > kMostTokens) {
@@ -185,8 +192,7 @@ void Gateway::HandleTokenize(const CallPointer& call) {
 void Gateway::HandleDetokenize(const CallPointer& call) {
   TokenizeInWorker(call, [this, call]() -> std::function<void()> {
     absl::StatusOr<std::string> text = [&]() -> absl::StatusOr<std::string> {
-      TANDEM_ASSIGN_OR_RETURN(const nlohmann::json body,
-                              ParseBody(call->request.body, options_.limits.depth));
+      TANDEM_ASSIGN_OR_RETURN(const nlohmann::json body, ParseTextBody(call->request.body));
       return DetokenizeBody(body, backend_.model());
     }();
     return [this, call, text = std::move(text)] {
@@ -199,8 +205,7 @@ void Gateway::HandleDetokenize(const CallPointer& call) {
 void Gateway::HandleApplyTemplate(const CallPointer& call) {
   TokenizeInWorker(call, [this, call]() -> std::function<void()> {
     absl::StatusOr<std::string> text = [&]() -> absl::StatusOr<std::string> {
-      TANDEM_ASSIGN_OR_RETURN(const nlohmann::json body,
-                              ParseBody(call->request.body, options_.limits.depth));
+      TANDEM_ASSIGN_OR_RETURN(const nlohmann::json body, ParseTextBody(call->request.body));
       UnknownFields unknown;
       TANDEM_ASSIGN_OR_RETURN(const std::vector<ChatMessage> messages,
                               ReadChatMessages(body, unknown));

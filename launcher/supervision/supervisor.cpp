@@ -273,6 +273,10 @@ void Supervisor::Scale() {
   launch.ranks = wanted.ranks;
   const bool other = wanted.ranks != order_.launch.ranks;
   const absl::Status moved = other ? MoveTo(launch) : absl::OkStatus();
+  {
+    const MutexLock lock(mutex_);
+    scale_.reset();  // first: whoever hears of the end may ask for the next
+  }
   if (moved.ok()) {
     if (hosts_ != nullptr) hosts_->Want(wanted.ranks);
     const std::chrono::duration<double> seconds = Clock::now() - begin;
@@ -284,8 +288,6 @@ void Supervisor::Scale() {
     spdlog::warn("there are {} still: {}", Counted(order_.launch.ranks, "rank"), Message(moved));
     wanted.done(moved);
   }
-  const MutexLock lock(mutex_);
-  scale_.reset();
 }
 
 bool Supervisor::SleepUnlessStopping(Clock::duration time) {

@@ -339,6 +339,10 @@ TEST(GatewayApis, TokenizesInBothForms) {
       PostJson(gateway, "/tokenize", R"({"messages":[{"role":"user","content":"Hi"}]})")["count"],
       18);
   PostJson(gateway, "/tokenize", R"({})", 400);
+  PostJson(gateway, "/tokenize", R"({"model":"another","prompt":"Hi"})", 404);
+  PostJson(gateway, "/tokenize", R"({"model":7,"prompt":"Hi"})", 400);
+  PostJson(gateway, "/detokenize", R"({"model":"another","tokens":[72]})", 404);
+  PostJson(gateway, "/apply-template", R"({"model":"another","messages":[]})", 404);
   PostJson(gateway, "/tokenize", R"({"prompt":"a","content":"b"})", 400);
   PostJson(gateway, "/tokenize", R"({"prompt":7})", 400);
   EXPECT_EQ(PostJson(gateway, "/detokenize", R"({"tokens":[72,195,182]})"),
