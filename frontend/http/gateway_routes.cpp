@@ -164,9 +164,9 @@ void Gateway::HandleModels(const CallPointer& call) {
 
 absl::StatusOr<nlohmann::json> Gateway::ParseTextBody(const std::string& text) const {
   TANDEM_ASSIGN_OR_RETURN(nlohmann::json body, ParseBody(text, options_.limits.depth));
-  std::string model;
+  std::optional<std::string> model;
   TANDEM_RETURN_IF_ERROR(ReadText(body, "model", 0, options_.limits.id_bytes, model));
-  TANDEM_RETURN_IF_ERROR(CheckModel(model));
+  TANDEM_RETURN_IF_ERROR(CheckModel(model.value_or("")));
   return body;
 }
 
