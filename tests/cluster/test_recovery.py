@@ -422,11 +422,13 @@ def test_full_places_for_temporary_files_are_waited_for(start_server, undisturbe
         run(["umount", disk])
 
 
-@pytest.mark.parametrize("attention", ["dense", "sparse:window=256,global=64"])
+FORMS = ["dense", "sparse:window=256,global=64", "infini:segment=128"]
+
+
+@pytest.mark.parametrize("attention", FORMS)
 def test_random_faults(start_server, undisturbed, request, tmp_path, attention):
-    """Whatever dies or is stopped, whenever: every answer is that of an undisturbed run. Short form: 8 and 7 faults."""
-    faults = request.config.getoption("--faults")
-    faults = (faults + 1) // 2 if attention == "dense" else faults // 2
+    """Whatever dies or is stopped, whenever: every answer is that of an undisturbed run. Short form: 5 faults a form."""
+    faults = request.config.getoption("--faults") // len(FORMS)
     seed = int(os.environ.get("TANDEM_FAULT_SEED", time.time_ns() % 2**32))
     print(f"TANDEM_FAULT_SEED={seed}")
     chance = random.Random(seed)
