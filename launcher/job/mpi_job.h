@@ -81,6 +81,8 @@ class MpiJob {
   /// Ends the job at once and removes its temporary files. From any thread.
   void CleanUp();
   void ReadErrors(int error_pipe);
+  /// Of ranks of this host that were killed: their shared memory.
+  void RemoveWhatRanksLeft();
   void Meet(const parallel::StartTable& starts);
   class Overseer;
   void End(std::chrono::milliseconds grace);

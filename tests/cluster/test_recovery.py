@@ -241,6 +241,21 @@ def test_requests_that_come_meanwhile_wait(start_server, undisturbed):
     assert server.stop(signal.SIGINT) == 0
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_ctrl_c_after_a_death_leaves_no_shared_memory(start_server, stopped):
+    """Ranks that are killed remove nothing themselves, and nobody comes after the last ones."""
+    server = serve(start_server)
+    Answer(server.endpoint, "c", {"max_tokens": 4000}).wait_for_deltas(5)
+    ranks = server.ranks()
+    folders = {found for pid in ranks
+               for found in re.findall(r"/dev/shm/tandem-rank-\w+", pathlib.Path(f"/proc/{pid}/maps").read_text())}
+    assert folders and all(map(os.path.exists, folders)), folders
+    os.kill(ranks[1], signal.SIGSTOP if stopped else signal.SIGKILL)
+    assert server.stop(signal.SIGINT) == 0, server.rest_of_log()
+    assert not any(map(os.path.exists, folders)), folders
+    assert_no_leftovers(server)
+
+
 def test_deadlines_and_ctrl_c_while_there_are_no_ranks(start_server, tmp_path):
     # mpirun that cannot start keeps them away.
     broken = tmp_path / "bin"
