@@ -245,6 +245,7 @@ MpiJob::~MpiJob() {
   RemoveWhatRanksLeft();
   const MutexLock lock(mutex_);
   for (const auto& [rank, process] : local_ranks_) close(process);
+  if (!notices_file_.empty()) unlink(notices_file_.c_str());
 }
 
 /// Looks after the start of a job, and gives it up where it stands still.
@@ -428,8 +429,8 @@ absl::Status MpiJob::Explain(absl::Status why) {
   const MutexLock lock(mutex_);
   if (told_by_rank_) return ReportedElsewhere(std::move(why));
   if (notices_file_.empty()) return why;
-  return absl::Status(
-      why.code(), fmt::format("{}; what mpirun said is kept in {}", Message(why), notices_file_));
+  return absl::Status(why.code(), fmt::format("{}; what mpirun said is kept in {}", Message(why),
+                                              std::exchange(notices_file_, {})));
 }
 
 void MpiJob::End(std::chrono::milliseconds grace) {

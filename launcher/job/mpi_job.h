@@ -98,7 +98,7 @@ class MpiJob {
   Mutex mutex_;
   bool ready_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
-  std::string notices_file_ ABSL_GUARDED_BY(mutex_);  // empty: none is kept
+  std::string notices_file_ ABSL_GUARDED_BY(mutex_);  // that nobody was told of; empty: none
   bool told_by_rank_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<int, int> local_ranks_ ABSL_GUARDED_BY(mutex_);  // of this host: their processes (pidfd)
   std::atomic<bool> stopping_ = false;

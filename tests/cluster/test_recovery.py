@@ -291,7 +291,8 @@ def test_deadlines_and_ctrl_c_while_there_are_no_ranks(start_server, tmp_path):
     assert_no_leftovers(server)
 
 
-def test_too_many_deaths_end_the_server_with_the_reason(start_server):
+def test_too_many_deaths_end_the_server_with_the_reason(start_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     server = serve(start_server, restarts=2)
     answer = Answer(server.endpoint, "c", {"max_tokens": 4000})
     for restart in (1, 2):
@@ -305,6 +306,7 @@ def test_too_many_deaths_end_the_server_with_the_reason(start_server):
     assert "rank 2" in answer.last["message"] and "--max-restarts" in answer.last["message"], answer.last
     assert server.process.wait(20) == 1
     assert_no_leftovers(server)
+    assert not os.listdir(tmp_path), "files that nobody was told of"
 
 
 def test_kept_kv_is_used_and_conversations_go_on(start_server, tmp_path):
