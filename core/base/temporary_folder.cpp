@@ -42,8 +42,8 @@ bool MayBeOurs(std::string_view name, bool folder) {
   }
   const size_t dash = name.find('-');
   const std::string_view kind = name.substr(0, dash);
-  return (kind == "job" || kind == "rank" || kind == "chat") && dash != std::string_view::npos &&
-         name.size() == dash + 1 + kRandomLetters;
+  return (kind == "job" || kind == "rank" || kind == "hosts" || kind == "chat") &&
+         dash != std::string_view::npos && name.size() == dash + 1 + kRandomLetters;
 }
 
 /// kUnknown, with errno, where there is no such place.

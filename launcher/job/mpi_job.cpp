@@ -43,8 +43,9 @@ constexpr auto kCallBack = std::chrono::seconds(14);
 constexpr auto kMostPatience = std::chrono::seconds(60);  // for the first rank to start
 constexpr auto kLastWords = std::chrono::milliseconds(1000);
 constexpr auto kTermination = std::chrono::milliseconds(6000);
-constexpr int64_t kSessionBytes = int64_t{16} << 20;   // more than mpirun writes for its ranks
-constexpr auto kRanksFirst = std::chrono::seconds(5);  // which may see more than this process
+constexpr auto kDeath = std::chrono::milliseconds(1000);  // of what was killed
+constexpr int64_t kSessionBytes = int64_t{16} << 20;      // more than mpirun writes for its ranks
+constexpr auto kRanksFirst = std::chrono::seconds(5);     // which may see more than this process
 constexpr std::string_view kIfSlow =
     "; look after that host and its disk, or give --collective-timeout more seconds";
 
@@ -241,8 +242,10 @@ MpiJob::~MpiJob() {
   // Nobody asked it to end: something has failed, and mpirun, given time, says what.
   End(kLastWords);
   thread_.join();
+  RemoveWhatRanksLeft();
   const MutexLock lock(mutex_);
   for (const auto& [rank, process] : local_ranks_) close(process);
+  if (!notices_file_.empty()) unlink(notices_file_.c_str());
 }
 
 /// Looks after the start of a job, and gives it up where it stands still.
@@ -400,8 +403,25 @@ bool MpiJob::Ready() {
 
 void MpiJob::CleanUp() {
   Stop(std::chrono::milliseconds(0));
+  RemoveWhatRanksLeft();
   std::error_code error;
   std::filesystem::remove_all(folder_.path(), error);
+}
+
+void MpiJob::RemoveWhatRanksLeft() {
+  {
+    const MutexLock lock(mutex_);
+    const auto end = std::chrono::steady_clock::now() + kDeath;
+    for (const auto& [rank, process] : local_ranks_) {
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+          end - std::chrono::steady_clock::now());
+      pollfd gone{.fd = process, .events = POLLIN, .revents = 0};
+      poll(&gone, 1, static_cast<int>(std::max<int64_t>(0, left.count())));
+    }
+  }
+  for (const std::string& place : {std::string("/dev/shm"), TemporaryPlace()}) {
+    RemoveAbandoned(place);
+  }
 }
 
 absl::Status MpiJob::Explain(absl::Status why) {
@@ -409,8 +429,8 @@ absl::Status MpiJob::Explain(absl::Status why) {
   const MutexLock lock(mutex_);
   if (told_by_rank_) return ReportedElsewhere(std::move(why));
   if (notices_file_.empty()) return why;
-  return absl::Status(
-      why.code(), fmt::format("{}; what mpirun said is kept in {}", Message(why), notices_file_));
+  return absl::Status(why.code(), fmt::format("{}; what mpirun said is kept in {}", Message(why),
+                                              std::exchange(notices_file_, {})));
 }
 
 void MpiJob::End(std::chrono::milliseconds grace) {

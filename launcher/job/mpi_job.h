@@ -81,6 +81,8 @@ class MpiJob {
   /// Ends the job at once and removes its temporary files. From any thread.
   void CleanUp();
   void ReadErrors(int error_pipe);
+  /// Of ranks of this host that were killed: their shared memory.
+  void RemoveWhatRanksLeft();
   void Meet(const parallel::StartTable& starts);
   class Overseer;
   void End(std::chrono::milliseconds grace);
@@ -96,7 +98,7 @@ class MpiJob {
   Mutex mutex_;
   bool ready_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
-  std::string notices_file_ ABSL_GUARDED_BY(mutex_);  // empty: none is kept
+  std::string notices_file_ ABSL_GUARDED_BY(mutex_);  // that nobody was told of; empty: none
   bool told_by_rank_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<int, int> local_ranks_ ABSL_GUARDED_BY(mutex_);  // of this host: their processes (pidfd)
   std::atomic<bool> stopping_ = false;

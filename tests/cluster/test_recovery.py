@@ -241,6 +241,21 @@ def test_requests_that_come_meanwhile_wait(start_server, undisturbed):
     assert server.stop(signal.SIGINT) == 0
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_ctrl_c_after_a_death_leaves_no_shared_memory(start_server, stopped):
+    """Ranks that are killed remove nothing themselves, and nobody comes after the last ones."""
+    server = serve(start_server)
+    Answer(server.endpoint, "c", {"max_tokens": 4000}).wait_for_deltas(5)
+    ranks = server.ranks()
+    folders = {found for pid in ranks
+               for found in re.findall(r"/dev/shm/tandem-rank-\w+", pathlib.Path(f"/proc/{pid}/maps").read_text())}
+    assert folders and all(map(os.path.exists, folders)), folders
+    os.kill(ranks[1], signal.SIGSTOP if stopped else signal.SIGKILL)
+    assert server.stop(signal.SIGINT) == 0, server.rest_of_log()
+    assert not any(map(os.path.exists, folders)), folders
+    assert_no_leftovers(server)
+
+
 def test_deadlines_and_ctrl_c_while_there_are_no_ranks(start_server, tmp_path):
     # mpirun that cannot start keeps them away.
     broken = tmp_path / "bin"
@@ -276,7 +291,8 @@ def test_deadlines_and_ctrl_c_while_there_are_no_ranks(start_server, tmp_path):
     assert_no_leftovers(server)
 
 
-def test_too_many_deaths_end_the_server_with_the_reason(start_server):
+def test_too_many_deaths_end_the_server_with_the_reason(start_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     server = serve(start_server, restarts=2)
     answer = Answer(server.endpoint, "c", {"max_tokens": 4000})
     for restart in (1, 2):
@@ -290,6 +306,7 @@ def test_too_many_deaths_end_the_server_with_the_reason(start_server):
     assert "rank 2" in answer.last["message"] and "--max-restarts" in answer.last["message"], answer.last
     assert server.process.wait(20) == 1
     assert_no_leftovers(server)
+    assert not os.listdir(tmp_path), "files that nobody was told of"
 
 
 def test_kept_kv_is_used_and_conversations_go_on(start_server, tmp_path):
