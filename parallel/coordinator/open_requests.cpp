@@ -31,6 +31,7 @@ void OpenRequests::Admitted(RequestId id, const ReusedFrom& reused, ReuseLimit l
   request->usage.reused_tokens = static_cast<int32_t>(of_prompt.total());
   request->usage.reused_from = of_prompt;
   request->usage.reuse_limit = limit;
+  if (request->sink.on_admitted) request->sink.on_admitted();
 }
 
 void OpenRequests::Preempted(RequestId id) {

@@ -131,6 +131,9 @@ struct EngineNotice {
 /// Receives what a request produces, in order, from the engine's own thread; must return quickly
 /// and not call the engine.
 struct EngineSink {
+  /// The request left the queue: what comes of it is computed from now on. Once, or never where it
+  /// ends before.
+  std::function<void()> on_admitted = nullptr;
   std::function<void(std::span<const int32_t> tokens)> on_tokens;
   /// logits: [vocab] of prompt position `position`, ascending. Only with want_prompt_logits.
   std::function<void(int64_t position, std::span<const float> logits)> on_logits;

@@ -145,6 +145,10 @@ template <typename Archive>
 void Fields(Archive& archive, LinkDead& message) {
   StatusFields(archive, message.why);
 }
+template <typename Archive>
+void Fields(Archive& archive, LinkAdmitted& message) {
+  archive(message.id);
+}
 
 std::vector<std::byte> EncodeLinkMessage(const LinkMessage& message) {
   core::WireWriter writer;

@@ -12,7 +12,7 @@
 
 namespace tandem::parallel {
 
-inline constexpr uint8_t kLinkVersion = 10;
+inline constexpr uint8_t kLinkVersion = 11;
 // Frames that either end sends or receives in a row: neither direction may starve the other.
 inline constexpr int kFramesInARow = 64;
 
@@ -68,10 +68,13 @@ struct LinkStatus {  // server
 struct LinkDead {  // server: the engine's health
   absl::Status why;
 };
+struct LinkAdmitted {  // server: it left the queue
+  RequestId id = 0;
+};
 
 using LinkMessage = std::variant<LinkHello, LinkWelcome, LinkPing, LinkStop, LinkSubmit, LinkCancel,
                                  LinkAccepted, LinkRefused, LinkTokens, LinkLogits, LinkLogprobs,
-                                 LinkFinish, LinkStatusQuery, LinkStatus, LinkDead>;
+                                 LinkFinish, LinkStatusQuery, LinkStatus, LinkDead, LinkAdmitted>;
 
 /// version u8, kind u8 (the place in LinkMessage), then the fields in order, little endian.
 std::vector<std::byte> EncodeLinkMessage(const LinkMessage& message);

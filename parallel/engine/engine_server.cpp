@@ -217,6 +217,7 @@ void EngineServer::Submit(LinkSubmit message) {
   // Results cannot overtake the acceptance: they wait in the outbox, behind the replies.
   const auto outbox = outbox_;
   EngineSink sink{
+      .on_admitted = [outbox, id] { outbox->PutResult(id, LinkAdmitted{.id = id}); },
       .on_tokens =
           [outbox, id](std::span<const int32_t> tokens) {
             outbox->PutResult(id, LinkTokens{.id = id, .tokens = {tokens.begin(), tokens.end()}});

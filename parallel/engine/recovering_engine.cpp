@@ -77,6 +77,8 @@ struct RecoveringEngine::Request {
   int64_t logits_until ABSL_GUARDED_BY(mutex) = 0;    // positions whose logits the sink has
   int64_t logprobs_until ABSL_GUARDED_BY(mutex) = 0;  // and log-probabilities
   size_t answered_before ABSL_GUARDED_BY(mutex) = 0;  // tokens, when its life began
+  bool admitted ABSL_GUARDED_BY(mutex) = false;       // by its life
+  bool told_admitted ABSL_GUARDED_BY(mutex) = false;  // its sink, that a life did
   int futile_lives ABSL_GUARDED_BY(mutex) = 0;        // in a row
 
   // Of all its lives.
@@ -132,6 +134,7 @@ absl::Status RecoveringEngine::SubmitTo(const RequestPtr& request, std::shared_p
       request->waits = false;
       request->id_there.reset();
       request->answered_before = request->request.answered.size();
+      request->admitted = false;
       request->begun = Clock::now();
       work = request->request;
       const int64_t scored = request->logprobs_until;
@@ -170,6 +173,14 @@ absl::Status RecoveringEngine::SubmitTo(const RequestPtr& request, std::shared_p
 
 EngineSink RecoveringEngine::SinkOf(const RequestPtr& request, uint64_t epoch) {
   EngineSink sink;
+  sink.on_admitted = [this, request, epoch] {
+    const MutexLock lock(request->mutex);
+    if (request->epoch != epoch) return;
+    last_admitter_ = epoch;
+    request->admitted = true;
+    if (std::exchange(request->told_admitted, true) || request->finished) return;
+    if (request->sink.on_admitted) request->sink.on_admitted();
+  };
   sink.on_tokens = [this, request, epoch](std::span<const int32_t> tokens) {
     const MutexLock lock(request->mutex);
     if (request->epoch != epoch || request->finished) return;
@@ -312,12 +323,13 @@ bool RecoveringEngine::ReadOpen(Engine& next, const std::function<bool()>& keep_
     EngineRequest reading;
     {
       const MutexLock lock(request->mutex);
-      const EngineRequest& of = request->request;
-      if (request->finished || !of.reuse || of.prompt_logprobs) continue;
-      reading.prompt = of.prompt;
-      reading.prompt.insert(reading.prompt.end(), of.answered.begin(), of.answered.end());
-      reading.tenant = of.tenant;
-      reading.client = of.client;
+      if (request->finished || !request->request.reuse || request->request.prompt_logprobs)
+        continue;
+      reading.prompt = request->request.prompt;
+      const std::vector<int32_t>& answered = request->request.answered;
+      reading.prompt.insert(reading.prompt.end(), answered.begin(), answered.end());
+      reading.tenant = request->request.tenant;
+      reading.client = request->request.client;
     }
     readings.Submit(std::move(reading));
   }
@@ -377,9 +389,15 @@ void RecoveringEngine::Lose(const absl::Status& why) {
       if (request->finished) continue;
       cancelled = request->cancelled;
       request->waits = true;
+      // Whoever only waited in the queue did not end it. Where nobody is known to have left the
+      // queue, the news may have died with rank 0: it may be anybody.
+      const bool suspect = request->admitted || last_admitter_ != request->epoch;
       if (std::exchange(request->id_there, std::nullopt)) {
-        const bool moved = request->request.answered.size() > request->answered_before;
-        request->futile_lives = moved ? 0 : request->futile_lives + 1;
+        if (request->request.answered.size() > request->answered_before) {
+          request->futile_lives = 0;
+        } else if (suspect) {
+          ++request->futile_lives;
+        }
       }
       futile = request->futile_lives >= options_.most_futile_lives;
       if (!futile && !cancelled && request->sink.on_notice) request->sink.on_notice(notice);

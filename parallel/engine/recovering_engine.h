@@ -22,7 +22,8 @@ namespace tandem::parallel {
 /// wait for the next one, and go on behind the tokens that their sinks have:
 /// EngineRequest::answered makes these the tokens of an engine that never died. A sink gets nothing
 /// twice, and hears once a loss (EngineSink::on_notice). A request ends with kUnavailable where
-/// life after life dies without giving it a token, since it may be what they die of.
+/// life after life dies while it is computed, without giving it a token, since it may be what they
+/// die of.
 ///
 /// Thread safety: as Engine. WarmUp, Begin, Lose and GiveUp are called by one thread.
 class RecoveringEngine final : public Engine {
@@ -77,8 +78,9 @@ class RecoveringEngine final : public Engine {
   void EndAll(const absl::Status& why);
 
   const Options options_;
-  std::atomic<uint64_t> last_giver_ = 0;  // epoch of the life that gave the last token
-  uint64_t losses_ = 0;                   // of the thread that calls Lose
+  std::atomic<uint64_t> last_giver_ = 0;     // epoch of the life that gave the last token
+  std::atomic<uint64_t> last_admitter_ = 0;  // and of the one that began the last request
+  uint64_t losses_ = 0;                      // of the thread that calls Lose
   Mutex mutex_;
   std::shared_ptr<Engine> life_ ABSL_GUARDED_BY(mutex_);  // null: there is none now
   uint64_t epoch_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -250,6 +250,10 @@ void RemoteEngine::Handle(LinkMessage message) {
   std::visit(
       core::Overloaded{[&](const LinkAccepted& accepted) { answer(accepted.id, absl::OkStatus()); },
                        [&](const LinkRefused& refused) { answer(refused.id, refused.status); },
+                       [&](const LinkAdmitted& admitted) {
+                         const auto request = Find(admitted.id);
+                         if (request && request->sink.on_admitted) request->sink.on_admitted();
+                       },
                        [&](const LinkTokens& result) {
                          const auto request = Find(result.id);
                          if (request && request->sink.on_tokens)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 namespace tandem::testing {
 
@@ -158,6 +159,11 @@ void FakeEngine::Step(std::unique_lock<std::mutex>& lock) {
       End(id, FinishReason::kCancelled, absl::OkStatus(), lock);
     } else if (held_) {
       continue;
+    } else if (!std::exchange(running.admitted, true)) {
+      const auto on_admitted = running.sink.on_admitted;
+      lock.unlock();
+      if (on_admitted) on_admitted();
+      lock.lock();
     } else if (running.request.prompt_logprobs && !running.prompt_told) {
       running.prompt_told = true;
       std::vector<parallel::TokenLogprobs> logprobs;

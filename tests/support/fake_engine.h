@@ -61,6 +61,7 @@ class FakeEngine final : public parallel::Engine {
     std::vector<int32_t> read = {};  // prompt and answer so far
     int32_t reused = 0;
     int32_t made = 0;
+    bool admitted = false;
     bool prompt_told = false;  // its log-probabilities
     bool cancelled = false;
   };

@@ -34,8 +34,8 @@ TEST(TemporaryFolder, GoesWithItsOwnerAndNotBefore) {
 TEST(TemporaryFolder, WhatDeadOwnersLeftIsRemovedAndNothingElse) {
   const std::string place = ::testing::TempDir() + "/abandoned";
   fs::remove_all(place);
-  for (const char* left : {"tandem-job-abcdef", "tandem-rank-abcdef", "tandem-hosts-abcdef",
-                           "tandem-chat-abcdef"}) {
+  for (const char* left :
+       {"tandem-job-abcdef", "tandem-rank-abcdef", "tandem-hosts-abcdef", "tandem-chat-abcdef"}) {
     fs::create_directories(place + "/" + left + "/sub");
   }
   std::ofstream(place + "/tandem-0123456789abcdef") << "x";

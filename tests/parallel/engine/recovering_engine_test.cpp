@@ -356,6 +356,59 @@ TEST_F(RecoveringEngineTest, ARequestThatEveryLifeDiesOfIsNotTriedForEver) {
   EXPECT_LE(lives, 11);
 }
 
+/// A life in which a test says what comes of requests, by their order.
+class ToldEngine final : public parallel::Engine {
+ public:
+  absl::StatusOr<parallel::RequestId> Submit(EngineRequest /*request*/,
+                                             parallel::EngineSink sink) override {
+    sinks_.push_back(std::move(sink));
+    return sinks_.size();
+  }
+  void Cancel(parallel::RequestId /*id*/) override {}
+  absl::StatusOr<parallel::EngineStatus> Status() override { return parallel::EngineStatus{}; }
+  absl::Status Health() override { return absl::OkStatus(); }
+
+  void Admit(size_t which) { sinks_.at(which).on_admitted(); }
+  void Give(size_t which, int32_t token) { sinks_.at(which).on_tokens(std::span(&token, 1)); }
+  void Die() {
+    for (const parallel::EngineSink& sink : sinks_) {
+      sink.on_finish({.reason = FinishReason::kFailed, .status = Death(), .engine_died = true});
+    }
+  }
+
+ private:
+  std::vector<parallel::EngineSink> sinks_;
+};
+
+TEST_F(RecoveringEngineTest, WhatWaitsInTheQueueIsNotWhatLivesDieOf) {
+  auto life = std::make_shared<ToldEngine>();
+  engine_.Begin(life, ++epoch_);
+  CollectingSink streams;
+  CollectingSink deadly;
+  CollectingSink queued;
+  int admitted = 0;
+  parallel::EngineSink counted = streams.Sink();
+  counted.on_admitted = [&admitted] { ++admitted; };
+  ASSERT_TRUE(engine_.Submit(Of(1, 1000), counted).ok());
+  Submit(Of(2, 1000), deadly);
+  Submit(Of(3, 1000), queued);
+  for (int lives = 1; lives <= 25; ++lives) {
+    life->Admit(0);
+    life->Give(0, lives);
+    if (!deadly.finished()) life->Admit(1);
+    life->Die();
+    engine_.Lose(Death());
+    EXPECT_EQ(deadly.finished(), lives >= 10) << lives;
+    EXPECT_FALSE(streams.finished()) << lives;
+    EXPECT_FALSE(queued.finished()) << lives;
+    life = std::make_shared<ToldEngine>();
+    engine_.Begin(life, ++epoch_);
+  }
+  EXPECT_EQ(streams.tokens().size(), 25U);
+  EXPECT_EQ(admitted, 1);
+  engine_.GiveUp(Death());
+}
+
 TEST_F(RecoveringEngineTest, EachLossIsNoticedOnce) {
   Begin(NewLife());
   std::mutex mutex;

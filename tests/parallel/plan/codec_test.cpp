@@ -287,7 +287,8 @@ TEST(EngineLinkCodec, RoundTripsEveryKind) {
       finish,
       LinkStatusQuery{.query = 13},
       status,
-      LinkDead{.why = Unavailable("gone")}};
+      LinkDead{.why = Unavailable("gone")},
+      LinkAdmitted{.id = 15}};
   ASSERT_EQ(messages.size(), std::variant_size_v<LinkMessage>);
   for (size_t kind = 0; kind < messages.size(); ++kind) {
     const auto bytes = EncodeLinkMessage(messages[kind]);
