@@ -356,6 +356,7 @@ void Service::AnswerStatus(bool answers) {
   counts_.conversation_bytes = conversations_.bytes();
   counts_.damaged_conversations = conversations_.damaged();
   if (log_ != nullptr) counts_.state = log_->Status();
+  counts_.http.reset();
   if (http_) counts_.http = http_();
   counts_.uptime_seconds = Seconds(Clock::now() - started_);
   tell(counts_);

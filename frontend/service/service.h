@@ -133,7 +133,7 @@ class Service {
   /// the first ones.
   void CountUnknown(const UnknownFields& fields);
   /// From now on the status has what this gives, which is called on the service's thread until the
-  /// service has ended.
+  /// service has ended; or, where it is empty, nothing of the kind.
   void ShowHttp(std::function<HttpStatus()> http);
 
   // From the service's thread.

@@ -111,7 +111,10 @@ bool IsAbandoned(const std::string& folder) {
   return std::ranges::none_of(files, [&](const KeptFile& file) { return held(file.path, 0); });
 }
 
-void RemoveAbandonedWeights(const std::string& shared_memory, const std::string& but) {
+/// What dead owners left in memory, but for one folder.
+std::vector<std::string> AbandonedWeights(const std::string& shared_memory,
+                                          const std::string& but) {
+  std::vector<std::string> abandoned;
   std::error_code error;
   for (fs::directory_iterator it(shared_memory, error), end; !error && it != end;
        it.increment(error)) {
@@ -119,9 +122,22 @@ void RemoveAbandonedWeights(const std::string& shared_memory, const std::string&
     struct stat facts {};
     if (path == but || !it->path().filename().string().starts_with(kMemoryPrefix)) continue;
     if (lstat(path.c_str(), &facts) != 0 || !S_ISDIR(facts.st_mode)) continue;
-    if (facts.st_uid != geteuid() || !IsAbandoned(path)) continue;
-    if (Remove(path).ok()) spdlog::info("{}: removed, since its owner died", path);
+    if (facts.st_uid == geteuid() && IsAbandoned(path)) abandoned.push_back(path);
   }
+  return abandoned;
+}
+
+/// The bytes that are free by that.
+int64_t RemoveAbandonedWeights(const std::vector<std::string>& folders) {
+  int64_t bytes = 0;
+  for (const std::string& folder : folders) {
+    if (!IsAbandoned(folder)) continue;
+    const std::vector<KeptFile> files = FilesIn(folder);
+    if (!Remove(folder).ok()) continue;
+    spdlog::info("{}: removed, since its owner died", folder);
+    for (const KeptFile& file : files) bytes += file.bytes;
+  }
+  return bytes;
 }
 
 /// Makes a folder for this user alone, where it is not there, and opens it.
@@ -222,6 +238,12 @@ absl::Status MakeRoomForWeights(const WeightFolders& folders, const std::string&
     const auto next = std::ranges::find_if(
         others, [](const KeptFile& file) { return RemoveUnlessHeld(file.path); });
     if (next == others.end()) {
+      const int64_t left =
+          in_memory ? RemoveAbandonedWeights(AbandonedWeights(
+                          fs::path(folders.memory).parent_path().string(), folders.memory))
+                    : 0;
+      regained += left;
+      if (left > 0) continue;
       return ResourceExhausted("{}: {} are wanted besides {} that stay free, and {} are free",
                                folder, SizeText(missing), SizeText(space.margin), SizeText(free));
     }
@@ -231,14 +253,15 @@ absl::Status MakeRoomForWeights(const WeightFolders& folders, const std::string&
 }
 
 std::unique_ptr<OwnedWeightFolders> OwnedWeightFolders::Make(const std::string& agent_directory,
-                                                             const std::string& shared_memory) {
+                                                             const std::string& shared_memory,
+                                                             std::chrono::milliseconds patience) {
   std::unique_ptr<OwnedWeightFolders> owned(new OwnedWeightFolders);
   const auto folders = WeightFoldersOf(agent_directory, shared_memory);
   if (!folders.ok()) {
     spdlog::warn("no weights are kept: {}", Message(folders.status()));
     return owned;
   }
-  RemoveAbandonedWeights(shared_memory, folders->memory);
+  owned->RemoveLater(AbandonedWeights(shared_memory, folders->memory), patience);
   const auto own = [&](const std::string& path, absl::StatusOr<int> opened) {
     if (!opened.ok())
       return spdlog::warn("no weights are kept there: {}", Message(opened.status()));
@@ -251,7 +274,27 @@ std::unique_ptr<OwnedWeightFolders> OwnedWeightFolders::Make(const std::string& 
   return owned;
 }
 
+void OwnedWeightFolders::RemoveLater(std::vector<std::string> abandoned,
+                                     std::chrono::milliseconds patience) {
+  if (abandoned.empty()) return;
+  const auto due = std::chrono::steady_clock::now() + patience;
+  remover_ = std::thread([this, due, abandoned = std::move(abandoned)] {
+    {
+      const MutexLock lock(mutex_);
+      while (!ends_ && std::chrono::steady_clock::now() < due) changed_.WaitUntil(mutex_, due);
+      if (ends_) return;
+    }
+    RemoveAbandonedWeights(abandoned);
+  });
+}
+
 OwnedWeightFolders::~OwnedWeightFolders() {
+  {
+    const MutexLock lock(mutex_);
+    ends_ = true;
+    changed_.NotifyAll();
+  }
+  if (remover_.joinable()) remover_.join();
   for (const Folder& folder : folders_) {
     // Where the agent's directory was replaced, this may be the folder of the next agent.
     const absl::Status gone =

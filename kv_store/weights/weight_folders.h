@@ -1,12 +1,15 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
+#include "core/base/mutex.h"
 #include "core/base/status.h"
 
 /// Where the packed weights of a host's ranks are kept: in two folders that belong to the host's
@@ -14,6 +17,8 @@
 namespace tandem::kv_store {
 
 inline constexpr const char* kSharedMemoryFolder = "/dev/shm";
+/// For the next agent of a directory whose agent has died: to take over what it left.
+inline constexpr std::chrono::seconds kWeightsPatience{30};
 
 struct WeightFolders {
   std::string memory;  // /dev/shm/tandem-weights-0123456789abcdef
@@ -39,7 +44,8 @@ struct WeightsWish {
   int64_t available = 0;           // bytes of memory that are free, for a folder in memory
 };
 /// Makes room for those of the names that are not there yet: removes what nobody holds of other
-/// models, and, as far as there is too little room, of other shards, the longest unused first. A
+/// models, and, as far as there is too little room, of other shards, the longest unused first, and
+/// then what dead agents of other directories left in memory. A
 /// part of the file system (1/16, 64 MiB at least) stays free. kResourceExhausted, saying what is
 /// missing. Processes that call it for the same agent at one time take turns.
 absl::Status MakeRoomForWeights(const WeightFolders& folders, const std::string& folder,
@@ -51,10 +57,11 @@ class OwnedWeightFolders {
  public:
   /// Of a directory that this process has locked (AgentDirectory::Lock). What an agent of that
   /// directory left whole stays, and what was not finished goes; what agents of other directories
-  /// left that have died goes, unless a rank uses it. A folder that cannot be made is told in the
-  /// log.
+  /// left that have died goes after `patience`, unless a rank uses it or another agent has taken it
+  /// over by then. A folder that cannot be made is told in the log.
   static std::unique_ptr<OwnedWeightFolders> Make(
-      const std::string& agent_directory, const std::string& shared_memory = kSharedMemoryFolder);
+      const std::string& agent_directory, const std::string& shared_memory = kSharedMemoryFolder,
+      std::chrono::milliseconds patience = kWeightsPatience);
   ~OwnedWeightFolders();
   OwnedWeightFolders(const OwnedWeightFolders&) = delete;
   OwnedWeightFolders& operator=(const OwnedWeightFolders&) = delete;
@@ -66,8 +73,13 @@ class OwnedWeightFolders {
   };
 
   OwnedWeightFolders() = default;
+  void RemoveLater(std::vector<std::string> abandoned, std::chrono::milliseconds patience);
 
   std::vector<Folder> folders_;
+  Mutex mutex_;
+  CondVar changed_;
+  bool ends_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread remover_;  // of what others left; may not be there
 };
 
 }  // namespace tandem::kv_store

@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "core/base/counted.h"
@@ -39,6 +40,9 @@ absl::Status CheckRoom(parallel::Engine& old_ranks, parallel::Engine& new_ranks)
       Counted(has.blocks_total, "block"), Counted(had->blocks_total, "block"));
 }
 
+/// What ranks die of may have as many of the restarts that an hour has; half of them, and ten.
+int MostFutileLives(int max_restarts) { return std::max(10, max_restarts / 2); }
+
 }  // namespace
 
 Supervisor::Supervisor(const RankLifeOrder& order)
@@ -46,6 +50,7 @@ Supervisor::Supervisor(const RankLifeOrder& order)
       order_(order),
       engine_({.most_open = static_cast<size_t>(order.model.max_running) +
                             static_cast<size_t>(order.model.max_waiting),
+               .most_futile_lives = MostFutileLives(order.launch.max_restarts),
                .scale = [this](int ranks, const auto& done) { TakeScale(ranks, done); }}),
       policy_(order.launch.max_restarts),
       steps_(std::chrono::duration_cast<Clock::duration>(

@@ -1,4 +1,5 @@
 """What is measured under load, one function a scenario; each starts a server, replays, stops it and returns plain data."""
+import http.client
 import json
 import pathlib
 import re
@@ -285,9 +286,14 @@ def run_connections(server, count):
 
 def ask_health(port, connection=None):
     """A connection that was answered, and stays."""
-    connection = connection or socket.create_connection(("127.0.0.1", port), 10)
-    connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-    if not connection.recv(1 << 16).startswith(b"HTTP/1.1 200 "):
+    if connection is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.connect()
+        connection.auto_open = False  # it is this one, or none
+    connection.request("GET", "/health")
+    answer = connection.getresponse()
+    answer.read()  # all of it, or the next answer would begin with its rest
+    if answer.status != 200:
         raise serve_clients.Failed("/health did not answer")
     return connection
 

@@ -160,7 +160,11 @@ TEST(ServiceBackend, TheStatusShowsTheGatewayForHttp) {
   }));
   EXPECT_EQ(status["http"]["address"], way.gateway.address());
   EXPECT_EQ(status["http"]["requests"], 2);
-  way.served.service.ShowHttp(nullptr);
+  way.served.service.ShowHttp(nullptr);  // not at once, and the gateway goes first here
+  EXPECT_TRUE(Eventually([&] {
+    client.Send({{"v", 1}, {"type", "status"}, {"id", "s"}});
+    return client.Receive()->value("http", WayJson()).is_null();
+  }));
 }
 
 TEST(ServiceBackend, TellsHowTheEngineDoes) {

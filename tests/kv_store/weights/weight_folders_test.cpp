@@ -33,8 +33,15 @@ class WeightFoldersTest : public ::testing::Test {
     }
   }
 
-  std::unique_ptr<OwnedWeightFolders> Own(const std::string& agent) {
-    return OwnedWeightFolders::Make(agent, shm_);
+  std::unique_ptr<OwnedWeightFolders> Own(
+      const std::string& agent, std::chrono::milliseconds patience = std::chrono::minutes(10)) {
+    return OwnedWeightFolders::Make(agent, shm_, patience);
+  }
+  static bool Goes(const std::string& path) {
+    for (int i = 0; i < 2000 && fs::exists(path); ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return !fs::exists(path);
   }
   WeightFolders FoldersOf(const std::string& agent) { return *WeightFoldersOf(agent, shm_); }
 
@@ -116,15 +123,30 @@ TEST_F(WeightFoldersTest, OfOtherDeadOwnersGoUnlessARankUsesThem) {
   const int held = Hold(used + "/file");
   const auto other = Own(other_agent_);
   Put(FoldersOf(other_agent_).memory, "file");
-  auto owned = Own(agent_);
-  EXPECT_FALSE(fs::exists(dead));
+  constexpr std::chrono::milliseconds kShort{20};
+  auto owned = Own(agent_, kShort);
+  EXPECT_TRUE(Goes(dead));
   EXPECT_TRUE(fs::exists(used + "/file"));
   EXPECT_TRUE(fs::exists(foreign + "/file"));
   EXPECT_TRUE(fs::exists(FoldersOf(other_agent_).memory + "/file"));
   close(held);
   owned.reset();
-  owned = Own(agent_);
-  EXPECT_FALSE(fs::exists(used));
+  owned = Own(agent_, kShort);
+  EXPECT_TRUE(Goes(used));
+}
+
+TEST_F(WeightFoldersTest, OfDeadOwnersWaitForTheNextOnes) {
+  const std::string dead = FoldersOf(agent_).memory;
+  fs::create_directories(dead);
+  fs::permissions(dead, fs::perms::owner_all);
+  Put(dead, "file");
+  constexpr std::chrono::milliseconds kPatience{200};
+  auto other = Own(other_agent_, kPatience);
+  EXPECT_TRUE(fs::exists(dead + "/file"));
+  const auto owned = Own(agent_);
+  std::this_thread::sleep_for(2 * kPatience);
+  EXPECT_TRUE(fs::exists(dead + "/file")) << "its owner came in time";
+  other.reset();  // does not wait for its patience to end
 }
 
 TEST_F(WeightFoldersTest, AreNotTakenFromAnotherUserOrALivingOwner) {
@@ -237,6 +259,19 @@ TEST_F(WeightRoomTest, IsMadeOfTheLongestUnusedShards) {
   EXPECT_TRUE(absl::IsResourceExhausted(MakeRoom({model_ + "wanted", model_ + "a"}, 70 * kMiB)));
   EXPECT_TRUE(Has(model_ + "oldest"));
   close(held);
+}
+
+TEST_F(WeightRoomTest, IsMadeOfWhatDeadOwnersLeft) {
+  const std::string dead = FoldersOf(other_agent_).memory;
+  fs::create_directories(dead);
+  Put(dead, "file", 40 * kMiB);
+  EXPECT_TRUE(MakeRoom({model_ + "a"}, 30 * kMiB).ok());
+  EXPECT_TRUE(fs::exists(dead + "/file"));
+  const int held = Hold(dead + "/file");
+  EXPECT_TRUE(absl::IsResourceExhausted(MakeRoom({model_ + "a"}, 60 * kMiB)));
+  close(held);
+  EXPECT_TRUE(MakeRoom({model_ + "a"}, 60 * kMiB, 125 * kMiB).ok());
+  EXPECT_FALSE(fs::exists(dead));
 }
 
 TEST_F(WeightFoldersTest, WithoutAnOwnerThereIsNoRoom) {

@@ -80,7 +80,7 @@ struct Server {
     ConversationWriter::Options options;
     options.directory = path;
     options.retry = milliseconds(20);
-    options.copier = {.deadline = milliseconds(2000),
+    options.copier = {.deadline = milliseconds(20'000),
                       .retry = milliseconds(10),
                       .sign = milliseconds(20),
                       .tidy = tidy,
@@ -302,7 +302,7 @@ TEST(StateRecovery, ADatabaseThatIsPutBackGetsWhatWasSaidAndNothingThatWasErased
         EXPECT_EQ(server.read.damaged(), 1);
         EXPECT_EQ(server.Said("stays"), "text of stays;");
       }
-      for (int i = 0; i < 400 && server.writer->Status().unfinished_erasures > 0; ++i) {
+      for (int i = 0; i < 4000 && server.writer->Status().unfinished_erasures > 0; ++i) {
         std::this_thread::sleep_for(milliseconds(5));
       }
       EXPECT_EQ(server.writer->Status().unfinished_erasures, 0);

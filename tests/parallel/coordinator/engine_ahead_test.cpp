@@ -77,9 +77,9 @@ TEST_P(EngineAhead, AFailureIsOfTheStepThatHadIt) {
 TEST_P(EngineAhead, RequestsMayBeCancelledAndTheEngineStoppedAmidAPrompt) {
   SplitMix random(5);
   for (int round = 0; round < 6; ++round) {
-    const EngineUnderTest under_test = Start();
     CollectingSink cancelled;
     CollectingSink stopped;
+    const EngineUnderTest under_test = Start();
     const auto id =
         under_test.engine->Submit(Greedy(RandomPrompt(random, 400), 5), cancelled.Sink());
     ASSERT_TRUE(id.ok());
