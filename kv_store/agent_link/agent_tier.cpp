@@ -279,12 +279,12 @@ absl::Status AgentTier::Renew() {
 absl::StatusOr<AgentPeer> AgentTier::Listen(const std::string& address) {
   TANDEM_ASSIGN_OR_RETURN(const AgentIdentity identity,
                           CallFor<AgentIdentity>(AgentListen{.address = address},
-                                                 Clock::now() + options_.flush_deadline));
+                                                 Clock::now() + options_.meet_deadline));
   return identity.self;
 }
 
 absl::Status AgentTier::Introduce(AgentIntroduction introduction) {
-  return CallForStatus(std::move(introduction), Clock::now() + options_.flush_deadline);
+  return CallForStatus(std::move(introduction), Clock::now() + options_.meet_deadline);
 }
 
 absl::Status AgentTier::StopAgent() {

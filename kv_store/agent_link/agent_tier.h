@@ -22,6 +22,8 @@ namespace tandem::kv_store {
 struct AgentTierOptions {
   std::chrono::milliseconds deadline{2000};          // of Put, Get, Where; late means miss
   std::chrono::milliseconds flush_deadline{30'000};  // of Flush and Erase
+  /// Of Listen and Introduce. Ranks that start wait for these, also where the agent is stopped.
+  std::chrono::milliseconds meet_deadline{5000};
   std::chrono::milliseconds down{500};      // an agent that failed is not asked again for so long
   std::chrono::milliseconds renew{1000};    // how often the lease is renewed
   int64_t batch_bytes = int64_t{16} << 20;  // of records in one request, about

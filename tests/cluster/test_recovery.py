@@ -193,6 +193,22 @@ def test_a_stopped_rank_is_replaced(start_server, undisturbed, victim):
     assert_no_leftovers(server)
 
 
+def test_ranks_start_again_beside_a_stopped_agent(start_server, undisturbed, tmp_path):
+    state = tmp_path / "state"
+    server = serve(start_server, "--state", state, "--agent-ttl", 5)
+    answer = Answer(server.endpoint, "c", REQUESTS[0])
+    answer.wait_for_deltas(10)
+    agent, = agents_of(state)
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        os.kill(server.ranks()[1], signal.SIGKILL)
+        assert answer.outcome() == undisturbed(REQUESTS[:1])[0]
+        assert ask(server.endpoint, "status")["recovery"]["last"][0]["seconds"] < 25, "it is not waited for that long"
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    assert server.stop(signal.SIGINT) == 0, server.rest_of_log()
+
+
 def test_a_long_prompt_is_read_again(start_server, undisturbed):
     words = " ".join(f"Rule {i}: a book of shelf {i} is lent for {i + 3} days." for i in range(1, 150))
     fields = {"messages": [{"role": "user", "content": words + " For how long is a book of shelf 24 lent?"}], "max_tokens": 40}
