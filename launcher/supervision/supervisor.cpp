@@ -263,7 +263,7 @@ void Supervisor::MoveToHosts() {
   if (moved.ok()) {
     spdlog::info("{} from now on, as epoch {}", Counted(order_.launch.ranks, "rank"), order_.epoch);
   } else {
-    spdlog::warn("there are {} still: {}", Counted(order_.launch.ranks, "rank"), Message(moved));
+    spdlog::warn("still {}: {}", Counted(order_.launch.ranks, "rank"), Message(moved));
   }
 }
 
@@ -290,7 +290,7 @@ void Supervisor::Scale() {
     wanted.done(parallel::EngineScale{
         .ranks = wanted.ranks, .epoch = order_.epoch, .seconds = seconds.count()});
   } else {
-    spdlog::warn("there are {} still: {}", Counted(order_.launch.ranks, "rank"), Message(moved));
+    spdlog::warn("still {}: {}", Counted(order_.launch.ranks, "rank"), Message(moved));
     wanted.done(moved);
   }
 }

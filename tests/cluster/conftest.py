@@ -1,14 +1,18 @@
 """What the tests with real processes share: the program, the models, servers that end with their test."""
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
+import queue
 import re
 import shutil
 import signal
 import stat
+import struct
 import subprocess
+import threading
 import time
 
 import pytest
@@ -71,7 +75,7 @@ def generate_json(*arguments, prefix=()):
 
 
 class Server:
-    """A running `tandem serve` and the endpoint that it told in its log."""
+    """A running `tandem serve` and the endpoint that it told in its log. log: what was looked at of it."""
 
     def __init__(self, command):
         self.command = [str(word) for word in command]
@@ -80,10 +84,24 @@ class Server:
         self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                                         start_new_session=True)
+        self.lines = queue.SimpleQueue()  # of the log, then None; it is read whether somebody looks at it or not
+        threading.Thread(target=self.read_log, daemon=True).start()
+
+    def read_log(self):
+        for line in self.process.stderr:
+            self.lines.put(line)
+        self.process.stderr.close()
+        self.lines.put(None)
+
+    def following_lines(self):
+        """Those that nobody has looked at, up to the last one."""
+        while (line := self.lines.get()) is not None:
+            self.log.append(line)
+            yield line
+        self.lines.put(None)
 
     def wait_until_ready(self):
-        for line in self.process.stderr:
-            self.log.append(line)
+        for line in self.following_lines():
             if match := re.search(r"serving .* on (\S+)$", line):
                 self.endpoint = match[1]
                 return self
@@ -103,7 +121,8 @@ class Server:
         return [pid for _, pid in sorted(found)]
 
     def rest_of_log(self):
-        self.log += self.process.stderr.read().splitlines(keepends=True)
+        for _ in self.following_lines():
+            pass
         return "".join(self.log)
 
     def stop(self, signal_number=signal.SIGTERM, timeout=20):
@@ -130,8 +149,8 @@ def assert_no_leftovers(server, seconds=10):
     assert not alive
 
 
-def remove_abandoned_weights():
-    """Packed weights of agents that were killed, which the next agent of this user would remove."""
+def remove_abandoned_weights(folder):
+    """Packed weights in memory of killed agents of states below a folder. (Other tests' agents may be followed by others.)"""
     def is_free(path):
         with contextlib.suppress(OSError):
             file = os.open(path, os.O_RDONLY)
@@ -142,13 +161,16 @@ def remove_abandoned_weights():
                 os.close(file)
         return False
 
-    for folder in pathlib.Path("/dev/shm").glob("tandem-weights-*"):
-        if is_free(folder) and all(is_free(file) for file in folder.iterdir()):
-            shutil.rmtree(folder, ignore_errors=True)
+    for lock in folder.rglob("agent.lock"):
+        place = lock.parent.stat()
+        name = hashlib.blake2b(struct.pack("<QQ", place.st_dev, place.st_ino), digest_size=16).hexdigest()[:16]
+        weights = pathlib.Path(f"/dev/shm/tandem-weights-{name}")
+        if weights.is_dir() and is_free(weights) and all(is_free(file) for file in weights.iterdir()):
+            shutil.rmtree(weights, ignore_errors=True)
 
 
 @pytest.fixture
-def start_server():
+def start_server(tmp_path):
     """start_server(*command) gives a ready server; all of them are gone after the test."""
     servers = []
 
@@ -166,17 +188,17 @@ def start_server():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         server.process.wait()
-    remove_abandoned_weights()
+    remove_abandoned_weights(tmp_path)
 
 
 @pytest.fixture
-def lab():
+def lab(tmp_path):
     """Three hosts; lab("exec", 2, ...) gives the command line."""
     up = run([LAB, "up", 3])
     assert up.returncode == 0, up.stderr
     yield lambda *words: [LAB, *map(str, words)]
     run([LAB, "down"])
-    remove_abandoned_weights()
+    remove_abandoned_weights(tmp_path)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -49,7 +49,6 @@ def served(model, state, *more):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         server.process.wait(20)
-        server.process.stderr.close()
         end_agents(state)
 
 

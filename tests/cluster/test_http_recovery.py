@@ -230,8 +230,7 @@ def test_ranks_have_no_client_of_the_server(start_server):
     host, port = address.split(":")
     clients = [socket.create_connection((host, int(port))) for _ in range(3)]
     os.kill(server.ranks()[1], signal.SIGKILL)
-    while "the ranks are there again" not in server.process.stderr.readline():
-        pass
+    next(line for line in server.following_lines() if "the ranks are there again" in line)
     others = [pid for pid, _ in session_processes(server.process.pid) if pid != server.process.pid]
     assert len(others) >= 3  # two ranks and mpirun
     for pid in others:

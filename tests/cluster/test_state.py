@@ -99,7 +99,7 @@ def end_agents(folder):
             os.kill(pid, signal.SIGKILL)
     while agents_of(folder):
         time.sleep(0.02)
-    remove_abandoned_weights()
+    remove_abandoned_weights(folder)
 
 
 def kill_all(server, agents_below=None):
