@@ -126,6 +126,7 @@ absl::Status Serve(const ServeOptions& options) {
   TANDEM_RETURN_IF_ERROR(CheckStateOptions(options.model.state, options.model.sources));
   StopSignals signals;
   Prepared prepared;
+  ModelOptions model = options.model;  // of the ranks, which start after `prepare`
   const auto prepare = [&](const core::ModelFile& file) -> absl::Status {
     TANDEM_ASSIGN_OR_RETURN(prepared.text_model, LoadTextSide(file, options.chat_template, false));
     auto listener = frontend::Listen(options.listen);
@@ -133,6 +134,8 @@ absl::Status Serve(const ServeOptions& options) {
     prepared.listener = std::make_shared<frontend::Listener>(*std::move(listener));
     TANDEM_ASSIGN_OR_RETURN(prepared.http, PrepareHttp(options.http, options.model.sources));
     TANDEM_ASSIGN_OR_RETURN(prepared.state, OpenState(options));
+    // KV that ranks kept all the same would stay when its conversation is deleted.
+    if (!prepared.state) model.state = {};
     return absl::OkStatus();
   };
   const auto serve = [&](parallel::Engine& engine, const core::ModelFile& file) -> absl::Status {
@@ -193,7 +196,7 @@ absl::Status Serve(const ServeOptions& options) {
   };
   const bool has_state = !options.model.state.directory.empty();
   return WithEngine(
-      options.model, options.launch, serve, prepare,
+      model, options.launch, serve, prepare,
       frontend::Server::LeastDescriptors(has_state) + (has_state ? kStateDescriptors : 0));
 }
 

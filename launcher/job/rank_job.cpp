@@ -140,11 +140,11 @@ class Rank {
 
   /// The agent of this host, and what it keeps; with a state directory.
   absl::Status OpenKv() {
-    if (options_.state.directory.empty()) return absl::OkStatus();
+    if (!state_asked_) return absl::OkStatus();
     // Whatever the agent does, it is waited for so long and no longer.
     const parallel::PatientPart patient(watch_);
-    kv_ = OpenHostKv();
-    return IntroduceAgents(world_, kv_.get(), options_);
+    if (!options_.state.directory.empty()) kv_ = OpenHostKv();
+    return IntroduceAgents(world_, has_agent() ? kv_.get() : nullptr, options_);
   }
 
   /// This rank's processors and its device, which has room for its shard.
@@ -158,7 +158,7 @@ class Rank {
     TANDEM_RETURN_IF_ERROR(world_.SetPatience(PatienceOf(placement_)));
     cpu_ = CpuOptionsOf(choices_, placement_);
     if (gpus_.empty()) cpu_.packed = weights_ = std::make_shared<RankWeights>();
-    if (weights_ && kv_) {
+    if (weights_ && has_agent()) {
       weights_->ChoosePlace(options_.state, *file_, choices_.activations, world_, plan_);
     }
     core::DeviceOptions device{.kind = choices_.device,
@@ -343,20 +343,22 @@ class Rank {
 
   bool weights_mapped() const { return weights_ && weights_->mapped(); }
 
-  /// Null, and the log says why, if there is no agent: then no rank saves KV.
+  /// Null if there can be no agent: then no rank saves KV. The log says why, and also where there
+  /// is none yet.
   std::unique_ptr<HostKv> OpenHostKv() {
-    auto kv = HostKv::Open(options_.state, /*keeps_agent=*/world_.local_rank() == 0);
-    if (kv.ok()) return *std::move(kv);
-    // One rank speaks for its host, and of a full disk the server has told.
-    const bool told = world_.rank() == 0 && !CheckRoom(options_.state.directory).ok();
-    if (world_.local_rank() == 0 && !told) {
-      spdlog::warn("rank {} on {}: KV is not saved: {}", world_.rank(), world_.host(),
-                   Message(kv.status()));
+    auto kv = HostKv::OpenForRank(options_.state, /*keeps_agent=*/world_.local_rank() == 0);
+    const absl::Status status = kv.ok() ? (*kv)->missing() : kv.status();
+    if (!status.ok() && world_.local_rank() == 0) {  // one speaks for its host
+      spdlog::warn("rank {} on {}: KV is not saved{}: {}", world_.rank(), world_.host(),
+                   kv.ok() ? " for now" : "", Message(status));
     }
-    return nullptr;
+    return kv.ok() ? *std::move(kv) : nullptr;
   }
+  bool has_agent() const { return kv_ && kv_->missing().ok(); }
 
   const ModelOptions& options_;
+  const bool state_asked_ =
+      !options_.state.directory.empty();  // of all ranks, whoever goes without
   const uint64_t epoch_;
   Communicator& world_;
   parallel::StartWatch& watch_;

@@ -50,21 +50,40 @@ kv_store::Fingerprint KvFingerprintOf(const core::ModelFile& file, const ModelOp
   return kv_store::Blake2b<kv_store::Fingerprint>(std::as_bytes(std::span(facts)));
 }
 
-absl::StatusOr<std::unique_ptr<HostKv>> HostKv::Open(const StateOptions& state, bool keeps_agent) {
+absl::StatusOr<std::unique_ptr<HostKv>> HostKv::Open(const StateOptions& state) {
   umask(S_IRWXG | S_IRWXO);
-  TANDEM_ASSIGN_OR_RETURN(auto box, OpenBox(state));
   TANDEM_RETURN_IF_ERROR(EnsureAgent(state));
-  TANDEM_ASSIGN_OR_RETURN(auto directory, kv_store::AgentDirectory::Open(AgentPath(state)));
-  auto agent =
-      std::make_unique<kv_store::AgentTier>(std::move(directory), kv_store::AgentTierOptions{});
-  std::unique_ptr<HostKv> kv(new HostKv(state, std::move(box), std::move(agent)));
+  return OpenWith(state, absl::OkStatus());
+}
+
+absl::StatusOr<std::unique_ptr<HostKv>> HostKv::OpenForRank(const StateOptions& state,
+                                                            bool keeps_agent) {
+  umask(S_IRWXG | S_IRWXO);
+  absl::Status runs = EnsureAgent(state);
+  if (!runs.ok() && !absl::IsUnavailable(runs)) return runs;
+  TANDEM_ASSIGN_OR_RETURN(auto kv, OpenWith(state, std::move(runs)));
   if (keeps_agent) kv->keeper_ = std::thread([raw = kv.get()] { raw->KeepAgent(); });
   return kv;
 }
 
-HostKv::HostKv(StateOptions state, std::unique_ptr<kv_store::EncryptedBox> box,
+absl::StatusOr<std::unique_ptr<HostKv>> HostKv::OpenWith(const StateOptions& state,
+                                                         absl::Status missing) {
+  TANDEM_ASSIGN_OR_RETURN(auto box, OpenBox(state));
+  TANDEM_ASSIGN_OR_RETURN(auto directory, kv_store::AgentDirectory::Open(AgentPath(state)));
+  auto agent =
+      std::make_unique<kv_store::AgentTier>(std::move(directory), kv_store::AgentTierOptions{});
+  return std::unique_ptr<HostKv>(
+      new HostKv(state, std::move(missing), std::move(box), std::move(agent)));
+}
+
+HostKv::HostKv(StateOptions state, absl::Status missing,
+               std::unique_ptr<kv_store::EncryptedBox> box,
                std::unique_ptr<kv_store::AgentTier> agent)
-    : state_(std::move(state)), box_(std::move(box)), agent_(*agent), tier_(std::move(agent)) {
+    : state_(std::move(state)),
+      missing_(std::move(missing)),
+      box_(std::move(box)),
+      agent_(*agent),
+      tier_(std::move(agent)) {
   if (box_) tier_ = std::make_unique<kv_store::EncryptedTier>(std::move(tier_), *box_);
 }
 
@@ -85,14 +104,15 @@ absl::Status HostKv::KeepRunning() {
 }
 
 void HostKv::KeepAgent() {
-  bool failed = false;
+  bool failed = !missing_.ok();  // which is told
   MutexLock lock(mutex_);
   while (!stop_) {
     changed_.WaitFor(mutex_, kAgentLookInterval);
     if (stop_) return;
     lock.Unlock();
     const absl::Status status = KeepRunning();
-    if (!status.ok() && !failed) spdlog::warn("{}; KV is not saved until it does", Message(status));
+    if (!status.ok() && !failed) spdlog::warn("{}; KV is not saved meanwhile", Message(status));
+    if (status.ok() && failed) spdlog::info("an agent keeps KV in {} again", AgentPath(state_));
     failed = !status.ok();
     lock.Lock();
   }

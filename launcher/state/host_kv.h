@@ -30,9 +30,13 @@ kv_store::Fingerprint KvFingerprintOf(const core::ModelFile& file, const ModelOp
 /// directory is. Thread safety: as Tier.
 class HostKv {
  public:
-  /// Starts the agent where none runs. `keeps_agent`: starts another when it dies; one process of a
-  /// host suffices. Errors: EnsureAgent, OpenBox.
-  static absl::StatusOr<std::unique_ptr<HostKv>> Open(const StateOptions& state, bool keeps_agent);
+  /// Starts the agent where none runs. Errors: EnsureAgent, OpenBox.
+  static absl::StatusOr<std::unique_ptr<HostKv>> Open(const StateOptions& state);
+  /// As Open; but where no agent comes up now (kUnavailable), because the disk is full, say, KV is
+  /// kept once there is one: `missing` says why. `keeps_agent`: starts another when it dies or
+  /// there is none; one process of a host suffices.
+  static absl::StatusOr<std::unique_ptr<HostKv>> OpenForRank(const StateOptions& state,
+                                                             bool keeps_agent);
   ~HostKv();
   HostKv(const HostKv&) = delete;
   HostKv& operator=(const HostKv&) = delete;
@@ -40,16 +44,22 @@ class HostKv {
   kv_store::Tier& tier() { return *tier_; }
   /// The agent itself.
   kv_store::AgentTier& agent() { return agent_; }
+  /// Why there was no agent when this was opened.
+  const absl::Status& missing() const { return missing_; }
   /// Starts the agent where none runs. kUnavailable where the state directory was moved away, and
   /// is not made again: it would be in the way of whoever puts it back.
   absl::Status KeepRunning();
 
  private:
-  HostKv(StateOptions state, std::unique_ptr<kv_store::EncryptedBox> box,
+  HostKv(StateOptions state, absl::Status missing, std::unique_ptr<kv_store::EncryptedBox> box,
          std::unique_ptr<kv_store::AgentTier> agent);
   void KeepAgent();
 
+  static absl::StatusOr<std::unique_ptr<HostKv>> OpenWith(const StateOptions& state,
+                                                          absl::Status missing);
+
   const StateOptions state_;
+  const absl::Status missing_;
   const std::unique_ptr<kv_store::EncryptedBox> box_;
   kv_store::AgentTier& agent_;
   std::unique_ptr<kv_store::Tier> tier_;

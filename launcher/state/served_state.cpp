@@ -65,7 +65,8 @@ class OpenedState final : public ServedState {
     };
     if (kv_) {
       const kv_store::CopyKeeper keeper(store_->state(), Ask());
-      options.erase_copies = [keeper, store = store_.get()](auto ranges) {
+      options.erase_copies = [this, keeper, store = store_.get()](auto ranges) {
+        TANDEM_RETURN_IF_ERROR(kv_->KeepRunning());
         return keeper.Erase(store->position(), ranges);
       };
       if (options_.durability > 1) options.keeper = keeper;
@@ -106,7 +107,7 @@ class OpenedState final : public ServedState {
 
   /// The agent of this host, without which there are no copies.
   absl::Status OpenKv() {
-    auto kv = HostKv::Open(options_, /*keeps_agent=*/false);
+    auto kv = HostKv::Open(options_);
     if (kv.ok()) {
       kv_ = *std::move(kv);
       return absl::OkStatus();
@@ -198,7 +199,7 @@ class OpenedState final : public ServedState {
   /// One thread calls, that of the writer that destroys.
   absl::Status EraseBlocks(std::span<const kv_store::BlockHash> blocks) {
     if (!kv_) {
-      TANDEM_ASSIGN_OR_RETURN(kv_, HostKv::Open(options_, /*keeps_agent=*/false));
+      TANDEM_ASSIGN_OR_RETURN(kv_, HostKv::Open(options_));
     }
     TANDEM_RETURN_IF_ERROR(kv_->KeepRunning());
     return kv_->tier().Erase(blocks);

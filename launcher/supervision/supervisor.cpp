@@ -26,18 +26,14 @@ constexpr auto kFullLife = std::chrono::seconds(3600);
 /// The ranks that are left know by then which one died.
 constexpr std::chrono::milliseconds kReasonWait{150};
 
-/// Whether requests that the old ranks have taken fit into the KV cache of the new ones, which is
-/// chosen by the memory that is free while both are there.
-absl::Status CheckRoom(parallel::Engine& old_ranks, parallel::Engine& new_ranks) {
-  const absl::StatusOr<parallel::EngineStatus> had = old_ranks.Status();
-  if (!had.ok()) return absl::OkStatus();  // they are dead: any room is better
-  TANDEM_ASSIGN_OR_RETURN(const parallel::EngineStatus has, new_ranks.Status());
-  if (has.blocks_total * kLeastRoomDivisor >= had->blocks_total) return absl::OkStatus();
+/// Whether the KV cache of the new ranks, where it is chosen by the memory that is free while both
+/// are there, is no much smaller one.
+absl::Status CheckFreeMemory(int64_t had, int64_t has) {
+  if (has * kLeastRoomDivisor >= had) return absl::OkStatus();
   return ResourceExhausted(
       "the new ranks would hold {} of KV, the old ones hold {}: free memory is short while both "
-      "are "
-      "there; give --kv-memory, or start the server anew with -n",
-      Counted(has.blocks_total, "block"), Counted(had->blocks_total, "block"));
+      "are there; give --kv-memory, or start the server anew with -n",
+      Counted(has, "block"), Counted(had, "block"));
 }
 
 /// What ranks die of may have as many of the restarts that an hour has; half of them, and ten.
@@ -229,17 +225,34 @@ void Supervisor::TakeScale(int ranks, const parallel::Engine::ScaleDone& done) {
 absl::Status Supervisor::MoveTo(const LaunchOptions& launch) {
   TANDEM_RETURN_IF_ERROR(CheckRanks(order_.model, launch).status());
   TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<RankLife> life, StartLife(launch));
-  const absl::Status room = CheckRoom(*life_->engine(), *life->engine());
-  if (!room.ok()) return life->End(room);
+  absl::Status room = CheckRoom(*life->engine());
+  if (!room.ok()) return life->End(std::move(room));
   engine_.WarmUp(*life->engine(), [this] {
     const MutexLock lock(mutex_);
     return !stopping_ && !Gone();
   });
+  room = CheckRoom(*life->engine());  // of what has come meanwhile, too
+  if (!room.ok()) return life->End(std::move(room));
   std::unique_ptr<RankLife> before = std::exchange(life_, nullptr);
   Enter(std::move(life));
   order_.launch = launch;
   EndBeside(std::move(before));
   return absl::OkStatus();
+}
+
+absl::Status Supervisor::CheckRoom(parallel::Engine& new_ranks) {
+  const absl::StatusOr<parallel::EngineStatus> had = life_->engine()->Status();
+  if (!had.ok()) return absl::OkStatus();  // they are dead: any room is better
+  TANDEM_ASSIGN_OR_RETURN(const parallel::EngineStatus has, new_ranks.Status());
+  if (!order_.model.kv_memory) {
+    TANDEM_RETURN_IF_ERROR(CheckFreeMemory(had->blocks_total, has.blocks_total));
+  }
+  const int64_t longest = std::min<int64_t>(engine_.LongestOpen(), had->context);
+  if (longest <= has.context) return absl::OkStatus();
+  return ResourceExhausted(
+      "an open request may come to {} tokens, and the new ranks hold {} of one: try again when it "
+      "has ended, or start the server anew with more --kv-memory",
+      longest, has.context);
 }
 
 void Supervisor::EndBeside(std::shared_ptr<RankLife> life) {

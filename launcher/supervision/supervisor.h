@@ -51,6 +51,8 @@ class Supervisor {
   void Recover(const absl::Status& stuck);
   /// Starts other ranks beside those that are there, and lets requests move to them.
   absl::Status MoveTo(const LaunchOptions& launch);
+  /// Whether requests go on with the new ranks as they would with the old ones.
+  absl::Status CheckRoom(parallel::Engine& new_ranks);
   /// Ends a life that nobody uses any more, while the next one is watched.
   void EndBeside(std::shared_ptr<RankLife> life);
   void JoinEnding();

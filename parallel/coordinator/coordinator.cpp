@@ -49,6 +49,7 @@ Coordinator::Coordinator(RankSetup setup, std::unique_ptr<ControlLeader> channel
   ListenToRecords();
   status_.ranks = setup_.ranks;
   status_.keeps_records = limits_.records;
+  status_.context = scheduler_.context();
   status_.blocks_total = scheduler_.blocks_total();
   channel_->Listen({.on_acknowledgement =
                         [this](const Acknowledgement& acknowledgement) {

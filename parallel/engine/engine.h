@@ -193,6 +193,7 @@ struct EngineStatus {
   RecoveryStatus recovery = {};  // known to whoever starts ranks; does not travel from them
   int32_t running = 0;
   int32_t waiting = 0;
+  int32_t context = 0;  // tokens of a request: prompt and answer, as its KV has room
   int64_t blocks_total = 0;
   int64_t blocks_used = 0;      // by running requests
   int64_t blocks_cached = 0;    // besides: kept for whoever comes with the same prefix

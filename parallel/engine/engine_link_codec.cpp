@@ -83,7 +83,7 @@ void Fields(Archive& archive, RankStatus& rank) {
 
 template <typename Archive>
 void Fields(Archive& archive, EngineStatus& status) {
-  archive(AtMost(status.ranks, kMostRanks, "ranks"), status.running, status.waiting,
+  archive(AtMost(status.ranks, kMostRanks, "ranks"), status.running, status.waiting, status.context,
           status.blocks_total, status.blocks_used, status.blocks_cached, status.prompt_tokens,
           status.reused_tokens, status.reused_from, status.keeps_records, status.records,
           status.late_fetches, status.not_durable, status.preemptions, status.host_tier.bytes_limit,

@@ -12,7 +12,7 @@
 
 namespace tandem::parallel {
 
-inline constexpr uint8_t kLinkVersion = 11;
+inline constexpr uint8_t kLinkVersion = 12;
 // Frames that either end sends or receives in a row: neither direction may starve the other.
 inline constexpr int kFramesInARow = 64;
 

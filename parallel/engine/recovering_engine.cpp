@@ -60,9 +60,13 @@ void AddCounts(const EngineStatus& more, EngineStatus& sum) {
 /// taken after it.
 struct RecoveringEngine::Request {
   Request(RequestId number, EngineRequest what, EngineSink whose)
-      : id(number), request(std::move(what)), sink(std::move(whose)) {}
+      : id(number),
+        most_tokens(std::ssize(what.prompt) + what.max_tokens),
+        request(std::move(what)),
+        sink(std::move(whose)) {}
 
   const RequestId id;
+  const int64_t most_tokens;  // prompt and answer together
   Mutex mutex;
   EngineRequest request ABSL_GUARDED_BY(mutex);  // `answered` and what it wants of the prompt: now
   const EngineSink sink;
@@ -315,6 +319,13 @@ std::vector<RecoveringEngine::RequestPtr> RecoveringEngine::Open() {
   std::vector<RequestPtr> open;
   for (const auto& [id, request] : requests_) open.push_back(request);
   return open;
+}
+
+int64_t RecoveringEngine::LongestOpen() {
+  const MutexLock lock(mutex_);
+  int64_t longest = 0;
+  for (const auto& [id, request] : requests_) longest = std::max(longest, request->most_tokens);
+  return longest;
 }
 
 bool RecoveringEngine::ReadOpen(Engine& next, const std::function<bool()>& keep_on) {

@@ -52,6 +52,9 @@ class RecoveringEngine final : public Engine {
   /// goes on with them: then they pause for less when it begins. Nothing else depends on it.
   /// Returns when it has caught up with them, or `keep_on`, which is asked often, gives false.
   void WarmUp(Engine& next, const std::function<bool()>& keep_on);
+  /// How many tokens an open request may come to, prompt and answer together, where no context ends
+  /// it before: the most of all; 0 where none is open.
+  int64_t LongestOpen();
   /// A life begins, and takes all requests in the order in which they came: those that wait, and
   /// those of a life before that was not lost, where they end.
   void Begin(const std::shared_ptr<Engine>& life, uint64_t epoch);

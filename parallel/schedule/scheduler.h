@@ -200,6 +200,7 @@ class Scheduler {
   int32_t waiting() const { return static_cast<int32_t>(queue_.size()); }
   HostTierStatus host_tier() const;
   int64_t blocks_total() const;
+  int32_t context() const { return options_.context; }
   int64_t blocks_used() const;    // by running sequences
   int64_t blocks_cached() const;  // besides
   /// Of the fetches that are open, on the largest rank.

@@ -77,6 +77,10 @@ absl::Status Scheduler::Check(const SchedulerOptions& options, const EngineReque
   }
   const size_t given = request.prompt.size() + request.answered.size();
   if (given > static_cast<size_t>(options.context)) {
+    if (!request.answered.empty()) {
+      return OutOfRange("prompt and answer so far have {} tokens, the context holds {} now", given,
+                        options.context);
+    }
     return OutOfRange("the prompt has {} tokens, the context holds {}; shorten the prompt", given,
                       options.context);
   }

@@ -81,6 +81,28 @@ def test_a_death_while_the_number_changes(start_server, undisturbed, victim):  #
     assert_no_leftovers(server)
 
 
+def test_fewer_ranks_that_hold_less(start_server, undisturbed):  # noqa: F811
+    """--kv-memory is a rank's: less room is no reason to refuse, but an answer that may need more of it is."""
+    server = serve(start_server, "--elastic", "--kv-memory", "8MiB", ranks=3)
+    long = Answer(server.endpoint, "c", {"max_tokens": 600, "ignore_eos": True})
+    long.wait_for_deltas(20)
+    refused = scale(server, 2)
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1, refused
+    assert "an open request may come to" in refused.stderr and "hold 512 of one" in refused.stderr, refused
+    assert ranks_in(server) == [0, 1, 2]
+    outcome = long.outcome()
+    assert outcome == undisturbed([{"max_tokens": 600, "ignore_eos": True}])[0]
+    assert f"may come to {outcome[1] + 600} tokens" in refused.stderr, refused
+    short = Answer(server.endpoint, "d", REQUESTS[1] | {"max_tokens": 200})
+    short.wait_for_deltas(10)
+    told = scale(server, 1)
+    assert told.returncode == 0, told
+    assert short.outcome() == undisturbed([REQUESTS[1] | {"max_tokens": 200}])[0]
+    assert ranks_in(server) == [0]
+    assert server.stop(signal.SIGINT) == 0, server.rest_of_log()
+    assert_no_leftovers(server)
+
+
 def test_what_cannot_be_is_told(start_server):
     server = serve(start_server, ranks=2)
     refused = scale(server, 3)

@@ -399,12 +399,12 @@ def test_flags_come_from_the_environment_and_a_config_file_too(start_server, tmp
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(tmp_path, request):
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = run(["mount", "-t", "tmpfs", "-o", "size=3m,mode=700", "tmpfs", disk])
+    mounted = run(["mount", "-t", "tmpfs", "-o", f"size={getattr(request, 'param', '3m')},mode=700", "tmpfs", disk])
     if mounted.returncode != 0:
         pytest.skip(f"no tmpfs here: {mounted.stderr}")
     yield disk
@@ -416,9 +416,7 @@ def test_a_full_disk_ends_nothing_and_is_recovered_from(start_server, small_disk
     filler = small_disk / "filler"
     with client_of(server) as client:
         assert client.say("c", "Before")["durable"] is True
-        with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(b"x" * 4096)
+        fill(filler)
         for turn in range(3):
             done = client.say("c", f"Meanwhile {turn} " + "and so on " * 300)
             assert done["type"] == "done", done
@@ -438,6 +436,64 @@ def test_a_full_disk_ends_nothing_and_is_recovered_from(start_server, small_disk
     server = serve(start_server, small_disk / "state")
     with client_of(server) as client:
         assert messages_of(client, "c") == expected and len(expected) == 10
+
+
+def fill(path):
+    with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+
+
+def ready_again(server, client, restarts=1):
+    end = time.monotonic() + 60
+    while client.ask("status").get("recovery", {}).get("restarts", 0) < restarts or not client.ask("ping")["ready"]:
+        assert time.monotonic() < end and server.process.poll() is None
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("small_disk", ["24m"], indirect=True)
+def test_an_agent_that_has_no_room_comes_once_there_is_some(start_server, small_disk):
+    """Ranks that start again on a full disk save KV later, and what is deleted meanwhile is destroyed."""
+    state = small_disk / "state"
+    server = serve(start_server, state, "-n", 2, "--max-restarts", 1000)
+    with client_of(server) as client:
+        for talk in ("kept", "deleted"):
+            assert client.say(talk, "Before " + "and so on " * 60)["durable"] is True
+        fill(small_disk / "filler")
+        for pid in [*agents_of(state), *server.ranks()]:
+            os.kill(pid, signal.SIGKILL)
+        ready_again(server, client)
+        assert client.ask("conversation.delete", conversation="deleted")["code"] == "unavailable"
+        assert not list(agents_of(state))
+        (small_disk / "filler").unlink()
+        end = time.monotonic() + 30
+        while not list(agents_of(state)) or client.ask("status")["state"]["trouble"]:
+            assert time.monotonic() < end, client.ask("status")["state"]
+            time.sleep(0.1)
+        assert client.ask("status")["state"]["unfinished_erasures"] == 0
+        assert client.say("kept", "After")["durable"] is True
+        for pid in server.ranks():
+            os.kill(pid, signal.SIGKILL)
+        ready_again(server, client, 2)
+        usage = client.say("kept", "And again")["usage"]
+        assert usage["reused_from"]["host"] + usage["reused_from"]["disk"] > 60, usage
+    assert server.stop(signal.SIGINT) == 0
+    assert "KV is not saved for now: no agent keeps KV" in server.rest_of_log()
+
+
+@pytest.mark.parametrize("small_disk", ["24m"], indirect=True)
+def test_a_server_that_goes_without_its_state_keeps_no_kv_there_later(start_server, small_disk):
+    """Nobody would destroy it when its conversation is deleted."""
+    state = small_disk / "state"
+    fill(small_disk / "filler")
+    server = serve(start_server, state, "-n", 2, "--max-restarts", 1000)
+    (small_disk / "filler").unlink()
+    with client_of(server) as client:
+        os.kill(server.ranks()[0], signal.SIGKILL)
+        ready_again(server, client)
+        assert client.say("c", "Before " + "and so on " * 60)["type"] == "done"
+        assert not list(agents_of(state)) and not state.exists()
+    assert server.stop(signal.SIGINT) == 0
 
 
 def test_plain_mpirun_keeps_conversations_too(start_server, tmp_path):

@@ -168,6 +168,21 @@ TEST_F(RecoveringEngineTest, ALifeThatIsToBeginReadsWhatIsOpen) {
   }
 }
 
+TEST_F(RecoveringEngineTest, WhatOpenRequestsMayComeToIsKnown) {
+  Begin(NewLife());
+  EXPECT_EQ(engine_.LongestOpen(), 0);
+  std::vector<CollectingSink> sinks(2);
+  const auto id = Submit(Of(1, 5000), sinks[0]);
+  Submit(Of(2, 4000), sinks[1]);
+  EXPECT_EQ(engine_.LongestOpen(), 5003);
+  ASSERT_TRUE(sinks[0].WaitForTokens(5));
+  Replace();
+  EXPECT_EQ(engine_.LongestOpen(), 5003);
+  engine_.Cancel(id);
+  ASSERT_TRUE(sinks[0].WaitForFinish());
+  EXPECT_EQ(engine_.LongestOpen(), 4003);
+}
+
 TEST_F(RecoveringEngineTest, LogprobsComeOnce) {
   Begin(NewLife());
   EngineRequest request = Of(1, 60);
