@@ -45,9 +45,9 @@ struct WeightsWish {
 };
 /// Makes room for those of the names that are not there yet: removes what nobody holds of other
 /// models, and, as far as there is too little room, of other shards, the longest unused first, and
-/// then what dead agents of other directories left in memory. A
-/// part of the file system (1/16, 64 MiB at least) stays free. kResourceExhausted, saying what is
-/// missing. Processes that call it for the same agent at one time take turns.
+/// then what dead agents of other directories left in memory. A part of the file system (1/16, 64
+/// MiB at least) stays free. kResourceExhausted, saying what is missing. Processes that call it for
+/// the same agent at one time take turns.
 absl::Status MakeRoomForWeights(const WeightFolders& folders, const std::string& folder,
                                 const WeightsWish& wish);
 
