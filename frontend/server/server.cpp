@@ -30,14 +30,9 @@ bool IsLoopback(const std::string& endpoint) {
          endpoint.starts_with("tcp://[::1]") || endpoint.starts_with("tcp://localhost:");
 }
 
-/// Beside those that are open.
-int64_t OtherDescriptors(bool has_log) {
-  return (has_log ? kLogDescriptors : 0) + kSpareDescriptors;
-}
-
 /// Takes no more clients than there are file descriptors for. kFailedPrecondition if there is none.
-absl::Status FitClients(bool has_log, int64_t& clients) {
-  const int64_t others = OpenDescriptors() + OtherDescriptors(has_log);
+absl::Status FitClients(int64_t other_descriptors, int64_t& clients) {
+  const int64_t others = OpenDescriptors() + other_descriptors;
   const int64_t left = DescriptorLimit() - others;
   const int64_t wanted = clients + Router::kSurplusConnections;
   if (left >= wanted) return absl::OkStatus();
@@ -56,10 +51,15 @@ absl::Status FitClients(bool has_log, int64_t& clients) {
 
 }  // namespace
 
+int64_t Server::OtherDescriptors(bool has_log) {
+  return (has_log ? kLogDescriptors : 0) + kSpareDescriptors;
+}
+
 int64_t Server::LeastDescriptors(bool has_log) { return OtherDescriptors(has_log) + kLeastClients; }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Create(ServerOptions options, Service& service) {
-  TANDEM_RETURN_IF_ERROR(FitClients(service.keeps_log(), options.clients));
+  TANDEM_RETURN_IF_ERROR(FitClients(
+      OtherDescriptors(service.keeps_log()) + options.further_descriptors, options.clients));
   const std::string full = fmt::format(
       "{} connected, and no more are taken: come back later, or start the server with a larger "
       "--max-clients",

@@ -19,6 +19,7 @@ struct ServerOptions {
   ProtocolLimits limits;
   int64_t clients = 256;                           // connections at once
   int64_t client_budget_bytes = int64_t{4} << 20;  // waiting for one client that reads slowly
+  int64_t further_descriptors = 0;  // file descriptors that others of this process will open
 };
 
 /// Serves the ZeroMQ protocol, version 1: makes requests to the service of frames, and frames of
@@ -28,6 +29,8 @@ struct ServerOptions {
 /// fails to read, it affects that client only. Thread safety: Run from one thread.
 class Server {
  public:
+  /// File descriptors that a server opens while it runs, beside those of its clients.
+  static int64_t OtherDescriptors(bool has_log);
   /// File descriptors without which there is no place for a client. has_log: a log writes files.
   static int64_t LeastDescriptors(bool has_log);
 
@@ -40,6 +43,10 @@ class Server {
 
   /// Where clients connect, with the port that was picked for tcp://...:*.
   const std::string& endpoint() const { return router_->endpoint(); }
+
+  /// How many connections it takes at once: ServerOptions::clients, or as many as there are file
+  /// descriptors for.
+  int64_t clients() const { return options_.clients; }
 
   /// Serves until the service has ended, and says how (Service::End).
   absl::Status Run();

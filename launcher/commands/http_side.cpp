@@ -21,8 +21,6 @@
 namespace tandem::launcher {
 namespace {
 
-constexpr int64_t kLeastHttpClients = 16;
-
 /// The parts of a text between separators, without white space around them; empty ones are left
 /// out.
 std::vector<std::string> PartsOf(std::string_view text, char separator) {
@@ -132,8 +130,9 @@ absl::StatusOr<std::shared_ptr<std::FILE>> OpenAccessLog(const std::string& path
 absl::StatusOr<int64_t> FitHttpClients(int64_t clients, int64_t other_descriptors) {
   const int64_t others = OpenDescriptors() + other_descriptors;
   const int64_t left = DescriptorLimit() - others;
-  if (left < kLeastHttpClients)
-    TANDEM_RETURN_IF_ERROR(CheckDescriptors(others + kLeastHttpClients));
+  if (left < HttpSide::kLeastDescriptors) {
+    return CheckDescriptors(others + HttpSide::kLeastDescriptors);
+  }
   if (left < clients) {
     spdlog::warn(
         "{} connections over HTTP at most, instead of {}: this process may have {} file "
@@ -192,6 +191,12 @@ absl::StatusOr<HttpPrepared> PrepareHttp(const HttpOptions& options, const Optio
   }
   prepared.listener = std::make_shared<frontend::HttpListener>(std::move(listener));
   return prepared;
+}
+
+int64_t HttpDescriptors(const HttpOptions& options, int64_t other_descriptors) {
+  const int64_t left = DescriptorLimit() - OpenDescriptors() - other_descriptors;
+  return std::clamp(left / 2, HttpSide::kLeastDescriptors,
+                    std::max(options.clients, HttpSide::kLeastDescriptors));
 }
 
 absl::StatusOr<std::unique_ptr<HttpSide>> HttpSide::Start(const HttpOptions& options,

@@ -23,10 +23,17 @@ struct HttpPrepared {
 /// is no gateway. kInvalidArgument, kFailedPrecondition, naming the option.
 absl::StatusOr<HttpPrepared> PrepareHttp(const HttpOptions& options, const OptionSources& sources);
 
+/// Of the file descriptors that are left beside `other_descriptors`, which this process will still
+/// open: as many as the gateway's connections may have, which are half of them at most.
+int64_t HttpDescriptors(const HttpOptions& options, int64_t other_descriptors);
+
 /// The HTTP gateway of a server, with its thread, as long as it lives: until the service has ended,
 /// or has not begun.
 class HttpSide {
  public:
+  /// File descriptors without which it takes no connections.
+  static constexpr int64_t kLeastDescriptors = 16;
+
   virtual ~HttpSide() = default;
   virtual const std::string& address() const = 0;
 

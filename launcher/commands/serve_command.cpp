@@ -161,6 +161,10 @@ absl::Status Serve(const ServeOptions& options) {
         std::chrono::duration<double>(options.resume_grace));
     const auto drain_time = std::chrono::duration_cast<std::chrono::milliseconds>(
         std::chrono::duration<double>(options.drain_timeout));
+    const int64_t later = frontend::Server::OtherDescriptors(/*has_log=*/state != nullptr);
+    if (prepared.http.listener != nullptr) {
+      server_options.further_descriptors = HttpDescriptors(options.http, later);
+    }
     const frontend::TextModel& text_model = *prepared.text_model;
     frontend::Service service(service_options, engine, text_model, state ? &state->log() : nullptr);
     TANDEM_ASSIGN_OR_RETURN(const auto server, frontend::Server::Create(server_options, service));
@@ -182,7 +186,7 @@ absl::Status Serve(const ServeOptions& options) {
     if (prepared.http.listener != nullptr) {
       TANDEM_ASSIGN_OR_RETURN(
           http, HttpSide::Start(options.http, options.model.model, std::move(prepared.http),
-                                service, server_options.clients + (state ? kStateDescriptors : 0)));
+                                service, server->clients() + later));
     }
     if (http) spdlog::info("for clients of HTTP: http://{}/v1", http->address());
     spdlog::info("serving {} on {}", text_model.name(), server->endpoint());
@@ -195,9 +199,10 @@ absl::Status Serve(const ServeOptions& options) {
     return status;
   };
   const bool has_state = !options.model.state.directory.empty();
-  return WithEngine(
-      model, options.launch, serve, prepare,
-      frontend::Server::LeastDescriptors(has_state) + (has_state ? kStateDescriptors : 0));
+  const int64_t descriptors = frontend::Server::LeastDescriptors(has_state) +
+                              (has_state ? kStateDescriptors : 0) +
+                              (options.http.address == "off" ? 0 : HttpSide::kLeastDescriptors);
+  return WithEngine(model, options.launch, serve, prepare, descriptors);
 }
 
 }  // namespace tandem::launcher

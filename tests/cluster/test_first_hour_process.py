@@ -7,16 +7,18 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
 import termios
 import time
+import urllib.request
 
 import pytest
 
 from conftest import GEMMA3, SMOLLM2, TANDEM, assert_no_leftovers, run, session_processes
-from test_first_hour import Terminal, limited, wrong_use
+from test_first_hour import Terminal, limited, pings, wrong_use
 from test_first_hour_start import SERVE, ends_before_weights, fill, full, held, in_namespace
 from test_state import Client, agents_of
 
@@ -206,8 +208,9 @@ def test_09_dying_well_of_a_chat(tmp_path, monkeypatch):
             os.close(chat.fd)
 
 
-def test_07_descriptors_before_weights(start_server, tmp_path):
-    command = [*SERVE, "--listen", f"ipc://{tmp_path}/socket", "--state", tmp_path / "state", "--agent-ttl", 1]
+@pytest.mark.parametrize("http", ["off", "127.0.0.1:0"])
+def test_07_descriptors_before_weights(start_server, tmp_path, http):
+    command = [*SERVE, "--listen", f"ipc://{tmp_path}/socket", "--http", http, "--state", tmp_path / "state", "--agent-ttl", 1]
     for ranks in 1, 2:
         said = {ends_before_weights(1, *limited("-n", limit), *command, "-n", ranks).replace(f"have {limit} ", "")
                 for limit in (20, 32, 40, 48, 64, 100)}
@@ -227,6 +230,23 @@ def test_07_descriptors_before_weights(start_server, tmp_path):
     # The number of ranks is checked first.
     for limit in 64, 4096:
         assert "the largest number that works is -n 9" in wrong_use(*limited("-n", limit), *GENERATE, "-n", 65536)
+
+
+@pytest.mark.parametrize("limit", [80, 256, 300, 1024])
+def test_07_descriptors_are_for_both_front_ends(start_server, limit):
+    server = start_server(*limited("-n", limit), *SERVE, "--listen", "tcp://127.0.0.1:*", "--http", "127.0.0.1:0")
+    port = next(int(match[1]) for line in server.log if (match := re.search(r"http://127\.0\.0\.1:(\d+)/v1", line)))
+    clients = min(256, next((int(match[1]) for line in server.log if (match := re.search(r"(\d+) clients are served at most", line))), 256))
+    connections = next(int(match[1]) for line in server.log if (match := re.search(r"(\d+) connections over HTTP at most", line)))
+    assert clients >= 2 and connections >= 16 and limit - 64 <= clients + connections <= limit, (clients, connections)
+    with contextlib.ExitStack() as open_ones:
+        for _ in range(connections - 1):
+            open_ones.enter_context(socket.create_connection(("127.0.0.1", port), 5))
+        assert pings(server.endpoint, min(clients, 100), 30) == min(clients, 100)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=20) as answer:
+            assert answer.status == 200
+    assert server.stop() == 0
+    assert "no file descriptors are left" not in server.rest_of_log()
 
 
 def test_07_descriptors_of_clients(start_server, tmp_path):
