@@ -38,6 +38,15 @@ std::string UnescapeSpaces(std::string_view text) {
   return plain;
 }
 
+/// The bytes of a character.
+uint32_t CharacterKey(std::string_view character) {
+  uint32_t key = 0;
+  for (const char byte : character) key = key << 8 | static_cast<uint8_t>(byte);
+  return key;
+}
+
+uint64_t JointKey(uint32_t left, uint32_t right) { return uint64_t{left} << 32 | right; }
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> SpmTokenizer::Create(Vocabulary vocabulary,
@@ -52,7 +61,39 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> SpmTokenizer::Create(Vocabulary vocab
   for (int32_t id = 0; id < tokens.size(); ++id) {
     tokenizer->longest_piece_ = std::max(tokenizer->longest_piece_, tokens.text(id).size());
   }
+  tokenizer->FindJoints();
   return tokenizer;
+}
+
+void SpmTokenizer::FindJoints() {
+  for (int32_t id = 0; id < vocabulary().size(); ++id) {
+    const std::string_view piece = vocabulary().text(id);
+    if (piece.empty() || FindPiece(piece) == MergeSymbol::kNone) continue;
+    size_t at = ReadUtf8(piece).length;
+    if (at == piece.size()) continue;
+    // What an unused token was made of may depend on the text before it.
+    merges_unused_ = merges_unused_ || vocabulary().type(id) == TokenType::kUnused;
+    for (uint32_t left = CharacterKey(piece.substr(0, at)); at < piece.size();) {
+      const size_t length = ReadUtf8(piece.substr(at)).length;
+      const uint32_t right = CharacterKey(piece.substr(at, length));
+      joints_.insert(JointKey(left, right));
+      left = right;
+      at += length;
+    }
+  }
+}
+
+size_t SpmTokenizer::EndOfStretch(std::string_view text, size_t begin) const {
+  if (merges_unused_) return text.size();
+  size_t at = begin + ReadUtf8(text.substr(begin)).length;
+  for (uint32_t left = CharacterKey(text.substr(begin, at - begin)); at < text.size();) {
+    const size_t length = ReadUtf8(text.substr(at)).length;
+    const uint32_t right = CharacterKey(text.substr(at, length));
+    if (!joints_.contains(JointKey(left, right))) return at;
+    left = right;
+    at += length;
+  }
+  return at;
 }
 
 absl::Status SpmTokenizer::FindByteTokens() {
@@ -101,24 +142,28 @@ absl::Status SpmTokenizer::EncodeText(std::string_view text, std::vector<int32_t
   }
 
   PairMerger merger;
-  for (size_t at = 0; at < whole.size();) {
-    const size_t length = ReadUtf8(whole.substr(at)).length;
-    merger.Add(FindPiece(whole.substr(at, length)), static_cast<uint32_t>(at),
-               static_cast<uint32_t>(length));
-    at += length;
-  }
   Halves halves;
-  merger.Run(
-      [&](const MergeSymbol& left, const MergeSymbol& right) -> std::optional<PairMerger::Merge> {
-        const std::string_view piece = whole.substr(left.begin, left.length + right.length);
-        const int32_t token = FindPiece(piece);
-        if (token == MergeSymbol::kNone) return std::nullopt;
-        if (vocabulary().type(token) == TokenType::kUnused) halves[piece] = left.length;
-        return PairMerger::Merge{-static_cast<double>(vocabulary().score(token)), token};
-      });
-  merger.ForEach([&](const MergeSymbol& symbol) {
-    AppendPiece(whole.substr(symbol.begin, symbol.length), halves, ids);
-  });
+  const auto try_merge = [&](const MergeSymbol& left,
+                             const MergeSymbol& right) -> std::optional<PairMerger::Merge> {
+    const std::string_view piece = whole.substr(left.begin, left.length + right.length);
+    const int32_t token = FindPiece(piece);
+    if (token == MergeSymbol::kNone) return std::nullopt;
+    if (vocabulary().type(token) == TokenType::kUnused) halves[piece] = left.length;
+    return PairMerger::Merge{-static_cast<double>(vocabulary().score(token)), token};
+  };
+  for (size_t at = 0; at < whole.size();) {
+    merger.Clear();
+    for (const size_t end = EndOfStretch(whole, at); at < end;) {
+      const size_t length = ReadUtf8(whole.substr(at)).length;
+      merger.Add(FindPiece(whole.substr(at, length)), static_cast<uint32_t>(at),
+                 static_cast<uint32_t>(length));
+      at += length;
+    }
+    merger.Run(try_merge);
+    merger.ForEach([&](const MergeSymbol& symbol) {
+      AppendPiece(whole.substr(symbol.begin, symbol.length), halves, ids);
+    });
+  }
   return absl::OkStatus();
 }
 

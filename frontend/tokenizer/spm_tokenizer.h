@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "frontend/tokenizer/tokenizer.h"
 
 namespace tandem::frontend {
@@ -37,15 +38,23 @@ class SpmTokenizer final : public Tokenizer {
         add_space_prefix_(add_space_prefix) {}
 
   absl::Status FindByteTokens();
+  void FindJoints();
   /// The token of a piece that merging may use, or MergeSymbol::kNone.
   int32_t FindPiece(std::string_view piece) const;
   /// Where a piece that is an unused token was put together: length of its left part.
   using Halves = absl::flat_hash_map<std::string_view, size_t>;
+  /// The end of the stretch that begins at `begin`: no token reaches over it.
+  size_t EndOfStretch(std::string_view text, size_t begin) const;
   /// The token of a merged piece; of an unused one, the tokens that it was made of.
   void AppendPiece(std::string_view piece, const Halves& halves, std::vector<int32_t>& ids) const;
 
   bool add_space_prefix_;
-  size_t longest_piece_ = 0;                // bytes
+  size_t longest_piece_ = 0;  // bytes
+  // Pairs of characters that stand beside each other in some piece, the bytes of the first in the
+  // upper half. Tokens reach over no other pair, so a text is merged in stretches, each of which
+  // fits the cache: usually words.
+  absl::flat_hash_set<uint64_t> joints_;
+  bool merges_unused_ = false;              // some piece is an unused token: a text is one stretch
   std::array<int32_t, 256> byte_tokens_{};  // all the unknown token where there are none
 };
 

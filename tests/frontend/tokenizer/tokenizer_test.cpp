@@ -4,11 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <iterator>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "frontend/tokenizer/detokenizer.h"
+#include "frontend/tokenizer/spm_tokenizer.h"
 #include "tests/support/models.h"
 #include "tests/support/tiny_tokenizers.h"
 
@@ -171,6 +174,52 @@ TEST(SpmTokenizer, UnusedPiecesLeadToOthersButAreNeverGivenOut) {
   const auto tokenizer = TinySpm(false);
   EXPECT_THAT(Pieces(*tokenizer, Encode(*tokenizer, "abc")), ElementsAre("abc"));
   EXPECT_THAT(Pieces(*tokenizer, Encode(*tokenizer, "ab")), ElementsAre("a", "b"));
+}
+
+/// A vocabulary of random pieces. An unused one, of characters that are in no other, makes the
+/// tokenizer merge a text as a whole.
+std::unique_ptr<Tokenizer> RandomSpm(std::mt19937 random, bool as_a_whole) {
+  static constexpr std::string_view kLetters[] = {"a", "b", "é", "▁", "日"};
+  std::vector<std::string> texts = {"<unk>", "⌘⌘"};
+  std::vector<TokenType> types = {TokenType::kUnknown, TokenType::kUnused};
+  std::vector<float> scores = {0.0F, 0.0F};
+  if (!as_a_whole) types[1] = TokenType::kControl;
+  for (int i = 0; i < 20; ++i) {
+    std::string piece;
+    for (uint32_t length = 1 + random() % 4; length > 0; --length) {
+      piece += kLetters[random() % std::size(kLetters)];
+    }
+    texts.push_back(piece);
+    types.push_back(TokenType::kNormal);
+    scores.push_back(-static_cast<float>(random() % 8));
+  }
+  VocabularyParts parts;
+  parts.tokens.assign(texts.begin(), texts.end());
+  parts.types = types;
+  parts.scores = scores;
+  parts.unknown = 0;
+  auto vocabulary = Vocabulary::Create(parts);
+  EXPECT_TRUE(vocabulary.ok()) << vocabulary.status();
+  auto tokenizer = SpmTokenizer::Create(*std::move(vocabulary), /*add_space_prefix=*/false);
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  return *std::move(tokenizer);
+}
+
+TEST(SpmTokenizer, StretchesOfATextAreMergedAsTheWhole) {
+  static constexpr std::string_view kLetters[] = {"a", "b", "é", " ", "日", "x"};
+  std::mt19937 random(19);
+  for (int round = 0; round < 200; ++round) {
+    const uint32_t seed = static_cast<uint32_t>(random());
+    const auto stretches = RandomSpm(std::mt19937(seed), /*as_a_whole=*/false);
+    const auto whole = RandomSpm(std::mt19937(seed), /*as_a_whole=*/true);
+    for (int i = 0; i < 20; ++i) {
+      std::string text;
+      for (uint32_t length = random() % 40; length > 0; --length) {
+        text += kLetters[random() % std::size(kLetters)];
+      }
+      ASSERT_EQ(Encode(*stretches, text), Encode(*whole, text)) << seed << ": " << text;
+    }
+  }
 }
 
 TEST(SpmTokenizer, SpacePrefixIsAddedAndTakenAway) {
