@@ -123,17 +123,35 @@ class Watcher {
   InterruptFlag interrupt_;
 };
 
-/// tokens: the prompt, if it was given in tokens.
-absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
-                          const GenerateOptions& options, std::vector<int32_t> tokens,
-                          Watcher& watcher) {
+/// What a model is asked for.
+struct Question {
+  std::unique_ptr<frontend::TextModel> text_model;
+  std::vector<int32_t> prompt;
+};
+
+/// tokens: the prompt, if it was given in tokens. Needs none of the model's weights, and finds
+/// whatever the model cannot do. `file` must outlive the question.
+absl::StatusOr<Question> MakeQuestion(const core::ModelFile& file, const GenerateOptions& options,
+                                      std::vector<int32_t> tokens) {
+  Question question;
   // A raw prompt goes through no template: nobody wants to hear of the model's own.
-  TANDEM_ASSIGN_OR_RETURN(const auto text_model,
+  TANDEM_ASSIGN_OR_RETURN(question.text_model,
                           LoadTextSide(file, "chatml", options.tokens.has_value()));
-  std::vector<int32_t> prompt = std::move(tokens);
+  question.prompt = std::move(tokens);
   if (options.prompt) {
-    TANDEM_ASSIGN_OR_RETURN(prompt, text_model->EncodeText(*options.prompt));
+    TANDEM_ASSIGN_OR_RETURN(question.prompt, question.text_model->EncodeText(*options.prompt));
   }
+  const absl::Status possible =
+      frontend::MakeEngineRequest(*question.text_model, question.prompt, options.generation)
+          .status();
+  TANDEM_RETURN_IF_ERROR(InFlagsOf(options, possible));
+  return question;
+}
+
+absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
+                          const GenerateOptions& options, Question question, Watcher& watcher) {
+  const frontend::TextModel& text_model = *question.text_model;
+  std::vector<int32_t> prompt = std::move(question.prompt);
   frontend::GenerateCallbacks callbacks;
   std::unique_ptr<NpyWriter> logits;
   if (!options.logits_file.empty()) {
@@ -152,7 +170,7 @@ absl::Status GenerateWith(parallel::Engine& engine, const core::ModelFile& file,
   };
   watcher.TellLength(options, file.config().context - static_cast<int64_t>(prompt.size()));
   auto generated =
-      frontend::Generate(engine, *text_model, std::move(prompt), options.generation, callbacks);
+      frontend::Generate(engine, text_model, std::move(prompt), options.generation, callbacks);
   if (!generated.ok()) return InFlagsOf(options, generated.status());
   const frontend::Answer answer = *std::move(generated);
   if (logits) TANDEM_RETURN_IF_ERROR(logits->Finish());
@@ -210,9 +228,16 @@ absl::Status Generate(const GenerateOptions& options) {
     return InvalidArgument(
         "generate needs a prompt: -p TEXT, a text on standard input, or --tokens 1,2,3");
   };
-  // mpirun gives standard input to rank 0 alone, which is the one that runs the body.
-  const bool late = parallel::StartedByMpi();
+  // mpirun gives standard input to rank 0 alone, which is the one that runs the body; the other
+  // ranks' start does not wait for it.
+  const bool late = piped && parallel::StartedByMpi();
   if (!late) TANDEM_RETURN_IF_ERROR(read());
+  Question question;
+  const auto ask = [&](const core::ModelFile& file) -> absl::Status {
+    auto made = MakeQuestion(file, whole, *tokens);
+    if (made.ok()) question = *std::move(made);
+    return frontend::InFlags(made.status());
+  };
   bool interrupted = false;
   absl::Status status;
   {
@@ -220,14 +245,18 @@ absl::Status Generate(const GenerateOptions& options) {
     status = WithEngine(
         options.model, options.launch,
         [&](parallel::Engine& engine, const core::ModelFile& file) -> absl::Status {
-          if (late) TANDEM_RETURN_IF_ERROR(read());
+          if (late) {
+            TANDEM_RETURN_IF_ERROR(read());
+            TANDEM_RETURN_IF_ERROR(ask(file));
+          }
           Watcher watcher;
-          const absl::Status done = GenerateWith(engine, file, whole, *tokens, watcher);
+          const absl::Status done = GenerateWith(engine, file, whole, std::move(question), watcher);
           interrupted = watcher.has_stopped_it();
           return frontend::InFlags(done);
         },
-        [&](const core::ModelFile& file) {
-          return CheckGeneration(options.generation, file.config().context);
+        [&](const core::ModelFile& file) -> absl::Status {
+          TANDEM_RETURN_IF_ERROR(CheckGeneration(options.generation, file.config().context));
+          return late ? absl::OkStatus() : ask(file);
         },
         0, &signals);
   }

@@ -28,6 +28,18 @@ def ends_before_weights(status, *command):
     return result.stderr
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("wrong, words", [
+    (["--tokens", "1,49152"], "--tokens: token 49152 is not in the vocabulary"),
+    (["--tokens", ",".join(["504"] * 8193)], "the prompt has 8193 tokens"),
+    (["--tokens", ",".join(["504"] * 8000), "--min-tokens", "200"], "--min-tokens: 200 is more than the context has"),
+])
+def test_06_a_prompt_is_checked_before_weights(ranks, wrong, words):
+    for command in ([TANDEM, "generate", SMOLLM2], [*MPIRUN, "-n", ranks, TANDEM, "generate", SMOLLM2]):
+        ranks_of = ["-n", ranks] if command[0] == TANDEM else []
+        assert words in ends_before_weights(2, *command, *wrong, *ranks_of)
+
+
 def test_06_start_checks_before_weights(tmp_path):
     template = tmp_path / "wrong.jinja"
     template.write_text("{% if %}")

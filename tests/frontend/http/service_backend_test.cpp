@@ -165,6 +165,8 @@ TEST(ServiceBackend, TheStatusShowsTheGatewayForHttp) {
     client.Send({{"v", 1}, {"type", "status"}, {"id", "s"}});
     return client.Receive()->value("http", WayJson()).is_null();
   }));
+  way.served.service.Stop();
+  EXPECT_TRUE(way.served.Join().ok());
 }
 
 TEST(ServiceBackend, TellsHowTheEngineDoes) {

@@ -173,7 +173,7 @@ TEST_F(RecoveringEngineTest, WhatOpenRequestsMayComeToIsKnown) {
   EXPECT_EQ(engine_.LongestOpen(), 0);
   std::vector<CollectingSink> sinks(2);
   const auto id = Submit(Of(1, 5000), sinks[0]);
-  Submit(Of(2, 4000), sinks[1]);
+  const auto other = Submit(Of(2, 4000), sinks[1]);
   EXPECT_EQ(engine_.LongestOpen(), 5003);
   ASSERT_TRUE(sinks[0].WaitForTokens(5));
   Replace();
@@ -181,6 +181,8 @@ TEST_F(RecoveringEngineTest, WhatOpenRequestsMayComeToIsKnown) {
   engine_.Cancel(id);
   ASSERT_TRUE(sinks[0].WaitForFinish());
   EXPECT_EQ(engine_.LongestOpen(), 4003);
+  engine_.Cancel(other);
+  ASSERT_TRUE(sinks[1].WaitForFinish());
 }
 
 TEST_F(RecoveringEngineTest, LogprobsComeOnce) {
