@@ -235,8 +235,9 @@ absl::Status Generate(const GenerateOptions& options) {
   Question question;
   const auto ask = [&](const core::ModelFile& file) -> absl::Status {
     auto made = MakeQuestion(file, whole, *tokens);
-    if (made.ok()) question = *std::move(made);
-    return frontend::InFlags(made.status());
+    if (!made.ok()) return frontend::InFlags(made.status());
+    question = *std::move(made);
+    return absl::OkStatus();
   };
   bool interrupted = false;
   absl::Status status;
