@@ -111,6 +111,7 @@ TEST(RequestReader, RefusesWhatIsNoRequest) {
       {"GET / HTTP/1.1\r\nHost: x\r\nA\0: b\r\n\r\n"s, 400, "HTTP"},
       {"GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n", 400, "one"},
       {post + "Content-Length: 1\r\nA: b\r\n\t\r\n\r\na", 400, "one"},
+      {"GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\nD: e\r\nF: g\r\n\r\n", 400, "one"},
       {"GET /a\0b HTTP/1.1\r\nHost: x\r\n\r\n"s, 400, "HTTP"},
       {"GET /%zz HTTP/1.1\r\nHost: x\r\n\r\n", 400, "percent"},
       {"GET /%00 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "percent"},
