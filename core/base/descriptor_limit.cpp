@@ -51,4 +51,10 @@ int64_t OpenDescriptors() {
   return std::distance(begin(files), end(files)) - 1;
 }
 
+ConnectionShare ShareDescriptors(int64_t descriptors, ConnectionShare wanted) {
+  constexpr int64_t kPart = 4;  // of them that are told, at most
+  const int64_t told = std::min(wanted.told, (descriptors + kPart - 1) / kPart);
+  return {.served = std::min(wanted.served, descriptors - told), .told = told};
+}
+
 }  // namespace tandem

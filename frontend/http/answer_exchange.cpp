@@ -127,7 +127,7 @@ void AnswerExchange::WatchClient() {
     if (self == nullptr || self->ended_) return;
     self->gone_.store(true);
     self->backend_.Gone(self->options_.client);
-    self->Finish({.status = 499, .error = "client_gone"});
+    self->Finish({.status = 499, .error = std::string(kClientGone)});
   });
   reply_->OnCrowded([weak = weak_from_this()] {
     const auto self = weak.lock();

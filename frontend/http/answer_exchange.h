@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -32,6 +33,9 @@ class GatewayThread {
   Mutex mutex_;
   HttpServer* server_ ABSL_GUARDED_BY(mutex_);
 };
+
+/// The code of a request whose client does not wait for its answer.
+inline constexpr std::string_view kClientGone = "client_gone";
 
 /// How an exchange ended, for metrics and the access log.
 struct AnswerOutcome {

@@ -123,7 +123,9 @@ std::unique_ptr<AnswerFormat> Gateway::MakeFormat(const Call& call, const ApiReq
 
 void Gateway::StartAnswer(const CallPointer& call, ApiRequest request, AnswerHead head) {
   const uint64_t client = call->reply->connection();
-  if (call->reply->gone()) return;
+  if (call->reply->gone()) {
+    return Log(*call, {.status = 499, .error = std::string(kClientGone)}, /*answer=*/true);
+  }
   if (request.store && !request.generates.front().conversation) {
     request.generates.front().conversation = head.id;
   }

@@ -97,7 +97,7 @@ void Router::AcceptWaiting() {
     }
     const int64_t others = static_cast<int64_t>(connections_.size()) - surplus_connections_;
     const bool surplus = others >= options_.clients;
-    if (surplus && surplus_connections_ >= kSurplusConnections) continue;
+    if (surplus && surplus_connections_ >= options_.surplus_clients) continue;
     auto connection = std::make_unique<Connection>(std::move(socket),
                                                    static_cast<uint64_t>(options_.frame_bytes));
     connection->surplus = surplus;

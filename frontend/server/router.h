@@ -26,6 +26,9 @@ struct RouterOptions {
   std::shared_ptr<Listener> listener = nullptr;   // it is used up instead, where there is one
   int64_t frame_bytes = int64_t{1} << 20;         // the largest frame that is read
   int64_t clients = 256;                          // connections at once
+  /// Clients beyond the limit that are told so; others are closed without a word.
+  int64_t surplus_clients = kSurplusClients;
+  static constexpr int64_t kSurplusClients = 32;
   /// Bytes that may wait for one client, beyond what the kernel holds.
   int64_t client_budget_bytes = int64_t{4} << 20;
   int64_t total_budget_bytes = int64_t{128} << 20;  // for all clients together
@@ -59,8 +62,6 @@ class Router {
     bool single = true;      // false: the message had several frames (`frame` is the last)
     uint64_t oversized = 0;  // set: bytes of a frame beyond the limit; `frame` is its beginning
   };
-  /// Clients beyond the limit that are told so; others are closed without a word.
-  static constexpr int64_t kSurplusConnections = 32;
   /// Listens. `surplus`: the message for clients beyond the limit. Errors: Listen.
   static absl::StatusOr<std::unique_ptr<Router>> Bind(const RouterOptions& options,
                                                       std::string surplus);

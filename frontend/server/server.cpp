@@ -31,22 +31,20 @@ bool IsLoopback(const std::string& endpoint) {
 }
 
 /// Takes no more clients than there are file descriptors for. kFailedPrecondition if there is none.
-absl::Status FitClients(int64_t other_descriptors, int64_t& clients) {
+absl::StatusOr<ConnectionShare> FitClients(int64_t other_descriptors, int64_t clients) {
   const int64_t others = OpenDescriptors() + other_descriptors;
   const int64_t left = DescriptorLimit() - others;
-  const int64_t wanted = clients + Router::kSurplusConnections;
-  if (left >= wanted) return absl::OkStatus();
   if (left < kLeastClients) return CheckDescriptors(others + kLeastClients);
-  const int64_t fit = std::min(clients, std::max(left - Router::kSurplusConnections, left / 2));
-  if (fit < clients) {
+  const ConnectionShare wanted{.served = clients, .told = RouterOptions::kSurplusClients};
+  const ConnectionShare fit = ShareDescriptors(left, wanted);
+  if (fit.served < clients) {
     spdlog::warn(
         "{} at most, instead of {}: this process may have {} file descriptors (ulimit -Hn), and "
         "would need {}",
-        Counted(fit, "client is served", "clients are served"), clients, DescriptorLimit(),
-        others + wanted);
+        Counted(fit.served, "client is served", "clients are served"), clients, DescriptorLimit(),
+        others + wanted.served + wanted.told);
   }
-  clients = fit;
-  return absl::OkStatus();
+  return fit;
 }
 
 }  // namespace
@@ -58,8 +56,11 @@ int64_t Server::OtherDescriptors(bool has_log) {
 int64_t Server::LeastDescriptors(bool has_log) { return OtherDescriptors(has_log) + kLeastClients; }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Create(ServerOptions options, Service& service) {
-  TANDEM_RETURN_IF_ERROR(FitClients(
-      OtherDescriptors(service.keeps_log()) + options.further_descriptors, options.clients));
+  TANDEM_ASSIGN_OR_RETURN(
+      const ConnectionShare share,
+      FitClients(OtherDescriptors(service.keeps_log()) + options.further_descriptors,
+                 options.clients));
+  options.clients = share.served;
   const std::string full = fmt::format(
       "{} connected, and no more are taken: come back later, or start the server with a larger "
       "--max-clients",
@@ -68,7 +69,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Create(ServerOptions options, Se
                           Router::Bind({.endpoint = options.endpoint,
                                         .listener = options.listener,
                                         .frame_bytes = options.limits.frame_bytes,
-                                        .clients = options.clients,
+                                        .clients = share.served,
+                                        .surplus_clients = share.told,
                                         .client_budget_bytes = options.client_budget_bytes},
                                        ErrorFrame("", ErrorCode::kOverloaded, full, kFullSeconds)));
   if (!IsLoopback(router->endpoint())) {
@@ -77,7 +79,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Create(ServerOptions options, Se
         "traffic; there is no encryption or login yet",
         router->endpoint());
   }
-  return std::unique_ptr<Server>(new Server(std::move(options), std::move(router), service));
+  std::unique_ptr<Server> server(new Server(std::move(options), std::move(router), service));
+  server->connections_ = share.served + share.told;
+  return server;
 }
 
 Server::Server(ServerOptions options, std::unique_ptr<Router> router, Service& service)

@@ -44,9 +44,8 @@ class Server {
   /// Where clients connect, with the port that was picked for tcp://...:*.
   const std::string& endpoint() const { return router_->endpoint(); }
 
-  /// How many connections it takes at once: ServerOptions::clients, or as many as there are file
-  /// descriptors for.
-  int64_t clients() const { return options_.clients; }
+  /// How many connections it has at once, those included that are told that there is no place.
+  int64_t connections() const { return connections_; }
 
   /// Serves until the service has ended, and says how (Service::End).
   absl::Status Run();
@@ -80,6 +79,7 @@ class Server {
   const ServerOptions options_;
   const std::unique_ptr<Router> router_;
   Service& service_;
+  int64_t connections_ = 0;
 };
 
 }  // namespace tandem::frontend

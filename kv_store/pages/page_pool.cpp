@@ -27,9 +27,8 @@ absl::StatusOr<PagePool> PagePool::Create(core::DeviceMemory& memory, core::KvGe
     }
     absl::StatusOr<std::shared_ptr<std::byte>> region = memory.AllocateZeroed(blocks[g] * stride);
     if (!region.ok()) {
-      return ResourceExhausted(
-          "KV pool: {} blocks of {} bytes cannot be had; give less with --kv-memory ({})",
-          blocks[g], stride, Message(region.status()));
+      return ResourceExhausted("KV pool: {} blocks of {} bytes cannot be had ({})", blocks[g],
+                               stride, Message(region.status()));
     }
     for (size_t i = 0; i < geometry.groups[g].layers.size(); ++i) {
       const int layer = geometry.groups[g].layers[i];

@@ -126,20 +126,26 @@ absl::StatusOr<std::shared_ptr<std::FILE>> OpenAccessLog(const std::string& path
   return std::shared_ptr<std::FILE>(file, [](std::FILE* open) { std::fclose(open); });
 }
 
+ConnectionShare WantedConnections(const HttpOptions& options) {
+  return {.served = options.clients, .told = frontend::HttpServerOptions::kToldClients};
+}
+
 /// Takes no more connections than there are file descriptors for.
-absl::StatusOr<int64_t> FitHttpClients(int64_t clients, int64_t other_descriptors) {
+absl::StatusOr<ConnectionShare> FitHttpClients(const HttpOptions& options,
+                                               int64_t other_descriptors) {
   const int64_t others = OpenDescriptors() + other_descriptors;
   const int64_t left = DescriptorLimit() - others;
   if (left < HttpSide::kLeastDescriptors) {
     return CheckDescriptors(others + HttpSide::kLeastDescriptors);
   }
-  if (left < clients) {
+  const ConnectionShare fit = ShareDescriptors(left, WantedConnections(options));
+  if (fit.served < options.clients) {
     spdlog::warn(
         "{} connections over HTTP at most, instead of {}: this process may have {} file "
         "descriptors (ulimit -Hn)",
-        left, clients, DescriptorLimit());
+        fit.served, options.clients, DescriptorLimit());
   }
-  return std::min(clients, left);
+  return fit;
 }
 
 class RunningHttpSide final : public HttpSide {
@@ -195,8 +201,9 @@ absl::StatusOr<HttpPrepared> PrepareHttp(const HttpOptions& options, const Optio
 
 int64_t HttpDescriptors(const HttpOptions& options, int64_t other_descriptors) {
   const int64_t left = DescriptorLimit() - OpenDescriptors() - other_descriptors;
+  const ConnectionShare wanted = WantedConnections(options);
   return std::clamp(left / 2, HttpSide::kLeastDescriptors,
-                    std::max(options.clients, HttpSide::kLeastDescriptors));
+                    std::max(wanted.served + wanted.told, HttpSide::kLeastDescriptors));
 }
 
 absl::StatusOr<std::unique_ptr<HttpSide>> HttpSide::Start(const HttpOptions& options,
@@ -207,7 +214,9 @@ absl::StatusOr<std::unique_ptr<HttpSide>> HttpSide::Start(const HttpOptions& opt
   frontend::GatewayOptions gateway;
   gateway.http.listener = std::move(prepared.listener);
   gateway.http.request.body_bytes = options.max_body;
-  TANDEM_ASSIGN_OR_RETURN(gateway.http.clients, FitHttpClients(options.clients, other_descriptors));
+  TANDEM_ASSIGN_OR_RETURN(const ConnectionShare share, FitHttpClients(options, other_descriptors));
+  gateway.http.clients = share.served;
+  gateway.http.told_clients = share.told;
   gateway.guard.hosts = std::move(prepared.hosts);
   gateway.guard.origins = std::move(prepared.origins);
   gateway.guard.keys = std::move(prepared.keys);

@@ -186,7 +186,7 @@ absl::Status Serve(const ServeOptions& options) {
     if (prepared.http.listener != nullptr) {
       TANDEM_ASSIGN_OR_RETURN(
           http, HttpSide::Start(options.http, options.model.model, std::move(prepared.http),
-                                service, server->clients() + later));
+                                service, server->connections() + later));
     }
     if (http) spdlog::info("for clients of HTTP: http://{}/v1", http->address());
     spdlog::info("serving {} on {}", text_model.name(), server->endpoint());

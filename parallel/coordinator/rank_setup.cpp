@@ -244,6 +244,9 @@ absl::StatusOr<RankSetup> SetUpRank(const RankOptions& options, Communicator& wo
 
   absl::StatusOr<kv_store::PagePool> pool =
       kv_store::PagePool::Create(model.memory(), geometry, blocks);
+  if (absl::IsResourceExhausted(pool.status())) {
+    pool = ResourceExhausted("{}; give less with --kv-memory", Message(pool.status()));
+  }
   TANDEM_RETURN_IF_ERROR(AgreeOnStatus(world, pool.status()));
   setup.pool = std::make_unique<kv_store::PagePool>(std::move(pool).value());
   setup.scheduler = {.vocab = config.vocab,

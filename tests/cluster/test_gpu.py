@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zmq
-from conftest import MPIRUN, ROOT, TANDEM, assert_no_leftovers, run
+from conftest import MPIRUN, ROOT, SMOLLM2, TANDEM, assert_no_leftovers, run
 
 EMULATED = os.environ.get("EMULATED_PROGRAM", str(ROOT / "build/release/bin/tandem_emulated"))
 
@@ -284,6 +284,12 @@ def test_pages_of_preempted_requests_go_to_host_memory_and_come_back(tiny, start
         tier = frames_of(server, until=("status",), type="status")[-1]["host_tier"]
     assert tier["spilled"] > 0 and tier["returned"] > 0 and tier["bytes"] == 0, tier
     assert 0 < tier["returned_bytes"] <= tier["spilled_bytes"] and tier["bytes_limit"] <= 1 << 20, tier
+
+
+def test_a_host_tier_that_cannot_be_had_is_told_with_its_own_option():
+    refused = run([TANDEM, "generate", SMOLLM2, "--tokens", "1", "--kv-spill-memory", "1PiB"])
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1, refused.stderr
+    assert "give less with --kv-spill-memory" in refused.stderr and "--kv-memory" not in refused.stderr, refused.stderr
 
 
 def logits(path, model, *more, **gpus):

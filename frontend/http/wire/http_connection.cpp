@@ -125,7 +125,7 @@ void HttpConnection::WaitForBytes() {
                      [self = shared_from_this()](const boost::system::error_code& error) {
                        self->waits_for_bytes_ = false;
                        if (self->state_ == State::kClosed) return;
-                       if (error) return self->Close();
+                       if (error) return self->Break();
                        self->ReadBytes();
                      });
 }
@@ -139,8 +139,8 @@ void HttpConnection::ReadBytes() {
   }
   if (error == asio::error::eof) {
     at_end_ = true;
-    if (state_ == State::kHead || state_ == State::kBody) {
-      RefuseMalformed(400, "the connection ended in the middle of the request");
+    if (reads_request()) {
+      RefuseMalformed(400, kCutShort);
       return ArmTimer();
     }
     // Answers that are complete are sent. Of others nobody knows whether somebody waits for them.
@@ -150,7 +150,7 @@ void HttpConnection::ReadBytes() {
     answered_ = true;
     return;
   }
-  if (error) return Close();
+  if (error) return Break();
   if (state_ == State::kLingering) return WaitForBytes();
   if (!close_when_written_) input_.append(share_.scratch.data(), bytes);
   ProcessSafely();

@@ -67,6 +67,13 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void Write(uint64_t request, std::string_view bytes);
   void End(uint64_t request);
 
+  static constexpr const char* kCutShort = "the connection ended in the middle of the request";
+  bool reads_request() const { return state_ == State::kHead || state_ == State::kBody; }
+  /// The connection has failed. Nobody hears why a request is refused then, but it is counted.
+  void Break() {
+    if (reads_request()) RefuseMalformed(400, kCutShort);
+    Close();
+  }
   void WaitForBytes();
   void ReadBytes();
   /// Goes on with what has come.

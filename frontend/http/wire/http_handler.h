@@ -20,6 +20,9 @@ struct HttpServerOptions {
   std::shared_ptr<HttpListener> listener = nullptr;  // what listens there already; used up
   RequestLimits request = {};
   int64_t clients = 4096;  // connections at once
+  /// Clients beyond them that are waited for when they are told so; others are closed at once.
+  int64_t told_clients = kToldClients;
+  static constexpr int64_t kToldClients = 64;
   /// Of bodies that are being read, in all. Beyond it comes 503.
   int64_t total_body_bytes = int64_t{256} << 20;
   /// Bytes of requests that a client sends ahead while one is being answered.

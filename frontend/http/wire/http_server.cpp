@@ -177,7 +177,7 @@ class AsioHttpServer final : public HttpServer {
     const bool full = static_cast<int64_t>(connections_.size()) >= options_.clients;
     if (full) ++refused_;
     // Those who are waited for when they are told why are bounded, too.
-    if (static_cast<int64_t>(connections_.size()) >= options_.clients + kTold) {
+    if (static_cast<int64_t>(connections_.size()) >= options_.clients + options_.told_clients) {
       return TellAtOnce(std::move(socket), EndpointText(peer));
     }
     const auto connection =
@@ -250,8 +250,6 @@ class AsioHttpServer final : public HttpServer {
     count_ = 0;
     for (const auto& [number, connection] : connections) connection->Close();
   }
-
-  static constexpr int64_t kTold = 64;
 
   HttpServerOptions options_;
   HttpConnectionShare share_;

@@ -233,7 +233,7 @@ size_t RequestReader::Take(std::string_view bytes) {
     } catch (const std::exception& exception) {
       Refuse(400, fmt::format("the request is not HTTP/1.1: {}", exception.what()));
     }
-    if (state_ == State::kHead && parser_->is_header_done() && HasFoldedLine(rest.substr(0, put))) {
+    if (state_ == State::kHead && HasFoldedLine(rest.substr(0, put))) {
       Refuse(400, "a header goes on in a second line: send it in one");
     }
     if (state_ == State::kRefused) break;

@@ -359,6 +359,51 @@ TEST(GatewayGuard, LogsOneLineARequestAndNoText) {
   EXPECT_EQ(fourth["error"], "invalid_request");
 }
 
+TEST(GatewayGuard, LogsOneLineARequestWhoseClientHasLeft) {
+  constexpr size_t kRequests = 20;
+  FakeGatewayBackend backend;
+  std::mutex mutex;
+  std::vector<nlohmann::json> lines;
+  GatewayOptions options;
+  options.access_log = [&](const std::string& line) {
+    const std::lock_guard lock(mutex);
+    lines.push_back(nlohmann::json::parse(line));
+  };
+  const RunningGateway gateway(backend, std::move(options));
+  const auto wait_for = [&](size_t count) {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    while (std::chrono::steady_clock::now() < until) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      const std::lock_guard lock(mutex);
+      if (lines.size() >= count) break;
+    }
+    const std::lock_guard lock(mutex);
+    EXPECT_EQ(lines.size(), count);
+    return lines.empty() ? nlohmann::json() : lines.back();
+  };
+  // Whole requests, which take longer to be read than their clients stay.
+  const std::string text(size_t{1} << 20, 'x');
+  for (size_t i = 0; i < kRequests; ++i) {
+    RawHttpClient client(gateway.address());
+    client.Send(
+        PostRequest(kChat, R"({"messages":[{"role":"user","content":")" + text + R"("}]})"));
+    client.Close();
+  }
+  EXPECT_EQ(wait_for(kRequests)["error"], "client_gone");
+  // Half a request.
+  for (const bool reset : {false, true}) {
+    RawHttpClient client(gateway.address());
+    client.Send(
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+        "Content-Type: application/json\r\nContent-Length: 9\r\n\r\n");
+    EXPECT_THAT(client.ReadUntil("\r\n\r\n"), HasSubstr("100 Continue"));
+    reset ? client.Reset() : client.Close();
+    const nlohmann::json line = wait_for(kRequests + (reset ? 2 : 1));
+    EXPECT_EQ(line["status"], 400);
+    EXPECT_EQ(line["route"], "/v1/completions");
+  }
+}
+
 TEST(GatewayGuard, CountsAndLogsTheCodeThatTheClientIsTold) {
   FakeGatewayBackend backend;
   std::mutex mutex;

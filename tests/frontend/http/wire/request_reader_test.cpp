@@ -160,6 +160,21 @@ TEST(RequestReader, RefusesWhatIsNoRequest) {
   }
 }
 
+TEST(RequestReader, RefusesFoldedHeadersWhereverAPieceEnds) {
+  for (const std::string_view bytes :
+       {"GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\nD: e\r\nF: g\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost:\r\n\tx\r\nA: b\r\nC: d\r\n\r\n"}) {
+    for (size_t end = 1; end < bytes.size(); ++end) {
+      RequestReader reader({});
+      std::string waiting(bytes.substr(0, end));
+      waiting.erase(0, reader.Take(waiting));
+      reader.Take(waiting += bytes.substr(end));
+      EXPECT_EQ(reader.state(), ReaderState::kRefused) << end;
+      EXPECT_THAT(reader.message(), HasSubstr("a second line")) << end;
+    }
+  }
+}
+
 TEST(RequestReader, TakesTheHostOfAnAbsoluteTarget) {
   struct Target {
     std::string head;
