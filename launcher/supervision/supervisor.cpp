@@ -160,7 +160,7 @@ absl::Status Supervisor::AwaitNews() {
     }
     hosts_back_ = hosts_back_ || (hosts_ != nullptr && hosts_->Back(Clock::now()));
     if (hosts_back_) return absl::OkStatus();
-    const absl::StatusOr<parallel::EngineStatus> status = life_->engine()->Status();
+    const absl::StatusOr<parallel::EngineStatus> status = engine_.LifeStatus();
     if (!status.ok() || !steps_.Stuck(*status, Clock::now())) continue;
     return Unavailable("the ranks answer, but no step has ended for {:.0f} s",
                        std::chrono::duration<double>(steps_.patience()).count());
@@ -241,7 +241,7 @@ absl::Status Supervisor::MoveTo(const LaunchOptions& launch) {
 }
 
 absl::Status Supervisor::CheckRoom(parallel::Engine& new_ranks) {
-  const absl::StatusOr<parallel::EngineStatus> had = life_->engine()->Status();
+  const absl::StatusOr<parallel::EngineStatus> had = engine_.LifeStatus();
   if (!had.ok()) return absl::OkStatus();  // they are dead: any room is better
   TANDEM_ASSIGN_OR_RETURN(const parallel::EngineStatus has, new_ranks.Status());
   if (!order_.model.kv_memory) {

@@ -278,18 +278,25 @@ void RecoveringEngine::Cancel(RequestId id) {
   }  // else whoever submits it cancels it
 }
 
-absl::StatusOr<EngineStatus> RecoveringEngine::Status() {
-  std::shared_ptr<Engine> life;
-  {
-    const MutexLock lock(mutex_);
-    if (!dead_.ok()) return dead_;
-    life = life_;
-  }
-  absl::StatusOr<EngineStatus> now = Unavailable("there are no ranks now");
-  if (life != nullptr) now = life->Status();
+std::shared_ptr<Engine> RecoveringEngine::Life() {
   const MutexLock lock(mutex_);
-  if (!now.ok() && life != nullptr && life == life_ && life->Health().ok()) return now.status();
+  return life_;
+}
+
+absl::StatusOr<EngineStatus> RecoveringEngine::StatusOf(const std::shared_ptr<Engine>& life) {
+  if (life == nullptr) return Unavailable("there are no ranks now");
+  absl::StatusOr<EngineStatus> now = life->Status();
+  const MutexLock lock(mutex_);
   if (now.ok() && life == life_) last_ = *now;
+  return now;
+}
+
+absl::StatusOr<EngineStatus> RecoveringEngine::Status() {
+  const std::shared_ptr<Engine> life = Life();
+  const absl::StatusOr<EngineStatus> now = StatusOf(life);
+  const MutexLock lock(mutex_);
+  if (!dead_.ok()) return dead_;
+  if (!now.ok() && life != nullptr && life == life_ && life->Health().ok()) return now.status();
   EngineStatus status = last_;
   AddCounts(before_, status);
   status.recovery = recovery_;
@@ -358,6 +365,7 @@ void RecoveringEngine::Begin(const std::shared_ptr<Engine>& life, uint64_t epoch
   {
     const MutexLock lock(mutex_);
     life_ = life;
+    KeepCounts();
     epoch_ = epoch;
     recovery_.epoch = epoch;
     if (std::exchange(recovery_.down, false)) {
@@ -377,6 +385,11 @@ void RecoveringEngine::Begin(const std::shared_ptr<Engine>& life, uint64_t epoch
   }
 }
 
+void RecoveringEngine::KeepCounts() {
+  AddCounts(last_, before_);
+  ForEachCount(last_, {}, [](auto& to, const auto& from) { to = from; });
+}
+
 void RecoveringEngine::Lose(const absl::Status& why) {
   std::shared_ptr<Engine> life;  // as in EndAll
   {
@@ -385,8 +398,7 @@ void RecoveringEngine::Lose(const absl::Status& why) {
     lost_ = why;
     if (!std::exchange(recovery_.down, true)) lost_at_ = Clock::now();
     recovery_.reason = std::string(Message(why));
-    AddCounts(last_, before_);
-    ForEachCount(last_, {}, [](auto& to, const auto& from) { to = from; });
+    KeepCounts();
   }
   const EngineNotice notice{
       .number = ++losses_,

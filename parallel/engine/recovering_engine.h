@@ -42,12 +42,14 @@ class RecoveringEngine final : public Engine {
 
   absl::StatusOr<RequestId> Submit(EngineRequest request, EngineSink sink) override;
   void Cancel(RequestId id) override;
-  /// Of the life that runs, or the last one; counts go on from life to life, but for what was
-  /// counted since the last call before a loss.
+  /// Of the life that runs, or the last one; counts go on from life to life, but for what a life
+  /// counted since the last call of this or of LifeStatus before it was lost or another began.
   absl::StatusOr<EngineStatus> Status() override;
   absl::Status Health() override;
   void Scale(int ranks, const ScaleDone& done) override;
 
+  /// Of the life that runs, with its own counts. kUnavailable where there is none.
+  absl::StatusOr<EngineStatus> LifeStatus() { return StatusOf(Life()); }
   /// Has an engine that is to begin read what open requests have so far, while the life that runs
   /// goes on with them: then they pause for less when it begins. Nothing else depends on it.
   /// Returns when it has caught up with them, or `keep_on`, which is asked often, gives false.
@@ -72,6 +74,10 @@ class RecoveringEngine final : public Engine {
   struct Request;
   using RequestPtr = std::shared_ptr<Request>;
 
+  std::shared_ptr<Engine> Life();
+  absl::StatusOr<EngineStatus> StatusOf(const std::shared_ptr<Engine>& life);
+  /// What the last life counted is of those before from now on.
+  void KeepCounts() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status SubmitTo(const RequestPtr& request, std::shared_ptr<Engine> life, uint64_t epoch);
   EngineSink SinkOf(const RequestPtr& request, uint64_t epoch);
   void Forget(RequestId id);

@@ -511,7 +511,20 @@ TEST_F(RecoveringEngineTest, CountsGoOnFromLifeToLife) {
   Begin(NewLife());
   Submit(Of(2, 5), second);
   ASSERT_TRUE(second.WaitForFinish().has_value());
+  // What was asked of the life alone is counted, too.
+  EXPECT_EQ(engine_.LifeStatus()->tokens_generated, 5U);
+  life_->Die(Death());
+  engine_.Lose(Death());
+  EXPECT_FALSE(engine_.LifeStatus().ok());
   EXPECT_EQ(engine_.Status()->tokens_generated, 15U);
+  // So are those of a life that another one follows without a loss.
+  CollectingSink third;
+  Begin(NewLife());
+  Submit(Of(3, 7), third);
+  ASSERT_TRUE(third.WaitForFinish().has_value());
+  EXPECT_EQ(engine_.Status()->tokens_generated, 22U);
+  Begin(NewLife());
+  EXPECT_EQ(engine_.Status()->tokens_generated, 22U);
   EXPECT_EQ(engine_.Status()->ranks.size(), 1U);
 }
 
