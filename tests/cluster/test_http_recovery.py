@@ -205,7 +205,7 @@ def test_what_comes_while_ranks_are_started_again_waits(start_server, undisturbe
         connection = http.client.HTTPConnection(address, timeout=60)
         connection.request(method, path, '{"prompt":"Hi"}' if method == "POST" else None, {"Content-Type": "application/json"})
         assert connection.getresponse().status == status, path
-    assert time.monotonic() - begin < 10  # on a machine in use
+    assert time.monotonic() - begin < 2
     gone = http.client.HTTPConnection(address, timeout=60)
     gone.request("POST", "/v1/messages", json.dumps(CALLS["messages"][1]), {"Content-Type": "application/json"})
     gone.close()
